@@ -1,0 +1,136 @@
+"""The related systems on real polyps, by the commands that a user types: a few images of ClinicDB and of Kvasir-SEG."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.cli.main import main
+from samfed_monai.cli.run_bundle import run_workflow
+from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.data import DataList
+from tests.methods import needs, present
+
+pytestmark = [pytest.mark.slow, pytest.mark.data]
+
+SITES = ("cvc_clinicdb", "kvasir_seg")
+NEW, PUBLIC = "another_clinic", "cvc_colondb"
+SMALL = {
+    **{"image_size": 64, "batch_size": 2, "local_steps": 1, "rounds": 1, "warm_start_steps": 1, "workers": 1},
+    **{"network_name": "basic_unet", "client#amp": False, "overlays": False, "privacy#least_images": 2},
+}
+TWO = {"rounds": 2}
+REFINED = {"client#terms#see#sam_size": 256, "client#terms#see#views": 1}
+#: Variant to what makes it do something in so few rounds, and a number that sites report in the last one.
+VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
+    "cpss": ({}, "style_swap"),
+    "drflm": ({}, "local_mixup"),
+    "elcfs": (TWO, "episode"),
+    "elcfs_labelled": (TWO, "episode"),
+    "fedca": ({**TWO, "client#terms#contrast#rounds": 1}, "pseudo_label"),
+    "fedda": ({}, "domain"),
+    "fedda_cyclic": (TWO, "domain"),
+    "fedgin": ({}, "pseudo_label"),
+    "fedicra": (
+        {**TWO, "client#local_steps": 2, "client#before#parts#share": 0.5, "client#sharing#after": 0},
+        "own",
+    ),
+    "fedsemidg": ({}, "generalisation_gap"),
+    "see": (REFINED, "see_labelled"),
+    "see_few": (REFINED, "see_labelled"),
+    "spp_fgc": ({**TWO, "client#strategy#least": 1}, "pseudo_label"),
+}
+WEAK = ("fedicra", "see")
+#: What they say before they begin.
+ANNOUNCED = {
+    "elcfs": "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 2 images",
+    "elcfs_labelled": "elcfs_labelled: every site sends amplitude-spectrum windows of its images",
+    "spp_fgc": "spp_fgc: every site sends a graph descriptor of its images, each of at least 2 images",
+}
+
+
+@pytest.fixture(scope="module")
+def polyps(samfed_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``list.json`` of two sites, ``weak.json`` with their scribbles, and ``new.json`` of a third one."""
+    folder = tmp_path_factory.mktemp("polyps")
+    for site, source, first, count in (
+        *((site, site, 0, 8) for site in SITES),
+        (NEW, "kvasir_seg", 100, 8),
+        (PUBLIC, PUBLIC, 0, 4),
+    ):
+        there = samfed_data / "data" / "polyp" / source
+        for image in sorted((there / "images").iterdir())[first : first + count]:
+            for path in (image, *(there / "masks").glob(f"{image.stem}.*")):
+                (folder / site / path.parent.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / site / path.parent.name / path.name)
+    cut = ["--limit-per-site", "4", "--validation", "0.25", "--test", "0.25", "--mask-threshold", "128", "--no-report"]
+    whole, out = folder / "whole.json", ["--no-report", "--output"]
+    assert main(["prepare", "folders", str(folder), "--public", PUBLIC, *cut, "--output", str(whole)]) == 0
+    listed = DataList.load(whole)
+    for name, sites in (("list", SITES), ("new", (NEW,))):
+        chosen = {site: listed.sites[site] for site in sites}
+        DataList(name, listed.public, chosen, listed.mask_threshold).save(folder / f"{name}.json")
+    weak = ["--data-root", str(folder), "--kind", "scribble", *out, str(folder / "weak.json")]
+    assert main(["prepare", "weak", str(folder / "list.json"), *weak]) == 0
+    return folder
+
+
+Ran = Callable[[str], tuple[int, Path]]
+
+
+@pytest.fixture(scope="module")
+def federated(samfed_data: Path, polyps: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Of a variant the exit code of ``samfed federate``, and the run's folder."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def run(variant: str) -> tuple[int, Path]:
+        listed = polyps / ("weak.json" if variant in WEAK else "list.json")
+        places = {"datalist": listed, "data_root": polyps, "output_dir": folder / variant, "variant": variant}
+        given = {**SMALL, **VARIANTS[variant][0], **places}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SAMFED_WEIGHTS", str(samfed_data / "weights"))
+            return main(["federate", "samfed_skin", *(f"--{name}={value}" for name, value in given.items())]), folder
+
+    return run
+
+
+@pytest.mark.parametrize("variant", present(*VARIANTS))
+def test_a_federation_of_real_images_comes_to_its_results(federated, variant, capsys):
+    code, folder = federated(variant)
+    assert code == 0
+    run = folder / variant
+    assert ANNOUNCED.get(variant, "") in (run / "run.log").read_text()
+    results = read_json(run / "results.json")
+    assert ("statistics" in results["privacy"]) is (variant in ANNOUNCED)
+    for site in SITES:
+        assert math.isfinite(results["models"]["last"]["sites"][site]["test"]["dice"])
+    last = read_json(max((run / "rounds").glob("*/round.json")))
+    for site in SITES:
+        assert VARIANTS[variant][1] in last["sites"][site]["terms"]
+
+
+@needs("cpss", "cpss_adapt")
+def test_a_new_site_goes_on_from_the_model_of_a_finished_federation(federated, polyps, tmp_path):
+    code, folder = federated("cpss")
+    assert code == 0
+    model = tmp_path / "model.safetensors"
+    assert main(["model", str(folder / "cpss"), "--output", str(model)]) == 0
+    places = {"datalist": polyps / "new.json", "data_root": polyps, "output_dir": tmp_path / "adapted", "model": model}
+    sizes = {"image_size": 64, "batch_size": 2, "epochs": 1, "local_steps": 2, "amp": False, "site": NEW}
+    given = {**sizes, **{name: str(place) for name, place in places.items()}, "network_name": "basic_unet"}
+    run_workflow("samfed_skin", "train", given, variant="cpss_adapt")
+    before, after = safe_load(model), safe_load(tmp_path / "adapted" / "best.safetensors")
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved
+    assert all(bool(after[name].isfinite().all()) for name in moved)
+    steps = [(after[name].float() - before[name].float()).abs().max() for name in moved]
+    assert max(steps) < 0.1, "two steps away from where it began"
