@@ -18,9 +18,11 @@ from tests.methods import present
 
 pytestmark = pytest.mark.slow
 
-#: Variant to what makes it do something in two short rounds; ``drflm`` and ``fedca`` have tests of their own.
+#: Variant to what makes it do something in two short rounds; ``elcfs``, ``fedca`` and ``see_few`` have tests of their
+#: own, ``see`` keeps what ``see_few`` does.
 CLIENTS: dict[str, dict[str, Any]] = {
     "cpss": {"agreement#tau": 0.5},
+    "drflm": {"agreement#tau": 0.5, "strategy#step": 5.0},
     "fedda": {"terms#domain#weight": 1.0},
     "fedda_cyclic": {"terms#domain#weight": 1.0},
     "fedgin": {"agreement#tau": 0.5},
