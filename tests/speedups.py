@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from typing import Any
 
 
 def flushed(descriptor: int) -> None:
@@ -22,6 +23,15 @@ def search_once() -> None:
     if parsing is not None and parsing.ComponentLocator._find_classes_or_functions is not _classes:
         _search.append(parsing.ComponentLocator._find_classes_or_functions)
         parsing.ComponentLocator._find_classes_or_functions = _classes
+
+
+def without_figures(patch: Any) -> None:
+    """Reports of whole runs have no figures, half of the time that a small run takes; ``tests/reports`` draws them.
+
+    Args:
+        patch: a ``pytest.MonkeyPatch``.
+    """
+    patch.setattr("samfed_monai.reports.html.run_figures", lambda run: [])
 
 
 _search: list = []

@@ -22,6 +22,7 @@ from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 from samfed_monai.results import validate_results
 from tests.flare.carried import hashes, in_both
 from tests.methods import needs, present
+from tests.speedups import without_figures
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +72,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_poc(three_sites, tmp_path):
+def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_poc(three_sites, tmp_path, monkeypatch):
+    without_figures(monkeypatch)
     local, simulated, poc = tmp_path / "local", tmp_path / "simulated", tmp_path / "poc"
     assert main(["federate", *words(three_sites, local, variant="no_sam")]) == 0
     on_flare = ["--threads", "1", "--stop-after", "240"]
