@@ -14,10 +14,10 @@ from tests.flare.tiny_sam import encoder
 
 
 def make_site(settings: dict[str, Any], files: SiteFile) -> Any:
-    """The run's site, of the plan in the folder of its name where the job has one."""
+    """The run's site, of the plan in the folder of its name."""
     plan = Path(settings["plan"])
     named = plan.parent / Path(settings["run_folder"]).name / PLAN
-    return make_federated_site({**settings, "plan": str(named if named.is_file() else plan)}, files)
+    return make_federated_site({**settings, "plan": str(named)}, files)
 
 
 if __name__ == "__main__":

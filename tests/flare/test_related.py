@@ -1,4 +1,4 @@
-"""The related systems, all of which keep or send more than weights: one process, carried, and FLARE's simulator.
+"""The related systems, all of which keep or send more than weights: one process, and FLARE's simulator.
 
 One job of the simulator holds all of them (:mod:`tests.flare.many_plans`).
 """
@@ -21,7 +21,7 @@ from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.job import Planned, export_job
 from samfed_monai.flare.local import simulate, write_site_files
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
-from tests.flare.carried import hashes, run_carried, run_here
+from tests.flare.carried import hashes, run_here
 from tests.flare.test_equality import one_thread
 from tests.flare.test_personal import SITES, SMALL
 from tests.flare.tiny_sam import encoder
@@ -31,7 +31,6 @@ from tests.methods import present
 pytestmark = pytest.mark.slow
 __all__ = ["one_thread"]
 
-WORKER = "tests.flare.many_plans_worker"
 SURE = {"client#agreement#tau": 0.5}
 REFINED = {
     f"client#terms#see#{name}": value
@@ -60,8 +59,6 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
 }
 #: Those whose sites keep a part of the network, or a file of pseudo-labels.
 PARTS, PSEUDO_LABELS = ("fedgin", "fedicra"), ("see", "see_few")
-#: Those of which ``tests/flare/test_equality.py`` has a carried run.
-CARRIED_THERE = ("elcfs", "fedca", "fedda_cyclic", "spp_fgc")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,14 +120,6 @@ def assert_same(local: Path, other: Path, cache: Path, variant: str) -> None:
             assert labels[0].read_bytes() == labels[1].read_bytes()
     scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, other)]
     assert scores[0] == scores[1]
-
-
-@pytest.mark.parametrize("variant", [name for name in present(*RELATED) if name not in CARRIED_THERE])
-def test_one_process_and_carried_have_the_same_bits(here, tmp_path, variant):
-    run, local = here(variant)
-    places = replace(run.places, output_dir=tmp_path / "carried")
-    run_carried(replace(run, places=places), tmp_path / "carried", tmp_path, worker=WORKER)
-    assert_same(local, tmp_path / "carried", tmp_path / "carried" / "cache", variant)
 
 
 @pytest.mark.skipif(not present(*RELATED), reason="none of these methods is here")
