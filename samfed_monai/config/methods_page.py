@@ -62,7 +62,7 @@ def _needs(method: Method) -> str:
     files = [read_json(path) for path in variant_files(None, method.name)]
     splits = [content[key] for content in files if (key := "train#dataset#split") in content]
     own = _OWN.get(method.labels or "", "no label of a site's own")
-    return _PUBLIC[splits[-1] if splits else "public"].format(own=own)
+    return _PUBLIC.get(splits[-1] if splits else "public", _PUBLIC["public"]).format(own=own)
 
 
 _PAGE = """# Methods
