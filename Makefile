@@ -110,8 +110,8 @@ flare-real: $(VENV)/.flare
 	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTERS),--adapters "$(FLARE_ADAPTERS)") $(FLARE_REAL)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
-# Four processes for two cores: two run tests of FLARE, which mostly wait, the others compute meanwhile. TEST_WORKERS=0 runs them in one.
-TEST_WORKERS ?= 4
+# Three processes for two cores: two run tests of FLARE, which mostly wait, the third computes meanwhile. TEST_WORKERS=0 runs them in one.
+TEST_WORKERS ?= 3
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
 

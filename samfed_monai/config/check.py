@@ -131,10 +131,11 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
 def check_sam_arguments(config: BundleConfig) -> Iterator[Problem]:
     """Another network where ``network_def`` has arguments that SAM alone takes, as ``fedsam`` and its kin have them.
 
-    Neither where ``imports`` are, nor of networks that other packages bring: those say themselves what they take.
+    Neither where ``imports`` are, nor of networks that other packages bring: those say themselves what they take. Nor
+    where version 0.1 named its SAM, which goes before ``network_name``.
     """
     definition = lookup(config.content, ("network_def",))
-    if lookup(definition, ("_target_",)) != CATALOGUE or config.content.get("imports"):
+    if lookup(definition, ("_target_",)) != CATALOGUE or any(map(config.content.get, ("imports", "sam_network"))):
         return
     from samfed_monai.networks import CLIENT_NETWORKS
     from samfed_monai.networks.sam.network import SamNetwork

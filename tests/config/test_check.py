@@ -309,6 +309,12 @@ def test_a_variant_of_sam_takes_no_other_network(variant, overrides, place):
     )
 
 
+def test_a_sam_that_version_0_1_named_goes_before_the_network():
+    given = {"network_name": "basic_unet", "sam_network": "sam_vit_b"}
+    problems = check_bundle(find_bundle("samfed_skin"), "train", variant="fedsam", overrides=given, ready=False)
+    assert [problem for problem in problems if "which alone take" in problem.expected] == []
+
+
 def test_a_variant_of_sam_takes_every_sam_and_what_another_package_brings(monkeypatch):
     from samfed_monai.config import check
     from samfed_monai.core.registry import Elsewhere
