@@ -6,11 +6,14 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Refused
+
+if TYPE_CHECKING:
+    from samfed_monai.data.datalist import DataList
 
 _WIDTH = 100  # characters of a line of variants
 
@@ -83,11 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
     if fit:
         sys.stdout.write(textwrap.fill(", ".join(fit), _WIDTH, initial_indent="  ", subsequent_indent="  ") + "\n")
-    unscored = cannot_be_scored(DataList.load(arguments.datalist)) if arguments.datalist else None
+    listed = DataList.load(arguments.datalist) if arguments.datalist else None
+    unscored = cannot_be_scored(listed) if listed is not None else None
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
     notes = [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root)]
-    notes += _job_notes(root, chosen, arguments.datalist) if tried else []
+    notes += _job_notes(root, chosen, listed) if tried else []
     for problem in notes:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
@@ -106,11 +110,10 @@ def _check_job(root: Path, overrides: dict[str, Any], datalist: str | None) -> l
     return check_job(root, overrides, DataList.load(datalist) if datalist else None)
 
 
-def _job_notes(root: Path, overrides: dict[str, Any], datalist: str | None) -> list[Problem]:
-    from samfed_monai.data import DataList
+def _job_notes(root: Path, overrides: dict[str, Any], datalist: DataList | None) -> list[Problem]:
     from samfed_monai.federation.job import job_notes
 
-    return job_notes(root, overrides, DataList.load(datalist) if datalist else None)
+    return job_notes(root, overrides, datalist)
 
 
 def _check_data(datalist: str, data_root: str | None) -> list[Problem]:
