@@ -111,9 +111,10 @@ flare-real: $(VENV)/.flare
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 # Three processes for two cores: two run tests of FLARE, which mostly wait, the third computes meanwhile. TEST_WORKERS=0 runs them in one.
+# Bytecode is kept whatever the environment says: they start a hundred processes that import the package.
 TEST_WORKERS ?= 3
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 # The inner loop: rooms whose tests compute and start nothing, without those marked slow.
 FAST := $(addprefix tests/,core protocol losses metrics transforms bundle results networks handlers data config reports)

@@ -23,6 +23,7 @@ from study.ranks import ALPHA, Ranking, ranks_figure
 from study.related_plan import (
     BEST,
     NO_ROW,
+    NOT_UNSEEN,
     PARTS,
     device_of,
     on_cpu,
@@ -368,7 +369,7 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
         never = [row for row in share.rows if all((row, seed) not in share.done for seed in seeds)]
         partly = [row for row, _ in share.todo if row not in never]
         if part == "unseen" and not share.done:
-            told.append(f"- {title}: nothing; its rows are those of the first table without the oracle.")
+            told.append(f"- {title}: nothing; its rows are those of the first table without the oracle, but where said below.")
         elif not share.done:
             told.append(f"- {title}: nothing of {counted(len(share.rows), 'row')}: {_names(share.rows)}.")
         elif share.todo:
@@ -377,6 +378,7 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
             text += f" Fewer than {counted(len(seeds), 'seed')}: {_names(dict.fromkeys(partly))}." if partly else ""
             told.append(text)
     told += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
+    told += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
     return told
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.speedups import flushed, search_once
+from tests.speedups import flushed, search_once, without_pictures
 
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +22,8 @@ gc.set_threshold(50_000, 20, 20)
 FLARE = Path(__file__).parent / "flare"
 # Their sites are killed, and the others wait for a deadline: long, and hardly any work for a processor.
 DEADLINES = {"test_faults.py", "test_submit.py", "test_system.py"}
+# Whose tests look at the curves of runs.
+DRAWING = {"reports", "study", "test_tracking.py"}
 
 
 def group_of(path: Path) -> str:
@@ -47,6 +49,12 @@ def nothing_is_waited_for() -> None:
     """Neither the disk, nor a search that was made before."""
     os.fsync = flushed
     search_once()
+
+
+@pytest.fixture(autouse=True)
+def curves_are_drawn_where_they_are_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not DRAWING & {request.path.parent.name, request.path.name}:
+        without_pictures(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

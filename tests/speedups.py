@@ -25,13 +25,18 @@ def search_once() -> None:
         parsing.ComponentLocator._find_classes_or_functions = _classes
 
 
-def without_figures(patch: Any) -> None:
-    """Reports of whole runs have no figures, half of the time that a small run takes; ``tests/reports`` draws them.
+def without_pictures(patch: Any) -> None:
+    """A run and its report have no curves, up to half of the time that a small run takes.
+
+    It does nothing while what draws them is not imported: that takes a second, and many tests need none.
 
     Args:
         patch: a ``pytest.MonkeyPatch``.
     """
-    patch.setattr("samfed_monai.reports.html.run_figures", lambda run: [])
+    if (report := sys.modules.get("samfed_monai.reports.html")) is not None:
+        patch.setattr(report, "run_figures", lambda run: [])
+    if (drawing := sys.modules.get("samfed_monai.reports.figures")) is not None:
+        patch.setattr(drawing, "progress", lambda rows, rounds: b"a picture")
 
 
 _search: list = []

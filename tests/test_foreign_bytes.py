@@ -34,7 +34,7 @@ from tests.config.conftest import TRAIN
 from tests.federation.toys import weights
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 
 TEXTS = ["..", "/etc/passwd", "$__import__('os')", "@a", "%a", "a#b", "images/a.png", "_target_", "\ud800"]
 NUMBERS = st.one_of(st.booleans(), st.integers(-(2**70), 2**70), st.floats())

@@ -18,7 +18,6 @@ import pytest
 from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, safe_load
 from tests.methods import needs
-from tests.speedups import without_figures
 
 ROOT = Path(__file__).parents[1]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1.tar.xz"
@@ -47,8 +46,7 @@ def asked(run: str) -> list[str]:
 
 @needs("ditto")
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_model_that_it_would_have_had(old, monkeypatch):
-    without_figures(monkeypatch)
+def test_a_killed_run_goes_on_to_the_model_that_it_would_have_had(old):
     before = (old / "killed/rounds/000/round.json").read_bytes()
     first = safe_load(old / "killed/rounds/000/global.safetensors")
     assert main(asked("killed")) == 0

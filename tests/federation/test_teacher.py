@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from samfed_monai.core.io import sha256_bytes, write_json
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
+from tests.forking import start
 
 
 def test_a_given_adapter_is_called_what_its_header_says(tmp_path, monkeypatch, small_list, small_federation):
@@ -216,10 +216,7 @@ def test_it_says_whether_the_thing_exists(tmp_path):
 
 def test_of_three_processes_one_makes_it_and_the_others_wait(tmp_path):
     path, journal = tmp_path / "thing", tmp_path / "journal"
-    context = multiprocessing.get_context("spawn")
-    makers = [context.Process(target=make_slowly, args=(path, journal)) for _ in range(3)]
-    for maker in makers:
-        maker.start()
+    makers = [start(make_slowly, path, journal) for _ in range(3)]
     for maker in makers:
         maker.join()
     assert [maker.exitcode for maker in makers] == [0, 0, 0]

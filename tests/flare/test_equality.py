@@ -1,6 +1,6 @@
 """One federation, three ways: in one process, in FLARE's simulator and on a whole FLARE system of this machine.
 
-What is particular to a method runs in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
+Masks, unlike networks and classes run in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
 FLARE, and real processes at the sites. What FLARE itself adds, the bytes of a message from here to there, is the same
 for all; :mod:`tests.flare.test_related` has methods of every kind of state go through its simulator, in one job.
 """
@@ -21,8 +21,6 @@ from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 from samfed_monai.results import validate_results
 from tests.flare.carried import hashes, in_both
-from tests.methods import needs, present
-from tests.speedups import without_figures
 
 pytestmark = pytest.mark.slow
 
@@ -72,8 +70,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_poc(three_sites, tmp_path, monkeypatch):
-    without_figures(monkeypatch)
+def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_poc(three_sites, tmp_path):
     local, simulated, poc = tmp_path / "local", tmp_path / "simulated", tmp_path / "poc"
     assert main(["federate", *words(three_sites, local, variant="no_sam")]) == 0
     on_flare = ["--threads", "1", "--stop-after", "240"]
@@ -102,25 +99,6 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried
     assert audit.read_text().count('"outcome": "masked"') == 2
 
 
-#: Methods whose rounds start from more than the mean, to what makes them do something in two short rounds.
-STATEFUL: dict[str, dict[str, Any]] = {
-    "fedca": {"client#terms#contrast#rounds": 1},
-    "fedda_cyclic": {"client#terms#domain#weight": 1.0},
-    "spp_fgc": {"client#strategy#least": 1},
-}
-
-
-@pytest.mark.parametrize("variant", present(*STATEFUL))
-def test_methods_that_keep_more_than_weights_have_the_same_bits_in_one_process_and_carried(
-    three_sites, tmp_path, variant
-):
-    runs = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": variant, **STATEFUL[variant]})
-    kept = [read_json(run / "rounds/001/round.json")["files"].get("server.safetensors") for run in runs]
-    assert kept[0] == kept[1], "what the server starts the next round from"
-    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
-    assert scores[0] == scores[1]
-
-
 def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):
     organs, slices = tmp_path / "organs", tmp_path / "slices"
     render_volumes(organs, volumes=3, public=2, size=(32, 32), depth=6)
@@ -143,18 +121,6 @@ def test_unlike_networks_have_the_same_bits_in_one_process_and_carried(three_sit
     there, here = safe_load(state), safe_load(local / "rounds" / "001" / "clients" / "site-2.safetensors")
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in here), "a site's own network and its optimizer"
-
-
-@needs("elcfs")
-def test_statistics_beside_weights_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path, caplog):
-    runs = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": "elcfs"})
-    assert "elcfs: every site sends amplitude-spectrum windows" in caplog.text
-    servers = [safe_load(run / "rounds" / "001" / "server.safetensors") for run in runs]
-    assert servers[0].keys() == servers[1].keys() == {f"statistics.windows@site-{number}" for number in (1, 2, 3)}
-    assert all(torch.equal(servers[0][name], servers[1][name]) for name in servers[0])
-    records = [read_json(run / "rounds" / "001" / "round.json")["sites"] for run in runs]
-    assert records[0]["site-1"]["terms"] == records[1]["site-1"]["terms"]
-    assert records[0]["site-1"]["terms"]["episode"] > 0
 
 
 def test_a_list_or_bundle_that_differs_is_told_where_the_command_was_typed(three_sites, tmp_path, capsys, monkeypatch):

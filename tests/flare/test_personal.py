@@ -1,6 +1,7 @@
 """Strategies that personalise: what each site keeps has the same bits in one process and on FLARE.
 
-One variant is enough in its simulator: ``tests/federation/test_personal_strategy_jobs.py`` compares each on a wire.
+One variant is enough: ``tests/federation/test_personal_strategy_jobs.py`` compares each on a wire, and some of those in
+:mod:`tests.flare.test_related` keep a part of the network in FLARE's simulator.
 """
 
 from __future__ import annotations
@@ -12,12 +13,9 @@ import pytest
 import torch
 
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.flare.job import export_job
-from samfed_monai.flare.local import simulate, write_site_files
 from tests.flare import tiny_sam
-from tests.flare.carried import hashes, in_both, run_here
+from tests.flare.carried import hashes, in_both
 from tests.flare.test_equality import one_thread
-from tests.flare.toys import REPO
 from tests.methods import present
 
 pytestmark = pytest.mark.slow
@@ -42,22 +40,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("variant", present(*VARIANTS)[:1])
-def test_what_sites_keep_is_the_same_in_one_process_and_the_simulator(two_sites, tmp_path, variant):
+def test_what_sites_keep_is_the_same_in_one_process_and_carried(two_sites, tmp_path, variant):
     more, kept = VARIANTS[variant]
-    here, there = tmp_path / "local", tmp_path / "simulated"
-    options = {**SMALL, **more, "variant": variant}
-    run = run_here(two_sites, here, there, options)
-    assert run.datalist is not None
-    simulate(
-        export_job(tmp_path / "job", run.plan.to_json(), run_name="personal", min_clients=2),
-        sites=SITES,
-        workspace=tmp_path / "workspace",
-        run_folder=there,
-        site_files=write_site_files(tmp_path / "files", run.datalist, run.places, run.sites, threads=1),
-        timeout=240,
-        environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-    )
-    assert_same(here, there, kept)
+    assert_same(*in_both(two_sites, tmp_path, {**SMALL, **more, "variant": variant}), kept)
 
 
 def test_a_sam_whose_lora_alone_travels_is_the_same_in_one_process_and_carried(two_sites, tmp_path, monkeypatch):

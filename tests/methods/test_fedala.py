@@ -15,7 +15,6 @@ from samfed_monai.methods.fedala import AdaptiveMixing, learned, mixed
 from samfed_monai.methods.fedavg import PersonalFedAvg
 from samfed_monai.protocol import Kind
 from tests.methods.personal import Six, files, numbers_of, six, six_trainer
-from tests.speedups import without_figures
 
 LOCAL = torch.tensor([0.1, -2.0, 3.0, 0.7, 5.0, -0.3])
 COMMON = torch.tensor([0.9, 2.0, 1.0, 0.7, -1.0, 0.6])
@@ -164,7 +163,6 @@ def test_a_run_that_version_0_1_called_fedicra_goes_on_by_the_command_that_began
         given = {**sizes, **others, **places}
         return main(["federate", "samfed_skin", *(f"--{name}={value}" for name, value in given.items())])
 
-    without_figures(monkeypatch)
     monkeypatch.setattr(PersonalFedAvg, "configure", copied)
     assert asked("fedala", whole) == 0
     assert (cut / "rounds" / "001").is_dir()

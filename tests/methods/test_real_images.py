@@ -17,7 +17,6 @@ from samfed_monai.cli.run_bundle import run_workflow
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
 from tests.methods import needs, present
-from tests.speedups import without_figures
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 
@@ -101,7 +100,6 @@ def federated(samfed_data: Path, polyps: Path, tmp_path_factory: pytest.TempPath
         given = {**SMALL, **VARIANTS[variant][0], **places}
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SAMFED_WEIGHTS", str(samfed_data / "weights"))
-            without_figures(patch)
             return main(["federate", "samfed_skin", *(f"--{name}={value}" for name, value in given.items())]), folder
 
     return run

@@ -12,7 +12,17 @@ from study.__main__ import main
 from study.ranks import ranking
 from study.record import add_to_record
 from study.related import figures_of, related_page, told_help, told_ranks, told_when
-from study.related_plan import NO_ROW, options_of, plan_text, rows_of, rows_to_run, runs_of, share_of, site_scores
+from study.related_plan import (
+    NO_ROW,
+    NOT_UNSEEN,
+    options_of,
+    plan_text,
+    rows_of,
+    rows_to_run,
+    runs_of,
+    share_of,
+    site_scores,
+)
 from tests.methods import present
 from tests.reports.runs import write_row
 
@@ -59,7 +69,8 @@ def test_every_method_is_a_row_of_one_part_or_is_said_to_have_none():
     assert NO_ROW.keys() == {"cpss_adapt", "krum"}
     assert set(named) | set(present(*NO_ROW)) == set(methods())
     assert not set(named) & NO_ROW.keys()
-    assert rows_of("unseen") == [row for row in rows_of("polyp") if row != "oracle"]
+    assert NOT_UNSEEN.keys() == {"spp_fgc"}
+    assert rows_of("unseen") == [row for row in rows_of("polyp") if row not in ("oracle", "spp_fgc")]
 
 
 def test_figures_of_a_row(records):
@@ -189,6 +200,7 @@ def test_the_page_says_what_has_not_been_run(records):
     assert "- Polyps, trained without Kvasir: " in text
     assert "- Skin: nothing; the 10 rows with the best mean ranks on polyps would be run." in text
     assert ("- No row: `krum`, it needs five sites" in text) == ("krum" in methods())
+    assert ("- No unseen hospital: `spp_fgc`, two sites train there" in text) == ("spp_fgc" in methods())
 
 
 def test_a_page_of_nothing_says_so_and_what_would_be_run(tmp_path):
