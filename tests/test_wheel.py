@@ -64,20 +64,32 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def samfed(site: Path, tmp_path: Path):
-    """Runs the wheel's own `samfed` in an empty folder."""
+def caller(site: Path, folder: Path):
+    """Runs the wheel's own `samfed` in an empty folder, which is made."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SAMFED_")}
-    environment |= {"PYTHONPATH": str(site), "SAMFED_WEIGHTS": str(tmp_path / "no weights")}
-    empty = tmp_path / "empty folder"
-    empty.mkdir()
+    environment |= {"PYTHONPATH": str(site), "SAMFED_WEIGHTS": str(folder.parent / "no weights")}
+    folder.mkdir()
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return run(site / "bin" / "samfed", *arguments, cwd=empty, env=environment)
+        return run(site / "bin" / "samfed", *arguments, cwd=folder, env=environment)
 
-    call.folder = empty
+    call.folder = folder
     call.environment = environment
     return call
+
+
+@pytest.fixture
+def samfed(site: Path, tmp_path: Path):
+    return caller(site, tmp_path / "empty folder")
+
+
+@pytest.fixture(scope="module")
+def copied(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `samfed init` copied."""
+    call = caller(site, tmp_path_factory.mktemp("init") / "empty folder")
+    done = call("init", "samfed_skin", "my bundle")
+    assert done.returncode == 0, done.stderr
+    return call.folder / "my bundle"
 
 
 def tracked(folder: Path) -> set[str]:
@@ -138,20 +150,17 @@ def test_help_names_every_command(samfed):
         assert command in done.stdout
 
 
-def test_init_copies_a_bundle_that_check_accepts(samfed):
-    done = samfed("init", "samfed_skin", "my bundle")
-    assert done.returncode == 0, done.stderr
-    copy, original = samfed.folder / "my bundle", REPOSITORY / "bundles" / "samfed_skin"
+def test_init_copies_a_bundle_that_check_accepts(samfed, copied: Path):
+    original = REPOSITORY / "bundles" / "samfed_skin"
     for name in tracked(original):
         schema = f'"$schema": "../schemas/{Path(name).stem}.schema.json",\n    '.encode()
-        assert (copy / name).read_bytes().replace(schema, b"", 1) == (original / name).read_bytes()
-    done = samfed("check", "my bundle")
+        assert (copied / name).read_bytes().replace(schema, b"", 1) == (original / name).read_bytes()
+    done = samfed("check", copied)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_typo_in_the_copied_bundle_is_refused_with_exit_code_2(samfed):
-    assert samfed("init", "samfed_skin", "mine").returncode == 0
-    train = samfed.folder / "mine" / "configs" / "train.json"
+def test_a_typo_in_the_copied_bundle_is_refused_with_exit_code_2(samfed, copied: Path):
+    train = shutil.copytree(copied, samfed.folder / "mine") / "configs" / "train.json"
     train.write_text(train.read_text().replace('"learning_rate"', '"learning_rat"', 1))
     done = samfed("check", "mine")
     assert done.returncode == 2
@@ -159,12 +168,10 @@ def test_a_typo_in_the_copied_bundle_is_refused_with_exit_code_2(samfed):
     assert "Traceback" not in done.stderr
 
 
-def test_the_bundles_run_by_monai_s_own_command_from_the_copy(samfed):
+def test_the_bundles_run_by_monai_s_own_command_from_the_copy(samfed, copied: Path):
     """`python -m monai.bundle` finds the components that the JSON names in the wheel."""
-    assert samfed("init", "samfed_skin", "mine").returncode == 0
-    command = (
-        "from monai.bundle import ConfigParser; p = ConfigParser(); p.read_config('mine/configs/train.json'); p.parse()"
-    )
+    train = copied / "configs" / "train.json"
+    command = f"from monai.bundle import ConfigParser; p = ConfigParser(); p.read_config({str(train)!r}); p.parse()"
     done = run(sys.executable, "-c", command, cwd=samfed.folder, env=samfed.environment)
     assert done.returncode == 0, done.stderr
 
