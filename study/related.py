@@ -46,11 +46,10 @@ HEADS = {
     "worst": "Worst site",
     "unseen": "Unseen hospital",
     "megabytes": "MB a round",
-    "seconds": "s a round",
-    "processor": "processor s a run",
+    "seconds": "processor s a round",
     "memory": "extra MB",
 }
-_DIGITS = {"rank": 2, "megabytes": 2, "seconds": 1, "processor": 0, "memory": 0}
+_DIGITS = {"rank": 2, "megabytes": 2, "seconds": 0, "memory": 0}
 
 
 def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[str, dict[str, Cell]]:
@@ -60,9 +59,9 @@ def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[
         runs: of one part.
         unseen: runs of the same rows in which a hospital took no part: only that hospital's Dice is taken of them.
 
-    ``seconds`` are wall-clock seconds of a round (training, server, aggregation), ``processor`` seconds on processors
-    of the whole run, ``memory`` the most megabytes of the run's process above the yardstick's with the same seed; all
-    three of runs on a CPU alone (:func:`~study.related_plan.on_cpu`).
+    ``seconds`` are seconds on processors of a round (training, server, aggregation), ``memory`` the most megabytes of
+    the run's process above the yardstick's with the same seed; both of runs on a CPU alone
+    (:func:`~study.related_plan.on_cpu`).
     """
     table: dict[str, dict[str, dict[int, float | None]]] = {}
     for run in runs:
@@ -84,21 +83,29 @@ def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[
 
 
 def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
-    traffic, seconds, process = results["traffic"], results["seconds"], results.get("process", {})
-    each, rounds = ("up_bytes_per_round", "down_bytes_per_round"), results["rounds"]
-    working = seconds["training"] + seconds.get("server", 0.0) + seconds["controller"]
+    traffic, process = results["traffic"], results.get("process", {})
+    each = ("up_bytes_per_round", "down_bytes_per_round")
     memory = process.get("memory_bytes")
-    measured = {
-        "seconds": working / rounds if rounds else None,
-        "processor": process.get("processor_seconds"),
-        "memory": None if memory is None else memory / 1e6,
-    }
+    measured = {"seconds": _processor_seconds(results), "memory": None if memory is None else memory / 1e6}
     return {
         "dice": results["average"]["test"]["dice"],
         "worst": (results["worst"]["test"] or {}).get("dice"),
         "megabytes": sum(traffic[key] for key in each) / 1e6 if all(key in traffic for key in each) else None,
         **(measured if on_cpu(results) else dict.fromkeys(measured)),
     }
+
+
+def _processor_seconds(results: Mapping[str, Any]) -> float | None:
+    """Of a round: its wall-clock seconds, in the share of them that the run's process had of processors.
+
+    Other work on the machine, and a pause, lengthen the wall clock alone. The share is of the process that ended the
+    run; an earlier one that was stopped has left only the seconds of its rounds.
+    """
+    seconds, used = results["seconds"], results.get("process", {}).get("processor_seconds")
+    if used is None or not seconds.get("total") or not results["rounds"]:
+        return None
+    working: float = seconds["training"] + seconds.get("server", 0.0) + seconds["controller"]
+    return working / results["rounds"] * used / seconds["total"]
 
 
 def table_block(
@@ -350,10 +357,11 @@ READING = (
     "theirs. Only rows that have all blocks in common are ranked; the oracle, which no hospital has, is not. *Dice* is "
     "the mean over the test images of all sites of the model that was best on validation, *worst site* the lowest mean "
     "of a site, *unseen hospital* the Dice on a hospital that took no part, from runs of their own without it, each "
-    "mean ± sample standard deviation over seeds. *MB a round*: both ways, all sites. *s a round*: wall-clock seconds "
-    "of training, server and aggregation, which other work on the machine lengthens; *processor s a run*: seconds on "
-    "processors, with start, all scores, and what the run made first for others (soft masks, warm start). *extra MB*: "
-    f"the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory "
+    "mean ± sample standard deviation over seeds. *MB a round*: both ways, all sites, with the model that a run "
+    "which was stopped sends once more. *processor s a round*: "
+    "training at all sites, server and aggregation, in seconds on processors: wall-clock seconds in the share of them "
+    "that the run's process had, for other work on the machine lengthens these alone. *extra MB*: the most memory of "
+    f"the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory "
     "are of runs on a CPU; runs on a GPU count in all other columns. Sites of one seed share a network, and seeds of "
     "one site its images, so blocks are not independent, and the test errs on the side of a difference."
 )
@@ -369,7 +377,9 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
         never = [row for row in share.rows if all((row, seed) not in share.done for seed in seeds)]
         partly = [row for row, _ in share.todo if row not in never]
         if part == "unseen" and not share.done:
-            told.append(f"- {title}: nothing; its rows are those of the first table without the oracle, but where said below.")
+            told.append(
+                f"- {title}: nothing; its rows are those of the first table without the oracle, but where said below."
+            )
         elif not share.done:
             told.append(f"- {title}: nothing of {counted(len(share.rows), 'row')}: {_names(share.rows)}.")
         elif share.todo:
