@@ -10,11 +10,12 @@ import torch
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
+from samfed_monai.federation.child_process import Ended
 from samfed_monai.federation.plan import Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.flare.site import SiteState, federated_site, places_of, read_plan
 from samfed_monai.flare.site_file import forget_old_runs, read_site_file
-from samfed_monai.flare.worker import _Worker
+from samfed_monai.flare.worker import _Worker, make_federated_site, serve
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, to_bytes
 from samfed_monai.protocol.transport import Task
 from tests.flare.test_site_file import site_file
@@ -214,3 +215,15 @@ def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_pa
             again.before(task, round)
     assert trained(again, 0) == 1, "a run that begins anew needs none"
     assert trained(again, 1) == 2
+
+
+def test_the_process_that_trains_keeps_freed_memory_for_its_next_step(monkeypatch):
+    kept = []
+    monkeypatch.setattr("samfed_monai.flare.worker.keep_freed_memory", lambda: kept.append(True))
+    (read, asked), (answered, write) = os.pipe(), os.pipe()
+    monkeypatch.setattr("sys.argv", ["worker", str(read), str(write)])
+    os.close(asked)
+    with pytest.raises(Ended):
+        serve(make_federated_site)
+    os.close(answered)
+    assert kept == [True]
