@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from samfed_monai.config.variants import methods
@@ -198,7 +198,7 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> str:
         f"{_name(YARDSTICK)} ({_number(base['dice'].mean, 3)}), the most {_name(best)} ({as_difference(dice[best])})."
     ]
     if grouped := _by_kind({row: gains[row] for row in dice if row != FLOOR}):
-        parts.append(f"On average over rows: {'; '.join(grouped)}.")
+        parts.append(f"Middle values over rows: {'; '.join(grouped)}.")
     floor = cells.get(FLOOR, {}).get("dice", Cell())
     over = {row: gap for row in dice if row != FLOOR and (gap := cells[row]["dice"].minus(floor).mean) is not None}
     if over:
@@ -236,12 +236,12 @@ def _gains(cells: Mapping[str, Mapping[str, Cell]]) -> dict[str, dict[str, float
 
 
 def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """Mean gains of rows of one kind."""
+    """Middle gains of rows of one kind: one row that failed says nothing of the others."""
     known, told = methods(), []
     for kind, what in GROUPS.items():
         rows = [row for row in gains if row in known and known[row].kind == kind]
         said = [
-            f"{word} {as_difference(fmean(values))}"
+            f"{word} {as_difference(median(values))}"
             for key, word in (("dice", "Dice"), ("worst", "worst site"), ("unseen", "unseen hospital"))
             if (values := [gain for row in rows if (gain := gains[row][key]) is not None])
         ]
