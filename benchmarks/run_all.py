@@ -39,6 +39,7 @@ SCRIPTS = {
     "soak": "A long run with sites that lie and go",
     "metrics": "Dice, IoU and HD95",
     "allocator": "Memory that is kept",
+    "spinning": "Beside other work",
     "imports": "Imports",
 }
 HEAD = """# Speed and memory
