@@ -99,12 +99,12 @@ def _processor_seconds(results: Mapping[str, Any]) -> float | None:
     """Of a round: its wall-clock seconds, in the share of them that the run's process had of processors.
 
     Other work on the machine, and a pause, lengthen the wall clock alone. The share is of the process that ended the
-    run; an earlier one that was stopped has left only the seconds of its rounds.
+    run; an earlier one that was stopped has left only the seconds of its rounds. Where these are most, nothing is said.
     """
     seconds, used = results["seconds"], results.get("process", {}).get("processor_seconds")
-    if used is None or not seconds.get("total") or not results["rounds"]:
-        return None
     working: float = seconds["training"] + seconds.get("server", 0.0) + seconds["controller"]
+    if used is None or not results["rounds"] or seconds.get("total", 0.0) < max(working / 2, 1e-9):
+        return None
     return working / results["rounds"] * used / seconds["total"]
 
 
@@ -358,11 +358,11 @@ READING = (
     "the mean over the test images of all sites of the model that was best on validation, *worst site* the lowest mean "
     "of a site, *unseen hospital* the Dice on a hospital that took no part, from runs of their own without it, each "
     "mean ± sample standard deviation over seeds. *MB a round*: both ways, all sites, with the model that a run "
-    "which was stopped sends once more. *processor s a round*: "
-    "training at all sites, server and aggregation, in seconds on processors: wall-clock seconds in the share of them "
-    "that the run's process had, for other work on the machine lengthens these alone. *extra MB*: the most memory of "
-    f"the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory "
-    "are of runs on a CPU; runs on a GPU count in all other columns. Sites of one seed share a network, and seeds of "
+    "which was stopped sends once more. *processor s a round*: training at all sites, server and aggregation, in "
+    "seconds on processors: wall-clock seconds in the share of them that the run's process had, for other work on the "
+    "machine lengthens these alone; not of a run that was stopped and did most of its work before. *extra MB*: the "
+    f"most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory are "
+    "of runs on a CPU; runs on a GPU count in all other columns. Sites of one seed share a network, and seeds of "
     "one site its images, so blocks are not independent, and the test errs on the side of a difference."
 )
 

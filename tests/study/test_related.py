@@ -104,6 +104,14 @@ def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere
     assert "- device: H100 (1 run), cpu (10 runs)" in related_page(records, [0, 1, 2])[0]
 
 
+@pytest.mark.parametrize(("total", "expected"), [(4.0, {0: 18.0}), (3.9, {})], ids=["half", "less"])
+def test_seconds_of_a_run_that_did_most_of_its_work_before_it_was_stopped_are_not_known(tmp_path, total, expected):
+    seconds = {"training": 6.0, "server": 1.0, "controller": 1.0, "total": total}
+    run = write_row(tmp_path / "run", "no_sam", "no_sam", 0, 0.7, rounds=4, process=process(400), seconds=seconds)
+    add_to_record(tmp_path / "related-polyp.jsonl", [run])
+    assert figures_of(runs_of("polyp", tmp_path))["no_sam"]["seconds"].by_seed == expected  # 8 s in 4 rounds x 36 / 4
+
+
 @pytest.mark.parametrize(
     ("row", "options"),
     [
