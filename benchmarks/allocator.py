@@ -9,40 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
-import subprocess
-import sys
 import time
 
-from common import Figure, record
+from common import STEP, Figure, in_a_process, middle, record, training_step
 
 
 def measure(size: int, steps: int, kept: bool) -> dict[str, float]:
-    import torch
-
     from samfed_monai.core.allocator import keep_freed_memory
-    from samfed_monai.networks.catalogue import client_network
 
     if kept and not keep_freed_memory():
         raise SystemExit("the allocator cannot be set here: not glibc, or set by a variable of the environment")
-    torch.manual_seed(0)
-    network = client_network("deeplabv3plus_resnet18")
-    optimizer = torch.optim.AdamW(network.parameters())
-    images = torch.rand(4, 3, size, size)
-    times = []
-    for _ in range(steps + 2):
-        start = time.process_time()
-        optimizer.zero_grad()
-        network(images).square().mean().backward()
-        optimizer.step()
-        times.append(time.process_time() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": statistics.median(times[2:]), "peak": peak}
-
-
-def in_a_process(size: int, steps: int, *, kept: bool) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", __file__, "--measure", str(size), str(steps), str(int(kept))]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    took = training_step(size, steps, time.process_time)
+    return {"seconds": took, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def main() -> None:
@@ -60,18 +38,15 @@ def main() -> None:
     for size in options.sizes:
         pairs = []
         for _ in range(options.repeats):
-            ours = in_a_process(size, options.steps, kept=True)
-            pairs.append((ours, in_a_process(size, options.steps, kept=False)))
+            ours = in_a_process(__file__, size, options.steps, 1)
+            pairs.append((ours, in_a_process(__file__, size, options.steps, 0)))
         compared = {
             "seconds, glibc's defaults against freed blocks kept": [b["seconds"] / a["seconds"] for a, b in pairs],
             "peak memory, freed blocks kept against glibc's defaults": [a["peak"] / b["peak"] for a, b in pairs],
         }
         for what, ratios in compared.items():
-            ratios.sort()
-            quarter = len(ratios) // 4
-            details = {"low": ratios[quarter], "high": ratios[-1 - quarter]}
-            what = f"A step of DeepLabV3+ ResNet-18, 4 images of {size} px: {what}"
-            figures.append(Figure(what, statistics.median(ratios), details=details))
+            found = middle(ratios)
+            figures.append(Figure(f"{STEP.format(size=size)}: {what}", found["ratio"], details=found))
     record(__file__, figures)
 
 

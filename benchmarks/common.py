@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -100,15 +101,49 @@ def side_by_side(
             a = seconds(first, clock)
             b = seconds(second, clock)
         pairs.append((a, b))
-    ratios = sorted(b / a for a, b in pairs)
     return {
-        "ratio": statistics.median(ratios),
-        "low": ratios[len(ratios) // 4],
-        "high": ratios[-1 - len(ratios) // 4],
+        **middle([b / a for a, b in pairs]),
         "first": statistics.median(a for a, _ in pairs),
         "second": statistics.median(b for _, b in pairs),
         "repeats": repeats,
     }
+
+
+def middle(ratios: Sequence[float]) -> dict[str, float]:
+    """The median ``ratio`` with its quartiles ``low`` and ``high``."""
+    ordered = sorted(ratios)
+    quarter = len(ordered) // 4
+    return {"ratio": statistics.median(ordered), "low": ordered[quarter], "high": ordered[-1 - quarter]}
+
+
+STEP = "A step of DeepLabV3+ ResNet-18, 4 images of {size} px"
+
+
+def training_step(size: int, steps: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Median seconds of what :data:`STEP` says, by ``clock``, after two more."""
+    import torch
+
+    from samfed_monai.networks.catalogue import client_network
+
+    torch.manual_seed(0)
+    network = client_network("deeplabv3plus_resnet18")
+    optimizer = torch.optim.AdamW(network.parameters())
+    images = torch.rand(4, 3, size, size)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        network(images).square().mean().backward()
+        optimizer.step()
+
+    return statistics.median([seconds(step, clock) for _ in range(steps + 2)][2:])
+
+
+def in_a_process(script: str, *measured: int, environment: Mapping[str, str] | None = None) -> dict[str, float]:
+    """What a benchmark's ``--measure`` prints in a process of its own, JSON in its last line."""
+    command = [sys.executable, "-W", "ignore", script, "--measure", *map(str, measured)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def machine() -> dict[str, Any]:

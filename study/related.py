@@ -103,9 +103,10 @@ def _processor_seconds(results: Mapping[str, Any]) -> float | None:
     """
     seconds, used = results["seconds"], results.get("process", {}).get("processor_seconds")
     working: float = seconds["training"] + seconds.get("server", 0.0) + seconds["controller"]
-    if used is None or not results["rounds"] or seconds.get("total", 0.0) < max(working / 2, 1e-9):
+    total, rounds = seconds.get("total"), results["rounds"]
+    if used is None or not total or not rounds or total < working / 2:
         return None
-    return working / results["rounds"] * used / seconds["total"]
+    return working / rounds * used / total
 
 
 def table_block(

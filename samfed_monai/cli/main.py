@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 done, 1 a mistake of ours, 2 refused, 3 stopped, 130 interrupted.
     """
-    if argv is None:
+    if argv is None:  # a process of our own, which has not imported torch yet
+        keep_freed_memory()
         spin_briefly()
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
@@ -111,8 +112,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     arguments.extra = extra
     _show_records()
-    if argv is None:
-        keep_freed_memory()
     try:
         with Termination(), _device(getattr(arguments, "device", None)):
             code = int(arguments.run(arguments) or 0)
