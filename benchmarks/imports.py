@@ -11,6 +11,9 @@ from common import BUNDLE, Figure, record, side_by_side
 
 TORCH = "import torch"
 MONAI = "import monai"
+PAUSED = (
+    f"from samfed_monai.core.imports import collect_after_import\ncollect_after_import('torch', 'monai')\n{MONAI}\n"
+)
 PACKAGE = "import samfed_monai"
 HELP = (
     "import contextlib, io\n"
@@ -19,10 +22,11 @@ HELP = (
     "    main(['--help'])\n"
 )
 CHECK = (
-    "import contextlib, io\n"
+    "import contextlib, io, sys\n"
     "from samfed_monai.cli.main import main\n"
+    f"sys.argv[1:] = ['check', {str(BUNDLE)!r}]\n"
     "with contextlib.redirect_stdout(io.StringIO()):\n"
-    f"    raise SystemExit(main(['check', {str(BUNDLE)!r}]))\n"
+    "    raise SystemExit(main())\n"
 )
 
 
@@ -46,6 +50,9 @@ def main() -> None:
     for what, code in (("`import samfed_monai`", PACKAGE), ("`samfed --help`", HELP)):
         times = side_by_side(interpreter(TORCH), interpreter(code), repeats=repeats)
         figures.append(Figure(f"{what} against `import torch`", times["ratio"], bound=1.2, details=times))
+    times = side_by_side(interpreter(PAUSED), interpreter(MONAI), repeats=repeats, clock=processor_seconds)
+    what = "`import monai`, Python's collector as it is against one that pauses meanwhile, time of the processor"
+    figures.append(Figure(what, times["ratio"], details=times))
     times = side_by_side(interpreter(MONAI), interpreter(CHECK), repeats=repeats, clock=processor_seconds)
     what = f"`samfed check {BUNDLE.name}` against `import monai`, time of the processor"
     figures.append(Figure(what, times["ratio"], bound=1.5, details=times))

@@ -16,8 +16,8 @@ from tests.speedups import flushed, search_once, without_pictures
 
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Objects of torch and MONAI, half a million, live as long as the process: seldom looked through, tests take less.
-gc.set_threshold(50_000, 20, 20)
+# Objects of torch and MONAI, half a million, live as long as the process: not looked through, tests take less.
+gc.disable()
 
 FLARE = Path(__file__).parent / "flare"
 # Their sites are killed, and the others wait for a deadline: long, and hardly any work for a processor.
@@ -42,6 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
+
+
+def pytest_collection_finish() -> None:
+    """All is imported: from here on the collector is at work, seldom, and looks at what is new."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -32,9 +32,8 @@ from samfed_monai.cli.teach import add_teach_parser
 from samfed_monai.cli.variants import add_variants_parser
 from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.wrapped_errors import unwrap
-from samfed_monai.core.allocator import keep_freed_memory
 from samfed_monai.core.errors import BUG_NOTE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
-from samfed_monai.core.openmp import spin_briefly
+from samfed_monai.core.own_process import set_up_process
 from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.signals import ASKED, Termination
 
@@ -100,8 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0 done, 1 a mistake of ours, 2 refused, 3 stopped, 130 interrupted.
     """
     if argv is None:  # a process of our own, which has not imported torch yet
-        keep_freed_memory()
-        spin_briefly()
+        set_up_process()
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
         from samfed_monai.cli.completion import complete

@@ -69,13 +69,14 @@ class _Sites:
     """The sites of this process: made from the plan when they are first asked, as in a process that has them all."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        from samfed_monai.core.own_process import set_up_process
+
+        set_up_process()
         import torch
 
-        from samfed_monai.core.allocator import keep_freed_memory
         from samfed_monai.federation.plan import Places, Plan
 
         torch.set_num_threads(int(settings["threads"]))
-        keep_freed_memory()
         self.plan, self.places = Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
         self._context: Any = None
         self._executors: dict[str, Any] = {}

@@ -26,6 +26,7 @@ from nvflare.app_common.workflows.model_controller import ModelController
 
 from samfed_monai.core.errors import ExitCode, SamFedError, Stopped
 from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.own_process import set_up_process
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site import places_of, read_plan
@@ -181,6 +182,7 @@ class FederationController(ModelController):
         from samfed_monai.flare.session import publish
         from samfed_monai.flare.watch import write_status
 
+        set_up_process()  # FLARE's, of this job alone: warm start and aggregation are computed here
         folder = self.run_folder()
         try:
             write_status(folder, "running")

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.allocator import keep_freed_memory
-from samfed_monai.core.openmp import spin_briefly
+from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation.child_process import incoming, read_frame, write_frame
 from samfed_monai.flare.site_file import SiteFile, limit, read_site_file
 
@@ -30,8 +29,7 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> int:
             (:meth:`FederatedSite.masks_taken`) where it takes soft masks.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    keep_freed_memory()
-    spin_briefly()
+    set_up_process()
     down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
     settings, _ = read_frame(down)
     frames = incoming(down)

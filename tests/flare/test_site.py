@@ -217,13 +217,13 @@ def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_pa
     assert trained(again, 1) == 2
 
 
-def test_the_process_that_trains_keeps_freed_memory_for_its_next_step(monkeypatch):
-    kept = []
-    monkeypatch.setattr("samfed_monai.flare.worker.keep_freed_memory", lambda: kept.append(True))
+def test_the_process_that_trains_is_set_up_as_one_of_our_own(monkeypatch):
+    set_up = []
+    monkeypatch.setattr("samfed_monai.flare.worker.set_up_process", lambda: set_up.append(True))
     (read, asked), (answered, write) = os.pipe(), os.pipe()
     monkeypatch.setattr("sys.argv", ["worker", str(read), str(write)])
     os.close(asked)
     with pytest.raises(Ended):
         serve(make_federated_site)
     os.close(answered)
-    assert kept == [True]
+    assert set_up == [True]
