@@ -14,7 +14,6 @@ from samfed_monai.reports.style import (
     Picture,
     Theme,
     line_style,
-    picture,
     png,
     quiet,
     shortened,
@@ -75,7 +74,7 @@ def curves(run: RunData) -> Picture | None:
 
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
     text = f"Dice of {what} validation images; the thick line is the average over images."
-    return picture("curves", "Validation by round", text, draw)
+    return Picture("curves", "Validation by round", text, draw)
 
 
 def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
@@ -122,7 +121,7 @@ def reliability(run: RunData) -> Picture | None:
         return figure
 
     text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
-    return picture("reliability", "Trust in the teacher", text, draw)
+    return Picture("reliability", "Trust in the teacher", text, draw)
 
 
 def loss_terms(run: RunData) -> Picture | None:
@@ -136,7 +135,7 @@ def loss_terms(run: RunData) -> Picture | None:
         return _panels(panels, run.sites, theme)
 
     text = "Means over a round, before weights and ramps."
-    return picture("losses", "Loss terms", text, draw)
+    return Picture("losses", "Loss terms", text, draw)
 
 
 def expert_usage(run: RunData) -> Picture | None:
@@ -153,7 +152,7 @@ def expert_usage(run: RunData) -> Picture | None:
         "Share of all assignments of tokens that went to each local expert, mean over the layers; "
         "expert least is the smallest share of any expert in any layer."
     )
-    return picture("experts", "Local experts in use", text, draw)
+    return Picture("experts", "Local experts in use", text, draw)
 
 
 def _panels(panels: dict[str, Lines], sites: list[str], theme: Theme, *, top: float | None = None) -> Figure:
@@ -292,7 +291,7 @@ def comparison_figure(table: Table) -> Picture:
         "an arrow is a row far outside. Behind a mean stand parameters and milliseconds of one image, where they were "
         "measured."
     )
-    return picture("comparison", "Average test Dice", text, draw)
+    return Picture("comparison", "Average test Dice", text, draw)
 
 
 ROOM = 0.05

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -132,30 +133,42 @@ DARK = Theme(ground="#1b1e23", ink="#e4e4e1", faint="#9a9fa7", grid="#32363d", p
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a report, rendered in both themes.
+    """A figure of a report, as PNG bytes in both themes and two widths; each is rendered when it is first asked for.
 
     Args:
         name: file name without ending.
         title: heading.
         text: what one sees, one or two sentences.
-        light: PNG bytes; the file in ``figures/``.
-        dark: PNG bytes for readers in dark mode, or empty.
-        narrow, narrow_dark: the same for a phone, its parts below each other; or empty.
+        draw: draws it in a theme.
     """
 
     name: str
     title: str
     text: str
-    light: bytes
-    dark: bytes = b""
-    narrow: bytes = b""
-    narrow_dark: bytes = b""
+    draw: Callable[[Theme], Figure]
 
+    @cached_property
+    def light(self) -> bytes:
+        """On white paper; the file in ``figures/``."""
+        return self._rendered(LIGHT)
 
-def picture(name: str, title: str, text: str, draw: Callable[[Theme], Figure], *, narrow: bool = True) -> Picture:
-    """Renders a drawing function in both themes, and for a phone unless it cannot be narrow."""
-    themes = [replace(theme, narrow=small) for small in (False, *([True] if narrow else [])) for theme in (LIGHT, DARK)]
-    return Picture(name, title, text, *(png(draw(theme), theme) for theme in themes))
+    @cached_property
+    def dark(self) -> bytes:
+        """For readers in dark mode."""
+        return self._rendered(DARK)
+
+    @cached_property
+    def narrow(self) -> bytes:
+        """For a phone, its parts below each other."""
+        return self._rendered(replace(LIGHT, narrow=True))
+
+    @cached_property
+    def narrow_dark(self) -> bytes:
+        """For a phone in dark mode."""
+        return self._rendered(replace(DARK, narrow=True))
+
+    def _rendered(self, theme: Theme) -> bytes:
+        return png(self.draw(theme), theme)
 
 
 PHONE = 3.7
