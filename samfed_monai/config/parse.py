@@ -41,6 +41,21 @@ def lookup(content: Any, parts: Iterable[str]) -> Any:
     return content
 
 
+def parsed(parser: Any, name: str, default: Any = None) -> Any:
+    """What a MONAI ``ConfigParser`` has at an id, resolved and built.
+
+    ``name in parser`` is not asked: where the answer is no, MONAI first searches all names for a likely spelling.
+
+    Args:
+        parser: of a bundle; ``None``, of a workflow without a configuration, has nothing.
+        name: id, such as ``train#dataset``.
+        default: where nothing stands there.
+    """
+    if parser is None or lookup(parser.config, split_id(name)) is MISSING:
+        return default
+    return parser.get_parsed_content(name)
+
+
 def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values as overrides by id: ``{"a": {"b": 1}}`` becomes ``{"a#b": 1}``; components stay whole.
 

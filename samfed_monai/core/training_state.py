@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import all_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +115,7 @@ def kept_finite(optimizer: Optimizer, *, owner: str) -> Iterator[None]:
         yield
     finally:
         moments = (value for entry in optimizer.state.values() for value in entry.values())
-        if not all(math.isfinite(value.sum()) for value in moments if isinstance(value, torch.Tensor)):
+        if not all(all_finite(value) for value in moments if isinstance(value, torch.Tensor)):
             optimizer.state.clear()
             logger.warning("%s: the optimizer's moments were not finite and were forgotten", owner)
 

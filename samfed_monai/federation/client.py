@@ -17,6 +17,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+from samfed_monai.config.parse import parsed
 from samfed_monai.config.strict import strict_bundle_problems, strict_problems
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Refused
@@ -93,10 +94,9 @@ def private_count(workflow: Any) -> int:
     """Number of images a bundle trains on: ``unlabelled#dataset``, else ``train#dataset``; 0 without both."""
     parser = getattr(workflow, "parser", None)
     for name in ("unlabelled#dataset", "train#dataset"):
-        if parser is not None and name in parser:
-            dataset = parser.get_parsed_content(name)
-            if isinstance(dataset, Sized):
-                return len(dataset)
+        dataset = parsed(parser, name)
+        if isinstance(dataset, Sized):
+            return len(dataset)
     return 0
 
 
@@ -147,9 +147,9 @@ def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[s
 def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
     if split not in LOADER_IDS:
         raise Refused([Problem("split", found="another split", expected=f"one of {sorted(LOADER_IDS)}")])
-    parser = getattr(workflow, "parser", None)
-    if parser is not None and LOADER_IDS[split] in parser:
-        return parser.get_parsed_content(LOADER_IDS[split])
+    loader = parsed(getattr(workflow, "parser", None), LOADER_IDS[split])
+    if loader is not None:
+        return loader
     if split == "validation":
         return evaluator.data_loader
     hint = f"define {LOADER_IDS[split]} in evaluate.json"
@@ -157,10 +157,7 @@ def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
 
 
 def _handlers(workflow: Any) -> list[Any]:
-    parser = getattr(workflow, "parser", None)
-    if parser is None or "validate#handlers" not in parser:
-        return []
-    return list(parser.get_parsed_content("validate#handlers") or [])
+    return list(parsed(getattr(workflow, "parser", None), "validate#handlers") or [])
 
 
 HANDLERS = "train#handlers"
@@ -327,9 +324,9 @@ class SamFedAlgo(MonaiAlgo):
         """
         self._require_public_set(Call.of(self.client_name, extra))
         parser = getattr(self.train_workflow, "parser", None)
-        if self.trainer is not None and parser is not None and HANDLERS in parser:
+        if self.trainer is not None and (handlers := parsed(parser, HANDLERS)) is not None:
             try:
-                HandlerGroup(handlers=parser.get_parsed_content(HANDLERS)).check(self.trainer)
+                HandlerGroup(handlers=handlers).check(self.trainer)
             except Refused as refused:
                 raise MessageRefused(refused.problems) from None
         return {}
@@ -472,10 +469,9 @@ class SamFedAlgo(MonaiAlgo):
             require_same_public_set(call.public, self.own.sharing.public_hash if self.own else "")
 
     def _statistic_of_bundle(self) -> Statistic | None:
-        parser = getattr(self.train_workflow, "parser", None)
-        if self.trainer is None or parser is None or "statistics" not in parser:
+        if self.trainer is None:
             return None
-        statistic: Statistic | None = parser.get_parsed_content("statistics")
+        statistic: Statistic | None = parsed(getattr(self.train_workflow, "parser", None), "statistics")
         return statistic
 
     def _own_in(self, call: Call) -> OwnNetwork | None:

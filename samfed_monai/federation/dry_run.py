@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from samfed_monai.config.parse import parsed
 from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.training_state import own_random_state
@@ -74,7 +75,7 @@ def dry_run(
         parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
         with own_random_state(0):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
-        size = _value(parser, "image_size")
+        size = parsed(parser, "image_size")
         if isinstance(size, int):
             problems.extend(size_problems(network, height=size, width=size))
             for advice in size_advice(network, size):
@@ -84,7 +85,7 @@ def dry_run(
         for part in PARTS:
             problems.extend(_part_problems(parser, part))
         with problems.collected():
-            split = network_split(network, _value(parser, "personal") or ())
+            split = network_split(network, parsed(parser, "personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
         found[key] = BuiltNetwork(site, name, shapes, split)
     problems.refuse_if_any()
@@ -97,8 +98,7 @@ def dry_run(
 def _part_problems(parser: Any, name: str) -> list[Problem]:
     """Why a part of ``train.json`` cannot be built; nothing where the bundle does not have it."""
     try:
-        if name in parser:
-            parser.get_parsed_content(name)
+        parsed(parser, name)
     except RuntimeError as error:
         told = unwrap_own(error)
         if told is None and name == "optimizer":  # a user's own term may miss a site's place, here where there is none
@@ -108,15 +108,11 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
     return []  # any other error is reported where a site builds the component
 
 
-def _value(parser: Any, name: str) -> Any:
-    return parser.get_parsed_content(name) if name in parser else None
-
-
 def _batches(parser: Any) -> dict[str, int]:
     """Images of each training batch, by the knob where that decides it and else by id."""
-    knob, found = _value(parser, "batch_size"), dict[str, int]()
+    knob, found = parsed(parser, "batch_size"), dict[str, int]()
     for name in BATCHES:
-        images = _value(parser, name)
+        images = parsed(parser, name)
         if isinstance(images, int):
             found["batch_size" if images == knob else name] = images
     return found

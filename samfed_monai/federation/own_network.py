@@ -11,6 +11,7 @@ from monai.fl.utils.constants import WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.federation.exchange_object import HEADER, Call
 from samfed_monai.networks.key_patterns import PERSONAL, KeySplit, network_split
@@ -112,11 +113,8 @@ def own_network(trainer: SupervisedTrainer | None, workflow: Any, frozen: Sequen
         workflow: the bundle's, whose configuration has the ``sharing``.
         frozen: as :class:`OwnNetwork` takes them.
     """
-    parser = getattr(workflow, "parser", None)
-    if trainer is None or parser is None or "sharing" not in parser:
-        return None
-    sharing = parser.get_parsed_content("sharing")
-    return None if sharing is None else OwnNetwork(trainer, sharing, frozen)
+    sharing = None if trainer is None else parsed(getattr(workflow, "parser", None), "sharing")
+    return None if trainer is None or sharing is None else OwnNetwork(trainer, sharing, frozen)
 
 
 def prefixed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,4 +211,4 @@ def personal_parts(network: nn.Module, workflow: Any, *, has_sharing: bool = Fal
 
 def personal_patterns(parser: Any) -> Any:
     """``train.json -> personal``; none where a configuration does not have it."""
-    return (parser.get_parsed_content("personal") or ()) if parser is not None and "personal" in parser else ()
+    return parsed(parser, "personal") or ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
@@ -124,7 +125,7 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
     parser, problems = config.parser(), Problems()
     if not in_catalogue(parser):
         return
-    weights = parser.get_parsed_content("encoder_weights") if "encoder_weights" in parser else None
+    weights = parsed(parser, "encoder_weights")
     for name in names:
         start = starts_from(name, weights)
         if start is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems, did_you_mean
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.progress import progress_bar
@@ -233,10 +234,7 @@ def masks_read(client: SamFedAlgo) -> tuple[Any, list[LoadSoftMaskd]]:
     Raises:
         MessageRefused: these images come without soft masks, so that there is nothing to renew.
     """
-    parser = getattr(client.train_workflow, "parser", None)
-    dataset = None
-    if parser is not None and "unlabelled#dataset" in parser:
-        dataset = parser.get_parsed_content("unlabelled#dataset")
+    dataset = parsed(getattr(client.train_workflow, "parser", None), "unlabelled#dataset")
     steps = _steps(getattr(dataset, "transform", None))
     readers = [each for each in steps if isinstance(each, LoadSoftMaskd) and each.store is not None]
     if not readers:

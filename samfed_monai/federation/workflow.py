@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.parse import is_note, reached
+from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached, split_id
 from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.wrapped_errors import unwrapped
@@ -87,7 +87,7 @@ class WorkflowConfig:
             Refused: the bundle has no such id, or what stands there is a component that refuses its arguments.
         """
         parser = self.parser()
-        if name not in parser:
+        if lookup(parser.config, split_id(name)) is MISSING:
             where = f"{Path(self.files[-1]).name} -> {name}"
             raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
         with unwrapped(lambda: parser):
@@ -101,7 +101,9 @@ class WorkflowConfig:
 
     def optional(self, name: str) -> Any:
         """A knob's value, or ``None`` where the bundle has no such id."""
-        return self.value(name) if name in self.parser() else None
+        parser = self.parser()
+        with unwrapped(lambda: parser):
+            return parsed(parser, name)
 
     def optional_id(self, name: str) -> bool:
         """Whether the bundle has this id with anything but ``null`` in it; nothing is instantiated."""

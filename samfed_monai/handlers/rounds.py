@@ -14,6 +14,7 @@ from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
 
 from samfed_monai.core.errors import Problem, Problems, Refused, Stopped
+from samfed_monai.core.io import all_finite
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.seeds import derive_seed
 
@@ -220,7 +221,7 @@ class DivergenceGuard:
     def check_weights(self, engine: Any) -> None:
         """Looks at the weights after the epoch's last step."""
         for name, tensor in engine.network.state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if not all_finite(tensor):
                 self._stop(engine, f"the weights hold NaN or infinity (first at {name})")
 
     def _stop(self, engine: Any, what: str) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import check_tensors
+from samfed_monai.core.io import all_finite, check_tensors
 from samfed_monai.core.moved import found_where_moved
 
 if TYPE_CHECKING:
@@ -284,9 +284,7 @@ def _sound(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:
 
 
 def _finite(tensors: Mapping[str, Tensor]) -> bool:
-    # one read per tensor and no temporary (7x faster than isfinite().all()): a sum with a NaN or an infinity in it
-    # is not finite. A sum may overflow without one: False only means "look closer".
-    return all(math.isfinite(tensor.sum()) for tensor in tensors.values() if tensor.is_floating_point())
+    return all(all_finite(tensor) for tensor in tensors.values())
 
 
 #: Largest message that is decoded unless told otherwise: ten times SAM ViT-B's 375 MB.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
 
-from samfed_monai.config.parse import flat, reached
+from samfed_monai.config.parse import flat, parsed, reached
 
 
 def test_nested_values_become_ids_and_components_stay_whole():
@@ -16,6 +18,15 @@ def test_nested_values_become_ids_and_components_stay_whole():
         "f#g": 3,
         "h": {},
     }
+
+
+def test_what_a_parser_has_at_an_id_is_built_and_what_it_has_not_is_the_default():
+    parser = ConfigParser({"rate": 0.5, "layers": [{"_target_": "torch.nn.ReLU"}], "twice": "$2 * @rate", "none": None})
+    assert parsed(parser, "twice") == 1.0
+    assert isinstance(parsed(parser, "layers#0"), torch.nn.ReLU)
+    assert parsed(parser, "none", 3) is None
+    assert [parsed(parser, name, 3) for name in ("rat", "layers#1", "layers#first", "rate#0")] == [3, 3, 3, 3]
+    assert parsed(None, "rate") is None
 
 
 CONTENT = {

@@ -20,6 +20,7 @@ import torch
 from samfed_monai.core import io as files
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import (
+    all_finite,
     append_line,
     atomic_folder,
     atomic_write,
@@ -449,6 +450,22 @@ def test_fault_32_nan_and_infinity_are_refused(tmp_path: Path, value: float):
     save_tensors(tmp_path / "w.safetensors", hurt)
     with pytest.raises(Refused, match=r"w\.safetensors -> conv\.weight: expected finite values, found NaN or infinity"):
         safe_load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([1.0, float("nan")], False),
+        ([1.0, float("inf")], False),
+        ([float("inf"), float("-inf")], False),
+        ([65504.0, 65504.0], True),
+        ([], True),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_sum_that_overflows_is_no_infinite_value(values, finite, dtype):
+    assert all_finite(torch.tensor(values, dtype=dtype)) is finite
+    assert all_finite(torch.tensor([1, 2]))
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,), (1, 2, 3), (2, 1)])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from samfed_monai.core.errors import Refused
@@ -282,18 +283,14 @@ def test_a_variant_without_a_teacher_renews_nothing_and_says_so(small_federation
     assert read_json(tmp_path / "run/run.json")["config_hash"] == read_json(tmp_path / "plain/run.json")["config_hash"]
 
 
-class Parser(dict[str, Any]):
-    get_parsed_content = dict.__getitem__
-
-
 def without_masks_for_anybody() -> Any:
     """A dataset whose reader reads nothing, as ``guides#sam`` is disabled."""
     return SimpleNamespace(transform=Compose([LoadSoftMaskd("store", "d" * 64, masks_for=None)]))
 
 
-@pytest.mark.parametrize("content", [{}, {"unlabelled#dataset": without_masks_for_anybody()}])
+@pytest.mark.parametrize("content", [{}, {"unlabelled": {"dataset": without_masks_for_anybody()}}])
 def test_images_without_soft_masks_are_refused(content):
-    client: Any = SimpleNamespace(train_workflow=SimpleNamespace(parser=Parser(content)))
+    client: Any = SimpleNamespace(train_workflow=SimpleNamespace(parser=ConfigParser(content)))
     with pytest.raises(MessageRefused, match=r"unlabelled#dataset: expected LoadSoftMaskd, .*, found images"):
         masks_read(client)
 

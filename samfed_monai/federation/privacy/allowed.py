@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Subset
 
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.own_network import personal_patterns
 from samfed_monai.federation.privacy.settings import EFFORT, WHERE, Privacy
@@ -75,10 +76,7 @@ def _largest_momentum(network: nn.Module, shared: Mapping[str, Tensor]) -> float
 
 
 def _private_loader(client: Any) -> Any:
-    parser = getattr(client.train_workflow, "parser", None)
-    if parser is not None and "unlabelled#dataloader" in parser:
-        return parser.get_parsed_content("unlabelled#dataloader")
-    return client.trainer.data_loader
+    return parsed(getattr(client.train_workflow, "parser", None), "unlabelled#dataloader", client.trainer.data_loader)
 
 
 def _smallest_batch(loader: Any) -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem
 from samfed_monai.federation.workflow import in_catalogue
 from samfed_monai.protocol.message import MessageRefused
@@ -122,7 +123,7 @@ def require_plain_network(client: Any) -> None:
     parser = getattr(client.train_workflow, "parser", None)
     if client.trainer is None or parser is None or in_catalogue(parser):
         return
-    size = parser.get("image_size") if "image_size" in parser else 64
+    size = parsed(parser, "image_size", 64)
     hint = "name a network of the catalogue, or install it at the site as a package that registers it"
     try:
         found = reading_layers(client.trainer.network, (3, size, size))
