@@ -160,15 +160,16 @@ def methods(args: argparse.Namespace) -> None:
 
 def related_plan(args: argparse.Namespace) -> None:
     """Prints what is left to run of the related systems, and how long it takes."""
-    from study.related_plan import BEST, plan_text, rows_of, rows_to_run, share_of
+    from study.related_plan import BEST, plan_text, rows_of, rows_to_run, runs_of, share_of
 
     seeds, only, shares = _seeds_of(args.seeds), _names_of(args.only), []
     parts = _parts_of([f"{part}=" for part in _names_of(args.parts)], "--parts", "")
     for part in parts:
+        known = part != "skin" or runs_of("polyp", args.records)
+        rows = rows_to_run(part, args.records, only=only) if known else []
         if part == "skin" and share_of("polyp", rows_of("polyp"), seeds, args.records).todo:
-            rows = [f"number {place} of polyps" for place in range(1, BEST + 1)]  # nobody knows yet which
-        else:
-            rows = rows_to_run(part, args.records, only=only)
+            # nobody knows yet which they will be
+            rows += [f"number {place} of polyps" for place in range(len(rows) + 1, BEST + 1)]
         shares.append(share_of(part, rows, seeds, args.records))
     sys.stdout.write(plan_text(shares))
 

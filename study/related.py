@@ -25,6 +25,7 @@ from study.related_plan import (
     NO_ROW,
     NOT_UNSEEN,
     PARTS,
+    YARDSTICK,
     device_of,
     on_cpu,
     ranked_rows,
@@ -36,8 +37,6 @@ from study.related_plan import (
 )
 
 TITLE = "The related systems"
-YARDSTICK = "no_sam"
-"""Federated averaging on a student's own confident labels: what most of the systems are put on top of."""
 
 HEADS = {
     "rank": "Mean rank",
@@ -372,7 +371,10 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
     told = []
     for part, title in PARTS.items():
         if part == "skin" and not found["skin"]:
-            told.append(f"- {title}: nothing; the {BEST} rows with the best mean ranks on polyps would be run.")
+            told.append(
+                f"- {title}: nothing; the {BEST} rows with the best mean ranks on polyps would be run, "
+                f"{_name(YARDSTICK)} and {_name(CEILING)} beside them."
+            )
             continue
         share = share_of(part, rows_of(part, records=records), seeds, records)
         never = [row for row in share.rows if all((row, seed) not in share.done for seed in seeds)]

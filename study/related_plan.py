@@ -25,8 +25,11 @@ PARTS = {
 }
 """What is run, in this order; each has a record ``related-<part>.jsonl``."""
 
+YARDSTICK = "no_sam"
+"""Federated averaging on a student's own confident labels: what most of the systems are put on top of."""
+
 BEST = 10
-"""So many rows of polyps, those with the best mean ranks, are run on skin."""
+"""So many rows of polyps, those with the best mean ranks, are run on skin, and beside them yardstick and ceiling."""
 
 NO_ROW = {
     "cpss_adapt": "it goes on at one site from the model of a finished run, and is no federation",
@@ -82,7 +85,8 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
         if not found:
             hint = "run the part polyp first: its best rows are run here"
             raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", hint=hint)])
-        return [row for row in ranked_rows(found).ranks if row in known][:BEST]
+        best = [row for row in ranked_rows(found).ranks if row in known][:BEST]
+        return list(dict.fromkeys([*best, YARDSTICK, CEILING]))
     if part == "weak":
         return [name for name in named if known[name].labels == "weak"]
     if part == "labelled":
