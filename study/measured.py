@@ -9,7 +9,7 @@ from statistics import fmean
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
-from study.related_plan import runs_of, site_scores
+from study.related_plan import gains_by_site, runs_of, site_scores
 
 BESIDE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
 """Part of the related systems to the method that its others are put beside; that one, beside the public set alone."""
@@ -39,12 +39,9 @@ def _beside(blocks: Mapping[tuple[str, int], float], others: Mapping[tuple[str, 
     """One row, over sites and seeds that it has in common with the other: each site counts alike."""
     seeds = {seed for _, seed in blocks}
     text = f"{counted(len(seeds), 'seed')}: mean of the sites {fmean(blocks.values()):.3f}"
-    gains: dict[str, list[float]] = {}
-    for block in blocks.keys() & others.keys():
-        gains.setdefault(block[0], []).append(blocks[block] - others[block])
-    if not gains:
+    mean = gains_by_site(blocks, others)
+    if not mean:
         return text
-    mean = {site: fmean(values) for site, values in sorted(gains.items())}
     text += f", {as_difference(fmean(mean.values()))} beside `{other}`"
     for word, of in (
         ("gained", {site: gain for site, gain in mean.items() if round(gain, 3) > 0}),

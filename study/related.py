@@ -27,6 +27,7 @@ from study.related_plan import (
     PARTS,
     YARDSTICK,
     device_of,
+    gains_by_site,
     on_cpu,
     ranked_rows,
     ranked_with_all_seeds,
@@ -254,17 +255,14 @@ def _by_site(runs: Sequence[RunData]) -> list[str]:
     """Where a rival is worth most: at each site the row that gains most over the yardstick, over seeds in common."""
     scores = site_scores(runs)
     base = scores.get(YARDSTICK, {})
+    gains = {row: gains_by_site(of, base) for row, of in scores.items() if row not in (YARDSTICK, CEILING)}
     told = []
     for site in dict.fromkeys(site for site, _ in base):
-        gains = {}
-        for row, of in scores.items():
-            common = [block for block in base if block[0] == site and block in of]
-            if common and row not in (YARDSTICK, CEILING):
-                gains[row] = fmean(of[block] - base[block] for block in common)
-        if gains:
-            first = max(gains, key=lambda row: gains[row])
+        at_site = {row: of[site] for row, of in gains.items() if site in of}
+        if at_site:
+            first = max(at_site, key=lambda row: at_site[row])
             plain = fmean(dice for block, dice in base.items() if block[0] == site)
-            told.append(f"{site} {plain:.3f}, most {_name(first)} {as_difference(gains[first])}")
+            told.append(f"{site} {plain:.3f}, most {_name(first)} {as_difference(at_site[first])}")
     return [f"By site, where {_name(YARDSTICK)} stands and who gains most: {'; '.join(told)}."] if told else []
 
 

@@ -137,6 +137,18 @@ def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], floa
     return found
 
 
+def gains_by_site(blocks: Mapping[tuple[str, int], float], base: Mapping[tuple[str, int], float]) -> dict[str, float]:
+    """Site to the mean of what a row gains over another, over the seeds that both have there; sites in their order.
+
+    Args:
+        blocks, base: scores of the two (:func:`site_scores`).
+    """
+    gains: dict[str, list[float]] = {}
+    for site, seed in sorted(blocks.keys() & base.keys()):
+        gains.setdefault(site, []).append(blocks[site, seed] - base[site, seed])
+    return {site: fmean(values) for site, values in gains.items()}
+
+
 def ranked_rows(runs: Iterable[RunData]) -> Ranking:
     """Ranks of all rows but the ceiling, which no hospital has."""
     return ranking(_hospitals(runs))

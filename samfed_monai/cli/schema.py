@@ -37,6 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     root, packaged = find_bundle(arguments.bundle), packaged_bundles()
     if arguments.page:
         path, others = Path(arguments.page), [folder for folder in packaged.values() if folder != root]
+        if not path.is_file():
+            expected = "a Markdown page whose tables are to be filled"
+            raise Refused([Problem("--page", found=f"no file {path}", expected=expected)])
         text = page(path.read_text(encoding="utf-8"), [root, *others])
         with atomic_write(path) as stream:
             stream.write(text.encode())

@@ -18,12 +18,6 @@ _PUBLIC = {
 }
 """What a method needs, by the split of images that its trainer takes its steps over (``train#dataset#split``)."""
 
-_OWN = {
-    "masks": "masks of a site's own images",
-    "weak": "weak labels (scribbles, points, boxes or blocks) of a site's own images, or masks",
-}
-"""What labels a site needs of its own, by the word that a method declares."""
-
 
 def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None = None) -> str:
     """The page in Markdown; the same declarations give the same bytes.
@@ -61,7 +55,7 @@ def _section(method: Method, measured: str | None) -> str:
 def _needs(method: Method) -> str:
     files = [read_json(path) for path in variant_files(None, method.name)]
     splits = [content[key] for content in files if (key := "train#dataset#split") in content]
-    own = _OWN.get(method.labels or "", "no label of a site's own")
+    own = LABELS[method.labels] if method.labels in ("masks", "weak") else "no label of a site's own"
     return _PUBLIC.get(splits[-1] if splits else "public", _PUBLIC["public"]).format(own=own)
 
 

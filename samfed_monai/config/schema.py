@@ -26,7 +26,7 @@ from samfed_monai.config.parse import WORKFLOWS, is_note, join_id, lookup, reach
 from samfed_monai.config.ranges import Schema, knob_texts, knobs_in
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.config.variants import known_variants
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, read_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -278,7 +278,17 @@ def page(text: str, bundles: Sequence[Path]) -> str:
     Args:
         text: Markdown.
         bundles: folders of the bundles whose defaults it shows, each once.
+
+    Raises:
+        Refused: a text without such a place, or one that names no table.
     """
+    tables = [f"<!-- {file}: {name} -->" for file, tables in knob_texts().items() for name in tables]
+    marks = [match.group(1).strip() for match in _TABLE.finditer(text)]
+    if unknown := [mark for mark in marks if mark not in tables]:
+        raise Refused([Problem("--page", found=mark, expected=f"one of {', '.join(tables)}") for mark in unknown])
+    if not marks:
+        expected = f"a line such as {tables[0]} and below it <!-- end -->"
+        raise Refused([Problem("--page", found="no place for a table", expected=expected)])
 
     def table(match: re.Match[str]) -> str:
         begin, file, name, _, end = match.groups()

@@ -39,11 +39,11 @@ EXCHANGES = {
 """What a round can exchange."""
 
 LABELS = {
-    "none": "none of its own images: those of the public set suffice",
-    "masks": "masks of its own images",
-    "weak": "weak labels of its own images (scribbles, points, boxes or blocks), or masks",
+    "none": "none of a site's own images: those of the public set suffice",
+    "masks": "masks of a site's own images",
+    "weak": "weak labels of a site's own images (scribbles, points, boxes or blocks), or masks",
 }
-"""What labels of its own images a site can need, beside the public set's."""
+"""What labels a method can need of a site, beside the public set's."""
 
 LEAVES_SITE = {
     "weights": "weights of its network",

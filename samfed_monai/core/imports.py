@@ -21,7 +21,7 @@ def collect_after_import(*names: str) -> None:
     Args:
         *names: top-level packages. One that is imported already is left out.
     """
-    sys.meta_path[:0] = [_Finder(name) for name in names if name not in sys.modules]
+    sys.meta_path = [*(_Finder(name) for name in names if name not in sys.modules), *sys.meta_path]
 
 
 class _Finder:
@@ -33,7 +33,8 @@ class _Finder:
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != self.package:
             return None
-        sys.meta_path.remove(self)
+        # a new list: another thread may be going through the old one
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             _pause_collector(spec.loader)

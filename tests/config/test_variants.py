@@ -165,9 +165,8 @@ def test_the_page_says_what_a_method_needs_infers_and_was_measured():
 @pytest.mark.parametrize("name", present("weak_labels", "fedicra", "see"))
 def test_the_page_says_that_weak_labels_will_do_where_they_will(name):
     method = declared(None, name)
-    own = "weak labels (scribbles, points, boxes or blocks) of a site's own images, or masks"
     text = methods_page([method])
-    assert f"- *Needs*: {own}; public ones only for a warm start, if there are any.\n" in text
+    assert f"- *Needs*: {LABELS['weak']}; public ones only for a warm start, if there are any.\n" in text
     assert f"| {method.note} | weights | weak | one |\n" in text
     assert f"labels | `weak` | {LABELS['weak']} |" in text
 

@@ -27,9 +27,9 @@ def package(tmp_path: Path, monkeypatch):
     (tmp_path / "watched" / "inner" / "__init__.py").write_text(WATCHED)
     (tmp_path / "broken.py").write_text("raise RuntimeError('as it is')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    before = list(sys.meta_path)
+    before = sys.meta_path
     yield
-    sys.meta_path[:] = before
+    sys.meta_path = before
     for name in ("watched", "watched.inner", "broken"):
         sys.modules.pop(name, None)
 
