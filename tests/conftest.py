@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.speedups import flushed, search_once, without_pictures
+from tests.speedups import flushed, search_once, small_networks, without_pictures
 
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +24,8 @@ FLARE = Path(__file__).parent / "flare"
 DEADLINES = {"test_faults.py", "test_submit.py", "test_system.py"}
 # Whose tests look at the curves of runs.
 DRAWING = {"reports", "study", "test_tracking.py"}
+# Whose tests are of federations, which do with a small network what they do with a large one.
+OF_FEDERATIONS = {"attacks", "classes", "federation", "methods"}
 
 
 def group_of(path: Path) -> str:
@@ -49,6 +51,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, of which some make a run for all tests of a file
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    small_networks(item.path.relative_to(Path(__file__).parent).parts[0] in OF_FEDERATIONS)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.speedups import SMALL_NETWORKS, small_networks
+
 _LOADED = [
     "samfed_monai.federation.client",
     "samfed_monai.federation.job_run",
@@ -55,6 +57,7 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict
     with open(errors, "w") as stream:
         os.dup2(stream.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
+    small_networks(SMALL_NETWORKS in environment)
     work(*arguments)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 
@@ -37,6 +38,41 @@ def without_pictures(patch: Any) -> None:
         patch.setattr(report, "run_figures", lambda run: [])
     if (drawing := sys.modules.get("samfed_monai.reports.figures")) is not None:
         patch.setattr(drawing, "progress", lambda rows, rounds: b"a picture")
+
+
+SMALL_NETWORKS = "SAMFED_TESTS_SMALL_NETWORKS"
+"""Variable that is set while networks are small, for the processes that tests fork."""
+
+_full_size: dict[str, Any] = {}
+
+
+def small_networks(small: bool) -> None:
+    """Gives federations of the tests networks of some ten thousand parameters instead of millions, or their own again.
+
+    What a round does with weights (initial values, checks, hashes, files, messages) takes longer than its two steps.
+    ``basic_unet`` keeps its names; ``flexible_unet_resnet18``, which stands beside it where sites have unlike networks,
+    is another one with batch norm. What tests say of a network itself is said of the real one: see ``conftest.py``.
+    """
+    if small == (SMALL_NETWORKS in os.environ and bool(_full_size)):
+        return
+    from monai.networks.nets import BasicUNet
+
+    from samfed_monai.networks.catalogue import CLIENT_NETWORKS, require_intake
+
+    def other(in_channels: int, out_channels: int) -> Any:
+        network = BasicUNet(2, in_channels, out_channels, features=(12, 12, 12, 12, 12, 12), norm="batch")
+        return require_intake(network, multiple=32, least=32)
+
+    networks = CLIENT_NETWORKS._entries
+    if small:
+        _full_size.update({name: networks[name] for name in ("basic_unet", "flexible_unet_resnet18")})
+        networks["basic_unet"] = partial(networks["basic_unet"], features=(8, 8, 8, 8, 8, 8))
+        networks["flexible_unet_resnet18"] = other
+        os.environ[SMALL_NETWORKS] = "1"
+    else:
+        networks.update(_full_size)
+        _full_size.clear()
+        del os.environ[SMALL_NETWORKS]
 
 
 _search: list = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from types import ModuleType
 
 from monai.bundle.config_item import ComponentLocator
 
+from samfed_monai.networks import client_network
 from tests import speedups
 
 
@@ -36,3 +38,23 @@ def test_one_search_is_made_for_all_parsers_of_the_same_modules(monkeypatch):
 
 def test_no_disk_is_waited_for():
     assert os.fsync is speedups.flushed
+
+
+def test_networks_of_federations_are_small_and_their_own_again():
+    names = ("basic_unet", "flexible_unet_resnet18")
+    real = {name: shapes(name) for name in names}
+    try:
+        speedups.small_networks(True)
+        small = {name: shapes(name) for name in names}
+        assert os.environ[speedups.SMALL_NETWORKS]
+    finally:
+        speedups.small_networks(False)
+    assert speedups.SMALL_NETWORKS not in os.environ
+    assert {name: shapes(name) for name in names} == real
+    assert all(sum(map(math.prod, found.values())) < 30_000 for found in small.values())
+    assert small["basic_unet"].keys() == real["basic_unet"].keys()
+    assert any("running_mean" in name for name in small["flexible_unet_resnet18"]), "batch norm"
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in client_network(name).state_dict().items()}

@@ -80,9 +80,9 @@ def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_fir
 
 
 def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_list):
-    choices = {"site-2": {"network_def#features": [8, 8, 16, 16, 16, 8]}}
+    choices = {"site-2": {"network_def#features": [4, 8, 16, 16, 16, 4]}}
     with pytest.raises(
-        Refused, match=r"site-1 \(basic_unet\) has shape .*site-2 \(basic_unet\) has shape \[8, 3, 3, 3\]"
+        Refused, match=r"site-1 \(basic_unet\) has shape .*site-2 \(basic_unet\) has shape \[4, 3, 3, 3\]"
     ):
         participants(small_list, "no_sam", choices=choices)
 

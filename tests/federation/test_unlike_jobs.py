@@ -106,7 +106,7 @@ def test_every_row_runs_on_two_unlike_networks(five_sites, tmp_path, variant, cl
     assert bool(results["models"]["last"].get("unseen", {}).get("site-6")) == model, "the server has a model or not"
     for site, tensor in {
         "site-1": "network.conv_0.conv_0.conv.weight",
-        "site-2": "network.encoder.conv1.weight",
+        "site-2": "network.conv_0.conv_0.adn.N.running_mean",
     }.items():
         assert tensor in safe_load(tmp_path / f"run/rounds/000/clients/{site}.safetensors")
 

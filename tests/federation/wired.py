@@ -15,6 +15,7 @@ from samfed_monai.protocol import Failure, Message, Task, Traffic, from_bytes, s
 from samfed_monai.protocol.message import wire_size
 from samfed_monai.protocol.sent_once import SentWeights
 from tests.forking import forking
+from tests.speedups import small_networks
 
 Answer = Callable[[Task, bytes], bytes]
 
@@ -161,6 +162,7 @@ def _child(pipe: Any, site: str, plan: Any, federation: Path, folder: Path, list
     import torch
 
     torch.set_num_threads(1)
+    small_networks(True)  # as in the process of the tests
     homes = Homes.__new__(Homes)
     homes.federation, homes.folder, homes.lists = federation, folder, lists
     node = homes.node(site, Plan.from_json(plan))

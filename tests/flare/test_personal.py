@@ -15,7 +15,7 @@ import torch
 from samfed_monai.core.io import read_json, safe_load
 from tests.flare import tiny_sam
 from tests.flare.carried import hashes, in_both
-from tests.flare.test_equality import one_thread
+from tests.flare.test_equality import SMALL_NETWORK, one_thread
 from tests.methods import present
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ SMALL = {
     "image_size": 32,
     "batch_size": 2,
     "local_steps": 1,
-    "network_name": "basic_unet",
+    **SMALL_NETWORK,
     "warm_start_steps": 1,
     "client#amp": False,
     "privacy#least_images": 1,
@@ -48,7 +48,8 @@ def test_what_sites_keep_is_the_same_in_one_process_and_carried(two_sites, tmp_p
 def test_a_sam_whose_lora_alone_travels_is_the_same_in_one_process_and_carried(two_sites, tmp_path, monkeypatch):
     for entries, builder in tiny_sam.catalogues():
         monkeypatch.setitem(entries, tiny_sam.NAME, builder)
-    options = {**SMALL, "batch_size": 1, "local_steps": 2, "variant": "pfedsam", "client#sam_network": tiny_sam.NAME}
+    small = {name: value for name, value in SMALL.items() if name not in SMALL_NETWORK}
+    options = {**small, "batch_size": 1, "local_steps": 2, "variant": "pfedsam", "client#sam_network": tiny_sam.NAME}
     here, there = in_both(two_sites, tmp_path, options, worker="tests.flare.tiny_sam")
     assert_same(here, there, "mlp.experts.up")
     shared = safe_load(there / "rounds" / "001" / "global.safetensors")

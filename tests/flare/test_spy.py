@@ -13,11 +13,12 @@ from samfed_monai.flare.local import simulate
 from tests.federation.privacy.spy import leaks, server_files
 from tests.federation.privacy.test_spy import SITES, hospital, needles
 from tests.flare.spy_controller import FOLDER
+from tests.flare.test_equality import SMALL_NETWORK
 from tests.flare.toys import REPO
 
 pytestmark = pytest.mark.slow
 __all__ = ["hospital"]
-CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "network_name": "basic_unet", "amp": False}
+CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "amp": False}
 
 
 def own_files(hospital: Path, at: Path) -> Path:
@@ -35,7 +36,8 @@ def test_fault_55_58_60_nothing_private_reaches_a_flare_server_in_messages_or_fi
     (tmp_path / "messages").mkdir()
     monkeypatch.setenv(FOLDER, str(tmp_path / "messages"))
     given = {"variant": "no_sam", "rounds": 2, "warm_start_steps": 1, "privacy": {"least_images": 1}}
-    sites = {"sites": {name: {} for name in SITES}, **{f"client#{name}": value for name, value in CLIENT.items()}}
+    client = {f"client#{name}": value for name, value in CLIENT.items()} | SMALL_NETWORK
+    sites = {"sites": {name: {} for name in SITES}, **client}
     plan = planned(find_bundle("samfed_skin"), {**given, **sites}, here=False).plan
     spied = {"controller": "tests.flare.spy_controller.SpyController"}
     run, workspace = tmp_path / "server" / "run", tmp_path / "workspace"

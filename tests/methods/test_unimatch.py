@@ -68,14 +68,14 @@ def test_our_networks(name: str) -> None:
 
 
 def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, channels = client_network("basic_unet"), []
+    network, channels = client_network("basic_unet", features=(4, 8, 16, 32, 64, 4)), []
     original = nn.functional.dropout2d
     monkeypatch.setattr(
         nn.functional, "dropout2d", lambda x, *a, **k: channels.append(x.shape[1]) or original(x, *a, **k)
     )
     with feature_dropout(network, 0.5):
         network(torch.rand(1, 3, 32, 32))
-    assert channels == [256, 128, 64, 32, 32]  # the deepest map and the skip beside it, then one skip for each stage
+    assert channels == [64, 32, 16, 8, 4]  # the deepest map and the skip beside it, then one skip for each stage
 
 
 def test_a_network_without_an_encoder_is_refused() -> None:
