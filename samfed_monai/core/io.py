@@ -375,4 +375,4 @@ def all_finite(tensor: Tensor) -> bool:
     A sum with such a value in it is not finite, and one read of the tensor without a temporary (7x faster than
     ``isfinite``); a sum that overflows without one is looked at again.
     """
-    return not tensor.is_floating_point() or math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
+    return not tensor.is_floating_point() or math.isfinite(tensor.detach().sum()) or bool(tensor.isfinite().all())
