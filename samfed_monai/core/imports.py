@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,8 @@ def collect_after_import(*names: str) -> None:
     """Has Python's collector pause while one of these packages is imported, and look at what that made no more.
 
     MONAI makes some half a million objects that live as long as the process. Looking through them again and again for
-    garbage takes a fifth of its import (``benchmarks/imports.py``), and a part of every full collection afterwards.
+    garbage takes more than a third of its import (``benchmarks/imports.py``), and a part of every full collection
+    afterwards.
     Nothing is imported here, only when somebody asks for it. For processes of our own, not for a library's caller.
 
     Args:
@@ -37,7 +39,8 @@ class _Finder:
         sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            _pause_collector(spec.loader)
+            with suppress(AttributeError):  # of a loader that takes no other function: imported as ever
+                _pause_collector(spec.loader)
         return spec
 
 
