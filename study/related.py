@@ -371,7 +371,7 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
         if part == "skin" and not found["skin"]:
             told.append(
                 f"- {title}: nothing; the {BEST} rows with the best mean ranks on polyps would be run, "
-                f"{_name(YARDSTICK)} and {_name(CEILING)} beside them."
+                f"{_names([FLOOR, YARDSTICK, CEILING])} beside them."
             )
             continue
         share = share_of(part, rows_of(part, records=records), seeds, records)

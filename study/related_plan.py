@@ -11,7 +11,7 @@ from typing import Any
 from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.words import counted
-from samfed_monai.reports.rows import CEILING, place_of
+from samfed_monai.reports.rows import CEILING, FLOOR, place_of
 from samfed_monai.reports.run_data import RunData
 from study.ranks import Ranking, of_every_block, ranking
 from study.record import SUFFIX, read_record
@@ -29,7 +29,7 @@ YARDSTICK = "no_sam"
 """Federated averaging on a student's own confident labels: what most of the systems are put on top of."""
 
 BEST = 10
-"""So many rows of polyps, those with the best mean ranks, are run on skin, and beside them yardstick and ceiling."""
+"""So many rows of polyps, those with the best mean ranks, are run on skin; beside them floor, yardstick and ceiling."""
 
 NO_ROW = {
     "cpss_adapt": "it goes on at one site from the model of a finished run, and is no federation",
@@ -86,7 +86,7 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
             hint = "run the part polyp first: its best rows are run here"
             raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", hint=hint)])
         best = [row for row in ranked_rows(found).ranks if row in known][:BEST]
-        return list(dict.fromkeys([*best, YARDSTICK, CEILING]))
+        return list(dict.fromkeys([*best, FLOOR, YARDSTICK, CEILING]))
     if part == "weak":
         return [name for name in named if known[name].labels == "weak"]
     if part == "labelled":

@@ -203,7 +203,7 @@ def test_the_page_says_what_has_not_been_run(records):
     )
     assert told_weak() in text
     assert "- Polyps, trained without Kvasir: " in text
-    assert "- Skin: nothing; the 10 rows with the best mean ranks on polyps would be run, `no_sam` and `oracle`" in text
+    assert "- Skin: nothing; the 10 rows with the best mean ranks on polyps would be run, `dp_only`, `no" in text
     assert ("- No row: `krum`, it needs five sites" in text) == ("krum" in methods())
     assert ("- No unseen hospital: `spp_fgc`, two sites train there" in text) == ("spp_fgc" in methods())
 
@@ -238,7 +238,9 @@ def test_the_plan_counts_the_core_hours_that_are_left(records):
 def test_what_is_recorded_is_not_run_again(records):
     assert rows_to_run("polyp", records, only=["samfed", "cpss"], seed=0) == ["cpss"]
     assert rows_to_run("polyp", records, only=["samfed", "weak_labels"], seed=2) == ["samfed"], "those have scribbles"
-    assert rows_to_run("skin", records) == ["samfed", "fedper", "no_sam", "oracle"], "the best, in their order"
+    assert rows_to_run("skin", records) == ["samfed", "fedper", "no_sam", "dp_only", "oracle"], (
+        "the best, in their order"
+    )
 
 
 @pytest.mark.parametrize(("name", "match"), [("fedavgg", "'fedavgg'"), ("krum", "krum.*it needs five sites")])
