@@ -17,8 +17,8 @@ def collect_after_import(*names: str) -> None:
 
     MONAI makes some half a million objects that live as long as the process. Looking through them again and again for
     garbage takes more than a third of its import (``benchmarks/imports.py``), and a part of every full collection
-    afterwards.
-    Nothing is imported here, only when somebody asks for it. For processes of our own, not for a library's caller.
+    afterwards. Nothing is imported here, only when somebody asks for it. For processes of our own, not for a library's
+    caller.
 
     Args:
         *names: top-level packages. One that is imported already is left out.
