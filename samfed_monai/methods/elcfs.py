@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
@@ -230,7 +231,7 @@ class SpectrumWindows(Statistic):
             expected = f"{WINDOWS} of shape (N, {', '.join(map(str, own.shape[1:]))})"
             hint = "give strategy and statistics one half"
             raise MessageRefused([Problem("message -> statistics", found="others", expected=expected, hint=hint)])
-        if windows is not None and not bool(windows.isfinite().all()):
+        if windows is not None and not all_finite(windows):
             raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
         self.term.windows = windows
 

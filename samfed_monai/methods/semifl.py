@@ -10,6 +10,7 @@ from torch import Tensor
 
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.methods.fedavg import FedAvg
@@ -146,7 +147,7 @@ def _check(tuned: Mapping[str, Tensor], like: Mapping[str, Tensor], round: int) 
     for name, tensor in like.items():
         if tuned[name].shape != tensor.shape or tuned[name].dtype != tensor.dtype:
             raise Stopped(f"{where}: {name} changed from {_kind(tensor)} to {_kind(tuned[name])}")
-        if tensor.is_floating_point() and not bool(tuned[name].isfinite().all()):
+        if not all_finite(tuned[name]):
             raise Stopped(f"{where}: {name} holds NaN or infinity", "lower learning_rate")
 
 

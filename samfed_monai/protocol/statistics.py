@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.core.io import all_finite
 from samfed_monai.protocol.message import STATISTICS, Message, MessageRefused
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def limited(
     Raises:
         MessageRefused: an entry that is not finite, or noise on counts.
     """
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+    if not all(all_finite(tensor) for tensor in tensors.values()):
         raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
     if rule.clip is None:
         return dict(tensors), 0.0
