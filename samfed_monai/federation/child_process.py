@@ -170,8 +170,9 @@ class Child:
 
     def kill(self) -> None:
         """Ends the process at once; whoever waits for its answer, in another thread, gets :class:`ChildDied`."""
-        if self._process is not None:
-            self._process.kill()
+        process = self._process  # another thread may be starting a fresh one
+        if process is not None:
+            process.kill()
 
     def stop(self) -> None:
         """Ends the process and everything it started; safe to call at any time."""

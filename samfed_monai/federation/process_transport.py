@@ -18,6 +18,7 @@ from typing import Any
 
 from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
@@ -110,9 +111,9 @@ class ProcessTransport:
             for thread in asking:
                 thread.start()
             while len(replies) + len(arrived) < len(messages):
-                if timeout is not None and not work.late and time.monotonic() - started > timeout:
+                if timeout is not None and time.monotonic() - started > timeout:
                     work.late = f"the deadline of {timeout:g} s had passed"
-                    self._kill(busy=True)
+                    self._kill(busy=True)  # at every look: a process may just have been started again
                 try:
                     site, answer = work.news.get(timeout=_TICK)
                 except queue.Empty:
@@ -159,8 +160,15 @@ class ProcessTransport:
         for worker in self._workers:
             worker.rounds = Path(folder).parent.parent
 
+        def one(worker: _Worker, site: str) -> Any:
+            try:
+                return work(worker, site, Path(folder) / state_file(site))
+            except ChildDied as error:
+                reason = f"{site}'s state: {error}; the rounds that were stored are kept"
+                raise Stopped(reason, "type the same command again") from None
+
         def each(worker: _Worker) -> dict[str, Any]:
-            return {site: work(worker, site, Path(folder) / state_file(site)) for site in worker.sites}
+            return {site: one(worker, site) for site in worker.sites}
 
         with ThreadPoolExecutor(max_workers=len(self._workers)) as pool, self._killed_by_errors():
             done = [pool.submit(each, worker) for worker in self._workers]
@@ -269,8 +277,11 @@ class _Worker:
 
     def finalize(self) -> None:
         """Ends the clients of a process that is there."""
-        if self.child.alive:
-            self._ask({"site": "", "what": "finalize"})
+        try:
+            if self.child.alive:
+                self._ask({"site": "", "what": "finalize"})
+        except ChildDied as error:  # all that it had to do was done
+            logger.warning("%s: %s", ", ".join(self.sites), error)
 
     def _answer(self, work: _Work, site: str) -> _Answer:
         task, message, sent = work.task, work.messages[site], 0
@@ -278,6 +289,8 @@ class _Worker:
             return _Answer(sent, failure=f"not started: {work.late}")
         try:
             self._ready(until=message.round if task == Task.EVALUATE else message.round - 1)
+            if work.late:
+                return _Answer(sent, failure=f"not started: {work.late}")
             payload = to_bytes(self._sent.shortened(site, message))
             sent = len(payload)
             head, content = self._ask({"site": site, "what": task.value}, payload)
@@ -316,9 +329,8 @@ class _Worker:
                 self._ask({"site": site, "what": "load", "path": str(state)})
 
     def _stored_state(self, site: str, until: int | None) -> Path | None:
-        found = sorted(self.rounds.glob(f"[0-9]*/{CLIENTS}")) if self.rounds is not None else []
-        there = [folder for folder in found if until is None or int(folder.parent.name) <= until]
-        paths = [folder / state_file(site) for folder in there]
+        found = round_folders(self.rounds) if self.rounds is not None else {}
+        paths = [found[number] / CLIENTS / state_file(site) for number in found if until is None or number <= until]
         return next((path for path in reversed(paths) if path.is_file()), None)
 
     def _ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import atomic_write, read_json, safe_load, sync_folder, write_json
+from samfed_monai.core.round_folders import round_folders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,9 +160,7 @@ class RoundStore:
 
     def rounds(self) -> list[int]:
         """Numbers of the rounds that are there, intact or not, in order."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdecimal())
+        return list(round_folders(self.folder))
 
     def latest(self) -> StoredRound | None:
         """The last intact round, or ``None`` when none was stored.

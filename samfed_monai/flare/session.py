@@ -18,6 +18,7 @@ from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json
+from samfed_monai.core.round_folders import round_folders
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.watch import RUN_ID, STATUS, read_status
 
@@ -229,7 +230,8 @@ def publish(run_folder: str | Path, job_run: str | Path) -> None:
     """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
     run_folder, target = Path(run_folder), Path(job_run) / RESULTS
     names = ["run.json", "results.json", "report.html", "federation.csv", STATUS, RUN_ID]
-    rounds = [path.relative_to(run_folder) for path in sorted(run_folder.glob("rounds/[0-9]*/*")) if path.is_file()]
+    stored = [path for round in round_folders(run_folder / "rounds").values() for path in sorted(round.iterdir())]
+    rounds = [path.relative_to(run_folder) for path in stored if path.is_file()]
     target.mkdir(parents=True, exist_ok=True)
     for name in [*map(Path, names), *rounds]:
         if (run_folder / name).is_file():

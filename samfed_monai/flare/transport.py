@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.round_store import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
 from samfed_monai.protocol.transport import Failure, OnReply, Spool, Spooled, Task, Traffic, received, take_in_order
@@ -299,6 +301,6 @@ class FlareTransport:
         return received(site, answer.read(), on_reply, max_bytes=limit)
 
     def _wanted(self) -> list[int]:
-        if self._rounds is None or not self._rounds.is_dir():
+        if self._rounds is None:
             return []
-        return sorted(int(path.parent.name) for path in self._rounds.glob("[0-9]*/clients"))
+        return [number for number, folder in round_folders(self._rounds).items() if (folder / CLIENTS).is_dir()]

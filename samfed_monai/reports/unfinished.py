@@ -8,6 +8,7 @@ from typing import Any
 
 from samfed_monai.core.io import read_json
 from samfed_monai.core.moved import variant_of
+from samfed_monai.core.round_folders import round_folders
 from samfed_monai.results import build_results
 
 ACTIVITIES = ("training", "server", "controller", "evaluation")
@@ -15,7 +16,7 @@ ACTIVITIES = ("training", "server", "controller", "evaluation")
 
 def stored_rounds(folder: str | Path) -> int:
     """How many rounds of a run are stored."""
-    return sum(1 for _ in (Path(folder) / "rounds").glob("[0-9]*/round.json"))
+    return len(_round_files(Path(folder)))
 
 
 def results_so_far(folder: str | Path) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         own choice may differ where a site was away.
     """
     folder = Path(folder)
-    records = [read_json(path) for path in sorted((folder / "rounds").glob("[0-9]*/round.json"))]
+    records = [read_json(path) for path in _round_files(folder)]
     run = read_json(folder / "run.json")
     last = records[-1]
     best = max(records, key=lambda record: (record["average"]["validation"]["dice"] or 0.0, -record["round"]))
@@ -59,6 +60,11 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
             f"The run goes on: {len(records)} of {last['rounds']} rounds are stored, and no test image is scored."
         ],
     )
+
+
+def _round_files(folder: Path) -> list[Path]:
+    found = (round / "round.json" for round in round_folders(folder / "rounds").values())
+    return [path for path in found if path.is_file()]
 
 
 def _command(log: Path) -> str | None:

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samfed_monai.core.errors import Refused, SamFedError
+from samfed_monai.core.errors import Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedSite, LocalTransport, ProcessTransport, Progress
+from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.process_transport import workers_of
@@ -178,6 +181,85 @@ def test_a_deadline_ends_what_is_still_at_work(running):
     replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=10.0)
     assert replies["site-1"] == Failure("site-1", "no answer: the deadline of 10 s had passed")
     assert isinstance(replies["site-2"], Message)
+
+
+class _OwnChild:
+    """A process that this one plays: it has ended once, and takes its time to be started again."""
+
+    pid, alive = 7, False
+
+    def __init__(self, error: str = "") -> None:
+        self.error = error
+        self.killed = threading.Event()
+
+    def start(self) -> None:
+        time.sleep(0.5)  # past the deadline of the test
+        self.killed.clear()
+
+    def ask(self, head: Any, payload: bytes = b"") -> Any:
+        if self.error or self.killed.wait(10):
+            raise ChildDied(self.error or "killed")
+        raise AssertionError("nobody ended it")
+
+    def kill(self) -> None:
+        self.killed.set()
+
+    def stop(self) -> None:
+        self.kill()
+
+
+@pytest.fixture
+def playing(small_federation, tmp_path):
+    """A transport of one process, none yet; ``play`` puts one of this process in its place."""
+    made = job(small_federation, tmp_path / "run")
+    plan = replace(made.plan, sites={"site-1": {}}, unseen=())
+    with ProcessTransport(plan, made.places, workers=1, progress=QUIET) as transport:
+        yield transport
+
+
+def test_a_deadline_ends_a_process_that_is_being_started_again(playing):
+    playing._workers[0].child = _OwnChild()
+    playing._workers[0]._before["site-1"] = [(Task.PREPARE, Message(Kind.METRICS, "site-1", 0, 2))]
+    asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
+    replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
+    assert replies == {"site-1": Failure("site-1", "no answer: the deadline of 0.1 s had passed")}
+
+
+def test_a_site_is_not_asked_once_the_deadline_has_passed_while_its_process_was_started(playing):
+    playing._workers[0].child = _OwnChild()
+    asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
+    replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
+    assert replies == {"site-1": Failure("site-1", "not started: the deadline of 0.1 s had passed")}
+
+
+@pytest.mark.parametrize("what", ["save_state", "load_state"])
+def test_fault_50_a_process_that_dies_over_a_states_file_stops_the_run_with_its_rounds(playing, tmp_path, what):
+    playing._workers[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    child.alive = True
+    (tmp_path / "clients").mkdir()
+    (tmp_path / "clients" / "site-1.safetensors").touch()
+    told = "site-1's state: the process that trains was ended by SIGKILL; the rounds that were stored are kept"
+    with pytest.raises(Stopped, match=told):
+        getattr(playing, what)(tmp_path / "clients")
+
+
+def test_a_process_that_dies_when_all_is_done_is_a_line_in_the_log(playing, caplog):
+    playing._workers[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    child.alive = True
+    playing.finalize()
+    assert "site-1: the process that trains was ended by SIGKILL" in caplog.text
+
+
+def test_fault_52_a_round_that_was_set_aside_is_not_gone_on_from(playing, tmp_path):
+    worker = playing._workers[0]
+    worker.rounds = tmp_path
+    assert worker._stored_state("site-1", None) is None
+    states = {name: tmp_path / name / "clients" / "site-1.safetensors" for name in ("999", "1000", "1001.torn")}
+    for state in states.values():
+        state.parent.mkdir(parents=True)
+        state.touch()
+    assert worker._stored_state("site-1", None) == states["1000"], "the newest, by number"
+    assert worker._stored_state("site-1", 999) == states["999"]
 
 
 def test_a_site_nobody_knows_is_a_failure(running):

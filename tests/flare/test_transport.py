@@ -245,6 +245,15 @@ def test_rounds_whose_states_are_wanted_are_told_to_the_sites(tmp_path):
     assert (last.words["run"], last.words["keep"]) == ("ab", [1, 2])
 
 
+def test_fault_52_a_round_that_was_set_aside_is_no_round_whose_state_is_wanted(tmp_path):
+    transport, post = make()
+    for name in ("002", "010", "011.torn"):
+        (tmp_path / "rounds" / name / "clients").mkdir(parents=True)
+    transport.load_state(tmp_path / "rounds" / "010" / "clients")
+    transport.send_and_receive(Task.TRAIN, {"site-1": message()})
+    assert post.requests[-1].words["keep"] == [2, 10]
+
+
 def test_the_line_about_who_is_waited_for():
     assert waiting("train", {"b", "a"}, 245.0) == "train: waiting for a, b (4 min left)"
     assert waiting("train", ["a"], 42.0) == "train: waiting for a (42 s left)"
