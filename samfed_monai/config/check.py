@@ -172,13 +172,21 @@ def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
         return
     place, number = follow(config.content, ("strategy", "number"), strategy.get("number", default.default))
     names = [_term_name(config, key, term) for key, term in terms.items() if isinstance(term, dict)]
-    if not isinstance(number, str) or not is_value(number) or number in (*names, SUPERVISED):
+    if not isinstance(number, str) or not is_value(number):
+        return
+    if any(_is_of(number, name) for name in (*names, SUPERVISED)):
         return
     expected = f"the term whose mean decides what a site weighs, one of {sorted({*names, SUPERVISED})}"
     hint = did_you_mean(number, names)
-    if lookup(config.content, ("terms", number, DISABLED)) is True:
-        hint = f"terms#{number}#_disabled_ false enables it"
+    for key in lookup(config.content, ("terms",)):
+        if _is_of(number, key) and lookup(config.content, ("terms", key, DISABLED)) is True:
+            hint = f"terms#{key}#_disabled_ false enables it"
     yield Problem(config.where(place), found=repr(number), expected=expected, hint=hint)
+
+
+def _is_of(number: str, term: str) -> bool:
+    """Whether a term of this name records it: its value, or ``<name>_<more>`` beside it."""
+    return number == term or number.startswith(f"{term}_")
 
 
 def _target_of(component: Mapping[str, Any]) -> Any:

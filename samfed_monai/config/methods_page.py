@@ -71,8 +71,8 @@ method does not declare does not [leave a site](privacy.md). How to write one:
 | --- | --- | --- | --- | --- |
 {rows}
 
-Two knobs change what the table says: with `exchange` of the heterogeneous methods `weights` travel instead of
-predictions, and `personal` keeps part of a network at its site.
+Two knobs change what the table says: with `exchange` of `heterogeneous`, `hssf` and `hssf_compat`, `weights` travel
+instead of predictions, and `personal` keeps part of a network at its site.
 
 | column | word | means |
 | --- | --- | --- |

@@ -150,7 +150,7 @@ _ONE_CLASS = ("classes", ["foreground"])
 """The knob as the bundles ship it: what there was before there were several classes."""
 _OF_CLASSES = {"classes": "@classes"}
 _SINCE: dict[str, dict[str, Any]] = {
-    "samfed_monai.methods.fedmd.Consensus": {"average": "probabilities"},
+    "samfed_monai.methods.fedmd.Consensus": {"average": "probabilities", "exchange": "@exchange"},
     "samfed_monai.networks.client_network": _OF_CLASSES,
     "samfed_monai.handlers.ScoreHandler": _OF_CLASSES,
     "samfed_monai.parts.SiteImages": _OF_CLASSES,

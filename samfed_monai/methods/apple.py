@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.sharing import TrainerSharing
@@ -276,6 +276,11 @@ class Apple(FedAvg):
     """
 
     exchange = Exchange(own_networks=True)
+
+    def require_sites(self, sites: Sequence[str]) -> None:
+        if len(sites) < 2:
+            expected, hint = "two sites or more, for a mixture of their core models", "take the variant local_only"
+            raise Refused([Problem("strategy", f"{len(sites)} site", expected, hint)])
 
     def attach(self, server: Server) -> Apple:
         super().attach(server)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.handlers.rounds import in_federation
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.rounds import in_federation, round_of
+from samfed_monai.handlers.term import SCHEDULES, Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import changed_features, require_encoder
 
@@ -86,7 +86,9 @@ class StyleSwapTerm(Term):
         labelled: whether public images take part.
         weight: factor of the term.
         schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        fraction: part of the rounds in which a ramp rises, of either factor.
+        label_schedule: how the factor of the loss of the site's own images changes: they have labels that a student
+            makes itself.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached.
@@ -108,12 +110,15 @@ class StyleSwapTerm(Term):
         weight: float = 1.0,
         schedule: str = "constant",
         fraction: float = 0.4,
+        label_schedule: str = "gaussian_ramp",
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
         problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
         for key, number in (("side", side), ("stride", stride)):
             problems.unless(type(number) is int and number >= 1, f"{self.where}#{key}", number, "a whole number >= 1")
+        with problems.collected():
+            self._label_schedule = SCHEDULES.named(label_schedule, where=f"{self.where}#label_schedule")
         problems.refuse_if_any()
         self.guide, self.tau, self.side, self.stride, self.labelled = guide, tau, side, stride, labelled
 
@@ -127,7 +132,7 @@ class StyleSwapTerm(Term):
         require_encoder(engine.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The mean of both batches' losses."""
+        """The mean of both batches' losses, that of the site's own images by its factor."""
         own = guidance.view("image_strong", asked_by=self.where)
         label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
         sure = (confidence > self.tau).to(confidence.dtype)
@@ -137,7 +142,8 @@ class StyleSwapTerm(Term):
             images, count = torch.cat([public, own]), len(public)
         with changed_features(engine.network, lambda features: self._swapped(features, images)):
             logits = engine.inferer(images, engine.network)
-        value = weighted_pseudo_label_loss(logits[count:], label, sure)
+        factor = self._label_schedule(*round_of(engine), self.fraction)
+        value = factor * weighted_pseudo_label_loss(logits[count:], label, sure)
         if not self.labelled:
             return value
         truth = torch.as_tensor(engine.state.batch["label"]).to(own.device)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from samfed_monai.core.errors import Problems
-from samfed_monai.methods.mixup import NeighbourMixUp
+from samfed_monai.handlers.records import record
+from samfed_monai.methods.mixup import Mixture, NeighbourMixUp
 from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from samfed_monai.handlers.guide import Guidance
 
 
 class Ascent(str, Enum):
@@ -49,12 +54,13 @@ class DistributionallyRobust(LearnedWeights):
     """``min_w max_lambda sum_i lambda_i f_i(w)`` over the simplex (DRFLM: Wu et al., arXiv 2204.07742).
 
     Our reading: we had the paper's abstract and the minimax objective that it shares with agnostic federated learning
-    (Mohri et al., arXiv 1902.00146, equation 4), not its algorithm. ``f_i`` is the mean of one term of the loss over
-    the site's local epoch; the paper samples sites by lambda, here all answer and lambda weighs them. lambda begins at
-    the sites' shares of all images, so that a step of 0 is FedAvg to the bit.
+    (Mohri et al., arXiv 1902.00146, equation 4), not its algorithm. ``f_i`` is a mean over the site's local epoch: the
+    loss of mixtures over all pixels. Over those that have a confident label alone it would be smallest where a network
+    is sure of nothing, at the very site that is to be helped. The paper samples sites by lambda, here all answer and
+    lambda weighs them. lambda begins at the sites' shares of all images, so that a step of 0 is FedAvg to the bit.
 
     Args:
-        number: the term whose mean is ``f_i``; one that looks at the site's own images.
+        number: what a term of the bundle records of the site's own images, by its name: its mean is ``f_i``.
         step: size of a step in lambda, >= 0; 0 is FedAvg.
         ascent: ``mirror`` or ``projected``.
 
@@ -66,7 +72,7 @@ class DistributionallyRobust(LearnedWeights):
         "strategy": {"_target_": "samfed_monai.methods.drflm.DistributionallyRobust", "step": 0.1}
     """
 
-    def __init__(self, *, number: str = "local_mixup", step: float = 0.1, ascent: str = "mirror") -> None:
+    def __init__(self, *, number: str = "local_mixup_all", step: float = 0.1, ascent: str = "mirror") -> None:
         problems, known = Problems(), [each.value for each in Ascent]
         problems.unless(isinstance(step, (int, float)) and step >= 0, "strategy#step", step, "a number >= 0")
         problems.unless(ascent in known, "strategy#ascent", ascent, f"one of {known}")
@@ -84,6 +90,8 @@ class LocalMixUpTerm(NeighbourMixUp):
     Zhang et al. (arXiv 1710.09412); ``a`` is drawn from Beta(alpha, alpha), one for a batch, and ``x'`` is the
     neighbour of ``x`` in it. DRFLM's sites have labels; ours have none, so labels are the guide's, where it is surer
     than ``tau``, on both sides (SemiFL's term takes those of ``x'`` everywhere).
+
+    Records ``<name>_all``, the same loss over all pixels, sure or not.
 
     Args:
         name: under which the value is logged.
@@ -119,3 +127,10 @@ class LocalMixUpTerm(NeighbourMixUp):
 
     def neighbours(self, sure: Tensor) -> Tensor:
         return sure.roll(1, 0)
+
+    def mixture(self, guidance: Guidance, engine: Any) -> Mixture:
+        mixture = super().mixture(guidance, engine)
+        with torch.no_grad():
+            everywhere = torch.ones_like(mixture.sure)
+            record(engine, f"{self.name}_all", mixture.loss(everywhere, everywhere))
+        return mixture

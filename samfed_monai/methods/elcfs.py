@@ -14,7 +14,8 @@ from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.rounds import round_of
+from samfed_monai.handlers.term import SCHEDULES, Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import LastFeatures
@@ -330,7 +331,9 @@ class EpisodicTerm(Term):
         tau: least confidence of a label of the site's own images, in [0, 1].
         weight: factor of the term.
         schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        fraction: part of the rounds in which a ramp rises, of either factor.
+        label_schedule: how the factor of the loss of the site's own images changes: they have labels that a student
+            makes itself.
 
     Raises:
         Refused: an argument out of range; a network whose head is not known.
@@ -355,6 +358,7 @@ class EpisodicTerm(Term):
         weight: float = 1.0,
         schedule: str = "constant",
         fraction: float = 0.4,
+        label_schedule: str = "gaussian_ramp",
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
@@ -363,6 +367,8 @@ class EpisodicTerm(Term):
         for key, number in (("clip", clip), ("temperature", temperature)):
             problems.unless(number > 0, f"{self.where}#{key}", number, "a number > 0")
         problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
+        with problems.collected():
+            self._label_schedule = SCHEDULES.named(label_schedule, where=f"{self.where}#label_schedule")
         problems.refuse_if_any()
         self.inner, self.clip, self.gamma, self.temperature, self.tau = inner, clip, gamma, temperature, tau
         #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.
@@ -392,7 +398,8 @@ class EpisodicTerm(Term):
         if guidance is not None:
             label, confidence = hard_label(guidance.weak)
             sure = (confidence > self.tau).to(confidence.dtype)
-            loss = (loss + weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
+            factor = self._label_schedule(*round_of(engine), self.fraction)
+            loss = (loss + factor * weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
         contrast = self._contrast([before, self._features.kept[-1][:count]], truth)
         record(engine, f"{self.name}_contrast", contrast)
         return loss + self.gamma * contrast

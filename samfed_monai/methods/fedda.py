@@ -165,8 +165,8 @@ class DomainAlignmentTerm(Term):
                 spatial_dims=2, channels=16, in_channels=own.shape[1], out_channels=1, num_layers_d=1
             ).to(own.device)
             self._optimizer = torch.optim.Adam(self._discriminator.parameters(), self.rate)
-        source = self._discriminator(reversed_gradient(own))[-1]
-        other = self._discriminator(target)[-1]
+        # in one batch: normalised apart, features of another scale would look alike
+        source, other = self._discriminator(torch.cat([reversed_gradient(own), target]))[-1].chunk(2)
         record(engine, "told_apart", (torch.cat([source < 0, other > 0]).float().mean()))
         zeros, ones = torch.zeros_like(source), torch.ones_like(other)
         entropy = functional.binary_cross_entropy_with_logits

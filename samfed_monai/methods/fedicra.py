@@ -243,7 +243,8 @@ class SiteCodes(PersonalFedAvg):
     Every message has the site's code in the buffer ``codes`` of the network's channel selection, 1 at its place, and 1
     in the second line at every place that is taken; all else is :class:`PersonalFedAvg`. The mean of what sites send
     back is the mean of their codes: a hospital that took no part is looked at as one that is a little of each (ours;
-    the public code has no such hospital). Places follow the order of the sites' names.
+    the public code has no such hospital). Where the server adds noise to the mean, it has that of learned parameters
+    alone, and such a hospital is nobody's. Places follow the order of the sites' names.
 
     Example::
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problems
 from samfed_monai.methods.heterogeneous import MASKS
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange, Strategy
@@ -66,9 +66,10 @@ class Consensus(Strategy):
 
     Args:
         average: ``probabilities`` or ``scores``.
+        exchange: ``predictions``: there is no network at the server whose weights could travel.
 
     Raises:
-        Refused: another word for ``average``.
+        Refused: another word for either.
 
     Example::
 
@@ -77,10 +78,12 @@ class Consensus(Strategy):
 
     exchange = Exchange(Kind.SOFT_MASKS, own_networks=True, alike=False, server_model=False)
 
-    def __init__(self, *, average: str = "probabilities") -> None:
-        known = [each.value for each in Average]
-        if average not in known:
-            raise Refused([Problem("strategy#average", found=repr(average), expected=f"one of {known}")])
+    def __init__(self, *, average: str = "probabilities", exchange: str = "predictions") -> None:
+        problems, known = Problems(), [each.value for each in Average]
+        problems.unless(average in known, "strategy#average", average, f"one of {known}")
+        hint = "leave exchange out, or take the variant hssf, whose server has a network"
+        problems.unless(exchange == "predictions", "strategy#exchange", exchange, "'predictions'", hint)
+        problems.refuse_if_any()
         self.average = Average(average)
 
     def attach(self, server: Server) -> Consensus:

@@ -262,7 +262,7 @@ class DropoutAlignmentTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared difference."""
-        clean = self._features.kept[-1]
+        clean = self._features.kept[1]  # behind the labelled batch; other terms' passes may follow
         with feature_dropout(engine.network, self.drop):
             engine.inferer(guidance.view("image_strong", asked_by=self.where), engine.network)
         return functional.mse_loss(self._features.kept[-1].float(), clean.float())

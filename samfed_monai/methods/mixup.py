@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,29 @@ from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass
+class Mixture:
+    """Predictions of a mixed batch, and what they are compared with.
+
+    Args:
+        logits: (B, C, H, W) float of ``a x + (1 - a) x'``, with gradient.
+        label: (B, 1, H, W) long, ``y``; ``y'`` is the neighbour's.
+        sure: (B, 1, H, W) float, 1 where ``y`` is surer than ``tau``.
+        share: ``a``.
+    """
+
+    logits: Tensor
+    label: Tensor
+    sure: Tensor
+    share: float
+
+    def loss(self, own: Tensor, other: Tensor) -> Tensor:
+        """``a L(mixed, y) + (1 - a) L(mixed, y')`` of pixels that weigh ``own`` and ``other``, (B, 1, H, W) float."""
+        first = weighted_pseudo_label_loss(self.logits, self.label, own)
+        second = weighted_pseudo_label_loss(self.logits, self.label.roll(1, 0), other)
+        return self.share * first + (1 - self.share) * second
 
 
 class NeighbourMixUp(Term):
@@ -56,11 +80,14 @@ class NeighbourMixUp(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The loss of the mixture."""
+        mixture = self.mixture(guidance, engine)
+        return mixture.loss(mixture.sure, self.neighbours(mixture.sure))
+
+    def mixture(self, guidance: Guidance, engine: Any) -> Mixture:
+        """This iteration's batch, mixed and seen by the network."""
         image = guidance.view("image", asked_by=self.where)
         label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
         share = float(self._beta.sample())
         logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
         sure = (confidence > self.tau).to(confidence.dtype)
-        own = weighted_pseudo_label_loss(logits, label, sure)
-        other = weighted_pseudo_label_loss(logits, label.roll(1, 0), self.neighbours(sure))
-        return share * own + (1 - share) * other
+        return Mixture(logits, label, sure, share)

@@ -34,7 +34,7 @@ from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
-from samfed_monai.handlers.rounds import round_of
+from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import entropy, weighted_pseudo_label_loss
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
@@ -333,14 +333,16 @@ def _sam(base: str, checkpoint: str, size: int) -> PromptFreeSam:
 class RefinedLabelTerm(Term):
     """The loss against stored pseudo-labels that SAM refined, each pixel weighing one minus its entropy.
 
-    At the start of a round, and of every ``every`` rounds alone, the site's images are seen by the network in eval mode
+    At the start of a round, and of every ``every`` rounds alone (of epochs, where a trainer runs on its own), the
+    site's images are seen by the network in eval mode
     in ``views`` mirrored and turned views, whose predictions are brought back exactly and averaged; the weak label,
     where there is one, overrules what they say of its pixels. :class:`SamRefiner` makes a pseudo-label of that, and
     :class:`PseudoLabelStore` keeps the better one of it and the one before. Images whose pseudo-label is too unsure
     have no say (:func:`is_kept`), and a round without any pseudo-label is one without the term.
 
-    The store of a round lies in ``folder``, readable for its owner alone, beside that of the round before, from which
-    the round would begin if it had to be repeated; a run that goes on goes on with them. Nothing of it leaves the site.
+    The store of a round lies in ``folder``, readable for its owner alone, beside those of the two before, from which
+    this round and the last one would begin if they had to be repeated; a run that goes on goes on with them. Nothing of
+    it leaves the site.
     In memory and on the disk it takes one byte a pixel and image. Each refinement costs SAM's encoder once an image.
 
     Records ``<name>_labelled``, the share of the site's images with a pseudo-label, and ``<name>_weight``, the mean
@@ -418,6 +420,7 @@ class RefinedLabelTerm(Term):
         """Binds the term; pseudo-labels are made before the round's first batch is read."""
         super().attach(engine)
         engine.add_event_handler(Events.STARTED, self._refine)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
 
     def check(self, engine: Any) -> None:
         """Looks for SAM, too; no path is told, since the text may leave the site."""
@@ -444,6 +447,10 @@ class RefinedLabelTerm(Term):
         record(engine, f"{self.name}_weight", weight.mean())
         return weighted_pseudo_label_loss(logits, (label > 0.5).long(), weight)
 
+    def _epoch_started(self, engine: Any) -> None:
+        if not in_federation(engine) and round_of(engine)[0] != self._round:
+            self._refine(engine)
+
     def _refine(self, engine: Any) -> None:
         number, _ = round_of(engine)
         if self._round != number - 1:  # another process, or rounds that this site took no part in
@@ -458,7 +465,7 @@ class RefinedLabelTerm(Term):
         self._round = number
         self.store.save(self.folder / f"{number:04d}.safetensors")
         before = [path for path in self._saved() if int(path.stem) < number]
-        for path in before[:-1]:  # the last is where this round began, should it have to be repeated
+        for path in before[:-2]:  # where this round began, and the one before it, should either have to be repeated
             path.unlink()
 
     def _refined(self, engine: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[bool]:

@@ -13,6 +13,7 @@ import torch
 from samfed_monai.core.errors import Problem
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Message, MessageRefused
+from samfed_monai.protocol.strategy import Exchange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,9 +53,11 @@ class LearnedWeights(FedAvg):
     ``largest_share`` of the guard (:meth:`.UpdateGuard.capped`), which is off by default.
 
     Args:
-        number: the mean of a term of the bundle, by its name, that decides.
+        number: what decides: the mean of a term of the bundle, by its name, or of what it records beside, ``<name>_…``.
         alike: whether sites begin with one weight each, instead of by their images.
     """
+
+    exchange = Exchange(means_of_terms=True)
 
     def __init__(self, *, number: str, alike: bool) -> None:
         super().__init__()

@@ -92,6 +92,7 @@ class Exchange:
         mean: whether the mean of the answers' weights does in their place, given once to :meth:`Strategy.accept` as an
             answer of all images together. Central differential privacy and secure aggregation have no more than that.
             A class that writes :meth:`Strategy.accept` or :meth:`Strategy.finish` anew says so anew, or it is False.
+        means_of_terms: whether the server reads means of loss terms, of which no differential privacy is promised.
 
     Example::
 
@@ -104,6 +105,7 @@ class Exchange:
     server_model: bool = True
     tailored: bool = False
     mean: bool = False
+    means_of_terms: bool = False
 
     @property
     def word(self) -> str:

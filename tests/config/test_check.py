@@ -263,12 +263,12 @@ def test_a_guide_is_one_that_is_not_disabled_and_terms_that_nobody_runs_ask_nobo
         (
             {"client#terms#local_mixup#_disabled_": True},
             "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
-            "['pseudo_label', 'supervised'], found 'local_mixup'; terms#local_mixup#_disabled_ false enables it",
+            "['pseudo_label', 'supervised'], found 'local_mixup_all'; terms#local_mixup#_disabled_ false enables it",
         ),
         (
             {"client#terms#local_mixup#name": "mine"},
             "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
-            "['mine', 'pseudo_label', 'supervised'], found 'local_mixup'",
+            "['mine', 'pseudo_label', 'supervised'], found 'local_mixup_all'",
         ),
     ],
 )

@@ -231,6 +231,12 @@ def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
     assert sent["core_2.a"].tolist() == START[:4]
 
 
+def test_a_site_alone_is_refused_before_any_work():
+    with pytest.raises(Refused, match=r"strategy: expected two sites or more, .*, found 1 site.*local_only"):
+        Apple().require_sites(["a"])
+    Apple().require_sites(["a", "b"])
+
+
 def test_a_stored_round_goes_on_to_the_same_messages():
     strategy, other = server(Apple()), server(Apple())
     strategy.configure(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -99,7 +100,7 @@ def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatc
     truth, weak = (torch.rand(2, 1, 8, 8, generator=seed) > 0.5).float(), torch.rand(2, 1, 8, 8, generator=seed)
     monkeypatch.setattr(torch, "randperm", lambda count: torch.arange(count).roll(3))
     guidance = Guidance(student=weak, weak_view=weak, guides={}, batch={"image_strong": own})
-    state = SimpleNamespace(batch={"image": public, "label": truth})
+    state = SimpleNamespace(batch={"image": public, "label": truth}, round=0, rounds=5)
     loss = nn.BCEWithLogitsLoss()
     engine = SimpleNamespace(
         network=network, inferer=lambda image, called: called(image), loss_function=loss, state=state
@@ -113,7 +114,8 @@ def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatc
             features = swap_styles(features, torch.arange(len(images) * 4).roll(3), 2)
         logits = network.decoded(features)
         sure = ((weak > 0.8) | (weak < 0.2)).float()
-        expected = weighted_pseudo_label_loss(logits[-2:], (weak > 0.5).long(), sure)
+        # in the first of two rounds of a ramp
+        expected = math.exp(-5) * weighted_pseudo_label_loss(logits[-2:], (weak > 0.5).long(), sure)
         torch.testing.assert_close(value, (loss(logits[:2], truth) + expected) / 2 if labelled else expected)
 
 
@@ -125,8 +127,11 @@ def test_the_contents_have_the_gradient():
 
 
 def test_arguments_out_of_range_are_refused_together():
-    with pytest.raises(Refused, match=r"(?s)style_swap#tau: .*2.*style_swap#side: .*0.*style_swap#stride: .*1\.5"):
-        StyleSwapTerm(tau=2, side=0, stride=1.5)  # type: ignore[arg-type]
+    with pytest.raises(
+        Refused,
+        match=r"(?s)style_swap#tau: .*2.*style_swap#side: .*0.*style_swap#stride: .*1\.5.*#label_schedule: .*'later'",
+    ):
+        StyleSwapTerm(tau=2, side=0, stride=1.5, label_schedule="later")  # type: ignore[arg-type]
 
 
 def test_the_variant_trains_and_hooks_are_gone(build):

@@ -75,7 +75,7 @@ def answers(first: float, second: float, *, round: int = 0, counts=(1, 3)) -> di
             9,
             n=counts[at],
             tensors={"w": torch.tensor([values[at], 0.1 * values[at]]), "count": torch.tensor(at)},
-            metrics={"term_local_mixup": losses[at]},
+            metrics={"term_local_mixup_all": losses[at]},
         )
         for at in (0, 1)
     }
@@ -159,7 +159,8 @@ def test_images_and_labels_are_mixed_in_one_proportion():
     own = torch.tensor([0.99, 0.01, 0.60, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)
     guidance = Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=own, guides={}, batch={"image": image})
     torch.manual_seed(0)
-    value = LocalMixUpTerm(tau=0.9, alpha=1.0).value(guidance, SimpleNamespace(network=None, inferer=infer))
+    engine = SimpleNamespace(network=None, inferer=infer, state=SimpleNamespace(iteration=1))
+    value = LocalMixUpTerm(tau=0.9, alpha=1.0).value(guidance, engine)
     share = seen[0][1, 0, 0, 0].item()
     assert 0 < share < 1
     assert seen[0][0].unique().tolist() == pytest.approx([1 - share])
@@ -169,9 +170,27 @@ def test_images_and_labels_are_mixed_in_one_proportion():
     first = weighted_pseudo_label_loss(logits, labels, sure)
     second = weighted_pseudo_label_loss(logits, labels.flip(0), sure.flip(0))
     torch.testing.assert_close(value, share * first + (1 - share) * second)
+    first, second = (
+        weighted_pseudo_label_loss(logits, each, torch.ones_like(sure)) for each in (labels, labels.flip(0))
+    )
+    everywhere = share * first + (1 - share) * second
+    torch.testing.assert_close(engine.state.terms["local_mixup_all"], everywhere, msg="over all pixels, sure or not")
+
+
+def test_a_network_that_is_sure_of_nothing_has_the_larger_loss():
+    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    lost = []
+    for chance in (0.99, 0.6):  # sure everywhere, and nowhere
+        infer = lambda image, _, chance=chance: torch.full_like(image[:, :1], math.log(chance / (1 - chance)))  # noqa: E731
+        engine = SimpleNamespace(network=None, inferer=infer, state=SimpleNamespace(iteration=1))
+        own = torch.full((2, 1, 4, 4), chance)
+        guidance = Guidance(student=own, weak_view=own, guides={}, batch={"image": image})
+        LocalMixUpTerm(tau=0.9).value(guidance, engine)
+        lost.append(float(engine.state.terms["local_mixup_all"]))
+    assert lost[0] < lost[1]
 
 
 def test_the_variant_trains_and_says_its_loss(build):
     workflow = build("drflm")
     workflow.run()
-    assert workflow.trainer.state.term_means["local_mixup"] >= 0
+    assert workflow.trainer.state.term_means["local_mixup_all"] > 0

@@ -103,8 +103,8 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     found = [*network.encoder.parameters()]
     turned = [weight.grad.clone() for weight in found]
     own = [weight.grad.clone() for weight in term._discriminator.parameters() if weight.grad is not None]
-    source = term._discriminator(network.encoder(image)[-1])[-1]
-    target = term._discriminator(guide.network.encoder(image)[-1])[-1]
+    both = torch.cat([network.encoder(image)[-1], guide.network.encoder(image)[-1]])
+    source, target = term._discriminator(both)[-1].chunk(2)
     expected = (softplus(source).mean() + softplus(-target).mean()) / 2  # 0 is the site, 1 is the target
     torch.testing.assert_close(value, expected)
     trained_ = [weight for weight in term._discriminator.parameters() if weight.requires_grad]
@@ -114,6 +114,22 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     for mine, theirs in zip(own, gradients[len(turned) :], strict=True):
         torch.testing.assert_close(mine, theirs)
     assert turned[2].abs().sum() > 0, "the encoder's last layer is reached"
+
+
+def test_features_of_another_scale_are_told_apart():
+    network, guide = Shown(), GlobalGuide()
+    guide._copy.sync(network)
+    with torch.no_grad():
+        for weight in guide.network.encoder.parameters():
+            weight.mul_(2.0)
+    term, engine = DomainAlignmentTerm(guide=guide, rate=1e-3), engine_of(network)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        image = torch.rand(4, 3, 16, 16, generator=draw)
+        guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
+        term.value(guidance, engine).backward()
+        term._step(engine)
+    assert engine.state.terms["told_apart"] > 0.9
 
 
 def test_the_discriminator_takes_a_step_of_its_own_after_each_of_the_networks():

@@ -77,6 +77,11 @@ def test_another_average_is_refused():
         Consensus(average="logits")
 
 
+def test_weights_cannot_travel_where_the_server_has_no_network():
+    with pytest.raises(Refused, match=r"strategy#exchange: expected 'predictions', found 'weights'.*variant hssf"):
+        Consensus(exchange="weights")
+
+
 def test_a_round_without_answers_keeps_the_last_consensus_and_a_new_round_starts_from_zero():
     strategy = attached()
     strategy.configure(0)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.nn.functional import dropout2d
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EmaGuide, GlobalGuide, Guidance, TermLogger, UnlabelledStream
-from samfed_monai.losses import weighted_pseudo_label_loss
+from samfed_monai.losses import probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.fedsemidg import (
     DropoutAlignmentTerm,
     DualGuideTerm,
@@ -109,10 +110,17 @@ def stream(*guides):
 
 
 def test_labels_are_the_guides_mean_and_few_pixels_count_at_first():
-    seen = []
+    seen, firsts = [], []
     term = DualGuideTerm()
     trainer = toy_trainer([stream(GlobalGuide(), EmaGuide()), term, TermLogger()], steps=4)
-    trainer.add_event_handler("ITERATION_COMPLETED", lambda engine: seen.append(float(term._threshold)))
+
+    def look(engine):
+        seen.append(float(term._threshold))
+        if len(seen) % 4 == 1:
+            of_batch = entropy(probabilities(engine.state.output["pred"].detach())).flatten()
+            firsts.append(float(of_batch.quantile(share_at(engine.state.round / 2))))
+
+    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, look)
     for number in range(2):
         torch.manual_seed(0)
         next_round(trainer, number, 2)
@@ -120,7 +128,7 @@ def test_labels_are_the_guides_mean_and_few_pixels_count_at_first():
     assert 0 <= means["dual_sure"] <= 1
     assert means["dual_guide"] >= 0
     assert all(0 < threshold <= math.log(2) + 1e-6 for threshold in seen)
-    assert seen[0] != seen[4], "a round begins without a threshold"
+    assert [seen[0], seen[4]] == pytest.approx(firsts), "a round's first threshold is that of its first batch alone"
 
 
 def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quantile():
@@ -155,7 +163,9 @@ def test_the_alignment_is_the_mean_square_of_what_dropped_channels_change():
     image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     guidance = Guidance(student=image, weak_view=image, guides={}, batch={"image_strong": image})
     term._features.listen()
+    network(image.roll(1, 0))  # the labelled batch
     network(image)
+    network(image.flip(0))  # another term's
     torch.manual_seed(4)
     value = term.value(guidance, SimpleNamespace(network=network, inferer=lambda images, called: called(images)))
     term._features.stop()

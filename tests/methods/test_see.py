@@ -312,14 +312,14 @@ SMALL = {"terms#see#checkpoint": "somewhere", "terms#see#sam_size": 64, "terms#s
 
 @needs("see_few")
 def test_sites_without_labels_learn_from_refined_masks(build, small_sam, tmp_path):
-    workflow = build("see_few", **SMALL, output_dir=str(tmp_path), epochs=1)
+    workflow = build("see_few", **SMALL, output_dir=str(tmp_path), epochs=2)
     workflow.run()
     means = workflow.trainer.state.term_means
     assert {"see", "see_labelled", "see_weight"} <= means.keys()
     assert 0 <= means["see_labelled"] <= 1
-    (path,) = tmp_path.glob("pseudo_labels/*/*.safetensors")
-    assert path.name == "0000.safetensors"
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    paths = sorted(tmp_path.glob("pseudo_labels/*/*.safetensors"))
+    assert [path.name for path in paths] == ["0000.safetensors", "0001.safetensors"], "an epoch is a round"
+    assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_
         term._round = None  # as in another process
         workflow.trainer.state.round, workflow.trainer.state.rounds = number, 3
         term._refine(workflow.trainer)
-        assert [path.stem for path in sorted(folder.iterdir())] == [f"{number - 1:04d}", f"{number:04d}"]
+        assert [path.stem for path in sorted(folder.iterdir())] == [f"{before:04d}" for before in range(number + 1)]
     last = (folder / "0002.safetensors").read_bytes()
     term._refine(workflow.trainer)  # the round once more: it begins with the store of the round before
     assert (folder / "0002.safetensors").read_bytes() == last
@@ -395,6 +395,34 @@ def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monk
         term._refine(engine)
         found.append(round(term.store.get(ONE).mean().item(), 3))
     assert found == [0.6, 0.902, 0.8]
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_this_round_and_the_last_one_can_be_repeated(monkeypatch, tmp_path, again):
+    given_ = iter([0.5, 0.6, 0.7, 0.8])  # a site that had begun round 2 when the server found round 1 torn
+
+    def refine(image, mask, label):
+        return see.Refined(torch.full((1, 2, 2), next(given_)), 0.5)
+
+    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine)
+    monkeypatch.setattr(Scores, "better", lambda self, other: False)
+    for number in (0, 1, 2):
+        engine.state.round = number
+        term._refine(engine)
+    term.store.load(None)  # another process
+    term._round, engine.state.round = None, again
+    term._refine(engine)
+    assert term.store.get(ONE).mean().item() == pytest.approx(0.5, abs=0.005), "none was better than the first"
+
+
+def test_stores_of_three_rounds_are_kept(monkeypatch, tmp_path):
+    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, lambda *_: None)
+    for number in range(5):
+        engine.state.round = number
+        term._refine(engine)
+    assert [path.stem for path in term._saved()] == ["0002", "0003", "0004"]
 
 
 @needs("see")

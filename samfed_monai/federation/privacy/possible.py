@@ -39,9 +39,9 @@ def require_possible(
 
     Raises:
         Refused: a method of one site alone; a statistic that the method does not declare or the policy forbids;
-            differential privacy with one, or with an exchange that it is not made for; noise without Opacus; secure
-            aggregation with a strategy or a guard that has to see each answer, or without ``cryptography``; a budget or
-            a threshold that cannot be met.
+            differential privacy with one, with means of loss terms, or with an exchange that it is not made for; noise
+            without Opacus; secure aggregation with a strategy or a guard that has to see each answer, or without
+            ``cryptography``; a budget or a threshold that cannot be met.
     """
     problems = Problems()
     if method is not None and method.leaves_site is not None and not method.leaves_site:
@@ -83,6 +83,10 @@ def _require_kept(privacy: Privacy, strategy: Strategy, method: Method | None, g
         hint = "choose a variant that sends no statistic of images, or differential_privacy: null"
         raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, hint=hint)])
     exchange = strategy.exchange
+    if exchange.means_of_terms:
+        found, expected = "weights with noise, and means of loss terms beside them", "weights alone"
+        hint = "choose a variant that weighs sites by their images, such as samfed, or differential_privacy: null"
+        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, hint=hint)])
     unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
     if exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
         found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"

@@ -29,6 +29,12 @@ class Sending(FedAvg):
     statistic = StatisticKind.SPECTRUM
 
 
+class ReadsTerms(FedAvg):
+    """Averages weights, and reads means of loss terms."""
+
+    exchange = Exchange(means_of_terms=True)
+
+
 class Prototypes(FedAvg):
     exchange = Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
 
@@ -118,6 +124,11 @@ def test_noise_at_the_server_takes_a_mean():
             Sending,
             "expected weights alone, found weights with noise, and amplitude-spectrum windows beside them; "
             "choose a variant that sends no statistic of images, or differential_privacy: null",
+        ),
+        (
+            ReadsTerms,
+            "expected weights alone, found weights with noise, and means of loss terms beside them; choose a variant "
+            "that weighs sites by their images, such as samfed, or differential_privacy: null",
         ),
         (
             PersonalFedAvg,
