@@ -15,6 +15,7 @@ from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
+from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
 
@@ -240,7 +241,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not all(run.is_done() for run in runs):  # once for all rows, which find it in the cache
         check_data(DataList.load(str(common["datalist"])), str(common["data-root"]), cache_dir=cache)
     folders = [run.folder for run in runs]
-    run_all(runs, jobs=arguments.jobs, threads=max(1, (os.cpu_count() or 1) // arguments.jobs))
+    run_all(runs, jobs=arguments.jobs, threads=max(1, usable_cores() // arguments.jobs))
     command = portable(shlex.join(["samfed", *sys.argv[1:]]))
     path = write_comparison(output, folders, command=command, title=arguments.title or TITLE)
     sys.stdout.write(f"{to_text(comparison_table(folders))}\n{path}\n")

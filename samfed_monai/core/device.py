@@ -1,4 +1,4 @@
-"""Which device computes: the one that ``--device`` or ``SAMFED_DEVICE`` names, else the first GPU, else the CPU."""
+"""What computes: the device that ``--device`` or ``SAMFED_DEVICE`` names, else the first GPU, else the CPU's cores."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def device_name(device: torch.device | str | None = None) -> str:
 
     device = best_device() if device is None else torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def usable_cores() -> int:
+    """Cores of the CPU that this process may use: those of its affinity, which ``taskset`` or a scheduler may narrow."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

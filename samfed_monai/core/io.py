@@ -245,7 +245,18 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
             expected="valid JSON",
             hint=_hint(text, error.pos),
         )
+    except ValueError:  # Python reads no integer of more digits (sys.get_int_max_str_digits)
+        expected = "numbers of a few digits"
+        raise Refused([Problem(str(path), found="a whole number of thousands of digits", expected=expected)]) from None
     problems.refuse_if_any()
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("unicode_escape").decode()
+            hint = "write the character itself, or both halves"
+            problem = Problem(path.name, found=f"half a character ({half})", expected="text", hint=hint)
+            raise Refused([problem]) from None
     return parsed
 
 

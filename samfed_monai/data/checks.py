@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import unicodedata
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
@@ -82,7 +82,7 @@ def survey(
         progress: whether to show a progress bar.
     """
     pairs = list(pairs)
-    workers = min(16, (os.cpu_count() or 1) + 2)
+    workers = min(16, usable_cores() + 2)
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(
             lambda pair: look(pair[0], pair[1], data_root, threshold, weak=pair[1] in weak, classes=classes), pairs

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
@@ -110,6 +110,6 @@ def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> list[Pr
             return refused.problems
         return []
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image", show=progress)
         return [problem for problems in found for problem in problems]

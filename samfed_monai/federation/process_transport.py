@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.device import best_device
+from samfed_monai.core.device import best_device, usable_cores
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.child_process import Child, ChildDied
@@ -43,7 +43,7 @@ def workers_of(places: Places, sites: int) -> int:
         return min(int(places.workers), sites)
     if str(places.client.get("device") or best_device()) != "cpu":
         return 1
-    return max(1, min(sites, _cores()))
+    return max(1, min(sites, usable_cores()))
 
 
 class ProcessTransport:
@@ -365,10 +365,5 @@ def _shared_with_workers(workers: int) -> dict[str, Any]:
     import torch
 
     level = logging.getLogger("samfed_monai").getEffectiveLevel()
-    threads = max(1, min(torch.get_num_threads(), _cores()) // workers)
+    threads = max(1, min(torch.get_num_threads(), usable_cores()) // workers)
     return {"threads": threads, "level": level}
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

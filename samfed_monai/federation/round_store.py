@@ -250,7 +250,11 @@ class RoundStore:
             Stopped: one of them is damaged.
         """
         folder = self._path(round)
-        for path in sorted((folder / CLIENTS).glob("*")):
+        there = sorted((folder / CLIENTS).glob("*"))
+        if there and not any(name.startswith(f"{CLIENTS}/") for name in self.record(round)["files"]):
+            shutil.rmtree(folder / CLIENTS)  # delete_states was killed on its way
+            there = []
+        for path in there:
             self._require_intact(round, f"{CLIENTS}/{path.name}", f"the state of {path.stem}")
         return folder / CLIENTS
 

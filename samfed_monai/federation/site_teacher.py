@@ -13,6 +13,7 @@ import torch
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
+from samfed_monai.data.records import read_as
 from samfed_monai.federation.exchange_object import class_metrics
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -141,6 +142,7 @@ class OwnTeacher:
             "recipe": recipe.content(),
             "images": [record["image_sha256"] for record in chosen],
             "public": public_hash(public, ordered=False),
+            **read_as(datalist),
         }
         key = canonical_hash(made_of)
         path = self.masks.store_dir(self.site) / "teachers" / f"{key[:16]}.safetensors"  # in the private folder

@@ -267,14 +267,19 @@ class TeacherStage:
     ) -> None:
         from monai.bundle import ConfigWorkflow
 
+        from samfed_monai.networks.sam.adapter import read_header
+
         datalist_file = output.with_suffix(".datalist.json")
         datalist.save(datalist_file)
+        # a fit of the same public images stands, whatever the rest of the list that it was made with
+        fitted = {"fit#datalist_hash": read_header(output).fit.get("datalist_hash", "")} if output.exists() else {}
         workflow = ConfigWorkflow(
             config_file=config.paths(),
             logging_file=False,
             workflow_type=None,
             **{
                 **config.overrides,
+                **fitted,
                 "bundle_root": str(self.bundle_root),
                 "datalist": str(datalist_file),
                 "data_root": str(data_root),

@@ -23,6 +23,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.teacher import single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.networks.weights import named, starts_from
 from samfed_monai.teacher.exam import as_good_as, mean
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def warm_start(
     more: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
     more |= {} if trunk is None else {"trunk": sha256_file(trunk)}
     more |= {"held_out": held_out} if held_out and steps else {}
+    groups = [item.group for item in datalist.public]  # they decide which images are held out
+    more |= {"groups": groups} if held_out and steps and any(groups) else {}
+    more |= {} if trunk is not None else _own_encoder(config)
     more |= {} if begin is None else {"begin": tensors_hash(begin)}
     key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
@@ -91,6 +95,12 @@ def warm_start(
         weights = _train(started, steps, seed, judge, begin)
         save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
     return weights, key
+
+
+def _own_encoder(config: WorkflowConfig) -> dict[str, str]:
+    """The content of an own file that the encoder starts from; empty for weights that a name says."""
+    start = starts_from(config.value("network_name"), config.optional("encoder_weights"))
+    return {} if start is None or named(str(start)) is not None else {"encoder": sha256_file(start)}
 
 
 class _Judge:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import atomic_write, read_json
 from samfed_monai.core.round_folders import round_folders
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.watch import RUN_ID, STATUS, read_status
@@ -222,21 +222,24 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
         found = sorted(where.rglob(f"{RESULTS}/{STATUS}"))
         if not found:
             return {"state": "none", "message": _last_words(where), "exit_code": int(ExitCode.FAILED)}
-        shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True)
+        shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
     return read_status(output_dir)
 
 
 def publish(run_folder: str | Path, job_run: str | Path) -> None:
     """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
     run_folder, target = Path(run_folder), Path(job_run) / RESULTS
-    names = ["run.json", "results.json", "report.html", "federation.csv", STATUS, RUN_ID]
+    names = ["run.json", "results.json", "report.html", "federation.csv", RUN_ID]
     stored = [path for round in round_folders(run_folder / "rounds").values() for path in sorted(round.iterdir())]
     rounds = [path.relative_to(run_folder) for path in stored if path.is_file()]
-    target.mkdir(parents=True, exist_ok=True)
-    for name in [*map(Path, names), *rounds]:
+    for name in [*map(Path, names), *rounds, Path(STATUS)]:  # its status last, by which a result is known
         if (run_folder / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(run_folder / name, target / name)
+            _copied(run_folder / name, target / name)
+
+
+def _copied(source: str | Path, target: str | Path) -> None:
+    with open(source, "rb") as stream, atomic_write(target, mode=Path(source).stat().st_mode & 0o777) as copy:
+        shutil.copyfileobj(stream, copy)
 
 
 def _last_words(where: Path) -> str:

@@ -20,7 +20,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 from tqdm import tqdm
 
-from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused, Stopped, machine_failure
 from samfed_monai.core.progress import progress_bar
 
 
@@ -29,6 +29,7 @@ def download(url: str, target: Path, *, cafile: str | None = None) -> None:
 
     Raises:
         Stopped: no connection, an HTTP error, or fewer bytes than announced.
+        OSError: the disk is full or fails.
     """
     context = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
     try:
@@ -37,6 +38,8 @@ def download(url: str, target: Path, *, cafile: str | None = None) -> None:
             with progress_bar(total=announced or None, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
                 received = _pump(reply, out, bar)
     except (urllib.error.URLError, OSError, ValueError) as error:
+        if not isinstance(error, urllib.error.URLError) and machine_failure(error) is not None:
+            raise  # this machine's disk, and no connection
         raise Stopped(f"downloading {url}: {error}", "check the connection and repeat the command") from error
     if announced and received != announced:
         raise Stopped(f"downloading {url}: {received} of {announced} bytes arrived", "repeat the command")

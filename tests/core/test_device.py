@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.device import VARIABLE, best_device, device_name
+from samfed_monai.core.device import VARIABLE, best_device, device_name, usable_cores
 from samfed_monai.core.errors import Refused
 
 
@@ -17,6 +17,14 @@ def test_unasked_it_is_the_first_gpu_or_the_cpu(monkeypatch: pytest.MonkeyPatch)
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert best_device().type == expected
+
+
+def test_cores_are_those_that_a_scheduler_left_to_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 4, 5, 6}, raising=False)
+    assert usable_cores() == 4
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == 64
 
 
 def test_the_cpu_can_be_asked_for_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

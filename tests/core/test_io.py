@@ -268,6 +268,11 @@ def test_fault_26_a_duplicate_key_is_refused_and_all_are_named(tmp_path: Path):
         read_json(tmp_path / "train.json")
 
 
+def test_both_halves_of_a_character_are_one(tmp_path: Path):
+    (tmp_path / "a.json").write_text(r'{"a": "\ud83d\ude00"}')
+    assert read_json(tmp_path / "a.json") == {"a": "\U0001f600"}
+
+
 def test_the_same_key_in_two_objects_is_fine(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"a": {"name": 1}, "b": {"name": 2}}')
     assert read_json(tmp_path / "a.json") == {"a": {"name": 1}, "b": {"name": 2}}
@@ -285,6 +290,8 @@ def test_fault_27_a_trailing_comma_is_refused_with_its_line(tmp_path: Path):
         (b"", "found 'an empty file'"),
         (b'{"a": "\xff"}', "expected UTF-8 JSON, found byte 7 is not UTF-8; save it as UTF-8"),
         (b"seed: 1", "line 1, column 1"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "expected numbers of a few digits, found a whole number of thousands"),
+        (rb'{"sites": {"\ud800": []}}', r"a\.json: expected text, found half a character \(\\ud800\); write the"),
     ],
 )
 def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: str):

@@ -279,13 +279,13 @@ def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tm
     [(1, 4, 8, 1), (3, 4, 2, 3), (9, 4, 8, 4), ("auto", 4, 2, 2), ("auto", 2, 8, 2), ("auto", 4, 1, 1)],
 )
 def test_how_many_processes(monkeypatch, wanted, sites, cores, expected):
-    monkeypatch.setattr("samfed_monai.federation.process_transport._cores", lambda: cores)
+    monkeypatch.setattr("samfed_monai.federation.process_transport.usable_cores", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert workers_of(Places("bundle", "list.json", "data", "run", workers=wanted), sites) == expected
 
 
 def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
-    monkeypatch.setattr("samfed_monai.federation.process_transport._cores", lambda: 8)
+    monkeypatch.setattr("samfed_monai.federation.process_transport.usable_cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     here = {"bundle_root": "bundle", "datalist": "list.json", "data_root": "data", "output_dir": "run"}
     assert workers_of(Places(**here, workers="auto"), 4) == 1

@@ -265,6 +265,21 @@ def test_states_are_deleted_and_rounds_stay_intact(store):
     assert store.server_state(2)["sum"].tolist() == [1.0, 1.0]
 
 
+def test_a_run_that_was_killed_while_states_were_deleted_has_none_to_go_on_from(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete_states()
+    first = store.folder / "000" / "clients"
+    assert any(first.iterdir()), "the record has let go of them, the folder is there"
+    assert not store.clients(0).exists()
+    assert any(store.clients(1).iterdir())
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_rounds_whose_states_lie_with_their_sites_say_so(store):
     store.write(2, weights(2.0), {"round": 2}, lambda folder: {})
     store.write(3, weights(3.0), {"round": 3})

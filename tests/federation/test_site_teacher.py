@@ -339,6 +339,17 @@ def test_another_recipe_and_other_pseudo_labelled_images_are_another_teacher(sit
     assert len({own.sha256 for own in made}) == 3
 
 
+def test_public_labels_that_are_read_otherwise_are_another_teacher(site, monkeypatch):
+    make, teacher, adapter = site
+    own = make()
+    first = own.of(teacher, adapter)
+    other = replace(own.masks.datalist, mask_threshold=200)
+    own = replace(own, masks=replace(own.masks, datalist=other))
+    assert own.of(teacher, adapter).sha256 == first.sha256, "these masks are 0 and 255 by any threshold"
+    made = list((own.masks.store_dir("site-1") / "teachers").glob("*.safetensors"))
+    assert len(made) == 2, "which nobody knows before"
+
+
 def test_the_next_generation_learns_from_the_masks_of_the_one_before(site, caplog):
     make, teacher, adapter = site
     first = make().of(teacher, adapter)

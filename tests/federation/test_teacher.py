@@ -113,6 +113,24 @@ def test_sites_train_further_only_where_the_bundle_says_for_how_long(loaded, tmp
     assert "self_training_epochs" not in off.about(teacher, "lora")
 
 
+def test_a_fit_of_the_same_public_images_is_not_repeated_for_another_list(tmp_path, monkeypatch, small_list):
+    given = []
+
+    class Workflow:
+        def __init__(self, **overrides):
+            given.append(overrides.get("fit#datalist_hash"))
+
+        initialize = run = finalize = lambda self: None
+
+    monkeypatch.setattr("monai.bundle.ConfigWorkflow", Workflow)
+    monkeypatch.setattr(adapters, "read_header", lambda path: SimpleNamespace(fit={"datalist_hash": "another list's"}))
+    stage, output = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path), tmp_path / "a.safetensors"
+    for _ in range(2):
+        stage._run(stage._config(), small_list, tmp_path, checkpoint=tmp_path / "sam.pt", output=output)
+        output.touch()
+    assert given == [None, "another list's"]
+
+
 def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypatch, small_list, small_federation):
     (tmp_path / "sam.pt").write_bytes(b"sam")
     runs = []

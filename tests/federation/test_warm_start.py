@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import sha256_file
+from samfed_monai.core.io import sha256_bytes, sha256_file
 from samfed_monai.data import DataList
 from samfed_monai.federation import warm_start as stage
 from samfed_monai.federation.warm_start import warm_start
@@ -69,6 +70,31 @@ def test_a_share_that_is_held_out_is_another_warm_start(small_list, small_federa
         for steps, held_out in ((1, 0.0), (1, 0.25), (0, 0.0), (0, 0.25))
     }
     assert len(keys) == 3  # without steps nothing is held out
+
+
+def test_groups_that_decide_what_is_held_out_are_another_warm_start(small_list, small_federation, tmp_path):
+    grouped = replace(
+        small_list, public=[replace(item, group=str(place // 2)) for place, item in enumerate(small_list.public)]
+    )
+    arguments = {"steps": 1, "seed": 0, "cache_dir": tmp_path}
+    keys = [
+        warm_start(config(small_federation), datalist=each, held_out=held_out, **arguments)[1]
+        for held_out in (0.0, 0.25)
+        for each in (small_list, grouped)
+    ]
+    assert keys[0] == keys[1] != keys[2] != keys[3]
+
+
+def test_an_own_file_of_an_encoder_counts_by_its_content(small_federation, tmp_path):
+    path = tmp_path / "encoder.pt"
+    found = []
+    for content in (b"one", b"another"):
+        path.write_bytes(content)
+        found.append(stage._own_encoder(config(small_federation, encoder_weights=str(path))))
+    assert found == [{"encoder": sha256_bytes(content)} for content in (b"one", b"another")]
+    assert stage._own_encoder(config(small_federation)) == {}
+    lite = {"network_name": "lite0_fpn", "encoder_weights": "pretrained"}
+    assert stage._own_encoder(config(small_federation, **lite)) == {}, "named weights are checked by their hash"
 
 
 def test_public_images_of_one_group_take_all_steps(small_list, small_federation, tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,17 @@ def test_sources_that_are_none_are_refused(tmp_path):
 def test_a_download_that_fails_stops(tmp_path):
     with pytest.raises(Stopped, match=r"(?s)downloading file:.*check the connection and repeat the command"):
         install_weights("mobile_sam", (tmp_path / "gone.pt").as_uri())
+
+
+@pytest.mark.usefixtures("folder")
+def test_fault_81_a_disk_that_is_full_of_a_download_is_no_missing_connection(tmp_path, monkeypatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "sam.pt").write_bytes(b"weights")
+    monkeypatch.setattr("samfed_monai.networks.weight_index._pump", full)
+    with pytest.raises(OSError, match="No space left"):
+        install_weights("mobile_sam", (tmp_path / "sam.pt").as_uri())
 
 
 @pytest.fixture(scope="module")
