@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Refused
 
 if TYPE_CHECKING:
-    from samfed_monai.data.datalist import DataList
+    pass
 
 _WIDTH = 100  # characters of a line of variants
 
@@ -49,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
     from samfed_monai.core.words import counted
+    from samfed_monai.data import check_datalist
     from samfed_monai.data.datalist import DataList, cannot_be_scored
+    from samfed_monai.federation.job import JobCheck, check_job
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate"} & set(workflows)
     variants = [arguments.variant] if arguments.variant else known_variants(root) if trains else []
+    chosen = {**overrides, **({"variant": arguments.variant} if arguments.variant else {})}
     problems: dict[Problem, None] = {}
     code = strict_bundle_problems(root)
     if arguments.strict:  # first: what it says of a place is plainer
@@ -66,33 +68,40 @@ def run(arguments: argparse.Namespace) -> int:
         problems |= dict.fromkeys(strict_problems(overrides, "command line", file=True))
     strict = {problem.where: problem for problem in problems}
     for workflow in workflows:
-        problems |= dict.fromkeys(check_bundle(root, workflow, overrides=overrides, ready=False))
+        given = chosen if workflow == "federate" else overrides
+        problems |= dict.fromkeys(check_bundle(root, workflow, overrides=given, ready=False))
     unfit = {}
     for variant in variants:
-        found = check_bundle(root, "train", variant=variant, ready=False)
+        own = overrides if arguments.workflow == "train" else None
+        found = check_bundle(root, "train", variant=variant, overrides=own, ready=False)
         if variant == arguments.variant or variant in own_variants(root):
             problems |= dict.fromkeys(found)
         elif found:
             unfit[variant] = found[0]
-    if arguments.datalist:
-        problems |= dict.fromkeys(_check_data(arguments.datalist, arguments.data_root))
+    listed, checked = None, JobCheck([], [])
+    if arguments.datalist and arguments.data_root is None:
+        found = [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
+        problems |= dict.fromkeys(found)
+    elif arguments.datalist:
+        try:
+            listed = DataList.load(arguments.datalist)
+            problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
+        except Refused as refused:
+            problems |= dict.fromkeys(refused.problems)
     tried = "federate" in workflows and not code  # a check runs nobody's code
-    chosen = {**overrides, **({"variant": arguments.variant} if arguments.variant else {})}
     if tried and not problems:
-        problems |= dict.fromkeys(_check_job(root, chosen, arguments.datalist))
+        checked = check_job(root, chosen, listed)
+        problems |= dict.fromkeys(checked.problems)
     if problems:  # one place is told about once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = [variant for variant in variants if variant not in unfit]
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
     if fit:
         sys.stdout.write(textwrap.fill(", ".join(fit), _WIDTH, initial_indent="  ", subsequent_indent="  ") + "\n")
-    listed = DataList.load(arguments.datalist) if arguments.datalist else None
     unscored = cannot_be_scored(listed) if listed is not None else None
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
-    notes = [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root)]
-    notes += _job_notes(root, chosen, listed) if tried else []
-    for problem in notes:
+    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *checked.notes]:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
@@ -101,27 +110,3 @@ def run(arguments: argparse.Namespace) -> int:
     for variant, problem in unfit.items():
         sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
     return int(ExitCode.DONE)
-
-
-def _check_job(root: Path, overrides: dict[str, Any], datalist: str | None) -> list[Problem]:
-    from samfed_monai.data import DataList
-    from samfed_monai.federation.job import check_job
-
-    return check_job(root, overrides, DataList.load(datalist) if datalist else None)
-
-
-def _job_notes(root: Path, overrides: dict[str, Any], datalist: DataList | None) -> list[Problem]:
-    from samfed_monai.federation.job import job_notes
-
-    return job_notes(root, overrides, datalist)
-
-
-def _check_data(datalist: str, data_root: str | None) -> list[Problem]:
-    from samfed_monai.data import DataList, check_datalist
-
-    if data_root is None:
-        return [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
-    try:
-        return check_datalist(DataList.load(datalist), data_root)
-    except Refused as refused:
-        return refused.problems

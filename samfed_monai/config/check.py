@@ -232,8 +232,9 @@ def check_agreement(config: BundleConfig) -> Iterator[Problem]:
 
 
 def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
-    """Who plays teacher or student in an agreement that is in use, and is neither a guide nor a view of the student."""
+    """Whom a term in use asks (teacher, student, guide) that is neither a guide nor a view of the student."""
     from samfed_monai.handlers.guide import OWN_VIEWS, unknown_guide
+    from samfed_monai.handlers.term import Term
 
     runs = reached(config.content, MONAI_IDS)
     terms, guides = runs.get("terms"), runs.get("guides")
@@ -242,10 +243,16 @@ def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
     names = [str(guide.get("name", key)) for key, guide in guides.items() if isinstance(guide, dict)]
     told = dict[str, Problem]()  # by place: a knob that several terms read is told once
     for parts, component in walk(terms):
-        if not isinstance(component, dict) or "rule" not in component:
+        if not isinstance(component, dict):
             continue
-        for role in ("teacher", "student"):
-            place, value = follow(config.content, ("terms", *parts, role), component.get(role))
+        roles = dict.fromkeys(("teacher", "student")) if "rule" in component else {}
+        target = _target_of(component) if len(parts) == 1 and "_target_" in component else None
+        default = (
+            parameters_of(target)[0].get("guide") if isinstance(target, type) and issubclass(target, Term) else None
+        )
+        roles |= {} if default is None else {"guide": default.default}
+        for role, unsaid in roles.items():
+            place, value = follow(config.content, ("terms", *parts, role), component.get(role, unsaid))
             if isinstance(value, str) and is_value(value) and value not in (*OWN_VIEWS, *names):
                 problem = replace(unknown_guide(value, names, join_id(("terms", *parts))), where=config.where(place))
                 if lookup(config.content, ("guides", value, DISABLED)) is True:

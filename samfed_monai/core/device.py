@@ -53,5 +53,5 @@ def device_name(device: torch.device | str | None = None) -> str:
 
 
 def usable_cores() -> int:
-    """Cores of the CPU that this process may use: those of its affinity, which ``taskset`` or a scheduler may narrow."""
+    """Cores of the CPU that this process may use, by its affinity, which ``taskset`` or a scheduler may narrow."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

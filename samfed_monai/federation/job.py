@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from samfed_monai.config.knobs import whole_groups, without_said_twice
 from samfed_monai.config.parse import workflow_files
@@ -17,7 +17,7 @@ from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
-from samfed_monai.federation.preparation import label_problems
+from samfed_monai.federation.preparation import class_problems, label_problems, no_public_images
 from samfed_monai.federation.privacy import Privacy, require_possible, unsent_rules
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import variant_of_run
@@ -48,7 +48,17 @@ def job_of(parser: Any) -> FederatedJob:
     return job
 
 
-def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None) -> list[Problem]:
+class JobCheck(NamedTuple):
+    """What keeps a run from its work, and what it would not heed: rules for statistics that its variant does not send.
+
+    Notes are no mistakes; there are none beside problems.
+    """
+
+    problems: list[Problem]
+    notes: list[Problem]
+
+
+def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None) -> JobCheck:
     """Builds the components of a run of ``federate.json`` without data, to check that they can be built.
 
     Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``). A
@@ -62,10 +72,11 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
     try:
         job = job_of(federate_parser(Path(bundle_root), overrides))
     except Refused as refused:
-        return refused.problems
+        return JobCheck(refused.problems, [])
     plan, problems = _of_somebody(job.plan, datalist), Problems()
     config = client_config(job.places.bundle_root, plan.variant, {**plan.client, **job.places.overrides()})
-    privacy = Privacy()
+    teacher = TeacherStage.of(plan, job.places)
+    privacy, notes = Privacy(), list[Problem]()
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
     with problems.collected():
@@ -77,7 +88,10 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
             known = None if datalist is None else len(participants.sites)
             guard = UpdateGuard(**plan.update_guard)
             require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=known)
+        classes = participants.config.optional("classes") or []
+        problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
         if datalist is not None:
+            problems.extend(no_public_images(datalist, supervised=participants.supervised))
             problems.extend(label_problems(datalist, participants, datalist.name))
             sites, alone = len(participants.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
@@ -85,24 +99,10 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
                 participants.strategy.require_sites(participants.sites)
         if not any(is_sam(config, name) for name in participants.networks.values()):
             participants.dry_run()
+        notes = unsent_rules(privacy, participants.strategy, plan.variant)
     with problems.collected():
-        TeacherStage.of(plan, job.places).dry_run(config.value("teacher_adapt"))
-    return list(problems)
-
-
-def job_notes(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None) -> list[Problem]:
-    """What a run would not heed: rules for statistics that its variant does not send. They are no mistakes.
-
-    Args:
-        bundle_root, overrides, datalist: of a job in which :func:`check_job` found no problem.
-    """
-    job = job_of(federate_parser(Path(bundle_root), overrides))
-    privacy = Privacy.from_json(job.plan.privacy)
-    if not privacy.statistics:
-        return []
-    plan = _of_somebody(job.plan, datalist)
-    participants = Participants.of(plan, job.places, datalist or DataList("", []))
-    return unsent_rules(privacy, participants.strategy, plan.variant)
+        teacher.dry_run(config.value("teacher_adapt"))
+    return JobCheck(list(problems), [] if problems else notes)
 
 
 def _of_somebody(plan: Plan, datalist: DataList | None) -> Plan:

@@ -96,15 +96,6 @@ def image_problems(
     return []
 
 
-def no_labels(labelled: int) -> list[Problem]:
-    """The problem of a site without labels of its own, in a run that learns from them."""
-    if labelled:
-        return []
-    found, expected = "none of this site's own images has one", "labels: this variant learns from them"
-    hint = "list the masks with `samfed prepare`, or choose a variant that needs none, for instance samfed"
-    return [Problem("labels", found=found, expected=expected, hint=hint)]
-
-
 def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
     """The problem of a list without public images, in a run that learns from them.
 
@@ -120,7 +111,9 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
 
 
 def label_problems(datalist: DataList, participants: Participants, where: str) -> list[Problem]:
-    """Problems of weak labels at sites whose method learns from masks alone, every site's at once.
+    """Problems of labels at sites whose method learns from them, every site's at once.
+
+    Weak ones where it learns from masks alone, and none at all.
 
     Args:
         datalist: the frozen list, or one end's part of it; sites that it does not have are not looked at.
@@ -132,6 +125,11 @@ def label_problems(datalist: DataList, participants: Participants, where: str) -
         kinds = [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]
         if kinds and participants.needs_masks(site):
             problems.extend(masks_only(kinds, f"{where} -> {site} -> unlabelled"))
+        if participants.supervised and all(item.label is None for item in datalist.sites[site].unlabelled):
+            found, expected = "none of this site's own images has one", "labels: this variant learns from them"
+            hint = "list masks or weak labels with `samfed prepare`, name the site in `unseen` to leave it out of "
+            hint += "training, or choose a variant that needs none, for instance samfed"
+            problems.add(f"{where} -> {site} -> labels", found=found, expected=expected, hint=hint)
     return list(problems)
 
 

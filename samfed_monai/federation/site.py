@@ -26,7 +26,7 @@ from samfed_monai.federation.fingerprint import differences, own_fingerprints, s
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import image_problems, label_problems, no_labels
+from samfed_monai.federation.preparation import image_problems, label_problems
 from samfed_monai.federation.privacy.allowed import forbidden_problems, require_public_images
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.network_check import require_plain_network
@@ -504,7 +504,6 @@ class FederatedSite:
             problems += unfit
             if self.components.trains:
                 images = self.components.training_images()
-                problems += no_labels(images) if self.components.participants.supervised else []
                 strategy = self.components.participants.strategy
                 problems += too_few_images(images, self.privacy, strategy)
                 if strategy.statistic is not None:

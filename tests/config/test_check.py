@@ -16,6 +16,7 @@ from samfed_monai.config.check import workflows_of
 from samfed_monai.config.components import wrong_kind
 from samfed_monai.config.knobs import OPTIONAL, routed, without_said_twice
 from tests.config.conftest import TRAIN, Write
+from tests.methods import needs
 
 
 def told(bundle: Path, **arguments) -> list[str]:
@@ -250,6 +251,26 @@ def test_a_guide_is_one_that_is_not_disabled_and_terms_that_nobody_runs_ask_nobo
     assert told(agreement__student="ema", guides__ema___disabled_=False) == []
     assert told(agreement__student="mine", terms__pseudo_label___disabled_=True, terms__sam_kd___disabled_=True) == []
     assert told(agreement__student="weak") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "expected one of ['global', 'sam', 'strong', 'weak'], found the guide 'ema'; guides#ema#_disabled_ false"),
+        ({"guides#ema#_disabled_": False}, None),
+        ({"guide": "emma"}, "expected one of ['global', 'sam', 'strong', 'weak'], found the guide 'emma'"),
+        ({"guide": "weak"}, None),
+        ({"_disabled_": True}, None),
+    ],
+)
+@needs("mean_teacher")
+def test_a_guide_that_a_term_names_is_one_that_is_not_disabled(given, message):
+    ids = {name: value for name, value in given.items() if "#" in name}
+    own = {name: value for name, value in given.items() if "#" not in name}
+    mine = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "ema", **own}
+    found = check_bundle(find_bundle("samfed_skin"), "train", overrides={"terms#mine": mine, **ids}, ready=False)
+    assert [problem.where.partition(" -> ")[2] for problem in found] == ["terms#mine#guide"] * (message is not None)
+    assert message is None or message in str(found[0])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
-from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data import DataList, Item, Site, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.job import check_job, job_notes
+from samfed_monai.federation.job import check_job
 from samfed_monai.results import validate_results
 from tests.forking import start
 from tests.methods import needs, present
@@ -192,7 +193,7 @@ def test_sam_guides_the_sites(small_federation, samfed_data, tmp_path, monkeypat
 
 
 def told(datalist: DataList | None = None, **overrides) -> list[str]:
-    return [str(problem) for problem in check_job(find_bundle("samfed_skin"), overrides, datalist)]
+    return [str(problem) for problem in check_job(find_bundle("samfed_skin"), overrides, datalist).problems]
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +223,22 @@ def test_a_rule_for_a_statistic_that_is_not_sent_is_noted_by_check_and_by_a_run(
     path.write_text(json.dumps({**json.loads(path.read_text()), "privacy": rule}))
     assert main(["check", str(root), "--workflow", "federate", "--variant", "drflm"]) == 0
     assert f"  note: {note}" in capsys.readouterr().out
-    assert [str(each).startswith(note) for each in job_notes(root, {"variant": "drflm"}, small)] == [True]
-    assert job_notes(find_bundle("samfed_skin"), {"variant": "drflm"}, None) == []
+    assert [str(each).startswith(note) for each in check_job(root, {"variant": "drflm"}, small).notes] == [True]
+    assert check_job(find_bundle("samfed_skin"), {"variant": "drflm"}, None) == ([], [])
+
+
+def test_what_a_run_would_refuse_of_its_list_is_refused_by_check():
+    item = Item("a.png", "0" * 64)
+    bare = DataList("own", [Item("p.png", "1" * 64, "m.png", "2" * 64)], {"bare": Site(unlabelled=[item] * 5)})
+    (labels,) = told(bare, variant="weak_labels", allow_single_site=True, quorum=1)
+    assert labels.startswith("own -> bare -> labels: expected labels: this variant learns from them, found none")
+    assert "name the site in `unseen`" in labels
+    (public,) = told(replace(bare, public=[]), variant="samfed", allow_single_site=True, quorum=1)
+    assert public.startswith("own -> public: expected public images with masks")
+    (classes,) = told(bare, allow_single_site=True, quorum=1, classes=["kidney", "spleen"])
+    assert classes.startswith("own -> classes: expected ['kidney', 'spleen'], the classes of this run, found binary")
+    (adapt,) = told(teacher_adapt="none", classes=["kidney", "spleen"])
+    assert adapt.startswith("train.json -> teacher_adapt: expected an adapted SAM")
 
 
 def test_a_plan_out_of_range():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -344,7 +345,7 @@ def test_public_labels_that_are_read_otherwise_are_another_teacher(site, monkeyp
     own = make()
     first = own.of(teacher, adapter)
     other = replace(own.masks.datalist, mask_threshold=200)
-    own = replace(own, masks=replace(own.masks, datalist=other))
+    own = replace(own, masks=SiteMasks(own.masks.folder.parent, other, own.masks.data_root))
     assert own.of(teacher, adapter).sha256 == first.sha256, "these masks are 0 and 255 by any threshold"
     made = list((own.masks.store_dir("site-1") / "teachers").glob("*.safetensors"))
     assert len(made) == 2, "which nobody knows before"
