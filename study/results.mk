@@ -11,7 +11,7 @@ section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2)
 # Stands behind a comparison: its record, and its folder. What has finished is recorded also where another run failed.
 record = ; code=$$?; $(BIN)/python -m study record "$(2)" --to "$(RECORDS)/$(1).jsonl" && exit $$code
 
-# All runs of the records have labels that are resized as the bundles did at first; runs that are added must have it, too.
+# Runs of the first edition and of pFedSAM have labels that are resized as the bundles did at first; runs added to them must have it, too.
 LABELS := --client\#label_resize nearest
 LABELS_CAVEAT := --caveat "Labels are resized with label_resize nearest, which moves them by up to half a pixel against images and soft masks, in every row alike; the bundles' default no longer does."
 
@@ -110,8 +110,8 @@ light-page: $(VENV)/.package
 	    --caveat "What was tried before, with other learning rates, rules and steps, is in light-before.md: hospitals that took no part, a SAM that misleads, soft masks renewed."
 
 LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
-    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row. The published tables have other networks, 384 px and 200 rounds." \
-    --caveat "The teacher is fitted once, with one seed, and shared by all rows; its row is scored on its own soft masks, with the views that the store is filled with." \
+    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row but unadapted_sam (SAM's own trunk) and those of the sections 'without SAM, from its own trunk' and 'from ImageNet'. The published tables have other networks, 384 px and 200 rounds." \
+    --caveat "The teacher is fitted once, with one seed, and shared by all rows (a teacher of eight images has a section of its own); its row is scored on its own soft masks, with the views that the store is filled with." \
     --caveat "Recipe, views and augmentation were chosen on validation images, with seed 0." \
     --caveat "Milliseconds were taken at the end of each run, beside other work on the same machine, and differ by a factor of two and more; docs/benchmarks.md has them side by side."
 

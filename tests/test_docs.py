@@ -272,6 +272,17 @@ def test_pages_that_the_page_links_to_exist(page: Path):
             assert target.exists(), f"{page.name} links to {link}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_that_the_page_links_to_are_there(page: Path):
+    for file, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        target = (page.parent / file).resolve() if file else page
+        if target.suffix == ".md" and target.is_file():
+            text = re.sub(r"(?ms)^```.*?^```", "", target.read_text(encoding="utf-8"))
+            headings = re.findall(r"(?m)^#+ +(.+?) *$", text)
+            anchors = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+            assert anchor in anchors, f"{page.name} links to {file}#{anchor}"
+
+
 def test_the_reference_has_what_every_room_offers():
     pages = {path.stem: path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs" / "reference").glob("*.md")}
     rooms = {path.parent.name for path in (REPOSITORY / "samfed_monai").glob("*/__init__.pyi")}

@@ -15,9 +15,9 @@ from typing import Any
 OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
 
 
-def add_bundle(parser: argparse.ArgumentParser) -> None:
+def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:
     parser.add_argument(
-        "bundle", metavar="BUNDLE", help="a bundle's folder, or the name of a packaged one (samfed_skin)"
+        "bundle", metavar="BUNDLE", help=f"a bundle's folder, or the name of a packaged one (samfed_skin){others}"
     )
 
 

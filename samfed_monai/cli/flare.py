@@ -33,7 +33,8 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
     parser = ways.add_parser(way, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
-    add_bundle(parser)
+    whole = ", or the folder of a job that `samfed flare export` wrote" if way == "submit" else ""
+    add_bundle(parser, whole)
     local = way in ("simulate", "poc")
     if local:
         add_data(parser)

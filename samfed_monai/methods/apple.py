@@ -264,7 +264,7 @@ class Apple(FedAvg):
     stand in the prior with the mean of the others' numbers, and with the weights before round 0. The round before
     anybody's number is known sends those weights.
 
-    **Bytes**: ``N (N - 1)`` models down a round, where FedAvg sends ``2 N``, the new model once more to be scored;
+    **Bytes**: ``N (N - 1)`` models down a round, where FedAvg sends ``N``;
     ``N`` up, as there. Memory and each stored round at the server: ``N`` models. With LoRA alone shared that is little.
 
     The server's own model, for hospitals that take no part, is the mean of the core models: a site's own with its

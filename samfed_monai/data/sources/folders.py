@@ -72,7 +72,9 @@ def find_folders(
                 f"to {name}/masks"
             )
     if not any(problem.where.endswith("masks") for problem in problems):
-        problems.extend(without_mask(found.get(public or "", [])))
+        inspected = "add it, move the image, or, if it was inspected and shows nothing, give --without-annotation empty"
+        annotated = public is not None and (root / public / "annotations").is_dir()
+        problems.extend(without_mask(found.get(public or "", []), **({"hint": inspected} if annotated else {})))
     return Folders(found, tuple(problems), tuple(others))
 
 
@@ -80,10 +82,10 @@ def _folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-def without_mask(found: list[Found]) -> list[Problem]:
+def without_mask(found: list[Found], hint: str = "add it, or move the image") -> list[Problem]:
     """A problem for every image that needs a mask and has none (fault 1)."""
     return [
-        Problem(one.image, found="no mask", expected="a mask, as every public image", hint="add it, or move the image")
+        Problem(one.image, found="no mask", expected="a mask, as every public image", hint=hint)
         for one in found
         if one.label is None
     ]

@@ -119,7 +119,8 @@ def _list_file(split: str | Path, root: Path) -> Path:
                 hint = "restore the published file, or give the path of the changed one with --split"
                 raise Refused([Problem(str(candidate), found=found, expected=expected, hint=hint)])
             return candidate
-    hint = f"put {split}.json (SHA-256 {KNOWN[str(split)][:12]}…) into {root / 'splits'}, or give its path"
+    hint = f"put {split}.json (SHA-256 {KNOWN[str(split)][:12]}…), which HSSF's authors give out, into "
+    hint += f"{root / 'splits'}, or give its path"
     raise Refused([Problem(str(split), found="not at hand", expected="the published list", hint=hint)])
 
 
