@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,7 @@ def run_split(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.records import write_site_lists
 
     for name, path in write_site_lists(DataList.load(arguments.datalist), arguments.output_dir).items():
-        print(f"{name}: {path}")
+        sys.stdout.write(f"{name}: {path}\n")
     return 0
 
 
@@ -237,8 +238,8 @@ def _volumes(arguments: argparse.Namespace) -> int:
     sites = render_volumes(arguments.root, seed=arguments.seed, progress=True, **given)
     words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
-    print(f"volumes of {', '.join(sites)} in {arguments.root}")
-    print(f"next    {shlex.join(words)} --output list.json")
+    sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
+    sys.stdout.write(f"next    {shlex.join(words)} --output list.json\n")
     return 0
 
 
@@ -289,7 +290,7 @@ def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None, root
     if root is not None:
         there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
-    print("\n".join(lines))
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 

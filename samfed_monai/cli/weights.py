@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from samfed_monai.core.errors import ExitCode
 
@@ -36,5 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
         path = find_checkpoint(arguments.name)
     else:
         path = install_weights(arguments.name, arguments.source)
-    print(path)
+    sys.stdout.write(f"{path}\n")
     return int(ExitCode.DONE)

@@ -262,7 +262,8 @@ class CyclicTargets(FedAvg):
     global network as target. Our reading of "cyclic": we had summaries of the paper.
 
     **Bytes**: ``3 N`` models down a round, where FedAvg sends ``N``: the new one to be scored, then it and a target.
-    **Models of single sites go to other sites** as they are, not their mean alone. Memory and each stored round: as many models as sites, and two.
+    **Models of single sites go to other sites** as they are, not their mean alone. Memory and each stored round: as
+    many models as sites, and two.
 
     Example::
 

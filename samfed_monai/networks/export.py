@@ -437,9 +437,6 @@ def _require_same(row: Measured, where: str, logits: Tensor) -> None:
         raise Refused([Problem(where, found=found, expected=expected, hint=hint)])
 
 
-# ---- the bundle -------------------------------------------------------------------------------------------------
-
-
 _PACKAGES_OF_A_BUNDLE = ("pytorch-ignite", "pillow", "scipy", "tqdm")
 _UNKNOWN = "to be filled in by whoever trained the network"
 

@@ -154,7 +154,7 @@ class ReleaseFilter:
 
     def _check(self, task: Task, request: Message, reply: Message, allowed: Allowed) -> None:
         if not isinstance(reply, Message):
-            raise MessageRefused([Problem("message", found="something else", expected="an Message")])
+            raise MessageRefused([Problem("message", found="something else", expected="a Message")])
         problems = Problems()
         for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
             if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
