@@ -118,7 +118,7 @@ def test_tensors_leave_after_training_only_and_to_this_site_only():
         release()(Task.EVALUATE, request(), reply())
     with pytest.raises(MessageRefused, match="a request to another site"):
         release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
-    with pytest.raises(MessageRefused, match="an Message"):
+    with pytest.raises(MessageRefused, match="a Message"):
         release()(Task.TRAIN, request(), SECRET)
 
 
