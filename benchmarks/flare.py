@@ -137,7 +137,7 @@ RUNS: dict[str, list[str]] = {
     "ResNet-18, FedAvg": ["--variant", "no_sam", "--network_name", "deeplabv3plus_resnet18"],
     "ResNet-34, FedAvg": ["--variant", "no_sam", "--network_name", "deeplabv3plus_resnet34"],
     "ResNet-18 and -34, predictions": [
-        *("--variant", "hssf", "--network_name", "deeplabv3plus_resnet18", "--client#public_steps", "2"),
+        *("--variant", "hssf", "--client#public_steps", "2"),
         *("--client#mixed_networks", "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"),
         *("--client#server_network", "deeplabv3plus_resnet18"),
     ],
@@ -152,18 +152,7 @@ def memory(folder: Path, options: argparse.Namespace) -> list[Figure]:
     counts = {"images_per_site": 8, "public": 8, "validation": 5, "test": 5}
     render_synthetic(images, sites=options.sites, **counts).save(folder / "list.json")
     data = ["--datalist", str(folder / "list.json"), "--data-root", str(images), "--cache-dir", str(folder / "cache")]
-    small = [
-        "--rounds",
-        "2",
-        "--local_steps",
-        "2",
-        "--batch_size",
-        "4",
-        "--warm_start_steps",
-        "1",
-        "--overlays",
-        "false",
-    ]
+    small = ["--rounds", "2", "--local_steps", "2", "--batch_size", "4", "--warm_start_steps", "1"]
     for name, words in [run for run in RUNS.items() if options.runs in run[0]]:
         given = [*data, *small, "--overlays", "false", "--image_size", str(options.size), *words]
         of = f"{name}, {options.sites} sites, {options.size} px"

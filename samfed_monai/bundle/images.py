@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from monai.data import CacheDataset
+from monai.transforms import RandomizableTrait, Transform
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import sha256_bytes
 from samfed_monai.data.datalist import SERVER_NAMES
 
 
@@ -142,10 +146,18 @@ class SiteImages:
             raise Refused(self._fits)
 
 
+class _SharedItems(list[Any]):
+    """Items of the public images, which datasets share for as long as one of them is there."""
+
+
+_shared_items: WeakValueDictionary[str, _SharedItems] = WeakValueDictionary()
+
+
 class SplitDataset(CacheDataset):
     """Images of one split; what is not random of their transform is done once, when an image is first asked for.
 
-    All read images stay in memory: 4 bytes x 4 x image_size^2 each (1 MB at 256 px).
+    All read images stay in memory: 4 bytes x 4 x image_size^2 each (1 MB at 256 px). Public ones are the same at every
+    site: those in one process have one copy of them, as far as they are read alike.
 
     Args:
         data: where images come from.
@@ -163,6 +175,19 @@ class SplitDataset(CacheDataset):
 
     def __init__(self, *, data: SiteImages, split: SplitName, transform: Callable[[Any], Any]) -> None:
         super().__init__(data.records(split), copy.deepcopy(transform), runtime_cache="threads")
+        if split == "public":
+            self._cache = self._shared()
+
+    def _shared(self) -> Any:
+        """The cache of datasets with these records and these steps before the first random one; else its own."""
+        first = self.transform.get_index_of_first(
+            lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
+        )
+        try:
+            key = sha256_bytes(pickle.dumps([self.data, self.transform.transforms[:first]]))
+        except (pickle.PicklingError, TypeError, AttributeError):  # a function within a function, an open file
+            return self._cache
+        return _shared_items.setdefault(key, _SharedItems(self._cache))
 
 
 Records = list[dict[str, Any]]

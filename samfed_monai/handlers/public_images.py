@@ -97,7 +97,7 @@ class PublicPredictor:
                     expected, hint = "probabilities in [0, 1]", "lower the learning rate; the network has diverged"
                     raise Refused([Problem("soft masks", found="NaN or infinity", expected=expected, hint=hint)])
                 chances = resize_probabilities(chances, self._size(chances))
-                found.append((chances * 255).round().to(torch.uint8))
+                found.append(_plain((chances * 255).round().to(torch.uint8)))
         return torch.cat(found)
 
     @torch.no_grad()
@@ -133,11 +133,16 @@ class PublicPredictor:
         labels, digest = [], hashlib.sha256()
         for batch in self._batches():
             part = (batch["label"] > 0.5).to(torch.uint8) if batch["label"].is_floating_point() else batch["label"]
-            labels.append(part.cpu().to(torch.uint8))
+            labels.append(_plain(part.cpu().to(torch.uint8)))
             for name, label in zip(batch["image_sha256"], labels[-1], strict=True):
                 digest.update(name.encode())
                 digest.update(label.contiguous().numpy().data)
         self._labels, self._hash = torch.cat(labels), digest.hexdigest()
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Without the metadata that MONAI may track: batches of what is computed from these could not be collated."""
+    return values.as_subclass(torch.Tensor)
 
 
 class PublicPhase:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
-from monai.transforms import Randomizable, Transform
+import torch
+from monai.transforms import Compose, Lambda, Randomizable, RandomizableTransform, Transform
 
 from samfed_monai.bundle import PublicSet, SiteImages, SplitDataset, site_records
 from samfed_monai.core.errors import Refused
@@ -77,6 +80,61 @@ def test_data_sets_that_name_the_same_view_draw_from_it_independently(made):
 def test_an_unknown_site_is_refused(made):
     with pytest.raises(Refused, match="found 'site-9'"):
         SplitDataset(data=images(made, site="site-9"), split="test", transform=dict)
+
+
+class Counted(Transform):
+    """Reads a record, and counts how often."""
+
+    reads = 0
+
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
+
+    def __call__(self, record):
+        Counted.reads += 1
+        return {"image": torch.zeros(self.size)}
+
+
+class Spoilt(RandomizableTransform):
+    """Writes into what it is given."""
+
+    def __call__(self, item):
+        item["image"] += 1
+        return item
+
+
+def test_sites_of_a_process_read_public_images_once(made, monkeypatch):
+    monkeypatch.setattr(Counted, "reads", 0)
+    sites = [
+        SplitDataset(data=images(made, site=site), split="public", transform=Compose([Counted(), Spoilt()]))
+        for site in ("site-1", "site-2")
+    ]
+    plain = SplitDataset(data=images(made), split="public", transform=Compose([Counted()]))
+    for dataset in (*sites, plain, *sites):
+        items = [dataset[place] for place in range(len(dataset))]
+        assert {item["image"].sum().item() for item in items} == {0.0 if dataset is plain else 4.0}, "none is spoilt"
+    assert Counted.reads == len(plain)
+
+
+def test_what_is_read_otherwise_or_is_a_sites_own_is_not_shared(made, monkeypatch):
+    monkeypatch.setattr(Counted, "reads", 0)
+    one, other = (
+        SplitDataset(data=images(made), split="public", transform=Compose([Counted(size)])) for size in (4, 8)
+    )
+    assert [len(each[0]["image"]) for each in (one, other)] == [4, 8]
+    own, again = (SplitDataset(data=images(made), split="unlabelled", transform=Compose([Counted()])) for _ in range(2))
+    assert own._cache is not again._cache
+    within = [SplitDataset(data=images(made), split="public", transform=Lambda(lambda item: item)) for _ in range(2)]
+    assert within[0]._cache is not within[1]._cache, "nobody can say that two functions are one"
+
+
+def test_shared_images_go_with_the_last_dataset(made):
+    dataset = SplitDataset(data=images(made), split="public", transform=Compose([Counted(16)]))
+    kept = weakref.ref(dataset._cache)
+    assert dataset[0] is not None
+    del dataset
+    gc.collect()
+    assert kept() is None
 
 
 def test_the_public_set_is_divided_and_names_the_sites_labelled_images(made):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from monai.data import set_track_meta
 
 from samfed_monai.core.errors import Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
@@ -75,6 +76,7 @@ def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
         fork_workers(monkeypatch)
     ours = {"variant": variant, "client": client, "warm_start_steps": 0}
     together = job(small_federation, tmp_path / "one", **ours).run()
+    set_track_meta(True)  # as a process begins, in which no workflow has been initialized
     apart = job(small_federation, tmp_path / "two", **ours, workers=2).run()
     same(together, apart)
     assert read_json(tmp_path / "one/run.json")["config"] == read_json(tmp_path / "two/run.json")["config"]

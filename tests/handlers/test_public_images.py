@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.data import Dataset
+from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose
 from torch import nn
 
@@ -53,6 +53,13 @@ def test_the_network_is_run_in_evaluation_and_left_as_it_was():
     assert torch.equal(predictor.masks(net), predictor.masks(net))
     assert net.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_no_mask_or_reliability_carries_metadata():
+    tracked = [{**item, "image": MetaTensor(item["image"]), "label": MetaTensor(item["label"])} for item in items()]
+    predictor = PublicPredictor(dataset=Dataset(tracked))
+    masks = predictor.masks(network())
+    assert {type(each) for each in (masks, predictor.labels, predictor.reliability(masks))} == {torch.Tensor}
 
 
 def test_nan_is_refused():
