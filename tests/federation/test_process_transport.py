@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from monai.data import set_track_meta
 
+from samfed_monai.bundle import images
 from samfed_monai.core.errors import Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
@@ -33,6 +34,7 @@ QUIET = Progress(show=False)
 STEPS = {**CLIENT, "image_size": 64, "network_def#features": [8, 8, 8, 8, 8, 8]}
 UNLIKE = {
     **CLIENT,
+    "batch_size": 3,  # public images are read in two batches
     "public_steps": 1,
     "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
     "server_network": "basic_unet",
@@ -74,9 +76,10 @@ def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
 ):
     if variant == "hssf":  # the processes of the other one are real
         fork_workers(monkeypatch)
-    ours = {"variant": variant, "client": client, "warm_start_steps": 0}
+    ours = {"variant": variant, "client": client, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
     together = job(small_federation, tmp_path / "one", **ours).run()
-    set_track_meta(True)  # as a process begins, in which no workflow has been initialized
+    set_track_meta(True)  # as a process begins: no workflow has been initialized in it, and no image read
+    images._shared_items.clear()
     apart = job(small_federation, tmp_path / "two", **ours, workers=2).run()
     same(together, apart)
     assert read_json(tmp_path / "one/run.json")["config"] == read_json(tmp_path / "two/run.json")["config"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.data import Dataset, MetaTensor
+from monai.data import Dataset, MetaTensor, set_track_meta
 from monai.transforms import Compose
 from torch import nn
 
@@ -56,6 +56,7 @@ def test_the_network_is_run_in_evaluation_and_left_as_it_was():
 
 
 def test_no_mask_or_reliability_carries_metadata():
+    set_track_meta(True)  # another test may have turned it off
     tracked = [{**item, "image": MetaTensor(item["image"]), "label": MetaTensor(item["label"])} for item in items()]
     predictor = PublicPredictor(dataset=Dataset(tracked))
     masks = predictor.masks(network())
