@@ -26,6 +26,7 @@ SCRIPTS = {
     "federation_overhead": "The federation's share of a round",
     "whole_run": "A whole run against the first edition",
     "workers": "Sites in processes side by side",
+    "public_images": "Public images at several sites of one process",
     "unread_average": "A step without the averaged student that no term reads",
     "flare": "On NVIDIA FLARE",
     "sizing": "A FLARE server's memory by sites",

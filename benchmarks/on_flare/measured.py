@@ -20,9 +20,9 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 MARK = "BENCH_MARK"
 #: What a command line with these words in it is, the first that fits.
 KINDS = {
+    "samfed_monai.flare.client": "site: our light process",  # first: its command names the other
     "samfed_monai.flare.worker": "site: the process that trains",
     "on_flare.site": "site: the process that trains",
-    "samfed_monai.flare.client": "site: our light process",
     "simulator_worker": "site: FLARE's client",
     "samfed_monai.flare.simulator_process": "server (FLARE's simulator)",
     "samfed_monai federate": "one process",

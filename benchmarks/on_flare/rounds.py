@@ -16,7 +16,7 @@ QUIET = Progress(show=False)
 class NoEvaluation:
     """In place of :class:`~samfed_monai.federation.evaluation.Evaluation`: FLARE's own FedAvg asks once a round."""
 
-    skip_empty, withheld = False, {}
+    skip_empty, withheld, failed = False, {}, {}
 
     def scores(self, *_: Any, **__: Any) -> tuple[dict, dict]:
         return {}, {}

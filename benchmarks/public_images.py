@@ -1,0 +1,82 @@
+"""Public images at several sites in one process: one copy that they share against one each, in memory and time.
+
+Each side is a process of its own: the labelled views of every site and, as methods of unlike networks have it, the
+plain images beside them, each read once, with the bundle's own transforms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import BUNDLE, Figure, record
+from stand_ins import resident
+
+
+def read(folder: Path, sites: int, shared: bool) -> dict[str, float]:
+    """MiB and processor seconds of all sites' data sets."""
+    from samfed_monai.bundle import SplitDataset
+    from samfed_monai.federation.workflow import client_config
+
+    if not shared:
+        SplitDataset._shared = lambda dataset: dataset._cache
+    places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "encoder_weights": None}
+    config = client_config(BUNDLE, "no_sam", places)
+    before, started, kept = resident(), time.process_time(), []
+    for site in range(sites):
+        parser = config.with_overrides({"site": f"site-{site + 1}"}).parser()
+        data, plain = (parser.get_parsed_content(name) for name in ("images", "validate#preprocessing"))
+        kept += [parser.get_parsed_content("train#dataset"), SplitDataset(data=data, split="public", transform=plain)]
+        for dataset in kept[-2:]:
+            for place in range(len(dataset)):
+                dataset[place]
+    return {"MiB": resident() - before, "seconds": time.process_time() - started}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sites", type=int, default=4)
+    parser.add_argument("--images", type=int, default=100, help="public ones, of 600 x 450 pixels")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--of", help=argparse.SUPPRESS)
+    parser.add_argument("--shared", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.of:
+        print(json.dumps(read(Path(options.of), options.sites, options.shared)))
+        return
+    from samfed_monai.data import render_synthetic
+
+    found: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    with tempfile.TemporaryDirectory() as folder:
+        counts = {"images_per_site": 1, "public": options.images, "validation": 1, "test": 1, "size": (450, 600)}
+        render_synthetic(Path(folder), sites=options.sites, **counts).save(Path(folder) / "list.json")
+        command = [sys.executable, __file__, "--of", folder, "--sites", str(options.sites)]
+        for _ in range(options.repeats):
+            for shared in found:
+                told = subprocess.run([*command, *["--shared"] * shared], capture_output=True, text=True, check=True)
+                found[shared].append(json.loads(told.stdout.splitlines()[-1]))
+    what = f"{options.sites} sites of one process, {options.images} public images of 224 px"
+    median = {
+        (shared, name): statistics.median(one[name] for one in runs)
+        for shared, runs in found.items()
+        for name in ("MiB", "seconds")
+    }
+    ratio = median[True, "seconds"] / median[False, "seconds"]
+    record(
+        __file__,
+        [
+            Figure(f"{what}: memory with a copy for each data set", median[False, "MiB"], unit="MiB"),
+            Figure(f"{what}: memory with one copy", median[True, "MiB"], unit="MiB"),
+            Figure(f"{what}: time of the processor to read all of them once, one copy against one each", ratio),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
