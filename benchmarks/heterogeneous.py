@@ -99,7 +99,8 @@ def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
     """Messages of one round, counted as the transports count them."""
     render_synthetic(folder, sites=1, images_per_site=1, public=public, validation=1, test=1).save(folder / "list.json")
     knobs = {"datalist": str(folder / "list.json"), "data_root": str(folder), "bundle_root": str(BUNDLE)}
-    config = WorkflowConfig(BUNDLE, ("configs/train.json",), {**knobs, "image_size": 128})
+    given = {"image_size": 128, "network_name": SITES[0], "encoder_weights": None}
+    config = WorkflowConfig(BUNDLE, ("configs/train.json",), {**knobs, **given})
     datalist = DataList.load(folder / "list.json")
     weights, _ = warm_start(config, datalist=datalist, steps=steps, seed=0, cache_dir=folder)
     plain = config.with_overrides({"image_size": 384, "test#dataset#split": "public", "test#dataset#data": "@images"})

@@ -20,10 +20,11 @@ OWN_LABELS = {
     f"guides#global#{OFF}": True,
     f"terms#sam_kd#{OFF}": True,
     f"terms#global_kd#{OFF}": True,
+    "agreement#rule": "student",
+    "agreement#student": "weak",
     "terms#pseudo_label#teacher": "weak",
-    "terms#pseudo_label#rule": "student",
 }
-READ_AVERAGE = {"guides#ema#_target_": "training.ReadAverage"}
+READ_AVERAGE = {"guides#ema#_target_": "training.ReadAverage", f"guides#ema#{OFF}": False}
 SUPERVISED = {f"stream#{OFF}": True, f"terms#global_kd#{OFF}": True, **NO_SAM}
 
 
