@@ -110,8 +110,8 @@ light-page: $(VENV)/.package
 	    --caveat "What was tried before, with other learning rates, rules and steps, is in light-before.md: hospitals that took no part, a SAM that misleads, soft masks renewed."
 
 LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
-    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row but unadapted_sam (SAM's own trunk) and those of the sections 'without SAM, from its own trunk' and 'from ImageNet'. The published tables have other networks, 384 px and 200 rounds." \
-    --caveat "The teacher is fitted once, with one seed, and shared by all rows (a teacher of eight images has a section of its own); its row is scored on its own soft masks, with the views that the store is filled with." \
+    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row, unless a section says otherwise; unadapted_sam starts from SAM's own. The published tables have other networks, 384 px and 200 rounds." \
+    --caveat "The teacher is fitted once, with one seed, and shared by all rows, unless a section says otherwise; its row is scored on its own soft masks, with the views that the store is filled with." \
     --caveat "Recipe, views and augmentation were chosen on validation images, with seed 0." \
     --caveat "Milliseconds were taken at the end of each run, beside other work on the same machine, and differ by a factor of two and more; docs/benchmarks.md has them side by side."
 

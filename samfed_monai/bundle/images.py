@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 from monai.data import CacheDataset
+from monai.data.utils import pickle_hashing
 from monai.transforms import RandomizableTrait, Transform
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import sha256_bytes
 from samfed_monai.data.datalist import SERVER_NAMES
 
 
@@ -150,7 +149,7 @@ class _SharedItems(list[Any]):
     """Items of the public images, which datasets share for as long as one of them is there."""
 
 
-_shared_items: WeakValueDictionary[str, _SharedItems] = WeakValueDictionary()
+_shared_items: WeakValueDictionary[bytes, _SharedItems] = WeakValueDictionary()
 
 
 class SplitDataset(CacheDataset):
@@ -184,8 +183,8 @@ class SplitDataset(CacheDataset):
             lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
         )
         try:
-            key = sha256_bytes(pickle.dumps([self.data, self.transform.transforms[:first]]))
-        except (pickle.PicklingError, TypeError, AttributeError):  # a function within a function, an open file
+            key = pickle_hashing([self.data, self.transform.transforms[:first]])
+        except Exception:  # what cannot be pickled has no hash: a function within a function, an open file
             return self._cache
         return _shared_items.setdefault(key, _SharedItems(self._cache))
 
