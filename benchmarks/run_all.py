@@ -1,14 +1,22 @@
 """Runs every benchmark and composes docs/benchmarks.md from what they recorded.
 
-``--compose`` only composes; names run a part: ``python benchmarks/run_all.py imports aggregation``.
+``--compose`` only composes; names run a part: ``python benchmarks/run_all.py imports aggregation``. ``--try 40`` starts
+each in a copy of the repository, ends it after so many seconds, and says which had failed by then: what they use of
+the package changes, and no test looks at them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from common import RESULTS, short
@@ -96,11 +104,44 @@ def compose() -> None:
     print(f"written: {PAGE.relative_to(HERE.parent)}")
 
 
+def failed_within(names: Iterable[str], seconds: float) -> list[str]:
+    """Benchmarks that fail within so many seconds, with the last line that each wrote; nothing is recorded here."""
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "repository"
+        unwanted = shutil.ignore_patterns(".*", "runs", "site", "__pycache__")
+        shutil.copytree(HERE.parent, copy, ignore=unwanted)
+        for name in names:
+            output = Path(folder) / f"{name}.log"
+            with open(output, "w") as log:
+                process = subprocess.Popen(
+                    [sys.executable, copy / "benchmarks" / f"{name}.py"],
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "PYTHONPATH": str(copy)},
+                    start_new_session=True,
+                )
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                if process.returncode:
+                    failed.append(f"{name}: {(output.read_text().splitlines() or ['nothing'])[-1]}")
+                with contextlib.suppress(ProcessLookupError):  # and what it has started
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            print(f"{name}: {'failed' if process.returncode > 0 else 'no failure'}", flush=True)
+    return failed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*SCRIPTS, []], metavar="NAME", help=", ".join(SCRIPTS))
     parser.add_argument("--compose", action="store_true", help="run nothing, write the page from recorded results")
+    parser.add_argument("--try", dest="seconds", type=float, metavar="SECONDS", help="start each, for so long at most")
     options = parser.parse_args()
+    if options.seconds:
+        failed = failed_within(options.names or SCRIPTS, options.seconds)
+        print("\n".join(failed), file=sys.stderr)
+        return bool(failed)
     failed = []
     for name in [] if options.compose else options.names or SCRIPTS:
         print(f"== {name}", flush=True)
