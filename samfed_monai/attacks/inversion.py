@@ -15,6 +15,7 @@ from samfed_monai.attacks.finding import GAIN_DB, Finding, Options, Shown, again
 from samfed_monai.attacks.target import Target
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +50,10 @@ def attack_inversion(target: Target, options: Options) -> Finding:
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     for start, make in (("released model", target.copy), ("random weights", lambda: target.fresh().train())):
-        network = make()
+        with own_random_state(derive_seed(options.seed, "inversion", start)):
+            network = make()
         moving = bool(_norms(network))
-        for what, images, steps in (("gradient", 1, 0), ("gradient", count, 0), ("update", count, 4)):
-            if images == 1 and what == "gradient" and count == 1 and rows:
-                continue
+        for what, images, steps in dict.fromkeys((("gradient", 1, 0), ("gradient", count, 0), ("update", count, 4))):
             for with_statistics in (False, True) if moving and not steps else (False,):
                 image, mask = truth.images[:images], masks[:images]
                 update = observed(network, target.loss, image, mask, steps=steps, rate=target.learning_rate)

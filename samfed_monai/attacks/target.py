@@ -127,8 +127,11 @@ def target_of_run(
         Refused: no finished run; a run without a model for everybody; a bundle, list or images that cannot be found.
     """
     from samfed_monai.config import bundle_of_command, find_bundle
+    from samfed_monai.config.knobs import MONAI_IDS
+    from samfed_monai.config.parse import reached
     from samfed_monai.core.model_file import network_overrides, settings_of
     from samfed_monai.data import DataList
+    from samfed_monai.data.classes import several
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.federation.workflow import client_config
     from samfed_monai.reports.run_data import RunData
@@ -145,8 +148,11 @@ def target_of_run(
     if missing:
         hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
         raise Refused([Problem(str(folder), found=f"no word of {name}", expected="one", hint=hint) for name in missing])
-    ids = {**settings_of(models.server), **network_overrides(models.server)}
     listed = DataList.load(str(given["datalist"]))
+    if several(listed.classes):
+        found, expected = f"a run of the classes {listed.classes}", "a run of binary masks"
+        raise Refused([Problem(str(folder), found=found, expected=expected, hint="attacks know one class so far")])
+    ids = {**settings_of(models.server), **network_overrides(models.server)}
     config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).filled_by_the_server()
     loss, preprocessing, rate, _ = config.values("loss", "validate#preprocessing", "learning_rate", "initialize")
 
@@ -163,8 +169,12 @@ def target_of_run(
         "bar": bar,
     }
     groups = [_read(listed, PUBLIC, None, True, **read)]
+    content, stated = config.content(), run.run.get("config", {}).get("client", {})
+    own = "stream" in reached(content, MONAI_IDS) or content["train"]["dataset"]["split"] != "public"
+    limit = stated.get("limit")
     for site in models.trained:
-        groups.append(_read(listed, "unlabelled", site, True, **read))
+        if own:  # a network of public images alone has no member at a site
+            groups.append(_read(listed, "unlabelled", site, True, **{**read, "limit": min(images, limit or images)}))
         groups.append(_read(listed, "test", site, False, **read))
     about = {"run": Path(folder).resolve().name, "variant": run.results["variant"], "round": models.round + 1}
     about |= {"network": str(ids.get("network_name", type(network).__name__)), "image_size": ids.get("image_size")}

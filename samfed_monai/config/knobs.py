@@ -209,7 +209,8 @@ def check_override_ids(
             own = index == 0 or (index < base_layers and len(parts) == 1)  # a workflow's files define their ids
             if own or is_note(parts[0]):  # and so a note, which MONAI passes over
                 continue
-            if len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
+            whole = config.layers[0][0] == "federate.json"
+            if whole and len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one
             if len(parts) == 1 and _may_be_new(config, layer, parts[0]):
                 continue

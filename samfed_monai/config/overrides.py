@@ -134,10 +134,12 @@ def fire_value(text: str) -> Any:
 def samfed_value(text: str) -> Any:
     """A value as ``samfed`` reads it: JSON (``true``, ``null``, ``[1, 2]``), a Python literal, otherwise text.
 
-    A literal that JSON has no word for, such as a set, is text: a run's values are kept as JSON.
+    A literal that JSON has no word for, such as a set or infinity, is text: a run's values are kept as JSON.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+        return value
     except ValueError:
         pass
     except RecursionError:
@@ -146,7 +148,7 @@ def samfed_value(text: str) -> Any:
         raise Refused([Problem("command line", found=found, expected=expected)]) from None
     try:
         value = ast.literal_eval(text)
-        json.dumps(value)
+        json.dumps(value, allow_nan=False)
     except (ValueError, SyntaxError, MemoryError, TypeError):
         return text
     return value

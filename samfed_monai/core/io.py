@@ -145,9 +145,9 @@ def write_bytes(path: str | Path, content: bytes, *, mode: int = 0o644) -> None:
         stream.write(content)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes ``text`` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+def write_text(path: str | Path, text: str, *, mode: int = 0o644) -> None:
+    """Writes ``text`` as UTF-8, atomically; ``mode`` are the permission bits of the new file."""
+    write_bytes(path, text.encode(), mode=mode)
 
 
 _MENDS = (

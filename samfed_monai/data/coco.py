@@ -206,6 +206,8 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
         where = f"{path} -> annotations#{place}"
         if not isinstance(one, dict) or "image_id" not in one or "category_id" not in one:
             problems.add(where, found="no image_id or no category_id", expected="both")
+        elif not _is_key(one["category_id"]):
+            problems.add(where, found=f"category_id {one['category_id']!r}", expected="the id of one of its categories")
         elif one["category_id"] not in wanted:
             continue
         elif not _is_key(one["image_id"]) or one["image_id"] not in pictures:

@@ -292,8 +292,8 @@ def write_report(
         csv=page.with_suffix(".csv").name,
         version=__version__,
     )
-    write_text(page, html)
-    write_text(page.with_suffix(".csv"), table_of_images(datalist, by_image))
+    write_text(page, html, mode=0o600)  # it shows images, and the table has their names
+    write_text(page.with_suffix(".csv"), table_of_images(datalist, by_image), mode=0o600)
     return page
 
 

@@ -195,7 +195,8 @@ def _nifti(path: Path) -> Slices:
         found = f"{numbers.dtype} of {' x '.join(map(str, image.shape))}"
         raise _refused(path, found, "a picture (X, Y) or a volume (X, Y, Z) of grey values, or of 8-bit RGB")
     pictures = data.reshape(shape[0], shape[1], -1, 3).transpose(2, 1, 0, 3)
-    zooms = [float(zoom) for zoom in image.header.get_zooms()[: len(shape)]]
+    millimetres = {"meter": 1e3, "micron": 1e-3}.get(image.header.get_xyzt_units()[0], 1.0)
+    zooms = [float(zoom) * millimetres for zoom in image.header.get_zooms()[: len(shape)]]
     voxel = (round(zooms[1], 6), round(zooms[0], 6), round(zooms[2], 6)) if len(zooms) > 2 else None
     return Slices(path, "nifti", pictures, zooms[0] * zooms[1], zooms[2] if len(zooms) > 2 else None, voxel)
 
@@ -256,10 +257,10 @@ def _dicom(path: Path) -> Slices:
         raise _refused(path, f"no pixels ({content.get('Modality', 'no modality')})", "an object with pixel data")
     try:
         pixels = pixel_array(content)  # YCbCr is RGB already
-        frames = pixels if int(content.get("NumberOfFrames", 1)) > 1 else pixels[None]
+        frames = pixels if int(content.get("NumberOfFrames") or 1) > 1 else pixels[None]
         if content.PhotometricInterpretation == "PALETTE COLOR":
             frames = np.stack([apply_color_lut(frame, content) for frame in frames])
-        elif content.SamplesPerPixel == 1:
+        elif content.SamplesPerPixel == 1 and _is_rescaled(content):
             frames = np.stack([apply_modality_lut(frame, content) for frame in frames])
     except Exception as error:
         raise _refused(path, f"pixels that cannot be decoded ({error})", "pixels that pydicom decodes") from None
@@ -269,16 +270,23 @@ def _dicom(path: Path) -> Slices:
         pictures = np.repeat(scaled[..., None], 3, axis=-1)
     else:
         pictures = frames if frames.dtype == np.uint8 else _scaled(frames, 0, np.iinfo(frames.dtype).max)
-    rows, columns = content.get("PixelSpacing") or (None, None)
+    spacing = content.get("PixelSpacing")
+    rows, columns = spacing if isinstance(spacing, Sequence) and len(spacing) == 2 else (None, None)
     return Slices(path, "dicom", pictures, float(rows) * float(columns) if rows and columns else None)
+
+
+def _is_rescaled(content: Any) -> bool:
+    """Whether the file's numbers are brought to others before they are shown."""
+    identity = float(content.get("RescaleSlope") or 1) == 1 and float(content.get("RescaleIntercept") or 0) == 0
+    return not identity or "ModalityLUTSequence" in content
 
 
 def _range_of(content: Any, frames: NDArray[Any]) -> tuple[float, float]:
     """Black and white: of the file's window, 8 bits as they are, else the lowest and the highest number."""
-    if "WindowWidth" in content:
-        center, width = content.WindowCenter, content.WindowWidth
-        center, width = (float(each[0] if isinstance(each, Sequence) else each) for each in (center, width))
-        return center - width / 2, center + width / 2
+    given = [content.get(name) for name in ("WindowCenter", "WindowWidth")]
+    center, width = (each[0] if isinstance(each, Sequence) and len(each) else each for each in given)
+    if center not in (None, "") and width not in (None, "") and float(width) > 0:
+        return float(center) - float(width) / 2, float(center) + float(width) / 2
     return (0, 255) if frames.dtype == np.uint8 else (float(frames.min()), float(frames.max()))
 
 

@@ -24,6 +24,10 @@ IGNORE = 255
 LEVELS = frozenset({0, 1, IGNORE})
 
 
+POINTS, WIDTH = 5, 3
+"""How many points of each class are drawn, and how many pixels wide points and scribbles are, unless that is said."""
+
+
 def read_weak_label(path: str | Path) -> Picture:
     """Reads a weak label as (H, W) in {0, 1, 255}: background, foreground, not labelled.
 
@@ -58,7 +62,7 @@ def decode_weak_label(content: bytes, name: str) -> Picture:
 
 
 def weaken(
-    mask: Picture, kind: LabelKind | str, *, random: np.random.Generator, points: int = 5, width: int = 3
+    mask: Picture, kind: LabelKind | str, *, random: np.random.Generator, points: int = POINTS, width: int = WIDTH
 ) -> Picture:
     """A weak label that somebody in a hurry could have drawn instead of a mask.
 
@@ -174,8 +178,8 @@ def weaken_list(
     kinds: Mapping[str, LabelKind | str],
     *,
     seed: int = 0,
-    points: int = 5,
-    width: int = 3,
+    points: int = POINTS,
+    width: int = WIDTH,
     progress: bool = True,
 ) -> DataList:
     """A list whose sites have weak labels of their training images, drawn from the masks of another list.
@@ -242,7 +246,8 @@ def _weak_item(item: Item, kind: LabelKind, datalist: DataList, root: Path, seed
         return item
     random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))
     label = weaken(mask, kind, random=random, points=points, width=width)
-    relative = PurePosixPath("weak", f"{kind.value}-{seed}", item.label).with_suffix(".png")
+    drawn = ("" if points == POINTS else f"-{points}-points") + ("" if width == WIDTH else f"-{width}-px")
+    relative = PurePosixPath("weak", f"{kind.value}-{seed}{drawn}", item.label).with_suffix(".png")
     buffer = io.BytesIO()
     Image.fromarray(label).save(buffer, format="PNG")
     content = buffer.getvalue()

@@ -290,12 +290,15 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
         **{name: _weighted(parts, name, measured if name == "hd95" and skip_empty else images) for name in NAMES},
         "n": sum(images),
         "empty": {which: None if None in found else sum(found) for which, found in counts.items()},
-        **_pooled_classes(parts),
+        **_pooled_classes(parts, skip_empty=skip_empty),
     }
 
 
-def _pooled_classes(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """``classes`` of all summaries together, where one has them; a count that is lacking is that of all images."""
+def _pooled_classes(parts: list[Mapping[str, Any]], *, skip_empty: bool) -> dict[str, Any]:
+    """``classes`` of all summaries together, where one has them; a count that is lacking is that of all images.
+
+    With ``skip_empty`` there is no HD95 of several: how many images of a class it was measured on is not said.
+    """
     names = list(dict.fromkeys(name for part in parts for name in part.get("classes") or {}))
     if not names:
         return {}
@@ -306,6 +309,8 @@ def _pooled_classes(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
         counts = [each["n"] for each in of_class]
         weights = [part["n"] if n is None else n for part, n in zip(parts, counts, strict=True)]
         means = {key: _weighted(of_class, key, weights) for key in NAMES}
+        if skip_empty and len(parts) > 1:
+            means["hd95"] = None
         found[name] = {**means, "n": None if None in counts else sum(counts)}
     return {"classes": found}
 

@@ -99,7 +99,8 @@ class Report:
                 number = run.sites.index(site.site) + 1
                 write_bytes(folder / f"own-{number}-{place}.png", image.png, mode=0o600)
         path = self.run_folder / "report.html"
-        write_text(path, render(run, figures, overlays, notes, own))
+        private = overlays or any(site.shown for site in own)
+        write_text(path, render(run, figures, overlays, notes, own), mode=0o600 if private else 0o644)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)

@@ -192,7 +192,9 @@ against images and soft masks; the first tables of ``docs/results`` were made wi
 class ResizeWithLabeld(Resized):
     """MONAI's ``Resized`` of an image and its label, which refuses another way for labels when it is built.
 
-    ``Resized`` itself would take any mode, and refuse a misspelt one with the first image.
+    ``Resized`` itself would take any mode, and refuse a misspelt one with the first image. A pixel of a label of
+    several classes, (K + 1, H, W), has one of them afterwards: the background where that covers more than half of it,
+    else the class that covers most.
 
     Args:
         keys: the image's key and the label's; an item without a label is taken.
@@ -214,6 +216,15 @@ class ResizeWithLabeld(Resized):
             expected, hint = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label), LABEL_RESIZE)
             raise Refused([Problem("train.json -> label_resize", found=repr(label), expected=expected, hint=hint)])
         super().__init__(keys, spatial_size, mode=mode, allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        result: dict[Hashable, Any] = super().__call__(data, lazy)
+        label = result.get(self.keys[-1])
+        if len(self.keys) > 1 and label is not None and len(label) > 1:
+            shares = torch.as_tensor(label)
+            chosen = torch.where(shares[0] > 0.5, 0, shares[1:].argmax(dim=0) + 1)
+            result[self.keys[-1]] = torch.zeros_like(shares).scatter_(0, chosen[None], 1)
+        return result
 
 
 class LoadSoftMaskd(Transform):

@@ -88,6 +88,20 @@ def test_every_kind_of_update_is_tried_and_shown():
     none = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=2, bar=False))
     assert {row["statistics"] for row in none.rows} == {"no running ones"}
     assert len(none.rows) == 6
+    one = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1, bar=False))
+    networks = [(row["network"], row["observed"].partition(",")[0]) for row in one.rows]
+    assert networks == [
+        (network, what) for network in ("released model", "random weights") for what in ("gradient of 1", "update of 1")
+    ]
+
+
+def test_what_was_drawn_before_changes_nothing():
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        rows = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1, bar=False)).rows
+        found.append([row["psnr"] for row in rows])
+    assert found[0] == found[1]
 
 
 def test_distances_by_hand():

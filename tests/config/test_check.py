@@ -701,3 +701,11 @@ def test_fault_31_logging_configuration_that_cannot_be_parsed_is_refused(bundle)
     (bundle / "configs" / "logging.conf").write_text("class=StreamHandler")
     [problem] = check_bundle(bundle, "train")
     assert problem.where == "logging.conf"
+
+
+@pytest.mark.parametrize("workflow", ["train", "evaluate", "inference", "teacher"])
+@pytest.mark.parametrize("key", ["client#image_size", "teacher#size", "sites#site-1#network"])
+def test_fault_23_ids_of_a_federations_groups_are_unknown_elsewhere(workflow, key):
+    (problem,) = check_bundle(find_bundle("samfed_skin"), workflow, overrides={key: 3}, ready=False)
+    assert problem.where == f"command line -> {key}"
+    assert problem.found == "an unknown id"

@@ -74,7 +74,7 @@ def test_samfed_reads_json_then_python_then_text():
     }
 
 
-@pytest.mark.parametrize("text", ["{1}", "b'x'", "1j", "...", "[{1}]"])
+@pytest.mark.parametrize("text", ["{1}", "b'x'", "1j", "...", "[{1}]", "Infinity", "NaN", "1e999", "[-1e999]"])
 def test_a_literal_that_json_has_no_word_for_is_text(text):
     assert samfed_value(text) == text
 

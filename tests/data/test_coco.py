@@ -142,6 +142,10 @@ OF_BOTH = [{"id": 7, "image_id": 1, "category_id": number, "segmentation": OUTLI
         ),
         ({"annotations": [{"image_id": 1}]}, "annotations#0: expected both, found no image_id or no category_id"),
         (
+            {"annotations": [{"image_id": 1, "category_id": [1]}]},
+            r"annotations#0: expected the id of one of its categories, found category_id \[1\]",
+        ),
+        (
             {"annotations": [{"image_id": 9, "category_id": 1}]},
             "expected the id of one of its images, found image_id 9",
         ),

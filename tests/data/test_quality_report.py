@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import re
+import stat
 
 import numpy as np
 import pytest
@@ -92,6 +93,8 @@ def made(tmp_path):
 def test_the_page_is_self_contained_and_escaped(made):
     html = made.report.read_text()
     assert made.report.name == "list.report.html"
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (made.report, made.report.with_suffix(".csv"))]
+    assert modes == [0o600, 0o600], "images, and their names"
     assert not re.search(r'(src|href)="(?!data:|list\.report\.csv)', html)
     assert "A &amp; &lt;B&gt;" in html
     assert "<B>" not in html

@@ -33,6 +33,16 @@ def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path: Path) -> None
     assert found.spacing == pytest.approx(3)
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1.0)])
+def test_a_volume_is_measured_in_its_own_unit(tmp_path: Path, unit: str, factor: float) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+    image.header.set_xyzt_units(xyz=unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    found = read_slices(tmp_path / "a.nii")
+    assert found.pixel_area == pytest.approx(0.125 * factor**2)
+    assert found.spacing == pytest.approx(3 * factor)
+
+
 def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path: Path) -> None:
     data = np.linspace(-1000, 1000, 201).reshape(201, 1, 1).astype(np.int16)
     grey = read_slices(saved(tmp_path / "a.nii", data)).pictures[0, 0, :, 0]
@@ -250,6 +260,33 @@ class TestDicom:
         content.PhotometricInterpretation = "MONOCHROME1"
         content.save_as(tmp_path / "inverted.dcm")
         assert np.array_equal(read_slices(tmp_path / "inverted.dcm").pictures[0, :, :, 0], 255 - grey)
+
+    def test_headers_that_say_half_of_it_are_read(self, tmp_path: Path) -> None:
+        import pydicom
+
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        whole = read_slices(self.object("CT_small.dcm")).pictures
+        content.WindowCenter, content.WindowWidth, content.NumberOfFrames = None, None, None
+        content.save_as(tmp_path / "empty.dcm")
+        assert np.array_equal(read_slices(tmp_path / "empty.dcm").pictures, whole)
+        content.WindowWidth = 200
+        del content.WindowCenter
+        content.PixelSpacing = [0.5]
+        content.save_as(tmp_path / "half.dcm")
+        found = read_slices(tmp_path / "half.dcm")
+        assert np.array_equal(found.pictures, whole)
+        assert found.pixel_area is None
+
+    def test_eight_bits_are_as_they_are_where_they_are_rescaled_to_themselves(self, tmp_path: Path) -> None:
+        import pydicom
+
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        content.decompress() if content.file_meta.TransferSyntaxUID.is_compressed else None
+        content.BitsAllocated, content.BitsStored, content.HighBit, content.PixelRepresentation = 8, 8, 7, 0
+        content.Rows, content.Columns, content.PixelData = 1, 4, bytes([90, 100, 120, 90])
+        content.RescaleSlope, content.RescaleIntercept = 1, 0
+        content.save_as(tmp_path / "grey.dcm")
+        assert read_slices(tmp_path / "grey.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
 
     def test_an_object_without_pixels_is_refused(self) -> None:
         with pytest.raises(

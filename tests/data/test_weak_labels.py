@@ -146,6 +146,15 @@ def test_only_training_images_of_the_named_sites_change(masks: tuple[Path, DataL
     assert check_datalist(drawn, root, progress=False) == []
 
 
+def test_other_numbers_of_points_are_other_files(masks: tuple[Path, DataList]) -> None:
+    root, listed = masks
+    kinds = dict.fromkeys(listed.sites, "points")
+    few = weaken_list(listed, root, kinds, progress=False)
+    for numbers in ({"points": 9}, {"width": 5}, {"points": 9, "width": 5}):
+        many = weaken_list(listed, root, kinds, **numbers, progress=False)
+        assert check_datalist(few, root, progress=False) == check_datalist(many, root, progress=False) == []
+
+
 def test_a_list_keeps_its_kinds_and_refuses_others(masks: tuple[Path, DataList], tmp_path: Path) -> None:
     root, listed = masks
     drawn = weaken_list(listed, root, dict.fromkeys(listed.sites, "points"), progress=False)

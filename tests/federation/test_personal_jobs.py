@@ -231,7 +231,9 @@ def test_a_site_without_labels_is_refused_before_round_0(small_federation, tmp_p
     bare = replace(site, unlabelled=[replace(item, label=None, label_sha256=None) for item in site.unlabelled])
     replace(listed, sites={**listed.sites, "site-2": bare}).save(tmp_path / "list.json")
     knobs = {"variant": "pfedsam", "client": toy_sam, "datalist": tmp_path / "list.json"}
-    with pytest.raises(Refused, match=r"site-2 -> labels: .*labels: this variant learns from them.*none of this site's"):
+    with pytest.raises(
+        Refused, match=r"site-2 -> labels: .*labels: this variant learns from them.*none of this site's"
+    ):
         job(small_federation, tmp_path / "run", **knobs).run()
     assert not (tmp_path / "run" / "rounds").exists()
 

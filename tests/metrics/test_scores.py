@@ -423,6 +423,10 @@ def test_a_class_is_averaged_over_the_images_that_hold_it_and_over_sites_by_thei
     pooled = pool(sides)["classes"]
     assert pooled["kidney"]["dice"] == pytest.approx((2 / 3 + 3 * 1) / 4)
     assert pooled["spleen"] == {"dice": 0.75, "iou": 0.75, "hd95": pooled["spleen"]["hd95"], "n": 4}
+    sites = [{**summarise([]), "classes": each} for each in (classes, other)]
+    skipped = pool(sites, skip_empty=True)["classes"]["kidney"]
+    assert skipped["hd95"] is None, "on how many images it was measured is not said"
+    assert pool(sites)["classes"]["kidney"]["hd95"] is not None
     assert summarise_classes([], ["kidney"]) == {"kidney": {"dice": None, "iou": None, "hd95": None, "n": 0}}
 
 

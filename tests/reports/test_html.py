@@ -82,6 +82,7 @@ def test_pictures_lie_beside_it(written):
     assert {"curves.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
     assert len(names) == 3 + 12
     assert stat.S_IMODE((written.parent / "figures" / "overlay-1-best.png").stat().st_mode) == 0o600
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600, "it shows them, too"
 
 
 def test_names_from_a_run_cannot_become_markup(run_folder, tmp_path):

@@ -131,6 +131,16 @@ def test_what_version_0_1_named_does_the_same(record, store, old, now):
         assert all(torch.equal(item[key], expected[key]) for key in item if isinstance(item[key], torch.Tensor))
 
 
+def test_a_pixel_of_a_label_of_classes_has_one_of_them():
+    planes = torch.tensor([[0.0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]])  # a row of six pixels
+    label = planes[:, None].expand(3, 2, 6)
+    resize = ResizeWithLabeld(["image", "label"], [1, 2], ["area", "area"])
+    resized = resize({"image": torch.zeros(3, 2, 6), "label": label})["label"]
+    assert resized[:, 0].tolist() == [[1, 0], [0, 1], [0, 0]]  # two thirds background; thirds, and the first class
+    half = ResizeWithLabeld(["image", "label"], [1, 3], ["area", "area"])({"image": label, "label": label})["label"]
+    assert half[:, 0].tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]], "foreground from a half on, as in binary masks"
+
+
 @pytest.mark.parametrize(
     "build",
     [
