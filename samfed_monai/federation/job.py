@@ -75,8 +75,9 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
         return JobCheck(refused.problems, [])
     plan, problems = _of_somebody(job.plan, datalist), Problems()
     config = client_config(job.places.bundle_root, plan.variant, {**plan.client, **job.places.overrides()})
-    teacher = TeacherStage.of(plan, job.places)
-    privacy, notes = Privacy(), list[Problem]()
+    privacy, notes, teacher = Privacy(), list[Problem](), None
+    with problems.collected():
+        teacher = TeacherStage.of(plan, job.places)
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
     with problems.collected():
@@ -101,7 +102,8 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
             participants.dry_run()
         notes = unsent_rules(privacy, participants.strategy, plan.variant)
     with problems.collected():
-        teacher.dry_run(config.value("teacher_adapt"))
+        if teacher is not None:
+            teacher.dry_run(config.value("teacher_adapt"))
     return JobCheck(list(problems), [] if problems else notes)
 
 
