@@ -170,7 +170,7 @@ def target_of_run(
     }
     groups = [_read(listed, PUBLIC, None, True, **read)]
     content, stated = config.content(), run.run.get("config", {}).get("client", {})
-    own = "stream" in reached(content, MONAI_IDS) or content["train"]["dataset"]["split"] != "public"
+    own = "stream" in reached(content, MONAI_IDS) or content["train"]["dataset"].get("split") != "public"
     limit = stated.get("limit")
     for site in models.trained:
         if own:  # a network of public images alone has no member at a site

@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from typing import TYPE_CHECKING
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Refused
-
-if TYPE_CHECKING:
-    pass
 
 _WIDTH = 100  # characters of a line of variants
 
@@ -50,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.core.words import counted
     from samfed_monai.data import check_datalist
     from samfed_monai.data.datalist import DataList, cannot_be_scored
-    from samfed_monai.federation.job import JobCheck, check_job
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)
@@ -78,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(found)
         elif found:
             unfit[variant] = found[0]
-    listed, checked = None, JobCheck([], [])
+    listed, unheeded = None, list[Problem]()
     if arguments.datalist and arguments.data_root is None:
         found = [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
         problems |= dict.fromkeys(found)
@@ -90,8 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(refused.problems)
     tried = "federate" in workflows and not code  # a check runs nobody's code
     if tried and not problems:
-        checked = check_job(root, chosen, listed)
-        problems |= dict.fromkeys(checked.problems)
+        from samfed_monai.federation.job import check_job
+
+        found, unheeded = check_job(root, chosen, listed)
+        problems |= dict.fromkeys(found)
     if problems:  # one place is told about once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = [variant for variant in variants if variant not in unfit]
@@ -101,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     unscored = cannot_be_scored(listed) if listed is not None else None
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
-    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *checked.notes]:
+    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *unheeded]:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")

@@ -202,6 +202,7 @@ def check_override_ids(
         imports: names of the layers for which a component is imported to see whether it takes an argument that no
             layer below spells; in the others such an argument passes. ``None`` is all layers.
     """
+    file = config.layers[0][0]
     for index, (layer, pairs) in enumerate(config.layers):
         below = config.below(index)
         for key, value in pairs.items():
@@ -209,8 +210,7 @@ def check_override_ids(
             own = index == 0 or (index < base_layers and len(parts) == 1)  # a workflow's files define their ids
             if own or is_note(parts[0]):  # and so a note, which MONAI passes over
                 continue
-            whole = config.layers[0][0] == "federate.json"
-            if whole and len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
+            if file == "federate.json" and len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one
             if len(parts) == 1 and _may_be_new(config, layer, parts[0]):
                 continue
@@ -222,7 +222,6 @@ def check_override_ids(
                     continue
             hint = lost(below, parts, value, imports=imports is None or layer in imports)
             if hint is not None:
-                file = config.layers[0][0]
                 other = _of_another_file(parts, file, below) if layer == COMMAND_LINE else ""
                 hint = _declared_by(parts[0]) or home_of(parts[0], file) or other or hint
                 expected = "an id that this workflow has"
