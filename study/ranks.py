@@ -1,4 +1,6 @@
-"""Ranks of rows over blocks: Friedman's test, Nemenyi's critical difference, their figure (Demšar, JMLR 7, 2006)."""
+"""Rows over blocks: mean ranks with Friedman's test, Nemenyi's critical difference and their figure (Demšar, JMLR 7,
+2006), and every row against one of them (Benavoli, Corani and Mangili, JMLR 17, 2016).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
+from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from samfed_monai.reports.style import LIGHT, png, quiet, subplots
 
 ALPHA = 0.05
-"""Level of the critical difference."""
+"""Level of the tests."""
 
 Scores = Mapping[str, Mapping[Any, float]]
 """Row to block to score, the higher the better; a block is what all rows were measured on, here a site and a seed."""
@@ -132,6 +134,46 @@ def critical_difference(rows: int, blocks: int, alpha: float = ALPHA) -> float:
     """
     q = float(studentized_range.ppf(1 - alpha, rows, math.inf)) / math.sqrt(2)
     return q * math.sqrt(rows * (rows + 1) / (6 * blocks))
+
+
+@dataclass(frozen=True)
+class Against:
+    """How a row stands against another on the blocks that both have.
+
+    Args:
+        ahead: in so many blocks its score is the higher one.
+        blocks: in common.
+        gain: mean of its score less the other's.
+        p: of Wilcoxon's signed-rank test, two-sided, after Holm's correction for all rows that are compared.
+    """
+
+    ahead: int
+    blocks: int
+    gain: float
+    p: float
+
+
+def against(scores: Scores, row: str) -> dict[str, Against]:
+    """Every other row against one, block by block; in the order of p, of equals the one that gains most first.
+
+    Mean ranks, and so Nemenyi's test of two rows, depend on which other rows there are; this does not (Benavoli,
+    Corani and Mangili, JMLR 17, 2016), but for the correction. With N blocks no p is below 2 / 2^N before it.
+
+    Args:
+        scores: by row and block; a row without a block in common is left out.
+        row: one of ``scores``.
+    """
+    base, pairs = scores[row], dict[str, np.ndarray]()
+    for name, of in scores.items():
+        if name != row and (common := [block for block in base if block in of]):
+            pairs[name] = np.array([of[block] - base[block] for block in common], dtype=np.float64)
+    raw = {name: float(wilcoxon(gains).pvalue) if gains.any() else 1.0 for name, gains in pairs.items()}
+    found, highest = dict[str, Against](), 0.0
+    for place, name in enumerate(sorted(raw, key=lambda name: (raw[name], -pairs[name].mean()))):
+        gains = pairs[name]
+        highest = max(highest, min(1.0, raw[name] * (len(raw) - place)))  # Holm: never below that of a smaller one
+        found[name] = Against(int((gains > 0).sum()), len(gains), float(gains.mean()), highest)
+    return found
 
 
 def ranks_figure(ranked: Ranking, titles: Mapping[str, str] | None = None) -> bytes:

@@ -19,7 +19,7 @@ from samfed_monai.reports.compare_forms import Block, block_markdown
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
-from study.ranks import ALPHA, Ranking, ranks_figure
+from study.ranks import ALPHA, Ranking, against, ranks_figure
 from study.related_plan import (
     BEST,
     NO_ROW,
@@ -160,6 +160,32 @@ def told_ranks(ranked: Ranking) -> str:
     if ranked.missing:
         text += f" Not ranked, as runs in common are missing: {_names(ranked.missing)}."
     return text
+
+
+def told_against(runs: Iterable[RunData]) -> list[str]:
+    """Which rows are higher or lower than the yardstick when each is compared with it alone; a paragraph, or none."""
+    scores = {row: of for row, of in site_scores(runs).items() if row != CEILING}
+    if len(scores) < 2 or not scores.get(YARDSTICK):
+        return []
+    found = against(scores, YARDSTICK)
+    differ = {row: of for row, of in found.items() if of.p < ALPHA}
+    blocks = max((of.blocks for of in found.values()), default=0)
+    text = f"**Against {_name(YARDSTICK)} alone**, block by block (Wilcoxon's signed-rank test, with Holm's correction "
+    text += f"for {counted(len(found), 'row')}): "
+    if 2 / 2**blocks * len(found) >= ALPHA:
+        return [f"{text}{counted(blocks, 'block')} are too few to tell any from it.", ""]
+    told = [
+        f"{word} {', '.join(f'{_name(row)} ({of.ahead} of {of.blocks})' for row, of in those.items())}"
+        for word, higher in (("higher", True), ("lower", False))
+        if (those := {row: of for row, of in differ.items() if (of.gain > 0) is higher})
+    ]
+    if not told:
+        return [f"{text}none can be told from it.", ""]
+    rest = counted(len(found) - len(differ), "row")
+    return [
+        f"{text}{'; '.join(told)}; {rest} cannot be told from it. In brackets, in how many blocks a row is higher.",
+        "",
+    ]
 
 
 def _with_all_seeds(every: Ranking, common: Ranking) -> list[str]:
@@ -328,6 +354,7 @@ def related_page(
         parts += ["**What helps.** " + told_help(cells), "", "**When.** " + told_when(cells, found["polyp"]), ""]
         parts += _with_all_seeds(ranked_with_all_seeds(found["polyp"]), ranks["polyp"])
         parts += ["**How sure, all rows on the blocks in common.** " + told_ranks(ranks["polyp"]), ""]
+        parts += told_against(found["polyp"])
     for part, runs in found.items():
         if part == "unseen" or not runs:  # its column stands in the first table
             continue
@@ -339,7 +366,7 @@ def related_page(
         parts += ["```", *(text for key in of_it if (text := (commands or {}).get(key))), "```", ""]
         parts += [block_markdown(table_block("Row", of, ranked, count)), ""]
         if part != "polyp":
-            parts += [told_ranks(ranked), ""]
+            parts += [told_ranks(ranked), "", *told_against(runs)]
         if len(ranked.ranks) > 1:
             pictures[part] = ranks_figure(ranked)
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
@@ -361,7 +388,7 @@ READING = (
     "machine lengthens these alone; not of a run that was stopped and did most of its work before. *extra MB*: the "
     f"most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory are "
     "of runs on a CPU; runs on a GPU count in all other columns. Sites of one seed share a network, and seeds of "
-    "one site its images, so blocks are not independent, and the test errs on the side of a difference."
+    "one site its images, so blocks are not independent, and the tests err on the side of a difference."
 )
 
 

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from study.ranks import Ranking, complete_blocks, critical_difference, friedman, mean_ranks, ranking, ranks_figure
+from study.ranks import (
+    Against,
+    Ranking,
+    against,
+    complete_blocks,
+    critical_difference,
+    friedman,
+    mean_ranks,
+    ranking,
+    ranks_figure,
+)
 
 
 def test_the_highest_score_has_rank_1_and_equal_ones_share_theirs():
@@ -44,6 +54,25 @@ def test_the_critical_difference_has_the_published_quantiles(rows, q):
 def test_the_critical_difference_of_the_published_example():
     assert critical_difference(4, 14, alpha=0.05) == pytest.approx(1.25, abs=5e-3)  # Demšar 2006, section 3.2.2
     assert critical_difference(4, 14, alpha=0.10) == pytest.approx(1.12, abs=5e-3)
+
+
+def test_a_row_against_another_block_by_block():
+    base = dict.fromkeys(range(6), 0.5)
+    rises = {block: 0.5 + 0.01 * (block + 1) for block in base}  # signed ranks all positive: p = 2 / 2^6
+    mixed = {0: 0.51, 1: 0.48, 2: 0.53, 3: 0.54, 4: 0.55, 5: 0.56}  # rank 2 alone negative: W = 2, p = 2 * 3 / 2^6
+    found = against({"base": base, "same": base, "mixed": mixed, "rises": rises, "other": {9: 1.0}}, "base")
+    assert list(found) == ["rises", "mixed", "same"]
+    assert found["rises"] == Against(6, 6, pytest.approx(0.035), pytest.approx(3 * 2 / 64))
+    assert found["mixed"] == Against(5, 6, pytest.approx(0.17 / 6), pytest.approx(2 * 6 / 64))
+    assert found["same"] == Against(0, 6, 0.0, 1.0)
+
+
+def test_holms_correction_does_not_rank_a_row_before_one_with_a_smaller_p():
+    base = dict.fromkeys(range(6), 0.5)
+    first = {block: 0.5 + 0.01 * (block + 1) for block in base}
+    second = {**first, 0: 0.49}  # W = 1, p = 4 / 64, the largest of three: times 1
+    found = against({"base": base, "second": second, "first": first, "third": first}, "base")
+    assert [of.p for of in found.values()] == pytest.approx([6 / 64, 6 / 64, 6 / 64])
 
 
 def test_rows_without_the_common_blocks_are_not_ranked_and_told():

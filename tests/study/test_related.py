@@ -10,8 +10,8 @@ from samfed_monai.reports.rows import Cell
 from study import related
 from study.__main__ import main
 from study.ranks import ranking
-from study.record import add_to_record
-from study.related import figures_of, related_page, told_help, told_ranks, told_when
+from study.record import add_to_record, read_record
+from study.related import figures_of, related_page, told_against, told_help, told_ranks, told_when
 from study.related_plan import (
     NO_ROW,
     NOT_UNSEEN,
@@ -156,6 +156,22 @@ def test_what_the_ranks_do_not_show_is_not_said():
     assert told_ranks(ranking({"a": {0: 1.0}})) == "There are fewer than two rows to rank yet."
     one = told_ranks(ranking({"a": {0: 1.0}, "b": {0: 0.5}, "c": {0: 0.2}, "late": {}}))
     assert one == "`a` has the best mean rank of 3 rows over 1 block; a test needs three rows and two blocks."
+
+
+def test_rows_against_the_yardstick_alone(records, tmp_path):
+    (few, _) = told_against(runs_of("polyp", records))
+    assert few.endswith(
+        "(Wilcoxon's signed-rank test, with Holm's correction for 2 rows): 4 blocks are too few to tell any from it."
+    )
+    gains = {"no_sam": 0.0, "samfed": 0.1, "fedper": -0.1, "ditto": 0.0}
+    for row, gain in gains.items():
+        for seed in range(4):
+            write_row(tmp_path / "four" / row / f"seed-{seed}", row, row, seed, 0.6 + 0.01 * seed + gain)
+    record = tmp_path / "four.jsonl"
+    add_to_record(record, [tmp_path / "four" / row / f"seed-{seed}" for row in gains for seed in range(4)])
+    (many, _) = told_against(read_record(record))
+    assert "higher `samfed` (8 of 8); lower `fedper` (0 of 8); 1 row cannot be told from it." in many
+    assert told_against([]) == []
 
 
 def test_what_helps_is_measured_against_federated_averaging_without_sam(records):
