@@ -262,10 +262,11 @@ def write(bundle_root: str | Path, folder: str | Path | None = None) -> list[Pat
         written.append(path)
         config = root / "configs" / name
         text = config.read_text(encoding="utf-8")
-        if folder is None and "$schema" not in read_json(config):
+        content = read_json(config)
+        if folder is None and "$schema" not in content:
             line = f'"$schema": "../{FOLDER}/{file_name(name)}"'
             with atomic_write(config) as stream:
-                stream.write(re.sub(r"\{(\s*)", rf"{{\1{line},\1", text, count=1).encode())
+                stream.write(re.sub(r"\{(\s*)", rf"{{\1{line}{',' if content else ''}\1", text, count=1).encode())
     return written
 
 

@@ -22,7 +22,7 @@ from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
-from samfed_monai.data.reading import ORIENTATION, Picture, decode_image, decode_mask, misfit, read_bytes
+from samfed_monai.data.reading import Picture, decode_image, decode_mask, is_turned, misfit, read_bytes
 from samfed_monai.data.weak_labels import decode_weak_label
 
 
@@ -107,7 +107,7 @@ def look(
         content = read_bytes(confine(data_root, image, where=image))
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, image)
-        facts |= _image_facts(picture, stored)
+        facts |= {**_image_facts(picture, stored), "turned": is_turned(content)}
     except Refused as refused:
         problems += refused.problems
     if label is not None:
@@ -149,8 +149,7 @@ def _image_facts(picture: Picture, stored: Image.Image) -> dict:
     height, width = picture.shape[:2]
     step = max(1, min(height, width) // 128)
     red, green, blue = (float(value) for value in picture[::step, ::step].reshape(-1, 3).mean(axis=0))
-    turned = stored.getexif().get(ORIENTATION, 1) not in (0, 1)
-    return {"height": height, "width": width, "mode": stored.mode, "turned": turned, "mean_rgb": (red, green, blue)}
+    return {"height": height, "width": width, "mode": stored.mode, "mean_rgb": (red, green, blue)}
 
 
 def _missing_mask(problem: Problem, image: str, label: str, data_root: str | Path) -> Problem:

@@ -254,6 +254,14 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def is_turned(content: bytes) -> bool:
+    """Whether the EXIF of a file that decodes turns its picture.
+
+    The file is asked anew: Pillow turns a TIFF as it decodes it, and drops the entry.
+    """
+    return Image.open(io.BytesIO(content), formats=FORMATS).getexif().get(ORIENTATION) in TURNS
+
+
 def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDArray[np.uint16]:
     if image.mode.startswith("I"):
         return _mask_16_bit(image, name)

@@ -163,7 +163,8 @@ class MaskWriter:
 
     Raises:
         Refused: the threshold is not inside (0, 1), or not 0.5 with several classes; the output folder cannot be
-            written to, lies in the folder of images, or has files of these names that this inference did not write.
+            written to, lies in the folder of images, or has files of these names that this inference did not write; one
+            image's mask would have the name of another's probabilities.
             When it is built, as far as ``images`` and ``model`` are given, else with the first such mask.
 
     Example::
@@ -197,7 +198,11 @@ class MaskWriter:
         made_with |= {"classes": self.classes} if self.classes else {}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
-        names = [file for name in image_names(images) for file in self._files(name)] if images else []
+        ids = image_names(images) if images else []
+        names = [file for name in ids for file in self._files(name)]
+        for name in {f"{name}.probability" for name in ids}.intersection(ids) if probabilities else ():
+            found, expected = "the mask of one image and the probabilities of another", "a file for each"
+            problems.add(f"{name}.png", found=found, expected=expected, hint=f"rename the image {name}")
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
         self._written = 0

@@ -16,7 +16,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, packaged_bundles
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.config.ranges import knob_texts, knobs_in, unfit
-from samfed_monai.config.schema import argument_texts, file_name, page, schemas, typed_as
+from samfed_monai.config.schema import argument_texts, file_name, page, schemas, typed_as, write
 from samfed_monai.config.strict import strict_bundle_problems
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
@@ -273,6 +273,9 @@ def test_a_bundle_without_a_file_has_no_schema_of_it_and_its_own_variant_is_know
     made = schemas(mine)
     assert "inference.json" not in made
     assert "ours" in made["federate.json"]["properties"]["variant"]["enum"]
+    (mine / "configs" / "train.json").write_text("{}")
+    write(mine)
+    assert read_json(mine / "configs" / "train.json") == {"$schema": "../schemas/train.schema.json"}
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,16 @@ def test_the_folder_above_the_images_is_taken(tmp_path: Path) -> None:
     assert told(MaskFolder(tmp_path, MADE_WITH), "a.png", images=tmp_path / "images") == []
 
 
+def test_a_mask_that_would_have_the_name_of_anothers_probabilities_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "a.probability.png"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    made = {"output_dir": tmp_path / "out", "images": tmp_path / "images"}
+    with pytest.raises(Refused, match=r"a\.probability\.png: .* found the mask of one image and the probabilities of"):
+        MaskWriter(**made, probabilities=True)
+    MaskWriter(**made)
+
+
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     [problem] = told(MaskFolder(tmp_path / "file" / "out"))
