@@ -8,18 +8,14 @@ from typing import Any, NamedTuple
 
 from samfed_monai.config.knobs import whole_groups, without_said_twice
 from samfed_monai.config.parse import workflow_files
-from samfed_monai.config.variants import declared
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
-from samfed_monai.federation.controller import quorum_problems
 from samfed_monai.federation.fingerprint import is_sam
-from samfed_monai.federation.job_run import JobRun
+from samfed_monai.federation.job_run import JobRun, plan_problems
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
-from samfed_monai.federation.preparation import class_problems, label_problems, no_public_images
-from samfed_monai.federation.privacy import Privacy, require_possible, unsent_rules
-from samfed_monai.federation.renewal import Renewal
+from samfed_monai.federation.privacy import Privacy, unsent_rules
 from samfed_monai.federation.run_folder import variant_of_run
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
@@ -58,16 +54,19 @@ class JobCheck(NamedTuple):
     notes: list[Problem]
 
 
-def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None) -> JobCheck:
-    """Builds the components of a run of ``federate.json`` without data, to check that they can be built.
+def check_job(
+    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
+) -> JobCheck:
+    """Checks a run of ``federate.json`` without data, and whether its components can be built.
 
-    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``). A
-    variant that trains SAM itself is not built, for which its weights would have to be here.
+    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
+    are run in any case. A variant that trains SAM itself is not built, for which its weights would have to be here.
 
     Args:
         bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
         overrides: ids of ``federate.json`` to values.
         datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
+        build: whether what trains is built, too, which takes a second or so.
     """
     try:
         job = job_of(federate_parser(Path(bundle_root), overrides))
@@ -75,36 +74,20 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
         return JobCheck(refused.problems, [])
     plan, problems = _of_somebody(job.plan, datalist), Problems()
     config = client_config(job.places.bundle_root, plan.variant, {**plan.client, **job.places.overrides()})
-    privacy, notes, teacher = Privacy(), list[Problem](), None
-    with problems.collected():
-        teacher = TeacherStage.of(plan, job.places)
-    with problems.collected():
-        privacy = Privacy.from_json(plan.privacy)
-    with problems.collected():
-        Renewal.from_json(plan.renewal, plan.rounds)
+    participants = None
     with problems.collected():
         participants = Participants.of(plan, job.places, datalist or DataList("", []))
-        method = declared(job.places.bundle_root, plan.variant)
-        with problems.collected():
-            known = None if datalist is None else len(participants.sites)
-            guard = UpdateGuard(**plan.update_guard)
-            require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=known)
-        classes = participants.config.optional("classes") or []
-        problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
-        if datalist is not None:
-            problems.extend(no_public_images(datalist, supervised=participants.supervised))
-            problems.extend(label_problems(datalist, participants, datalist.name))
-            sites, alone = len(participants.sites), plan.allow_single_site
-            problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
-            with problems.collected():
-                participants.strategy.require_sites(participants.sites)
-        if not any(is_sam(config, name) for name in participants.networks.values()):
-            participants.dry_run()
-        notes = unsent_rules(privacy, participants.strategy, plan.variant)
+    sites = len(participants.sites) if datalist is not None and participants is not None else None
+    problems.extend(plan_problems(plan, job.places, participants, datalist, sites=sites))
     with problems.collected():
-        if teacher is not None:
-            teacher.dry_run(config.value("teacher_adapt"))
-    return JobCheck(list(problems), [] if problems else notes)
+        if build and participants and not any(is_sam(config, name) for name in participants.networks.values()):
+            participants.dry_run()
+    with problems.collected():
+        if build:
+            TeacherStage.of(plan, job.places).dry_run(config.value("teacher_adapt"))
+    if problems or participants is None:
+        return JobCheck(list(dict.fromkeys(problems)), [])
+    return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
 
 
 def _of_somebody(plan: Plan, datalist: DataList | None) -> Plan:
@@ -221,7 +204,7 @@ class FederatedJob:
             verify=verify,
             mlflow=mlflow,
         )
-        UpdateGuard(**self.plan.update_guard)  # a limit that is none is refused before anything else
+        UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """Runs what is left to do and writes ``results.json``.

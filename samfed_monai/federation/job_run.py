@@ -19,7 +19,7 @@ from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
 from samfed_monai.core.allocator import peak_memory
 from samfed_monai.core.device import device_name
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.data import DataList
@@ -142,6 +142,44 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     problems.refuse_if_any()
 
 
+def plan_problems(
+    plan: Plan, places: Places, participants: Participants | None, datalist: DataList | None, *, sites: int | None
+) -> list[Problem]:
+    """What a run of this plan cannot work with, before anything is built, written or sent.
+
+    Args:
+        plan, places: of the run.
+        participants: of the plan; ``None`` where they could not be made, and only the plan itself is looked at.
+        datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
+        sites: number of sites that train; ``None`` where it is not known.
+    """
+    problems, privacy, teacher = Problems(), Privacy(), None
+    with problems.collected():
+        teacher = TeacherStage.of(plan, places)
+    with problems.collected():
+        privacy = Privacy.from_json(plan.privacy)
+    with problems.collected():
+        Renewal.from_json(plan.renewal, plan.rounds)
+    guard = None
+    with problems.collected():
+        guard = UpdateGuard.from_json(plan.update_guard)
+    if participants is None:
+        return list(problems)
+    with problems.collected():
+        method = declared(places.bundle_root, plan.variant)
+        require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
+    classes = participants.config.optional("classes") or []
+    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
+    if datalist is not None:
+        problems.extend(no_public_images(datalist, supervised=participants.supervised))
+        problems.extend(label_problems(datalist, participants, datalist.name))
+    if sites is not None:
+        problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
+        with problems.collected():
+            participants.strategy.require_sites(participants.sites)
+    return list(problems)
+
+
 SPLITS = ("validation", "test")
 RESUME = "type the same command again"
 
@@ -156,7 +194,7 @@ class JobRun:
 
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.places = plan, places
-        self.guard, self.privacy = UpdateGuard(**plan.update_guard), Privacy.from_json(plan.privacy)
+        self.guard, self.privacy = UpdateGuard.from_json(plan.update_guard), Privacy.from_json(plan.privacy)
         self.renewal = Renewal.from_json(plan.renewal, plan.rounds)
         self.teacher = TeacherStage.of(plan, places)
         self.seconds: dict[str, float] = {}
@@ -239,21 +277,14 @@ class JobRun:
 
     def _check(self, participants: Participants, datalist: DataList) -> None:
         """Refuses what could not work, before anything is written and any site is asked."""
-        plan, strategy, sites = self.plan, participants.strategy, participants.sites
-        method = declared(self.places.bundle_root, plan.variant)
-        require_possible(self.privacy, strategy, method, self.guard, rounds=plan.rounds, sites=len(sites))
-        if notice := statistics_notice(self.privacy, strategy, plan.variant):
+        strategy, variant = participants.strategy, self.plan.variant
+        if notice := statistics_notice(self.privacy, strategy, variant):
             logger.warning("%s", notice)
-        for unsent in unsent_rules(self.privacy, strategy, plan.variant):
+        for unsent in unsent_rules(self.privacy, strategy, variant):
             logger.warning("%s", unsent)
-        problems = Problems()
-        problems.extend(no_public_images(datalist, supervised=participants.supervised))
-        problems.extend(class_problems(datalist, participants.config, self.teacher))
-        problems.extend(label_problems(datalist, participants, datalist.name))
-        problems.extend(quorum_problems(len(sites), plan.quorum, allow_single_site=plan.allow_single_site))
-        with problems.collected():
-            strategy.require_sites(sites)
-        problems.refuse_if_any()
+        problems = plan_problems(self.plan, self.places, participants, datalist, sites=len(participants.sites))
+        if problems:
+            raise Refused(problems)
         participants.dry_run()
         require_starts(participants.config, participants.all_networks)
 

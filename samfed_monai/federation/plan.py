@@ -231,6 +231,8 @@ def _problems(plan: Plan) -> Problems:
     held_out = plan.warm_start_held_out
     if isinstance(held_out, _NUMBER) and not 0 <= held_out < 1:
         problems.add("plan -> warm_start_held_out", found=repr(held_out), expected="a part in [0, 1)")
+    if isinstance(plan.timeout, _NUMBER) and not plan.timeout > 0:
+        problems.add("plan -> timeout", found=repr(plan.timeout), expected="seconds above 0, or null, which waits")
     if isinstance(plan.sites, Mapping):
         for site, choice in plan.sites.items():
             if not isinstance(choice, Mapping):

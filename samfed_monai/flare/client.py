@@ -73,27 +73,33 @@ class Site:
         if run == self._run:
             return
         self.close()
+        self._run, self._child = (
+            "",
+            None,
+        )  # until all of the new one is there: a full disk may have room at the next task
         if not run or set(run) - _SHORT:
             raise ChildDied("the message names no run")
         require_run_name(run_name, "message -> run_name")
-        self._run, self._child = run, None
-        self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        forget_old_runs(self.state.parent.parent, run)
+        state = self._state_of(run)
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        forget_old_runs(state.parent.parent, run)
         settings = {
             "site": self.name,
             "plan": str(self.app / "config" / PLAN),
             "site_file": str(self.files.path),
             "run_folder": str(self.files.run_folder(run_name)),
-            "state": str(self.state),
+            "state": str(state),
         }
-        log = self.state / "worker.log"
         # not in the job's folder: Python would import from it what the job has there
-        self._child = Child(self.worker, settings, log=log, cwd=self.state)
+        self._run, self._child = run, Child(self.worker, settings, log=state / "worker.log", cwd=state)
 
     @property
     def state(self) -> Path:
         """Folder of what this site keeps between the rounds of the run."""
-        return self.files.cache_dir / "state" / self._run / self.name
+        return self._state_of(self._run)
+
+    def _state_of(self, run: str) -> Path:
+        return self.files.cache_dir / "state" / run / self.name
 
     def _ready_child(self) -> Child:
         assert self._child is not None

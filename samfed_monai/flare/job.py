@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
@@ -21,7 +20,6 @@ from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.site_file import require_run_name
-from samfed_monai.protocol.guard import UpdateGuard
 
 if TYPE_CHECKING:
     from samfed_monai.federation.participants import Participants
@@ -76,9 +74,9 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
+    from samfed_monai.federation.job_run import plan_problems
     from samfed_monai.federation.participants import Participants
-    from samfed_monai.federation.preparation import label_problems
-    from samfed_monai.federation.privacy import Privacy, require_possible, statistics_notice, unsent_rules
+    from samfed_monai.federation.privacy import Privacy, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
@@ -94,12 +92,9 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     datalist = DataList.load(job.places.datalist) if has_list else None
     participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
     _require_names(participants)
-    privacy = Privacy.from_json(job.plan.privacy)
-    method, guard = declared(root, job.plan.variant), UpdateGuard(**job.plan.update_guard)
-    if datalist is not None and (problems := label_problems(datalist, participants, datalist.name)):
+    if problems := plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)):
         raise Refused(problems)
-    asked: dict[str, int] = {"rounds": job.plan.rounds, "sites": len(participants.sites)}
-    require_possible(privacy, participants.strategy, method, guard, **asked)
+    privacy = Privacy.from_json(job.plan.privacy)
     if notice := statistics_notice(privacy, participants.strategy, job.plan.variant):
         logger.warning("%s", notice)
     for unsent in unsent_rules(privacy, participants.strategy, job.plan.variant):
@@ -124,7 +119,14 @@ def _require_no_places(places: Places, *, here: bool) -> None:
         for name in sorted(there):
             if not (here and where == "client" and name == "device"):  # that one goes into every file that is written
                 problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, hint=hint)
+    for name in ("adapter", "cache_dir"):
+        if not here and getattr(places, name):  # of the server, which would fit another teacher
+            own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"
+            problems.add(f"federate.json -> {name}", found="a place", expected=expected, hint=own)
     problems.refuse_if_any()
+    unheeded = {"mlflow": places.mlflow, "verify": places.verify, "workers": places.workers != 1}
+    if names := [name for name, asked in unheeded.items() if asked]:
+        logger.warning("not heeded on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 
 CONTROLLER = "samfed_monai.flare.controller.FederationController"

@@ -225,7 +225,7 @@ class Poc:
     """Server and clients of a provisioned project, as processes of this machine.
 
     Args:
-        workspace: folder of the project; it is provisioned when it is not there yet.
+        workspace: folder of the project; of one that was used before, the start-up kits provisioned last count.
         sites: names of the clients.
         port: on which the server listens.
         more_classes: added to the list of classes that a job may name.
@@ -236,8 +236,13 @@ class Poc:
     ) -> None:
         require_flare()
         self.workspace, self.sites, self.port = Path(workspace).resolve(), tuple(sites), port
-        self.kits = self.workspace / PROJECT / "prod_00"
         self.more_classes = tuple(more_classes)
+
+    @property
+    def kits(self) -> Path:
+        """Folder of the start-up kits: FLARE begins a new one, ``prod_NN``, each time that it provisions."""
+        made = (self.workspace / PROJECT).glob("prod_*")
+        return max(made, key=lambda folder: int(folder.name[5:]), default=self.workspace / PROJECT / "prod_00")
 
     @property
     def admin(self) -> Path:

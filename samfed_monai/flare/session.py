@@ -84,12 +84,12 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
     """A FLARE API session.
 
     Raises:
-        Refused: no admin kit, or the server does not take it.
-        Stopped: the server cannot be reached.
+        Refused: no admin kit, or the server does not take it; in the block, what its user may not do.
+        Stopped: the server cannot be reached; in the block, whatever else FLARE reports.
     """
     require_flare()
     user = admin_of(kit)
-    from nvflare.fuel.flare_api import flare_api
+    from nvflare.fuel.flare_api import api_spec, flare_api
 
     where = server_of(kit)
     try:
@@ -106,9 +106,26 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         ) from None
     try:
         yield session
+    except (api_spec.AuthorizationError, api_spec.AuthenticationError, api_spec.JobNotFound) as error:
+        expected, hint = "what this user may do on that server", "ask whoever provisioned it for a kit with that role"
+        if isinstance(error, api_spec.JobNotFound):
+            expected, hint = "a job of that server", "`nvflare job list` has them"
+        raise Refused([Problem(f"FLARE server {where}", found=str(error), expected=expected, hint=hint)]) from None
+    except _of_flare(api_spec) as error:
+        raise Stopped(f"the FLARE server at {where}: {error or type(error).__name__}", _FETCH) from None
     finally:
         with contextlib.suppress(Exception), quiet():
             session.close()
+
+
+def _of_flare(api_spec: Any) -> tuple[type[Exception], ...]:
+    """The exceptions that FLARE's session declares."""
+    found = (value for value in vars(api_spec).values() if isinstance(value, type) and issubclass(value, Exception))
+    return tuple(each for each in found if each.__module__ == api_spec.__name__)
+
+
+_FETCH = "`samfed flare fetch JOB --kit KIT --output-dir RUN` waits for a job and fetches its results"
+_LOST = 300.0  # seconds without an answer of the server, after which nobody waits any more
 
 
 def wait_for_sites(
@@ -170,24 +187,57 @@ def submit_job(session: Any, job: str | Path) -> str:
     return job_id
 
 
-def follow(session: Any, job_id: str, *, timeout: float | None = None, poll: float = 2.0) -> str:
-    """Waits for a job's end and tells its rounds from the server's job log; returns FLARE's status."""
-    started, told = time.monotonic(), 0
+def follow(
+    session: Any,
+    job_id: str,
+    *,
+    timeout: float | None = None,
+    poll: float = 2.0,
+    look: float = 10.0,
+    lost: float = _LOST,
+) -> str:
+    """Waits for a job's end and tells its rounds from the server's job log; returns FLARE's status.
+
+    Args:
+        session: of an admin.
+        job_id: FLARE's identifier of the job.
+        timeout: seconds; ``None`` waits.
+        poll: seconds between two questions how the job stands.
+        look: seconds between two looks at the job's log, which is sent whole.
+        lost: seconds for which the server may not answer.
+
+    Raises:
+        Stopped: no end after ``timeout`` seconds, or no answer for ``lost``; the job goes on.
+    """
+    started = heard = time.monotonic()
+    looked, told, silent = started - look, list[str](), False
     while True:
-        with quiet():
-            status = str(session.get_job_meta(job_id).get("status", ""))
-        told = _log_progress(session, job_id, told)
-        if status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status:
+        now, status = time.monotonic(), ""
+        try:
+            with quiet():
+                status = str(session.get_job_meta(job_id).get("status", ""))
+            heard, silent = now, False
+        except ConnectionError as error:
+            if now - heard > lost:
+                raise Stopped(
+                    f"no answer of the FLARE server for {lost:g} s ({error}); FLARE job {job_id}", _FETCH
+                ) from None
+            if not silent:
+                logger.warning("the FLARE server does not answer; asking again for %g s", lost)
+            silent = True
+        ended = status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status
+        if ended or now - looked >= look:
+            looked, told = now, _log_progress(session, job_id, told)
+        if ended:
             return status
-        if timeout is not None and time.monotonic() - started > timeout:
-            raise Stopped(
-                f"no end after {timeout:g} s; FLARE job {job_id} still runs",
-                "wait for it, or `nvflare job abort` it and submit it again",
-            )
+        if timeout is not None and now - started > timeout:
+            hint = f"{_FETCH}; `nvflare job abort` ends it"
+            raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs", hint)
         time.sleep(poll)
 
 
-def _log_progress(session: Any, job_id: str, told: int) -> int:
+def _log_progress(session: Any, job_id: str, told: list[str]) -> list[str]:
+    """Tells what the log says beyond what was told; returns all that it says."""
     from samfed_monai.flare.watch import user_lines
 
     try:
@@ -197,9 +247,11 @@ def _log_progress(session: Any, job_id: str, told: int) -> int:
         return told
     text = re.sub(r"\\n", "\n", str(logs)) if isinstance(logs, dict) else str(logs)
     said = user_lines(text.splitlines())
-    for line in said[told:]:
+    # of a long log FLARE sends the end alone: what was told may begin before it
+    known = next((n for n in range(min(len(told), len(said)), 0, -1) if told[-n:] == said[:n]), 0)
+    for line in said[known:]:
         logger.info("%s", line)
-    return max(told, len(said))
+    return said or told
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The sub-commands of ``samfed flare``: export, simulate, poc, submit."""
+"""The sub-commands of ``samfed flare``: export, simulate, poc, submit, fetch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
     kit, output = paths["kit"], Path(paths["output_dir"])
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
         job = Path(bundle)
-        if not (job / "meta.json").is_file():
+        if (job / "meta.json").is_file():
+            _require_as_exported(job, overrides, arguments)
+        else:
             run = planned(bundle, overrides, here=False)
             name = _name(arguments, run)
             job = _export(run, Path(folder) / name, name)
@@ -70,9 +72,40 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
             job_id = submit_job(session, job)
             if arguments.no_wait:
                 return
-            ended = follow(session, job_id, timeout=arguments.stop_after)
-            logger.info("FLARE's status: %s", ended)
-            raise_for_status(fetch_results(session, job_id, output))
+            _follow(session, job_id, output, timeout=arguments.stop_after)
+
+
+def _require_as_exported(job: Path, overrides: Options, arguments: argparse.Namespace) -> None:
+    """Refuses options that a job folder, whose plan is made, does not heed."""
+    given = sorted(key for key in overrides if key != "output_dir")
+    if arguments.run_name:
+        given.append("run-name")
+    hint = "export the job again with it, or submit the bundle instead of the job's folder"
+    problems = [
+        Problem(f"--{name}", found=f"beside the job {job}", expected="nothing: the job has it", hint=hint)
+        for name in given
+    ]
+    if problems:
+        raise Refused(problems)
+
+
+def fetch(job_id: str, kit: str, output: Path, *, timeout: float | None) -> None:
+    """Waits for the end of a job that was submitted before, and fetches its results.
+
+    Args:
+        job_id: FLARE's identifier of the job.
+        kit: an admin's start-up kit.
+        output: folder of the results.
+        timeout: seconds to wait; ``None`` waits until it ends.
+    """
+    with open_session(kit) as session:
+        _follow(session, job_id, output, timeout=timeout)
+
+
+def _follow(session: Any, job_id: str, output: Path, *, timeout: float | None) -> None:
+    ended = follow(session, job_id, timeout=timeout)
+    logger.info("FLARE's status: %s", ended)
+    raise_for_status(fetch_results(session, job_id, output))
     logger.info("results: %s", output / "results.json")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems, did_you_mean
 from samfed_monai.protocol.message import Message, MessageRefused
 
 if TYPE_CHECKING:
@@ -60,6 +60,23 @@ class UpdateGuard:
             problems.add("UpdateGuard#largest_share", found=repr(largest_share), expected=expected)
         problems.refuse_if_any()
         self.limit, self.action, self.largest_share = float(limit), Action(action), largest_share
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> UpdateGuard:
+        """Reads ``federate.json -> job#update_guard``.
+
+        Raises:
+            Refused: an unknown key, or a value out of its range; every problem at once.
+        """
+        problems, known = Problems(), ["limit", "action", "largest_share"]
+        for name in content:
+            if name not in known:
+                where, hint = f"federate.json -> job#update_guard#{name}", did_you_mean(str(name), known)
+                problems.add(where, found="an unknown key", expected=f"one of {known}", hint=hint)
+        with problems.collected():
+            guard = cls(**{name: value for name, value in content.items() if name in known})
+        problems.refuse_if_any()
+        return guard
 
     def counted(self, images: Mapping[str, int]) -> dict[str, int]:
         """How many images each site counts as, so that none has more than ``largest_share`` of their sum.

@@ -37,6 +37,10 @@ def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkey
             content, failure = site.answer({**words, "run": "cd34", "run_name": name}, b"abc")
             assert (content, failure[:52]) == (b"", "message -> run_name: expected up to 100 letters, dig")
         assert not site.state.with_name("cd34").exists()
+        site.files.cache_dir.joinpath("state", "cd34").write_bytes(b"")  # where a folder has to be
+        for _ in range(2):
+            assert site.answer({**words, "run": "cd34"}, b"abc") == (b"", "OSError (Not a directory)")
+        site.files.cache_dir.joinpath("state", "cd34").unlink()
         assert site.answer({**words, "run": "cd34"}, b"abc") == (b"abc", "")
     finally:
         site.close()

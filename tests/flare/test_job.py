@@ -64,6 +64,8 @@ def test_a_run_name_that_is_a_path_is_refused(tmp_path, name):
         ({"sites": {"site-1": {"device": "cuda:1"}}}, "sites#site-1#device"),
         ({"teacher#checkpoint": __file__}, "teacher#checkpoint"),
         ({"client#device": "cuda:1"}, "client#device"),
+        ({"adapter": __file__}, "adapter"),
+        ({"cache_dir": "/cache"}, "cache_dir"),
     ],
 )
 def test_a_job_names_no_place_of_a_site(given, match):
@@ -89,3 +91,19 @@ def test_a_list_that_the_method_cannot_use_is_refused_before_flare_starts(tmp_pa
     with pytest.raises(Refused, match=r"(?s)own -> site-1 -> unlabelled: .*own -> site-2 -> unlabelled: .*\(box\)"):
         planned("samfed_skin", {**given, "variant": "supervised"}, here=False)
     assert planned("samfed_skin", {**given, "variant": "weak_labels"}, here=False).sites == ("site-1", "site-2")
+
+
+def test_a_job_that_could_never_run_is_refused_before_flare_starts():
+    given = {"rounds": 2, "sites": {"site-1": {}, "site-2": {}}}
+    with pytest.raises(Refused, match=r"(?s)renewal#after: expected .*rounds below 2.*quorum: expected .*from 1 to 2"):
+        planned("samfed_skin", {**given, "job#quorum": 9, "renewal#after": [5]}, here=False)
+    with pytest.raises(Refused, match=r"sites: expected at least 2"):
+        planned("samfed_skin", {"rounds": 2, "sites": {"site-1": {}}}, here=False)
+
+
+def test_what_a_job_does_not_heed_is_told(caplog):
+    given = {"rounds": 1, "sites": {"site-1": {}, "site-2": {}}}
+    planned("samfed_skin", {**given, "mlflow": True, "workers": 2, "job#verify": True}, here=False)
+    assert [record.message for record in caplog.records] == [
+        "not heeded on FLARE: mlflow, verify, workers (docs/deploy.md)"
+    ]

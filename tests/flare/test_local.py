@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from samfed_monai.core.io import write_json
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import NEEDED
 from samfed_monai.flare.local import Processes
 
@@ -37,3 +37,9 @@ def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):
     assert "/tmp/nvflare" not in text
     assert f"{poc.kits / SERVER}/jobs-storage" in text
     assert all(name in text for name in NEEDED)
+    write_json(tmp_path / "sites" / "site-2.json", {})
+    later = Poc(tmp_path / "poc", ["site-1", "site-2"], port=2)  # the same folder, another system
+    later.provision(tmp_path / "sites")
+    assert {later.kits, poc.kits} == {tmp_path / "poc" / "samfed" / "prod_01"}
+    assert (later.kits / "site-2" / "startup" / "fed_client.json").is_file()
+    assert read_json(later.admin / "startup" / "fed_admin.json")["admin"]["port"] == 2

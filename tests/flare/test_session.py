@@ -11,7 +11,14 @@ import pytest
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import write_json
-from samfed_monai.flare.session import accepts_certificate, admin_of, open_session, publish, wait_for_sites
+from samfed_monai.flare.session import (
+    accepts_certificate,
+    admin_of,
+    follow,
+    open_session,
+    publish,
+    wait_for_sites,
+)
 
 
 def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):
@@ -104,3 +111,74 @@ def test_a_site_that_is_silent_for_long_is_not_connected():
         wait_for_sites(session, ["site-1", "site-2"], timeout=0)
     listed.append(client("site-2", 995.0))  # started again: another entry of the same name
     wait_for_sites(session, ["site-1", "site-2"], timeout=0)
+
+
+def log_of(*lines: str) -> str:
+    return "".join(f"2026-01-01 00:00:00,000 - INFO - {line}\n" for line in lines)
+
+
+class Job:
+    """A session in which a job's status and log are those of a script; an exception is raised in its place."""
+
+    def __init__(self, *script: tuple[Any, str]) -> None:
+        self.script, self.log = list(script), ""
+
+    def get_job_meta(self, job_id: str) -> dict[str, str]:
+        status, self.log = self.script.pop(0)
+        if isinstance(status, Exception):
+            raise status
+        return {"status": status}
+
+    def get_job_logs(self, job_id: str, target: str) -> str:
+        return self.log
+
+
+def test_rounds_are_told_once_also_where_the_log_has_lost_its_beginning(caplog):
+    rounds = [f"round {number} of 4: validation Dice 0.5" for number in (1, 2, 3, 4)]
+    job = Job(
+        ("RUNNING", log_of(rounds[0])),
+        ("RUNNING", log_of(*rounds[:2])),
+        ("RUNNING", ""),
+        ("RUNNING", log_of(*rounds[1:3])),
+        ("FINISHED:COMPLETED", log_of(*rounds[2:])),
+    )
+    with caplog.at_level("INFO"):
+        assert follow(job, "id", poll=0, look=0) == "FINISHED:COMPLETED"
+    assert [record.message for record in caplog.records] == rounds
+
+
+def test_a_server_that_is_away_for_a_while_is_asked_again(caplog):
+    lost = ConnectionError("cannot connect to server")
+    assert follow(Job((lost, ""), (lost, ""), ("FINISHED:COMPLETED", "")), "id", poll=0) == "FINISHED:COMPLETED"
+    assert [record.message for record in caplog.records] == ["the FLARE server does not answer; asking again for 300 s"]
+    with pytest.raises(Stopped, match=r"(?s)no answer .* FLARE job id.*`samfed flare fetch JOB --kit KIT"):
+        follow(Job((lost, ""), (lost, "")), "id", poll=0.01, lost=0)
+    with pytest.raises(Stopped, match=r"(?s)FLARE job id still runs.*samfed flare fetch"):
+        follow(Job(("RUNNING", ""), ("RUNNING", "")), "id", poll=0.01, timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "match"),
+    [
+        (
+            "AuthorizationError",
+            Refused,
+            r"FLARE server h:1: expected what this user may do .*found told.*with that role",
+        ),
+        ("JobNotFound", Refused, "expected a job of that server, found told; `nvflare job list`"),
+        ("NoConnection", Stopped, r"(?s)the FLARE server at h:1: told.*samfed flare fetch"),
+        ("InternalError", Stopped, "the FLARE server at h:1: told"),
+    ],
+)
+def test_what_flare_reports_in_a_session_is_told_as_ours(name, kind, match, tmp_path, monkeypatch):
+    from nvflare.fuel.flare_api import api_spec, flare_api
+
+    kit = {"username": "a@b.c", "host": "h", "port": 1, "client_key": "k", "client_cert": "k", "ca_cert": "k"}
+    write_json(tmp_path / "startup" / "fed_admin.json", {"admin": kit})
+    (tmp_path / "startup" / "k").touch()
+    closed: list[bool] = []
+    session = SimpleNamespace(close=lambda: closed.append(True))
+    monkeypatch.setattr(flare_api, "new_secure_session", lambda *_, **__: session)
+    with pytest.raises(kind, match=match), open_session(tmp_path):
+        raise getattr(api_spec, name)("told")
+    assert closed == [True]

@@ -28,7 +28,7 @@ class PrivacyLedger:
         folder: the site's ``cache_dir``; the ledger is ``privacy/<site>.jsonl`` below it, and deleting that file
             forgets what was spent.
         site: whose it is.
-        floor: the site's own, with an ``epsilon``.
+        floor: the site's own; without an ``epsilon`` all fits.
     """
 
     def __init__(self, folder: str | Path, site: str, floor: PrivacyFloor) -> None:
@@ -37,7 +37,7 @@ class PrivacyLedger:
         self._lock = threading.Lock()
 
     def enter(self, settings: DifferentialPrivacy, *, run: str) -> None:
-        """Enters one release of ``settings``'s noise, if it fits.
+        """Enters one release of ``settings``'s noise, if it fits; also where nothing is asked yet of later runs.
 
         Args:
             settings: the noise of the release.
@@ -48,12 +48,10 @@ class PrivacyLedger:
             OSError: the ledger could not be read or written.
         """
         most, delta = self.floor.epsilon, min(settings.delta, DifferentialPrivacy.delta)
-        if most is None:
-            return
         with self._lock, locked(self.path):
-            after = epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
-            if after > most:
-                found = f"epsilon {after:.3g} over all of its runs after one more message"
+            spent = 0.0 if most is None else epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
+            if most is not None and spent > most:
+                found = f"epsilon {spent:.3g} over all of its runs after one more message"
                 expected = f"at most {most:g}, as this site's file says"
                 raise MessageRefused([Problem("privacy budget", found=found, expected=expected)])
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
