@@ -159,7 +159,7 @@ def soak(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, "--serve", "--output-dir", str(folder)]
     for name in ("sites", "rounds", "network", "seed", "lies", "absences", "kill_every", "timeout"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    command += ["--progress"] if options.progress else []
+    command += [] if options.progress else ["--no-progress"]
     while (code := subprocess.run(command).returncode) == -signal.SIGKILL:
         pass
     if code:
@@ -186,7 +186,6 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a round waits for who is away")
     parser.add_argument("--output-dir", type=Path, help="goes on there; a temporary folder if it is left out")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
-    parser.add_argument("--progress", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(progress=True)
     options = parser.parse_args()

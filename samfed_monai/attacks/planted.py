@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from samfed_monai.attacks.finding import Finding, Options, Shown, against_blank, in_order_of_truth, psnr
+from samfed_monai.attacks.finding import Finding, Options, Shown, against_blank, in_order_of_truth
 from samfed_monai.attacks.target import Target
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.seeds import derive_seed
@@ -155,8 +155,3 @@ def one_round(network: nn.Module, loss: Any, images: Tensor, masks: Tensor, *, a
     loss(own(images), masks).backward()
     optimizer.step()
     return dict(own.state_dict())
-
-
-def nearest(found: Tensor, truth: Tensor) -> float:
-    """PSNR in dB of the best pair of a reconstruction and an image."""
-    return max(float(psnr(each[None].expand_as(truth), truth).max()) for each in found)

@@ -11,13 +11,17 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
 from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
+
+if TYPE_CHECKING:
+    from samfed_monai.cli.run_many import Run
+    from samfed_monai.data import DataList
 
 ROW_KEYS = ("variant", "title", "note", "setting", "as", "overrides")
 ROLES = ("dp_only", "oracle")
@@ -238,8 +242,11 @@ def run(arguments: argparse.Namespace) -> int:
         for seed in seeds
         for place, row in enumerate(rows)
     ]
-    if not all(run.is_done() for run in runs):  # once for all rows, which find it in the cache
-        check_data(DataList.load(str(common["datalist"])), str(common["data-root"]), cache_dir=cache)
+    if waiting := [run for run in runs if not run.is_done()]:
+        datalist = DataList.load(str(common["datalist"]))
+        _require_possible(waiting, {**places, "rounds": arguments.rounds, **overrides}, datalist)
+        # once for all rows, which find it in the cache
+        check_data(datalist, str(common["data-root"]), cache_dir=cache)
     folders = [run.folder for run in runs]
     run_all(runs, jobs=arguments.jobs, threads=max(1, usable_cores() // arguments.jobs))
     command = portable(shlex.join(["samfed", *sys.argv[1:]]))
@@ -293,6 +300,23 @@ def _problems(root: Path, rows: Sequence[NamedRow], overrides: Mapping[str, Any]
                 replace(problem, where=f"row {row.name}: {problem.where}") for problem in own if problem not in told
             ]
     return list(dict.fromkeys(found))
+
+
+def _require_possible(runs: Iterable[Run], overrides: Mapping[str, Any], datalist: DataList) -> None:
+    """Refuses rows that could not run on this list, all at once: a quorum of more sites, noise that a method bars, …"""
+    from samfed_monai.federation.job import check_job
+
+    rows, found = {run.about["row"]: run for run in runs}, dict[Problem, list[str]]()
+    for row, run in rows.items():
+        own = {**overrides, "variant": run.variant, "output_dir": str(run.folder), **run.about["overrides"]}
+        for problem in check_job(run.bundle, own, datalist, build=False).problems:
+            found.setdefault(problem, []).append(row)
+    told = [
+        problem if len(names) == len(rows) else replace(problem, where=f"row {', '.join(names)}: {problem.where}")
+        for problem, names in found.items()
+    ]
+    if told:
+        raise Refused(told)
 
 
 def _names(text: str, option: str, problems: Problems) -> list[str]:

@@ -23,7 +23,7 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "flare",
         help="the same federation on NVIDIA FLARE: export | simulate | poc | submit | fetch",
         description="Runs a federation on NVIDIA FLARE with the bundle's federate.json as it is; results are those of "
-        "`samfed federate`. Needs `pip install samfed-monai[flare]`; docs/deploy.md is the operator's guide.",
+        "`samfed federate`. Needs `pip install 'samfed-monai[flare]'`; docs/deploy.md is the operator's guide.",
         allow_abbrev=False,
     )
     ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)

@@ -32,7 +32,7 @@ from samfed_monai.cli.teach import add_teach_parser
 from samfed_monai.cli.variants import add_variants_parser
 from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.wrapped_errors import unwrap
-from samfed_monai.core.errors import BUG_NOTE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
+from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.signals import ASKED, Termination
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell(error)
     except Terminated:
         kept = getattr(arguments, "kept", "what was complete is kept")
-        return _tell(Stopped(f"{ASKED}; {kept}", "type the same command again"))
+        return _tell(Stopped(f"{ASKED}; {kept}", AGAIN))
     except Exception as error:
         told = unwrap(error)
         if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends

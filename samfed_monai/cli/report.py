@@ -58,7 +58,9 @@ def report(args: argparse.Namespace) -> int:
 
 
 def watch(report: Report, seconds: float = 2.0) -> int:
-    """Writes a run's report whenever a round was stored, and once more when the run is finished; Ctrl-C ends it, too.
+    """Writes a run's report whenever a round was stored, and once more when the run is finished.
+
+    It also ends when nobody is at work in the folder any more, as the run was stopped, and with Ctrl-C.
 
     Args:
         report: of the run, which may not have begun.
@@ -68,19 +70,25 @@ def watch(report: Report, seconds: float = 2.0) -> int:
         Refused: there is no such folder.
     """
     from samfed_monai.core.words import counted
+    from samfed_monai.federation.run_folder import LOCK, RunLock
     from samfed_monai.reports.unfinished import stored_rounds
 
-    folder, written = report.run_folder, 0
+    folder, written, worked = report.run_folder, 0, False
     if not folder.is_dir():
         raise Refused([Problem(str(folder), found="no such folder", expected="that of a run at work")])
     with suppress(KeyboardInterrupt):
         while not (folder / "results.json").is_file():
+            works = RunLock.is_held(folder / LOCK)
             rounds = stored_rounds(folder)
             if rounds != written:  # fewer, too: a run may be begun anew
                 written = rounds
                 if rounds:
                     sys.stdout.write(f"{counted(rounds, 'round')}: {report.write()}\n")
                     sys.stdout.flush()
+            if worked and not works and not (folder / "results.json").is_file():
+                sys.stdout.write(f"the run was stopped after {counted(rounds, 'round')}\n")
+                return int(ExitCode.DONE)
+            worked = works
             time.sleep(seconds)
         sys.stdout.write(f"finished: {report.write()}\n")
     return int(ExitCode.DONE)

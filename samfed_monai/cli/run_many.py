@@ -18,13 +18,12 @@ from samfed_monai.config.knobs import routed
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, flat, is_note, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
-from samfed_monai.core.errors import BUG_NOTE, ExitCode, Refused, SamFedError, Stopped
+from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file, write_json
 from samfed_monai.core.moved import config_hash, federate_first
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.federation.signals import Terminated, Termination
 
-AGAIN = "type the same command again"
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: |$)")  # what a traceback ends with
 _HOW_TO_GO_ON = re.compile(r"to go on: |\d+ of \d+ rounds are kept in ")  # that run alone
 _MONAI_S = re.compile(r"RuntimeError: Failed to (instantiate|evaluate) ")  # around what a component raised
@@ -250,8 +249,12 @@ def _seal(content: Any) -> Any:
 def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **_threads(threads)}
-    with (run.folder / "log.txt").open("ab") as log:
+    with open(run.folder / "log.txt", "ab", opener=_private) as log:  # it may name images, as run.log does
         return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _threads(threads: int) -> dict[str, str]:

@@ -14,7 +14,16 @@ from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_id
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.allocator import keep_freed_memory
-from samfed_monai.core.errors import Problem, Problems, Refused, SamFedError, Stopped, Terminated, message_and_code
+from samfed_monai.core.errors import (
+    AGAIN,
+    Problem,
+    Problems,
+    Refused,
+    SamFedError,
+    Stopped,
+    Terminated,
+    message_and_code,
+)
 
 T = TypeVar("T")
 _Method = Literal["run", "write"]
@@ -37,7 +46,7 @@ def exit_on_refusal() -> Iterator[None]:
     except Terminated:
         if not started_by_monai():
             raise
-        _leave(Stopped(f"{ASKED}; what was complete is kept", "type the same command again"))
+        _leave(Stopped(f"{ASKED}; what was complete is kept", AGAIN))
     except (SamFedError, KeyboardInterrupt, RuntimeError) as error:
         told = unwrap(error, _parser_of_command)
         if told is None or not started_by_monai():

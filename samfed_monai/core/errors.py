@@ -190,7 +190,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
 _TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
-_AGAIN = "then type the same command again"
+AGAIN = "type the same command again"
+"""How to go on after most of what stops a run: what is complete is not done again."""
 _PLACES = {
     errno.EACCES: "a place that this user may read and write",
     errno.EPERM: "a place that this user may read and write",
@@ -220,7 +221,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
         the error of ours that says it; ``None`` for another fault.
     """
     if is_out_of_memory(error):
-        return Stopped("memory ran out", f"give it more memory, or a smaller batch_size or image_size, {_AGAIN}")
+        return Stopped("memory ran out", f"give it more memory, or a smaller batch_size or image_size, then {AGAIN}")
     if isinstance(error, BrokenPipeError):
         return Stopped("what this command writes to was closed before the end")
     if isinstance(error, RuntimeError) and (loop := _LOOP.match(str(error))):
@@ -232,18 +233,18 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     place = str(error.filename2 or error.filename or "")  # of a copy, the second is where it goes
     if error.errno in DISK_FULL:
         where = f" ({place})" if place else ""
-        return Stopped(f"the disk is full{where}; what was complete is kept", f"make room, {_AGAIN}")
+        return Stopped(f"the disk is full{where}; what was complete is kept", f"make room, then {AGAIN}")
     if error.errno in DRIVE_GONE and place:
         reason = f"{place} answers with {os.strerror(error.errno or 0)!r}; what was complete is kept"
-        return Stopped(reason, f"see that its drive is connected, {_AGAIN}")
+        return Stopped(reason, f"see that its drive is connected, then {AGAIN}")
     if error.errno in _TOO_MANY_OPEN:
-        return Stopped("too many files are open at once", f"raise the limit (ulimit -n 4096), {_AGAIN}")
+        return Stopped("too many files are open at once", f"raise the limit (ulimit -n 4096), then {AGAIN}")
     if error.errno in _PLACES and place:
         return Refused([Problem(place, found=os.strerror(error.errno), expected=_PLACES[error.errno])])
     return None
 
 
-_INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the same command again"
+_INTERRUPTED = f"interrupted: what was complete is kept\n  to go on: {AGAIN}"
 
 BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; the traceback above says where"
 """The line below the traceback of an unexpected error."""

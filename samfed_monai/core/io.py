@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
 
 from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory
 
@@ -128,6 +129,11 @@ def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def safe_name(name: str) -> str:
+    """A name, of a site for instance, as that of a file: what a path could not hold is percent-encoded, blanks stay."""
+    return quote(name, safe=" ")
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -30,6 +32,14 @@ def is_news(record: logging.LogRecord) -> bool:
     error = sys.exc_info()[1]
     told = isinstance(error, _TOLD) or (error is not None and machine_failure(error) is not None)
     return not (told and record.name.startswith("ignite.engine."))
+
+
+_USER = re.compile(r"(?<=://)[^/\s]+@")  # of an address, with the password
+
+
+def command_line() -> str:
+    """This process's command as it can be kept and shown: without the user and password of an address."""
+    return _USER.sub("", shlex.join(sys.argv))
 
 
 class RunLog:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
+from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.privacy.central import CentralNoise
 from samfed_monai.federation.progress import Clock, Progress
@@ -163,7 +163,7 @@ class RoundController:
         unseen: Iterable[str] = (),
         classes: Sequence[str] = (),
         skip_empty: bool = False,
-        resume_hint: str = "run the same command again",
+        resume_hint: str = AGAIN,
         progress: Progress | None = None,
         on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
         counts: Counts | None = None,

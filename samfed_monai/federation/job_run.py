@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +19,7 @@ from samfed_monai.core.allocator import peak_memory
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
-from samfed_monai.core.run_log import RunLog
+from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.data import DataList
 from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
@@ -181,7 +179,6 @@ def plan_problems(
 
 
 SPLITS = ("validation", "test")
-RESUME = "type the same command again"
 
 
 class JobRun:
@@ -201,7 +198,7 @@ class JobRun:
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """See :meth:`FederatedJob.run`."""
-        with RunLog().kept(shlex.join(sys.argv)) as log:
+        with RunLog().kept(command_line()) as log:
             return self._run(transport, log)
 
     def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
@@ -269,7 +266,7 @@ class JobRun:
                 seeds=seeds,
                 convention=participants.config.parser().get_parsed_content("validate#scores").convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
-                command=shlex.join(sys.argv),
+                command=command_line(),
             )
             write_json(places.output_dir / "results.json", results)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
@@ -425,7 +422,6 @@ class JobRun:
             classes=participants.config.optional("classes") or (),
             skip_empty=participants.config.parser().get_parsed_content("validate#scores").convention["empty"]
             == "skipped",
-            resume_hint=RESUME,
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,

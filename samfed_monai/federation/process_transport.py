@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.device import best_device, usable_cores
-from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import AGAIN, Problem, Refused, Stopped
 from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
@@ -165,7 +165,7 @@ class ProcessTransport:
                 return work(worker, site, Path(folder) / state_file(site))
             except ChildDied as error:
                 reason = f"{site}'s state: {error}; the rounds that were stored are kept"
-                raise Stopped(reason, "type the same command again") from None
+                raise Stopped(reason, AGAIN) from None
 
         def each(worker: _Worker) -> dict[str, Any]:
             return {site: one(worker, site) for site in worker.sites}

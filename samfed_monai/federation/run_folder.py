@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 _held: dict[Path, TextIO] = {}
 
 
+LOCK = ".lock"
+"""File of a run's folder that says whether a run is at work in it."""
+
+
 class RunLock:
     """A lock file in a run's folder.
 
@@ -65,6 +69,18 @@ class RunLock:
         stream.flush()
         _held[self.path] = stream
         self._holds = True
+
+    @staticmethod
+    def is_held(path: str | Path) -> bool:
+        """Whether another process holds the lock of this file."""
+        try:
+            with open(path, "r+b") as stream:
+                os.lockf(stream.fileno(), os.F_TEST, 0)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:  # there is none
+            return False
+        return False
 
     def release(self) -> None:
         """Gives the lock back; nothing when it is not held."""
@@ -198,7 +214,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
-        self._lock = RunLock(self.path / ".lock")
+        self._lock = RunLock(self.path / LOCK)
         self._bests = Bests()
         self._terms: list[str] = []  # heads of the table beside COLUMNS
         self._told = 0  # rounds that this process has written into the table

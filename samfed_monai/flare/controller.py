@@ -28,7 +28,6 @@ from samfed_monai.core.errors import ExitCode, SamFedError, Stopped
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.flare.client import PLAN
-from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site import places_of, read_plan
 from samfed_monai.flare.site_file import limit, read_site_file, require_run_name
 from samfed_monai.flare.transport import FlareTransport, Post, Request
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
 
 logger = logging.getLogger(__name__)
-
-
-require_flare()
 
 
 #: Entry of ``FLModel.params`` that holds a message's bytes, and of ``FLModel.meta`` that holds a failure's reason.
@@ -149,9 +145,6 @@ def _report(folder: Path, datalist: Path, data_root: Path) -> None:
     from samfed_monai.reports import Report
 
     Report(run_folder=folder, datalist=datalist, data_root=data_root, overlays=False).write()
-
-
-require_flare()
 
 
 class FederationController(ModelController):

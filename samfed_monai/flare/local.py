@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Stopped
+from samfed_monai.core.errors import AGAIN, Stopped
 from samfed_monai.core.io import write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Places
@@ -104,7 +104,7 @@ class Processes:
         self._termination.__exit__()
         self.end()
         if kind is not None and issubclass(kind, Terminated):
-            raise Stopped("asked to end (SIGTERM); the rounds that were stored are kept", "type the same command again")
+            raise Stopped("asked to end (SIGTERM); the rounds that were stored are kept", AGAIN)
 
 
 def write_site_files(
@@ -114,7 +114,6 @@ def write_site_files(
     sites: Sequence[str],
     *,
     threads: int | None = None,
-    weights: str | Path | None = None,
 ) -> Path:
     """Writes ``<site>.json`` and ``server.json``, each beside a data list with the public images and its own alone.
 
@@ -126,7 +125,6 @@ def write_site_files(
         places: of the run; ``output_dir`` is the server's run folder, and where sites leave their evaluation.
         sites: names of the sites.
         threads: of each process; ``None`` leaves it to torch.
-        weights: folder of checkpoints; ``None`` leaves it to the environment.
 
     Returns:
         ``folder``.
@@ -138,8 +136,6 @@ def write_site_files(
         common["device"] = str(places.client["device"])
     if threads is not None:
         common["threads"] = threads
-    if weights is not None:
-        common["weights"] = str(weights)
     for site in sites:
         path = folder / f"{site}.list.json"
         datalist.for_site(site).save(path)

@@ -14,5 +14,5 @@ def require_flare() -> None:
         Refused: it is not installed; the message has the command that installs it.
     """
     if find_spec("nvflare") is None:
-        hint = "install it with `pip install samfed-monai[flare]`"
+        hint = "install it with `pip install 'samfed-monai[flare]'`"
         raise Refused([Problem("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import ExitCode, Problem, Refused, SamFedError, Stopped
+from samfed_monai.core.errors import AGAIN, ExitCode, Problem, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,6 @@ _FOR_USERS = re.compile(
 )
 _LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?(?:INFO|WARNING) - (?:\[.*?\]: )?(.*)")
 _ENDED = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?ERROR - (?:\[.*?\]: )?((?:stopped|refused): .*)")
-RESUME = "type the same command again"
 
 
 class Watch:
@@ -93,10 +92,10 @@ class Watch:
                 status = read_status(self.folder)
                 if status["state"] in ("none", "running"):
                     self.raise_as_logged()
-                    raise Stopped(f"{gone}{self.tail()}", RESUME)
+                    raise Stopped(f"{gone}{self.tail()}", AGAIN)
                 break
             if timeout is not None and time.monotonic() - started > timeout:
-                raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", RESUME)
+                raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", AGAIN)
             time.sleep(0.3)
         self.tell()
         raise_for_status(status)

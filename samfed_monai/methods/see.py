@@ -16,7 +16,6 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import safe_load, write_bytes
+from samfed_monai.core.io import safe_load, safe_name, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.data.weak_labels import IGNORE
@@ -409,7 +408,7 @@ class RefinedLabelTerm(Term):
         problems.refuse_if_any()
         self.unlabelled = split == "unlabelled"
         self.data, self.transform, self.split = data, transform, split
-        self.folder = Path(folder) / "pseudo_labels" / quote(site or "site", safe=" ")
+        self.folder = Path(folder) / "pseudo_labels" / safe_name(site or "site")
         self.base, self.checkpoint, self.sam_size, self.views, self.every = base, checkpoint, sam_size, views, every
         self.absolute, self.relative = absolute, relative
         self.site, self.store = site, PseudoLabelStore()

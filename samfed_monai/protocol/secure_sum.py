@@ -43,7 +43,7 @@ def require_cryptography(where: str) -> None:
     try:
         import cryptography  # noqa: F401
     except ImportError:
-        hint = "pip install samfed-monai[privacy]"
+        hint = "pip install 'samfed-monai[privacy]'"
         raise Refused([Problem(where, found="no cryptography", expected="its keys and ciphers", hint=hint)]) from None
 
 

@@ -15,6 +15,8 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
+from samfed_monai.data.datalist import Item, Site
+from samfed_monai.federation.job import JobCheck, check_job
 from tests.reports.runs import write_run
 
 
@@ -176,6 +178,7 @@ def compare(tmp_path, monkeypatch):
     importlib.import_module("samfed_monai.config.workflow")  # imported later, it would keep the replacement for good
     monkeypatch.setattr("samfed_monai.config.check.check_bundle", _only_spelling)
     monkeypatch.setattr("samfed_monai.federation.preparation.check_data", lambda *_, **__: None)
+    monkeypatch.setattr("samfed_monai.federation.job.check_job", lambda *_, **__: JobCheck([], []))
 
     def compare(rows, *words):
         path = tmp_path / "sweep.json"
@@ -223,6 +226,21 @@ def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(comp
     assert checked[1:] == [("list", str(tmp_path / "d"), str(tmp_path / "R" / "cache"))]
     assert compare(rows)[0] == 0
     assert len(checked) == 2
+
+
+def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compare, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("samfed_monai.federation.job.check_job", check_job)
+    items = {name: [Item(f"{name}.png", name[-1] * 64)] for name in ("s1", "s2", "s3")}
+    public = [Item("p.png", "a" * 64, "m.png", "b" * 64)]
+    DataList("list", public, {name: Site(own) for name, own in items.items()}).save(tmp_path / "l.json")
+    late = {"variant": "samfed", "overrides": {"renewal#after": [9]}}
+    weak = {"variant": "weak_labels"}
+    code, runs = compare({"rows": {"late": late, "weak": weak}}, "--variants", "samfed", "--job#quorum", "9")
+    said = capsys.readouterr().err
+    assert (code, runs) == (2, [])
+    assert "  - row late: federate.json -> renewal#after: expected a list of rising numbers of rounds below 2" in said
+    assert "  - row weak: list -> s1 -> labels: expected labels: this variant learns from them" in said
+    assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in said, "of all rows, told once"
 
 
 def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(compare, capsys):

@@ -14,7 +14,7 @@ from samfed_monai.cli import report as command
 from samfed_monai.cli.report import add_report_parser, watch
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
-from samfed_monai.federation.run_folder import RunFolder
+from samfed_monai.federation.run_folder import RunFolder, RunLock
 from samfed_monai.reports import Report
 from tests.federation.test_tracking import record
 
@@ -122,6 +122,17 @@ def test_sites_without_masks_are_watched_likewise(tmp_path, sleeps):
     store(tmp_path, 2, scored=False)
     assert watch(Report(tmp_path, unfinished=True)) == 0
     assert "–" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_stopped_ends_the_watch_and_one_that_has_not_begun_does_not(
+    tmp_path, sleeps, monkeypatch, capsys
+):
+    works = iter([False, True, True, False])
+    monkeypatch.setattr(RunLock, "is_held", lambda path: next(works))
+    sleeps += [lambda: store(tmp_path, 1), lambda: None, lambda: None]
+    assert watch(Report(tmp_path, unfinished=True)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the run was stopped after 1 round"
+    assert next(works, None) is None
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

@@ -155,6 +155,7 @@ def test_threads_that_the_user_set_go_before_ours(bundle, monkeypatch, omp, mkl,
     monkeypatch.setattr(Run, "command", lambda self: [sys.executable, "-c", script])
     run_all([run], threads=2)
     assert (run.folder / "log.txt").read_text().strip() == expected
+    assert (run.folder / "log.txt").stat().st_mode & 0o777 == 0o600, "its owner's: it may name images"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from ignite.engine import Engine
 
 from samfed_monai.core.errors import Stopped, Terminated
-from samfed_monai.core.run_log import NAME, RunLog
+from samfed_monai.core.run_log import NAME, RunLog, command_line
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 OURS = logging.getLogger("samfed_monai.somewhere")
@@ -21,6 +21,11 @@ def as_in_a_command():
     logger = logging.getLogger("samfed_monai")
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def test_a_command_is_kept_without_the_password_of_an_address(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["samfed", "--mlflow", "https://user:s3cr@et@host/a@b", "--note", "a b@c"])
+    assert command_line() == "samfed --mlflow https://host/a@b --note 'a b@c'"
 
 
 def test_records_from_before_the_folder_are_there_with_times(tmp_path):

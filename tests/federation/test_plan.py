@@ -51,6 +51,9 @@ def test_every_mistake_is_told_at_once():
         Refused, match=r"rounds: expected at least 1, found 0\n.*seed: .*0, found -1\n.*steps: .*found -5"
     ):
         Plan("b", 0, seed=-1, warm_start_steps=-5)
+    for never in (0, -3.0):
+        with pytest.raises(Refused, match="plan -> timeout: expected seconds above 0, or null, which waits, found"):
+            Plan("b", 1, timeout=never)
     with pytest.raises(Refused, match=r"plan -> rouns: .*did you mean 'rounds'\?"):
         Plan.from_json({"bundle": "b", "rouns": 3})
     with pytest.raises(Refused, match="plan -> bundle: expected one, found no such key"):

@@ -14,6 +14,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import (
+    LOCK,
     Bests,
     RunLock,
     best_round,
@@ -132,10 +133,13 @@ def test_fault_51_another_process_is_refused_and_a_dead_ones_lock_is_taken_over(
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(Refused, match=rf"another run is at work in it \(process {holder.pid}\)"):
                 RunFolder(tmp_path).open(CONFIG)
+            assert RunLock.is_held(tmp_path / LOCK)
         finally:
             holder.kill()
             holder.wait()
-    assert (tmp_path / ".lock").exists(), "the file of the dead process is still there"
+    assert (tmp_path / LOCK).exists(), "the file of the dead process is still there"
+    assert not RunLock.is_held(tmp_path / LOCK)
+    assert not RunLock.is_held(tmp_path / "none")
     RunFolder(tmp_path).open(CONFIG).close()
 
 

@@ -51,6 +51,14 @@ def test_an_answer_that_is_no_step_from_the_servers_weights_is_not_measured_from
     assert taken(far, guard, answer=Kind.SOFT_MASKS) == [3.0, 104.0]
 
 
+def test_a_guard_from_json_and_every_mistake_in_it_at_once():
+    guard = UpdateGuard.from_json({"limit": 2.0, "largest_share": 0.5})
+    assert (guard.limit, guard.action, guard.largest_share) == (2.0, "clip", 0.5)
+    told = r"(?s)job#update_guard#max_norm: .*found an unknown key.*UpdateGuard#limit: expected a .*, found -1"
+    with pytest.raises(Refused, match=told):
+        UpdateGuard.from_json({"max_norm": 5, "limit": -1})
+
+
 def test_names_that_the_reference_has_not_are_no_part_of_the_step():
     update = Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors={"w": torch.tensor([3.0, 24.0]), "x": torch.tensor([1e9])})
     limited = UpdateGuard(limit=2.0).limited(update, {"w": torch.tensor([3.0, 4.0])})

@@ -70,7 +70,7 @@ def _analysis() -> Any:
             warnings.simplefilter("ignore")
             from opacus.accountants.analysis import rdp
     except ImportError:
-        where, hint = "federate.json -> privacy -> differential_privacy", "pip install samfed-monai[privacy]"
+        where, hint = "federate.json -> privacy -> differential_privacy", "pip install 'samfed-monai[privacy]'"
         raise Refused([Problem(where, found="no Opacus", expected="its accountant", hint=hint)]) from None
     return rdp
 

@@ -159,7 +159,8 @@ def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
     require_possible(Privacy(), Sending())
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=1.0, noise_multiplier=0.5)}
     assert told(Privacy(statistics=rules), Sending()) == [
-        f"{WHERE} -> differential_privacy: expected its accountant, found no Opacus; pip install samfed-monai[privacy]"
+        f"{WHERE} -> differential_privacy: expected its accountant, found no Opacus; "
+        "pip install 'samfed-monai[privacy]'"
     ]
 
 
