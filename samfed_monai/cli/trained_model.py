@@ -12,7 +12,7 @@ from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import lookup, split_id, workflow_files
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import safe_name
+from samfed_monai.core.io import as_file_name
 from samfed_monai.core.model_file import read_header, settings_of
 from samfed_monai.data.classes import class_problems, outputs_of, several
 
@@ -92,7 +92,7 @@ def weights_file(models: RunModels | Path, site: str, scratch: str | Path) -> Pa
         return models
     if models.whole_at_server and not models.personal and (not site or site in models.sites):
         return models.server
-    return models.write(Path(scratch) / f"{safe_name(site or 'server')}.safetensors", site)
+    return models.write(Path(scratch) / f"{as_file_name(site or 'server')}.safetensors", site)
 
 
 def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str, Any]) -> dict[str, Any]:

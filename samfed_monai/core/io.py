@@ -131,7 +131,7 @@ def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
         os.close(descriptor)
 
 
-def safe_name(name: str) -> str:
+def as_file_name(name: str) -> str:
     """A name, of a site for instance, as that of a file: what a path could not hold is percent-encoded, blanks stay."""
     return quote(name, safe=" ")
 

@@ -260,19 +260,35 @@ def _dicom(path: Path) -> Slices:
         frames = pixels if int(content.get("NumberOfFrames") or 1) > 1 else pixels[None]
         if content.PhotometricInterpretation == "PALETTE COLOR":
             frames = np.stack([apply_color_lut(frame, content) for frame in frames])
-        elif content.SamplesPerPixel == 1 and _is_rescaled(content):
-            frames = np.stack([apply_modality_lut(frame, content) for frame in frames])
+        elif content.SamplesPerPixel == 1:
+            rescaled = [_group(content, "PixelValueTransformationSequence", place) for place in range(len(frames))]
+            if any(map(_is_rescaled, rescaled)):
+                frames = np.stack([apply_modality_lut(*each) for each in zip(frames, rescaled, strict=True)])
     except Exception as error:
         raise _refused(path, f"pixels that cannot be decoded ({error})", "pixels that pydicom decodes") from None
     if frames.ndim == 3:
-        scaled = _scaled(frames, *_range_of(content, frames))
+        windows = [_window(_group(content, "FrameVOILUTSequence", place)) for place in range(len(frames))]
+        others = _range_of(frames)
+        scaled = np.stack([_scaled(frame, *(w or others)) for frame, w in zip(frames, windows, strict=True)])
         scaled = 255 - scaled if content.PhotometricInterpretation == "MONOCHROME1" else scaled
         pictures = np.repeat(scaled[..., None], 3, axis=-1)
     else:
         pictures = frames if frames.dtype == np.uint8 else _scaled(frames, 0, np.iinfo(frames.dtype).max)
-    spacing = content.get("PixelSpacing")
+    spacing = _group(content, "PixelMeasuresSequence", 0).get("PixelSpacing")
     rows, columns = spacing if isinstance(spacing, Sequence) and len(spacing) == 2 else (None, None)
     return Slices(path, "dicom", pictures, float(rows) * float(columns) if rows and columns else None)
+
+
+def _group(content: Any, name: str, place: int) -> Any:
+    """Where an object says something of a frame: in the frame's functional group, in that of all, else at its top.
+
+    Enhanced objects have functional groups (DICOM PS3.3, section C.7.6.16), classic ones have not.
+    """
+    for groups, of in (("PerFrameFunctionalGroupsSequence", place), ("SharedFunctionalGroupsSequence", 0)):
+        items = content.get(groups) or ()
+        if of < len(items) and items[of].get(name):
+            return items[of].get(name)[0]
+    return content
 
 
 def _is_rescaled(content: Any) -> bool:
@@ -281,12 +297,18 @@ def _is_rescaled(content: Any) -> bool:
     return not identity or "ModalityLUTSequence" in content
 
 
-def _range_of(content: Any, frames: NDArray[Any]) -> tuple[float, float]:
-    """Black and white: of the file's window, 8 bits as they are, else the lowest and the highest number."""
+def _window(content: Any) -> tuple[float, float] | None:
+    """The numbers that are black and white, of a window (DICOM PS3.3, section C.11.2.1.2.1); ``None`` without one."""
     given = [content.get(name) for name in ("WindowCenter", "WindowWidth")]
     center, width = (each[0] if isinstance(each, Sequence) and len(each) else each for each in given)
     if center not in (None, "") and width not in (None, "") and float(width) > 0:
-        return float(center) - float(width) / 2, float(center) + float(width) / 2
+        middle, half = float(center) - 0.5, max(float(width) - 1, 0) / 2
+        return middle - half, middle + half
+    return None
+
+
+def _range_of(frames: NDArray[Any]) -> tuple[float, float]:
+    """Black and white without a window: 8 bits as they are, else the lowest and the highest number."""
     return (0, 255) if frames.dtype == np.uint8 else (float(frames.min()), float(frames.max()))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
-from samfed_monai.core.io import atomic_write, read_json, safe_load, safe_name, sync_folder, write_json
+from samfed_monai.core.io import as_file_name, atomic_write, read_json, safe_load, sync_folder, write_json
 from samfed_monai.core.round_folders import round_folders
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _RESTORE = "put the file back from a copy of the run folder and go on, or run ag
 
 def state_file(site: str) -> str:
     """Name of the file in a round's ``clients`` that holds a site's state."""
-    return f"{safe_name(site)}.safetensors"
+    return f"{as_file_name(site)}.safetensors"
 
 
 @dataclass(frozen=True)

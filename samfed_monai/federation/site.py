@@ -14,7 +14,7 @@ from monai.fl.utils.constants import ExtraItems
 
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import safe_name
+from samfed_monai.core.io import as_file_name
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, SoftMaskStore, load_records
@@ -244,7 +244,7 @@ class SiteComponents:
             return None
         cache, alone = self.places.cache, self.context is None
         stage = TeacherStage.of(self.plan, self.places)
-        memory = cache / "prepared" / f"{self.plan.hash[:16]}.{safe_name(self.site)}.json" if alone else None
+        memory = cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json" if alone else None
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(self.site, recipe, stage, self.masks())
         return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
@@ -428,7 +428,9 @@ class FederatedSite:
             found, expected = "a step of it", "none: the plan does not have it, or this site does not train"
             raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
         if self._secure is None:
-            sums = SumsOfUpdates(Path(self.components.places.cache) / "privacy" / f"{safe_name(self.site)}.sums.jsonl")
+            sums = SumsOfUpdates(
+                Path(self.components.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
+            )
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.hash)
         return self._secure
 

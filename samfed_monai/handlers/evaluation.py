@@ -166,7 +166,7 @@ class ScoreHandler:
             return segmentation_scores(prediction, truth, pooled=self.pooled), []
         values = _planes(label, "label", len(self.classes) + 1).argmax(axis=0)
         by_class = scores_by_class(prediction, values, len(self.classes), pooled=self.pooled)
-        return over_classes(by_class), by_class
+        return over_classes(by_class, skip_empty=self.skip_empty), by_class
 
     def _named(self, by_class: Sequence[Scores]) -> dict[str, dict[str, Any]]:
         return {name: each.as_dict() for name, each in zip(self.classes, by_class, strict=True)}

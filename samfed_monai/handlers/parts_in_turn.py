@@ -69,7 +69,7 @@ class PartsInTurn(ABC):
 
     def is_first(self, step: int, steps: int) -> bool:
         """Whether ``step`` (from 0) of the ``steps`` of an epoch is one of the first."""
-        return step < math.ceil(self.share * steps)
+        return step < math.ceil(round(self.share * steps, 9))  # 0.55 * 20 is a little more than 11
 
     def __call__(self, engine: Any) -> None:
         """Sets what one iteration trains."""

@@ -30,13 +30,13 @@ def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, 
 
     Args:
         features: (B, D, h, w) float.
-        labels: (B, 1, H, W) class indices; brought to the features' size by nearest pixel.
+        labels: (B, 1, H, W) class indices; brought to the features' size by the pixel nearest to the middle of each.
         weights: (B, 1, H, W) float >= 0, likewise; ``None`` counts every pixel.
         classes: K, the background included.
     """
     size = features.shape[-2:]
-    index = functional.interpolate(labels.float(), size, mode="nearest").long()[:, 0]
+    index = functional.interpolate(labels.float(), size, mode="nearest-exact").long()[:, 0]
     hot = functional.one_hot(index, classes).movedim(-1, 1).to(features.dtype)
     if weights is not None:
-        hot = hot * functional.interpolate(weights.to(features.dtype), size, mode="nearest")
+        hot = hot * functional.interpolate(weights.to(features.dtype), size, mode="nearest-exact")
     return ClassSums(torch.einsum("bkhw,bdhw->kd", hot, features), hot.sum(dim=(0, 2, 3)))

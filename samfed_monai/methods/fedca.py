@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,21 +23,26 @@ if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Server
 
 
-def contrastive_loss(queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float = 0.1) -> Tensor:
+def contrastive_loss(
+    queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float = 0.1, own: Tensor | None = None
+) -> Tensor:
     """InfoNCE: each query against its own key and against all others of the dictionary (He et al., arXiv 1911.05722).
 
     ``-log exp(q k / T) / (exp(q k / T) + sum_d exp(q d / T))``, the mean over queries.
 
     Args:
         queries, keys: (B, D) float of length 1; keys without gradient.
-        dictionary: (N, D) float of length 1, what is not the query's own; N may be 0, and the loss is then 0.
+        dictionary: (N, D) float of length 1; N may be 0, and the loss is then 0.
         temperature: T > 0.
+        own: (B, N) bool, keys of the query's own image, which are left out; ``None``: there are none.
 
     Returns:
         a scalar >= 0.
     """
-    own = (queries * keys).sum(dim=1, keepdim=True)
-    logits = torch.cat([own, queries @ dictionary.T], dim=1) / temperature
+    other = queries @ dictionary.T
+    if own is not None:
+        other = other.masked_fill(own, -torch.inf)
+    logits = torch.cat([(queries * keys).sum(dim=1, keepdim=True), other], dim=1) / temperature
     return functional.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long, device=queries.device))
 
 
@@ -60,6 +66,7 @@ class Dictionary:
     def __init__(self, length: int) -> None:
         self.length = length
         self._keys: Tensor | None = None
+        self._images: list[str] = []
 
     def __len__(self) -> int:
         return 0 if self._keys is None else len(self._keys)
@@ -68,10 +75,16 @@ class Dictionary:
         """All keys, (N, D), of the device of ``keys``."""
         return keys.new_zeros(0, keys.shape[1]) if self._keys is None else self._keys
 
-    def add(self, keys: Tensor) -> None:
-        """Puts keys (B, D) behind the others, and lets go of the oldest."""
+    def of(self, images: Sequence[str]) -> Tensor:
+        """Which keys are of which image, (B, N) bool."""
+        rows = [[image == key for key in self._images] for image in images]
+        return torch.tensor(rows, dtype=torch.bool).reshape(len(images), len(self._images))
+
+    def add(self, keys: Tensor, images: Sequence[str]) -> None:
+        """Puts keys (B, D), each of an image, behind the others, and lets go of the oldest."""
         keys = keys.detach()
         self._keys = (keys if self._keys is None else torch.cat([self._keys, keys]))[-self.length :]
+        self._images = [*self._images, *images][-self.length :]
 
 
 class ContrastiveTerm(Term):
@@ -79,9 +92,10 @@ class ContrastiveTerm(Term):
 
     Features are the mean over the deepest map of the encoder, of length 1. A query is the student's of the strong view,
     its key that of a moving average of the student of the weak view; the rest of the dictionary are keys of earlier
-    batches. Alignment holds the student's features of the public batch near those of the network that the round began
-    with (the paper: of a base network trained on a public set). The student is in train mode, the two others are in
-    eval mode: batch norm keeps even equal encoders apart, which the alignment sees too.
+    batches, but for those of the same image. Alignment holds the student's features of the public batch near those of
+    the network that the round began with (the paper: of a base network trained on a public set). The student is in
+    train mode, the two others are in eval mode: batch norm keeps even equal encoders apart, which the alignment sees
+    too.
 
     ``alone`` is the paper's: in these rounds nothing but contrast and alignment is learned, no label of any kind, and
     the decoder does not move; the strategy :class:`ContrastBeforeLabels` lets the warm start follow. Otherwise the
@@ -162,8 +176,10 @@ class ContrastiveTerm(Term):
         with torch.no_grad():
             keys = _encoded(engine, guidance.view("image", asked_by=self.where), self._average.network)
             base = _encoded(engine, public, self._base.network) if self.alignment else None
-        value = contrastive_loss(queries, keys, self.dictionary.like(keys), self.temperature)
-        self.dictionary.add(keys)
+        images = guidance.batch.get("image_sha256")  # a data set of somebody's own may not have it
+        own = None if images is None else self.dictionary.of(images).to(keys.device)
+        value = contrastive_loss(queries, keys, self.dictionary.like(keys), self.temperature, own)
+        self.dictionary.add(keys, images or [""] * len(keys))
         if base is not None:
             aligned = alignment_loss(_encoded(engine, public, engine.network), base)
             record(engine, f"{self.name}_alignment", aligned)

@@ -13,7 +13,7 @@ from ignite.engine import Events
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import append_line, safe_name
+from samfed_monai.core.io import append_line, as_file_name
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import Term
@@ -272,7 +272,7 @@ class ExpertUsage:
     """
 
     def __init__(self, *, output_dir: str | Path | None = None, site: str = "") -> None:
-        self.path = None if output_dir is None else Path(output_dir) / "sites" / safe_name(site) / FILE_NAME
+        self.path = None if output_dir is None else Path(output_dir) / "sites" / as_file_name(site) / FILE_NAME
         self._assigned: Tensor | None = None
         self._tokens: Tensor = torch.zeros(0)
 

@@ -27,8 +27,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import safe_load, safe_name, write_bytes
+from samfed_monai.core.io import as_file_name, safe_load, write_bytes
 from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
@@ -325,8 +326,9 @@ class SamRefiner:
 
 @lru_cache(maxsize=1)
 def _sam(base: str, checkpoint: str, size: int) -> PromptFreeSam:
-    """One SAM for all sites of a process."""
-    return build_sam(base, checkpoint, size).requires_grad_(False)
+    """One SAM for all sites of a process; the first one that asks loses no random number to its random weights."""
+    with own_random_state(None):
+        return build_sam(base, checkpoint, size).requires_grad_(False)
 
 
 class RefinedLabelTerm(Term):
@@ -408,7 +410,7 @@ class RefinedLabelTerm(Term):
         problems.refuse_if_any()
         self.unlabelled = split == "unlabelled"
         self.data, self.transform, self.split = data, transform, split
-        self.folder = Path(folder) / "pseudo_labels" / safe_name(site or "site")
+        self.folder = Path(folder) / "pseudo_labels" / as_file_name(site or "site")
         self.base, self.checkpoint, self.sam_size, self.views, self.every = base, checkpoint, sam_size, views, every
         self.absolute, self.relative = absolute, relative
         self.site, self.store = site, PseudoLabelStore()

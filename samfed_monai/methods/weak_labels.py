@@ -177,7 +177,8 @@ class GatedCrfTerm(Term):
 def resize_weak(label: Tensor, size: Sequence[int], *, least: float = 0.25) -> Tensor:
     """A weak label at another size: the class that covers more of a pixel, where some do cover ``least`` of it.
 
-    A scribble so keeps its connection where the nearest pixel would tear it.
+    A scribble so keeps its connection where the nearest pixel would tear it. A class that would be lost, as points of a
+    few pixels are on a photograph of thousands, has every pixel that it touches.
 
     Args:
         label: (1, H, W) float in {0, 1, 255}.
@@ -190,7 +191,11 @@ def resize_weak(label: Tensor, size: Sequence[int], *, least: float = 0.25) -> T
     planes = torch.cat([label == 1, label == 0]).float()[None]
     foreground, background = F.interpolate(planes, size=tuple(size), mode="area")[0]
     known = torch.maximum(foreground, background) >= least
-    return torch.where(known, (foreground >= background).float(), float(IGNORE))[None]
+    drawn = torch.where(known, (foreground >= background).float(), float(IGNORE))
+    for value, touched in ((1, (foreground > 0) & (foreground >= background)), (0, background > foreground)):
+        if not (drawn == value).any():
+            drawn[touched] = value
+    return drawn[None]
 
 
 class ResizeWithWeakLabeld(Resized):

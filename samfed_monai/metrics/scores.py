@@ -208,11 +208,16 @@ def scores_by_class(prediction: np.ndarray, label: np.ndarray, count: int, *, po
     return [segmentation_scores(prediction == each, label == each, pooled=pooled) for each in range(1, count + 1)]
 
 
-def over_classes(scores: Iterable[Scores]) -> Scores:
+def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Scores:
     """The scores of an image of several classes: the mean over those that label or prediction holds.
 
     A class that neither holds says nothing of how well the others were found and is left out; where that is all of
     them, the image counts as one with two empty masks (Dice 1). ``empty`` is of all classes together.
+
+    Args:
+        scores: of each class.
+        skip_empty: leave classes with an empty mask out of HD95, as :func:`summarise` leaves out such images; where no
+            class is left, the image is one of them.
     """
     table = list(scores)
     there = [each for each in table if each.empty != "both"]
@@ -220,8 +225,11 @@ def over_classes(scores: Iterable[Scores]) -> Scores:
         return Scores(1.0, 1.0, 0.0, "both")
     sides = {each.empty for each in there}
     empty: Empty = "prediction" if sides == {"prediction"} else "label" if sides == {"label"} else "none"
-    dice, iou, hd95 = (fmean(getattr(each, name) for each in there) for name in NAMES)
-    return Scores(dice, iou, hd95, empty)
+    measured = [each for each in there if each.empty == "none"] if skip_empty else there
+    if not measured and empty == "none":
+        empty = "prediction"  # one class is missed, another one is nowhere
+    dice, iou = (fmean(getattr(each, name) for each in there) for name in ("dice", "iou"))
+    return Scores(dice, iou, fmean(each.hd95 for each in measured or there), empty)
 
 
 def summarise_classes(

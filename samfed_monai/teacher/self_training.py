@@ -109,7 +109,7 @@ def confident(records: Records, masks: Masks, keep: float) -> list[dict[str, Any
         if found.numel():
             sure.append((float(found.mean()), record))
     sure.sort(key=lambda pair: (-pair[0], pair[1]["image_sha256"]))
-    return [record for _, record in sure[: max(1, int(keep * len(records)))]]
+    return [record for _, record in sure[: max(1, int(round(keep * len(records), 9)))]]
 
 
 class PseudoLabelled(Sequence[dict[str, Tensor]]):

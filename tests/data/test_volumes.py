@@ -261,6 +261,32 @@ class TestDicom:
         content.save_as(tmp_path / "inverted.dcm")
         assert np.array_equal(read_slices(tmp_path / "inverted.dcm").pictures[0, :, :, 0], 255 - grey)
 
+    def test_an_enhanced_object_says_the_same_in_functional_groups(self, tmp_path: Path) -> None:
+        import pydicom
+        from pydicom.dataset import Dataset
+
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        content.WindowCenter, content.WindowWidth = 50, 200
+        content.save_as(tmp_path / "classic.dcm")
+        classic = read_slices(tmp_path / "classic.dcm")
+        groups = {"Shared": Dataset(), "PerFrame": Dataset()}
+        for owner, group, names in (
+            ("Shared", "PixelValueTransformationSequence", ["RescaleSlope", "RescaleIntercept"]),
+            ("Shared", "PixelMeasuresSequence", ["PixelSpacing"]),
+            ("PerFrame", "FrameVOILUTSequence", ["WindowCenter", "WindowWidth"]),
+        ):
+            item = Dataset()
+            for name in names:
+                setattr(item, name, content[name].value)
+                del content[name]
+            setattr(groups[owner], group, [item])
+        for owner, dataset in groups.items():
+            setattr(content, f"{owner}FunctionalGroupsSequence", [dataset])
+        content.save_as(tmp_path / "enhanced.dcm")
+        enhanced = read_slices(tmp_path / "enhanced.dcm")
+        assert np.array_equal(enhanced.pictures, classic.pictures)
+        assert enhanced.pixel_area == classic.pixel_area
+
     def test_headers_that_say_half_of_it_are_read(self, tmp_path: Path) -> None:
         import pydicom
 
@@ -287,6 +313,9 @@ class TestDicom:
         content.RescaleSlope, content.RescaleIntercept = 1, 0
         content.save_as(tmp_path / "grey.dcm")
         assert read_slices(tmp_path / "grey.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
+        content.WindowCenter, content.WindowWidth = 128, 256  # by DICOM's formula the identity
+        content.save_as(tmp_path / "window.dcm")
+        assert read_slices(tmp_path / "window.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
 
     def test_an_object_without_pixels_is_refused(self) -> None:
         with pytest.raises(

@@ -26,3 +26,6 @@ def test_weights_leave_pixels_out_and_a_class_without_pixels_has_mean_zero():
 def test_labels_are_brought_to_the_features_size():
     wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
     assert torch.equal(class_sums(FEATURES, wide).sums, class_sums(FEATURES, LABELS).sums)
+    corner = torch.zeros(1, 1, 8, 8, dtype=torch.long)
+    corner[..., 0, 0] = corner[..., 6, 6] = 1  # the middle of a cell of 4 x 4 is its third pixel, not its first
+    assert class_sums(FEATURES, corner).counts.tolist() == [3.0, 1.0]

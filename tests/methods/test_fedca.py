@@ -32,6 +32,9 @@ def test_the_contrast_by_hand():
     assert contrastive_loss(X, X, X[:0]).item() == 0
     assert contrastive_loss(X, X, Y, 0.5).item() == pytest.approx(math.log(1 + math.exp(-2)))
     assert contrastive_loss(X, Y, X, 0.5).item() == pytest.approx(math.log(1 + math.exp(2)))
+    both = torch.cat([X, Y])
+    alone = torch.tensor([[True, False]])  # the first key is of the query's own image
+    assert contrastive_loss(X, X, both, 0.5, alone).item() == pytest.approx(math.log(1 + math.exp(-2)))
 
 
 def test_equal_encoders_are_aligned():
@@ -43,12 +46,15 @@ def test_equal_encoders_are_aligned():
 def test_the_queue_keeps_the_newest_and_no_more_than_its_length():
     dictionary, lengths = Dictionary(5), []
     for first in range(0, 8, 2):
-        dictionary.add(torch.tensor([[float(first)], [first + 1.0]]))
+        dictionary.add(torch.tensor([[float(first)], [first + 1.0]]), ["a", f"b{first}"])
         lengths.append(len(dictionary))
     assert lengths == [2, 4, 5, 5]
     assert dictionary.like(torch.zeros(1, 1)).flatten().tolist() == [3.0, 4.0, 5.0, 6.0, 7.0]
-    dictionary.add(torch.arange(9.0)[:, None])
+    assert dictionary.of(["a", "b6", "c"]).int().tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0] * 5]
+    dictionary.add(torch.arange(9.0)[:, None], list("abcdefghi"))
     assert len(dictionary) == 5
+    assert dictionary.of(["e"]).tolist() == [[True, False, False, False, False]]
+    assert Dictionary(5).of(["a", "b"]).shape == (2, 0)
 
 
 class Shown(nn.Module):

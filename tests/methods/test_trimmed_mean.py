@@ -14,7 +14,17 @@ from tests.methods.robust import VALUES, answered, attached, combined, rows
 
 @pytest.mark.parametrize(
     ("sites", "trim", "out"),
-    [(2, 0.25, 0), (3, 0.25, 1), (4, 0.25, 1), (5, 0.25, 2), (8, 0.25, 2), (8, 0.1, 1), (9, 0.49, 4), (8, 0.49, 3)],
+    [
+        (2, 0.25, 0),
+        (3, 0.25, 1),
+        (4, 0.25, 1),
+        (5, 0.25, 2),
+        (8, 0.25, 2),
+        (8, 0.1, 1),
+        (9, 0.49, 4),
+        (8, 0.49, 3),
+        (25, 0.28, 7),
+    ],
 )
 def test_so_many_are_left_out_at_either_end(sites, trim, out):
     assert trimmed(sites, trim) == out

@@ -117,6 +117,17 @@ def test_a_whole_mask_is_resized_like_masks_are(bits: int) -> None:
     assert torch.equal(resize_weak(mask, (2, 2)), expected)
 
 
+@pytest.mark.parametrize("height", [60, 480, 4800])
+def test_no_class_is_lost_however_large_the_image(height: int) -> None:
+    label = torch.full((1, height, height), float(IGNORE))
+    for value, start in ((1, height // 4), (0, height // 2), (0, height - 4)):
+        label[:, start : start + 3, start : start + 3] = value  # points of three pixels
+    small = resize_weak(label, (24, 24))
+    assert (small == 1).sum() >= 1
+    assert (small == 0).sum() >= 2
+    assert (small == IGNORE).any()
+
+
 def test_an_image_without_a_label_is_resized() -> None:
     item = ResizeWithWeakLabeld(["image", "label"], (2, 2))({"image": torch.rand(3, 4, 4)})
     assert item["image"].shape == (3, 2, 2)

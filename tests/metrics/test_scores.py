@@ -5,6 +5,8 @@ The tolerance is 1e-4: MONAI holds distances in float32, which rounds those of t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -400,6 +402,13 @@ def test_an_image_of_several_classes_has_the_mean_of_those_that_either_mask_hold
     assert found.dice == pytest.approx((2 / 3 + 0) / 2)
     assert found.empty == "none"
     nothing = np.zeros((2, 3), int)
+    half = scores_by_class(KIDNEY_ALONE, BOTH, 2)  # the second class is missed
+    assert over_classes(half).hd95 == pytest.approx((half[0].hd95 + half[1].hd95) / 2)
+    assert over_classes(half, skip_empty=True) == replace(over_classes(half), hd95=half[0].hd95)
+    swapped = scores_by_class(np.where(BOTH == 2, 1, 0), np.where(BOTH == 1, 2, 0), 2)
+    assert [each.empty for each in swapped] == ["label", "prediction"]
+    assert over_classes(swapped).empty == "none"
+    assert over_classes(swapped, skip_empty=True).empty == "prediction", "left out of HD95 altogether"
     assert over_classes(scores_by_class(nothing, nothing, 2)) == Scores(1.0, 1.0, 0.0, "both")
     assert over_classes(scores_by_class(nothing, BOTH, 2)).empty == "prediction"
     assert over_classes(scores_by_class(BOTH, nothing, 2)).empty == "label"

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import append_line, locked, safe_name
+from samfed_monai.core.io import append_line, as_file_name, locked
 from samfed_monai.federation.privacy.audit import count_noise
 from samfed_monai.federation.privacy.settings import DifferentialPrivacy, PrivacyFloor, epsilon_of
 from samfed_monai.protocol.message import MessageRefused
@@ -31,7 +31,7 @@ class PrivacyLedger:
     """
 
     def __init__(self, folder: str | Path, site: str, floor: PrivacyFloor) -> None:
-        self.path = Path(folder) / "privacy" / f"{safe_name(site)}.jsonl"
+        self.path = Path(folder) / "privacy" / f"{as_file_name(site)}.jsonl"
         self.floor = floor
         self._lock = threading.Lock()
 

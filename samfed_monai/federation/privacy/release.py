@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.core.io import safe_name
+from samfed_monai.core.io import as_file_name
 from samfed_monai.federation.privacy.audit import AuditLog
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
@@ -328,6 +328,6 @@ def site_release(
         rounds: of the plan.
         least_seen: of the site's own floor: images trained on in a round.
     """
-    folder, allowed = Path(run_folder) / "sites" / safe_name(site), lambda: allowed_of(client())
+    folder, allowed = Path(run_folder) / "sites" / as_file_name(site), lambda: allowed_of(client())
     settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
     return ReleaseFilter(site, allowed=allowed, privacy=privacy, folder=folder, **settings)
