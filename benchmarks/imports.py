@@ -12,7 +12,7 @@ from common import BUNDLE, Figure, record, side_by_side
 TORCH = "import torch"
 MONAI = "import monai"
 PAUSED = (
-    f"from samfed_monai.core.imports import collect_after_import\ncollect_after_import('torch', 'monai')\n{MONAI}\n"
+    f"from samfed_monai.core.own_process import collect_after_import\ncollect_after_import('torch', 'monai')\n{MONAI}\n"
 )
 PACKAGE = "import samfed_monai"
 HELP = (

@@ -20,7 +20,7 @@ UNSET = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 
 def measure(size: int, steps: int, briefly: bool) -> dict[str, float]:
-    from samfed_monai.core.openmp import spin_briefly
+    from samfed_monai.core.own_process import spin_briefly
 
     if briefly:
         spin_briefly()  # torch is imported after it
