@@ -1,4 +1,4 @@
-"""A process of our own: how long its threads spin that wait for each other, and when Python's collector looks around."""
+"""A process of our own: how long its waiting threads spin, and when Python's collector looks around."""
 
 from __future__ import annotations
 
