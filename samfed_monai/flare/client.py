@@ -73,10 +73,7 @@ class Site:
         if run == self._run:
             return
         self.close()
-        self._run, self._child = (
-            "",
-            None,
-        )  # until all of the new one is there: a full disk may have room at the next task
+        self._run, self._child = "", None  # until all of it is there: an error of the disk may be gone by the next task
         if not run or set(run) - _SHORT:
             raise ChildDied("the message names no run")
         require_run_name(run_name, "message -> run_name")
