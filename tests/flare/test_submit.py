@@ -85,7 +85,13 @@ def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_sta
         stored = len(list((run / "rounds").glob("[0-9]*")))
         assert 1 <= stored < 4, "no round is complete without the site: nothing names a timeout"
         assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 0
+        with open_session(poc.admin) as session:
+            (done,) = [job["job_id"] for job in session.list_jobs() if job["status"] == "FINISHED:COMPLETED"]
+        later = tmp_path / "later"
+        assert main(["flare", "fetch", done, "--kit", str(poc.admin), "--output-dir", str(later)]) == 0
+        assert main(["flare", "fetch", "none", "--kit", str(poc.admin), "--output-dir", str(later)]) == 2
     assert processes.marked() == []
+    assert hashes(later) == hashes(fetched)
     assert hashes(fetched) == hashes(local)
     assert read_json(fetched / "flare.json")["state"] == "done"
     assert (fetched / "report.html").is_file()
