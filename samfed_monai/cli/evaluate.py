@@ -41,7 +41,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     trained_model.add_views(parser)
     add_device(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json")
-    parser.set_defaults(run=run, kept="nothing is written before all is scored")
+    parser.set_defaults(run=run, kept="metrics.json is complete once all is scored; tables of sites are written before")
     return parser
 
 

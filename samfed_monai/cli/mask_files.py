@@ -6,8 +6,10 @@ import argparse
 import io
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +63,17 @@ def segment_all(
     if pictures:
         segment(pictures, arguments.output)
         also.of_images(pictures, Path(arguments.output))
-    with _of_slices():
-        segment(str(stack.folder), str(scratch / "masks"))
-    stack.write_masks(scratch / "masks", arguments.output, also)
+    masks, record = scratch / "masks", Path(arguments.output) / RECORD
+    if record.is_file():  # what is there was made with: another model is refused before it computes
+        masks.mkdir()
+        shutil.copy(record, masks / RECORD)
+    try:
+        with _of_slices():
+            segment(str(stack.folder), str(masks))
+    except Refused as refused:
+        there = [replace(each, where=each.where.replace(str(masks), arguments.output)) for each in refused.problems]
+        raise Refused(there) from None
+    stack.write_masks(masks, arguments.output, also)
     also.write()
     number = (
         f"{len(volumes)} volume or DICOM object" if len(volumes) == 1 else f"{len(volumes)} volumes and DICOM objects"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import keyword
 import re
@@ -59,18 +60,15 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     Raises:
         Refused: a name that is none, or is taken; the folder exists.
     """
-    import jinja2
-
     package, distribution = f"samfed_{name}", f"samfed-{name.replace('_', '-')}"
     target = Path(folder or distribution).expanduser().absolute()
     _refuse(kind, name, package, target)
-    words = "".join(word.capitalize() for word in name.split("_"))
     said = {
         "kind": kind,
         "name": name,
         "package": package,
         "distribution": distribution,
-        "object": f"build_{name}" if kind == "network" else f"{words}Term" if kind == "term" else words,
+        "object": _object(kind, name),
         "version": __version__,
     }
     files = {
@@ -80,15 +78,44 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
         f"tests/test_{name}.py": f"new_{kind}_test.py.j2",
         **({f"{package}/{name}.json": "new_method.json.j2"} if kind == "method" else {}),
     }
-    render = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
     with atomic_folder(target) as temporary:
         for path, template in files.items():
             (temporary / path).parent.mkdir(exist_ok=True)
-            (temporary / path).write_text(render.get_template(template).render(said), encoding="utf-8")
+            (temporary / path).write_text(_rendered(template, said), encoding="utf-8")
         (temporary / package / "__init__.py").write_text(f'"""A {kind} for samfed-monai."""\n', encoding="utf-8")
     return target
+
+
+def _object(kind: str, name: str) -> str:
+    words = "".join(word.capitalize() for word in name.split("_"))
+    return f"build_{name}" if kind == "network" else f"{words}Term" if kind == "term" else words
+
+
+def _rendered(template: str, said: dict[str, str]) -> str:
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    render = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return render.get_template(template).render(said)
+
+
+def _names_in(kind: str) -> set[str]:
+    """What the module and the test of a kind call things, whatever their own name."""
+    names: set[str] = set()
+    for template in (f"new_{kind}.py.j2", f"new_{kind}_test.py.j2"):
+        other = {
+            "kind": kind,
+            "name": "x_x",
+            "package": "x_x_x",
+            "distribution": "x-x",
+            "object": "X_x",
+            "version": "0",
+        }
+        for node in ast.walk(ast.parse(_rendered(template, other))):
+            found = getattr(node, "id", None) or getattr(node, "arg", None)
+            names |= {found} if isinstance(found, str) else set()
+            names |= {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+    return names
 
 
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:
@@ -104,6 +131,9 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         expected = f"at most {_LONGEST} small letters, digits and _ that begin with a letter, and no word of Python's"
         hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
+    elif {name, _object(kind, name)} & _names_in(kind):
+        found, hint = f"{name!r}, which the package itself has a use for", f"for instance samfed new {kind} my_{name}"
+        problems.add("NAME", found=found, expected="another name", hint=hint)
     problems.refuse_if_any()
     if kind == "method":
         taken = name in known_variants() or name in broken_methods()

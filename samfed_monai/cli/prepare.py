@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,12 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
         found, hint = "it beside --test-only", "leave it out: what is measured with needs masks"
         raise Refused([Problem("--label-kind", found=found, expected="one of the two", hint=hint)])
     if arguments.test_only:
+        given = {
+            "validation": arguments.validation != SHARE,
+            "test": arguments.test != SHARE,
+            "unseen": arguments.unseen,
+        }
+        _refuse_unheeded(given, "nothing beside --test-only, with which every image that has a mask is a test image")
         prepared = prepare_to_test(arguments.root, options=_options(arguments), caveats=caveats)
         return _tell(prepared, root=arguments.root)
     prepared = prepare_folders(
@@ -60,6 +66,22 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
         caveats=caveats,
     )
     return _tell(prepared, shares=(arguments.validation, arguments.test))
+
+
+def _refuse_unheeded(given: Mapping[str, Any], expected: str) -> None:
+    """Refuses options that would do nothing."""
+    from samfed_monai.core.errors import Problem, Refused
+
+    names = [name for name, asked in given.items() if asked]
+    if names:
+        raise Refused([Problem(f"--{name}", found="it", expected=expected, hint="leave it out") for name in names])
+
+
+def _refuse_unheeded_of_partition(arguments: argparse.Namespace) -> None:
+    how = arguments.partition
+    alone = {"alpha": arguments.alpha != ALPHA and not how.startswith("dirichlet")}
+    _refuse_unheeded(alone, f"nothing with --partition {how}: it is Dirichlet's concentration")
+    _refuse_unheeded({"sites": arguments.sites != SITES and how == "folder"}, "nothing with --partition folder")
 
 
 def run_coco(arguments: argparse.Namespace) -> int:
@@ -89,6 +111,7 @@ def run_nifti(arguments: argparse.Namespace) -> int:
 def run_isic(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.prepare import prepare_isic
 
+    _refuse_unheeded_of_partition(arguments)
     prepared = prepare_isic(
         arguments.root,
         options=_options(arguments),
@@ -145,6 +168,7 @@ def run_source(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.entry_points import brought
     from samfed_monai.data.prepare import prepare_source
 
+    _refuse_unheeded_of_partition(arguments)
     prepared = prepare_source(
         brought("sources").named(arguments.name_of_source, (), "source"),
         arguments.root,
@@ -227,10 +251,11 @@ def _volumes(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 
     problems = Problems()
-    for option, given in (("--output", arguments.output is not None), ("--sites", arguments.sites != SITES)):
-        if given:
-            hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
-            problems.add(option, found="it", expected="none: the scene volumes writes NIfTI files", hint=hint)
+    unheeded = {"output": arguments.output is not None, "sites": arguments.sites != SITES}
+    unheeded |= {"labelled": arguments.labelled, "no-report": arguments.no_report}
+    for option in (option for option, given in unheeded.items() if given):
+        hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
+        problems.add(f"--{option}", found="it", expected="none: the scene volumes writes NIfTI files", hint=hint)
     problems.refuse_if_any()
     chosen: dict[str, Any] = {"volumes": arguments.images_per_site, "public": arguments.public}
     chosen["size"] = tuple(arguments.size) if arguments.size else None
@@ -311,7 +336,7 @@ def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> l
 PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
 VOLUMES = "volumes"
 SCENES = ("skin", "polyp", VOLUMES)
-SITES = 4  # of synthetic images
+SITES, SHARE, ALPHA = 4, 0.1, 0.5  # unless that is said
 
 
 def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -500,19 +525,19 @@ def _source(sources: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 
 def _dividing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
+    parser.add_argument("--sites", type=int, default=SITES, metavar="N", help="number of sites (default: 4)")
     parser.add_argument(
         "--partition", choices=PARTITIONS, default="iid", help="who gets which images (default: %(default)s)"
     )
     parser.add_argument(
-        "--alpha", type=float, default=0.5, help="Dirichlet's concentration; small makes sites unlike (default: 0.5)"
+        "--alpha", type=float, default=ALPHA, help="Dirichlet's concentration; small makes sites unlike (default: 0.5)"
     )
 
 
 def _measuring(parser: argparse.ArgumentParser) -> None:
     for split, use in (("validation", "validate"), ("test", "test")):
         about = f"share of each site's images to {use} on, drawn from the labelled ones (default: 0.1)"
-        parser.add_argument(f"--{split}", type=float, default=0.1, metavar="SHARE", help=about)
+        parser.add_argument(f"--{split}", type=float, default=SHARE, metavar="SHARE", help=about)
 
 
 def _reshaping(parser: argparse.ArgumentParser) -> None:

@@ -42,7 +42,7 @@ class Facts:
         mask_values: distinct stored grey levels of the mask, ascending.
         foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
         border: share of the mask's outermost pixels that are foreground, in [0, 1]; ``None`` likewise.
-        misfit: how much better the mask would fit the picture transposed or turned (:func:`~.orientation.misfit`).
+        misfit: how much better the mask would fit the picture transposed or turned (:func:`~.reading.misfit`).
         problems: what is wrong with either file.
     """
 
@@ -255,7 +255,7 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
 
     Missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out of
     the data root, the same image in training and test, two files with one stem (``docs``: faults 1 to 22). Nothing is
-    raised for them; warnings are :func:`~.duplicates.warnings` and stand in the data report.
+    raised for them; those of :func:`warnings` stand in the data report.
 
     Args:
         datalist: the list, or its JSON file.

@@ -82,8 +82,8 @@ def read_groups(path: str | Path, *, column: str = "group") -> Callable[[str], s
 
     Args:
         path: CSV with a header: the group's column, and ``image`` (a path, with slashes or backslashes) or ``id`` (a
-            stem, or a file name). Paths match from their ends, so it does not matter which folder they start at; an
-            empty group means none.
+            stem, or a file name). A path matches from its end, whichever folder it or the image's starts at: a row
+            ``a/1.png`` is of ``site/a/1.png`` and not of ``b/1.png``. An empty group means none.
         column: name of the group's column (``lesion_id``, ``patient`` ...).
 
     Raises:
@@ -100,8 +100,9 @@ def read_groups(path: str | Path, *, column: str = "group") -> Callable[[str], s
     def group_of(image: str) -> str | None:
         candidates = by_stem.get(stem(image), [])
         if key == "image" and candidates:
-            length = [_common_end(PurePosixPath(_name(image, key)), listed) for listed, _ in candidates]
-            candidates = [candidate for candidate, n in zip(candidates, length, strict=True) if n == max(length)]
+            length = [_parts_in_common(PurePosixPath(_name(image, key)), listed) for listed, _ in candidates]
+            longest = max(1, *length)  # a row of another folder is of another image
+            candidates = [candidate for candidate, n in zip(candidates, length, strict=True) if n == longest]
         groups = {group for _, group in candidates}
         if len(groups) > 1:
             hint = "give an 'image' column with folders in it"
@@ -167,10 +168,7 @@ def _stems(name: str, key: str) -> set[str]:
     return {name, stem(name)} if PurePosixPath(name).suffix.lower() in SUFFIXES else {name}
 
 
-def _common_end(one: PurePosixPath, other: PurePosixPath) -> int:
-    count = 0
-    for left, right in zip(reversed(one.parts), reversed(other.parts), strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
+def _parts_in_common(one: PurePosixPath, other: PurePosixPath) -> int:
+    """How many parts the shorter of two paths of one stem has, all of them those of the other's end; 0 if not."""
+    count = min(len(one.parts), len(other.parts))
+    return count if one.parts[-count:-1] == other.parts[-count:-1] else 0

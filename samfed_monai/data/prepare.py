@@ -509,7 +509,7 @@ def prepare_polyp(
     options = replace(options, unseen=unseen, mask_threshold=threshold)
     lacking = without_mask(sites[public_site]) if public_site else []
     facts = look_at([one for ones in sites.values() for one in ones], root, options, sites=sites, known=lacking)
-    drawn = {site: ones if by_sequence else [one.with_group(None) for one in ones] for site, ones in sites.items()}
+    drawn = {site: ones if by_sequence else grouped(polyps.sites[site], options) for site, ones in sites.items()}
     places: Places = {("", Split.PUBLIC): drawn.pop(public_site) if public_site else []}
     places |= draw_measuring(drawn, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     known = {one.image: one for ones in sites.values() for one in ones}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
@@ -171,11 +171,14 @@ def _render_one(
 
 
 def _save(path: Path, pixels: np.ndarray, **options: object) -> str:
-    """Writes an image atomically and returns the SHA-256 of its bytes."""
+    """Writes an image atomically, over no other, and returns the SHA-256 of its bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, **options)  # type: ignore[arg-type]
     content = buffer.getvalue()
+    if path.exists() and path.read_bytes() != content:
+        expected, hint = "none, or the very one to be rendered", "render another seed, scene or size into a new folder"
+        raise Refused([Problem(str(path), found="another image", expected=expected, hint=hint)])
     write_bytes(path, content)
     return sha256_bytes(content)

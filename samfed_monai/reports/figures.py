@@ -156,12 +156,13 @@ def expert_usage(run: RunData) -> Picture | None:
 
 
 def _panels(panels: dict[str, Lines], sites: list[str], theme: Theme, *, top: float | None = None) -> Figure:
-    # one small picture per name, from 0 to ``top``
+    # one small picture per name, from 0, or the lowest value below, to ``top``
     figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)), abreast=2)
     for ax, (name, lines) in zip(axes, panels.items(), strict=True):
         _site_lines(ax, lines, sites, theme)
         ax.set_title(_title(name), loc="left", fontsize=10, color=theme.ink)
-        ax.set_ylim(0, top)
+        lowest = min(value for line in lines.values() for _, value in line)
+        ax.set_ylim(0 if lowest >= 0 else None, top)
     shown = [site for site in sites if any(site in lines for lines in panels.values())]
     if len(shown) > 1:
         _legend(figure, shown, sites, theme)

@@ -91,6 +91,9 @@ class Report:
         folder = self.run_folder / "figures"
         for figure in figures:
             write_bytes(folder / f"{figure.name}.png", figure.light)
+        for pattern in ("overlay-*.png", "own-*.png"):  # of an earlier report, and perhaps not wanted any more
+            for path in folder.glob(pattern):
+                path.unlink()
         for overlay in overlays:
             number = run.sites.index(overlay.site) + 1
             write_bytes(folder / f"overlay-{number}-{overlay.place}.png", overlay.png, mode=0o600)

@@ -115,6 +115,21 @@ def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer: Callable
     assert np.array_equal(drawn, np.array(Image.open("by_hand/0002.png")))
 
 
+def test_another_inference_into_the_same_folder_is_refused_before_it_computes(
+    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infer(str(given / "scan.nii.gz")) == 0
+    record = Path("masks/inference.json").read_text()
+    Path("more").mkdir()
+    nibabel.save(nibabel.load(given / "scan.nii.gz"), "more/other.nii.gz")
+    assert infer("more", "--threshold", "0.3") == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'masks'}/inference.json -> threshold: expected 0.3, as now, found 0.5" in said
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "scan.nii.gz"]
+    assert infer("more") == 0, "the same into the same folder"
+    assert Path("masks/inference.json").read_text() == record
+
+
 def test_nothing_is_written_where_one_of_them_cannot_be_read(
     infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -189,5 +189,17 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
     assert sorted(name for names in volumes for name in names) == [f"a{number}" for number in range(6)]
     assert {item.group for item in site_a.test} == {f"a/images/{name}" for name in volumes[-1]}
     one = ("nifti", tmp_path / "in/a", "--slices", tmp_path / "one", "--output", tmp_path / "measured.json")
+    with pytest.raises(
+        Refused, match=r"(?s)--validation: expected nothing beside --test-only.*--unseen: expected noth"
+    ):
+        run(*one, "--no-report", "--test-only", "--validation", 0.2, "--unseen", "a")
     assert run(*one, "--no-report", "--test-only") == 0
     assert "0 validation, 24 test" in capsys.readouterr().out
+
+
+def test_options_that_a_partition_does_not_heed_are_refused(tmp_path):
+    words = ("isic", tmp_path, "--output", tmp_path / "list.json")
+    with pytest.raises(Refused, match="--alpha: expected nothing with --partition iid: it is Dirichlet's"):
+        run(*words, "--alpha", 0.1)
+    with pytest.raises(Refused, match="--sites: expected nothing with --partition folder"):
+        run(*words, "--partition", "folder", "--sites", 2)

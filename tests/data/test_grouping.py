@@ -55,6 +55,8 @@ def test_paths_match_from_their_ends(tmp_path):
     assert group_of("somewhere/a/images/1.jpg") == "x"
     assert group_of("b/images/1.jpg") == "y"
     assert group_of("b/images/3.jpg") is None
+    assert group_of("c/images/1.jpg") is None, "another hospital's image of that name"
+    assert group_of("images/3.jpg") is None
     with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
         group_of("1.jpg")
 

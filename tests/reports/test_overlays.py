@@ -137,6 +137,7 @@ def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(run_fo
     assert "This file shows images" in page
     assert stat.S_IMODE((folder / "figures" / "own-3-1.png").stat().st_mode) == 0o600
     hidden = Report(folder, **places, overlays=False).write().read_text(encoding="utf-8")
+    assert not list((folder / "figures").glob("own-*"))
     assert "Porto test" not in hidden
     assert "Images without masks" not in hidden
 

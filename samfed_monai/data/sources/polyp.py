@@ -200,7 +200,7 @@ class Polyps:
 
 
 def find_polyps(root: str | Path) -> Polyps:
-    """All known collections under a folder, each in a folder of its own (:mod:`.polyp_layouts` says which).
+    """All known collections under a folder, each in a folder of its own (:data:`COLLECTIONS` has them).
 
     Args:
         root: folder of collections; names count without case and punctuation (``cvc_clinicdb``, ``Kvasir-SEG``).

@@ -148,7 +148,9 @@ def _pools(clients: list[str], root: Path, folders: dict[str, str]) -> dict[str,
     if unknown:
         raise Refused([Problem("--folder", found=str(unknown), expected=f"clients among {clients}")])
     if (root / "images").is_dir():
-        return dict.fromkeys(clients, _by_stem(pair_up(root, root, "")))
+        found = pair_up(root, root, "")
+        _refuse_twins(found)
+        return dict.fromkeys(clients, _by_stem(found))
     present = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     pools = {}
     for client in clients:

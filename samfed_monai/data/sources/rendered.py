@@ -76,6 +76,9 @@ def draw_coco(
                 place = site / "masks" / f"{stem(path.name)}.png"
                 if not one.segmentations and not blank_is_empty:
                     blank += 1
+                    if place.exists():  # of an earlier call: it would be taken for the picture's mask
+                        expected, hint = "none: its picture has no annotation", "move it away, or annotate the picture"
+                        raise Refused([Problem(str(place), found="a mask", expected=expected, hint=hint)])
                 elif place in masks:
                     hint = "keep one of them"
                     raise Refused(
@@ -142,6 +145,7 @@ def cut_nifti(
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
     pairs, sentences = _pairs(root, slices, problems)
+    problems.extend(_of_no_volume(pairs))
     for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
         with problems.collected():
             read_slices(path)
@@ -166,6 +170,15 @@ def cut_nifti(
         )
     write_json(slices / VOLUMES, notes)
     return sentences
+
+
+def _of_no_volume(pairs: Sequence[tuple[Path, str, Path, Path | None]]) -> list[Problem]:
+    """Folders of slices that an earlier call has cut, of volumes or masks that are not there any more."""
+    kept = {where / "images" / name for where, name, _, _ in pairs}
+    kept |= {where / "masks" / name for where, name, _, drawn in pairs if drawn is not None}
+    there = [path for where in dict.fromkeys(pair[0] for pair in pairs) for path in where.glob("*/*")]
+    expected, hint = "slices of volumes and masks of DIR alone", "delete them, or cut into a new folder"
+    return [Problem(str(path), "slices of none", expected, hint) for path in sorted(there) if path not in kept]
 
 
 def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Path, str, Path, Path | None]], list[str]]:

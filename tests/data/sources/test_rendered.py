@@ -51,6 +51,10 @@ class TestCoco:
         assert sorted(path.name for path in tmp_path.rglob("masks/*")) == ["0.png", "0.png", "1.png"]
         assert draw_coco(tmp_path, blank_is_empty=True, progress=False) == []  # once more: nothing is in the way
         assert not mask_at(tmp_path / "a/masks/2.png").any()
+        with pytest.raises(
+            Refused, match=r"a/masks/2\.png: expected none: its picture has no annotation, found a mask"
+        ):
+            draw_coco(tmp_path, progress=False)  # the empty one, which would be taken for true
 
     def test_names_with_folders_and_the_list_beside_a_single_site(self, tmp_path: Path) -> None:
         mask = np.array(disc()) > 0
@@ -128,6 +132,10 @@ class TestNifti:
             assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
             assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
         assert cut_nifti(tmp_path / "in", tmp_path / "out", progress=False) == said  # once more: nothing is in the way
+        (tmp_path / "in/b/images/sub/p1.nii").rename(tmp_path / "in/b/images/p2.nii")
+        with pytest.raises(Refused, match=r"out/b/images/sub_p1: expected slices of volumes .* found slices of none"):
+            cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
+        (tmp_path / "in/b/images/p2.nii").rename(tmp_path / "in/b/images/sub/p1.nii")
         (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
         with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
             cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
