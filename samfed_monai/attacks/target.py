@@ -170,7 +170,9 @@ def target_of_run(
     }
     groups = [_read(listed, PUBLIC, None, True, **read)]
     content, stated = config.content(), run.run.get("config", {}).get("client", {})
-    own = "stream" in reached(content, MONAI_IDS) or content["train"]["dataset"].get("split") != "public"
+    split = content["train"]["dataset"].get("split")
+    own = "stream" in reached(content, MONAI_IDS) or split != "public"
+    read["masks_alone"] = split == "labelled"  # an image without a label is no member there
     limit = stated.get("limit")
     for site in models.trained:
         if own:  # a network of public images alone has no member at a site
@@ -192,11 +194,15 @@ def _read(
     limit: int,
     preprocessing: Any,
     bar: bool,
+    masks_alone: bool = False,
 ) -> Images:
     from samfed_monai.data import load_records
+    from samfed_monai.data.grouping import subset
 
     name = site or PUBLIC
-    records = load_records(listed, data_root, split=split, site=site, with_labels=True, limit=limit)
+    records = load_records(listed, data_root, split=split, site=site, with_labels=True)
+    records = [record for record in records if "label" in record or not masks_alone]
+    records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]
     images, labels = [], []
     for record in progress_bar(records, show=bar, desc=f"{name}, {split}", unit="image"):
         item = preprocessing(dict(record))

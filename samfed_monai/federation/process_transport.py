@@ -256,13 +256,17 @@ class _Worker:
 
     def serve(self, work: _Work) -> None:
         """Asks the sites of this process one after the other."""
-        self.busy = True
+        asked = [site for site in self.sites if site in work.messages]
+        self.busy = bool(asked)
         try:
-            for site in (site for site in self.sites if site in work.messages):
+            for site in asked:
                 work.news.put((site, None))
-                work.news.put((site, self._answer(work, site)))
-        finally:
+                answer = self._answer(work, site)
+                self.busy = site != asked[-1]  # before it is told: with the last answer the next exchange may begin
+                work.news.put((site, answer))
+        except BaseException:
             self.busy = False
+            raise
 
     def save(self, site: str, path: Path) -> str | None:
         """Has a site write its state; the file's digest, or ``None`` where it keeps nothing."""

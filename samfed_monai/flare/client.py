@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site_file import SiteFile, forget_old_runs, read_site_file, require_run_name
@@ -40,7 +40,7 @@ class Site:
     def __init__(self, name: str, files: SiteFile, app: Path, *, worker: str = WORKER) -> None:
         self.name, self.files, self.app, self.worker = name, files, app, worker
         self._child: Child | None = None
-        self._run = ""
+        self._run, self._first = "", ("", "")
 
     def answer(self, words: dict[str, Any], payload: bytes) -> tuple[bytes, str]:
         """The answer's bytes, or why there is none; the second is empty for an answer.
@@ -77,6 +77,12 @@ class Site:
         if not run or set(run) - _SHORT:
             raise ChildDied("the message names no run")
         require_run_name(run_name, "message -> run_name")
+        if self._first[0] and self._first != (
+            run,
+            run_name,
+        ):  # what a round may be asked is counted in the run's folder
+            expected, hint = "the one that this job began with", "submit a job of its own for another run"
+            raise Refused([Problem("message -> run", found="another run", expected=expected, hint=hint)])
         state = self._state_of(run)
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         forget_old_runs(state.parent.parent, run)
@@ -88,6 +94,7 @@ class Site:
             "state": str(state),
         }
         # not in the job's folder: Python would import from it what the job has there
+        self._first = (run, run_name)
         self._run, self._child = run, Child(self.worker, settings, log=state / "worker.log", cwd=state)
 
     @property

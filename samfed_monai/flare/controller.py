@@ -68,10 +68,9 @@ class FlarePost:
             meta={"task": request.task, "run_name": self.run_name, **request.words},
         )
         self.controller.set_fl_context(model)
-        task = self.controller._prepare_task(
-            data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, request)
-        )
-        task.props[REQUEST] = request
+        once = _Once(request)
+        task = self.controller._prepare_task(data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, once))
+        task.props[REQUEST] = once
         self.controller.broadcast(task=task, fl_ctx=self.controller.fl_ctx, targets=[request.site], min_responses=1)
         return task
 
@@ -85,13 +84,25 @@ class FlarePost:
             raise Stopped("FLARE ended the job (aborted, or a client's job process died)", "submit the same job again")
 
 
-def _deliver(request: Request, model: FLModel) -> None:
+class _Once:
+    """A request whose first answer counts; FLARE only logs what it cannot read, and nobody would hear of it."""
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.done = request, False
+
+    def answered(self, sender: str, answer: bytes | str) -> None:
+        if not self.done:
+            self.done = True
+            self.request.answered(sender, answer)
+
+
+def _deliver(request: _Once, model: FLModel) -> None:
     sender = model.meta.get("client_name", "")
     reason = model.meta.get(FAILURE)
     if reason:
         request.answered(sender, str(reason)[:2000])
         return
-    content = (model.params or {}).get(MESSAGE)
+    content = model.params.get(MESSAGE) if isinstance(model.params, dict) else None
     if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
         request.answered(sender, "its answer holds no message")
         return
@@ -232,11 +243,12 @@ class FederationController(ModelController):
         return tuple(sorted(client.name for client in self.engine.get_clients()))
 
     def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        request: _Once = client_task.task.props[REQUEST]
         code = client_task.result.get_return_code()
         if code and code != ReturnCode.OK:  # FLARE keeps such an answer from the callback
-            request: Request = client_task.task.props[REQUEST]
             request.answered(client_task.client.name, f"its FLARE client reported {code}; see the log at the site")
         super()._process_result(client_task, fl_ctx)
+        request.answered(client_task.client.name, "its answer cannot be read; see the server's log")
 
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext

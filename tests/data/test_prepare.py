@@ -313,7 +313,8 @@ def test_a_groups_file_goes_before_what_is_known(tmp_path, root):
     made = prepare_polyp(root, options=options(tmp_path, groups=tmp_path / "groups.csv"))
     assert len(places(made.datalist)["g"]) == 1
     assert "clinicdb_seq1" in places(made.datalist)
-    alone = options(tmp_path, groups=tmp_path / "groups.csv", output=tmp_path / "alone.json")
+    (tmp_path / "list.json").unlink()
+    alone = options(tmp_path, groups=tmp_path / "groups.csv")
     alone = prepare_polyp(root, options=alone, by_sequence=False, test=0.5)
     assert len(places(alone.datalist)["g"]) == 1, "a group that is given is not divided where sequences are"
 

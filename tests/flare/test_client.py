@@ -37,6 +37,15 @@ def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkey
             content, failure = site.answer({**words, "run": "cd34", "run_name": name}, b"abc")
             assert (content, failure[:52]) == (b"", "message -> run_name: expected up to 100 letters, dig")
         assert not site.state.with_name("cd34").exists()
+        for other in ({"run": "cd34"}, {"run": "cd34", "run_name": "second"}):
+            content, failure = site.answer({**words, **other}, b"abc")
+            assert (content, failure[:70]) == (
+                b"",
+                "message -> run: expected the one that this job began with, found anoth",
+            )
+        assert site.answer(words, b"abc") == (b"abc", ""), "its own run goes on"
+        site.close()
+        site = Site("site-1", read_site_file(tmp_path, "site-1"), tmp_path, worker=ECHO)  # another job
         site.files.cache_dir.joinpath("state", "cd34").write_bytes(b"")  # where a folder has to be
         for _ in range(2):
             assert site.answer({**words, "run": "cd34"}, b"abc") == (b"", "OSError (Not a directory)")

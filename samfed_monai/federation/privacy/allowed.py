@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Subset
 
-from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.own_network import personal_patterns
 from samfed_monai.federation.privacy.settings import EFFORT, WHERE, Privacy
+from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticKind
@@ -36,6 +36,7 @@ class Allowed:
         batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
         momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
         statistic: what the site measures of its images for others; ``None`` is nothing.
+        keeps: whether the site keeps a network, or a part of one, that it has trained: what it evaluates is its own.
     """
 
     like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Allowed:
     batch: int | None = None
     momentum: float = 0.0
     statistic: Statistic | None = None
+    keeps: bool = False
 
 
 def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
@@ -75,13 +77,26 @@ def _largest_momentum(network: nn.Module, shared: Mapping[str, Tensor]) -> float
     return max(found)
 
 
-def _private_loader(client: Any) -> Any:
-    return parsed(getattr(client.train_workflow, "parser", None), "unlabelled#dataloader", client.trainer.data_loader)
+def _smallest_batch(trainer: Any) -> int | None:
+    """Different images of the smallest batch that a trainer reads, by its own loader or one of its handlers'.
+
+    They are found where they are used, not where a configuration should have them: a plan may name others.
+    """
+    events = getattr(trainer, "_event_handlers", {})
+    holders = [getattr(handler, "__self__", handler) for each in events.values() for handler, *_ in each]
+    loaders = [trainer.data_loader, *(holder.loader for holder in holders if hasattr(holder, "loader"))]
+    sizes = [_different_images(loader) for loader in loaders]
+    return None if None in sizes else min(size for size in sizes if size is not None)
 
 
-def _smallest_batch(loader: Any) -> int | None:
+def _different_images(loader: Any) -> int | None:
+    """Of the smallest batch; ``None`` where that is not known."""
     size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
-    if not isinstance(size, int) or not isinstance(sampler, Sized):
+    if not isinstance(size, int):
+        return None
+    if isinstance(sampler, EndlessSampler):  # always full, of so many images
+        return min(size, len(sampler.dataset if sampler.indices is None else sampler.indices))
+    if not isinstance(sampler, Sized):
         return None
     rest = len(sampler) % size
     return size if not rest or getattr(loader, "drop_last", False) else rest
@@ -120,11 +135,14 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     if getattr(client, "trainer", None) is None:
         return Allowed()
     network, own = client.trainer.network, getattr(client, "own", None)
-    batch = _smallest_batch(_private_loader(client))
+    batch = _smallest_batch(client.trainer)
     if personal is None:
         personal = personal_patterns(getattr(client.train_workflow, "parser", None))
     weights = replace(
-        allowed_weights(network, personal=personal), batch=batch, statistic=getattr(client, "statistic", None)
+        allowed_weights(network, personal=personal),
+        batch=batch,
+        statistic=getattr(client, "statistic", None),
+        keeps=own is not None or bool(network_split(network, personal).personal),
     )
     if own is None:
         return weights

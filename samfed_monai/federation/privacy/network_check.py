@@ -112,7 +112,8 @@ def _sparse(one: Tensor, other: Tensor) -> bool:
 def require_plain_network(client: Any) -> None:
     """Refuses to train a network that a plan names by its class where a layer of it could copy images.
 
-    Networks of the catalogue are code of this package, or of one that the site installed, and are not looked at.
+    Networks of the catalogue are code of this package, or of one that the site installed, and are not looked at, where
+    it is one of them that is trained: a plan may name one under ``network_def`` and have another one trained.
 
     Args:
         client: an initialized :class:`SamFedAlgo`; one that only evaluates sends no update.
@@ -121,7 +122,9 @@ def require_plain_network(client: Any) -> None:
         MessageRefused: such a layer, or a network that cannot be looked at.
     """
     parser = getattr(client.train_workflow, "parser", None)
-    if client.trainer is None or parser is None or in_catalogue(parser):
+    if client.trainer is None or parser is None:
+        return
+    if in_catalogue(parser) and parsed(parser, "network_def") is client.trainer.network:
         return
     size = parsed(parser, "image_size", 64)
     hint = "name a network of the catalogue, or install it at the site as a package that registers it"

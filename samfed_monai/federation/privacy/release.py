@@ -14,7 +14,15 @@ from samfed_monai.core.io import as_file_name
 from samfed_monai.federation.privacy.audit import AuditLog
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
-from samfed_monai.federation.privacy.settings import EFFORT, DifferentialPrivacy, Privacy, epsilon_of, withhold_small
+from samfed_monai.federation.privacy.settings import (
+    EFFORT,
+    OWN_NETWORK,
+    WITHHELD,
+    DifferentialPrivacy,
+    Privacy,
+    epsilon_of,
+    withhold_small,
+)
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
@@ -101,7 +109,8 @@ class ReleaseFilter:
             OSError: the audit file could not be written.
         """
         try:
-            allowed = self.allowed() if getattr(reply, "tensors", None) else Allowed()
+            scored = self.privacy.differential_privacy is not None and task == Task.EVALUATE
+            allowed = self.allowed() if getattr(reply, "tensors", None) or scored else Allowed()
             self._check(task, request, reply, allowed)
             message, noise = self._noised(task, request, withhold_small(reply, self.privacy.least_images), allowed)
             message, noise, statistics = self._limited(message, noise, allowed)
@@ -199,6 +208,8 @@ class ReleaseFilter:
         self, task: Task, request: Message, reply: Message, allowed: Allowed
     ) -> tuple[Message, dict[str, Any] | None]:
         settings = self.privacy.differential_privacy
+        if settings is not None and task == Task.EVALUATE and allowed.keeps:
+            return _unscored(reply), None
         if settings is None or task != Task.TRAIN:
             return reply, None
         # means of loss terms come from the images trained on, and no noise is added to them
@@ -277,6 +288,12 @@ class ReleaseFilter:
         if after > settings.epsilon:
             found = f"epsilon {after:.3g} after one more message"
             raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
+
+
+def _unscored(reply: Message) -> Message:
+    """Without scores: they are of a network that was trained on the site's images, and no noise was added to it."""
+    kept = {name: value for name, value in reply.metrics.items() if name in EFFORT}
+    return replace(reply, n=0, metrics=kept, extra={**reply.extra, **({WITHHELD: OWN_NETWORK} if reply.n else {})})
 
 
 def _parted(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -128,10 +128,15 @@ def _without_few(message: Message, least_images: int) -> Message:
 def withheld_reason(message: Message) -> str | None:
     """Why an answer holds no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` where it does."""
     least = message.extra.get(WITHHELD)
+    if least == OWN_NETWORK:
+        return "withheld: of what the site keeps, to which no noise is added"
     if least is not None:
         return f"withheld: fewer than {least} images"
     return None if message.n or message.metrics.keys() - EFFORT else NO_IMAGES
 
+
+OWN_NETWORK = "0"
+"""With differential privacy, the word ``withheld`` of scores of a network that stays at its site, or in part."""
 
 NO_IMAGES = "no images"
 """Why a site without masks has no scores."""
@@ -405,7 +410,8 @@ def privacy_account(
 
     Args:
         privacy: the run's settings.
-        records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included.
+        records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included. A
+            round after its last one may have had an answer that was lost, and counts as one more.
         withheld: (site, split) to the reason why a site sent no scores of the best or the last model.
         central: what noise at the server amounts to (:meth:`CentralNoise.account`); ``None`` without.
         statistic: the image-derived statistic that sites sent; ``None`` is none.
@@ -420,10 +426,14 @@ def privacy_account(
         "secure_aggregation": asdict(privacy.secure_aggregation) if privacy.secure_aggregation is not None else None,
     }
     noise = privacy.differential_privacy
-    releases: dict[str, int] = {}
+    counted: dict[str, int] = {}
+    lost: dict[str, int] = {}  # rounds since then without an answer that counts; it may have been sent
     for record in records:
         for site, entry in record["sites"].items():
-            releases[site] = max(releases.get(site, 0), int(entry.get("releases") or 0))
+            told = int(entry.get("releases") or 0)
+            lost[site] = 0 if told else lost.get(site, 0) + (entry.get("status") == "skipped")
+            counted[site] = max(counted.get(site, 0), told)
+    releases = {site: count + lost[site] if any(counted.values()) else 0 for site, count in counted.items()}
     if statistic is not None and (rule := privacy.rule(statistic)) is not None:
         multiplier, delta = rule.noise_multiplier, DifferentialPrivacy.delta
         account["statistics"] = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.networks import nets
 from torch import nn
 
+from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.federation.privacy.network_check import reading_layers, require_plain_network
 from samfed_monai.networks import client_network
 from samfed_monai.protocol import MessageRefused
@@ -105,6 +108,22 @@ def test_a_site_refuses_to_train_it():
     )
     with pytest.raises(MessageRefused, match=match):
         require_plain_network(client)
+
+
+def test_another_network_than_the_one_of_the_catalogue_that_a_plan_declares_is_looked_at():
+    plan = {
+        "network_def": {"_target_": CATALOGUE, "name": "basic_unet"},
+        "network": {"_target_": "samfed_monai.bundle.on_device", "network": "@network_def", "device": "cpu"},
+    }
+    for network, found in (
+        ({}, 0),
+        ({"network#network": {"_target_": "monai.networks.nets.Generator", **PLANTED, "latent_shape": [3, 64, 64]}}, 1),
+    ):
+        client, parser = toy_algo(), ConfigParser(plan)
+        parser.update(pairs=network)
+        client.trainer.network, client.train_workflow.parser = parser.get_parsed_content("network"), parser
+        with pytest.raises(MessageRefused, match="found 1 such") if found else nullcontext():
+            require_plain_network(client)
 
 
 def test_what_cannot_be_looked_at_is_refused():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from ignite.engine import Events
 from monai.data import Dataset
 from torch.utils.data import Subset
 
@@ -30,7 +30,13 @@ from samfed_monai.federation.privacy.allowed import (
 )
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
-from samfed_monai.federation.privacy.settings import PrivacyFloor, SecureAggregation, withheld_reason
+from samfed_monai.federation.privacy.settings import (
+    DifferentialPrivacy,
+    PrivacyFloor,
+    SecureAggregation,
+    withheld_reason,
+)
+from samfed_monai.handlers import EndlessSampler
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
@@ -699,24 +705,49 @@ def test_a_site_s_filter_by_default_asks_for_no_number_of_images_in_a_round(tmp_
     assert site_release("a/b", lambda: algo, Privacy(1), tmp_path).audit.path.parent.name == "a%2Fb"
 
 
-def test_the_private_images_are_those_of_the_unlabelled_stream_where_there_is_one():
-    def loader(**workflow: Any) -> Any:
-        client = SimpleNamespace(
-            train_workflow=SimpleNamespace(**workflow), trainer=SimpleNamespace(data_loader="labelled")
-        )
-        return allowed_module._private_loader(client)
+def test_the_smallest_batch_is_of_the_loaders_that_the_trainer_and_its_handlers_read():
+    class Stream:
+        def __init__(self, size: int) -> None:
+            self.loader = SimpleNamespace(batch_size=size, sampler=EndlessSampler(range(9)))
 
-    assert loader(parser=ConfigParser({"unlabelled": {"dataloader": "stream"}})) == "stream"
-    assert loader(parser=ConfigParser({"unlabelled": None})) == loader() == "labelled"
+        def __call__(self) -> None: ...
+
+        def started(self) -> None: ...
+
+    algo = toy_algo()
+    assert allowed_of(algo).batch == 2
+    algo.trainer.add_event_handler(Events.ITERATION_STARTED, Stream(4))
+    assert allowed_of(algo).batch == 2, "that of the trainer's own loader"
+    algo.trainer.add_event_handler(Events.STARTED, Stream(1).started)
+    assert allowed_of(algo).batch == 1, "wherever a plan has it, and whatever else the configuration declares"
 
 
 def test_what_a_loader_does_not_say_of_its_batches_is_not_known():
     for loader in (SimpleNamespace(), SimpleNamespace(batch_size=4), SimpleNamespace(sampler=[1]), None):
-        assert allowed_module._smallest_batch(loader) is None
+        assert allowed_module._different_images(loader) is None
     sized = SimpleNamespace(batch_size=4, sampler=range(10))
-    assert allowed_module._smallest_batch(sized) == 2
-    assert allowed_module._smallest_batch(SimpleNamespace(batch_size=4, sampler=range(10), drop_last=True)) == 4
-    assert allowed_module._smallest_batch(SimpleNamespace(batch_size=5, sampler=range(10))) == 5
+    assert allowed_module._different_images(sized) == 2
+    assert allowed_module._different_images(SimpleNamespace(batch_size=4, sampler=range(10), drop_last=True)) == 4
+    assert allowed_module._different_images(SimpleNamespace(batch_size=5, sampler=range(10))) == 5
+    for images, size in ((9, 4), (3, 3)):  # without end, and always full; of three images no four are different
+        endless = SimpleNamespace(batch_size=4, sampler=EndlessSampler(range(images)))
+        assert allowed_module._different_images(endless) == size
+    some = SimpleNamespace(batch_size=4, sampler=EndlessSampler(range(9), indices=[1, 2]))
+    assert allowed_module._different_images(some) == 2
+
+
+def test_with_noise_scores_of_what_a_site_keeps_do_not_leave():
+    noised, reason = Privacy(1, DifferentialPrivacy()), "withheld: of what the site keeps, to which no noise is added"
+    for keeps, privacy, left in (
+        (True, noised, (0, {}, reason)),
+        (False, noised, (40, {"dice": 0.8}, None)),
+        (True, Privacy(1), (40, {"dice": 0.8}, None)),
+    ):
+        gate = ReleaseFilter("Basel", allowed=lambda keeps=keeps: replace(ALLOWED, keeps=keeps), privacy=privacy)
+        answer = gate(Task.EVALUATE, request(), numbers())
+        assert (answer.n, answer.metrics, withheld_reason(answer)) == left
+    assert allowed_of(toy_algo()).keeps is False
+    assert allowed_of(toy_algo(), personal=["1.*"]).keeps is True
 
 
 def test_masks_of_a_data_set_that_cannot_be_seen_are_refused_in_full():

@@ -112,13 +112,16 @@ def test_the_account_of_a_run_follows_each_site_s_own_count():
     records = [
         {"sites": {"Basel": {"releases": 1}, "Bern": {"releases": 1}}},
         {"sites": {"Basel": {"releases": 3}, "Bern": {"status": "skipped"}}},  # Basel sent one that never came
+        {
+            "sites": {"Basel": {"releases": 4}, "Bern": {"status": "skipped"}}
+        },  # and Bern perhaps one in each of two rounds
     ]
     account = privacy_account(Privacy(5, DifferentialPrivacy(noise_multiplier=2.0)), records, {("Bern", "test"): "why"})
     noise = account["differential_privacy"]
     assert account["withheld"] == [{"site": "Bern", "split": "test", "reason": "why"}]
-    assert noise["releases"] == {"Basel": 3, "Bern": 1}
-    assert noise["epsilon"] == {"Basel": epsilon(2.0, 3, DELTA), "Bern": epsilon(2.0, 1, DELTA)}
-    assert noise["epsilon_per_round"] == noise["epsilon"]["Bern"]
+    assert noise["releases"] == {"Basel": 4, "Bern": 3}
+    assert noise["epsilon"] == {"Basel": epsilon(2.0, 4, DELTA), "Bern": epsilon(2.0, 3, DELTA)}
+    assert noise["epsilon_per_round"] == epsilon(2.0, 1, DELTA)
     assert noise["epsilon_total"] == noise["epsilon"]["Basel"]
 
 
@@ -130,7 +133,7 @@ def test_a_missing_accountant_is_told_with_the_command(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
-    with pytest.raises(Refused, match=r"pip install samfed-monai\[privacy\]"):
+    with pytest.raises(Refused, match=r"pip install 'samfed-monai\[privacy\]'"):
         epsilon(1.2345, 1, DELTA)
 
 
