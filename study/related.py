@@ -118,16 +118,17 @@ def table_block(
     rows = {}
     for row in order:
         whole = {"rank": _number(ranked.ranks.get(row), 2), "seeds": str(seeds[row])}
-        rows[row] = [whole[key] if key in whole else _spelt(key, cells[row].get(key)) for key in keys]
+        rows[row] = [whole[key] if key in whole else _spelt(key, cells[row].get(key), seeds[row]) for key in keys]
     return Block(title, [HEADS[key] for key in keys], rows, {row: title_of(row) for row in order}, frozenset())
 
 
-def _spelt(key: str, cell: Cell | None) -> str:
+def _spelt(key: str, cell: Cell | None, seeds: int) -> str:
     if cell is None or cell.mean is None:
         return MISSING
     digits = _DIGITS.get(key, 3)
     mean = as_difference(cell.mean, digits) if key == "memory" else f"{cell.mean:.{digits}f}"
-    return mean if cell.spread is None else f"{mean} ± {cell.spread:.{digits}f}"
+    text = mean if cell.spread is None else f"{mean} ± {cell.spread:.{digits}f}"
+    return f"{text} ({cell.n})" if key == "unseen" and cell.n != seeds else text
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -165,15 +166,18 @@ def told_ranks(ranked: Ranking) -> str:
 def told_against(runs: Iterable[RunData]) -> list[str]:
     """Which rows are higher or lower than the yardstick when each is compared with it alone; a paragraph, or none."""
     scores = {row: of for row, of in site_scores(runs).items() if row != CEILING}
-    if len(scores) < 2 or not scores.get(YARDSTICK):
+    base = scores.get(YARDSTICK)
+    if len(scores) < 2 or not base:
         return []
-    found = against(scores, YARDSTICK)
+    blocks = {row: len(base.keys() & of.keys()) for row, of in scores.items() if row != YARDSTICK}
+    most = max(blocks.values())
+    few = [row for row, number in blocks.items() if number < most]  # and no p that could pass
+    found = against({row: of for row, of in scores.items() if row not in few}, YARDSTICK)
     differ = {row: of for row, of in found.items() if of.p < ALPHA}
-    blocks = max((of.blocks for of in found.values()), default=0)
     text = f"**Against {_name(YARDSTICK)} alone**, block by block (Wilcoxon's signed-rank test, with Holm's correction "
-    text += f"for {counted(len(found), 'row')}): "
-    if 2 / 2**blocks * len(found) >= ALPHA:
-        return [f"{text}{counted(blocks, 'block')} are too few to tell any from it.", ""]
+    text += f"for {counted(len(found), 'row')}{f' of {most} blocks; not {_names(few)}, of fewer' if few else ''}): "
+    if 2 / 2**most * len(found) >= ALPHA:
+        return [f"{text}{counted(most, 'block')} are too few to tell any from it.", ""]
     told = [
         f"{word} {', '.join(f'{_name(row)} ({of.ahead} of {of.blocks})' for row, of in those.items())}"
         for word, higher in (("higher", True), ("lower", False))
@@ -372,7 +376,7 @@ def related_page(
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
     parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
     parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
-    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats])]
+    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *_machines(found["polyp"])]
     parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []
     return "\n".join(parts) + "\n", pictures
 
@@ -435,6 +439,32 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
         values = sorted({run.results["versions"].get(name, "unknown") for run in everything})
         lines.append(f"- {name}: {', '.join(values)}")
     return lines
+
+
+TWINS = ("coordinate_median", "trimmed_mean")
+"""With four sites the two are one rule: the mean of the middle two of four numbers."""
+
+
+def _machines(runs: Sequence[RunData]) -> list[str]:
+    """What ran where, seed by seed, where that is not one machine, and how far runs of one rule lie apart."""
+    seeds: dict[int, dict[str, list[str]]] = {}
+    for run in runs:
+        seeds.setdefault(run.seed, {}).setdefault(device_of(run.results), []).append(run.row)
+    if len({device for of in seeds.values() for device in of}) < 2:
+        return []
+    told = []
+    for seed, of in sorted(seeds.items()):
+        (usual, _), *others = sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))
+        rest = "".join(f", but {_names(rows)} on {device}" for device, rows in others)
+        told.append(f"seed {seed} on {usual}{rest}")
+    text = f"- Polyps, sites without labels, were run on two machines: {'; '.join(told)}. Each fitted its own warm "
+    text += "starts, so rows of one seed do not all begin with the same weights."
+    dice = {(run.row, run.seed): run.results["average"]["test"]["dice"] for run in runs if run.row in TWINS}
+    apart = {seed: abs(dice[TWINS[0], seed] - dice[TWINS[1], seed]) for row, seed in dice if row == TWINS[1]}
+    if apart:
+        each = ", ".join(f"{gap:.4f} with seed {seed}" for seed, gap in sorted(apart.items()))
+        text += f" How much that is: {_names(TWINS)} are one rule where four sites train, and differ by {each}."
+    return [text]
 
 
 def write_related(page: str | Path, text: str, pictures: Mapping[str, bytes]) -> None:

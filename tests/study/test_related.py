@@ -172,6 +172,28 @@ def test_rows_against_the_yardstick_alone(records, tmp_path):
     (many, _) = told_against(read_record(record))
     assert "higher `samfed` (8 of 8); lower `fedper` (0 of 8); 1 row cannot be told from it." in many
     assert told_against([]) == []
+    write_row(tmp_path / "late" / "seed-0", "fedbn", "fedbn", 0, 0.9)
+    add_to_record(record, [tmp_path / "late" / "seed-0"])
+    (some, _) = told_against(read_record(record))
+    assert "for 3 rows of 8 blocks; not `fedbn`, of fewer): higher `samfed` (8 of 8)" in some
+
+
+def test_what_ran_on_which_machine_is_told_where_there_were_two(records, tmp_path):
+    assert "two machines" not in related_page(records, [0, 1])[0]
+    made = []
+    for row, seed, dice, device in (
+        ("coordinate_median", 0, 0.80, "cpu"),
+        ("trimmed_mean", 0, 0.80, "cpu"),
+        ("coordinate_median", 1, 0.81, "cpu"),
+        ("trimmed_mean", 1, 0.80, "H100"),
+        ("samfed", 1, 0.80, "H100"),
+    ):
+        folder = tmp_path / "more" / row / f"seed-{seed}"
+        made.append(write_row(folder, row, row, seed, dice, process={**process(400), "device": device}))
+    add_to_record(records / "related-polyp.jsonl", made)
+    page = related_page(records, [0, 1])[0]
+    assert "seed 1 on cpu, but `samfed`, `trimmed_mean` on H100. Each fitted its own warm starts" in page
+    assert "are one rule where four sites train, and differ by 0.0000 with seed 0, 0.0100 with seed 1." in page
 
 
 def test_what_helps_is_measured_against_federated_averaging_without_sam(records):
