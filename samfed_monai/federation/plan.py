@@ -124,6 +124,12 @@ class Plan:
         """SHA-256 of the plan."""
         return config_hash(self.to_json())
 
+    @property
+    def updates_hash(self) -> str:
+        """SHA-256 of what decides the sites' updates of a round: without whom the server waits for, and its guard."""
+        plain = replace(self, timeout=None, quorum=None, allow_single_site=False, update_guard={})
+        return config_hash(plain.to_json())
+
     def fingerprint(self, bundle_root: str | Path) -> str:
         """SHA-256 of the plan and of the bundle's files that it runs with; places and notes in them do not count."""
         return config_hash({"plan": self.to_json(), "bundle": bundle_content(bundle_root, self.variant)})

@@ -91,7 +91,8 @@ class SumsOfUpdates:
         """Enters a sum before this site's shares for it leave.
 
         Args:
-            run: the plan's hash: a run of the same plan trains to the same updates, whatever the server calls it.
+            run: the plan's ``updates_hash``: a run of such a plan trains to the same updates, whatever the server calls
+                it, and however long it waits.
             round: from 0.
             update: :func:`update_hash` of what this site added.
             members: names of the sites whose vectors are in the sum.

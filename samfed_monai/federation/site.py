@@ -431,7 +431,7 @@ class FederatedSite:
             sums = SumsOfUpdates(
                 Path(self.components.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
             )
-            self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.hash)
+            self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
         return self._secure
 
     def _work(self, task: Task, message: Message) -> Message:

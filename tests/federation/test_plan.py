@@ -40,6 +40,13 @@ def test_everything_in_it_is_in_its_hash(changed):
     assert Plan.from_json(CONTENT | changed).hash != Plan.from_json(CONTENT).hash
 
 
+def test_whom_the_server_waits_for_does_not_decide_an_update():
+    plan = Plan.from_json(CONTENT)
+    for changed in ({"timeout": 90}, {"quorum": 2}, {"update_guard": {"limit": 3.0}}):
+        assert Plan.from_json(CONTENT | changed).updates_hash == plan.updates_hash
+    assert Plan.from_json(CONTENT | {"seed": 1}).updates_hash != plan.updates_hash
+
+
 def test_every_mistake_is_told_at_once():
     wrong = {"bundle": "b", "rounds": "3", "quorum": True, "client": {"x": {1, 2}}, "sites": {"a": "basic_unet"}}
     with pytest.raises(Refused) as caught:
