@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import AGAIN, Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class SoftMaskStore:
         pixels = self._read(image_sha256)
         if pixels is None:
             others = self._others(image_sha256)
-            hint = "run the same command again: it computes what is missing and nothing else"
+            hint = f"{AGAIN}: it computes what is missing and nothing else"
             raise Refused(
                 [
                     Problem(

@@ -124,7 +124,7 @@ def test_a_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, dama
     with caplog.at_level(logging.WARNING):
         assert store.missing([IMAGE]) == [IMAGE]
     assert "is damaged: it counts as missing and will be computed again" in caplog.text
-    with pytest.raises(Refused, match="run the same command again"):
+    with pytest.raises(Refused, match="type the same command again"):
         store.get(IMAGE)
     store.put(IMAGE, mask)
     assert torch.equal(store.get(IMAGE), mask)

@@ -103,7 +103,7 @@ def test_fault_53_sigterm_exits_cleanly_with_what_was_done_and_how_to_go_on(tmp_
     assert process.exitcode == 3, text
     assert "stopped: asked to end (SIGTERM)" in text
     assert f"of {ROUNDS} rounds are kept in" in text
-    assert "to go on: run the same command again" in text
+    assert "to go on: type the same command again" in text
     assert "Traceback" not in text
     run_toy(tmp_path, rounds=ROUNDS, splits=())
     assert final_files(tmp_path) == final_files(whole)
@@ -126,7 +126,7 @@ def test_fault_49_a_full_disk_stops_with_the_last_good_round_and_goes_on_after_r
     ballast = small_disk / "ballast"
     with RunFolder(small_disk).open({}) as folder:
         ballast.write_bytes(bytes(400_000))
-        with pytest.raises(Stopped, match=r"the disk is full .*; 2 of 9 rounds are kept(.|\n)*make room, then run"):
+        with pytest.raises(Stopped, match=r"the disk is full .*; 2 of 9 rounds are kept(.|\n)*make room, then type"):
             controller(folder, clients, start=begin, rounds=9).run()
         assert folder.store.latest().round == 1
         ballast.unlink()
