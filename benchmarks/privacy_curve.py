@@ -10,12 +10,14 @@ compares with none and with sites alone, not what a hospital would get.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -127,13 +129,24 @@ def command(options: argparse.Namespace, folder: Path, setting: Setting) -> list
 SAMFED = [sys.executable, "-c", "import sys; from samfed_monai.cli.main import main; sys.exit(main())"]
 
 
-def row(setting: Setting, results: dict[str, Any], more: Sequence[str]) -> str:
+def own_tables(folder: Path) -> list[list[float]]:
+    """Dice of each test image of each site with its last model, out of the tables that stay at the sites.
+
+    With noise at the sites no scores of the networks that they keep leave, and the results have none.
+    """
+    model = next(name for name in ("last", "best") if (folder / "evaluation" / name).is_dir())  # one, if they are one
+    found = sorted((folder / "evaluation" / model).glob("*/test/scores.csv"))
+    return [[float(line["dice"]) for line in csv.DictReader(path.open(encoding="utf-8"))] for path in found]
+
+
+def row(setting: Setting, folder: Path, more: Sequence[str]) -> str:
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
     account = results.get("privacy") or {}
     server, sites = account.get("central_differential_privacy"), account.get("differential_privacy")
     epsilon = server["epsilon_replaced"] if server else sites["epsilon_total"] if sites else None
     spent = "–" if epsilon is None else f"{epsilon:.3g}" if epsilon < 100 else f"{epsilon:,.0f}"
-    last = results["models"]["last"]
-    scores = [last["average"]["test"]["dice"], last["worst"]["test"]["dice"]]
+    sites_dice = own_tables(folder)
+    scores = [fmean(dice for each in sites_dice for dice in each), min(map(fmean, sites_dice))]
     told = [*setting.told, spent, *(f"{value:.3f}" for value in scores), *more]
     return f"| {' | '.join(told)} |"
 
@@ -165,7 +178,7 @@ def main() -> None:
             subprocess.run(command(options, folder, setting), check=True)
             computed += 1
         more = what_is_left(options, setting) if options.of == "predictions" else []
-        rows.append(row(setting, json.loads((folder / "results.json").read_text()), more))
+        rows.append(row(setting, folder, more))
     heads = ["noise at", "multiplier", "epsilon", "Dice", "worst site"]
     heads += ["masks after noise: a site's", "all sites' mean"] if options.of == "predictions" else []
     print("\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows]))
