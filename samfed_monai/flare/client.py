@@ -77,12 +77,7 @@ class Site:
         if not run or set(run) - _SHORT:
             raise ChildDied("the message names no run")
         require_run_name(run_name, "message -> run_name")
-        if self._first[0] and self._first != (
-            run,
-            run_name,
-        ):  # what a round may be asked is counted in the run's folder
-            expected, hint = "the one that this job began with", "submit a job of its own for another run"
-            raise Refused([Problem("message -> run", found="another run", expected=expected, hint=hint)])
+        self._require_this_job_s(run, run_name)
         state = self._state_of(run)
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         forget_old_runs(state.parent.parent, run)
@@ -96,6 +91,12 @@ class Site:
         # not in the job's folder: Python would import from it what the job has there
         self._first = (run, run_name)
         self._run, self._child = run, Child(self.worker, settings, log=state / "worker.log", cwd=state)
+
+    def _require_this_job_s(self, run: str, run_name: str) -> None:
+        """A job has one run: what a site may be asked in a round is counted in the run's folder."""
+        if self._first[0] and self._first != (run, run_name):
+            expected, hint = "the one that this job began with", "submit a job of its own for another run"
+            raise Refused([Problem("message -> run", found="another run", expected=expected, hint=hint)])
 
     @property
     def state(self) -> Path:

@@ -201,7 +201,9 @@ def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
 def test_a_store_that_another_teacher_filled_says_so(tmp_path):
     theirs, ours = (SoftMaskStore(tmp_path, teacher_sha256=letter * 64) for letter in "ab")
     theirs.put("c" * 64, torch.zeros(1, 2, 2))
-    with pytest.raises(Refused, match=rf"but one by another: {'a' * 64}; name that teacher \(teacher_sha256\), or run"):
+    with pytest.raises(
+        Refused, match=rf"but one by another: {'a' * 64}; name that teacher \(teacher_sha256\), or type"
+    ):
         ours.get("c" * 64)
     with pytest.raises(Refused) as refused:
         ours.get("d" * 64)

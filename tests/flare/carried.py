@@ -78,7 +78,9 @@ def run_here(folder: Path, local: Path, there: Path, options: Mapping[str, Any])
         options: ids of ``federate.json`` and their values.
     """
     places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "output_dir": str(there)}
-    run = planned(find_bundle("samfed_skin"), {**options, **places}, here=False)
+    asked = {name: value for name, value in options.items() if name != "adapter"}  # which the server's site file names
+    run = planned(find_bundle("samfed_skin"), {**asked, **places}, here=False)
+    run = replace(run, places=replace(run.places, adapter=options.get("adapter")))
     JobRun(run.plan, replace(run.places, output_dir=local)).run()
     return run
 

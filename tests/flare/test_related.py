@@ -128,11 +128,11 @@ def test_one_process_and_the_simulator_have_the_same_bits(here, small_sam, tmp_p
     first = next(iter(plans.values()))
     assert first.datalist is not None
     files = write_site_files(
-        tmp_path / "files", first.datalist, replace(first.places, output_dir=runs), SITES, threads=1, weights=small_sam
+        tmp_path / "files", first.datalist, replace(first.places, output_dir=runs), SITES, threads=1
     )
     for site in SITES:
         content = read_json(files / f"{site}.json")
-        content["runs_dir"] = content.pop("output_dir")
+        content |= {"runs_dir": content.pop("output_dir"), "weights": str(small_sam)}
         write_json(files / f"{site}.json", content)
     classes = {"controller": "tests.flare.many_plans.ManyController", "executor": "tests.flare.executors.ManyExecutor"}
     job = export_job(tmp_path / "job", first.plan.to_json(), run_name="all", min_clients=2, **classes)

@@ -10,7 +10,7 @@ def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
     words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
     assert main(["flare", "simulate", "samfed_skin", *words]) == 2
-    assert "pip install samfed-monai[flare]" in capsys.readouterr().err
+    assert "pip install 'samfed-monai[flare]'" in capsys.readouterr().err
 
 
 def test_options_beside_a_job_s_folder_are_refused(tmp_path, capsys):
