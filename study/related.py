@@ -28,6 +28,7 @@ from study.related_plan import (
     YARDSTICK,
     device_of,
     gains_by_site,
+    hospital_scores,
     on_cpu,
     ranked_rows,
     ranked_with_all_seeds,
@@ -165,7 +166,7 @@ def told_ranks(ranked: Ranking) -> str:
 
 def told_against(runs: Iterable[RunData]) -> list[str]:
     """Which rows are higher or lower than the yardstick when each is compared with it alone; a paragraph, or none."""
-    scores = {row: of for row, of in site_scores(runs).items() if row != CEILING}
+    scores = hospital_scores(runs)
     base = scores.get(YARDSTICK)
     if len(scores) < 2 or not base:
         return []
@@ -460,7 +461,11 @@ def _machines(runs: Sequence[RunData]) -> list[str]:
     text = f"- Polyps, sites without labels, were run on two machines: {'; '.join(told)}. Each fitted its own warm "
     text += "starts, so rows of one seed do not all begin with the same weights."
     dice = {(run.row, run.seed): run.results["average"]["test"]["dice"] for run in runs if run.row in TWINS}
-    apart = {seed: abs(dice[TWINS[0], seed] - dice[TWINS[1], seed]) for row, seed in dice if row == TWINS[1]}
+    apart = {
+        seed: abs(dice[TWINS[0], seed] - dice[TWINS[1], seed])
+        for row, seed in dice
+        if row == TWINS[1] and (TWINS[0], seed) in dice
+    }
     if apart:
         each = ", ".join(f"{gap:.4f} with seed {seed}" for seed, gap in sorted(apart.items()))
         text += f" How much that is: {_names(TWINS)} are one rule where four sites train, and differ by {each}."

@@ -151,15 +151,16 @@ def gains_by_site(blocks: Mapping[tuple[str, int], float], base: Mapping[tuple[s
 
 def ranked_rows(runs: Iterable[RunData]) -> Ranking:
     """Ranks of all rows but the ceiling, which no hospital has."""
-    return ranking(_hospitals(runs))
+    return ranking(hospital_scores(runs))
 
 
 def ranked_with_all_seeds(runs: Iterable[RunData]) -> Ranking:
     """Ranks of those rows that have every site and seed that any has, on all of these."""
-    return ranking(of_every_block(_hospitals(runs)))
+    return ranking(of_every_block(hospital_scores(runs)))
 
 
-def _hospitals(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
+def hospital_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
+    """:func:`site_scores` of all rows but the ceiling, which no hospital has."""
     return {row: of for row, of in site_scores(runs).items() if row != CEILING}
 
 

@@ -68,13 +68,13 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
     return _tell(prepared, shares=(arguments.validation, arguments.test))
 
 
-def _refuse_unheeded(given: Mapping[str, Any], expected: str) -> None:
+def _refuse_unheeded(given: Mapping[str, Any], expected: str, hint: str = "leave it out") -> None:
     """Refuses options that would do nothing."""
     from samfed_monai.core.errors import Problem, Refused
 
     names = [name for name, asked in given.items() if asked]
     if names:
-        raise Refused([Problem(f"--{name}", found="it", expected=expected, hint="leave it out") for name in names])
+        raise Refused([Problem(f"--{name}", found="it", expected=expected, hint=hint) for name in names])
 
 
 def _refuse_unheeded_of_partition(arguments: argparse.Namespace) -> None:
@@ -247,16 +247,12 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
 
 def _volumes(arguments: argparse.Namespace) -> int:
     """NIfTI files of two sites and a public set, and the command that makes a list of them."""
-    from samfed_monai.core.errors import Problems
     from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 
-    problems = Problems()
     unheeded = {"output": arguments.output is not None, "sites": arguments.sites != SITES}
     unheeded |= {"labelled": arguments.labelled, "no-report": arguments.no_report}
-    for option in (option for option, given in unheeded.items() if given):
-        hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
-        problems.add(f"--{option}", found="it", expected="none: the scene volumes writes NIfTI files", hint=hint)
-    problems.refuse_if_any()
+    hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
+    _refuse_unheeded(unheeded, "none: the scene volumes writes NIfTI files", hint)
     chosen: dict[str, Any] = {"volumes": arguments.images_per_site, "public": arguments.public}
     chosen["size"] = tuple(arguments.size) if arguments.size else None
     given = {key: value for key, value in chosen.items() if value is not None}

@@ -108,16 +108,13 @@ class Arrivals:
             self._first = None
             if isinstance(answer, OSError):
                 raise answer
+            if isinstance(answer, Spooled) and sender in asked:
+                size[sender] = size.get(sender, 0) + answer.size
             if number != exchange:  # of one that it was asked in, as this one may not ask it
                 self.late(sender)
             elif sender not in asked:
                 logger.warning("dropped an answer of %r, which is no site that was asked", sender)
-                continue
-            if isinstance(answer, Spooled) and sender in asked:
-                size[sender] = size.get(sender, 0) + answer.size
-            if number != exchange:
-                continue
-            if sender in answered or sender in taken:
+            elif sender in answered or sender in taken:
                 logger.warning("%s: dropped a second answer (one per site and message)", sender)
             else:
                 self.missing.discard(sender)

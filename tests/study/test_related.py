@@ -194,6 +194,9 @@ def test_what_ran_on_which_machine_is_told_where_there_were_two(records, tmp_pat
     page = related_page(records, [0, 1])[0]
     assert "seed 1 on cpu, but `samfed`, `trimmed_mean` on H100. Each fitted its own warm starts" in page
     assert "are one rule where four sites train, and differ by 0.0000 with seed 0, 0.0100 with seed 1." in page
+    alone = write_row(tmp_path / "more" / "seed-2", "trimmed_mean", "trimmed_mean", 2, 0.8, process=process(400))
+    add_to_record(records / "related-polyp.jsonl", [alone])  # its twin has not been run yet
+    assert "differ by 0.0000 with seed 0, 0.0100 with seed 1." in related_page(records, [0, 1, 2])[0]
 
 
 def test_what_helps_is_measured_against_federated_averaging_without_sam(records):

@@ -17,11 +17,11 @@ from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_mask
 from samfed_monai.federation.privacy.settings import (
     EFFORT,
     OWN_NETWORK,
-    WITHHELD,
     DifferentialPrivacy,
     Privacy,
     epsilon_of,
     withhold_small,
+    without_scores,
 )
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
@@ -209,7 +209,7 @@ class ReleaseFilter:
     ) -> tuple[Message, dict[str, Any] | None]:
         settings = self.privacy.differential_privacy
         if settings is not None and task == Task.EVALUATE and allowed.keeps:
-            return _unscored(reply), None
+            return without_scores(reply, OWN_NETWORK), None  # of a network to which no noise was added
         if settings is None or task != Task.TRAIN:
             return reply, None
         # means of loss terms come from the images trained on, and no noise is added to them
@@ -288,12 +288,6 @@ class ReleaseFilter:
         if after > settings.epsilon:
             found = f"epsilon {after:.3g} after one more message"
             raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
-
-
-def _unscored(reply: Message) -> Message:
-    """Without scores: they are of a network that was trained on the site's images, and no noise was added to it."""
-    kept = {name: value for name, value in reply.metrics.items() if name in EFFORT}
-    return replace(reply, n=0, metrics=kept, extra={**reply.extra, **({WITHHELD: OWN_NETWORK} if reply.n else {})})
 
 
 def _parted(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

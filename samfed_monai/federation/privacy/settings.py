@@ -102,9 +102,14 @@ def withhold_small(message: Message, least_images: int) -> Message:
     statistics = message.metrics.keys() - EFFORT
     if message.kind != Kind.METRICS or not (message.n or statistics):
         return message
+    return without_scores(message, str(least_images))
+
+
+def without_scores(message: Message, word: str) -> Message:
+    """``message`` without scores and their count; ``withheld`` says ``word``, unless there are no images at all."""
     kept = {name: value for name, value in message.metrics.items() if name in EFFORT}
-    word = {WITHHELD: str(least_images)} if message.n else {}
-    return replace(message, n=0, metrics=kept, extra={**message.extra, **word})
+    withheld = {WITHHELD: word} if message.n else {}
+    return replace(message, n=0, metrics=kept, extra={**message.extra, **withheld})
 
 
 def _without_few(message: Message, least_images: int) -> Message:
