@@ -307,9 +307,10 @@ RELATED_STEPS := 24
 RELATED_PLAN := --rounds 5 --local_steps $(RELATED_STEPS) --overlays false
 RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
+related-asks = $(filter $(1),$(subst $(comma), ,$(RELATED_PARTS)))
 # $(1) part, $(2) bundle, $(3) list and adapter, $(4) folder of the images, $(5) further options
 define related-run
-	@case ",$(RELATED_PARTS)," in *,$(1),*) ;; *) exit 0 ;; esac; \
+	@test -n "$(call related-asks,$(1))" || exit 0; \
 	for seed in $(subst $(comma), ,$(RELATED_SEEDS)); do \
 	    for row in $$($(BIN)/python -m study related-rows $(1) --records "$(RECORDS)" --seed $$seed $(related-rows)); do \
 	        $(BIN)/samfed compare samfed_$(2) --variants $$row --seeds $$seed --datalist "$(RELATED_RUN)/$(3).json" --data-root "$(4)" \
@@ -339,21 +340,28 @@ related-plan: $(VENV)/.package
 
 # Scribbles are written beside the images that they are of: beside copies, as SAMFED_DATA may be read-only, and a link may not lead out of the data root.
 related-prepared: $(VENV)/.package
-	$(call needs-data,$(POLYP_DATA),data/polyp)
+	$(if $(call related-asks,polyp labelled weak unseen),$(call needs-data,$(POLYP_DATA),data/polyp))
+	$(if $(call related-asks,skin),$(call needs-data,$(SKIN_DATA),data/skin/isic2017))
 	$(weights)
 	@mkdir -p "$(RELATED_RUN)/weak-data"
+ifneq (,$(call related-asks,polyp labelled weak unseen))
 	@test -f "$(RELATED_RUN)/polyp.json" || $(BIN)/samfed prepare list $(call related-list,polyp) \
 	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --output "$(RELATED_RUN)/polyp.json"
 	@test -f "$(RELATED_RUN)/polyp.safetensors" || $(BIN)/samfed teach samfed_polyp --datalist "$(RELATED_RUN)/polyp.json" \
 	    --data-root "$(POLYP_DATA)" --output "$(RELATED_RUN)/polyp.safetensors"
-	@case ",$(RELATED_PARTS)," in *,weak,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/polyp-scribbles.json" || { \
+endif
+ifneq (,$(call related-asks,weak))
+	@test -f "$(RELATED_RUN)/polyp-scribbles.json" || { \
 	    cp -RL "$(POLYP_DATA)/." "$(RELATED_RUN)/weak-data/" && chmod -R u+w "$(RELATED_RUN)/weak-data"; \
 	    $(BIN)/samfed prepare weak "$(RELATED_RUN)/polyp.json" --data-root "$(RELATED_RUN)/weak-data" --kind scribble \
 	        --output "$(RELATED_RUN)/polyp-scribbles.json"; }
-	@case ",$(RELATED_PARTS)," in *,skin,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/skin.json" || $(BIN)/samfed prepare list \
-	    $(call related-list,isic) --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.json"
-	@case ",$(RELATED_PARTS)," in *,skin,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/skin.safetensors" || $(BIN)/samfed teach \
-	    samfed_skin --datalist "$(RELATED_RUN)/skin.json" --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.safetensors"
+endif
+ifneq (,$(call related-asks,skin))
+	@test -f "$(RELATED_RUN)/skin.json" || $(BIN)/samfed prepare list $(call related-list,isic) \
+	    --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.json"
+	@test -f "$(RELATED_RUN)/skin.safetensors" || $(BIN)/samfed teach samfed_skin --datalist "$(RELATED_RUN)/skin.json" \
+	    --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.safetensors"
+endif
 
 related-page: $(VENV)/.package
 	$(related-write)
