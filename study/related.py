@@ -377,7 +377,8 @@ def related_page(
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
     parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
     parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
-    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *_machines(found["polyp"])]
+    told = [*_machines(found["polyp"]), *(text for part, runs in found.items() for text in _adapters(part, runs))]
+    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *told]
     parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []
     return "\n".join(parts) + "\n", pictures
 
@@ -429,7 +430,7 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
     lines = []
     for part, runs in found.items():
         lists = dict.fromkeys(str(run.results["hashes"].get("datalist")) for run in runs)
-        adapters = dict.fromkeys(str(a)[:12] for run in runs if (a := run.results["hashes"].get("adapter")))
+        adapters = dict.fromkeys(adapter for run in runs if (adapter := _adapter_of(run)))
         lines += [f"- {PARTS[part]}: data list `{datalist}` (SHA-256)" for datalist in lists]
         lines += [f"- {PARTS[part]}: adapter `{', '.join(adapters)}`"] if adapters else []
     everything = [run for runs in found.values() for run in runs]
@@ -448,17 +449,10 @@ TWINS = ("coordinate_median", "trimmed_mean")
 
 def _machines(runs: Sequence[RunData]) -> list[str]:
     """What ran where, seed by seed, where that is not one machine, and how far runs of one rule lie apart."""
-    seeds: dict[int, dict[str, list[str]]] = {}
-    for run in runs:
-        seeds.setdefault(run.seed, {}).setdefault(device_of(run.results), []).append(run.row)
-    if len({device for of in seeds.values() for device in of}) < 2:
+    told = _seed_by_seed([(run, f"on {device_of(run.results)}") for run in runs])
+    if told is None:
         return []
-    told = []
-    for seed, of in sorted(seeds.items()):
-        (usual, _), *others = sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))
-        rest = "".join(f", but {_names(rows)} on {device}" for device, rows in others)
-        told.append(f"seed {seed} on {usual}{rest}")
-    text = f"- Polyps, sites without labels, were run on two machines: {'; '.join(told)}. Each fitted its own warm "
+    text = f"- Polyps, sites without labels, were run on two machines: {told}. Each fitted its own warm "
     text += "starts, so rows of one seed do not all begin with the same weights."
     dice = {(run.row, run.seed): run.results["average"]["test"]["dice"] for run in runs if run.row in TWINS}
     apart = {
@@ -470,6 +464,44 @@ def _machines(runs: Sequence[RunData]) -> list[str]:
         each = ", ".join(f"{gap:.4f} with seed {seed}" for seed, gap in sorted(apart.items()))
         text += f" How much that is: {_names(TWINS)} are one rule where four sites train, and differ by {each}."
     return [text]
+
+
+def _adapters(part: str, runs: Sequence[RunData]) -> list[str]:
+    """Which adapter of SAM a part's runs had, seed by seed, where it was fitted more than once; how good each is."""
+    told = _seed_by_seed([(run, f"with `{adapter}`") for run in runs if (adapter := _adapter_of(run))])
+    if told is None:
+        return []
+    dice = {
+        str(_adapter_of(run)): scored["test"]["dice"]
+        for run in runs
+        if (scored := (run.results["teacher"] or {}).get("average"))
+    }
+    text = (
+        f"- {PARTS[part]}: the adapter of SAM was fitted more than once from one recipe: {told}. Students start from "
+    )
+    text += "its trunk, so what lies between seeds is the adapters', too."
+    if dice:
+        text += f" Dice of the adapted SAM itself: {', '.join(f'{of:.3f} (`{name}`)' for name, of in dice.items())}."
+    return [text]
+
+
+def _adapter_of(run: RunData) -> str | None:
+    sha256 = run.results["hashes"].get("adapter")
+    return None if sha256 is None else str(sha256)[:12]
+
+
+def _seed_by_seed(values: Sequence[tuple[RunData, str]]) -> str | None:
+    """What most runs of a seed have, and the rows that have something else; ``None`` where all runs have the same."""
+    if len({value for _, value in values}) < 2:
+        return None
+    seeds: dict[int, dict[str, list[str]]] = {}
+    for run, value in values:
+        seeds.setdefault(run.seed, {}).setdefault(value, []).append(run.row)
+    told = []
+    for seed, of in sorted(seeds.items()):
+        (usual, _), *others = sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))
+        told.append(f"seed {seed} {usual}{''.join(f', but {_names(rows)} {value}' for value, rows in others)}")
+    return "; ".join(told)
 
 
 def write_related(page: str | Path, text: str, pictures: Mapping[str, bytes]) -> None:

@@ -199,6 +199,22 @@ def test_what_ran_on_which_machine_is_told_where_there_were_two(records, tmp_pat
     assert "differ by 0.0000 with seed 0, 0.0100 with seed 1." in related_page(records, [0, 1, 2])[0]
 
 
+def test_adapters_that_were_fitted_apart_are_told_seed_by_seed(records, tmp_path):
+    def run(row, seed, adapter, variant=None):
+        folder = tmp_path / row / f"seed-{seed}"
+        hashes = {"datalist": "d", "adapter": adapter * 32}
+        return write_row(folder, row, variant or row, seed, 0.8, hashes=hashes)
+
+    add_to_record(records / "related-skin.jsonl", [run("no_sam", 0, "ab"), run("samfed", 0, "ab")])
+    assert "more than once" not in related_page(records, [0, 1])[0]
+    more = [run("no_sam", 1, "cd"), run("samfed", 1, "cd", "mine"), run("fedper", 1, "ab")]  # mine has another teacher
+    add_to_record(records / "related-skin.jsonl", more)
+    page = related_page(records, [0, 1])[0]
+    assert "- Skin: the adapter of SAM was fitted more than once from one recipe: seed 0 with `abababababab`; " in page
+    assert "seed 1 with `cdcdcdcdcdcd`, but `fedper` with `abababababab`. Students start from its trunk" in page
+    assert "Dice of the adapted SAM itself: 0.850 (`abababababab`), 0.100 (`cdcdcdcdcdcd`)." in page
+
+
 def test_what_helps_is_measured_against_federated_averaging_without_sam(records):
     runs = runs_of("polyp", records)
     cells = figures_of(runs, runs_of("unseen", records))
