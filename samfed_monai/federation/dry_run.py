@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from samfed_monai.config.parse import parsed
 from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.training_state import own_random_state
+from samfed_monai.data.classes import outputs_of
+from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.workflow import WorkflowConfig, unfilled
 from samfed_monai.networks.input_size import batch_problems, size_advice, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
@@ -21,6 +25,8 @@ logger = logging.getLogger(__name__)
 Shapes = dict[str, tuple[int, ...]]
 #: Ids of the training batches that a client network sees.
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
+#: What a site's labels go through on their way to the loss.
+OF_LABELS = "resize", "binary_label"
 #: Ids whose components read no image and compute nothing when they are built.
 PARTS = "optimizer", "images", "terms"
 
@@ -64,7 +70,8 @@ def dry_run(
     Raises:
         Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
-            term does not take, missing weights of SAM, or unlike networks where all must be alike.
+            term does not take, weak labels (``images#weak_labels``) whose unlabelled pixels would be learned from,
+            missing weights of SAM, or unlike networks where all must be alike.
     """
     problems, found = Problems(), dict[str, BuiltNetwork]()
     for site, name in networks.items():
@@ -84,6 +91,7 @@ def dry_run(
         split = KeySplit((), (), ())
         for part in PARTS:
             problems.extend(_part_problems(parser, part))
+        problems.extend(_weak_label_problems(parser))
         with problems.collected():
             split = network_split(network, parsed(parser, "personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
@@ -106,6 +114,52 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
         if isinstance(told, Refused):
             return told.problems
     return []  # any other error is reported where a site builds the component
+
+
+def _weak_label_problems(parser: Any) -> list[Problem]:
+    """What takes an unlabelled pixel of a weak label for one with a label, where a site reads weak labels.
+
+    A label with all three kinds of pixels goes through the site's transforms and its loss.
+    """
+    if parsed(parser, "images#weak_labels") is not True:
+        return []
+    label = torch.full((1, 17, 17), float(IGNORE))  # of a size that no resizing keeps pixel by pixel
+    label[:, :4], label[:, 4:8] = 0, 1
+    item: dict[str, Any] = {"image": torch.zeros(3, 17, 17), "label": label}
+    blamed, found = "", ""
+    try:
+        transforms = [(name, parsed(parser, name, dict)) for name in OF_LABELS]
+        loss = parsed(parser, "loss")
+    except RuntimeError:
+        return []  # reported where a site builds the component
+    for name, transform in transforms:
+        item = transform(item)
+        values = sorted(set(torch.as_tensor(item["label"]).flatten().tolist()))
+        if not blamed and values != [0, 1, IGNORE]:
+            blamed, found = name, f"a component after which a label of 0, 1 and {IGNORE} has {_listed(values)}"
+    if not blamed:
+        blamed, found = "loss", _learned_from(loss, item["label"], parsed(parser, "classes"))
+    if not found:
+        return []
+    expected = f"a component that leaves out pixels of {IGNORE}, which have no label, as images#weak_labels is true"
+    hint = "take the variant weak_labels or one built on it, whose components do, or masks and images#weak_labels false"
+    return [Problem(f"train.json -> {blamed}", found=found, expected=expected, hint=hint)]
+
+
+def _learned_from(loss: Any, label: torch.Tensor, classes: Any) -> str:
+    """How a loss takes unlabelled pixels for labelled ones; empty where no gradient reaches them."""
+    logits = torch.zeros(1, outputs_of(classes), *label.shape[1:], requires_grad=True)
+    try:
+        loss(logits, label[None]).backward()
+    except (ValueError, IndexError, RuntimeError) as error:
+        return f"a loss that does not take them ({error})"
+    reached = logits.grad is not None and logits.grad[:, :, label[0] == IGNORE].any()
+    return f"{type(loss).__name__}, which learns from them" if reached else ""
+
+
+def _listed(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:4])
+    return f"{shown}, ..." if len(values) > 4 else shown
 
 
 def _batches(parser: Any) -> dict[str, int]:

@@ -313,10 +313,16 @@ def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak
     listed = DataList.load(weak / "list.json")
     for variant in ("weak_labels", "fedicra", "samfed", "dp_only"):
         assert told(listed, variant=variant) == []
-    able = {"images#weak_labels": True}
-    [problem] = told(listed, variant="supervised", sites={"site-1": able})
-    assert problem.startswith("synthetic-0 -> site-2"), "the other site says that it can"
-    assert told(listed, variant="supervised", client=able) == []
+    unable = {"images#weak_labels": False}
+    [problem] = told(listed, variant="weak_labels", sites={"site-2": unable})
+    assert problem.startswith("synthetic-0 -> site-2"), "the other site can"
+
+
+def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_was_done(weak):
+    listed, said = DataList.load(weak / "list.json"), {"images#weak_labels": True}
+    for options in ({"sites": {"site-1": said}}, {"client": said}):
+        [problem] = told(listed, variant="supervised", **options)
+        assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
 
 
 def test_too_few_sites_for_the_quorum(small):
@@ -324,6 +330,8 @@ def test_too_few_sites_for_the_quorum(small):
     assert quorum == "quorum: expected a number from 1 to 2, the number of sites, found 3"
     [sites] = told(small, unseen=["site-2"])
     assert sites.startswith("sites: expected at least 2")
+    [clusters] = told(small, variant="spp_fgc")
+    assert clusters.startswith("strategy: expected 2 clusters of at least 2, found 2 sites; lower strategy#clusters")
 
 
 def test_without_a_teacher_its_settings_are_not_looked_at():

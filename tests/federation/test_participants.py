@@ -121,12 +121,35 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
             ),
             ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
             ("samfed", {"terms#sam_kd#schedule": "linaer"}, r"terms#sam_kd#schedule: .*did you mean 'linear'"),
+            (
+                "supervised",
+                {"images#weak_labels": True},
+                r"train\.json -> resize: expected a component that leaves out pixels of 255, .* after which a label of "
+                r"0, 1 and 255 has 0, .*, \.\.\.; take the variant weak_labels",
+            ),
+            (
+                "weak_labels",
+                {"binary_label": {"_target_": "monai.transforms.AsDiscreted", "keys": "label", "threshold": 0.5}},
+                r"train\.json -> binary_label: .* has 0, 1; take the variant",
+            ),
+            (
+                "weak_labels",
+                {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}},
+                r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them",
+            ),
         ]
     ),
 )
 def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_list, variant, options, message):
     with pytest.raises(Refused, match=message):
         participants(small_list, variant, **options).dry_run()
+
+
+def test_weak_labels_are_let_in_where_unlabelled_pixels_are_left_out(small_list):
+    participants(small_list, "weak_labels").dry_run()
+    participants(small_list, "supervised", **{"images#weak_labels": False}).dry_run()
+    unlike = {"_target_": "monai.losses.DiceCELoss", "other_act": 1}
+    participants(small_list, "weak_labels", loss=unlike).dry_run()  # refused where a site builds it
 
 
 def test_a_term_of_a_user_s_own_that_needs_a_site_s_places_is_not_judged_where_there_is_none(small_list):
