@@ -9,7 +9,7 @@ from statistics import fmean
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
-from study.related_plan import gains_by_site, runs_of, site_scores
+from study.related_plan import NO_ROW, gains_by_site, runs_of, site_scores
 
 BESIDE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
 """Part of the related systems to the method that its others are put beside; that one, beside the public set alone."""
@@ -18,7 +18,7 @@ _OF = {"polyp": "sites without labels", "labelled": "sites with masks", "weak": 
 
 
 def measured(records: str | Path) -> dict[str, str]:
-    """Name of a method to its Dice and where, beside another method, it gained and lost; those that ran alone.
+    """Name of a method to its Dice and where, beside another method, it gained and lost, or why it has no row.
 
     Args:
         records: folder of ``related-<part>.jsonl``.
@@ -32,7 +32,8 @@ def measured(records: str | Path) -> dict[str, str]:
         for row, blocks in scores.items():
             other = yardstick if row != yardstick else FLOOR
             told.setdefault(row, []).append(f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}")
-    return {row: "; ".join(texts) for row, texts in told.items()}
+    without = {row: f"not: {why}" for row, why in NO_ROW.items()}
+    return without | {row: "; ".join(texts) for row, texts in told.items()}
 
 
 def _beside(blocks: Mapping[tuple[str, int], float], others: Mapping[tuple[str, int], float], other: str) -> str:

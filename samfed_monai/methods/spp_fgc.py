@@ -139,8 +139,9 @@ class ClusteredFedAvg(FedAvg):
     A round: the first is FedAvg's, and brings the descriptors; so are the next, as long as too few sites have sent one
     for so many clusters. From then on a site is sent its cluster's model, and averages with its cluster alone; who
     answers for the first time later joins the cluster whose sites are nearest on average. Hospitals that take no part
-    have the mean of all sites. One cluster is FedAvg to the bit, and asks for no descriptor. Memory and each stored
-    round: as many models as sites and clusters.
+    have the mean of all sites. ``largest_share`` of the update guard caps what a site weighs among all sites; among the
+    few of its cluster it may weigh more. One cluster is FedAvg to the bit, and asks for no descriptor. Memory and each
+    stored round: as many models as sites and clusters.
 
     Args:
         clusters: at the most, >= 1.

@@ -126,6 +126,8 @@ class GatedCrfTerm(Term):
         name: under which the value is logged.
         radius, sigma_xy, sigma_rgb: as in :func:`gated_crf` (FedICRA: 5, 6, 0.1).
         step: looks at every ``step``-th pixel of each row and column, which divides the time by its square (ours).
+            ``radius`` counts pixels that are looked at, so that as many pairs count: at step 2 a window of 5 reaches 10
+            pixels of the image; ``sigma_xy`` stays in pixels of the image.
         weight: factor of the term (FedICRA: 0.1).
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.

@@ -31,6 +31,7 @@ def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path: Path) -> None
     assert np.ptp(found.pictures, axis=-1).max() == 0
     assert found.pixel_area == pytest.approx(0.125)
     assert found.spacing == pytest.approx(3)
+    assert found.voxel == (0.25, 0.5, 3), "rows run along Y"
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1.0)])
@@ -41,6 +42,7 @@ def test_a_volume_is_measured_in_its_own_unit(tmp_path: Path, unit: str, factor:
     found = read_slices(tmp_path / "a.nii")
     assert found.pixel_area == pytest.approx(0.125 * factor**2)
     assert found.spacing == pytest.approx(3 * factor)
+    assert found.voxel == pytest.approx((0.25 * factor, 0.5 * factor, 3 * factor))
 
 
 def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path: Path) -> None:

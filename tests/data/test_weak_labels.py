@@ -169,6 +169,19 @@ def test_a_list_keeps_its_kinds_and_refuses_others(masks: tuple[Path, DataList],
         DataList.load(tmp_path / "list.json")
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_what_is_scored_has_masks_alone(masks: tuple[Path, DataList], tmp_path: Path, split: str) -> None:
+    masks[1].save(tmp_path / "list.json")
+    content = json.loads((tmp_path / "list.json").read_text())
+    content["sites"]["site-1"][split][0]["label_kind"] = "points"
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    message = (
+        rf"site-1 -> {split}\[0\] -> label_kind: expected a mask, as every {split} item, found a weak label \(points\)"
+    )
+    with pytest.raises(Refused, match=message):
+        DataList.load(tmp_path / "list.json")
+
+
 def test_what_cannot_be_drawn_is_told_before_any_is(masks: tuple[Path, DataList]) -> None:
     root, listed = masks
     message = r"(?s)found the site 'site-9'.*--kind of site-1: expected one of .*found 'lines'"

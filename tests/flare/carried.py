@@ -70,14 +70,17 @@ def run_carried(run: Planned, output: Path, folder: Path, *, worker: str = WORKE
         run_server(output, kit=folder, job_config=app / "config", post=Carrier(sites), opened=lambda transport: None)
 
 
-def run_here(folder: Path, local: Path, there: Path, options: Mapping[str, Any]) -> Planned:
+def run_here(
+    folder: Path, local: Path, there: Path, options: Mapping[str, Any], *, listed: str = "list.json"
+) -> Planned:
     """Runs in this process, into ``local``, what is planned for the folder ``there``; returns the plan.
 
     Args:
-        folder: of ``list.json`` and the images.
+        folder: of the list and the images.
         options: ids of ``federate.json`` and their values.
+        listed: name of the list.
     """
-    places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "output_dir": str(there)}
+    places = {"datalist": str(folder / listed), "data_root": str(folder), "output_dir": str(there)}
     asked = {name: value for name, value in options.items() if name != "adapter"}  # which the server's site file names
     run = planned(find_bundle("samfed_skin"), {**asked, **places}, here=False)
     run = replace(run, places=replace(run.places, adapter=options.get("adapter")))

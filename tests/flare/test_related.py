@@ -21,7 +21,7 @@ from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.job import Planned, export_job
 from samfed_monai.flare.local import simulate, write_site_files
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
-from tests.flare.carried import hashes, run_here
+from tests.flare.carried import hashes, in_both, run_here
 from tests.flare.test_equality import one_thread
 from tests.flare.test_personal import SITES, SMALL
 from tests.flare.tiny_sam import encoder
@@ -76,9 +76,9 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def weak_sites(two_sites: Path) -> Path:
-    """A folder as of ``two_sites``, whose sites have points for labels."""
+    """The folder of ``two_sites`` with ``weak.json`` beside its list: sites have points for labels there."""
     kinds = dict.fromkeys(SITES, "points")
-    weaken_list(DataList.load(two_sites / "list.json"), two_sites, kinds, progress=False).save(two_sites / "list.json")
+    weaken_list(DataList.load(two_sites / "list.json"), two_sites, kinds, progress=False).save(two_sites / "weak.json")
     return two_sites
 
 
@@ -93,7 +93,8 @@ def here(weak_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Here:
     @cache
     def run(variant: str) -> tuple[Planned, Path]:
         options = {**SMALL, **RELATED[variant][0], "variant": variant}
-        return run_here(weak_sites, folder / variant, folder / "there", options), folder / variant
+        there = folder / "there"
+        return run_here(weak_sites, folder / variant, there, options, listed="weak.json"), folder / variant
 
     return run
 
@@ -120,6 +121,16 @@ def assert_same(local: Path, other: Path, cache: Path, variant: str) -> None:
             assert labels[0].read_bytes() == labels[1].read_bytes()
     scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, other)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.skipif(not present("elcfs_labelled"), reason="the method is not here")
+def test_episodes_on_the_sites_own_masks_have_the_same_bits_in_one_process_and_carried(two_sites, tmp_path):
+    runs = in_both(two_sites, tmp_path, {**SMALL, "variant": "elcfs_labelled", "privacy#least_images": 2})
+    records = [read_json(run / "rounds" / "001" / "round.json") for run in runs]
+    for site in SITES:
+        terms = [record["sites"][site]["terms"] for record in records]
+        assert terms[0] == terms[1]
+        assert terms[0]["episode"] > 0
 
 
 @pytest.mark.skipif(not present(*RELATED), reason="none of these methods is here")

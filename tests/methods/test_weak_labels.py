@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,23 @@ def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
 
 def test_a_window_larger_than_the_picture_is_fine() -> None:
     assert gated_crf(torch.rand(1, 1, 2, 3), torch.rand(1, 3, 2, 3), radius=9).item() >= 0
+
+
+def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, logits = torch.rand(2, 3, 9, 8, generator=generator), torch.randn(2, 1, 9, 8, generator=generator)
+    label = torch.full((2, 1, 9, 8), float(IGNORE))
+    label[:, :, :3] = 1
+    engine = SimpleNamespace(
+        state=SimpleNamespace(output={"pred": logits, "image": image, "label": label}, iteration=1)
+    )
+    guidance: Any = {}
+    half = [part[..., ::2, ::2] for part in (torch.sigmoid(logits), image)]
+    numbers = {"sigma_xy": 6.0, "sigma_rgb": 0.3}
+    expected = gated_crf(*half, radius=3, sigma_xy=3.0, sigma_rgb=0.3).item()
+    assert GatedCrfTerm(step=2, radius=3, **numbers).value(guidance, engine).item() == pytest.approx(expected, rel=1e-6)
+    assert GatedCrfTerm(step=2, radius=2, **numbers).value(guidance, engine).item() < 0.9 * expected
+    assert engine.state.terms["crf_labelled"].item() == pytest.approx(1 / 3)
 
 
 def test_numbers_out_of_range_are_refused_together() -> None:
