@@ -197,15 +197,17 @@ def _read(
     masks_alone: bool = False,
 ) -> Images:
     from samfed_monai.data import load_records
+    from samfed_monai.data.datalist import LabelKind
     from samfed_monai.data.grouping import subset
 
     name = site or PUBLIC
-    records = load_records(listed, data_root, split=split, site=site, with_labels=True)
+    records = load_records(listed, data_root, split=split, site=site, with_labels=True, weak_labels=True)
     records = [record for record in records if "label" in record or not masks_alone]
     records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]
     images, labels = [], []
     for record in progress_bar(records, show=bar, desc=f"{name}, {split}", unit="image"):
-        item = preprocessing(dict(record))
+        masked = record.get("label_kind", LabelKind.MASK) == LabelKind.MASK  # a weak label is no truth to go by
+        item = preprocessing({key: value for key, value in record.items() if key != "label" or masked})
         images.append(torch.as_tensor(item["image"]).float())
         labels.append(torch.as_tensor(item["label"]).float() if "label" in item else None)
     if not images:

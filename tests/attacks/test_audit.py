@@ -10,10 +10,14 @@ import pytest
 
 from samfed_monai.attacks import ATTACKS, Options
 from samfed_monai.attacks.audit import as_cell, named, run_audit
+from samfed_monai.attacks.target import target_of_run
 from samfed_monai.cli.main import main
+from samfed_monai.data import DataList
+from samfed_monai.data.weak_labels import weaken_list
 from tests.attacks.toys import target
 from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import job
+from tests.methods import present
 
 QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0, bar=False)
 
@@ -71,3 +75,22 @@ def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, cap
     content = json.loads((run / "audit" / "audit.json").read_text())
     assert content["about"]["network"] == "basic_unet"
     assert [row["images"] for row in content["findings"][0]["rows"]] == ["public", "site-1", "site-2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not present("weak_labels"), reason="the method is not here")
+def test_a_run_on_weak_labels_is_attacked_without_them(small_federation, tmp_path):  # noqa: F811
+    masks, run = DataList.load(small_federation / "list.json"), tmp_path / "run"
+    listed = small_federation / "weak.json"
+    weaken_list(masks, small_federation, {"site-1": "points"}, progress=False).save(listed)
+    job(small_federation, run, rounds=1, variant="weak_labels", datalist=listed).run()
+    found = target_of_run(run, bundle="samfed_skin", datalist=listed, data_root=small_federation, bar=False)
+    whole = {(group.name, group.member): group.labels is not None for group in found.groups}
+    assert whole == {
+        ("public", True): True,
+        ("site-1", True): False,
+        ("site-1", False): True,
+        ("site-2", True): True,
+        ("site-2", False): True,
+    }
+    assert {len(group) for group in found.groups if group.member and group.name != "public"} == {4}
