@@ -216,6 +216,13 @@ def test_bands_by_hand():
     assert (means[0].item(), there.tolist()) == (1.5, [True, False])
 
 
+def test_bands_are_one_pixel_inside_and_five_outside():
+    row = torch.tensor([[[[float(pixel == "#") for pixel in "........#######......."]]]])
+    inside, outside = boundary_bands(row)
+    assert "".join(".#"[int(pixel)] for pixel in inside.flatten()) == "........#.....#......."
+    assert "".join(".#"[int(pixel)] for pixel in outside.flatten()) == "...#####.......#####.."
+
+
 def test_the_contrast_by_hand():
     vectors = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
     labels = torch.tensor([True, True, False, False])
@@ -285,6 +292,38 @@ def test_the_look_ahead_step_is_the_optimizers_step_and_its_gradient_reaches_the
     assert seen[0].max() <= 1
     value.backward()
     assert all(weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_the_gradient_is_that_of_the_loss_where_the_step_led_and_the_step_is_not_followed_a_second_time():
+    network, stepped, loss = Tiny(), Tiny(), nn.BCEWithLogitsLoss()
+    term = EpisodicTerm(network=network, inner=0.5, gamma=0.0)
+    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    value, seen = ran(term, network)
+    value.backward()
+    label = torch.zeros(2, 1, 8, 8)
+    label[:, :, 2:6, 2:6] = 1
+    loss(stepped(images(1, 2, 8, 8)), label).backward()
+    with torch.no_grad():
+        for weight in stepped.parameters():
+            weight -= 0.5 * weight.grad
+    stepped.zero_grad()
+    loss(stepped(seen[0]), label).backward()
+    for weight, expected in zip(network.parameters(), stepped.parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, expected.grad)
+
+
+def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
+    term = EpisodicTerm(network=Tiny())
+    term.windows = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)  # black and white
+    torch.manual_seed(0)
+    found = term._restyled(torch.full((40, 3, 4, 4), 0.5))
+    greys = found[:, 0, 0, 0]
+    torch.testing.assert_close(found, greys.view(40, 1, 1, 1).expand(40, 3, 4, 4))
+    assert 10 < (greys < 0.5).sum() < 30, "about half of them"
+    kept = (1 - 2 * (greys - 0.5).abs()).sort().values
+    assert kept[0] < 0.1
+    assert kept[-1] > 0.9
+    assert kept.diff().min() > 0, "each its own"
 
 
 def test_no_entry_of_the_gradient_moves_a_weight_farther_than_it_may():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ignite.engine import Events
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -130,6 +131,23 @@ def test_the_alignment_is_nothing_at_the_first_step():
     trainer = toy_trainer(handlers, network=network, steps=1)
     next_round(trainer, 0, 2)
     assert trainer.state.term_means["contrast_alignment"] == 0
+
+
+def test_the_average_begins_as_the_student_and_lags_behind_it_and_the_base_is_what_the_round_began_with():
+    network, term = Shown(), ContrastiveTerm(decay=0.75, weight=1.0)  # not 0.5, which could be taken the wrong way
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[]), term], network=network, learning_rate=0.5)
+    seen: list[torch.Tensor] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(weights(network)["encoder.0.weight"]))
+    for number in range(2):
+        seen.clear()
+        start = average = weights(network)["encoder.0.weight"]
+        next_round(trainer, number, 3)
+        assert len(seen) == 3
+        for now in seen:
+            assert (now - start).abs().max() > 1e-2
+            average = 0.75 * average + 0.25 * now
+        torch.testing.assert_close(weights(term._average.network)["encoder.0.weight"], average)
+        assert torch.equal(weights(term._base.network)["encoder.0.weight"], start)
 
 
 def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_are_the_dictionary():

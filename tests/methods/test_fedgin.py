@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.methods import fedgin
 from samfed_monai.methods.fedgin import IntensityViewd, mixed_intensities, random_intensities
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.transforms import StrongViewd
@@ -46,6 +48,62 @@ def test_the_generator_decides_and_equal_pixels_far_from_a_border_stay_equal():
     assert not torch.equal(first, other)
     flat = random_intensities(torch.full((3, 20, 20), 0.4), generator=seeded(3))
     assert torch.allclose(flat[:, 8:12, 8:12], flat[:, 10:11, 10:11].expand(3, 4, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_network_by_hand_on_one_pixel_which_sees_the_middles_of_the_kernels_alone(seed):
+    generator = seeded(seed)
+
+    def layer(pixel, outputs):
+        side = [1, 3][torch.randint(2, (1,), generator=generator)]
+        middles = torch.randn(outputs, len(pixel), side, side, generator=generator)[:, :, side // 2, side // 2]
+        return middles @ pixel + torch.randn(outputs, generator=generator)
+
+    expected = pixel = torch.tensor([0.2, 0.5, 0.9])
+    for _ in range(3):
+        inner = layer(expected, 2)
+        expected = torch.where(inner > 0, inner, inner / 100)
+    found = random_intensities(pixel.view(3, 1, 1), generator=seeded(seed))
+    torch.testing.assert_close(found.flatten(), layer(expected, 3))
+
+
+def test_kernels_have_1_or_3_pixels_a_side_between_two_channels_and_their_numbers_are_normal(monkeypatch):
+    convolved, drawn = functional.conv2d, []
+
+    def conv2d(images, weights, shifts, **options):
+        drawn.append((weights, shifts))
+        return convolved(images, weights, shifts, **options)
+
+    monkeypatch.setattr(functional, "conv2d", conv2d)
+    for seed in range(50):
+        random_intensities(image(), generator=seeded(seed))
+    weights, shifts = zip(*drawn, strict=True)
+    assert [tuple(each.shape[:2]) for each in weights] == [(2, 3), (2, 2), (2, 2), (3, 2)] * 50
+    for layer in range(4):
+        assert {tuple(each.shape[2:]) for each in weights[layer::4]} == {(1, 1), (3, 3)}
+    for tensors in (weights, shifts):
+        numbers = torch.cat([each.flatten() for each in tensors])
+        assert numbers.mean().item() == pytest.approx(0, abs=0.1)
+        assert numbers.std().item() == pytest.approx(1, abs=0.1)
+    drawn.clear()
+    IntensityViewd(strength=0.0)({"image": image()})
+    assert [len(each) for each, _ in drawn] == [2, 2, 2, 3], "the view's own numbers are the same"
+
+
+def test_alpha_is_drawn_for_each_image_anew_and_evenly_up_to_its_greatest(monkeypatch):
+    alphas, view = [], IntensityViewd(most=0.5).set_random_state(0)
+
+    def mixed(image, changed, alpha):
+        alphas.append(alpha)
+        return image
+
+    monkeypatch.setattr(fedgin, "mixed_intensities", mixed)
+    for _ in range(60):
+        view({"image": image(size=4)})
+    assert len(set(alphas)) == 60
+    assert 0 <= min(alphas) < 0.05
+    assert 0.45 < max(alphas) <= 0.5
+    assert sum(alphas) / 60 == pytest.approx(0.25, abs=0.05)
 
 
 def test_the_view_is_reproducible_leaves_the_weak_one_and_is_the_strong_one_without_it():

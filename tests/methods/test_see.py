@@ -79,6 +79,13 @@ def test_images_are_chosen_by_unsure_pixels_of_all_and_of_the_foreground():
     assert not is_kept(label(1, 0))
 
 
+@pytest.mark.parametrize(("probability", "kept"), [(0.3, True), (0.33, False), (0.67, False), (0.7, True)])
+def test_a_pixel_is_unsure_above_nine_tenths_of_a_bit(probability, kept):
+    found = label(0, 40)
+    found[0, 0] = probability  # 10 of 100: of 0.3 and 0.7 the entropy is 0.881 bits, of 0.33 and 0.67 it is 0.915
+    assert is_kept(found) is kept
+
+
 def test_the_three_scores_by_hand():
     refined, coarse = torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
     refined[0, 0] = 1.0
@@ -353,12 +360,13 @@ def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_
     assert (folder / "0002.safetensors").read_bytes() == last
 
 
-def refined_by(monkeypatch, tmp_path, records, item, refine) -> tuple[RefinedLabelTerm, Any]:
+def refined_by(monkeypatch, tmp_path, records, item, refine, every=1) -> tuple[RefinedLabelTerm, Any]:
     """A term whose SAM is ``refine``, and an engine whose network says one half everywhere."""
     monkeypatch.setattr(see, "_sam", lambda *given: nn.Identity())
     monkeypatch.setattr(see, "SamRefiner", lambda sam, size: refine)
     data = SimpleNamespace(records=lambda split: [{"image_sha256": each} for each in records])
-    term = RefinedLabelTerm(data=data, transform=lambda record: item, folder=tmp_path, checkpoint="x", views=1)  # type: ignore[arg-type]
+    given_: dict[str, Any] = {"data": data, "folder": tmp_path, "checkpoint": "x", "views": 1, "every": every}
+    term = RefinedLabelTerm(transform=lambda record: item, **given_)
     state = SimpleNamespace(device="cpu", round=0, rounds=3)
     engine = SimpleNamespace(network=nn.Identity(), inferer=lambda images, network: 0 * images[:, :1], state=state)
     return term, engine
@@ -395,6 +403,27 @@ def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monk
         term._refine(engine)
         found.append(round(term.store.get(ONE).mean().item(), 3))
     assert found == [0.6, 0.902, 0.8]
+
+
+def test_of_every_two_rounds_the_second_takes_nothing_and_goes_on_with_what_there_is(monkeypatch, tmp_path):
+    asked = []
+
+    def refine(image, mask, label):
+        asked.append(engine.state.round)
+        return see.Refined(torch.full((1, 2, 2), 0.6 + 0.1 * engine.state.round), 0.5)
+
+    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, every=2)
+    monkeypatch.setattr(Scores, "better", lambda self, other: self.certainty > other.certainty)
+    found = []
+    for number in range(4):
+        engine.state.round = number
+        term._refine(engine)
+        found.append(term.store.get(ONE).mean().item())
+        assert term._labelled == 1.0
+        assert (term.folder / f"{number:04d}.safetensors").is_file()
+    assert asked == [0, 2]
+    assert found == pytest.approx([0.6, 0.6, 0.8, 0.8])
 
 
 @pytest.mark.parametrize("again", [1, 2])
