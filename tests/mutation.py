@@ -37,10 +37,11 @@ class Room(NamedTuple):
     tests: tuple[str, ...]
 
 
-def _methods(*names: str) -> Room:
-    code = [f"samfed_monai/methods/{name}.py" for name in names]
-    tests = [f"tests/methods/test_{name}.py" for name in names if (ROOT / f"tests/methods/test_{name}.py").is_file()]
-    return Room((*code, "samfed_monai/protocol/strategy.py"), (*tests, "tests/protocol/test_strategy.py"))
+def _methods(*names: str, code: tuple[str, ...] = (), tests: tuple[str, ...] = ()) -> Room:
+    """Methods, each with the test of its name, and what is changed beside them."""
+    files = [f"samfed_monai/methods/{name}.py" for name in names]
+    known = [f"tests/methods/test_{name}.py" for name in names if (ROOT / f"tests/methods/test_{name}.py").is_file()]
+    return Room((*files, *code), (*known, *tests))
 
 
 ROOMS = {
@@ -50,7 +51,13 @@ ROOMS = {
         tuple(f"tests/protocol/test_{name}.py" for name in ("message", "guard", "sent_once", "transport")),
     ),
     "strategies": _methods(
-        "fedavg", "all_answers", "site_weights", "coordinate_median", "trimmed_mean", "krum", "norm_clipping"
+        *("fedavg", "all_answers", "site_weights", "coordinate_median", "trimmed_mean", "krum", "norm_clipping"),
+        code=("samfed_monai/protocol/strategy.py",),
+        tests=("tests/protocol/test_strategy.py",),
+    ),
+    "systems": _methods(
+        *("cpss", "drflm", "elcfs", "fedca", "fedda", "fedgin", "fedicra", "fedsemidg", "mixup", "see", "spp_fgc"),
+        "weak_labels",
     ),
     "store": Room(
         tuple(f"samfed_monai/federation/{name}.py" for name in ("round_store", "run_folder", "run_models")),
