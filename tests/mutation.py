@@ -58,6 +58,7 @@ ROOMS = {
     "systems": _methods(
         *("cpss", "drflm", "elcfs", "fedca", "fedda", "fedgin", "fedicra", "fedsemidg", "mixup", "see", "spp_fgc"),
         "weak_labels",
+        tests=("tests/methods/test_published.py",),
     ),
     "store": Room(
         tuple(f"samfed_monai/federation/{name}.py" for name in ("round_store", "run_folder", "run_models")),

@@ -6,12 +6,16 @@ Each is what a run has that sets nothing itself: from the method's file, else th
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pydoc import locate
 from typing import Any
 
 import pytest
 
 from samfed_monai.config import find_bundle
+from samfed_monai.config.parse import join_id, walk
+from samfed_monai.config.variants import methods, variant_files
+from samfed_monai.core.io import read_json
 from samfed_monai.federation.workflow import client_config
 from tests.methods import present
 
@@ -175,3 +179,45 @@ def default(parser: Any, name: str) -> Any:
 def test_a_run_that_sets_nothing_has_the_numbers_of_the_method(variant):
     wanted = {**PUBLISHED.get(variant, {}), **OURS.get(variant, {})}
     assert in_force(variant, list(wanted)) == wanted
+
+
+#: Where a method's file says something else than its class does alone: a name, what the method is, or its speed.
+DEPARTS = {
+    ("ditto", "terms#ditto#name"),
+    ("fedca", "terms#contrast#alone"),
+    ("fedca", "terms#contrast#weight"),  # that of a term beside others
+    ("fedicra", "terms#tree#step"),
+    ("hssf_compat", "sharing#term#handlers#1#convention"),
+    ("hssf_compat", "sharing#term#handlers#1#weight"),
+    ("mean_teacher", "terms#consistency#weight"),
+    ("pfedsam", "before#stages#both"),
+    ("see_few", "terms#see#split"),
+    ("weak_labels", "terms#crf#step"),
+}
+
+
+@pytest.mark.parametrize("variant", methods())
+def test_a_class_of_a_method_has_the_numbers_of_its_file_for_defaults(variant):
+    found = set()
+    for place, component in components(read_json(variant_files(None, variant)[-1])):
+        if not component["_target_"].startswith("samfed_monai.methods."):
+            continue
+        parameters = inspect.signature(locate(component["_target_"])).parameters  # type: ignore[arg-type]
+        for name, value in component.items():
+            plain = not isinstance(value, dict) and not str(value).startswith(("@", "$"))
+            known = parameters[name].default if name in parameters else inspect.Parameter.empty
+            if plain and known not in (inspect.Parameter.empty, value):
+                found.add((variant, f"{place}#{name}"))
+    assert found == {each for each in DEPARTS if each[0] == variant}
+
+
+def components(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Components of a method's file with their ids, those whose arguments have ids of their own as well."""
+    yield from (
+        (join_id(parts), each) for parts, each in walk(content) if isinstance(each, dict) and "_target_" in each
+    )
+    for name in content:
+        if name.endswith("#_target_"):
+            place = name.removesuffix("_target_")
+            own = {key.removeprefix(place): value for key, value in content.items() if key.startswith(place)}
+            yield place.removesuffix("#"), own
