@@ -301,12 +301,21 @@ def arguments_of(component: dict[str, Any]) -> tuple[set[str], bool]:
 
 
 def check_references(config: BundleConfig) -> Iterator[Problem]:
-    """``@id`` that leads nowhere, and ``$`` expressions that are not Python."""
+    """``@id`` that leads nowhere, and ``$`` expressions that are not Python.
+
+    A knob that is gone is told once, however many components read it.
+    """
+    gone: dict[str, list[str]] = {}
+    read: set[str] = set()
     for parts, value in walk(config.content):
         if not isinstance(value, str) or parts[:1] == ("_meta_",):
             continue
         for target in references(value):
+            read.add(target[0])
             if target[0] != "_meta_" and lookup(config.content, target) is MISSING:
+                if len(target) == 1 and _home(config, target[0]) is not None:
+                    gone.setdefault(target[0], []).append(config.where(parts))
+                    continue
                 yield Problem(
                     config.where(parts),
                     found=f"@{join_id(target)}, which does not exist",
@@ -317,6 +326,19 @@ def check_references(config: BundleConfig) -> Iterator[Problem]:
                 )
         if value.startswith("$") and not _is_python(value[1:]):
             yield Problem(config.where(parts), found=repr(value), expected="a Python expression after '$'")
+    for name, places in gone.items():
+        file = str(_home(config, name))
+        known, own = shipped_plain(file), next(pairs for layer, pairs in config.layers if layer == file)
+        known |= read | MONAI_IDS
+        unread = [repr(key) for key, value in own.items() if is_value(value) and not is_note(key) and key not in known]
+        renamed = f"; nothing reads {' or '.join(unread)}, which may be its new name" if unread else ""
+        expected = f"this knob, which {places[0]} reads{' and others do' if len(places) > 1 else ''}"
+        yield Problem(f"{file} -> {name}", found="none", expected=expected, hint=f"add it again{renamed}")
+
+
+def _home(config: BundleConfig, name: str) -> str | None:
+    """The file of a configuration whose packaged form has a knob; ``None`` where that of none has it."""
+    return next((layer for layer, _ in config.layers if layer != config.source and name in shipped_plain(layer)), None)
 
 
 def _lost_reference(config: BundleConfig, target: Sequence[str]) -> str:

@@ -53,9 +53,11 @@ def check_ranges(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
                 value = lookup(config.content, parts)
                 if value is MISSING or not is_value(value):
                     continue
-                number = each.get("type") in ("number", "integer") or bool(_BOUNDS.keys() & each.keys())
-                if number and (isinstance(value, bool) or not isinstance(value, (int, float, NoneType))):
-                    yield wrong_kind(config.where(parts), value, "a number")
+                whole = each.get("type") == "integer"
+                number = whole or each.get("type") == "number" or bool(_BOUNDS.keys() & each.keys())
+                kinds = (int, NoneType) if whole else (int, float, NoneType)
+                if number and (isinstance(value, bool) or not isinstance(value, kinds)):
+                    yield wrong_kind(config.where(parts), value, "a whole number" if whole else "a number")
                     continue
                 expected = unfit(value, each)
                 if expected:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from monai.bundle import ConfigParser
@@ -190,6 +191,37 @@ def test_a_variant_that_changes_a_component_may_set_the_new_ones_arguments(bundl
 def test_fault_24_wrong_type_in_the_file(bundle, rewrite: Write, key, value, message):
     rewrite("train.json", {key: value})
     assert told(bundle) == [message]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(224.5, "224.5 (float)"), (224.0, "224.0 (float); write 224"), ("128", "'128' (str); remove")]
+)
+def test_fault_24_a_size_is_a_whole_number_although_a_transform_would_take_another(tmp_path, value, found):
+    (message,) = told(edited(tmp_path, image_size=value), ready=False)
+    assert message.startswith(f"train.json -> image_size: expected a whole number, found {found}")
+
+
+def test_a_knob_that_was_renamed_is_told_once_whoever_reads_it(tmp_path):
+    root = edited(tmp_path, gone="batch_size", bs=4)
+    for workflow in ("train", "evaluate"):
+        assert told(root, workflow=workflow, ready=False) == [
+            "train.json -> batch_size: expected this knob, which train.json -> train#dataloader#batch_size reads and "
+            "others do, found none; add it again; nothing reads 'bs', which may be its new name"
+        ]
+    (message,) = told(edited(tmp_path / "other", file="federate.json", gone="rounds"), workflow="federate", ready=False)
+    assert message == (
+        "federate.json -> rounds: expected this knob, which federate.json -> job#rounds reads, found none; add it again"
+    )
+
+
+def edited(folder: Path, *, file: str = "train.json", gone: str = "", **knobs: Any) -> Path:
+    """A copy of the skin bundle with these knobs of a file, and one that is gone."""
+    root = folder / "mine"
+    shutil.copytree(find_bundle("samfed_skin"), root)
+    path = root / "configs" / file
+    content = {**json.loads(path.read_text()), **knobs}
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != gone}))
+    return root
 
 
 def test_fault_24_wrong_type_on_the_command_line(bundle):
