@@ -102,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
+    if any(problem.where.rpartition(" -> ")[2].startswith("imports#") for problem in code):
+        sys.stdout.write("  names of networks, rules and guides were not judged: modules of imports may add some\n")
     if arguments.strict:
         sys.stdout.write("  strict: no code, no pickle, no component outside the strict allow-list\n")
     for variant, problem in unfit.items():

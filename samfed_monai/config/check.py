@@ -7,8 +7,12 @@ sockets. What arrives with a bundle, or from a server, gets none of that.
 
 from __future__ import annotations
 
+import ast
 import configparser
+import importlib.machinery
+import importlib.util
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
-from samfed_monai.config.entry_points import brought
+from samfed_monai.config.entry_points import brought, not_installed
 from samfed_monai.config.knobs import (
     GIVEN,
     GROUPS,
@@ -103,6 +107,45 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         yield from _datalist(datalist)
     if ready:
         yield from check_base_weights(content, bundle_root)
+
+
+def check_imports(config: BundleConfig) -> Iterator[Problem]:
+    """Modules of ``imports`` that are not there: MONAI goes on without them, and what they would add is unknown later.
+
+    They are looked for, not imported.
+    """
+    listed = config.content.get("imports")
+    for index, text in enumerate(listed if isinstance(listed, list) else []):
+        for module in _modules_in(text):
+            if not _is_there(module):
+                place, expected = config.where(("imports", str(index))), "a module that Python finds"
+                hint = not_installed(module) or "correct its name, or install the package that has it"
+                yield Problem(place, found=f"{module}, which it does not", expected=expected, hint=hint)
+
+
+def _modules_in(text: Any) -> list[str]:
+    """Modules of ``$import a.b`` or ``$from a import b``; none of an expression that is not Python, told elsewhere."""
+    if not (isinstance(text, str) and text.startswith("$")):
+        return []
+    try:
+        statements = ast.parse(text[1:].strip()).body
+    except SyntaxError:
+        return []
+    names = [alias.name for each in statements if isinstance(each, ast.Import) for alias in each.names]
+    return names + [each.module for each in statements if isinstance(each, ast.ImportFrom) and each.module]
+
+
+def _is_there(module: str) -> bool:
+    if module in sys.modules:  # os.path is in no package
+        return True
+    first, *rest = module.split(".")
+    spec, name = importlib.util.find_spec(first), first
+    for each in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return False
+        name = f"{name}.{each}"
+        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
+    return spec is not None
 
 
 def check_networks(config: BundleConfig) -> Iterator[Problem]:
@@ -447,6 +490,7 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
         lambda: check_override_ids(config, base_layers),
         lambda: check_knobs(config),
         lambda: check_references(config),
+        lambda: check_imports(config),
         lambda: check_unread_knobs(config, base_layers),
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),

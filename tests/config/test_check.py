@@ -385,6 +385,25 @@ def test_a_variant_of_sam_takes_every_sam_and_what_another_package_brings(monkey
     assert told("theirs") == []
 
 
+def test_modules_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")
+    (tmp_path / "my_lab" / "networks.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    there = ["$import my_lab.networks as mine", "$from my_lab import networks", "$import os.path, math", "$(", 3]
+    given = [*there, "$import my_lab.losses", "$import math, my_labb"]
+    found = told(edited(tmp_path / "bundle", imports=given), ready=False)
+    hint = "; correct its name, or install the package that has it"
+    assert [problem for problem in found if "module" in problem] == [
+        f"train.json -> imports#5: expected a module that Python finds, found my_lab.losses, which it does not{hint}",
+        f"train.json -> imports#6: expected a module that Python finds, found my_labb, which it does not{hint}",
+    ]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    (problem,) = told(edited(tmp_path / "other", imports=["$import my_lab"]), ready=False)
+    assert problem.endswith("type PYTHONPATH=. SAMFED_ALLOW=my_lab before the command")
+
+
 def test_a_rule_may_be_one_that_the_imports_register():
     own = {"agreement#rule": "both_sure", "agreement#tau": 1.4, "imports": ["$import math"]}
     problems = check_bundle(find_bundle("samfed_skin"), "train", overrides=own, ready=False)
