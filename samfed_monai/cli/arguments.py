@@ -60,7 +60,8 @@ def knobs_help(file: str, *, without: Collection[str] = ()) -> str:
         file: ``federate.json``, ``train.json``, …
         without: options that the help lists already, ``--rounds``, ``--output-dir``, …
     """
-    from samfed_monai.config.knobs import shipped
+    from samfed_monai.config.knobs import FEDERATION_ALONE, shipped
+    from samfed_monai.config.parse import split_id
     from samfed_monai.config.ranges import knob_texts
 
     width = max(60, shutil.get_terminal_size().columns - 2)
@@ -69,6 +70,8 @@ def knobs_help(file: str, *, without: Collection[str] = ()) -> str:
     tables = knob_texts()[file]
     for name, about in [knob for table in tables if table != "places" for knob in tables[table].items()]:
         if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:
+            continue
+        if file == "teacher.json" and split_id(name)[0] in FEDERATION_ALONE:
             continue
         values = {json.dumps(content.get(name)) for content in contents}
         default = f" [{values.pop()}]" if len(values) == 1 else ""

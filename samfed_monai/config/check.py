@@ -22,6 +22,7 @@ from typing import Any
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.entry_points import brought, not_installed
 from samfed_monai.config.knobs import (
+    FEDERATION_ALONE,
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -458,12 +459,22 @@ def check_bundle(
     config = BundleConfig(layers, overrides)
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
     problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, base_layers, ready)]
+    if workflow == "teacher":
+        problems += _of_a_federation_alone(config)
     if workflow == "train" and not config.problems:
         problems += check_classes(config, root, variant, "variant")
     if federate and not config.problems:
         config, _ = corrected(config, base_layers)
         problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
+
+
+def _of_a_federation_alone(config: BundleConfig) -> Iterator[Problem]:
+    """Ids of ``teacher.json`` on the command line that ``samfed teach`` reads nothing of."""
+    for key, value in dict(config.layers).get(config.source, {}).items():
+        if split_id(key)[0] in FEDERATION_ALONE:
+            hint = f"`samfed federate` reads it: --teacher#{key}"
+            yield Problem(f"{config.source} -> {key}", found=repr(value), expected="an id that this workflow reads", hint=hint)
 
 
 def _in_metadata(root: Path) -> list[Problem]:

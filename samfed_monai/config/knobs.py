@@ -168,6 +168,9 @@ FEDERATION_READS = {
 }
 """By group of ``federate.json``, the ids on top of its file that a federation asks for by their names."""
 
+FEDERATION_ALONE = frozenset({"score", "self_training"})
+"""Ids on top of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
+
 OF_VARIANTS = frozenset({"mixed_networks", "server_network"})
 """Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
 

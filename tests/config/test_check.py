@@ -118,6 +118,16 @@ def test_fault_23_a_knob_of_the_sites_or_the_teacher_in_federate_json_is_told_wh
     ]
 
 
+@pytest.mark.parametrize(("key", "value"), [("self_training#epochs", 3), ("score", False)])
+def test_what_of_teacher_json_a_federation_alone_reads_is_refused_where_the_teacher_is_fitted(key, value):
+    skin = find_bundle("samfed_skin")
+    assert told(skin, workflow="teacher", overrides={key: value}, ready=False) == [
+        f"command line -> {key}: expected an id that this workflow reads, found {value!r}; "
+        f"`samfed federate` reads it: --teacher#{key}"
+    ]
+    assert told(skin, workflow="federate", overrides={f"teacher#{key}": value}, ready=False) == []
+
+
 def test_a_knob_of_train_json_reaches_the_sites_by_itself_but_not_through_monais_own_command():
     skin, given = find_bundle("samfed_skin"), {"image_size": 32, "rounds": 2, "views": 2, "epochs": 3}
     files = [skin / "configs" / "federate.json"]
