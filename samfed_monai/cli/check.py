@@ -89,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         found, unheeded = check_job(root, chosen, listed)
         problems |= dict.fromkeys(found)
+    if any(problem.where == "command line -> variant" for problem in problems):
+        problems = {problem: None for problem in problems if problem.where != "variant"}
     if problems:  # one place is told about once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = [variant for variant in variants if variant not in unfit]

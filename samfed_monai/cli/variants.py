@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.errors import ExitCode, Problem, Refused, did_you_mean
 
 if TYPE_CHECKING:
     from samfed_monai.config.variants import Method
@@ -42,7 +42,7 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes what each variant is, one and its file, or one path."""
-    from samfed_monai.config.bundles import find_bundle
+    from samfed_monai.config.bundles import find_bundle, packaged_bundles
     from samfed_monai.config.variants import (
         FEDAVG,
         broken_methods,
@@ -62,6 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
         sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
         return int(ExitCode.DONE)
+    place = Path(arguments.bundle or ".")
+    if arguments.bundle and not place.exists() and len(place.parts) == 1 and arguments.bundle not in packaged_bundles():
+        expected = f"a bundle's folder, one of {sorted(packaged_bundles())}, or a variant"
+        hint = did_you_mean(arguments.bundle, [FEDAVG, *known_variants()]) or "`samfed variants` lists the variants"
+        raise Refused([Problem("BUNDLE | VARIANT", repr(arguments.bundle), expected, hint)])
     root = find_bundle(arguments.bundle) if arguments.bundle else None
     if arguments.path:
         sys.stdout.write("".join(f"{path}\n" for path in variant_files(root, arguments.path)))

@@ -474,7 +474,9 @@ def _of_a_federation_alone(config: BundleConfig) -> Iterator[Problem]:
     for key, value in dict(config.layers).get(config.source, {}).items():
         if split_id(key)[0] in FEDERATION_ALONE:
             hint = f"`samfed federate` reads it: --teacher#{key}"
-            yield Problem(f"{config.source} -> {key}", found=repr(value), expected="an id that this workflow reads", hint=hint)
+            yield Problem(
+                f"{config.source} -> {key}", found=repr(value), expected="an id that this workflow reads", hint=hint
+            )
 
 
 def _in_metadata(root: Path) -> list[Problem]:

@@ -44,7 +44,7 @@ def hint_for(value: Any, expected: str, *, option: str = "") -> str:
     if isinstance(value, str) and "number" in expected and _is_number(value.strip().lower()):
         return "remove the quotes"
     if isinstance(value, str) and "a list" in expected:
-        items = [item.strip() for item in value.split(",")]
+        items = [item.strip(" []'\"") for item in value.split(",")]
         return f'write {option} "{items}"' if option else f"write {json.dumps(items)}"
     if isinstance(value, str):
         word = value.strip().lower()

@@ -269,6 +269,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         raise Refused([broken_methods()[name]])
     if name not in known:
         hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
+        hint = hint or "one of your own stands in the bundle's configs/variants, or in a package that is installed"
         raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", hint=hint)])
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else packaged_methods()[name]

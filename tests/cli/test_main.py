@@ -221,6 +221,13 @@ def test_what_federate_is_not_given_stands_in_federate_json(monkeypatch):
     assert seen == ["my_bundle", "federate", {}]
 
 
+def test_a_misspelt_variant_is_told_where_its_file_was_asked_for(capsys):
+    assert main(["variants", "no_sm"]) == 2
+    told = capsys.readouterr().err
+    assert "a bundle's folder, one of ['samfed_polyp', 'samfed_skin'], or a variant, found 'no_sm'" in told
+    assert told.endswith("did you mean 'no_sam'?\n")
+
+
 def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_code(tmp_path, capsys):
     copy = tmp_path / "mine"
     shutil.copytree(BUNDLE, copy)
@@ -237,6 +244,10 @@ def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_
     told = capsys.readouterr().out
     assert "not tried whether a run takes its values: it could run code (--strict says where)" in told
     assert "canary" not in told
+    assert "were not judged" not in told
+    path.write_text(json.dumps({**content, "client": {}, "imports": ["$import math"]}))
+    assert main(["check", str(copy), "--workflow", "federate"]) == 0
+    assert "names of networks, rules and guides were not judged: modules of imports" in capsys.readouterr().out
 
 
 def test_abbreviated_options_are_not_guessed():
