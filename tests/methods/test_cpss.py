@@ -18,6 +18,7 @@ from samfed_monai.data.datalist import DataList
 from samfed_monai.handlers import Guidance, TermLogger
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.cpss import AdaptFrom, NoLabels, StyleSwapTerm, patches_of, swap_styles
+from samfed_monai.networks.key_patterns import KeySplit
 from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
 from tests.methods import needs
 
@@ -71,6 +72,13 @@ def test_what_is_rounding_in_a_patch_of_one_value_is_not_made_large(value, dtype
     torch.testing.assert_close(swapped[1], flat[0])
 
 
+def test_what_is_rounding_is_so_beside_the_patchs_mean():
+    large = torch.tensor(1000.0)
+    rounded = torch.stack([large, large.nextafter(2 * large)]).repeat(2).view(1, 1, 2, 2)
+    given_ = torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])
+    assert swap_styles(torch.cat([rounded, given_]), torch.tensor([1, 0]), 1)[0].unique().tolist() == [1.0]
+
+
 def test_half_precision_bears_a_patch_that_hardly_varies():
     faint = torch.tensor([[[[0.0, 2e-5], [2e-5, 0.0]]]], dtype=torch.float16)
     strong = torch.tensor([[[[-3.0, 3.0], [3.0, -3.0]]]], dtype=torch.float16)
@@ -84,7 +92,7 @@ class Shown(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.encoder, self.head = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 1, 1)
+        self.encoder, self.head = nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.Conv2d(2, 1, 1)
 
     def forward(self, image):
         return self.decoded(self.encoder(image))
@@ -93,29 +101,32 @@ class Shown(nn.Module):
         return self.head(features.relu()).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
+@pytest.mark.parametrize("size", [(8, 12), (12, 8)])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatch, labelled):
+def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatch, labelled, size):
     network, seed = Shown(), torch.Generator().manual_seed(2)
-    public, own = torch.rand(2, 2, 3, 8, 8, generator=seed)
-    truth, weak = (torch.rand(2, 1, 8, 8, generator=seed) > 0.5).float(), torch.rand(2, 1, 8, 8, generator=seed)
+    public, own = torch.rand(2, 2, 3, *size, generator=seed)
+    truth, weak = (torch.rand(2, 1, *size, generator=seed) > 0.5).float(), torch.rand(2, 1, *size, generator=seed)
+    weak[..., :2, :] = 0.75  # as sure as tau is not surer
     monkeypatch.setattr(torch, "randperm", lambda count: torch.arange(count).roll(3))
     guidance = Guidance(student=weak, weak_view=weak, guides={}, batch={"image_strong": own})
-    state = SimpleNamespace(batch={"image": public, "label": truth}, round=0, rounds=5)
+    state = SimpleNamespace(batch={"image": public, "label": truth}, round=2, rounds=5)
     loss = nn.BCEWithLogitsLoss()
     engine = SimpleNamespace(
         network=network, inferer=lambda image, called: called(image), loss_function=loss, state=state
     )
     images = torch.cat([public, own]) if labelled else own
     # a map of a larger stride, and one of fewer than two pixels a patch are left as they are
-    for stride, size, is_swapped in ((2, 2, True), (1, 2, False), (2, 3, False)):
-        value = StyleSwapTerm(tau=0.8, side=size, stride=stride, labelled=labelled).value(guidance, engine)
+    for stride, side, is_swapped in ((2, 2, True), (2, 1, True), (1, 2, False), (2, 3, False)):
+        term = StyleSwapTerm(tau=0.75, side=side, stride=stride, labelled=labelled, fraction=0.8)
+        value = term.value(guidance, engine)
         features = network.encoder(images)
         if is_swapped:
-            features = swap_styles(features, torch.arange(len(images) * 4).roll(3), 2)
+            features = swap_styles(features, torch.arange(len(images) * side**2).roll(3), side)
         logits = network.decoded(features)
-        sure = ((weak > 0.8) | (weak < 0.2)).float()
-        # in the first of two rounds of a ramp
-        expected = math.exp(-5) * weighted_pseudo_label_loss(logits[-2:], (weak > 0.5).long(), sure)
+        sure = ((weak > 0.75) | (weak < 0.25)).float()
+        # half-way up a ramp of four rounds
+        expected = math.exp(-1.25) * weighted_pseudo_label_loss(logits[-2:], (weak > 0.5).long(), sure)
         torch.testing.assert_close(value, (loss(logits[:2], truth) + expected) / 2 if labelled else expected)
 
 
@@ -129,9 +140,25 @@ def test_the_contents_have_the_gradient():
 def test_arguments_out_of_range_are_refused_together():
     with pytest.raises(
         Refused,
-        match=r"(?s)style_swap#tau: .*2.*style_swap#side: .*0.*style_swap#stride: .*1\.5.*#label_schedule: .*'later'",
+        match=r"(?s)style_swap#tau: expected a number in \[0, 1\], found 2.*"
+        r"style_swap#side: expected a whole number >= 1, found 0.*style_swap#stride: .*1\.5.*"
+        r"#label_schedule: .*'later'",
     ):
         StyleSwapTerm(tau=2, side=0, stride=1.5, label_schedule="later")  # type: ignore[arg-type]
+    assert [StyleSwapTerm(tau=tau).tau for tau in (0, 1)] == [0, 1]
+
+
+def test_a_network_a_batch_or_guides_that_do_not_fit_are_refused_where_the_term_stands():
+    engine = SimpleNamespace(network=toy_network(), state=SimpleNamespace(guide_names=("weak",)))
+    with pytest.raises(Refused, match=r"terms#style_swap: expected an encoder that .*, found Sequential"):
+        StyleSwapTerm().check(engine)
+    image = torch.zeros(1, 3, 4, 4)
+    guidance = Guidance(student=image, weak_view=image, guides={}, batch={"image": image})
+    with pytest.raises(Refused, match="terms#style_swap: expected the view 'image_strong'"):
+        StyleSwapTerm().value(guidance, engine)
+    guidance.batch = {"image_strong": image}
+    with pytest.raises(Refused, match=r"terms#style_swap: .* found the guide 'sam'"):
+        StyleSwapTerm(guide="sam").value(guidance, engine)
 
 
 def test_the_variant_trains_and_hooks_are_gone(build):
@@ -170,7 +197,7 @@ def test_a_new_site_needs_no_public_image(build, tmp_path):
 
 
 def test_without_labels_the_loss_and_its_gradient_are_zero():
-    logits = torch.tensor([[[[3.0, -1.0]]]], requires_grad=True)
+    logits = torch.tensor([[[[3.0, -3.0]]]], requires_grad=True)  # whose sum is 0, too
     value = NoLabels()(logits, None)
     value.backward()
     assert value.item() == 0.0
@@ -180,6 +207,28 @@ def test_without_labels_the_loss_and_its_gradient_are_zero():
 def test_in_a_federation_the_servers_model_is_the_start(tmp_path):
     save_tensors(tmp_path / "model.safetensors", weights(toy_network()), {})
     trainer = toy_trainer([AdaptFrom(path=tmp_path / "model.safetensors"), TermLogger()])
-    with pytest.raises(Refused, match="expected one site's own run, found a federation; leave `model` out"):
+    with pytest.raises(
+        Refused, match=r"before#adapt \(AdaptFrom\): expected one site's own run, found a federation; .* `model` out"
+    ):
         next_round(trainer, 0, 1)
     next_round(toy_trainer([AdaptFrom(), TermLogger()]), 0, 1)
+
+
+class HalfFrozen(nn.Module):
+    """A network of which only one part is trained; the other is a checkpoint's, and no model file has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.trained = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+    def key_split(self) -> KeySplit:
+        return KeySplit(("trained.weight",), (), ("frozen.weight",))
+
+
+def test_a_model_without_a_networks_frozen_part_is_a_start_too(tmp_path):
+    network = HalfFrozen()
+    before = weights(network)["frozen.weight"]
+    save_tensors(tmp_path / "model.safetensors", {"trained.weight": torch.tensor([[7.0]])}, {})
+    AdaptFrom(path=tmp_path / "model.safetensors")(SimpleNamespace(network=network, state=SimpleNamespace()))
+    assert torch.equal(network.frozen.weight, before)
+    assert network.trained.weight.item() == 7.0

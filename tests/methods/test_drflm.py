@@ -65,6 +65,12 @@ def test_both_steps_by_hand():
     torch.testing.assert_close(ascended(half, losses, 1.0, ascent="projected"), expected)
 
 
+def test_one_site_keeps_the_whole_weight_and_a_site_without_weight_gains_none_by_the_mirror_step():
+    assert ascended(torch.tensor([1.0]), torch.tensor([0.7]), 1.0).tolist() == [1.0]
+    corner = torch.tensor([1.0, 0.0])  # of which the other site's loss leaves exp(-1e9)
+    assert ascended(corner, torch.tensor([0.0, 1e9]), 1.0).tolist() == [1.0, 0.0]
+
+
 def answers(first: float, second: float, *, round: int = 0, counts=(1, 3)) -> dict[str, Message]:
     losses, values = (first, second), (1.0, 5.0)
     return {
@@ -85,12 +91,13 @@ def attached(strategy: Any) -> Any:
     return strategy.attach(Server(["s0", "s1"], 9, weights={"w": torch.zeros(2), "count": torch.tensor(0)}))
 
 
-def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights():
-    strategy, step = attached(DistributionallyRobust(step=1.0)), math.log(3.0)
+@pytest.mark.parametrize(("ascent", "loss"), [("mirror", math.log(3.0)), ("projected", 0.5)])
+def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights(ascent, loss):
+    strategy = attached(DistributionallyRobust(step=1.0, ascent=ascent))
     strategy.configure(0)
-    strategy.aggregate(0, answers(step, 0.0))
+    strategy.aggregate(0, answers(loss, 0.0))
     assert strategy.global_weights["w"][0].item() == 4.0  # (1 + 3 * 5) / 4
-    assert strategy.weights == pytest.approx({"s0": 0.5, "s1": 0.5})  # 1/4 * 3 against 3/4
+    assert strategy.weights == pytest.approx({"s0": 0.5, "s1": 0.5})  # 1/4 * 3, or (1/4 + 1/2), against 3/4
     strategy.configure(1)
     strategy.aggregate(1, answers(0.0, 0.0, round=1))
     assert strategy.global_weights["w"][0].item() == pytest.approx(3.0)
@@ -142,10 +149,29 @@ def test_an_answer_without_the_loss_is_refused():
 
 
 def test_options_out_of_range_are_refused_together():
-    with pytest.raises(Refused, match=r"(?s)strategy#step: .*-1.*strategy#ascent: .*'steepest'"):
+    told = (
+        r"(?s)strategy#step: expected a number >= 0, found -1.*"
+        r"strategy#ascent: expected one of \['mirror', 'projected'\], found 'steepest'"
+    )
+    with pytest.raises(Refused, match=told):
         DistributionallyRobust(step=-1, ascent="steepest")
-    with pytest.raises(Refused, match=r"(?s)terms#local_mixup#tau: .*2.*terms#local_mixup#alpha: .*0"):
+    told = (
+        r"(?s)terms#local_mixup#tau: expected a number in \[0, 1\], found 2.*"
+        r"terms#local_mixup#alpha: expected a number > 0, found 0"
+    )
+    with pytest.raises(Refused, match=told):
         LocalMixUpTerm(tau=2, alpha=0)
+    assert [LocalMixUpTerm(tau=tau).tau for tau in (0, 1)] == [0, 1]
+
+
+def test_a_batch_or_guides_that_do_not_fit_are_refused_where_the_term_stands():
+    image = torch.zeros(1, 3, 4, 4)
+    guidance, engine = Guidance(student=image, weak_view=image, guides={}), SimpleNamespace(network=None)
+    with pytest.raises(Refused, match="terms#local_mixup: expected the view 'image'"):
+        LocalMixUpTerm().value(guidance, engine)
+    guidance.batch = {"image": image}
+    with pytest.raises(Refused, match=r"terms#local_mixup: .* found the guide 'sam'"):
+        LocalMixUpTerm(guide="sam").value(guidance, engine)
 
 
 def test_images_and_labels_are_mixed_in_one_proportion():
@@ -156,11 +182,11 @@ def test_images_and_labels_are_mixed_in_one_proportion():
         return image.mean(1, keepdim=True)
 
     image = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
-    own = torch.tensor([0.99, 0.01, 0.60, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)
+    own = torch.tensor([0.99, 0.01, 0.75, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)  # as sure as tau: not surer
     guidance = Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=own, guides={}, batch={"image": image})
     torch.manual_seed(0)
     engine = SimpleNamespace(network=None, inferer=infer, state=SimpleNamespace(iteration=1))
-    value = LocalMixUpTerm(tau=0.9, alpha=1.0).value(guidance, engine)
+    value = LocalMixUpTerm(tau=0.75, alpha=1.0).value(guidance, engine)
     share = seen[0][1, 0, 0, 0].item()
     assert 0 < share < 1
     assert seen[0][0].unique().tolist() == pytest.approx([1 - share])

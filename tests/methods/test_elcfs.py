@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,10 +90,13 @@ def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
     torch.testing.assert_close(found, ((noisy + noisy.flip(-2, -1)) / 2).clamp(min=0), atol=1e-5, rtol=1e-4)
 
 
-def test_half_of_another_colour_by_hand():
-    own, other = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.6)
-    changed = restyled(own, spectrum_windows(other, 0), torch.tensor([0.25]))
-    torch.testing.assert_close(changed, torch.full((1, 3, 4, 4), 0.25 * 0.2 + 0.75 * 0.6))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("others", [torch.float16, torch.float32, torch.float64])
+def test_half_of_another_colour_by_hand_in_the_images_own_dtype(dtype, others):
+    own, other = torch.full((1, 3, 4, 4), 0.2, dtype=dtype), torch.full((1, 3, 4, 4), 0.6)
+    changed = restyled(own, spectrum_windows(other, 0).to(others), torch.tensor([0.25], dtype=others))
+    expected = torch.full((1, 3, 4, 4), 0.25 * 0.2 + 0.75 * 0.6, dtype=dtype)
+    torch.testing.assert_close(changed, expected, atol=1e-3 if torch.float16 in (dtype, others) else 1e-6, rtol=0)
 
 
 def test_the_bank_never_returns_a_sites_own():
@@ -124,7 +128,7 @@ def test_sites_are_asked_once_and_given_what_the_others_sent():
     plain.aggregate(0, {"a": answer("a", 0), "b": answer("b", 0)})
     assert torch.equal(strategy.global_weights["w"], plain.global_weights["w"])
     messages = strategy.configure(1)
-    assert [each.extra for each in messages.values()] == [{}, {}]
+    assert [(each.extra, each.round) for each in messages.values()] == [({}, 1), ({}, 1)]
     given = {site: split_statistics(each.tensors)[1]["windows"].unique().tolist() for site, each in messages.items()}
     assert given == {"a": [0.5], "b": [0.25]}
     assert set(strategy.expected("a")) == {"w"}
@@ -144,6 +148,18 @@ def test_a_site_that_was_away_is_asked_again():
     assert "statistics.windows" in messages["b"].tensors
 
 
+def test_answers_count_in_whichever_order_they_come():
+    """What is not averaged is that of the first by name, of sites with as many images."""
+    weights = {"w": torch.zeros(2), "count": torch.tensor(0)}
+    strategy = StyleExchange(entries=2, half=0).attach(Server(["a", "b"], 9, weights=weights))
+    strategy.configure(0)
+    for site, count in (("b", 2), ("a", 1)):
+        update = answer("a", 0, 0.5)
+        strategy.take(0, site, replace(update, site=site, tensors={**update.tensors, "count": torch.tensor(count)}))
+    strategy.finish(0)
+    assert strategy.global_weights["count"].item() == 1
+
+
 class Records:
     def __init__(self, count: int) -> None:
         self.count = count
@@ -153,11 +169,19 @@ class Records:
         return [{"at": at} for at in range(self.count)]
 
 
-def windows_of(count: int, term: Any = None, **options: Any) -> SpectrumWindows:
+def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> SpectrumWindows:
     def transform(record: dict[str, int]) -> dict[str, torch.Tensor]:
-        return {"image": torch.full((3, 4, 4), record["at"] / 100)}
+        return {"image": torch.full((3, 6, 6), record["at"] / 100)}
 
-    return SpectrumWindows(data=Records(count), transform=transform, term=term, half=0, **options)  # type: ignore
+    return SpectrumWindows(data=Records(count), transform=transform, term=term, half=half, **options)  # type: ignore
+
+
+def test_sites_send_windows_of_the_shape_that_the_server_expects():
+    strategy, statistic = attached(StyleExchange(entries=3, half=2)), windows_of(5, entries=3, half=2)
+    strategy.configure(0)
+    expected = strategy.expected("a")["statistics.windows"]
+    assert expected.shape == statistic.like()["windows"].shape == statistic.measured(1)["windows"].shape
+    assert expected.shape == (3, 3, 5, 5)
 
 
 def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
@@ -170,6 +194,15 @@ def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
     assert [statistic.images(least) for least in (1, 3, 5, 11, 12)] == [2, 3, 5, 11, 11]
     assert torch.equal(windows_of(11, entries=4).measured(5)["windows"], found)
     assert not torch.equal(windows_of(11, entries=4, site="b").measured(5)["windows"], found)
+    assert not torch.equal(windows_of(11, entries=4, seed=1).measured(5)["windows"], found)
+
+
+def test_where_one_image_is_enough_each_window_may_be_of_one():
+    statistic = windows_of(3, entries=4)
+    found = statistic.measured(1)["windows"][:, 0, 0, 0]
+    torch.testing.assert_close(found[:3].sort().values, torch.tensor([0.0, 0.01, 0.02]))
+    assert found[3] == found[0]
+    assert statistic.images(1) == 1
 
 
 def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
@@ -179,11 +212,13 @@ def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
     assert len(term.windows) == 6
     statistic.receive({})
     assert term.windows is None
-    with pytest.raises(MessageRefused, match=r"expected windows of shape \(N, 3, 1, 1\), found others; give strategy"):
+    told = r"message -> statistics: expected windows of shape \(N, 3, 1, 1\), found others; give strategy"
+    with pytest.raises(MessageRefused, match=told):
         statistic.receive({"windows": torch.ones(6, 3, 3, 3)})
-    with pytest.raises(MessageRefused, match="found others"):
-        statistic.receive({"others": torch.ones(6, 3, 1, 1)})
-    with pytest.raises(MessageRefused, match="NaN or infinity"):
+    for others in ({"others": torch.ones(6, 3, 1, 1)}, dict.fromkeys(("windows", "others"), torch.ones(6, 3, 1, 1))):
+        with pytest.raises(MessageRefused, match="found others"):
+            statistic.receive(others)
+    with pytest.raises(MessageRefused, match="message -> statistics: expected finite values, found NaN or infinity"):
         statistic.receive({"windows": torch.full((1, 3, 1, 1), float("nan"))})
 
 
@@ -192,9 +227,14 @@ def test_options_out_of_range_are_refused_together():
         StyleExchange(entries=0, half=-1)
     with pytest.raises(Refused, match=r"statistics#entries: expected a whole number >= 1, found 0"):
         windows_of(5, entries=0)
-    told = r"(?s)episode#inner: .*-1.*#gamma: .*-2.*#clip: .*0.*#temperature: .*0.*#tau: .*2"
+    told = (
+        r"(?s)episode#inner: expected a number >= 0, found -1.*#gamma: .*-2.*"
+        r"#clip: expected a number > 0, found 0.*#temperature: .*0.*#tau: expected a number in \[0, 1\], found 2.*"
+        r"episode#label_schedule: .*'later'"
+    )
     with pytest.raises(Refused, match=told):
-        EpisodicTerm(network=Tiny(), inner=-1, gamma=-2, clip=0, temperature=0, tau=2)
+        EpisodicTerm(network=Tiny(), inner=-1, gamma=-2, clip=0, temperature=0, tau=2, label_schedule="later")
+    assert [EpisodicTerm(network=Tiny(), tau=tau).tau for tau in (0, 1)] == [0, 1]
 
 
 def test_bands_by_hand():
@@ -214,6 +254,16 @@ def test_bands_by_hand():
     bands[0, 0, 0] = 1
     means, there = band_features(features.repeat(2, 1, 1, 1), bands)
     assert (means[0].item(), there.tolist()) == (1.5, [True, False])
+
+
+def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image():
+    features = torch.tensor([[[[1.0, 5.0]], [[10.0, 20.0]]], [[[3.0, 7.0]], [[0.0, -1.0]]]])
+    bands = torch.zeros(2, 1, 2, 4)
+    bands[0, 0, 0, :3] = bands[0, 0, 1, 0] = 1  # three pixels of the first feature, one of the second
+    bands[1, 0, 1, 3] = 1
+    means, there = band_features(features, bands)
+    assert means.tolist() == [[0.75 * 1 + 0.25 * 5, 0.75 * 10 + 0.25 * 20], [7.0, -1.0]]
+    assert there.tolist() == [True, True]
 
 
 def test_bands_are_one_pixel_inside_and_five_outside():
@@ -260,11 +310,12 @@ def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None
 
     term._features.listen()
     output = {"image": image, "label": label, "pred": network(image)}
+    network(images(2, 2, 8, 8))  # the student's pass over the site's own images
     engine = SimpleNamespace(
         network=network,
         inferer=infer,
         loss_function=nn.BCEWithLogitsLoss(),
-        state=SimpleNamespace(output=output, iteration=1, round=0, rounds=5, batch={"image": image, "label": label}),
+        state=SimpleNamespace(output=output, iteration=1, round=2, rounds=5, batch={"image": image, "label": label}),
     )
     value = term.value(guidance, engine)
     term._features.stop()
@@ -376,10 +427,10 @@ def test_no_step_and_the_own_spectrum_give_the_batchs_own_loss():
 
 def test_own_images_count_where_the_student_is_sure():
     network = Tiny()
-    term = EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.9)
+    term = EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.75, fraction=0.8)
     term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
     own = images(9, 1, 8, 8)
-    weak = torch.full((1, 1, 8, 8), 0.5)
+    weak = torch.full((1, 1, 8, 8), 0.75)  # as sure as tau is not surer
     weak[..., :4] = 0.95
     guidance = Guidance(student=torch.zeros(1, 1, 8, 8), weak_view=weak, guides={}, batch={"image_strong": own})
     value, seen = ran(term, network, guidance)
@@ -388,8 +439,23 @@ def test_own_images_count_where_the_student_is_sure():
     label[:, :, 2:6, 2:6] = 1
     logits = network(seen[0])
     own_loss = weighted_pseudo_label_loss(logits[2:], (weak > 0.5).long(), (weak > 0.9).float())
-    expected = math.exp(-5) * own_loss  # in the first of two rounds of a ramp
+    expected = math.exp(-1.25) * own_loss  # half-way up a ramp of four rounds
     torch.testing.assert_close(value, (nn.BCEWithLogitsLoss()(logits[:2], label) + expected) / 2)
+    guidance.batch = {}
+    with pytest.raises(Refused, match="terms#episode: expected the view 'image_strong'"):
+        ran(term, network, guidance)
+
+
+def test_a_weight_that_no_loss_reaches_stays_where_it_is():
+    network, plain = Tiny(), Tiny()
+    network.unused = nn.Parameter(torch.ones(1))
+    values = []
+    for each in (network, plain):
+        term = EpisodicTerm(network=each, inner=0.5)
+        term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+        torch.manual_seed(3)
+        values.append(ran(term, each)[0])
+    assert torch.equal(*values)
 
 
 @pytest.mark.parametrize("variant", present("elcfs", "elcfs_labelled"))
