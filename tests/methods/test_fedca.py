@@ -34,6 +34,8 @@ def test_the_contrast_by_hand():
     assert contrastive_loss(X, X, Y, 0.5).item() == pytest.approx(math.log(1 + math.exp(-2)))
     assert contrastive_loss(X, Y, X, 0.5).item() == pytest.approx(math.log(1 + math.exp(2)))
     both = torch.cat([X, Y])
+    mean = (math.log(1 + math.exp(-2)) + math.log(2)) / 2
+    assert contrastive_loss(torch.cat([X, X]), both, Y, 0.5).item() == pytest.approx(mean)
     alone = torch.tensor([[True, False]])  # the first key is of the query's own image
     assert contrastive_loss(X, X, both, 0.5, alone).item() == pytest.approx(math.log(1 + math.exp(-2)))
 
@@ -42,6 +44,7 @@ def test_equal_encoders_are_aligned():
     features = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     assert alignment_loss(features, features).item() == 0
     assert alignment_loss(X, Y).item() == 2
+    assert alignment_loss(torch.cat([X, X]), torch.cat([Y, X])).item() == 1, "the mean over images"
 
 
 def test_the_queue_keeps_the_newest_and_no_more_than_its_length():
@@ -177,6 +180,37 @@ def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_are_the_diction
     assert len(term.dictionary) == 4
 
 
+def given(images: torch.Tensor, *hashes: str, **options) -> Guidance:
+    batch = {"image": images, "image_strong": images, **({"image_sha256": list(hashes)} if hashes else {})}
+    return Guidance(student=X, weak_view=X, guides={}, batch=batch, **options)
+
+
+def test_a_query_is_not_held_against_earlier_keys_of_its_own_image():
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    network, term = Shown(), ContrastiveTerm(alignment=0)
+    term._average.sync(network)
+    engine = SimpleNamespace(network=network, inferer=lambda image, called: called(image))
+    engine.state = SimpleNamespace(batch={"image": images})
+    assert term.value(given(images, "a", "a"), engine) == 0, "there are no keys yet"
+    assert term.value(given(images, "a", "a"), engine) == 0, "and these are all its own"
+    assert term.value(given(images, "a", "b"), engine) > 0
+    assert term.value(given(images), engine) > 0, "nobody says whose they are"
+
+
+def test_a_network_without_an_encoder_missing_views_and_mixed_ones_are_refused():
+    stream = UnlabelledStream(loader=toy_loader(), guides=[])
+    with pytest.raises(Refused, match=r"terms#contrast: expected an encoder that returns .*found Sequential"):
+        next_round(toy_trainer([stream, ContrastiveTerm()]), 0, 1)
+    images, term = torch.rand(2, 3, 8, 8), ContrastiveTerm()
+    engine = SimpleNamespace(network=Shown(), inferer=lambda image, called: called(image))
+    engine.state = SimpleNamespace(batch={"image": images})
+    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#contrast, .*disable terms#contrast"):
+        term.value(given(images, mixed=True), engine)
+    guidance = Guidance(student=X, weak_view=X, guides={}, batch={"image_strong": images})
+    with pytest.raises(Refused, match="terms#contrast: expected the view 'image'"):
+        term.value(guidance, engine)
+
+
 def test_of_maps_of_one_size_the_deepest_is_trained():
     network = Dilated()
     start = weights(network)
@@ -190,9 +224,21 @@ def test_of_maps_of_one_size_the_deepest_is_trained():
 def test_arguments_out_of_range_are_refused_together():
     with pytest.raises(
         Refused,
-        match=r"(?s)contrast#rounds: .*-1.*contrast#queue: .*0.*#temperature: .*0.*#decay: .*1.*#alignment: .*-2",
+        match=r"(?s)contrast#rounds: expected a whole number >= 0, found -1.*#queue: expected .* >= 1, found 0.*"
+        r"#temperature: expected a number > 0, found 0.*#decay: expected a number in \[0, 1\), found 1.*"
+        r"#alignment: expected a number >= 0, found -2",
     ):
         ContrastiveTerm(rounds=-1, queue=0, temperature=0, decay=1, alignment=-2)
+    with pytest.raises(Refused, match=r"contrast#queue: expected a whole number >= 1, found 2\.5"):
+        ContrastiveTerm(queue=2.5)  # type: ignore[arg-type]
+
+
+def test_a_dictionary_of_one_key_no_memory_and_no_alignment_are_taken():
+    term = ContrastiveTerm(queue=1, decay=0, alignment=0, weight=1.0)
+    _, means = trained(1, term)
+    assert means[0]["contrast"] > 0
+    assert "contrast_alignment" not in means[0]
+    assert len(term.dictionary) == 1
 
 
 def test_the_variant_trains_and_nothing_is_left_on_the_network(build):

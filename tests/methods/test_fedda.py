@@ -24,7 +24,7 @@ from samfed_monai.methods.fedda import (
     squared_mmd,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
-from tests.handlers.toy import Dilated, next_round, same, toy_loader, toy_trainer, weights
+from tests.handlers.toy import Dilated, next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 
 def points(seed: int, count: int = 6) -> torch.Tensor:
@@ -53,6 +53,11 @@ def test_the_discrepancy_by_hand_grows_with_distance_and_pulls_together():
     assert squared_mmd(torch.zeros(1, 1), torch.ones(1, 1)).item() == pytest.approx(expected.item())
     near, far = (squared_mmd(points(0), points(0) + shift).item() for shift in (0.1, 2.0))
     assert 0 < near < far
+    one, other = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [4.0]])
+    width = (2 * 4 + 2 * 9 + 2 * (1 + 16 + 1 + 4)) / 16
+    near, within, beyond, far = (torch.exp(-square / (scales * width)).mean() for square in (1, 4, 9, 16))
+    expected = (1 + within) / 2 + (1 + beyond) / 2 - (near + far + near + within) / 2
+    torch.testing.assert_close(squared_mmd(one, other), expected)
     own = (points(0) + 1.0).requires_grad_()
     squared_mmd(own, points(0)).backward()
     assert own.grad is not None
@@ -62,11 +67,11 @@ def test_the_discrepancy_by_hand_grows_with_distance_and_pulls_together():
 class Shown(nn.Module):
     """A network whose encoder can be reached."""
 
-    def __init__(self, stride: int = 1) -> None:
+    def __init__(self, stride: int = 1, channels: int = 8) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.encoder = nn.Conv2d(3, 8, 3, stride=stride, padding=1)
-        self.head = nn.Conv2d(8, 1, 1)
+        self.encoder = nn.Conv2d(3, channels, 3, stride=stride, padding=1)
+        self.head = nn.Conv2d(channels, 1, 1)
         self.up = nn.Upsample(scale_factor=stride)
 
     def forward(self, image):
@@ -97,7 +102,8 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     term = DomainAlignmentTerm(guide=guide)
     image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
-    value = term.value(guidance, engine_of(network))
+    engine = engine_of(network)
+    value = term.value(guidance, engine)
     value.backward()
     assert term._discriminator is not None
     found = [*network.encoder.parameters()]
@@ -107,6 +113,8 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     source, target = term._discriminator(both)[-1].chunk(2)
     expected = (softplus(source).mean() + softplus(-target).mean()) / 2  # 0 is the site, 1 is the target
     torch.testing.assert_close(value, expected)
+    assert source.shape[1] == 1
+    assert engine.state.terms["told_apart"] == torch.cat([source < 0, target > 0]).float().mean()
     trained_ = [weight for weight in term._discriminator.parameters() if weight.requires_grad]
     gradients = torch.autograd.grad(expected, [*found, *trained_])
     for mine, theirs in zip(turned, gradients, strict=False):
@@ -168,6 +176,8 @@ def test_of_maps_of_one_size_the_deepest_is_made_alike():
 
 def test_the_light_form_is_nothing_at_first_and_something_once_they_part():
     assert trained(Shown(), form="mmd")[0].state.term_means["domain"] > 0
+    few = trained(Shown(channels=4), form="mmd")[0]
+    assert few.state.term_means["domain"] > 0, "8 are asked of a map's sides, not of its channels"
     network = Shown()
     guide = GlobalGuide()
     stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
@@ -191,10 +201,23 @@ def test_the_discriminator_learns_begins_anew_and_nothing_is_left_on_the_network
 
 
 def test_a_bad_choice_and_small_images_are_refused():
-    with pytest.raises(Refused, match=r"(?s)terms#domain#form: .*'gan'.*terms#domain#rate: .*0"):
+    with pytest.raises(
+        Refused,
+        match=r"(?s)terms#domain#form: expected one of \['adversarial', 'mmd'\], found 'gan'.*"
+        "terms#domain#rate: expected a number > 0, found 0",
+    ):
         DomainAlignmentTerm(guide=GlobalGuide(), form="gan", rate=0)
-    with pytest.raises(Refused, match=r"terms#domain: .*found images of 16 pixels, .*; raise image_size"):
+    with pytest.raises(
+        Refused,
+        match=r"terms#domain: expected a feature map of at least 8 .*found images of 16 pixels, .*; raise image_size",
+    ):
         trained(Shown(stride=4))
+    with pytest.raises(Refused, match=r"terms#domain: expected an encoder that returns .*found Sequential"):
+        trained(toy_network())
+    image, term = torch.rand(2, 3, 8, 8), DomainAlignmentTerm(guide=GlobalGuide())
+    mixed = Guidance(student=image, weak_view=image, guides={}, batch={"image": image}, mixed=True)
+    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#domain, .*disable terms#domain"):
+        term.value(mixed, engine_of(Shown()))
 
 
 @pytest.mark.parametrize("form", ["adversarial", "mmd"])
@@ -209,18 +232,23 @@ SITES = ("a", "b", "c")
 
 def answers(round: int, **values: float) -> dict[str, Message]:
     return {
-        site: Message(Kind.WEIGHTS, site, round, 9, n=1, tensors={"w": torch.tensor([value])})
-        for site, value in values.items()
+        site: Message(
+            Kind.WEIGHTS, site, round, 9, n=1, tensors={"w": torch.tensor([value]), "steps": torch.tensor(at)}
+        )
+        for at, (site, value) in enumerate(values.items())
     }
 
 
-def attached(strategy):
-    return strategy.attach(Server(SITES, 9, weights={"w": torch.zeros(1)}))
+def attached(strategy, sites=SITES):
+    return strategy.attach(Server(sites, 9, weights={"w": torch.zeros(1), "steps": torch.tensor(-1)}))
 
 
 def targets(strategy, round: int) -> dict[str, float | None]:
     sent = strategy.configure(round)
-    assert all(message.extra == {"purpose": "distil"} for message in sent.values())
+    for site, message in sent.items():
+        assert (message.kind, message.site, message.round, message.rounds) == (Kind.WEIGHTS, site, round, 9)
+        assert message.extra == {"purpose": "distil"}
+        assert torch.equal(message.tensors["w"], strategy.global_weights["w"])
     found = {site: message.tensors.get("target.w") for site, message in sent.items()}
     return {site: None if tensor is None else tensor.item() for site, tensor in found.items()}
 
@@ -232,9 +260,26 @@ def test_every_site_meets_all_others_in_turn_and_the_mean_is_fedavgs():
         assert targets(strategy, round) == [*expected, expected[1]][round]
         plain.configure(round)
         for each in (strategy, plain):
-            each.aggregate(round, answers(round, a=1.0, b=2.0, c=3.0))
-        assert torch.equal(strategy.global_weights["w"], plain.global_weights["w"])
+            for site, answer in reversed(answers(round, a=1.0, b=2.0, c=3.0).items()):
+                each.take(round, site, answer)
+            each.finish(round)
+        assert same(strategy.global_weights, plain.global_weights)
+        assert strategy.global_weights["steps"] == 0, "a counter is the first site's, whoever was the first to answer"
     assert torch.equal(strategy.evaluation("a")["w"], plain.global_weights["w"]), "sites are scored on the global one"
+
+
+@pytest.mark.parametrize(
+    ("sites", "of_a", "of_last"), [("ab", [2, 2, 2, 2], [1, 1, 1, 1]), ("abcd", [2, 3, 4, 2], [1, 2, 3, 1])]
+)
+def test_the_first_target_is_the_next_site_and_two_sites_are_each_others_for_good(sites, of_a, of_last):
+    strategy = attached(CyclicTargets(), tuple(sites))
+    strategy.require_sites(tuple(sites))
+    found = []
+    for round in range(5):
+        found.append(targets(strategy, round))
+        strategy.aggregate(round, answers(round, **{site: at + 1.0 for at, site in enumerate(sites)}))
+    assert [each["a"] for each in found] == [None, *of_a]
+    assert [each[sites[-1]] for each in found] == [None, *of_last]
 
 
 def test_what_has_the_mean_alone_is_refused():
@@ -249,7 +294,7 @@ def test_a_target_that_did_not_answer_is_the_global_network_and_a_stored_round_g
     other = attached(CyclicTargets())
     other.load_state_dict(strategy.global_weights, strategy.state_dict())
     assert targets(strategy, 1) == targets(other, 1) == {"a": None, "b": 3.0, "c": 1.0}
-    with pytest.raises(Refused, match=r"expected two sites or more, .* found 1 site; take the variant fedda"):
+    with pytest.raises(Refused, match=r"strategy: expected two sites or more, .* found 1 site; take the variant fedda"):
         strategy.require_sites(["a"])
 
 
@@ -272,3 +317,17 @@ def test_the_target_is_what_was_sent_and_training_starts_at_the_global_weights()
     assert same(weights(guide.network), common), "none was sent"
     with pytest.raises(MessageRefused, match="message"):
         sharing.receive(3, 9, Kind.WEIGHTS, {**common, "target.head.bias": torch.zeros(7)})
+
+
+def test_the_targets_personal_parts_are_the_sites_own_and_a_target_that_no_term_reads_is_not_taken():
+    network, guide, other = Shown(), TargetGuide(), GlobalGuide(name="other")
+    sharing = TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
+    shared = {name: tensor for name, tensor in weights(network).items() if name.startswith("encoder.")}
+    theirs = {f"target.{name}": torch.ones_like(tensor) for name, tensor in shared.items()}
+    sharing.receive(1, 9, Kind.WEIGHTS, {**shared, **theirs})
+    for read, provided in ((other, [guide, other]), (guide, [guide])):
+        term = DomainAlignmentTerm(guide=read, form="mmd", weight=0.0)
+        stream = UnlabelledStream(loader=toy_loader(), guides=provided)
+        next_round(toy_trainer([stream, term], network=network, steps=1, learning_rate=0.0), 1, 9)
+    assert torch.equal(guide.network.encoder.weight, torch.ones(8, 3, 3, 3))
+    assert torch.equal(guide.network.head.weight, network.head.weight)

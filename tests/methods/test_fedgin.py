@@ -39,7 +39,11 @@ def test_alpha_of_zero_is_the_identity_and_by_hand():
     assert mixed_intensities(x, g, 0.0) is x
     torch.testing.assert_close(mixed_intensities(x, g, 1.0), g)
     torch.testing.assert_close(mixed_intensities(x, g, 0.5), torch.tensor([[[3.5, 0.5]]]) * 5 / 12.5**0.5)
+    dark = torch.tensor([[[0.35, 0.05]]]) * 5 / 12.5**0.5
+    torch.testing.assert_close(mixed_intensities(x / 10, g / 10, 0.5), dark)
     assert mixed_intensities(x, -x, 0.5) is x, "nothing to scale"
+    for number in (torch.inf, torch.nan):
+        assert mixed_intensities(x, torch.tensor([[[number, 0.0]]]), 0.25) is x, "not finite"
 
 
 def test_the_generator_decides_and_equal_pixels_far_from_a_border_stay_equal():
@@ -64,7 +68,10 @@ def test_the_network_by_hand_on_one_pixel_which_sees_the_middles_of_the_kernels_
         inner = layer(expected, 2)
         expected = torch.where(inner > 0, inner, inner / 100)
     found = random_intensities(pixel.view(3, 1, 1), generator=seeded(seed))
-    torch.testing.assert_close(found.flatten(), layer(expected, 3))
+    expected = layer(expected, 3)
+    torch.testing.assert_close(found.flatten(), expected)
+    double = random_intensities(pixel.double().view(3, 1, 1), generator=seeded(seed))
+    torch.testing.assert_close(double.flatten(), expected.double(), rtol=1e-5, atol=1e-5)
 
 
 def test_kernels_have_1_or_3_pixels_a_side_between_two_channels_and_their_numbers_are_normal(monkeypatch):
@@ -88,6 +95,10 @@ def test_kernels_have_1_or_3_pixels_a_side_between_two_channels_and_their_number
     drawn.clear()
     IntensityViewd(strength=0.0)({"image": image()})
     assert [len(each) for each, _ in drawn] == [2, 2, 2, 3], "the view's own numbers are the same"
+    for layers, width, channels in ((1, 2, [(3, 3)]), (3, 1, [(1, 3), (1, 1), (3, 1)]), (2, 5, [(5, 3), (3, 5)])):
+        drawn.clear()
+        IntensityViewd(layers=layers, width=width)({"image": image()})
+        assert [tuple(each.shape[:2]) for each, _ in drawn] == channels
 
 
 def test_alpha_is_drawn_for_each_image_anew_and_evenly_up_to_its_greatest(monkeypatch):
@@ -118,10 +129,18 @@ def test_the_view_is_reproducible_leaves_the_weak_one_and_is_the_strong_one_with
     assert torch.equal(result["image"], image())
     assert result["image_strong"].norm().item() == pytest.approx(image().norm().item(), rel=1e-5)
     assert not torch.equal(result["image_strong"], bent(item)["image_strong"]), "drawn anew for each image"
+    two = IntensityViewd(("image", "image"), ("image", "second"), strength=0.0)({"image": image()})
+    assert two.keys() == {"image", "second"}
+    assert not torch.equal(two["image"], image())
+    assert not torch.equal(two["second"], image())
+    assert not torch.equal(two["image"], two["second"])
 
 
 def test_arguments_out_of_range_are_refused_together():
-    with pytest.raises(Refused, match=r"(?s)most: expected 0 to 1, found 2.*layers: .*0.*width: .*1\.5"):
+    with pytest.raises(
+        Refused,
+        match=r"(?s)View.*most: expected 0 to 1, found 2.*layers: expected a whole number >= 1, found 0.*width: .*1\.5",
+    ):
         IntensityViewd(most=2, layers=0, width=1.5)  # type: ignore[arg-type]
 
 

@@ -95,9 +95,22 @@ def test_a_site_that_went_on_learns_no_first_mixture_again() -> None:
     other, _ = made(first_batches=0)
     other.load_state_dict(state)
     assert other.receive(2, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 0.5}
-    other.load_state_dict({})
-    other.put(six(OWN))
-    assert other.receive(2, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
+    for forget in (lambda: other.load_state_dict({}), other.reset):
+        forget()
+        assert not other.state_dict()["begun"]
+        other.put(six(OWN))
+        assert other.receive(2, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
+        assert other.state_dict()["begun"]
+
+
+def test_the_mixture_runs_in_its_own_round_longest_in_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    monkeypatch.setattr(DecoderMixing, "run_once_more", lambda _, *arguments: runs.append(arguments))
+    sharing, _ = made(batches=2, first_batches=5)
+    for round in (3, 4, 5):
+        sharing.put(six(OWN))
+        sharing.receive(round, 9, Kind.WEIGHTS, six(GLOBAL))
+    assert runs == [(3, "mixing", 5), (4, "mixing", 2), (5, "mixing", 2)]
 
 
 def test_the_decoder_is_everything_behind_the_encoder() -> None:
@@ -114,6 +127,10 @@ def test_options_are_refused_together() -> None:
         made(after=-1, rate=-2)
     with pytest.raises(Refused, match=r"sharing#decoder: expected at least one, found no name like 'dec\.\*'"):
         made(decoder=["dec.*"])
+    with pytest.raises(
+        Refused, match=r"""sharing#decoder: expected a list of patterns, found 'b'; .*\["decoder\.\*"\]"""
+    ):
+        made(decoder="b")
     with pytest.raises(Refused, match=r"(?s)sharing#decoder: expected a network with an encoder.*found Six.*name its"):
         made(decoder=None)
 
@@ -155,8 +172,9 @@ def test_the_head_is_trained_first_and_then_the_rest() -> None:
 def test_too_few_steps_and_another_share_are_refused() -> None:
     with pytest.raises(Refused, match=r"one step for each part, found 2 steps with a share of 0\.85; set local_steps"):
         in_turn(0.85, 2)
-    with pytest.raises(Refused, match="share: expected a part between 0 and 1, found 1"):
-        in_turn(1, 2)
+    for share in (1, 0.0, 1.0, 1.5):
+        with pytest.raises(Refused, match=rf"Body\) -> share: expected a part between 0 and 1, found {share}$"):
+            in_turn(share, 2)
     frozen = Parts()
     frozen.body.requires_grad_(False)
     with pytest.raises(Refused, match="expected a layer of each part, found nothing of the body part to train; leave"):
@@ -257,7 +275,9 @@ def test_the_trees_features_are_those_of_the_labelled_batch_alone() -> None:
 
 
 def test_numbers_out_of_range_are_refused_together() -> None:
-    with pytest.raises(Refused, match=r"(?s)terms#tree#sigma: .*found 0.*terms#tree#step: .*found 0"):
+    with pytest.raises(
+        Refused, match=r"(?s)tree#sigma: expected a number > 0, found 0.*tree#step: expected 1 or more pixels, found 0"
+    ):
         TreeEnergyTerm(network=Parts(), sigma=0, step=0)
 
 
@@ -394,6 +414,7 @@ def test_every_site_is_told_its_place_and_the_mean_knows_them_all() -> None:
         "b": [[0, 1, 0], [1, 1, 0]],
     }
     assert {message.extra["purpose"] for message in messages.values()} == {"distil"}
+    assert {(site, message.site, message.round) for site, message in messages.items()} == {("a", "a", 0), ("b", "b", 0)}
     for site, n in (("a", 1), ("b", 3)):
         answer = Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors={**messages[site].tensors, "w": torch.full((2,), n)})
         strategy.accept(0, site, replace(answer, tensors={**answer.tensors, "w": answer.tensors["w"].float()}))
@@ -406,11 +427,17 @@ def test_every_site_is_told_its_place_and_the_mean_knows_them_all() -> None:
 
 def test_sites_without_a_place_and_networks_without_codes_are_refused() -> None:
     with pytest.raises(
-        Refused, match=r"knows its site, found no weights selection\.codes; set network_def#site_channels"
+        Refused,
+        match=r"strategy: expected .*knows its site, found no weights selection\.codes; set network_def#site_channels",
     ):
         SiteCodes().require_names(["w"])
-    with pytest.raises(Refused, match=r"at most 1, the places of the network, found 2 sites; set it to 2 or more"):
+    with pytest.raises(
+        Refused,
+        match=r"site_channels: expected at most 1, the places of the network, found 2 sites; set it to 2 or more",
+    ):
         SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 1)}))
+    full = SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 2)})).configure(0)
+    assert full["b"].tensors[NAME].tolist() == [[0, 1], [1, 1]], "as many sites as places"
     with pytest.raises(Refused, match=r"terms#sites: .*found no channel selection; set network_def#site_channels"):
         SiteContrastTerm(network=Parts())
 
