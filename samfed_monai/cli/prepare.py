@@ -316,16 +316,24 @@ def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None, root
 
 
 def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> list[str]:
-    from samfed_monai.data.datalist import LEAST_IMAGES, few_to_measure
+    from samfed_monai.data.datalist import LEAST_IMAGES, few_to_measure, without_labels
 
     names = few_to_measure(datalist, LEAST_IMAGES)
+    bare = without_labels(datalist)
+    lines = []
+    if bare and len(bare) < len(datalist.sites):  # of no site at all the warnings have said it
+        lines.append(
+            f"  nothing to measure with: {', '.join(bare)}: no image has a mask, so that no score is reported there, "
+            "and the choice of the best round goes by the other sites"
+        )
     if not names:
-        return []
+        return lines
     more = f"--validation {MORE} --test {MORE} gives more; " if shares and min(shares) < MORE else ""
     return [
+        *lines,
         f"  few to measure with: {', '.join(names)}: fewer than {LEAST_IMAGES} validation or test images, and a site "
         f"reports no score of fewer; {more}where all images lie on one machine, --privacy#least_images 1 of "
-        "`samfed federate` shows every score"
+        "`samfed federate` shows every score",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import unicodedata
 from collections import Counter
@@ -62,6 +63,52 @@ class Facts:
     problems: tuple[Problem, ...] = ()
 
 
+@dataclass(frozen=True)
+class Missing(Problem):
+    """That a listed file is not there; where many are not, :func:`shortened` names some of each kind.
+
+    Args:
+        kind: what is missing, an ``image`` or a ``mask``.
+    """
+
+    kind: str = "file"
+
+
+SHOWN = 10
+"""Missing files of one kind that are named one by one."""
+
+
+def shortened(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems in their order, but of each kind of :class:`Missing` the first few, and how many more there are."""
+    kept: list[Problem] = []
+    counts: Counter[str] = Counter()
+    for problem in problems:
+        if isinstance(problem, Missing):
+            counts[problem.kind] += 1
+            if counts[problem.kind] > SHOWN:
+                continue
+        kept.append(problem)
+    more = {kind: count - SHOWN for kind, count in counts.items() if count > SHOWN}
+    found, expected = "no such file", "a file that the list names"
+    return kept + [Problem(f"and {counted(left, f'more {kind}')}", found, expected) for kind, left in more.items()]
+
+
+def wrong_root(files: Sequence[str], data_root: str | Path, listed: str) -> list[Problem]:
+    """The one problem of a data root that holds none of the listed files, in place of one for each; else none.
+
+    Args:
+        files: paths relative to ``data_root``.
+        data_root: folder that they should be in.
+        listed: what lists them, for the message.
+    """
+    root = Path(data_root)
+    if not files or any(os.path.lexists(root / name) for name in files):
+        return []
+    found = f"none of them (the first is {files[0]})" if root.is_dir() else "no such folder"
+    hint = "is this the data root that the list was made for?"
+    return [Problem(str(root.resolve()), found, f"{counted(len(files), 'file')} of {listed}", hint)]
+
+
 def survey(
     pairs: Iterable[tuple[str, str | None]],
     data_root: str | Path,
@@ -104,15 +151,17 @@ def look(
     facts: dict = {"image": image, "label": label}
     picture = mask = None
     try:
-        content = read_bytes(confine(data_root, image, where=image))
+        content = _content(data_root, image, "image", "a readable file", RESTORE)
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, image)
         facts |= {**_image_facts(picture, stored), "turned": is_turned(content)}
     except Refused as refused:
         problems += refused.problems
     if label is not None:
+        lost = any(isinstance(problem, Missing) for problem in problems)  # whoever lacks both lacks a folder
+        hint = RESTORE if lost else "add the mask, or list the image without a label"
         try:
-            content = read_bytes(confine(data_root, label, where=label))
+            content = _content(data_root, label, "mask", f"the mask of {image}", hint)
             facts["label_sha256"] = sha256_bytes(content)
             if weak:
                 mask = decode_weak_label(content, label)
@@ -121,12 +170,22 @@ def look(
                 mask, values = _decoded(content, label, threshold, classes)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
         except Refused as refused:
-            problems += [_missing_mask(problem, image, label, data_root) for problem in refused.problems]
+            problems += refused.problems
     if picture is not None and mask is not None:
         problem = _size_problem(picture, mask, image, str(label), facts["turned"])
         problems += [problem] if problem else []
         facts["misfit"] = 0.0 if problem or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
+
+
+RESTORE = "restore it, or check the data root"
+
+
+def _content(data_root: str | Path, name: str, kind: str, expected: str, hint: str) -> bytes:
+    path = confine(data_root, name, where=name)
+    if not path.exists():
+        raise Refused([Missing(str(path), "no such file", expected, hint, kind)])
+    return read_bytes(path)
 
 
 def _decoded(
@@ -150,13 +209,6 @@ def _image_facts(picture: Picture, stored: Image.Image) -> dict:
     step = max(1, min(height, width) // 128)
     red, green, blue = (float(value) for value in picture[::step, ::step].reshape(-1, 3).mean(axis=0))
     return {"height": height, "width": width, "mode": stored.mode, "mean_rgb": (red, green, blue)}
-
-
-def _missing_mask(problem: Problem, image: str, label: str, data_root: str | Path) -> Problem:
-    if (Path(data_root) / label).exists():
-        return problem
-    hint = "add the mask, or list the image without a label"
-    return Problem(label, found="no such file", expected=f"the mask of {image}", hint=hint)
 
 
 def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turned: bool) -> Problem | None:
@@ -253,6 +305,8 @@ def _place(site: str, split: Split, _image: str) -> str:
 def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, progress: bool = True) -> list[Problem]:
     """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
 
+    Of missing files the first few are named (:func:`shortened`); where all are missing, only that is said.
+
     Missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out of
     the data root, the same image in training and test, two files with one stem (``docs``: faults 1 to 22). Nothing is
     raised for them; those of :func:`warnings` stand in the data report.
@@ -266,7 +320,10 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
         Refused: the JSON file itself cannot be loaded.
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    return problems_of(datalist, survey_list(datalist, data_root, progress=progress))
+    files = [name for _, _, item in datalist.items() for name in (item.image, item.label) if name is not None]
+    return wrong_root(files, data_root, f"the list {datalist.name!r}") or shortened(
+        problems_of(datalist, survey_list(datalist, data_root, progress=progress))
+    )
 
 
 def survey_list(datalist: DataList, data_root: str | Path, *, progress: bool) -> list[Facts]:

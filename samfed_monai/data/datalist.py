@@ -529,3 +529,9 @@ def few_to_measure(datalist: DataList, least: int) -> list[str]:
         if has_masks and any(len(items) < least for items in measuring):
             names.append(name)
     return names
+
+
+def without_labels(datalist: DataList) -> list[str]:
+    """Sites of which no image has a mask or a weak label."""
+    every = {name: [item for _, items in site.splits() for item in items] for name, site in datalist.sites.items()}
+    return [name for name, items in every.items() if items and all(item.label is None for item in items)]

@@ -24,8 +24,8 @@ from samfed_monai.data.partitions import (
     share_problems,
 )
 from samfed_monai.data.quality_report import doubts, write_report
-from samfed_monai.data.sources.folders import Folders, find_folders, without_mask
-from samfed_monai.data.sources.found import Found, pair_up, unpack
+from samfed_monai.data.sources.folders import find_folders, one_site, without_mask
+from samfed_monai.data.sources.found import Found, unpack
 from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
@@ -319,8 +319,7 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
     check_first(options)
     root = Path(root)
     if (root / "images").is_dir():
-        name = root.resolve().name
-        folders = Folders({name: pair_up(root, root, name)})
+        folders = one_site(root)
     else:
         folders = find_folders(root, public=None, output=options.output, alone=True)
     others = [*folders.passed_over, *caveats]

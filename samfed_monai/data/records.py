@@ -12,6 +12,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
+from samfed_monai.data.checks import RESTORE, Missing, shortened, wrong_root
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.grouping import clusters, draw, subset
 
@@ -100,7 +101,7 @@ def load_records(
 
     Raises:
         Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
-            use, all at once.
+            use, all at once; of many missing files a few are named, and of a data root without any of them, that.
 
     JSON::
 
@@ -111,15 +112,19 @@ def load_records(
         with_labels = split != Split.UNLABELLED
     items = _items(datalist, split, site)
     items = [items[index] for index in subset([item.sha256 for item in items], limit)]
+    place = f"{datalist.name} -> {site or 'public'} -> {split}"
+    files = [name for item in items for name in (item.image, item.label if with_labels else None) if name is not None]
     problems = Problems()
+    problems.extend(wrong_root(files, data_root, place))
+    problems.refuse_if_any()
     records = []
     for index, item in enumerate(items):
         record: Record = {"id": Path(item.image).stem, "image_sha256": item.sha256, "site": site or ""}
         if split == Split.PUBLIC:
             record["index"] = index
-        record["image"] = _existing(data_root, item.image, problems)
+        record["image"] = _existing(data_root, item.image, problems, "image")
         if with_labels and item.label is not None:
-            record["label"] = _existing(data_root, item.label, problems)
+            record["label"] = _existing(data_root, item.label, problems, "mask")
             if item.weak:
                 record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:
@@ -131,8 +136,9 @@ def load_records(
         records.append(record)
     if not weak_labels:
         kinds = [str(item.label_kind) for item in items if with_labels and item.weak]
-        problems.extend(masks_only(kinds, f"{datalist.name} -> {site or 'public'} -> {split}"))
-    problems.refuse_if_any()
+        problems.extend(masks_only(kinds, place))
+    if len(problems):
+        raise Refused(shortened(problems))
     for key, nothing in (("group", ""), ("label_kind", LabelKind.MASK.value)):
         if any(key in record for record in records):  # a batch is made of equal keys
             for record in records:
@@ -197,15 +203,14 @@ def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
     return items
 
 
-def _existing(root: str | Path, relative: str, problems: Problems) -> str:
+def _existing(root: str | Path, relative: str, problems: Problems, kind: str) -> str:
     try:
         path = confine(root, relative, where=relative)
     except Refused as refused:
         problems.extend(refused.problems)
         return ""
     if not path.is_file():
-        hint = f"is {str(root)!r} the data root that the list was made for?"
-        problems.add(str(path), found="no such file", expected="a file that the list names", hint=hint)
+        problems.extend([Missing(str(path), "no such file", "a file that the list names", RESTORE, kind)])
     return str(path)
 
 

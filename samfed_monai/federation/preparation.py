@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.words import counted
 from samfed_monai.data import DataList, check_datalist
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
@@ -91,7 +92,7 @@ def image_problems(
         check_data(datalist, data_root, cache_dir=cache_dir, verify=verify)
     except Refused as refused:
         logger.error("%s", refused)
-        found, hint = f"{len(refused.problems)} problems", "this site's log names each of them"
+        found, hint = counted(len(refused.problems), "problem"), "this site's log names each of them"
         return [Problem("images", found=found, expected="images and masks as they were listed", hint=hint)]
     return []
 

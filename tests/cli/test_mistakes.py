@@ -90,7 +90,7 @@ def list_edited_by_hand(folder: Path) -> None:
 
 
 IN_DATA: dict[str, tuple[Callable[[Path], None], str]] = {
-    "an image that is gone": (lost, "found No such file or directory; check the data root"),
+    "an image that is gone": (lost, "found no such file; restore it, or check the data root"),
     "another image of the same name": (another_picture, "; restore the file, or make the list again"),
     "an image that was cut": (
         cut,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import html
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +17,7 @@ import pytest
 from samfed_monai.cli.prepare import add_prepare_parser
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.datalist import DataList
-from tests.data.making import picture, save, site
+from tests.data.making import disc, picture, save, site
 
 
 def run(*words: object) -> int:
@@ -46,7 +49,9 @@ def test_sites_with_few_images_to_measure_with_are_named_with_the_hint(tmp_path,
     assert run(*words, tmp_path / "few.json") == 0
     start = "few to measure with: a: fewer than 5 validation or test images, and a site reports no score of fewer; "
     end = "where all images lie on one machine, --privacy#least_images 1 of `samfed federate` shows every score"
-    assert f"{start}--validation 0.3 --test 0.3 gives more; {end}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{start}--validation 0.3 --test 0.3 gives more; {end}" in said
+    assert "nothing to measure with: c: no image has a mask" in said
     assert run(*words, tmp_path / "more.json", "--validation", 0.3, "--test", 0.3) == 0
     assert start + end in capsys.readouterr().out
     assert run(*words, tmp_path / "enough.json", "--validation", 0.45, "--test", 0.45) == 0
@@ -58,8 +63,34 @@ def test_folders_without_a_public_one(tmp_path, capsys):
         site(tmp_path, name, 10, 10, first=100 * number)
     assert run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report") == 0
     assert "list: 0 public images, 2 sites" in capsys.readouterr().out
-    with pytest.raises(Refused, match=r"<site>/images: expected images, found no such folder"):
-        run("folders", tmp_path / "a", "--public", "none", "--output", tmp_path / "list.json")
+    parent = re.escape(f"found the folder 'images' of a single site; give {tmp_path.resolve()}, where it lies beside")
+    for public in ("none", "public"):
+        with pytest.raises(Refused, match=rf"/a: expected a folder of sites, .*{parent}.* --test-only in place of"):
+            run("folders", tmp_path / "a", "--public", public, "--output", tmp_path / "one.json")
+    assert run("folders", tmp_path / "a", "--test-only", "--output", tmp_path / "one.json", "--no-report") == 0
+
+
+def test_a_site_whose_masks_match_no_image_is_named_with_the_rule(tmp_path, capsys):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "a", 4, 0, first=100)
+    site(tmp_path, "b", 50, 50, first=200)
+    for number in range(4):
+        save(tmp_path / "a" / "masks" / f"a_{number:03d}_lesion.png", disc())
+    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json") == 0
+    said = capsys.readouterr().out
+    sentence = (
+        "4 masks of a belong to no image; left out, such as a_000_lesion.png and a_001_lesion.png; a mask is called by "
+        "the image's stem: <stem>, <stem>_segmentation or <stem>_mask; rename for instance a_000_lesion.png to a_000."
+    )
+    assert f"  worth a look: {sentence}png\n" in said
+    assert "  nothing to measure with: a: no image has a mask, so that no score is reported there" in said
+    assert sentence in html.unescape((tmp_path / "list.report.html").read_text())
+    (tmp_path / "list.json").unlink()
+    shutil.rmtree(tmp_path / "b")
+    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report") == 0
+    said = capsys.readouterr().out
+    assert "worth a look: nothing here can be scored" in said
+    assert "nothing to measure with" not in said
 
 
 def test_list_tells_what_is_missing(tmp_path, capsys):

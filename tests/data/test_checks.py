@@ -31,8 +31,43 @@ def test_fault_01_a_missing_mask_is_told_with_its_image(tmp_path):
     datalist = small_list(tmp_path)
     (tmp_path / "masks" / "p1.png").unlink()
     assert told(datalist, tmp_path) == [
-        "masks/p1.png: expected the mask of images/p1.png, found no such file; "
+        f"{tmp_path.resolve()}/masks/p1.png: expected the mask of images/p1.png, found no such file; "
         "add the mask, or list the image without a label"
+    ]
+
+
+def test_a_data_root_without_any_listed_file_is_told_once(tmp_path):
+    datalist = small_list(tmp_path / "right")
+    for name, found in (("wrong", "none of them (the first is images/p0.png)"), ("nowhere", "no such folder")):
+        root = tmp_path / name
+        if name == "wrong":
+            root.mkdir()
+        assert told(datalist, root) == [
+            f"{root.resolve()}: expected 10 files of the list 'small', found {found}; "
+            "is this the data root that the list was made for?"
+        ]
+    assert told(DataList("empty", []), tmp_path / "nowhere") == []
+
+
+def test_of_many_missing_files_ten_of_a_kind_are_named_and_everything_else(tmp_path):
+    items = [pair(tmp_path, f"i{number:02d}", number) for number in range(16)]
+    for number in range(12):
+        (tmp_path / "images" / f"i{number:02d}.png").unlink()
+        (tmp_path / "masks" / f"i{number:02d}.png").unlink()
+    (tmp_path / "masks" / "i12.png").unlink()
+    for number in (13, 14, 15):
+        (tmp_path / "images" / f"i{number:02d}.png").write_bytes(b"")
+    problems = told(DataList("list", items), tmp_path)
+    restore = "found no such file; restore it, or check the data root"
+    assert problems[:2] == [
+        f"{tmp_path.resolve()}/images/i00.png: expected a readable file, {restore}",
+        f"{tmp_path.resolve()}/masks/i00.png: expected the mask of images/i00.png, {restore}",
+    ]
+    assert sum(restore in problem for problem in problems) == 20
+    assert sum("found a file of zero bytes" in problem for problem in problems) == 3
+    assert problems[-2:] == [
+        "and 2 more images: expected a file that the list names, found no such file",
+        "and 3 more masks: expected a file that the list names, found no such file",
     ]
 
 

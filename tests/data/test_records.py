@@ -97,7 +97,27 @@ def test_all_missing_files_are_told_at_once(tmp_path):
         (tmp_path / path).unlink()
     with pytest.raises(Refused, match="2 problems") as caught:
         load_records(datalist, tmp_path, split="public")
-    assert "is the data root that the list was made for?" in str(caught.value).replace(f"{str(tmp_path)!r} ", "")
+    for path in ("images/p0.png", "masks/p1.png"):
+        told = "expected a file that the list names, found no such file; restore it, or check the data root"
+        assert f"{tmp_path.resolve() / path}: {told}" in str(caught.value)
+
+
+def test_a_data_root_without_any_file_of_the_split_is_told_once(tmp_path):
+    datalist = small_list(tmp_path / "right")
+    (tmp_path / "wrong").mkdir()
+    told = "expected {} of small -> {}, found none of them (the first is images/{}.png); is this the data root that the"
+    for place, split, count, first in (("public", "public", "4 files", "p0"), ("site-1", "unlabelled", "1 file", "u0")):
+        with pytest.raises(Refused, match="1 problem\n") as caught:
+            load_records(datalist, tmp_path / "wrong", split=split, site=None if place == "public" else place)
+        assert told.format(count, f"{place} -> {split}", first) in str(caught.value)
+
+
+def test_of_many_missing_files_a_few_are_named(tmp_path):
+    items = [pair(tmp_path, f"i{number:02d}", number) for number in range(13)]
+    for number in range(12):
+        (tmp_path / "images" / f"i{number:02d}.png").unlink()
+    with pytest.raises(Refused, match=r"(?s)11 problems.*i09\.png: [^\n]*\n  - and 2 more images: expected a file"):
+        load_records(DataList("list", items), tmp_path, split="public")
 
 
 def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):

@@ -6,8 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.words import counted
 from samfed_monai.data.sources.doctor import near_miss
-from samfed_monai.data.sources.found import Found, list_images, pair_up, passed_over
+from samfed_monai.data.sources.found import (
+    RULE,
+    Found,
+    first_two,
+    list_images,
+    match_masks,
+    passed_over,
+    renaming,
+)
 
 
 @dataclass(frozen=True)
@@ -17,8 +26,8 @@ class Folders:
     Args:
         sites: site name to its images; a public folder is among them, one with problems of its own may not be.
         problems: what is wrong with what was found, to be refused together with what its files show.
-        passed_over: a sentence on every other folder that holds images, or was probably to hold masks (fault 66); they
-            were not read.
+        passed_over: a sentence on every other folder that holds images, or was probably to hold masks (fault 66), and
+            on the masks of each site that belong to no image; they were not read.
     """
 
     sites: dict[str, list[Found]] = field(default_factory=dict)
@@ -43,11 +52,7 @@ def find_folders(
     root = Path(root)
     names = sorted(path.parent.name for path in root.glob("*/images") if path.is_dir()) if root.is_dir() else []
     if not names or (public is not None and public not in names):
-        hint = f"name one of {names} with --public" if names else "expected is DIR/<site>/images and DIR/<site>/masks"
-        missed = {site: near_miss(root / site, "images") for site in _folders(root) if public in (None, site)}
-        hint = "; ".join(f"rename {site}/{near} to {site}/images" for site, near in missed.items() if near) or hint
-        where = root / (public or "<site>") / "images"
-        raise Refused([Problem(str(where), found="no such folder", expected="images", hint=hint)])
+        raise Refused([_not_there(root, names, public, output)])
     others = passed_over(root, names, output=output)
     if len(names) < 2 and not alone:
         hint = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
@@ -56,9 +61,11 @@ def find_folders(
         )
     problems = Problems()
     found: dict[str, list[Found]] = {}
+    lonely: dict[str, list[Path]] = {}
     for name in names:
         with problems.collected():
-            found[name] = pair_up(root / name, root, name)
+            found[name], lonely[name] = match_masks(root / name, root, name)
+            others += _lonely_sentence(name, lonely[name], found[name])
     for name in found:
         near = near_miss(root / name, "masks")
         if near is None or not list_images(root / name / near):
@@ -71,15 +78,61 @@ def find_folders(
                 f"{name} has no folder 'masks', and {name}/{near} was not read: if it holds {name}'s masks, rename it "
                 f"to {name}/masks"
             )
-    if not any(problem.where.endswith("masks") for problem in problems):
+    if public in found and not any(problem.where.endswith("masks") for problem in problems):
+        unmatched = _unmatched(root / public / "masks", lonely[public], found[public])
+        problems.extend(unmatched)
         inspected = "add it, move the image, or, if it was inspected and shows nothing, give --without-annotation empty"
-        annotated = public is not None and (root / public / "annotations").is_dir()
-        problems.extend(without_mask(found.get(public or "", []), **({"hint": inspected} if annotated else {})))
+        annotated = (root / public / "annotations").is_dir()
+        if not unmatched or any(one.label is not None for one in found[public]):
+            problems.extend(without_mask(found[public], **({"hint": inspected} if annotated else {})))
     return Folders(found, tuple(problems), tuple(others))
+
+
+def one_site(folder: Path) -> Folders:
+    """What a single site's own folder holds, with ``images`` and ``masks`` in it."""
+    name = folder.resolve().name
+    found, lonely = match_masks(folder, folder, name)
+    return Folders({name: found}, passed_over=tuple(_lonely_sentence(name, lonely, found)))
+
+
+def _not_there(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:
+    """Why there is no site among the folders of ``root``, or not the public one among those of ``names``."""
+    if not names and (root / "images").is_dir():
+        expected, parent = "a folder of sites, DIR/<site>/images and DIR/<site>/masks", root.resolve().parent
+        hint = f"give {parent}, where it lies beside other sites; or, to measure only, --test-only in place of --public"
+        return Problem(str(root), found="the folder 'images' of a single site", expected=expected, hint=hint)
+    folders = _folders(root)
+    asked = [str(public)] if names else folders
+    missed = {site: near for site in asked if (near := near_miss(root / site, "images"))}
+    hints = [f"rename {site}/{near} to {site}/images" for site, near in missed.items()]
+    if root.is_dir():
+        read = [site for site in folders if site in missed or site not in asked]
+        hints += passed_over(root, read, output=output)
+    hint = f"name one of {names} with --public" if names else "expected is DIR/<site>/images and DIR/<site>/masks"
+    where = root / (public or "<site>") / "images"
+    return Problem(str(where), found="no such folder", expected="images", hint="; ".join(hints) or hint)
 
 
 def _folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _lonely_sentence(site: str, masks: list[Path], found: list[Found]) -> list[str]:
+    if not masks:
+        return []
+    who = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
+    told = [f"{who} to no image", f"left out, such as {first_two(masks)}", f"a mask is called by {RULE}"]
+    return ["; ".join(filter(None, [*told, renaming(masks, found)]))]
+
+
+def _unmatched(folder: Path, masks: list[Path], found: list[Found]) -> list[Problem]:
+    """The problem of masks without an image where images need one and have none."""
+    if not masks or all(one.label is not None for one in found):
+        return []
+    who = counted(len(masks), "mask that belongs", "masks that belong")
+    told = f"{who} to none of the {counted(len(found), 'image')}, such as {first_two(masks)}"
+    expected = f"the public images' masks, called by {RULE}"
+    return [Problem(str(folder), found=told, expected=expected, hint=renaming(masks, found))]
 
 
 def without_mask(found: list[Found], hint: str = "add it, or move the image") -> list[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import lzma
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -22,6 +23,9 @@ from samfed_monai.data.sources.doctor import near_miss, swapped
 logger = logging.getLogger(__name__)
 
 MASK_ENDINGS = ("_segmentation", "_mask")
+RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
+"""What the mask of an image may be called, for messages."""
+LOOKED_THROUGH = 20  # masks without an image, for one whose image can be guessed
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,16 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
-    """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem.
+    """Images with their masks, as :func:`match_masks` has them; masks without an image are logged, two by name."""
+    found, lonely = match_masks(folder, root, origin)
+    warn_of_lonely(folder / "masks", lonely)
+    return found
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``. Masks without an image are logged, the first
-    two by name.
+
+def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], list[Path]]:
+    """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
+
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``.
 
     Raises:
         Refused: there is no ``images`` folder, or nothing in it, an image has two masks, or the folders are swapped.
@@ -85,26 +95,47 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     if exchanged is not None:
         raise Refused([exchanged])
     for path in drawn:
-        there = masks.setdefault(mask_stem(path), path)
-        if there != path and mask_stem(path) in stems:
-            found, hint = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
-            problems.add(relative(path, root), found=found, expected="one mask for each image", hint=hint)
+        name = stem(path.name) if stem(path.name) in stems else mask_stem(path)  # an image's own may end in _mask
+        there = masks.setdefault(name, path)
+        if there != path and name in stems:
+            told, hint = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
+            problems.add(relative(path, root), found=told, expected="one mask for each image", hint=hint)
     problems.refuse_if_any()
-    warn_of_lonely(folder / "masks", [path for name, path in masks.items() if name not in stems])
-    return [
+    found = [
         Found(
             relative(path, root), relative(masks[stem(path.name)], root) if stem(path.name) in masks else None, origin
         )
         for path in images
     ]
+    return found, [path for name, path in masks.items() if name not in stems]
+
+
+def first_two(masks: Sequence[Path]) -> str:
+    """What two of some files are called."""
+    return " and ".join(sorted(path.name for path in masks)[:2])
 
 
 def warn_of_lonely(folder: Path, masks: Sequence[Path]) -> None:
     """Logs how many masks of a folder belong to no image, and what the first two are called."""
     if masks:
-        names = " and ".join(sorted(path.name for path in masks)[:2])
         who = counted(len(masks), "mask belongs", "masks belong")
-        logger.warning("%s: %s to no image; left out, such as %s", folder, who, names)
+        logger.warning("%s: %s to no image; left out, such as %s", folder, who, first_two(masks))
+
+
+def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
+    """How a mask without an image is to be called, by an example if the stem of an image without a mask is in its name.
+
+    Args:
+        masks: those without an image.
+        found: images; those that have a mask are not looked at.
+    """
+    bare = sorted((stem(one.image) for one in found if one.label is None), key=len, reverse=True)
+    for path in sorted(masks)[:LOOKED_THROUGH]:
+        name = stem(path.name)
+        for one in bare:  # img_1 is in img_1_gt, but not in img_10_gt
+            if re.search(rf"(?<!\d){re.escape(one)}(?!\d)", name, re.IGNORECASE):
+                return f"rename for instance {path.name} to {one}{path.suffix}"
+    return f"rename for instance the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
 
 
 def mask_stem(path: Path) -> str:

@@ -150,6 +150,9 @@ def test_a_list_that_only_measures(root: Path, tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(Refused, match=r"images with masks to measure with, found 6 images of a have no mask"):
         prepare_to_test(root / "a", options=options(tmp_path / "two"))
+    save(root / "a" / "masks" / "a_003_gt.png", disc())
+    with pytest.raises(Refused, match=r"measure with, found 1 mask of a belongs to no image; .* to a_003\.png"):
+        prepare_to_test(root / "a", options=options(tmp_path / "two"))
 
 
 def test_picture_folders_of_grey_photographs_are_not_swapped(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.sources.folders import find_folders
+from samfed_monai.data.sources.found import Found, renaming
 from tests.data.making import disc, picture, save, site
 
 
@@ -34,13 +37,64 @@ def test_two_masks_of_one_image_are_refused(tmp_path, second):
     assert "expected one mask for each image, found the same image's mask in a/masks/a_000" in str(problem)
 
 
-def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path, caplog):
+RULE = "called by the image's stem: <stem>, <stem>_segmentation or <stem>_mask"
+
+
+def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
     site(tmp_path, "public", 1, 1)
     site(tmp_path, "a", 1, 0)
     for name in ("d.png", "b.png", "b.bmp", "c_mask.png"):
         save(tmp_path / "a" / "masks" / name, disc())
-    assert find_folders(tmp_path, public="public").sites["a"][0].label is None
-    assert "3 masks belong to no image; left out, such as b.bmp and c_mask.png" in caplog.text
+    folders = find_folders(tmp_path, public="public")
+    assert folders.sites["a"][0].label is None
+    assert folders.passed_over == (
+        f"3 masks of a belong to no image; left out, such as b.bmp and c_mask.png; a mask is {RULE}; "
+        "rename for instance the mask of a_000 to a_000.bmp",
+    )
+    save(tmp_path / "a" / "masks" / "a_000.png", disc())
+    [sentence] = find_folders(tmp_path, public="public").passed_over
+    assert sentence.endswith(RULE), "nothing is to be renamed where every image has its mask"
+
+
+def test_public_masks_that_match_no_image_are_one_problem_with_the_rule(tmp_path):
+    site(tmp_path, "public", 3, 3)
+    site(tmp_path, "a", 1, 0)
+    masks = tmp_path / "public" / "masks"
+    for path in list(masks.iterdir()):
+        path.rename(masks / f"{path.stem}_lesion.png")
+    [problem] = find_folders(tmp_path, public="public").problems
+    names = [f"public_00{number}_lesion.png" for number in range(3)]
+    assert str(problem) == (
+        f"{masks}: expected the public images' masks, {RULE}, found 3 masks that belong to none of the 3 images, "
+        f"such as {names[0]} and {names[1]}; rename for instance {names[0]} to public_000.png"
+    )
+    (masks / names[0]).rename(masks / "public_000_mask.png")
+    told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
+    assert "found 2 masks that belong to none of the 3 images" in told[0]
+    assert [problem.split(":")[0] for problem in told[1:]] == [f"public/images/public_00{n}.png" for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("masks", "images", "example"),
+    [
+        (["img_10_gt.png"], ["img_1.jpg", "img_10.jpg"], "img_10_gt.png to img_10.png"),
+        (["img_10_gt.png", "img_2_gt.png"], ["img_1.jpg", "img_2.jpg"], "img_2_gt.png to img_2.png"),
+        (["IMG_7.tif"], ["img_7.jpg"], "IMG_7.tif to img_7.tif"),
+        (["first.png"], ["1.jpg"], "the mask of 1 to 1.png"),
+    ],
+)
+def test_an_example_of_renaming_is_of_a_mask_whose_image_its_name_tells(masks, images, example):
+    found = [Found(f"a/images/{image}") for image in images]
+    assert renaming([Path(mask) for mask in masks], found) == f"rename for instance {example}"
+
+
+def test_an_image_whose_own_stem_ends_as_a_mask_finds_one_of_equal_stem(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    save(tmp_path / "a" / "images" / "1_mask.jpg", picture(1))
+    save(tmp_path / "a" / "masks" / "1_mask.png", disc())
+    folders = find_folders(tmp_path, public="public")
+    assert [one.label for one in folders.sites["a"]] == ["a/masks/1_mask.png"]
+    assert folders.passed_over == ()
 
 
 def test_hidden_files_are_not_images(tmp_path):
@@ -83,3 +137,33 @@ def test_a_folder_of_images_that_is_no_site_is_named(tmp_path):
     site(tmp_path, "a", 1, 1)
     [sentence] = find_folders(tmp_path, public="public").passed_over
     assert sentence.startswith("hospital_c holds images")
+
+
+def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path):
+    for name in ("hospital", "public"):
+        save(tmp_path / name / "1.png", picture(1))
+    told = {
+        name: f"{name} holds images, such as {name}/1.png, but no folder 'images', and was not read: if it is a site, "
+        f"move them to {name}/images"
+        for name in ("hospital", "public")
+    }
+    start = "expected images, found no such folder; "
+    for public in ("public", None):
+        with pytest.raises(Refused) as caught:
+            find_folders(tmp_path, public=public)
+        assert str(caught.value).endswith(f"{start}{told['hospital']}; {told['public']}")
+    site(tmp_path, "site-3", 1, 1)
+    with pytest.raises(Refused) as caught:
+        find_folders(tmp_path, public="public")
+    assert str(caught.value).endswith(f"{start}{told['public']}"), "the other folder is no help here"
+    save(tmp_path / "public" / "imgs" / "1.png", picture(2))
+    with pytest.raises(Refused, match=f"{start}rename public/imgs to public/images$"):
+        find_folders(tmp_path, public="public")
+
+
+def test_a_single_sites_own_folder_is_told_to_be_one(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    parent = f"found the folder 'images' of a single site; give {tmp_path.resolve()}, where it lies beside other sites"
+    with pytest.raises(Refused) as caught:
+        find_folders(tmp_path / "a", public="public")
+    assert f"{parent}; or, to measure only, --test-only in place of --public" in str(caught.value)
