@@ -37,10 +37,26 @@ def test_gaps_move_weights_as_by_hand():
     torch.testing.assert_close(later, torch.tensor([0.55, 0.325, 0.2], dtype=torch.float64) / 1.075)
 
 
+@pytest.mark.parametrize(
+    ("weights", "gaps", "step", "expected"),
+    [
+        ([0.5, 0.3, 0.2], [-0.25, -0.5, -1.0], 0.3, [0.475 / 0.825, 0.25 / 0.825, 0.1 / 0.825]),
+        ([0.9, 0.1], [4.0, 2.0], 0.6, [1 / 1.2, 0.2 / 1.2]),  # 1.1 is cut
+        ([0.5, 0.3, 0.2], [-1.0, -0.5, -1.0], 6.0, [1 / 3, 1 / 3, 1 / 3]),  # all of them are 0
+        ([0.5, 0.3, 0.2], [1.0, 2.0, 3.0], 0.0, [0.5, 0.3, 0.2]),
+    ],
+    ids=["all below 0", "one above 1", "none is left", "no step"],
+)
+def test_weights_that_leave_the_unit_interval_are_cut_to_it_and_alike_where_none_is_left(weights, gaps, step, expected):
+    moved = moved_by_gaps(torch.tensor(weights), torch.tensor(gaps), 0, 10, step=step)
+    torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
+
+
 def test_equal_gaps_keep_the_weights_to_the_bit():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     for gap in (0.0, 0.7, 1e-9):
         assert torch.equal(moved_by_gaps(start, torch.full((3,), gap), 0, 10), start)
+    assert moved_by_gaps(torch.ones(1), torch.tensor([0.7]), 0, 10).tolist() == [1.0], "of a single site"
     # almost equal ones are moved by the published formula, as the docstring says
     almost = moved_by_gaps(start, torch.tensor([1.0, 1.0, 1.0001]), 0, 10, step=0.05)
     assert almost.tolist() == pytest.approx([0.492, 0.302, 0.206], abs=5e-4)
@@ -157,6 +173,34 @@ def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quanti
     assert term._threshold.item() == pytest.approx(0.9 * first + 0.1 * (low + 0.375 * (middle - low)), abs=1e-5)
 
 
+def test_a_pixel_counts_up_to_the_threshold_and_its_label_is_that_of_the_mean():
+    chances = probabilities(torch.logit(torch.tensor([0.8, 0.95, 0.9, 0.7])).view(1, 1, 2, 2))
+    other = chances.clone()
+    other[0, 0, 0, 1] = 0.5  # 0.725 is foreground; its entropies, 0.199 and 0.693, are 0.446 in the mean
+    student = torch.tensor([0.3, -1.0, 2.0, 0.5]).view(1, 1, 2, 2)
+    labelled = torch.logit(torch.full((1, 1, 2, 2), 0.8))  # 0.500, as of the first; the last has 0.611
+    state = SimpleNamespace(round=0, rounds=2, epoch_length=2, iteration=1, output={"pred": labelled})
+    guidance = Guidance(student=student, weak_view=chances, guides={"global": chances, "ema": other})
+    value = DualGuideTerm().value(guidance, SimpleNamespace(state=state))
+    sure = torch.tensor([1.0, 1, 1, 0]).view(1, 1, 2, 2)
+    torch.testing.assert_close(value, weighted_pseudo_label_loss(student, torch.ones(1, 1, 2, 2).long(), sure))
+    assert state.terms["dual_sure"] == 0.75
+
+
+def test_rho_goes_from_its_start_to_its_end_and_without_memory_a_threshold_is_the_batchs_own():
+    term = DualGuideTerm(start=0.4, end=0.8, memory=0)
+    chances = torch.tensor([0.99, 0.9, 0.5])
+    _, middle, high = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
+    guides = {name: torch.full((1, 1, 1, 3), 0.9) for name in ("global", "ema")}
+    guidance = Guidance(student=torch.zeros(1, 1, 1, 3), weak_view=guides["ema"], guides=guides)
+    state = SimpleNamespace(round=1, rounds=2, epoch_length=2, output={"pred": torch.logit(chances).view(1, 1, 1, 3)})
+    for state.iteration, share in ((1, 0.6), (2, 0.7)):  # a half and three quarters of the run
+        term.value(guidance, SimpleNamespace(state=state))
+        assert term._threshold is not None
+        expected = middle + 2 * (share - 0.5) * (high - middle)
+        assert term._threshold.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_alignment_is_the_mean_square_of_what_dropped_channels_change():
     network = Shown()
     term = DropoutAlignmentTerm(network=network, drop=0.5)
@@ -225,14 +269,39 @@ def test_the_gap_is_nothing_without_training_and_something_after_it():
 def test_arguments_out_of_range_are_refused():
     with pytest.raises(Refused, match="strategy#step: expected a number >= 0, found -1"):
         GeneralisationAware(step=-1)
-    with pytest.raises(Refused, match=r"(?s)dual_guide#start: .*0\.4 to 0\.3.*dual_guide#memory: .*1"):
+    told = (
+        r"(?s)dual_guide#start: expected two quantiles in \(0, 1\), ascending, found 0\.4 to 0\.3\n"
+        r".*dual_guide#memory: expected a number in \[0, 1\), found 1$"
+    )
+    with pytest.raises(Refused, match=told):
         DualGuideTerm(start=0.4, memory=1)
-    with pytest.raises(Refused, match="alignment#drop: expected a chance"):
+    for quantiles in ({"start": 0}, {"end": 1}):
+        with pytest.raises(Refused, match="dual_guide#start: expected two quantiles"):
+            DualGuideTerm(**quantiles)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=r"alignment#drop: expected a chance in \[0, 1\), found 1$"):
         DropoutAlignmentTerm(network=Shown(), drop=1)
     with pytest.raises(Refused, match=r"terms#alignment: .*found Sequential"):
         DropoutAlignmentTerm(network=toy_network())
     with pytest.raises(Refused, match="after#gap#batches: expected a whole number >= 1, found 0"):
         GapMeter(loader=[], guide=GlobalGuide(), batches=0)
+
+
+def test_the_ends_of_the_ranges_are_in_them():
+    assert GeneralisationAware(step=0).step == 0
+    assert (DualGuideTerm(start=0.3, end=0.3).start, DualGuideTerm(memory=0).memory) == (0.3, 0)
+    assert GapMeter(loader=[], guide=GlobalGuide(), batches=1).batches == 1
+
+
+def test_what_a_term_asks_for_in_vain_is_refused_in_its_name():
+    image = torch.rand(1, 3, 4, 4)
+    guidance = Guidance(student=image[:, :1], weak_view=image[:, :1], guides={"global": image[:, :1]})
+    with pytest.raises(Refused, match=r"terms#dual_guide.*'ema'"):
+        DualGuideTerm().value(guidance, None)
+    network = Shown()
+    term = DropoutAlignmentTerm(network=network)
+    term._features.kept = [image, image]
+    with pytest.raises(Refused, match="terms#alignment: expected the view 'image_strong'"):
+        term.value(guidance, SimpleNamespace(network=network, inferer=None))
 
 
 def test_the_variant_trains_and_says_its_gap(build):

@@ -22,6 +22,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
+from samfed_monai.handlers import Guidance
 from samfed_monai.losses import dice_of_labels, weighted_pseudo_label_loss
 from samfed_monai.methods import see
 from samfed_monai.methods.fedavg import FedAvg
@@ -77,6 +78,8 @@ def test_images_are_chosen_by_unsure_pixels_of_all_and_of_the_foreground():
     assert not is_kept(label(9, 18)), "9 of 18 are not below 0.5"
     assert is_kept(label(0, 0))
     assert not is_kept(label(1, 0))
+    assert not is_kept(label(1, 0), relative=1.0)
+    assert is_kept(label(60, 40), absolute=1.0, relative=1.0, unsure=1.0), "no entropy is above one bit"
 
 
 @pytest.mark.parametrize(("probability", "kept"), [(0.3, True), (0.33, False), (0.67, False), (0.7, True)])
@@ -95,9 +98,11 @@ def test_the_three_scores_by_hand():
     assert scored(refined, coarse, 1 - weak.clamp(max=1) + 254 * (weak > 1), 0.3).fidelity == 0
     assert scored(refined, coarse, None, 0.3).fidelity == 0.3
     assert scored(refined, coarse, torch.full((1, 2, 2), 255.0), 0.3).fidelity == 0.3
-    empty = torch.zeros(1, 2, 2)
+    assert scored(refined, coarse, torch.tensor([[[1.0, 0.0], [0.0, 255.0]]]), 0.3).fidelity == 0.75
+    half, empty = torch.full((1, 2, 2), 0.5), torch.zeros(1, 2, 2)
+    assert (scored(half, coarse, None, 0.0).agreement, scored(refined, half, None, 0.0).agreement) == (0, 0)
     assert scored(empty, empty, None, 0.0).agreement == 1
-    assert scored(torch.full((1, 2, 2), 0.5), coarse, None, 0.0).certainty == pytest.approx(0, abs=1e-6)
+    assert scored(half, coarse, None, 0.0).certainty == pytest.approx(0, abs=1e-6)
 
 
 OLD = Scores(0.5, 0.5, 0.5)
@@ -152,6 +157,17 @@ def test_a_copied_reader_reads_the_one_store_and_unsure_images_have_no_weight():
         found = reader({"image": image, "image_sha256": key})["teacher"]
         assert uncertainty(found[None]).min() == 1
     assert reader({"image": torch.zeros(3, 5, 5), "image_sha256": ONE})["teacher"].shape == (1, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("absolute", "relative", "pseudo", "weighs"),
+    [(0.1, 0.5, (15, 40), False), (0.2, 0.5, (15, 40), True), (0.1, 0.5, (9, 10), False), (0.1, 1.0, (9, 10), True)],
+)
+def test_which_images_have_a_say_is_decided_by_the_terms_two_thresholds(absolute, relative, pseudo, weighs):
+    term = SimpleNamespace(store=PseudoLabelStore(), absolute=absolute, relative=relative)
+    term.store.offer(ONE, 0.9 * label(*pseudo), OLD)
+    found = LoadPseudoLabeld(term=term)({"image": torch.zeros(3, 10, 10), "image_sha256": ONE})["teacher"]  # type: ignore[arg-type]
+    assert bool((uncertainty(found[None]) < 1).any()) is weighs
 
 
 def test_points_by_hand():
@@ -213,6 +229,25 @@ def test_prompts_are_boxes_then_points_then_the_mask_and_answers_are_averaged():
     assert SamRefiner(sam, 64)(torch.rand(3, 32, 32), torch.zeros(1, 32, 32), weak) is None  # type: ignore[arg-type]
     SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, None)  # type: ignore[arg-type]
     assert sam.asked[-1][1][1].tolist() == [[1, 0]], "the innermost pixel, and one far away"
+    half = torch.full((1, 32, 32), 0.5)
+    assert SamRefiner(sam, 64)(torch.rand(3, 32, 32), half, None) is None, "one half is no part"  # type: ignore[arg-type]
+
+
+def test_prompts_of_an_image_that_is_not_square_lie_where_it_lies_in_sams_input():
+    sam, weak = FakeSam(), torch.full((1, 48, 32), 255.0)
+    weak[0, 20, 10], weak[0, 47, 31] = 1, 0
+    refined = SamRefiner(sam, 64)(torch.rand(3, 48, 32), torch.ones(1, 48, 32), weak)  # type: ignore[arg-type]
+    assert refined is not None
+    assert refined.probabilities.shape == (1, 48, 32)
+    assert refined.probabilities[0, :22].min() > 1 - 1e-6
+    assert refined.probabilities[0, 26:].max() < 1e-9
+    boxes, (points, _), low = sam.asked[-1]
+    # 48 x 32 pixels become 64 x 44, and a quarter of that: 16 x 11
+    assert boxes.tolist() == [[-0.5, -0.5, 43.5, 63.5]]
+    expected = [[10.5 * 44 / 32 - 0.5, 20.5 * 64 / 48 - 0.5], [31.5 * 44 / 32 - 0.5, 47.5 * 64 / 48 - 0.5]]
+    torch.testing.assert_close(points[0], torch.tensor(expected))
+    assert low[..., :11].min() > 6
+    assert low[..., 11:].max() < -6
 
 
 def test_two_parts_have_a_box_each_and_padded_points_are_none():
@@ -222,9 +257,10 @@ def test_two_parts_have_a_box_each_and_padded_points_are_none():
     weak[0, 22, 22:26], weak[0, 0, 0] = 1, 0
     sam = FakeSam()
     SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
-    boxes, (_, kinds), low = sam.asked[-1]
+    boxes, (points, kinds), low = sam.asked[-1]
     assert len(boxes) == len(low) == 2
     assert kinds.tolist() == [[1, 1, 1, 1, 0], [1, 0, -1, -1, -1]]
+    assert points[1, :2].tolist() == [[8.5, 8.5], [0.5, 0.5]], "nothing is drawn in the second: its innermost pixel"
 
 
 def test_a_real_sam_takes_the_prompts():
@@ -289,9 +325,20 @@ def test_on_real_images_a_better_network_replaces_pseudo_labels_by_better_ones(s
 
 def test_arguments_out_of_range_are_refused_together():
     given = {"split": "all", "views": 3, "every": 0, "absolute": 0, "relative": 2, "sam_size": 500}
-    told = r"(?s)see#split: .*'all'.*see#views: .*3.*see#every: .*0.*see#absolute: .*0.*see#relative: .*2.*see#sam_size"
-    with pytest.raises(Refused, match=told):
+    told = {
+        "split: expected 'labelled' or 'unlabelled', found 'all'",
+        "views: expected one of [1, 2, 4, 8], found 3",
+        "every: expected a whole number >= 1, found 0",
+        "absolute: expected a share in (0, 1], found 0",
+        "relative: expected a share in (0, 1], found 2",
+    }
+    with pytest.raises(Refused, match=r"refused: 6 problems") as refused:
         RefinedLabelTerm(data=None, transform=None, **given)  # type: ignore[arg-type]
+    *others, size = map(str, refused.value.problems)
+    assert set(others) == {f"terms#see#{each}" for each in told}
+    assert size.startswith("terms#see#sam_size: ")
+    whole: dict[str, Any] = {"views": 1, "absolute": 1, "relative": 1}
+    assert RefinedLabelTerm(data=None, transform=None, **whole).views == 1  # type: ignore[arg-type]
 
 
 def test_the_loss_is_that_of_the_label_with_one_minus_its_entropy():
@@ -303,6 +350,24 @@ def test_the_loss_is_that_of_the_label_with_one_minus_its_entropy():
     expected = weighted_pseudo_label_loss(logits, torch.tensor([[[[1, 0]]]]), weight)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(state.terms["see_weight"], weight.mean())
+    assert state.terms["see_labelled"] == 0, "before it has seen the site's images"
+
+
+@pytest.mark.parametrize(("split", "pseudo", "logit"), [("labelled", 0.1, -2.0), ("unlabelled", 0.8, 3.0)])
+def test_pseudo_labels_are_learned_with_the_batch_that_they_belong_to(split, pseudo, logit):
+    def plane(value: float) -> torch.Tensor:
+        return torch.full((1, 1, 2, 2), value)
+
+    term = RefinedLabelTerm(data=None, transform=None, split=split)  # type: ignore[arg-type]
+    state = SimpleNamespace(batch={"teacher": plane(0.1)}, output={"pred": plane(-2.0)}, iteration=1)
+    guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"teacher": plane(0.8)})
+    value = term.value(guidance, SimpleNamespace(state=state))
+    label, weight = (plane(pseudo) > 0.5).long(), 1 - uncertainty(plane(pseudo))
+    torch.testing.assert_close(value, weighted_pseudo_label_loss(plane(logit), label, weight))
+    if split == "unlabelled":
+        guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"image": plane(0.0)})
+        with pytest.raises(Refused, match="terms#see: expected the view 'teacher'"):
+            term.value(guidance, SimpleNamespace(state=state))
 
 
 @pytest.fixture
@@ -360,12 +425,12 @@ def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_
     assert (folder / "0002.safetensors").read_bytes() == last
 
 
-def refined_by(monkeypatch, tmp_path, records, item, refine, every=1) -> tuple[RefinedLabelTerm, Any]:
+def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple[RefinedLabelTerm, Any]:
     """A term whose SAM is ``refine``, and an engine whose network says one half everywhere."""
     monkeypatch.setattr(see, "_sam", lambda *given: nn.Identity())
     monkeypatch.setattr(see, "SamRefiner", lambda sam, size: refine)
     data = SimpleNamespace(records=lambda split: [{"image_sha256": each} for each in records])
-    given_: dict[str, Any] = {"data": data, "folder": tmp_path, "checkpoint": "x", "views": 1, "every": every}
+    given_: dict[str, Any] = {"data": data, "folder": tmp_path, "checkpoint": "x", "views": 1, **options}
     term = RefinedLabelTerm(transform=lambda record: item, **given_)
     state = SimpleNamespace(device="cpu", round=0, rounds=3)
     engine = SimpleNamespace(network=nn.Identity(), inferer=lambda images, network: 0 * images[:, :1], state=state)
@@ -386,6 +451,27 @@ def test_the_weak_label_overrules_what_the_network_says_of_its_pixels(monkeypatc
     assert label_.tolist() == weak.tolist()
     assert term.store.scores(ONE) == pytest.approx((1.0, 0.5, 1.0), abs=1e-5), "of two pixels the network says one"
     assert term._labelled == 1.0
+
+
+def test_the_network_is_asked_in_eval_mode_and_a_site_without_labels_reads_none(monkeypatch, tmp_path):
+    asked, modes = [], []
+
+    def refine(image, mask, label):
+        asked.append((mask, label))
+
+    item = {"image": torch.rand(3, 2, 2), "label": torch.ones(1, 2, 2)}
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, split="unlabelled")
+
+    def inferer(images, network):
+        modes.append(network.training)
+        return 0 * images[:, :1]
+
+    engine.inferer = inferer
+    term._refine(engine)
+    ((mask, label_),) = asked
+    assert (mask.unique().tolist(), label_) == ([0.5], None)
+    assert modes == [False]
+    assert engine.network.training, "as it was before"
 
 
 def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monkeypatch, tmp_path):
@@ -460,7 +546,8 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(build, we
     monkeypatch.delenv("SAMFED_DATA", raising=False)
     workflow = build("see", **weak_places)
     told = (
-        r"SAM vit_t: expected its weights, which terms#see refines pseudo-labels with, found none here; run `samfed w"
+        r"SAM vit_t: expected its weights, which terms#see refines pseudo-labels with, found none here; "
+        r"run `samfed weights vit_t --from FILE\|URL` at this site$"
     )
     with pytest.raises(Refused, match=told) as error:
         workflow.parser.get_parsed_content("terms#see").check(workflow.trainer)

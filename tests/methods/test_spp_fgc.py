@@ -39,6 +39,8 @@ def test_the_graph_of_four_pixels_by_hand() -> None:
     image = torch.tensor([[[0.0, 0.4], [0.6, 1.0]]])  # levels 0 0 / 1 1: pairs 00 and 11 across, 01 twice down
     assert colour_graph(image, 2).tolist() == [[[0.25, 0.25], [0.25, 0.25]]]
     assert colour_graph(torch.zeros(3, 2, 3), 2).tolist() == [[[1.0, 0.0], [0.0, 0.0]]] * 3
+    three = torch.tensor([[[0.0, 0.5], [0.3, 1.0]]])  # levels 0 1 / 0 2: pairs 01 and 02 across, 00 and 12 down
+    assert (colour_graph(three, 3) * 8).tolist() == [[[2.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]]
 
 
 def test_a_site_measures_the_mean_over_its_images() -> None:
@@ -49,6 +51,15 @@ def test_a_site_measures_the_mean_over_its_images() -> None:
     assert graph.images(5) == 2
     like = graph.like()["graph"]
     assert (like.shape, like.dtype) == ((1, 12), torch.float32)
+    assert ColourGraph(data=data, transform=lambda record: record).levels == ClusteredFedAvg().levels
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_the_graph_of_like_images_is_that_of_one_to_the_bit(count: int) -> None:
+    image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    data = SimpleNamespace(records=lambda split: [{}] * count)
+    measured = ColourGraph(data=data, levels=3, transform=lambda record: {"image": image}).measured(5)["graph"]
+    assert torch.equal(measured, colour_graph(image, 3).flatten()[None].float())
 
 
 def at(**places: float) -> dict[str, torch.Tensor]:
@@ -62,6 +73,8 @@ def test_the_longest_edges_are_cut_that_leave_no_site_alone() -> None:
     assert grouped(outlier, 2, 2) == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 1}, "not the longest edge, but the next"
     assert grouped(at(a=0.0, b=5.0, c=9.0), 2, 2) == {"a": 0, "b": 0, "c": 0}, "no cut leaves two and two"
     assert set(grouped(at(a=1.0, b=1.0, c=1.0, d=1.0), 1, 2).values()) == {0}
+    pairs = at(a=0.0, b=1.0, c=10.0, d=11.0, e=30.0, f=31.0)
+    assert grouped(pairs, 3, 2) == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2, "f": 2}
 
 
 @settings(deadline=None)
@@ -108,6 +121,10 @@ def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> 
     assert means == {"a": 2.5, "b": 2.5, "c": 15.0, "d": 15.0}
     assert strategy.global_weights["w"][0].item() == pytest.approx(40 / 6), "hospitals that take no part: all sites"
     assert strategy.reference("c")["w"][0].item() == 15.0
+    later, stored = strategy.configure(2), strategy.state_dict()
+    assert {site: later[site].tensors["w"][0].item() for site in SITES} == means
+    assert {site: stored[f"{at}.w"][0].item() for at, site in enumerate(SITES)} == means
+    assert strategy.exchange.tailored, "what one site is sent is not for another"
 
 
 def test_everybody_is_asked_until_he_has_answered_and_joins_who_is_nearest() -> None:
@@ -120,6 +137,16 @@ def test_everybody_is_asked_until_he_has_answered_and_joins_who_is_nearest() -> 
     assert [site for site in again if "statistics" in again[site].extra] == ["e"]
     strategy.aggregate(1, {"e": answer("e", 5.0, place=0.8, round=1)})
     assert strategy.places["e"] == 1  # type: ignore[attr-defined]
+
+
+def test_who_joins_later_looks_at_the_mean_distance_however_many_sites_a_cluster_has() -> None:
+    places = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 lies 0.55 from two and 0.4 from three of them
+    strategy = ClusteredFedAvg(levels=2).attach(server((*places, "e")))
+    strategy.configure(0)
+    strategy.aggregate(0, {site: answer(site, 1.0, place=place) for site, place in places.items()})
+    strategy.configure(1)
+    strategy.aggregate(1, {"e": answer("e", 5.0, place=0.6, round=1)})
+    assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}  # type: ignore[attr-defined]
 
 
 def test_rounds_are_fedavgs_until_enough_sites_have_sent_a_descriptor() -> None:
@@ -200,7 +227,10 @@ def test_no_site_is_ever_alone_unless_least_is_1_whenever_sites_answer_first(
 
 
 def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(Refused, match=r"expected 2 clusters of at least 2, found 3 sites; lower strategy#clusters, or"):
+    told = (
+        "strategy: expected 2 clusters of at least 2, found 3 sites; lower strategy#clusters, or let strategy#least be"
+    )
+    with pytest.raises(Refused, match=told):
         ClusteredFedAvg().require_sites(["a", "b", "c"])
     ClusteredFedAvg(least=1).require_sites(["a", "b", "c"])
     caplog.set_level(logging.INFO)
@@ -209,6 +239,7 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
     strategy.configure(0)
     strategy.aggregate(0, {site: answer(site, 1.0, place=places[site]) for site in SITES})
     assert "cluster 2 is d alone: its model is its own" in caplog.text
+    assert "asked for" not in caplog.text, "there are as many clusters as that"
     caplog.clear()
     chain = {
         "a": 0.0,
@@ -228,10 +259,15 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
 
 
 def test_options_out_of_range_are_refused_together() -> None:
-    with pytest.raises(
-        Refused, match=r"(?s)strategy#clusters: .*found 0.*strategy#least.*strategy#levels: .*\[2, 32\]"
-    ):
+    told = (
+        r"strategy#clusters: expected a whole number >= 1, found 0\n.*strategy#least: expected a whole number >= 1, "
+        r"found 0\n.*strategy#levels: expected a whole number in \[2, 32\], found 1$"
+    )
+    with pytest.raises(Refused, match=told):
         ClusteredFedAvg(clusters=0, least=0, levels=1)
+    assert [ClusteredFedAvg(levels=levels).levels for levels in (2, 32)] == [2, 32]
+    with pytest.raises(Refused, match=r"strategy#levels: .*found 33$"):
+        ClusteredFedAvg(levels=33)
 
 
 def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:

@@ -117,8 +117,11 @@ def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image()
 
 
 def test_numbers_out_of_range_are_refused_together() -> None:
-    with pytest.raises(Refused, match=r"(?s)terms#crf#radius.*1 or more.*terms#crf#sigma_rgb.*a number > 0"):
-        GatedCrfTerm(radius=0, sigma_rgb=0)
+    pixels, positive = "expected 1 or more pixels, found 0", "expected a number > 0, found 0"
+    told = {"radius": pixels, "step": pixels, "sigma_xy": positive, "sigma_rgb": positive}
+    with pytest.raises(Refused, match=r"(?s)" + r"\n.*".join(f"crf#{key}: {each}" for key, each in told.items()) + "$"):
+        GatedCrfTerm(radius=0, step=0, sigma_xy=0, sigma_rgb=0)
+    assert GatedCrfTerm(radius=1, sigma_xy=0.5, sigma_rgb=1).radius == 1
 
 
 def test_a_scribble_of_one_pixel_survives_half_the_size() -> None:
@@ -146,10 +149,26 @@ def test_no_class_is_lost_however_large_the_image(height: int) -> None:
     assert (small == IGNORE).any()
 
 
-def test_an_image_without_a_label_is_resized() -> None:
-    item = ResizeWithWeakLabeld(["image", "label"], (2, 2))({"image": torch.rand(3, 4, 4)})
-    assert item["image"].shape == (3, 2, 2)
+def test_a_class_that_would_be_lost_has_all_that_it_touches_most_and_another_one_keeps_to_its_quarter() -> None:
+    label = torch.full((1, 8, 12), 255.0)
+    label[0, 0, 0] = label[0, 0, 4] = label[0, 1, 4] = label[0, 4, 4] = 1.0  # one, two, none and one of 16 pixels
+    label[0, 2, 4] = label[0, 4, 0] = label[0, 5, 4] = 0.0  # none, one, one and one
+    assert resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [0.0, 1.0, 255.0]]]
+    label[0, 4:6, 4:8], label[0, 4, 8:] = 0.0, 0.0  # eight of 16 pixels, and four
+    assert resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [255.0, 0.0, 0.0]]]
+
+
+def test_an_image_is_resized_by_area_with_its_label_or_without_one() -> None:
+    image = torch.arange(16.0).view(1, 4, 4).expand(3, 4, 4)
+    resize = ResizeWithWeakLabeld(["image", "label"], (2, 2))
+    item = resize({"image": image})
+    assert item["image"].tolist() == [[[2.5, 4.5], [10.5, 12.5]]] * 3, "the mean of four pixels"
     assert "label" not in item
+    label = torch.full((1, 4, 4), 255.0)
+    label[0, 0, 0], label[0, 3] = 1.0, 0.0
+    both = resize({"image": image, "label": label})
+    assert torch.equal(torch.as_tensor(both["image"]), torch.as_tensor(item["image"]))
+    assert both["label"].tolist() == [[[1.0, 255.0], [0.0, 0.0]]]
 
 
 @pytest.fixture(scope="module")
