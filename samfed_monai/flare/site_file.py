@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.device import VARIABLE as DEVICE
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
 
@@ -182,7 +183,9 @@ def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
 
 
 def limit(files: SiteFile) -> None:
-    """Sets what the file says; before torch is imported, where that can be."""
+    """Sets what the file says for the whole process; before torch is imported, where that can be."""
+    if files.device is not None:  # of the teacher, too, which no configuration of the sites' training reaches
+        os.environ[DEVICE] = files.device
     if files.weights is not None:
         os.environ["SAMFED_WEIGHTS"] = str(files.weights)
     if files.memory_limit_gib is not None:
