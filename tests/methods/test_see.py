@@ -178,6 +178,9 @@ def test_points_by_hand():
     assert points[0].tolist() == [1.0, 1.0]
     assert not part[int(points[1, 1]), int(points[1, 0])]
     assert part_points(torch.ones(3, 3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool))[1].tolist() == [1]
+    corner = torch.zeros(3, 4, dtype=torch.bool)
+    corner[2, 3] = True
+    assert part_points(corner, ~corner)[0][0].tolist() == [3.0, 2.0], "in the last row and column"
     mask = torch.tensor([[True, False, True], [True, True, True]])
     assert spread(mask, 9).tolist() == [[0, 0], [2, 0], [0, 1], [1, 1], [2, 1]], "x and y"
     assert spread(mask, 3).tolist() == [[0, 0], [0, 1], [2, 1]]
@@ -261,6 +264,28 @@ def test_two_parts_have_a_box_each_and_padded_points_are_none():
     assert len(boxes) == len(low) == 2
     assert kinds.tolist() == [[1, 1, 1, 1, 0], [1, 0, -1, -1, -1]]
     assert points[1, :2].tolist() == [[8.5, 8.5], [0.5, 0.5]], "nothing is drawn in the second: its innermost pixel"
+
+
+@pytest.mark.parametrize("drawn", [None, 0.0, 1.0])
+def test_where_not_both_classes_are_drawn_the_points_are_the_masks_own(drawn):
+    mask, weak = torch.zeros(1, 32, 32), torch.full((1, 32, 32), 255.0)
+    mask[0, 2:8, 2:8] = 1
+    if drawn is not None:
+        weak[0, 3, 3] = drawn
+    sam = FakeSam()
+    SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, None if drawn is None else weak)  # type: ignore[arg-type]
+    _, (points, kinds), _ = sam.asked[-1]
+    assert kinds.tolist() == [[1, 0]]
+    # pixel 4 of the part is innermost; pixel 17 is 14.1 pixels from the part's corner and 15 from the border
+    assert points[0].tolist() == [[8.5, 8.5], [34.5, 34.5]]
+
+
+def test_the_sam_of_a_term_is_the_one_that_it_names(monkeypatch, tmp_path):
+    asked: list[tuple] = []
+    term, engine = refined_by(monkeypatch, tmp_path, [], {}, None, base="vit_b", sam_size=64)
+    monkeypatch.setattr(see, "_sam", lambda *given: asked.append(given) or nn.Identity())
+    term._refine(engine)
+    assert asked == [("vit_b", "x", 64)]
 
 
 def test_a_real_sam_takes_the_prompts():
