@@ -460,7 +460,8 @@ def check_bundle(
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
     problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, base_layers, ready)]
     if workflow == "teacher":
-        problems += _of_a_federation_alone(config)
+        told = {problem.where for problem in problems}
+        problems += [problem for problem in _of_a_federation_alone(config) if problem.where not in told]
     if workflow == "train" and not config.problems:
         problems += check_classes(config, root, variant, "variant")
     if federate and not config.problems:

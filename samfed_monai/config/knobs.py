@@ -102,8 +102,6 @@ def shipped_knobs(file: str) -> dict[str, Any]:
 
 def home_of(name: str, file: str) -> str:
     """Where a knob that ``file`` does not know belongs, as a hint; empty where no packaged file knows it either."""
-    if (file, name) == ("teacher.json", "image_size"):
-        return "the side of SAM's input is size"
     homes = [files[-1] for files in WORKFLOWS.values() if files[-1] != file and name in shipped_plain(files[-1])]
     if name in shipped_plain(file) or not homes:
         return ""
@@ -111,7 +109,10 @@ def home_of(name: str, file: str) -> str:
     given = [home for home in homes if groups.get(home) == "client" and name in GIVEN]
     homes = [home for home in homes if home not in given]
     told = [f"{home} (here: --{groups[home]}#{name})" if home in groups else home for home in homes]
-    return f"known in {' and '.join(told)}" if told else f"known in {given[0]}; a federation sets it for every site"
+    own = "; the side of SAM's input is size" if (file, name) == ("teacher.json", "image_size") else ""
+    return (
+        f"known in {' and '.join(told)}{own}" if told else f"known in {given[0]}; a federation sets it for every site"
+    )
 
 
 def shipped(file: str) -> list[Any]:
