@@ -20,7 +20,9 @@ OWN += 'own.define("qnms(Tensor a, Tensor b, float c) -> Tensor")'
 def probe(before: str = "") -> list[str]:
     """In a process of its own: torchvision can be imported only once in each."""
     command = [sys.executable, "-c", PROBE.format(before=before)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
 
 def test_torchvision_can_be_imported_and_a_second_call_changes_nothing():
