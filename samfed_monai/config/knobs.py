@@ -163,16 +163,16 @@ OPTIONAL = frozenset(
 )
 """Ids on top of ``train.json`` that a federation reads where they are there; the file need not spell them out."""
 
+FEDERATION_ALONE = frozenset({"score", "self_training"})
+"""Ids on top of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
+
 FEDERATION_READS = {
     "client": OPTIONAL
     | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}
     | {"image_size", "batch_size", "limit", "teacher_adapt"},
-    "teacher": frozenset({"fit", "score", "self_training"}),
+    "teacher": FEDERATION_ALONE | {"fit"},
 }
 """By group of ``federate.json``, the ids on top of its file that a federation asks for by their names."""
-
-FEDERATION_ALONE = frozenset({"score", "self_training"})
-"""Ids on top of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
 
 OF_VARIANTS = frozenset({"mixed_networks", "server_network"})
 """Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
@@ -311,7 +311,7 @@ def check_references(config: BundleConfig) -> Iterator[Problem]:
 
     A knob that is gone is told once, however many components read it.
     """
-    gone: dict[str, list[str]] = {}
+    gone: dict[tuple[str, str], list[str]] = {}
     read: set[str] = set()
     for parts, value in walk(config.content):
         if not isinstance(value, str) or parts[:1] == ("_meta_",):
@@ -319,8 +319,9 @@ def check_references(config: BundleConfig) -> Iterator[Problem]:
         for target in references(value):
             read.add(target[0])
             if target[0] != "_meta_" and lookup(config.content, target) is MISSING:
-                if len(target) == 1 and _home(config, target[0]) is not None:
-                    gone.setdefault(target[0], []).append(config.where(parts))
+                home = _home(config, target[0]) if len(target) == 1 else None
+                if home is not None:
+                    gone.setdefault((home, target[0]), []).append(config.where(parts))
                     continue
                 yield Problem(
                     config.where(parts),
@@ -332,8 +333,7 @@ def check_references(config: BundleConfig) -> Iterator[Problem]:
                 )
         if value.startswith("$") and not _is_python(value[1:]):
             yield Problem(config.where(parts), found=repr(value), expected="a Python expression after '$'")
-    for name, places in gone.items():
-        file = str(_home(config, name))
+    for (file, name), places in gone.items():
         known, own = shipped_plain(file), next(pairs for layer, pairs in config.layers if layer == file)
         known |= read | MONAI_IDS
         unread = [repr(key) for key, value in own.items() if is_value(value) and not is_note(key) and key not in known]
