@@ -377,7 +377,7 @@ def related_page(
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
     parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
     parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
-    told = [*_machines(found["polyp"]), *(text for part, runs in found.items() for text in _adapters(part, runs))]
+    told = [text for tell in (_machines, _adapters) for part, runs in found.items() for text in tell(part, runs)]
     parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *told]
     parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []
     return "\n".join(parts) + "\n", pictures
@@ -447,13 +447,15 @@ TWINS = ("coordinate_median", "trimmed_mean")
 """With four sites the two are one rule: the mean of the middle two of four numbers."""
 
 
-def _machines(runs: Sequence[RunData]) -> list[str]:
-    """What ran where, seed by seed, where that is not one machine, and how far runs of one rule lie apart."""
+def _machines(part: str, runs: Sequence[RunData]) -> list[str]:
+    """On which devices a part ran, seed by seed, where there were two, and how far runs of one rule lie apart."""
     told = _seed_by_seed([(run, f"on {device_of(run.results)}") for run in runs])
     if told is None:
         return []
-    text = f"- Polyps, sites without labels, were run on two machines: {told}. Each fitted its own warm "
-    text += "starts, so rows of one seed do not all begin with the same weights."
+    text = (
+        f"- {PARTS[part]}: runs were made on more than one machine: {told}. Each fitted its own warm starts, so runs "
+    )
+    text += "of different ones do not begin with the same weights."
     dice = {(run.row, run.seed): run.results["average"]["test"]["dice"] for run in runs if run.row in TWINS}
     apart = {
         seed: abs(dice[TWINS[0], seed] - dice[TWINS[1], seed])

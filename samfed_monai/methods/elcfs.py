@@ -69,7 +69,7 @@ def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
     Returns:
         (B, C, H, W) float, of the images' own dtype; values may leave their range.
     """
-    half, share = windows.shape[-1] // 2, keep.to(images).view(-1, 1, 1, 1)
+    half, share = windows.shape[-1] // 2, keep.to(images.device, torch.float32).view(-1, 1, 1, 1)
     given = ((windows + windows.flip(-2, -1)) / 2).clamp(min=0).to(images.device, torch.float32)
     spectrum = torch.fft.fftshift(torch.fft.fft2(images.float(), norm="forward"), dim=(-2, -1))
     rows, columns = _window(images, half)

@@ -1,10 +1,11 @@
-"""The related systems, all of which keep or send more than weights: one process, and FLARE's simulator.
+"""The related systems, all of which keep or send more than weights: real images in one process and FLARE's simulator.
 
 One job of the simulator holds all of them (:mod:`tests.flare.many_plans`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -27,6 +28,7 @@ from tests.flare.test_personal import SITES, SMALL
 from tests.flare.tiny_sam import encoder
 from tests.flare.toys import REPO
 from tests.methods import present
+from tests.polyps import few_polyps
 
 pytestmark = pytest.mark.slow
 __all__ = ["one_thread"]
@@ -75,18 +77,27 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def weak_sites(two_sites: Path) -> Path:
-    """The folder of ``two_sites`` with ``weak.json`` beside its list: sites have points for labels there."""
+def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sites of real polyps where ``SAMFED_DATA`` is set, else drawn ones; with points for labels in ``weak.json``.
+
+    One of the two, since a job of FLARE with all the variants takes minutes.
+    """
+    if os.environ.get("SAMFED_DATA"):
+        folder, data = tmp_path_factory.mktemp("polyps"), request.getfixturevalue("samfed_data") / "data"
+        listed = few_polyps(data, folder, dict(zip(SITES, (("cvc_clinicdb", 0), ("kvasir_seg", 0)), strict=True)))
+        listed.save(folder / "list.json")
+    else:
+        folder = request.getfixturevalue("two_sites")
     kinds = dict.fromkeys(SITES, "points")
-    weaken_list(DataList.load(two_sites / "list.json"), two_sites, kinds, progress=False).save(two_sites / "weak.json")
-    return two_sites
+    weaken_list(DataList.load(folder / "list.json"), folder, kinds, progress=False).save(folder / "weak.json")
+    return folder
 
 
 Here = Callable[[str], tuple[Planned, Path]]
 
 
 @pytest.fixture(scope="module")
-def here(weak_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Here:
+def here(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Here:
     """Of a variant the plan, and the folder of its run in this process."""
     folder = tmp_path_factory.mktemp("here")
 
@@ -94,7 +105,7 @@ def here(weak_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Here:
     def run(variant: str) -> tuple[Planned, Path]:
         options = {**SMALL, **RELATED[variant][0], "variant": variant}
         there = folder / "there"
-        return run_here(weak_sites, folder / variant, there, options, listed="weak.json"), folder / variant
+        return run_here(images, folder / variant, there, options, listed="weak.json"), folder / variant
 
     return run
 
@@ -124,8 +135,8 @@ def assert_same(local: Path, other: Path, cache: Path, variant: str) -> None:
 
 
 @pytest.mark.skipif(not present("elcfs_labelled"), reason="the method is not here")
-def test_episodes_on_the_sites_own_masks_have_the_same_bits_in_one_process_and_carried(two_sites, tmp_path):
-    runs = in_both(two_sites, tmp_path, {**SMALL, "variant": "elcfs_labelled", "privacy#least_images": 2})
+def test_episodes_on_the_sites_own_masks_have_the_same_bits_in_one_process_and_carried(images, tmp_path):
+    runs = in_both(images, tmp_path, {**SMALL, "variant": "elcfs_labelled", "privacy#least_images": 2})
     records = [read_json(run / "rounds" / "001" / "round.json") for run in runs]
     for site in SITES:
         terms = [record["sites"][site]["terms"] for record in records]

@@ -90,7 +90,7 @@ def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
     torch.testing.assert_close(found, ((noisy + noisy.flip(-2, -1)) / 2).clamp(min=0), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("others", [torch.float16, torch.float32, torch.float64])
 def test_half_of_another_colour_by_hand_in_the_images_own_dtype(dtype, others):
     own, other = torch.full((1, 3, 4, 4), 0.2, dtype=dtype), torch.full((1, 3, 4, 4), 0.6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,11 +16,12 @@ from samfed_monai.cli.run_bundle import run_workflow
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
 from tests.methods import needs, present
+from tests.polyps import few_polyps
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 
 SITES = ("cvc_clinicdb", "kvasir_seg")
-NEW, PUBLIC = "another_clinic", "cvc_colondb"
+NEW = "another_clinic"
 SMALL = {
     **{"image_size": 64, "batch_size": 2, "local_steps": 1, "rounds": 1, "warm_start_steps": 1, "workers": 1},
     **{"network_name": "basic_unet", "client#amp": False, "overlays": False, "privacy#least_images": 2},
@@ -63,24 +63,12 @@ ANNOUNCED = {
 def polyps(samfed_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``list.json`` of two sites, ``weak.json`` with their scribbles, and ``new.json`` of a third one."""
     folder = tmp_path_factory.mktemp("polyps")
-    for site, source, first, count in (
-        *((site, site, 0, 8) for site in SITES),
-        (NEW, "kvasir_seg", 100, 8),
-        (PUBLIC, PUBLIC, 0, 4),
-    ):
-        there = samfed_data / "data" / "polyp" / source
-        for image in sorted((there / "images").iterdir())[first : first + count]:
-            for path in (image, *(there / "masks").glob(f"{image.stem}.*")):
-                (folder / site / path.parent.name).mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, folder / site / path.parent.name / path.name)
-    cut = ["--limit-per-site", "4", "--validation", "0.25", "--test", "0.25", "--mask-threshold", "128", "--no-report"]
-    whole, out = folder / "whole.json", ["--no-report", "--output"]
-    assert main(["prepare", "folders", str(folder), "--public", PUBLIC, *cut, "--output", str(whole)]) == 0
-    listed = DataList.load(whole)
+    of = {**{site: (site, 0) for site in SITES}, NEW: ("kvasir_seg", 100)}
+    listed = few_polyps(samfed_data / "data", folder, of)
     for name, sites in (("list", SITES), ("new", (NEW,))):
         chosen = {site: listed.sites[site] for site in sites}
         DataList(name, listed.public, chosen, listed.mask_threshold).save(folder / f"{name}.json")
-    weak = ["--data-root", str(folder), "--kind", "scribble", *out, str(folder / "weak.json")]
+    weak = ["--data-root", str(folder), "--kind", "scribble", "--no-report", "--output", str(folder / "weak.json")]
     assert main(["prepare", "weak", str(folder / "list.json"), *weak]) == 0
     return folder
 
