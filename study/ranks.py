@@ -74,30 +74,21 @@ def ranking(scores: Scores) -> Ranking:
 
 
 def complete_blocks(scores: Scores) -> tuple[list[str], list[Hashable]]:
-    """Rows and blocks of which every row has every block.
+    """Rows and blocks of which every row has every block: of those that two rows have in common, the most scores.
 
-    The block that most rows have is taken, the first of equals, and the rows that have it; then every further block
-    that all of these rows have. So a row that was run once is ranked beside the others, and a second seed counts as
-    soon as all of them have it.
+    So rows that were run once are ranked beside each other, and a late one is left out where it would cost all others
+    their further seeds.
 
     Returns:
-        rows in the order given, blocks in the order of their first row.
+        rows in the order given, blocks in the order of their first row; of equals, more rows.
     """
-    counts: dict[Hashable, int] = {}
-    for of in scores.values():
-        for block in of:
-            counts[block] = counts.get(block, 0) + 1
-    if not counts:
+    pairs = ((one, other) for one in scores.values() for other in scores.values())
+    shared = dict.fromkeys(frozenset(one.keys() & other.keys()) for one, other in pairs)
+    found = [([row for row, of in scores.items() if blocks <= of.keys()], blocks) for blocks in shared if blocks]
+    if not found:
         return [], []
-    first = max(counts, key=lambda block: counts[block])  # the first of equals
-    rows = [row for row, of in scores.items() if first in of]
-    return rows, [block for block in scores[rows[0]] if all(block in scores[row] for row in rows)]
-
-
-def of_every_block(scores: Scores) -> dict[str, Mapping[Any, float]]:
-    """The rows that were measured on every block that any of them was; fewer rows, and the most blocks."""
-    every = {block for of in scores.values() for block in of}
-    return {row: of for row, of in scores.items() if every <= of.keys()}
+    rows, blocks = max(found, key=lambda of: (len(of[0]) * len(of[1]), len(of[0])))
+    return rows, [block for block in scores[rows[0]] if block in blocks]
 
 
 def mean_ranks(table: np.ndarray) -> list[float]:

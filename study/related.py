@@ -31,7 +31,6 @@ from study.related_plan import (
     hospital_scores,
     on_cpu,
     ranked_rows,
-    ranked_with_all_seeds,
     rows_of,
     runs_of,
     share_of,
@@ -193,14 +192,6 @@ def told_against(runs: Iterable[RunData]) -> list[str]:
     ]
 
 
-def _with_all_seeds(every: Ranking, common: Ranking) -> list[str]:
-    """Where rows of one seed are ranked among the others: those with more seeds once more, by themselves, on all."""
-    if len(every.ranks) < 3 or len(every.blocks) <= len(common.blocks):
-        return []
-    order = ", ".join(f"{_name(row)} {rank:.2f}" for row, rank in every.ranks.items())
-    return [f"**How sure, rows with every seed.** {told_ranks(every)} Their mean ranks: {order}.", ""]
-
-
 def _as_p(p: float) -> str:
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -357,7 +348,6 @@ def related_page(
         parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
     if found["polyp"]:
         parts += ["**What helps.** " + told_help(cells), "", "**When.** " + told_when(cells, found["polyp"]), ""]
-        parts += _with_all_seeds(ranked_with_all_seeds(found["polyp"]), ranks["polyp"])
         parts += ["**How sure, all rows on the blocks in common.** " + told_ranks(ranks["polyp"]), ""]
         parts += told_against(found["polyp"])
     for part, runs in found.items():

@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import CEILING, FLOOR, place_of
 from samfed_monai.reports.run_data import RunData
-from study.ranks import Ranking, of_every_block, ranking
+from study.ranks import Ranking, ranking
 from study.record import SUFFIX, read_record
 
 PARTS = {
@@ -152,11 +152,6 @@ def gains_by_site(blocks: Mapping[tuple[str, int], float], base: Mapping[tuple[s
 def ranked_rows(runs: Iterable[RunData]) -> Ranking:
     """Ranks of all rows but the ceiling, which no hospital has."""
     return ranking(hospital_scores(runs))
-
-
-def ranked_with_all_seeds(runs: Iterable[RunData]) -> Ranking:
-    """Ranks of those rows that have every site and seed that any has, on all of these."""
-    return ranking(of_every_block(hospital_scores(runs)))
 
 
 def hospital_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:

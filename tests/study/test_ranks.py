@@ -91,6 +91,15 @@ def test_rows_without_the_common_blocks_are_not_ranked_and_told():
     assert found.beyond("a") == []
 
 
+def test_most_scores_are_ranked_and_of_equals_more_rows():
+    late = {"a": {0: 1.0, 1: 1.0, 2: 1.0}, "b": {0: 1.0, 1: 1.0, 2: 1.0}, "late": {0: 2.0}}
+    assert complete_blocks(late) == (["a", "b"], [0, 1, 2])  # 2 x 3 before 3 x 1
+    once = {"a": {1: 1.0, 0: 1.0}, "b": {0: 1.0}}
+    assert complete_blocks(once) == (["a", "b"], [0])  # 2 x 1, as many as 1 x 2
+    parted = {"a": {0: 1.0, 1: 1.0, 2: 1.0}, "b": {1: 1.0, 2: 1.0, 3: 1.0}, "c": {2: 1.0, 1: 1.0}}
+    assert complete_blocks(parted) == (["a", "b", "c"], [1, 2])
+
+
 def test_a_row_beyond_the_critical_difference_is_named():
     scores = {name: dict.fromkeys(range(20), value) for name, value in {"a": 3.0, "b": 2.0, "c": 1.0}.items()}
     found = ranking(scores)

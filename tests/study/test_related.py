@@ -137,16 +137,15 @@ def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
     assert [line.rpartition("(")[2] for line in lines[2:6]] == ["`samfed`)", "`fedper`)", "`no_sam`)", "`oracle`)"]
 
 
-def test_a_row_of_one_seed_is_ranked_among_all_and_those_of_more_seeds_by_themselves_too(records, tmp_path):
-    assert "rows with every seed" not in related_page(records, [0, 1])[0], "all have the same seeds"
+def test_a_row_of_one_seed_takes_no_seed_from_the_others(records, tmp_path):
     add_to_record(
         records / "related-polyp.jsonl",
         [write_row(tmp_path / "late" / "seed-0", "fedprox", "fedprox", 0, 0.9, rounds=4)],
     )
     text, _ = related_page(records, [0, 1])
-    assert "`fedprox` has the best mean rank of 4 rows over 2 blocks." in text
-    assert "**How sure, rows with every seed.** `samfed` has the best mean rank of 3 rows over 4 blocks." in text
-    assert "Their mean ranks: `samfed` 1.00, `fedper` 2.00, `no_sam` 3.00." in text
+    assert "`samfed` has the best mean rank of 3 rows over 4 blocks." in text
+    assert "Not ranked, as runs in common are missing: `fedprox`." in text
+    assert "(`fedprox`) | – | 1 | 0.900 " in text
 
 
 def test_what_the_ranks_do_not_show_is_not_said():
