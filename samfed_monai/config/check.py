@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import importlib.machinery
 import importlib.util
 import json
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -110,30 +112,54 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         yield from check_base_weights(content, bundle_root)
 
 
-def check_imports(config: BundleConfig) -> Iterator[Problem]:
+def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
     """Modules of ``imports`` that are not there: MONAI goes on without them, and what they would add is unknown later.
 
-    They are looked for, not imported.
+    Args:
+        config: with a list ``imports``.
+        ready: whether the workflow is about to run, so that they are imported, too, and one that ends in an error is
+            told, without which MONAI goes on as well. ``False`` looks for them and runs nothing of theirs.
     """
     listed = config.content.get("imports")
     for index, text in enumerate(listed if isinstance(listed, list) else []):
-        for module in _modules_in(text):
+        for module, name in _imports_in(text):
+            place = config.where(("imports", str(index)))
             if not _is_there(module):
-                place, expected = config.where(("imports", str(index))), "a module that Python finds"
                 hint = not_installed(module) or "correct its name, or install the package that has it"
-                yield Problem(place, found=f"{module}, which it does not", expected=expected, hint=hint)
+                yield Problem(place, f"{module}, which it does not", "a module that Python finds", hint)
+            elif ready and (failed := _failed_import(module, name)):
+                yield Problem(place, failed, "a module that can be imported", "mend it: MONAI would go on without it")
 
 
-def _modules_in(text: Any) -> list[str]:
-    """Modules of ``$import a.b`` or ``$from a import b``; none of an expression that is not Python, told elsewhere."""
+def _imports_in(text: Any) -> list[tuple[str, str]]:
+    """Modules of ``$import a.b`` and ``$from a.b import c``, the second with the name that is taken from it.
+
+    None of an expression that is not Python, which is told elsewhere.
+    """
     if not (isinstance(text, str) and text.startswith("$")):
         return []
     try:
         statements = ast.parse(text[1:].strip()).body
     except SyntaxError:
         return []
-    names = [alias.name for each in statements if isinstance(each, ast.Import) for alias in each.names]
-    return names + [each.module for each in statements if isinstance(each, ast.ImportFrom) and each.module]
+    return [
+        (each.module or "", alias.name) if isinstance(each, ast.ImportFrom) else (alias.name, "")
+        for each in statements
+        if isinstance(each, ast.Import) or (isinstance(each, ast.ImportFrom) and each.module)
+        for alias in each.names
+    ]
+
+
+def _failed_import(module: str, name: str) -> str:
+    """What importing a module ends in, and where; that it lacks the name; empty if all is well."""
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:
+        ends = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (ends.filename, ends.lineno)
+        said = error.msg if isinstance(error, SyntaxError) else error
+        return f"{module}, which ends in {type(error).__name__}: {said} ({file}, line {line})"
+    return f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
 
 
 def _is_there(module: str) -> bool:
@@ -495,7 +521,10 @@ def _variant_files(root: Path, variant: Any) -> list[Path]:
     return [] if variant is None else variant_files(root, variant)
 
 
-def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -> list[Problem]:
+def _problems(
+    config: BundleConfig, root: Path, base_layers: int, ready: bool, *, imports: bool | None = None
+) -> list[Problem]:
+    """Of one workflow; ``imports`` says whether its modules are imported, by default where it is ready."""
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
     config, problems = corrected(config, base_layers)
@@ -504,7 +533,7 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
         lambda: check_override_ids(config, base_layers),
         lambda: check_knobs(config),
         lambda: check_references(config),
-        lambda: check_imports(config),
+        lambda: check_imports(config, ready=ready if imports is None else imports),
         lambda: check_unread_knobs(config, base_layers),
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),
@@ -629,7 +658,7 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
     problems = [
         _where_said(config, group, part, problem)
         for group, part in parts.items()
-        for problem in _problems(part, root, 1, ready=False)
+        for problem in _problems(part, root, 1, ready=False, imports=ready)
     ]
     if "client" in parts:
         problems += _without_effect(config, parts["client"], root)

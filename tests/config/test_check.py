@@ -414,6 +414,32 @@ def test_modules_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypatc
     assert problem.endswith("type PYTHONPATH=. SAMFED_ALLOW=my_lab before the command")
 
 
+def test_modules_of_imports_that_cannot_be_imported_are_refused_where_they_are_about_to_be(tmp_path, monkeypatch):
+    lab = tmp_path / "broken_lab"
+    lab.mkdir()
+    (lab / "__init__.py").touch()
+    (lab / "sound.py").write_text("there = 1\n")
+    (lab / "losses.py").write_text("import math\n\nmath.round(3)\n")
+    (lab / "rules.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sound = ["$import broken_lab.sound", "$from broken_lab.sound import there"]
+    given = [*sound, "$import broken_lab.losses", "$import broken_lab.rules", "$from broken_lab.sound import gone"]
+    root = edited(tmp_path / "bundle", imports=given)
+    expected, hint = "a module that can be imported", "mend it: MONAI would go on without it"
+    ends = "which ends in AttributeError: module 'math' has no attribute 'round'"
+    mine = [
+        f"imports#2: expected {expected}, found broken_lab.losses, {ends} ({lab / 'losses.py'}, line 3); {hint}",
+        f"imports#3: expected {expected}, found broken_lab.rules, which ends in SyntaxError: invalid syntax "
+        f"({lab / 'rules.py'}, line 1); {hint}",
+        f"imports#4: expected {expected}, found broken_lab.sound, which has no 'gone'; {hint}",
+    ]
+    assert [text for text in told(root, ready=True) if "imports#" in text] == [f"train.json -> {text}" for text in mine]
+    found = [str(problem) for problem in check_bundle(root, "federate") if "imports#" in problem.where]
+    assert found == [f"train.json -> {text}" for text in mine]
+    assert not [text for text in told(root, ready=False) if "imports#" in text]
+    assert not [problem for problem in check_bundle(root, "federate", ready=False) if "imports#" in problem.where]
+
+
 def test_a_rule_may_be_one_that_the_imports_register():
     own = {"agreement#rule": "both_sure", "agreement#tau": 1.4, "imports": ["$import math"]}
     problems = check_bundle(find_bundle("samfed_skin"), "train", overrides=own, ready=False)
