@@ -113,7 +113,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
 
 
 def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
-    """Modules of ``imports`` that are not there: MONAI goes on without them, and what they would add is unknown later.
+    """Modules of ``imports`` that are not there or not taken: MONAI goes on without them, whatever they would add.
 
     Args:
         config: with a list ``imports``.
@@ -122,8 +122,11 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
     """
     listed = config.content.get("imports")
     for index, text in enumerate(listed if isinstance(listed, list) else []):
-        for module, name in _imports_in(text):
-            place = config.where(("imports", str(index)))
+        place, found = config.where(("imports", str(index))), _imports_in(text)
+        if len(found) > 1:
+            hint = "MONAI takes the first alone: give each a line of its own"
+            yield Problem(place, f"{len(found)} in {text!r}", "one import", hint)
+        for module, name in found:
             if not _is_there(module):
                 hint = not_installed(module) or "correct its name, or install the package that has it"
                 yield Problem(place, f"{module}, which it does not", "a module that Python finds", hint)

@@ -400,14 +400,19 @@ def test_modules_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypatc
     (tmp_path / "my_lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")
     (tmp_path / "my_lab" / "networks.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    there = ["$import my_lab.networks as mine", "$from my_lab import networks", "$import os.path, math", "$(", 3]
-    given = [*there, "$import my_lab.losses", "$import math, my_labb"]
+    there = ["$import my_lab.networks as mine", "$from my_lab import networks", "$import os.path", "$(", 3]
+    given = [*there, "$import my_lab.losses", "$import math, os", "$import my_labb"]
     found = told(edited(tmp_path / "bundle", imports=given), ready=False)
     hint = "; correct its name, or install the package that has it"
     assert [problem for problem in found if "module" in problem] == [
         f"train.json -> imports#5: expected a module that Python finds, found my_lab.losses, which it does not{hint}",
-        f"train.json -> imports#6: expected a module that Python finds, found my_labb, which it does not{hint}",
+        f"train.json -> imports#7: expected a module that Python finds, found my_labb, which it does not{hint}",
     ]
+    (two,) = [problem for problem in found if "imports#6" in problem]
+    assert two == (
+        "train.json -> imports#6: expected one import, found 2 in '$import math, os'; "
+        "MONAI takes the first alone: give each a line of its own"
+    )
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     (problem,) = told(edited(tmp_path / "other", imports=["$import my_lab"]), ready=False)
