@@ -61,13 +61,17 @@ def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[
 
     ``seconds`` are seconds on processors of a round (training, server, aggregation), ``memory`` the most megabytes of
     the run's process above the yardstick's with the same seed; both of runs on a CPU alone
-    (:func:`~study.related_plan.on_cpu`).
+    (:func:`~study.related_plan.on_cpu`), and not with a seed with which the yardstick ran on a GPU: a row that was run
+    on some other day on a CPU may have had a slower one.
     """
     table: dict[str, dict[str, dict[int, float | None]]] = {}
+    on_gpu = {run.seed for run in runs if run.row == YARDSTICK and not on_cpu(run.results)}
     for run in runs:
         results, of = run.results, table.setdefault(run.row, {})
         for name, value in _values(results).items():
             of.setdefault(name, {})[run.seed] = value
+        if run.seed in on_gpu:
+            of["seconds"][run.seed] = of["memory"][run.seed] = None
     for run in unseen:
         tests = [splits["test"] for splits in run.results.get("unseen", {}).values() if "test" in splits]
         if run.row in table and tests:
@@ -383,8 +387,9 @@ READING = (
     "seconds on processors: wall-clock seconds in the share of them that the run's process had, for other work on the "
     "machine lengthens these alone; not of a run that was stopped and did most of its work before. *extra MB*: the "
     f"most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory are "
-    "of runs on a CPU; runs on a GPU count in all other columns. Sites of one seed share a network, and seeds of "
-    "one site its images, so blocks are not independent, and the tests err on the side of a difference."
+    f"of runs on a CPU, with seeds with which `{YARDSTICK}` ran on one; other runs count in all other columns. Sites "
+    "of one seed share a network, and seeds of one site its images, so blocks are not independent, and the tests err "
+    "on the side of a difference."
 )
 
 

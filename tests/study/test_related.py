@@ -102,6 +102,13 @@ def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere
     assert cells["dice"].by_seed[2] == pytest.approx(0.83)
     assert share_of("polyp", ["samfed"], [0, 1, 2], records).took["samfed"] == 72.0
     assert "- device: H100 (1 run), cpu (10 runs)" in related_page(records, [0, 1, 2])[0]
+    other = write_row(
+        tmp_path / "gpu" / "seed-1", "no_sam", "no_sam", 1, 0.71, process={**process(9000, 1.0), "device": "H100"}
+    )
+    add_to_record(records / "related-polyp.jsonl", [other])
+    cells = figures_of(runs_of("polyp", records))["samfed"]
+    assert [cells[key].by_seed for key in ("seconds", "memory")] == [{0: 1.0}, {0: 100.0}], "another day's CPU"
+    assert cells["dice"].by_seed.keys() == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("total", "expected"), [(4.0, {0: 18.0}), (3.9, {})], ids=["half", "less"])
