@@ -158,7 +158,8 @@ def _failed_import(module: str, name: str) -> str:
     try:
         imported = importlib.import_module(module)
     except Exception as error:
-        ends = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        ends = next((frame for frame in reversed(frames) if frame.name == "<module>"), frames[-1])
         file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (ends.filename, ends.lineno)
         said = error.msg if isinstance(error, SyntaxError) else error
         return f"{module}, which ends in {type(error).__name__}: {said} ({file}, line {line})"
