@@ -447,10 +447,8 @@ def _machines(part: str, runs: Sequence[RunData]) -> list[str]:
     told = _seed_by_seed([(run, f"on {device_of(run.results)}") for run in runs])
     if told is None:
         return []
-    text = (
-        f"- {PARTS[part]}: runs were made on more than one machine: {told}. Each fitted its own warm starts, so runs "
-    )
-    text += "of different ones do not begin with the same weights."
+    text = f"- {PARTS[part]}: runs were made on more than one machine: {told}."
+    text += " Each fitted its own warm starts, so runs of different ones do not begin with the same weights."
     dice = {(run.row, run.seed): run.results["average"]["test"]["dice"] for run in runs if run.row in TWINS}
     apart = {
         seed: abs(dice[TWINS[0], seed] - dice[TWINS[1], seed])

@@ -145,12 +145,13 @@ def _imports_in(text: Any) -> list[tuple[str, str]]:
         statements = ast.parse(text[1:].strip()).body
     except SyntaxError:
         return []
-    return [
-        (each.module or "", alias.name) if isinstance(each, ast.ImportFrom) else (alias.name, "")
-        for each in statements
-        if isinstance(each, ast.Import) or (isinstance(each, ast.ImportFrom) and each.module)
-        for alias in each.names
-    ]
+    found = []
+    for each in statements:
+        if isinstance(each, ast.Import):
+            found += [(alias.name, "") for alias in each.names]
+        elif isinstance(each, ast.ImportFrom) and each.module:
+            found += [(each.module, alias.name) for alias in each.names]
+    return found
 
 
 def _failed_import(module: str, name: str) -> str:
