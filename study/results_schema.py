@@ -1,21 +1,24 @@
 """Writes ``docs/results-schema.md`` out of the schema, so that the two cannot drift apart.
 
-``python -m samfed_monai.results.schema_docs docs/results-schema.md``
+``python -m study.results_schema docs/results-schema.md``
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from samfed_monai.core.io import write_text
-from samfed_monai.results.schema import RESULTS_SCHEMA, SUMMARY, Schema
+from samfed_monai.results.schema import RESULTS_SCHEMA
 
+Schema = dict[str, Any]
+_DEFINED: dict[str, Schema] = RESULTS_SCHEMA["$defs"]
 _HEAD = """# results.json
 
 Every run folder holds a `results.json`, written when the last model has been evaluated. Its layout is version 1, a JSON
-Schema in `samfed_monai.results.schema.RESULTS_SCHEMA`; this page is made from it by
-`python -m samfed_monai.results.schema_docs docs/results-schema.md`.
+Schema in `samfed_monai/results/results.schema.json`; this page is made from it by
+`python -m study.results_schema docs/results-schema.md`.
 
 ```python
 from samfed_monai.core.io import read_json
@@ -47,20 +50,21 @@ def schema_markdown() -> str:
     lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in _rows(RESULTS_SCHEMA, "")]
     lines += ["", "## Scores", "", "Wherever *scores* stand above:", ""]
     lines += ["| key | type | meaning |", "| --- | --- | --- |"]
-    lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in _rows(SUMMARY, "")]
+    lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in _rows(_DEFINED["scores"], "")]
     return _HEAD + "\n".join(lines) + "\n"
 
 
 def _rows(schema: Schema, prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, below in schema.get("properties", {}).items():
-        optional = "" if name in schema["required"] else " *(optional)*"
+        optional = "" if name in schema.get("required", ()) else " *(optional)*"
         yield from _row(f"{prefix}{name}", below, optional)
 
 
 def _row(key: str, schema: Schema, optional: str = "") -> Iterator[tuple[str, str, str]]:
-    scores = schema is not SUMMARY and schema.get("properties", {}).keys() >= SUMMARY["properties"].keys()
-    if schema is SUMMARY or scores:
-        yield key, "scores" + (" and `site`, or null" if scores else ""), schema["description"] + optional
+    name = schema.get("$ref", "").rpartition("/")[2]
+    schema = _DEFINED[name] if name else schema
+    if name in ("scores", "worst"):
+        yield key, "scores" + (" and `site`, or null" if name == "worst" else ""), schema["description"] + optional
         return
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     yield key, " or ".join(kinds), schema["description"] + optional

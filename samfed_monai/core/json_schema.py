@@ -1,0 +1,74 @@
+"""Checks JSON content against a JSON Schema (draft 2020-12) and reports every departure with its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator, TypeChecker, ValidationError
+from jsonschema.validators import extend
+
+from samfed_monai.core.errors import Problem
+
+_MOST_SHOWN = 120  # characters of a value
+
+
+def _is_number(_: TypeChecker, value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(_: TypeChecker, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_CHECKER = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "number": _is_number,
+        "integer": _is_integer,
+        "array": lambda _, value: isinstance(value, (list, tuple)),
+        "object": lambda _, value: isinstance(value, Mapping),
+    }
+)
+_Validator = extend(Draft202012Validator, type_checker=_CHECKER)
+
+
+def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Problem]:
+    """Every departure of ``content`` from ``schema``; an empty list when there is none.
+
+    Numbers must be finite, whole numbers must be ``int``, and tuples count as arrays.
+
+    Args:
+        content: JSON content.
+        schema: the schema; the ``description`` of a required key is what its absence is reported with.
+        where: name of the file or message, for the messages.
+    """
+    problems = [_problem(error, where) for error in _Validator(schema).iter_errors(content)]
+    return list(dict.fromkeys(problem for found in problems for problem in found))
+
+
+def _problem(error: ValidationError, where: str) -> list[Problem]:
+    first, *rest = error.absolute_path or [None]
+    place = where if first is None else f"{where} -> {'#'.join(map(str, [first, *rest]))}"
+    value, rule = error.instance, error.validator_value
+    shown = f"{value!r} ({type(value).__name__})"[:_MOST_SHOWN]
+    if error.validator == "required":
+        joint = " -> " if first is None else "#"
+        known = error.schema.get("properties", {})
+        absent = [name for name in rule if name not in value]
+        return [
+            Problem(f"{place}{joint}{name}", "no such key", known.get(name, {}).get("description", "one"))
+            for name in absent
+        ]
+    if error.validator == "additionalProperties" and rule is False:
+        joint, known = " -> " if first is None else "#", sorted(error.schema.get("properties", {}))
+        unknown = [name for name in value if name not in known]
+        return [Problem(f"{place}{joint}{name}", "an unknown key", f"one of {known}") for name in unknown]
+    if error.validator == "type":
+        return [Problem(place, shown, " or ".join([rule] if isinstance(rule, str) else rule))]
+    if error.validator == "enum":
+        return [Problem(place, str(value), f"one of {list(rule)}")]
+    bounds = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
+    if error.validator in bounds:
+        return [Problem(place, str(value), f"{bounds[error.validator]} {rule}")]
+    return [Problem(place, shown, str(error.message))]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from samfed_monai.core.json_schema import departures
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "rounds": {"type": "integer", "minimum": 1, "description": "federated rounds"},
+        "share": {"type": ["number", "null"], "exclusiveMaximum": 1},
+        "kind": {"enum": ["weights", "none"]},
+        "sites": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": {}}}},
+    },
+    "required": ["rounds"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "plan -> rounds: expected federated rounds, found no such key"),
+        ({"rounds": 0}, "plan -> rounds: expected at least 1, found 0"),
+        ({"rounds": True}, "plan -> rounds: expected integer, found True (bool)"),
+        ({"rounds": 2.0}, "plan -> rounds: expected integer, found 2.0 (float)"),
+        ({"rounds": 1, "share": math.nan}, "plan -> share: expected number or null, found nan (float)"),
+        ({"rounds": 1, "share": 1}, "plan -> share: expected below 1, found 1"),
+        ({"rounds": 1, "kind": "all"}, "plan -> kind: expected one of ['weights', 'none'], found all"),
+        ({"rounds": 1, "sites": ({"name": "a"}, {})}, "plan -> sites#1#name: expected one, found no such key"),
+        (
+            {"rounds": 1, "round": 2},
+            "plan -> round: expected one of ['kind', 'rounds', 'share', 'sites'], found an unknown key",
+        ),
+        ([], "plan: expected object, found [] (list)"),
+    ],
+)
+def test_a_departure_is_reported_with_its_place(content, message):
+    (problem,) = departures(content, SCHEMA, "plan")
+    assert str(problem) == message
+
+
+def test_what_follows_the_schema_has_no_departure():
+    assert departures({"rounds": 1, "share": None, "sites": ()}, SCHEMA, "plan") == []
