@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import zlib
 from math import prod
 from typing import Any
 
@@ -25,6 +26,8 @@ NUMBERS_BY_PILLOW = BY_PILLOW | {(SIGNED, 16), (UNSIGNED, 32), (SIGNED, 32), (FL
 REDUCED, TRANSPARENCY = 1, 4  # bits of tag 254
 OLD_REDUCED = 2  # of tag 255
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338; the first has colours multiplied by alpha
+DEFLATE = (8, 32946)
+MOST_SAMPLES = 8
 WEBP = 50001  # a compression that Pillow's libtiff may lack
 TO_8_BIT = "save it as 8-bit RGB or grey"
 SPLIT = "save the one you mean, or each, as a file of its own (for instance with `tiffsplit`)"
@@ -65,6 +68,8 @@ def decode_tiff(content: bytes, name: str, *, max_pixels: int, numbers: bool) ->
                 image = _by_pillow(content, index, tags, numbers)
             except UnidentifiedImageError:
                 image = _by_tifffile(page, tags)
+    if 0 in image.size:
+        raise ValueError("no pixels")
     image.format = "TIFF"
     image.info |= {"deep": colours, "turned": page.tags.valueof(274, 1) in range(2, 9)}
     return image
@@ -111,6 +116,8 @@ class _Tags:
             raise self.refusal(262, f"white as zero with {what}", "black as zero")
         if self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and self.samples - len(self._alpha()) > 1:
             raise self.refusal(277, f"{self.samples} channels of grey", "one", SPLIT)
+        if self.samples > MOST_SAMPLES:
+            raise self.refusal(277, f"{self.samples} samples in a pixel", f"at most {MOST_SAMPLES}")
         if self.planar and ASSOCIATED in self.extra:
             raise self.refusal(338, "separate planes of colours multiplied by alpha", "alpha apart, or none")
         if self.photometric == CMYK and self.page.tags.valueof(332, 1) != 1:
@@ -177,6 +184,12 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         raise tags.refusal(258, f"{tags.samples} samples of {tags.bits} bits", "grey or RGB of 8 or 16 bits")
     if not all(page.databytecounts):
         raise ValueError("strips or tiles without bytes")
+    if page.compression in DEFLATE:  # tifffile puts no bound on what a strip becomes
+        for content, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
+            unpacking = zlib.decompressobj()
+            unpacking.decompress(content, page.nbytes + 1)
+            if unpacking.unconsumed_tail:
+                raise ValueError("strips or tiles that are larger than the image")
     try:
         values: NDArray[Any] = page.asarray()
     except ValueError as error:

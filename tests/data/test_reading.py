@@ -438,6 +438,7 @@ class TestTiff:
                 for kind in ("i1", "i2", "i4", "f2", "f8", "c8")
             ),
             (GREY.astype("u4"), BLACK, r"unsigned samples of 32 bits \(tag 258, BitsPerSample\)"),
+            (np.dstack([COLOURS] + [ALPHA] * 6), RGB | {"extrasamples": [0] * 6}, r"9 samples in a pixel \(tag 277"),
             (COLOURS.astype("f4"), RGB, r"float samples of 32 bits"),
             (np.stack([GREY] * 3, -1), BLACK | {"planarconfig": "contig"}, r"3 channels of grey \(tag 277"),
             (np.stack([GREY] * 3), BLACK | {"volumetric": True}, r"a volume of 3 slices \(tag 32997"),
@@ -479,6 +480,14 @@ class TestTiff:
         content = tiff((noise, RGB | SEPARATE | storage))
         with pytest.raises(Refused, match="a damaged file"):
             decode_image(content[: int(keep * len(content))], "a.tif")
+
+    def test_a_strip_that_unpacks_to_more_than_the_image_is_refused_before_it_does(self):
+        content = tiff((wide(PLANES), RGB | SEPARATE | {"compression": "zlib"}))
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            place, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+        bomb = zlib.compress(bytes(1000 * length))[:length].ljust(length, b"\0")
+        with pytest.raises(Refused, match="larger than the image"):
+            decode_image(content[:place] + bomb + content[place + length :], "a.tif")
 
     @pytest.mark.parametrize("kind", ["i1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"])
     def test_masks_of_whole_numbers_are_read_whatever_their_type(self, kind):
