@@ -132,8 +132,9 @@ def _only_image(file: Any, name: str) -> tuple[int, Any]:
     pages = [(index, file.pages[index]) for index in range(1 if first.is_svs else len(file.pages))]
     inner = [(-1, each) for _, page in pages for each in page.pages or () if not _is_smaller(each, page)]
     images = [(index, page) for index, page in (*pages, *inner) if not _is_reduced(page)] or pages
-    metadata = (file.shaped_metadata or ({},))[0].get("shape", ())
-    stacked = [int((file.imagej_metadata or {}).get("images", 1)), prod(metadata) // max(prod(first.shape), 1)]
+    shaped: dict[str, Any] = file.shaped_metadata[0] if file.shaped_metadata else {}
+    stacked = [int((file.imagej_metadata or {}).get("images", 1))]
+    stacked += [prod(shaped.get("shape", ())) // max(prod(first.shape), 1)]
     stacked += [first.tags[33629].count] if 33629 in first.tags else []  # MetaMorph's planes
     number = max(len(images), *stacked)
     index, page = images[0]

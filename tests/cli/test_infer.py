@@ -162,8 +162,7 @@ def test_a_reoriented_volume_has_its_mask_on_its_own_axes(
     assert rows[:2] == rows[2:]
     assert infer(str(given / "photo.png"), "--reorient") == 2
     assert "--reorient: expected one to reorient, found no NIfTI volume; leave it out" in capsys.readouterr().err
-    Path("masks").rename("others")
-    assert infer(str(given / "scan.nii.gz"), "turned.nii.gz") == 0
+    assert infer(str(given / "scan.nii.gz"), "turned.nii.gz", "--areas", "turned.nii.gz") == 2  # before it computes
     assert "run in different directions: 1 " in capsys.readouterr().err
 
 
