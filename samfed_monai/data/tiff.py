@@ -26,7 +26,7 @@ NUMBERS_BY_PILLOW = BY_PILLOW | {(SIGNED, 16), (UNSIGNED, 32), (SIGNED, 32), (FL
 REDUCED, TRANSPARENCY = 1, 4  # bits of tag 254
 OLD_REDUCED = 2  # of tag 255
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338; the first has colours multiplied by alpha
-DEFLATE = (8, 32946)
+UNCOMPRESSED, DEFLATE = 1, (8, 32946)  # of tag 259
 MOST_SAMPLES = 8
 WEBP = 50001  # a compression that Pillow's libtiff may lack
 TO_8_BIT = "save it as 8-bit RGB or grey"
@@ -61,7 +61,11 @@ def decode_tiff(content: bytes, name: str, *, max_pixels: int, numbers: bool) ->
             raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength} pixels")
         tags.refuse_unread(numbers)
         colours = tags.samples > 1 and tags.bits == 16
-        if (colours and tags.planar) or (tags.kind, tags.bits) not in NUMBERS_BY_PILLOW or page.compression == WEBP:
+        if (
+            (colours and tags.loose_planes)
+            or (tags.kind, tags.bits) not in NUMBERS_BY_PILLOW
+            or page.compression == WEBP
+        ):
             image = _by_tifffile(page, tags)
         else:
             try:
@@ -83,8 +87,10 @@ class _Tags:
         self.photometric = page.tags.valueof(262)
         self.samples = int(page.samplesperpixel)
         self.planar = int(page.planarconfig or 1) == 2 and self.samples > 1
+        #: Pillow misreads some separate planes where they are not compressed.
+        self.loose_planes = self.planar and page.compression == UNCOMPRESSED
         kinds = {UNSIGNED if kind == 4 else int(kind) for kind in _all(page.tags.valueof(339, UNSIGNED))}
-        bits = set(_all(page.tags.valueof(258, 1)))
+        bits = set(_all(page.tags.valueof(258, 1))[: self.samples])
         if len(kinds) > 1 or len(bits) > 1:
             raise self.refusal(258, f"samples of {sorted(bits)} bits and formats {sorted(kinds)}", "all alike")
         (self.kind,), (self.bits,) = kinds, bits
@@ -118,7 +124,7 @@ class _Tags:
             raise self.refusal(277, f"{self.samples} channels of grey", "one", SPLIT)
         if self.samples > MOST_SAMPLES:
             raise self.refusal(277, f"{self.samples} samples in a pixel", f"at most {MOST_SAMPLES}")
-        if self.planar and ASSOCIATED in self.extra:
+        if self.loose_planes and ASSOCIATED in self.extra:
             raise self.refusal(338, "separate planes of colours multiplied by alpha", "alpha apart, or none")
         if self.photometric == CMYK and self.page.tags.valueof(332, 1) != 1:
             raise self.refusal(332, "inks that are not CMYK", "CMYK or RGB")

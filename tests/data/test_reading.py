@@ -363,6 +363,11 @@ class TestTiff:
             (np.dstack([COLOURS // 5, ALPHA]), RGB | {"extrasamples": ["assocalpha"]}, COLOURS // 5 * 5),
             (np.dstack([COLOURS, ALPHA]), RGB | {"extrasamples": ["unassalpha"]}, COLOURS),
             (wide(np.stack([*PLANES, ALPHA])), RGB | SEPARATE | {"extrasamples": ["unassalpha"]}, COLOURS),
+            (
+                wide(np.stack([*(PLANES // 5), ALPHA])),
+                RGB | SEPARATE | {"extrasamples": ["assocalpha"], "compression": "zlib"},
+                COLOURS // 5 * 5,
+            ),
             (np.dstack([COLOURS] + [ALPHA] * 4), RGB | {"extrasamples": ["unspecified"] * 4}, COLOURS),
         ],
     )
@@ -464,7 +469,7 @@ class TestTiff:
             decode_image(content, "a.tif")
 
     def test_a_compression_that_needs_the_extra_names_it(self, monkeypatch):
-        content = tiff((wide(PLANES), RGB | SEPARATE | {"compression": "zlib"}))
+        content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
 
         def decode(*_: object) -> None:
             raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
@@ -482,7 +487,7 @@ class TestTiff:
             decode_image(content[: int(keep * len(content))], "a.tif")
 
     def test_a_strip_that_unpacks_to_more_than_the_image_is_refused_before_it_does(self):
-        content = tiff((wide(PLANES), RGB | SEPARATE | {"compression": "zlib"}))
+        content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             place, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
         bomb = zlib.compress(bytes(1000 * length))[:length].ljust(length, b"\0")
