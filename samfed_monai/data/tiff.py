@@ -134,6 +134,7 @@ class _Tags:
 
 def _only_image(file: Any, name: str) -> tuple[int, Any]:
     """Which page of a file is its image, and that page; those of reduced size and transparency masks are none."""
+    file.pages.useframes = False  # frames have no tags
     first = file.pages[0]
     pages = [(index, file.pages[index]) for index in range(1 if first.is_svs else len(file.pages))]
     inner = [(-1, each) for _, page in pages for each in page.pages or () if not _is_smaller(each, page)]
