@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -241,6 +242,15 @@ def _pictures() -> list[bytes]:
             stream = io.BytesIO()
             Image.fromarray(array).save(stream, kind)
             contents.append(stream.getvalue())
+    for values, tags in (
+        (pixels.transpose(2, 0, 1).astype(np.uint16), {"photometric": "rgb", "planarconfig": "separate"}),
+        (65535 - pixels[..., 0].astype(np.uint16), {"photometric": "miniswhite", "tile": (16, 16)}),
+        (pixels[..., 0].astype(np.float32), {"photometric": "minisblack", "bigtiff": True}),
+        (np.stack([pixels[..., 0]] * 2), {"photometric": "minisblack", "imagej": True}),
+    ):
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, values, **tags)
+        contents.append(stream.getvalue())
     return contents
 
 

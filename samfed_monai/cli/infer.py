@@ -54,6 +54,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--coco", metavar="FILE.json", help=about)
     about = "also write DICOM segmentations there, one of a series' slices, one of any other object (the extra dicom)"
     parser.add_argument("--dicom-seg", metavar="DIR", help=about)
+    about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
+    parser.add_argument("--reorient", action="store_true", help=about)
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)
     add_device(parser)

@@ -29,7 +29,7 @@ from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_folder, image_names
 from samfed_monai.data.reading import read_image, read_mask
-from samfed_monai.data.volumes import kind_of, nifti_of, read_slices, volumes_in
+from samfed_monai.data.volumes import kind_of, nifti_of, orientations_told, read_slices, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
 
@@ -46,6 +46,10 @@ def segment_all(
     listed = [sources] if isinstance(sources, str) else sources
     volumes = list(volumes_in([Path(source) for source in listed]))
     also = MaskForms(arguments)
+    grids = [path for _, path in volumes if kind_of(path) == "nifti"]
+    if arguments.reorient and not grids:
+        hint = "leave it out"
+        raise Refused([Problem("--reorient", found="no NIfTI volume", expected="one to reorient", hint=hint)])
     if not volumes:
         also.refuse_misplaced(listed, [])
         segment(sources, arguments.output)
@@ -53,7 +57,9 @@ def segment_all(
         also.write()
         return
     pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
-    stack = SliceStack(volumes, scratch / "slices")
+    stack = SliceStack(volumes, scratch / "slices", reorient=arguments.reorient)
+    for sentence in [] if arguments.reorient else orientations_told(grids):
+        logger.warning("%s", sentence)
     _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])
     objects = [(path, len(n)) for (_, path), n in zip(volumes, stack.names, strict=True) if kind_of(path) == "dicom"]
     also.refuse_misplaced(listed, objects)
@@ -99,19 +105,20 @@ class SliceStack:
     Args:
         volumes: name and path of each.
         folder: where the slices go, ``<number of the volume>/<number of the slice>.png``.
+        reorient: whether NIfTI volumes are turned to RAS+ first.
 
     Raises:
         Refused: a file that cannot be read; all of them at once, before anything is computed.
     """
 
-    def __init__(self, volumes: Sequence[tuple[str, Path]], folder: Path) -> None:
-        self.volumes, self.folder = volumes, folder
+    def __init__(self, volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> None:
+        self.volumes, self.folder, self.reorient = volumes, folder, reorient
         #: Of each volume, what its slices are called: by its own name where it is one, else with a number behind it.
         self.names: list[list[str]] = []
         problems = Problems()
         for index, (name, path) in enumerate(progress_bar(volumes, desc="reading", unit="volume")):
             with problems.collected():
-                there, pictures = folder / f"{index:06d}", read_slices(path).pictures
+                there, pictures = folder / f"{index:06d}", read_slices(path, reorient=reorient).pictures
                 there.mkdir(parents=True)
                 for number, picture in enumerate(pictures):
                     Image.fromarray(picture).save(there / f"{number:06d}.png")
@@ -125,7 +132,7 @@ class SliceStack:
         folder = MaskFolder(output, made_with)
         objects: list[tuple[str, Path, list[NDArray[Any]]]] = []
         for index, ((name, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
-            slices, there = read_slices(path), masks / f"{index:06d}"
+            slices, there = read_slices(path, reorient=self.reorient), masks / f"{index:06d}"
             for form in ("", ".probability"):
                 files = [there / f"{number:06d}{form}.png" for number in range(len(names))]
                 if not files[0].exists():
@@ -133,7 +140,7 @@ class SliceStack:
                 if slices.kind == "nifti":
                     drawn = [np.array(Image.open(file)) for file in files]
                     drawn = drawn if form or also.classes else [mask > 0 for mask in drawn]
-                    folder.write(f"{name}{form}.nii.gz", nifti_of(drawn, path))
+                    folder.write(f"{name}{form}.nii.gz", nifti_of(drawn, path, reorient=self.reorient))
                     continue
                 for each, file in zip(names, files, strict=True):
                     folder.write(f"{each}{form}.png", file.read_bytes())

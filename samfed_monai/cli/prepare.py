@@ -86,26 +86,36 @@ def _refuse_unheeded_of_partition(arguments: argparse.Namespace) -> None:
 
 def run_coco(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.prepare import check_first
-    from samfed_monai.data.sources.rendered import draw_coco
+    from samfed_monai.data.sources.rendered import draw_coco, taken_back_if_refused
 
     check_first(_options(arguments), validation=arguments.validation, test=arguments.test)
-    said = draw_coco(
-        arguments.root,
-        categories=_names(arguments.category),
-        blank_is_empty=arguments.without_annotation == "empty",
-        output=arguments.output,
-    )
-    return run_folders(arguments, said)
+    with taken_back_if_refused() as written:
+        said = draw_coco(
+            arguments.root,
+            categories=_names(arguments.category),
+            blank_is_empty=arguments.without_annotation == "empty",
+            output=arguments.output,
+            written=written,
+        )
+        return run_folders(arguments, said)
 
 
 def run_nifti(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.prepare import check_first
-    from samfed_monai.data.sources.rendered import cut_nifti
+    from samfed_monai.data.sources.rendered import cut_nifti, taken_back_if_refused
 
     check_first(_options(arguments), validation=arguments.validation, test=arguments.test)
-    said = cut_nifti(arguments.root, arguments.slices, labels=arguments.label, classes=_names(arguments.classes))
-    arguments.root, arguments.by_folder = arguments.slices, True
-    return run_folders(arguments, said)
+    with taken_back_if_refused(arguments.slices) as written:
+        said = cut_nifti(
+            arguments.root,
+            arguments.slices,
+            labels=arguments.label,
+            classes=_names(arguments.classes),
+            reorient=arguments.reorient,
+            written=written,
+        )
+        arguments.root, arguments.by_folder = arguments.slices, True
+        return run_folders(arguments, said)
 
 
 def run_isic(arguments: argparse.Namespace) -> int:
@@ -400,6 +410,8 @@ def _nifti(sources: Any) -> None:
         "value of each class in their order (default: 1, 2, …)"
     )
     parser.add_argument("--label", action="append", default=[], metavar="N", type=int, help=about)
+    about = "turn volumes and masks to RAS+ before they are cut, so that slices run from feet to head"
+    parser.add_argument("--reorient", action="store_true", help=about)
     _of_sites(parser)
     parser.set_defaults(run=run_nifti)
 

@@ -154,7 +154,7 @@ def look(
         content = _content(data_root, image, "image", "a readable file", RESTORE)
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, image)
-        facts |= {**_image_facts(picture, stored), "turned": is_turned(content)}
+        facts |= {**_image_facts(picture, stored), "turned": is_turned(stored)}
     except Refused as refused:
         problems += refused.problems
     if label is not None:

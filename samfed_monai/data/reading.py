@@ -1,7 +1,7 @@
 """Files into arrays: what can be read safely is read alike everywhere, and everything else is refused.
 
-Only Pillow decodes. Values are scaled by their type, never by the largest value that happens to be in a picture, and
-the orientation that a file's own EXIF asks for is applied to images and masks alike.
+Pillow decodes, of TIFF with ``tifffile`` (:mod:`.tiff`). Values are scaled by their type, never by the largest value
+that happens to be in a picture, and the orientation that a file's own EXIF asks for is applied to images and masks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from samfed_monai.core.errors import Problem, Refused, is_out_of_memory
+from samfed_monai.data.tiff import TO_8_BIT, decode_tiff, to_8_bit
 
 END, START_OF_SCAN = 0xD9, 0xDA
 STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -87,6 +88,7 @@ PLUGINS = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, BmpImagePlugin, Web
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # registered by the plugins above; nothing else is tried
 LOSSY = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB; Pillow refuses pictures with more than 1
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
 BINARY = ({0, 1}, {0, 255}, {0, 65535})
 FEW_LEVELS, MIDDLE = 16, 128  # a mask of few and dark levels numbers classes; others are cut in the middle
@@ -108,11 +110,12 @@ def read_image(path: str | Path) -> Picture:
     """Reads an image as (H, W, 3) RGB in 0..255.
 
     Args:
-        path: JPEG, PNG, TIFF, BMP or WebP. 16-bit grey is scaled by its type (65,535 becomes 255), CMYK, grey and
+        path: JPEG, PNG, TIFF, BMP or WebP. 16-bit values are scaled by their type (65,535 becomes 255), CMYK, grey and
             palette become RGB, an alpha channel is dropped, EXIF orientation is applied.
 
     Raises:
-        Refused: missing, empty, truncated or damaged file, not an image, more than 89 million pixels, float values.
+        Refused: missing, empty, truncated or damaged file, not an image, more than 89 million pixels, several images or
+            frames, values without a range (float, signed, 32 bits).
     """
     return decode_image(read_bytes(path), str(path))[0]
 
@@ -122,7 +125,7 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
 
     Args:
         path: as for :func:`read_image`. Binary masks have the values {0, 1} or {0, 255} (JPEG: {0, 255}; of
-            16 bit also {0, 65535}).
+            16 bit and more also {0, 65535}); whole numbers may be of any type.
         threshold: grey level (1 to 255, after scaling 16 bit by type) from which a mask that is not binary counts as
             foreground; ``None`` refuses such masks. Of a mask with colours (one for each class) the brightest channel
             counts.
@@ -147,11 +150,8 @@ def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
     """:func:`read_image` on bytes; also returns the decoded file, for its mode and format."""
     raw = _decode(content, name)
     image = _upright(raw, name)
-    if image.mode == "F" or (image.mode == "I" and raw.format != "PNG"):
-        hint = "save it as 8-bit RGB"
-        raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", hint=hint)
     if image.mode.startswith("I"):
-        return np.repeat(_to_8_bit(np.asarray(image))[..., None], 3, axis=2), raw
+        return np.repeat(to_8_bit(np.asarray(image))[..., None], 3, axis=2), raw
     return np.array(image.convert("RGB")), raw
 
 
@@ -160,30 +160,33 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
 
     The values are those stored; of a mask that was cut at a threshold, those it was cut in (8 bit).
     """
-    raw = _decode(content, name)
+    raw = _decode(content, name, numbers=True)
     if raw.mode in ("P", "PA"):
         hint = "save it as 8-bit grey: palette entries are indices, not foreground"
         raise _refusal(name, found="a palette mask", expected="a grey mask", hint=hint)
     grey = _grey(_upright(raw, name), name, threshold)
     values = _levels(grey)
+    if raw.info.get("deep") and max(values) < (threshold or 255):
+        hint = "save it as 8-bit grey"
+        raise _refusal(name, found="a dark mask of 16-bit colours", expected="8-bit or grey", hint=hint)
     levels = {0, 255} if raw.format in LOSSY else set(values) | {0}
     if set(values) <= levels and any(levels <= binary for binary in BINARY):
         return (grey > 0).astype(np.uint8), values, raw
-    if threshold is None:
+    if threshold is None or raw.mode == "F" or not to_8_bit(grey).any():
         shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
         raise _refusal(
             name,
             found=f"a mask with {len(values)} grey levels ({shown})",
             expected="a binary mask, {0, 1} or {0, 255}",
-            hint=_threshold_for(grey, lossy=raw.format in LOSSY),
+            hint=TO_8_BIT if raw.mode == "F" else _threshold_for(grey, lossy=raw.format in LOSSY),
         )
-    grey = _to_8_bit(grey)
+    grey = to_8_bit(grey)
     return (grey >= threshold).astype(np.uint8), _levels(grey), raw
 
 
 def decode_grey(content: bytes, name: str) -> Picture:
     """The grey values of an 8-bit image as they are stored, (H, W), upright; colours and palettes are refused."""
-    raw = _decode(content, name)
+    raw = _decode(content, name, numbers=True)
     if raw.format in LOSSY or raw.mode not in ("1", "L"):
         found = f"{raw.format} with {raw.mode!r} pixels"
         raise _refusal(name, found=found, expected="8-bit grey without loss", hint="save it as an 8-bit grey PNG")
@@ -200,7 +203,7 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
             "if 255 is what was not labelled, say so: `samfed prepare folders … --label-kind [SITE=]KIND` with "
             "scribble, points, box or block; if 1 and 255 are both foreground, declare `--mask-threshold 1`"
         )
-    levels = _levels(_to_8_bit(grey))
+    levels = _levels(to_8_bit(grey))
     highest = max(levels)
     if highest == 0:
         return f"save it as 8 bit with 0 and 255: of 16 bits, {int(grey.max())} is nearly black"
@@ -212,34 +215,58 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
     return f"threshold it, or declare a threshold for the list: `--mask-threshold {middle}`"
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
+def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
+    """A decoded file; ``info["deep"]`` says of colours that they had 16 bits, and have the upper 8 of them now."""
     if not content:
         raise _refusal(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
+    kind = next((kind for start, kind in STARTS.items() if content.startswith(start)), "")
+    fault = None
     try:
+        if kind == "TIFF":
+            return decode_tiff(content, name, max_pixels=MAX_PIXELS, numbers=numbers)
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        frames = getattr(image, "n_frames", 1) if image.format not in LOSSY else 1  # an MPO's first is its picture
         image.load()
+        image.info["deep"] = image.format == "PNG" and content[24] == SIXTEEN and content[25] != GREY
         if image.format == "PNG":
             Image.open(io.BytesIO(content), formats=("PNG",)).verify()
         fault = scan_fault(content) if image.format in LOSSY else None
+    except Refused:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found, expected = f"a picture too large to decode ({error})", f"at most {MAX_PIXELS:,} pixels"
         raise _refusal(name, found=found, expected=expected, hint="scale it down") from None
     except Image.UnidentifiedImageError:
-        found = "text" if _is_text(content) else "bytes that are no image"
+        other = (
+            f"a {kind} that is not decoded" if kind in FORMATS else f"a {kind}" if kind else "bytes that are no image"
+        )
+        found = "text" if _is_text(content) else other
         expected = "one of " + ", ".join(FORMATS)
-        raise _refusal(name, found=found, expected=expected, hint="whatever its name says; replace the file") from None
-    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+        hint = TO_8_BIT if kind else "whatever its name says; replace the file"
+        raise _refusal(name, found=found, expected=expected, hint=hint) from None
+    except Exception as error:  # damaged files make the decoders raise nearly anything
         if is_out_of_memory(error):
             raise
-        raise _refusal(name, found=f"a damaged file ({error})", expected="an image that decodes", hint=RECOPY) from None
+        hint = "save it without its metadata" if "MAX_TEXT" in str(error) else RECOPY
+        raise _refusal(name, found=f"a damaged file ({error})", expected="an image that decodes", hint=hint) from None
     if fault is not None:
         raise _refusal(name, found=fault, expected="an image that decodes", hint=RECOPY)
+    if frames > 1:
+        found = f"{frames} frames of an animation"
+        raise _refusal(name, found=found, expected="one picture", hint="save the frame you mean, or each, as a file")
     return image
 
 
 RECOPY = "copy it again from its source, or take it out"
+SIXTEEN, GREY = 16, 0  # of a PNG's header
+STARTS = {
+    **dict.fromkeys((b"II*\0", b"II+\0", b"II\0*", b"MM\0*", b"MM\0+", b"MM*\0"), "TIFF"),
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+}
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -254,16 +281,13 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def is_turned(content: bytes) -> bool:
-    """Whether the EXIF of a file that decodes turns its picture.
-
-    The file is asked anew: Pillow turns a TIFF as it decodes it, and drops the entry.
-    """
-    return Image.open(io.BytesIO(content), formats=FORMATS).getexif().get(ORIENTATION) in TURNS
+def is_turned(stored: Image.Image) -> bool:
+    """Whether the file's EXIF turns its picture: of what :func:`decode_image` returns second."""
+    return stored.info.get("turned", False) or stored.getexif().get(ORIENTATION) in TURNS
 
 
 def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDArray[np.uint16]:
-    if image.mode.startswith("I"):
+    if image.mode == "F" or image.mode.startswith("I"):
         return _mask_16_bit(image, name)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
@@ -286,17 +310,11 @@ def _levels(grey: NDArray[Any]) -> list[int]:
     return levels
 
 
-def _to_8_bit(values: NDArray[Any]) -> Picture:
-    if values.dtype == np.uint8:
-        return values
-    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
 def _mask_16_bit(image: Image.Image, name: str) -> NDArray[np.uint16]:
     values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        hint = "save it as 8-bit grey"
-        raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", hint=hint)
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535 and (values % 1 == 0).all()):
+        found = f"{'float samples' if image.mode == 'F' else 'samples'} from {values.min():g} to {values.max():g}"
+        raise _refusal(name, found=found, expected="whole numbers of 8 or 16 bits", hint="save it as 8-bit grey")
     return values.astype(np.uint16)
 
 

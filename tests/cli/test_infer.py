@@ -146,6 +146,26 @@ def test_probabilities_of_a_volume_are_one_beside_its_mask(infer: Callable[..., 
     assert certain[mask > 0].min(initial=255) >= 127 >= certain[mask == 0].max()
 
 
+def test_a_reoriented_volume_has_its_mask_on_its_own_axes(
+    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = nibabel.load(given / "scan.nii.gz")
+    order = np.array([[2, 1], [0, -1], [1, 1]])  # of its axes, R is the last, A the first and backwards, S the second
+    nibabel.save(scan.as_reoriented(order), "turned.nii.gz")
+    assert infer(str(given / "scan.nii.gz"), "turned.nii.gz", "--reorient", "--areas", "areas.csv") == 0
+    assert "different directions" not in capsys.readouterr().err
+    drawn, turned = (nibabel.load(f"masks/{name}.nii.gz") for name in ("scan", "turned"))
+    assert np.array_equal(turned.affine, nibabel.load("turned.nii.gz").affine)
+    assert np.array_equal(turned.dataobj, drawn.as_reoriented(order).dataobj)
+    with open("areas.csv", newline="") as stream:
+        rows = [[row["foreground_pixels"], row["mm2"]] for row in csv.DictReader(stream)]
+    assert rows[:2] == rows[2:]
+    assert infer(str(given / "photo.png"), "--reorient") == 2
+    assert "--reorient: expected one to reorient, found no NIfTI volume; leave it out" in capsys.readouterr().err
+    assert infer(str(given / "scan.nii.gz"), "turned.nii.gz", "--areas", "turned.nii.gz") == 2  # before it computes
+    assert "run in different directions: 1 " in capsys.readouterr().err
+
+
 def test_a_picture_and_a_frame_of_one_name_are_refused(
     infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

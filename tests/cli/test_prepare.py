@@ -219,6 +219,18 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
     volumes = [{item.image.split("/")[2] for item in items} for _, items in site_a.splits()]
     assert sorted(name for names in volumes for name in names) == [f"a{number}" for number in range(6)]
     assert {item.group for item in site_a.test} == {f"a/images/{name}" for name in volumes[-1]}
+    with pytest.raises(Refused, match="nobody"):
+        run(
+            "nifti",
+            tmp_path / "in",
+            "--slices",
+            tmp_path / "two",
+            "--output",
+            tmp_path / "b.json",
+            "--public",
+            "nobody",
+        )
+    assert not (tmp_path / "two").exists()
     one = ("nifti", tmp_path / "in/a", "--slices", tmp_path / "one", "--output", tmp_path / "measured.json")
     with pytest.raises(
         Refused, match=r"(?s)--validation: expected nothing beside --test-only.*--unseen: expected noth"

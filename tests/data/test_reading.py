@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, PngImagePlugin
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.reading import decode_image, decode_mask, misfit, read_image, read_mask, scan_fault
+from samfed_monai.data.reading import (
+    TURNS,
+    decode_image,
+    decode_mask,
+    is_turned,
+    misfit,
+    read_image,
+    read_mask,
+    scan_fault,
+)
 from tests.data.making import disc, jpeg, picture, save
 
 
@@ -28,7 +41,7 @@ def test_fault_04_16_bit_image_is_scaled_by_dtype_not_by_maximum(tmp_path):
 
 def test_fault_04_float_image_is_refused(tmp_path):
     path = save(tmp_path / "a.tif", Image.fromarray(np.ones((2, 2), np.float32)))
-    with pytest.raises(Refused, match="'F' pixels of unknown range; save it as 8-bit RGB"):
+    with pytest.raises(Refused, match=r"float samples of 32 bits \(tag 339, SampleFormat\); save it as 8-bit RGB"):
         read_image(path)
 
 
@@ -185,8 +198,14 @@ def test_fault_13_a_16_bit_mask_is_scaled_where_a_threshold_is_declared(tmp_path
 @pytest.mark.parametrize("value", [65536, -1])
 def test_fault_13_a_mask_of_more_than_16_bit_is_refused(tmp_path, value):
     path = save(tmp_path / "m.tif", Image.fromarray(np.array([[0, value]], dtype=np.int32)))
-    with pytest.raises(Refused, match="expected 8 or 16 bit, found 'I' pixels of unknown range"):
+    with pytest.raises(Refused, match="expected whole numbers of 8 or 16 bits, found samples from"):
         read_mask(path, 128)
+
+
+def test_fault_13_a_threshold_that_leaves_nothing_of_a_nearly_black_mask_is_refused(tmp_path):
+    path = save(tmp_path / "m.png", Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint16)))
+    with pytest.raises(Refused, match="save it as 8 bit with 0 and 255: of 16 bits, 2 is nearly black"):
+        read_mask(path, 1)
 
 
 def test_fault_13_a_threshold_leaves_binary_masks_alone(tmp_path):
@@ -287,3 +306,262 @@ def test_fault_50_memory_that_runs_out_damages_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
     with pytest.raises(MemoryError):
         read_image(tmp_path / "a.png")
+
+
+COLOURS = np.asarray(picture(0))
+GREY = np.ascontiguousarray(COLOURS[..., 0])
+ALPHA = np.full(GREY.shape, 51, np.uint8)
+PLANES = np.moveaxis(COLOURS, -1, 0)
+BLACK, WHITE, SEPARATE = {"photometric": "minisblack"}, {"photometric": "miniswhite"}, {"planarconfig": "separate"}
+RGB = {"photometric": "rgb"}
+
+
+def wide(values: np.ndarray) -> np.ndarray:
+    """The same shades in 16 bits."""
+    return values.astype(np.uint16) * 257
+
+
+def tiff(*pages: tuple[np.ndarray, dict[str, Any]], **kinds: Any) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream, **kinds) as file:
+        for values, tags in pages:
+            file.write(values, **{"metadata": None, **tags})
+    return stream.getvalue()
+
+
+class TestTiff:
+    """What TIFF 6.0's tags say is read as they say it, or refused with the tag."""
+
+    @pytest.mark.parametrize("storage", [{}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}], ids=str)
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("big", [False, True])
+    @pytest.mark.parametrize(
+        ("values", "tags", "wanted"),
+        [
+            (GREY, BLACK, GREY),
+            (255 - GREY, WHITE, GREY),
+            (wide(GREY), BLACK, GREY),
+            (65535 - wide(GREY), WHITE, GREY),
+            (COLOURS, RGB, COLOURS),
+            (PLANES, RGB | SEPARATE, COLOURS),
+            (wide(COLOURS), RGB, COLOURS),
+            (wide(PLANES), RGB | SEPARATE, COLOURS),
+        ],
+        ids=["grey", "white is 0", "grey 16", "white is 0, 16", "rgb", "planes", "rgb 16", "planes 16"],
+    )
+    def test_samples_of_8_and_16_bits(self, values, tags, wanted, big, order, storage):
+        content = tiff((values, tags | storage), bigtiff=big, byteorder=order)
+        read = decode_image(content, "a.tif")[0]
+        np.testing.assert_array_equal(read, wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, -1))
+
+    @pytest.mark.parametrize(
+        ("values", "tags", "wanted"),
+        [
+            (np.stack([GREY // 5, ALPHA], -1), BLACK | {"extrasamples": ["assocalpha"]}, GREY // 5 * 5),
+            (np.stack([GREY, ALPHA], -1), BLACK | {"extrasamples": ["unassalpha"]}, GREY),
+            (wide(np.stack([GREY, ALPHA], -1)), BLACK | {"extrasamples": ["unassalpha"]}, GREY),
+            (np.dstack([COLOURS // 5, ALPHA]), RGB | {"extrasamples": ["assocalpha"]}, COLOURS // 5 * 5),
+            (np.dstack([COLOURS, ALPHA]), RGB | {"extrasamples": ["unassalpha"]}, COLOURS),
+            (wide(np.stack([*PLANES, ALPHA])), RGB | SEPARATE | {"extrasamples": ["unassalpha"]}, COLOURS),
+            (
+                wide(np.stack([*(PLANES // 5), ALPHA])),
+                RGB | SEPARATE | {"extrasamples": ["assocalpha"], "compression": "zlib"},
+                COLOURS // 5 * 5,
+            ),
+            (np.dstack([COLOURS] + [ALPHA] * 4), RGB | {"extrasamples": ["unspecified"] * 4}, COLOURS),
+        ],
+    )
+    def test_alpha_and_extra_samples_are_dropped(self, values, tags, wanted):
+        read = decode_image(tiff((values, {"planarconfig": "contig"} | tags)), "a.tif")[0]
+        np.testing.assert_array_equal(read, wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, -1))
+
+    @pytest.mark.parametrize("factor", [1, 257], ids=["8-bit values", "16-bit values"])
+    def test_palettes(self, factor):
+        palette = np.stack([np.arange(256)[::-1], np.arange(256), np.full(256, 90)]).astype(np.uint16)
+        content = tiff((GREY, {"photometric": "palette", "colormap": palette * factor}))
+        np.testing.assert_array_equal(decode_image(content, "a.tif")[0], np.moveaxis(palette[:, GREY], 0, -1))
+
+    def test_12_bits_are_scaled_by_their_type(self):
+        packed = np.frombuffer(bytes.fromhex("0007fffff010"), np.uint8)[None]  # 0, 2047, 4095 and 16
+        content = bytearray(tiff((packed, BLACK)))
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            for tag, value in ((256, 4), (258, 12)):
+                place = file.pages[0].tags[tag].valueoffset
+                content[place : place + 2] = struct.pack("<H", value)
+        assert decode_image(bytes(content), "a.tif")[0][0, :, 0].tolist() == [0, 127, 255, 1]
+
+    @pytest.mark.parametrize("turn", range(1, 9))
+    @pytest.mark.parametrize(
+        ("values", "tags"), [(COLOURS, RGB), (wide(PLANES), RGB | SEPARATE), (np.stack([65535 - wide(GREY)]), WHITE)]
+    )
+    def test_tag_274_turns_a_picture_whatever_reads_it(self, values, tags, turn):
+        upright, stored = decode_image(tiff((values, tags)), "a.tif")
+        assert not is_turned(stored)
+        read, stored = decode_image(tiff((values, tags | {"extratags": [(274, "H", 1, turn, True)]})), "a.tif")
+        expected = Image.fromarray(upright)
+        np.testing.assert_array_equal(read, expected.transpose(TURNS[turn]) if turn > 1 else expected)
+        assert is_turned(stored) is (turn > 1)
+
+    @pytest.mark.parametrize(
+        ("pages", "kinds"),
+        [
+            ([(COLOURS, {}), (COLOURS[::2, ::2], {"subfiletype": 1}), (COLOURS[::4, ::4], {"subfiletype": 1})], {}),
+            ([(COLOURS, {"subifds": 2}), (COLOURS[::2, ::2], {"subfiletype": 1}), (COLOURS[::4, ::4], {})], {}),
+            ([(COLOURS[::2, ::2], {"subfiletype": 1}), (COLOURS, {})], {}),
+            ([(COLOURS, {"subfiletype": 1})], {}),
+            ([(COLOURS, {}), (GREY > 99, BLACK | {"subfiletype": 4})], {"bigtiff": True}),
+            ([(COLOURS, {"description": "Aperio Image", "tile": (16, 16)}), (COLOURS[::2, ::2], {})], {}),
+        ],
+        ids=["pyramid", "SubIFDs", "thumbnail first", "alone", "transparency mask", "Aperio"],
+    )
+    def test_pages_of_reduced_size_are_no_further_images(self, pages, kinds):
+        content = tiff(*((values, RGB | tags) for values, tags in pages), **kinds)
+        np.testing.assert_array_equal(decode_image(content, "a.tif")[0], COLOURS)
+
+    @pytest.mark.parametrize(
+        ("pages", "kinds", "told"),
+        [
+            ([(GREY, {}), (GREY, {})], {}, "found 2 images in one file; save the one you mean, or each"),
+            ([(GREY, {}), (GREY, {})], {"bigtiff": True}, "found 2 images"),
+            ([(np.stack([GREY] * 3), {"metadata": {}, "truncate": True})], {"shaped": True}, "found 3 images"),
+            ([(np.stack([GREY] * 3), {"metadata": {"axes": "ZYX"}})], {"ome": True}, "found 3 images"),
+            ([(np.stack([GREY] * 3), {"metadata": {}})], {"imagej": True}, "found 3 images"),
+            ([(GREY[::2, ::2], {"subfiletype": 1, "subifds": 1}), (GREY, {})], {}, r"a thumbnail, .* \(tag 330"),
+        ],
+    )
+    def test_several_images_are_refused_as_image_and_as_mask(self, pages, kinds, told):
+        content = tiff(*((values, BLACK | tags) for values, tags in pages), **kinds)
+        for read in (decode_image, lambda *file: decode_mask(*file, 128)):
+            with pytest.raises(Refused, match=told):
+                read(content, "a.tif")
+
+    @pytest.mark.parametrize(
+        ("values", "tags", "told"),
+        [
+            *(
+                (GREY.astype(kind), BLACK, r"\(tag 339, SampleFormat\)")
+                for kind in ("i1", "i2", "i4", "f2", "f8", "c8")
+            ),
+            (GREY.astype("u4"), BLACK, r"unsigned samples of 32 bits \(tag 258, BitsPerSample\)"),
+            (np.dstack([COLOURS] + [ALPHA] * 6), RGB | {"extrasamples": [0] * 6}, r"9 samples in a pixel \(tag 277"),
+            (COLOURS.astype("f4"), RGB, r"float samples of 32 bits"),
+            (np.stack([GREY] * 3, -1), BLACK | {"planarconfig": "contig"}, r"3 channels of grey \(tag 277"),
+            (np.stack([GREY] * 3), BLACK | {"volumetric": True}, r"a volume of 3 slices \(tag 32997"),
+            (COLOURS, {"photometric": "icclab"}, r"ICCLAB \(tag 262, PhotometricInterpretation\)"),
+            (GREY, {"photometric": "cfa"}, r"CFA \(tag 262"),
+            (
+                np.dstack([COLOURS, ALPHA]),
+                {"photometric": "separated", "extratags": [(332, "H", 1, 2, True)]},
+                "tag 332",
+            ),
+            (wide(np.stack([*PLANES, ALPHA])), {"photometric": "separated"} | SEPARATE, r"separate planes .*SEPARATED"),
+            (np.stack([*PLANES, ALPHA]), RGB | SEPARATE | {"extrasamples": ["assocalpha"]}, r"\(tag 338"),
+            (wide(GREY), {"photometric": "palette", "colormap": np.ones((3, 65536), "u2")}, "16 bits, PALETTE"),
+        ],
+    )
+    def test_everything_else_is_refused_with_its_tag(self, values, tags, told):
+        with pytest.raises(Refused, match=told):
+            decode_image(tiff((values, tags)), "a.tif")
+
+    def test_a_file_that_does_not_say_what_0_is_is_refused(self):
+        content = tiff((GREY, BLACK)).replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 60000, 3))
+        with pytest.raises(Refused, match=r"nothing that says whether 0 is black \(tag 262"):
+            decode_image(content, "a.tif")
+
+    def test_a_compression_that_needs_the_extra_names_it(self, monkeypatch):
+        content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
+
+        def decode(*_: object) -> None:
+            raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+        monkeypatch.setattr("tifffile.TiffPage.asarray", decode)
+        with pytest.raises(Refused, match=r"\(tag 259, Compression\); pip install 'samfed-monai\[tiff\]'"):
+            decode_image(content, "a.tif")
+
+    @pytest.mark.parametrize("storage", [{}, {"compression": "zlib", "tile": (16, 16)}], ids=str)
+    @pytest.mark.parametrize("keep", [0.2, 0.6, 0.98])
+    def test_a_file_that_was_cut_is_refused(self, storage, keep):
+        noise = np.random.default_rng(0).integers(0, 65536, (3, 64, 64)).astype(np.uint16)
+        content = tiff((noise, RGB | SEPARATE | storage))
+        with pytest.raises(Refused, match="a damaged file"):
+            decode_image(content[: int(keep * len(content))], "a.tif")
+
+    def test_a_strip_that_unpacks_to_more_than_the_image_is_refused_before_it_does(self):
+        content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            place, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+        bomb = zlib.compress(bytes(1000 * length))[:length].ljust(length, b"\0")
+        with pytest.raises(Refused, match="larger than the image"):
+            decode_image(content[:place] + bomb + content[place + length :], "a.tif")
+
+    @pytest.mark.parametrize("kind", ["i1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"])
+    def test_masks_of_whole_numbers_are_read_whatever_their_type(self, kind):
+        mask = np.asarray(disc(value=1))
+        for value in (1, 255, 65535):
+            if value <= (127 if kind == "i1" else 2048 if kind in ("i2", "f2") else value):
+                read = decode_mask(tiff((mask.astype(kind) * np.dtype(kind).type(value), BLACK)), "m.tif", None)[0]
+                np.testing.assert_array_equal(read, mask)
+        part = -1 if kind[0] == "i" else 0.5 if kind[0] == "f" else 2
+        with pytest.raises(Refused, match=r"expected whole numbers|2 grey levels"):
+            decode_mask(tiff((mask.astype(kind) * np.dtype(kind).type(part), BLACK)), "m.tif", None)
+
+    def test_a_float_mask_has_no_scale_that_a_threshold_could_cut(self):
+        with pytest.raises(Refused, match=r"2 grey levels \(0, 2\); save it as 8-bit"):
+            decode_mask(tiff((np.asarray(disc(value=2), np.float32), BLACK)), "m.tif", 1)
+
+
+def png(values: np.ndarray, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of 16 bits, of a colour type, with further chunks before its data."""
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    checked = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(checked)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["rgb", "grey and alpha", "rgba"])
+def test_a_mask_of_16_bit_colours_is_read_where_its_upper_bits_say_all(kind, channels):
+    mask = np.asarray(disc(value=1))
+    values = np.repeat(mask[..., None].astype(np.uint16), channels, -1)
+    values[..., 3 if channels == 4 else channels :] = 65535
+    if channels == 2:
+        values[..., 1] = 65535
+    colours = values.copy()
+    colours[..., : 3 if channels > 2 else 1] *= 65535
+    np.testing.assert_array_equal(decode_mask(png(colours, kind), "m.png", None)[0], mask)
+    for threshold in (None, 1):
+        with pytest.raises(Refused, match="a dark mask of 16-bit colours; save it as 8-bit grey"):
+            decode_mask(png(values, kind), "m.png", threshold)
+
+
+@pytest.mark.parametrize("chunk", [(b"tRNS", b"\0\1"), (b"sBIT", b"\x0c"), (b"gAMA", struct.pack(">I", 100000))])
+def test_transparency_gamma_and_significant_bits_change_no_sample(chunk):
+    assert decode_image(png(wide(GREY), 0, chunk), "a.png")[0][..., 1].tolist() == GREY.tolist()
+
+
+def test_a_png_may_have_up_to_64_mib_of_text(tmp_path):
+    for size, told in ((3_000_000, ""), (70_000_000, r"MAX_TEXT_CHUNK\); save it without its metadata")):
+        text = PngImagePlugin.PngInfo()
+        text.add_text("report", "x" * size, zip=True)
+        path = save(tmp_path / "a.png", picture(0), pnginfo=text)
+        if not told:
+            np.testing.assert_array_equal(read_image(path), COLOURS)
+            continue
+        with pytest.raises(Refused, match=told):
+            read_image(path)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("png", {"default_image": True}), ("webp", {})], ids=str)
+def test_an_animation_is_refused(tmp_path, suffix, options):
+    path = save(tmp_path / f"a.{suffix}", picture(0), save_all=True, append_images=[picture(1)], **options)
+    with pytest.raises(Refused, match="expected one picture, found 2 frames of an animation; save the frame you mean"):
+        read_image(path)
+
+
+def test_what_is_not_decoded_is_named(tmp_path):
+    with pytest.raises(Refused, match="found a GIF; save it as 8-bit RGB"):
+        read_image(save(tmp_path / "a.gif", picture(0)))
+    content = jpeg(picture(0))
+    place = content.index(b"\xff\xc0") + 4  # its precision
+    with pytest.raises(Refused, match="found a JPEG that is not decoded; save it as 8-bit RGB"):
+        decode_image(content[:place] + b"\x0c" + content[place + 1 :], "a.jpg")

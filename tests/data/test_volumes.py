@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.volumes import kind_of, nifti_of, read_mask_slices, read_object, read_slices, stem_of, volumes_in
+from samfed_monai.data.volumes import (
+    kind_of,
+    nifti_of,
+    orientations_told,
+    read_mask_slices,
+    read_object,
+    read_slices,
+    stem_of,
+    volumes_in,
+)
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
@@ -107,12 +117,128 @@ def test_the_same_masks_are_the_same_bytes(tmp_path: Path) -> None:
     ("data", "told"),
     [
         (np.zeros((4, 3, 2, 5), np.int16), r"found int16 of 4 x 3 x 2 x 5"),
+        (np.zeros((4, 3, 2, 3), np.uint8), r"found uint8 of 4 x 3 x 2 x 3; save each volume or channel as a file"),
+        (np.zeros((4, 3, 2), np.complex64), r"found complex64 of 4 x 3 x 2"),
         (np.full((2, 2, 1), np.nan, np.float32), r"found values that are no numbers"),
     ],
 )
 def test_what_is_no_volume_is_refused(tmp_path: Path, data: np.ndarray, told: str) -> None:
     with pytest.raises(Refused, match=told):
         read_slices(saved(tmp_path / "a.nii.gz", data))
+
+
+SHEARED = np.array([[0.0, 0.3, 0, 5], [-0.4, 0.4, 0.5, 6], [0, 0, 1.2, 7], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("affine", "area", "voxel"),
+    [
+        (np.diag([0.5, 0.5, 2, 1]), 0.25, (0.5, 0.5, 2)),  # pixdim says 1 x 1 x 1
+        (np.diag([-0.5, 0.25, -3, 1]), 0.125, (0.25, 0.5, 3)),
+        (SHEARED, 0.12, (0.5, 0.4, 1.3)),  # |(0, -0.4, 0) x (0.3, 0.4, 0)|, not 0.4 * 0.5
+    ],
+)
+def test_sizes_are_those_of_the_affine(tmp_path: Path, affine: np.ndarray, area: float, voxel: tuple) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), affine)
+    image.header["pixdim"][1:4] = 1
+    nibabel.save(image, tmp_path / "a.nii")
+    found = read_slices(tmp_path / "a.nii")
+    assert found.pixel_area == pytest.approx(area)
+    assert found.voxel == pytest.approx(voxel)
+    assert found.spacing == pytest.approx(voxel[2])
+
+
+def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), None)
+    image.header.set_zooms((0.5, 0.25, 3))
+    nibabel.save(image, tmp_path / "a.nii")
+    assert (read_slices(tmp_path / "a.nii").pixel_area, read_slices(tmp_path / "a.nii").spacing) == (0.125, 3)
+    with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
+        read_slices(tmp_path / "a.nii", reorient=True)
+
+
+@pytest.mark.parametrize(
+    ("qform", "sform", "unit", "told"),
+    [
+        (None, np.diag([0.5, 0, 2, 1]), 2, "an affine in which voxels have no extent; export it again"),
+        (None, np.diag([np.nan, 1, 1, 1]), 2, "an affine in which voxels have no extent"),
+        (np.eye(4), AFFINE, 2, "a qform of 1 x 1 x 1, RAS and a sform of 0.5 x 0.25 x 3, RAS; keep the one that is"),
+        (np.eye(4), np.diag([-1, -1, 1, 1]), 2, "a qform of 1 x 1 x 1, RAS and a sform of 1 x 1 x 1, LPS"),
+        (None, AFFINE, 5, "expected units and a qform that can be read"),
+    ],
+)
+def test_a_header_that_does_not_say_where_its_volume_is_is_refused(
+    tmp_path: Path, qform: np.ndarray | None, sform: np.ndarray, unit: int, told: str
+) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+    image.set_qform(qform, 0 if qform is None else 1)
+    image.set_sform(np.nan_to_num(sform), 2)
+    image.header["xyzt_units"] = unit
+    content = bytearray(image.to_bytes())
+    content[280:328] = sform[:3].astype("<f4").tobytes()  # srow_x, srow_y, srow_z
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(Refused, match=told):
+        read_slices(tmp_path / "a.nii")
+
+
+def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+    image.set_qform(AFFINE + 9 * np.eye(4, k=3), 1)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert read_slices(tmp_path / "a.nii").pixel_area == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize("signs", itertools.product((1, -1), repeat=3))
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path: Path, order, signs) -> None:
+    ras = np.arange(1, 25, dtype=np.uint8).reshape(4, 3, 2)
+    data = np.flip(ras, [axis for axis, sign in enumerate(signs) if sign < 0]).transpose(order)
+    affine = np.eye(4)
+    affine[:3, :3] = (np.diag(signs) @ np.diag([0.5, 0.25, 3]))[:, order]
+    nibabel.save(nibabel.Nifti1Image(data, affine), tmp_path / "a.nii")
+    found = read_slices(tmp_path / "a.nii", reorient=True)
+    assert np.array_equal(found.pictures[..., 0], ras.transpose(2, 1, 0))
+    assert (found.pixel_area, found.voxel) == (pytest.approx(0.125), pytest.approx((0.25, 0.5, 3)))
+    assert np.array_equal(
+        read_mask_slices(tmp_path / "a.nii", tmp_path / "a.nii", labels=[7], reorient=True),
+        ras.transpose(2, 1, 0) == 7,
+    )
+    (tmp_path / "m.nii.gz").write_bytes(nifti_of(list(found.pictures[..., 0]), tmp_path / "a.nii", reorient=True))
+    mask = nibabel.load(tmp_path / "m.nii.gz")
+    assert np.array_equal(np.asarray(mask.dataobj), data)
+    assert np.array_equal(mask.affine, affine)
+
+
+def test_a_picture_has_no_axis_to_reorient(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
+        read_slices(saved(tmp_path / "a.nii", np.zeros((4, 3), np.uint8)), reorient=True)
+
+
+def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_path: Path) -> None:
+    names = {"b": AFFINE, "a": AFFINE, "c": AFFINE @ np.diag([-1, 1, 1, 1]), "d": AFFINE[:, [1, 2, 0, 3]]}
+    for name, affine in names.items():
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), affine), tmp_path / f"{name}.nii")
+    paths = [tmp_path / f"{name}.nii" for name in names]
+    assert orientations_told(paths[:2]) == []
+    [told] = orientations_told(paths)
+    assert "1 ASR (such as d.nii), 1 LAS (such as c.nii), 2 RAS (such as b.nii); slices are cut along the last" in told
+    assert "--reorient turns all to RAS+" in told
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(1 / 255, 0), (3e-5, 0.0), (1 / 32767, 0.5)])
+def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path: Path, slope: float, inter: float) -> None:
+    volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
+    wanted = np.arange(24).reshape(4, 3, 2) % 3
+    stored = np.rint((wanted - inter) / slope).astype(np.int32)
+    image = nibabel.Nifti1Image(stored, AFFINE)
+    image.header.set_slope_inter(slope, inter)
+    image.header["scl_slope"], image.header["scl_inter"] = slope, inter
+    content = bytearray(image.to_bytes())
+    content[112:120] = np.array([slope, inter], "<f4").tobytes()
+    (tmp_path / "m.nii").write_bytes(content)
+    assert not np.array_equal(np.asarray(nibabel.load(tmp_path / "m.nii").dataobj), wanted)
+    found = read_mask_slices(tmp_path / "m.nii", volume, classes=["one", "two"])
+    assert np.array_equal(found, wanted.transpose(2, 1, 0))
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -185,7 +311,10 @@ class TestMaskSlices:
                 AFFINE,
                 "expected whole numbers: 0 and a mask's value, found values such",
             ),
-            (np.zeros((4, 3, 2, 3), np.uint8), AFFINE, "found colours"),
+            (np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "found colours"),
+            (np.ones((4, 3, 2), np.complex64), AFFINE, "found complex numbers"),
+            (np.full((4, 3, 2), np.nan, np.float32), AFFINE, "found values such as nan"),
+            (np.full((4, 3, 2), 1.002, np.float32), AFFINE, "values such as 1.00199997; threshold it, or save it as"),
         ],
     )
     def test_a_mask_of_another_grid_or_of_no_labels_is_refused(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.reading import read_image
 from samfed_monai.data.sources.found import list_images, mask_stem, relative
-from samfed_monai.data.volumes import kind_of, read_mask_slices, read_slices, volumes_in
+from samfed_monai.data.volumes import kind_of, orientations_told, read_mask_slices, read_slices, volumes_in
 
 
 def draw_coco(
@@ -28,6 +30,7 @@ def draw_coco(
     categories: Sequence[str] = (),
     blank_is_empty: bool = False,
     output: str | Path | None = None,
+    written: list[Path] | None = None,
     progress: bool = True,
 ) -> list[str]:
     """Draws COCO annotations as ``<site>/masks/<stem>.png``, as :mod:`.folders` reads them.
@@ -39,6 +42,7 @@ def draw_coco(
         blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
             otherwise nobody has annotated it yet, and it gets none.
         output: a data list that is to be written, which is no annotation wherever it lies.
+        written: takes the new files.
         progress: whether to show a progress bar.
 
     Returns:
@@ -90,7 +94,7 @@ def draw_coco(
             who = counted(blank, f"picture of {site.name} has", f"pictures of {site.name} have")
             sentences.append(f"{who} no annotation: taken as unlabelled")
     problems.refuse_if_any()
-    _write_new(masks)
+    _write_new(masks, written)
     return sentences
 
 
@@ -114,6 +118,8 @@ def cut_nifti(
     *,
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
+    reorient: bool = False,
+    written: list[Path] | None = None,
     progress: bool = True,
 ) -> list[str]:
     """Cuts NIfTI volumes and their masks into pictures, as :mod:`.folders` reads them.
@@ -128,6 +134,8 @@ def cut_nifti(
         slices: where the pictures go; the data root of a list.
         labels, classes: see :func:`samfed_monai.data.volumes.read_mask_slices`; slices of several classes hold their
             values.
+        reorient: see :func:`samfed_monai.data.volumes.read_slices`.
+        written: takes the new files.
         progress: whether to show a progress bar.
 
     Returns:
@@ -148,26 +156,30 @@ def cut_nifti(
     problems.extend(_of_no_volume(pairs))
     for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
         with problems.collected():
-            read_slices(path)
+            read_slices(path, reorient=reorient)
             if drawn is not None:
-                read_mask_slices(drawn, path, labels=labels, classes=classes)
+                read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
     problems.refuse_if_any()
+    sentences += [] if reorient else orientations_told([path for _, _, path, _ in pairs])
     notes = volumes_of(slices)
     for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
-        volume = read_slices(path)
+        volume = read_slices(path, reorient=reorient)
         cut = {"images": [_png(picture) for picture in volume.pictures]}
         folder = (where / "images" / name).relative_to(slices).as_posix()
         notes[folder] = {"volume": relative(path, root), "spacing": list(volume.voxel) if volume.voxel else None}
         if drawn is not None:
-            values = read_mask_slices(drawn, path, labels=labels, classes=classes)
+            values = read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
             cut["masks"] = [_png(mask) if classes else _mask_png(mask > 0) for mask in values]
         _write_new(
             {
                 where / kind / name / f"{name}_{number:04d}.png": content
                 for kind, contents in cut.items()
                 for number, content in enumerate(contents, start=1)
-            }
+            },
+            written,
         )
+    if written is not None and not (slices / VOLUMES).exists():
+        written.append(slices / VOLUMES)
     write_json(slices / VOLUMES, notes)
     return sentences
 
@@ -187,11 +199,16 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
     single = sites == [root]
     pairs: list[tuple[Path, str, Path, Path | None]] = []
     sentences: list[str] = []
-    for site in sites:
-        volumes, masks = (
+    found = {
+        site: (
             _volumes(site / "images"),
             {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks")},
         )
+        for site in sites
+    }
+    if any(_channel(name, masks) for volumes, masks in found.values() for name, _ in volumes):
+        found = {site: (_of_one_channel(site, *of, problems), of[1]) for site, of in found.items()}
+    for site, (volumes, masks) in found.items():
         if not volumes:
             expected, hint = "NIfTI volumes (.nii, .nii.gz)", "put them there, or move the site elsewhere"
             problems.add(str(site / "images"), found="none", expected=expected, hint=hint)
@@ -208,6 +225,29 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
         expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
     return pairs, sentences
+
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+FIRST = "0000"
+
+
+def _channel(name: str, masks: Mapping[str, Path]) -> bool:
+    """Whether a volume is called as nnU-Net calls a channel: its mask has its name without ``_0000``."""
+    match = CHANNEL.fullmatch(name)
+    return match is not None and name not in masks and match[1] in masks
+
+
+def _of_one_channel(
+    site: Path, volumes: list[tuple[str, Path]], masks: Mapping[str, Path], problems: Problems
+) -> list[tuple[str, Path]]:
+    """nnU-Net's volumes under the names of their masks, without ``_0000``; further channels are a problem."""
+    split = [(CHANNEL.fullmatch(name) if name not in masks else None, name, path) for name, path in volumes]
+    further = [path.name for match, _, path in split if match and match[2] != FIRST]
+    if further:
+        expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
+        who = counted(len(further), "volume of a further channel", "volumes of further channels")
+        problems.add(str(site / "images"), found=f"{who}, such as {further[0]}", expected=expected, hint=hint)
+    return [(match[1] if match else name, path) for match, name, path in split if not match or match[2] == FIRST]
 
 
 def _volumes(folder: Path) -> list[tuple[str, Path]]:
@@ -264,7 +304,29 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _write_new(files: Mapping[Path, bytes]) -> None:
+@contextmanager
+def taken_back_if_refused(slices: Path | None = None) -> Iterator[list[Path]]:
+    """A list for ``written`` whose files are deleted, with the folders that are empty then, if anything is refused.
+
+    Args:
+        slices: folder whose notes on volumes become what they were.
+    """
+    written: list[Path] = []
+    notes = volumes_of(slices) if slices else {}
+    try:
+        yield written
+    except Refused:
+        for path in written:
+            path.unlink(missing_ok=True)
+        for folder in sorted({folder for path in written for folder in path.parents}, reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        if slices and notes:
+            write_json(slices / VOLUMES, notes)
+        raise
+
+
+def _write_new(files: Mapping[Path, bytes], written: list[Path] | None) -> None:
     """Writes what is not there yet; refuses all of it where a file has another content."""
     problems, hint = Problems(), "move it away, or do without what it would be drawn of"
     for path, content in files.items():
@@ -274,3 +336,5 @@ def _write_new(files: Mapping[Path, bytes]) -> None:
     for path, content in files.items():
         if not path.exists():
             write_bytes(path, content)
+            if written is not None:
+                written.append(path)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.coco import annotations_of, coco_of
-from samfed_monai.data.sources.rendered import cut_nifti, draw_coco
+from samfed_monai.data.sources.rendered import cut_nifti, draw_coco, taken_back_if_refused
 from tests.data.making import disc, picture, save
 
 
@@ -158,3 +158,69 @@ class TestNifti:
         assert not (tmp_path / "in/out").exists()
         with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
             cut_nifti(tmp_path / "nowhere", tmp_path / "out", progress=False)
+
+    def test_the_names_of_nnunet_are_understood_and_several_channels_refused(self, tmp_path: Path) -> None:
+        zeros = np.zeros((4, 3, 2), np.uint8)
+        for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", "images/n_0007", "masks/n_0007"):
+            self.volume(tmp_path / f"in/a/{name}.nii.gz", zeros)
+        self.volume(tmp_path / "in/b/images/b_0000.nii.gz", zeros)  # no mask; called as the others are
+        cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
+        folders = {path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+        assert folders == {
+            "a/images/a_1",
+            "a/masks/a_1",
+            "a/images/a_2",
+            "a/images/n_0007",
+            "a/masks/n_0007",
+            "b/images/b",
+        }
+        for name in ("a_1_0001", "a_2_0001"):
+            self.volume(tmp_path / f"in/a/images/{name}.nii.gz", zeros)
+        with pytest.raises(
+            Refused, match=r"one channel .*, found 2 volumes of further channels, such as a_1_0001\.nii"
+        ):
+            cut_nifti(tmp_path / "in", tmp_path / "other", progress=False)
+        assert not (tmp_path / "other").exists()
+
+    def test_volumes_that_are_only_numbered_are_no_channels(self, tmp_path: Path) -> None:
+        for name in ("images/p_0000", "masks/p_0000", "images/p_0001", "masks/p_0001"):
+            self.volume(tmp_path / f"in/a/{name}.nii.gz", np.zeros((4, 3, 1), np.uint8))
+        cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
+        assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+
+    def test_axes_are_told_or_turned(self, tmp_path: Path) -> None:
+        data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+        self.volume(tmp_path / "in/a/images/ras.nii", data)
+        turned = self.volume(tmp_path / "in/a/images/sra.nii", data.transpose(2, 0, 1), self.AFFINE[:, [2, 0, 1, 3]])
+        self.volume(
+            tmp_path / "in/a/masks/sra.nii",
+            (data == 7).transpose(2, 0, 1).astype(np.uint8),
+            nibabel.load(turned).affine,
+        )
+        [told] = cut_nifti(tmp_path / "in", tmp_path / "as_they_are", progress=False)
+        assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in told
+        assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True, progress=False) == []
+        for number in (1, 2):
+            seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]
+            assert np.array_equal(*seen)
+            assert np.array_equal(mask_at(tmp_path / f"out/a/masks/sra/sra_000{number}.png"), seen[0][..., 0] == 7)
+
+
+def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path: Path) -> None:
+    TestNifti.volume(tmp_path / "in/a/images/one.nii", np.zeros((4, 3, 2), np.uint8))
+    cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    TestNifti.volume(tmp_path / "in/a/images/two.nii", np.ones((4, 3, 2), np.uint8))
+
+    def refused(slices: Path) -> None:
+        with taken_back_if_refused(slices) as written:
+            cut_nifti(tmp_path / "in", slices, written=written, progress=False)
+            raise Refused([])
+
+    with pytest.raises(Refused):
+        refused(tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "out/a/images/two").exists()
+    with pytest.raises(Refused):
+        refused(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
