@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from samfed_monai import __version__
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
-from samfed_monai.data.volumes import read_object
+from samfed_monai.data.dicom import read_object
 
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
 """What a bundle's ``channel_def`` may call the foreground to be coded so (SNOMED CT, keywords of pydicom's

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.volumes import kind_of, nifti_of, read_mask_slices, read_object, read_slices, stem_of, volumes_in
+from samfed_monai.data.dicom import read_object
+from samfed_monai.data.volumes import kind_of, nifti_of, read_mask_slices, read_slices, stem_of, volumes_in
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
@@ -332,6 +333,6 @@ class TestDicom:
             read_slices(tmp_path / "a.dcm")
 
     def test_without_pydicom_its_name_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("samfed_monai.data.volumes.importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr("samfed_monai.data.dicom.importlib.util.find_spec", lambda name: None)
         with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
             read_slices(tmp_path / "a.dcm")
