@@ -47,6 +47,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
     about = "what runs an ONNX file: onnxruntime, or openvino, the faster one on most processors (extra openvino)"
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help=f"{about} (default: onnxruntime)")
+    about = "leave out files that cannot be read, each with a warning; otherwise one of them refuses all"
+    parser.add_argument("--skip-unreadable", action="store_true", help=about)
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
@@ -95,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             model = weights_file(models, arguments.site, scratch)
             ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
             ids |= {} if arguments.views is None else {"views": arguments.views}
+            ids |= {"dataset#data#skip_unreadable": True} if arguments.skip_unreadable else {}
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
             run_workflow(arguments.bundle, "inference", places | {"probabilities": arguments.probabilities} | ids)
 

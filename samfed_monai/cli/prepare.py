@@ -34,6 +34,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         unseen=_names(getattr(arguments, "unseen", [])),
         divide=getattr(arguments, "divide", None),
         seed=arguments.seed,
+        skip_unreadable=arguments.skip_unreadable,
         report=not arguments.no_report,
     )
 
@@ -571,5 +572,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "names of the classes that the values 1, 2, … of label files stand for (default: binary masks, of one class)"
     )
     parser.add_argument("--classes", action="append", default=[], metavar="NAME,NAME", help=about)
+    about = "leave out images that cannot be decoded, or whose mask cannot; otherwise one of them refuses all"
+    parser.add_argument("--skip-unreadable", action="store_true", help=about)
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--no-report", action="store_true", help="write no data report")

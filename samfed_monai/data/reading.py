@@ -86,7 +86,7 @@ def _markers(content: bytes) -> tuple[int, list[int]] | None:
 PLUGINS = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, BmpImagePlugin, WebPImagePlugin)
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # registered by the plugins above; nothing else is tried
 LOSSY = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
 BINARY = ({0, 1}, {0, 255}, {0, 65535})
 FEW_LEVELS, MIDDLE = 16, 128  # a mask of few and dark levels numbers classes; others are cut in the middle
@@ -102,13 +102,27 @@ TURNS = {
 }
 
 Picture = NDArray[np.uint8]
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+
+def _formats(content: bytes, name: str) -> tuple[str, ...]:
+    """What Pillow tries: :data:`FORMATS`, or HEIF for what iPhones write, which ``pillow-heif`` decodes."""
+    if content[4:8] != b"ftyp" or content[8:12] not in _HEIC:
+        return FORMATS
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        hint = "pip install 'samfed-monai[heif]', or save it as JPEG or PNG"
+        raise _refusal(name, found="a HEIC picture", expected="pillow-heif to read it with", hint=hint) from None
+    register_heif_opener()
+    return ("HEIF",)
 
 
 def read_image(path: str | Path) -> Picture:
     """Reads an image as (H, W, 3) RGB in 0..255.
 
     Args:
-        path: JPEG, PNG, TIFF, BMP or WebP. 16-bit grey is scaled by its type (65,535 becomes 255), CMYK, grey and
+        path: JPEG, PNG, TIFF, BMP, WebP or HEIC. 16-bit grey is scaled by its type (65,535 becomes 255), CMYK, grey and
             palette become RGB, an alpha channel is dropped, EXIF orientation is applied.
 
     Raises:
@@ -216,13 +230,15 @@ def _decode(content: bytes, name: str) -> Image.Image:
     if not content:
         raise _refusal(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=_formats(content, name))
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         image.load()
         if image.format == "PNG":
             Image.open(io.BytesIO(content), formats=("PNG",)).verify()
         fault = scan_fault(content) if image.format in LOSSY else None
+    except Refused:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found, expected = f"a picture too large to decode ({error})", f"at most {MAX_PIXELS:,} pixels"
         raise _refusal(name, found=found, expected=expected, hint="scale it down") from None
@@ -259,7 +275,7 @@ def is_turned(content: bytes) -> bool:
 
     The file is asked anew: Pillow turns a TIFF as it decodes it, and drops the entry.
     """
-    return Image.open(io.BytesIO(content), formats=FORMATS).getexif().get(ORIENTATION) in TURNS
+    return Image.open(io.BytesIO(content), formats=_formats(content, "")).getexif().get(ORIENTATION) in TURNS
 
 
 def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDArray[np.uint16]:

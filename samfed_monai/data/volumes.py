@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,35 +13,14 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.data.dicom import read_frames
+from samfed_monai.data.walk import NIFTI, kind_of
 
 Picture = NDArray[np.uint8]
 
-NIFTI = (".nii", ".nii.gz")
-DICOM = (".dcm", ".dicom")
 WINDOW = (0.5, 99.5)
 """Percentiles of a volume that become black and white, where its numbers are no grey values from 0 to 255."""
 TOLERANCE = 0.1
 """Voxels that a mask's corner may lie from its volume's: more than two programs' rounding, less than a reader sees."""
-
-
-def kind_of(path: Path) -> str:
-    """``nifti``, ``dicom`` or ``""``, by the file's name; of a file without a suffix, by DICOM's preamble."""
-    name = path.name.lower()
-    if name.endswith(NIFTI):
-        return "nifti"
-    if name.endswith(DICOM):
-        return "dicom"
-    if not path.suffix and path.is_file():
-        with path.open("rb") as stream:
-            return "dicom" if stream.read(132)[128:] == b"DICM" else ""
-    return ""
-
-
-def stem_of(path: Path) -> str:
-    """The file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
-    lower = path.name.lower()
-    suffix = next((each for each in (".nii.gz", *NIFTI, *DICOM) if lower.endswith(each)), "")
-    return path.name[: len(path.name) - len(suffix)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +55,7 @@ def read_slices(path: str | Path) -> Slices:
         Refused: a file that cannot be read, or is no picture, stack of pictures or volume.
     """
     path = Path(path)
-    return _nifti(path) if kind_of(path) == "nifti" else Slices(path, "dicom", *read_frames(path))
+    return _nifti(path) if kind_of(path) == NIFTI else Slices(path, "dicom", *read_frames(path))
 
 
 def read_mask_slices(
@@ -225,19 +204,3 @@ def _scaled(numbers: NDArray[Any], low: float, high: float) -> Picture:
 
 def _refused(path: Path, found: str, expected: str, hint: str = "") -> Refused:
     return Refused([Problem(str(path), found=found, expected=expected, hint=hint)])
-
-
-def volumes_in(sources: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Name and path of every volume and DICOM object in files and folders, hidden ones left out.
-
-    A name is the path below its folder without the suffix, as images have it.
-    """
-    for source in sources:
-        if not source.is_dir():
-            if kind_of(source):
-                yield stem_of(source), source
-            continue
-        for path in sorted(source.rglob("*")):
-            inside = path.relative_to(source)
-            if path.is_file() and kind_of(path) and not any(part.startswith(".") for part in inside.parts):
-                yield (inside.parent / stem_of(path)).as_posix(), path

@@ -18,8 +18,9 @@ from samfed_monai.core.words import counted
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.reading import read_image
-from samfed_monai.data.sources.found import list_images, mask_stem, relative
-from samfed_monai.data.volumes import kind_of, read_mask_slices, read_slices, volumes_in
+from samfed_monai.data.sources.found import list_images, mask_stem, relative, site_folders
+from samfed_monai.data.volumes import read_mask_slices, read_slices
+from samfed_monai.data.walk import NIFTI, not_read, stem_of, walk
 
 
 def draw_coco(
@@ -189,8 +190,8 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
     sentences: list[str] = []
     for site in sites:
         volumes, masks = (
-            _volumes(site / "images"),
-            {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks")},
+            _volumes(site / "images", sentences),
+            {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks", sentences)},
         )
         if not volumes:
             expected, hint = "NIfTI volumes (.nii, .nii.gz)", "put them there, or move the site elsewhere"
@@ -210,15 +211,17 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
     return pairs, sentences
 
 
-def _volumes(folder: Path) -> list[tuple[str, Path]]:
-    """NIfTI volumes below a folder, named by their path in it, in one word."""
-    found = volumes_in([folder]) if folder.is_dir() else ()
-    return [(name.replace("/", "_"), path) for name, path in found if kind_of(path) == "nifti"]
+def _volumes(folder: Path, sentences: list[str]) -> list[tuple[str, Path]]:
+    """NIfTI volumes below a folder, named by their path in it, in one word; adds a sentence on files of other kinds."""
+    found = walk(folder) if folder.is_dir() else {}
+    others = not_read(found, (NIFTI,))
+    sentences += [f"{folder.parent.name}/{folder.name}: {others}"] if others else []
+    return [("_".join((*path.relative_to(folder).parent.parts, stem_of(path))), path) for path in found.get(NIFTI, ())]
 
 
 def _sites(root: Path) -> list[Path]:
     """Folders with ``images``: the root itself, which is then a site's own, or those in it."""
-    return [root] if (root / "images").is_dir() else sorted(path.parent for path in root.glob("*/images"))
+    return [root] if (root / "images").is_dir() else site_folders(root)
 
 
 def _is(path: Path, output: str | Path | None) -> bool:
