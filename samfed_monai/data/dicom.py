@@ -20,9 +20,14 @@ Picture = NDArray[np.uint8]
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
-_NO_IMAGES = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3")
-)
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_SYNTAXES = {
+    (True, True): "1.2.840.10008.1.2",
+    (False, True): "1.2.840.10008.1.2.1",
+    (False, False): "1.2.840.10008.1.2.2",
+}
+"""Of objects without file meta information: uncompressed, by implicit VR and little endian."""
+_NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
 """Storage classes of numbers that are laid out as pixels but are no image: parametric maps, segmentations, doses."""
 
 
@@ -54,7 +59,15 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
     import pydicom
 
     with _quiet():
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        try:
+            return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        except pydicom.errors.InvalidDicomError:  # also of an object without a preamble
+            content = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+            if not str(content.get("SOPClassUID") or "").startswith(_STORAGE):
+                raise
+            if "TransferSyntaxUID" not in content.file_meta:
+                content.file_meta.TransferSyntaxUID = _SYNTAXES[content.original_encoding]
+            return content
 
 
 @contextmanager
@@ -82,7 +95,8 @@ def _no_image(content: Any) -> str:
     modality = str(content.get("Modality") or "no modality")
     if kind not in _NO_IMAGES and modality not in ("SEG", "RTDOSE") and "Rows" in content:
         return ""
-    return str(getattr(kind, "name", "") or modality)
+    name = str(getattr(kind, "name", "") or modality)
+    return name if kind in _NO_IMAGES or "Rows" not in content else f"{name} of {modality}"
 
 
 def read_frames(path: Path) -> tuple[Picture, float | None]:
@@ -128,8 +142,7 @@ def _opened(path: Path) -> Any:
     try:
         return read_object(path)
     except InvalidDicomError:
-        hint = "write it anew with a DICOM tool, if it is an object without a preamble"
-        raise _NotUnderstood("a file without DICOM's preamble", "a DICOM object", hint) from None
+        raise _NotUnderstood("a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
     except Exception as error:
         raise _NotUnderstood(f"{type(error).__name__}: {error}", "a DICOM object", "copy it again") from None
 
@@ -171,16 +184,19 @@ def _decoded(content: Any) -> NDArray[Any]:
         installed = get_decoder(syntax).is_available
     except NotImplementedError:
         installed = False
-    if not installed:
+    hint = "copy it again, or export the image anew"
+    if syntax.is_compressed:
         hint = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
+    if not installed:
         hint = "save the frames of the video as pictures" if "MPEG" in syntax.name or "HEVC" in syntax.name else hint
         found = _wrong("TransferSyntaxUID", syntax.name, "").found
         raise _NotUnderstood(found, "an encoding for which a decoder is installed", hint)
     try:
         pixels = pixel_array(content)
     except Exception as error:
-        found, expected = f"pixels that cannot be decoded ({error})", "pixels that pydicom decodes"
-        raise _NotUnderstood(found, expected, "copy it again, or export the image anew") from None
+        reason = " ".join(str(error).split())
+        found = _wrong("TransferSyntaxUID", f"{syntax.name}, but pixels that cannot be decoded ({reason})", "").found
+        raise _NotUnderstood(found, "pixels that pydicom decodes", hint) from None
     size = (content.Rows, content.Columns, content.SamplesPerPixel)
     frames: NDArray[Any] = pixels.reshape(-1, *(size if size[2] > 1 else size[:2]))
     wanted = int(content.get("NumberOfFrames") or 1)

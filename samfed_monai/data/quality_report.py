@@ -115,7 +115,8 @@ DARK = 64
 def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     """Sentences on images and masks that exist and decode, but look odd.
 
-    Images: dark, as of 12 bits in 16. Masks: empty or full, with nothing as bright as the list's threshold, inverted, not upright, or fitting better when turned.
+    Images: dark, as of 12 bits in 16. Masks: empty or full, with nothing as bright as the list's threshold, inverted,
+    not upright, or fitting better when turned.
     """
     by_image = {fact.image: fact for fact in facts}
     sentences = []
