@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.reading import decode_image, decode_mask, misfit, read_image, read_mask, scan_fault
+from samfed_monai.data.reading import SUFFIXES, decode_image, decode_mask, misfit, read_image, read_mask, scan_fault
 from tests.data.making import disc, jpeg, picture, save
 
 
@@ -287,3 +288,26 @@ def test_fault_50_memory_that_runs_out_damages_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
     with pytest.raises(MemoryError):
         read_image(tmp_path / "a.png")
+
+
+def test_what_phones_write_is_read_by_pillow_heif_or_refused_with_its_name(tmp_path, monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="not installed: pip install samfed-monai[heif]")
+    content = np.zeros((64, 96, 3), np.uint8)
+    content[:, :48] = (200, 100, 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    heif = pillow_heif.from_pillow(Image.fromarray(content))
+    heif.save(tmp_path / "a.heic", quality=-1, exif=exif.tobytes())
+    found = read_image(tmp_path / "a.heic")
+    assert found.shape == (96, 64, 3), "as its EXIF turns it"
+    assert np.abs(found[:47].astype(int) - (200, 100, 50)).max() <= 3
+    assert found[49:].max() <= 3
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(Refused, match=r"a\.heic: .* found a HEIC picture; pip install 'samfed-monai\[heif\]'"):
+        read_image(tmp_path / "a.heic")
+
+
+def test_jfif_is_jpeg(tmp_path):
+    (tmp_path / "a.jfif").write_bytes(jpeg(picture(0)))
+    assert read_image(tmp_path / "a.jfif").shape == (24, 32, 3)
+    assert ".jfif" in SUFFIXES
