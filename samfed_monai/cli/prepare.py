@@ -94,6 +94,7 @@ def run_coco(arguments: argparse.Namespace) -> int:
         arguments.root,
         categories=_names(arguments.category),
         blank_is_empty=arguments.without_annotation == "empty",
+        skip_unreadable=arguments.skip_unreadable,
         output=arguments.output,
     )
     return run_folders(arguments, said)
@@ -104,7 +105,13 @@ def run_nifti(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.sources.rendered import cut_nifti
 
     check_first(_options(arguments), validation=arguments.validation, test=arguments.test)
-    said = cut_nifti(arguments.root, arguments.slices, labels=arguments.label, classes=_names(arguments.classes))
+    said = cut_nifti(
+        arguments.root,
+        arguments.slices,
+        labels=arguments.label,
+        classes=_names(arguments.classes),
+        skip_unreadable=arguments.skip_unreadable,
+    )
     arguments.root, arguments.by_folder = arguments.slices, True
     return run_folders(arguments, said)
 

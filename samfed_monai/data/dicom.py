@@ -21,14 +21,14 @@ COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-_SYNTAXES = {
+_SYNTAXES: dict[Any, str] = {
     (True, True): "1.2.840.10008.1.2",
     (False, True): "1.2.840.10008.1.2.1",
     (False, False): "1.2.840.10008.1.2.2",
 }
 """Of objects without file meta information: uncompressed, by implicit VR and little endian."""
-_NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
-"""Storage classes of numbers that are laid out as pixels but are no image: parametric maps, segmentations, doses."""
+_NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
+"""Storage classes of what is laid out in rows but is no image: parametric maps, spectra, segmentations, doses."""
 
 
 class _NotUnderstood(ValueError):
@@ -66,7 +66,7 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
             if not str(content.get("SOPClassUID") or "").startswith(_STORAGE):
                 raise
             if "TransferSyntaxUID" not in content.file_meta:
-                content.file_meta.TransferSyntaxUID = _SYNTAXES[content.original_encoding]
+                content.file_meta.TransferSyntaxUID = pydicom.uid.UID(_SYNTAXES[content.original_encoding])
             return content
 
 
@@ -331,7 +331,7 @@ def numbers_of(content: Any, name: str) -> list[float]:
     """The numbers of an element, also of one that is stored as text or with decimal commas; none where it is empty.
 
     Raises:
-        ValueError: a value that is no finite number.
+        ValueError: a value that is no finite number, or some of several empty.
     """
     try:
         value = content.get(name)
@@ -339,9 +339,10 @@ def numbers_of(content: Any, name: str) -> list[float]:
         value = content.get_item(name).value
     value = value.decode("latin-1") if isinstance(value, bytes) else value
     value = value.split("\\") if isinstance(value, str) else value
-    listed = [str("" if each is None else each) for each in (value if isinstance(value, Sequence) else [value])]
+    values = value if isinstance(value, Sequence) else [value]
+    listed = [str("" if each is None else each).strip(" \0").replace(",", ".") for each in values]
     try:
-        numbers = [float(text.strip(" \0").replace(",", ".")) for text in listed if text.strip(" \0")]
+        numbers = [float(text) for text in listed] if any(listed) else []
         if all(map(math.isfinite, numbers)):
             return numbers
     except ValueError:

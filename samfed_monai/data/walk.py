@@ -53,14 +53,18 @@ def is_left_out(name: str) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """A file's kind (:data:`FileKinds`), by its name; of a name without a suffix of ours, by DICOM's preamble."""
+    """A file's kind (:data:`FileKinds`), by its name; of a name without a suffix of ours, by its first bytes."""
     name = path.name.lower()
     if path.suffix.lower() in SUFFIXES:
         return PICTURE
     if name.endswith(NIFTI_SUFFIXES):
         return NIFTI
-    if name.endswith(DICOM_SUFFIXES) or _has_preamble(path):
+    head = b"" if name.endswith(DICOM_SUFFIXES) else _head(path)
+    if name.endswith(DICOM_SUFFIXES) or head[128:] == b"DICM":
         return DICOM
+    picture = next((kind for start, kind in _STARTS.items() if head.startswith(start)), None)
+    if picture:
+        return f"{picture} without its suffix"
     major = (_TYPES.guess_type(name)[0] or "").partition("/")[0]
     if major in ("audio", "text", "video"):
         return major
@@ -71,14 +75,17 @@ def kind_of(path: Path) -> str:
 _TYPES = mimetypes.MimeTypes()  # Python's own table, without the machine's
 
 
-def _has_preamble(path: Path) -> bool:
+_STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+
+
+def _head(path: Path) -> bytes:
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+        if path.is_file():  # no pipe, which would have to be waited for
+            with path.open("rb") as stream:
+                return stream.read(132)
     except OSError:
-        return False
+        pass
+    return b""
 
 
 def walk(folder: Path) -> FileKinds:

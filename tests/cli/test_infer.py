@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samfed_monai.cli.infer import images_of
 from samfed_monai.cli.main import main
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
@@ -217,19 +218,28 @@ def test_what_of_a_folder_is_not_read_is_counted_once_by_kind(
     ]
 
 
+def test_patterns_do_not_fit_files_of_systems(mixed: Path) -> None:
+    (mixed / "deep").mkdir()
+    shutil.copy(mixed / "photo.png", mixed / "deep" / "b.png")
+    assert images_of([str(mixed / "**" / "*.png")]) == [str(mixed / "deep" / "b.png"), str(mixed / "photo.png")]
+    assert images_of([str(mixed / "@eaDir"), str(mixed / "photo.png")]) == [str(mixed / "photo.png")]
+    assert images_of([str(mixed)]) == str(mixed)
+
+
 @pytest.mark.parametrize(
     ("named", "told"),
     [
         (["1.2.840.8"], r"1\.2\.840\.8: expected a DICOM image, found Segmentation Storage; leave it out"),
         (["report.dcm", "photo.png"], r"report\.dcm: expected an object with pixel data, found no pixels \(SR\)"),
         (["1.2.840.7", "film.mp4"], r"film\.mp4: .* found a file of another kind \(video\)"),
-        (["@eaDir"], r"found no image; not read: 1 hidden \(\.x\.png\)"),
+        (["@eaDir"], r"@eaDir: expected images, or folders of images, found a file or folder of a system"),
+        ([".old"], r"found no image; not read: 1 GIF \(x\.gif\)"),
     ],
 )
 def test_a_refusal_leaves_no_folder_behind(
     infer: Callable[..., int], mixed: Path, capsys: pytest.CaptureFixture[str], named: list[str], told: str
 ) -> None:
-    (mixed / "@eaDir" / "photo.png").rename(mixed / "@eaDir" / ".x.png")
+    (mixed / ".old" / "x.png").rename(mixed / ".old" / "x.gif")
     words = [str(mixed / name) for name in named]
     assert infer(*words, "--overlays", "looks", "--dicom-seg", "objects") == 2
     assert infer(*words, "--overlays", "looks") == 2

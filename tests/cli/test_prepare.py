@@ -277,3 +277,35 @@ def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_pat
     (tmp_path / "list.json").unlink()
     with pytest.raises(Refused, match=r"1 problem\n.*a_002\.png: expected a binary mask.*mask-threshold 77`$"):
         run(*words, "--skip-unreadable")
+
+
+def test_unreadable_volumes_and_pictures_of_annotations_may_be_left_out(tmp_path, capsys):
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+    for number, name in enumerate(("v0", "v1", "v2", "v3")):
+        for kind in ("images", "masks"):
+            path = tmp_path / "in" / "a" / kind / f"{name}.nii"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(np.full((8, 8, 2), number % 2, np.uint8), np.eye(4)), path)
+    (tmp_path / "in/a/images/v0.nii").write_bytes(b"damaged")
+    (tmp_path / "in/a/masks/v1.nii").write_bytes(b"damaged")
+    (tmp_path / "in/a/images/notes.txt").write_bytes(b"")
+    words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "l.json", "--no-report")
+    with pytest.raises(Refused, match=r"v0\.nii: .*; or --skip-unreadable goes on .*\n.*v1\.nii: .*; or --skip-unread"):
+        run(*words, "--test-only")
+    assert run(*words, "--test-only", "--skip-unreadable") == 0
+    said = capsys.readouterr().out
+    assert "0 validation, 4 test" in said
+    assert "worth a look: a/images: not read: 1 text (notes.txt)" in said
+    assert "worth a look: 2 unreadable volumes were left out, such as a/images/v0.nii" in said
+
+    outlines = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [[2, 2, 20, 2, 20, 15]]} for n in (0, 1)]
+    pictures = [{"id": n, "file_name": f"c_{n:03d}.png", "height": 24, "width": 32} for n in (0, 1)]
+    content = {"images": pictures, "annotations": outlines, "categories": [{"id": 1, "name": "polyp"}]}
+    site(tmp_path, "c", 2, 0)
+    (tmp_path / "c" / "instances.json").write_text(json.dumps(content))
+    (tmp_path / "c/images/c_000.png").write_bytes(b"damaged")
+    words = ("coco", tmp_path / "c", "--test-only", "--no-report", "--output", tmp_path / "coco.json")
+    with pytest.raises(Refused, match=r"c_000\.png: .*; or --skip-unreadable"):
+        run(*words)
+    assert run(*words, "--skip-unreadable") == 0
+    assert "worth a look: 1 unreadable image was left out, such as images/c_000.png" in capsys.readouterr().out

@@ -32,6 +32,8 @@ def files(folder: Path, *names: str, content: bytes = b"") -> None:
         ("DICOMDIR", OBJECT, DICOM),
         ("1.2.840.113619.2.55", b"other", "of an unknown kind"),
         ("README", b"hello", "of an unknown kind"),
+        ("photo", b"\xff\xd8\xff\xe0", "JPEG without its suffix"),
+        ("photo.jpg~", b"\xff\xd8\xff\xe0", "JPEG without its suffix"),
         ("a.gif", b"GIF89a", "GIF"),
         ("film.MP4", b"", "video"),
         ("notes.txt", b"", "text"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
 from samfed_monai.core.io import read_json, write_bytes, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted
@@ -22,12 +23,15 @@ from samfed_monai.data.sources.found import list_images, mask_stem, relative, si
 from samfed_monai.data.volumes import read_mask_slices, read_slices
 from samfed_monai.data.walk import NIFTI, not_read, stem_of, walk
 
+logger = logging.getLogger(__name__)
+
 
 def draw_coco(
     root: str | Path,
     *,
     categories: Sequence[str] = (),
     blank_is_empty: bool = False,
+    skip_unreadable: bool = False,
     output: str | Path | None = None,
     progress: bool = True,
 ) -> list[str]:
@@ -39,6 +43,7 @@ def draw_coco(
         categories: see :func:`samfed_monai.data.coco.read_coco`.
         blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
             otherwise nobody has annotated it yet, and it gets none.
+        skip_unreadable: whether pictures that cannot be read get no mask.
         output: a data list that is to be written, which is no annotation wherever it lies.
         progress: whether to show a progress bar.
 
@@ -73,7 +78,9 @@ def draw_coco(
                 pictures += read_coco(file, categories=categories)
         for one in progress_bar(pictures, desc=f"drawing {site.name}", unit="mask", show=progress):
             with problems.collected():
-                path = known.image_of(one)
+                path = known.image_of(one, skip_unreadable)
+                if path is None:
+                    continue
                 place = site / "masks" / f"{stem(path.name)}.png"
                 if not one.segmentations and not blank_is_empty:
                     blank += 1
@@ -115,6 +122,7 @@ def cut_nifti(
     *,
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
+    skip_unreadable: bool = False,
     progress: bool = True,
 ) -> list[str]:
     """Cuts NIfTI volumes and their masks into pictures, as :mod:`.folders` reads them.
@@ -129,6 +137,7 @@ def cut_nifti(
         slices: where the pictures go; the data root of a list.
         labels, classes: see :func:`samfed_monai.data.volumes.read_mask_slices`; slices of several classes hold their
             values.
+        skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
         progress: whether to show a progress bar.
 
     Returns:
@@ -147,12 +156,26 @@ def cut_nifti(
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
     pairs, sentences = _pairs(root, slices, problems)
     problems.extend(_of_no_volume(pairs))
+    unreadable: list[Path] = []
     for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
         with problems.collected():
-            read_slices(path)
-            if drawn is not None:
-                read_mask_slices(drawn, path, labels=labels, classes=classes)
+            try:
+                read_slices(path)
+                if drawn is not None:
+                    read_mask_slices(drawn, path, labels=labels, classes=classes)
+            except Refused as refused:
+                if not any(_is_unreadable(file) for file in (path, drawn) if file):
+                    raise
+                if not skip_unreadable:
+                    raise Refused(map(or_skip, refused.problems)) from None
+                unreadable.append(path)
+                for problem in refused.problems:
+                    logger.warning("left out: %s", problem)
     problems.refuse_if_any()
+    if unreadable:
+        who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
+        sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
+    pairs = [pair for pair in pairs if pair[2] not in unreadable]
     notes = volumes_of(slices)
     for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
         volume = read_slices(path)
@@ -171,6 +194,14 @@ def cut_nifti(
         )
     write_json(slices / VOLUMES, notes)
     return sentences
+
+
+def _is_unreadable(volume: Path) -> bool:
+    try:
+        read_slices(volume)
+    except Refused:
+        return True
+    return False
 
 
 def _of_no_volume(pairs: Sequence[tuple[Path, str, Path, Path | None]]) -> list[Problem]:
@@ -238,8 +269,8 @@ class _Images:
             for name in {relative(path, site), relative(path, site / "images"), path.name}:
                 self.names.setdefault(name, []).append(path)
 
-    def image_of(self, one: Annotated) -> Path:
-        """The one image that an entry is of.
+    def image_of(self, one: Annotated, skip_unreadable: bool) -> Path | None:
+        """The one image that an entry is of; ``None`` if it cannot be read and is to be skipped.
 
         Raises:
             Refused: none, several, or one of another size.
@@ -250,7 +281,12 @@ class _Images:
             told = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
             raise Refused([Problem(where, found=told, expected=expected, hint="add it, or take its entry out")])
-        height, width = read_image(found[0]).shape[:2]
+        try:
+            height, width = read_image(found[0]).shape[:2]
+        except Refused as refused:
+            if skip_unreadable:  # whoever makes the list names it
+                return None
+            raise Refused(map(or_skip, refused.problems)) from None
         if (height, width) != (one.height, one.width):
             expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
             raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)])
