@@ -128,10 +128,10 @@ def look_at(
     *,
     sites: Mapping[str, Sequence[Found]],
     known: Iterable[Problem] = (),
-) -> tuple[dict[str, Facts], list[str]]:
+) -> dict[str, Facts]:
     """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided.
 
-    Unreadable images that the options leave out have no facts (:func:`with_facts`), a warning each, and a sentence.
+    Unreadable images that the options leave out have no facts, and a warning each; see :func:`with_facts`.
 
     Args:
         found: images.
@@ -142,7 +142,6 @@ def look_at(
     """
     problems = Problems()
     problems.extend(known)
-    sentences: list[str] = []
     with problems.collected():
         _ungrouped(found, options)
     pairs = list(dict.fromkeys((one.image, one.label) for one in found))
@@ -154,9 +153,6 @@ def look_at(
         for problem in (problem for fact in unreadable for problem in fact.problems):
             logger.warning("left out: %s", problem)
         facts = [fact for fact in facts if not fact.unreadable]
-        if unreadable:
-            who = counted(len(unreadable), "unreadable image was", "unreadable images were")
-            sentences.append(f"{who} left out, such as {unreadable[0].image}")
         if not facts:
             problems.add(str(root), found="no image that can be read", expected="some that can")
     some_left = not all(fact.unreadable for fact in facts)
@@ -164,12 +160,19 @@ def look_at(
         problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_left else fact.problems)
     problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))
     problems.refuse_if_any()
-    return {fact.image: fact for fact in facts}, sentences
+    return {fact.image: fact for fact in facts}
 
 
 def with_facts(found: Iterable[Found], facts: Mapping[str, Facts]) -> list[Found]:
     """The images that :func:`look_at` has not left out."""
     return [one for one in found if one.image in facts]
+
+
+def _without_facts(found: Iterable[Found], facts: Mapping[str, Facts]) -> list[str]:
+    """A sentence on the others."""
+    left = [one.image for one in found if one.image not in facts]
+    who = counted(len(left), "unreadable image was", "unreadable images were")
+    return [f"{who} left out, such as {left[0]}"] if left else []
 
 
 def finish(
@@ -295,7 +298,8 @@ def prepare_folders(
     spared |= {public: "they are the public images"} if public is not None else {}
     found, wrong = declare_kinds(found, label_kinds or {}, root, spared=spared)
     everything = [one for ones in found.values() for one in ones]
-    facts, skipped = look_at(everything, root, options, sites=found, known=[*folders.problems, *wrong])
+    facts = look_at(everything, root, options, sites=found, known=[*folders.problems, *wrong])
+    skipped = _without_facts(everything, facts)
     found = {site: with_facts(ones, facts) for site, ones in found.items()}
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
@@ -350,7 +354,8 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
     others = [*folders.passed_over, *caveats]
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
     everything = [one for ones in found.values() for one in ones]
-    facts, skipped = look_at(everything, root, options, sites=found, known=folders.problems)
+    facts = look_at(everything, root, options, sites=found, known=folders.problems)
+    skipped = _without_facts(everything, facts)
     others += skipped
     places: Places = {}
     for site, ones in found.items():
@@ -403,7 +408,8 @@ def prepare_isic(
         unpack(archive, root)
     found = grouped(find_isic(root), options)
     lacking = without_mask([one for one in found if one.origin and one.origin == public])
-    facts, skipped = look_at(found, root, options, sites={"": found}, known=lacking)
+    facts = look_at(found, root, options, sites={"": found}, known=lacking)
+    skipped = _without_facts(found, facts)
     public_ones, rest = draw_public(with_facts(found, facts), facts, public, options.seed)
     by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
     places = {("", Split.PUBLIC): public_ones}
@@ -447,7 +453,8 @@ def prepare_source(
         found = f"{type(wrong[0]).__name__} among them" if wrong else f"no image below {root}"
         raise Refused([Problem(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")])
     images = grouped(images, options, known=True)
-    facts, skipped = look_at(images, root, options, sites={"": images})
+    facts = look_at(images, root, options, sites={"": images})
+    skipped = _without_facts(images, facts)
     public_ones, rest = draw_public(with_facts(images, facts), facts, public, options.seed)
     by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
     places = {("", Split.PUBLIC): public_ones}
@@ -485,7 +492,9 @@ def prepare_list(
     sites: dict[str, list[Found]] = {}
     for (site, _), found in places.items():
         sites.setdefault(site, []).extend(found)
-    facts, skipped = look_at([one for found in places.values() for one in found], root, options, sites=sites)
+    everything = [one for found in places.values() for one in found]
+    facts = look_at(everything, root, options, sites=sites)
+    skipped = _without_facts(everything, facts)
     places = {place: with_facts(found, facts) for place, found in places.items()}
     return finish(places, facts, root, options, name=name, coverage=published.coverage, caveats=skipped)
 
@@ -535,7 +544,8 @@ def prepare_polyp(
     options = replace(options, unseen=unseen, mask_threshold=threshold)
     lacking = without_mask(sites[public_site]) if public_site else []
     everything = [one for ones in sites.values() for one in ones]
-    facts, skipped = look_at(everything, root, options, sites=sites, known=lacking)
+    facts = look_at(everything, root, options, sites=sites, known=lacking)
+    skipped = _without_facts(everything, facts)
     sites = {site: with_facts(ones, facts) for site, ones in sites.items()}
     alone = {site: ones if by_sequence else with_facts(polyps.sites[site], facts) for site, ones in sites.items()}
     drawn = {site: ones if by_sequence else grouped(ones, options) for site, ones in alone.items()}
