@@ -15,7 +15,7 @@ from samfed_monai.data.volumes import read_slices
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
 
-VL_PHOTO, SEG, SR = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("77.1.4", "66.4", "88.11"))
+VL_PHOTO, SEG, SR, SPECTRUM = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("77.1.4", "66.4", "88.11", "4.2"))
 LITTLE, BIG, MPEG4 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.102"
 
 
@@ -173,6 +173,21 @@ def test_a_palette_of_8_bits_has_more_than_256_entries(tmp_path: Path) -> None:
     assert grey(made(tmp_path, row(0, 256, 300, 511), **colours)) == [0, 128, 150, 255]
 
 
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_segmented_palette_is_read_and_one_that_pydicom_would_wrap_is_refused(tmp_path: Path, count: int) -> None:
+    colours: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name in ("Red", "Green", "Blue"):
+        colours[f"{name}PaletteColorLookupTableDescriptor"] = [count, 0, 8]
+        # C.7.9.2.1: a discrete segment (0) of one entry, then a linear one (1) of two entries up to 200
+        colours[f"Segmented{name}PaletteColorLookupTableData"] = bytes([0, 1, 100, 1, 2, 200])
+    path = made(tmp_path, row(0, 1, 2), **colours)
+    if count == 3:
+        assert grey(path) == [100, 150, 200]
+    else:
+        with pytest.raises(Refused, match=r"expected at most 256, found Segmented.* \(0028,1221\) of 300 entries of 8"):
+            read_slices(path)
+
+
 @pytest.mark.parametrize(
     ("elements", "told"),
     [
@@ -185,6 +200,8 @@ def test_a_palette_of_8_bits_has_more_than_256_entries(tmp_path: Path) -> None:
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, r"RescaleSlope \(0028,1053\) 0"),
         ({"text": {"RescaleSlope": "nan"}}, r"expected finite numbers, found RescaleSlope \(0028,1053\) 'nan'"),
         ({"text": {"WindowCenter": "wide", "WindowWidth": "2"}}, r"WindowCenter \(0028,1050\) 'wide'"),
+        ({"text": {"WindowCenter": "\\40", "WindowWidth": "9\\9"}}, r"finite numbers, found WindowCenter .* '', '40'"),
+        ({"SOPClassUID": SPECTRUM, "PixelData": None}, r"found no pixels \(XC\)"),
         ({"text": {"PixelSpacing": "-1\\1"}}, r"PixelSpacing \(0028,0030\) \[-1.0, 1.0\]"),
         ({"VOILUTSequence": [table([0, 300], first=0, bits=8)]}, r"\(0028,3002\) 8 bits with entries up to 300"),
         ({"NumberOfFrames": 3}, r"pixels that cannot be decoded \(The number of bytes of pixel data is less than"),
