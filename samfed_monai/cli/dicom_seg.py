@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from samfed_monai import __version__
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
-from samfed_monai.data.volumes import read_object
+from samfed_monai.data.dicom import numbers_of, read_object
 
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
 """What a bundle's ``channel_def`` may call the foreground to be coded so (SNOMED CT, keywords of pydicom's
@@ -89,11 +89,14 @@ def series_of(paths: Sequence[Path]) -> list[list[int]]:
         content = read_object(path, pixels=False)
         key: object = index
         along = 0.0
-        if _placed(content) and all(content.get(name) for name in ("ImagePositionPatient", "ImageOrientationPatient")):
-            turned = [float(value) for value in content.ImageOrientationPatient]
+        try:
+            position, turned = (numbers_of(content, f"Image{name}Patient") for name in ("Position", "Orientation"))
+        except ValueError as error:
+            raise _refused(path, str(error), "where the slice lies", _INSTEAD) from None
+        if _placed(content) and (len(position), len(turned)) == (3, 6):
             same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
             key = (*(content.get(name) for name in same), tuple(round(value, 4) for value in turned))
-            along = float(np.cross(turned[:3], turned[3:]) @ np.array(content.ImagePositionPatient, float))
+            along = float(np.cross(turned[:3], turned[3:]) @ np.array(position))
         groups.setdefault(key, []).append((along, index))
     found = []
     for members in groups.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_device, take_ov
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, shipped_model, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.words import counted
+
+logger = logging.getLogger(__name__)
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -47,6 +51,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
     about = "what runs an ONNX file: onnxruntime, or openvino, the faster one on most processors (extra openvino)"
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help=f"{about} (default: onnxruntime)")
+    about = "leave out files that cannot be read, each with a warning; otherwise one of them refuses all"
+    parser.add_argument("--skip-unreadable", action="store_true", help=about)
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
@@ -97,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             model = weights_file(models, arguments.site, scratch)
             ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
             ids |= {} if arguments.views is None else {"views": arguments.views}
+            ids |= {"dataset#data#skip_unreadable": True} if arguments.skip_unreadable else {}
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
             run_workflow(arguments.bundle, "inference", places | {"probabilities": arguments.probabilities} | ids)
 
@@ -107,24 +114,33 @@ def run(arguments: argparse.Namespace) -> int:
 def images_of(words: Sequence[str]) -> str | list[str]:
     """What the command line names as images: one folder, or a list of folders and images; absolute, each once.
 
-    A pattern that the shell left alone is expanded here; one that is the name of a file is that file.
+    A pattern that the shell left alone is expanded here; one that is the name of a file is that file. Files and folders
+    of systems (:func:`~samfed_monai.data.walk.is_system`), which patterns fit as well, are left out with a warning.
 
     Raises:
         Refused: nothing is named, or a pattern fits nothing.
     """
-    problems, paths = Problems(), []
+    from samfed_monai.data.walk import is_system
+
+    problems, paths, systems = Problems(), list[str](), list[str]()
     for word in words:
         path = Path(word).expanduser()
-        fitting = (
-            [str(path)] if path.exists() or not glob.has_magic(word) else sorted(glob.glob(str(path), recursive=True))
-        )
+        pattern = glob.has_magic(word) and not path.exists()
+        fitting = sorted(glob.glob(str(path), recursive=True)) if pattern else [str(path)]
         if not fitting:
             problems.add(word, found="nothing that fits the pattern", expected="images, or folders of images")
-        paths += [str(Path(found).resolve()) for found in fitting]
+        fitted = next((n for n, part in enumerate(path.parts) if pattern and glob.has_magic(part)), len(path.parts) - 1)
+        for found in fitting:
+            system = any(map(is_system, Path(found).parts[max(fitted, 0) :]))
+            (systems if system else paths).append(str(Path(found).resolve()))
     if not words:
         problems.add(
             "IMAGES", found="none", expected="images, patterns or folders", hint="samfed infer BUNDLE IMAGES …"
         )
+    elif systems and not paths:
+        problems.add(systems[0], found="a file or folder of a system", expected="images, or folders of images")
+    elif systems:
+        logger.warning("not read: %s (%s)", counted(len(systems), "file of a system", "files of systems"), systems[0])
     problems.refuse_if_any()
     paths = list(dict.fromkeys(paths))
     return paths[0] if len(paths) == 1 and Path(paths[0]).is_dir() else paths

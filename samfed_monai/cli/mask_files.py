@@ -21,15 +21,17 @@ from samfed_monai.cli.arguments import absolute
 from samfed_monai.cli.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
 from samfed_monai.core.io import read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
+from samfed_monai.core.words import counted
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
-from samfed_monai.data.image_folder import image_folder, image_names
+from samfed_monai.data.image_folder import image_names, image_paths
 from samfed_monai.data.reading import read_image, read_mask
-from samfed_monai.data.volumes import kind_of, nifti_of, orientations_told, read_slices, volumes_in
+from samfed_monai.data.volumes import nifti_of, orientations_told, read_slices
+from samfed_monai.data.walk import DICOM, NIFTI, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
 
@@ -44,24 +46,44 @@ def segment_all(
 ) -> None:
     """Segments pictures where they lie, and slices of volumes in ``scratch``; then writes what else was asked for."""
     listed = [sources] if isinstance(sources, str) else sources
-    volumes = list(volumes_in([Path(source) for source in listed]))
+    volumes, others = volumes_in([Path(source) for source in listed])
+    report_not_read("; ".join(source for source in listed if Path(source).is_dir()), others)
+    with _muted("samfed_monai.data.walk"):  # which is not to report the volumes of a folder as not read
+        _segment_all(arguments, listed, volumes, segment, scratch)
+
+
+def _segment_all(
+    arguments: argparse.Namespace,
+    listed: list[str],
+    volumes: Sequence[tuple[str, Path]],
+    segment: Callable[[str | list[str], str], None],
+    scratch: Path,
+) -> None:
     also = MaskForms(arguments)
-    grids = [path for _, path in volumes if kind_of(path) == "nifti"]
+    grids = [path for _, path in volumes if kind_of(path) == NIFTI]
     if arguments.reorient and not grids:
         hint = "leave it out"
         raise Refused([Problem("--reorient", found="no NIfTI volume", expected="one to reorient", hint=hint)])
     if not volumes:
         also.refuse_misplaced(listed, [])
+        sources = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
         segment(sources, arguments.output)
         also.of_images(sources, Path(arguments.output))
         also.write()
         return
-    pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
-    stack = SliceStack(volumes, scratch / "slices", reorient=arguments.reorient)
+    places = {path for _, path in volumes}
+    pictures = [
+        source for source in listed if Path(source) not in places and (image_names(source) or not Path(source).is_dir())
+    ]
+    stack = SliceStack(
+        volumes, scratch / "slices", reorient=arguments.reorient, skip_unreadable=arguments.skip_unreadable
+    )
     for sentence in [] if arguments.reorient else orientations_told(grids):
         logger.warning("%s", sentence)
     _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])
-    objects = [(path, len(n)) for (_, path), n in zip(volumes, stack.names, strict=True) if kind_of(path) == "dicom"]
+    objects = [
+        (path, len(n)) for (_, path), n in zip(stack.volumes, stack.names, strict=True) if kind_of(path) == DICOM
+    ]
     also.refuse_misplaced(listed, objects)
     problems = Problems()
     problems.extend(MaskFolder(arguments.output).problems(images=listed))
@@ -74,29 +96,27 @@ def segment_all(
         masks.mkdir()
         shutil.copy(record, masks / RECORD)
     try:
-        with _of_slices():
+        with _muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
             segment(str(stack.folder), str(masks))
     except Refused as refused:
         there = [replace(each, where=each.where.replace(str(masks), arguments.output)) for each in refused.problems]
         raise Refused(there) from None
     stack.write_masks(masks, arguments.output, also)
     also.write()
-    number = (
-        f"{len(volumes)} volume or DICOM object" if len(volumes) == 1 else f"{len(volumes)} volumes and DICOM objects"
-    )
+    number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
     logger.info("masks of %s in %s", number, arguments.output)
 
 
 @contextmanager
-def _of_slices() -> Iterator[None]:
-    """Nothing is told of masks of single slices, whose folder is gone afterwards."""
-    told = logging.getLogger("samfed_monai.handlers.mask_writer")
-    before = told.level
-    told.setLevel(logging.WARNING)
+def _muted(name: str) -> Iterator[None]:
+    """Without records and warnings of a module."""
+    muted = logging.getLogger(name)
+    before = muted.level
+    muted.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        told.setLevel(before)
+        muted.setLevel(before)
 
 
 class SliceStack:
@@ -106,25 +126,34 @@ class SliceStack:
         volumes: name and path of each.
         folder: where the slices go, ``<number of the volume>/<number of the slice>.png``.
         reorient: whether NIfTI volumes are turned to RAS+ first.
+        skip_unreadable: whether to leave out files that cannot be read, each with a warning.
 
     Raises:
         Refused: a file that cannot be read; all of them at once, before anything is computed.
     """
 
-    def __init__(self, volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> None:
-        self.volumes, self.folder, self.reorient = volumes, folder, reorient
+    def __init__(
+        self, volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool, skip_unreadable: bool = False
+    ) -> None:
+        self.folder, self.reorient = folder, reorient
+        self.volumes: list[tuple[str, Path]] = []
         #: Of each volume, what its slices are called: by its own name where it is one, else with a number behind it.
         self.names: list[list[str]] = []
         problems = Problems()
-        for index, (name, path) in enumerate(progress_bar(volumes, desc="reading", unit="volume")):
+        for name, path in progress_bar(volumes, desc="reading", unit="volume"):
             with problems.collected():
-                there, pictures = folder / f"{index:06d}", read_slices(path, reorient=reorient).pictures
+                there = folder / f"{len(self.volumes):06d}"
+                pictures = read_slices(path, reorient=reorient).pictures
                 there.mkdir(parents=True)
                 for number, picture in enumerate(pictures):
                     Image.fromarray(picture).save(there / f"{number:06d}.png")
                 several = [f"{name}/{number:04d}" for number in range(1, len(pictures) + 1)]
                 self.names.append(several if len(several) > 1 else [name])
-        problems.refuse_if_any()
+                self.volumes.append((name, path))
+        if problems and not (self.volumes and skip_unreadable):
+            raise Refused([or_skip(problem) if self.volumes else problem for problem in problems])
+        for problem in problems:
+            logger.warning("left out: %s", problem)
 
     def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
@@ -207,10 +236,11 @@ class MaskForms:
         """All pictures of a folder, or of several, whose masks lie in ``masks``."""
         if not self.folders and not self.table and not self.coco:
             return
-        for record in image_folder(sources, progress=False):
-            mask = self.mask_in(masks / f"{record['id']}.png")
-            file = {"file_name": f"{record['id']}{Path(record['image']).suffix}"}
-            self.add(record["id"], read_image(record["image"]), mask, None, file)
+        for name, path in image_paths(sources):
+            mask = masks / f"{name}.png"
+            if mask.is_file():  # not so of images that were left out as unreadable
+                file = {"file_name": f"{name}{path.suffix}"}
+                self.add(name, read_image(path), self.mask_in(mask), None, file)
 
     def mask_in(self, path: Path) -> NDArray[Any]:
         """A written mask (H, W): bool, or of several classes their values."""

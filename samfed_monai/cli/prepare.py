@@ -34,6 +34,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         unseen=_names(getattr(arguments, "unseen", [])),
         divide=getattr(arguments, "divide", None),
         seed=arguments.seed,
+        skip_unreadable=arguments.skip_unreadable,
         report=not arguments.no_report,
     )
 
@@ -94,6 +95,7 @@ def run_coco(arguments: argparse.Namespace) -> int:
             arguments.root,
             categories=_names(arguments.category),
             blank_is_empty=arguments.without_annotation == "empty",
+            skip_unreadable=arguments.skip_unreadable,
             output=arguments.output,
             written=written,
         )
@@ -112,6 +114,7 @@ def run_nifti(arguments: argparse.Namespace) -> int:
             labels=arguments.label,
             classes=_names(arguments.classes),
             reorient=arguments.reorient,
+            skip_unreadable=arguments.skip_unreadable,
             written=written,
         )
         arguments.root, arguments.by_folder = arguments.slices, True
@@ -583,5 +586,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "names of the classes that the values 1, 2, … of label files stand for (default: binary masks, of one class)"
     )
     parser.add_argument("--classes", action="append", default=[], metavar="NAME,NAME", help=about)
+    about = "leave out images that cannot be decoded, or whose mask cannot; otherwise one of them refuses all"
+    parser.add_argument("--skip-unreadable", action="store_true", help=about)
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--no-report", action="store_true", help="write no data report")

@@ -224,7 +224,7 @@ def infer(arguments: argparse.Namespace) -> None:
         image_size=teacher.size,
         classes=arguments.classes,
     )
-    records = image_folder(given["dataset_dir"])
+    records = image_folder(given["dataset_dir"], skip_unreadable=arguments.skip_unreadable)
     evaluator = SupervisedEvaluator(
         device=best_device(),
         val_data_loader=DataLoader(Dataset(records, _native), batch_size=1),
@@ -307,6 +307,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         "probabilities": arguments.probabilities,
         **own,
         **({} if arguments.views is None else {"views": arguments.views}),
+        **({"dataset#data#skip_unreadable": True} if arguments.skip_unreadable else {}),
         "image_size": height,
     }
     problems.extend(check_bundle(root, "inference", overrides=given))

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -42,6 +42,11 @@ class Problem:
     def __str__(self) -> str:
         sentence = f"{self.where}: expected {self.expected}, found {self.found}"
         return f"{sentence}; {self.hint}" if self.hint else sentence
+
+
+def or_skip(problem: Problem) -> Problem:
+    """The problem of a file that ``--skip-unreadable`` leaves out, with that in its hint."""
+    return replace(problem, hint=f"{problem.hint or 'copy it again'}; or --skip-unreadable goes on without it")
 
 
 class SamFedError(Exception):

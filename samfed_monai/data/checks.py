@@ -38,12 +38,14 @@ class Facts:
         width: pixels.
         mode: Pillow's name of the stored pixels (``RGB``, ``I;16``, ``CMYK``, ...).
         turned: whether the file's EXIF asks for an orientation other than upright.
+        brightest: the highest value of the image's channels in 0..255.
         mean_rgb: mean colour, 0 to 255 each.
         label: path of the mask, if any, with ``label_sha256`` as above.
         mask_values: distinct stored grey levels of the mask, ascending.
         foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
         border: share of the mask's outermost pixels that are foreground, in [0, 1]; ``None`` likewise.
         misfit: how much better the mask would fit the picture transposed or turned (:func:`~.reading.misfit`).
+        unreadable: whether either file cannot be decoded, whatever is in it.
         problems: what is wrong with either file.
     """
 
@@ -53,6 +55,7 @@ class Facts:
     width: int = 0
     mode: str = ""
     turned: bool = False
+    brightest: int = 255
     mean_rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
     label: str | None = None
     label_sha256: str | None = None
@@ -60,6 +63,7 @@ class Facts:
     foreground: float | None = None
     border: float | None = None
     misfit: float = 0.0
+    unreadable: bool = False
     problems: tuple[Problem, ...] = ()
 
 
@@ -156,6 +160,7 @@ def look(
         picture, stored = decode_image(content, image)
         facts |= {**_image_facts(picture, stored), "turned": is_turned(stored)}
     except Refused as refused:
+        facts["unreadable"] = _is_there(data_root, image)
         problems += refused.problems
     if label is not None:
         lost = any(isinstance(problem, Missing) for problem in problems)  # whoever lacks both lacks a folder
@@ -170,12 +175,29 @@ def look(
                 mask, values = _decoded(content, label, threshold, classes)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
         except Refused as refused:
+            undecoded = _is_there(data_root, label) and ("label_sha256" not in facts or not _decodes(content))
+            facts["unreadable"] = facts.get("unreadable", False) or undecoded
             problems += refused.problems
     if picture is not None and mask is not None:
         problem = _size_problem(picture, mask, image, str(label), facts["turned"])
         problems += [problem] if problem else []
         facts["misfit"] = 0.0 if problem or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
+
+
+def _is_there(data_root: str | Path, name: str) -> bool:
+    try:
+        return confine(data_root, name, where=name).exists()
+    except Refused:
+        return False
+
+
+def _decodes(content: bytes) -> bool:
+    try:
+        decode_image(content, "")
+    except Refused:
+        return False
+    return True
 
 
 RESTORE = "restore it, or check the data root"
@@ -208,7 +230,13 @@ def _image_facts(picture: Picture, stored: Image.Image) -> dict:
     height, width = picture.shape[:2]
     step = max(1, min(height, width) // 128)
     red, green, blue = (float(value) for value in picture[::step, ::step].reshape(-1, 3).mean(axis=0))
-    return {"height": height, "width": width, "mode": stored.mode, "mean_rgb": (red, green, blue)}
+    return {
+        "height": height,
+        "width": width,
+        "mode": stored.mode,
+        "mean_rgb": (red, green, blue),
+        "brightest": int(picture.max()),
+    }
 
 
 def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turned: bool) -> Problem | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.device import usable_cores
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
+from samfed_monai.data.walk import PICTURE, kind_of, not_read, report_not_read, walk
+
+logger = logging.getLogger(__name__)
 
 Sources = str | Path | Sequence[str | Path]
 """A folder of images, or several folders and images."""
 
 
-def image_folder(folder: Sources, *, progress: bool = True) -> list[dict[str, Any]]:
+def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: bool = False) -> list[dict[str, Any]]:
     """Records of all images below a folder, in the order of their names; every image is decoded once to check it.
 
     Args:
-        folder: searched with its sub-folders; hidden files and files of other kinds are passed over. Links that lead
-            out of the folder are refused. Or a list of folders and of single images.
+        folder: searched with its sub-folders; files of other kinds and hidden ones are counted in a warning. Links that
+            lead out of the folder are refused. Or a list of folders and of single images.
         progress: whether to show a progress bar.
+        skip_unreadable: whether to leave out unreadable images, each with a warning, as long as one can be read.
 
     Returns:
         ``{"image": absolute path, "id": path below its folder without its suffix}`` of each image; a single image has
@@ -39,24 +44,39 @@ def image_folder(folder: Sources, *, progress: bool = True) -> list[dict[str, An
     """
     problems = Problems()
     for source in _sources(folder):
-        if not source.exists() or (source.is_file() and source.suffix.lower() not in SUFFIXES):
-            found = "a file of another kind" if source.exists() else "no such folder or image"
+        if not source.exists() or (source.is_file() and kind_of(source) != PICTURE):
+            found = f"a file of another kind ({kind_of(source)})" if source.exists() else "no such folder or image"
             expected = f"a folder of images, or a file that ends in {', '.join(sorted(SUFFIXES))}"
             problems.add(str(source), found=found, expected=expected)
     problems.refuse_if_any()
     images = _images(folder)
+    others = {source: walk(source) for source in _sources(folder) if source.is_dir()}
     if not images:
-        found = f"files that end in {', '.join(sorted(SUFFIXES))}"
-        problems.add(", ".join(map(str, _sources(folder))) or "images", found="no image", expected=found)
+        where = ", ".join(map(str, _sources(folder))) or "images"
+        found = "; ".join(filter(None, ["no image", *map(not_read, others.values())]))
+        problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
     problems.extend(_twins(images))
-    problems.extend(_unreadable(images, progress))
+    unreadable = _unreadable(images, progress)
+    some_left = len(unreadable) < len(images)
+    for problem in (problem for found in unreadable.values() for problem in found):
+        if skip_unreadable and some_left:
+            logger.warning("left out: %s", problem)
+        else:
+            problems.extend([or_skip(problem) if some_left else problem])
     problems.refuse_if_any()
-    return [{"image": str(path.resolve()), "id": name} for name, path, _ in images]
+    for source, kinds in others.items():
+        report_not_read(source, kinds, (PICTURE,))
+    return [{"image": str(path.resolve()), "id": name} for name, path, _ in images if path not in unreadable]
 
 
 def image_names(folder: Sources) -> list[str]:
-    """The ``id`` of each record of :func:`image_folder`, of a folder that nobody has checked; no image is read."""
+    """The ``id`` of each record of :func:`image_folder`, also of images that cannot be read; none is read."""
     return [name for name, _, _ in _images(folder)]
+
+
+def image_paths(folder: Sources) -> list[tuple[str, Path]]:
+    """The ``id`` and path of each, likewise."""
+    return [(name, path) for name, path, _ in _images(folder)]
 
 
 def _sources(folder: Sources) -> list[Path]:
@@ -69,16 +89,11 @@ def _images(folder: Sources) -> list[tuple[str, Path, Path]]:
     found = []
     for source in _sources(folder):
         if source.is_dir():
-            paths = sorted(path for path in source.rglob("*") if _is_image(path, source))
+            paths = walk(source).get(PICTURE, ())
             found += [(path.relative_to(source).with_suffix("").as_posix(), path, source) for path in paths]
-        elif _is_image(source, source.parent):
+        elif kind_of(source) == PICTURE:
             found.append((source.stem, source, source.parent))
     return found
-
-
-def _is_image(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
@@ -99,7 +114,7 @@ def _told_apart(paths: list[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> list[Problem]:
+def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> dict[Path, list[Problem]]:
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
         if not path.resolve().is_relative_to(root.resolve()):
@@ -112,4 +127,4 @@ def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> list[Pr
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image", show=progress)
-        return [problem for problems in found for problem in problems]
+        return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}

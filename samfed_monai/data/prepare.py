@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
 from samfed_monai.data.classes import class_problems
@@ -32,6 +33,8 @@ from samfed_monai.data.sources.published import Coverage, find_published
 from samfed_monai.data.sources.rendered import volumes_of
 from samfed_monai.data.sources.weak import declare_kinds
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -50,6 +53,7 @@ class Options:
         unseen: sites that take no part in training: all their labelled images become test images.
         divide: cut every other site into that many; ``None`` leaves them whole.
         seed: of every draw.
+        skip_unreadable: whether to leave out images that cannot be decoded, or whose mask cannot.
         report: whether to write the report.
         progress: whether to show progress bars.
     """
@@ -65,6 +69,7 @@ class Options:
     unseen: Sequence[str] = ()
     divide: int | None = None
     seed: int = 0
+    skip_unreadable: bool = False
     report: bool = True
     progress: bool = True
 
@@ -126,6 +131,8 @@ def look_at(
 ) -> dict[str, Facts]:
     """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided.
 
+    Unreadable images that the options leave out have no facts, and a warning each; see :func:`with_facts`.
+
     Args:
         found: images.
         root: the data root.
@@ -141,11 +148,31 @@ def look_at(
     weak = {str(one.label) for one in found if one.label_kind is not None}
     how: dict[str, Any] = {"threshold": options.mask_threshold, "weak": weak, "classes": options.classes}
     facts = survey(pairs, root, **how, progress=options.progress)
+    if options.skip_unreadable:
+        unreadable = [fact for fact in facts if fact.unreadable]
+        for problem in (problem for fact in unreadable for problem in fact.problems):
+            logger.warning("left out: %s", problem)
+        facts = [fact for fact in facts if not fact.unreadable]
+        if not facts:
+            problems.add(str(root), found="no image that can be read", expected="some that can")
+    some_left = not all(fact.unreadable for fact in facts)
     for fact in facts:
-        problems.extend(fact.problems)
+        problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_left else fact.problems)
     problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))
     problems.refuse_if_any()
     return {fact.image: fact for fact in facts}
+
+
+def with_facts(found: Iterable[Found], facts: Mapping[str, Facts]) -> list[Found]:
+    """The images that :func:`look_at` has not left out."""
+    return [one for one in found if one.image in facts]
+
+
+def _without_facts(found: Iterable[Found], facts: Mapping[str, Facts]) -> list[str]:
+    """A sentence on the others."""
+    left = [one.image for one in found if one.image not in facts]
+    who = counted(len(left), "unreadable image was", "unreadable images were")
+    return [f"{who} left out, such as {left[0]}"] if left else []
 
 
 def finish(
@@ -272,9 +299,11 @@ def prepare_folders(
     found, wrong = declare_kinds(found, label_kinds or {}, root, spared=spared)
     everything = [one for ones in found.values() for one in ones]
     facts = look_at(everything, root, options, sites=found, known=[*folders.problems, *wrong])
+    skipped = _without_facts(everything, facts)
+    found = {site: with_facts(ones, facts) for site, ones in found.items()}
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
-    others = [*folders.passed_over, *_only_weak(found), *caveats]
+    others = [*folders.passed_over, *skipped, *_only_weak(found), *caveats]
     return finish(places, facts, root, options, caveats=others)
 
 
@@ -324,11 +353,13 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
         folders = find_folders(root, public=None, output=options.output, alone=True)
     others = [*folders.passed_over, *caveats]
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
-    facts = look_at(
-        [one for ones in found.values() for one in ones], root, options, sites=found, known=folders.problems
-    )
+    everything = [one for ones in found.values() for one in ones]
+    facts = look_at(everything, root, options, sites=found, known=folders.problems)
+    skipped = _without_facts(everything, facts)
+    others += skipped
     places: Places = {}
     for site, ones in found.items():
+        ones = with_facts(ones, facts)
         labelled = [one for one in ones if one.label is not None]
         if len(labelled) < len(ones):
             who = counted(len(ones) - len(labelled), f"image of {site} has", f"images of {site} have")
@@ -378,11 +409,12 @@ def prepare_isic(
     found = grouped(find_isic(root), options)
     lacking = without_mask([one for one in found if one.origin and one.origin == public])
     facts = look_at(found, root, options, sites={"": found}, known=lacking)
-    public_ones, rest = draw_public(found, facts, public, options.seed)
+    skipped = _without_facts(found, facts)
+    public_ones, rest = draw_public(with_facts(found, facts), facts, public, options.seed)
     by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
     places = {("", Split.PUBLIC): public_ones}
     places |= draw_measuring(by_site, facts, validation, test, beside=public_ones, seed=options.seed)
-    return finish(places, facts, root, options)
+    return finish(places, facts, root, options, caveats=skipped)
 
 
 def prepare_source(
@@ -422,11 +454,12 @@ def prepare_source(
         raise Refused([Problem(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")])
     images = grouped(images, options, known=True)
     facts = look_at(images, root, options, sites={"": images})
-    public_ones, rest = draw_public(images, facts, public, options.seed)
+    skipped = _without_facts(images, facts)
+    public_ones, rest = draw_public(with_facts(images, facts), facts, public, options.seed)
     by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
     places = {("", Split.PUBLIC): public_ones}
     places |= draw_measuring(by_site, facts, validation, test, beside=public_ones, seed=options.seed)
-    return finish(places, facts, root, options)
+    return finish(places, facts, root, options, caveats=skipped)
 
 
 def prepare_list(
@@ -459,8 +492,11 @@ def prepare_list(
     sites: dict[str, list[Found]] = {}
     for (site, _), found in places.items():
         sites.setdefault(site, []).extend(found)
-    facts = look_at([one for found in places.values() for one in found], root, options, sites=sites)
-    return finish(places, facts, root, options, name=name, coverage=published.coverage)
+    everything = [one for found in places.values() for one in found]
+    facts = look_at(everything, root, options, sites=sites)
+    skipped = _without_facts(everything, facts)
+    places = {place: with_facts(found, facts) for place, found in places.items()}
+    return finish(places, facts, root, options, name=name, coverage=published.coverage, caveats=skipped)
 
 
 def prepare_polyp(
@@ -507,13 +543,18 @@ def prepare_polyp(
     threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
     options = replace(options, unseen=unseen, mask_threshold=threshold)
     lacking = without_mask(sites[public_site]) if public_site else []
-    facts = look_at([one for ones in sites.values() for one in ones], root, options, sites=sites, known=lacking)
-    drawn = {site: ones if by_sequence else grouped(polyps.sites[site], options) for site, ones in sites.items()}
+    everything = [one for ones in sites.values() for one in ones]
+    facts = look_at(everything, root, options, sites=sites, known=lacking)
+    skipped = _without_facts(everything, facts)
+    sites = {site: with_facts(ones, facts) for site, ones in sites.items()}
+    alone = {site: ones if by_sequence else with_facts(polyps.sites[site], facts) for site, ones in sites.items()}
+    drawn = {site: ones if by_sequence else grouped(ones, options) for site, ones in alone.items()}
     places: Places = {("", Split.PUBLIC): drawn.pop(public_site) if public_site else []}
     places |= draw_measuring(drawn, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     known = {one.image: one for ones in sites.values() for one in ones}
     places = {place: [known[one.image] for one in ones] for place, ones in places.items()}
-    return finish(places, facts, root, options, caveats=_caveats(polyps, places, unseen, validation, test))
+    caveats = [*skipped, *_caveats(polyps, places, unseen, validation, test)]
+    return finish(places, facts, root, options, caveats=caveats)
 
 
 def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:

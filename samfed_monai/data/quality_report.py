@@ -108,14 +108,20 @@ RIM = 0.98
 """Share of a mask's outermost pixels from which it is taken for inverted, unless it is full."""
 
 
-def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
-    """Sentences on masks that exist and decode, but look odd.
+DARK = 64
+"""Of 255: images without anything brighter use 14 of 16 bits at most, or 6 of 8."""
 
-    Empty or full, with nothing as bright as the list's threshold, inverted, not upright, or fitting better when turned.
+
+def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
+    """Sentences on images and masks that exist and decode, but look odd.
+
+    Images: dark, as of 12 bits in 16. Masks: empty or full, with nothing as bright as the list's threshold, inverted,
+    not upright, or fitting better when turned.
     """
     by_image = {fact.image: fact for fact in facts}
     sentences = []
     for name, items in [("the public set", datalist.public), *_by_site(datalist)]:
+        sentences += _dark(name, [by_image[item.image] for item in items])
         masks = [by_image[item.image] for item in items if item.label is not None]
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
@@ -143,6 +149,21 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
                 "look at the overlays"
             )
     return sentences
+
+
+def _dark(name: str, images: Sequence[Facts]) -> list[str]:
+    dark = [fact for fact in images if fact.brightest <= DARK]
+    if not dark:
+        return []
+    brightest = max(fact.brightest for fact in dark)
+    deep = any(fact.mode.startswith("I") for fact in dark)
+    bits = (
+        f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16" if deep else ""
+    )
+    return [
+        f"{len(dark)} of {counted(len(images), 'image')} of {name}, such as {min(fact.image for fact in dark)}, are "
+        f"dark: nothing in them is brighter than {brightest} of 255{bits}"
+    ]
 
 
 def _lacking(name: str, masks: Sequence[Facts], classes: Sequence[str]) -> list[str]:

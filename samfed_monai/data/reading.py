@@ -87,7 +87,7 @@ def _markers(content: bytes) -> tuple[int, list[int]] | None:
 PLUGINS = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, BmpImagePlugin, WebPImagePlugin)
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # registered by the plugins above; nothing else is tried
 LOSSY = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB; Pillow refuses pictures with more than 1
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
 BINARY = ({0, 1}, {0, 255}, {0, 65535})
@@ -104,14 +104,28 @@ TURNS = {
 }
 
 Picture = NDArray[np.uint8]
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+
+def _formats(content: bytes, name: str) -> tuple[str, ...]:
+    """What Pillow tries: :data:`FORMATS`, or HEIF for what iPhones write, which ``pillow-heif`` decodes."""
+    if content[4:8] != b"ftyp" or content[8:12] not in _HEIC:
+        return FORMATS
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        hint = "pip install 'samfed-monai[heif]', or save it as JPEG or PNG"
+        raise _refusal(name, found="a HEIC picture", expected="pillow-heif to read it with", hint=hint) from None
+    register_heif_opener()
+    return ("HEIF",)
 
 
 def read_image(path: str | Path) -> Picture:
     """Reads an image as (H, W, 3) RGB in 0..255.
 
     Args:
-        path: JPEG, PNG, TIFF, BMP or WebP. 16-bit values are scaled by their type (65,535 becomes 255), CMYK, grey and
-            palette become RGB, an alpha channel is dropped, EXIF orientation is applied.
+        path: JPEG, PNG, TIFF, BMP, WebP or HEIC. 16-bit values are scaled by their type (65,535 becomes 255), CMYK,
+            grey and palette become RGB, an alpha channel is dropped, EXIF orientation is applied.
 
     Raises:
         Refused: missing, empty, truncated or damaged file, not an image, more than 89 million pixels, several images or
@@ -224,7 +238,7 @@ def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
     try:
         if kind == "TIFF":
             return decode_tiff(content, name, max_pixels=MAX_PIXELS, numbers=numbers)
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=_formats(content, name))
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         frames = getattr(image, "n_frames", 1) if image.format not in LOSSY else 1  # an MPO's first is its picture

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.data.dicom import read_frames
+from samfed_monai.data.walk import NIFTI, kind_of
 
 Picture = NDArray[np.uint8]
 
-NIFTI = (".nii", ".nii.gz")
-DICOM = (".dcm", ".dicom")
 WINDOW = (0.5, 99.5)
 """Percentiles of a volume that become black and white, where its numbers are no grey values from 0 to 255."""
 TOLERANCE = 0.1
@@ -28,26 +26,6 @@ ROUNDING = 1e-3
 """How far from whole a mask's numbers may be: programs that scale them (scl_slope) do not hit them exactly."""
 SINGULAR, AGREEMENT = 1e-6, 0.01  # shares of a voxel: of its volume; of its sides in qform and sform
 REPAIR = "export it again, or set a right affine: nibabel.Nifti1Image(data, affine)"
-
-
-def kind_of(path: Path) -> str:
-    """``nifti``, ``dicom`` or ``""``, by the file's name; of a file without a suffix, by DICOM's preamble."""
-    name = path.name.lower()
-    if name.endswith(NIFTI):
-        return "nifti"
-    if name.endswith(DICOM):
-        return "dicom"
-    if not path.suffix and path.is_file():
-        with path.open("rb") as stream:
-            return "dicom" if stream.read(132)[128:] == b"DICM" else ""
-    return ""
-
-
-def stem_of(path: Path) -> str:
-    """The file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
-    lower = path.name.lower()
-    suffix = next((each for each in (".nii.gz", *NIFTI, *DICOM) if lower.endswith(each)), "")
-    return path.name[: len(path.name) - len(suffix)]
 
 
 @dataclass(frozen=True)
@@ -76,19 +54,18 @@ def read_slices(path: str | Path, *, reorient: bool = False) -> Slices:
     """Reads a NIfTI volume or a DICOM object.
 
     Grey values become RGB. NIfTI: 8-bit data are taken as they are, others by :data:`WINDOW` of the whole volume.
-    DICOM: the modality's rescaling, then the file's own window, else the range of its numbers; MONOCHROME1 is inverted,
-    palettes and YCbCr become RGB.
+    DICOM: see :func:`~samfed_monai.data.dicom.read_frames`.
 
     Args:
         path: the file.
         reorient: whether the axes of a NIfTI volume are brought to RAS+ first, so that slices run from feet to head.
 
     Raises:
-        Refused: a file that cannot be read, has no pixels, or is no picture, stack of pictures or volume; a volume
-            whose header does not say where it is; for DICOM, that ``pydicom`` is not installed.
+        Refused: a file that cannot be read, or is no picture, stack of pictures or volume; a volume whose header does
+            not give its position.
     """
     path = Path(path)
-    return _nifti(path, reorient) if kind_of(path) == "nifti" else _dicom(path)
+    return _nifti(path, reorient) if kind_of(path) == NIFTI else Slices(path, "dicom", *read_frames(path))
 
 
 def read_mask_slices(
@@ -332,107 +309,5 @@ def _scaled(numbers: NDArray[Any], low: float, high: float) -> Picture:
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
-def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
-    """A DICOM object; of what pydicom mends as it reads (a wrong transfer syntax, odd lengths) nothing is said.
-
-    Args:
-        path: its file.
-        pixels: whether to read what lies behind the header, too.
-
-    Raises:
-        Exception: of pydicom's many kinds, for what is no such object.
-    """
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
-
-
-def _dicom(path: Path) -> Slices:
-    if importlib.util.find_spec("pydicom") is None:
-        hint = "pip install 'samfed-monai[dicom]'"
-        raise Refused([Problem(str(path), found="a DICOM file", expected="pydicom to read it with", hint=hint)])
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-
-    try:
-        content = read_object(path)
-    except Exception as error:
-        raise _refused(path, f"{type(error).__name__}: {error}", "a DICOM object") from None
-    if "PixelData" not in content:
-        raise _refused(path, f"no pixels ({content.get('Modality', 'no modality')})", "an object with pixel data")
-    try:
-        pixels = pixel_array(content)  # YCbCr is RGB already
-        frames = pixels if int(content.get("NumberOfFrames") or 1) > 1 else pixels[None]
-        if content.PhotometricInterpretation == "PALETTE COLOR":
-            frames = np.stack([apply_color_lut(frame, content) for frame in frames])
-        elif content.SamplesPerPixel == 1:
-            rescaled = [_group(content, "PixelValueTransformationSequence", place) for place in range(len(frames))]
-            if any(map(_is_rescaled, rescaled)):
-                frames = np.stack([apply_modality_lut(*each) for each in zip(frames, rescaled, strict=True)])
-    except Exception as error:
-        raise _refused(path, f"pixels that cannot be decoded ({error})", "pixels that pydicom decodes") from None
-    if frames.ndim == 3:
-        windows = [_window(_group(content, "FrameVOILUTSequence", place)) for place in range(len(frames))]
-        others = _range_of(frames)
-        scaled = np.stack([_scaled(frame, *(w or others)) for frame, w in zip(frames, windows, strict=True)])
-        scaled = 255 - scaled if content.PhotometricInterpretation == "MONOCHROME1" else scaled
-        pictures = np.repeat(scaled[..., None], 3, axis=-1)
-    else:
-        pictures = frames if frames.dtype == np.uint8 else _scaled(frames, 0, np.iinfo(frames.dtype).max)
-    spacing = _group(content, "PixelMeasuresSequence", 0).get("PixelSpacing")
-    rows, columns = spacing if isinstance(spacing, Sequence) and len(spacing) == 2 else (None, None)
-    return Slices(path, "dicom", pictures, float(rows) * float(columns) if rows and columns else None)
-
-
-def _group(content: Any, name: str, place: int) -> Any:
-    """Where an object says something of a frame: in the frame's functional group, in that of all, else at its top.
-
-    Enhanced objects have functional groups (DICOM PS3.3, section C.7.6.16), classic ones have not.
-    """
-    for groups, of in (("PerFrameFunctionalGroupsSequence", place), ("SharedFunctionalGroupsSequence", 0)):
-        items = content.get(groups) or ()
-        if of < len(items) and items[of].get(name):
-            return items[of].get(name)[0]
-    return content
-
-
-def _is_rescaled(content: Any) -> bool:
-    """Whether the file's numbers are brought to others before they are shown."""
-    identity = float(content.get("RescaleSlope") or 1) == 1 and float(content.get("RescaleIntercept") or 0) == 0
-    return not identity or "ModalityLUTSequence" in content
-
-
-def _window(content: Any) -> tuple[float, float] | None:
-    """The numbers that are black and white, of a window (DICOM PS3.3, section C.11.2.1.2.1); ``None`` without one."""
-    given = [content.get(name) for name in ("WindowCenter", "WindowWidth")]
-    center, width = (each[0] if isinstance(each, Sequence) and len(each) else each for each in given)
-    if center not in (None, "") and width not in (None, "") and float(width) > 0:
-        middle, half = float(center) - 0.5, max(float(width) - 1, 0) / 2
-        return middle - half, middle + half
-    return None
-
-
-def _range_of(frames: NDArray[Any]) -> tuple[float, float]:
-    """Black and white without a window: 8 bits as they are, else the lowest and the highest number."""
-    return (0, 255) if frames.dtype == np.uint8 else (float(frames.min()), float(frames.max()))
-
-
 def _refused(path: Path, found: str, expected: str, hint: str = "") -> Refused:
     return Refused([Problem(str(path), found=found, expected=expected, hint=hint)])
-
-
-def volumes_in(sources: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Name and path of every volume and DICOM object in files and folders, hidden ones left out.
-
-    A name is the path below its folder without the suffix, as images have it.
-    """
-    for source in sources:
-        if not source.is_dir():
-            if kind_of(source):
-                yield stem_of(source), source
-            continue
-        for path in sorted(source.rglob("*")):
-            inside = path.relative_to(source)
-            if path.is_file() and kind_of(path) and not any(part.startswith(".") for part in inside.parts):
-                yield (inside.parent / stem_of(path)).as_posix(), path

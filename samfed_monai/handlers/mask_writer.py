@@ -107,7 +107,8 @@ class MaskFolder:
 
     def _unwritable(self) -> list[Problem]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.exists():
+                self.folder.mkdir(exist_ok=True)  # fails for a file
             require_writable(self.folder)
         except OSError as error:
             found = error.strerror or str(error)

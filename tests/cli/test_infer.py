@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samfed_monai.cli.infer import images_of
 from samfed_monai.cli.main import main
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
@@ -204,3 +207,78 @@ def test_nothing_is_drawn_among_the_images(
     assert f"{option}: expected a folder outside of {given}" in capsys.readouterr().err
     assert not Path("masks").exists()
     assert not (given / "looks").exists()
+
+
+@pytest.fixture
+def mixed(given: Path, tmp_path: Path) -> Path:
+    """The given picture and volume, a DICOM image and others that have none, and files of other kinds and systems."""
+    pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
+    from pydicom.data import get_testdata_file
+
+    folder = tmp_path / "mixed"
+    shutil.copytree(given, folder)
+    objects = {"1.2.840.7": "CT_small.dcm", "1.2.840.8": "liver_1frame.dcm", "report.dcm": "reportsi.dcm"}
+    for name, file in objects.items():
+        shutil.copy(str(get_testdata_file(file)), folder / name)
+    for name in ("a.gif", "b.gif", "film.mp4", ".DS_Store", "__MACOSX/._photo.png", "@eaDir/photo.png", ".old/x.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"other")
+    return folder
+
+
+def test_what_of_a_folder_is_not_read_is_counted_once_by_kind(
+    infer: Callable[..., int], mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infer(str(mixed)) == 0
+    written = {"inference.json", "photo.png", "scan.nii.gz", "1.2.840.7.png"}
+    assert {path.name for path in Path("masks").iterdir()} == written
+    assert [line for line in capsys.readouterr().err.splitlines() if "not read" in line] == [
+        f"{mixed}: not read: 1 DICOM without an image: Basic Text SR Storage (report.dcm), 1 DICOM without an image: "
+        "Segmentation Storage (1.2.840.8), 2 GIF (a.gif, …), 1 hidden (.old), 1 video (film.mp4)"
+    ]
+
+
+def test_patterns_do_not_fit_files_of_systems(mixed: Path) -> None:
+    (mixed / "deep").mkdir()
+    shutil.copy(mixed / "photo.png", mixed / "deep" / "b.png")
+    assert images_of([str(mixed / "**" / "*.png")]) == [str(mixed / "deep" / "b.png"), str(mixed / "photo.png")]
+    assert images_of([str(mixed / "@eaDir"), str(mixed / "photo.png")]) == [str(mixed / "photo.png")]
+    assert images_of([str(mixed)]) == str(mixed)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (["1.2.840.8"], r"1\.2\.840\.8: expected a DICOM image, found Segmentation Storage; leave it out"),
+        (["report.dcm", "photo.png"], r"report\.dcm: expected an object with pixel data, found no pixels \(SR\)"),
+        (["1.2.840.7", "film.mp4"], r"film\.mp4: .* found a file of another kind \(video\)"),
+        (["@eaDir"], r"@eaDir: expected images, or folders of images, found a file or folder of a system"),
+        ([".old"], r"found no image; not read: 1 GIF \(x\.gif\)"),
+    ],
+)
+def test_a_refusal_leaves_no_folder_behind(
+    infer: Callable[..., int], mixed: Path, capsys: pytest.CaptureFixture[str], named: list[str], told: str
+) -> None:
+    (mixed / ".old" / "x.png").rename(mixed / ".old" / "x.gif")
+    words = [str(mixed / name) for name in named]
+    assert infer(*words, "--overlays", "looks", "--dicom-seg", "objects") == 2
+    assert infer(*words, "--overlays", "looks") == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert not any(Path(name).exists() for name in ("masks", "looks", "objects"))
+
+
+def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(
+    infer: Callable[..., int], mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("broken.jpg", "broken2.nii", "broken3.dcm"):
+        (mixed / name).write_bytes(b"damaged")
+    assert infer(str(mixed)) == 2
+    assert re.search(r"broken3\.dcm: .*; or --skip-unreadable goes on without it", capsys.readouterr().err)
+    assert infer(str(mixed), "--skip-unreadable", "--overlays", "looks", "--areas", "areas.csv") == 0
+    drawn = {"photo.png", "1.2.840.7.png"}
+    assert {path.name for path in Path("masks").iterdir()} == {"inference.json", "scan.nii.gz", *drawn}
+    assert {path.name for path in Path("looks").iterdir()} == {"scan", *drawn}
+    left = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert [next(name for name in ("broken2.nii", "broken3.dcm", "broken.jpg") if name in text) for text in left] == [
+        *("broken2.nii", "broken3.dcm", "broken.jpg")
+    ]

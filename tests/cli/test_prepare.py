@@ -246,3 +246,78 @@ def test_options_that_a_partition_does_not_heed_are_refused(tmp_path):
         run(*words, "--alpha", 0.1)
     with pytest.raises(Refused, match="--sites: expected nothing with --partition folder"):
         run(*words, "--partition", "folder", "--sites", 2)
+
+
+def test_files_of_other_kinds_are_counted_and_those_of_systems_are_not(tmp_path, capsys):
+    for number, name in enumerate(("public", "a", "b")):
+        site(tmp_path, name, 4, 4 if name == "public" else 0, first=100 * number)
+    for name in (
+        "a/images/film.mp4",
+        "a/images/x.gif",
+        "a/masks/a_000.gif",
+        "a/images/@eaDir/a_000.png",
+        "b/images/._b",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"other")
+    for folder in ("#recycle", ".Trashes", "__MACOSX"):
+        site(tmp_path, folder, 1, 0, first=300)
+    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json") == 0
+    said = capsys.readouterr().out
+    assert "list: 4 public images, 2 sites" in said
+    assert [line for line in said.splitlines() if "not read" in line] == [
+        "  worth a look: a/images: not read: 1 GIF (x.gif), 1 video (film.mp4)",
+        "  worth a look: a/masks: not read: 1 GIF (a_000.gif)",
+    ]
+    assert "a/masks: not read: 1 GIF" in (tmp_path / "list.report.html").read_text()
+
+
+def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_path, capsys, caplog):
+    for number, name in enumerate(("public", "a", "b")):
+        site(tmp_path, name, 6, 6, first=100 * number)
+    (tmp_path / "a" / "images" / "a_001.png").write_bytes(b"damaged")
+    (tmp_path / "a" / "masks" / "a_002.png").write_bytes(b"damaged")
+    words = ("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json")
+    with pytest.raises(Refused, match=r"a_001\.png: .*--skip-unreadable goes on without it\n.*a_002\.png: .*--skip"):
+        run(*words)
+    assert run(*words, "--skip-unreadable") == 0
+    said = capsys.readouterr().out
+    assert "a: 4 unlabelled, 0 validation, 0 test" in said
+    assert "worth a look: 2 unreadable images were left out, such as a/images/a_001.png" in said
+    assert [name in text for name, text in zip(("a_001", "a_002"), caplog.messages, strict=True)] == [True, True]
+    save(tmp_path / "a" / "masks" / "a_002.png", disc(value=77))  # which can be read, and is no mask
+    (tmp_path / "list.json").unlink()
+    with pytest.raises(Refused, match=r"1 problem\n.*a_002\.png: expected a binary mask.*mask-threshold 77`$"):
+        run(*words, "--skip-unreadable")
+
+
+def test_unreadable_volumes_and_pictures_of_annotations_may_be_left_out(tmp_path, capsys):
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+    for number, name in enumerate(("v0", "v1", "v2", "v3")):
+        for kind in ("images", "masks"):
+            path = tmp_path / "in" / "a" / kind / f"{name}.nii"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(np.full((8, 8, 2), number % 2, np.uint8), np.eye(4)), path)
+    (tmp_path / "in/a/images/v0.nii").write_bytes(b"damaged")
+    (tmp_path / "in/a/masks/v1.nii").write_bytes(b"damaged")
+    (tmp_path / "in/a/images/notes.txt").write_bytes(b"")
+    words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "l.json", "--no-report")
+    with pytest.raises(Refused, match=r"v0\.nii: .*; or --skip-unreadable goes on .*\n.*v1\.nii: .*; or --skip-unread"):
+        run(*words, "--test-only")
+    assert run(*words, "--test-only", "--skip-unreadable") == 0
+    said = capsys.readouterr().out
+    assert "0 validation, 4 test" in said
+    assert "worth a look: a/images: not read: 1 text (notes.txt)" in said
+    assert "worth a look: 2 unreadable volumes were left out, such as a/images/v0.nii" in said
+
+    outlines = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [[2, 2, 20, 2, 20, 15]]} for n in (0, 1)]
+    pictures = [{"id": n, "file_name": f"c_{n:03d}.png", "height": 24, "width": 32} for n in (0, 1)]
+    content = {"images": pictures, "annotations": outlines, "categories": [{"id": 1, "name": "polyp"}]}
+    site(tmp_path, "c", 2, 0)
+    (tmp_path / "c" / "instances.json").write_text(json.dumps(content))
+    (tmp_path / "c/images/c_000.png").write_bytes(b"damaged")
+    words = ("coco", tmp_path / "c", "--test-only", "--no-report", "--output", tmp_path / "coco.json")
+    with pytest.raises(Refused, match=r"c_000\.png: .*; or --skip-unreadable"):
+        run(*words)
+    assert run(*words, "--skip-unreadable") == 0
+    assert "worth a look: 1 unreadable image was left out, such as images/c_000.png" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,3 +148,15 @@ def test_the_overlay_draws_the_masks_outline():
 def test_bars_fill_the_height_with_the_largest_count():
     assert bars([0, 2, 1], width=30, height=10) == "M10,10v-10.0h8.5V10z M20,10v-5.0h8.5V10z"
     assert bars([0, 0]) == ""
+
+
+def test_dark_images_are_named_with_the_bits_that_they_use():
+    facts = [Facts(f"{n}.png", mode="I;16", brightest=brightest) for n, brightest in enumerate((16, 12, 255))]
+    datalist = DataList("list", [], {"a": Site(unlabelled=[Item(fact.image, "0") for fact in facts])})
+    assert doubts(datalist, facts) == [
+        "2 of 3 images of a, such as 0.png, are dark: nothing in them is brighter than 16 of 255, as where 12 bits are "
+        "stored in 16: scale them to 16"
+    ]
+    assert doubts(datalist, [replace(fact, mode="RGB", brightest=fact.brightest + 50) for fact in facts]) == [
+        "1 of 3 images of a, such as 1.png, are dark: nothing in them is brighter than 62 of 255"
+    ]

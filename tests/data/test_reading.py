@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.reading import (
+    SUFFIXES,
     TURNS,
     decode_image,
     decode_mask,
@@ -565,3 +567,26 @@ def test_what_is_not_decoded_is_named(tmp_path):
     place = content.index(b"\xff\xc0") + 4  # its precision
     with pytest.raises(Refused, match="found a JPEG that is not decoded; save it as 8-bit RGB"):
         decode_image(content[:place] + b"\x0c" + content[place + 1 :], "a.jpg")
+
+
+def test_what_phones_write_is_read_by_pillow_heif_or_refused_with_its_name(tmp_path, monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="not installed: pip install samfed-monai[heif]")
+    content = np.zeros((64, 96, 3), np.uint8)
+    content[:, :48] = (200, 100, 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    heif = pillow_heif.from_pillow(Image.fromarray(content))
+    heif.save(tmp_path / "a.heic", quality=-1, exif=exif.tobytes())
+    found = read_image(tmp_path / "a.heic")
+    assert found.shape == (96, 64, 3), "as its EXIF turns it"
+    assert np.abs(found[:47].astype(int) - (200, 100, 50)).max() <= 3
+    assert found[49:].max() <= 3
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(Refused, match=r"a\.heic: .* found a HEIC picture; pip install 'samfed-monai\[heif\]'"):
+        read_image(tmp_path / "a.heic")
+
+
+def test_jfif_is_jpeg(tmp_path):
+    (tmp_path / "a.jfif").write_bytes(jpeg(picture(0)))
+    assert read_image(tmp_path / "a.jfif").shape == (24, 32, 3)
+    assert ".jfif" in SUFFIXES

@@ -1,10 +1,9 @@
-"""NIfTI volumes and DICOM objects: their slices as pictures, masks back in their geometry, and what is refused."""
+"""NIfTI volumes: their slices as pictures, masks back in their geometry, and what is refused."""
 
 from __future__ import annotations
 
 import gzip
 import itertools
-import warnings
 from pathlib import Path
 
 import nibabel
@@ -14,16 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.volumes import (
-    kind_of,
-    nifti_of,
-    orientations_told,
-    read_mask_slices,
-    read_object,
-    read_slices,
-    stem_of,
-    volumes_in,
-)
+from samfed_monai.data.volumes import nifti_of, orientations_told, read_mask_slices, read_slices
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
@@ -251,23 +241,6 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             read_slices(tmp_path / name)
 
 
-def test_files_are_known_by_their_names_and_dicom_without_one_by_its_preamble(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / ".hidden").mkdir()
-    for name in ("b.NII.GZ", "sub/a.dcm", "photo.jpg", ".hidden/c.nii"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "README").write_bytes(b"hello")
-    found = list(volumes_in([tmp_path, tmp_path / "sub" / "a.dcm"]))
-    assert found == [
-        ("IM0001", tmp_path / "IM0001"),
-        ("b", tmp_path / "b.NII.GZ"),
-        ("sub/a", tmp_path / "sub/a.dcm"),
-        ("a", tmp_path / "sub/a.dcm"),
-    ]
-    assert (kind_of(tmp_path / "photo.jpg"), stem_of(Path("x.y.nii.gz"))) == ("", "x.y")
-
-
 class TestMaskSlices:
     @settings(deadline=None, max_examples=30)  # it writes files
     @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
@@ -333,134 +306,3 @@ class TestMaskSlices:
         assert read_mask_slices(tmp_path / "near.nii", volume).all()
         with pytest.raises(Refused, match=r"far\.nii: expected the affine of a\.nii, found corners up to 0\.026 mm"):
             read_mask_slices(tmp_path / "far.nii", volume)
-
-
-class TestDicom:
-    """On the objects that pydicom ships."""
-
-    @staticmethod
-    def object(name: str) -> Path:
-        pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
-        from pydicom.data import get_testdata_file
-
-        return Path(str(get_testdata_file(name)))
-
-    def test_of_what_pydicom_mends_nothing_is_said(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of an implicit VR where the header says explicit
-            assert read_object(self.object("SC_rgb_jpeg.dcm"), pixels=False).Rows == 256
-
-    @pytest.mark.parametrize(
-        ("name", "shape", "colours"),
-        [
-            ("CT_small.dcm", (1, 128, 128, 3), False),
-            ("examples_rgb_color.dcm", (1, 240, 320, 3), True),
-            ("examples_palette.dcm", (1, 350, 800, 3), True),
-            ("examples_ybr_color.dcm", (30, 240, 320, 3), True),
-            ("SC_rgb_rle_2frame.dcm", (2, 100, 100, 3), True),
-        ],
-    )
-    def test_every_kind_of_pixels_becomes_rgb(self, name: str, shape: tuple[int, ...], colours: bool) -> None:
-        found = read_slices(self.object(name))
-        assert found.pictures.shape == shape
-        assert found.pictures.dtype == np.uint8
-        assert bool(np.ptp(found.pictures, axis=-1).max()) is colours
-        assert found.pictures.max() > 100
-
-    def test_a_slice_knows_its_pixels_and_goes_by_its_range(self) -> None:
-        import pydicom
-
-        path = self.object("CT_small.dcm")
-        content = pydicom.dcmread(path)
-        found = read_slices(path)
-        assert found.pixel_area == pytest.approx(float(content.PixelSpacing[0]) * float(content.PixelSpacing[1]))
-        numbers = content.pixel_array
-        assert found.pictures[0].reshape(-1, 3)[numbers.argmax()].tolist() == [255] * 3
-        assert found.pictures[0].reshape(-1, 3)[numbers.argmin()].tolist() == [0] * 3
-
-    def test_the_files_own_window_and_an_inverted_one(self, tmp_path: Path) -> None:
-        import pydicom
-
-        content = pydicom.dcmread(self.object("CT_small.dcm"))
-        content.WindowCenter, content.WindowWidth = [50, 300], [200, 10]  # the first of several counts
-        content.save_as(tmp_path / "window.dcm")
-        numbers = content.pixel_array * float(content.RescaleSlope) + float(content.RescaleIntercept)
-        grey = read_slices(tmp_path / "window.dcm").pictures[0, :, :, 0]
-        assert (grey[numbers <= -50] == 0).all()
-        assert (grey[numbers >= 150] == 255).all()
-        content.PhotometricInterpretation = "MONOCHROME1"
-        content.save_as(tmp_path / "inverted.dcm")
-        assert np.array_equal(read_slices(tmp_path / "inverted.dcm").pictures[0, :, :, 0], 255 - grey)
-
-    def test_an_enhanced_object_says_the_same_in_functional_groups(self, tmp_path: Path) -> None:
-        import pydicom
-        from pydicom.dataset import Dataset
-
-        content = pydicom.dcmread(self.object("CT_small.dcm"))
-        content.WindowCenter, content.WindowWidth = 50, 200
-        content.save_as(tmp_path / "classic.dcm")
-        classic = read_slices(tmp_path / "classic.dcm")
-        groups = {"Shared": Dataset(), "PerFrame": Dataset()}
-        for owner, group, names in (
-            ("Shared", "PixelValueTransformationSequence", ["RescaleSlope", "RescaleIntercept"]),
-            ("Shared", "PixelMeasuresSequence", ["PixelSpacing"]),
-            ("PerFrame", "FrameVOILUTSequence", ["WindowCenter", "WindowWidth"]),
-        ):
-            item = Dataset()
-            for name in names:
-                setattr(item, name, content[name].value)
-                del content[name]
-            setattr(groups[owner], group, [item])
-        for owner, dataset in groups.items():
-            setattr(content, f"{owner}FunctionalGroupsSequence", [dataset])
-        content.save_as(tmp_path / "enhanced.dcm")
-        enhanced = read_slices(tmp_path / "enhanced.dcm")
-        assert np.array_equal(enhanced.pictures, classic.pictures)
-        assert enhanced.pixel_area == classic.pixel_area
-
-    def test_headers_that_say_half_of_it_are_read(self, tmp_path: Path) -> None:
-        import pydicom
-
-        content = pydicom.dcmread(self.object("CT_small.dcm"))
-        whole = read_slices(self.object("CT_small.dcm")).pictures
-        content.WindowCenter, content.WindowWidth, content.NumberOfFrames = None, None, None
-        content.save_as(tmp_path / "empty.dcm")
-        assert np.array_equal(read_slices(tmp_path / "empty.dcm").pictures, whole)
-        content.WindowWidth = 200
-        del content.WindowCenter
-        content.PixelSpacing = [0.5]
-        content.save_as(tmp_path / "half.dcm")
-        found = read_slices(tmp_path / "half.dcm")
-        assert np.array_equal(found.pictures, whole)
-        assert found.pixel_area is None
-
-    def test_eight_bits_are_as_they_are_where_they_are_rescaled_to_themselves(self, tmp_path: Path) -> None:
-        import pydicom
-
-        content = pydicom.dcmread(self.object("CT_small.dcm"))
-        content.decompress() if content.file_meta.TransferSyntaxUID.is_compressed else None
-        content.BitsAllocated, content.BitsStored, content.HighBit, content.PixelRepresentation = 8, 8, 7, 0
-        content.Rows, content.Columns, content.PixelData = 1, 4, bytes([90, 100, 120, 90])
-        content.RescaleSlope, content.RescaleIntercept = 1, 0
-        content.save_as(tmp_path / "grey.dcm")
-        assert read_slices(tmp_path / "grey.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
-        content.WindowCenter, content.WindowWidth = 128, 256  # by DICOM's formula the identity
-        content.save_as(tmp_path / "window.dcm")
-        assert read_slices(tmp_path / "window.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
-
-    def test_an_object_without_pixels_is_refused(self) -> None:
-        with pytest.raises(
-            Refused, match=r"rtplan\.dcm: expected an object with pixel data, found no pixels \(RTPLAN\)"
-        ):
-            read_slices(self.object("rtplan.dcm"))
-
-    def test_what_is_no_dicom_is_refused(self, tmp_path: Path) -> None:
-        self.object("CT_small.dcm")
-        (tmp_path / "a.dcm").write_text("no object")
-        with pytest.raises(Refused, match=r"a\.dcm: expected a DICOM object"):
-            read_slices(tmp_path / "a.dcm")
-
-    def test_without_pydicom_its_name_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("samfed_monai.data.volumes.importlib.util.find_spec", lambda name: None)
-        with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
-            read_slices(tmp_path / "a.dcm")

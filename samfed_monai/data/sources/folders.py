@@ -14,8 +14,10 @@ from samfed_monai.data.sources.found import (
     first_two,
     list_images,
     match_masks,
+    others_in,
     passed_over,
     renaming,
+    site_folders,
 )
 
 
@@ -50,7 +52,7 @@ def find_folders(
         Refused: no such folder, or fewer than two sites.
     """
     root = Path(root)
-    names = sorted(path.parent.name for path in root.glob("*/images") if path.is_dir()) if root.is_dir() else []
+    names = [path.name for path in site_folders(root)]
     if not names or (public is not None and public not in names):
         raise Refused([_not_there(root, names, public, output)])
     others = passed_over(root, names, output=output)
@@ -65,6 +67,7 @@ def find_folders(
     for name in names:
         with problems.collected():
             found[name], lonely[name] = match_masks(root / name, root, name)
+            others += others_in(root / name)
             others += _lonely_sentence(name, lonely[name], found[name])
     for name in found:
         near = near_miss(root / name, "masks")
@@ -92,7 +95,7 @@ def one_site(folder: Path) -> Folders:
     """What a single site's own folder holds, with ``images`` and ``masks`` in it."""
     name = folder.resolve().name
     found, lonely = match_masks(folder, folder, name)
-    return Folders({name: found}, passed_over=tuple(_lonely_sentence(name, lonely, found)))
+    return Folders({name: found}, passed_over=(*others_in(folder), *_lonely_sentence(name, lonely, found)))
 
 
 def _not_there(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:

@@ -19,6 +19,7 @@ from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import unsafe
 from samfed_monai.data.reading import SUFFIXES
 from samfed_monai.data.sources.doctor import near_miss, swapped
+from samfed_monai.data.walk import PICTURE, is_left_out, not_read, walk
 
 logger = logging.getLogger(__name__)
 
@@ -59,18 +60,28 @@ class Found:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files under a folder, subfolders included, sorted; hidden files and folders are not looked at."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    )
+    """Image files below a folder, sorted; see :mod:`samfed_monai.data.walk`. None without a folder."""
+    return list(walk(folder).get(PICTURE, ())) if folder.is_dir() else []
+
+
+def others_in(site: Path) -> list[str]:
+    """A sentence on files in ``images``, and on those in ``masks``, that are no pictures and were not read."""
+    sentences = {
+        folder: not_read(walk(site / folder), (PICTURE,)) for folder in ("images", "masks") if (site / folder).is_dir()
+    }
+    return [f"{site.name}/{folder}: {sentence}" for folder, sentence in sentences.items() if sentence]
+
+
+def site_folders(root: Path) -> list[Path]:
+    """Folders of ``root`` with ``images`` in them, sorted; none of a system's."""
+    return sorted(path.parent for path in root.glob("*/images") if path.is_dir() and not is_left_out(path.parent.name))
 
 
 def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     """Images with their masks, as :func:`match_masks` has them; masks without an image are logged, two by name."""
     found, lonely = match_masks(folder, root, origin)
+    for sentence in others_in(folder):
+        logger.warning("%s", sentence)
     warn_of_lonely(folder / "masks", lonely)
     return found
 
@@ -85,8 +96,9 @@ def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], lis
     """
     images = list_images(folder / "images")
     if not images:
+        found_here = "; ".join(["no images", *others_in(folder)])
         expected, hint = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
-        raise Refused([Problem(str(folder / "images"), found="no images", expected=expected, hint=hint)])
+        raise Refused([Problem(str(folder / "images"), found=found_here, expected=expected, hint=hint)])
     stems = {stem(path.name) for path in images}
     masks: dict[str, Path] = {}
     problems = Problems()
@@ -169,7 +181,7 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
     written = Path(output).resolve().parents if output is not None else ()
     sentences = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name not in sites):
-        if _hidden(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
+        if is_left_out(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
             continue
         image = _first_image(folder)
         if image is not None:
@@ -187,15 +199,11 @@ def _first_image(folder: Path) -> Path | None:
         if RESULTS.intersection(files):
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        folders[:] = sorted(name for name in folders if not is_left_out(name))
         for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not _hidden(name):
+            if Path(name).suffix.lower() in SUFFIXES and not is_left_out(name):
                 return Path(place) / name
     return None
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
 
 
 # zipfile raises RuntimeError for what is encrypted, or packed in a way that it does not know

@@ -58,6 +58,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
 from samfed_monai.data.sources.found import Found, relative, warn_of_lonely
+from samfed_monai.data.walk import is_left_out
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,9 @@ def find_polyps(root: str | Path) -> Polyps:
         names = [collection.name for collection in COLLECTIONS]
         raise Refused([Problem(str(root), found=found, expected=f"a folder for some of {names}", hint=hint)])
     thresholds = [one.threshold for one in COLLECTIONS if one.name in chosen and one.threshold is not None]
-    unknown = tuple(folder.name for folder in folders if folder.name[0] != "." and not collection_of(folder.name))
+    unknown = tuple(
+        folder.name for folder in folders if not is_left_out(folder.name) and not collection_of(folder.name)
+    )
     return Polyps(sites, max(thresholds, default=None), unknown)
 
 
@@ -286,7 +289,7 @@ def _folders(folder: Path) -> list[Path]:
     level, every = [folder], [folder]
     for _ in range(DEPTH):
         below = [path for one in level for path in sorted(one.iterdir()) if path.is_dir()]
-        level = [path for path in below if not path.name.startswith((".", "__MACOSX"))]
+        level = [path for path in below if not is_left_out(path.name)]
         every += level
     return every
 
@@ -327,7 +330,7 @@ def _keys(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
     problems = Problems()
     for path in sorted(folder.iterdir()) if not deeper else sorted(deeper[0].iterdir()):
         match = re.fullmatch(pattern, stem(path.name)) if path.suffix.lower() in SUFFIXES else None
-        if match is None or path.name.startswith("."):
+        if match is None or is_left_out(path.name):
             continue
         there = found.setdefault(match[1], path)
         if there != path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
 from samfed_monai.core.io import read_json, write_bytes, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.reading import read_image
-from samfed_monai.data.sources.found import list_images, mask_stem, relative
-from samfed_monai.data.volumes import kind_of, orientations_told, read_mask_slices, read_slices, volumes_in
+from samfed_monai.data.sources.found import list_images, mask_stem, relative, site_folders
+from samfed_monai.data.volumes import orientations_told, read_mask_slices, read_slices
+from samfed_monai.data.walk import NIFTI, not_read, stem_of, walk
+
+logger = logging.getLogger(__name__)
 
 
 def draw_coco(
@@ -29,6 +33,7 @@ def draw_coco(
     *,
     categories: Sequence[str] = (),
     blank_is_empty: bool = False,
+    skip_unreadable: bool = False,
     output: str | Path | None = None,
     written: list[Path] | None = None,
     progress: bool = True,
@@ -41,6 +46,7 @@ def draw_coco(
         categories: see :func:`samfed_monai.data.coco.read_coco`.
         blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
             otherwise nobody has annotated it yet, and it gets none.
+        skip_unreadable: whether pictures that cannot be read get no mask.
         output: a data list that is to be written, which is no annotation wherever it lies.
         written: takes the new files.
         progress: whether to show a progress bar.
@@ -76,7 +82,9 @@ def draw_coco(
                 pictures += read_coco(file, categories=categories)
         for one in progress_bar(pictures, desc=f"drawing {site.name}", unit="mask", show=progress):
             with problems.collected():
-                path = known.image_of(one)
+                path = known.image_of(one, skip_unreadable)
+                if path is None:
+                    continue
                 place = site / "masks" / f"{stem(path.name)}.png"
                 if not one.segmentations and not blank_is_empty:
                     blank += 1
@@ -119,6 +127,7 @@ def cut_nifti(
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
     reorient: bool = False,
+    skip_unreadable: bool = False,
     written: list[Path] | None = None,
     progress: bool = True,
 ) -> list[str]:
@@ -135,6 +144,7 @@ def cut_nifti(
         labels, classes: see :func:`samfed_monai.data.volumes.read_mask_slices`; slices of several classes hold their
             values.
         reorient: see :func:`samfed_monai.data.volumes.read_slices`.
+        skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
         written: takes the new files.
         progress: whether to show a progress bar.
 
@@ -154,12 +164,26 @@ def cut_nifti(
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
     pairs, sentences = _pairs(root, slices, problems)
     problems.extend(_of_no_volume(pairs))
+    unreadable: list[Path] = []
     for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
         with problems.collected():
-            read_slices(path, reorient=reorient)
-            if drawn is not None:
-                read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
+            try:
+                read_slices(path, reorient=reorient)
+                if drawn is not None:
+                    read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
+            except Refused as refused:
+                if not any(_is_unreadable(file) for file in (path, drawn) if file):
+                    raise
+                if not skip_unreadable:
+                    raise Refused(map(or_skip, refused.problems)) from None
+                unreadable.append(path)
+                for problem in refused.problems:
+                    logger.warning("left out: %s", problem)
     problems.refuse_if_any()
+    if unreadable:
+        who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
+        sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
+    pairs = [pair for pair in pairs if pair[2] not in unreadable]
     sentences += [] if reorient else orientations_told([path for _, _, path, _ in pairs])
     notes = volumes_of(slices)
     for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
@@ -184,6 +208,14 @@ def cut_nifti(
     return sentences
 
 
+def _is_unreadable(volume: Path) -> bool:
+    try:
+        read_slices(volume)
+    except Refused:
+        return True
+    return False
+
+
 def _of_no_volume(pairs: Sequence[tuple[Path, str, Path, Path | None]]) -> list[Problem]:
     """Folders of slices that an earlier call has cut, of volumes or masks that are not there any more."""
     kept = {where / "images" / name for where, name, _, _ in pairs}
@@ -201,8 +233,8 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
     sentences: list[str] = []
     found = {
         site: (
-            _volumes(site / "images"),
-            {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks")},
+            _volumes(site / "images", sentences),
+            {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks", sentences)},
         )
         for site in sites
     }
@@ -250,15 +282,17 @@ def _of_one_channel(
     return [(match[1] if match else name, path) for match, name, path in split if not match or match[2] == FIRST]
 
 
-def _volumes(folder: Path) -> list[tuple[str, Path]]:
-    """NIfTI volumes below a folder, named by their path in it, in one word."""
-    found = volumes_in([folder]) if folder.is_dir() else ()
-    return [(name.replace("/", "_"), path) for name, path in found if kind_of(path) == "nifti"]
+def _volumes(folder: Path, sentences: list[str]) -> list[tuple[str, Path]]:
+    """NIfTI volumes below a folder, named by their path in it, in one word; adds a sentence on files of other kinds."""
+    found = walk(folder) if folder.is_dir() else {}
+    others = not_read(found, (NIFTI,))
+    sentences += [f"{folder.parent.name}/{folder.name}: {others}"] if others else []
+    return [("_".join((*path.relative_to(folder).parent.parts, stem_of(path))), path) for path in found.get(NIFTI, ())]
 
 
 def _sites(root: Path) -> list[Path]:
     """Folders with ``images``: the root itself, which is then a site's own, or those in it."""
-    return [root] if (root / "images").is_dir() else sorted(path.parent for path in root.glob("*/images"))
+    return [root] if (root / "images").is_dir() else site_folders(root)
 
 
 def _is(path: Path, output: str | Path | None) -> bool:
@@ -275,8 +309,8 @@ class _Images:
             for name in {relative(path, site), relative(path, site / "images"), path.name}:
                 self.names.setdefault(name, []).append(path)
 
-    def image_of(self, one: Annotated) -> Path:
-        """The one image that an entry is of.
+    def image_of(self, one: Annotated, skip_unreadable: bool) -> Path | None:
+        """The one image that an entry is of; ``None`` if it cannot be read and is to be skipped.
 
         Raises:
             Refused: none, several, or one of another size.
@@ -287,7 +321,12 @@ class _Images:
             told = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
             raise Refused([Problem(where, found=told, expected=expected, hint="add it, or take its entry out")])
-        height, width = read_image(found[0]).shape[:2]
+        try:
+            height, width = read_image(found[0]).shape[:2]
+        except Refused as refused:
+            if skip_unreadable:  # whoever makes the list names it
+                return None
+            raise Refused(map(or_skip, refused.problems)) from None
         if (height, width) != (one.height, one.width):
             expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
             raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)])

@@ -1,0 +1,357 @@
+"""DICOM objects as RGB pictures, by the tags of the object (PS3.3, sections C.7.6.3, C.7.9 and C.11)."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samfed_monai.core.errors import Problem, Refused
+
+Picture = NDArray[np.uint8]
+
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+GREYS = ("MONOCHROME1", "MONOCHROME2")
+PALETTE = "PALETTE COLOR"
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_SYNTAXES: dict[Any, str] = {
+    (True, True): "1.2.840.10008.1.2",
+    (False, True): "1.2.840.10008.1.2.1",
+    (False, False): "1.2.840.10008.1.2.2",
+}
+"""Of objects without file meta information: uncompressed, by implicit VR and little endian."""
+_NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
+"""Storage classes of what is laid out in rows but is no image: parametric maps, spectra, segmentations, doses."""
+
+
+class _NotUnderstood(ValueError):
+    """What is wrong with an object, for a refusal that names its file."""
+
+    def __init__(self, found: str, expected: str, hint: str = "correct the tag, or export the image anew") -> None:
+        super().__init__(found)
+        self.found, self.expected, self.hint = found, expected, hint
+
+
+def _wrong(name: str, found: object, expected: str) -> _NotUnderstood:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    return _NotUnderstood(f"{name} {Tag(tag_for_keyword(name) or 0)} {found}", expected)
+
+
+def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
+    """A DICOM object; what pydicom corrects while it reads (a wrong transfer syntax, odd lengths) is not reported.
+
+    Args:
+        path: its file.
+        pixels: whether to read the pixel data, too.
+
+    Raises:
+        Exception: of pydicom's many kinds, for a file that is no DICOM object.
+    """
+    import pydicom
+
+    with _quiet():
+        try:
+            return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        except pydicom.errors.InvalidDicomError:  # also of an object without a preamble
+            content = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+            if not str(content.get("SOPClassUID") or "").startswith(_STORAGE):
+                raise
+            if "TransferSyntaxUID" not in content.file_meta:
+                content.file_meta.TransferSyntaxUID = pydicom.uid.UID(_SYNTAXES[content.original_encoding])
+            return content
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def no_image(path: Path) -> str:
+    """What a DICOM object is that has no image, such as ``Segmentation Storage``.
+
+    Empty for an image, for a file that pydicom cannot read, and without pydicom.
+    """
+    if importlib.util.find_spec("pydicom") is None:
+        return ""
+    try:
+        return _no_image(read_object(path, pixels=False))
+    except Exception:  # reading its pixels says what is wrong
+        return ""
+
+
+def _no_image(content: Any) -> str:
+    kind = content.get("SOPClassUID") or content.file_meta.get("MediaStorageSOPClassUID")
+    modality = str(content.get("Modality") or "no modality")
+    if kind not in _NO_IMAGES and modality not in ("SEG", "RTDOSE") and "Rows" in content:
+        return ""
+    name = str(getattr(kind, "name", "") or modality)
+    return name if kind in _NO_IMAGES or "Rows" not in content else f"{name} of {modality}"
+
+
+def read_frames(path: Path) -> tuple[Picture, float | None]:
+    """Reads an object's frames as they are to be displayed, by the first of several windows.
+
+    Grey values: unused bits are cleared, then the modality LUT or rescaling, the VOI LUT or window (LINEAR,
+    LINEAR_EXACT, SIGMOID), and the inversion of MONOCHROME1. Without VOI LUT and window, 8-bit values are taken as they
+    are, others by the range of their numbers in all frames. Padding is black and no part of that range. Colours are
+    scaled by the bits that are stored. Overlays, ICC profiles and presentation states are not applied.
+
+    Returns:
+        (N, H, W, 3) uint8, RGB; and mm² of a pixel, where all frames have the same spacing.
+
+    Raises:
+        Refused: pydicom is not installed; no DICOM object, no image, pixels that cannot be decoded, or a tag whose
+            value is not understood.
+    """
+    if importlib.util.find_spec("pydicom") is None:
+        hint = "pip install 'samfed-monai[dicom]'"
+        raise Refused([Problem(str(path), found="a DICOM file", expected="pydicom to read it with", hint=hint)])
+    try:
+        with _quiet():
+            content = _opened(path)
+            _check(content)
+            frames = _decoded(content)
+            if content.PhotometricInterpretation in GREYS:
+                pictures = np.repeat(_grey(frames, content)[..., None], 3, axis=-1)
+            elif content.PhotometricInterpretation == PALETTE:
+                pictures = _coloured(frames, content)
+            else:
+                pictures = _to_8_bit(frames, 0, 2**content.BitsStored - 1)
+            return pictures, _pixel_area(content, len(frames))
+    except _NotUnderstood as error:
+        raise Refused([Problem(str(path), error.found, error.expected, error.hint)]) from None
+    except Exception as error:  # of the many kinds that pydicom raises when it looks at a damaged element
+        found = f"a header that cannot be read ({type(error).__name__}: {error})"
+        raise Refused([Problem(str(path), found, "a DICOM image", "export the image anew")]) from None
+
+
+def _opened(path: Path) -> Any:
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return read_object(path)
+    except InvalidDicomError:
+        raise _NotUnderstood("a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
+    except Exception as error:
+        raise _NotUnderstood(f"{type(error).__name__}: {error}", "a DICOM object", "copy it again") from None
+
+
+def _check(content: Any) -> None:
+    """Refuses what is no image, and images of kinds that are not read."""
+    floats = "FloatPixelData" in content or "DoubleFloatPixelData" in content
+    other = _no_image(content)
+    if other and "PixelData" in content:
+        raise _NotUnderstood(other, "a DICOM image", "leave it out")
+    if "PixelData" not in content:
+        found = f"float pixels ({other})" if floats else f"no pixels ({content.get('Modality') or other})"
+        raise _NotUnderstood(found, "an object with pixel data", "leave it out")
+    samples, stored, photometric = content.SamplesPerPixel, content.BitsStored, content.PhotometricInterpretation
+    readable = {1: (*GREYS, PALETTE), 3: COLOURS}.get(samples, ())
+    inverse = "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY"
+    for name, right, expected in (
+        ("PhotometricInterpretation", readable, f"a kind of colour that is read with {samples} samples per pixel"),
+        ("PixelRepresentation", (0, 1) if samples == 1 else (0,), "0 or 1, and 0 for colours"),
+        ("HighBit", (stored - 1,), f"{stored - 1}, as BitsStored is {stored}"),
+        ("PixelPresentation", ("MONOCHROME", "TRUE_COLOR"), "grey values, or RGB"),
+        ("PresentationLUTShape", (inverse,), f"{inverse}, as the object is {photometric}"),
+        ("PresentationLUTSequence", (), "no such table"),
+    ):
+        if name in content and content[name].value not in (None, "", *right):
+            raise _wrong(name, content[name].repval, expected)
+    if photometric.startswith("YBR") and content.BitsAllocated != 8:
+        raise _wrong("PhotometricInterpretation", f"{photometric} of {content.BitsAllocated} bits", "8 bits")
+
+
+def _decoded(content: Any) -> NDArray[Any]:
+    """(N, H, W) of grey values and palettes, (N, H, W, 3) of RGB, which YCbCr becomes, too; without unused bits."""
+    from pydicom.pixels import get_decoder, pixel_array
+
+    syntax = content.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise _wrong("TransferSyntaxUID", "missing", "the encoding of the pixels")
+    try:
+        installed = get_decoder(syntax).is_available
+    except NotImplementedError:
+        installed = False
+    hint = "copy it again, or export the image anew"
+    if syntax.is_compressed:
+        hint = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
+    if not installed:
+        hint = "save the frames of the video as pictures" if "MPEG" in syntax.name or "HEVC" in syntax.name else hint
+        found = _wrong("TransferSyntaxUID", syntax.name, "").found
+        raise _NotUnderstood(found, "an encoding for which a decoder is installed", hint)
+    try:
+        pixels = pixel_array(content)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        found = _wrong("TransferSyntaxUID", f"{syntax.name}, but pixels that cannot be decoded ({reason})", "").found
+        raise _NotUnderstood(found, "pixels that pydicom decodes", hint) from None
+    size = (content.Rows, content.Columns, content.SamplesPerPixel)
+    frames: NDArray[Any] = pixels.reshape(-1, *(size if size[2] > 1 else size[:2]))
+    wanted = int(content.get("NumberOfFrames") or 1)
+    if len(frames) != wanted:
+        raise _wrong("NumberOfFrames", wanted, f"{len(frames)}, as the pixels are")
+    return frames
+
+
+def _grey(frames: NDArray[Any], content: Any) -> Picture:
+    """(N, H, W) of (N, H, W) stored values."""
+    padded = _padding(frames, content)
+    transformed = [_group(content, "PixelValueTransformationSequence", place) for place in range(len(frames))]
+    values = np.stack([_modality(*each) for each in zip(frames, transformed, strict=True)])
+    imaged = values if padded.all() else values[~padded]
+    plain = values.dtype == frames.dtype == np.uint8 and content.BitsStored == 8
+    low, high = (0.0, 255.0) if plain else (float(imaged.min()), float(imaged.max()))
+    shown = np.empty(frames.shape, np.uint8)
+    for place, numbers in enumerate(values):
+        group = _group(content, "FrameVOILUTSequence", place)
+        table = next(iter(group.get("VOILUTSequence") or ()), None)
+        if table is not None:
+            found, bits = _looked_up(numbers, table, "LUT")
+            shown[place] = _to_8_bit(found, 0, 2**bits - 1)
+        else:
+            windowed = _windowed(numbers, group)
+            shown[place] = _to_8_bit(numbers, low, high) if windowed is None else _to_8_bit(windowed, 0, 255)
+    shown = 255 - shown if content.PhotometricInterpretation == "MONOCHROME1" else shown
+    shown[padded] = 0
+    return shown
+
+
+def _padding(frames: NDArray[Any], content: Any) -> NDArray[np.bool_]:
+    """Where nothing was imaged (PS3.3, section C.7.5.1.1.2)."""
+    ends = [int(n) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") for n in numbers_of(content, name)[:1]]
+    if not ends or "PixelPaddingValue" not in content:
+        return np.zeros(frames.shape, bool)
+    bits = 8 * frames.itemsize  # a negative one may be stored as an unsigned number
+    ends = [int(np.array(end % 2**bits, f"u{frames.itemsize}").view(frames.dtype)) for end in ends]
+    return (frames >= min(ends)) & (frames <= max(ends))
+
+
+def _modality(frame: NDArray[Any], group: Any) -> NDArray[Any]:
+    """The numbers that stored values mean: by a table, else rescaled."""
+    for table in group.get("ModalityLUTSequence") or ():
+        return _looked_up(frame, table, "LUT")[0]
+    slope, intercept = (numbers_of(group, f"Rescale{name}")[:1] for name in ("Slope", "Intercept"))
+    if slope == [0.0]:
+        raise _wrong("RescaleSlope", 0, "another number than 0")
+    identity = slope in ([], [1.0]) and intercept in ([], [0.0])
+    return frame if identity else frame * (slope or [1.0])[0] + (intercept or [0.0])[0]
+
+
+def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
+    """Numbers from 0 to 255 by the first window; ``None`` without one."""
+    from pydicom import Dataset
+    from pydicom.pixels import apply_windowing
+
+    center, width = numbers_of(group, "WindowCenter"), numbers_of(group, "WindowWidth")
+    if not center or not width:
+        return None
+    window = Dataset()
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
+    window.WindowCenter, window.WindowWidth = center[0], width[0]
+    window.VOILUTFunction = str(group.get("VOILUTFunction") or "LINEAR")
+    try:
+        windowed: NDArray[Any] = apply_windowing(numbers, window)
+    except ValueError as error:
+        found = f"{window.VOILUTFunction}, {center[0]:g} and {width[0]:g} ({error})"
+        raise _wrong("WindowCenter", found, "a window of PS3.3, section C.11.2") from None
+    return windowed
+
+
+def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.uint16], int]:
+    """Entries of a table (PS3.3, section C.11.1.1), and their bits; pydicom's own functions take an index into a table
+    of 8 bits modulo 256, and the bytes of big endian as little."""
+    described = [int(number) for number in numbers_of(item, f"{name}Descriptor")]
+    data = item.get(f"{name}Data")
+    if len(described) != 3 or data is None:
+        raise _wrong(f"{name}Descriptor", f"{described} without {name}Data" if data is None else described, "a table")
+    count, first, bits = described[0] % 2**16 or 2**16, *described[1:]
+    order = "<" if item.original_encoding[1] is not False else ">"
+    raw = data if isinstance(data, bytes) else np.atleast_1d(data).astype("u2").astype(f"{order}u2").tobytes()
+    size = len(raw) // count
+    if size not in (1, 2):
+        raise _wrong(f"{name}Data", f"of {len(raw)} bytes", f"{count} entries of 8 or 16 bits")
+    entries = np.frombuffer(raw, f"{order}u{size}", count).astype(np.uint16)
+    if not 8 <= bits <= 16 or int(entries.max()) >= 2**bits:
+        raise _wrong(f"{name}Descriptor", f"{bits} bits with entries up to {entries.max()}", "the bits of the entries")
+    places = np.clip(np.rint(numbers).astype(np.int64) - first, 0, count - 1)
+    return entries[places], bits
+
+
+def _coloured(frames: NDArray[Any], content: Any) -> Picture:
+    """(N, H, W, 3) of palettes; one of 16 bits may have entries of 8."""
+    from pydicom.pixels import apply_color_lut
+
+    segmented = "SegmentedRedPaletteColorLookupTableData"
+    if segmented in content:
+        count, _, bits = content.RedPaletteColorLookupTableDescriptor
+        if bits == 8 and not 0 < count <= 256:
+            raise _wrong(segmented, f"of {count} entries of 8 bits", "at most 256")
+        colours = np.stack([apply_color_lut(frame, content)[..., :3] for frame in frames])
+    else:
+        channels = [_looked_up(frames, content, f"{name}PaletteColorLookupTable") for name in ("Red", "Green", "Blue")]
+        colours, bits = np.stack([channel for channel, _ in channels], axis=-1), channels[0][1]
+    return (colours >> (bits - 8 if colours.max() > 255 else 0)).astype(np.uint8)
+
+
+def _pixel_area(content: Any, frames: int) -> float | None:
+    areas = set()
+    for place in range(frames):
+        spacing = numbers_of(_group(content, "PixelMeasuresSequence", place), "PixelSpacing")
+        if any(side < 0 for side in spacing):
+            raise _wrong("PixelSpacing", spacing, "two lengths in mm")
+        areas.add(spacing[0] * spacing[1] if len(spacing) == 2 else 0.0)
+    return (areas.pop() or None) if len(areas) == 1 else None
+
+
+def _group(content: Any, name: str, place: int) -> Any:
+    """Where an object describes a frame: in the frame's functional group, in that of all, else at its top.
+
+    Enhanced objects have functional groups (PS3.3, section C.7.6.16), classic ones have not.
+    """
+    for groups, of in (("PerFrameFunctionalGroupsSequence", place), ("SharedFunctionalGroupsSequence", 0)):
+        items = content.get(groups) or ()
+        if of < len(items) and items[of].get(name):
+            return items[of].get(name)[0]
+    return content
+
+
+def numbers_of(content: Any, name: str) -> list[float]:
+    """The numbers of an element, also of one that is stored as text or with decimal commas; none where it is empty.
+
+    Raises:
+        ValueError: a value that is no finite number, or some of several empty.
+    """
+    try:
+        value = content.get(name)
+    except Exception:  # text that its representation does not allow
+        value = content.get_item(name).value
+    value = value.decode("latin-1") if isinstance(value, bytes) else value
+    value = value.split("\\") if isinstance(value, str) else value
+    values = value if isinstance(value, Sequence) else [value]
+    listed = [str("" if each is None else each).strip(" \0").replace(",", ".") for each in values]
+    try:
+        numbers = [float(text) for text in listed] if any(listed) else []
+        if all(map(math.isfinite, numbers)):
+            return numbers
+    except ValueError:
+        pass
+    raise _wrong(name, ", ".join(map(repr, listed)), "finite numbers")
+
+
+def _to_8_bit(numbers: NDArray[Any], low: float, high: float) -> Picture:
+    if numbers.dtype == np.uint8 and (low, high) == (0, 255):
+        return numbers
+    scaled = (numbers.astype(np.float64) - low) / max(high - low, 1e-12)
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)

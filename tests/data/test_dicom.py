@@ -1,0 +1,379 @@
+"""DICOM objects as pictures: every step of PS3.3's grey scale pipeline by hand, colours, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.dicom import no_image, numbers_of, read_object
+from samfed_monai.data.volumes import read_slices
+
+pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
+
+VL_PHOTO, SEG, SR, SPECTRUM = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("77.1.4", "66.4", "88.11", "4.2"))
+LITTLE, BIG, MPEG4 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.102"
+
+
+def item(**elements: Any) -> Any:
+    content = pydicom.Dataset()
+    for name, value in elements.items():
+        setattr(content, name, value)
+    return content
+
+
+def table(entries: list[int], *, first: int, bits: int) -> Any:
+    content = item(LUTDescriptor=[len(entries), first, bits])
+    content["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    content.add_new("LUTData", "OW", np.array(entries, "<u2").tobytes())
+    return content
+
+
+def made(
+    folder: Path, pixels: Any, *, syntax: str = LITTLE, text: dict[str, str] | None = None, **elements: Any
+) -> Path:
+    """An object of (H, W) or (H, W, 3) stored values; ``text`` are elements stored as UT."""
+    content = item(SOPClassUID=VL_PHOTO, SOPInstanceUID="1.2.3", Modality="XC")
+    content.file_meta = pydicom.dataset.FileMetaDataset()
+    content.file_meta.TransferSyntaxUID = syntax
+    content.file_meta.MediaStorageSOPClassUID, content.file_meta.MediaStorageSOPInstanceUID = VL_PHOTO, "1.2.3"
+    bits = 8 * pixels.itemsize
+    content.Rows, content.Columns = pixels.shape[:2]
+    content.SamplesPerPixel = 3 if pixels.ndim > 2 else 1
+    content.PhotometricInterpretation = "RGB" if pixels.ndim > 2 else "MONOCHROME2"
+    if pixels.ndim > 2:
+        content.PlanarConfiguration = 0
+    content.BitsAllocated, content.BitsStored, content.HighBit = bits, bits, bits - 1
+    content.PixelRepresentation = int(pixels.dtype.kind == "i")
+    content.add_new(
+        "PixelData", "OW", pixels.astype(pixels.dtype.newbyteorder(">" if syntax == BIG else "<")).tobytes()
+    )
+    for name, value in elements.items():
+        if value is None:
+            del content[name]
+        else:
+            setattr(content, name, value)
+    for name, value in (text or {}).items():
+        content.add_new(name, "UT", value)
+    path, content.preamble = folder / "a.dcm", bytes(128)
+    pydicom.dcmwrite(path, content)
+    return path
+
+
+def grey(path: Path) -> list[int]:
+    found = read_slices(path).pictures
+    assert np.ptp(found, axis=-1).max() == 0
+    return found[..., 0].ravel().tolist()
+
+
+def row(*values: int, dtype: str = "u2") -> Any:
+    return np.array([values], dtype)
+
+
+TWELVE = {"BitsStored": 12, "HighBit": 11}
+RAMP = [n * 255 // 599 for n in range(600)]
+INVERTED = {"PhotometricInterpretation": "MONOCHROME1"}
+HUNDRED = {"WindowCenter": 100.5, "WindowWidth": 201}  # 0 is black, 200 is white
+NARROW = {"WindowCenter": 100, "WindowWidth": 51}
+WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "elements", "expected"),
+    [
+        (row(0, 1000, 4000), TWELVE, [0, 64, 255]),  # by the range: 1000 / 4000 * 255
+        (row(0xF000, 0x1FFF, 0x0800), {**TWELVE, **WINDOW}, [0, 255, 128]),  # unused bits are no part of the value
+        (row(-2048, 0, 2047, dtype="i2"), TWELVE, [0, 128, 255]),
+        (row(10, 20, 250, dtype="u1"), {}, [10, 20, 250]),
+        (row(0, 31, 63, dtype="u1"), {"BitsStored": 6, "HighBit": 5}, [0, 125, 255]),
+        (row(0, 100, 200), {"RescaleSlope": "2", "RescaleIntercept": "-100", **HUNDRED}, [0, 128, 255]),
+        # C.11.2.1.2.1: of center 100 and width 51, black to 74.5 and white from 124.5; LINEAR_EXACT to 74.5, from 125.5
+        (row(74, 100, 125, dtype="u1"), NARROW, [0, 130, 255]),
+        (row(74, 100, 125, dtype="u1"), {**NARROW, "VOILUTFunction": "LINEAR_EXACT"}, [0, 128, 252]),
+        (row(0, 100, 200, dtype="u1"), {**NARROW, "WindowWidth": 100, "VOILUTFunction": "SIGMOID"}, [5, 128, 250]),
+        (row(0, 50, 100, dtype="u1"), {"WindowCenter": [50, 9], "WindowWidth": [101, 1]}, [1, 129, 255]),
+        (row(0, 100, 255, dtype="u1"), INVERTED, [255, 155, 0]),
+        (row(0, 100, 255, dtype="u1"), {**INVERTED, "PresentationLUTShape": "INVERSE"}, [255, 155, 0]),
+        (row(0, 1, 2), {"ModalityLUTSequence": [table([40, 20, 0], first=0, bits=16)]}, [255, 128, 0]),
+        (row(0, 1, 7), {"VOILUTSequence": [table([0, 100, 255], first=1, bits=8)]}, [0, 0, 255]),
+        (row(0, 300, 599), {"VOILUTSequence": [table(RAMP, first=0, bits=8)]}, [0, 127, 255]),
+        (row(-5, 0, 5, dtype="i2"), {"VOILUTSequence": [table([0, 4095, 2048], first=-5, bits=12)]}, [0, 128, 128]),
+        (row(0, 500, 1000), {"PixelPaddingValue": 0}, [0, 0, 255]),  # the range is 500 to 1000
+        (row(-2000, 0, 100, dtype="i2"), {"PixelPaddingValue": -2000}, [0, 0, 255]),
+        (row(0, 3, 9, 20), {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 3}, [0, 0, 0, 255]),
+        (row(0, 100, 255, dtype="u1"), {**INVERTED, "PixelPaddingValue": 0}, [0, 155, 0]),
+    ],
+)  # fmt: skip
+def test_grey_values_go_through_the_pipeline(tmp_path: Path, pixels: Any, elements: Any, expected: list[int]) -> None:
+    assert grey(made(tmp_path, pixels, **elements)) == expected
+
+
+def test_a_negative_padding_that_is_stored_as_unsigned(tmp_path: Path) -> None:
+    path = made(tmp_path, row(-2000, 0, 100, dtype="i2"))
+    content = pydicom.dcmread(path)
+    content.add_new("PixelPaddingValue", "US", 63536)
+    content.save_as(path)
+    assert grey(path) == [0, 0, 255]
+
+
+@pytest.mark.parametrize(("center", "width"), [("40.5", "400"), ("40,5", "400,0"), (" 40.5\0", "400\\7")])
+def test_numbers_as_text_and_with_a_decimal_comma(tmp_path: Path, center: str, width: str) -> None:
+    values = row(0, 40, 239, dtype="u1")
+    whole = grey(made(tmp_path, values, WindowCenter="40.5", WindowWidth="400"))
+    assert whole == [102, 128, 255]  # (0 - 40 + 199.5) / 399 * 255 = 101.9
+    assert grey(made(tmp_path, values, text={"WindowCenter": center, "WindowWidth": width})) == whole
+
+
+@pytest.mark.parametrize(
+    ("spacing", "area"), [("0.5\\0.25", 0.125), ("0,5\\0,25", 0.125), ("0\\0", None), ("0.5", None), ("", None)]
+)
+def test_the_area_of_a_pixel(tmp_path: Path, spacing: str, area: float | None) -> None:
+    assert read_slices(made(tmp_path, row(1), text={"PixelSpacing": spacing})).pixel_area == area
+
+
+RED = np.array([[[4095, 0, 2048]]], "u2")
+
+
+def test_colours_are_scaled_by_the_bits_that_are_stored(tmp_path: Path) -> None:
+    assert read_slices(made(tmp_path, RED, **TWELVE)).pictures.ravel().tolist() == [255, 0, 128]
+    assert read_slices(made(tmp_path, RED)).pictures.ravel().tolist() == [16, 0, 8]
+
+
+@pytest.mark.parametrize("syntax", [LITTLE, BIG])
+@pytest.mark.parametrize(
+    ("bits", "red", "expected"),
+    [
+        (16, [0, 0x8080, 0xFFFF], [0, 128, 255]),
+        (16, [0, 0x8000, 0xFF00], [0, 128, 255]),
+        (16, [0, 128, 255], [0, 128, 255]),  # entries of 8 bits in words of 16
+        (8, [0, 128, 255], [0, 128, 255]),
+    ],
+)
+def test_palettes_of_8_and_16_bits(tmp_path: Path, bits: int, red: list[int], expected: list[int], syntax: str) -> None:
+    order = ">" if syntax == BIG else "<"
+    data = np.array(red, f"{order}u2").tobytes()
+    colours = {}
+    for name in ("Red", "Green", "Blue"):
+        colours[f"{name}PaletteColorLookupTableDescriptor"] = [3, 10, bits]
+        colours[f"{name}PaletteColorLookupTableData"] = data
+    pixels = row(0, 10, 11, 12, 400)  # below the first and above the last are the first and the last
+    path = made(tmp_path, pixels, syntax=syntax, PhotometricInterpretation="PALETTE COLOR", **colours)
+    assert grey(path) == [expected[0], *expected, expected[2]]
+
+
+def test_a_palette_of_8_bits_has_more_than_256_entries(tmp_path: Path) -> None:
+    colours: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name in ("Red", "Green", "Blue"):
+        colours[f"{name}PaletteColorLookupTableDescriptor"] = [512, 0, 8]
+        colours[f"{name}PaletteColorLookupTableData"] = bytes(n // 2 for n in range(512))
+    assert grey(made(tmp_path, row(0, 256, 300, 511), **colours)) == [0, 128, 150, 255]
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_segmented_palette_is_read_and_one_that_pydicom_would_wrap_is_refused(tmp_path: Path, count: int) -> None:
+    colours: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name in ("Red", "Green", "Blue"):
+        colours[f"{name}PaletteColorLookupTableDescriptor"] = [count, 0, 8]
+        # C.7.9.2.1: a discrete segment (0) of one entry, then a linear one (1) of two entries up to 200
+        colours[f"Segmented{name}PaletteColorLookupTableData"] = bytes([0, 1, 100, 1, 2, 200])
+    path = made(tmp_path, row(0, 1, 2), **colours)
+    if count == 3:
+        assert grey(path) == [100, 150, 200]
+    else:
+        with pytest.raises(Refused, match=r"expected at most 256, found Segmented.* \(0028,1221\) of 300 entries of 8"):
+            read_slices(path)
+
+
+@pytest.mark.parametrize(
+    ("elements", "told"),
+    [
+        ({"HighBit": 15, "BitsStored": 12}, r"expected 11, as BitsStored is 12, found HighBit \(0028,0102\) 15"),
+        ({"PhotometricInterpretation": "YBR_PARTIAL_420"}, r"found PhotometricInterpretation \(0028,0004\) 'YBR_PART"),
+        ({"PresentationLUTShape": "INVERSE"}, r"expected IDENTITY, as the object is MONOCHROME2, found Presentation"),
+        ({"PixelPresentation": "COLOR"}, r"PixelPresentation \(0008,9205\) 'COLOR'"),
+        ({"WindowCenter": 1, "WindowWidth": 0}, r"WindowCenter \(0028,1050\) LINEAR, 1 and 0 \(The \(0028,1051\)"),
+        ({"WindowCenter": 1, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, r"\(0028,1050\) CUBIC, 1 and 9"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, r"RescaleSlope \(0028,1053\) 0"),
+        ({"text": {"RescaleSlope": "nan"}}, r"expected finite numbers, found RescaleSlope \(0028,1053\) 'nan'"),
+        ({"text": {"WindowCenter": "wide", "WindowWidth": "2"}}, r"WindowCenter \(0028,1050\) 'wide'"),
+        ({"text": {"WindowCenter": "\\40", "WindowWidth": "9\\9"}}, r"finite numbers, found WindowCenter .* '', '40'"),
+        ({"SOPClassUID": SPECTRUM, "PixelData": None}, r"found no pixels \(XC\)"),
+        ({"text": {"PixelSpacing": "-1\\1"}}, r"PixelSpacing \(0028,0030\) \[-1.0, 1.0\]"),
+        ({"VOILUTSequence": [table([0, 300], first=0, bits=8)]}, r"\(0028,3002\) 8 bits with entries up to 300"),
+        ({"NumberOfFrames": 3}, r"pixels that cannot be decoded \(The number of bytes of pixel data is less than"),
+        ({"Columns": 1}, r"expected 3, as the pixels are, found NumberOfFrames \(0028,0008\) 1"),
+        ({"PixelData": None}, r"expected an object with pixel data, found no pixels \(XC\)"),
+        ({"SOPClassUID": SEG}, "expected a DICOM image, found Segmentation Storage"),
+        ({"Modality": "RTDOSE"}, "expected a DICOM image, found VL Photographic Image Storage of RTDOSE"),
+        ({"SOPClassUID": SR, "Rows": None, "PixelData": None}, r"found no pixels \(XC\)"),
+        ({"BitsAllocated": None}, r"\(0028,0100\) 'Bits Allocated'"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_refused_by_its_tag(tmp_path: Path, elements: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused, match=rf"a\.dcm: .*{told}"):
+        read_slices(made(tmp_path, row(0, 1, 2), **elements))
+
+
+def test_compressed_pixels_without_a_decoder_are_refused_by_their_encoding(tmp_path: Path) -> None:
+    path = made(tmp_path, row(0, 1))
+    content = pydicom.dcmread(path)
+    content.file_meta.TransferSyntaxUID = MPEG4
+    content.PixelData = pydicom.encaps.encapsulate([bytes(8)])
+    content.save_as(path)
+    with pytest.raises(Refused, match=r"found TransferSyntaxUID \(0002,0010\) MPEG-4 .*; save the frames of the video"):
+        read_slices(path)
+
+
+def test_objects_without_preamble_and_meta_information_are_read(tmp_path: Path) -> None:
+    path = made(tmp_path, row(0, 1, 2))
+    content = pydicom.dcmread(path)
+    path.write_bytes(path.read_bytes()[132:])
+    assert grey(path) == [0, 128, 255]
+    content.file_meta, content.preamble = pydicom.dataset.FileMetaDataset(), None
+    content.save_as(path, implicit_vr=True, little_endian=True)
+    assert grey(path) == [0, 128, 255]
+
+
+def test_an_object_knows_whether_it_has_an_image(tmp_path: Path) -> None:
+    assert no_image(made(tmp_path, row(1))) == ""
+    assert no_image(made(tmp_path, row(1), SOPClassUID=SEG)) == "Segmentation Storage"
+    assert no_image(made(tmp_path, row(1), SOPClassUID=SR, Rows=None)) == "Basic Text SR Storage"
+    (tmp_path / "a.dcm").write_bytes(b"damaged")
+    assert no_image(tmp_path / "a.dcm") == ""
+
+
+def test_nothing_of_a_library_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
+    path = made(tmp_path, row(0, 1), text={"WindowCenter": "1,5", "WindowWidth": "4"}, PixelSpacing=["0.5", "0.5"])
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"0.5\\0.5", b"0,5\\0,5"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_slices(path).pixel_area == 0.25
+    assert numbers_of(read_object(path), "PixelSpacing") == [0.5, 0.5]
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+class TestOfPydicom:
+    """On the objects that pydicom ships."""
+
+    @staticmethod
+    def object(name: str) -> Path:
+        from pydicom.data import get_testdata_file
+
+        return Path(str(get_testdata_file(name)))
+
+    def test_of_what_pydicom_mends_nothing_is_said(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of an implicit VR where the header says explicit
+            assert read_object(self.object("SC_rgb_jpeg.dcm"), pixels=False).Rows == 256
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "colours"),
+        [
+            ("CT_small.dcm", (1, 128, 128, 3), False),
+            ("examples_rgb_color.dcm", (1, 240, 320, 3), True),
+            ("examples_palette.dcm", (1, 350, 800, 3), True),
+            ("examples_ybr_color.dcm", (30, 240, 320, 3), True),
+            ("SC_rgb_rle_2frame.dcm", (2, 100, 100, 3), True),
+        ],
+    )
+    def test_every_kind_of_pixels_becomes_rgb(self, name: str, shape: tuple[int, ...], colours: bool) -> None:
+        found = read_slices(self.object(name))
+        assert found.pictures.shape == shape
+        assert found.pictures.dtype == np.uint8
+        assert bool(np.ptp(found.pictures, axis=-1).max()) is colours
+        assert found.pictures.max() > 100
+
+    def test_a_slice_knows_its_pixels_and_goes_by_its_range(self) -> None:
+        path = self.object("CT_small.dcm")
+        content = pydicom.dcmread(path)
+        found = read_slices(path)
+        assert found.pixel_area == pytest.approx(float(content.PixelSpacing[0]) * float(content.PixelSpacing[1]))
+        numbers = content.pixel_array
+        assert found.pictures[0].reshape(-1, 3)[numbers.argmax()].tolist() == [255] * 3
+        assert found.pictures[0].reshape(-1, 3)[numbers.argmin()].tolist() == [0] * 3
+
+    def test_the_files_own_window_and_an_inverted_one(self, tmp_path: Path) -> None:
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        content.WindowCenter, content.WindowWidth = [50, 300], [200, 10]  # the first of several counts
+        content.save_as(tmp_path / "window.dcm")
+        numbers = content.pixel_array * float(content.RescaleSlope) + float(content.RescaleIntercept)
+        grey = read_slices(tmp_path / "window.dcm").pictures[0, :, :, 0]
+        assert (grey[numbers <= -50] == 0).all()
+        assert (grey[numbers >= 150] == 255).all()
+        content.PhotometricInterpretation = "MONOCHROME1"
+        content.save_as(tmp_path / "inverted.dcm")
+        assert np.array_equal(read_slices(tmp_path / "inverted.dcm").pictures[0, :, :, 0], 255 - grey)
+
+    def test_an_enhanced_object_says_the_same_in_functional_groups(self, tmp_path: Path) -> None:
+        from pydicom.dataset import Dataset
+
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        content.WindowCenter, content.WindowWidth = 50, 200
+        content.save_as(tmp_path / "classic.dcm")
+        classic = read_slices(tmp_path / "classic.dcm")
+        groups = {"Shared": Dataset(), "PerFrame": Dataset()}
+        for owner, group, names in (
+            ("Shared", "PixelValueTransformationSequence", ["RescaleSlope", "RescaleIntercept"]),
+            ("Shared", "PixelMeasuresSequence", ["PixelSpacing"]),
+            ("PerFrame", "FrameVOILUTSequence", ["WindowCenter", "WindowWidth"]),
+        ):
+            item = Dataset()
+            for name in names:
+                setattr(item, name, content[name].value)
+                del content[name]
+            setattr(groups[owner], group, [item])
+        for owner, dataset in groups.items():
+            setattr(content, f"{owner}FunctionalGroupsSequence", [dataset])
+        content.save_as(tmp_path / "enhanced.dcm")
+        enhanced = read_slices(tmp_path / "enhanced.dcm")
+        assert np.array_equal(enhanced.pictures, classic.pictures)
+        assert enhanced.pixel_area == classic.pixel_area
+
+    def test_headers_that_say_half_of_it_are_read(self, tmp_path: Path) -> None:
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        whole = read_slices(self.object("CT_small.dcm")).pictures
+        content.WindowCenter, content.WindowWidth, content.NumberOfFrames = None, None, None
+        content.save_as(tmp_path / "empty.dcm")
+        assert np.array_equal(read_slices(tmp_path / "empty.dcm").pictures, whole)
+        content.WindowWidth = 200
+        del content.WindowCenter
+        content.PixelSpacing = [0.5]
+        content.save_as(tmp_path / "half.dcm")
+        found = read_slices(tmp_path / "half.dcm")
+        assert np.array_equal(found.pictures, whole)
+        assert found.pixel_area is None
+
+    def test_eight_bits_are_as_they_are_where_they_are_rescaled_to_themselves(self, tmp_path: Path) -> None:
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        content.decompress() if content.file_meta.TransferSyntaxUID.is_compressed else None
+        content.BitsAllocated, content.BitsStored, content.HighBit, content.PixelRepresentation = 8, 8, 7, 0
+        content.Rows, content.Columns, content.PixelData = 1, 4, bytes([90, 100, 120, 90])
+        content.RescaleSlope, content.RescaleIntercept = 1, 0
+        content.save_as(tmp_path / "grey.dcm")
+        assert read_slices(tmp_path / "grey.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
+        content.WindowCenter, content.WindowWidth = 128, 256  # by DICOM's formula the identity
+        content.save_as(tmp_path / "window.dcm")
+        assert read_slices(tmp_path / "window.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
+
+    def test_an_object_without_pixels_is_refused(self) -> None:
+        with pytest.raises(
+            Refused, match=r"rtplan\.dcm: expected an object with pixel data, found no pixels \(RTPLAN\)"
+        ):
+            read_slices(self.object("rtplan.dcm"))
+
+    def test_what_is_no_dicom_is_refused(self, tmp_path: Path) -> None:
+        self.object("CT_small.dcm")
+        (tmp_path / "a.dcm").write_text("no object")
+        with pytest.raises(Refused, match=r"a\.dcm: expected a DICOM object"):
+            read_slices(tmp_path / "a.dcm")
+
+    def test_without_pydicom_its_name_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("samfed_monai.data.dicom.importlib.util.find_spec", lambda name: None)
+        with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
+            read_slices(tmp_path / "a.dcm")

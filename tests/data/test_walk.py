@@ -1,0 +1,110 @@
+"""Which files of a folder count: by name and content, without those of systems, and a count of all others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, is_left_out, kind_of, not_read, stem_of, volumes_in, walk
+
+OBJECT = bytes(128) + b"DICM"
+
+
+def files(folder: Path, *names: str, content: bytes = b"") -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.JPG", b"", PICTURE),
+        ("a.jfif", b"", PICTURE),
+        ("IMG_1.HEIC", b"", PICTURE),
+        ("a.NII.GZ", b"", NIFTI),
+        ("a.dcm", b"", DICOM),
+        ("IM0001", OBJECT, DICOM),
+        ("1.2.840.113619.2.55", OBJECT, DICOM),
+        ("scan.ima", OBJECT, DICOM),
+        ("DICOMDIR", OBJECT, DICOM),
+        ("1.2.840.113619.2.55", b"other", "of an unknown kind"),
+        ("README", b"hello", "of an unknown kind"),
+        ("photo", b"\xff\xd8\xff\xe0", "JPEG without its suffix"),
+        ("photo.jpg~", b"\xff\xd8\xff\xe0", "JPEG without its suffix"),
+        ("a.gif", b"GIF89a", "GIF"),
+        ("film.MP4", b"", "video"),
+        ("notes.txt", b"", "text"),
+        ("list.csv", b"", "text"),
+        ("x.tar.gz", b"", "GZ"),
+    ],
+)
+def test_kinds_go_by_the_name_and_by_dicoms_preamble(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+    files(tmp_path, name, content=content)
+    assert kind_of(tmp_path / name) == kind
+    assert {key: [path.name for path in paths] for key, paths in walk(tmp_path).items()} == {kind: [name]}
+
+
+SYSTEM = (
+    *("__MACOSX/._a.png", "__MACOSX/a.png", "._a.png", ".DS_Store", ".AppleDouble/a.png", ".Trashes/501/a.png"),
+    *(".Spotlight-V100/a.png", "$RECYCLE.BIN/a.png", "System Volume Information/a.png", "Thumbs.db", "desktop.ini"),
+    *("@eaDir/a.png/SYNOPHOTO_THUMB_XL.jpg", "#recycle/a.png", "#snapshot/a.png", "@Recycle/a.png", ".@__thumb/a.png"),
+    *(".snapshot/daily/a.png", "lost+found/a.png", "~snapshot/a.png", ".Trash-1000/files/a.png", "sub/THUMBS.DB"),
+)
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_files_of_systems_are_not_there(tmp_path: Path, name: str) -> None:
+    files(tmp_path, name)
+    assert walk(tmp_path) == {}
+    assert any(map(is_left_out, Path(name).parts))
+
+
+def test_hidden_files_and_linked_folders_are_counted(tmp_path: Path) -> None:
+    files(tmp_path, "b.png", "a/c.png", ".old.png", ".git/x.png", ".git/y.png")
+    files(tmp_path.parent / "elsewhere", "d.png")
+    os.symlink(tmp_path.parent / "elsewhere", tmp_path / "more")
+    found = walk(tmp_path)
+    assert found[PICTURE] == [tmp_path / "a/c.png", tmp_path / "b.png"]
+    assert not_read(found, (PICTURE,)) == "not read: 2 hidden (.git, …), 1 linked folder (more)"
+    assert not_read({PICTURE: found[PICTURE]}, (PICTURE,)) == not_read({}) == ""
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(PermissionError, match="locked"):
+        walk(tmp_path)
+
+
+def test_volumes_are_named_by_their_path_and_objects_without_an_image_are_not_among_them(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
+    from pydicom.data import get_testdata_file
+
+    files(tmp_path, "b.NII.GZ", "sub/a.dcm", "photo.jpg", ".hidden/c.nii", "notes.txt")
+    files(tmp_path, "IM0001", content=Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
+    files(tmp_path, "1.2.3", content=Path(str(get_testdata_file("liver_1frame.dcm"))).read_bytes())
+    found, others = volumes_in([tmp_path, tmp_path / "sub" / "a.dcm", tmp_path / "1.2.3"])
+    assert found == [
+        ("IM0001", tmp_path / "IM0001"),
+        ("b", tmp_path / "b.NII.GZ"),
+        ("sub/a", tmp_path / "sub/a.dcm"),
+        ("a", tmp_path / "sub/a.dcm"),
+        ("1.2.3", tmp_path / "1.2.3"),  # named, and refused where it is read
+    ]
+    expected = "1 DICOM without an image: Segmentation Storage (1.2.3), 1 hidden (.hidden), 1 text (notes.txt)"
+    assert not_read(others) == f"not read: {expected}"
+
+
+def test_a_stem_has_no_suffix_of_ours() -> None:
+    names = ("x.y.nii.gz", "x.NII", "x.dicom", "1.2.3")
+    assert [stem_of(Path(name)) for name in names] == ["x.y", "x", "x", "1.2.3"]
