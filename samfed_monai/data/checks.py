@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +20,9 @@ from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
-from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
+from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine, look_alikes
 from samfed_monai.data.reading import Picture, decode_image, decode_mask, is_turned, misfit, read_bytes
 from samfed_monai.data.weak_labels import decode_weak_label
 
@@ -277,8 +277,8 @@ def warnings(datalist: DataList) -> list[str]:
         digest = salted(item.sha256, salt)
         places.setdefault(site or "the public set", set()).add(digest)
         counts[site, digest] += 1
-        if item.group:
-            groups.setdefault(item.group, set()).add((site, split))
+        if group := normal(item.group or ""):
+            groups.setdefault(group, set()).add((site, split))
     sentences = []
     for (one, other), count in shared(places).items():
         who = counted(count, "image stands", "images stand")
@@ -289,6 +289,7 @@ def warnings(datalist: DataList) -> list[str]:
             place = site or "the public set"
             who = counted(twice, f"image of {place} repeats", f"images of {place} repeat")
             sentences.append(f"{who} the bytes of another one there")
+    sentences += [*look_alikes(item.group for _, _, item in datalist.items()), *_nearly_alike(groups)]
     leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))
     if leaky:
         sentences.append(
@@ -296,6 +297,19 @@ def warnings(datalist: DataList) -> list[str]:
             "frames of one sequence look alike, so scores on this list are optimistic"
         )
     return sentences
+
+
+def _nearly_alike(groups: Iterable[str]) -> list[str]:
+    """A sentence on groups that differ only in case, or in zeros in front of a number."""
+    alike: dict[str, list[str]] = {}
+    for group in sorted(groups):
+        alike.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", group.casefold()), []).append(group)
+    near = [ones for ones in alike.values() if len(ones) > 1]
+    if not near:
+        return []
+    who = counted(len(near), "group has", "groups have")
+    advice = "they are kept apart; if they are one patient, give them one spelling"
+    return [f"{who} names that differ only in case or in zeros in front, such as {near[0]}: {advice}"]
 
 
 def _place(site: str, split: Split, _image: str) -> str:
@@ -377,8 +391,8 @@ def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
 
 
 def stem(path: str) -> str:
-    """File name without its extension, in one Unicode form, whatever file system it came from."""
-    return unicodedata.normalize("NFC", PurePosixPath(path).stem)
+    """File name without its extension, in its normal form, whatever file system it came from."""
+    return normal(PurePosixPath(path).stem)
 
 
 def _changed(item: Item, fact: Facts) -> Iterable[Problem]:

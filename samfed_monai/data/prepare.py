@@ -12,7 +12,7 @@ from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
 from samfed_monai.data.classes import class_problems
 from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
-from samfed_monai.data.grouping import read_groups, subset, without_group
+from samfed_monai.data.grouping import of_several, read_groups, subset, without_group
 from samfed_monai.data.partitions import (
     Partition,
     Places,
@@ -202,13 +202,21 @@ def _name(options: Options) -> str:
 
 
 def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
-    """A sentence on images that the options' file gives no group; refuses a file that gives none to any."""
+    """Sentences on images that the options' file gives no group, or one for several; refuses one that gives none."""
     if not options.groups:
         return []
     images = {one.image for one in found}
     lacking = without_group(sorted(images), options.groups, column=options.group_column)
     name = Path(options.groups).name
-    return [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
+    sentences = [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
+    several = of_several(images, options.groups, column=options.group_column)
+    if several:
+        who = counted(len(several), "name is", "names are")
+        sentences.append(
+            f"{who} in {name} without a folder, and of several images each, such as {several[0]!r}: all of them have "
+            "that row's group; give paths to tell them apart"
+        )
+    return sentences
 
 
 def _item(one: Found, fact: Facts, split: Split, options: Options, notes: Mapping[str, Mapping[str, Any]]) -> Item:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import unsafe
 from samfed_monai.data.reading import SUFFIXES
@@ -36,7 +36,7 @@ class Found:
         image: path relative to the data root, with forward slashes.
         label: its mask, or ``None``.
         origin: folder it was found under (site, or part of an archive), for partitions by folder.
-        group: sequence or patient, if known.
+        group: sequence or patient, if known; kept in its normal form.
         label_kind: of a weak label, one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
     """
 
@@ -45,6 +45,9 @@ class Found:
     origin: str = ""
     group: str | None = None
     label_kind: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", normal(self.group or "") or None)
 
     @property
     def has_mask(self) -> bool:
