@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from samfed_monai.core.errors import folded
 from samfed_monai.data.checks import check_datalist, look, repeated_stems, salted, shared, warnings
 from samfed_monai.data.datalist import DataList, Site
 from tests.data.making import disc, item, pair, picture, save, small_list
@@ -49,7 +50,7 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path):
     assert told(DataList("empty", []), tmp_path / "nowhere") == []
 
 
-def test_of_many_missing_files_ten_of_a_kind_are_named_and_everything_else(tmp_path):
+def test_of_many_missing_files_every_one_is_a_problem_and_two_lines_say_it(tmp_path):
     items = [pair(tmp_path, f"i{number:02d}", number) for number in range(16)]
     for number in range(12):
         (tmp_path / "images" / f"i{number:02d}.png").unlink()
@@ -63,12 +64,15 @@ def test_of_many_missing_files_ten_of_a_kind_are_named_and_everything_else(tmp_p
         f"{tmp_path.resolve()}/images/i00.png: expected a readable file, {restore}",
         f"{tmp_path.resolve()}/masks/i00.png: expected the mask of images/i00.png, {restore}",
     ]
-    assert sum(restore in problem for problem in problems) == 20
+    assert sum(restore in problem for problem in problems) == 24
     assert sum("found a file of zero bytes" in problem for problem in problems) == 3
-    assert problems[-2:] == [
-        "and 2 more images: expected a file that the list names, found no such file",
-        "and 3 more masks: expected a file that the list names, found no such file",
-    ]
+    images, masks, *others = folded(check_datalist(DataList("list", items), tmp_path, progress=False))
+    names = ", ".join(f"{tmp_path.resolve()}/{{0}}/i0{number}.png" for number in (0, 1)) + " and "
+    names += f"{tmp_path.resolve()}/{{0}}/i02.png"
+    assert images == f"12 times, such as {names.format('images')}: expected a readable file, {restore}"
+    first = f"the first: expected the mask of images/i00.png, {restore}"
+    assert masks == f"12 times, such as {names.format('masks')}; {first}"
+    assert len(others) == 7  # one mask, three empty files, whose hashes differ, too
 
 
 def test_fault_02_sizes_that_differ_are_told(tmp_path):
@@ -168,7 +172,8 @@ def test_fault_20_unicode_and_spaces_work(tmp_path):
 def test_fault_22_the_same_stem_with_two_extensions_is_told():
     (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
     assert str(problem) == (
-        "a/1.jpg: expected one file per stem, found the same stem as a/1.png; delete or rename one of them"
+        "a/1.jpg: expected one file per stem, found the same stem as a/1.png; if they are one image, "
+        "move one of the files away; if not, rename one, with its mask"
     )
 
 

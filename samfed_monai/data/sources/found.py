@@ -81,36 +81,52 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
 def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], list[Path]]:
     """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``.
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``. Where folders below ``images`` and ``masks``
+    have the same names, as those of patients do, a mask belongs to an image of its own folder.
 
     Raises:
-        Refused: there is no ``images`` folder, or nothing in it, an image has two masks, or the folders are swapped.
+        Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
+            images, or the folders are swapped.
     """
     images = list_images(folder / "images")
     if not images:
         expected, hint = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
         raise Refused([Problem(str(folder / "images"), found="no images", expected=expected, hint=hint)])
-    stems = {stem(path.name) for path in images}
-    masks: dict[str, Path] = {}
-    problems = Problems()
     drawn = list_images(folder / "masks")
     exchanged = swapped(folder, images, drawn)
     if exchanged is not None:
         raise Refused([exchanged])
+    below = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *drawn]}
+    shared = {below[path] for path in images} & {below[path] for path in drawn} - {""}
+    by_stem: dict[str, list[Path]] = {}
+    for path in images:
+        by_stem.setdefault(stem(path.name), []).append(path)
+    masks: dict[Path, Path] = {}
+    lonely: list[Path] = []
+    problems = Problems()
     for path in drawn:
-        name = stem(path.name) if stem(path.name) in stems else mask_stem(path)  # an image's own may end in _mask
-        there = masks.setdefault(name, path)
-        if there != path and name in stems:
-            told, hint = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
+        ones = by_stem.get(stem(path.name)) or by_stem.get(mask_stem(path), [])  # an image's own may end in _mask
+        own = [one for one in ones if below[one] == below[path]]
+        if not own and (len(ones) > 1 or below[path] in shared or any(below[one] in shared for one in ones)):
+            own = [one for one in ones if not below[one] or not below[path]]  # one of both is in no folder
+        else:
+            own = own or ones
+        if len({below[one] for one in own}) > 1:
+            found = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
+            hint = (
+                f"move it into the folder of its image, {relative(folder, root)}/masks/{below[own[1]]} for the second"
+            )
+            problems.add(relative(path, root), found=found, expected="the mask of one image", hint=hint)
+        elif not own:
+            lonely.append(path)
+        elif (there := masks.setdefault(own[0], path)) != path:
+            told, hint = f"the same image's mask in {relative(there, root)}", "move away the one that is not its mask"
             problems.add(relative(path, root), found=told, expected="one mask for each image", hint=hint)
     problems.refuse_if_any()
     found = [
-        Found(
-            relative(path, root), relative(masks[stem(path.name)], root) if stem(path.name) in masks else None, origin
-        )
-        for path in images
+        Found(relative(path, root), relative(masks[path], root) if path in masks else None, origin) for path in images
     ]
-    return found, [path for name, path in masks.items() if name not in stems]
+    return found, lonely
 
 
 def first_two(masks: Sequence[Path]) -> str:

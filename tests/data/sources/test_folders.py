@@ -48,7 +48,7 @@ def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
     folders = find_folders(tmp_path, public="public")
     assert folders.sites["a"][0].label is None
     assert folders.passed_over == (
-        f"3 masks of a belong to no image; left out, such as b.bmp and c_mask.png; a mask is {RULE}; "
+        f"4 masks of a belong to no image; left out, such as b.bmp and b.png; a mask is {RULE}; "
         "rename for instance the mask of a_000 to a_000.bmp",
     )
     save(tmp_path / "a" / "masks" / "a_000.png", disc())
