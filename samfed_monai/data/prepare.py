@@ -25,7 +25,7 @@ from samfed_monai.data.partitions import (
 )
 from samfed_monai.data.quality_report import doubts, write_report
 from samfed_monai.data.sources.folders import find_folders, one_site, without_mask
-from samfed_monai.data.sources.found import Found, unpack
+from samfed_monai.data.sources.found import Found, unpack_all
 from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
@@ -381,8 +381,8 @@ def prepare_isic(
     """
     check_first(options, validation=validation, test=test)
     root = Path(root)
-    for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
-        unpack(archive, root)
+    if unpack_archives:
+        unpack_all(root)
     found = grouped(find_isic(root), options)
     lacking = without_mask([one for one in found if one.origin and one.origin == public])
     facts = look_at(found, root, options, sites={"": found}, known=lacking)
@@ -503,8 +503,8 @@ def prepare_polyp(
     """
     check_first(options, validation=validation, test=test)
     root = Path(root)
-    for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
-        unpack(archive, root / archive.stem)
+    if unpack_archives:
+        unpack_all(root, apart=True)
     polyps = find_polyps(root)
     sites = {site: grouped(ones, options, known=True) for site, ones in polyps.sites.items()}
     for name in leave_out:
