@@ -149,11 +149,12 @@ def of_several(images: Iterable[str], path: str | Path, *, column: str = "group"
 
 NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "filename", "image_id", "isic_id", "id")
 """Columns that name images, in upper or lower case, with blanks or hyphens for the underline."""
-NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A"})
+NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
 """Values that stand for no group: what pandas, R, databases and Excel write where a value is missing."""
 _WHOLE = re.compile(r"^(\d+)\.0+$")  # as pandas writes a whole number of a column with gaps
-_SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#(?:REF|VALUE|NAME|NUM|DIV/0|NULL)[!?]?|#{3,}")
+_SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001", which keeps Excel from reading a number
+UNQUOTED = "close its quotes, or double those that belong to a value"
 _OTHER_KINDS = {
     b"PK\x03\x04": "an Excel or other packed workbook (.xlsx, .ods, .numbers) or a zip file",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls)",
@@ -174,15 +175,17 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
 def _read(path: Path, column: str) -> list[tuple[str, str]]:
     """Name and group of every row, in their normal form."""
     text, encoding = _text(path)
-    first, _, rest = text.partition("\n")
-    declared = re.fullmatch(r'"?sep=(.)"?;*,*', first.strip("\r"), re.IGNORECASE)
-    skipped, text = (1, rest) if declared else (0, text)
+    lines = list(io.StringIO(text, newline=""))
+    declared = re.fullmatch(r'"?sep=(.)"?[;,]*', lines[0].strip("\r\n"), re.IGNORECASE) if lines else None
+    start = 1 if declared else 0
     wanted = _title(column)
-    tables = {each: _rows(text, each, path, skipped) for each in ([declared[1]] if declared else _DELIMITERS)}
-    fitting = [each for each, rows in tables.items() if rows and wanted in map(_title, rows[0][1])]
-    delimiter = fitting[0] if fitting else max(tables, key=lambda each: len(tables[each][0][1]) if tables[each] else 0)
+    first = next((line for line in lines[start:] if normal(line)), "")
+    headers = {each: next(csv.reader([first], delimiter=each), []) for each in _DELIMITERS}
+    fitting = [each for each, header in headers.items() if wanted in map(_title, header)]
+    delimiter = declared[1] if declared else max(fitting or headers, key=lambda each: len(headers[each]))
     how = f"{encoding}, separated by {_DELIMITERS.get(delimiter, repr(delimiter))}"
-    header = [normal(title) for title in tables[delimiter][0][1]] if tables[delimiter] else []
+    rows = _rows(lines[start:], delimiter, path, start)
+    header = [normal(title) for title in rows[0][1]] if rows else []
     titles = [_title(title) for title in header]
     key = next((name for name in NAMES if name in titles and name != wanted), None)
     twice = sorted({title for title in (wanted, key) if titles.count(str(title)) > 1})
@@ -192,13 +195,15 @@ def _read(path: Path, column: str) -> list[tuple[str, str]]:
         raise Refused([Problem(str(path), found=f"the columns {header} ({how})", expected=expected, hint=hint)])
     places = titles.index(key), titles.index(wanted)
     problems, seen, found = Problems(), dict[str, tuple[int, str]](), list[tuple[str, str]]()
-    for line, row in tables[delimiter][1:]:
+    for line, row in rows[1:]:
         where = f"{path}, line {line}"
         name, group = (_value(row[place]) if place < len(row) else "" for place in places)
-        name, group = name.replace("\\", "/"), _WHOLE.sub(r"\1", group)
+        name, group = name.replace("\\", "/"), "" if group in NONE else _WHOLE.sub(r"\1", group)
         if len(row) > len(header) and any(each.strip() for each in row[len(header) :]):
             there, hint = f"{len(row)} values ({how})", "put values that hold the separator into quotes"
             problems.add(where, found=there, expected=f"{len(header)}, as the header has", hint=hint)
+        elif any("\n" in row[place] or "\r" in row[place] for place in places if place < len(row)):
+            problems.add(where, found="a value of several lines", expected="a name and a group", hint=UNQUOTED)
         elif not name:
             expected, hint = f"a name in the column {key!r}", "complete the row, or delete it"
             problems.add(where, found="none", expected=expected, hint=hint)
@@ -209,7 +214,7 @@ def _read(path: Path, column: str) -> list[tuple[str, str]]:
             there = f"{group!r} for {name!r}, and {seen[name][1]!r} in line {seen[name][0]}"
             problems.add(where, found=there, expected="one group for an image", hint="correct one of the two rows")
         else:
-            found.append((name, group if group not in NONE else ""))
+            found.append((name, group))
     problems.refuse_if_any()
     return found
 
@@ -225,7 +230,7 @@ def _text(path: Path) -> tuple[str, str]:
         raise Refused([Problem(str(path), other, "a CSV file", "save the sheet as CSV (UTF-8), and give that file")])
     mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
     guesses = ["utf-8", "cp1252"]
-    if b"\0" in content:  # no mark; in UTF-16 the zeros of plain letters are at every second place
+    if content.count(0) > len(content) // 4:  # no mark; in UTF-16 the zeros of plain letters are at every second place
         guesses = ["utf-16-le" if content[1::2].count(0) >= content[::2].count(0) else "utf-16-be"]
     for encoding in [mark] if mark else guesses:
         try:
@@ -238,14 +243,14 @@ def _text(path: Path) -> tuple[str, str]:
     raise Refused([Problem(str(path), found, "a CSV file", "save it as CSV (UTF-8)")])
 
 
-def _rows(text: str, delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:
+def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:
     """Line and values of every row that holds any."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         return [(reader.line_num + skipped, row) for row in reader if any(normal(value) for value in row)]
     except csv.Error as error:
         where = f"{path}, line {reader.line_num + skipped}"
-        raise Refused([Problem(where, str(error), "a row of a CSV file", "save it as CSV (UTF-8)")]) from None
+        raise Refused([Problem(where, str(error), "a row of a CSV file", UNQUOTED)]) from None
 
 
 def _title(name: str) -> str:
