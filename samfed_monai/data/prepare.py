@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.words import counted
-from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
+from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import class_problems
 from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
 from samfed_monai.data.grouping import of_several, read_groups, subset, without_group
@@ -283,7 +284,22 @@ def prepare_folders(
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     others = [*folders.passed_over, *_only_weak(found), *caveats]
+    others += [] if by_folder or options.groups else _of_one_name(sites)
     return finish(places, facts, root, options, caveats=others)
+
+
+def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
+    """A sentence on every site with images of one name in several folders, which are probably those of patients."""
+    sentences = []
+    for site, ones in sites.items():
+        count = Counter(stem(one.image) for one in ones)
+        same = [one.image for one in ones if count[stem(one.image)] > 1]
+        if same:
+            sentences.append(
+                f"{len(same)} images of {site} have names that others have in other folders, such as {same[0]}: if "
+                "each folder is a patient's, --by-folder keeps its images in one split"
+            )
+    return sentences
 
 
 def _check_kinds(options: Options) -> None:

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from samfed_monai.core.errors import folded
-from samfed_monai.data.checks import check_datalist, look, repeated_stems, salted, shared, warnings
+from samfed_monai.data.checks import check_datalist, ids_of, look, repeated_stems, salted, shared, warnings
 from samfed_monai.data.datalist import DataList, Site
 from tests.data.making import disc, item, pair, picture, save, small_list
 
@@ -73,6 +73,29 @@ def test_of_many_missing_files_every_one_is_a_problem_and_two_lines_say_it(tmp_p
     first = f"the first: expected the mask of images/i00.png, {restore}"
     assert masks == f"12 times, such as {names.format('masks')}; {first}"
     assert len(others) == 7  # one mask, three empty files, whose hashes differ, too
+
+
+def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part():
+    assert ids_of(["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]) == {
+        "a/images/p1/0.png": "p1/0",
+        "a/images/p2/0.png": "p2/0",
+        "a/images/p2/1.x.png": "1.x",
+    }
+    assert list(ids_of(["0.png", "p/0.png"]).values()) == ["0", "p/0"]
+
+
+def test_groups_that_look_the_same_or_nearly_are_a_sentence(tmp_path):
+    spelt = ["G0", "G0 ", "G\u200b0", "g0", "G00", "P1", "P10"]
+    items = [item(tmp_path, pair(tmp_path, f"i{n}", n).image, None, group) for n, group in enumerate(spelt)]
+    found = warnings(DataList("list", [], {"a": Site(unlabelled=items[:1], test=items[1:])}))
+    assert found == [
+        "1 group is spelt in several ways that look the same, such as ['G0', 'G0 ', 'G\\u200b0']; they may be in "
+        "several splits: make the list again with `samfed prepare`",
+        "1 group has names that differ only in case or in zeros in front, such as ['G0', 'G00', 'g0']: they are kept "
+        "apart; if they are one patient, give them one spelling",
+        found[-1],
+    ]
+    assert found[-1].startswith("1 of 5 groups have images in a validation or test split and elsewhere")
 
 
 def test_fault_02_sizes_that_differ_are_told(tmp_path):
