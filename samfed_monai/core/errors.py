@@ -69,7 +69,7 @@ class Refused(SamFedError, ValueError):
 EXAMPLES = 3
 """Places that a line names for a cause that has more of them."""
 # what differs between problems of one cause: quoted text, paths, file names, words with a digit
-_NAMED = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,;:()\[\]]*[\d/\\][^\s,;]*|[^\s,;:]+\.\w{1,5}\b")
+_NAMED = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,;:()\[\]]*[\d/\\][^\s,;]*|[^\s,;:()\[\]]+\.\w{1,5}\b")
 _IS_PATH = re.compile(r"[/\\]|\.\w{1,5}\b")
 
 

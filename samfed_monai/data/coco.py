@@ -168,7 +168,7 @@ class Annotated:
                 place = f"{self.where}: annotation {number} of {self.file_name}"
                 mask = mask_of(one.get("segmentation"), self.height, self.width, where=place)
                 for found, expected in _contradictions(one, mask):
-                    hint = "the outline and what is beside it are of different pictures or sizes: export the file anew"
+                    hint = "they are of different pictures or sizes, or a polygon is a hole, which needs run lengths"
                     problems.add(place, found=found, expected=expected, hint=hint)
                 drawn |= mask
         problems.refuse_if_any()
@@ -215,11 +215,13 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
         expected = "a COCO file of object annotations"
         raise Refused([Problem(str(path), found=f"no list {' or '.join(map(repr, lacking))}", expected=expected)])
     pictures: dict[Any, Annotated] = {}
+    listed: set[Any] = set()
     names: set[str] = set()
     for place, entry in enumerate(content["images"]):
         entry = entry if isinstance(entry, dict) else {}
         key, name = _id(entry.get("id")), entry.get("file_name")
         sides = [int(side) if isinstance(side, float) and side.is_integer() else side for side in map(entry.get, SIDES)]
+        listed.add(key)
         if key is None or not isinstance(name, str):
             found, expected = "no id or no file_name", "both"
         elif not all(type(side) is int and side > 0 for side in sides):
@@ -252,6 +254,8 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
         elif category not in named:
             found, expected = f"category_id {category!r}", f"the id of one of its categories, {list(named)}"
         elif image not in pictures:
+            if image in listed:
+                continue  # its picture is refused
             found, expected = f"image_id {image!r}", "the id of one of its images"
         elif number in pictures[image].annotations:
             found, expected = f"id {number!r} a second time for this picture", "an id of its own"
