@@ -370,7 +370,7 @@ def ids_of(images: Sequence[str]) -> dict[str, str]:
     same: dict[str, list[str]] = {}
     for image in images:
         same.setdefault(stem(image), []).append(image)
-    ids = {}
+    ids: dict[str, str] = {}
     for ones in same.values():
         common = os.path.commonpath([PurePosixPath(image).parent for image in ones])
         ids |= {image: PurePosixPath(image).relative_to(common).with_suffix("").as_posix() for image in ones}

@@ -184,7 +184,9 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
     """What was found and expected where ``bbox`` or ``area`` cannot be the outline's; values of 0 say nothing."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     drawn = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else [0, 0, 0, 0]
-    box, area, number = annotation.get("bbox"), annotation.get("area"), int(mask.sum())
+    number = int(mask.sum())
+    box: Any = annotation.get("bbox")
+    area: Any = annotation.get("area")
     sides, areas = np.subtract(drawn[2:], drawn[:2]), [number]
     if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and box[2] > 0 and box[3] > 0:
         corners = np.clip([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0, [*mask.shape[::-1]] * 2)
@@ -220,7 +222,8 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
     for place, entry in enumerate(content["images"]):
         entry = entry if isinstance(entry, dict) else {}
         key, name = _id(entry.get("id")), entry.get("file_name")
-        sides = [int(side) if isinstance(side, float) and side.is_integer() else side for side in map(entry.get, SIDES)]
+        given: list[Any] = [entry.get(side) for side in SIDES]
+        sides = [int(side) if isinstance(side, float) and side.is_integer() else side for side in given]
         listed.add(key)
         if key is None or not isinstance(name, str):
             found, expected = "no id or no file_name", "both"
@@ -230,7 +233,7 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
             found, expected = f"{name!r} or its id twice", "each picture once"
         else:
             names.add(name)
-            pictures[key] = Annotated(path, name, *sides)
+            pictures[key] = Annotated(path, name, sides[0], sides[1])
             continue
         problems.add(f"{path} -> images#{place}", found=found, expected=expected)
     named: dict[Any, str] = {}

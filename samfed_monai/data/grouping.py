@@ -188,7 +188,7 @@ def _read(path: Path, column: str) -> list[tuple[str, str]]:
     header = [normal(title) for title in rows[0][1]] if rows else []
     titles = [_title(title) for title in header]
     key = next((name for name in NAMES if name in titles and name != wanted), None)
-    twice = sorted({title for title in (wanted, key) if titles.count(str(title)) > 1})
+    twice = any(titles.count(str(title)) > 1 for title in (wanted, key))
     if wanted not in titles or key is None or twice:
         hint = "name the group's column with --group-column"
         expected = f"columns {column!r} and one of {', '.join(map(repr, NAMES))}, each once"

@@ -289,17 +289,16 @@ def prepare_folders(
 
 
 def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
-    """A sentence on every site with images of one name in several folders, which are probably those of patients."""
-    sentences = []
-    for site, ones in sites.items():
-        count = Counter(stem(one.image) for one in ones)
-        same = [one.image for one in ones if count[stem(one.image)] > 1]
-        if same:
-            sentences.append(
-                f"{len(same)} images of {site} have names that others have in other folders, such as {same[0]}: if "
-                "each folder is a patient's, --by-folder keeps its images in one split"
-            )
-    return sentences
+    """A sentence on images of one name in several folders of a site, which are probably those of patients."""
+    count = Counter((site, stem(one.image)) for site, ones in sites.items() for one in ones)
+    same = {site: [one.image for one in ones if count[site, stem(one.image)] > 1] for site, ones in sites.items()}
+    images = [image for ones in same.values() for image in ones]
+    if not images:
+        return []
+    who = ", ".join(site for site, ones in same.items() if ones)
+    return [
+        f"{len(images)} images of {who} have names that others have in other folders, such as {images[0]}: if each folder is a patient's, --by-folder keeps its images in one split"
+    ]
 
 
 def _check_kinds(options: Options) -> None:

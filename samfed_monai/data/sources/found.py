@@ -114,11 +114,9 @@ def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], lis
         else:
             own = own or ones
         if len({below[one] for one in own}) > 1:
-            found = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
-            hint = (
-                f"move it into the folder of its image, {relative(folder, root)}/masks/{below[own[1]]} for the second"
-            )
-            problems.add(relative(path, root), found=found, expected="the mask of one image", hint=hint)
+            told = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
+            hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
+            problems.add(relative(path, root), found=told, expected="the mask of one image", hint=hint)
         elif not own:
             lonely.append(path)
         elif (there := masks.setdefault(own[0], path)) != path:
