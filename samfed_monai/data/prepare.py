@@ -297,7 +297,8 @@ def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
         return []
     who = ", ".join(site for site, ones in same.items() if ones)
     return [
-        f"{len(images)} images of {who} have names that others have in other folders, such as {images[0]}: if each folder is a patient's, --by-folder keeps its images in one split"
+        f"{len(images)} images of {who} have names that others have in other folders, such as {images[0]}: if each "
+        "folder is a patient's, --by-folder keeps its images in one split"
     ]
 
 
