@@ -52,6 +52,7 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
             "validation": arguments.validation != SHARE,
             "test": arguments.test != SHARE,
             "unseen": arguments.unseen,
+            "by-folder": arguments.by_folder and arguments.source != "nifti",
         }
         _refuse_unheeded(given, "nothing beside --test-only, with which every image that has a mask is a test image")
         prepared = prepare_to_test(arguments.root, options=_options(arguments), caveats=caveats)
@@ -62,7 +63,7 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
         options=_options(arguments),
         validation=arguments.validation,
         test=arguments.test,
-        by_folder=getattr(arguments, "by_folder", False),
+        by_folder=arguments.by_folder,
         label_kinds=kinds,
         caveats=caveats,
     )
@@ -387,6 +388,7 @@ def _folders(sources: Any) -> None:
     )
     parser.add_argument("--label-kind", action="append", default=[], metavar="[SITE=]KIND", help=about)
     _of_sites(parser)
+    _by_folder(parser)
     parser.set_defaults(run=run_folders)
 
 
@@ -399,6 +401,7 @@ def _coco(sources: Any) -> None:
     about = "what pictures without any are: unlabelled (default), or empty masks, where all were annotated"
     parser.add_argument("--without-annotation", choices=("unlabelled", "empty"), default="unlabelled", help=about)
     _of_sites(parser)
+    _by_folder(parser)
     parser.set_defaults(run=run_coco)
 
 
@@ -417,6 +420,11 @@ def _nifti(sources: Any) -> None:
     parser.add_argument("--reorient", action="store_true", help=about)
     _of_sites(parser)
     parser.set_defaults(run=run_nifti)
+
+
+def _by_folder(parser: argparse.ArgumentParser) -> None:
+    about = "images in one folder below images, as of a patient, stay in one split"
+    parser.add_argument("--by-folder", action="store_true", help=about)
 
 
 def _of_sites(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from pathlib import PurePath
 
 
 class ExitCode(IntEnum):
@@ -56,7 +57,10 @@ class SamFedError(Exception):
 
 
 class Refused(SamFedError, ValueError):
-    """Bad input, found before any work was done; carries every problem, not just the first, and each once."""
+    """Bad input, found before any work was done; carries every problem, not just the first, and each once.
+
+    Its text has one line for a problem, and one for all that have the same cause (:func:`folded`).
+    """
 
     exit_code = ExitCode.REFUSED
 
@@ -64,7 +68,47 @@ class Refused(SamFedError, ValueError):
         self.problems = list(dict.fromkeys(problems))
         count = len(self.problems)
         head = "refused: 1 problem" if count == 1 else f"refused: {count} problems"
-        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+        super().__init__("\n".join([head, *(f"  - {line}" for line in folded(self.problems))]))
+
+
+EXAMPLES = 3
+"""Places that a line names for a cause that has more of them."""
+# what differs between problems of one cause: quoted text, paths, file names, words with a digit
+_NAMED = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,;:()\[\]]*[\d/\\][^\s,;]*|[^\s,;:()\[\]]+\.\w{1,5}\b")
+_IS_PATH = re.compile(r"[/\\]|\.\w{1,5}\b")
+
+
+def folded(problems: Iterable[Problem]) -> list[str]:
+    """A line for each cause, in the order of the first problem of each.
+
+    Problems have one cause if they differ only in names, paths and numbers, and their places only in files and numbers:
+    keys of a configuration are never folded. A cause of more than :data:`EXAMPLES` places has one line, with their
+    count and the first places.
+    """
+    causes: dict[tuple[str, ...], dict[str, list[Problem]]] = {}
+    for problem in problems:
+        causes.setdefault(_cause(problem), {}).setdefault(problem.where, []).append(problem)
+    lines = []
+    for places in causes.values():
+        every = [problem for ones in places.values() for problem in ones]
+        if len(places) <= EXAMPLES:
+            lines += [str(problem) for problem in every]
+            continue
+        *names, last = list(places)[:EXAMPLES]
+        where = f"{len(every)} times, such as {', '.join(names)} and {last}"
+        alike = len({(one.found, one.expected, one.hint) for one in every}) == 1
+        lines.append(str(replace(every[0], where=where if alike else f"{where}; the first")))
+    return lines
+
+
+def _cause(problem: Problem) -> tuple[str, ...]:
+    parts = problem.where.split(" -> ")
+    own = {name for part in parts for name in (part, PurePath(part).name, PurePath(part).stem) if len(name) > 1}
+    texts = [problem.found, problem.expected, problem.hint]
+    for name in sorted(own, key=len, reverse=True):
+        texts = [text.replace(name, "*") for text in texts]
+    place = ["*" if _IS_PATH.search(part) else re.sub(r"\d+", "*", part) for part in parts]
+    return (*place, *(_NAMED.sub("*", text) for text in texts))
 
 
 class Stopped(SamFedError, RuntimeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def counted(count: int, one: str, many: str = "") -> str:
     """A number of things: ``1 seed``, ``3 seeds``.
@@ -17,3 +19,24 @@ def counted(count: int, one: str, many: str = "") -> str:
 def uncapitalised(sentence: str) -> str:
     """A sentence to stand behind a colon, or its beginning behind other words; names such as SAM keep their letters."""
     return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
+
+
+# letters and marks that show nothing: variation selectors, fillers, the joiner of graphemes
+_SHOWS_NOTHING = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), 0x34F, 0x115F, 0x1160))) | {
+    *"\u2800\u3164\uffa0"
+}
+
+
+def normal(text: str) -> str:
+    """A name without the differences that no reader sees; upper and lower case stay apart.
+
+    Composed (NFC), without zero-width and control characters, with one plain space for each run of blanks (tabs,
+    non-breaking and other spaces) and none at either end.
+    """
+    words = unicodedata.normalize("NFC", text).split()
+    seen = ("".join(filter(_is_seen, word)) for word in words)
+    return unicodedata.normalize("NFC", " ".join(filter(None, seen)))
+
+
+def _is_seen(letter: str) -> bool:
+    return unicodedata.category(letter) not in ("Cf", "Cc") and letter not in _SHOWS_NOTHING

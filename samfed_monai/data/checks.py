@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +20,9 @@ from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
-from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
+from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine, look_alikes
 from samfed_monai.data.reading import Picture, decode_image, decode_mask, is_turned, misfit, read_bytes
 from samfed_monai.data.weak_labels import decode_weak_label
 
@@ -65,36 +65,6 @@ class Facts:
     misfit: float = 0.0
     unreadable: bool = False
     problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True)
-class Missing(Problem):
-    """That a listed file is not there; where many are not, :func:`shortened` names some of each kind.
-
-    Args:
-        kind: what is missing, an ``image`` or a ``mask``.
-    """
-
-    kind: str = "file"
-
-
-SHOWN = 10
-"""Missing files of one kind that are named one by one."""
-
-
-def shortened(problems: Iterable[Problem]) -> list[Problem]:
-    """The problems in their order, but of each kind of :class:`Missing` the first few, and how many more there are."""
-    kept: list[Problem] = []
-    counts: Counter[str] = Counter()
-    for problem in problems:
-        if isinstance(problem, Missing):
-            counts[problem.kind] += 1
-            if counts[problem.kind] > SHOWN:
-                continue
-        kept.append(problem)
-    more = {kind: count - SHOWN for kind, count in counts.items() if count > SHOWN}
-    found, expected = "no such file", "a file that the list names"
-    return kept + [Problem(f"and {counted(left, f'more {kind}')}", found, expected) for kind, left in more.items()]
 
 
 def wrong_root(files: Sequence[str], data_root: str | Path, listed: str) -> list[Problem]:
@@ -155,7 +125,7 @@ def look(
     facts: dict = {"image": image, "label": label}
     picture = mask = None
     try:
-        content = _content(data_root, image, "image", "a readable file", RESTORE)
+        content = _content(data_root, image, "a readable file", RESTORE)
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, image)
         facts |= {**_image_facts(picture, stored), "turned": is_turned(stored)}
@@ -163,10 +133,10 @@ def look(
         facts["unreadable"] = _is_there(data_root, image)
         problems += refused.problems
     if label is not None:
-        lost = any(isinstance(problem, Missing) for problem in problems)  # whoever lacks both lacks a folder
+        lost = any(problem.found == NO_FILE for problem in problems)  # whoever lacks both lacks a folder
         hint = RESTORE if lost else "add the mask, or list the image without a label"
         try:
-            content = _content(data_root, label, "mask", f"the mask of {image}", hint)
+            content = _content(data_root, label, f"the mask of {image}", hint)
             facts["label_sha256"] = sha256_bytes(content)
             if weak:
                 mask = decode_weak_label(content, label)
@@ -200,13 +170,14 @@ def _decodes(content: bytes) -> bool:
     return True
 
 
+NO_FILE = "no such file"
 RESTORE = "restore it, or check the data root"
 
 
-def _content(data_root: str | Path, name: str, kind: str, expected: str, hint: str) -> bytes:
+def _content(data_root: str | Path, name: str, expected: str, hint: str) -> bytes:
     path = confine(data_root, name, where=name)
     if not path.exists():
-        raise Refused([Missing(str(path), "no such file", expected, hint, kind)])
+        raise Refused([Problem(str(path), NO_FILE, expected, hint)])
     return read_bytes(path)
 
 
@@ -305,8 +276,8 @@ def warnings(datalist: DataList) -> list[str]:
         digest = salted(item.sha256, salt)
         places.setdefault(site or "the public set", set()).add(digest)
         counts[site, digest] += 1
-        if item.group:
-            groups.setdefault(item.group, set()).add((site, split))
+        if group := normal(item.group or ""):
+            groups.setdefault(group, set()).add((site, split))
     sentences = []
     for (one, other), count in shared(places).items():
         who = counted(count, "image stands", "images stand")
@@ -317,6 +288,7 @@ def warnings(datalist: DataList) -> list[str]:
             place = site or "the public set"
             who = counted(twice, f"image of {place} repeats", f"images of {place} repeat")
             sentences.append(f"{who} the bytes of another one there")
+    sentences += [*look_alikes(item.group for _, _, item in datalist.items()), *_nearly_alike(groups)]
     leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))
     if leaky:
         sentences.append(
@@ -326,6 +298,19 @@ def warnings(datalist: DataList) -> list[str]:
     return sentences
 
 
+def _nearly_alike(groups: Iterable[str]) -> list[str]:
+    """A sentence on groups that differ only in case, or in zeros in front of a number."""
+    alike: dict[str, list[str]] = {}
+    for group in sorted(groups):
+        alike.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", group.casefold()), []).append(group)
+    near = [ones for ones in alike.values() if len(ones) > 1]
+    if not near:
+        return []
+    who = counted(len(near), "group has", "groups have")
+    advice = "they are kept apart; if they are one patient, give them one spelling"
+    return [f"{who} names that differ only in case or in zeros in front, such as {near[0]}: {advice}"]
+
+
 def _place(site: str, split: Split, _image: str) -> str:
     return f"{site}'s {split.value} images" if site else "the public images"
 
@@ -333,7 +318,7 @@ def _place(site: str, split: Split, _image: str) -> str:
 def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, progress: bool = True) -> list[Problem]:
     """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
 
-    Of missing files the first few are named (:func:`shortened`); where all are missing, only that is said.
+    Where all files are missing, only that is said.
 
     Missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out of
     the data root, the same image in training and test, two files with one stem (``docs``: faults 1 to 22). Nothing is
@@ -349,8 +334,8 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     files = [name for _, _, item in datalist.items() for name in (item.image, item.label) if name is not None]
-    return wrong_root(files, data_root, f"the list {datalist.name!r}") or shortened(
-        problems_of(datalist, survey_list(datalist, data_root, progress=progress))
+    return wrong_root(files, data_root, f"the list {datalist.name!r}") or problems_of(
+        datalist, survey_list(datalist, data_root, progress=progress)
     )
 
 
@@ -389,7 +374,7 @@ def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:
 
 
 def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
-    """Images of one site whose names differ only in folder or extension: masks and predictions go by stem (fault 22).
+    """Images of one folder of a site whose names differ only in their endings (fault 22): masks go by stem.
 
     Args:
         images: (site, image) pairs.
@@ -397,16 +382,37 @@ def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
     problems = Problems()
     first: dict[tuple[str, str], str] = {}
     for site, image in images:
-        there = first.setdefault((site, stem(image)), image)
+        there = first.setdefault((site, unending(image)), image)
         if there != image:
-            hint = "delete or rename one of them"
+            hint = "if they are one image, move one of the files away; if not, rename one, with its mask"
             problems.add(image, found=f"the same stem as {there}", expected="one file per stem", hint=hint)
     return list(problems)
 
 
+def ids_of(images: Sequence[str]) -> dict[str, str]:
+    """A name for each image of a site: its stem, or, where several images have that, the path from their common folder.
+
+    Args:
+        images: paths relative to the data root.
+    """
+    same: dict[str, list[str]] = {}
+    for image in images:
+        same.setdefault(stem(image), []).append(image)
+    ids: dict[str, str] = {}
+    for ones in same.values():
+        common = os.path.commonpath([PurePosixPath(image).parent for image in ones])
+        ids |= {image: PurePosixPath(image).relative_to(common).with_suffix("").as_posix() for image in ones}
+    return ids
+
+
+def unending(path: str) -> str:
+    """A path without its extension, in its normal form."""
+    return normal(PurePosixPath(path).with_suffix("").as_posix())
+
+
 def stem(path: str) -> str:
-    """File name without its extension, in one Unicode form, whatever file system it came from."""
-    return unicodedata.normalize("NFC", PurePosixPath(path).stem)
+    """File name without its extension, in its normal form, whatever file system it came from."""
+    return normal(PurePosixPath(path).stem)
 
 
 def _changed(item: Item, fact: Facts) -> Iterable[Problem]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json
-from samfed_monai.data.datalist import unsafe
 
 Mask = NDArray[np.bool_]
 
@@ -140,47 +140,75 @@ def coco_of(
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture of a COCO file with the outlines that count.
+    """A picture of a COCO file with the annotations that count.
 
     Args:
         where: its file, for messages.
         file_name: as it stands there.
         height: pixels, as it stands there.
         width: pixels.
-        segmentations: polygons (lists of x, y in turn) or run lengths of each annotation, with the annotation's id.
+        annotations: as they stand there, by their ids (or places, where they have none).
     """
 
     where: Path
     file_name: str
     height: int
     width: int
-    segmentations: list[tuple[Any, Any]] = field(default_factory=list)
+    annotations: dict[Any, Mapping[str, Any]] = field(default_factory=dict)
 
     def mask(self) -> Mask:
         """The foreground: every annotation's pixels together, also those of crowds.
 
         Raises:
-            Refused: everything that is wrong with them.
+            Refused: everything that is wrong with them; also an outline that contradicts the box or area beside it.
         """
         problems, drawn = Problems(), np.zeros((self.height, self.width), bool)
-        for number, segmentation in self.segmentations:
+        for number, one in self.annotations.items():
             with problems.collected():
                 place = f"{self.where}: annotation {number} of {self.file_name}"
-                drawn |= mask_of(segmentation, self.height, self.width, where=place)
+                mask = mask_of(one.get("segmentation"), self.height, self.width, where=place)
+                for found, expected in _contradictions(one, mask):
+                    hint = "they are of different pictures or sizes, or a polygon is a hole, which needs run lengths"
+                    problems.add(place, found=found, expected=expected, hint=hint)
+                drawn |= mask
         problems.refuse_if_any()
         return drawn
 
 
+SLACK, LEAST_SLACK = 0.1, 2.0
+"""Share of a box's longer side, and pixels, that a side may differ by from its outline, which programs round as they
+like (ours)."""
+
+
+def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple[str, str]]:
+    """What was found and expected where ``bbox`` or ``area`` cannot be the outline's; values of 0 say nothing."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    drawn = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else [0, 0, 0, 0]
+    number = int(mask.sum())
+    box: Any = annotation.get("bbox")
+    area: Any = annotation.get("area")
+    sides, areas = np.subtract(drawn[2:], drawn[:2]), [number]
+    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and box[2] > 0 and box[3] > 0:
+        corners = np.clip([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0, [*mask.shape[::-1]] * 2)
+        areas.append(box[2] * box[3])  # which some programs give as the area
+        if np.abs(corners - drawn).max() > max(LEAST_SLACK, SLACK * max(box[2], box[3])):
+            there = [int(side) for side in (*drawn[:2], *sides)]
+            yield f"bbox {box}", f"one like {there}, x, y, width and height of its outline"
+    slack = max(10, SLACK * number, sides.sum())
+    if _is_number(area) and area > 0 and min(abs(area - each) for each in areas) > slack:
+        yield f"area {area:g}", f"about {number} pixels, as its outline has"
+
+
 def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
-    """The pictures of a COCO file, in its order.
+    """The pictures of a COCO file, in its order. Ids may be numbers (also 3.0) or strings (``"3"`` is 3).
 
     Args:
         path: the JSON file.
         categories: names of those that are foreground; empty takes the only one that has annotations.
 
     Raises:
-        Refused: a file of another kind, several categories of which none is named, a name that it does not have,
-            entries without what belongs to them; all of it at once.
+        Refused: a file of another kind, several categories of which none is named, a name that it does not have, ids
+            that stand twice or for nothing, entries without what belongs to them; all of it at once.
     """
     content, problems = read_json(path), Problems()
     parts = ("images", "annotations", "categories")
@@ -189,73 +217,89 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
         expected = "a COCO file of object annotations"
         raise Refused([Problem(str(path), found=f"no list {' or '.join(map(repr, lacking))}", expected=expected)])
     pictures: dict[Any, Annotated] = {}
+    listed: set[Any] = set()
     names: set[str] = set()
     for place, entry in enumerate(content["images"]):
-        problem, name = _image_problem(entry), entry.get("file_name") if isinstance(entry, dict) else None
-        if problem is None and (entry["id"] in pictures or name in names):
-            problem = f"{name!r} or its id twice", "each picture once"
-        if problem is not None:
-            problems.add(f"{path} -> images#{place}", found=problem[0], expected=problem[1])
-            continue
-        names.add(str(name))
-        pictures[entry["id"]] = Annotated(path, str(name), entry["height"], entry["width"])
-    with problems.collected():
-        wanted = _wanted(path, content, categories)
-    problems.refuse_if_any()
-    for place, one in enumerate(content["annotations"]):
-        where = f"{path} -> annotations#{place}"
-        if not isinstance(one, dict) or "image_id" not in one or "category_id" not in one:
-            problems.add(where, found="no image_id or no category_id", expected="both")
-        elif not _is_key(one["category_id"]):
-            problems.add(where, found=f"category_id {one['category_id']!r}", expected="the id of one of its categories")
-        elif one["category_id"] not in wanted:
-            continue
-        elif not _is_key(one["image_id"]) or one["image_id"] not in pictures:
-            problems.add(where, found=f"image_id {one['image_id']!r}", expected="the id of one of its images")
+        entry = entry if isinstance(entry, dict) else {}
+        key, name = _id(entry.get("id")), entry.get("file_name")
+        given: list[Any] = [entry.get(side) for side in SIDES]
+        sides = [int(side) if isinstance(side, float) and side.is_integer() else side for side in given]
+        listed.add(key)
+        if key is None or not isinstance(name, str):
+            found, expected = "no id or no file_name", "both"
+        elif not all(type(side) is int and side > 0 for side in sides):
+            found, expected = f"height and width {sides}", "both in pixels"
+        elif key in pictures or name in names:
+            found, expected = f"{name!r} or its id twice", "each picture once"
         else:
-            pictures[one["image_id"]].segmentations.append((one.get("id", place), one.get("segmentation")))
+            names.add(name)
+            pictures[key] = Annotated(path, name, sides[0], sides[1])
+            continue
+        problems.add(f"{path} -> images#{place}", found=found, expected=expected)
+    named: dict[Any, str] = {}
+    for place, entry in enumerate(content["categories"]):
+        key = _id(entry.get("id")) if isinstance(entry, dict) else None
+        if key is None or key in named:
+            found = "no id" if key is None else f"id {key!r} a second time"
+            problems.add(f"{path} -> categories#{place}", found=found, expected="an id of its own")
+        else:
+            named[key] = str(entry.get("name", key))
+    used: set[Any] = set()
+    for place, one in enumerate(content["annotations"]):
+        one = one if isinstance(one, dict) else {}
+        image, category, number = (_id(one.get(key)) for key in ("image_id", "category_id", "id"))
+        number = f"#{place}" if number is None else number
+        if image is None or category is None:
+            found, expected = (
+                f"image_id {one.get('image_id')!r}, category_id {one.get('category_id')!r}",
+                "an id of each",
+            )
+        elif category not in named:
+            found, expected = f"category_id {category!r}", f"the id of one of its categories, {list(named)}"
+        elif image not in pictures:
+            if image in listed:
+                continue  # its picture is refused
+            found, expected = f"image_id {image!r}", "the id of one of its images"
+        elif number in pictures[image].annotations:
+            found, expected = f"id {number!r} a second time for this picture", "an id of its own"
+        else:
+            used.add(category)
+            pictures[image].annotations[number] = {**one, "category_id": category}
+            continue
+        problems.add(f"{path} -> annotations#{place}", found=found, expected=expected, hint="export the file anew")
+    with problems.collected():
+        wanted = _wanted(path, named, used, categories)
     problems.refuse_if_any()
-    return list(pictures.values())
+    return [
+        replace(one, annotations={key: each for key, each in one.annotations.items() if each["category_id"] in wanted})
+        for one in pictures.values()
+    ]
 
 
-def _is_key(value: Any) -> bool:
-    return isinstance(value, int | str)
+SIDES = ("height", "width")
 
 
-def _image_problem(entry: Any) -> tuple[str, str] | None:
-    """What was found, and expected, if an entry of ``images`` lacks something."""
-    if not isinstance(entry, dict) or not _is_key(entry.get("id")) or not isinstance(entry.get("file_name"), str):
-        return "no id or no file_name", "both"
-    reason = unsafe(entry["file_name"])
-    if reason is not None:
-        return reason, "a file_name below the site's folder"
-    sides = [entry.get("height"), entry.get("width")]
-    if not all(isinstance(side, int) and side > 0 for side in sides):
-        return f"height and width {sides}", "both in pixels"
-    return None
+def _id(value: Any) -> Any:
+    """An id in one spelling, whole numbers as such; ``None`` for what is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        number = re.fullmatch(r"(0|[1-9]\d*)(?:\.0+)?", value.strip())
+        return int(number[1]) if number else value.strip() or None
+    return value if type(value) is int else None
 
 
-def _wanted(path: Path, content: Mapping[str, Any], categories: Sequence[str]) -> set[Any]:
-    """Ids of the categories that are foreground."""
-    named = {
-        one["id"]: str(one.get("name", one["id"]))
-        for one in content["categories"]
-        if isinstance(one, dict) and _is_key(one.get("id"))
-    }
+def _wanted(path: Path, named: Mapping[Any, str], used: set[Any], categories: Sequence[str]) -> set[Any]:
+    """Ids of the categories that are foreground, given the names of all and those that have annotations."""
     there = sorted(set(named.values()))
     missing = [name for name in categories if name not in there]
     if missing:
         found = f"no category {', '.join(map(repr, missing))}"
         raise Refused([Problem(str(path), found=found, expected=f"one of {there}", hint="name one with --category")])
-    used = {
-        one.get("category_id")
-        for one in content["annotations"]
-        if isinstance(one, dict) and _is_key(one.get("category_id"))
-    }
     if categories:
         return {number for number, name in named.items() if name in categories}
     if len(used) > 1:
-        names = ", ".join(sorted(named.get(number, str(number)) for number in used))
+        names = ", ".join(sorted(named[number] for number in used))
         hint = "say which are foreground: --category NAME[,NAME]"
         raise Refused(
             [Problem(str(path), found=f"annotations of several categories: {names}", expected="one", hint=hint)]
@@ -267,18 +311,19 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
     """The pixels (H, W) of one annotation, as pycocotools draws it.
 
     Args:
-        segmentation: polygons, of which a pixel belongs to any; or run lengths, as numbers or compressed.
+        segmentation: polygons, of which a pixel belongs to any, each a list of x and y in turn or of pairs; a single
+            polygon; or run lengths, as numbers or compressed.
         height: of the picture, in pixels.
         width: likewise.
         where: what messages call it.
 
     Raises:
         Refused: neither of both; a polygon of fewer than three points, or more than :data:`OUTSIDE` outside of the
-            picture; run lengths of another size, or that do not fill it.
+            picture, or in shares of the picture instead of pixels; run lengths of another size, or that do not fill it.
     """
     if isinstance(segmentation, dict):
         return _from_run_lengths(segmentation, height, width, where)
-    polygons = segmentation if isinstance(segmentation, list) else []
+    polygons = _polygons_in(segmentation)
     if not polygons:
         expected, hint = (
             "polygons or run lengths",
@@ -287,11 +332,35 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
         raise Refused([Problem(where, found="no outline", expected=expected, hint=hint)])
     for polygon in polygons:
         _check_polygon(polygon, height, width, where)
+    values = [value for polygon in polygons for value in polygon]
+    if max(height, width) > 1 and min(values) >= -0.05 and max(values) <= 1.05 and any(value % 1 for value in values):
+        hint = "multiply x by the width and y by the height, or export in pixels"
+        expected = f"an outline in pixels, of {width} x {height}"
+        raise Refused([Problem(where, "coordinates from 0 to 1, as shares of the picture", expected, hint)])
     from pycocotools import mask as coco
 
     clipped = [_clipped(polygon, height, width) for polygon in polygons]
     drawn = coco.decode(coco.merge(coco.frPyObjects(clipped, height, width)))
     return drawn.astype(bool)
+
+
+def _polygons_in(segmentation: Any) -> list[Any]:
+    """A list of polygons, each a list of x and y in turn, out of what programs write for that."""
+    parts = segmentation if isinstance(segmentation, list) else []
+    if parts and not any(isinstance(part, list) for part in parts):
+        return [parts]
+    if len(parts) > 1 and all(_is_pair(part) for part in parts):
+        return [[value for pair in parts for value in pair]]
+    return [
+        [value for pair in part for value in pair]
+        if part and isinstance(part, list) and all(map(_is_pair, part))
+        else part
+        for part in parts
+    ]
+
+
+def _is_pair(part: Any) -> bool:
+    return isinstance(part, list) and len(part) == 2 and not any(isinstance(value, list) for value in part)
 
 
 def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:

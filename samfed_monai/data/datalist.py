@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,9 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
+from samfed_monai.core.words import counted, normal
+
+logger = logging.getLogger(__name__)
 
 
 def unsafe(relative: str) -> str | None:
@@ -414,10 +418,28 @@ class DataList:
 
         It does not look at the images; :func:`samfed_monai.data.check_datalist` does.
 
+        Groups that only look the same (a blank at the end) are logged; a partition takes them as one.
+
         Raises:
             Refused: with every problem of the file at once.
         """
-        return _read(read_json(path), Path(path).name)
+        datalist = _read(read_json(path), Path(path).name)
+        for sentence in look_alikes(item.group for _, _, item in datalist.items()):
+            logger.warning("%s: %s", Path(path).name, sentence)
+        return datalist
+
+
+def look_alikes(groups: Iterable[str | None]) -> list[str]:
+    """A sentence on groups that are spelt in several ways which look the same; they are taken as one."""
+    same: dict[str, set[str]] = {}
+    for group in groups:
+        same.setdefault(normal(group or ""), set()).add(group or "")
+    twice = [sorted(spellings) for group, spellings in same.items() if group and len(spellings) > 1]
+    if not twice:
+        return []
+    who = counted(len(twice), "group is", "groups are")
+    advice = "they may be in several splits: make the list again with `samfed prepare`"
+    return [f"{who} spelt in several ways that look the same, such as {twice[0]}; {advice}"]
 
 
 def _item_json(item: Item) -> dict[str, Any]:

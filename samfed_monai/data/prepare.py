@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,10 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
 from samfed_monai.core.words import counted
-from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
+from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import class_problems
 from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
-from samfed_monai.data.grouping import read_groups, subset, without_group
+from samfed_monai.data.grouping import of_several, read_groups, subset, without_group
 from samfed_monai.data.partitions import (
     Partition,
     Places,
@@ -26,7 +27,7 @@ from samfed_monai.data.partitions import (
 )
 from samfed_monai.data.quality_report import doubts, write_report
 from samfed_monai.data.sources.folders import find_folders, one_site, without_mask
-from samfed_monai.data.sources.found import Found, unpack
+from samfed_monai.data.sources.found import Found, unpack_all
 from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
@@ -229,13 +230,21 @@ def _name(options: Options) -> str:
 
 
 def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
-    """A sentence on images that the options' file gives no group; refuses a file that gives none to any."""
+    """Sentences on images that the options' file gives no group, or one for several; refuses one that gives none."""
     if not options.groups:
         return []
     images = {one.image for one in found}
     lacking = without_group(sorted(images), options.groups, column=options.group_column)
     name = Path(options.groups).name
-    return [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
+    sentences = [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
+    several = of_several(images, options.groups, column=options.group_column)
+    if several:
+        who = counted(len(several), "name is", "names are")
+        sentences.append(
+            f"{who} in {name} without a folder, and of several images each, such as {several[0]!r}: all of them have "
+            "that row's group; give paths to tell them apart"
+        )
+    return sentences
 
 
 def _item(one: Found, fact: Facts, split: Split, options: Options, notes: Mapping[str, Mapping[str, Any]]) -> Item:
@@ -304,7 +313,22 @@ def prepare_folders(
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     others = [*folders.passed_over, *skipped, *_only_weak(found), *caveats]
+    others += [] if by_folder or options.groups else _of_one_name(sites)
     return finish(places, facts, root, options, caveats=others)
+
+
+def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
+    """A sentence on images of one name in several folders of a site, which are probably those of patients."""
+    count = Counter((site, stem(one.image)) for site, ones in sites.items() for one in ones)
+    same = {site: [one.image for one in ones if count[site, stem(one.image)] > 1] for site, ones in sites.items()}
+    images = [image for ones in same.values() for image in ones]
+    if not images:
+        return []
+    who = ", ".join(site for site, ones in same.items() if ones)
+    return [
+        f"{len(images)} images of {who} have names that others have in other folders, such as {images[0]}: if each "
+        "folder is a patient's, --by-folder keeps its images in one split"
+    ]
 
 
 def _check_kinds(options: Options) -> None:
@@ -404,8 +428,8 @@ def prepare_isic(
     """
     check_first(options, validation=validation, test=test)
     root = Path(root)
-    for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
-        unpack(archive, root)
+    if unpack_archives:
+        unpack_all(root)
     found = grouped(find_isic(root), options)
     lacking = without_mask([one for one in found if one.origin and one.origin == public])
     facts = look_at(found, root, options, sites={"": found}, known=lacking)
@@ -531,8 +555,8 @@ def prepare_polyp(
     """
     check_first(options, validation=validation, test=test)
     root = Path(root)
-    for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
-        unpack(archive, root / archive.stem)
+    if unpack_archives:
+        unpack_all(root, apart=True)
     polyps = find_polyps(root)
     sites = {site: grouped(ones, options, known=True) for site, ones in polyps.sites.items()}
     for name in leave_out:

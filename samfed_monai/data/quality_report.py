@@ -16,7 +16,7 @@ from PIL import Image
 from samfed_monai import __version__
 from samfed_monai.core.io import write_text
 from samfed_monai.core.table import to_csv
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import Facts, survey_list
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes
@@ -91,7 +91,7 @@ def _row(site: str, split: str, items: Sequence[Item], facts: Mapping[str, Facts
         split=split,
         images=len(items),
         labelled=len(masks),
-        groups=len({item.group for item in items if item.group}),
+        groups=len({normal(item.group) for item in items if item.group}),
         sizes=Counter(f"{fact.width} × {fact.height}" for fact in known).most_common(),
         modes=Counter(fact.mode for fact in known).most_common(),
         mask_values=sorted({value for fact in masks for value in fact.mask_values}),

@@ -12,7 +12,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
-from samfed_monai.data.checks import RESTORE, Missing, shortened, wrong_root
+from samfed_monai.data.checks import NO_FILE, RESTORE, ids_of, wrong_root
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.grouping import clusters, draw, subset
 
@@ -94,14 +94,14 @@ def load_records(
         weak_labels: whether the caller can use labels of other kinds than masks.
 
     Returns:
-        One dictionary per image with ``image``, ``id`` (the file's stem), ``image_sha256`` and ``site`` (``""`` if
-        public); public ones have their place among those returned as ``index``; ``label``, ``mask_threshold`` and
+        One dictionary per image with ``image``, ``id`` (:func:`~.checks.ids_of`), ``image_sha256`` and ``site`` (``""``
+        if public); public ones have their place among those returned as ``index``; ``label``, ``mask_threshold`` and
         ``classes`` (how many, where the labels have several) where there are any. Where one image has a ``group`` or a
         weak label, all say theirs: ``""`` is no group, and the ``label_kind`` of a mask is ``mask``.
 
     Raises:
         Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
-            use, all at once; of many missing files a few are named, and of a data root without any of them, that.
+            use, all at once; of a data root without any of the files, only that.
 
     JSON::
 
@@ -117,14 +117,17 @@ def load_records(
     problems = Problems()
     problems.extend(wrong_root(files, data_root, place))
     problems.refuse_if_any()
+    ids = ids_of(
+        [item.image for owner, _, item in datalist.items() if owner == ("" if split == Split.PUBLIC else site)]
+    )
     records = []
     for index, item in enumerate(items):
-        record: Record = {"id": Path(item.image).stem, "image_sha256": item.sha256, "site": site or ""}
+        record: Record = {"id": ids[item.image], "image_sha256": item.sha256, "site": site or ""}
         if split == Split.PUBLIC:
             record["index"] = index
-        record["image"] = _existing(data_root, item.image, problems, "image")
+        record["image"] = _existing(data_root, item.image, problems)
         if with_labels and item.label is not None:
-            record["label"] = _existing(data_root, item.label, problems, "mask")
+            record["label"] = _existing(data_root, item.label, problems)
             if item.weak:
                 record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:
@@ -137,8 +140,7 @@ def load_records(
     if not weak_labels:
         kinds = [str(item.label_kind) for item in items if with_labels and item.weak]
         problems.extend(masks_only(kinds, place))
-    if len(problems):
-        raise Refused(shortened(problems))
+    problems.refuse_if_any()
     for key, nothing in (("group", ""), ("label_kind", LabelKind.MASK.value)):
         if any(key in record for record in records):  # a batch is made of equal keys
             for record in records:
@@ -203,14 +205,14 @@ def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
     return items
 
 
-def _existing(root: str | Path, relative: str, problems: Problems, kind: str) -> str:
+def _existing(root: str | Path, relative: str, problems: Problems) -> str:
     try:
         path = confine(root, relative, where=relative)
     except Refused as refused:
         problems.extend(refused.problems)
         return ""
     if not path.is_file():
-        problems.extend([Missing(str(path), "no such file", "a file that the list names", RESTORE, kind)])
+        problems.add(str(path), found=NO_FILE, expected="a file that the list names", hint=RESTORE)
     return str(path)
 
 

@@ -13,6 +13,7 @@ from samfed_monai.core.errors import (
     Stopped,
     closest,
     did_you_mean,
+    folded,
     slip_of,
 )
 
@@ -34,6 +35,43 @@ def test_refused_lists_every_problem_on_its_own_line():
         "  - b: expected 4, found 3; try 4",
     ]
     assert [problem.where for problem in error.problems] == ["a", "b"]
+
+
+def of_files(count: int, where: str = "a b/{}.png", found: str = "'{}' also as c d/{}.png") -> list[Problem]:
+    return [Problem(where.format(n, n), found.format(n, n), "each once", "move one away") for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("problems", "lines"),
+    [
+        (of_files(3), [str(problem) for problem in of_files(3)]),
+        (
+            of_files(10_015),
+            [
+                "10015 times, such as a b/0.png, a b/1.png and a b/2.png; the first: expected each once, found '0' "
+                "also as c d/0.png; move one away"
+            ],
+        ),
+        (
+            of_files(4, found="it"),
+            ["4 times, such as a b/0.png, a b/1.png and a b/2.png: expected each once, found it; move one away"],
+        ),
+        (of_files(4, where="l.json -> sites -> a -> test[{}]", found="no mask"), 1),
+        (of_files(4, where="o.csv, line {}", found="'x{}'"), 1),
+        (of_files(4, where="a.zip -> x y{}/ä ö{}.png", found="a backslash in 'x y{}'"), 1),
+        ([*of_files(4), *of_files(4, found="another cause")], 2),
+        ([*of_files(2), *of_files(9, found="x{}")[2:], *of_files(2, found="y z")], 5),
+        ([Problem("--site", str(n), "a name") for n in range(9)], 9),  # one place: each was typed
+        ([Problem(f"train.json -> {key}", "'1'", "a number") for key in "abcdefgh"], 8),  # keys are never folded
+        ([Problem(f"loss#{key}", "'1'", "a number") for key in ("alpha", "beta", "gamma", "delta")], 4),
+    ],
+)
+def test_problems_of_one_cause_are_one_line_with_their_count_and_three_places(problems, lines):
+    found = folded(problems)
+    assert (len(found) if isinstance(lines, int) else found) == lines
+    error = Refused(problems)
+    assert error.problems == problems, "programs see every one"
+    assert str(error).splitlines() == [f"refused: {len(problems)} problems", *(f"  - {line}" for line in found)]
 
 
 def test_refused_speaks_of_one_problem_in_the_singular():

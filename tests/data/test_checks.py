@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from samfed_monai.data.checks import check_datalist, look, repeated_stems, salted, shared, warnings
+from samfed_monai.core.errors import folded
+from samfed_monai.data.checks import check_datalist, ids_of, look, repeated_stems, salted, shared, warnings
 from samfed_monai.data.datalist import DataList, Site
 from tests.data.making import disc, item, pair, picture, save, small_list
 
@@ -49,7 +50,7 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path):
     assert told(DataList("empty", []), tmp_path / "nowhere") == []
 
 
-def test_of_many_missing_files_ten_of_a_kind_are_named_and_everything_else(tmp_path):
+def test_of_many_missing_files_every_one_is_a_problem_and_two_lines_say_it(tmp_path):
     items = [pair(tmp_path, f"i{number:02d}", number) for number in range(16)]
     for number in range(12):
         (tmp_path / "images" / f"i{number:02d}.png").unlink()
@@ -63,12 +64,38 @@ def test_of_many_missing_files_ten_of_a_kind_are_named_and_everything_else(tmp_p
         f"{tmp_path.resolve()}/images/i00.png: expected a readable file, {restore}",
         f"{tmp_path.resolve()}/masks/i00.png: expected the mask of images/i00.png, {restore}",
     ]
-    assert sum(restore in problem for problem in problems) == 20
+    assert sum(restore in problem for problem in problems) == 24
     assert sum("found a file of zero bytes" in problem for problem in problems) == 3
-    assert problems[-2:] == [
-        "and 2 more images: expected a file that the list names, found no such file",
-        "and 3 more masks: expected a file that the list names, found no such file",
+    images, masks, *others = folded(check_datalist(DataList("list", items), tmp_path, progress=False))
+    names = ", ".join(f"{tmp_path.resolve()}/{{0}}/i0{number}.png" for number in (0, 1)) + " and "
+    names += f"{tmp_path.resolve()}/{{0}}/i02.png"
+    assert images == f"12 times, such as {names.format('images')}: expected a readable file, {restore}"
+    first = f"the first: expected the mask of images/i00.png, {restore}"
+    assert masks == f"12 times, such as {names.format('masks')}; {first}"
+    assert len(others) == 7  # one mask, three empty files, whose hashes differ, too
+
+
+def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part():
+    assert ids_of(["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]) == {
+        "a/images/p1/0.png": "p1/0",
+        "a/images/p2/0.png": "p2/0",
+        "a/images/p2/1.x.png": "1.x",
+    }
+    assert list(ids_of(["0.png", "p/0.png"]).values()) == ["0", "p/0"]
+
+
+def test_groups_that_look_the_same_or_nearly_are_a_sentence(tmp_path):
+    spelt = ["G0", "G0 ", "G\u200b0", "g0", "G00", "P1", "P10"]
+    items = [item(tmp_path, pair(tmp_path, f"i{n}", n).image, None, group) for n, group in enumerate(spelt)]
+    found = warnings(DataList("list", [], {"a": Site(unlabelled=items[:1], test=items[1:])}))
+    assert found == [
+        "1 group is spelt in several ways that look the same, such as ['G0', 'G0 ', 'G\\u200b0']; they may be in "
+        "several splits: make the list again with `samfed prepare`",
+        "1 group has names that differ only in case or in zeros in front, such as ['G0', 'G00', 'g0']: they are kept "
+        "apart; if they are one patient, give them one spelling",
+        found[-1],
     ]
+    assert found[-1].startswith("1 of 5 groups have images in a validation or test split and elsewhere")
 
 
 def test_fault_02_sizes_that_differ_are_told(tmp_path):
@@ -168,7 +195,8 @@ def test_fault_20_unicode_and_spaces_work(tmp_path):
 def test_fault_22_the_same_stem_with_two_extensions_is_told():
     (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
     assert str(problem) == (
-        "a/1.jpg: expected one file per stem, found the same stem as a/1.png; delete or rename one of them"
+        "a/1.jpg: expected one file per stem, found the same stem as a/1.png; if they are one image, "
+        "move one of the files away; if not, rename one, with its mask"
     )
 
 

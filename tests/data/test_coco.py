@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.coco import annotations_of, coco_of, mask_of, read_coco, require_pycocotools
+from samfed_monai.data.coco import Annotated, annotations_of, coco_of, mask_of, read_coco, require_pycocotools
 
 coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed: pip install samfed-monai[coco]")
 
@@ -118,12 +118,12 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     first, second = read_coco(file_of(tmp_path))
     assert (first.file_name, second.file_name) == ("a.png", "b.png")
     assert first.mask().all()
-    assert (second.segmentations, second.mask().any()) == ([], False)
+    assert (second.annotations, second.mask().any()) == ({}, False)
 
 
 BOTH = [{"id": 1, "name": "mole"}, {"id": 2, "name": "hair"}]
 OUTLINE = [[0, 0, 2, 0, 2, 2]]
-OF_BOTH = [{"id": 7, "image_id": 1, "category_id": number, "segmentation": OUTLINE} for number in (1, 2)]
+OF_BOTH = [{"id": number, "image_id": 1, "category_id": number, "segmentation": OUTLINE} for number in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,6 @@ OF_BOTH = [{"id": 7, "image_id": 1, "category_id": number, "segmentation": OUTLI
     [
         ({"images": {}}, "expected a COCO file of object annotations, found no list 'images'"),
         ({"images": [{"id": 1}]}, "images#0: expected both, found no id or no file_name"),
-        ({"images": [{"id": 1, "file_name": "../a.png", "height": 4, "width": 5}]}, "expected a file_name below"),
         (
             {"images": [{"id": 1, "file_name": "a.png", "height": "4", "width": 5}]},
             r"found height and width \['4', 5\]",
@@ -140,10 +139,26 @@ OF_BOTH = [{"id": 7, "image_id": 1, "category_id": number, "segmentation": OUTLI
             {"images": [{"id": n, "file_name": "a.png", "height": 4, "width": 5} for n in (1, 2)]},
             "'a.png' or its id twice",
         ),
-        ({"annotations": [{"image_id": 1}]}, "annotations#0: expected both, found no image_id or no category_id"),
+        *(
+            (
+                {"annotations": [{"image_id": 1, **wrong}]},
+                f"annotations#0: expected an id of each, .*category_id {told}",
+            )
+            for wrong, told in (({}, None), ({"category_id": [1]}, r"\[1\]"), ({"category_id": True}, True))
+        ),
+        *(
+            ({"annotations": [{"image_id": wrong, "category_id": 1}]}, "annotations#0: expected an id of each, found")
+            for wrong in (None, 1.5, "", [1])
+        ),
         (
-            {"annotations": [{"image_id": 1, "category_id": [1]}]},
-            r"annotations#0: expected the id of one of its categories, found category_id \[1\]",
+            {"annotations": [{"image_id": 1, "category_id": 2}]},
+            r"annotations#0: expected the id of one of its categories, \[1\], found category_id 2",
+        ),
+        ({"categories": [{"id": 1}, {"id": "1"}]}, "categories#1: expected an id of its own, found id 1 a second time"),
+        ({"categories": ["lesion"]}, "categories#0: expected an id of its own, found no id"),
+        (
+            {"annotations": [{"id": n, "image_id": 1, "category_id": 1} for n in (7, "7")]},
+            "annotations#1: expected an id of its own, found id 7 a second time for this picture; export",
         ),
         (
             {"annotations": [{"image_id": 9, "category_id": 1}]},
@@ -162,8 +177,8 @@ def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: st
 
 def test_categories_are_chosen_by_name(tmp_path: Path) -> None:
     path = file_of(tmp_path, annotations=OF_BOTH, categories=BOTH)
-    assert len(read_coco(path, categories=["mole"])[0].segmentations) == 1
-    assert len(read_coco(path, categories=["mole", "hair"])[0].segmentations) == 2
+    assert len(read_coco(path, categories=["mole"])[0].annotations) == 1
+    assert len(read_coco(path, categories=["mole", "hair"])[0].annotations) == 2
     with pytest.raises(Refused, match=r"expected one of \['hair', 'mole'\], found no category 'nevus'"):
         read_coco(path, categories=["nevus"])
 
@@ -176,6 +191,7 @@ def test_categories_are_chosen_by_name(tmp_path: Path) -> None:
         ([[0, 0, 1, 1]], "of at least three points, found a polygon of 4 numbers"),
         ([[0, 0, 1, 1, 2]], "found a polygon of 5 numbers"),
         ([[0, 0, 1, "1", 2, 2]], "found a polygon of 6 numbers"),
+        ([[0, 0.1, 1, 0, 1, 1]], "an outline in pixels, of 5 x 4, found coordinates from 0 to 1, as shares of the"),
         ([[0, 0, 7, 0, 7, 3]], "inside of the picture, 5 x 4 pixels, found x from 0 to 7; was it drawn on a picture"),
         ([[0, -3, 5, 0, 5, 3]], "found y from -3 to 3"),
         ({"size": [5, 4], "counts": [20]}, r"expected \[4, 5\], height and width of the picture, found run lengths of"),
@@ -193,6 +209,63 @@ def test_a_bad_outline_is_refused(segmentation: Any, told: str) -> None:
 
 def test_an_outline_that_leaves_by_a_pixel_is_cut_at_the_border() -> None:
     assert mask_of([[-0.6, -1, 6, -1, 6, 5, -0.6, 5]], 4, 5).all()
+
+
+SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [SQUARE, [SQUARE], [[1, 1], [3, 1], [3, 3], [1, 3]], [[[1, 1], [3, 1], [3, 3], [1, 3]]], [SQUARE, SQUARE]],
+)
+def test_polygons_are_read_in_every_nesting(segmentation: Any) -> None:
+    assert np.argwhere(mask_of(segmentation, 4, 5)).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("other", [1.0, "1", " 1.0", 1])
+def test_one_id_in_several_spellings_is_one_and_sizes_may_be_floats(tmp_path: Path, other: Any) -> None:
+    image = {"id": other, "file_name": "C:\\a.png", "height": 4.0, "width": 5}
+    annotation = {"id": other, "image_id": 1, "category_id": other, "segmentation": OUTLINE}
+    [one] = read_coco(file_of(tmp_path, images=[image], annotations=[annotation, {**annotation, "id": "b"}]))
+    assert (list(one.annotations), one.height, one.mask().sum()) == ([1, "b"], 4, mask_of(OUTLINE, 4, 5).sum())
+
+
+BLOCK = {"segmentation": [[20, 10, 60, 10, 60, 40, 20, 40]], "bbox": [20, 10, 40, 30], "area": 1200}
+HOLED = [*BLOCK["segmentation"], [30, 15, 50, 15, 50, 35, 30, 35]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bbox": [40, 20, 40, 30]}, r"expected one like \[20, 10, 40, 30\], x, y, width and height .*found bbox \[40"),
+        ({"bbox": [20, 10, 60, 40]}, "found bbox"),  # two corners
+        ({"bbox": [0.2, 0.1, 0.4, 0.3]}, "found bbox"),
+        ({"area": 300}, "expected about 1200 pixels, as its outline has, found area 300"),
+        ({"area": 800, "segmentation": HOLED}, "found area 800"),  # the second polygon was meant as a hole
+        ({"segmentation": {"size": [50, 100], "counts": [0, 1200, 3800]}}, "found bbox"),
+    ],
+)
+def test_an_outline_that_contradicts_what_is_beside_it_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        Annotated(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {},
+            {"bbox": [21.5, 9, 39, 31], "area": 1150.5},
+            {"bbox": [0, 0, 0, 0], "area": 0},
+            {"bbox": [], "area": None},
+        ),
+        {"area": 2000, "bbox": [19, 8, 44, 33], "segmentation": [[20, 10, 60, 10, 20, 40]]},  # the area of the box
+    ],
+)
+def test_what_programs_round_is_no_contradiction(changes: dict[str, Any]) -> None:
+    one = {**BLOCK, **changes}
+    area = {"area": one["bbox"][2] * one["bbox"][3]} if changes.get("area") == 2000 else {}
+    assert Annotated(Path("c.json"), "a.png", 50, 100, {1: {**one, **area}}).mask().any()
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.grouping import clusters, draw, read_groups, subset, without_group
+from samfed_monai.core.words import normal
+from samfed_monai.data.grouping import clusters, draw, of_several, read_groups, subset, without_group
 
 
 def test_images_of_one_group_or_with_the_same_bytes_belong_together():
@@ -115,9 +117,104 @@ def test_rows_that_name_no_image_are_refused_with_their_lines(tmp_path):
     assert "g.csv, line 4: expected" in str(caught.value)
 
 
-def test_other_files_are_refused(tmp_path):
-    (tmp_path / "g.csv").write_text("image,sequence\n1.jpg,x\n")
-    with pytest.raises(Refused, match=r"found the columns .*; name the group's column with --group-column"):
+CODES = ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+TITLES = ["image", "IMAGE_ID", " Image ID ", "isic-id", "FileName", '"image"']
+
+
+@given(
+    *(st.sampled_from(each) for each in (CODES, [",", ";", "\t", "|"], ["\n", "\r\n", "\r"], TITLES)),
+    st.lists(st.sampled_from(["", "sep"]), max_size=1),
+    st.booleans(),
+)
+def test_a_csv_file_is_read_as_any_program_writes_it(tmp_path_factory, code, comma, end, title, first, blank):
+    rows = [
+        [title, "age", "Group"],
+        ["a/1.png", '"a, ""b"";\n|"', "Ü"],
+        ['"b\\1.png"', "", '"G, ;2"'],
+        ["c/1.png", "", ""],
+    ]
+    rows = [row for each in rows for row in ([["", "", ""], [" "], each] if blank else [each])]
+    lines = [f"sep={comma}"] if "sep" in first else []
+    path = tmp_path_factory.mktemp("csv") / "g.csv"
+    path.write_bytes(end.join([*lines, *(comma.join(row) for row in rows), ""]).encode(code))
+    group_of = read_groups(path, column="group")
+    assert [group_of(f"{folder}/1.png") for folder in "abc"] == ["Ü", "G, ;2", None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [
+        ("1.png,G0\n2.png,G0 \n3.png,\u200bG0\n4.png,\u00a0g0", ["G0", "G0", "G0", "g0"]),  # case is kept
+        ("1.png,M\u00fc\n2.png,Mu\u0308\n3.png,M\u00fc  x\n4.png,M\u00fc\u2009x", ["Mü", "Mü", "Mü x", "Mü x"]),
+        ('1.png,"=""001"""\n2.png,="001"\n3.png,001\n4.png,1', ["001", "001", "001", "1"]),
+        ("1.png,7\n2.png,7.0\n3.png,7.5\n4.png,7.00", ["7", "7", "7.5", "7"]),
+        ("1.png,nan\n2.png,#N/A\n3.png,NULL\n4.png,NA", [None, None, None, "NA"]),
+        ("1.png,x\n2.png,x,,\n3.png\n1.png,x", ["x", "x", None, None]),
+        ("1.0,x\n2 ,y\n\ufeff3,z\nb/4,w", ["x", "y", "z", None]),  # names as well
+    ],
+)
+def test_invisible_differences_and_what_programs_leave_are_no_difference(tmp_path, rows, groups):
+    (tmp_path / "g.csv").write_text(f"image,group\n{rows}\n", encoding="utf-8")
+    group_of = read_groups(tmp_path / "g.csv")
+    assert [group_of(f"a/{number}.png") for number in range(1, 5)] == groups
+
+
+@given(st.text())
+def test_the_normal_form_of_a_normal_form_is_itself(text):
+    assert normal(normal(text)) == normal(text)
+
+
+@given(st.text(), st.sampled_from(["", " ", "\u200b", "\u00a0\n", "\ufeff"]), st.sampled_from(["NFC", "NFD"]))
+def test_invisible_ends_and_forms_make_no_other_group(text, blank, form):
+    groups = [f"x{text}", blank + unicodedata.normalize(form, f"x{text}") + blank, "y"]
+    assert clusters(["a", "b", "c"], groups) == [[0, 1], [2]]
+
+
+def test_names_without_folders_that_several_images_have_are_found(tmp_path):
+    (tmp_path / "g.csv").write_text("id,group\n1,x\n2.png,y\np1/3,z\n4,\n")
+    images = [f"a/p{folder}/{number}.png" for folder in (1, 2) for number in range(1, 5)]
+    assert of_several(images, tmp_path / "g.csv") == ["1", "2.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            "image,sequence\n1.jpg,x\n",
+            r"found the columns \['image', 'sequence'\] \(utf-8, separated by commas\); name the",
+        ),
+        ("sep=;\nimage,group\n", r"found the columns \['image,group'\] \(utf-8, separated by semicolons\)"),
+        ("image\tsequence\n".encode("utf-16"), r"\['image', 'sequence'\] \(utf-16, separated by tabs\)"),
+        ("image,group,Group\n1,x,y\n", r"each once, found the columns \['image', 'group', 'Group'\]"),
+        (
+            "image,group\n1.jpg,Smith, J\n",
+            r"line 2: expected 2, as the header has, found 3 values \(utf-8, .*into quotes",
+        ),
+        (
+            "image,group\n1,x\n2,y\n1,z\n",
+            "line 4: expected one group for an image, found 'z' for '1', and 'x' in line 2",
+        ),
+        ("image,group\n1 ,x\n1,\n", "line 3: expected one group for an image, found '' for '1', and 'x' in line 2"),
+        ('image,group\n1,"x\n2,y\n', "line 3: expected a row of a CSV file, found unexpected end of data; close its"),
+        ('image,group\n1,"x\n2,y"\n', "line 3: expected a name and a group, found a value of several lines; close its"),
+        *(
+            (f'image,group\n1,"{value}"\n', f"line 2: .*, found '{re.escape(value)}'; Excel has changed it: format")
+            for value in ("1.23457E+11", "1,2E+5", "#REF!", "#WERT!", "####")
+        ),
+        (
+            b"PK\x03\x04",
+            r"expected a CSV file, found an Excel or other packed workbook .* save the sheet as CSV \(UTF-8\)",
+        ),
+        (b"\xd0\xcf\x11\xe0\xa1", "found an old Excel workbook"),
+        (b"image,group\n1,\x81\n", "found bytes that are no utf-8 and no cp1252; save it as CSV"),
+        (b"image,group\n1,a\0\n", "found bytes that are no utf-8 and no cp1252; save it as CSV"),
+        ("image,group\n1,x\n".encode("utf-16")[:-1], "found bytes that are no utf-16; save it as CSV"),
+        (b"", r"found the columns \[\]"),
+        (None, "expected a CSV file, found .*No such file.*; check the path"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, told):
+    if content is not None:
+        (tmp_path / "g.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Refused, match=told):
         read_groups(tmp_path / "g.csv")
-    with pytest.raises(Refused, match="expected a CSV file"):
-        read_groups(tmp_path / "none.csv")

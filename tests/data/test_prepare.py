@@ -12,6 +12,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.prepare import Options, prepare_folders, prepare_isic, prepare_list, prepare_polyp
+from samfed_monai.data.records import load_records
 from tests.cli.test_prepare import run
 from tests.data import polyp_folders
 from tests.data.making import disc, picture, save, site
@@ -103,6 +104,27 @@ def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(t
     assert "8 images stand both at a and at b" in made.warnings
 
 
+def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    for number, place in enumerate(("p1", "p2", "p3")):
+        for frame in range(4):
+            save(root / "a" / "images" / place / f"{frame}.png", picture(10 * number + frame))
+            save(root / "a" / "masks" / place / f"{frame}_mask.png", disc(radius=3 + number))
+    made = prepare_folders(root, public="public", options=options(tmp_path), validation=0.3, test=0.3, by_folder=True)
+    [found] = made.datalist.sites.values()
+    for split, items in found.splits():
+        assert {one.label for one in items} == {
+            one.image.replace("images", "masks").replace(".png", "_mask.png") for one in items
+        }
+        assert len({one.group for one in items}) == 1, "a patient's images stay together"
+        records = load_records(made.datalist, root, split=split.value, site="a")
+        folder = items[0].group.rpartition("/")[2]
+        assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in range(4)]
+    without = prepare_folders(root, public="public", options=options(tmp_path / "b"), validation=0.3, test=0.3)
+    assert any("images of a have names that others have in other folders, such as" in one for one in without.warnings)
+
+
 def test_all_bad_files_are_refused_at_once_and_nothing_is_written(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
@@ -129,7 +151,9 @@ def test_missing_public_masks_are_told_together_with_bad_files(tmp_path):
     with pytest.raises(Refused, match="12 problems") as caught:
         prepare_folders(root, public="public", options=options(tmp_path, groups=tmp_path / "groups.csv"))
     assert "public_002.png: expected a mask, as every public image, found no mask" in str(caught.value)
-    assert str(caught.value).count("a file of zero bytes") == 9
+    assert "9 times, such as a/images/a_000.png, a/images/a_001.png and a/images/a_002.png: expected" in str(
+        caught.value
+    )
     assert "found no images" in str(caught.value)
     assert "found only groups of names like 'frame 7'" in str(caught.value)
 

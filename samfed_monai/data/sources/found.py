@@ -6,15 +6,17 @@ import logging
 import lzma
 import os
 import re
+import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.words import counted
+from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import unsafe
 from samfed_monai.data.reading import SUFFIXES
@@ -37,7 +39,7 @@ class Found:
         image: path relative to the data root, with forward slashes.
         label: its mask, or ``None``.
         origin: folder it was found under (site, or part of an archive), for partitions by folder.
-        group: sequence or patient, if known.
+        group: sequence or patient, if known; kept in its normal form.
         label_kind: of a weak label, one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
     """
 
@@ -46,6 +48,9 @@ class Found:
     origin: str = ""
     group: str | None = None
     label_kind: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", normal(self.group or "") or None)
 
     @property
     def has_mask(self) -> bool:
@@ -89,37 +94,51 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
 def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], list[Path]]:
     """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``.
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``. Where folders below ``images`` and ``masks``
+    have the same names, as those of patients do, a mask belongs to an image of its own folder.
 
     Raises:
-        Refused: there is no ``images`` folder, or nothing in it, an image has two masks, or the folders are swapped.
+        Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
+            images, or the folders are swapped.
     """
     images = list_images(folder / "images")
     if not images:
         found_here = "; ".join(["no images", *others_in(folder)])
         expected, hint = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
         raise Refused([Problem(str(folder / "images"), found=found_here, expected=expected, hint=hint)])
-    stems = {stem(path.name) for path in images}
-    masks: dict[str, Path] = {}
-    problems = Problems()
     drawn = list_images(folder / "masks")
     exchanged = swapped(folder, images, drawn)
     if exchanged is not None:
         raise Refused([exchanged])
+    below = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *drawn]}
+    shared = {below[path] for path in images} & {below[path] for path in drawn} - {""}
+    by_stem: dict[str, list[Path]] = {}
+    for path in images:
+        by_stem.setdefault(stem(path.name), []).append(path)
+    masks: dict[Path, Path] = {}
+    lonely: list[Path] = []
+    problems = Problems()
     for path in drawn:
-        name = stem(path.name) if stem(path.name) in stems else mask_stem(path)  # an image's own may end in _mask
-        there = masks.setdefault(name, path)
-        if there != path and name in stems:
-            told, hint = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
+        ones = by_stem.get(stem(path.name)) or by_stem.get(mask_stem(path), [])  # an image's own may end in _mask
+        own = [one for one in ones if below[one] == below[path]]
+        if not own and (len(ones) > 1 or below[path] in shared or any(below[one] in shared for one in ones)):
+            own = [one for one in ones if not below[one] or not below[path]]  # one of both is in no folder
+        else:
+            own = own or ones
+        if len({below[one] for one in own}) > 1:
+            told = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
+            hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
+            problems.add(relative(path, root), found=told, expected="the mask of one image", hint=hint)
+        elif not own:
+            lonely.append(path)
+        elif (there := masks.setdefault(own[0], path)) != path:
+            told, hint = f"the same image's mask in {relative(there, root)}", "move away the one that is not its mask"
             problems.add(relative(path, root), found=told, expected="one mask for each image", hint=hint)
     problems.refuse_if_any()
     found = [
-        Found(
-            relative(path, root), relative(masks[stem(path.name)], root) if stem(path.name) in masks else None, origin
-        )
-        for path in images
+        Found(relative(path, root), relative(masks[path], root) if path in masks else None, origin) for path in images
     ]
-    return found, [path for name, path in masks.items() if name not in stems]
+    return found, lonely
 
 
 def first_two(masks: Sequence[Path]) -> str:
@@ -206,44 +225,129 @@ def _first_image(folder: Path) -> Path | None:
     return None
 
 
-# zipfile raises RuntimeError for what is encrypted, or packed in a way that it does not know
+# zipfile raises RuntimeError and NotImplementedError for what is encrypted, or packed in a way that it does not know
 UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-MAX_BYTES = 64 << 30  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
+GIB = 1 << 30
+MAX_BYTES = 64 * GIB  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
+MAX_RATIO = 200  # of a large archive's files to itself; images hardly shrink, and zeros to a thousandth (ours)
+ENCRYPTED, UTF_8 = 0x1, 0x800  # bits of a member's flags
+ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
+
+
+def unpack_all(root: Path, *, apart: bool = False) -> None:
+    """Unpacks the zip files of a folder there, after a look at each; logs archives of other kinds.
+
+    Args:
+        root: the folder.
+        apart: each into a folder of its name.
+
+    Raises:
+        Refused: what :func:`unpack` refuses, of all archives at once; nothing is unpacked then.
+    """
+    archives = sorted(path for path in root.glob("[!.]*") if path.suffix.lower() in ARCHIVES and path.is_file())
+    zips = [path for path in archives if path.suffix.lower() == ".zip"]
+    if others := [path.name for path in archives if path not in zips]:
+        logger.warning("%s: unpack these yourself, which are no zip files: %s", root, ", ".join(others))
+    problems = Problems()
+    for path in zips:
+        with problems.collected():
+            _members(path, root)
+    problems.refuse_if_any()
+    for path in zips:
+        unpack(path, root / path.stem if apart else root)
 
 
 def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
     """Unpacks an archive after looking at every member; refuses it whole when one of them is suspicious.
 
     Args:
-        archive: a zip file.
+        archive: a zip file; backslashes in it are slashes, as older programs for Windows write them.
         folder: where to unpack; it is created. Files that are there already are overwritten.
 
     Returns:
-        The files written.
+        The files written. Archives among them are logged, and not unpacked.
 
     Raises:
-        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder, links, or
-            more than 64 GiB unpacked.
+        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
+            place, links and devices, more than 64 GiB or than the disk has, or 200 times the size of the archive.
     """
     archive, folder = Path(archive), Path(folder)
-    problems = Problems()
+    members = _members(archive, folder)
+    with _readable(archive) as opened:
+        folder.mkdir(parents=True, exist_ok=True)
+        for member in members:
+            opened.extract(member, folder)
+    files = [folder / member.filename for member in members if not member.is_dir()]
+    if inside := [path.name for path in files if path.suffix.lower() in ARCHIVES]:
+        who = counted(len(inside), "archive")
+        logger.warning("%s: %s in it left packed, such as %s: unpack it there", archive.name, who, inside[0])
+    return files
+
+
+@contextmanager
+def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = opened.infolist()
-            for member in members:
-                reason = unsafe(member.filename)
-                if stat.S_ISLNK(member.external_attr >> 16):
-                    reason = f"the link {member.filename!r}"
-                if reason is not None:
-                    where, expected = f"{archive.name} -> {member.filename}", "members inside the archive's own folder"
-                    problems.add(where, found=reason, expected=expected, hint="do not use this archive")
-            if sum(member.file_size for member in members) > MAX_BYTES:
-                problems.add(archive.name, found="more than 64 GiB unpacked", expected="at most 64 GiB")
-            problems.refuse_if_any()
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.extractall(folder)
+            yield opened
     except UNREADABLE as error:
+        if isinstance(error, OSError) and machine_failure(error) is not None:
+            raise
         hint = "download it again, or unpack it with another program"
         found = str(error) or "a member that ends too early"
         raise Refused([Problem(str(archive), found=found, expected="a zip archive", hint=hint)]) from None
-    return [folder / member.filename for member in members if not member.is_dir()]
+
+
+def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
+    """The members of an archive with the names that they get, all of them safe to write below the folder."""
+    problems, places = Problems(), dict[str, zipfile.ZipInfo]()
+    with _readable(archive) as opened:
+        members = opened.infolist()
+    for member in members:
+        where, mode = f"{archive.name} -> {member.filename}", stat.S_IFMT(member.external_attr >> 16)
+        member.filename = _name(member)
+        reason = unsafe(member.filename)
+        place = member.filename.rstrip("/")
+        if mode == stat.S_IFLNK:
+            reason = f"the link {member.filename!r}"
+        elif mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            reason = f"the device {member.filename!r}"
+        if reason is not None:
+            expected, hint = "members inside the archive's own folder", "do not use this archive"
+            problems.add(where, found=reason, expected=expected, hint=hint)
+        elif member.flag_bits & ENCRYPTED:
+            problems.add(where, found="an encrypted member", expected="a plain one", hint="unpack it with its password")
+        elif not member.is_dir() and places.setdefault(place, member) is not member:
+            hint = "unpack it with another program, and look which is the right one"
+            problems.add(
+                where, found=f"the place of {places[place].orig_filename!r}", expected="a place of its own", hint=hint
+            )
+    for place, member in places.items():
+        if above := next((str(each) for each in PurePosixPath(place).parents if str(each) in places), None):
+            expected, hint = "a folder above it", "unpack it with another program"
+            where, found = f"{archive.name} -> {member.orig_filename}", f"the file {above!r} above it"
+            problems.add(where, found=found, expected=expected, hint=hint)
+    size, packed = sum(member.file_size for member in members), archive.stat().st_size
+    free = shutil.disk_usage(next(each for each in (folder, *folder.resolve().parents) if each.exists())).free
+    hint = "make room, or unpack it elsewhere"
+    for most, told in (
+        (MAX_BYTES, f"at most {MAX_BYTES // GIB} GiB"),
+        (free, f"at most the free {free / GIB:.1f} GiB"),
+    ):
+        if size > most:
+            problems.add(archive.name, found=f"{size / GIB:.1f} GiB unpacked", expected=told, hint=hint)
+    if size > max(GIB, MAX_RATIO * packed):
+        expected, hint = f"at most {MAX_RATIO} times its size", "unpack it yourself if you trust it"
+        problems.add(
+            archive.name, found=f"{size / GIB:.1f} GiB unpacked of {packed} bytes", expected=expected, hint=hint
+        )
+    problems.refuse_if_any()
+    return members
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """A member's name with slashes; without zip's mark for UTF-8 it is read as that where it can be."""
+    name = member.filename
+    if not member.flag_bits & UTF_8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")

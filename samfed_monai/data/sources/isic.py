@@ -57,7 +57,9 @@ def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Pr
         name = match[1].upper().replace("_DOWNSAMPLED", "_downsampled")
         there = found.setdefault(name, path)
         if there != path:
-            hint = "give the folder of one year's archives only"
+            hint = (
+                "move one of the two folders out of DIR if it is a copy; of two years' archives give one year's folder"
+            )
             problems.add(
                 relative(path, root), found=f"{name} also as {relative(there, root)}", expected="each once", hint=hint
             )

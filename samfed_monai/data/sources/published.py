@@ -7,6 +7,7 @@ lists of HSSF (Ma et al., IEEE TMI 2024) are known by name and SHA-256; their co
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -185,13 +186,15 @@ def _found_in(folder: Path, root: Path, client: str) -> list[Found]:
 
 
 def _refuse_twins(found: list[Found]) -> None:
-    stems = [stem(one.image) for one in found]
-    twice = [one for one in found if stems.count(stem(one.image)) > 1] if len(set(stems)) < len(stems) else []
-    if twice:
-        hint = "delete or rename one of each"
-        raise Refused(
-            [Problem(one.image, found="a stem that stands twice", expected="once", hint=hint) for one in twice]
-        )
+    count = Counter(stem(one.image) for one in found)
+    hint = "a published list names images by their stems: move away the ones that it does not mean"
+    raised = [
+        Problem(one.image, "a stem that other images have, too", "each once", hint)
+        for one in found
+        if count[stem(one.image)] > 1
+    ]
+    if raised:
+        raise Refused(raised)
 
 
 def _folder_like(client: str, folders: list[str]) -> str | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,10 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
 from samfed_monai.core.io import read_json, write_bytes, write_json
 from samfed_monai.core.progress import progress_bar
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
+from samfed_monai.data.grouping import parts_in_common
 from samfed_monai.data.reading import read_image
 from samfed_monai.data.sources.found import list_images, mask_stem, relative, site_folders
 from samfed_monai.data.volumes import orientations_told, read_mask_slices, read_slices
@@ -85,8 +88,8 @@ def draw_coco(
                 path = known.image_of(one, skip_unreadable)
                 if path is None:
                     continue
-                place = site / "masks" / f"{stem(path.name)}.png"
-                if not one.segmentations and not blank_is_empty:
+                place = known.mask_of(path)
+                if not one.annotations and not blank_is_empty:
                     blank += 1
                     if place.exists():  # of an earlier call: it would be taken for the picture's mask
                         expected, hint = "none: its picture has no annotation", "move it away, or annotate the picture"
@@ -101,6 +104,9 @@ def draw_coco(
         if blank:
             who = counted(blank, f"picture of {site.name} has", f"pictures of {site.name} have")
             sentences.append(f"{who} no annotation: taken as unlabelled")
+        if known.unnamed:
+            who = counted(len(known.unnamed), f"picture of {site.name} is", f"pictures of {site.name} are")
+            sentences.append(f"{who} in no COCO file, such as {relative(next(iter(known.unnamed)), root)}")
     problems.refuse_if_any()
     _write_new(masks, written)
     return sentences
@@ -300,14 +306,25 @@ def _is(path: Path, output: str | Path | None) -> bool:
 
 
 class _Images:
-    """The images of a site, by the names that COCO files have for them."""
+    """The images of a site, by the names that COCO files have for them.
+
+    A name is compared from its end, as in :func:`~samfed_monai.data.grouping.read_groups`, whatever folder it starts
+    at: with slashes or backslashes, as it is or percent-encoded. It is never opened.
+    """
 
     def __init__(self, site: Path) -> None:
         self.site = site
-        self.names: dict[str, list[Path]] = {}
-        for path in list_images(site / "images"):
-            for name in {relative(path, site), relative(path, site / "images"), path.name}:
-                self.names.setdefault(name, []).append(path)
+        self.named: dict[str, list[Path]] = {}
+        self.unnamed = dict.fromkeys(list_images(site / "images"))
+        for path in self.unnamed:
+            self.named.setdefault(normal(path.name), []).append(path)
+        count = Counter(stem(path.name) for path in self.unnamed)
+        self._repeated = {name for name, times in count.items() if times > 1}
+
+    def mask_of(self, image: Path) -> Path:
+        """Where its mask goes: into a folder like its own, where another image has its name."""
+        below = relative(image.parent, self.site / "images") if stem(image.name) in self._repeated else ""
+        return self.site / "masks" / below / f"{stem(image.name)}.png"
 
     def image_of(self, one: Annotated, skip_unreadable: bool) -> Path | None:
         """The one image that an entry is of; ``None`` if it cannot be read and is to be skipped.
@@ -316,21 +333,31 @@ class _Images:
             Refused: none, several, or one of another size.
         """
         where = f"{one.where}: {one.file_name}"
-        found = self.names.get(one.file_name) or self.names.get(Path(one.file_name).name) or []
+        found = next(filter(None, map(self._like, (one.file_name, unquote(one.file_name)))), [])
         if len(found) != 1:
             told = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
             raise Refused([Problem(where, found=told, expected=expected, hint="add it, or take its entry out")])
+        self.unnamed.pop(found[0], None)
         try:
             height, width = read_image(found[0]).shape[:2]
         except Refused as refused:
-            if skip_unreadable:  # whoever makes the list names it
+            if skip_unreadable:  # the source that makes the list names it
                 return None
             raise Refused(map(or_skip, refused.problems)) from None
         if (height, width) != (one.height, one.width):
             expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
             raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)])
         return found[0]
+
+    def _like(self, name: str) -> list[Path]:
+        listed = PurePosixPath(normal(name).replace("\\", "/"))
+        paths = self.named.get(listed.name, [])
+        return [
+            path
+            for path in paths
+            if parts_in_common(listed, PurePosixPath(normal(relative(path, self.site / "images"))))
+        ]
 
 
 def _mask_png(mask: NDArray[np.bool_]) -> bytes:

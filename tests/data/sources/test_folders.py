@@ -6,7 +6,7 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.sources.folders import find_folders
-from samfed_monai.data.sources.found import Found, renaming
+from samfed_monai.data.sources.found import Found, match_masks, renaming
 from tests.data.making import disc, picture, save, site
 
 
@@ -24,6 +24,39 @@ def test_images_find_their_masks_by_stem(tmp_path):
         ("Süd 1/images/Süd 1_001.png", "Süd 1/masks/Süd 1_001_segmentation.png"),
         ("Süd 1/images/Süd 1_002.png", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "pairs", "lonely"),
+    [
+        ("p1/0 p2/0", "p1/0 p2/0_mask", {"p1/0": "p1/0", "p2/0": "p2/0_mask"}, 0),
+        ("p1/0 p2/0 1", "p2/0 1", {"p2/0": "p2/0", "1": "1"}, 0),
+        ("p1/0 p2/1", "p1/0 p1/1 p2/0", {"p1/0": "p1/0"}, 2),  # another patient's
+        ("part_1/0 part_2/1", "m/0 1", {"part_1/0": "m/0", "part_2/1": "1"}, 0),  # folders of other names say nothing
+        ("Su\u0308d/0 b/0", "S\u00fcd/0 b/0", {"Su\u0308d/0": "S\u00fcd/0", "b/0": "b/0"}, 0),
+        ("0 p1/0", "0 p1/0", {"0": "0", "p1/0": "p1/0"}, 0),
+        ("0\u00a0a 1 ", "0\u200b\u00a0a 1", {"0\u00a0a": "0\u200b\u00a0a", "1": "1"}, 0),
+        (
+            "p1/0 p2/0",
+            "0",
+            "0.png: expected the mask of one image, found the name of 2 images, such as a/images/p1/0",
+            0,
+        ),
+        ("p1/0 p2/0", "m/0", {}, 1),
+    ],
+)
+def test_images_of_one_name_find_the_masks_of_their_own_folders(tmp_path, images, masks, pairs, lonely):
+    for kind, names in (("images", images), ("masks", masks)):
+        for number, name in enumerate(names.split(" ")):
+            if name:
+                save(tmp_path / "a" / kind / f"{name}.png", picture(number) if kind == "images" else disc())
+    if isinstance(pairs, str):
+        with pytest.raises(Refused, match=pairs):
+            match_masks(tmp_path / "a", tmp_path, "a")
+        return
+    found, left = match_masks(tmp_path / "a", tmp_path, "a")
+    labelled = {one.image[len("a/images/") : -4]: one.label[len("a/masks/") : -4] for one in found if one.label}
+    assert (labelled, len(left)) == (pairs, lonely)
 
 
 @pytest.mark.parametrize("second", ["a_000.bmp", "a_000_segmentation.png", "more/a_000.png"])
@@ -48,7 +81,7 @@ def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
     folders = find_folders(tmp_path, public="public")
     assert folders.sites["a"][0].label is None
     assert folders.passed_over == (
-        f"3 masks of a belong to no image; left out, such as b.bmp and c_mask.png; a mask is {RULE}; "
+        f"4 masks of a belong to no image; left out, such as b.bmp and b.png; a mask is {RULE}; "
         "rename for instance the mask of a_000 to a_000.bmp",
     )
     save(tmp_path / "a" / "masks" / "a_000.png", disc())

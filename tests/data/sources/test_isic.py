@@ -31,7 +31,10 @@ def test_official_layouts(tmp_path, year):
 def test_fault_22_two_years_in_one_folder_are_refused(tmp_path):
     save(tmp_path / "2016" / "ISIC_0000001.jpg", picture(1))
     save(tmp_path / "2017" / "ISIC_0000001.jpg", picture(1))
-    with pytest.raises(Refused, match=r"found ISIC_0000001 also as 2016/ISIC_0000001.jpg; give the folder of one year"):
+    with pytest.raises(
+        Refused,
+        match=r"found ISIC_0000001 also as 2016/ISIC_0000001.jpg; move one of the two folders out of DIR",
+    ):
         find_isic(tmp_path)
 
 

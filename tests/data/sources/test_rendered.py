@@ -66,6 +66,48 @@ class TestCoco:
         draw_coco(tmp_path, output=tmp_path / "list.json", progress=False)
         assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["0.png", "1.png"]
 
+    @pytest.mark.parametrize(
+        ("image", "listed", "mask"),
+        [
+            ("a b.png", "a%20b.png", "a b"),
+            ("50%25.png", "50%25.png", "50%25"),  # its own name counts first
+            ("p1/0.png", "images\\p1\\0.png", "0"),
+            ("0.png", "https://host/p9/0.png", "0"),
+            ("0.png", "../images/0.png", "0"),  # only compared, never opened
+            ("Su\u0308d.png", "S\u00fcd.png ", "S\u00fcd"),
+            ("p1/0.png", "p2/0.png", None),
+            ("0.png", "1.png", None),
+        ],
+    )
+    def test_names_are_compared_from_their_end(self, tmp_path: Path, image: str, listed: str, mask: str | None) -> None:
+        [entry] = self.site(tmp_path, "a", [np.array(disc()) > 0])
+        (tmp_path / "a/images/0.png").unlink()
+        save(tmp_path / "a/images" / image, picture(0))
+        content = coco_of([{**entry, "file_name": listed}], [list(annotations_of(np.array(disc()) > 0))], ["lesion"])
+        (tmp_path / "a/annotations/a.json").write_text(json.dumps(content))
+        if mask is None:
+            with pytest.raises(Refused, match="found no such image; add it, or take its entry out"):
+                draw_coco(tmp_path, progress=False)
+        else:
+            assert draw_coco(tmp_path, progress=False) == []
+            assert [path.stem for path in (tmp_path / "a/masks").iterdir()] == [mask]
+
+    def test_masks_of_images_of_one_name_go_into_their_folders_and_others_are_counted(self, tmp_path: Path) -> None:
+        pictures = self.site(tmp_path, "a", [np.array(disc()) > 0] * 3)
+        for number in (0, 1):
+            save(tmp_path / f"a/images/p{number}/0.png", picture(5 + number))
+            pictures[number] = {**pictures[number], "file_name": f"p{number}/0.png"}
+        (tmp_path / "a/images/0.png").unlink()
+        content = coco_of(pictures, [list(annotations_of(np.array(disc()) > 0))] * 3, ["lesion"])
+        (tmp_path / "a/annotations/a.json").write_text(json.dumps(content))
+        assert draw_coco(tmp_path, progress=False) == ["1 picture of a is in no COCO file, such as a/images/1.png"]
+        drawn = sorted(path.relative_to(tmp_path / "a/masks").as_posix() for path in tmp_path.rglob("masks/**/*.png"))
+        assert drawn == ["2.png", "p0/0.png", "p1/0.png"]
+        pictures[0]["file_name"] = "0.png"
+        (tmp_path / "a/annotations/a.json").write_text(json.dumps(coco_of(pictures, [[]] * 3, ["lesion"])))
+        with pytest.raises(Refused, match="found 2 images of that name"):
+            draw_coco(tmp_path, progress=False)
+
     def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path: Path) -> None:
         mask = np.array(disc()) > 0
         self.site(tmp_path, "a", [mask, mask, mask])
