@@ -297,6 +297,7 @@ def project(sites: Sequence[str], *, port: int) -> dict[str, Any]:
         "builders": [
             {"path": f"{impl}.workspace.WorkspaceBuilder"},
             {"path": f"{impl}.static_file.StaticFileBuilder", "args": {"config_folder": "config", "scheme": "grpc"}},
+            {"path": "samfed_monai.flare.provision.NoCustomCode"},
             {"path": f"{impl}.cert.CertBuilder"},
             {"path": f"{impl}.signature.SignatureBuilder"},
         ],
