@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
             job_id = submit_job(session, job)
             if arguments.no_wait:
                 return
-            _follow(session, job_id, output, timeout=arguments.stop_after)
+            _follow(session, job_id, kit, output, timeout=arguments.stop_after)
 
 
 def _require_no_options(job: str, overrides: Options, arguments: argparse.Namespace) -> None:
@@ -97,11 +98,12 @@ def fetch(job_id: str, kit: str, output: Path, *, timeout: float | None) -> None
         timeout: seconds to wait; ``None`` waits until it ends.
     """
     with open_session(kit) as session:
-        _follow(session, job_id, output, timeout=timeout)
+        _follow(session, job_id, kit, output, timeout=timeout)
 
 
-def _follow(session: Any, job_id: str, output: Path, *, timeout: float | None) -> None:
-    ended = follow(session, job_id, timeout=timeout)
+def _follow(session: Any, job_id: str, kit: str, output: Path, *, timeout: float | None) -> None:
+    command = shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", str(output)])
+    ended = follow(session, job_id, fetch=f"`{command}` fetches its results", timeout=timeout)
     logger.info("FLARE's status: %s", ended)
     raise_for_status(fetch_results(session, job_id, output))
     logger.info("results: %s", output / "results.json")
