@@ -113,6 +113,9 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         raise Stopped(
             reason, "start the server (startup/start.sh), check port and firewall, then type it again"
         ) from None
+    cells = logging.getLogger("nvflare.fuel.f3")  # a line or two for each question that a dead server does not answer
+    level = cells.level
+    cells.setLevel(logging.CRITICAL)
     try:
         yield session
     except (api_spec.AuthorizationError, api_spec.AuthenticationError, api_spec.JobNotFound) as error:
@@ -125,6 +128,7 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
     finally:
         with contextlib.suppress(Exception), quiet():
             session.close()
+        cells.setLevel(level)
 
 
 def _of_flare(api_spec: Any) -> tuple[type[Exception], ...]:

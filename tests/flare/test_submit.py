@@ -184,7 +184,7 @@ def test_a_killed_server_ends_the_command_within_a_minute_with_3(hospitals, tmp_
     rounds, killed = at / "server" / "runs_dir" / "killed" / "rounds", []
 
     def kill_server() -> None:
-        while not (rounds / "000").is_dir():
+        while not (rounds / "001").is_dir():  # that the first one is stored has been logged
             time.sleep(0.02)
         for process in below(processes.started[SERVER].pid)[::-1]:
             process.send_signal(signal.SIGKILL)
@@ -200,3 +200,4 @@ def test_a_killed_server_ends_the_command_within_a_minute_with_3(hospitals, tmp_
     told = capsys.readouterr().err
     assert "the FLARE server was started again, and what it ran before is gone" in told
     assert "of 500 rounds are stored at the server\n  to go on: type the same command again" in told
+    assert "cannot send to" not in told, "nothing of FLARE's own log"
