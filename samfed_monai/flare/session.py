@@ -256,6 +256,9 @@ def follow(
                     logger.warning("the FLARE server does not answer; asking again for %g s", lost)
                 silent = True
             if ended:
+                for line in job.meta.get("job_deploy_detail", ()):
+                    if not line.endswith(": OK"):
+                        logger.warning("FLARE did not deploy the job: %s", line)
                 return status
             if timeout is not None and now - started > timeout:
                 raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.stored()}", goes_on)
@@ -328,13 +331,13 @@ class _Followed:
         return now - self.since.setdefault(state, now)
 
     def _look_at_run(self, system: Any, log: str) -> None:
-        status = str(self.meta.get("status", ""))
+        status = str(self.meta.get("status", "")).split(".")[-1]
         running = any(job.job_id == self.job_id for job in system.job_info)
-        if self._lasts("waits", "SUBMITTED" in status) > _WAITING:
+        if self._lasts("waits", status == "SUBMITTED") > _WAITING:
             self.since.pop("waits")
             least = self.meta.get("min_clients", "enough")
             logger.info("FLARE has not started job %s yet: it needs an answer of %s sites", self.job_id, least)
-        if self._lasts("gone", "RUNNING" in status and not running) < _GONE:
+        if self._lasts("gone", status in ("DISPATCHED", "RUNNING") and not running) < _GONE:
             return
         if reported := last_report(log):
             raise reported
@@ -344,7 +347,7 @@ class _Followed:
             )
             again = f"{AGAIN}: it is submitted as a new job, and the run goes on after its last stored round"
             raise Stopped(f"{reason} {status}, which no process runs; {self.stored()}", again)
-        if "ended" not in self.since:
+        if status == "RUNNING" and "ended" not in self.since:
             self.since["ended"] = 0.0
             logger.info("the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports")
 

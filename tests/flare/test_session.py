@@ -141,7 +141,7 @@ class Job:
     """
 
     def __init__(self, *script: tuple[Any, str], runs: bool = True, started: float = 900.0, **heard: Any) -> None:
-        self.script, self.log = list(script), ""
+        self.script, self.log, self.detail = list(script), "", list[str]()
         self.jobs = [SimpleNamespace(job_id="id")] if runs else []
         self.server, self.heard, self.clock = SimpleNamespace(start_time=started), heard, Clock()
 
@@ -149,7 +149,7 @@ class Job:
         status, self.log = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(status, BaseException):
             raise status
-        return {"status": status, "submit_time": 950.0, "min_clients": 2}
+        return {"status": status, "submit_time": 950.0, "min_clients": 2, "job_deploy_detail": self.detail}
 
     def get_job_logs(self, job_id: str, target: str) -> dict[str, Any]:
         return {"logs": {"server": self.log}} if self.log else {"logs": {}, "unavailable": {"server": "not yet"}}
@@ -203,10 +203,11 @@ def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_bo
     assert job.clock.now - 1000 < 60
 
 
-def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_within_a_minute():
-    job = Job(("RUNNING", log_of(ROUND.format(3))), runs=False, started=1000.0)
+@pytest.mark.parametrize("status", ["RUNNING", "DISPATCHED"])
+def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_within_a_minute(status):
+    job = Job((status, log_of(ROUND.format(3))), runs=False, started=1000.0)
     told = (
-        r"(?s)was started again, .*lists job id as RUNNING, which no process runs; 3 of 4 rounds .*: it is submitted as"
+        rf"(?s)was started again, .*lists job id as {status}, which no process runs; 3 of 4 rounds .*: it is submitted"
     )
     with pytest.raises(Stopped, match=told) as stopped:
         job.followed()
@@ -252,6 +253,13 @@ def test_a_command_that_is_asked_to_end_says_how_many_rounds_are_stored_and_how_
     with pytest.raises(Stopped, match=told) as stopped:
         job.followed()
     assert stopped.value.exit_code == code
+
+
+def test_a_job_that_a_site_does_not_take_is_said(caplog):
+    job = Job(("FINISHED:FAILED_TO_RUN", ""))
+    job.detail = ["server: OK", "site-1: BYOC not permitted"]
+    job.followed()
+    assert [record.message for record in caplog.records] == ["FLARE did not deploy the job: site-1: BYOC not permitted"]
 
 
 def test_a_job_that_goes_on_for_longer_than_asked_is_left():
