@@ -16,6 +16,7 @@ from typing import Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
+from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
@@ -206,7 +207,7 @@ def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
 _PARTS = {"app": S_ISDIR, "app/config": S_ISDIR}
 _PARTS |= dict.fromkeys(("meta.json", *(f"app/config/{name}" for name in (SERVER, CLIENT, PLAN))), S_ISREG)
 _SHOWN = 5  # of what is wrong, which may be a folder that was copied there
-_AGAIN = "a job holds no code, and nothing beside its plan can be changed; export it again and submit that"
+_AGAIN = "a job holds no code, and nothing beside its plan can be changed; export it again, into a new folder"
 
 
 def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
@@ -226,16 +227,19 @@ def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
     job = Path(job)
     _require_parts(job)
     meta, plan = read_json(job / "meta.json"), read_plan(job / "app" / "config" / PLAN)
+    rest = {each: getattr(plan, each) or {} for each in ("privacy", "renewal", "update_guard")}
+    if problems := strict_problems(rest, "plan"):
+        raise Refused(problems)
     _require_names((*plan.sites, *plan.unseen))
     name = meta.get("name") if isinstance(meta, dict) else None
     if not isinstance(name, str):
         raise Refused([Problem("meta.json -> name", found=repr(name)[:80], expected="the run's name", hint=_AGAIN)])
     require_run_name(name, "meta.json -> name")
     again = export_plan(Path(folder) / name, plan, run_name=name)
-    problems = Problems()
+    differences = Problems()
     for part in (part for part, kind in _PARTS.items() if kind is S_ISREG):
-        _compare(Path(part).name, read_json(job / part), read_json(again / part), problems)
-    problems.refuse_if_any()
+        _compare(Path(part).name, read_json(job / part), read_json(again / part), differences)
+    differences.refuse_if_any()
     return again, plan
 
 

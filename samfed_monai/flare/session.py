@@ -247,11 +247,10 @@ def follow(
             except ConnectionError as error:
                 ended = False
                 if now - heard > lost:
-                    reason = f"no answer of the FLARE server for {lost:g} s ({error}); FLARE job {job_id}"
+                    reason = f"no answer of the FLARE server about job {job_id} for {lost:g} s ({error})"
                     again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
-                    raise Stopped(
-                        f"{reason}, {job.stored()}", f"{again}; or, if only the network failed: {fetch}"
-                    ) from None
+                    reason += f"; by its last answer, {job.stored()}"
+                    raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
                 if not silent:
                     logger.warning("the FLARE server does not answer; asking again for %g s", lost)
                 silent = True

@@ -174,6 +174,8 @@ COMMAND = {"execution_mode": "external_process", "command": ["/bin/sh", "-c", "i
         ("meta.json", {"name": 5}, "meta.json -> name: expected the run's name, found 5"),
         (PLAN, {"client": {"loss": {"_target_": "os.system"}}}, "os.system"),
         (PLAN, {"client": {"image_size": "$__import__('os').getpid()"}}, "image_size"),
+        (PLAN, {"privacy#filter": {"_target_": "os.system"}}, "privacy#filter.*os.system"),
+        (PLAN, {"update_guard": {"x": "$1"}}, "update_guard#x"),
         (PLAN, {"code": 1}, "plan -> code: expected one of"),
         (PLAN, {"quorum": 3}, "min_clients: expected 3, found 2"),
     ],
