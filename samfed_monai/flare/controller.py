@@ -24,7 +24,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.model_controller import ModelController
 
-from samfed_monai.core.errors import ExitCode, SamFedError, Stopped
+from samfed_monai.core.errors import ExitCode, SamFedError, Stopped, machine_failure
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.flare.client import PLAN
@@ -192,19 +192,23 @@ class FederationController(ModelController):
             write_status(folder, "running")
             self.federate(folder)
             write_status(folder, "done")
-        except SamFedError as error:
-            logger.error("%s", error)
-            with contextlib.suppress(OSError):  # a full disk must not hide why
-                state = "stopped" if isinstance(error, Stopped) else "refused"
-                write_status(folder, state, str(error), error.exit_code)
-            self.panic(str(error))
         except BaseException as error:
+            ended = error if isinstance(error, SamFedError) else machine_failure(error)
+            if ended is None:
+                with contextlib.suppress(OSError):
+                    write_status(folder, "failed", f"{type(error).__name__}: {error}", ExitCode.FAILED)
+                raise
+            logger.error("%s", ended)  # a full disk must not hide why: whoever waits finds it in the log, too
             with contextlib.suppress(OSError):
-                write_status(folder, "failed", f"{type(error).__name__}: {error}", ExitCode.FAILED)
-            raise
+                state = "stopped" if isinstance(ended, Stopped) else "refused"
+                write_status(folder, state, str(ended), ended.exit_code)
+            self.panic(str(ended))
         finally:
             if not self.on_this_machine:
-                publish(folder, self.job_run_folder())
+                try:
+                    publish(folder, self.job_run_folder())
+                except OSError as error:
+                    logger.error("%s", machine_failure(error) or error)
 
     def run_folder(self) -> Path:
         """The run's folder, from the server's own site file."""

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
+from typing import Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
+from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
+from samfed_monai.federation.controller import quorum_of
 from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.site import read_plan
 from samfed_monai.flare.site_file import require_run_name
-
-if TYPE_CHECKING:
-    from samfed_monai.federation.participants import Participants
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +53,10 @@ CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
 
 
-def _require_names(participants: Participants) -> None:
+def _require_names(sites: Iterable[str]) -> None:
     """Fault 69: refuses sites whose names FLARE cannot carry, before it has started anything."""
     problems = Problems()
-    for name in sorted((*participants.sites, *participants.unseen)):
+    for name in sorted(sites):
         if not CLIENT_NAME.fullmatch(name):
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
@@ -91,7 +94,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", hint=hint)])
     datalist = DataList.load(job.places.datalist) if has_list else None
     participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
-    _require_names(participants)
+    _require_names((*participants.sites, *participants.unseen))
     if problems := plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)):
         raise Refused(problems)
     privacy = Privacy.from_json(job.plan.privacy)
@@ -129,6 +132,7 @@ def _require_no_places(places: Places, *, here: bool) -> None:
         logger.warning("not heeded on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 
+SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"
 CONTROLLER = "samfed_monai.flare.controller.FederationController"
 EXECUTOR = "samfed_monai.flare.executor.SiteExecutor"
 
@@ -166,7 +170,7 @@ def export_job(
         {"name": run_name, "resource_spec": {}, "min_clients": min_clients, "deploy_map": {"app": ["@ALL"]}},
     )
     write_json(
-        config / "config_fed_server.json",
+        config / SERVER,
         {
             "format_version": 2,
             "server": {"task_request_interval": 0.5},
@@ -177,7 +181,7 @@ def export_job(
         },
     )
     write_json(
-        config / "config_fed_client.json",
+        config / CLIENT,
         {
             "format_version": 2,
             "executors": [{"tasks": ["train"], "executor": {"path": executor, "args": {}}}],
@@ -188,6 +192,101 @@ def export_job(
     )
     write_json(config / PLAN, dict(plan))
     return folder
+
+
+def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
+    """Writes the job of a plan; FLARE waits for as many clients as the plan's quorum.
+
+    Raises:
+        Refused: a name that is no folder name.
+    """
+    least = quorum_of(len(plan.sites), plan.quorum, allow_single_site=plan.allow_single_site)
+    return export_job(folder, plan.to_json(), run_name=run_name, min_clients=least)
+
+
+_PARTS = {"app": S_ISDIR, "app/config": S_ISDIR}
+_PARTS |= dict.fromkeys(("meta.json", *(f"app/config/{name}" for name in (SERVER, CLIENT, PLAN))), S_ISREG)
+_SHOWN = 5  # of what is wrong, which may be a folder that was copied there
+_AGAIN = "a job holds no code, and nothing beside its plan can be changed; export it again, into a new folder"
+
+
+def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
+    """Writes the job that :func:`export_plan` left in a folder a second time: what is submitted comes from its plan.
+
+    Args:
+        job: the job's folder, to which anything may have happened since.
+        folder: in which the new job gets a folder of the run's name.
+
+    Returns:
+        The new job's folder, and the plan.
+
+    Raises:
+        Refused: a file, a folder or a link that no export writes, a file with other content, or a plan that every site
+            would refuse; every difference at once.
+    """
+    job = Path(job)
+    _require_parts(job)
+    meta, plan = read_json(job / "meta.json"), read_plan(job / "app" / "config" / PLAN)
+    rest = {each: getattr(plan, each) or {} for each in ("privacy", "renewal", "update_guard")}
+    if problems := strict_problems(rest, "plan"):
+        raise Refused(problems)
+    _require_names((*plan.sites, *plan.unseen))
+    name = meta.get("name") if isinstance(meta, dict) else None
+    if not isinstance(name, str):
+        raise Refused([Problem("meta.json -> name", found=repr(name)[:80], expected="the run's name", hint=_AGAIN)])
+    require_run_name(name, "meta.json -> name")
+    again = export_plan(Path(folder) / name, plan, run_name=name)
+    differences = Problems()
+    for part in (part for part, kind in _PARTS.items() if kind is S_ISREG):
+        _compare(Path(part).name, read_json(job / part), read_json(again / part), differences)
+    differences.refuse_if_any()
+    return again, plan
+
+
+def _require_parts(job: Path) -> None:
+    found = _entries(job)
+    wrong = [f"no {part}" for part in _PARTS if part not in found]
+    foreign = [part for part in found if part not in _PARTS or not _PARTS[part](found[part])]
+    wrong += [f"{part} ({_KINDS.get(S_IFMT(found[part]), 'a special file')})" for part in foreign]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        expected = "the four files that `samfed flare export` writes, and nothing else"
+        raise Refused([Problem(str(job), found=", ".join(wrong[:_SHOWN]) + more, expected=expected, hint=_AGAIN)])
+
+
+_KINDS = {S_IFREG: "a file", S_IFDIR: "a folder", S_IFLNK: "a symbolic link"}
+
+
+def _entries(folder: Path, below: str = "") -> dict[str, int]:
+    """Everything in a folder, with its mode: links are not followed, foreign folders not entered."""
+    found: dict[str, int] = {}
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            part, mode = f"{below}{entry.name}", entry.stat(follow_symlinks=False).st_mode
+            found[part] = mode
+            if S_ISDIR(mode) and part in _PARTS:
+                found |= _entries(folder / entry.name, f"{part}/")
+    return found
+
+
+def _compare(where: str, found: Any, expected: Any, problems: Problems) -> None:
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        found, expected = ({str(index): each for index, each in enumerate(every)} for every in (found, expected))
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(found.keys() | expected.keys()):
+            at = f"{where}#{key}" if " -> " in where else f"{where} -> {key}"
+            if key not in expected:
+                problems.add(at[:200], found=_short(found[key]), expected="no such key", hint=_AGAIN)
+            elif key not in found:
+                problems.add(at, found="no such key", expected=_short(expected[key]), hint=_AGAIN)
+            else:
+                _compare(at, found[key], expected[key], problems)
+    elif json.dumps(found, sort_keys=True) != json.dumps(expected, sort_keys=True):  # 1, 1.0 and true are three values
+        problems.add(where, found=_short(found), expected=_short(expected), hint=_AGAIN)
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(json.dumps(value), 100, placeholder=" …")
 
 
 #: What a job of ours names. No prefix: single classes.

@@ -48,6 +48,10 @@ class Processes:
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.mark = secrets.token_hex(8)
         self.environment = {**os.environ, **(environment or {}), MARK: self.mark}
+        if weights := self.environment.get("SAMFED_WEIGHTS"):
+            self.environment["SAMFED_WEIGHTS"] = _here(Path(weights).expanduser())
+        if imports := self.environment.get("PYTHONPATH"):
+            self.environment["PYTHONPATH"] = os.pathsep.join(map(_here, imports.split(os.pathsep)))
         self.started: dict[str, subprocess.Popen] = {}
         self._termination = Termination()
 
@@ -107,6 +111,11 @@ class Processes:
             raise Stopped("asked to end (SIGTERM); the rounds that were stored are kept", AGAIN)
 
 
+def _here(path: str | Path) -> str:
+    """A path as it is meant where the command was typed: FLARE's processes run in other folders."""
+    return str(Path(path).absolute())
+
+
 def write_site_files(
     folder: str | Path,
     datalist: DataList,
@@ -130,8 +139,7 @@ def write_site_files(
         ``folder``.
     """
     folder = Path(folder)
-    common: dict[str, Any] = {"data_root": str(places.data_root), "output_dir": str(places.output_dir)}
-    common["bundle_root"] = str(places.bundle_root)
+    common: dict[str, Any] = {name: _here(getattr(places, name)) for name in ("data_root", "output_dir", "bundle_root")}
     if "device" in places.client:
         common["device"] = str(places.client["device"])
     if threads is not None:
@@ -139,13 +147,13 @@ def write_site_files(
     for site in sites:
         path = folder / f"{site}.list.json"
         datalist.for_site(site).save(path)
-        own = {"datalist": str(path), "cache_dir": str(places.cache / "sites" / site)}
+        own = {"datalist": _here(path), "cache_dir": _here(places.cache / "sites" / site)}
         write_json(folder / f"{site}.json", {**own, **common})
     path = folder / "server.list.json"
     datalist.for_server().save(path)
-    server = {"datalist": str(path), "cache_dir": str(places.cache), **common}
+    server = {"datalist": _here(path), "cache_dir": _here(places.cache), **common}
     if places.adapter:
-        server["adapter"] = str(places.adapter)
+        server["adapter"] = _here(str(places.adapter))
     write_json(folder / "server.json", server)
     return folder
 
@@ -297,6 +305,7 @@ def project(sites: Sequence[str], *, port: int) -> dict[str, Any]:
         "builders": [
             {"path": f"{impl}.workspace.WorkspaceBuilder"},
             {"path": f"{impl}.static_file.StaticFileBuilder", "args": {"config_folder": "config", "scheme": "grpc"}},
+            {"path": "samfed_monai.flare.provision.NoCustomCode"},
             {"path": f"{impl}.cert.CertBuilder"},
             {"path": f"{impl}.signature.SignatureBuilder"},
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
+import math
 import shutil
 import socket
 import ssl
@@ -16,11 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
+from samfed_monai.core.errors import AGAIN, Problem, Refused, SamFedError, Stopped, Terminated
 from samfed_monai.core.io import atomic_write, read_json
 from samfed_monai.core.round_folders import round_folders
+from samfed_monai.federation.signals import ASKED, Interrupted
 from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.watch import RUN_ID, STATUS, read_status
+from samfed_monai.flare.watch import (
+    RUN_ID,
+    STATUS,
+    last_report,
+    read_status,
+    stored_rounds,
+    user_lines,
+    write_status,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +84,8 @@ def accepts_certificate(kit: str | Path, *, timeout: float = 5.0) -> bool | None
 
 
 _FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
-#: Seconds of silence after which a site that FLARE still lists counts as gone; it is heard of every 30 s at most.
-_SILENT = 90.0
+#: Seconds of silence after which a site counts as gone: a client is heard of every 10, FLARE lists it for ten minutes.
+_SILENT = 40.0
 
 
 @contextmanager
@@ -104,6 +113,9 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         raise Stopped(
             reason, "start the server (startup/start.sh), check port and firewall, then type it again"
         ) from None
+    cells = logging.getLogger("nvflare.fuel.f3")  # a line or two for each question that a dead server does not answer
+    level = cells.level
+    cells.setLevel(logging.CRITICAL)
     try:
         yield session
     except (api_spec.AuthorizationError, api_spec.AuthenticationError, api_spec.JobNotFound) as error:
@@ -116,6 +128,7 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
     finally:
         with contextlib.suppress(Exception), quiet():
             session.close()
+        cells.setLevel(level)
 
 
 def _of_flare(api_spec: Any) -> tuple[type[Exception], ...]:
@@ -125,7 +138,7 @@ def _of_flare(api_spec: Any) -> tuple[type[Exception], ...]:
 
 
 _FETCH = "`samfed flare fetch JOB --kit KIT --output-dir RUN` waits for a job and fetches its results"
-_LOST = 300.0  # seconds without an answer of the server, after which nobody waits any more
+_LOST = 45.0  # seconds without an answer of the server, after which it counts as dead
 
 
 def wait_for_sites(
@@ -152,8 +165,9 @@ def wait_for_sites(
     started, noticed = time.monotonic(), 0.0
     while True:
         with quiet():
-            connected = _connected(session.get_system_info().client_info)
-        missing = sorted(set(sites) - connected)
+            ago = _silence(session.get_system_info().client_info)
+        missing = sorted(site for site in sites if ago.get(site, math.inf) > _SILENT)
+        named = ", ".join(f"{site} (heard of {ago[site]:.0f} s ago)" if site in ago else site for site in missing)
         if not missing:
             return
         waited = time.monotonic() - started
@@ -161,22 +175,22 @@ def wait_for_sites(
             raise Stopped(gone())
         if timeout is not None and waited > timeout:
             if least is not None and len(sites) - len(missing) >= least:
-                logger.warning("going on without %s", ", ".join(missing))
+                logger.warning("going on without %s", named)
                 return
-            reason = f"not connected to the server after {timeout:g} s: {', '.join(missing)}"
+            reason = f"not connected to the server after {timeout:g} s: {named}"
             raise Stopped(reason, "start these sites (startup/start.sh of their kits), then type the command again")
         if waited - noticed > 10:
             noticed = waited
-            logger.info("waiting for %s to connect", ", ".join(missing))
+            logger.info("waiting for %s to connect; one that died counts as connected for %g s", named, _SILENT)
         time.sleep(0.5)
 
 
-def _connected(clients: Iterable[Any]) -> set[str]:
-    """Names of the clients that were heard of lately, by the server's clock: one that died is listed for minutes."""
+def _silence(clients: Iterable[Any]) -> dict[str, float]:
+    """Seconds since each client was heard of, by the server's clock: one that died is listed for minutes."""
     heard: dict[str, float] = {}
     for client in clients:
         heard[client.name] = max(float(client.last_connect_time or 0), heard.get(client.name, 0.0))
-    return {name for name, time in heard.items() if time > max(heard.values()) - _SILENT}
+    return {name: max(heard.values()) - time for name, time in heard.items()}
 
 
 def submit_job(session: Any, job: str | Path) -> str:
@@ -191,67 +205,169 @@ def follow(
     session: Any,
     job_id: str,
     *,
+    fetch: str = _FETCH,
     timeout: float | None = None,
     poll: float = 2.0,
     look: float = 10.0,
     lost: float = _LOST,
+    clock: Any = time,
 ) -> str:
-    """Waits for a job's end and tells its rounds from the server's job log; returns FLARE's status.
+    """Waits for a job's end and shows its rounds from the server's job log; returns FLARE's status.
 
     Args:
         session: of an admin.
         job_id: FLARE's identifier of the job.
+        fetch: command that fetches the job's results later, for messages.
         timeout: seconds; ``None`` waits.
-        poll: seconds between two questions how the job stands.
-        look: seconds between two looks at the job's log, which is sent whole.
+        poll: seconds between two questions for the job's status.
+        look: seconds between two looks at the job's log, which is sent whole, and at the server and its clients.
         lost: seconds for which the server may not answer.
+        clock: has ``monotonic`` and ``sleep``.
 
     Raises:
-        Stopped: no end after ``timeout`` seconds, or no answer for ``lost``; the job goes on.
+        Stopped: no end after ``timeout`` seconds or before SIGTERM, and the job goes on; no answer for ``lost``; or
+            FLARE lists a job as running that no process runs. The message says how many rounds are stored.
+        SamFedError: how the run ended, by the server's log, where FLARE does not list the job as finished.
     """
-    started = heard = time.monotonic()
-    looked, told, silent = started - look, list[str](), False
-    while True:
-        now, status = time.monotonic(), ""
-        try:
-            with quiet():
-                status = str(session.get_job_meta(job_id).get("status", ""))
-            heard, silent = now, False
-        except ConnectionError as error:
-            if now - heard > lost:
-                raise Stopped(
-                    f"no answer of the FLARE server for {lost:g} s ({error}); FLARE job {job_id}", _FETCH
-                ) from None
-            if not silent:
-                logger.warning("the FLARE server does not answer; asking again for %g s", lost)
-            silent = True
-        ended = status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status
-        if ended or now - looked >= look:
-            looked, told = now, _log_progress(session, job_id, told)
-        if ended:
-            return status
-        if timeout is not None and now - started > timeout:
-            hint = f"{_FETCH}; `nvflare job abort` ends it"
-            raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs", hint)
-        time.sleep(poll)
+    job = _Followed(session, job_id, clock)
+    started = heard = clock.monotonic()
+    looked, silent = started - look, False
+    goes_on = f"{fetch}; `nvflare job abort {job_id}` ends the job"
+    try:
+        while True:
+            now, status = clock.monotonic(), ""
+            try:
+                with quiet():
+                    status = job.ask()
+                    ended = status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status
+                    if ended or now - looked >= look:
+                        looked = now
+                        job.look(ended)
+                heard, silent = now, False
+            except ConnectionError as error:
+                ended = False
+                if now - heard > lost:
+                    reason = f"no answer of the FLARE server about job {job_id} for {lost:g} s ({error})"
+                    again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
+                    reason += f"; by its last answer, {job.stored()}"
+                    raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
+                if not silent:
+                    logger.warning("the FLARE server does not answer; asking again for %g s", lost)
+                silent = True
+            if ended:
+                for line in job.meta.get("job_deploy_detail", ()):
+                    if not line.endswith(": OK"):
+                        logger.warning("FLARE did not deploy the job: %s", line)
+                return status
+            if timeout is not None and now - started > timeout:
+                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.stored()}", goes_on)
+            clock.sleep(poll)
+    except (Terminated, KeyboardInterrupt) as asked:
+        with contextlib.suppress(Exception), quiet():
+            job.look(ended=True)
+        reason = f"FLARE job {job_id} goes on, {job.stored()}"
+        if isinstance(asked, Terminated):
+            raise Stopped(f"{ASKED}; {reason}", goes_on) from None
+        raise Interrupted(f"interrupted; {reason}", goes_on) from None
 
 
-def _log_progress(session: Any, job_id: str, told: list[str]) -> list[str]:
-    """Tells what the log says beyond what was told; returns all that it says."""
-    from samfed_monai.flare.watch import user_lines
+def job_log(session: Any, job_id: str) -> str:
+    """The server's log of a job; of a long one the end alone, and nothing where FLARE has none at the moment."""
+    from nvflare.fuel.flare_api import api_spec
 
     try:
         with quiet():
             logs = session.get_job_logs(job_id, "server")
-    except Exception:
-        return told
-    text = re.sub(r"\\n", "\n", str(logs)) if isinstance(logs, dict) else str(logs)
-    said = user_lines(text.splitlines())
-    # of a long log FLARE sends the end alone: what was told may begin before it
-    known = next((n for n in range(min(len(told), len(said)), 0, -1) if told[-n:] == said[:n]), 0)
-    for line in said[known:]:
-        logger.info("%s", line)
-    return said or told
+    except (api_spec.InternalError, api_spec.JobNotFound, RuntimeError):
+        return ""
+    return str(logs.get("logs", {}).get("server", ""))
+
+
+#: Seconds after which a job that FLARE lists as running, and that its server does not run, is given up.
+_GONE = 15.0
+_WAITING = 30.0  # seconds of a job that has not started, after which this is said
+
+
+class _Followed:
+    """A submitted job: its status, what was shown of its log, and when its clients were heard of last."""
+
+    def __init__(self, session: Any, job_id: str, clock: Any) -> None:
+        self.session, self.job_id, self.clock = session, job_id, clock
+        self.told: list[str] = []
+        self.meta: dict[str, Any] = {}
+        self.since = {"": clock.monotonic()}  # of each state, by name: when it began
+        self.heard: dict[str, tuple[float, float]] = {}
+
+    def ask(self) -> str:
+        """FLARE's status of the job."""
+        self.meta = self.session.get_job_meta(self.job_id)
+        return str(self.meta.get("status", ""))
+
+    def stored(self) -> str:
+        return stored_rounds(self.told)
+
+    def look(self, ended: bool) -> None:
+        """Shows what is new in the log; unless the job has ended, looks at the server and its clients, too."""
+        log = job_log(self.session, self.job_id)
+        said = user_lines(log.splitlines())
+        # of a long log FLARE sends the end alone: what was shown may begin before it
+        told = self.told
+        known = next((n for n in range(min(len(told), len(said)), 0, -1) if told[-n:] == said[:n]), 0)
+        for line in said[known:]:
+            logger.info("%s", line)
+        self.told = said or told
+        if not ended:
+            system = self.session.get_system_info()
+            self._look_at_run(system, log)
+            self._look_at_clients(system.client_info)
+
+    def _lasts(self, state: str, holds: bool) -> float:
+        """Seconds for which a state has lasted; 0 where it does not hold."""
+        if not holds:
+            self.since.pop(state, None)
+            return 0.0
+        now = self.clock.monotonic()
+        return now - self.since.setdefault(state, now)
+
+    def _look_at_run(self, system: Any, log: str) -> None:
+        status = str(self.meta.get("status", "")).split(".")[-1]
+        running = any(job.job_id == self.job_id for job in system.job_info)
+        if self._lasts("waits", status == "SUBMITTED") > _WAITING:
+            self.since.pop("waits")
+            least = self.meta.get("min_clients", "enough")
+            logger.info("FLARE has not started job %s yet: it needs an answer of %s sites", self.job_id, least)
+        if self._lasts("gone", status in ("DISPATCHED", "RUNNING") and not running) < _GONE:
+            return
+        if reported := last_report(log):
+            raise reported
+        if float(system.server_info.start_time or 0) > float(self.meta.get("submit_time") or math.inf):
+            reason = (
+                f"the FLARE server was started again, and what it ran before is gone: it lists job {self.job_id} as"
+            )
+            again = f"{AGAIN}: it is submitted as a new job, and the run goes on after its last stored round"
+            raise Stopped(f"{reason} {status}, which no process runs; {self.stored()}", again)
+        if status == "RUNNING" and "ended" not in self.since:
+            self.since["ended"] = 0.0
+            logger.info("the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports")
+
+    def _look_at_clients(self, clients: Sequence[Any]) -> None:
+        now, ago = self.clock.monotonic(), _silence(clients)
+        for client in clients:
+            last = float(client.last_connect_time or 0)
+            if last > self.heard.get(client.name, (0.0, 0.0))[0]:
+                self.heard[client.name] = (last, now - ago[client.name])
+        for site, (_, when) in sorted(self.heard.items()):
+            silent = now - when > _SILENT
+            if silent and f"silent {site}" not in self.since:
+                logger.warning(
+                    "%s was heard of %.0f s ago: FLARE still lists it, but its client may have ended; start it again "
+                    "(startup/start.sh); this job goes on without it after a round's deadline, if the plan has one",
+                    site,
+                    now - when,
+                )
+            if not silent and f"silent {site}" in self.since:
+                logger.info("%s is heard of again", site)
+            self._lasts(f"silent {site}", silent)
 
 
 @contextmanager
@@ -266,16 +382,32 @@ RESULTS = "samfed"
 
 
 def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str, Any]:
-    """Downloads a finished job's results into ``output_dir``; returns the run's status."""
+    """Downloads a finished job's results into ``output_dir``; returns the run's status.
+
+    Where the server could not write the status (a full disk, a killed process), it is what the server's log says.
+
+    Raises:
+        Stopped: FLARE has no results of the job.
+        SamFedError: it has none, and the log says how the run ended.
+    """
     output_dir = Path(output_dir)
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
-        with quiet():
-            where = Path(session.download_job_result(job_id, folder))
+        try:
+            with quiet():
+                where = Path(session.download_job_result(job_id, folder))
+        except RuntimeError as error:  # FLARE's, of a job that its server could not pack
+            if reported := last_report(job_log(session, job_id)):
+                raise reported from None
+            raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
         found = sorted(where.rglob(f"{RESULTS}/{STATUS}"))
-        if not found:
-            return {"state": "none", "message": _last_words(where), "exit_code": int(ExitCode.FAILED)}
-        shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
-    return read_status(output_dir)
+        if found:
+            shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
+            if read_status(output_dir)["state"] != "running":
+                return read_status(output_dir)
+        ended = _last_words(where)
+        if found:
+            write_status(output_dir, "stopped", str(ended), ended.exit_code)
+        return {"state": "stopped", "message": str(ended), "exit_code": int(ended.exit_code)}
 
 
 def publish(run_folder: str | Path, job_run: str | Path) -> None:
@@ -294,9 +426,13 @@ def _copied(source: str | Path, target: str | Path) -> None:
         shutil.copyfileobj(stream, copy)
 
 
-def _last_words(where: Path) -> str:
-    for log in sorted(where.rglob("error_log.txt")):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if "ERROR" in line][-3:]
-        if lines:
-            return "FLARE ended the job without a run:" + "".join(f"\n  | {line[:300]}" for line in lines)
-    return "FLARE ended the job without a run; see the server's log"
+def _last_words(where: Path) -> SamFedError:
+    """How a run ended that left no status, by the logs that came with its job."""
+    logs = "".join(path.read_text(errors="replace") for path in sorted(where.rglob("log.txt")))
+    if reported := last_report(logs):
+        return reported
+    lines = [line for line in logs.splitlines() if " - ERROR - " in line][-3:]
+    reason = "FLARE ended the job, and the run left no word of its own" + "".join(
+        f"\n  | {line[:300]}" for line in lines
+    )
+    return Stopped(f"{reason}\n  {stored_rounds(user_lines(logs.splitlines()))}", f"see the server's log, then {AGAIN}")

@@ -91,7 +91,8 @@ class Watch:
                 time.sleep(0.5)
                 status = read_status(self.folder)
                 if status["state"] in ("none", "running"):
-                    self.raise_as_logged()
+                    if self.log.is_file() and (reported := last_report(self.log.read_text(errors="replace"))):
+                        raise reported
                     raise Stopped(f"{gone}{self.tail()}", AGAIN)
                 break
             if timeout is not None and time.monotonic() - started > timeout:
@@ -113,23 +114,6 @@ class Watch:
         for line in user_lines(lines):
             logger.info("%s", line)
 
-    def raise_as_logged(self) -> None:
-        """Raises what the server's log says last, for a server that could not write its status (a full disk)."""
-        if not self.log.is_file():
-            return
-        said: list[str] = []
-        for line in self.log.read_text(errors="replace").splitlines():
-            found = _ENDED.match(line)
-            if found:
-                said = [found[1]]
-            elif said and line.startswith("  "):
-                said.append(line)
-            elif said and not line.startswith("  "):
-                said.append("")  # what follows is not part of it
-        if said:
-            message = "\n".join(said[: said.index("") if "" in said else None])
-            raise ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
-
     def tail(self) -> str:
         """The last errors of the log, for a message."""
         if not self.log.is_file():
@@ -143,6 +127,37 @@ def user_lines(lines: Iterable[str]) -> list[str]:
     """Lines of a FLARE log that are meant for users, without FLARE's prefix."""
     found = (_LINE.match(line) for line in lines)
     return [line[1].strip() for line in found if line and _FOR_USERS.fullmatch(line[1].strip())]
+
+
+def last_report(log: str) -> ServerReported | None:
+    """How the run ended by the server's log, for a server that could not write its status (a full disk)."""
+    said: list[str] = []
+    for line in log.splitlines():
+        found = _ENDED.match(line)
+        if found:
+            said = [found[1]]
+        elif said and line.startswith("  "):
+            said.append(line)
+        elif said:
+            said.append("")  # what follows is not part of it
+    if not said:
+        return None
+    message = "\n".join(said[: said.index("") if "" in said else None])
+    return ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
+
+
+_STORED = re.compile(
+    r"going on after round (\d+) of (\d+)|round (\d+) of (\d+): (?:validation Dice|no validation scores)"
+)
+
+
+def stored_rounds(lines: Iterable[str]) -> str:
+    """How many rounds a server has stored, by the lines of its log that are meant for users."""
+    found = [line for line in map(_STORED.match, lines) if line]
+    if not found:
+        return "no round is stored yet, as far as the server's log says"
+    done, of = (number for number in found[-1].groups() if number)
+    return f"{done} of {of} rounds are stored at the server"
 
 
 def raise_for_status(status: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, write_text
-from samfed_monai.federation.controller import quorum_of
-from samfed_monai.flare.job import Planned, allow_list_snippet, export_job, planned
+from samfed_monai.flare.job import Planned, allow_list_snippet, export_plan, exported_again, planned
 from samfed_monai.flare.local import run_poc, write_site_files
 from samfed_monai.flare.local import simulate as run_simulator
 from samfed_monai.flare.session import fetch_results, follow, open_session, submit_job, wait_for_sites
@@ -29,7 +29,7 @@ Options = Mapping[str, Any]
 def export(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
     """Writes a job."""
     run = planned(bundle, overrides, here=False)
-    job = _export(run, Path(paths["job"]), _name(arguments, run))
+    job = export_plan(paths["job"], run.plan, run_name=_name(arguments, run))
     classes = job.with_name(f"{job.name}.class_allow_list.json")
     write_text(classes, allow_list_snippet() + "\n")
     logger.info("classes that each participant's local/resources.json has to allow: %s", classes)
@@ -58,24 +58,23 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
     """Submits a job, exported before or made now, and fetches its results."""
     kit, output = paths["kit"], Path(paths["output_dir"])
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
-        job = Path(bundle)
-        if (job / "meta.json").is_file():
-            _require_as_exported(job, overrides, arguments)
+        if any((Path(bundle) / part).exists() for part in ("meta.json", "app")):
+            _require_no_options(bundle, overrides, arguments)
+            job, plan = exported_again(bundle, folder)
         else:
             run = planned(bundle, overrides, here=False)
-            name = _name(arguments, run)
-            job = _export(run, Path(folder) / name, name)
-        plan = read_json(job / "app" / "config" / "samfed_plan.json")
+            plan, name = run.plan, _name(arguments, run)
+            job = export_plan(Path(folder) / name, plan, run_name=name)
         with open_session(kit) as session:
-            sites, least = sorted((*plan["sites"], *plan["unseen"])), read_json(job / "meta.json")["min_clients"]
+            sites, least = sorted((*plan.sites, *plan.unseen)), read_json(job / "meta.json")["min_clients"]
             wait_for_sites(session, sites, timeout=arguments.wait_for_sites, least=least)
             job_id = submit_job(session, job)
             if arguments.no_wait:
                 return
-            _follow(session, job_id, output, timeout=arguments.stop_after)
+            _follow(session, job_id, kit, output, timeout=arguments.stop_after)
 
 
-def _require_as_exported(job: Path, overrides: Options, arguments: argparse.Namespace) -> None:
+def _require_no_options(job: str, overrides: Options, arguments: argparse.Namespace) -> None:
     """Refuses options that a job folder, whose plan is made, does not heed."""
     given = sorted(key for key in overrides if key != "output_dir")
     if arguments.run_name:
@@ -99,23 +98,18 @@ def fetch(job_id: str, kit: str, output: Path, *, timeout: float | None) -> None
         timeout: seconds to wait; ``None`` waits until it ends.
     """
     with open_session(kit) as session:
-        _follow(session, job_id, output, timeout=timeout)
+        _follow(session, job_id, kit, output, timeout=timeout)
 
 
-def _follow(session: Any, job_id: str, output: Path, *, timeout: float | None) -> None:
-    ended = follow(session, job_id, timeout=timeout)
+def _follow(session: Any, job_id: str, kit: str, output: Path, *, timeout: float | None) -> None:
+    command = shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", str(output)])
+    ended = follow(session, job_id, fetch=f"`{command}` fetches its results", timeout=timeout)
     logger.info("FLARE's status: %s", ended)
     raise_for_status(fetch_results(session, job_id, output))
     logger.info("results: %s", output / "results.json")
 
 
 WAYS = {"export": export, "simulate": simulate, "poc": poc, "submit": submit}
-
-
-def _export(run: Planned, folder: Path, name: str) -> Path:
-    plan = run.plan
-    least = quorum_of(len(plan.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-    return export_job(folder, plan.to_json(), run_name=name, min_clients=least)
 
 
 def _prepare(run: Planned, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -126,7 +120,7 @@ def _prepare(run: Planned, folder: Path, arguments: argparse.Namespace) -> dict[
     output.mkdir(parents=True, exist_ok=True)
     name = _name(arguments, run)
     files = write_site_files(folder / "sites", run.datalist, run.places, run.sites, threads=arguments.threads)
-    job = _export(run, folder / name, name)
+    job = export_plan(folder / name, run.plan, run_name=name)
     threads = {"OMP_NUM_THREADS": str(arguments.threads)} if arguments.threads else {}
     return {
         "job": job,

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item, Site
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.job import NEEDED, allow_list_snippet, export_job, merge_allow_list, planned
+from samfed_monai.flare.job import (
+    NEEDED,
+    PLAN,
+    allow_list_snippet,
+    export_job,
+    export_plan,
+    exported_again,
+    merge_allow_list,
+    planned,
+)
 
 
 def test_flares_list_of_classes_is_added_to_and_nothing_is_lost(tmp_path):
@@ -99,6 +112,160 @@ def test_a_job_that_could_never_run_is_refused_before_flare_starts():
         planned("samfed_skin", {**given, "job#quorum": 9, "renewal#after": [5]}, here=False)
     with pytest.raises(Refused, match=r"sites: expected at least 2"):
         planned("samfed_skin", {"rounds": 2, "sites": {"site-1": {}}}, here=False)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A job as `samfed flare export` leaves it."""
+    run = planned("samfed_skin", {"rounds": 2, "sites": {"site-1": {}, "site-2": {}}, "seed": 3}, here=False)
+    return export_plan(tmp_path_factory.mktemp("jobs") / "first", run.plan, run_name="first")
+
+
+@pytest.fixture
+def job(exported, tmp_path):
+    return Path(shutil.copytree(exported, tmp_path / "first"))
+
+
+def contents(job: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(job)): path.read_bytes() for path in job.rglob("*") if path.is_file()}
+
+
+def test_an_exported_job_is_submitted_as_it_was_written(job, tmp_path):
+    (tmp_path / "link").symlink_to(job)
+    again, plan = exported_again(tmp_path / "link", tmp_path / "again")
+    assert again == tmp_path / "again" / "first"
+    assert contents(again) == contents(job)
+    assert plan.seed == 3
+
+
+def at(job: Path, name: str) -> Path:
+    return job / ("" if name == "meta.json" else "app/config") / name
+
+
+SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"
+COMMAND = {"execution_mode": "external_process", "command": ["/bin/sh", "-c", "id"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        (CLIENT, {"executors#0#executor#path": "evil.Evil"}, 'executors#0#executor#path: expected ".*SiteExecutor"'),
+        (CLIENT, {"executors#0#executor#args": COMMAND}, "executor#args#command: expected no such key, found .*bin/sh"),
+        (CLIENT, {"executors#0#executor#name": "Evil"}, "executor#name: expected no such key"),
+        (CLIENT, {"executors#0#tasks": ["*"]}, r"executors#0#tasks#0: expected \"train\", found \"\*\""),
+        (CLIENT, {"executors": []}, r"executors: expected .*, found \[\]"),
+        (CLIENT, {"components": [{"id": "x", "path": "subprocess.Popen"}]}, "components: .*subprocess.Popen"),
+        (CLIENT, {"task_result_filters": [{"tasks": ["*"], "filters": []}]}, "task_result_filters: expected"),
+        (CLIENT, {"handlers": []}, "-> handlers: expected no such key"),
+        (CLIENT, {"format_version": 2.0}, "format_version: expected 2, found 2.0"),
+        (SERVER, {"workflows#0#path": "os.system"}, "workflows#0#path: .*found .os.system"),
+        (SERVER, {"workflows#0#args#run_name": "other"}, "run_name: expected .first., found .other."),
+        (SERVER, {"workflows#0#args#more": 1}, "args#more: expected no such key"),
+        (SERVER, {"server#heart_beat_timeout": 1}, "server#heart_beat_timeout: expected no such key"),
+        (SERVER, {"snapshot_persistor": {}}, "snapshot_persistor: expected no such key"),
+        ("meta.json", {"deploy_map": {"app": ["@ALL"], "evil": ["site-1"]}}, "deploy_map#evil: expected no such key"),
+        ("meta.json", {"deploy_map": {"app": ["server"]}}, "deploy_map#app#0: expected .@ALL., found .server."),
+        ("meta.json", {"launcher_spec": {"site-1": {"docker": {}}}}, "launcher_spec: expected no such key"),
+        ("meta.json", {"resource_spec": {"site-1": {"num_of_gpus": 9}}}, "resource_spec#site-1: expected no such key"),
+        ("meta.json", {"byoc": False}, "byoc: expected no such key"),
+        ("meta.json", {"min_clients": 1}, "min_clients: expected 2, found 1"),
+        ("meta.json", {"min_clients": True}, "min_clients: expected 2, found true"),
+        ("meta.json", {"name": "../up"}, "meta.json -> name: expected up to 100 letters"),
+        ("meta.json", {"name": 5}, "meta.json -> name: expected the run's name, found 5"),
+        (PLAN, {"client": {"loss": {"_target_": "os.system"}}}, "os.system"),
+        (PLAN, {"client": {"image_size": "$__import__('os').getpid()"}}, "image_size"),
+        (PLAN, {"privacy#filter": {"_target_": "os.system"}}, "privacy#filter.*os.system"),
+        (PLAN, {"update_guard": {"x": "$1"}}, "update_guard#x"),
+        (PLAN, {"code": 1}, "plan -> code: expected one of"),
+        (PLAN, {"quorum": 3}, "min_clients: expected 3, found 2"),
+    ],
+)
+def test_a_job_with_other_content_is_not_submitted(job, tmp_path, name, change, match):
+    content = read_json(at(job, name))
+    for where, value in change.items():
+        *parts, last = where.split("#")
+        inner = content
+        for part in parts:
+            inner = inner[int(part) if part.isdigit() else part]
+        inner[last] = value
+    write_json(at(job, name), content)
+    with pytest.raises(Refused, match=match):
+        exported_again(job, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        (
+            "app/custom/evil.py",
+            r"first: expected the four files .*, found app/custom \(a folder\); a job holds no code",
+        ),
+        ("app/CUSTOM/", r"found app/CUSTOM \(a folder\)"),
+        ("custom/evil.py", r"found custom \(a folder\)"),
+        ("app/config/evil.py", r"found app/config/evil.py \(a file\)"),
+        ("app/config/config_fed_server.conf", r"found app/config/config_fed_server.conf \(a file\)"),
+        ("app/config/CONFIG_FED_CLIENT.json", r"found app/config/CONFIG_FED_CLIENT.json \(a file\)"),
+        ("app/config/samfed_monai/__init__.py", r"found app/config/samfed_monai \(a folder\)"),
+        ("evil/config/config_fed_client.json", r"found evil \(a folder\)"),
+        ("meta.yml", r"found meta.yml \(a file\)"),
+        (".hidden", r"found \.hidden \(a file\)"),
+        ("app/.__nvfl_sig.json", r"found app/\.__nvfl_sig.json \(a file\)"),
+        ("evil.zip", r"found evil.zip \(a file\)"),
+        ("meta.json ", r"found meta.json  \(a file\)"),
+    ],
+)
+def test_a_job_with_anything_else_in_its_folder_is_not_submitted(job, tmp_path, part, found, capsys):
+    path = job / part
+    path.mkdir(parents=True) if part.endswith("/") else path.parent.mkdir(parents=True, exist_ok=True)
+    if not part.endswith("/"):
+        path.touch()
+    with pytest.raises(Refused, match=found):
+        exported_again(job, tmp_path / "again")
+    assert main(["flare", "submit", str(job), "--kit", str(tmp_path / "none"), "--output-dir", str(tmp_path)]) == 2
+    assert "a job holds no code" in capsys.readouterr().err
+
+
+def test_a_job_of_links_pipes_or_missing_files_is_not_submitted(job, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(job / "app", elsewhere)
+    (job / "app").symlink_to(elsewhere)
+    with pytest.raises(Refused, match=r"found no app/config, .* app \(a symbolic link\)"):
+        exported_again(job, tmp_path / "again")
+    (job / "app").unlink()
+    with pytest.raises(Refused, match=r"found no app, no app/config, no app/config/config_fed_server.json, "):
+        exported_again(job, tmp_path / "again")
+    shutil.move(elsewhere, job / "app")
+    (job / "meta.json").rename(tmp_path / "meta.json")
+    (job / "meta.json").symlink_to(tmp_path / "meta.json")
+    (job / "app" / "config" / PLAN).unlink()
+    os.mkfifo(job / "app" / "config" / PLAN)
+    with pytest.raises(
+        Refused, match=r"found app/config/samfed_plan.json \(a special file\), meta.json \(a symbolic link\)"
+    ):
+        exported_again(job, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"name": "first", "name": "first"}', "the same key twice"),
+        ("[]", "meta.json -> name: .*found None"),
+        ("include 'x'", "valid JSON"),
+        ('{"name": "first", "x": NaN}', "x: expected no such key, found NaN"),
+        ("[" * 100_000, "inside each other a few times"),
+    ],
+)
+def test_the_files_of_a_job_are_read_strictly(job, tmp_path, text, match):
+    (job / "meta.json").write_text(text)
+    with pytest.raises(Refused, match=match):
+        exported_again(job, tmp_path / "again")
+
+
+def test_many_foreign_files_are_counted(job, tmp_path):
+    for number in range(9):
+        (job / f"{number}.py").touch()
+    with pytest.raises(Refused, match=r"found 0\.py \(a file\), .*, 4\.py \(a file\) and 4 more; a job holds no code"):
+        exported_again(job, tmp_path / "again")
 
 
 def test_what_a_job_does_not_heed_is_told(caplog):

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.errors import Refused, Stopped, Terminated
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.session import (
     accepts_certificate,
     admin_of,
+    fetch_results,
     follow,
     open_session,
     publish,
     wait_for_sites,
 )
+from samfed_monai.flare.watch import ServerReported, read_status, write_status
 
 
 def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):
@@ -107,7 +110,7 @@ def test_a_site_that_is_silent_for_long_is_not_connected():
 
     listed = [client("site-1", 1000.0), client("site-2", 880.0)]
     session = SimpleNamespace(get_system_info=lambda: SimpleNamespace(client_info=listed))
-    with pytest.raises(Stopped, match="not connected to the server after 0 s: site-2"):
+    with pytest.raises(Stopped, match=r"not connected to the server after 0 s: site-2 \(heard of 120 s ago\)"):
         wait_for_sites(session, ["site-1", "site-2"], timeout=0)
     listed.append(client("site-2", 995.0))  # started again: another entry of the same name
     wait_for_sites(session, ["site-1", "site-2"], timeout=0)
@@ -117,24 +120,59 @@ def log_of(*lines: str) -> str:
     return "".join(f"2026-01-01 00:00:00,000 - INFO - {line}\n" for line in lines)
 
 
+class Clock:
+    """Time passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class Job:
-    """A session in which a job's status and log are those of a script; an exception is raised in its place."""
+    """A session in which a job's status and log are those of a script; an exception is raised in its place.
 
-    def __init__(self, *script: tuple[Any, str]) -> None:
-        self.script, self.log = list(script), ""
+    The last entry of the script holds on. ``runs`` says whether the server runs the job, ``heard`` when its sites
+    were heard of, by a clock that begins with 1000.
+    """
 
-    def get_job_meta(self, job_id: str) -> dict[str, str]:
-        status, self.log = self.script.pop(0)
-        if isinstance(status, Exception):
+    def __init__(self, *script: tuple[Any, str], runs: bool = True, started: float = 900.0, **heard: Any) -> None:
+        self.script, self.log, self.detail = list(script), "", list[str]()
+        self.jobs = [SimpleNamespace(job_id="id")] if runs else []
+        self.server, self.heard, self.clock = SimpleNamespace(start_time=started), heard, Clock()
+
+    def get_job_meta(self, job_id: str) -> dict[str, Any]:
+        status, self.log = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(status, BaseException):
             raise status
-        return {"status": status}
+        return {"status": status, "submit_time": 950.0, "min_clients": 2, "job_deploy_detail": self.detail}
 
-    def get_job_logs(self, job_id: str, target: str) -> str:
-        return self.log
+    def get_job_logs(self, job_id: str, target: str) -> dict[str, Any]:
+        return {"logs": {"server": self.log}} if self.log else {"logs": {}, "unavailable": {"server": "not yet"}}
+
+    def get_system_info(self) -> SimpleNamespace:
+        clients = [
+            SimpleNamespace(name=name, last_connect_time=last(self.clock.now)) for name, last in self.heard.items()
+        ]
+        return SimpleNamespace(job_info=self.jobs, client_info=clients, server_info=self.server)
+
+    def followed(self, **options: Any) -> str:
+        return follow(self, "id", clock=self.clock, fetch="`fetch it`", **options)
+
+
+def error_log(message: str) -> str:
+    return f"2026-01-01 00:00:00,000 - controller - ERROR - {message}\n"
+
+
+ROUND = "round {} of 4: validation Dice 0.500, 2 s"
 
 
 def test_rounds_are_told_once_also_where_the_log_has_lost_its_beginning(caplog):
-    rounds = [f"round {number} of 4: validation Dice 0.5" for number in (1, 2, 3, 4)]
+    rounds = [ROUND.format(number) for number in (1, 2, 3, 4)]
     job = Job(
         ("RUNNING", log_of(rounds[0])),
         ("RUNNING", log_of(*rounds[:2])),
@@ -143,18 +181,133 @@ def test_rounds_are_told_once_also_where_the_log_has_lost_its_beginning(caplog):
         ("FINISHED:COMPLETED", log_of(*rounds[2:])),
     )
     with caplog.at_level("INFO"):
-        assert follow(job, "id", poll=0, look=0) == "FINISHED:COMPLETED"
+        assert job.followed(look=0) == "FINISHED:COMPLETED"
     assert [record.message for record in caplog.records] == rounds
 
 
+LOST = ConnectionError("cannot connect to server")
+
+
 def test_a_server_that_is_away_for_a_while_is_asked_again(caplog):
-    lost = ConnectionError("cannot connect to server")
-    assert follow(Job((lost, ""), (lost, ""), ("FINISHED:COMPLETED", "")), "id", poll=0) == "FINISHED:COMPLETED"
-    assert [record.message for record in caplog.records] == ["the FLARE server does not answer; asking again for 300 s"]
-    with pytest.raises(Stopped, match=r"(?s)no answer .* FLARE job id.*`samfed flare fetch JOB --kit KIT"):
-        follow(Job((lost, ""), (lost, "")), "id", poll=0.01, lost=0)
-    with pytest.raises(Stopped, match=r"(?s)FLARE job id still runs.*samfed flare fetch"):
-        follow(Job(("RUNNING", ""), ("RUNNING", "")), "id", poll=0.01, timeout=0)
+    job = Job((LOST, ""), (LOST, ""), ("FINISHED:COMPLETED", ""))
+    assert job.followed() == "FINISHED:COMPLETED"
+    assert [record.message for record in caplog.records] == ["the FLARE server does not answer; asking again for 45 s"]
+
+
+def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_both_ways_on():
+    job = Job(("RUNNING", log_of(ROUND.format(1), ROUND.format(2))), (LOST, ""))
+    told = r"(?s)no answer .*job id for 45 s .*; by its last answer, 2 of 4 rounds .*to go on: start the server .*"
+    with pytest.raises(Stopped, match=told + r"same command.*or, if only the network failed: `fetch it`") as stopped:
+        job.followed()
+    assert stopped.value.exit_code == 3
+    assert job.clock.now - 1000 < 60
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "DISPATCHED"])
+def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_within_a_minute(status):
+    job = Job((status, log_of(ROUND.format(3))), runs=False, started=1000.0)
+    told = (
+        rf"(?s)was started again, .*lists job id as {status}, which no process runs; 3 of 4 rounds .*: it is submitted"
+    )
+    with pytest.raises(Stopped, match=told) as stopped:
+        job.followed()
+    assert stopped.value.exit_code == 3
+    assert job.clock.now - 1000 < 60
+
+
+def test_a_job_whose_process_has_ended_on_the_same_server_is_waited_for(caplog):
+    running = [("RUNNING", "")] * 40
+    with caplog.at_level("INFO"):
+        assert Job(*running, ("FINISHED:COMPLETED", ""), runs=False).followed() == "FINISHED:COMPLETED"
+    told = ["the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports"]
+    assert [record.message for record in caplog.records] == told
+
+
+def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
+    full = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to go on: make room, then type it again"
+    job = Job(("RUNNING", log_of(ROUND.format(2)) + error_log(full)), runs=False)
+    with pytest.raises(ServerReported, match=r"(?s)disk is full .* 2 of 4 rounds .*to go on: make room") as stopped:
+        job.followed()
+    assert stopped.value.exit_code == 3
+
+
+def test_a_client_that_died_a_moment_ago_is_told_while_waiting(caplog):
+    def silent(now: float) -> float:
+        return 990.0 if now < 1100 else now
+
+    job = Job(*[("SUBMITTED", "")] * 80, ("FINISHED:COMPLETED", ""), **{"site-1": float, "site-2": silent})
+    with caplog.at_level("INFO"):
+        job.followed()
+    told = [record.message for record in caplog.records]
+    assert [line[:35] for line in told if "site-" in line] == [
+        "site-2 was heard of 50 s ago: FLARE",
+        "site-2 is heard of again",
+    ]
+    assert told[0] == "FLARE has not started job id yet: it needs an answer of 2 sites"
+
+
+@pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
+def test_a_command_that_is_asked_to_end_says_how_many_rounds_are_stored_and_how_to_go_on(asked, code):
+    job = Job(("RUNNING", log_of("going on after round 2 of 4", ROUND.format(3))), (asked, log_of(ROUND.format(4))))
+    told = r"(?s)FLARE job id goes on, 4 of 4 rounds are stored .*to go on: `fetch it`; `nvflare job abort id` ends"
+    with pytest.raises(Stopped, match=told) as stopped:
+        job.followed()
+    assert stopped.value.exit_code == code
+
+
+def test_a_job_that_a_site_does_not_take_is_said(caplog):
+    job = Job(("FINISHED:FAILED_TO_RUN", ""))
+    job.detail = ["server: OK", "site-1: BYOC not permitted"]
+    job.followed()
+    assert [record.message for record in caplog.records] == ["FLARE did not deploy the job: site-1: BYOC not permitted"]
+
+
+def test_a_job_that_goes_on_for_longer_than_asked_is_left():
+    with pytest.raises(Stopped, match=r"(?s)no end after 5 s; .*no round is stored yet.*to go on: `fetch it`"):
+        Job(("RUNNING", "")).followed(timeout=5)
+
+
+def downloaded(folder: Path, log: str, state: str = "") -> SimpleNamespace:
+    (folder / "workspace").mkdir(parents=True)
+    (folder / "workspace" / "log.txt").write_text(log)
+    if state:
+        write_status(folder / "workspace" / "samfed", state, "told")
+    return SimpleNamespace(download_job_result=lambda job_id, into: str(folder))
+
+
+FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to go on: make room"
+
+
+@pytest.mark.parametrize(
+    ("log", "state", "said"),
+    [
+        (log_of(ROUND.format(2)) + error_log(FULL) + log_of("end"), "running", FULL),
+        (error_log(FULL), "", FULL),
+        (log_of(ROUND.format(2)), "", "left no word of its own\n  2 of 4 rounds are stored at the server"),
+        (error_log("UnsafeComponentError: X"), "", "own\n  | 2026-01-01 00:00:00,000 - controller - ERROR - UnsafeC"),
+        ("", "done", "told"),
+    ],
+)
+def test_a_run_that_could_not_write_how_it_ended_ends_as_its_log_says(log, state, said, tmp_path):
+    write_status(tmp_path / "out", "done", "of an earlier job")
+    status = fetch_results(downloaded(tmp_path / "job", log, state), "id", tmp_path / "out")
+    assert said in status["message"]
+    assert status["exit_code"] == (0 if state == "done" else 3)
+    assert not state or read_status(tmp_path / "out")["message"] == status["message"]
+
+
+def test_results_that_flare_cannot_pack_are_said_by_the_log():
+    def download(job_id: str, into: str) -> str:
+        raise RuntimeError("no space left")
+
+    session = SimpleNamespace(
+        download_job_result=download, get_job_logs=lambda *_: {"logs": {"server": error_log(FULL)}}
+    )
+    with pytest.raises(ServerReported, match="disk is full"):
+        fetch_results(session, "id", "out")
+    session.get_job_logs = lambda *_: {"logs": {}}
+    with pytest.raises(Stopped, match="results of FLARE job id cannot be fetched: no space left"):
+        fetch_results(session, "id", "out")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from samfed_monai.core.errors import ExitCode, Refused, Stopped, message_and_code
+from samfed_monai.core.errors import ExitCode, Refused, Stopped, machine_failure, message_and_code
+from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.watch import (
     ServerReported,
     Watch,
@@ -33,6 +38,46 @@ def test_the_status_of_a_run_is_its_own_file(tmp_path):
     clear_status(tmp_path)
     with pytest.raises(Stopped, match="it is gone"):
         Watch(tmp_path, tmp_path / "log").until_done(lambda: "it is gone")
+
+
+class Full(FederationController):
+    """A server whose disk is full."""
+
+    def __init__(self, at: Path) -> None:
+        super().__init__("first")
+        self.at, self.on_this_machine, self.told = at, False, list[str]()
+
+    def federate(self, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/run/x")
+
+    def run_folder(self) -> Path:
+        return self.at / "run"
+
+    def job_run_folder(self) -> Path:
+        return self.at / "job"
+
+    def panic(self, message: str) -> None:
+        self.told.append(message)
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_full_disk_at_the_server_stops_the_run_and_is_in_its_log(tmp_path, monkeypatch, caplog, writes):
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/job")
+
+    monkeypatch.setattr("samfed_monai.flare.controller.set_up_process", lambda: None)
+    server = Full(tmp_path)
+    if not writes:
+        write_status(tmp_path / "run", "running")
+        monkeypatch.setattr("samfed_monai.flare.watch.write_json", full)
+        monkeypatch.setattr("samfed_monai.flare.session.publish", full)
+    server.run()
+    assert server.told == [str(machine_failure(OSError(errno.ENOSPC, "", "/run/x" if writes else "/job")))]
+    assert caplog.records[0].message == server.told[0]
+    if writes:
+        assert read_status(tmp_path / "job" / "samfed")["message"] == server.told[0]
+    else:
+        assert "the disk is full (/job)" in caplog.records[-1].message
 
 
 def test_only_what_a_user_wants_to_read_is_told():

@@ -2,6 +2,50 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+import pytest
+
+from samfed_monai.flare.local import Processes
+from samfed_monai.flare.site_file import read_site_file
+
+
+@pytest.mark.parametrize("way", ["simulate", "poc"])
+def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, monkeypatch, way):
+    from samfed_monai.cli.main import main
+
+    def started(*, site_files, sites, **_):
+        monkeypatch.setenv("SAMFED_SITE", str(site_files))
+        for name in (*sites, "server"):
+            files = read_site_file(tmp_path, name)
+            caches = tmp_path / "cache" / "sites" / name if name in sites else tmp_path / "cache"
+            assert (files.cache_dir, files.data_root, files.output_dir) == (caches, two_sites, tmp_path / "run")
+            assert files.adapter == (None if name in sites else tmp_path / "own.safetensors")
+            assert files.bundle_root == tmp_path / "mine"
+        raise KeyboardInterrupt  # nothing is run
+
+    monkeypatch.setattr(f"samfed_monai.flare.ways.run_{'simulator' if way == 'simulate' else 'poc'}", started)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "samfed_skin", "mine"]) == 0
+    here = os.path.relpath(two_sites)
+    words = ["--datalist", f"{here}/list.json", "--data-root", here, "--output-dir", "run", "--cache-dir", "cache"]
+    (tmp_path / "own.safetensors").touch()
+    words += ["--workspace", "space", "--variant", "no_sam", "--privacy#least_images", "1"]
+    assert main(["flare", way, "./mine", *words, "--adapter", "own.safetensors"]) == 130
+
+
+def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/opt/lib", ""]))
+    monkeypatch.setenv("SAMFED_WEIGHTS", "weights")
+    code = "import os; print(os.environ['PYTHONPATH'], os.environ['SAMFED_WEIGHTS'])"
+    (tmp_path / "elsewhere").mkdir()
+    with Processes() as processes:
+        processes.start("one", [sys.executable, "-c", code], cwd=tmp_path / "elsewhere", log=tmp_path / "log").wait()
+    imports = os.pathsep.join([f"{tmp_path}/lib", "/opt/lib", str(tmp_path)])
+    assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights\n"
+
 
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
     from samfed_monai.cli.main import main
