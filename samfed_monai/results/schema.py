@@ -270,7 +270,7 @@ RESULTS_SCHEMA: Schema = {
         ),
         seconds=_object(
             "wall-clock time, seconds; 0 for what was not needed or was reused",
-            tuple(name for name in TIMES if name != "server"),  # results of older versions do not have it
+            TIMES,
             **{name: _number(f"{name.replace('_', ' ')}, seconds") for name in TIMES},
         ),
         process=_object(
