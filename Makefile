@@ -8,6 +8,7 @@
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make delete-methods  that every method can be deleted: tests in copies without it, an hour (METHODS=ditto,fca: these alone)
 # make mutate  small changes in losses, messages, strategies, store, privacy that no test notices, hours (ROOMS=losses,store)
+# make size    the size of package, tests and docs beside its budget (SIZE_ARGS=--check: an error above it)
 # make sbom    every package that is installed with its hashes: sbom.json and requirements-hashed.txt in build/
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
@@ -23,9 +24,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate sbom check docs bench clean
+.PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate size sbom check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -13
+	@sed -n 's/^# //p' Makefile | head -14
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -131,6 +132,10 @@ delete-methods: $(VENV)/.dev
 # Slow, and no part of `make test`: docs/mutation.md has what is known to survive.
 mutate: $(VENV)/.mutate
 	@$(BIN)/python tests/mutation.py $(if $(ROOMS),--rooms "$(ROOMS)") $(MUTATE_ARGS)
+
+# Needs no package, so no environment is made for it.
+size:
+	@$(PYTHON) -m tests.size $(SIZE_ARGS)
 
 # EXTRAS: whose packages are listed beside the package's own. Nothing is asked about vulnerabilities: docs/security.md.
 EXTRAS ?= flare,privacy

@@ -26,7 +26,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data.synthetic_scene import skin
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
-from samfed_monai.networks.export import Int8, onnx_runner
+from samfed_monai.networks.export import Int8, export_network
 from samfed_monai.networks.onnx_network import OnnxNetwork
 
 TRAINED = "mobile_sam_fpn"
@@ -52,13 +52,14 @@ def forms(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Callabl
         TODAY: partial(in_batches, network, BATCH),
         "torch bfloat16": partial(in_batches, partial(AutocastInferer(True), network=network), BATCH),
     }
-    try:
-        made["ONNX Runtime float32"] = partial(in_batches, onnx_runner(network, images, folder), 1)
-        dynamic = onnx_runner(network, images, folder, Int8.DYNAMIC)
-        made["ONNX Runtime int8 (dynamic)"] = partial(in_batches, dynamic, 1)
-    except Refused as refused:
-        print(refused)
-        return made
+    for name, int8 in (("float32", None), ("int8 (dynamic)", Int8.DYNAMIC)):
+        path = folder / f"{name}.onnx"
+        try:
+            export_network(network, "onnx", path, images=images, int8=int8)
+        except Refused as refused:
+            print(refused)
+            return made
+        made[f"ONNX Runtime {name}"] = partial(in_batches, OnnxNetwork(path), 1)
     if importlib.util.find_spec("openvino"):
         made["OpenVINO"] = OnnxNetwork(folder / "float32.onnx", "openvino")
     return made

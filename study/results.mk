@@ -240,6 +240,7 @@ ablation-page: $(VENV)/.package
 	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
 	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection." \
 	    --caveat "Rows of the rules confidence (with their tau and delta), average and reliability are of when SAM was distilled at every pixel, also where the rule had decided for the student; now it is distilled where the label is SAM's." \
+	    --caveat "The rules intersection and reliability are no longer part of the package; their rows are records of earlier runs." \
 	    $(LABELS_CAVEAT)
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------

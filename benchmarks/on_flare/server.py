@@ -15,5 +15,6 @@ class BenchController(FederationController):
 
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")
-        self.transport = FlareTransport(self.make_post(), self.client_names(), run="abc123", progress=QUIET)
+        clients = tuple(sorted(client.name for client in self.engine.get_clients()))
+        self.transport = FlareTransport(self.make_post(), clients, run="abc123", progress=QUIET)
         run_rounds(self.transport, folder, **plan)

@@ -135,7 +135,6 @@ def invert(
     *,
     start: Tensor | None = None,
     steps: int = 200,
-    tv: float = TV,
     seed: int = 0,
     bar: bool = False,
 ) -> Tensor:
@@ -149,7 +148,6 @@ def invert(
         masks: (B, 1, H, W), taken as known.
         start: (3, H, W), a picture to begin from, with noise on it; ``None`` is grey.
         steps: of Adam.
-        tv: weight of total variation.
         seed: of the noise.
         bar: whether progress is shown.
 
@@ -167,7 +165,7 @@ def invert(
         for _ in progress_bar(range(steps), show=bar, desc="reconstruction", unit="step"):
             optimizer.zero_grad()
             gradients = torch.autograd.grad(loss(own(guess), masks), parameters, create_graph=True)
-            value = cosine_distance(gradients, update.direction) + tv * total_variation(guess)
+            value = cosine_distance(gradients, update.direction) + TV * total_variation(guess)
             if update.statistics:
                 value = value + STATISTICS * statistics_distance(seen(), update.statistics)
             seen()

@@ -84,13 +84,13 @@ def read_rows(path: str | Path) -> list[NamedRow]:
 
         {"title": "Agreement rule",
          "rows": {"samfed": {"variant": "samfed"},
-                  "intersection": {"variant": "samfed", "note": "labels where both agree",
-                                   "overrides": {"client#agreement#rule": "intersection"}}}}
+                  "average": {"variant": "samfed", "note": "the mean of the two probabilities",
+                              "overrides": {"client#agreement#rule": "average"}}}}
     """
     where, problems = Path(path).name, Problems()
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("rows"), dict) or not content["rows"]:
-        hint = 'for instance {"rows": {"intersection": {"variant": "samfed", "overrides": {}}}}'
+        hint = 'for instance {"rows": {"average": {"variant": "samfed", "overrides": {}}}}'
         problems.add(where, found=type(content).__name__, expected="an object with `rows`, by name", hint=hint)
         raise Refused(problems)
     _check(content, FILE_KEYS, where, problems)

@@ -59,10 +59,6 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``federate.json``."""
     from samfed_monai.cli.run_bundle import run_workflow
-    from samfed_monai.federation.run_folder import variant_of_run
 
-    overrides = overrides_from(arguments)
-    if {"variant", "output_dir"} <= overrides.keys():  # before the check, which goes by the variant's ids
-        overrides["variant"] = variant_of_run(overrides["output_dir"], overrides["variant"])
-    run_workflow(arguments.bundle, "federate", overrides)
+    run_workflow(arguments.bundle, "federate", overrides_from(arguments))
     return int(ExitCode.DONE)

@@ -19,8 +19,7 @@ from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, flat, is_note, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, Refused, SamFedError, Stopped
-from samfed_monai.core.io import read_json, sha256_file, write_json
-from samfed_monai.core.moved import config_hash, federate_first
+from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.federation.signals import Terminated, Termination
 
@@ -115,7 +114,7 @@ def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]
     """
     return {
         "asked": {option: _counted(value) for option, value in asked.items()},
-        "configs": [[path.name, config_hash(_said(path))] for path in configs],
+        "configs": [[path.name, canonical_hash(_said(path))] for path in configs],
     }
 
 
@@ -123,14 +122,7 @@ def _said(path: Path) -> Any:
     content = read_json(path)
     if not isinstance(content, dict):
         return content
-    if path.name == "federate.json":
-        content = federate_first(content, *(_beside(path, name) for name in ("train.json", "teacher.json")))
     return {key: value for key, value in content.items() if not is_note(key)}
-
-
-def _beside(path: Path, name: str) -> dict[str, Any]:
-    other = path.with_name(name)
-    return read_json(other) if other.is_file() else {}
 
 
 def _counted(value: Any) -> str:

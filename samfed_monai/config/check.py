@@ -15,7 +15,6 @@ import importlib.util
 import json
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +34,8 @@ from samfed_monai.config.knobs import (
     check_unread_knobs,
     is_value,
     routed,
-    said_twice,
     shipped,
     shipped_knobs,
-    without_said_twice,
 )
 from samfed_monai.config.parse import (
     DISABLED,
@@ -206,11 +203,10 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
 def check_sam_arguments(config: BundleConfig) -> Iterator[Problem]:
     """Another network where ``network_def`` has arguments that SAM alone takes, as ``fedsam`` and its kin have them.
 
-    Neither where ``imports`` are, nor of networks that other packages bring: those say themselves what they take. Nor
-    where version 0.1 named its SAM, which goes before ``network_name``.
+    Neither where ``imports`` are, nor of networks that other packages bring: those say themselves what they take.
     """
     definition = lookup(config.content, ("network_def",))
-    if lookup(definition, ("_target_",)) != CATALOGUE or any(map(config.content.get, ("imports", "sam_network"))):
+    if lookup(definition, ("_target_",)) != CATALOGUE or config.content.get("imports"):
         return
     from samfed_monai.networks import CLIENT_NETWORKS
     from samfed_monai.networks.sam.network import SamNetwork
@@ -572,8 +568,7 @@ def federated_configs(config: BundleConfig, bundle_root: Path) -> dict[str, Bund
         Refused: no such variant.
     """
     variant = _variant_files(bundle_root, config.content.get("variant"))
-    client = without_said_twice(bundle_root, _resolved(config, "client"), given=_asked_of_sites(config))
-    groups = {"client": ("train", client), "teacher": ("teacher", _resolved(config, "teacher"))}
+    groups = {"client": ("train", _resolved(config, "client")), "teacher": ("teacher", _resolved(config, "teacher"))}
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if isinstance(choices, dict):  # "network" is "network_name" there
@@ -591,14 +586,10 @@ def federated_configs(config: BundleConfig, bundle_root: Path) -> dict[str, Bund
 def _asked_of_sites(config: BundleConfig) -> dict[str, str]:
     """Ids of ``train.json`` that the command line sets for all sites, each with what it is called there."""
     given = dict(config.layers).get(config.source, {})
-    group, asked = config.content.get("client"), dict[str, str]()
-    pairs = group.items() if isinstance(group, dict) else ()
-    handed_on = {knob: name for name, value in pairs for knob in given if value == f"@{knob}"}  # as in version 0.1
+    asked: dict[str, str] = {}
     for key, value in given.items():
         place, *inside = split_id(key)
-        if key in handed_on:
-            asked[handed_on[key]] = key
-        elif place == "client" and inside:
+        if place == "client" and inside:
             asked[join_id(inside)] = key
         elif place == "client" and isinstance(value, Mapping):
             asked |= {name: f"client#{name}" for name in flat(value)}
@@ -652,9 +643,6 @@ def _read_instead(
 
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
     """Problems of what a federated job makes of other files; and SAM's weights, if there is a teacher."""
-    for name in said_twice(root):
-        text = f"federate.json -> {name} stands in train.json too; the old place goes with the next version: leave it"
-        warnings.warn(f"{text} to train.json, and say in `client` what differs from it", FutureWarning, stacklevel=2)
     try:
         parts = federated_configs(config, root)
     except Refused as refused:

@@ -177,9 +177,6 @@ FEDERATION_READS = {
 OF_VARIANTS = frozenset({"mixed_networks", "server_network"})
 """Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
 
-MOVED_KNOBS = frozenset({"sam_network"})
-"""Ids of version 0.1 that are read for one version more; ``network_name`` is what the one here was."""
-
 GIVEN = frozenset(
     {
         *("bundle_root", "datalist", "data_root", "output_dir", "seed", "site", "store_dir", "teacher_sha256"),
@@ -252,7 +249,7 @@ def _of_another_file(parts: Sequence[str], file: str, below: Mapping[str, Any]) 
 def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:
     """Whether something reads an id on top that is in no layer below: the federation, or what a variant adds."""
     if layer == config.source:
-        return name in (OPTIONAL | MOVED_KNOBS) - OF_VARIANTS
+        return name in OPTIONAL - OF_VARIANTS
     texts = (value for _, value in walk(config.content) if isinstance(value, str))
     return name in OPTIONAL or any(target[0] == name for text in texts for target in references(text))
 
@@ -389,8 +386,7 @@ _GROUPED = frozenset({*GROUPS, SITES})
 def routed(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides of ``federate.json`` in which a knob that only ``train.json`` has is ``client#<knob>``.
 
-    A knob that both files have, as in bundles of version 0.1, and one that a job sets itself (:data:`GIVEN`) stay as
-    they are.
+    A knob that both files have and one that a job sets itself (:data:`GIVEN`) stay as they are.
 
     Args:
         files: of the workflow; for any but ``federate.json`` nothing changes.
@@ -405,32 +401,7 @@ def routed(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any
 
 def _plain_on_top(path: Path) -> dict[str, Any]:
     content = BundleConfig([path]).content if path.is_file() else {}
-    return {name: value for name, value in content.items() if is_value(value)} | dict.fromkeys(MOVED_KNOBS)
-
-
-def said_twice(bundle_root: Path) -> dict[str, Any]:
-    """Knobs of ``train.json`` that ``federate.json`` has too, for ``client`` to hand on, with the former's value.
-
-    So bundles of version 0.1 have them. Such a knob counts where ``federate.json`` says something else than
-    ``train.json``; where it says the same, a variant's own value goes before it.
-    """
-    configs = bundle_root / "configs"
-    federate = BundleConfig([configs / "federate.json"]).content if (configs / "federate.json").is_file() else {}
-    group, there = federate.get("client"), _plain_on_top(configs / "train.json")
-    pairs = group.items() if isinstance(group, dict) else ()
-    return {name: there[name] for name, value in pairs if value == f"@{name}" and name in there and name in federate}
-
-
-def without_said_twice(bundle_root: Path, client: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
-    """The values of ``client`` without those that only repeat ``train.json`` (:func:`said_twice`).
-
-    Args:
-        bundle_root: folder of the bundle.
-        client: ids and values, references looked up.
-        given: ids that the command line sets; they stay.
-    """
-    twice = {name: value for name, value in said_twice(bundle_root).items() if name not in given}
-    return {name: value for name, value in client.items() if name not in twice or value != twice[name]}
+    return {name: value for name, value in content.items() if is_value(value)}
 
 
 def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ _SPOKEN: dict[Any, str] = {list: "a list", dict: "an object"}
 
 
 def read_method(path: str | Path, name: str | None = None) -> Method:
-    """What the file of a variant itself says of it; keys ``_base`` and ``_note`` of version 0.1 are read, too.
+    """What the file of a variant itself says of it.
 
     Raises:
         Refused: the file cannot be read, or its block holds something else; every problem at once.
@@ -150,13 +150,13 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
                 if each not in known:
                     hint = did_you_mean(str(each), known)
                     problems.add(f"{where}#{key}", found=repr(each), expected=f"one of {list(known)}", hint=hint)
+    problems.unless("_base" not in content, f"{path.name} -> _base", content.get("_base"), f"`base` in {METHOD}")
     if METHOD in content and "base" not in block:
         for key in _INHERITED.keys() - block.keys():
             found, hint = "nothing", "say it, or name a base that does"
             problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", hint=hint)
     problems.refuse_if_any()
-    before = {"base": content.get("_base"), "note": content.get("_note"), "title": name}
-    said: dict[str, Any] = {key: value for key, value in (before | dict(block)).items() if value is not None}
+    said: dict[str, Any] = {"title": name, **block}
     if "leaves_site" in said:
         said |= {"leaves_site": tuple(said["leaves_site"]), "where": f"{where}#leaves_site"}
     return Method(name, **said)
@@ -165,7 +165,7 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
 def declared(bundle_root: str | Path | None, name: str) -> Method:
     """What a variant says of itself, and its bases of it: exchange, labels and what leaves a site are inherited.
 
-    They stay ``None`` where neither says them, as no variant of version 0.1 does.
+    They stay ``None`` in a variant without a block ``_method``.
 
     Raises:
         Refused: as :func:`variant_files` and :func:`read_method`, or an exchange of what is not said to leave a site.

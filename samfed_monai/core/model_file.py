@@ -98,7 +98,7 @@ def settings_in(config: Any, site: str = "") -> dict[str, str]:
     own = (config.get("sites") or {}).get(site, {}) if site else {}
     name = own.get("network") or own.get("network_name") or ("" if site else client.get("server_network"))
     known = {
-        "network_name": name or client.get("sam_network") or client.get("network_name"),
+        "network_name": name or client.get("network_name"),
         "image_size": own.get("image_size") or client.get("image_size"),
         "classes": json.dumps(names) if isinstance(names := client.get("classes"), list) and len(names) > 1 else "",
     }

@@ -390,7 +390,7 @@ class DataList:
         return canonical_hash({**own, **splits})
 
     def _of_classes(self) -> dict[str, list[str]]:
-        """The key ``classes``, where there are several: a list of binary masks is that of older versions."""
+        """The key ``classes``, where there are several."""
         return {"classes": list(self.classes)} if self.classes else {}
 
     def items(self) -> Iterator[tuple[str, Split, Item]]:

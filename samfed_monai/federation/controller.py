@@ -135,7 +135,6 @@ class RoundController:
         unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
         classes: names of the classes, for the scores by class.
         skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
-        resume_hint: how the user resumes the run, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
         on_round: called with the records of all rounds after each that is stored; it must not raise.
         counts: numbers of training images that sites reported before round 0; ``None`` takes those of their first
@@ -163,7 +162,6 @@ class RoundController:
         unseen: Iterable[str] = (),
         classes: Sequence[str] = (),
         skip_empty: bool = False,
-        resume_hint: str = AGAIN,
         progress: Progress | None = None,
         on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
         counts: Counts | None = None,
@@ -174,7 +172,7 @@ class RoundController:
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
-        self.resume_hint, self.progress = resume_hint, progress or Progress()
+        self.progress = progress or Progress()
         self.unseen = tuple(sorted(unseen))
         self.sites = tuple(site for site in transport.sites if site not in self.unseen)
         self.evaluation = Evaluation(
@@ -216,16 +214,16 @@ class RoundController:
                         bar.update()
                 return self._result(records)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {self._kept()}", self.resume_hint) from None
+            raise Interrupted(f"interrupted; {self._kept()}", AGAIN) from None
         except Terminated:
-            raise Stopped(f"asked to end (SIGTERM); {self._kept()}", self.resume_hint) from None
+            raise Stopped(f"asked to end (SIGTERM); {self._kept()}", AGAIN) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                resume = f"give it more memory, or a smaller batch_size or image_size, then {self.resume_hint}"
+                resume = f"give it more memory, or a smaller batch_size or image_size, then {AGAIN}"
                 raise Stopped(f"memory ran out at the server; {self._kept()}", resume) from error
             if not isinstance(error, OSError) or error.errno not in DISK_FULL:
                 raise
-            resume = f"make room, then {self.resume_hint}"
+            resume = f"make room, then {AGAIN}"
             raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
 
     def _check_requirements(self) -> None:
@@ -335,7 +333,7 @@ class RoundController:
             whose = "which update spoiled it cannot be seen"
             raise Stopped(
                 f"{where}: the sum of the updates is not a model ({scrub(refused)}); {whose}; {self._kept()}",
-                self.resume_hint,
+                AGAIN,
             ) from None
         return secure.dropped
 
@@ -372,7 +370,7 @@ class RoundController:
     def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
         reason = f"{came}, {needed or self.quorum} needed{reasons}\n  {self._kept()}"
-        return Stopped(reason, f"fix it, then {self.resume_hint}")
+        return Stopped(reason, f"fix it, then {AGAIN}")
 
     def _kept(self) -> str:
         done = len(self.folder.store.rounds())

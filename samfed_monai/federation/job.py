@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samfed_monai.config.knobs import whole_groups, without_said_twice
+from samfed_monai.config.knobs import whole_groups
 from samfed_monai.config.parse import workflow_files
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -16,7 +16,6 @@ from samfed_monai.federation.job_run import JobRun, plan_problems
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.privacy import Privacy, unsent_rules
-from samfed_monai.federation.run_folder import variant_of_run
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.protocol.guard import UpdateGuard
@@ -166,14 +165,14 @@ class FederatedJob:
         verify: bool = False,
         mlflow: bool | str | None = None,
     ) -> None:
-        of_client, client_places = split_places(without_said_twice(Path(bundle_root), client or {}))
+        of_client, client_places = split_places(client or {})
         of_teacher, teacher_places = split_places(teacher or {})
         choices = {site: split_places(choice) for site, choice in (sites or {}).items()}
         #: All settings that decide the result; sites receive it with every site named (:meth:`Participants.settled`).
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,
             rounds=rounds,
-            variant=variant_of_run(output_dir, variant),
+            variant=variant,
             seed=seed,
             warm_start_steps=warm_start_steps,
             warm_start_held_out=warm_start_held_out,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import platform
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -114,15 +113,6 @@ def require_no_places_of_sites(places: Places) -> None:
             expected, hint = "nothing: where a site keeps things is its own affair", "set it at the site"
             problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, hint=hint)
     problems.refuse_if_any()
-
-
-def with_new_name(transport: Transport) -> Transport:
-    """A transport of one's own that was written for version 0.1, where ``send_and_receive`` was ``exchange``."""
-    if not hasattr(transport, "send_and_receive") and hasattr(transport, "exchange"):
-        text = f"{type(transport).__name__}.exchange is send_and_receive now; the old name goes with the next version"
-        warnings.warn(f"{text}: write the new one", FutureWarning, stacklevel=2)
-        setattr(transport, "send_and_receive", transport.exchange)  # noqa: B010 - no assignment to a method
-    return transport
 
 
 def require_sites(transport: Transport, participants: Participants) -> None:
@@ -293,7 +283,7 @@ class JobRun:
         everybody = (*context.participants.sites, *context.participants.unseen)
         workers = workers_of(self.places, len(everybody))
         if transport is not None:
-            yield with_new_name(transport(settled))
+            yield transport(settled)
         elif workers > 1:
             logger.info("%d sites in %d processes", len(everybody), workers)
             with ProcessTransport(settled, self.places, workers=workers) as processes:

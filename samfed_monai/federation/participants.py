@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,20 +61,11 @@ def network_names(
     keeps a network of its own.
     """
     mixed = (config.optional("mixed_networks") or []) if personal else []
-    common = common_network(config)
+    common = config.value("network_name")
     return {
         site: overrides[site].get("network_name") or (mixed[index % len(mixed)] if mixed else common)
         for index, site in enumerate(sites)
     }
-
-
-def common_network(config: WorkflowConfig) -> str:
-    """The network of a run, ``network_name``; in bundles and plans of version 0.1 ``sam_network`` goes before it."""
-    name: str | None = config.optional("sam_network")
-    if name:
-        text = "train.json -> sam_network is network_name now; the old name goes with the next version"
-        warnings.warn(f"{text}: write the new one", FutureWarning, stacklevel=2)
-    return name or config.value("network_name")
 
 
 def network_builder(
@@ -267,7 +257,7 @@ class Participants:
         """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
         if self.strategy.exchange.alike and self.networks:
             return self.networks[self.sites[0]]
-        return self.config.optional("server_network") or common_network(self.config)
+        return self.config.optional("server_network") or self.config.value("network_name")
 
     @property
     def all_networks(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.core.moved import config_hash
+from samfed_monai.core.io import canonical_hash
 from samfed_monai.federation.workflow import PLACES, bundle_content
 
 AUTO = "auto"
@@ -122,17 +122,17 @@ class Plan:
     @property
     def hash(self) -> str:
         """SHA-256 of the plan."""
-        return config_hash(self.to_json())
+        return canonical_hash(self.to_json())
 
     @property
     def updates_hash(self) -> str:
         """SHA-256 of what decides the sites' updates of a round: without whom the server waits for, and its guard."""
         plain = replace(self, timeout=None, quorum=None, allow_single_site=False, update_guard={})
-        return config_hash(plain.to_json())
+        return canonical_hash(plain.to_json())
 
     def fingerprint(self, bundle_root: str | Path) -> str:
         """SHA-256 of the plan and of the bundle's files that it runs with; places and notes in them do not count."""
-        return config_hash({"plan": self.to_json(), "bundle": bundle_content(bundle_root, self.variant)})
+        return canonical_hash({"plan": self.to_json(), "bundle": bundle_content(bundle_root, self.variant)})
 
     def with_sites(self, sites: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) -> Plan:
         """The same plan with every site named."""

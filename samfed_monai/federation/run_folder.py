@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
-from samfed_monai.core.io import append_line, read_json, require_writable, write_json, write_text
-from samfed_monai.core.moved import comparable, config_hash, first_spelling, variant_of
+from samfed_monai.core.io import append_line, canonical_hash, read_json, require_writable, write_json, write_text
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
@@ -175,22 +174,6 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def variant_of_run(folder: str | Path, variant: str) -> str:
-    """The variant under which the run in ``folder`` goes on that was begun as ``variant``; itself for most.
-
-    Args:
-        folder: of the run; it need not be there.
-        variant: as it is asked for.
-    """
-    path = Path(folder) / "run.json"
-    config = read_json(path).get("config", {}) if path.is_file() else {}
-    now = variant_of(config) if config.get("variant") == variant else variant
-    if now != variant:
-        told = "%s holds a run of %s as it was when that run began, which is called %s now: it goes on as that"
-        logger.warning(told, Path(folder).name, variant, now)
-    return now
-
-
 #: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
 COLUMNS = (
@@ -246,7 +229,7 @@ class RunFolder:
         try:
             content: dict[str, Any] = {
                 "schema": 1,
-                "config_hash": config_hash(config),
+                "config_hash": canonical_hash(config),
                 "config": dict(config),
                 "hashes": dict(hashes or {}),
                 "seeds": dict(seeds or {}),
@@ -347,9 +330,9 @@ class RunFolder:
         return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        problems, same = Problems(), comparable(old.get("config", {})) == comparable(new["config"])
-        for part in ("hashes", "seeds") if same else ("config", "hashes", "seeds"):
-            before, now = (_flat(first_spelling(run.get(part, {})), part) for run in (old, new))
+        problems = Problems()
+        for part in ("config", "hashes", "seeds"):
+            before, now = (_flat(run.get(part, {}), part) for run in (old, new))
             for key in sorted(before.keys() | now.keys()):
                 if before.get(key, _ABSENT) != now.get(key, _ABSENT):
                     hint = "resume with the old value, or choose another output_dir"

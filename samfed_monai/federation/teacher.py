@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import locked, read_json, sha256_file
-from samfed_monai.core.moved import config_hash
+from samfed_monai.core.io import canonical_hash, locked, read_json, sha256_file
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.records import read_as
 from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
@@ -252,7 +251,7 @@ class TeacherStage:
         public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
         about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
-        key = config_hash(about | ({"groups": groups} if any(groups) else {}))
+        key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
         with single_writer(path) as exists:
             if exists:

@@ -12,8 +12,7 @@ from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import read_json
-from samfed_monai.core.moved import config_hash
+from samfed_monai.core.io import canonical_hash, read_json
 
 TRAIN = "train"
 """MONAI's id of what a training bundle trains with."""
@@ -123,7 +122,7 @@ class WorkflowConfig:
         """
         content = self.content(without=PLACES | EVALUATION)
         made_of = reached(content, [TRAIN]) if TRAIN in content else content
-        return config_hash({"config": made_of, "extra": extra})
+        return canonical_hash({"config": made_of, "extra": extra})
 
 
 _UNFILLED = {"network_def#load": False}

@@ -242,10 +242,6 @@ class FederationController(ModelController):
         """The job's own folder, which FLARE packs for whoever downloads the job's result."""
         return Path(self.engine.get_workspace().get_run_dir(self.fl_ctx.get_job_id()))
 
-    def client_names(self) -> tuple[str, ...]:
-        """Names of the clients that take part in this job."""
-        return tuple(sorted(client.name for client in self.engine.get_clients()))
-
     def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         request: _Once = client_task.task.props[REQUEST]
         code = client_task.result.get_return_code()

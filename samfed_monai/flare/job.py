@@ -291,7 +291,7 @@ def _short(value: Any) -> str:
 
 #: What a job of ours names. No prefix: single classes.
 NEEDED = (CONTROLLER, EXECUTOR)
-#: Classes that start whatever a job names; version 0.1 had sites list the first.
+#: Classes that start whatever a job names.
 STARTS_COMMANDS = (
     "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
     "nvflare.app_common.launchers.subprocess_launcher.SubprocessLauncher",
@@ -304,7 +304,7 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
 
     Starts from ``resources.json`` there, else from ``resources.json.default`` (a provisioned kit has it), else from an
     empty file with FLARE's own default list; the list is kept and ours is added. A class on it that starts the command
-    of a job, as version 0.1 needed one, is told of and left: only the site knows what else it serves.
+    of a job is kept with a warning: only the site knows what else it serves.
 
     Args:
         local: the ``local`` folder of a start-up kit or simulator workspace.

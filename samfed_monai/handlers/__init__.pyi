@@ -8,7 +8,7 @@ from .model_loader import BestWeightsSaver
 from .public_images import PublicPhase, PublicPredictor
 from .records import TermLogger, TermTable
 from .rounds import LEARNING_RATE_SCHEDULES, DivergenceGuard, RoundLearningRate, SeedHandler, round_of, steps_per_round
-from .term import SCHEDULES, AgreedTerm, SiteReliability, SiteTrust, Term, constant, gaussian_ramp, linear
+from .term import SCHEDULES, AgreedTerm, SiteTrust, Term, constant, gaussian_ramp, linear
 from .terms import GlobalDistillationTerm, PseudoLabelTerm, SamDistillationTerm
 from .unlabelled_stream import EndlessSampler, SupervisedWeight, UnlabelledStream
 
@@ -35,7 +35,6 @@ __all__ = [
     "ScoreHandler",
     "SeedHandler",
     "SiteEvaluation",
-    "SiteReliability",
     "SiteTrust",
     "SupervisedWeight",
     "Term",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.moving_average import move_average
 from samfed_monai.handlers.rounds import in_federation
-from samfed_monai.losses import Agreement, AgreementSettings, RaterRates, agree, probabilities
+from samfed_monai.losses import Agreement, AgreementSettings, agree, probabilities
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -249,8 +249,8 @@ class Guidance:
         guides: name to (B, C, H, W) float in [0, 1], without gradient.
         batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
         mixed: whether CutMix has mixed the other three.
-        rates: (teacher, student) to what was learned of them at this site, for the rule ``reliability``.
-        trust: settings to the trust in their teacher on each image, (B,) float in [0, 1], for the rule ``adaptive``.
+        trust: settings to the trust in their teacher on each image, (B,) float in [0, 1], for the rule
+            ``trusted_average``.
     """
 
     student: Tensor
@@ -258,7 +258,6 @@ class Guidance:
     guides: dict[str, Tensor]
     batch: Mapping[str, Any] = field(default_factory=dict, repr=False)
     mixed: bool = False
-    rates: dict[tuple[str, str], RaterRates] = field(default_factory=dict, repr=False)
     trust: dict[AgreementSettings, Tensor] = field(default_factory=dict, repr=False)
     _agreements: dict[AgreementSettings, Agreement] = field(default_factory=dict, repr=False)
 
@@ -300,22 +299,22 @@ class Guidance:
         problems.refuse_if_any()
         return self.batch[key]
 
-    def raters(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, ...]:
+    def compared(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Probabilities of teacher and student, and of the guide ``ema`` where there is one (docs/method.md)."""
         third = self.guides.get("ema") if settings.student != "ema" else self.weak
-        asked = (settings.teacher, settings.student)
-        both = tuple(self.probabilities(name, asked_by=asked_by) for name in asked)
-        return both if third is None else (*both, third)
+        teacher, student = (
+            self.probabilities(name, asked_by=asked_by) for name in (settings.teacher, settings.student)
+        )
+        return teacher, student, third
 
     def agree(self, settings: AgreementSettings, *, asked_by: str) -> Agreement:
         """The agreement of two guides, computed once however many terms ask for it."""
         if settings not in self._agreements:
             self._agreements[settings] = agree(
-                *self.raters(settings, asked_by=asked_by),
+                *self.compared(settings, asked_by=asked_by),
                 tau=settings.tau,
                 delta=settings.delta,
                 rule=settings.rule,
-                rates=self.rates.get((settings.teacher, settings.student)),
                 trust=self.trust.get(settings),
             )
         return self._agreements[settings]

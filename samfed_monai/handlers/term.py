@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +17,8 @@ from samfed_monai.core.registry import Registry
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
-from samfed_monai.losses import AgreementSettings, RaterRates, em_step, hard_label, probabilities
-from samfed_monai.losses.agreement import LEARNS_TRUST, WITHOUT_AVERAGE
-from samfed_monai.losses.reliability import SiteAgreement, first_statistics, joint, sure_agreement, trust_of_images
+from samfed_monai.losses import AgreementSettings, hard_label, sure_agreement, trust_of_images
+from samfed_monai.losses.reliability import SiteAgreement
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -144,9 +143,9 @@ class Term(ABC):
 class SiteTrust:
     """Teacher against the student's sure pixels, image by image and over the site: how far the teacher is trusted.
 
-    A term whose rule asks for it attaches it; a bundle does not name it. It reads the two opinions of the unlabelled
-    images and nothing else: no label, no averaged student. At ``STARTED`` it forgets everything, so a round stays a
-    function of (weights, seed, site, round).
+    A term with the rule ``trusted_average`` attaches it; a bundle does not name it. It reads the two opinions of the
+    unlabelled images and nothing else: no label, no averaged student. At ``STARTED`` it forgets everything, so a round
+    stays a function of (weights, seed, site, round).
 
     Records ``sure_agreement`` (its mean over the site so far) and ``trust`` (mean over the batch).
 
@@ -173,7 +172,7 @@ class SiteTrust:
         record_supervised(engine)
         asked_by = f"the agreement rule {self.settings.rule!r}"
         guidance = guidance_of(engine, asked_by=asked_by)
-        teacher, student = guidance.raters(self.settings, asked_by=asked_by)[:2]
+        teacher, student, _ = guidance.compared(self.settings, asked_by=asked_by)
         (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
         images, says = sure_agreement(y_t, y_c, k_c > self.settings.tau)
         site = self._site.add(images, says)
@@ -181,67 +180,6 @@ class SiteTrust:
         guidance.trust[self.settings] = trust
         record(engine, "sure_agreement", site)
         record(engine, "trust", trust.mean())
-
-
-class SiteReliability:
-    """One step of EM per batch over teacher, student and averaged student, for the agreement rule ``reliability``.
-
-    A term with that rule attaches it; a bundle does not name it. No private label is read: the site's images give the
-    raters' answers, and the public batch of the same step, whose labels everybody has, anchors the student's rates. At
-    ``STARTED`` it forgets everything, so a round stays a function of (weights, seed, site, round).
-
-    Records ``teacher_sensitivity``, ``teacher_specificity``, ``student_sensitivity`` and ``student_specificity``.
-
-    Args:
-        settings: whose teacher and student are meant.
-    """
-
-    def __init__(self, settings: AgreementSettings) -> None:
-        self.settings = settings
-        self._statistics: Tensor | None = None
-
-    def attach(self, engine: Any) -> None:
-        engine.add_event_handler(Events.STARTED, self.forget)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
-
-    def forget(self, engine: Any) -> None:
-        """Back to raters of whom nothing is known."""
-        self._statistics = None
-
-    @torch.no_grad()
-    def __call__(self, engine: Any) -> None:
-        """Learns from this iteration's batch, and puts the rates where the rule finds them."""
-        record_supervised(engine)
-        asked_by = f"the agreement rule {self.settings.rule!r}"
-        guidance = guidance_of(engine, asked_by=asked_by)
-        raters = [rater.float() for rater in guidance.raters(self.settings, asked_by=asked_by)]
-        if self._statistics is None:
-            self._statistics = first_statistics(len(raters), max(2, raters[0].shape[1])).to(raters[0])
-        self._statistics = em_step(self._statistics, raters, public=_public(engine.state.output))
-        rates = RaterRates.of(self._statistics)
-        guidance.rates[self.settings.teacher, self.settings.student] = rates
-        for index, name in enumerate(("teacher", "student")):
-            record(engine, f"{name}_sensitivity", rates.sensitivity(index))
-            record(engine, f"{name}_specificity", rates.specificity(index))
-
-
-def _public(output: Any) -> Tensor | None:
-    """The student's answers on the labelled batch against its labels, (K, K); ``None`` where there is no such batch."""
-    logits, label = output.get("pred"), output.get("label")
-    if not isinstance(logits, Tensor) or not isinstance(label, Tensor):
-        return None
-    said, truth = probabilities(logits.float()), label.float()
-    if said.shape[1] > 1 and label.shape[1] == 1:
-        truth = torch.nn.functional.one_hot(label.squeeze(1).long(), said.shape[1]).movedim(-1, 1).to(said)
-    return joint(truth, said)
-
-
-def _attach_one(engine: Any, place: str, key: Hashable, learner: SiteTrust | SiteReliability) -> None:
-    """Attaches one of them, which the engine's state keeps under ``place``, for all terms of equal ``key``."""
-    known = vars(engine.state).setdefault(place, {})
-    if key not in known:
-        known[key] = learner
-        learner.attach(engine)
 
 
 class AgreedTerm(Term):
@@ -275,18 +213,19 @@ class AgreedTerm(Term):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Teacher and student, and the averaged student where rule or reliability look at it."""
-        if not self.by_image and self.settings.rule in WITHOUT_AVERAGE:
+        """Teacher and student, and the averaged student where the value depends on each image's reliability."""
+        if not self.by_image:
             return self.needs
         return (*self.needs, "weak" if self.settings.student == "ema" else "ema")
 
     def attach(self, engine: Any) -> None:
         """Binds the term, and before it what learns for its rule."""
         settings = self.settings
-        if settings.rule == "reliability":
-            _attach_one(engine, "site_reliabilities", (settings.teacher, settings.student), SiteReliability(settings))
-        if settings.rule in LEARNS_TRUST:
-            _attach_one(engine, "site_trusts", settings, SiteTrust(settings))
+        if settings.rule == "trusted_average":
+            known = vars(engine.state).setdefault("site_trusts", {})  # one for all terms of equal settings
+            if settings not in known:
+                known[settings] = SiteTrust(settings)
+                known[settings].attach(engine)
         super().attach(engine)
 
     def agreement(self, guidance: Guidance, engine: Any) -> Agreement:

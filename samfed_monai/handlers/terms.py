@@ -31,7 +31,7 @@ class PseudoLabelTerm(AgreedTerm):
         rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
         tau: how sure the surer side must be where the two disagree.
         delta: how much surer than the other it must be there.
-        least_agreement: for the rule ``adaptive``, see :class:`samfed_monai.losses.AgreementSettings`.
+        least_agreement: for the rule ``trusted_average``, see :class:`samfed_monai.losses.AgreementSettings`.
         labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
         loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
             entropy and soft Dice.
@@ -94,7 +94,7 @@ class SamDistillationTerm(AgreedTerm):
         rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`; ``teacher`` weighs all pixels alike.
         tau: see :class:`PseudoLabelTerm`.
         delta: see :class:`PseudoLabelTerm`.
-        least_agreement: see :class:`PseudoLabelTerm`; an image counts by the trust of the rule ``adaptive`` in it.
+        least_agreement: see :class:`PseudoLabelTerm`; an image counts by the trust of that rule in it.
         adaptive: whether each image counts by its reliability ``g``.
         temperature: ``T``.
         weight: factor of the term.

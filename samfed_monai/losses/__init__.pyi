@@ -3,15 +3,7 @@
 from .agreement import AGREEMENT_RULES, Agreement, AgreementSettings, agree
 from .channels import dice_of_labels, entropy, hard_label
 from .prototypes import ClassSums, class_sums
-from .reliability import (
-    RaterRates,
-    Reliability,
-    consensus,
-    em_step,
-    image_reliability,
-    sure_agreement,
-    trust_of_images,
-)
+from .reliability import Reliability, image_reliability, sure_agreement, trust_of_images
 from .structure import StructureLoss
 from .unlabelled import distillation_kl, hssf_kl, logits_kl, probabilities, weighted_pseudo_label_loss
 
@@ -20,15 +12,12 @@ __all__ = [
     "Agreement",
     "AgreementSettings",
     "ClassSums",
-    "RaterRates",
     "Reliability",
     "StructureLoss",
     "agree",
     "class_sums",
-    "consensus",
     "dice_of_labels",
     "distillation_kl",
-    "em_step",
     "entropy",
     "hard_label",
     "hssf_kl",

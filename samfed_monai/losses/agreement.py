@@ -18,7 +18,7 @@ from torch import Tensor
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.registry import Registry
 from samfed_monai.losses.channels import dice_of_labels, hard_label
-from samfed_monai.losses.reliability import LEAST_AGREEMENT, RaterRates, consensus
+from samfed_monai.losses.reliability import LEAST_AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Opinions:
         teacher_label, student_label: (B, 1, H, W) long.
         teacher_confidence, student_confidence: (B, 1, H, W) float in [0, 1].
         tau, delta: the thresholds.
-        raters: probabilities of teacher, student and, where there is one, the averaged student, each (B, C, H, W).
-        rates: what was learned of these raters at this site; ``None`` when nothing was.
+        teacher, student: their probabilities, (B, C, H, W).
         trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image; ``None`` is fully.
     """
 
@@ -40,8 +39,8 @@ class Opinions:
     student_confidence: Tensor
     tau: float
     delta: float
-    raters: tuple[Tensor, ...] = ()
-    rates: RaterRates | None = None
+    teacher: Tensor
+    student: Tensor
     trust: Tensor | None = None
 
 
@@ -50,15 +49,6 @@ AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, ...]]] = Registry("
 
 A rule whose soft label is not that of the side which names the label returns it as a third, (B, C, H, W) in [0, 1].
 """
-
-
-WITHOUT_AVERAGE = frozenset(
-    {"adaptive", "average", "confidence", "intersection", "label", "student", "teacher", "trusted_average"}
-)
-"""Rules that look at teacher and student alone; any other may look at the averaged student, too."""
-
-LEARNS_TRUST = frozenset({"adaptive", "trusted_average"})
-"""Rules that ask how far the teacher is to be trusted on each image."""
 
 
 @AGREEMENT_RULES.register("confidence")
@@ -72,17 +62,10 @@ def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
     return label, torch.where(agreed, (k_t + k_c) / 2, surer * decided)
 
 
-@AGREEMENT_RULES.register("intersection")
-def _intersection(o: Opinions) -> tuple[Tensor, Tensor]:
-    """Only pixels on which both agree, with their mean confidence."""
-    mean = (o.teacher_confidence + o.student_confidence) / 2
-    return o.teacher_label, mean * (o.teacher_label == o.student_label)
-
-
 @AGREEMENT_RULES.register("average")
 def _average(o: Opinions) -> tuple[Tensor, ...]:
     """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
-    mean = (o.raters[0] + o.raters[1]) / 2
+    mean = (o.teacher + o.student) / 2
     return (*hard_label(mean), mean)
 
 
@@ -92,34 +75,9 @@ def _trusted_average(o: Opinions) -> tuple[Tensor, ...]:
 
     Trust ``t = 1`` is the rule ``average``; at ``t = 0`` the student's side decides alone.
     """
-    teacher, student = o.raters[:2]
-    t = teacher.new_ones(1) if o.trust is None else o.trust.to(teacher.dtype).view(-1, 1, 1, 1)
-    mean = (t * teacher + student) / (1 + t)
+    t = o.teacher.new_ones(1) if o.trust is None else o.trust.to(o.teacher.dtype).view(-1, 1, 1, 1)
+    mean = (t * o.teacher + o.student) / (1 + t)
     return (*hard_label(mean), mean)
-
-
-@AGREEMENT_RULES.register("reliability")
-def _reliability(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The class that the raters' rates at this site make most likely; undecided pixels count 0, certain ones 1 (ours).
-
-    See :mod:`samfed_monai.losses.reliability`.
-    """
-    classes = max(2, o.raters[0].shape[1])
-    confidence, label = consensus(o.raters, o.rates or RaterRates.equal(len(o.raters), classes)).max(1, keepdim=True)
-    return label, (classes * confidence - 1).clamp(min=0) / (classes - 1)
-
-
-@AGREEMENT_RULES.register("adaptive")
-def _adaptive(o: Opinions) -> tuple[Tensor, Tensor]:
-    """A vote (ours): the teacher has ``t``, the student ``1 - t`` where it is sure (tau); the margin is the weight.
-
-    ``t = 1`` is the rule ``teacher``, ``t = 0`` the rule ``student``. See :mod:`samfed_monai.losses.reliability`.
-    """
-    sure = (o.student_confidence > o.tau).to(o.student_confidence.dtype)
-    teacher = torch.ones_like(sure) if o.trust is None else o.trust.to(sure.dtype).view(-1, 1, 1, 1).expand_as(sure)
-    student = (1 - teacher) * sure
-    label = torch.where(teacher > student, o.teacher_label, o.student_label)
-    return label, torch.where(o.teacher_label == o.student_label, teacher + student, (teacher - student).abs())
 
 
 @AGREEMENT_RULES.register("teacher")
@@ -182,8 +140,8 @@ class AgreementSettings:
         rule: a name in :data:`AGREEMENT_RULES`.
         tau: how sure the surer side must be where the two disagree, in [0, 1].
         delta: how much surer than the other it must be there, in [0, 1].
-        least_agreement: for the rules that learn trust, the Dice with the student's sure pixels from which the teacher
-            has the larger say, in [0, 1]; see :func:`samfed_monai.losses.reliability.trust_of_images`.
+        least_agreement: for the rule ``trusted_average``, the Dice with the student's sure pixels at which the teacher
+            has half of the student's weight, in [0, 1]; see :func:`samfed_monai.losses.reliability.trust_of_images`.
         where: the place that a refusal names.
 
     Raises:
@@ -216,7 +174,6 @@ def agree(
     tau: float = 0.9,
     delta: float = 0.1,
     rule: str = "teacher",
-    rates: RaterRates | None = None,
     trust: Tensor | None = None,
 ) -> Agreement:
     """Compares teacher and student pixel by pixel.
@@ -231,10 +188,8 @@ def agree(
         tau: how sure the surer side must be where the two disagree.
         delta: how much surer than the other it must be there.
         rule: a name in :data:`AGREEMENT_RULES`.
-        rates: what was learned of teacher, student and EMA at this site, for the rule ``reliability``; ``None`` takes
-            all of them for equally good.
-        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image, for the rules
-            ``adaptive`` and ``trusted_average``; ``None`` is fully.
+        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image, for the rule
+            ``trusted_average``; ``None`` is fully.
 
     Raises:
         Refused: an unknown rule.
@@ -246,8 +201,7 @@ def agree(
         raise ValueError(f"agree: expected probabilities of one shape, found {shapes}")
     y_t, k_t = hard_label(teacher)
     y_c, k_c = hard_label(student)
-    raters = (teacher, student) if ema is None else (teacher, student, ema)
-    label, weight, *soft = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, raters, rates, trust))
+    label, weight, *soft = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, teacher, student, trust))
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])

@@ -16,7 +16,7 @@ from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import probabilities
 from samfed_monai.losses.tree_energy import tree_energy
-from samfed_monai.methods.fedala import AdaptiveMixing  # also where bundles of before fedala name it
+from samfed_monai.methods.fedala import AdaptiveMixing
 from samfed_monai.methods.fedavg import PersonalFedAvg
 from samfed_monai.networks.features import LastFeatures
 from samfed_monai.networks.input_size import head_of

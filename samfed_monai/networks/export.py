@@ -340,24 +340,6 @@ def _name_classes(path: Path, classes: Sequence[str]) -> None:
     onnx.save(content, path)
 
 
-def onnx_runner(network: nn.Module, images: Tensor, folder: str | Path, int8: Int8 | None = None) -> Run:
-    """Writes a network as ONNX without comparing anything, and gives what runs it on the CPU.
-
-    Args:
-        network: in eval mode, on the CPU.
-        images: (B, 3, H, W) float32 in [0, 1], B >= 2: its H and W are the file's, static scales are those of them.
-        folder: receives ``float32.onnx``, taken as it is where it lies there, and the quantised file.
-        int8: how to quantise; ``None`` runs float32.
-    """
-    whole = Path(folder) / "float32.onnx"
-    with _taken(network, "ONNX"), _quiet():
-        if not whole.exists():
-            _write_onnx(network, images, whole)
-        return OnnxNetwork(
-            whole if int8 is None else _quantised(whole, Path(folder) / f"{int8.value}.onnx", int8, images)
-        )
-
-
 def _quantised(source: Path, target: Path, how: Int8, images: Tensor) -> Path:
     """An ONNX file in int8 by ONNX Runtime's own quantiser, from one in float32."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static

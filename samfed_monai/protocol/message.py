@@ -21,7 +21,6 @@ import torch
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import all_finite, check_tensors
-from samfed_monai.core.moved import found_where_moved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -438,11 +437,3 @@ def _check_header(header: Any) -> None:
                 problems.add("message -> kind", found="another kind", expected=", ".join(kind.value for kind in Kind))
     if len(problems):
         raise MessageRefused(problems)
-
-
-if not TYPE_CHECKING:  # a type checker would take any name for one of this file
-
-    def __getattr__(name: str) -> Any:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    __getattr__ = found_where_moved(__name__, __getattr__)

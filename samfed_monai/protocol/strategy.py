@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,12 +61,6 @@ class Server:
             hint = f"use a variant that has one, for instance {variant}"
             raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
         return self.sharing()
-
-    def open_bench(self, variant: str) -> Any:
-        """What version 0.1 called :meth:`make_sharing`."""
-        text = "Server.open_bench is make_sharing now; the old name goes with the next version: write the new one"
-        warnings.warn(text, FutureWarning, stacklevel=2)
-        return self.make_sharing(variant)
 
 
 WORDS = {
@@ -142,13 +135,6 @@ class Strategy(ABC):
         super().__init_subclass__(**options)
         if cls.exchange.mean and "exchange" not in vars(cls) and {"accept", "finish"} & vars(cls).keys():
             cls.exchange = replace(cls.exchange, mean=False)
-        flags = {name: vars(cls)[name] for name in _FLAGS if name in vars(cls)}
-        if flags:
-            cls.exchange = now = _of_flags(flags, cls.exchange)
-            new = f"Kind.{now.answer.name}, own_networks={now.own_networks}, alike={now.alike}"
-            new = f"exchange = Exchange({new}, server_model={now.server_model})"
-            text = f"{cls.__name__}: {', '.join(flags)} will go with the next version; write {new}"
-            warnings.warn(text, FutureWarning, stacklevel=3)  # beyond ABCMeta, where the class stands
 
     @property
     def keeps_states(self) -> bool:
@@ -258,15 +244,3 @@ class Strategy(ABC):
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
         server, extra = self.server, {**self.requirements(), **extra}
         return Message(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
-
-
-_FLAGS = ("answer_kind", "exchange_name", "has_model", "one_network", "personal")  # how version 0.1 said it
-
-
-def _of_flags(flags: Mapping[str, Any], base: Exchange) -> Exchange:
-    kinds: dict[str | None, Kind] = {word: kind for kind, word in WORDS.items()}
-    answer = flags.get("answer_kind") or kinds.get(flags.get("exchange_name"), base.answer)
-    own = flags.get("personal", base.own_networks)
-    alike = flags.get("one_network", base.alike if own == base.own_networks else not own)
-    model = flags.get("has_model", base.server_model)
-    return replace(base, answer=answer, own_networks=own, alike=alike, server_model=model, mean=base.mean and alike)

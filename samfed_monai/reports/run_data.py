@@ -11,7 +11,6 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
-from samfed_monai.core.moved import variant_of
 from samfed_monai.core.table import from_csv
 from samfed_monai.reports.unfinished import results_so_far, stored_rounds
 from samfed_monai.results.schema import validate_results
@@ -131,10 +130,6 @@ class RunData:
         if problems := validate_results(results, where=str(path)):
             raise Refused(problems)
         run, about = (read_json(folder / n) if (folder / n).is_file() else {} for n in ("run.json", "compare.json"))
-        now = variant_of({**run.get("config", {}), "variant": results["variant"]})
-        if about.get("row") == results["variant"] != now:
-            about["row"] = now
-        results["variant"] = now
         return cls(folder, results, run, read_federation(folder / "federation.csv"), about)
 
     @property

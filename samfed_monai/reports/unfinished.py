@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import read_json
-from samfed_monai.core.moved import variant_of
 from samfed_monai.core.round_folders import round_folders
 from samfed_monai.results import build_results
 
@@ -42,7 +41,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         for record in records
     ]
     return build_results(
-        variant=variant_of(run["config"]) or "samfed",
+        variant=run["config"].get("variant") or "samfed",
         rounds=len(records),
         scores={
             name: {site: _validation(record["sites"].get(site)) for site in sites}

@@ -35,7 +35,6 @@ from samfed_monai.teacher.training import (
     default_epochs,
     default_learning_rate,
 )
-from samfed_monai.teacher.version_0_1 import Augmentation
 from samfed_monai.teacher.views import ViewedImages, content_of, without_views
 
 if TYPE_CHECKING:
@@ -80,7 +79,6 @@ class TeacherFit:
             (size)^2 a view in memory (0.5 MB at 512 px).
         transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
             ``None`` only reads, scales, normalises and pads. See :class:`ViewedImages`.
-        augmentation: in a bundle of version 0.1, in place of ``transform``.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere is told, and float32.
         examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
             adapted one, and nothing depends on it.
@@ -122,7 +120,6 @@ class TeacherFit:
         refine_least_agreement: float = 0.5,
         cached_views: int = 4,
         transform: Compose | None = None,
-        augmentation: Augmentation | None = None,
         bf16: Switch = "auto",
         trainer: partial[SupervisedTrainer] = TRAINER,
         examine_before: bool = False,
@@ -182,7 +179,7 @@ class TeacherFit:
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
         self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
         self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
-        self.transform = transform or (augmentation.transform(size) if augmentation else without_views(size))
+        self.transform = transform or without_views(size)
         self.trainer, self._trainer_content = trainer, content_of(trainer)  # as it is before handlers are attached
         self.datalist_hash, self.examine_before = datalist_hash, examine_before
 

@@ -20,7 +20,6 @@ from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.teacher.exam import Records, read_image_tensor
 from samfed_monai.teacher.training import Batch, ImageBatches, TrainedSam, Training
-from samfed_monai.teacher.version_0_1 import Augmentation
 from samfed_monai.teacher.views import ViewedImages, content_of, without_views
 from samfed_monai.transforms import LoadRGBd
 
@@ -50,7 +49,6 @@ class SelfTraining:
         seed: decides everything random.
         transform: what happens to an image until SAM sees it, as in the teacher's fit; pseudo-labels take the place of
             labels. ``None`` only reads, scales, normalises and pads.
-        augmentation: in a bundle of version 0.1, in place of ``transform``.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains.
         progress: show a bar with the time left.
 
@@ -65,7 +63,6 @@ class SelfTraining:
     batch_size: int = 4
     seed: int = 0
     transform: Compose | None = None
-    augmentation: Augmentation | None = None
     bf16: Switch = "auto"
     progress: bool = True
 
@@ -83,15 +80,13 @@ class SelfTraining:
     def content(self) -> dict[str, Any]:
         """What decides the outcome, as JSON content."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("bf16", "progress", "transform", "augmentation"):
+        for name in ("bf16", "progress", "transform"):
             del plain[name]
-        return plain | {"views": content_of(self.transform or self.augmentation)}
+        return plain | {"views": content_of(self.transform)}
 
     def steps(self, size: int) -> Compose:
         """The transform for an input of ``size`` pixels."""
-        if self.transform is not None:
-            return self.transform
-        return without_views(size) if self.augmentation is None else self.augmentation.transform(size)
+        return without_views(size) if self.transform is None else self.transform
 
 
 def confident(records: Records, masks: Masks, keep: float) -> list[dict[str, Any]]:

@@ -164,7 +164,7 @@ def load_state(
         weights.setdefault(part, {})[rest] = tensor
     try:
         training_state.unpack(optimizer, weights.pop("optimizer", {}))
-    except Refused:  # packed by version 0.1, or damaged
+    except Refused:  # damaged
         return None
     return state, weights
 

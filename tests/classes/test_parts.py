@@ -14,9 +14,8 @@ from PIL import Image
 
 from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, save_tensors, write_json
+from samfed_monai.core.io import save_tensors, write_json
 from samfed_monai.core.model_file import settings_in, settings_of, trained_otherwise
-from samfed_monai.core.moved import first_spelling
 from samfed_monai.data.classes import COLOURS, planes_of
 from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.exchange_object import class_metrics, sendable
@@ -85,7 +84,7 @@ def test_planes_cost_what_class_indices_cost():
     assert torch.allclose(loss(logits, hot), loss(logits, label), atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", ["trusted_average", "teacher", "student", "label", "adaptive", "average"])
+@pytest.mark.parametrize("rule", ["trusted_average", "teacher", "student", "label", "average"])
 def test_every_rule_agrees_on_a_class_where_both_sides_name_it(rule):
     label = torch.tensor([[0, 1], [2, 1]])
     sure = logits_of(planes(label.numpy())[None] * 0.96 + 0.01).softmax(1)
@@ -350,14 +349,6 @@ def test_a_model_says_its_classes_and_another_number_of_them_is_refused(tmp_path
     assert trained_otherwise(tmp_path / "o.safetensors", {"classes": ["foreground"]}) == []
     (problem,) = trained_otherwise(tmp_path / "o.safetensors", {"classes": ORGANS})
     assert "expected ['foreground'], as o.safetensors was trained" in str(problem)
-
-
-def test_a_bundle_of_one_class_counts_as_the_one_before_there_were_several():
-    now = read_json(SKIN / "configs" / "train.json")
-    spelt = first_spelling(now)
-    assert "classes" not in spelt
-    assert "classes" not in spelt["network_def"]
-    assert first_spelling({**now, "classes": ORGANS})["classes"] == ORGANS
 
 
 @pytest.mark.parametrize("workflow", ["train", "federate"])

@@ -42,7 +42,7 @@ def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
                 "inter": {
                     "variant": "samfed",
                     "note": "labels where both agree",
-                    "overrides": {"client::agreement::rule": "intersection", "client#agreement#tau": 0.9},
+                    "overrides": {"client::agreement::rule": "average", "client#agreement#tau": 0.9},
                 },
             },
         }
@@ -51,7 +51,7 @@ def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
     assert first == NamedRow(
         *("samfed", "samfed", {"client#agreement#tau": 0.8}, "Default", "", "ImageNet encoder", "Agreement rule")
     )
-    assert second.overrides == {"client#agreement#tau": 0.9, "client#agreement#rule": "intersection"}
+    assert second.overrides == {"client#agreement#tau": 0.9, "client#agreement#rule": "average"}
     assert second.about(1) == {
         **{"row": "inter", "variant": "samfed", "place": 1, "overrides": second.overrides},
         **{"note": "labels where both agree", "setting": "ImageNet encoder", "sweep": "Agreement rule"},
@@ -196,14 +196,14 @@ def _only_spelling(root, workflow, *, overrides):
 
 
 def test_rows_run_into_folders_of_their_own_and_the_table_has_their_names(compare, tmp_path, capsys):
-    rows = {"rows": {"inter": {"variant": "samfed", "overrides": {"client#agreement#rule": "intersection"}}}}
+    rows = {"rows": {"inter": {"variant": "samfed", "overrides": {"client#agreement#rule": "average"}}}}
     code, runs = compare(rows, "--variants", "no_sam", "--seeds", "0,1", "--image_size", "64")
     assert code == 0
     assert [run.folder.relative_to(tmp_path / "R").as_posix() for run in runs] == [
         *("no_sam/seed-0", "inter/seed-0", "no_sam/seed-1", "inter/seed-1")
     ]
     assert runs[0].extra == ("--image_size", "64")
-    assert runs[1].extra == ("--image_size=64", "--client#agreement#rule=intersection")
+    assert runs[1].extra == ("--image_size=64", "--client#agreement#rule=average")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["inter", "2", "0.805", "±", "0.007"] in [line[:5] for line in lines]
     assert (tmp_path / "R" / "comparison.html").is_file()

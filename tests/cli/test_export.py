@@ -385,7 +385,7 @@ class TestInferOfAnOnnxFile:
     @pytest.fixture(scope="class")
     def file(self, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("onnx")
-        export.onnx_runner(network_of(model), batch(2), folder)
+        export.export_network(network_of(model), "onnx", folder / "float32.onnx", images=batch(2))
         return folder / "float32.onnx"
 
     @pytest.fixture

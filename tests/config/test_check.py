@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from samfed_monai.config import check_bundle, find_bundle, known_variants
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.components import wrong_kind
-from samfed_monai.config.knobs import OPTIONAL, routed, without_said_twice
+from samfed_monai.config.knobs import OPTIONAL, routed
 from tests.config.conftest import TRAIN, Write
 from tests.methods import needs
 
@@ -372,12 +372,6 @@ def test_a_variant_of_sam_takes_no_other_network(variant, overrides, place):
     )
 
 
-def test_a_sam_that_version_0_1_named_goes_before_the_network():
-    given = {"network_name": "basic_unet", "sam_network": "sam_vit_b"}
-    problems = check_bundle(find_bundle("samfed_skin"), "train", variant="fedsam", overrides=given, ready=False)
-    assert [problem for problem in problems if "which alone take" in problem.expected] == []
-
-
 def test_a_variant_of_sam_takes_every_sam_and_what_another_package_brings(monkeypatch):
     from samfed_monai.config import check
     from samfed_monai.core.registry import Elsewhere
@@ -697,21 +691,6 @@ def test_fault_73_a_rate_that_a_bundles_own_variant_sets_past_is_refused_with_th
         "command line -> client#learning_rate: expected a knob that the variant 'past' reads; it has optimizer#lr = "
         "0.0001 of its own, found 0.5; set --client#optimizer#lr 0.5, or leave learning_rate out"
     ]
-
-
-def test_a_knob_in_two_places_as_in_version_0_1_is_a_warning_and_counts_where_it_differs(tmp_path):
-    root = tmp_path / "mine"
-    shutil.copytree(find_bundle("samfed_skin"), root)
-    path = root / "configs" / "federate.json"
-    content = {"network_name": "mobile_sam_fpn", "learning_rate": 0.01, **json.loads(path.read_text())}
-    content["client"] |= {"network_name": "@network_name", "learning_rate": "@learning_rate"}
-    path.write_text(json.dumps(content))
-    place = r"federate.json -> network_name stands in train.json too; the old place goes with the next version"
-    with pytest.warns(FutureWarning, match=place):
-        assert told(root, workflow="federate", ready=False) == []
-    given = {"network_name": "mobile_sam_fpn", "learning_rate": 0.01, "local_steps": 12}
-    assert without_said_twice(root, given) == {"learning_rate": 0.01, "local_steps": 12}
-    assert without_said_twice(root, given, given=["network_name"]) == given
 
 
 CONSOLE = """[loggers]

@@ -39,7 +39,7 @@ def test_the_packages_variants_and_the_bundles_own_are_known(bundle):
 def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite: Write):
     own = rewrite("variants/no_sam.json", json.dumps({"_note": "ours", "rate": 0.3}))
     assert find_variant(bundle, "no_sam") == own
-    assert read_method(own).note == "ours"
+    assert read_method(own).title == "no_sam"
     assert check_bundle(bundle, "train", variant="no_sam") == []
 
 
@@ -81,10 +81,12 @@ def test_a_declaration_is_inherited_and_may_be_replaced(rewrite: Write):
     assert top.where == "top.json -> _method#leaves_site"
 
 
-def test_a_variant_of_version_0_1_declares_nothing_of_its_own(bundle, rewrite: Write):
+def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_refused(bundle, rewrite: Write):
     rewrite("variants/alone.json", json.dumps({"_note": "ours"}))
+    assert declared(bundle, "alone").leaves_site is None
     rewrite("variants/upon.json", json.dumps({"_base": "local_only"}))
-    assert [declared(bundle, name).leaves_site for name in ("alone", "upon")] == [None, ("scores",)]
+    with pytest.raises(Refused, match=r"upon\.json -> _base: expected `base` in _method, found 'local_only'"):
+        declared(bundle, "upon")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,8 @@ def test_whoever_looks_for_fedavg_is_told_which_variants_are_it(words, capsys):
 
 
 def test_the_command_lists_names_and_notes_and_says_where_a_file_is(bundle, rewrite: Write, capsys):
-    rewrite("variants/gentle.json", json.dumps({"_note": "A softer start."}))
+    block = {"note": "A softer start.", "exchange": "none", "labels": "none", "leaves_site": []}
+    rewrite("variants/gentle.json", json.dumps({"_method": block}))
     assert main(["variants", str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == known_variants(bundle)

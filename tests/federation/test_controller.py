@@ -170,8 +170,8 @@ def test_ctrl_c_says_how_to_go_on_with_exit_code_130(tmp_path):
 
     clients = {**two_clients(), "c": RogueClient("c", change=interrupt, rounds=[1])}
     with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(Interrupted, match=r"1 of 3 rounds are kept(.|\n)*type this") as caught:
-            controller(folder, clients, rounds=3, resume_hint="type this").run()
+        with pytest.raises(Interrupted, match=r"1 of 3 rounds are kept(.|\n)*the same command") as caught:
+            controller(folder, clients, rounds=3).run()
         assert caught.value.exit_code == ExitCode.INTERRUPTED
         clients["c"] = FixedClient("c", step=1.0)
         controller(folder, clients, rounds=3).run()

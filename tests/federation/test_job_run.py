@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pytest
-
 from samfed_monai.federation import RunResult
-from samfed_monai.federation.job_run import model_hashes, outcome, with_new_name
+from samfed_monai.federation.job_run import model_hashes, outcome
 
 MODEL = {"round": 1, "sha256": "5" * 64, "sites": {"a": {"test": None}}, "unseen": {"c": {"test": None}}}
 ENTRY = {"status": "skipped", "reason": "late", "up_bytes": 1, "down_bytes": 2}
@@ -47,14 +45,3 @@ def test_a_run_without_unseen_hospitals_says_nothing_of_them():
 
 def test_hashes_of_the_stored_models():
     assert model_hashes(RESULT) == {"model_best": "5" * 64, "model_last": "5" * 64}
-
-
-def test_a_transport_of_one_s_own_may_still_exchange_and_is_told_the_new_name():
-    class Pigeons:
-        sites = ("a",)
-
-        def exchange(self, task: str) -> str:
-            return f"{task} there and back"
-
-    with pytest.warns(FutureWarning, match=r"^Pigeons\.exchange is send_and_receive now"):
-        assert with_new_name(Pigeons()).send_and_receive("train") == "train there and back"

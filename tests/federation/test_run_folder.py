@@ -24,7 +24,6 @@ from samfed_monai.federation.run_folder import (
     site_record,
     skipped,
     total_traffic,
-    variant_of_run,
 )
 from samfed_monai.metrics import pool
 from samfed_monai.protocol.message import Kind, Message
@@ -315,18 +314,6 @@ def test_answers_that_were_left_out_are_listed_with_their_reasons():
     assert skipped([{"round": 4, "sites": sites}]) == [{"round": 4, "site": "b", "reason": "late"}]
 
 
-def test_a_stored_run_goes_on_as_the_variant_that_it_is_called_now(tmp_path, caplog):
-    then = {"sharing": {"_target_": "samfed_monai.methods.fedicra.AdaptiveMixing"}}
-    write_json(tmp_path / "run.json", {"config": {"variant": "fedicra", "client": then}})
-    assert variant_of_run(tmp_path, "fedicra") == "fedala"
-    assert "holds a run of fedicra as it was when that run began, which is called fedala now" in caplog.text
-    caplog.clear()
-    assert variant_of_run(tmp_path, "fedala") == "fedala", "which is what it is"
-    assert variant_of_run(tmp_path, "ditto") == "ditto", "and will be refused"
-    assert variant_of_run(tmp_path / "new", "fedicra") == "fedicra"
-    assert caplog.text == ""
-
-
 def test_a_site_s_part_of_a_record_in_full():
     metrics = {"term_sam_kd": 0.5, "term_dice": 2.0, "seconds": 1.5, "iterations": 3, "releases": 4.0, "loss": 9.0}
     update = Message(Kind.WEIGHTS, "a", 1, 3, n=7, metrics=metrics)
@@ -382,16 +369,6 @@ def test_a_run_writes_what_it_has(tmp_path):
     content = read_json(tmp_path / "run.json")
     assert content.keys() == {"schema", "config_hash", "config", "hashes", "seeds", "versions"}
     assert (content["schema"], content["hashes"], content["seeds"], content["versions"]) == (1, {}, {}, {})
-
-
-def test_a_configuration_that_is_spelt_as_before_is_not_compared_key_by_key(tmp_path):
-    then = {"variant": "fedicra", "client": {"sharing": {"_target_": "samfed_monai.methods.fedicra.AdaptiveMixing"}}}
-    now = {"variant": "fedala", "client": {"sharing": {"_target_": "samfed_monai.methods.fedala.AdaptiveMixing"}}}
-    RunFolder(tmp_path).open(then, seeds={"seed": 0}).close()
-    (tmp_path / "rounds/000").mkdir(parents=True)
-    RunFolder(tmp_path).open(now, seeds={"seed": 0}).close()
-    with pytest.raises(Refused, match=r"refused: 1 problem\n.*seeds#seed"):
-        RunFolder(tmp_path).open(now, seeds={"seed": 1})
 
 
 @pytest.mark.parametrize("gone", ["config", "hashes", "seeds", "versions"])

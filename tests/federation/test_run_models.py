@@ -101,7 +101,7 @@ def test_a_model_that_the_server_tailored_is_found_there(tmp_path):
 def test_a_file_says_how_its_network_is_built_and_names_no_place_and_no_component(tmp_path):
     declared = {"_target_": "samfed_monai.networks.client_network", "name": "@network_name", "experts": 4}
     declared |= {"weights": "/secret/w.pt", "checkpoint": "/secret/sam.pt", "base": "$1", "sizes": [1, 2]}
-    run = finished(tmp_path / "run", {"a": own(3.0), "b": own(4.0)}, sam_network="sam_vit_t", network_def=declared)
+    run = finished(tmp_path / "run", {"a": own(3.0), "b": own(4.0)}, network_name="sam_vit_t", network_def=declared)
     path = RunModels(run).write(tmp_path / "a.safetensors", "a")
     assert values(RunModels(run), "a") == {name: tensor.tolist() for name, tensor in sorted(safe_load(path).items())}
     assert read_header(path) == {

@@ -21,9 +21,8 @@ class ToyController(FederationController):
 
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")
-        self.transport = FlareTransport(
-            self.make_post(), self.client_names(), run=plan["run"], progress=QUIET, notice=1.0
-        )
+        clients = tuple(sorted(client.name for client in self.engine.get_clients()))
+        self.transport = FlareTransport(self.make_post(), clients, run=plan["run"], progress=QUIET, notice=1.0)
         with RunFolder(folder).open({"rounds": plan["rounds"]}, seeds={"seed": 0}) as run:
             strategy = FedAvg()
             strategy.attach(Server(self.transport.sites, plan["rounds"], weights=weights()))

@@ -187,7 +187,6 @@ class Average(Term):
         (own_labels(teacher="ema"), True),
         (own_labels(teacher="sam", rule="teacher"), False),
         (own_labels(teacher="sam", rule="confidence"), False),
-        (own_labels(teacher="sam", rule="reliability"), True),
         (SamDistillationTerm(), True),
         (SamDistillationTerm(adaptive=False), False),
         (Average(), True),
@@ -219,10 +218,3 @@ def test_without_any_term_to_say_every_guide_is_computed() -> None:
     guide = CountedEma()
     trained_with([guide], [])
     assert guide.calls == 3
-
-
-def test_a_rule_that_nobody_has_declared_may_look_at_the_average() -> None:
-    from samfed_monai.losses.agreement import AGREEMENT_RULES, WITHOUT_AVERAGE
-
-    assert "reliability" in set(AGREEMENT_RULES) - WITHOUT_AVERAGE
-    assert set(AGREEMENT_RULES) >= WITHOUT_AVERAGE

@@ -27,9 +27,7 @@ from samfed_monai.handlers import (
     gaussian_ramp,
     linear,
 )
-from samfed_monai.handlers.term import SiteReliability
-from samfed_monai.losses import RaterRates, em_step, hard_label, probabilities, sure_agreement, trust_of_images
-from samfed_monai.losses.reliability import first_statistics, joint
+from samfed_monai.losses import hard_label, sure_agreement, trust_of_images
 from samfed_monai.transforms import StrongViewd, WeakViewd
 from tests.handlers.toy import next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
 
@@ -107,25 +105,6 @@ def sam_terms(rule: str) -> list[Any]:
     return [PseudoLabelTerm(rule=rule, **SURE), SamDistillationTerm(rule=rule, **SURE)]
 
 
-def test_a_good_teacher_is_the_rule_teacher_to_the_bit(start):
-    adaptive = a_round(start, sam_terms("adaptive"), misleading=False)
-    assert adaptive.state.term_means["trust"] == 1
-    assert adaptive.state.term_means["sure_agreement"] > 0.9
-    teacher = a_round(start, sam_terms("teacher"), misleading=False)
-    assert same(weights(adaptive.network), weights(teacher.network))
-    assert not same(weights(adaptive.network), start)
-
-
-def test_a_misleading_teacher_is_the_rule_student_without_distillation_to_the_bit(start):
-    adaptive = a_round(start, sam_terms("adaptive"), misleading=True)
-    assert adaptive.state.term_means["trust"] == 0
-    assert adaptive.state.term_means["sam_kd"] == 0
-    no_sam = a_round(start, [PseudoLabelTerm(rule="student", **SURE)], misleading=True)
-    assert same(weights(adaptive.network), weights(no_sam.network))
-    teacher = a_round(start, sam_terms("teacher"), misleading=True)
-    assert not same(weights(adaptive.network), weights(teacher.network))
-
-
 @pytest.mark.parametrize("misleading", [False, True])
 def test_the_trusted_average_is_the_average_beside_a_good_teacher_and_leaves_a_misleading_one_out(start, misleading):
     def soft(rule: str, teacher: str) -> list[Any]:
@@ -140,7 +119,7 @@ def test_the_trusted_average_is_the_average_beside_a_good_teacher_and_leaves_a_m
 
 
 def test_it_asks_for_no_averaged_student(start):
-    without, beside = (a_round(start, sam_terms("adaptive"), misleading=True, ema=ema) for ema in (False, True))
+    without, beside = (a_round(start, sam_terms("trusted_average"), misleading=True, ema=ema) for ema in (False, True))
     assert without.state.term_means["sure_agreement"] == beside.state.term_means["sure_agreement"]
 
 
@@ -158,14 +137,14 @@ def test_what_is_learnt_is_the_mean_over_the_images_of_the_round(start):
             torch.testing.assert_close(found.trust, trust_of_images(torch.where(says, dice, site), site, 0.8))
             return super().value(guidance, engine)
 
-    a_round(start, [Watch(rule="adaptive", least_agreement=0.8, **SURE)], misleading=False)
+    a_round(start, [Watch(rule="trusted_average", least_agreement=0.8, **SURE)], misleading=False)
     assert len(seen) == 5
 
 
 def test_terms_of_equal_settings_share_one_and_others_do_not(start):
-    trainer = a_round(start, sam_terms("adaptive"), misleading=False)
+    trainer = a_round(start, sam_terms("trusted_average"), misleading=False)
     assert len(trainer.state.site_trusts) == 1
-    unlike = [PseudoLabelTerm(rule="adaptive", **SURE), SamDistillationTerm(rule="adaptive", tau=0.9)]
+    unlike = [PseudoLabelTerm(rule="trusted_average", **SURE), SamDistillationTerm(rule="trusted_average", tau=0.9)]
     assert len(a_round(start, unlike, misleading=False).state.site_trusts) == 2
 
 
@@ -173,7 +152,7 @@ def test_a_round_is_a_function_of_its_weights(start):
     def last_round(before: int) -> dict[str, torch.Tensor]:
         network, loaders = toy_network(), (toy_loader(), site_loader(misleading=True))
         stream = UnlabelledStream(loader=loaders[1], guides=[BatchGuide()])
-        handlers = [SeedHandler(loaders=loaders), *sam_terms("adaptive"), stream]
+        handlers = [SeedHandler(loaders=loaders), *sam_terms("trusted_average"), stream]
         trainer = toy_trainer(handlers, network=network, loader=loaders[0], steps=3)
         if before:
             network.load_state_dict(start)
@@ -189,61 +168,3 @@ def test_another_rule_learns_nothing(start):
     trainer = a_round(start, sam_terms("teacher"), misleading=False)
     assert not hasattr(trainer.state, "site_trusts")
     assert trainer.state.guidance.trust == {}
-
-
-def trainer_with(rule: str = "reliability", **kwargs):
-    loaders = toy_loader(), toy_loader()
-    terms = [PseudoLabelTerm(rule=rule, schedule="constant"), SamDistillationTerm(rule=rule)]
-    stream = UnlabelledStream(loader=loaders[1], guides=[BatchGuide(), EmaGuide()])
-    handlers = [SeedHandler(loaders=loaders), *terms, stream, TermLogger()]  # stream and terms in any order
-    return toy_trainer(handlers, loader=loaders[0], **kwargs)
-
-
-def test_one_step_of_em_per_batch_for_two_terms() -> None:
-    trainer = trainer_with(steps=1)
-    next_round(trainer, 0, 1)
-    guidance = trainer.state.guidance
-    raters = guidance.guides["sam"], guidance.weak, guidance.guides["ema"]
-    (rates,) = guidance.rates.values()
-    free = RaterRates.of(em_step(first_statistics(3, 2), raters))
-    torch.testing.assert_close(rates.confusion[0], free.confusion[0])  # of the student, the public labels know as well
-    assert not torch.equal(rates.confusion[1], free.confusion[1])
-    assert trainer.state.term_means["teacher_sensitivity"] == pytest.approx(free.sensitivity(0).item())
-
-
-def test_public_labels_anchor_the_student() -> None:
-    seen = {}
-
-    class Watch(SiteReliability):
-        def __call__(self, engine):
-            super().__call__(engine)
-            seen.update(engine.state.output, statistics=self._statistics, guidance=engine.state.guidance)
-
-    term = PseudoLabelTerm(rule="reliability")
-    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
-    trainer = toy_trainer([stream, Watch(term.settings), PseudoLabelTerm()], steps=1)
-    next_round(trainer, 0, 1)
-    public = joint(seen["label"], probabilities(seen["pred"]))
-    raters = seen["guidance"].guides["sam"], seen["guidance"].weak
-    torch.testing.assert_close(seen["statistics"], em_step(first_statistics(2, 2), raters, public=public))
-
-
-def test_a_round_that_learns_reliability_is_a_function_of_its_weights() -> None:
-    start = weights(toy_network(3))
-
-    def second_round(*, before: bool) -> dict:
-        trainer = trainer_with(steps=3)
-        if before:
-            next_round(trainer, 0, 2)
-        trainer.network.load_state_dict(start)
-        next_round(trainer, 1, 2)
-        return weights(trainer.network)
-
-    assert same(second_round(before=True), second_round(before=False))
-
-
-def test_another_rule_learns_no_reliability() -> None:
-    trainer = trainer_with("confidence", steps=1)
-    next_round(trainer, 0, 1)
-    assert not hasattr(trainer.state, "site_reliabilities")
-    assert trainer.state.guidance.rates == {}

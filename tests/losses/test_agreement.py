@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,11 +25,7 @@ TRUTH_TABLE = {
     "confidence": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.95, 0.0, 0.95, 0.96]),
     "average": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.625, 0.515, 0.675, 0.58]),
     "trusted_average": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.625, 0.515, 0.675, 0.58]),  # fully trusted
-    # both sides equally good: evidence ln 9 (2 p_T - 1 + 2 p_c - 1), and 2 sigmoid(x ln 9) - 1 = tanh(x ln 3)
-    "reliability": ([1, 0, 1, 1, 1, 1], [math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06, 0.7, 0.32)]),
-    "intersection": ([1, 0, 1, 1, 0, 1], [0.85, 0.80, 0.0, 0.0, 0.0, 0.0]),
     "teacher": ([1, 0, 1, 1, 0, 1], [1.0] * 6),
-    "adaptive": ([1, 0, 1, 1, 0, 1], [1.0] * 6),  # nothing was learned of the teacher; what is, see below
     "label": ([1, 0, 1, 1, 0, 1], [1.0] * 6),
     "student": ([1, 0, 0, 0, 1, 0], [0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),  # 0.90 is not above tau = 0.9
 }
@@ -51,10 +45,7 @@ DISTILLED = {
     "confidence": [0.85, 0.80, 0.95, 0.0, 0.0, 0.96],  # 4: the student overruled the teacher
     "average": [0.85, 0.80, 0.625, 0.515, 0.0, 0.58],
     "trusted_average": [0.85, 0.80, 0.625, 0.515, 0.0, 0.58],
-    "reliability": [*(math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06)), 0.0, math.tanh(0.32 * math.log(3))],
-    "intersection": [0.85, 0.80, 0.0, 0.0, 0.0, 0.0],
     "teacher": [1.0] * 6,
-    "adaptive": [1.0] * 6,
     "label": [1.0] * 6,
     "student": [0.0] * 6,  # where it is sure (3 and 4) it is of another opinion
 }
@@ -64,28 +55,6 @@ DISTILLED = {
 def test_where_the_student_overruled_the_teacher_nothing_is_distilled(rule: str) -> None:
     found = agree(TEACHER, STUDENT, rule=rule)
     assert found.distillation_weight.flatten().tolist() == pytest.approx(DISTILLED[rule])
-
-
-@pytest.mark.parametrize(
-    ("trust", "label", "weight", "distilled"),
-    [
-        # the student is sure of 3 (0.92) and 4 (0.95), and of another opinion there; elsewhere SAM alone has a vote
-        (0.25, [1, 0, 1, 0, 1, 1], [0.25, 0.25, 0.25, 0.5, 0.5, 0.25], [0.25, 0.25, 0.25, 0.0, 0.0, 0.25]),
-        (0.50, [1, 0, 1, 0, 1, 1], [0.50, 0.50, 0.50, 0.0, 0.0, 0.50], [0.50, 0.50, 0.50, 0.0, 0.0, 0.50]),
-        (0.75, [1, 0, 1, 1, 0, 1], [0.75, 0.75, 0.75, 0.5, 0.5, 0.75], [0.75, 0.75, 0.75, 0.5, 0.5, 0.75]),
-    ],
-)
-def test_the_adaptive_rule_is_a_vote(
-    trust: float, label: list[int], weight: list[float], distilled: list[float]
-) -> None:
-    found = agree(TEACHER, STUDENT, rule="adaptive", trust=torch.tensor([trust]))
-    assert found.label.flatten().tolist() == label
-    assert found.weight.flatten().tolist() == pytest.approx(weight)
-    assert found.distillation_weight.flatten().tolist() == pytest.approx(distilled)
-    assert found.trust.tolist() == [trust]
-    assert (
-        agree(image(0.9), image(0.95), rule="adaptive", trust=torch.tensor([trust])).weight.item() == 1
-    )  # both say it
 
 
 def test_a_distrusted_teacher_has_less_of_the_average() -> None:
@@ -155,15 +124,6 @@ def test_a_teacher_that_equals_the_student_is_believed_as_much_as_it_believes_it
     assert found.reliability.tolist() == [1.0, 1.0]
 
 
-@given(maps(), maps(), st.floats(0, 1))
-def test_no_trust_is_the_rule_student_and_full_trust_the_rule_teacher(t: Tensor, s: Tensor, tau: float) -> None:
-    for trust, rule in ((0.0, "student"), (1.0, "teacher")):
-        found = agree(t, s, rule="adaptive", trust=torch.full((2,), trust), tau=tau)
-        same = agree(t, s, rule=rule, tau=tau)
-        assert torch.equal(found.label, same.label)
-        assert torch.equal(found.weight, same.weight)
-
-
 @given(maps(), maps())
 def test_full_trust_is_the_average_and_none_the_students_own_probabilities(t: Tensor, s: Tensor) -> None:
     full, none = (agree(t, s, rule="trusted_average", trust=torch.full((2,), trust)) for trust in (1.0, 0.0))
@@ -173,16 +133,6 @@ def test_full_trust_is_the_average_and_none_the_students_own_probabilities(t: Te
     assert torch.equal(full.weight, average.weight)
     assert torch.equal(none.soft_label, s)
     assert none.trust.tolist() == [0.0, 0.0]  # by which the distillation is scaled
-
-
-@given(maps(), maps(), st.floats(0, 1, width=32), st.floats(0, 1, width=32))
-def test_more_trust_never_takes_a_pixel_from_the_teacher(t: Tensor, s: Tensor, one: float, two: float) -> None:
-    less, more = (
-        agree(t, s, rule="adaptive", trust=torch.tensor([trust, 0.5])).distillation_weight
-        for trust in (min(one, two), max(one, two))
-    )
-    assert bool((less[0] <= more[0] + 1e-6).all())  # t + (1 - t) is 1 but for rounding
-    assert torch.equal(less[1], more[1])  # every image has its own
 
 
 def test_reliability_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Trust in the teacher, and online EM over three raters and six pixels, by hand and in general."""
+"""Trust in the teacher, by hand and in general."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from samfed_monai.losses import (
-    RaterRates,
-    agree,
-    consensus,
-    em_step,
     hard_label,
     image_reliability,
     sure_agreement,
     trust_of_images,
 )
-from samfed_monai.losses.reliability import SiteAgreement, first_statistics, joint
+from samfed_monai.losses.reliability import SiteAgreement
 
 
 def image(*values: float) -> Tensor:
@@ -110,97 +106,6 @@ def test_a_teacher_of_the_students_opinion_is_trusted_and_one_of_the_opposite_is
     assert trust_of_images(other[0], SiteAgreement().add(*other)).item() == 0
 
 
-# pixel                 0    1    2    3    4    5
-TEACHER = image(1.0, 1.0, 0.0, 0.0, 1.0, 0.0)
-STUDENT = image(1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
-AVERAGE = image(1.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-RATERS = (TEACHER, STUDENT, AVERAGE)
-# Rates of 0.9 are odds of 9; teacher one vote, the other two half a vote each (odds of 3).
-# 0 to 3: all agree, odds 9 * 3 * 3 = 81; 4: 9 / 3 / 3 = 1; 5: 1/9 * 1/3 * 3 = 1/9
-TRUTH = (81 / 82, 81 / 82, 1 / 82, 1 / 82, 1 / 2, 1 / 10)
-
-
-def test_the_posterior_by_hand() -> None:
-    found = consensus(RATERS, RaterRates.equal(3, 2))
-    assert found[0, 1].flatten().tolist() == pytest.approx(TRUTH)
-    assert found.sum(1).flatten().tolist() == pytest.approx([1.0] * 6)
-
-
-def test_a_step_of_em_by_hand() -> None:
-    found = em_step(first_statistics(3, 2), RATERS, step=1.0)
-    q = TRUTH
-    hits, misses = (q[0] + q[1] + q[4]) / 6, (q[2] + q[3] + q[5]) / 6  # where the teacher says 1, and where 0
-    assert found[0, 1].tolist() == pytest.approx([misses, hits])
-    assert found[0, 0].tolist() == pytest.approx([3 / 6 - misses, 3 / 6 - hits])
-    rates = RaterRates.of(found)
-    assert rates.sensitivity(0).item() == pytest.approx(hits / (hits + misses))
-    assert rates.specificity(0).item() == pytest.approx((0.5 - misses) / (1 - hits - misses))
-    assert rates.prevalence[1].item() == pytest.approx(sum(q) / 6)
-
-
-def test_a_part_of_a_step_keeps_the_rest_of_what_was_known() -> None:
-    first = first_statistics(3, 2)
-    whole = em_step(first, RATERS, step=1.0)
-    torch.testing.assert_close(em_step(first, RATERS, step=0.25), 0.75 * first + 0.25 * whole)
-
-
-def test_votes_are_soft() -> None:
-    half = torch.full_like(TEACHER, 0.5)
-    found = consensus((half, half, half), RaterRates.equal(3, 2))
-    assert found.flatten().tolist() == pytest.approx([0.5] * 12)  # who knows nothing says nothing
-
-
-def test_public_labels_anchor_the_student_alone() -> None:
-    public = joint(image(1, 1, 1, 0, 0, 0), image(1, 1, 0, 0, 0, 0))  # it misses one of three
-    assert public.flatten().tolist() == pytest.approx([3 / 6, 0, 1 / 6, 2 / 6])
-    first = first_statistics(3, 2)
-    free, tied = em_step(first, RATERS, step=1.0), em_step(first, RATERS, step=1.0, public=public, anchor=1.0)
-    assert torch.equal(free[0], tied[0])
-    assert torch.equal(free[2], tied[2])
-    assert RaterRates.of(tied).sensitivity(1).item() == pytest.approx(2 / 3)
-
-
-def test_a_rater_that_errs_loses_its_say() -> None:
-    """A blob of which the teacher finds a half everywhere: after some batches the two others overrule it there."""
-    truth = torch.zeros(2, 1, 8, 8)
-    truth[..., 2:6, 2:6] = 1
-    half = truth.clone()
-    half[..., 4:6, :] = 0
-    sharp = (half.clamp(0.02, 0.98), truth.clamp(0.02, 0.98), truth.clamp(0.02, 0.98))
-    statistics = first_statistics(3, 2)
-    before = agree(*sharp, rule="reliability", rates=RaterRates.of(statistics))
-    public = joint(truth, sharp[1])
-    for _ in range(40):
-        statistics = em_step(statistics, sharp, public=public)
-    rates = RaterRates.of(statistics)
-    assert rates.sensitivity(0) < 0.7 < 0.95 < rates.sensitivity(1)
-    after = agree(*sharp, rule="reliability", rates=rates)
-    missed = (truth - half).bool()
-    assert before.weight[missed].max().item() == pytest.approx(0, abs=1e-6)  # one vote against one
-    assert bool((after.label[missed] == 1).all())
-    assert after.weight[missed].min() > 0.05  # cautious: still one vote against one, by better raters
-
-
-def test_three_classes() -> None:
-    eye = torch.eye(3).T.reshape(1, 3, 1, 3)  # pixel k is class k
-    found = consensus((eye, eye), RaterRates.equal(2, 3))
-    assert found.argmax(1).flatten().tolist() == [0, 1, 2]
-    # odds of right against each wrong class: (0.9 / 0.05)^2 = 324
-    assert found[0, 0, 0, 0].item() == pytest.approx(324 / 326)
-    assert joint(eye, eye).tolist() == (torch.eye(3) / 3).tolist()
-
-
-def test_nothing_is_ever_impossible() -> None:
-    empty = torch.zeros(1, 1, 4, 4)
-    statistics = first_statistics(2, 2)
-    for _ in range(300):
-        statistics = em_step(statistics, (empty, empty))
-    rates = RaterRates.of(statistics)
-    assert rates.confusion.min() > 0
-    assert rates.prevalence.min() > 0
-    assert consensus((empty + 1, empty + 1), rates).isfinite().all()
-
-
 def test_reliability_of_four_pixels_by_both_measures():
     labels = torch.tensor([[[[1, 1, 0, 0]]], [[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]]])
     masks = torch.tensor([[[[0.9, 0.4, 0.6, 0.1]]], [[[0.1, 0.1, 0.1, 0.1]]], [[[0.0, 0.5, 0.2, 0.1]]]])
@@ -217,38 +122,3 @@ def test_reliability_of_two_channels_is_that_of_their_argmax():
 def test_an_unknown_measure_is_refused():
     with pytest.raises(ValueError, match="iou"):
         image_reliability(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), "iou")
-
-
-def test_statistics_of_raters_of_whom_nothing_was_seen_sum_to_one() -> None:
-    found = first_statistics(2, 3)
-    assert found[1].flatten().tolist() == pytest.approx([0.3, 1 / 60, 1 / 60, 1 / 60, 0.3, 1 / 60, 1 / 60, 1 / 60, 0.3])
-
-
-def test_a_step_moves_by_a_tenth_and_public_labels_count_half_unless_told_otherwise() -> None:
-    first, public = first_statistics(3, 2), joint(image(1, 1, 1, 0, 0, 0), image(1, 1, 0, 0, 0, 0))
-    found = em_step(first, RATERS, public=public)
-    torch.testing.assert_close(found, em_step(first, RATERS, public=public, step=0.1, anchor=0.5))
-    plain = em_step(first, RATERS, step=1.0)
-    expected = 0.9 * first[1] + 0.1 * (0.5 * plain[1] + 0.5 * public)
-    torch.testing.assert_close(found[1], expected)
-
-
-def test_sensitivity_of_three_classes_weighs_each_class_by_how_often_it_is() -> None:
-    confusion = torch.tensor([[[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.4, 0.2, 0.4]]])
-    rates = RaterRates(confusion, torch.tensor([0.5, 0.4, 0.1]))
-    # foreground named as any foreground: 0.8 of class 1, 0.6 of class 2
-    assert rates.sensitivity(0).item() == pytest.approx((0.8 * 0.4 + 0.6 * 0.1) / 0.5)
-
-
-def test_as_many_raters_as_rates_are_asked_for() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        consensus(RATERS, RaterRates.equal(2, 2))
-
-
-def test_the_prevalence_has_its_own_axis_whatever_the_number_of_images() -> None:
-    pair = tuple(torch.cat([rater, rater]) for rater in RATERS)
-    rates = RaterRates(RaterRates.equal(3, 2).confusion, torch.tensor([0.75, 0.25]))
-    found = consensus(pair, rates)
-    torch.testing.assert_close(found[:1], consensus(RATERS, rates))
-    # pixel 4: the raters' odds are even, so the prevalence decides
-    assert found[1, 1].flatten()[4].item() == pytest.approx(0.25)

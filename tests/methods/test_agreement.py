@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from monai.bundle import ConfigWorkflow
 
 from samfed_monai.config import check_bundle, variant_files
 from samfed_monai.federation.workflow import client_config
@@ -58,15 +56,3 @@ def test_they_are_ablations_with_a_title_and_a_note_and_no_rivals_of_sam_fed(nam
     assert name in VARIANTS
     assert name in NOTES
     assert ("factor g" in VARIANTS[name]) is (name == "no_agreement")
-
-
-@pytest.mark.parametrize("rule", ["average", "reliability"])
-def test_the_other_rules_are_one_override_away(build: Callable[..., ConfigWorkflow], rule: str) -> None:
-    """With a guide that needs no SAM in the teacher's place."""
-    override = {"agreement#rule": rule, "agreement#tau": 0.8, "terms#pseudo_label#teacher": "global"}
-    off = {"guides#sam#_disabled_": True, "terms#sam_kd#_disabled_": True}
-    workflow = build("samfed", **override, **off)
-    workflow.run()
-    learned = {"teacher_sensitivity", "teacher_specificity", "student_sensitivity", "student_specificity"}
-    assert (learned <= set(workflow.trainer.state.term_means)) is (rule == "reliability")
-    assert workflow.parser.get_parsed_content("terms#pseudo_label").settings.tau == 0.8

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
 
-from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json
 from samfed_monai.methods.fedala import AdaptiveMixing, learned, mixed
-from samfed_monai.methods.fedavg import PersonalFedAvg
 from samfed_monai.protocol import Kind
-from tests.methods.personal import Six, files, numbers_of, six, six_trainer
+from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 LOCAL = torch.tensor([0.1, -2.0, 3.0, 0.7, 5.0, -0.3])
 COMMON = torch.tensor([0.9, 2.0, 1.0, 0.7, -1.0, 0.6])
@@ -140,46 +134,3 @@ def test_a_new_run_begins_with_ones_again():
 def test_options_out_of_range_are_refused(options, reason):
     with pytest.raises(Refused, match=reason):
         made(**options)
-
-
-@pytest.mark.slow
-def test_a_run_that_version_0_1_called_fedicra_goes_on_by_the_command_that_began_it(
-    small_federation, tmp_path, monkeypatch, capsys
-):
-    """Version 0.1 is what wrote ``run.json``; what a run killed in its last round leaves is copied from the whole."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    configure = PersonalFedAvg.configure
-
-    def copied(self, round):
-        if round == 2 and not cut.exists():
-            shutil.copytree(whole, cut)
-        return configure(self, round)
-
-    def asked(variant: str, run: Path) -> int:
-        sizes = {"image_size": 32, "batch_size": 2, "local_steps": 1, "warm_start_steps": 1, "rounds": 3}
-        sizes |= {"client#sharing#batches": 1, "client#sharing#first_batches": 2, "privacy#least_images": 1}
-        others = {"network_name": "basic_unet", "client#amp": False, "overlays": False, "variant": variant}
-        places = {"datalist": small_federation / "list.json", "data_root": small_federation, "output_dir": run}
-        given = {**sizes, **others, **places}
-        return main(["federate", "samfed_skin", *(f"--{name}={value}" for name, value in given.items())])
-
-    monkeypatch.setattr(PersonalFedAvg, "configure", copied)
-    assert asked("fedala", whole) == 0
-    assert (cut / "rounds" / "001").is_dir()
-    assert not (cut / "rounds" / "002").exists()
-    said = (cut / "run.json").read_text()
-    for now, then in (
-        ('"fedala"', '"fedicra"'),
-        ("samfed_monai.methods.fedala.AdaptiveMixing", "samfed_monai.federation.AdaptiveMixing"),
-        ("samfed_monai.methods.fedavg.PersonalFedAvg", "samfed_monai.federation.PersonalFedAvg"),
-    ):
-        assert now in said
-        said = said.replace(now, then)
-    (cut / "run.json").write_text(said)
-    capsys.readouterr()
-    assert asked("fedicra", cut) == 0
-    told = capsys.readouterr().err
-    assert "cut holds a run of fedicra as it was when that run began, which is called fedala now" in told
-    assert "going on after round 2 of 3" in told
-    assert files(cut, 2) == files(whole, 2)
-    assert read_json(cut / "results.json")["variant"] == "fedala"

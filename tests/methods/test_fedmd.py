@@ -117,8 +117,3 @@ def test_what_it_expects_has_the_shape_of_masks_and_costs_no_pass_over_the_publi
 def test_a_bundle_without_sharing_is_refused():
     with pytest.raises(Refused, match="strategy: expected a PublicMaskSharing, found no sharing in the bundle"):
         Consensus().attach(Server(SITES, 1))
-
-
-def test_a_strategy_of_one_s_own_finds_the_server_s_sharing_by_its_first_name_too():
-    with pytest.warns(FutureWarning, match=r"Server\.open_bench is make_sharing now"):
-        assert Server(SITES, 1, sharing=lambda: "its own").open_bench("fedmd") == "its own"

@@ -1,9 +1,7 @@
-"""What a strategy says of its exchange: once, by one object; and as version 0.1 said it."""
+"""What a strategy says of its exchange, by one object."""
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,53 +60,6 @@ def test_without_a_model_of_its_own_the_server_keeps_no_weights_and_sites_evalua
     assert Silent().attach(server).evaluation("a") is None
     personal = PersonalFedAvg().attach(server)
     assert (personal.evaluation("a"), personal.evaluation("unseen")) == (None, {"w": torch.ones(1)})
-
-
-def test_the_flags_of_version_0_1_are_still_read():
-    message = (
-        r"Old: answer_kind, exchange_name, has_model, personal will go with the next version; write exchange = "
-        r"Exchange\(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False\)"
-    )
-    with pytest.warns(FutureWarning, match=message) as told:
-
-        class Old(Silent):
-            personal, answer_kind, exchange_name = True, Kind.PROTOTYPES, "prototypes"
-            has_model = False
-
-    elsewhere = {inspect.getfile(Strategy), "<frozen abc>"}
-    assert told[0].filename not in elsewhere, "where the class stands, not where it is made"
-    assert Old.exchange == Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
-    with pytest.warns(FutureWarning, match="Mean: personal will go"):
-
-        class Mean(FedAvg):
-            personal = True
-
-    assert Mean.exchange == Exchange(own_networks=True, alike=False)
-    with pytest.warns(FutureWarning, match="Same: one_network, personal"):
-
-        class Same(FedAvg):
-            personal = True
-            one_network = True
-
-    assert Same.exchange == PersonalFedAvg.exchange
-    with pytest.warns(FutureWarning, match="Named: exchange_name"):
-
-        class Named(Silent):
-            exchange_name = "predictions"
-
-    assert (Named.exchange.answer, Named.exchange.alike) == (Kind.SOFT_MASKS, False)
-    with pytest.warns(FutureWarning, match="Answered: answer_kind"):
-
-        class Answered(Silent):
-            answer_kind = Kind.PROTOTYPES
-
-    assert Answered.exchange.answer is Kind.PROTOTYPES
-    with pytest.warns(FutureWarning, match="Without: has_model"):
-
-        class Without(PersonalFedAvg):
-            has_model = False
-
-    assert Without.exchange == replace(PersonalFedAvg.exchange, server_model=False), "the rest is its base's"
 
 
 class Noting(Strategy):
@@ -219,11 +170,3 @@ def test_a_server_without_a_network_of_its_own_says_which_variant_has_one():
         "strategy: expected a PublicMaskSharing, found no sharing in the bundle; "
         "use a variant that has one, for instance fedmd"
     )
-    with pytest.warns(FutureWarning, match="Server.open_bench is make_sharing now; the old name goes") as told:
-        assert Server(["a"], 1, sharing=lambda: made).open_bench("fedmd") is made
-    with (
-        pytest.warns(FutureWarning, match="open_bench"),
-        pytest.raises(Refused, match="use a variant that has one, for instance fedmd"),
-    ):
-        Server(["a"], 1).open_bench("fedmd")
-    assert told[0].filename != inspect.getfile(Server), "where it is called"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.io import write_json
 from samfed_monai.reports import RunData
 from samfed_monai.reports.run_data import RoundRow, read_federation, series
 
@@ -21,19 +20,6 @@ def test_it_reads_a_run(run_folder):
     assert run.setting("datalist").endswith("list.json")
     assert run.setting("nothing") is None
     assert run.skipped == [{"round": 5, "site": "Porto", "reason": "layer4.1.conv2.weight: NaN or infinity"}]
-
-
-def test_a_run_of_a_variant_that_was_renamed_is_read_under_its_name_of_now(run_folder, tmp_path):
-    folder = shutil.copytree(run_folder, tmp_path / "R")
-    then = {"sharing": {"_target_": "samfed_monai.methods.fedicra.AdaptiveMixing"}}
-    write_json(folder / "run.json", {"config": {"variant": "fedicra", "client": then}})
-    results = read_json(folder / "results.json")
-    write_json(folder / "results.json", {**results, "variant": "fedicra"})
-    write_json(folder / "compare.json", {"row": "fedicra"})
-    run = RunData.read(folder)
-    assert (run.results["variant"], run.row) == ("fedala", "fedala")
-    write_json(folder / "compare.json", {"row": "a row of its own"})
-    assert RunData.read(folder).row == "a row of its own"
 
 
 def test_a_knob_that_run_json_leaves_out_is_read_from_the_command(run_folder):

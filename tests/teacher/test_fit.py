@@ -25,8 +25,9 @@ from samfed_monai.teacher import fit as fit_room
 from samfed_monai.teacher import training as room
 from samfed_monai.teacher.exam import dice_score, read_pair
 from samfed_monai.teacher.training import TRAINER, TrainedSam, mask_loss
-from samfed_monai.teacher.version_0_1 import Augmentation
 from tests.networks.fakes import fake_records
+
+from .steps import steps
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def records(tmp_path_factory):
 @pytest.fixture
 def fit(records, checkpoint, tmp_path):
     def make(name: str = "adapter.safetensors", **settings) -> TeacherFit:
-        views = Augmentation().transform(256)
+        views = steps()
         settings = {
             "transform": views,
             "adapt": "decoder",
@@ -117,11 +118,11 @@ def test_a_finished_fit_is_reused_and_another_one_is_not(fit):
 
 
 def test_other_views_are_another_fit(fit):
-    plain, narrow, wide = fit(), *(fit(transform=None, augmentation=Augmentation(zoom_in=zoom)) for zoom in (1.5, 2.0))
-    named = fit(transform=Augmentation(zoom_in=2.0).transform(256))
-    for made in (plain, narrow, wide, named):
+    views = [steps(**{"weak_view#zoom": [1.0, zoom]}) for zoom in (1.5, 2.0, 2.0)]
+    plain, narrow, wide, same = fit(), *(fit(transform=each) for each in views)
+    for made in (plain, narrow, wide, same):
         made.base_sha256, made.public_hash = "a", "b"
-    hashes = [made._fit_hash() for made in (plain, narrow, wide, named)]
+    hashes = [made._fit_hash() for made in (plain, narrow, wide, same)]
     assert len(set(hashes)) == 3
     assert hashes[2] == hashes[3]
     batches = wide._batches(TrainedSam(build_sam("vit_t", size=256), bf16=False))

@@ -14,9 +14,10 @@ from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.teacher import SelfTraining
 from samfed_monai.teacher.self_training import MixedBatches, PseudoLabelled, confident, self_train
 from samfed_monai.teacher.training import ImageBatches
-from samfed_monai.teacher.version_0_1 import Augmentation
 from samfed_monai.transforms import LoadRGBd
 from tests.networks.fakes import fake_records
+
+from .steps import steps
 
 KEY = "f" * 64
 
@@ -106,7 +107,7 @@ def sam():
 
 
 def trained(sam, records, tmp_path, **settings):
-    views = Augmentation().transform(256)
+    views = steps()
     recipe = SelfTraining(**{"epochs": 1, "batch_size": 3, "transform": views, "progress": False} | settings)
     own, progress = [LoadRGBd()(record) for record in records[:3]], tmp_path / "progress.safetensors"
     return self_train(sam, recipe, own, records[3:], size=256, progress_file=progress, fit_hash=KEY)
@@ -157,9 +158,8 @@ def test_the_processor_and_the_bar_are_no_part_of_what_it_is():
     assert SelfTraining(epochs=2).content() != SelfTraining().content()
 
 
-def test_other_views_are_another_training_whichever_version_names_them():
-    old, other = Augmentation(), Augmentation(zoom_in=2.0)
-    assert SelfTraining(augmentation=old).content() != SelfTraining(augmentation=other).content()
-    lists = [SelfTraining(transform=numbers.transform(256)).content() for numbers in (old, old, other)]
-    assert lists[0] == lists[1] != lists[2]
-    assert SelfTraining(augmentation=other).steps(256).transforms[3].view.zoom[1] == 2.0
+def test_other_views_are_another_training():
+    recipes = [SelfTraining(transform=steps(**{"weak_view#zoom": [1.0, zoom]})) for zoom in (1.5, 1.5, 2.0)]
+    one, same, other = (recipe.content() for recipe in recipes)
+    assert one == same != other
+    assert recipes[2].steps(256).transforms[3].view.zoom[1] == 2.0

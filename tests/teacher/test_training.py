@@ -79,5 +79,5 @@ def test_a_fit_goes_on_with_its_moments_and_starts_anew_without_them(tmp_path):
     assert all(torch.equal(moments[name], value) for name, value in expected.items())
     tensors = {name: tensor for name, tensor in safe_load(path).items() if name != "optimizer.plain"}
     state = {"state": json.dumps({"fit_hash": "a fit", "epoch": 3})}
-    save_tensors(path, tensors, state)  # as version 0.1 packed it
+    save_tensors(path, tensors, state)  # without the optimizer's numbers
     assert load_state(path, "a fit", stepped(0)) is None

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandGaussianNoised, SpatialPadd
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam
 from samfed_monai.networks.sam.geometry import place
-from samfed_monai.teacher.version_0_1 import Augmentation
 from samfed_monai.teacher.views import PlaceInInputd, ViewedImages, content_of, without_views
-from samfed_monai.transforms import LoadRGBd, StrongViewd, WeakViewd
+from samfed_monai.transforms import LoadRGBd
 from tests.networks.fakes import fake_records
+
+from .steps import steps
 
 ROOT = Path(__file__).parents[2]
 STILL = {
@@ -27,15 +26,6 @@ STILL = {
     "strong_view#strength": 0.0,
 }
 """Overrides that leave an image as it is, but for mirrors and quarter turns."""
-
-
-def steps(bundle: str = "samfed_skin", **overrides: Any) -> Compose:
-    """The list of a bundle, for an input of 256 px."""
-    parser = ConfigParser()
-    parser.read_config(ROOT / "bundles" / bundle / "configs" / "teacher.json")
-    for name, value in {"size": 256, **overrides}.items():
-        parser[name] = value
-    return parser.get_parsed_content("preprocessing")
 
 
 def disc(height: int, width: int) -> dict[str, torch.Tensor]:
@@ -161,25 +151,3 @@ def test_a_list_of_transforms_is_told_by_its_numbers():
     foreign = content_of([RandGaussianNoised("image", std=0.5), SpatialPadd("image", [8, 8])])
     assert foreign[0]["class"] == "monai.transforms.intensity.dictionary.RandGaussianNoised"
     assert foreign[1]["padder"]["spatial_size"] == [8, 8]
-
-
-def test_the_numbers_of_version_0_1_are_those_of_the_list():
-    old = Augmentation(zoom_in=2.0, zoom_out=1.4, colour=0.2, tint=0.1, gamma=1.25).transform(256)
-    assert [type(step) for step in old.transforms] == [type(step) for step in steps().transforms]
-    weak, strong = (
-        next(step.view for step in old.transforms if isinstance(step, of)) for of in (WeakViewd, StrongViewd)
-    )
-    assert weak.zoom == pytest.approx((1 / 1.4, 2.0))
-    assert (weak.rotate, weak.shift, weak.shear, weak.quarter_turns) == (30.0, 0.1, 0.0, False)
-    assert (strong.ranges["brightness"], strong.ranges["blur"], strong.ranges["noise"]) == (0.2, 2.0, 0.0)
-    assert (strong.tint, strong.gamma, strong.chances["jitter"], strong.chances["blur"]) == (0.1, 1.25, 1.0, 0.3)
-
-
-def test_ranges_of_version_0_1_that_are_none_are_refused_at_once():
-    with pytest.raises(Refused, match="refused: 4 problems") as refused:
-        Augmentation(rotation=200, zoom_in=0.5, blur=math.nan, tint=True)
-    message = str(refused.value)
-    assert "augmentation#rotation: expected a number from 0 to 180, found 200" in message
-    assert "augmentation#zoom_in: expected a number from 1 to 8, found 0.5" in message
-    assert "augmentation#blur: expected a number from 0 to 1, found nan" in message
-    assert "augmentation#tint: expected a number from 0 to 0.5, found True" in message

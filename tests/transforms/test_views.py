@@ -14,7 +14,6 @@ from PIL import Image
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import SoftMaskStore
 from samfed_monai.transforms import LoadTargetd, PublicTargets, ResizeWithLabeld, StrongViewd, WeakViewd
-from samfed_monai.transforms.version_0_1 import EvaluationImages
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,24 +112,6 @@ def test_soft_masks_are_left_unread_without_a_store_or_without_a_use(record, sto
     assert "teacher" not in pipelines(**arguments)["unlabelled"](record)
 
 
-@pytest.mark.filterwarnings("ignore:.*the old name goes with the next version:FutureWarning")
-@pytest.mark.parametrize(
-    ("old", "now"), [("EvaluationImages", "validate"), ("LabelledViews", "train"), ("UnlabelledViews", "unlabelled")]
-)
-def test_what_version_0_1_named_does_the_same(record, store, old, now):
-    from samfed_monai import transforms
-
-    views = {"weak": WeakViewd(), "strong": StrongViewd(strength=0.5, cutout=0.0)}
-    masks = {"store_dir": store, "teacher_sha256": TEACHER}
-    arguments = {"EvaluationImages": {}, "LabelledViews": views, "UnlabelledViews": {**views, **masks}}[old]
-    before = getattr(transforms, old)(image_size=16, **arguments).set_random_state(5)
-    after = pipelines(store_dir=str(store), teacher_sha256=TEACHER)[now].set_random_state(5)
-    for _ in range(3):
-        expected, item = before(record), after(record)
-        assert item.keys() == expected.keys()
-        assert all(torch.equal(item[key], expected[key]) for key in item if isinstance(item[key], torch.Tensor))
-
-
 def test_a_pixel_of_a_label_of_classes_has_one_of_them():
     planes = torch.tensor([[0.0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]])  # a row of six pixels
     label = planes[:, None].expand(3, 2, 6)
@@ -141,16 +122,8 @@ def test_a_pixel_of_a_label_of_classes_has_one_of_them():
     assert half[:, 0].tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]], "foreground from a half on, as in binary masks"
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda mode: EvaluationImages(image_size=4, label_resize=mode),
-        lambda mode: ResizeWithLabeld(["image", "label"], [4, 4], ["area", mode]),
-    ],
-    ids=["version 0.1", "now"],
-)
-def test_another_way_to_resize_labels_is_refused_when_it_is_built(build):
+def test_another_way_to_resize_labels_is_refused_when_it_is_built():
     with pytest.raises(
         Refused, match=r"train\.json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"
     ):
-        build("bilinear")
+        ResizeWithLabeld(["image", "label"], [4, 4], ["area", "bilinear"])

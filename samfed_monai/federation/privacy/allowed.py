@@ -196,8 +196,8 @@ def undeclared(reply: Message, method: Method | None) -> list[Problem]:
 
     Args:
         reply: what is about to leave; of a known kind.
-        method: as :func:`samfed_monai.config.variants.declared` reads it; ``None``, and one of version 0.1 that
-            declares nothing, leave it to the allow-list.
+        method: as :func:`samfed_monai.config.variants.declared` reads it; with ``None``, and with a
+            variant that has no block ``_method``, the allow-list alone decides.
     """
     if method is None or method.leaves_site is None:
         return []
@@ -249,7 +249,7 @@ def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | N
     Args:
         kind: which.
         privacy: the plan's settings, at a site under its own floor.
-        method: as :func:`undeclared` takes it; one of version 0.1, which declares nothing, declares no statistic.
+        method: as :func:`undeclared` takes it; one that declares nothing declares no statistic.
     """
     if method is not None and kind.value not in (leaves := method.leaves_site or ()):
         expected = f"what {method.name} declares, {', '.join(leaves) or 'nothing'}"

@@ -44,7 +44,7 @@ class Adapter:
         outputs: logits of a pixel, K + 1 for K classes (``PromptFreeSam.tell_apart``); files of one class do not hold
             it.
         fit: how it was fitted (settings, seed, Dice before and after); for records only.
-        checksum: of the tensors, as :func:`save_adapter` writes it; empty in files of older versions.
+        checksum: of the tensors, as :func:`save_adapter` writes it.
     """
 
     base: str
@@ -92,9 +92,9 @@ def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     tensors = adapted_tensors(sam)
     fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value, "checksum": checksum(tensors)}
     if header.lora_targets == LoRATargets.QV:
-        del fields["lora_targets"]  # the file of older versions
+        del fields["lora_targets"]  # the default is left out
     if header.outputs == 1:
-        del fields["outputs"]  # likewise
+        del fields["outputs"]
     save_tensors(path, tensors, {"adapter": json.dumps(fields, sort_keys=True)})
 
 
@@ -163,7 +163,7 @@ def load_adapter(
     tensors = safe_load(path)
     problems.extend(check_tensors(tensors, like=like, where=Path(path).name))
     problems.refuse_if_any()
-    if header.checksum and checksum(tensors) != header.checksum:
+    if checksum(tensors) != header.checksum:
         hint = f"copy it again from where it was made, or {_HINT}"
         raise Refused([Problem(str(path), found="other bytes", expected="the tensors that were written", hint=hint)])
     sam.load_state_dict(tensors, strict=False)

@@ -171,7 +171,7 @@ def test_scores_leave_where_they_are_declared_and_effort_always():
     assert silent(Task.CHECK, request(), confirmed) is confirmed
 
 
-def test_a_method_of_version_0_1_that_declares_nothing_goes_by_the_allow_list():
+def test_a_method_that_declares_nothing_goes_by_the_allow_list():
     answer = reply()
     assert release(method=Method("old"))(Task.TRAIN, request(), answer) is answer
 

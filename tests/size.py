@@ -1,0 +1,113 @@
+"""How large the repository is, beside its budget; ``make size`` prints it.
+
+Usage::
+
+    python -m tests.size            # prints every number beside its bound
+    python -m tests.size --check    # the same, and exit code 1 where a bound is exceeded
+
+A line of code is one that has more on it than a docstring, a comment or white space. Words of documentation leave out
+the generated pages of ``docs/results`` and ``docs/reference``. Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+BOUNDS = {
+    "package, code lines": 24_000,
+    "package, files": 200,
+    "tests, raw lines": 40_000,
+    "README, words": 600,
+    "docs, words": 30_000,
+    "CHANGELOG, words": 600,
+}
+"""Most that each number may be; the others are printed without a bound."""
+
+DIALECT = {
+    "told": "told",
+    "stands": r"stands?|standing|stood",
+    "lies in": r"(?:lies?|lay) in",
+    "has its home": r"ha(?:s|ve) (?:its|their) homes?",
+    "mend": r"mend(?:s|ed|ing)?",
+    "heed": r"heed(?:s|ed|ing)?",
+    "nobody, somebody": r"nobody|somebody",
+    "otherwise than": "otherwise than",
+    "lest": "lest",
+    "bears out": r"bears? (?:it|them|that) out|bears? out",
+    "knob": r"knobs?",
+}
+"""Words that have a plainer one, each with the expression that finds it; parts of identifiers count, too."""
+
+_WITHOUT_CODE = {
+    *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
+}
+
+
+def code_lines(text: str) -> int:
+    """Lines of a Python file that have more on them than a docstring, a comment or white space."""
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                documented.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    written = (range(each.start[0], each.end[0] + 1) for each in tokens if each.type not in _WITHOUT_CODE)
+    return len({line for lines in written for line in lines} - documented)
+
+
+def dialect(text: str) -> dict[str, int]:
+    """How often each word of :data:`DIALECT` is in a text."""
+    return {
+        word: len(re.findall(rf"(?<![a-z])(?:{pattern})(?![a-z])", text.lower())) for word, pattern in DIALECT.items()
+    }
+
+
+def measured(root: Path) -> Iterator[tuple[str, int]]:
+    """What is printed, name by name, of the checkout in ``root``."""
+    package, tests = (_texts(sorted((root / name).rglob("*.py"))) for name in ("samfed_monai", "tests"))
+    pages = (path.relative_to(root) for path in sorted((root / "docs").rglob("*.md")))
+    docs = _texts(root / page for page in pages if page.parts[1] not in ("results", "reference"))
+    readme, changelog = (_texts([root / name]) for name in ("README.md", "CHANGELOG.md"))
+    yield "package, code lines", sum(map(code_lines, package))
+    yield "package, raw lines", _lines(package)
+    yield "package, files", len(package)
+    yield "tests, raw lines", _lines(tests)
+    for name, texts in (("README", readme), ("docs", docs), ("CHANGELOG", changelog)):
+        yield f"{name}, words", sum(len(text.split()) for text in texts)
+    found = dialect("\n".join([*package, *docs, *readme]))
+    yield "dialect in package, docs and README", sum(found.values())
+    yield from ((f"  {word}", number) for word, number in found.items())
+
+
+def _texts(paths: Iterable[Path]) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in paths]
+
+
+def _lines(texts: Iterable[str]) -> int:
+    return sum(text.count("\n") for text in texts)
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Prints every number; with ``--check``, returns 1 where a bound is exceeded."""
+    parser = argparse.ArgumentParser(prog="python -m tests.size", description="The size of the repository.")
+    parser.add_argument("--check", action="store_true", help="exit code 1 where a bound is exceeded")
+    check, exceeded = parser.parse_args(arguments).check, []
+    for name, number in measured(root):
+        bound = BOUNDS.get(name)
+        over = "" if bound is None or number <= bound else f", {number - bound:,} too many"
+        print(f"{name:36} {number:8,}" + ("" if bound is None else f"  of at most {bound:6,}{over}"))
+        exceeded += [name] if over else []
+    return int(check and bool(exceeded))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,78 @@
+"""What ``make size`` counts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.size import BOUNDS, code_lines, dialect, main, measured
+
+MODULE = '''"""A module.
+
+Of three lines."""
+
+import os  # a comment beside code
+
+# a comment alone
+class One:
+    """A class."""
+
+    text = """not a
+    docstring"""
+
+    async def call(self) -> str:
+        """A method."""
+        return os.path.join(
+            "a",
+
+            self.text,
+        )
+'''
+
+
+def test_docstrings_comments_and_empty_lines_are_no_code():
+    assert code_lines(MODULE) == 1 + 1 + 2 + 1 + 4  # import, class, text, def; the return without its empty line
+    assert code_lines('"""Nothing else."""\n') == code_lines("") == 0
+    assert code_lines('x = 1\n"""About x."""\n') == 2, "a text below an assignment is no docstring"
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "number"),
+    [
+        ("It is told. ``self._told``, TOLD, tolde, untold", "told", 3),
+        ("It stands there and stood; outstanding, standard", "stands", 2),
+        ("mended, amended, recommend, mends", "mend", 2),
+        ("nobody_else, Somebody", "nobody, somebody", 2),
+        ("the latest, lest it", "lest", 1),
+        ("lies in, lie\nin, relies in", "lies in", 1),
+        ("knobs and KNOBS_OF and a knob", "knob", 3),
+    ],
+)
+def test_words_of_the_dialect_count_as_whole_words_and_in_identifiers(text, word, number):
+    found = dialect(text)
+    assert found[word] == number
+    assert sum(found.values()) == number
+
+
+def test_a_bound_that_is_exceeded_is_an_error_with_check_alone(tmp_path, capsys):
+    for name, text in {
+        "samfed_monai/a.py": MODULE,
+        "samfed_monai/sub/b.py": "x = 1\n",
+        "tests/test_a.py": "# one\n# two\n",
+        "docs/page.md": "three words here, and told\n",
+        "docs/results/table.md": "not counted\n",
+        "docs/reference/a.md": "not counted\n",
+        "README.md": "word " * 601,
+        "CHANGELOG.md": "word " * 600,
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = dict(measured(tmp_path))
+    assert BOUNDS.keys() <= found.keys()
+    assert (found["package, code lines"], found["package, files"], found["tests, raw lines"]) == (10, 2, 2)
+    assert (found["docs, words"], found["README, words"], found["  told"]) == (5, 601, 1)
+    assert [main(words, tmp_path) for words in ([], ["--check"])] == [0, 1]
+    assert re.search(r"README, words +601 +of at most +600, 1 too many\n", capsys.readouterr().out)
+    (tmp_path / "README.md").write_text("short")
+    assert main(["--check"], tmp_path) == 0
