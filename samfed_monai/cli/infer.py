@@ -13,6 +13,7 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_device, take_ov
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, shipped_model, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.model_file import any_image_size
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -56,6 +57,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--dicom-seg", metavar="DIR", help=about)
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)
+    trained_model.add_other_size(parser)
     add_device(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="masks that were written are complete")
@@ -98,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
             run_workflow(arguments.bundle, "inference", places | {"probabilities": arguments.probabilities} | ids)
 
-        segment_all(arguments, sources, segment, Path(scratch))
+        with any_image_size(arguments.allow_other_size):
+            segment_all(arguments, sources, segment, Path(scratch))
     return int(ExitCode.DONE)
 
 

@@ -21,7 +21,7 @@ from samfed_monai.cli.arguments import absolute
 from samfed_monai.cli.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems
 from samfed_monai.core.io import read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
@@ -52,6 +52,8 @@ def segment_all(
         also.of_images(sources, Path(arguments.output))
         also.write()
         return
+    if problems := name_problems(name for name, _ in volumes):
+        raise Refused(problems)
     pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
     stack = SliceStack(volumes, scratch / "slices")
     _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])

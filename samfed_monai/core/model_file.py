@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import parse_json, read_json
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
 """Knobs that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
@@ -24,9 +26,12 @@ _NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
-    """Those of :data:`SETTINGS` that a weights file's own header, or the ``run.json`` of its run, knows."""
+    """Those of :data:`SETTINGS` that a weights file's own header, or the ``run.json`` of its run, knows.
+
+    Of the file in a bundle's folder ``models``, the image size is that of the bundle's ``metadata.json``.
+    """
     path = Path(path)
-    known = {**settings_in(_run_of(path).get("config", {})), **read_header(path)}
+    known = {**_size_in_bundle(path), **settings_in(_run_of(path).get("config", {})), **read_header(path)}
     found: dict[str, Any] = {}
     for name, kind in SETTINGS.items():
         text = str(known.get(name, ""))
@@ -40,7 +45,7 @@ def settings_of(path: str | Path) -> dict[str, Any]:
 def _names_in(text: str) -> list[str]:
     """Two names or more, out of JSON; none where it is something else."""
     try:
-        names = json.loads(text or "[]")
+        names = parse_json(text or "[]")
     except ValueError:
         return []
     several = isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)
@@ -66,7 +71,38 @@ def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Pro
         )
         for name in SETTINGS
         if name in trained and name in settings and trained[name] != settings[name]
+        if name != "image_size" or not _ANY_SIZE.get()
     ]
+
+
+_ANY_SIZE: ContextVar[bool] = ContextVar("any_size", default=False)
+
+
+@contextmanager
+def any_image_size(allowed: bool) -> Iterator[None]:
+    """Whether a network may be shown images of another size than it was trained at, for the time of a block."""
+    before = _ANY_SIZE.set(allowed)
+    try:
+        yield
+    finally:
+        _ANY_SIZE.reset(before)
+
+
+def size_problems(path: str | Path, asked: Any, usual: Any) -> list[Problem]:
+    """What is wrong with using weights at an image size that the command line names.
+
+    Args:
+        path: weights file.
+        asked: the size; ``None`` where the command line names none.
+        usual: the bundle's, which is taken where nothing says at which size the weights were trained.
+    """
+    trained = settings_of(path).get("image_size")
+    if asked is None or _ANY_SIZE.get() or asked == (trained or usual):
+        return []
+    says = f"{trained}, as {Path(path).name} was trained" if trained else f"{usual}, the bundle's"
+    unknown = "" if trained else f"; nothing says at which size {Path(path).name} was trained"
+    hint = f"leave it out{unknown}; scores are lower at another size: --allow-other-size to insist"
+    return [Problem("--image_size", found=repr(asked), expected=says, hint=hint)]
 
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
@@ -74,7 +110,7 @@ def network_overrides(path: str | Path) -> dict[str, Any]:
     header = read_header(path)
     told = header.get(ARGUMENTS) or settings_in(_run_of(Path(path)).get("config", {})).get(ARGUMENTS, "{}")
     try:
-        arguments = json.loads(told)
+        arguments = parse_json(told)
     except ValueError:
         return {}
     return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
@@ -129,7 +165,7 @@ def _content(path: str | Path) -> dict[str, Any]:
         if not 0 < size <= _MOST_HEADER_BYTES:
             return {}
         try:
-            content = json.loads(stream.read(size))
+            content = parse_json(stream.read(size))
         except ValueError:
             return {}
     return content if isinstance(content, dict) else {}
@@ -148,6 +184,16 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_is_plain(item) for item in value)
     return value is None or (isinstance(value, (bool, int, float, str)) and str(value)[:1] not in ("$", "@", "%"))
+
+
+def _size_in_bundle(path: Path) -> dict[str, str]:
+    """The image size of the bundle that ``<bundle>/models/<file>`` belongs to, where its metadata have one."""
+    metadata = path.resolve().parent.parent / "configs" / "metadata.json"
+    found: Any = read_json(metadata) if path.parent.name == "models" and metadata.is_file() else {}
+    for key in ("network_data_format", "inputs", "image", "spatial_shape"):
+        found = found.get(key) if isinstance(found, dict) else None
+    square = isinstance(found, list) and found and all(type(side) is int and side == found[0] for side in found)
+    return {"image_size": str(found[0])} if square else {}
 
 
 def _run_of(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.device import usable_cores
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
 
@@ -30,8 +30,8 @@ def image_folder(folder: Sources, *, progress: bool = True) -> list[dict[str, An
         its own name.
 
     Raises:
-        Refused: no such folder or image, no image in it, two images of one name, unreadable images; all of them at
-            once.
+        Refused: no such folder or image, no image in it, names that no list can hold, two images of one name,
+            unreadable images; all of them at once.
 
     Example::
 
@@ -48,6 +48,7 @@ def image_folder(folder: Sources, *, progress: bool = True) -> list[dict[str, An
     if not images:
         found = f"files that end in {', '.join(sorted(SUFFIXES))}"
         problems.add(", ".join(map(str, _sources(folder))) or "images", found="no image", expected=found)
+    problems.extend(name_problems(path.relative_to(root).as_posix() for _, path, root in images))
     problems.extend(_twins(images))
     problems.extend(_unreadable(images, progress))
     problems.refuse_if_any()

@@ -10,7 +10,7 @@ import torch
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
-from samfed_monai.core.io import atomic_write, read_json, safe_load
+from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
 from samfed_monai.core.model_file import BASE_SAM, settings_in, tensor_names
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
@@ -121,7 +121,7 @@ class RunModels:
             Refused: no such site; what is its own is not here; a file that is damaged; the server has no model.
         """
         tensors = self.tensors(site, states=states)
-        with atomic_write(path, mode=0o600 if site else 0o644) as stream:
+        with atomic_write(path, mode=PRIVATE if site else PUBLIC) as stream:
             if Path(path).suffix == ".pt":
                 torch.save({name: _halved(tensor) for name, tensor in tensors.items()}, stream)
             else:

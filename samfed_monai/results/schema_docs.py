@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from samfed_monai.core.io import write_text
+from samfed_monai.core.io import PUBLIC, write_text
 from samfed_monai.results.schema import RESULTS_SCHEMA, SUMMARY, Schema
 
 _HEAD = """# results.json
@@ -72,4 +72,4 @@ def _row(key: str, schema: Schema, optional: str = "") -> Iterator[tuple[str, st
 
 
 if __name__ == "__main__":
-    write_text(sys.argv[1], schema_markdown())
+    write_text(sys.argv[1], schema_markdown(), mode=PUBLIC)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import PRIVATE, make_folder
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import unsafe
@@ -232,8 +233,10 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
             if sum(member.file_size for member in members) > MAX_BYTES:
                 problems.add(archive.name, found="more than 64 GiB unpacked", expected="at most 64 GiB")
             problems.refuse_if_any()
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             opened.extractall(folder)
+            for member in members:
+                (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
     except UNREADABLE as error:
         hint = "download it again, or unpack it with another program"
         found = str(error) or "a member that ends too early"
