@@ -108,10 +108,8 @@ def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str,
 
     ids = {**settings_of(model), **network_overrides(model), **own}
     wanted, root = base_sam_of(model), find_bundle(bundle)
-    if "image_size" in own:
-        usual = _plain_value(root, workflow, "image_size")
-        if problems := size_problems(model, own["image_size"], usual):
-            raise Refused(problems)
+    if problems := size_problems(model, own, _plain_value(root, workflow, "image_size")):
+        raise Refused(problems)
     if wanted:
         files = tuple(str(path) for path in workflow_files(root, workflow))
         found = base_sam(WorkflowConfig(root, files, ids), str(ids.get("network_name", "")))

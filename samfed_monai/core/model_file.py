@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import parse_json, read_json
+from samfed_monai.core.round_folders import run_record
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
 """Knobs that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
@@ -22,6 +24,7 @@ BASE_SAM = "base_sam"
 
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
 _CATALOGUE = "samfed_monai.networks.client_network"
+_SIDE = re.compile("[0-9]{1,6}")  # of an image, in pixels
 _NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # said elsewhere, or places
 
 
@@ -37,7 +40,7 @@ def settings_of(path: str | Path) -> dict[str, Any]:
         text = str(known.get(name, ""))
         if kind is list:
             found |= {name: names} if (names := _names_in(text)) else {}
-        elif text and (kind is str or text.isdigit()):
+        elif text and (kind is str or _SIDE.fullmatch(text)):
             found[name] = kind(text)
     return found
 
@@ -88,21 +91,31 @@ def any_image_size(allowed: bool) -> Iterator[None]:
         _ANY_SIZE.reset(before)
 
 
-def size_problems(path: str | Path, asked: Any, usual: Any) -> list[Problem]:
-    """What is wrong with using weights at an image size that the command line names.
+_SIZES = ("image_size", "spatial_size")
+
+
+def size_problems(path: str | Path, overrides: Mapping[str, Any], usual: Any) -> list[Problem]:
+    """What is wrong with the image sizes with which the command line would use weights.
 
     Args:
         path: weights file.
-        asked: the size; ``None`` where the command line names none.
-        usual: the bundle's, which is taken where nothing says at which size the weights were trained.
+        overrides: ids and values; those that end in one of :data:`_SIZES` are looked at.
+        usual: the bundle's size, which is expected where nothing says at which the weights were trained.
     """
     trained = settings_of(path).get("image_size")
-    if asked is None or _ANY_SIZE.get() or asked == (trained or usual):
-        return []
     says = f"{trained}, as {Path(path).name} was trained" if trained else f"{usual}, the bundle's"
     unknown = "" if trained else f"; nothing says at which size {Path(path).name} was trained"
     hint = f"leave it out{unknown}; scores are lower at another size: --allow-other-size to insist"
-    return [Problem("--image_size", found=repr(asked), expected=says, hint=hint)]
+    return [
+        Problem(f"--{name}", found=repr(asked), expected=says, hint=hint)
+        for name, asked in overrides.items()
+        if name.rpartition("#")[2] in _SIZES and not _ANY_SIZE.get()
+        if any(type(side) in (int, float) and side != (trained or usual) for side in _listed(asked))
+    ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
@@ -147,7 +160,9 @@ def settings_in(config: Any, site: str = "") -> dict[str, str]:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """Metadata of a safetensors file, which begins with JSON; empty for one without any, or a file of another kind."""
-    metadata = _content(path).get("__metadata__", {})
+    metadata = _content(path).get("__metadata__")
+    if not isinstance(metadata, dict):
+        return {}
     return {str(key): str(value) for key, value in metadata.items()}
 
 
@@ -200,6 +215,4 @@ def _run_of(path: Path) -> dict[str, Any]:
     """The ``run.json`` of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to; empty for other files."""
     if len(path.parts) < 4 or path.parent.parent.name != "rounds":
         return {}
-    record = path.parent.parent.parent / "run.json"
-    content = read_json(record) if record.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    return run_record(path.parent.parent.parent)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, append_line, read_json, require_writable, write_json, write_text
 from samfed_monai.core.moved import comparable, config_hash, first_spelling, variant_of
+from samfed_monai.core.round_folders import run_record
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
@@ -182,8 +183,7 @@ def variant_of_run(folder: str | Path, variant: str) -> str:
         folder: of the run; it need not be there.
         variant: as it is asked for.
     """
-    path = Path(folder) / "run.json"
-    config = read_json(path).get("config", {}) if path.is_file() else {}
+    config = run_record(folder).get("config", {})
     now = variant_of(config) if config.get("variant") == variant else variant
     if now != variant:
         told = "%s holds a run of %s as it was when that run began, which is called %s now: it goes on as that"

@@ -121,7 +121,7 @@ def read_header(path: str | Path) -> Adapter:
         if fields.pop("format") != _FORMAT:
             raise ValueError("another format")
         return Adapter(**fields | {"adapt": Adapt(fields["adapt"])})
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT)]) from None
 
 
