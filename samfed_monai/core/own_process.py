@@ -40,11 +40,17 @@ def print_safely() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
         elif isinstance(stream, io.TextIOWrapper):
-            options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-            setattr(sys, name, _Printable(stream.buffer, stream.encoding, "backslashreplace", **options))
+            setattr(sys, name, _Printable(stream))
 
 
 class _Printable(io.TextIOWrapper):
+    """Another stream on the same bytes, which it keeps: who has the first one, a logging handler, can still write."""
+
+    def __init__(self, first: io.TextIOWrapper) -> None:
+        how = {"line_buffering": first.line_buffering, "write_through": first.write_through}
+        super().__init__(first.buffer, first.encoding, "backslashreplace", **how)
+        self.first = first
+
     def write(self, text: str) -> int:
         return super().write(text if _CURSOR.fullmatch(text) else printable(text, keep="\n\t\r"))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 from PIL import Image
 
 from samfed_monai.cli.main import main
+from tests.modes import open_to_others
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
+SMALL = ("--image_size", "64", "--allow-other-size")
 AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
 
 
@@ -35,7 +39,7 @@ def infer(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> int:
-        return main(["infer", str(BUNDLE), *words, "--output-dir", "masks", "--image_size", "64"])
+        return main(["infer", str(BUNDLE), *words, "--output-dir", "masks", *SMALL])
 
     return run
 
@@ -110,7 +114,7 @@ def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer: Callable
     volume = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
     Path("slices").mkdir()
     Image.fromarray(np.repeat(volume[..., 1].T[..., None], 3, axis=-1)).save("slices/0002.png")
-    assert main(["infer", str(BUNDLE), "slices", "--output-dir", "by_hand", "--image_size", "64"]) == 0
+    assert main(["infer", str(BUNDLE), "slices", "--output-dir", "by_hand", *SMALL]) == 0
     drawn = np.asarray(nibabel.load("masks/scan.nii.gz").dataobj)[..., 1].T * 255
     assert np.array_equal(drawn, np.array(Image.open("by_hand/0002.png")))
 
@@ -184,3 +188,39 @@ def test_nothing_is_drawn_among_the_images(
     assert f"{option}: expected a folder outside of {given}" in capsys.readouterr().err
     assert not Path("masks").exists()
     assert not (given / "looks").exists()
+
+
+def test_every_output_is_its_owners_alone(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
+    forms = ["--overlays", "o/png", "--geojson", "o/geojson", "--areas", "t/areas.csv", "--coco", "t/coco.json"]
+    assert infer(str(given), "--probabilities", *forms) == 0
+    assert len(list(tmp_path.rglob("*"))) == 20  # seven folders; five masks, three outlines in two forms, two tables
+    assert open_to_others(*tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [b"bef\xfcnd.png", b"a\x1b[31mb.png", b"a\nb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])
+def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_its_control_characters(
+    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    path = tmp_path / "images" / os.fsdecode(name)
+    path.parent.mkdir(parents=True)
+    shutil.copy(given / ("scan.nii.gz" if name.endswith(b"gz") else "photo.png"), path)
+    assert infer("images", "--areas", "areas.csv") == 2
+    said = capsys.readouterr().err
+    assert "name of a file or folder: expected UTF-8 without control characters, found '" in said
+    assert said.replace("\n", "").replace("\r", "").isprintable()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["images"]
+
+
+@pytest.mark.parametrize("option", ["--image_size", "--preprocessing#transforms#3#spatial_size"])
+@pytest.mark.parametrize("where", ["the bundle", "elsewhere"])
+def test_another_image_size_than_the_models_is_refused(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, where: str
+) -> None:
+    words = ["infer", str(BUNDLE), str(given / "photo.png"), "--output-dir", str(tmp_path / "masks"), option, "64"]
+    if where == "elsewhere":
+        shutil.copy(BUNDLE / "models" / "model.pt", tmp_path / "mine.pt")
+        words += ["--model", str(tmp_path / "mine.pt")]
+    assert main(words) == 2
+    says = "224, as model.pt was trained" if where == "the bundle" else "224, the bundle's"
+    assert f"{option}: expected {says}, found 64" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
