@@ -190,7 +190,7 @@ def test_nothing_is_drawn_among_the_images(
     assert not (given / "looks").exists()
 
 
-def test_every_output_is_its_owners_alone(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
+def test_fault_106_every_output_is_its_owners_alone(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
     forms = ["--overlays", "o/png", "--geojson", "o/geojson", "--areas", "t/areas.csv", "--coco", "t/coco.json"]
     assert infer(str(given), "--probabilities", *forms) == 0
     assert len(list(tmp_path.rglob("*"))) == 20  # seven folders; five masks, three outlines in two forms, two tables

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -236,3 +237,15 @@ def test_options_that_a_partition_does_not_heed_are_refused(tmp_path):
         run(*words, "--alpha", 0.1)
     with pytest.raises(Refused, match="--sites: expected nothing with --partition folder"):
         run(*words, "--partition", "folder", "--sites", 2)
+
+
+def test_names_that_no_list_can_hold_are_refused_in_one_line(tmp_path):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "a", 5, 0, first=100)
+    for path in list((tmp_path / "a" / "images").iterdir()):
+        path.rename(path.with_name(os.fsdecode(b"\xfc" + os.fsencode(path.name))))
+    with pytest.raises(
+        Refused, match=r"(?s)refused: 1 problem\n.* found 'a/images/\\xfc.*, '.*, '.* and 2 more; rename"
+    ):
+        run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")
+    assert not (tmp_path / "list.json").exists()
