@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samfed_monai.cli import trained_model
-from samfed_monai.cli.arguments import absolute, add_bundle, add_device, take_overrides
+from samfed_monai.cli.arguments import EMPTY_PATH, absolute, add_bundle, add_device, take_overrides
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, shipped_model, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
@@ -122,6 +122,8 @@ def images_of(words: Sequence[str]) -> str | list[str]:
         if not fitting:
             problems.add(word, found="nothing that fits the pattern", expected="images, or folders of images")
         paths += [str(Path(found).resolve()) for found in fitting]
+    if "" in words:
+        problems.add("IMAGES", found="an empty path", expected="images, patterns or folders", hint=EMPTY_PATH)
     if not words:
         problems.add(
             "IMAGES", found="none", expected="images, patterns or folders", hint="samfed infer BUNDLE IMAGES …"

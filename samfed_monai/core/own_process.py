@@ -47,8 +47,13 @@ class _Printable(io.TextIOWrapper):
     """Another stream on the same bytes, which it keeps: who has the first one, a logging handler, can still write."""
 
     def __init__(self, first: io.TextIOWrapper) -> None:
-        how = {"line_buffering": first.line_buffering, "write_through": first.write_through}
-        super().__init__(first.buffer, first.encoding, "backslashreplace", **how)
+        super().__init__(
+            first.buffer,
+            first.encoding,
+            "backslashreplace",
+            line_buffering=first.line_buffering,
+            write_through=first.write_through,
+        )
         self.first = first
 
     def write(self, text: str) -> int:

@@ -208,7 +208,21 @@ def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_
     said = capsys.readouterr().err
     assert "name of a file or folder: expected UTF-8 without control characters, found '" in said
     assert said.replace("\n", "").replace("\r", "").isprintable()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["images"]
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
+
+
+@pytest.mark.parametrize(("images", "masks"), [("", "masks"), (".", "")])
+def test_an_empty_path_is_not_the_current_folder(
+    given: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    images: str,
+    masks: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["infer", str(BUNDLE), images, "--output-dir", masks]) == 2
+    assert "found an empty path; is a variable of the shell empty?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--image_size", "--preprocessing#transforms#3#spatial_size"])
