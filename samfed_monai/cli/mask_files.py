@@ -52,8 +52,8 @@ def segment_all(
         also.of_images(sources, Path(arguments.output))
         also.write()
         return
-    if problems := name_problems(name for name, _ in volumes):
-        raise Refused(problems)
+    if odd := name_problems(name for name, _ in volumes):
+        raise Refused(odd)
     pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
     stack = SliceStack(volumes, scratch / "slices")
     _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -321,6 +323,8 @@ class SiteEvaluation:
     def run(self) -> dict[str, Any]:
         """Evaluates and returns the content of ``metrics.json``."""
         require_writable(self.output_dir)
+        if self.output_dir.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.output_dir))
         records = self._records()
         network = self.evaluator.network
         if not self.loaded:
