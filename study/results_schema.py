@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from samfed_monai.core.io import write_text
+from samfed_monai.core.io import PUBLIC, write_text
 from samfed_monai.results.schema import RESULTS_SCHEMA
 
 Schema = dict[str, Any]
@@ -76,4 +76,4 @@ def _row(key: str, schema: Schema, optional: str = "") -> Iterator[tuple[str, st
 
 
 if __name__ == "__main__":
-    write_text(sys.argv[1], schema_markdown())
+    write_text(sys.argv[1], schema_markdown(), mode=PUBLIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import json
@@ -281,6 +282,39 @@ def test_headings_that_the_page_links_to_are_there(page: Path):
             headings = re.findall(r"(?m)^#+ +(.+?) *$", text)
             anchors = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
             assert anchor in anchors, f"{page.name} links to {file}#{anchor}"
+
+
+def test_messages_on_the_page_of_errors_are_ours():
+    rows = re.findall(r"^\| (`.*?) \|", (REPOSITORY / "docs" / "faults.md").read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
+    files = (REPOSITORY / "samfed_monai").rglob("*.py")
+    nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    texts = "\0".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    assert len(quoted) > 60
+    assert [words for words in quoted if words not in texts] == []
+
+
+def test_every_fault_that_the_page_of_security_cites_has_tests():
+    page = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
+    cited = [
+        text
+        for text in re.findall(r"\((?:faults )?(\d+(?:(?:, | to )\d+)*)\)", page)
+        if int(re.split(", | ", text)[0]) < 1000
+    ]
+    names = " ".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    tested = _numbers(re.findall(r"test_faults?_([0-9]+(?:_(?:to|and)_[0-9]+)*)", names))
+    assert len(cited) > 15
+    assert _numbers(cited) - tested == set()
+
+
+def _numbers(texts: list[str]) -> set[int]:
+    """Those of ``31``, ``31, 36``, ``55 to 60`` and ``32_to_38``."""
+    found: set[int] = set()
+    for text in texts:
+        for part in re.split(r", |_and_", text):
+            first, *last = map(int, re.split(r"_to_| to ", part))
+            found |= set(range(first, (last or [first])[0] + 1))
+    return found
 
 
 def test_the_reference_has_what_every_room_offers():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.core.io import read_json, require_writable, write_bytes, write_json
+from samfed_monai.core.io import read_json, require_writable, write_bytes, write_json, write_page
 
 if TYPE_CHECKING:
     from samfed_monai.attacks.finding import Finding, Options
@@ -42,7 +42,6 @@ ATTACKS = {
 
 ALL = "all"
 PAGE, NUMBERS, SHADOWS = "audit.html", "audit.json", "shadows"
-_OWNER_ONLY = 0o600  # pages and pictures show private images
 
 
 def named(words: str) -> list[str]:
@@ -102,9 +101,9 @@ def write_finding(folder: Path, target: Target, options: Options, finding: Findi
         [*kept, {**finding.to_json(), "options": asked}], key=lambda each: list(ATTACKS).index(each["attack"])
     )
     for shown in finding.shown:
-        write_bytes(folder / f"{shown.name}.png", shown.png(), mode=_OWNER_ONLY)
+        write_bytes(folder / f"{shown.name}.png", shown.png())
     write_json(path, content)
-    write_bytes(folder / PAGE, page(content, folder).encode(), mode=_OWNER_ONLY)
+    write_page(folder / PAGE, page(content, folder))
 
 
 def page(content: dict[str, Any], folder: Path) -> str:

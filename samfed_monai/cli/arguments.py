@@ -12,6 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.errors import Problem, Refused
+
+EMPTY_PATH = "is a variable of the shell empty? The current folder is ."
 OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
 
 
@@ -111,5 +114,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def absolute(path: str | Path | None) -> str | None:
-    """A path of the command line as an absolute one, so that it means the same from every folder."""
+    """A path of the command line as an absolute one, so that it means the same from every folder.
+
+    Raises:
+        Refused: an empty one, which would be the current folder.
+    """
+    if path == "":
+        raise Refused([Problem("command line", found="an empty path", expected="a file or folder", hint=EMPTY_PATH)])
     return None if path is None else str(Path(path).expanduser().resolve())

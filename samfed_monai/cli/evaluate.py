@@ -18,6 +18,7 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_devic
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.model_file import any_image_size
 
 if TYPE_CHECKING:
     from samfed_monai.federation.run_models import RunModels
@@ -39,6 +40,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
     trained_model.add_views(parser)
+    trained_model.add_other_size(parser)
     add_device(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json")
     parser.set_defaults(run=run, kept="metrics.json is complete once all is scored; tables of sites are written before")
@@ -49,12 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     arguments.model = arguments.model or str(trained_model.shipped_model(arguments.bundle))
-    if trained_model.is_adapter(arguments):
-        result = trained_model.evaluate(arguments)
-    elif isinstance(models := run_or_file(arguments.model), Path) or not models.personal:
-        result = _scores(arguments, models, arguments.site)
-    else:
-        result = _each_on_its_own(arguments, models)
+    with any_image_size(arguments.allow_other_size):
+        if trained_model.is_adapter(arguments):
+            result = trained_model.evaluate(arguments)
+        elif isinstance(models := run_or_file(arguments.model), Path) or not models.personal:
+            result = _scores(arguments, models, arguments.site)
+        else:
+            result = _each_on_its_own(arguments, models)
     sys.stdout.write("\n".join(lines_of(result)) + f"\n{absolute(arguments.output_dir)}/metrics.json\n")
     return int(ExitCode.DONE)
 

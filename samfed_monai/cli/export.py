@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import take_overrides
 from samfed_monai.cli.infer import images_of, shipped_model
-from samfed_monai.cli.trained_model import run_or_file, trained_as, weights_file
+from samfed_monai.cli.trained_model import add_other_size, run_or_file, trained_as, weights_file
 from samfed_monai.config.bundles import bundle_of_command, find_bundle, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
-from samfed_monai.core.model_file import SETTINGS, read_header, trained_otherwise
+from samfed_monai.core.model_file import SETTINGS, any_image_size, read_header, trained_otherwise
 from samfed_monai.data.classes import several
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         choices=("dynamic", "static"),
         help="of ONNX: write the network in 8-bit integers, by ONNX Runtime's own quantiser",
     )
+    add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="no file is left half written")
     return parser
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.site and isinstance(models, Path):
         hint = "leave it out, or name the folder of the run"
         raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
-    with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
+    with any_image_size(arguments.allow_other_size), tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         weights = weights_file(models, arguments.site, scratch)
         config = _checked(bundle, trained_as(weights, bundle, "inference", overrides_of(arguments.extra)))
         network = _filled(config, weights)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samfed_monai.cli import trained_model
-from samfed_monai.cli.arguments import absolute, add_bundle, add_device, take_overrides
+from samfed_monai.cli.arguments import EMPTY_PATH, absolute, add_bundle, add_device, take_overrides
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, shipped_model, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.words import counted
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--reorient", action="store_true", help=about)
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)
+    trained_model.add_other_size(parser)
     add_device(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="masks that were written are complete")
@@ -107,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
             run_workflow(arguments.bundle, "inference", places | {"probabilities": arguments.probabilities} | ids)
 
-        segment_all(arguments, sources, segment, Path(scratch))
+        with any_image_size(arguments.allow_other_size):
+            segment_all(arguments, sources, segment, Path(scratch))
     return int(ExitCode.DONE)
 
 
@@ -133,6 +136,8 @@ def images_of(words: Sequence[str]) -> str | list[str]:
         for found in fitting:
             system = any(map(is_system, Path(found).parts[max(fitted, 0) :]))
             (systems if system else paths).append(str(Path(found).resolve()))
+    if "" in words:
+        problems.add("IMAGES", found="an empty path", expected="images, patterns or folders", hint=EMPTY_PATH)
     if not words:
         problems.add(
             "IMAGES", found="none", expected="images, patterns or folders", hint="samfed infer BUNDLE IMAGES …"

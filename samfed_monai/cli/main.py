@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,17 @@ from samfed_monai.cli.teach import add_teach_parser
 from samfed_monai.cli.variants import add_variants_parser
 from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.wrapped_errors import unwrap
-from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
+from samfed_monai.core.errors import (
+    AGAIN,
+    BUG_NOTE,
+    ExitCode,
+    Problems,
+    SamFedError,
+    Stopped,
+    Terminated,
+    message_and_code,
+    name_problems,
+)
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.signals import ASKED, Termination
@@ -105,12 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from samfed_monai.cli.completion import complete
 
         complete(parser)
-    arguments, extra = parser.parse_known_args(argv)
-    if extra and not getattr(arguments, "takes_overrides", False):
-        parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    arguments.extra = extra
-    _show_records()
+    arguments = argparse.Namespace()
     try:
+        _parse(parser, argv, arguments)
+        _show_records()
+        _refuse_unnameable(sys.argv[1:] if argv is None else argv)
         with Termination(), _device(getattr(arguments, "device", None)):
             code = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
@@ -129,6 +139,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         sys.stderr.write(f"\n{BUG_NOTE}\n")
         return int(ExitCode.FAILED)
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, into: argparse.Namespace) -> None:
+    try:
+        _, extra = parser.parse_known_args(argv, into)
+        if extra and not getattr(into, "takes_overrides", False):
+            parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    except SystemExit:  # help, or what is wrong, was printed: to a pipe that is closed, perhaps
+        sys.stdout.flush()
+        raise
+    into.extra = extra
+
+
+def _refuse_unnameable(words: Sequence[str]) -> None:
+    """Paths of the command line, and the folder that this is called in, whose name no list or table could hold."""
+    problems = Problems()
+    problems.extend(name_problems((word for word in words if _SURROGATE.search(word)), "command line"))
+    try:
+        problems.extend(name_problems([os.getcwd()], "the folder that this is called in"))
+    except FileNotFoundError:
+        problems.add("the folder that this is called in", found="it was deleted", expected="one that exists")
+    problems.refuse_if_any()
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager

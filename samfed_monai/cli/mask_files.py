@@ -21,7 +21,7 @@ from samfed_monai.cli.arguments import absolute
 from samfed_monai.cli.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup
-from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
 from samfed_monai.core.io import read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
@@ -71,6 +71,8 @@ def _segment_all(
         also.of_images(sources, Path(arguments.output))
         also.write()
         return
+    if odd := name_problems(name for name, _ in volumes):
+        raise Refused(odd)
     places = {path for _, path in volumes}
     pictures = [
         source for source in listed if Path(source) not in places and (image_names(source) or not Path(source).is_dir())

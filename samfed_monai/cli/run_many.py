@@ -19,7 +19,7 @@ from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, flat, is_note, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, Refused, SamFedError, Stopped
-from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.federation.signals import Terminated, Termination
 
@@ -182,7 +182,7 @@ class Run:
 
     def mark_done(self, seal: Mapping[str, Any] | None = None) -> None:
         """Writes ``compare.json``: the seal as it was when the run began, and what reports say of the row."""
-        write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())})
+        write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())}, mode=PUBLIC)
 
     def seal(self) -> dict[str, Any]:
         """What the run depends on, as it is now; where its bundle, images, cache and results lie is not part of it."""
@@ -246,7 +246,7 @@ def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags, PRIVATE)
 
 
 def _threads(threads: int) -> dict[str, str]:

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the schemas and says where they lie."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
     from samfed_monai.config.schema import page, write
-    from samfed_monai.core.io import atomic_write
+    from samfed_monai.core.io import PUBLIC, atomic_write
 
     root, packaged = find_bundle(arguments.bundle), packaged_bundles()
     if arguments.page:
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             expected = "a Markdown page whose tables are to be filled"
             raise Refused([Problem("--page", found=f"no file {path}", expected=expected)])
         text = page(path.read_text(encoding="utf-8"), [root, *others])
-        with atomic_write(path) as stream:
+        with atomic_write(path, mode=PUBLIC) as stream:
             stream.write(text.encode())
         return int(ExitCode.DONE)
     if arguments.output_dir is None and root in packaged.values():

@@ -12,7 +12,7 @@ from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import lookup, split_id, workflow_files
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import as_file_name
+from samfed_monai.core.io import as_file_name, read_json
 from samfed_monai.core.model_file import read_header, settings_of
 from samfed_monai.data.classes import class_problems, outputs_of, several
 
@@ -99,16 +99,18 @@ def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str,
     """Ids with which a workflow builds the network of a weights file as it was trained, and ``own`` on top of them.
 
     Raises:
-        Refused: the file was trained on another SAM than the one that lies here.
+        Refused: the file was trained on another SAM than the one that is here, or at another image size than ``own``
+            names.
     """
-    from samfed_monai.core.model_file import base_sam_of, network_overrides, settings_of
+    from samfed_monai.core.model_file import base_sam_of, network_overrides, settings_of, size_problems
     from samfed_monai.federation.fingerprint import base_sam
     from samfed_monai.federation.workflow import WorkflowConfig
 
     ids = {**settings_of(model), **network_overrides(model), **own}
-    wanted = base_sam_of(model)
+    wanted, root = base_sam_of(model), find_bundle(bundle)
+    if problems := size_problems(model, own, _plain_value(root, workflow, "image_size")):
+        raise Refused(problems)
     if wanted:
-        root = find_bundle(bundle)
         files = tuple(str(path) for path in workflow_files(root, workflow))
         found = base_sam(WorkflowConfig(root, files, ids), str(ids.get("network_name", "")))
         if found not in (wanted, None):
@@ -118,6 +120,18 @@ def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str,
             )
             raise Refused([Problem("SAM's weights", found=str(found)[:12], expected=expected, hint=hint)])
     return ids
+
+
+def _plain_value(root: Path, workflow: str, name: str) -> Any:
+    """What a bundle's files of a workflow say of an id on top, the last one first."""
+    files = [read_json(path) for path in workflow_files(root, workflow) if path.is_file()]
+    return next((content[name] for content in reversed(files) if name in content), None)
+
+
+def add_other_size(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--allow-other-size``, without which ``--image_size`` is the one that the model was trained at."""
+    about = "take --image_size although the model was trained at another one, which lowers its scores"
+    parser.add_argument("--allow-other-size", action="store_true", help=about)
 
 
 _PREFIX = "teacher#"

@@ -14,7 +14,7 @@ from typing import Any
 
 from samfed_monai.config.parse import split_id
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import TooDeep, parse_json, read_json
 
 MONAI_OPTIONS = frozenset(
     {
@@ -137,19 +137,18 @@ def samfed_value(text: str) -> Any:
     A literal that JSON has no word for, such as a set or infinity, is text: a run's values are kept as JSON.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         json.dumps(value, allow_nan=False)
         return value
+    except TooDeep as error:
+        expected = "objects and lists inside each other a few times"
+        raise Refused([Problem("command line", found=str(error), expected=expected)]) from None
     except ValueError:
         pass
-    except RecursionError:
-        expected = "objects and lists inside each other a few times"
-        found = "more than Python can follow"
-        raise Refused([Problem("command line", found=found, expected=expected)]) from None
     try:
         value = ast.literal_eval(text)
         json.dumps(value, allow_nan=False)
-    except (ValueError, SyntaxError, MemoryError, TypeError):
+    except (ValueError, SyntaxError, MemoryError, TypeError, RecursionError):
         return text
     return value
 

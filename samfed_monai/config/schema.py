@@ -27,7 +27,7 @@ from samfed_monai.config.ranges import Schema, knob_texts, knobs_in
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.config.variants import known_variants
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import atomic_write, read_json
+from samfed_monai.core.io import PUBLIC, atomic_write, read_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = "schemas"
@@ -257,7 +257,7 @@ def write(bundle_root: str | Path, folder: str | Path | None = None) -> list[Pat
     target = root / FOLDER if folder is None else Path(folder)
     for name, schema in schemas(root).items():
         path = target / file_name(name)
-        with atomic_write(path) as stream:
+        with atomic_write(path, mode=PUBLIC) as stream:
             stream.write(json.dumps(schema, indent=1, ensure_ascii=False).encode() + b"\n")
         written.append(path)
         config = root / "configs" / name
@@ -265,7 +265,7 @@ def write(bundle_root: str | Path, folder: str | Path | None = None) -> list[Pat
         content = read_json(config)
         if folder is None and "$schema" not in content:
             line = f'"$schema": "../{FOLDER}/{file_name(name)}"'
-            with atomic_write(config) as stream:
+            with atomic_write(config, mode=PUBLIC) as stream:
                 stream.write(re.sub(r"\{(\s*)", rf"{{\1{line}{',' if content else ''}\1", text, count=1).encode())
     return written
 

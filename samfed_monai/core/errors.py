@@ -7,11 +7,15 @@ import errno
 import os
 import re
 import shutil
+import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import PurePath
+
+from samfed_monai.core.words import printable
 
 
 class ExitCode(IntEnum):
@@ -42,7 +46,7 @@ class Problem:
 
     def __str__(self) -> str:
         sentence = f"{self.where}: expected {self.expected}, found {self.found}"
-        return f"{sentence}; {self.hint}" if self.hint else sentence
+        return printable(f"{sentence}; {self.hint}" if self.hint else sentence, keep="")
 
 
 def or_skip(problem: Problem) -> Problem:
@@ -123,7 +127,7 @@ class Stopped(SamFedError, RuntimeError):
 
     def __init__(self, reason: str, resume: str = "") -> None:
         self.reason, self.resume = reason, resume
-        super().__init__(f"stopped: {reason}" + (f"\n  to go on: {resume}" if resume else ""))
+        super().__init__(printable(f"stopped: {reason}" + (f"\n  to go on: {resume}" if resume else "")))
 
 
 class Terminated(BaseException):
@@ -254,6 +258,34 @@ _PLACES = {
 }
 
 
+_AROUND = 60  # characters of a text beside the one that cannot be written
+
+
+def name_problems(names: Iterable[str], where: str = "name of a file or folder") -> list[Problem]:
+    """Names that are no UTF-8 or hold control characters, in one problem: no list or table could hold them.
+
+    Args:
+        names: of files and folders, or their paths.
+        where: what names them.
+    """
+    odd = [f"'{printable(name, keep='')}'" for name in names if any(map(_is_no_letter, name))]
+    if not odd:
+        return []
+    encoding = sys.getfilesystemencoding()
+    hint = "rename it; `convmv -f cp1252 -t utf8 -r --notest FOLDER` renames all files of a folder"
+    hint = hint if encoding == "utf-8" else f"set LC_ALL=C.UTF-8: this shell reads names as {encoding}"
+    more = f" and {len(odd) - _EXAMPLES} more" if len(odd) > _EXAMPLES else ""
+    expected = "UTF-8 without control characters"
+    return [Problem(where, found=", ".join(odd[:_EXAMPLES]) + more, expected=expected, hint=hint)]
+
+
+def _is_no_letter(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs")
+
+
+_EXAMPLES = 3
+
+
 # pathlib's own, before Python 3.13; shutil.copytree keeps of what failed only the words
 _LOOP = re.compile(r"Symlink loop from (['\"])(.*)\1$")
 _COPY = re.compile(r"\[Errno (\d+)\] [^:]*: '[^']*' -> '([^']*)'")
@@ -275,6 +307,8 @@ def machine_failure(error: BaseException) -> SamFedError | None:
         return Stopped("what this command writes to was closed before the end")
     if isinstance(error, RuntimeError) and (loop := _LOOP.match(str(error))):
         return Refused([Problem(loop[2], found=os.strerror(errno.ELOOP), expected=_PLACES[errno.ELOOP])])
+    if isinstance(error, UnicodeEncodeError):
+        return Refused(name_problems([error.object[max(0, error.start - _AROUND) : error.end + _AROUND]]))
     if not isinstance(error, OSError):
         return None
     if isinstance(error, shutil.Error) and (copied := _COPY.search(str(error))):

@@ -18,25 +18,41 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory
+from samfed_monai.core.words import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+PRIVATE, PUBLIC = 0o600, 0o644
+"""Permission bits of files: what may show images or name them is its owner's alone, as everything is that does not say
+otherwise; others may read models, results and pages without images, as far as the process's umask lets them."""
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
+
+def make_folder(path: str | Path, *, mode: int = PRIVATE) -> None:
+    """Creates a folder, with those that it is in, for files of this mode; one that is there stays as it is."""
+    path = Path(path)
+    if not path.is_dir():
+        make_folder(path.parent, mode=mode)
+        path.mkdir(mode=0o777 if mode & 0o077 else 0o700, exist_ok=True)
+
+
 @contextmanager
-def atomic_write(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]:
     """Opens a temporary file beside ``path`` that replaces it only when the block ends without an error.
 
     Temporary file, fsync, replace, fsync of the folder: a reader sees the old content or the new, never a torn file,
     and a full disk leaves the old file as it was.
 
     Args:
-        path: file to write; its folder is created.
-        mode: permission bits of the new file (private soft masks use ``0o600``).
+        path: file to write; its folder is created by :func:`make_folder`.
+        mode: permission bits of the new file, :data:`PRIVATE` or :data:`PUBLIC`.
     """
     path = Path(path)
     with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, mode=mode)
         # not named after the file: a name may be as long as the file system allows
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
@@ -44,7 +60,7 @@ def atomic_write(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
+        os.chmod(temporary, mode & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -67,7 +83,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_UMASK)
         os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -102,7 +118,7 @@ def require_writable(path: str | Path) -> None:
         stream.write(b"0")
 
 
-def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
+def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:
     """Appends a line as UTF-8 in one write, flushed to the disk before this returns.
 
     A line that an earlier write left unfinished is ended first, so that it spoils no other.
@@ -116,11 +132,11 @@ def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
         OSError: it could not be written; the file may end in a part of the line.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, mode=mode)
     content = (line + "\n").encode()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
     try:
-        os.fchmod(descriptor, mode)
+        os.fchmod(descriptor, mode & ~_UMASK)
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             content = b"\n" + content
@@ -145,15 +161,20 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: str | Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_bytes(path: str | Path, content: bytes, *, mode: int = PRIVATE) -> None:
     """Writes ``content``, atomically; ``mode`` as in :func:`atomic_write`."""
     with atomic_write(path, mode=mode) as stream:
         stream.write(content)
 
 
-def write_text(path: str | Path, text: str, *, mode: int = 0o644) -> None:
+def write_text(path: str | Path, text: str, *, mode: int = PRIVATE) -> None:
     """Writes ``text`` as UTF-8, atomically; ``mode`` are the permission bits of the new file."""
     write_bytes(path, text.encode(), mode=mode)
+
+
+def write_page(path: str | Path, html: str, *, mode: int = PRIVATE) -> None:
+    """Writes HTML as :func:`write_text` does, with control characters that names may have made visible."""
+    write_text(path, printable(html), mode=mode)
 
 
 _MENDS = (
@@ -191,9 +212,42 @@ def locked(path: str | Path, *, waiting: Callable[[], None] = lambda: None) -> I
         yield
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any, *, mode: int = PRIVATE) -> None:
     """Writes ``content`` as indented UTF-8 JSON, atomically; NaN and infinity are refused by ``json``."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
+
+
+_DEEPEST = 100  # objects and lists inside each other: no file of ours has 20, and Python follows some hundreds
+
+
+def parse_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """JSON from elsewhere that is not a file by itself: a header, a message, a line.
+
+    Args:
+        text: the JSON.
+        pairs: as ``object_pairs_hook`` of ``json.loads``.
+
+    Raises:
+        ValueError: it is no JSON, has a number of thousands of digits, or is nested more than a hundred deep.
+    """
+    try:
+        parsed = json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise TooDeep from None
+    level = [parsed]
+    for _ in range(_DEEPEST):
+        inside = [each for each in level if isinstance(each, (dict, list))]
+        level = [child for each in inside for child in (each.values() if isinstance(each, dict) else each)]
+        if not level:
+            return parsed
+    raise TooDeep
+
+
+class TooDeep(ValueError):
+    """JSON with more objects and lists inside each other than is read."""
+
+    def __init__(self) -> None:
+        super().__init__(f"more than {_DEEPEST} levels")
 
 
 def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
@@ -238,10 +292,11 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
         return seen
 
     try:
-        parsed = json.loads(text, object_pairs_hook=no_duplicates)
-    except RecursionError:
-        expected = "objects and lists inside each other a few times"
-        raise Refused([Problem(str(path), found="more than Python can follow", expected=expected)]) from None
+        parsed = parse_json(text, pairs=no_duplicates)
+    except TooDeep as error:
+        raise Refused(
+            [Problem(str(path), found=str(error), expected="objects and lists inside each other a few times")]
+        ) from None
     except json.JSONDecodeError as error:
         lines = text.rstrip().split("\n")
         line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
@@ -295,7 +350,7 @@ def canonical_hash(content: Any) -> str:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes named tensors as safetensors, atomically.
+    """Writes named tensors as safetensors, atomically, for others to read.
 
     Args:
         path: file to write.
@@ -305,7 +360,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(contiguous, metadata=dict(metadata) if metadata else None))
+    write_bytes(path, save(contiguous, metadata=dict(metadata) if metadata else None), mode=PUBLIC)
 
 
 def safe_load(

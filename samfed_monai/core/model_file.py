@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import parse_json, read_json
+from samfed_monai.core.round_folders import run_record
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
 """Knobs that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
@@ -20,19 +24,23 @@ BASE_SAM = "base_sam"
 
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
 _CATALOGUE = "samfed_monai.networks.client_network"
+_SIDE = re.compile("[0-9]{1,6}")  # of an image, in pixels
 _NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # said elsewhere, or places
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
-    """Those of :data:`SETTINGS` that a weights file's own header, or the ``run.json`` of its run, knows."""
+    """Those of :data:`SETTINGS` that a weights file's own header, or the ``run.json`` of its run, knows.
+
+    Of the file in a bundle's folder ``models``, the image size is that of the bundle's ``metadata.json``.
+    """
     path = Path(path)
-    known = {**settings_in(_run_of(path).get("config", {})), **read_header(path)}
+    known = {**_size_in_bundle(path), **settings_in(_run_of(path).get("config", {})), **read_header(path)}
     found: dict[str, Any] = {}
     for name, kind in SETTINGS.items():
         text = str(known.get(name, ""))
         if kind is list:
             found |= {name: names} if (names := _names_in(text)) else {}
-        elif text and (kind is str or text.isdigit()):
+        elif text and (kind is str or _SIDE.fullmatch(text)):
             found[name] = kind(text)
     return found
 
@@ -40,7 +48,7 @@ def settings_of(path: str | Path) -> dict[str, Any]:
 def _names_in(text: str) -> list[str]:
     """Two names or more, out of JSON; none where it is something else."""
     try:
-        names = json.loads(text or "[]")
+        names = parse_json(text or "[]")
     except ValueError:
         return []
     several = isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)
@@ -66,7 +74,48 @@ def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Pro
         )
         for name in SETTINGS
         if name in trained and name in settings and trained[name] != settings[name]
+        if name != "image_size" or not _ANY_SIZE.get()
     ]
+
+
+_ANY_SIZE: ContextVar[bool] = ContextVar("any_size", default=False)
+
+
+@contextmanager
+def any_image_size(allowed: bool) -> Iterator[None]:
+    """Whether a network may be shown images of another size than it was trained at, for the time of a block."""
+    before = _ANY_SIZE.set(allowed)
+    try:
+        yield
+    finally:
+        _ANY_SIZE.reset(before)
+
+
+_SIZES = ("image_size", "spatial_size")
+
+
+def size_problems(path: str | Path, overrides: Mapping[str, Any], usual: Any) -> list[Problem]:
+    """What is wrong with the image sizes with which the command line would use weights.
+
+    Args:
+        path: weights file.
+        overrides: ids and values; those that end in one of :data:`_SIZES` are looked at.
+        usual: the bundle's size, which is expected where nothing says at which the weights were trained.
+    """
+    trained = settings_of(path).get("image_size")
+    says = f"{trained}, as {Path(path).name} was trained" if trained else f"{usual}, the bundle's"
+    unknown = "" if trained else f"; nothing says at which size {Path(path).name} was trained"
+    hint = f"leave it out{unknown}; scores are lower at another size: --allow-other-size to insist"
+    return [
+        Problem(f"--{name}", found=repr(asked), expected=says, hint=hint)
+        for name, asked in overrides.items()
+        if name.rpartition("#")[2] in _SIZES and not _ANY_SIZE.get()
+        if any(type(side) in (int, float) and side != (trained or usual) for side in _listed(asked))
+    ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
@@ -74,7 +123,7 @@ def network_overrides(path: str | Path) -> dict[str, Any]:
     header = read_header(path)
     told = header.get(ARGUMENTS) or settings_in(_run_of(Path(path)).get("config", {})).get(ARGUMENTS, "{}")
     try:
-        arguments = json.loads(told)
+        arguments = parse_json(told)
     except ValueError:
         return {}
     return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
@@ -111,7 +160,9 @@ def settings_in(config: Any, site: str = "") -> dict[str, str]:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """Metadata of a safetensors file, which begins with JSON; empty for one without any, or a file of another kind."""
-    metadata = _content(path).get("__metadata__", {})
+    metadata = _content(path).get("__metadata__")
+    if not isinstance(metadata, dict):
+        return {}
     return {str(key): str(value) for key, value in metadata.items()}
 
 
@@ -129,7 +180,7 @@ def _content(path: str | Path) -> dict[str, Any]:
         if not 0 < size <= _MOST_HEADER_BYTES:
             return {}
         try:
-            content = json.loads(stream.read(size))
+            content = parse_json(stream.read(size))
         except ValueError:
             return {}
     return content if isinstance(content, dict) else {}
@@ -150,10 +201,18 @@ def _is_plain(value: Any) -> bool:
     return value is None or (isinstance(value, (bool, int, float, str)) and str(value)[:1] not in ("$", "@", "%"))
 
 
+def _size_in_bundle(path: Path) -> dict[str, str]:
+    """The image size of the bundle that ``<bundle>/models/<file>`` belongs to, where its metadata have one."""
+    metadata = path.resolve().parent.parent / "configs" / "metadata.json"
+    found: Any = read_json(metadata) if path.parent.name == "models" and metadata.is_file() else {}
+    for key in ("network_data_format", "inputs", "image", "spatial_shape"):
+        found = found.get(key) if isinstance(found, dict) else None
+    square = isinstance(found, list) and found and all(type(side) is int and side == found[0] for side in found)
+    return {"image_size": str(found[0])} if square else {}
+
+
 def _run_of(path: Path) -> dict[str, Any]:
     """The ``run.json`` of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to; empty for other files."""
     if len(path.parts) < 4 or path.parent.parent.name != "rounds":
         return {}
-    record = path.parent.parent.parent / "run.json"
-    content = read_json(record) if record.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    return run_record(path.parent.parent.parent)

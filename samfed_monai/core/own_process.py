@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from samfed_monai.core.allocator import keep_freed_memory
+from samfed_monai.core.words import printable
 
 
 def set_up_process() -> None:
@@ -20,9 +23,44 @@ def set_up_process() -> None:
 
     A library's caller has a process of theirs, and none of it is changed.
     """
+    print_safely()
     keep_freed_memory()
     spin_briefly()
     collect_after_import("torch", "monai")
+
+
+def print_safely() -> None:
+    """Has standard output and error print any text on any terminal, in any encoding, or nothing where they are closed.
+
+    What the encoding lacks is printed as ``\\u2026``, and so are control characters: a file's name moves no cursor and
+    writes no title.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
+        elif isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, _Printable(stream))
+
+
+class _Printable(io.TextIOWrapper):
+    """Another stream on the same bytes, which it keeps: who has the first one, a logging handler, can still write."""
+
+    def __init__(self, first: io.TextIOWrapper) -> None:
+        super().__init__(
+            first.buffer,
+            first.encoding,
+            "backslashreplace",
+            line_buffering=first.line_buffering,
+            write_through=first.write_through,
+        )
+        self.first = first
+
+    def write(self, text: str) -> int:
+        return super().write(text if _CURSOR.fullmatch(text) else printable(text, keep="\n\t\r"))
+
+
+_CURSOR = re.compile(r"\r?(\x1b\[A)+")  # tqdm's, between one bar and another
 
 
 _SPINS = "1000"

@@ -14,6 +14,8 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from samfed_monai.core.errors import SamFedError, Terminated, machine_failure
+from samfed_monai.core.io import PRIVATE
+from samfed_monai.core.words import printable
 
 NAME = "run.log"
 PACKAGE = "samfed_monai"
@@ -32,6 +34,13 @@ def is_news(record: logging.LogRecord) -> bool:
     error = sys.exc_info()[1]
     told = isinstance(error, _TOLD) or (error is not None and machine_failure(error) is not None)
     return not (told and record.name.startswith("ignite.engine."))
+
+
+class PrintableFormatter(logging.Formatter):
+    """Records with control characters made visible, see :func:`samfed_monai.core.words.printable`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 _USER = re.compile(r"(?<=://)[^/\s]+@")  # of an address, with the password
@@ -64,9 +73,9 @@ class RunLog:
         """Appends what was kept, and from now on everything, to ``run.log`` of the folder."""
         path = Path(folder) / NAME
         with suppress(OSError):
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE))
         self._file = logging.FileHandler(path, encoding="utf-8", delay=True)
-        self._file.setFormatter(logging.Formatter(FORMAT))
+        self._file.setFormatter(PrintableFormatter(FORMAT))
         self._waiting.setTarget(self._file)
         self._waiting.flush()
         self._waiting.capacity = 1  # one record at a time: a killed run has its last line

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import all_finite
+from samfed_monai.core.io import all_finite, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         Refused: the tensors belong to another optimizer.
     """
     try:
-        plain = json.loads(bytes(tensors[_PLAIN].numpy()))
+        plain = parse_json(bytes(tensors[_PLAIN].numpy()))
         state: dict[int, dict[str, Any]] = {int(index): dict(entry) for index, entry in plain["state"].items()}
         for key, tensor in tensors.items():
             if key != _PLAIN:

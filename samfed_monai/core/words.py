@@ -1,8 +1,10 @@
-"""Words of messages and reports: a number with what is counted, a sentence that goes on behind other words."""
+"""Words of messages and reports: a number with what is counted, names that a terminal can show."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Collection
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -40,3 +42,30 @@ def normal(text: str) -> str:
 
 def _is_seen(letter: str) -> bool:
     return unicodedata.category(letter) not in ("Cf", "Cc") and letter not in _SHOWS_NOTHING
+
+
+# control characters (of a terminal's escape sequences, too), line and paragraph separators, marks that change the
+# direction of what follows, and halves of characters: Python's spelling of bytes that are no UTF-8
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LAYOUT = frozenset("\n\t")
+_BYTES = 0xDC00  # byte 0xfc of a file name that is no UTF-8 is U+DCFC (PEP 383)
+
+
+def printable(text: str, *, keep: Collection[str] = _LAYOUT) -> str:
+    """``text`` with what a terminal or a page would obey instead of showing written as ``\\x1b``.
+
+    Args:
+        text: of any origin.
+        keep: control characters that stay as they are.
+    """
+
+    def shown(match: re.Match[str]) -> str:
+        character = match[0]
+        if character in keep:
+            return character
+        code = ord(character)
+        if code >= _BYTES:
+            return f"\\x{code - _BYTES:02x}" if code < _BYTES + 0x100 else f"\\u{code:04x}"
+        return character.encode("unicode_escape").decode()
+
+    return _HIDDEN.sub(shown, text)

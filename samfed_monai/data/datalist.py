@@ -10,9 +10,9 @@ from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
-from samfed_monai.core.words import counted, normal
+from samfed_monai.core.words import counted, normal, printable
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,10 @@ def unsafe(relative: str) -> str | None:
     Refused are absolute paths (POSIX and Windows), ``..``, backslashes, empty paths, control characters and names
     that are not valid Unicode. Spaces and every script are fine.
     """
-    try:
-        relative.encode()
-    except UnicodeEncodeError:
-        return "a name that is not valid Unicode"
     if not relative.strip():
         return "an empty path"
-    if any(ord(character) < 32 for character in relative):
-        return f"a control character in {relative!r}"
+    if name_problems([relative]):
+        return f"a control character or bytes that are no UTF-8 in '{printable(relative, keep='')}'"
     if PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive:
         return f"the absolute path {relative!r}"
     if "\\" in relative:

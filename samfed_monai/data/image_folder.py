@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.device import usable_cores
-from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
 from samfed_monai.data.walk import PICTURE, kind_of, not_read, report_not_read, walk
@@ -35,8 +35,8 @@ def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: boo
         its own name.
 
     Raises:
-        Refused: no such folder or image, no image in it, two images of one name, unreadable images; all of them at
-            once.
+        Refused: no such folder or image, no image in it, names that no list can hold, two images of one name,
+            unreadable images; all of them at once.
 
     Example::
 
@@ -55,6 +55,7 @@ def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: boo
         where = ", ".join(map(str, _sources(folder))) or "images"
         found = "; ".join(filter(None, ["no image", *map(not_read, others.values())]))
         problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
+    problems.extend(name_problems(path.relative_to(root).as_posix() for _, path, root in images))
     problems.extend(_twins(images))
     unreadable = _unreadable(images, progress)
     some_left = len(unreadable) < len(images)

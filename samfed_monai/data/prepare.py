@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import class_problems
@@ -143,6 +143,9 @@ def look_at(
     """
     problems = Problems()
     problems.extend(known)
+    if odd := name_problems(name for one in found for name in (one.image, one.label) if name):
+        problems.extend(odd)
+        problems.refuse_if_any()
     with problems.collected():
         _ungrouped(found, options)
     pairs = list(dict.fromkeys((one.image, one.label) for one in found))

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from samfed_monai import __version__
-from samfed_monai.core.io import write_text
+from samfed_monai.core.io import write_page, write_text
 from samfed_monai.core.table import to_csv
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import Facts, survey_list
@@ -313,8 +313,8 @@ def write_report(
         csv=page.with_suffix(".csv").name,
         version=__version__,
     )
-    write_text(page, html, mode=0o600)  # it shows images, and the table has their names
-    write_text(page.with_suffix(".csv"), table_of_images(datalist, by_image), mode=0o600)
+    write_page(page, html)
+    write_text(page.with_suffix(".csv"), table_of_images(datalist, by_image))
     return page
 
 

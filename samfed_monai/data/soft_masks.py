@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import AGAIN, Problem, Problems, Refused
-from samfed_monai.core.io import read_json, write_bytes, write_json
+from samfed_monai.core.io import make_folder, read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class SoftMaskStore:
         header = _HEADER.pack(magic, self.bits, *values.shape[1:], self._checksum(image_sha256, pixels))
         for folder in (self.folder, self._masks, path.parent):
             _make_private(folder)
-        write_bytes(path, header + pixels, mode=0o600)
+        write_bytes(path, header + pixels)
 
     def get(self, image_sha256: str) -> Tensor:
         """Reads one image's mask.
@@ -242,6 +242,6 @@ def _is_hash(text: object) -> bool:
 
 def _make_private(folder: Path) -> None:
     """Creates a folder that only its owner can enter; an existing one is closed to others."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if folder.stat().st_mode & 0o077:
         os.chmod(folder, 0o700)

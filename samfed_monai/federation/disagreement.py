@@ -109,11 +109,11 @@ class Disagreement:
         for row in rows:
             name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
             for whose in ("student", "teacher") if name else ():
-                with atomic_write(folder / whose / name, mode=0o600) as stream:
+                with atomic_write(folder / whose / name) as stream:
                     values = row[whose].astype(np.uint8) * (255 if row[whose].dtype == bool else 1)
                     Image.fromarray(values).save(stream, format="PNG")
             named.append({**row, "mask": name})
-        write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode(), mode=0o600)
+        write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
         kept = {row["mask"] for row in named}
         for old in folder.glob("*/*.png"):  # of the round before
             if old.name not in kept:

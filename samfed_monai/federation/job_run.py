@@ -17,7 +17,7 @@ from samfed_monai.config.variants import declared
 from samfed_monai.core.allocator import peak_memory
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import canonical_hash, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.data import DataList
 from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
@@ -258,7 +258,7 @@ class JobRun:
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=command_line(),
             )
-            write_json(places.output_dir / "results.json", results)
+            write_json(places.output_dir / "results.json", results, mode=PUBLIC)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 

@@ -84,7 +84,7 @@ class LocalTransport:
         states = {site: client.state_dict() for site, client in self.clients.items()}
 
         def write(site: str) -> tuple[str, str]:
-            with atomic_write(folder / state_file(site), mode=0o600) as stream:
+            with atomic_write(folder / state_file(site)) as stream:
                 return state_file(site), tensor_file.write_state(stream, states[site])
 
         # hashing and writing leave Python alone, so sites' files can be written side by side

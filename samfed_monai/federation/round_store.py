@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
-from samfed_monai.core.io import as_file_name, atomic_write, read_json, safe_load, sync_folder, write_json
+from samfed_monai.core.io import PUBLIC, as_file_name, atomic_write, read_json, safe_load, sync_folder, write_json
 from samfed_monai.core.round_folders import round_folders
 
 if TYPE_CHECKING:
@@ -135,17 +135,17 @@ class RoundStore:
         final, temporary = self._path(round), self.folder / f".{round:03d}.{os.getpid()}.tmp"
         try:
             temporary.mkdir(parents=True)
-            with atomic_write(temporary / WEIGHTS) as stream:
+            with atomic_write(temporary / WEIGHTS, mode=PUBLIC) as stream:
                 files = {WEIGHTS: tensor_file.write(stream, weights, {"round": str(round)})}
             if server_state:
-                with atomic_write(temporary / SERVER) as stream:
+                with atomic_write(temporary / SERVER, mode=PUBLIC) as stream:
                     files[SERVER] = tensor_file.write_state(stream, server_state)
             if save_state is not None:
                 (temporary / CLIENTS).mkdir(mode=0o700)
                 states = save_state(temporary / CLIENTS)
                 files.update({f"{CLIENTS}/{name}": digest for name, digest in states.items()})
             content = {**record, "files": files}
-            write_json(temporary / "round.json", content)
+            write_json(temporary / "round.json", content, mode=PUBLIC)
             if final.exists():
                 shutil.rmtree(final)
             os.replace(temporary, final)
@@ -277,7 +277,7 @@ class RoundStore:
             path, record = self._path(number) / "round.json", self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:
-                write_json(path, {**record, "files": files})
+                write_json(path, {**record, "files": files}, mode=PUBLIC)
             shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
 
     def say_where_states_are(self) -> None:
@@ -285,7 +285,7 @@ class RoundStore:
         for number in self.rounds():
             folder = self._path(number) / CLIENTS
             if folder.is_dir() and not any(folder.iterdir()):
-                write_json(self._path(number) / "round.json", {**self.record(number), STATES: AT_SITES})
+                write_json(self._path(number) / "round.json", {**self.record(number), STATES: AT_SITES}, mode=PUBLIC)
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:03d}"

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
-from samfed_monai.core.io import append_line, canonical_hash, read_json, require_writable, write_json, write_text
+from samfed_monai.core.io import (
+    PUBLIC,
+    append_line,
+    canonical_hash,
+    read_json,
+    require_writable,
+    write_json,
+    write_text,
+)
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
@@ -239,7 +247,7 @@ class RunFolder:
             if self._holds_results() and (self.path / "run.json").exists():
                 self._compare(read_json(self.path / "run.json"), content)
             else:
-                write_json(self.path / "run.json", content)
+                write_json(self.path / "run.json", content, mode=PUBLIC)
         except BaseException:
             self._lock.release()
             raise
@@ -306,12 +314,12 @@ class RunFolder:
         known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
         if self._told and self._told == len(records) - 1 and known and path.is_file():
             text = to_csv([*COLUMNS, *self._terms], rows)
-            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=0o644)
+            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
         else:  # records are read twice, and never held all at once
             found = {name for record in records for row in _rows(record) for name in row}
             self._terms = sorted(found.difference(COLUMNS))
             rows_of_all = (row for record in records for row in _rows(record))
-            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all))
+            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
         self._told = len(records)
 
     def _refuse_if_read_only(self) -> None:

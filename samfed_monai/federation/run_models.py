@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from samfed_monai.config.parse import lookup
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
-from samfed_monai.core.io import atomic_write, read_json, safe_load
+from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
 from samfed_monai.core.model_file import BASE_SAM, settings_in, tensor_names
+from samfed_monai.core.round_folders import run_record
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 
@@ -67,10 +69,15 @@ class RunModels:
                 [Problem(str(self.folder), found="no results.json in it", expected="a finished run", hint=hint)]
             )
         results = read_json(self.folder / "results.json")
+        selected = lookup(results, ("models", str(lookup(results, ("selected",))), "round"))
+        if type(selected) is not int or not all(isinstance(results.get(key, {}), dict) for key in ("sites", "unseen")):
+            found, hint = "no round of the selected model, or no sites", "restore the file from a copy"
+            where = str(self.folder / "results.json")
+            raise Refused([Problem(where, found=found, expected="results of a finished run", hint=hint)])
         #: The selected round, and those who train, and those who do not.
-        self.round: int = results["models"][results["selected"]]["round"]
+        self.round: int = selected
         self.trained, self.unseen = sorted(results.get("sites", {})), sorted(results.get("unseen", {}))
-        self.run = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+        self.run = run_record(self.folder)
         #: The command that started it, if that was one of ours.
         self.command: str | None = results.get("command")
         self.store = RoundStore(self.folder / "rounds")
@@ -121,7 +128,7 @@ class RunModels:
             Refused: no such site; what is its own is not here; a file that is damaged; the server has no model.
         """
         tensors = self.tensors(site, states=states)
-        with atomic_write(path, mode=0o600 if site else 0o644) as stream:
+        with atomic_write(path, mode=PRIVATE if site else PUBLIC) as stream:
             if Path(path).suffix == ".pt":
                 torch.save({name: _halved(tensor) for name, tensor in tensors.items()}, stream)
             else:

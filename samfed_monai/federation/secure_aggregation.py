@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import append_line, locked, read_json, write_json
+from samfed_monai.core.io import append_line, locked, parse_json, read_json, write_json
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.secure_sum import KEYS, SEALED, SHARE, Member, quantised, require_keys, unmasked
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
@@ -131,7 +131,7 @@ class SumsOfUpdates:
         entries = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
-                entries.append(json.loads(line))
+                entries.append(parse_json(line))
             except ValueError:
                 continue
         return entries

@@ -124,7 +124,7 @@ class _Sites:
         state = self._executors[site].state_dict() if site in self._executors else {}
         if not state:
             return None
-        with atomic_write(path, mode=0o600) as stream:
+        with atomic_write(path) as stream:
             return tensor_file.write_state(stream, state)
 
     def _load(self, site: str, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import read_json, write_bytes
+from samfed_monai.core.io import PUBLIC, read_json, write_bytes
 from samfed_monai.federation.run_folder import round_traffic
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Tracking:
             return
         picture = progress(read_federation(self.folder / "federation.csv"), last["rounds"])
         if picture is not None:
-            write_bytes(self.folder / PICTURE, picture)
+            write_bytes(self.folder / PICTURE, picture, mode=PUBLIC)
         ended = time.monotonic()
         self._due = ended + (ended - started) / _DRAWING
 

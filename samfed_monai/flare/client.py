@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import make_folder
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site_file import SiteFile, forget_old_runs, read_site_file, require_run_name
@@ -79,7 +80,7 @@ class Site:
         require_run_name(run_name, "message -> run_name")
         self._require_this_job_s(run, run_name)
         state = self._state_of(run)
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(state)
         forget_old_runs(state.parent.parent, run)
         settings = {
             "site": self.name,

@@ -18,7 +18,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.controller import quorum_of
 from samfed_monai.federation.job import federate_parser, job_of
@@ -168,6 +168,7 @@ def export_job(
     write_json(
         folder / "meta.json",
         {"name": run_name, "resource_spec": {}, "min_clients": min_clients, "deploy_map": {"app": ["@ALL"]}},
+        mode=PUBLIC,
     )
     write_json(
         config / SERVER,
@@ -179,6 +180,7 @@ def export_job(
             "task_data_filters": [],
             "task_result_filters": [],
         },
+        mode=PUBLIC,
     )
     write_json(
         config / CLIENT,
@@ -189,8 +191,9 @@ def export_job(
             "task_data_filters": [],
             "task_result_filters": [],
         },
+        mode=PUBLIC,
     )
-    write_json(config / PLAN, dict(plan))
+    write_json(config / PLAN, dict(plan), mode=PUBLIC)
     return folder
 
 
@@ -320,7 +323,7 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
                 "%s lists %s: a job may start any command here; take it out, samfed needs none", target, name
             )
     content[_KEY] = known + [name for name in (*NEEDED, *more) if name not in known]
-    write_json(target, content)
+    write_json(target, content, mode=PUBLIC)
     return target
 
 

@@ -139,7 +139,7 @@ class SiteState:
         number = round if task == Task.TRAIN else PREPARED
         state = self.holder.state_dict()
         if state:
-            with atomic_write(self._path(number), mode=0o600) as stream:
+            with atomic_write(self._path(number)) as stream:
                 tensor_file.write_state(stream, state)
         self.at = number
         if number == PREPARED:

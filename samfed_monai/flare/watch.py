@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import AGAIN, ExitCode, Problem, Refused, SamFedError, Stopped
-from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.io import PUBLIC, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def write_status(folder: str | Path, state: str, message: str = "", exit_code: i
         exit_code: of the command that waits for the run.
     """
     content = {"state": state, "message": message, "exit_code": int(exit_code), "time": time.time()}
-    write_json(Path(folder) / STATUS, content)
+    write_json(Path(folder) / STATUS, content, mode=PUBLIC)
 
 
 def read_status(folder: str | Path) -> dict[str, Any]:

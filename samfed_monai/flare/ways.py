@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import read_json, write_text
+from samfed_monai.core.io import PUBLIC, read_json, write_text
 from samfed_monai.flare.job import Planned, allow_list_snippet, export_plan, exported_again, planned
 from samfed_monai.flare.local import run_poc, write_site_files
 from samfed_monai.flare.local import simulate as run_simulator
@@ -31,7 +31,7 @@ def export(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
     run = planned(bundle, overrides, here=False)
     job = export_plan(paths["job"], run.plan, run_name=_name(arguments, run))
     classes = job.with_name(f"{job.name}.class_allow_list.json")
-    write_text(classes, allow_list_snippet() + "\n")
+    write_text(classes, allow_list_snippet() + "\n", mode=PUBLIC)
     logger.info("classes that each participant's local/resources.json has to allow: %s", classes)
     logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", paths["job"], len(run.sites))
 

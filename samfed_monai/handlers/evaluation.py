@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,7 +177,7 @@ class ScoreHandler:
         self._seen[name] += 1
         repeat = f"-{self._seen[name]}" if self._seen[name] > 1 else ""
         file_name = f"{safe_name(name)}{repeat}.png"
-        with atomic_write(folder / file_name, mode=0o600) as stream:
+        with atomic_write(folder / file_name) as stream:
             values = prediction.astype(np.uint8) * (1 if self.classes else 255)
             Image.fromarray(values).save(stream, format="PNG")
         return file_name
@@ -197,7 +199,7 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
             told = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
             row.update(told if each["empty"] != "both" else dict.fromkeys(told, ""))
             more += [column for column in told if column not in more]
-    write_bytes(path, to_csv((*COLUMNS, *more), named).encode(), mode=0o600)
+    write_bytes(path, to_csv((*COLUMNS, *more), named).encode())
 
 
 def safe_name(identifier: str) -> str:
@@ -321,6 +323,8 @@ class SiteEvaluation:
     def run(self) -> dict[str, Any]:
         """Evaluates and returns the content of ``metrics.json``."""
         require_writable(self.output_dir)
+        if self.output_dir.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.output_dir))
         records = self._records()
         network = self.evaluator.network
         if not self.loaded:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import read_json, require_writable, sha256_file, write_bytes, write_json
+from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
 
@@ -108,7 +108,7 @@ class MaskFolder:
     def _unwritable(self) -> list[Problem]:
         try:
             if self.folder.exists():
-                self.folder.mkdir(exist_ok=True)  # fails for a file
+                make_folder(self.folder)  # fails for a file
             require_writable(self.folder)
         except OSError as error:
             found = error.strerror or str(error)

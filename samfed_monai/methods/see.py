@@ -27,7 +27,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import as_file_name, safe_load, write_bytes
+from samfed_monai.core.io import as_file_name, make_folder, safe_load, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data.soft_masks import resize_probabilities
@@ -163,9 +163,9 @@ class PseudoLabelStore:
         tensors: dict[str, Tensor] = {}
         for image, (label, scores) in self._labels.items():
             tensors |= {f"{image}.label": label, f"{image}.scores": torch.tensor(scores, dtype=torch.float64)}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         os.chmod(path.parent, 0o700)
-        write_bytes(path, save(tensors), mode=0o600)
+        write_bytes(path, save(tensors))
 
     def load(self, path: Path | None) -> None:
         """Goes back to what :meth:`save` wrote; ``None`` empties it."""

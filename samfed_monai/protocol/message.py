@@ -20,7 +20,7 @@ import torch
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import all_finite, check_tensors
+from samfed_monai.core.io import all_finite, check_tensors, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -419,9 +419,9 @@ def _header(payload: bytes) -> tuple[Any, Any]:
     if length > MAX_HEADER:
         found, expected = f"a header of {length} bytes", f"one of at most {MAX_HEADER} bytes"
         raise MessageRefused([Problem("message", found=found, expected=expected)])
-    metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
+    metadata = parse_json(payload[8 : 8 + length])["__metadata__"]
     shapes = metadata.get(_SHAPES)
-    return json.loads(metadata[_KEY]), None if shapes is None else json.loads(shapes)
+    return parse_json(metadata[_KEY]), None if shapes is None else parse_json(shapes)
 
 
 def _check_header(header: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.io import write_bytes, write_json, write_text
+from samfed_monai.core.io import PUBLIC, write_bytes, write_json, write_page, write_text
 from samfed_monai.core.table import to_csv as csv_text
 from samfed_monai.core.words import counted
 from samfed_monai.reports.compare import Runs, Table, comparison_table
@@ -417,10 +417,10 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     figure = comparison_figure(table) if table.scored else None
     place = "figures/comparison.png" if figure else None
     if figure:
-        write_bytes(folder / "figures" / "comparison.png", figure.light)
-    write_text(folder / "comparison.csv", to_csv(table))
-    write_json(folder / "comparison.json", {**to_json(table), "command": command})
-    write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure=place))
+        write_bytes(folder / "figures" / "comparison.png", figure.light, mode=PUBLIC)
+    write_text(folder / "comparison.csv", to_csv(table), mode=PUBLIC)
+    write_json(folder / "comparison.json", {**to_json(table), "command": command}, mode=PUBLIC)
+    write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure=place), mode=PUBLIC)
     html = (
         environment()
         .get_template("comparison.html.j2")
@@ -437,7 +437,7 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
             reading=reading([table]).replace("*", ""),
         )
     )
-    write_text(folder / "comparison.html", html)
+    write_page(folder / "comparison.html", html, mode=PUBLIC)
     return folder / "comparison.html"
 
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from samfed_monai.config.variants import EXCHANGES
-from samfed_monai.core.io import write_bytes, write_text
+from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_page
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
@@ -90,20 +90,20 @@ class Report:
             notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
         folder = self.run_folder / "figures"
         for figure in figures:
-            write_bytes(folder / f"{figure.name}.png", figure.light)
+            write_bytes(folder / f"{figure.name}.png", figure.light, mode=PUBLIC)
         for pattern in ("overlay-*.png", "own-*.png"):  # of an earlier report, and perhaps not wanted any more
             for path in folder.glob(pattern):
                 path.unlink()
         for overlay in overlays:
             number = run.sites.index(overlay.site) + 1
-            write_bytes(folder / f"overlay-{number}-{overlay.place}.png", overlay.png, mode=0o600)
+            write_bytes(folder / f"overlay-{number}-{overlay.place}.png", overlay.png)
         for site in own:
             for place, image in enumerate(site.shown, start=1):
                 number = run.sites.index(site.site) + 1
-                write_bytes(folder / f"own-{number}-{place}.png", image.png, mode=0o600)
+                write_bytes(folder / f"own-{number}-{place}.png", image.png)
         path = self.run_folder / "report.html"
         private = overlays or any(site.shown for site in own)
-        write_text(path, render(run, figures, overlays, notes, own), mode=0o600 if private else 0o644)
+        write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private else PUBLIC)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)

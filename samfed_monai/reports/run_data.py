@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
+from samfed_monai.core.round_folders import run_record
 from samfed_monai.core.table import from_csv
 from samfed_monai.reports.unfinished import results_so_far, stored_rounds
 from samfed_monai.results.schema import validate_results
@@ -49,8 +51,14 @@ def read_federation(path: str | Path) -> list[RoundRow]:
     path = Path(path)
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = [_row(cells) for cells in from_csv(stream)]
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [_row(cells) for cells in from_csv(stream)]
+    except (KeyError, ValueError, csv.Error) as error:
+        hint = "restore the file from a copy"
+        raise Refused(
+            [Problem(str(path), found=str(error), expected="the table of a run's rounds", hint=hint)]
+        ) from None
     return sorted(rows, key=lambda row: (row.round, row.site))
 
 
@@ -120,7 +128,7 @@ class RunData:
         folder = Path(folder)
         path = folder / "results.json"
         if not path.is_file() and unfinished and stored_rounds(folder):
-            rounds, run = read_federation(folder / "federation.csv"), read_json(folder / "run.json")
+            rounds, run = read_federation(folder / "federation.csv"), run_record(folder)
             planned = run["config"].get("rounds")
             return cls(folder, results_so_far(folder), run, rounds, planned=planned)
         if not path.is_file():
@@ -129,7 +137,8 @@ class RunData:
         results = read_json(path)
         if problems := validate_results(results, where=str(path)):
             raise Refused(problems)
-        run, about = (read_json(folder / n) if (folder / n).is_file() else {} for n in ("run.json", "compare.json"))
+        run = run_record(folder)
+        about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
         return cls(folder, results, run, read_federation(folder / "federation.csv"), about)
 
     @property

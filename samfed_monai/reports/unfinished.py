@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import read_json
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.core.round_folders import round_folders, run_record
 from samfed_monai.results import build_results
 
 ACTIVITIES = ("training", "server", "controller", "evaluation")
@@ -30,7 +30,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     records = [read_json(path) for path in _round_files(folder)]
-    run = read_json(folder / "run.json")
+    run = run_record(folder)
     last = records[-1]
     best = max(records, key=lambda record: (record["average"]["validation"]["dice"] or 0.0, -record["round"]))
     if best["average"]["validation"]["dice"] is None:

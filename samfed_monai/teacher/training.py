@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import safe_load, save_tensors
+from samfed_monai.core.io import parse_json, safe_load, save_tensors
 from samfed_monai.core.moving_average import WeightAverage
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
@@ -153,7 +153,7 @@ def load_state(
     header: dict[str, str] = {}
     try:
         tensors = safe_load(path, metadata=header.update)
-        state = FitState(**json.loads(header["state"]))
+        state = FitState(**parse_json(header["state"]))
     except (Refused, KeyError, TypeError, ValueError):
         return None
     if state.fit_hash != fit_hash:

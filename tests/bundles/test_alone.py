@@ -54,7 +54,15 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
         monai.data.set_track_meta(before)
     weights = tmp_path / "out" / "best.safetensors"
     assert safe_load(weights, like=workflow.trainer.network.state_dict())
-    words = ["--image_size", "32", "--network_name", "basic_unet", "--images", str(tmp_path / "images" / "public")]
+    words = [
+        "--image_size",
+        "32",
+        "--allow-other-size",
+        "--network_name",
+        "basic_unet",
+        "--images",
+        str(tmp_path / "images" / "public"),
+    ]
     assert main(["infer", str(copy), "--model", str(weights), "--output", str(tmp_path / "masks"), *words]) == 0
     assert list((tmp_path / "masks").rglob("*.png"))
 

@@ -272,7 +272,7 @@ class TestInfer:
         monkeypatch.chdir(tmp_path)
 
         def run(*words: str) -> int:
-            there = ["--output-dir", "masks", "--dicom-seg", "segs", "--image_size", "64"]
+            there = ["--output-dir", "masks", "--dicom-seg", "segs", "--image_size", "64", "--allow-other-size"]
             return main(["infer", str(BUNDLE), *words, *there])
 
         return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from PIL import Image
 
 from samfed_monai.cli.infer import images_of
 from samfed_monai.cli.main import main
+from tests.modes import open_to_others
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
+SMALL = ("--image_size", "64", "--allow-other-size")
 AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
 
 
@@ -38,7 +41,7 @@ def infer(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> int:
-        return main(["infer", str(BUNDLE), *words, "--output-dir", "masks", "--image_size", "64"])
+        return main(["infer", str(BUNDLE), *words, "--output-dir", "masks", *SMALL])
 
     return run
 
@@ -113,7 +116,7 @@ def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer: Callable
     volume = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
     Path("slices").mkdir()
     Image.fromarray(np.repeat(volume[..., 1].T[..., None], 3, axis=-1)).save("slices/0002.png")
-    assert main(["infer", str(BUNDLE), "slices", "--output-dir", "by_hand", "--image_size", "64"]) == 0
+    assert main(["infer", str(BUNDLE), "slices", "--output-dir", "by_hand", *SMALL]) == 0
     drawn = np.asarray(nibabel.load("masks/scan.nii.gz").dataobj)[..., 1].T * 255
     assert np.array_equal(drawn, np.array(Image.open("by_hand/0002.png")))
 
@@ -282,3 +285,53 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(
     assert [next(name for name in ("broken2.nii", "broken3.dcm", "broken.jpg") if name in text) for text in left] == [
         *("broken2.nii", "broken3.dcm", "broken.jpg")
     ]
+
+
+def test_fault_106_every_output_is_its_owners_alone(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
+    forms = ["--overlays", "o/png", "--geojson", "o/geojson", "--areas", "t/areas.csv", "--coco", "t/coco.json"]
+    assert infer(str(given), "--probabilities", *forms) == 0
+    assert len(list(tmp_path.rglob("*"))) == 20  # seven folders; five masks, three outlines in two forms, two tables
+    assert open_to_others(*tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [b"bef\xfcnd.png", b"a\x1b[31mb.png", b"a\nb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])
+def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_its_control_characters(
+    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    path = tmp_path / "images" / os.fsdecode(name)
+    path.parent.mkdir(parents=True)
+    shutil.copy(given / ("scan.nii.gz" if name.endswith(b"gz") else "photo.png"), path)
+    assert infer("images", "--areas", "areas.csv") == 2
+    said = capsys.readouterr().err
+    assert "name of a file or folder: expected UTF-8 without control characters, found '" in said
+    assert said.replace("\n", "").replace("\r", "").isprintable()
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
+
+
+@pytest.mark.parametrize(("images", "masks"), [("", "masks"), (".", "")])
+def test_an_empty_path_is_not_the_current_folder(
+    given: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    images: str,
+    masks: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["infer", str(BUNDLE), images, "--output-dir", masks]) == 2
+    assert "found an empty path; is a variable of the shell empty?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--image_size", "--preprocessing#transforms#3#spatial_size"])
+@pytest.mark.parametrize("where", ["the bundle", "elsewhere"])
+def test_another_image_size_than_the_models_is_refused(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, where: str
+) -> None:
+    words = ["infer", str(BUNDLE), str(given / "photo.png"), "--output-dir", str(tmp_path / "masks"), option, "64"]
+    if where == "elsewhere":
+        shutil.copy(BUNDLE / "models" / "model.pt", tmp_path / "mine.pt")
+        words += ["--model", str(tmp_path / "mine.pt")]
+    assert main(words) == 2
+    says = "224, as model.pt was trained" if where == "the bundle" else "224, the bundle's"
+    assert f"{option}: expected {says}, found 64" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()

@@ -25,6 +25,7 @@ from samfed_monai.cli.main import build_parser, main
 from samfed_monai.config import find_bundle, packaged_bundles
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.model_file import read_header, settings_of
+from samfed_monai.core.own_process import print_safely
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 COMMANDS = (
@@ -80,6 +81,61 @@ def test_every_command_has_help(command, capsys):
         main([command, "--help"])
     assert left.value.code == 0
     assert f"samfed {command}" in capsys.readouterr().out
+
+
+ENCODINGS = ("latin-1", "cp437", "ascii", "utf-8", "utf-16")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_help_page_prints_in_any_encoding(encoding, monkeypatch):
+    for command in ("", *COMMANDS):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        print_safely()
+        with pytest.raises(SystemExit) as left:
+            main([*([command] if command else []), "--help"])
+        sys.stdout.flush()
+        assert left.value.code == 0
+        assert f"samfed {command}".strip() in raw.getvalue().decode(encoding)
+
+
+def test_a_process_of_ours_prints_any_name_and_obeys_none(tmp_path):
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(BUNDLE.parents[1]), "LC_ALL": "C"}
+    words = [sys.executable, "-m", "samfed_monai", "check", "\x1b[31m\u202eäöü…", "--datalist", "a\nb"]
+    done = subprocess.run(words, env={**environment, "PYTHONIOENCODING": "ascii"}, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.isascii()
+    assert b"\\x1b[31m\\u202e" in done.stderr
+    assert b"\x1b" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["variants"]])
+@pytest.mark.parametrize("closed", ["a pipe without a reader", "no standard output"])
+def test_a_closed_output_ends_in_a_line(words, closed, tmp_path):
+    command = [sys.executable, "-m", "samfed_monai", *words]
+    environment = {**os.environ, "PYTHONPATH": str(BUNDLE.parents[1])}
+    if closed == "no standard output":
+        done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], env=environment, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    closed = b"stopped: what this command writes to was closed before the end\n"
+    assert (done.returncode, done.stderr) == ((0, b"") if words == ["--help"] else (3, closed))
+
+
+@pytest.mark.parametrize("place", ["word", "folder"])
+def test_a_path_that_is_no_utf_8_is_refused(place, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / os.fsdecode(b"bef\xfcnde")
+    folder.mkdir()
+    monkeypatch.chdir(folder if place == "folder" else tmp_path)
+    assert main(["report", str(folder) if place == "word" else "run"]) == 2
+    where = "command line" if place == "word" else "the folder that this is called in"
+    assert f"{where}: expected UTF-8 without control characters, found '" in (said := capsys.readouterr().err)
+    assert "bef\\xfcnde'" in said
 
 
 def test_version(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from samfed_monai.cli.prepare import add_prepare_parser
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.datalist import DataList
 from tests.data.making import disc, picture, save, site
+from tests.modes import open_to_others
 
 
 def run(*words: object) -> int:
@@ -128,7 +130,7 @@ def test_synthetic(tmp_path):
     words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 64, 96)
     assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
     assert len(DataList.load(output).sites) == 2
-    assert (tmp_path / "list.report.html").is_file()
+    assert open_to_others(tmp_path / "data", output, *tmp_path.glob("list.report.*")) == []
     before = output.read_bytes()
     assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
     assert output.read_bytes() == before
@@ -215,6 +217,7 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
     words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "list.json", "--no-report")
     assert run(*words, "--public", "public", "--test", 0.3, "--validation", 0.3) == 0
     assert "list: 4 public images, 1 site\n" in capsys.readouterr().out
+    assert open_to_others(tmp_path / "out", tmp_path / "list.json") == []
     site_a = DataList.load(tmp_path / "list.json").sites["a"]
     volumes = [{item.image.split("/")[2] for item in items} for _, items in site_a.splits()]
     assert sorted(name for names in volumes for name in names) == [f"a{number}" for number in range(6)]
@@ -321,3 +324,15 @@ def test_unreadable_volumes_and_pictures_of_annotations_may_be_left_out(tmp_path
         run(*words)
     assert run(*words, "--skip-unreadable") == 0
     assert "worth a look: 1 unreadable image was left out, such as images/c_000.png" in capsys.readouterr().out
+
+
+def test_names_that_no_list_can_hold_are_refused_in_one_line(tmp_path):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "a", 5, 0, first=100)
+    for path in list((tmp_path / "a" / "images").iterdir()):
+        path.rename(path.with_name(os.fsdecode(b"\xfc" + os.fsencode(path.name))))
+    with pytest.raises(
+        Refused, match=r"(?s)refused: 1 problem\n.* found 'a/images/\\xfc.*, '.*, '.* and 2 more; rename"
+    ):
+        run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")
+    assert not (tmp_path / "list.json").exists()

@@ -21,6 +21,7 @@ from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.networks import Teacher, client_network
 from samfed_monai.teacher.exam import read_image_tensor
+from tests.modes import open_to_others
 from tests.networks.fakes import fake_checkpoint
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
@@ -89,6 +90,7 @@ def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_pat
         # the store has 8 bits: a pixel at the threshold may flip
         expected = [pytest.approx(row["dice"], abs=0.01) for row in splits["test"]]
         assert [float(row["dice"]) for row in rows] == expected
+    assert open_to_others(tmp_path / "scores") == []
     found = read_json(tmp_path / "scores" / "metrics.json")
     assert found["average"]["n"] == 6
     assert 0 < found["average"]["dice"] < 1

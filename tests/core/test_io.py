@@ -20,6 +20,8 @@ import torch
 from samfed_monai.core import io as files
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import (
+    PRIVATE,
+    PUBLIC,
     all_finite,
     append_line,
     atomic_folder,
@@ -27,6 +29,7 @@ from samfed_monai.core.io import (
     canonical_hash,
     check_tensors,
     locked,
+    parse_json,
     read_json,
     require_writable,
     safe_load,
@@ -35,8 +38,10 @@ from samfed_monai.core.io import (
     sha256_file,
     write_bytes,
     write_json,
+    write_page,
     write_text,
 )
+from samfed_monai.core.model_file import network_overrides, settings_of
 
 
 def test_atomic_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path):
@@ -514,6 +519,50 @@ def test_fault_71_json_nested_too_deeply_is_refused(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(Refused, match=r"deep\.json: expected objects and lists inside each other a few times"):
         read_json(tmp_path / "deep.json")
+
+
+@pytest.mark.parametrize(("depth", "taken"), [(100, True), (101, False), (100_000, False)])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+def test_json_from_elsewhere_is_read_a_hundred_levels_deep(depth, taken, opened, closed):
+    text = opened * depth + ("" if opened == "[" else "1") + closed * depth
+    if taken:
+        assert json.dumps(parse_json(text), separators=(",", ":")) == text
+    else:
+        with pytest.raises(ValueError, match="more than 100 levels"):
+            parse_json(text)
+
+
+def test_a_header_of_nested_json_is_no_header(tmp_path):
+    deep = {"classes": "[" * 100_000, "network_def": "[" * 100_000, "image_size": "9" * 5000}
+    for name, text in (
+        ("a", '{"__metadata__":' * 100_000),
+        ("b", json.dumps({"__metadata__": deep})),
+        ("c", '{"__metadata__": []}'),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text.encode())
+        assert (settings_of(path), network_overrides(path)) == ({}, {})
+
+
+@pytest.mark.parametrize(("mode", "folder"), [(PRIVATE, 0o700), (PUBLIC, 0o755)])
+def test_new_folders_are_open_to_those_who_may_read_the_file(tmp_path, mode, folder):
+    write_text(tmp_path / "a" / "b" / "c.txt", "x", mode=mode)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c.txt")] == [
+        folder,
+        folder,
+        mode,
+    ]
+
+
+def test_a_umask_closes_what_others_could_read(tmp_path):
+    code = "from samfed_monai.core.io import PUBLIC, write_text; write_text('a/b', 'x', mode=PUBLIC)"
+    subprocess.run([sys.executable, "-c", f"import os; os.umask(0o027); {code}"], cwd=tmp_path, check=True)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o750, 0o640]
+
+
+def test_a_page_shows_control_characters_of_names(tmp_path):
+    write_page(tmp_path / "a.html", "<p>a\x1b[31m\u202eb\udcff</p>\n")
+    assert (tmp_path / "a.html").read_text() == "<p>a\\x1b[31m\\u202eb\\xff</p>\n"
 
 
 def test_a_lock_is_held_for_the_time_of_its_block(tmp_path):

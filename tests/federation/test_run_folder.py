@@ -264,7 +264,7 @@ def test_a_table_that_grows_round_by_round_is_the_one_written_at_once(tmp_path, 
     wholes = []
     monkeypatch.setattr(
         "samfed_monai.federation.run_folder.write_text",
-        lambda path, text: (wholes.append(path.parent.name), path.write_text(text)),
+        lambda path, text, mode: (wholes.append(path.parent.name), path.write_text(text)),
     )
     for last in range(1, 6):
         growing.write_table(records[:last])

@@ -116,7 +116,7 @@ def test_drawing_takes_a_twentieth_of_the_time_and_the_last_round_is_drawn(tmp_p
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     clock, drawn = iter([0.0, 1.0, 20.9, 21.0, 22.0, 23.0, 24.0]), []  # a picture takes 1 s: the next is due at 21
     monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(tracking, "write_bytes", lambda path, _: drawn.append(len(records)))
+    monkeypatch.setattr(tracking, "write_bytes", lambda path, _, mode: drawn.append(len(records)))
     records = []
     with Tracking(tmp_path) as show:
         for number in range(4):

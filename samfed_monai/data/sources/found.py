@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
+from samfed_monai.core.io import PRIVATE, make_folder
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import unsafe
@@ -274,9 +275,10 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
     archive, folder = Path(archive), Path(folder)
     members = _members(archive, folder)
     with _readable(archive) as opened:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for member in members:
             opened.extract(member, folder)
+            (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
     files = [folder / member.filename for member in members if not member.is_dir()]
     if inside := [path.name for path in files if path.suffix.lower() in ARCHIVES]:
         who = counted(len(inside), "archive")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import append_line
+from samfed_monai.core.io import append_line, parse_json
 
 logger = logging.getLogger("samfed_monai.audit")
 
@@ -150,7 +150,7 @@ def _lines(path: Path) -> list[dict[str, Any] | None]:
     found: list[dict[str, Any] | None] = []
     for line in path.read_bytes().splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             record = None
         found.append(record if isinstance(record, dict) else None)

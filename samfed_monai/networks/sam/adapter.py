@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import check_tensors, safe_load, save_tensors
+from samfed_monai.core.io import check_tensors, parse_json, safe_load, save_tensors
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.networks.sam.lora import LoRATargets, apply_lora
@@ -117,11 +117,11 @@ def read_header(path: str | Path) -> Adapter:
     try:
         if "adapter" not in metadata:
             raise ValueError("no adapter header")
-        fields = json.loads(metadata["adapter"])
+        fields = parse_json(metadata["adapter"])
         if fields.pop("format") != _FORMAT:
             raise ValueError("another format")
         return Adapter(**fields | {"adapt": Adapt(fields["adapt"])})
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT)]) from None
 
 
