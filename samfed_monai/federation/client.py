@@ -17,6 +17,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+from samfed_monai.bundle.images import SplitDataset
 from samfed_monai.config.parse import parsed
 from samfed_monai.config.strict import strict_bundle_problems, strict_problems
 from samfed_monai.core import training_state
@@ -33,6 +34,7 @@ from samfed_monai.federation.own_network import (
     split_state,
 )
 from samfed_monai.handlers.handler_group import HandlerGroup
+from samfed_monai.handlers.images_seen import ImagesSeen, Seen
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
@@ -90,13 +92,22 @@ def restored_after(network: nn.Module, frozen: Collection[str] = ()) -> Iterator
 LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
 
 
-def private_count(workflow: Any) -> int:
-    """Number of images a bundle trains on: ``unlabelled#dataset``, else ``train#dataset``; 0 without both."""
+def private_count(workflow: Any, seen: ImagesSeen | None = None) -> int:
+    """Number of different images a bundle trains on: of ``unlabelled#dataset``, else ``train#dataset``; 0 without both.
+
+    Args:
+        workflow: the bundle's.
+        seen: what was trained on: where images came again, a data set of another kind than this package's has no more
+            than those.
+    """
     parser = getattr(workflow, "parser", None)
     for name in ("unlabelled#dataset", "train#dataset"):
         dataset = parsed(parser, name)
+        if isinstance(dataset, SplitDataset):
+            return dataset.different_images()
         if isinstance(dataset, Sized):
-            return len(dataset)
+            used = seen and (seen.stream if name.startswith("unlabelled") else seen.batch)
+            return min(len(dataset), len(used.images)) if used and used.repeated else len(dataset)
     return 0
 
 
@@ -134,14 +145,21 @@ def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, 
             handler.output_dir = own_folder
 
 
-def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, float], int]:
+def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, Any]], dict[str, float], int]:
     """What a run of the evaluator left: its table, ``empty_<side>`` counts and scores of classes by name, and how many
-    images were seen."""
+    different images were seen.
+
+    Raises:
+        MessageRefused: the scores are not those of these images, each of them once.
+    """
     state = evaluator.state
     summary = dict(getattr(state, "score_summary", None) or {})
-    seen = int(summary.get("n", len(getattr(evaluator.data_loader, "dataset", ()))))
-    empty = {f"empty_{side}": count for side, count in (summary.get("empty") or {}).items()}
-    return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, seen
+    count = len(seen.images)
+    if summary.get("n", seen.drawn) != count:
+        found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as the bundles do"
+        raise MessageRefused([Problem("scores", found, "each image that was read once", hint)])
+    empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
+    return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, count
 
 
 def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
@@ -234,6 +252,8 @@ class SamFedAlgo(MonaiAlgo):
         self._seconds = 0.0
         self._received: dict[str, float] = {}
         self._frozen_too = False
+        #: Images that the last training saw, and those of the last evaluation.
+        self.trained_on, self._evaluated = ImagesSeen(), ImagesSeen()
         #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
         self.own: OwnNetwork | None = None
         #: The image-derived statistic that this site sends; ``None`` where the bundle has no ``statistics``.
@@ -266,6 +286,9 @@ class SamFedAlgo(MonaiAlgo):
             frozen = self.parts.split.frozen if self.parts is not None else ()
             self.own = own_network(self.trainer, self.train_workflow, frozen)
             self.statistic = self._statistic_of_bundle()
+        for engine, seen in ((self.trainer, self.trained_on), (self.evaluator, self._evaluated)):
+            if engine is not None:
+                seen.attach(engine)
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
@@ -288,6 +311,7 @@ class SamFedAlgo(MonaiAlgo):
         data = self._in_own_tensors(data)
         call = Call.of(self.client_name, extra, data)
         self._require_public_set(call)
+        self.trained_on.forget()
         started = time.perf_counter()
         own = self._own_in(call)
         if own is None:
@@ -355,7 +379,7 @@ class SamFedAlgo(MonaiAlgo):
         terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
         answer.metrics = {"seconds": self._seconds, "iterations": iterations, **sendable(terms)}
         last = self._last or Call.of(self.client_name)
-        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow))
+        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow, self.trained_on))
         return answer
 
     def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:
@@ -384,10 +408,11 @@ class SamFedAlgo(MonaiAlgo):
             if self.trainer is not None
             else nullcontext(),
         ):
+            self._evaluated.forget()
             with warnings.catch_warnings():  # a site without masks has no labelled images, in every round
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
                 answer = super().evaluate(data, extra)
-            self.scores[split], empty, seen = scored(self.evaluator)
+            self.scores[split], empty, seen = scored(self.evaluator, self._evaluated.batch)
             called = COMPARED_AFTER.get((str(model), split))
             if self.on_evaluated is not None and called is not None:
                 self.on_evaluated(self.evaluator, called)

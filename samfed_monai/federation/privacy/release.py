@@ -36,6 +36,7 @@ from samfed_monai.federation.privacy.allowed import (
     Allowed,
     allowed_of,
     forbidden_problems,
+    seen_problems,
     statistic_problems,
     statistics_problems,
     tensor_problems,
@@ -72,8 +73,8 @@ class ReleaseFilter:
         method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
         rounds: of the plan; a request of another round, or of a run of another length, is not answered. ``None`` takes
             any.
-        least_seen: images that a site must have trained on in a round, repeats included, for anything that it learned
-            to leave; its own floor, since short rounds of small batches are common where nothing is private.
+        least_seen: different images that a site must have trained on in a round for anything that it learned to leave;
+            its own floor, since short rounds of small batches are common where nothing is private.
         noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
     """
 
@@ -195,11 +196,8 @@ class ReleaseFilter:
             problems.extend(self._prototype_problems(reply))
         if reply.tensors:
             problems.extend(self._statistics_problems(allowed) if reply.kind == Kind.WEIGHTS else ())
-            seen = reply.metrics.get("iterations", 0) * (allowed.batch or 1)
-            if 0 < seen < self.least_seen:  # a round in which nothing is trained tells nothing new
-                expected = f"at least {self.least_seen} images trained on in a round, as this site's file says"
-                hint = "more local_steps, or a larger batch_size"
-                problems.add("round", found=f"{seen}", expected=expected, hint=hint)
+            iterations = reply.metrics.get("iterations", 0)
+            problems.extend(seen_problems(allowed, self.least_seen, self.privacy.least_images, iterations))
         found = list(problems) or undeclared(reply, self.method)
         if found:
             raise MessageRefused(found)
@@ -337,7 +335,7 @@ def site_release(
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
         method: what the plan's variant says of itself, as this site has it.
         rounds: of the plan.
-        least_seen: of the site's own floor: images trained on in a round.
+        least_seen: of the site's own floor: different images trained on in a round.
     """
     folder, allowed = Path(run_folder) / "sites" / as_file_name(site), lambda: allowed_of(client())
     settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
