@@ -157,7 +157,7 @@ _shared_items: WeakValueDictionary[bytes, _SharedItems] = WeakValueDictionary()
 class SplitDataset(CacheDataset):
     """Images of one split; what is not random of their transform is done once, when an image is first asked for.
 
-    Every item gets ``image_read``, the SHA-256 of the site's own image file as it was read, by which images are counted.
+    Every item gets ``image_read``, the SHA-256 of the image file that was read, by which a site counts its images.
 
     All read images stay in memory: 4 bytes x 4 x image_size^2 each (1 MB at 256 px). Public ones are the same at every
     site: those in one process have one copy of them, as far as they are read alike.

@@ -150,8 +150,9 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     Refused are: a ``_target_`` outside the strict allow-list; expressions (``$``) and references to other files
     (``%``); a logging configuration, or any other option of MONAI's own command; the debugger; values that JSON does
     not have. Something that was *sent* moreover may not hold any expression at all, set ids of :data:`SENT_WORKFLOW`,
-    name places on this machine or say how images are read (:mod:`samfed_monai.config.own_images`). A *file* of a bundle may: there :data:`SHAPES` and
-    :data:`IMPORTS` are allowed below the knobs, and components may name places below the folder of the run.
+    name places on this machine or say how images are read (:mod:`samfed_monai.config.own_images`). A *file* of a bundle
+    may: there :data:`SHAPES` and :data:`IMPORTS` are allowed below the knobs, and components may name places below the
+    folder of the run.
 
     It does not say whether an id exists or a value fits; the ordinary check does, where the bundle is at hand.
 

@@ -154,10 +154,13 @@ def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, A
     """
     state = evaluator.state
     summary = dict(getattr(state, "score_summary", None) or {})
-    count = len(seen.images)
+    count, dataset = len(seen.images), getattr(evaluator.data_loader, "dataset", None)
     if summary.get("n", seen.drawn) != count:
         found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as the bundles do"
         raise MessageRefused([Problem("scores", found, "each image that was read once", hint)])
+    if isinstance(dataset, SplitDataset) and count < dataset.different_images():
+        hint = "leave the loader to the bundle that was installed here"
+        raise MessageRefused([Problem("scores", "those of a part of the images", "all images of the split", hint)])
     empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
     return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, count
 

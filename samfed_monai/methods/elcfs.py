@@ -210,11 +210,11 @@ class SpectrumWindows(Statistic):
         return {WINDOWS: torch.zeros(self.entries, COLOURS, side, side)}
 
     def images(self, least_images: int) -> int:
-        count = len(self.data.records("unlabelled"))
+        count = len(self._different())
         return count // self._groups(count, least_images)
 
     def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        records = self.data.records("unlabelled")
+        records = self._different()
         order = torch.randperm(
             len(records), generator=torch.Generator().manual_seed(derive_seed(self.seed, self.site, "spectrum"))
         )
@@ -235,6 +235,9 @@ class SpectrumWindows(Statistic):
         if windows is not None and not all_finite(windows):
             raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
         self.term.windows = windows
+
+    def _different(self) -> list[dict[str, Any]]:
+        return list({record["image_sha256"]: record for record in self.data.records("unlabelled")}.values())
 
     def _groups(self, count: int, least_images: int) -> int:
         return max(1, min(self.entries, count // max(1, least_images)))

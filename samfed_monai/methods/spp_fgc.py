@@ -68,14 +68,17 @@ class ColourGraph(Statistic):
         return {GRAPH: empty_graph(self.levels)}
 
     def images(self, least_images: int) -> int:
-        return len(self.data.records(self.split))
+        return len(self._different())
 
     def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        records = self.data.records(self.split)
+        records = self._different()
         total = torch.zeros(3, self.levels, self.levels, dtype=torch.float64)
         for record in records:
             total += colour_graph(torch.as_tensor(self.transform(record)["image"]), self.levels)
         return {GRAPH: (total / max(1, len(records))).flatten()[None].float()}
+
+    def _different(self) -> list[dict[str, Any]]:
+        return list({record["image_sha256"]: record for record in self.data.records(self.split)}.values())
 
 
 def empty_graph(levels: int) -> Tensor:

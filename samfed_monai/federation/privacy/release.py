@@ -140,6 +140,29 @@ class ReleaseFilter:
         if problems:
             raise MessageRefused(problems)
 
+    def require_answerable(self, task: Task, request: Message) -> None:
+        """Refuses a request whose answer would not leave, whatever it held, before anything is computed for it.
+
+        Raises:
+            MessageRefused: another site, a round that the plan does not have, or one that was answered too often.
+        """
+        if problems := self._unanswerable(task, request):
+            raise MessageRefused(problems)
+
+    def _unanswerable(self, task: Task, request: Message) -> list[Problem]:
+        problems = Problems()
+        if request.site != self.site:
+            problems.add("message -> site", found="a request to another site", expected="one to this site")
+        if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
+            problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
+        if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
+            expected = f"at most {MOST_EVALUATIONS} in a round"
+            problems.add("evaluations", found="one more", expected=expected, hint="start a new run under another name")
+        if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
+            expected = f"at most {MOST_TRAININGS} in a round"
+            problems.add("trainings", found="one more", expected=expected, hint="start a new run under another name")
+        return list(problems)
+
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
         if self.privacy.differential_privacy is not None:  # they go back as they were received
             return []
@@ -169,8 +192,6 @@ class ReleaseFilter:
         for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
             if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
                 problems.add(f"message -> {name}", found="another one", expected="that of the request")
-        if request.site != self.site:
-            problems.add("message -> site", found="a request to another site", expected="one to this site")
         if reply.extra:
             problems.add("message -> extra", found="words", expected="none from a site")
         if type(reply.n) is not int or reply.n < 0:
@@ -180,14 +201,7 @@ class ReleaseFilter:
         problems.extend(Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
-        if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
-            problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
-        if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
-            expected = f"at most {MOST_EVALUATIONS} in a round"
-            problems.add("evaluations", found="one more", expected=expected, hint="start a new run under another name")
-        if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
-            expected = f"at most {MOST_TRAININGS} in a round"
-            problems.add("trainings", found="one more", expected=expected, hint="start a new run under another name")
+        problems.extend(self._unanswerable(task, request))
         weights, statistics = _parted(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
         word = request.extra.get(STATISTICS)
