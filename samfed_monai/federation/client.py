@@ -154,13 +154,10 @@ def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, A
     """
     state = evaluator.state
     summary = dict(getattr(state, "score_summary", None) or {})
-    count, dataset = len(seen.images), getattr(evaluator.data_loader, "dataset", None)
+    count = len(seen.images)
     if summary.get("n", seen.drawn) != count:
         found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as the bundles do"
         raise MessageRefused([Problem("scores", found, "each image that was read once", hint)])
-    if isinstance(dataset, SplitDataset) and count < dataset.different_images():
-        hint = "leave the loader to the bundle that was installed here"
-        raise MessageRefused([Problem("scores", "those of a part of the images", "all images of the split", hint)])
     empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
     return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, count
 
@@ -255,6 +252,8 @@ class SamFedAlgo(MonaiAlgo):
         self._seconds = 0.0
         self._received: dict[str, float] = {}
         self._frozen_too = False
+        #: Whether the last evaluation left images of its split out.
+        self.scored_a_part = False
         #: Images that the last training saw, and those of the last evaluation.
         self.trained_on, self._evaluated = ImagesSeen(), ImagesSeen()
         #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
@@ -416,6 +415,8 @@ class SamFedAlgo(MonaiAlgo):
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
                 answer = super().evaluate(data, extra)
             self.scores[split], empty, seen = scored(self.evaluator, self._evaluated.batch)
+            dataset = getattr(self.evaluator.data_loader, "dataset", None)
+            self.scored_a_part = isinstance(dataset, SplitDataset) and seen < dataset.different_images()
             called = COMPARED_AFTER.get((str(model), split))
             if self.on_evaluated is not None and called is not None:
                 self.on_evaluated(self.evaluator, called)

@@ -139,8 +139,10 @@ def require_request(task: Task, request: Message, site: str, rounds: int) -> Non
         problems.add("message -> kind", found=Kind(request.kind).value, expected=expected)
     if not (request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds):
         problems.add("message -> round", found="one that the plan does not have", expected=f"{rounds} rounds")
-    if request.metrics or request.n:
+    if request.metrics:
         problems.add("message -> metrics", found="numbers", expected="none in a request")
+    if request.n:
+        problems.add("message -> n", found="another number", expected="0 in a request")
     if WITHHELD in request.extra:
         problems.add("message -> extra", found=WITHHELD, expected="words of a server")
     if problems:
@@ -494,7 +496,15 @@ class FederatedSite:
                 self.components.renewal.before(message, self._client().client)
             elif message.extra.get("model") in ("best", "last"):  # the rounds are over
                 self.components.renewal.remove()
-        return self._train(message) if task == Task.TRAIN else self._client().answer(task, message)
+        return self._train(message) if task == Task.TRAIN else self._evaluate(message)
+
+    def _evaluate(self, message: Message) -> Message:
+        """Scores of all images of a split: two means, one of them without a single image, would give its score away."""
+        reply = self._client().answer(Task.EVALUATE, message)
+        if self._client().client.scored_a_part and reply.n >= self.privacy.least_images:
+            hint = "leave the loader to the bundle that was installed here"
+            raise MessageRefused([Problem("scores", "those of a part of the images", "all images of the split", hint)])
+        return reply
 
     def _train(self, message: Message) -> Message:
         """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""
