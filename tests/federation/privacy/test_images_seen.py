@@ -45,15 +45,7 @@ def node(small_federation, lists, tmp_path) -> Made:
     """A site that asks for two images; its plan was not compared with its bundle."""
     logging.disable(logging.WARNING)
 
-    def made(
-        client: dict[str, Any],
-        *,
-        least: int = 2,
-        own: int = 2,
-        datalist: Path | None = None,
-        images=small_federation,
-        **plan,
-    ):
+    def made(client, *, least=2, own=2, datalist=lists["site-1"], images=small_federation, **plan) -> FederatedSite:
         given = replace(PLAN, client={**CLIENT, **client}, privacy={"least_images": least}, **plan)
         there = places(images, datalist, tmp_path / "site-1")
         return FederatedSite("site-1", given, there, floor=PrivacyFloor(least_images=own))
