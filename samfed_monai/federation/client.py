@@ -34,7 +34,7 @@ from samfed_monai.federation.own_network import (
     split_state,
 )
 from samfed_monai.handlers.handler_group import HandlerGroup
-from samfed_monai.handlers.images_seen import ImagesSeen, Seen
+from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
@@ -92,13 +92,10 @@ def restored_after(network: nn.Module, frozen: Collection[str] = ()) -> Iterator
 LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
 
 
-def private_count(workflow: Any, seen: ImagesSeen | None = None) -> int:
+def private_count(workflow: Any) -> int:
     """Number of different images a bundle trains on: of ``unlabelled#dataset``, else ``train#dataset``; 0 without both.
 
-    Args:
-        workflow: the bundle's.
-        seen: what was trained on: where images came again, a data set of another kind than this package's has no more
-            than those.
+    A data set that is none of this package's, nor around one, has as many as it says.
     """
     parser = getattr(workflow, "parser", None)
     for name in ("unlabelled#dataset", "train#dataset"):
@@ -106,9 +103,18 @@ def private_count(workflow: Any, seen: ImagesSeen | None = None) -> int:
         if isinstance(dataset, SplitDataset):
             return dataset.different_images()
         if isinstance(dataset, Sized):
-            used = seen and (seen.stream if name.startswith("unlabelled") else seen.batch)
-            return min(len(dataset), len(used.images)) if used and used.repeated else len(dataset)
+            return _different_items(dataset)
     return 0
+
+
+def _different_items(dataset: Any) -> int:
+    inner = dataset
+    while inner is not None and not isinstance(inner, SplitDataset):
+        inner = getattr(inner, "dataset", getattr(inner, "data", None))
+    if inner is None:
+        return len(dataset)
+    with own_random_state(0):  # nothing that is drawn here is used
+        return len({each for index in range(len(dataset)) for each, _ in identities(dataset[index])})
 
 
 COMPARED_AFTER = {("current", "validation"): "current", ("best", "test"): "best"}
@@ -381,7 +387,7 @@ class SamFedAlgo(MonaiAlgo):
         terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
         answer.metrics = {"seconds": self._seconds, "iterations": iterations, **sendable(terms)}
         last = self._last or Call.of(self.client_name)
-        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow, self.trained_on))
+        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow))
         return answer
 
     def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:

@@ -136,6 +136,12 @@ def test_a_round_on_one_image_many_times_sends_nothing(node, client):
     assert (line["outcome"], "1 different" in line["problems"][0]) == ("refused", True)
 
 
+def test_a_data_set_around_the_sites_own_has_no_more_images(node):
+    for dataset in ({**SUBSET, "dataset": UNLABELLED, "indices": [0, 1, 0, 1, 1]}, UNLABELLED):
+        site = node({"unlabelled#dataset": dataset, "local_steps": 4})
+        assert answered(site, Task.PREPARE).n == answered(site, Task.TRAIN).n == (4 if dataset is UNLABELLED else 2)
+
+
 def read_lines(site: FederatedSite) -> list[dict[str, Any]]:
     return read_audit(site.components.places.output_dir / "sites" / "site-1" / "audit.jsonl")
 
