@@ -100,8 +100,8 @@ def _different_images(loader: Any) -> int | None:
         return None
     if type(sampler) is EndlessSampler:  # always full, of so many images
         return min(size, _different(sampler.dataset) if sampler.indices is None else len(set(sampler.indices)))
-    plain = type(sampler) in (range, SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
-    if not plain:
+    known = type(sampler) in (range, SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
+    if sampler is None or not known:
         return None  # it may repeat images
     rest = len(sampler) % size
     return min(
