@@ -14,7 +14,9 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import RandomizableTrait, Transform
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import sha256_file
 from samfed_monai.data.datalist import SERVER_NAMES
+from samfed_monai.handlers.images_seen import IMAGE_READ
 
 
 def site_records(
@@ -155,6 +157,8 @@ _shared_items: WeakValueDictionary[bytes, _SharedItems] = WeakValueDictionary()
 class SplitDataset(CacheDataset):
     """Images of one split; what is not random of their transform is done once, when an image is first asked for.
 
+    Every item gets ``image_read``, the SHA-256 of the image file that was read, by which a site counts its images.
+
     All read images stay in memory: 4 bytes x 4 x image_size^2 each (1 MB at 256 px). Public ones are the same at every
     site: those in one process have one copy of them, as far as they are read alike.
 
@@ -174,8 +178,22 @@ class SplitDataset(CacheDataset):
 
     def __init__(self, *, data: SiteImages, split: SplitName, transform: Callable[[Any], Any]) -> None:
         super().__init__(data.records(split), copy.deepcopy(transform), runtime_cache="threads")
-        if split == "public":
+        self._public, self._read = split == "public", dict[int, str]()
+        if self._public:
             self._cache = self._shared()
+
+    def different_images(self) -> int:
+        """How many images have other bytes: by what was read, and by the list where nothing was read yet."""
+        return len({self._read.get(index) or record["image_sha256"] for index, record in enumerate(self.data)})
+
+    def _transform(self, index: int) -> Any:
+        if index not in self._read:  # before the image is read: what is kept from then on
+            self._read[index] = "" if self._public else sha256_file(self.data[index]["image"])
+        made = super()._transform(index)
+        for item in made if isinstance(made, list) else [made]:
+            if isinstance(item, dict):
+                item[IMAGE_READ] = self._read[index]
+        return made
 
     def _shared(self) -> Any:
         """The cache of datasets with these records and these steps before the first random one; else its own."""

@@ -20,6 +20,7 @@ from typing import Any
 from samfed_monai.config.check import FOLDER_KNOBS, WEIGHT_KNOBS, check_logging
 from samfed_monai.config.knobs import GROUPS, SITES, knobs_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
+from samfed_monai.config.own_images import image_problems
 from samfed_monai.config.parse import join_id, lookup, split_id
 from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, resolve_target
 from samfed_monai.core.errors import Problem, Refused
@@ -134,9 +135,6 @@ PLACE_ENDINGS = ("_path", "_file", "_filename", "_dir", "_folder", "_root", "_st
 """Ids that say where something lies on a machine, and how others of them end. A site's own file says that, never a
 message."""
 
-SENT_DATA = frozenset({"data", "images", "split"})
-"""Ids that say which images a data set holds; a number of them, ``sharing#images``, does not."""
-
 SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"})
 """Ids that say what a workflow does rather than with which values."""
 
@@ -152,8 +150,9 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     Refused are: a ``_target_`` outside the strict allow-list; expressions (``$``) and references to other files
     (``%``); a logging configuration, or any other option of MONAI's own command; the debugger; values that JSON does
     not have. Something that was *sent* moreover may not hold any expression at all, set ids of :data:`SENT_WORKFLOW`,
-    name places on this machine or say which images a data set holds. A *file* of a bundle may: there :data:`SHAPES` and
-    :data:`IMPORTS` are allowed below the knobs, and components may name places below the folder of the run.
+    name places on this machine or say how images are read (:mod:`samfed_monai.config.own_images`). A *file* of a bundle
+    may: there :data:`SHAPES` and :data:`IMPORTS` are allowed below the knobs, and components may name places below the
+    folder of the run.
 
     It does not say whether an id exists or a value fits; the ordinary check does, where the bundle is at hand.
 
@@ -172,10 +171,16 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
         return [Problem(source, found=type(content).__name__, expected="an object of ids")]
     knobs = knobs_of(content) if file else {}
     problems: dict[Problem, None] = {}
+    refused: list[tuple[str, ...]] = []
     for parts, value in _values(content):
         where = f"{source} -> {join_id(parts)}"
-        problems |= dict.fromkeys(_of_id(parts, value, where, file))
-        problems |= dict.fromkeys(_of_place_in_file(content, parts, value, where) if file else ())
+        found = list(_of_id(parts, value, where, file))
+        if file:
+            found += _of_place_in_file(content, parts, value, where)
+        elif not found and not any(parts[: len(above)] == above for above in refused):
+            found = list(image_problems(_in_its_workflow(parts), value, where))
+            refused += [parts] * bool(found)
+        problems |= dict.fromkeys(found)
         if isinstance(value, str) and parts[-1] != "_target_":
             problems |= dict.fromkeys(_of_text(parts, value, where, file=file and parts[0] not in knobs))
     return list(problems)
@@ -219,9 +224,6 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
     if _is_place(last, value):
         hint = "set it on this machine, in the site's own file"
         yield Problem(where, found=_shown(value), expected="nothing that says where files lie", hint=hint)
-    if _is_data(last, value):
-        hint = "delete it; a variant that was installed here may say it"
-        yield Problem(where, found=_shown(value), expected="nothing that says which images are read", hint=hint)
 
 
 def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -253,11 +255,6 @@ def _is_place(name: str, value: Any) -> bool:
 
 def _names_place(name: str) -> bool:
     return name in SENT_PLACES or name.endswith(PLACE_ENDINGS)
-
-
-def _is_data(name: str, value: Any) -> bool:
-    plain = value is None or isinstance(value, (int, float))
-    return name in SENT_DATA and not plain and not _leads_to(value, SENT_DATA.__contains__)
 
 
 def _leads_to(value: Any, kind: Callable[[str], bool]) -> bool:

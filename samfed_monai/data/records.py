@@ -148,6 +148,11 @@ def load_records(
     return records
 
 
+def different(records: Sequence[Record]) -> list[Record]:
+    """Records of different images: of those whose files have the same bytes, one."""
+    return list({record.get("image_sha256", index): record for index, record in enumerate(records)}.values())
+
+
 def masks_only(kinds: Sequence[str], where: str) -> list[Problem]:
     """The problem of weak labels where only masks can be used; none where there are none.
 

@@ -17,6 +17,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+from samfed_monai.bundle.images import SplitDataset
 from samfed_monai.config.parse import parsed
 from samfed_monai.config.strict import strict_bundle_problems, strict_problems
 from samfed_monai.core import training_state
@@ -33,6 +34,7 @@ from samfed_monai.federation.own_network import (
     split_state,
 )
 from samfed_monai.handlers.handler_group import HandlerGroup
+from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
@@ -91,13 +93,28 @@ LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
 
 
 def private_count(workflow: Any) -> int:
-    """Number of images a bundle trains on: ``unlabelled#dataset``, else ``train#dataset``; 0 without both."""
+    """Number of different images a bundle trains on: of ``unlabelled#dataset``, else ``train#dataset``; 0 without both.
+
+    A data set that is none of this package's, nor around one, has as many as it says.
+    """
     parser = getattr(workflow, "parser", None)
     for name in ("unlabelled#dataset", "train#dataset"):
         dataset = parsed(parser, name)
+        if isinstance(dataset, SplitDataset):
+            return dataset.different_images()
         if isinstance(dataset, Sized):
-            return len(dataset)
+            return _different_items(dataset)
     return 0
+
+
+def _different_items(dataset: Any) -> int:
+    inner = dataset
+    while inner is not None and not isinstance(inner, SplitDataset):
+        inner = getattr(inner, "dataset", getattr(inner, "data", None))
+    if inner is None:
+        return len(dataset)
+    with own_random_state(0):  # nothing that is drawn here is used
+        return len({each for index in range(len(dataset)) for each, _ in identities(dataset[index])})
 
 
 COMPARED_AFTER = {("current", "validation"): "current", ("best", "test"): "best"}
@@ -134,14 +151,21 @@ def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, 
             handler.output_dir = own_folder
 
 
-def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, float], int]:
+def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, Any]], dict[str, float], int]:
     """What a run of the evaluator left: its table, ``empty_<side>`` counts and scores of classes by name, and how many
-    images were seen."""
+    different images were seen.
+
+    Raises:
+        MessageRefused: the scores are not those of these images, each of them once.
+    """
     state = evaluator.state
     summary = dict(getattr(state, "score_summary", None) or {})
-    seen = int(summary.get("n", len(getattr(evaluator.data_loader, "dataset", ()))))
-    empty = {f"empty_{side}": count for side, count in (summary.get("empty") or {}).items()}
-    return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, seen
+    count = len(seen.images)
+    if summary.get("n", seen.drawn) != count:
+        found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as the bundles do"
+        raise MessageRefused([Problem("scores", found, "each image that was read once", hint)])
+    empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
+    return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, count
 
 
 def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
@@ -234,6 +258,10 @@ class SamFedAlgo(MonaiAlgo):
         self._seconds = 0.0
         self._received: dict[str, float] = {}
         self._frozen_too = False
+        #: Whether the last evaluation left images of its split out.
+        self.scored_a_part = False
+        #: Images that the last training saw, and those of the last evaluation.
+        self.trained_on, self._evaluated = ImagesSeen(), ImagesSeen()
         #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
         self.own: OwnNetwork | None = None
         #: The image-derived statistic that this site sends; ``None`` where the bundle has no ``statistics``.
@@ -266,6 +294,9 @@ class SamFedAlgo(MonaiAlgo):
             frozen = self.parts.split.frozen if self.parts is not None else ()
             self.own = own_network(self.trainer, self.train_workflow, frozen)
             self.statistic = self._statistic_of_bundle()
+        for engine, seen in ((self.trainer, self.trained_on), (self.evaluator, self._evaluated)):
+            if engine is not None:
+                seen.attach(engine)
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
@@ -288,6 +319,7 @@ class SamFedAlgo(MonaiAlgo):
         data = self._in_own_tensors(data)
         call = Call.of(self.client_name, extra, data)
         self._require_public_set(call)
+        self.trained_on.forget()
         started = time.perf_counter()
         own = self._own_in(call)
         if own is None:
@@ -384,10 +416,13 @@ class SamFedAlgo(MonaiAlgo):
             if self.trainer is not None
             else nullcontext(),
         ):
+            self._evaluated.forget()
             with warnings.catch_warnings():  # a site without masks has no labelled images, in every round
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
                 answer = super().evaluate(data, extra)
-            self.scores[split], empty, seen = scored(self.evaluator)
+            self.scores[split], empty, seen = scored(self.evaluator, self._evaluated.batch)
+            dataset = getattr(self.evaluator.data_loader, "dataset", None)
+            self.scored_a_part = isinstance(dataset, SplitDataset) and seen < dataset.different_images()
             called = COMPARED_AFTER.get((str(model), split))
             if self.on_evaluated is not None and called is not None:
                 self.on_evaluated(self.evaluator, called)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.config.own_images import deviations
 from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.seeds import derive_seed
@@ -50,6 +51,26 @@ def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str])
         site: {("network_name" if key == NETWORK else key): value for key, value in given.get(site, {}).items()}
         for site in sites
     }
+
+
+def require_own_images(plan: Plan, places: Places, site: str) -> None:
+    """Refuses a plan with which a site would read its images in another way than its own bundle says.
+
+    Raises:
+        Refused: every such place, or ids that the bundle does not have.
+    """
+    own = client_config(places.bundle_root, plan.variant, places.overrides()).with_files("configs/evaluate.json")
+    choices = dict(plan.sites.get(site, {}))
+    choices.pop(NETWORK, None)
+    planned = own.with_overrides({**plan.client, **choices, **places.overrides()})
+    try:
+        contents = own.parser().get(), planned.parser().get()
+    except (KeyError, ValueError, IndexError, TypeError):
+        found, hint = "an id that leads nowhere in this site's bundle", "compare it with `samfed show` at the site"
+        raise Refused([Problem("plan -> client", found, "ids of the site's own bundle", hint)]) from None
+    problems = Problems()
+    problems.extend(deviations(*contents))
+    problems.refuse_if_any()
 
 
 def network_names(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from monai.fl.utils.constants import ExtraItems
 
 from samfed_monai.config.variants import declared
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import as_file_name
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
@@ -32,7 +32,7 @@ from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.network_check import require_plain_network
 from samfed_monai.federation.privacy.possible import too_few_images
 from samfed_monai.federation.privacy.release import ReleaseFilter, site_release
-from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
+from samfed_monai.federation.privacy.settings import WITHHELD, Privacy, PrivacyFloor
 from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
@@ -108,6 +108,45 @@ class ClientAlgoExecutor:
             return from_exchange_object(self.client.evaluate(data, extra), request=message)
         self.client.train(data, extra)
         return from_exchange_object(self.client.get_weights(extra), request=message)
+
+
+_KINDS = {
+    Task.CHECK: frozenset({Kind.METRICS}),
+    Task.PREPARE: frozenset({Kind.ADAPTER, Kind.WEIGHTS, Kind.METRICS}),
+    Task.TRAIN: frozenset({Kind.WEIGHTS, Kind.SOFT_MASKS, Kind.PROTOTYPES, Kind.METRICS}),
+    Task.EVALUATE: frozenset({Kind.WEIGHTS, Kind.METRICS}),
+    **dict.fromkeys(STEPS, frozenset({Kind.SECURE})),
+}
+"""What a request of each task may carry."""
+
+
+def require_request(task: Task, request: Message, site: str, rounds: int) -> None:
+    """Refuses a request by its header, before anything is computed for it.
+
+    Args:
+        task: what is asked for.
+        request: from the server.
+        site: the site's own name.
+        rounds: of the plan.
+
+    Raises:
+        MessageRefused: another version, kind, site or round; numbers, words or a count that a request does not have.
+    """
+    problems = Problems()
+    problems.extend(replace(request, tensors={}).problems(up=False, site=site))
+    if request.kind not in (kinds := _KINDS[task]):
+        expected = f"one of {', '.join(sorted(kind.value for kind in kinds))} to {task.value}"
+        problems.add("message -> kind", found=Kind(request.kind).value, expected=expected)
+    if not (request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds):
+        problems.add("message -> round", found="one that the plan does not have", expected=f"{rounds} rounds")
+    if request.metrics:
+        problems.add("message -> metrics", found="numbers", expected="none in a request")
+    if request.n:
+        problems.add("message -> n", found="another number", expected="0 in a request")
+    if WITHHELD in request.extra:
+        problems.add("message -> extra", found=WITHHELD, expected="words of a server")
+    if problems:
+        raise MessageRefused(list(problems))
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:
@@ -226,9 +265,11 @@ class SiteComponents:
         return load_records(self.datalist, self.data_root, split="public")
 
     def training_images(self) -> int:
-        """How many of this site's own images it trains on: all, or those with a label where it learns from labels."""
+        """How many different images of its own this site trains on: all, or those with a label where it learns from
+        labels."""
         items = self.datalist.sites[self.site].unlabelled
-        return sum(item.label is not None for item in items) if self.participants.supervised else len(items)
+        labelled = self.participants.supervised
+        return len({item.sha256 for item in items if item.label is not None or not labelled})
 
     def sam_fingerprint(self) -> dict[str, str]:
         """Hash of the SAM under this site's network, as it lies here."""
@@ -381,6 +422,9 @@ class FederatedSite:
         """
         task = Task(task)
         try:
+            require_request(task, message, self.site, self.plan.rounds)
+            if isinstance(self.release, ReleaseFilter):
+                self.release.require_answerable(task, message)
             step = task in STEPS
             reply = self._adder().answer(task, message) if step else self._work(task, message)
         except Exception as error:
@@ -452,7 +496,15 @@ class FederatedSite:
                 self.components.renewal.before(message, self._client().client)
             elif message.extra.get("model") in ("best", "last"):  # the rounds are over
                 self.components.renewal.remove()
-        return self._train(message) if task == Task.TRAIN else self._client().answer(task, message)
+        return self._train(message) if task == Task.TRAIN else self._evaluate(message)
+
+    def _evaluate(self, message: Message) -> Message:
+        """Scores of all images of a split: two means, one of them without a single image, would give its score away."""
+        reply = self._client().answer(Task.EVALUATE, message)
+        if self._client().client.scored_a_part and reply.n >= self.privacy.least_images:
+            hint = "leave the loader to the bundle that was installed here"
+            raise MessageRefused([Problem("scores", "those of a part of the images", "all images of the split", hint)])
+        return reply
 
     def _train(self, message: Message) -> Message:
         """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""

@@ -13,7 +13,7 @@ import torch
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
-from samfed_monai.data.records import read_as
+from samfed_monai.data.records import different, read_as
 from samfed_monai.federation.exchange_object import class_metrics
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -82,7 +82,7 @@ class SiteMasks:
             tables[site] = {}
             for split in splits:
                 rows = tables[site][split] = []
-                for record in self.records(site, split):
+                for record in different(self.records(site, split)):  # each once, as at the students' evaluation
                     label = torch.as_tensor(preprocessing(dict(record))["label"])
                     mask = store.get(record["image_sha256"])[None]
                     mask = resize_probabilities(mask, label.shape[-2:])

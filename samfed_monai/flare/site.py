@@ -34,14 +34,18 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> FederatedSite:
         files: the site's file.
 
     Raises:
-        Refused: a plan that is or could become code, or that is not one; a bundle that is not here.
+        Refused: a plan that is or could become code, reads images in another way than the site's own bundle, or is
+            none; a bundle that is not here.
     """
-    from samfed_monai.federation.site import FederatedSite  # MONAI: not before there is something to build
+    from samfed_monai.federation.participants import require_own_images  # MONAI: not before there is something to build
+    from samfed_monai.federation.site import FederatedSite
 
     plan = read_plan(settings["plan"])
+    places = places_of(files, plan, Path(settings["run_folder"]))
+    require_own_images(plan, places, settings["site"])
     allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
-    return FederatedSite(settings["site"], plan, places_of(files, plan, Path(settings["run_folder"])), floor=floor)
+    return FederatedSite(settings["site"], plan, places, floor=floor)
 
 
 def read_plan(path: str | Path) -> Plan:

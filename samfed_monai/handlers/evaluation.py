@@ -62,7 +62,8 @@ class ScoreHandler:
     (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same four, and the summary has
     ``classes``, see :func:`samfed_monai.metrics.summarise_classes`.
 
-    It compares at the size that arrives: prediction and label must agree, nothing is resized.
+    It compares at the size that arrives: prediction and label must agree, nothing is resized. An image that comes again
+    is scored once where :class:`~samfed_monai.handlers.images_seen.ImagesSeen` looks for repeats, as at a site.
 
     Args:
         output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255, or the classes' values), both readable
@@ -117,8 +118,10 @@ class ScoreHandler:
         self._table, self._by_class, self._files, self._seen = [], [], [], Counter()
 
     def __call__(self, engine: Engine) -> None:
-        names = _names(engine.state.batch)
+        names, repeats = _names(engine.state.batch), getattr(engine.state, "repeats", ())
         for index, (logits, label) in enumerate(_pairs(engine.state.output)):
+            if index < len(repeats) and repeats[index]:
+                continue
             name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
             prediction = self._drawn(logits, self._logit)
             scores, by_class = self._scored(prediction, label)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.data.records import different
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
@@ -210,11 +211,11 @@ class SpectrumWindows(Statistic):
         return {WINDOWS: torch.zeros(self.entries, COLOURS, side, side)}
 
     def images(self, least_images: int) -> int:
-        count = len(self.data.records("unlabelled"))
+        count = len(different(self.data.records("unlabelled")))
         return count // self._groups(count, least_images)
 
     def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        records = self.data.records("unlabelled")
+        records = different(self.data.records("unlabelled"))
         order = torch.randperm(
             len(records), generator=torch.Generator().manual_seed(derive_seed(self.seed, self.site, "spectrum"))
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.data.records import different
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind
@@ -68,10 +69,10 @@ class ColourGraph(Statistic):
         return {GRAPH: empty_graph(self.levels)}
 
     def images(self, least_images: int) -> int:
-        return len(self.data.records(self.split))
+        return len(different(self.data.records(self.split)))
 
     def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        records = self.data.records(self.split)
+        records = different(self.data.records(self.split))
         total = torch.zeros(3, self.levels, self.levels, dtype=torch.float64)
         for record in records:
             total += colour_graph(torch.as_tensor(self.transform(record)["image"]), self.levels)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
+from samfed_monai.bundle.images import SplitDataset
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.own_network import personal_patterns
 from samfed_monai.federation.privacy.settings import EFFORT, WHERE, Privacy
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from samfed_monai.config.variants import Method
+    from samfed_monai.handlers.images_seen import Seen
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Allowed:
         batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
         momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
         statistic: what the site measures of its images for others; ``None`` is nothing.
+        seen: own images of the last training, by :class:`.ImagesSeen`; ``None`` where none was counted.
         keeps: whether the site keeps a network, or a part of one, that it has trained: what it evaluates is its own.
     """
 
@@ -45,6 +48,7 @@ class Allowed:
     batch: int | None = None
     momentum: float = 0.0
     statistic: Statistic | None = None
+    seen: Seen | None = None
     keeps: bool = False
 
 
@@ -94,12 +98,46 @@ def _different_images(loader: Any) -> int | None:
     size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
     if not isinstance(size, int):
         return None
-    if isinstance(sampler, EndlessSampler):  # always full, of so many images
-        return min(size, len(sampler.dataset if sampler.indices is None else sampler.indices))
-    if not isinstance(sampler, Sized):
-        return None
+    if type(sampler) is EndlessSampler:  # always full, of so many images
+        return min(size, _different(sampler.dataset) if sampler.indices is None else len(set(sampler.indices)))
+    known = type(sampler) in (range, SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
+    if sampler is None or not known:
+        return None  # it may repeat images
     rest = len(sampler) % size
-    return size if not rest or getattr(loader, "drop_last", False) else rest
+    return min(
+        size if not rest or getattr(loader, "drop_last", False) else rest,
+        _different(loader.dataset) if hasattr(loader, "dataset") else size,
+    )
+
+
+def _different(dataset: Sized) -> int:
+    return dataset.different_images() if isinstance(dataset, SplitDataset) else len(dataset)
+
+
+def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iterations: float) -> list[Problem]:
+    """Why what a round taught may not leave: it came from too few different images.
+
+    Args:
+        allowed: what may leave, and what was seen.
+        least_seen: the site's own least number of different images of a round.
+        least_images: the plan's; it counts where images came again before there were so many.
+        iterations: of the round, for a client that counts no images.
+    """
+    if allowed.seen is None:
+        seen, found = int(iterations) * (allowed.batch or 1), ""
+        if not seen:  # a round in which nothing is trained tells nothing new
+            return []
+    else:
+        seen, found = len(allowed.seen.images), " different"
+    least, whose = least_seen, "this site's file"
+    if allowed.seen is not None and allowed.seen.hashed and allowed.seen.repeated and least_images > least_seen:
+        least, whose = least_images, "privacy -> least_images"
+    if seen >= least:
+        return []
+    expected = f"at least {least} images trained on in a round, as {whose} says"
+    return [
+        Problem("round", found=f"{seen}{found}", expected=expected, hint="more local_steps, or a larger batch_size")
+    ]
 
 
 def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
@@ -142,6 +180,7 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
         allowed_weights(network, personal=personal),
         batch=batch,
         statistic=getattr(client, "statistic", None),
+        seen=trained_on.least() if (trained_on := getattr(client, "trained_on", None)) is not None else None,
         keeps=own is not None or bool(network_split(network, personal).personal),
     )
     if own is None:

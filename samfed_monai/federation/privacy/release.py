@@ -36,6 +36,7 @@ from samfed_monai.federation.privacy.allowed import (
     Allowed,
     allowed_of,
     forbidden_problems,
+    seen_problems,
     statistic_problems,
     statistics_problems,
     tensor_problems,
@@ -72,8 +73,8 @@ class ReleaseFilter:
         method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
         rounds: of the plan; a request of another round, or of a run of another length, is not answered. ``None`` takes
             any.
-        least_seen: images that a site must have trained on in a round, repeats included, for anything that it learned
-            to leave; its own floor, since short rounds of small batches are common where nothing is private.
+        least_seen: different images that a site must have trained on in a round for anything that it learned to leave;
+            its own floor, since short rounds of small batches are common where nothing is private.
         noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
     """
 
@@ -139,6 +140,29 @@ class ReleaseFilter:
         if problems:
             raise MessageRefused(problems)
 
+    def require_answerable(self, task: Task, request: Message) -> None:
+        """Refuses a request whose answer would not leave, whatever it held, before anything is computed for it.
+
+        Raises:
+            MessageRefused: another site, a round that the plan does not have, or one that was answered too often.
+        """
+        if problems := self._unanswerable(task, request):
+            raise MessageRefused(problems)
+
+    def _unanswerable(self, task: Task, request: Message) -> list[Problem]:
+        problems = Problems()
+        if request.site != self.site:
+            problems.add("message -> site", found="a request to another site", expected="one to this site")
+        if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
+            problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
+        if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
+            expected = f"at most {MOST_EVALUATIONS} in a round"
+            problems.add("evaluations", found="one more", expected=expected, hint="start a new run under another name")
+        if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
+            expected = f"at most {MOST_TRAININGS} in a round"
+            problems.add("trainings", found="one more", expected=expected, hint="start a new run under another name")
+        return list(problems)
+
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
         if self.privacy.differential_privacy is not None:  # they go back as they were received
             return []
@@ -168,8 +192,6 @@ class ReleaseFilter:
         for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
             if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
                 problems.add(f"message -> {name}", found="another one", expected="that of the request")
-        if request.site != self.site:
-            problems.add("message -> site", found="a request to another site", expected="one to this site")
         if reply.extra:
             problems.add("message -> extra", found="words", expected="none from a site")
         if type(reply.n) is not int or reply.n < 0:
@@ -179,14 +201,7 @@ class ReleaseFilter:
         problems.extend(Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
-        if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
-            problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
-        if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
-            expected = f"at most {MOST_EVALUATIONS} in a round"
-            problems.add("evaluations", found="one more", expected=expected, hint="start a new run under another name")
-        if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
-            expected = f"at most {MOST_TRAININGS} in a round"
-            problems.add("trainings", found="one more", expected=expected, hint="start a new run under another name")
+        problems.extend(self._unanswerable(task, request))
         weights, statistics = _parted(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
         word = request.extra.get(STATISTICS)
@@ -195,11 +210,8 @@ class ReleaseFilter:
             problems.extend(self._prototype_problems(reply))
         if reply.tensors:
             problems.extend(self._statistics_problems(allowed) if reply.kind == Kind.WEIGHTS else ())
-            seen = reply.metrics.get("iterations", 0) * (allowed.batch or 1)
-            if 0 < seen < self.least_seen:  # a round in which nothing is trained tells nothing new
-                expected = f"at least {self.least_seen} images trained on in a round, as this site's file says"
-                hint = "more local_steps, or a larger batch_size"
-                problems.add("round", found=f"{seen}", expected=expected, hint=hint)
+            iterations = reply.metrics.get("iterations", 0)
+            problems.extend(seen_problems(allowed, self.least_seen, self.privacy.least_images, iterations))
         found = list(problems) or undeclared(reply, self.method)
         if found:
             raise MessageRefused(found)
@@ -337,7 +349,7 @@ def site_release(
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
         method: what the plan's variant says of itself, as this site has it.
         rounds: of the plan.
-        least_seen: of the site's own floor: images trained on in a round.
+        least_seen: of the site's own floor: different images trained on in a round.
     """
     folder, allowed = Path(run_folder) / "sites" / as_file_name(site), lambda: allowed_of(client())
     settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}

@@ -1,0 +1,210 @@
+"""How a site reads its images is the site's: what a plan may change there is an allow-list.
+
+A plan that chose, repeated, sliced or weighted images would make scores and updates those of one patient.
+:func:`image_problems` looks at what was sent, without a bundle; :func:`deviations` compares it with the site's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from samfed_monai.config.parse import MISSING, follow, join_id, lookup, split_id, walk
+from samfed_monai.config.targets import resolve_target
+from samfed_monai.core.errors import Problem, Refused
+
+ROOTS = frozenset({"train", "unlabelled", "validate", "test"})
+"""Ids of MONAI's bundles below which images are read and scored."""
+
+LOADER = "dataloader"
+LOADER_SETTINGS = frozenset({"batch_size", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"})
+"""All that a plan may set of a loader: how fast images are read and how many at once."""
+
+IMAGE_SETTINGS = frozenset({"oracle", "classes"})
+"""All that a plan may set of where images come from: which labels belong to them."""
+
+VIEW_SETTINGS = frozenset(
+    (
+        *("spatial_size", "roi_size", "mode", "padding_mode", "prob", "threshold"),
+        *("flip", "quarter_turns", "rotate", "zoom", "shear", "shift"),
+        *("strength", "brightness", "contrast", "saturation", "hue", "tint", "gamma", "blur", "noise", "cutout"),
+        *("jitter_prob", "grey_prob", "blur_prob", "deviation", "limit", "layers", "width", "most"),
+    )
+)
+"""All that a plan may set of a transform: sizes, and how strongly a view is changed."""
+
+READS = frozenset(
+    (
+        *("data", "datalist", "data_root", "dataset", "split", "img", "sampler", "batch_sampler", "indices"),
+        *("loader", "loaders", LOADER, "data_loader", "train_data_loader", "val_data_loader"),
+        *("transform", "transforms", "preprocessing"),
+    )
+)
+"""Arguments of components that read images."""
+
+_EXPECTED = "nothing that says which images are read"
+_HINT = "delete it; a variant that was installed here may say it"
+_SETTINGS = f"delete it; of a loader a plan sets {', '.join(sorted(LOADER_SETTINGS))} alone"
+_SOURCES = frozenset({"data", "images", "split"})
+_PUBLIC = ("sharing", "plain")  # the site itself holds these images to its own public list
+
+
+def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Problem]:
+    """Why a value that was sent may not be there: it could decide which images are read, how often, or in what part.
+
+    Args:
+        parts: the id within its workflow.
+        value: what was sent for it.
+        where: file and id, for the message.
+    """
+    last, hint = parts[-1], _HINT
+    named = last in READS or last == "images"
+    if parts[0] in ROOTS:
+        wrong, hint = not _sets_loader(parts, value), _SETTINGS
+    elif parts[0] in ("images", "limit"):
+        wrong = value is not None
+    elif tuple(parts[:2]) == _PUBLIC:
+        leads = isinstance(value, str) and value.startswith("@") and split_id(value[1:])[-1] in _SOURCES
+        wrong = named and not (_number(value) or leads)
+    elif last == "_target_":
+        wrong = reads_images(value) and not _is_own_view(value)
+    else:
+        wrong = (named and not _number(value)) or _refers_to_images(value)
+    if wrong:
+        yield Problem(where, found=_shown(value), expected=_EXPECTED, hint=hint)
+
+
+def _sets_loader(parts: Sequence[str], value: Any) -> bool:
+    """Whether an id below :data:`ROOTS` is on the allow-list, or only holds ids that are looked at next."""
+    if isinstance(value, Mapping):
+        return tuple(parts[1:]) in ((), (LOADER,)) and "_target_" not in value and bool(value)
+    knob = isinstance(value, str) and value.startswith("@") and value[1:].isidentifier()
+    return len(parts) == 3 and parts[1] == LOADER and parts[2] in LOADER_SETTINGS and (knob or _number(value))
+
+
+def _refers_to_images(value: Any) -> bool:
+    if not isinstance(value, str) or not value.startswith("@"):
+        return False
+    parts = split_id(value[1:])
+    return not parts[0] or parts[0] in {*ROOTS, "images"} or not READS.isdisjoint(parts)
+
+
+def reads_images(target: Any) -> bool:
+    """Whether a ``_target_`` reads or prepares images: a data set, sampler, loader or transform, or what takes one."""
+    found = _component(target)
+    return found is not None and (_kind(found) != "" or not READS.isdisjoint(_arguments(found)))
+
+
+def _is_own_view(target: Any) -> bool:
+    found = _component(target)
+    return getattr(found, "__module__", "").startswith("samfed_monai.transforms.")
+
+
+def _component(target: Any) -> Any:
+    try:
+        return resolve_target(target, "")
+    except Refused:
+        return None  # reported by the strict check
+
+
+def _arguments(component: Any) -> set[str]:
+    try:
+        return set(inspect.signature(component).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
+def _kind(component: Any) -> str:
+    from monai.transforms import Transform
+    from torch.utils.data import DataLoader, Dataset, Sampler
+
+    if component is None:
+        return ""
+    if inspect.isclass(component):
+        if issubclass(component, DataLoader):
+            return LOADER
+        if issubclass(component, Transform):
+            return "transform"
+        if issubclass(component, Dataset | Sampler):
+            return "images"
+    rooms = ("monai.data.", "torch.utils.data.", "samfed_monai.bundle.images.", "samfed_monai.data.")
+    return "images" if f"{component.__module__}.".startswith(rooms) else ""
+
+
+_MAY_SET = {LOADER: LOADER_SETTINGS, "transform": VIEW_SETTINGS, "images": IMAGE_SETTINGS, "": frozenset[str]()}
+
+
+def deviations(own: Mapping[str, Any], planned: Mapping[str, Any], where: str = "plan") -> list[Problem]:
+    """Every place where a plan would have a site read its images in another way than the site's own bundle does.
+
+    Args:
+        own: content of the site's configuration: bundle and variant.
+        planned: the same with the plan's values.
+        where: what messages call the plan.
+    """
+    problems: dict[Problem, None] = {}
+    for parts, value in walk(own):
+        if isinstance(value, Mapping) and reads_images(value.get("_target_")):
+            found = _Comparison(own, planned, where).of(value, lookup(planned, parts), parts)
+            problems |= dict.fromkeys(found)
+    return list(problems)
+
+
+class _Comparison:
+    """Compares two configurations from a component on, along their references."""
+
+    def __init__(self, own: Mapping[str, Any], planned: Mapping[str, Any], where: str) -> None:
+        self.own, self.planned, self.where = own, planned, where
+
+    def of(self, mine: Any, theirs: Any, place: tuple[str, ...], *, free: bool = False) -> Iterator[Problem]:
+        """What differs at ``place``; ``free`` lets plain values differ."""
+        same = mine == theirs
+        (here, mine), (_, theirs) = follow(self.own, place, mine), follow(self.planned, place, theirs)
+        if isinstance(mine, Mapping):
+            if not (same and here != place) or reads_images(mine.get("_target_")):
+                yield from self._of_mapping(mine, theirs, here)
+        elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
+            for index, pair in enumerate(zip(mine, theirs, strict=True)):
+                yield from self.of(*pair, (*here, str(index)), free=free)
+        elif mine != theirs and not (free and all(each is MISSING or _plain(each) for each in (mine, theirs))):
+            yield self._problem(mine, theirs, here)
+
+    def _of_mapping(self, mine: Mapping[str, Any], theirs: Any, place: tuple[str, ...]) -> Iterator[Problem]:
+        target = mine.get("_target_")
+        kind, images = _kind(_component(target)), reads_images(target)
+        if images and not kind:  # it does more than read images: what it is given of them is compared
+            other = theirs.get("_target_") if isinstance(theirs, Mapping) else None
+            if other != target and not reads_images(other):
+                return
+            names = {*READS, "_target_"} & {*mine, *(theirs or ())}
+        elif isinstance(theirs, Mapping):
+            names = {*mine, *theirs}
+        else:
+            yield self._problem(mine, theirs, place)
+            return
+        for name in sorted(names):
+            pair = mine.get(name, MISSING), theirs.get(name, MISSING)
+            yield from self.of(*pair, (*place, name), free=name in _MAY_SET[kind])
+
+    def _problem(self, mine: Any, theirs: Any, place: tuple[str, ...]) -> Problem:
+        found = "nothing" if theirs is MISSING else _shown(theirs)
+        expected = "nothing there" if mine is MISSING else f"{_shown(mine)}, as this site's own bundle has it"
+        return Problem(f"{self.where} -> {join_id(place)}", found=found, expected=expected, hint=_HINT)
+
+
+def _number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_plain(each) for each in value)
+    return _number(value) or (isinstance(value, str) and not value.startswith(("@", "$", "%")))
+
+
+def _shown(value: Any) -> str:
+    short = reprlib.Repr()
+    short.maxstring = 120
+    return short.repr(value)

@@ -1,0 +1,166 @@
+"""Plans that choose, repeat, slice or weight the images of a site: refused alone and beside its bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from samfed_monai.config import find_bundle, packaged_bundles, strict_problems
+from samfed_monai.config.own_images import LOADER_SETTINGS, ROOTS, deviations
+from samfed_monai.config.variants import PACKAGED
+from samfed_monai.core.errors import Refused
+from samfed_monai.federation.participants import require_own_images
+from samfed_monai.federation.plan import Places, Plan
+from tests.methods import needs
+
+ONE = {"_target_": "monai.data.ArrayDataset", "img": [3] * 20}
+CROPS = {"_target_": "monai.transforms.RandSpatialCropSamplesd", "keys": "image", "roi_size": [8, 8], "num_samples": 20}
+VIEW = {"_target_": "samfed_monai.transforms.RenameItemsd", "keys": "label", "names": "image"}
+LOADER: dict[str, Any] = {"_target_": "monai.data.DataLoader", "dataset": "@unlabelled#dataset"}
+WEIGHTED = {"_target_": "torch.utils.data.WeightedRandomSampler", "weights": [0, 0, 1], "num_samples": 40}
+SUBSET = {"_target_": "torch.utils.data.Subset", "dataset": "@unlabelled#dataset", "indices": [3] * 20}
+OWN = {"datalist": "@datalist", "data_root": "@data_root", "site": "@site"}
+IMAGES = {"_target_": "samfed_monai.bundle.SiteImages", **OWN, "limit": 1}
+
+CHOSEN: list[dict[str, Any]] = [
+    *({f"{split}#dataloader#sampler": ONE} for split in ("test", "validate", "unlabelled", "train")),
+    {"unlabelled#dataloader#sampler": {**ONE, "img": [3] * 4000}},
+    {"unlabelled#sampler#indices": [7], "batch_size": 1, "local_steps": 20},
+    {"test#dataloader#sampler": [3] * 20},
+    {"test::dataloader::sampler": [3] * 20},
+    {"+test#dataloader#sampler": [3] * 20},
+    {"test": {"dataloader": {"sampler": [3] * 20}}},
+    {"test#dataloader#batch_sampler": [[3]] * 20},
+    {"validate#dataloader#batch_sampler": {**ONE, "img": [[3]] * 20}},
+    {"unlabelled#dataloader#shuffle": True},
+    {"test#dataloader#drop_last": True},
+    {"unlabelled#dataloader#collate_fn": VIEW},
+    {"unlabelled#dataloader": {**LOADER, "batch_sampler": [[7]] * 20}},
+    {"unlabelled#dataloader": {**LOADER, "_target_": "monai.data.ThreadDataLoader", "repeats": 50}},
+    {"unlabelled#sampler": WEIGHTED},
+    {"unlabelled#dataset": SUBSET},
+    {"test#dataset#data": [{"image": "a.png"}] * 20},
+    {"test#dataset#split": "unlabelled"},
+    {"test#dataset": "@unlabelled#dataset"},
+    {"train#dataset": "@unlabelled#dataset"},
+    {"unlabelled#dataset": {"_target_": "monai.data.CacheDataset", "data": "@images", "cache_num": 1}},
+    {"unlabelled#dataset": {"_target_": "monai.data.SmartCacheDataset", "data": "@images", "cache_num": 1}},
+    {"unlabelled#dataset#partition": 0},
+    {"unlabelled#dataset#_disabled_": True},
+    {"unlabelled#preprocessing#transforms": [CROPS]},
+    {"weak_view": CROPS},
+    {"read": {"_target_": "monai.transforms.Identityd", "keys": "image"}},
+    {"stream#loader": [{"image": 1}]},
+    {"stream#loader": "@test#dataloader"},
+    {"stream#loader": {**LOADER, "sampler": [3]}},
+    {"stream": {"_target_": "samfed_monai.handlers.UnlabelledStream", "loader": "@test#dataloader"}},
+    {"train#trainer#train_data_loader": "@unlabelled#dataloader"},
+    {"before#seed#loaders": ["@unlabelled#dataloader"]},
+    {"sharing#dataset": "@unlabelled#dataset"},
+    {"sharing#plain#data": "@unlabelled#dataset"},
+    {"statistics#transform": "@train#preprocessing"},
+    {"images": IMAGES},
+    {"images#limit": 1},
+    {"limit": 20},
+]
+"""What the site's own bundle shows as well, whatever its ids are called."""
+
+OF_ITS_OWN: list[dict[str, Any]] = [
+    {"x": IMAGES},
+    {"x": "@unlabelled#dataset"},
+    {"x": "@##unlabelled#dataset"},
+    {"x": {"_target_": "monai.data.thread_buffer.ThreadBuffer", "src": "@y"}},
+    {"after#gap": {"_target_": "samfed_monai.methods.fedsemidg.GapMeter", "loader": "@y"}},
+    {"validate#scores": {"_target_": "ignite.metrics.RunningAverage", "alpha": 0.01}},
+    {"validate#handlers": []},
+    {"validate#evaluator#val_handlers": ["@x"]},
+    {"train#trainer#prepare_batch": {"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": []}},
+    {"unlabelled#dataloader#batch_size": [1]},
+    {"unlabelled#dataloader#batch_size": "1"},
+]
+
+KNOBS: dict[str, Any] = {
+    **{"image_size": 64, "batch_size": 2, "local_steps": 1, "amp": False, "oracle": True, "limit": None},
+    **{"label_resize": "nearest", "classes": ["a", "b"], "strong_view#strength": 0.9, "weak_view#zoom": [0.9, 1.1]},
+    **{"stream#cutmix": 0.5, "guides#ema#_disabled_": True, "unlabelled#dataloader#num_workers": 2},
+    **{"train#dataloader#batch_size": "@batch_size", "test": {"dataloader": {"batch_size": 8}}},
+    "loss": {"_target_": "monai.losses.DiceLoss", "sigmoid": True},
+    "strategy": {"_target_": "samfed_monai.methods.fedavg.FedAvg"},
+}
+
+
+def beside_bundle(client: dict[str, Any], *, bundle: str = "samfed_skin", variant: str = "samfed") -> list[str]:
+    """What a site refuses that compares the plan with its own bundle."""
+    plan = Plan(bundle, 2, variant, client=client, sites={"a": {"network": "basic_unet"}})
+    try:
+        require_own_images(plan, Places(find_bundle(bundle), "list.json", ".", "out"), "a")
+    except Refused as refused:
+        return [str(problem) for problem in refused.problems]
+    return []
+
+
+@pytest.mark.parametrize("group", ["client", "sites", "teacher"])
+def test_a_plan_that_chooses_images_is_refused_as_it_is(group):
+    for client in (*CHOSEN, *OF_ITS_OWN):
+        sent = {"site-1": client} if group == "sites" else client
+        problems = [str(problem) for problem in strict_problems({group: sent}, "plan")]
+        root = next(iter(client)).lstrip("+").replace("::", "#").partition("#")[0]
+        assert any(root in problem for problem in problems), client
+        assert any("which images are read" in each or "strict allow-list" in each for each in problems), client
+
+
+@needs("heterogeneous", "elcfs")
+def test_a_plan_that_reads_images_in_another_way_than_the_sites_bundle_is_refused():
+    for client in CHOSEN:
+        first = next(iter(client))
+        variant = {"sharing": "heterogeneous", "statistics": "elcfs"}.get(first.partition("#")[0], "samfed")
+        assert beside_bundle({name.lstrip("+"): value for name, value in client.items()}, variant=variant), client
+
+
+def test_the_message_says_where_what_was_found_and_what_the_site_has():
+    assert beside_bundle({"test#dataset#split": "validation"}) == [
+        "plan -> test#dataset#split: expected 'test', as this site's own bundle has it, found 'validation'; "
+        "delete it; a variant that was installed here may say it"
+    ]
+    [problem] = strict_problems({"client": {"test#dataloader#sampler": [3, 3]}}, "plan")
+    assert str(problem) == (
+        "plan -> client#test#dataloader#sampler: expected nothing that says which images are read, found [3, 3]; "
+        "delete it; of a loader a plan sets batch_size, num_workers, persistent_workers, pin_memory, prefetch_factor "
+        "alone"
+    )
+
+
+@pytest.mark.parametrize("root", sorted(ROOTS))
+def test_of_a_loader_a_plan_sets_how_many_images_come_at_once_and_how_fast(root):
+    content = {f"{root}#dataloader#{name}": 1 for name in LOADER_SETTINGS}
+    assert strict_problems({"client": content}, "plan") == []
+    assert beside_bundle(content) == []
+
+
+@pytest.mark.parametrize("bundle", sorted(packaged_bundles()))
+def test_a_plan_of_every_method_with_ordinary_knobs_is_accepted(bundle):
+    content = {name: value for name, value in KNOBS.items() if name != "test"}
+    assert strict_problems({"client": KNOBS}, "plan") == []
+    for path in PACKAGED.glob("*.json"):
+        assert beside_bundle(content, bundle=bundle, variant=path.stem) == [], path
+
+
+def test_a_knob_of_a_strangers_bundle_that_chooses_images_may_not_change():
+    own = {
+        **{"first": [0, 1, 2], "many": 2, "size": 64},
+        "mine": {
+            "_target_": "torch.utils.data.DataLoader",
+            "batch_size": "@many",
+            "dataset": {
+                "_target_": "monai.data.Dataset",
+                "data": "@first",
+                "transform": {"_target_": "monai.transforms.Resized", "keys": "image", "spatial_size": ["@size", 64]},
+            },
+        },
+    }
+    assert deviations(own, {**own, "many": 4, "size": 32}) == []
+    assert [problem.where for problem in deviations(own, {**own, "first": [0, 0, 0]})] == [
+        "plan -> first#1",
+        "plan -> first#2",
+    ]
