@@ -50,7 +50,7 @@ def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any]
 def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any]) -> list[Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
-        from monai.bundle import ConfigWorkflow
+        from samfed_monai.config.monai_parser import ConfigWorkflow
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     job = ConfigWorkflow(
         config_file=[str(path) for path in files],

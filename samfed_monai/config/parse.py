@@ -12,6 +12,9 @@ from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import read_json
 
 MISSING = object()
+REFERRING = ("@", "$", "%")
+"""What text of a configuration begins with that is a reference, an expression or a macro of MONAI."""
+
 _REFERENCE = re.compile(r"@(\w+(?:::\w+)*)")
 
 

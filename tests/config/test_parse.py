@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.bundle import ReferenceResolver
 
-from samfed_monai.config.parse import flat, parsed, reached
+from samfed_monai.config.monai_parser import ConfigParser
+from samfed_monai.config.parse import REFERRING, flat, parsed, reached
 
 
 def test_nested_values_become_ids_and_components_stay_whole():
@@ -27,6 +30,29 @@ def test_what_a_parser_has_at_an_id_is_built_and_what_it_has_not_is_the_default(
     assert parsed(parser, "none", 3) is None
     assert [parsed(parser, name, 3) for name in ("rat", "layers#1", "layers#first", "rate#0")] == [3, 3, 3, 3]
     assert parsed(None, "rate") is None
+
+
+TEXT = st.text("#:@$% aÄ", max_size=8).filter(lambda text: not text.startswith(REFERRING))
+
+
+@given(TEXT, TEXT)
+def test_text_reaches_a_component_as_it_is_whatever_is_in_it(text, name):
+    content = {"path": text, "list": [text, {name: "@path"}], "made": {"_target_": "dict", "a": "@path", "b": [text]}}
+    parser = ConfigParser(content)
+    assert parser.get_parsed_content("path") == text
+    assert parser.get_parsed_content("list") == [text, {name: text}]
+    assert parser.get_parsed_content("made") == {"a": text, "b": [text]}
+
+
+def test_references_keep_the_old_spelling_of_ids():
+    parser = ConfigParser({"a": {"b": 1, "c": "@#b", "d": ["@##b", "%a#b"]}, "e": "@a#c", "f": "$@a#b + 1"})
+    found = [parser.get_parsed_content(id_) for id_ in ("e", "f", "a#d")]
+    assert found == [1, 2, [1, 1]]
+
+
+def test_monai_itself_still_rewrites_text():
+    assert ReferenceResolver.update_refs_pattern.__wrapped__("runs/C#", {}) == "runs/C::"
+    assert ConfigParser.resolve_relative_ids.__wrapped__("a", "runs/C#") == "runs/C::"
 
 
 CONTENT = {
