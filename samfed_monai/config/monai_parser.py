@@ -1,8 +1,8 @@
 """MONAI's parser of configurations, which leaves text as it is.
 
 MONAI 1.6 takes ``#`` for its old spelling of ``::`` in every text of a configuration, also in paths and names of sites
-(``ReferenceResolver.normalize_id``): results of ``runs/C#`` would be in ``runs/C::``. Importing this module limits that to
-references, expressions and macros, which begin with ``@``, ``$`` or ``%``. MONAI FL makes its parsers itself, so its
+(``ReferenceResolver.normalize_id``): results of ``runs/C#`` would be in ``runs/C::``. Importing this module limits that
+to references, expressions and macros, which begin with ``@``, ``$`` or ``%``. MONAI FL makes its parsers itself, so its
 classes are changed and not derived from.
 """
 

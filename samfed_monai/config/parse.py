@@ -267,7 +267,7 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
 
     Args:
         content: a merged, unresolved configuration.
-        roots: top-level ids to begin with; one that the configuration lacks is passed over.
+        roots: ids to begin with; one that the configuration lacks is passed over.
 
     Returns:
         In the order of ``content``; of a dictionary of which only parts are referred to, these parts. All of
@@ -275,7 +275,7 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
     """
     enabled = {name: _enabled(value) for name, value in content.items()}
     found = set[_Path]()
-    waiting: list[_Path] = [(name,) for name in roots]
+    waiting: list[_Path] = [split_id(name) for name in roots if lookup(enabled, split_id(name)) is not MISSING]
     while waiting:
         path = _there(enabled, waiting.pop())
         if not path or any(path[:length] in found for length in range(1, len(path) + 1)):

@@ -7,7 +7,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,12 @@ class Planned:
     report: Any
 
 
+_READ = frozenset(f"job#{each.name}" for each in fields(Plan)) | {"job#datalist", "job#adapter", "job#cache_dir"}
+"""Ids of ``federate.json`` that a job is made from, or refused for; the rest each participant's own file says."""
+
+_HERE = _READ | {"job#bundle_root", "job#data_root", "job#output_dir", "report"}
+"""The same where every participant is on this machine."""
+
 CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
 
@@ -79,7 +85,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     from samfed_monai.federation.privacy import Privacy, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
-    problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
+    problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
     if problems:
         raise Refused(problems)
     parser = federate_parser(root, overrides)
