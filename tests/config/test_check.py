@@ -27,7 +27,7 @@ def told(bundle: Path, **arguments) -> list[str]:
 
 def test_a_good_bundle_has_no_problems(bundle):
     assert told(bundle) == []
-    assert told(bundle, variant="gentle", overrides={"rate": 1, "steps": 4, "terms#first": {}}) == []
+    assert told(bundle, variant="gentle", overrides={"rate": 1, "steps": 4, "train#trainer#amp": True}) == []
     assert workflows_of(bundle) == ["train"]
 
 
