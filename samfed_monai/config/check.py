@@ -246,7 +246,7 @@ def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
     if default is None:  # what decides is no option of this one
         return
     place, number = follow(config.content, ("strategy", "number"), strategy.get("number", default.default))
-    names = [_term_name(config, key, term) for key, term in terms.items() if isinstance(term, dict)]
+    names = [_term_name(config, key, term) for key, term in terms.items() if _target_in(term)]
     if not isinstance(number, str) or not is_value(number):
         return
     if any(_is_of(number, name) for name in (*names, SUPERVISED)):
@@ -257,6 +257,11 @@ def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
         if _is_of(number, key) and lookup(config.content, ("terms", key, DISABLED)) is True:
             hint = f"terms#{key}#_disabled_ false enables it"
     yield Problem(config.where(place), found=repr(number), expected=expected, hint=hint)
+
+
+def _target_in(part: Any) -> bool:
+    """Whether a part of a configuration is a component, rather than arguments of a disabled one."""
+    return isinstance(part, dict) and "_target_" in part
 
 
 def _is_of(number: str, term: str) -> bool:
@@ -315,10 +320,10 @@ def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
     terms, guides = runs.get("terms"), runs.get("guides")
     if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
         return
-    names = [str(guide.get("name", key)) for key, guide in guides.items() if isinstance(guide, dict)]
+    names = [str(guide.get("name", key)) for key, guide in guides.items() if _target_in(guide)]
     told = dict[str, Problem]()  # by place: a knob that several terms read is told once
     for parts, component in walk(terms):
-        if not isinstance(component, dict):
+        if not _target_in(component):
             continue
         roles = dict.fromkeys(("teacher", "student")) if "rule" in component else {}
         target = _target_of(component) if len(parts) == 1 and "_target_" in component else None

@@ -180,7 +180,7 @@ FEDERATION_READS = {
 }
 """By group of ``federate.json``, the ids on top of its file that a federation asks for by their names."""
 
-OF_VARIANTS = frozenset({"mixed_networks", "server_network"})
+OF_VARIANTS = frozenset({"mixed_networks", "server_network", "sharing", "statistics"})
 """Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
 
 MOVED_KNOBS = frozenset({"sam_network"})

@@ -72,6 +72,15 @@ def test_what_the_roots_lead_to_and_no_more() -> None:
     assert reached(CONTENT, ["report"]) == {"report": CONTENT["report"]}
 
 
+def test_of_a_disabled_component_what_a_reference_takes_is_reached() -> None:
+    b = {"_target_": "B", "rule": "@terms#a#rule"}
+    content = {**CONTENT, "terms": {**CONTENT["terms"], "b": b}}
+    for roots in (["train"], ["terms"]):
+        found = reached(content, roots)
+        assert found["terms"] == {"a": {"rule": "@rule"}, "b": b}
+        assert found["rule"] == "teacher"
+
+
 def test_a_component_that_is_enabled_brings_what_it_refers_to() -> None:
     terms = {"a": {"_target_": "A", "rule": "@rule", "_disabled_": False}}
     assert "rule" in reached({**CONTENT, "terms": terms}, ["train"])
