@@ -12,7 +12,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
+OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; "
+OVERRIDES_HELP += "what nothing in this run would read is refused"
 
 
 def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:

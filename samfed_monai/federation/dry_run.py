@@ -156,7 +156,7 @@ def _loss_problems(parser: Any) -> list[Problem]:
             return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)]
     if values[1] <= values[0]:
         return []
-    found = f"{type(loss).__name__}, for which right answers are worse ({values[1]:.3g}) than undecided ones ({values[0]:.3g})"
+    found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
     return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)]
 
 

@@ -61,18 +61,14 @@ class PartsInTurn(ABC):
                 problems.add(self.where, found=found, expected="a layer of each part", hint=hint)
         if steps is None or self.is_first(steps - 1, steps):
             found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
-            more = f"set local_steps to {self._least_steps()} or more, or lower share"
+            least = (
+                f"set local_steps to {math.ceil(round(1 / (1 - self.share), 9))} or more, or " if self.share < 1 else ""
+            )
+            more = f"{least}lower share"
             problems.add(self.where, found=found, expected="at least one step for each part", hint=more)
         problems.refuse_if_any()
         first, second = parts.values()
         self.resting = {True: second, False: first}
-
-    def _least_steps(self) -> int:
-        """Steps of the shortest epoch that has one for each part."""
-        first, least = 1, 2
-        while self.is_first(least - 1, least) and first < 1000:
-            first, least = first + 1, least + 1
-        return least
 
     def is_first(self, step: int, steps: int) -> bool:
         """Whether ``step`` (from 0) of the ``steps`` of an epoch is one of the first."""

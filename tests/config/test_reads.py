@@ -11,11 +11,12 @@ import pytest
 
 import samfed_monai.federation
 from samfed_monai.cli import export, trained_model
+from samfed_monai.cli.arguments import knobs_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, federated_configs
 from samfed_monai.config.knobs import FEDERATION_READS, GIVEN, MONAI_IDS, TEACHER_GIVEN, USE_OF_TEACHER, routed
 from samfed_monai.config.monai_parser import ConfigParser
-from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, split_id, walk, workflow_files
+from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, lookup, split_id, walk, workflow_files
 from samfed_monai.config.reads import OF_SERVER, Unread
 from samfed_monai.flare import job
 
@@ -182,6 +183,28 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
         "sam_network",
     }
     assert asked <= FEDERATION_READS["client"] | FEDERATION_READS["teacher"] | on_top
+
+
+@pytest.mark.parametrize(
+    ("workflow", "files"),
+    [
+        ("federate", ("federate.json", "train.json")),
+        ("teacher", ("teacher.json",)),
+        ("evaluate", ("evaluate.json",)),
+        ("inference", ("inference.json",)),
+    ],
+)
+def test_the_options_that_help_lists_are_read(workflow, files):
+    known = {f"--{name}" for name in ("epochs", "site")} if workflow == "federate" else set()
+    shown = [knobs_help(file, without=known if file == "train.json" else ()) for file in files]
+    names = {name for text in shown for name in re.findall(r"^  --([\w#]+)", text, re.MULTILINE)}
+    content = BundleConfig(
+        [path for file in files for path in workflow_files(SKIN, file.removesuffix(".json"))]
+    ).content
+    given = {name: lookup(content, split_id(name)) for name in names}
+    problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
+    assert not [problem for problem in problems if isinstance(problem, Unread)]
+    assert len(given) >= 3
 
 
 def test_a_disabled_component_is_named_with_the_option_that_enables_it():
