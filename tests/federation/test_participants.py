@@ -128,13 +128,13 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
             ),
             (
                 "samfed",
-                {"optimizer#params#groups": [{"params": ["encoder.*"], "lr": 30.0}]},
+                {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0}]},
                 "found a learning rate of 30; set learning_rate, or lr of the optimizer",
             ),
             (
                 "samfed",
                 {"loss": {"_target_": "monai.losses.DiceLoss"}},
-                r"train\.json -> loss: expected one that takes the network's logits, found DiceLoss: 1\.03 for the right "
+                r"loss: expected one that takes the network's logits, found DiceLoss: 1\.03 for the right "
                 r"answer, 0 for an undecided one; add sigmoid true",
             ),
             (
