@@ -46,10 +46,12 @@ class Planned:
     report: Any
 
 
-_READ = frozenset(f"job#{each.name}" for each in fields(Plan)) | {"job#datalist", "job#adapter", "job#cache_dir"}
-"""Ids of ``federate.json`` that a job is made from, or refused for; the rest each participant's own file says."""
+_READ = frozenset(f"job#{each.name}" for each in fields(Plan)) | frozenset(
+    f"job#{name}" for name in ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter")
+)
+"""Ids of ``federate.json`` that a job is planned from, or refused for; the rest each participant's own file says."""
 
-_HERE = _READ | {"job#bundle_root", "job#data_root", "job#output_dir", "report"}
+_HERE = _READ | {"report"}
 """The same where every participant is on this machine."""
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
