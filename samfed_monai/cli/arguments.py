@@ -15,7 +15,8 @@ from typing import Any
 from samfed_monai.core.errors import Problem, Refused
 
 EMPTY_PATH = "is a variable of the shell empty? The current folder is ."
-OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
+OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; "
+OVERRIDES_HELP += "what nothing in this run would read is refused"
 
 
 def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:

@@ -108,5 +108,7 @@ def _refuse_options_of_attacks(arguments: argparse.Namespace) -> None:
             problems.add(f"--{name.replace('_', '-')}", found="it without --attack", expected="--attack NAME with it")
     problems.refuse_if_any()
     if Path(arguments.path).is_dir():
-        hint = "name a site's file in it, sites/SITE/audit.jsonl, or an attack: --attack membership"
+        files = sorted(Path(arguments.path).glob("sites/*/audit.jsonl"))
+        hint = f"name a site's file in it, {' or '.join(map(str, files[:3])) or 'sites/SITE/audit.jsonl'}"
+        hint += ", or an attack: --attack membership"
         raise Refused([Problem(str(arguments.path), found="a folder", expected="an audit file", hint=hint)])

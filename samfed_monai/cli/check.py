@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, overruled, unlike_networks, workflows_of
+    from samfed_monai.config.reads import Unread
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
     from samfed_monai.core.words import counted
@@ -69,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     for variant in variants:
         own = overrides if arguments.workflow == "train" else None
         found = check_bundle(root, "train", variant=variant, overrides=own, ready=False)
+        if variant != arguments.variant:  # an option that another variant reads
+            found = [problem for problem in found if not isinstance(problem, Unread)]
         if variant == arguments.variant or variant in own_variants(root):
             problems |= dict.fromkeys(found)
         elif found:

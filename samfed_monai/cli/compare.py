@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from samfed_monai.core.io import read_json
 if TYPE_CHECKING:
     from samfed_monai.cli.run_many import Run
     from samfed_monai.data import DataList
+
+logger = logging.getLogger(__name__)
 
 ROW_KEYS = ("variant", "title", "note", "setting", "as", "overrides")
 ROLES = ("dp_only", "oracle")
@@ -219,8 +222,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1:
         problems.add("--jobs", found=str(arguments.jobs), expected="1 or more")
     places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
-    problems.extend(_problems(root, rows, {**places, **overrides}))
+    found, unread = _problems(root, rows, {**places, **overrides})
+    problems.extend(found)
     problems.refuse_if_any()
+    for name, options in unread.items():
+        logger.info("row %s reads nothing of %s", name, ", ".join(f"--{option}" for option in sorted(options)))
     output = Path(str(absolute(arguments.output_dir)))
     cache = absolute(arguments.cache_dir) or str(output / "cache")
     common = {
@@ -236,7 +242,9 @@ def run(arguments: argparse.Namespace) -> int:
             seed,
             output / row.name / f"seed-{seed}",
             common,
-            words_of({**overrides, **row.overrides}) if row.overrides else tuple(arguments.extra),
+            words_of({**_without(overrides, unread.get(row.name, ())), **row.overrides})
+            if row.overrides or row.name in unread
+            else tuple(arguments.extra),
             row.about(place),
         )
         for seed in seeds
@@ -244,7 +252,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if waiting := [run for run in runs if not run.is_done()]:
         datalist = DataList.load(str(common["datalist"]))
-        _require_possible(waiting, {**places, "rounds": arguments.rounds, **overrides}, datalist)
+        _require_possible(waiting, {**places, "rounds": arguments.rounds, **overrides}, datalist, unread)
         # once for all rows, which find it in the cache
         check_data(datalist, str(common["data-root"]), cache_dir=cache)
     folders = [run.folder for run in runs]
@@ -283,15 +291,38 @@ def _rows(arguments: argparse.Namespace, problems: Problems) -> list[NamedRow]:
     return all_rows(variants, rows, problems)
 
 
-def _problems(root: Path, rows: Sequence[NamedRow], overrides: Mapping[str, Any]) -> list[Problem]:
-    """Problems of all rows, each once; those that come with a row's own overrides are told with its name."""
+def _without(overrides: Mapping[str, Any], unread: Collection[str]) -> dict[str, Any]:
+    """Overrides of the command line without those that a row does not read, by either spelling."""
+    return {key: value for key, value in overrides.items() if not {key, f"client#{key}"} & set(unread)}
+
+
+def _problems(
+    root: Path, rows: Sequence[NamedRow], overrides: Mapping[str, Any]
+) -> tuple[list[Problem], dict[str, set[str]]]:
+    """Problems of all rows, each once; those that come with a row's own overrides are shown with its name.
+
+    Returns:
+        Besides, row to the options of the command line that it does not read, but others do.
+    """
     from samfed_monai.config.check import check_bundle
+    from samfed_monai.config.reads import Unread
 
     plain = {
         variant: check_bundle(root, "federate", overrides={**overrides, "variant": variant})
         for variant in dict.fromkeys(row.variant for row in rows)
     }
-    found = [problem for problems in plain.values() for problem in problems]
+    options = {
+        variant: {problem.where.rpartition(" -> ")[2] for problem in problems if isinstance(problem, Unread)}
+        for variant, problems in plain.items()
+    }
+    by_none = set.intersection(*options.values()) if options else set()
+    partly = {row.name: unread for row in rows if (unread := options[row.variant] - by_none)}
+    found = [
+        problem
+        for problems in plain.values()
+        for problem in problems
+        if not isinstance(problem, Unread) or problem.where.rpartition(" -> ")[2] in by_none
+    ]
     for row in rows:
         if row.overrides:
             own = check_bundle(root, "federate", overrides={**overrides, "variant": row.variant, **row.overrides})
@@ -299,16 +330,19 @@ def _problems(root: Path, rows: Sequence[NamedRow], overrides: Mapping[str, Any]
             found += [
                 replace(problem, where=f"row {row.name}: {problem.where}") for problem in own if problem not in told
             ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)), partly
 
 
-def _require_possible(runs: Iterable[Run], overrides: Mapping[str, Any], datalist: DataList) -> None:
+def _require_possible(
+    runs: Iterable[Run], overrides: Mapping[str, Any], datalist: DataList, unread: Mapping[str, Collection[str]]
+) -> None:
     """Refuses rows that could not run on this list, all at once: a quorum of more sites, noise that a method bars, …"""
     from samfed_monai.federation.job import check_job
 
     rows, found = {run.about["row"]: run for run in runs}, dict[Problem, list[str]]()
     for row, run in rows.items():
-        own = {**overrides, "variant": run.variant, "output_dir": str(run.folder), **run.about["overrides"]}
+        heeded = _without(overrides, unread.get(row, ()))
+        own = {**heeded, "variant": run.variant, "output_dir": str(run.folder), **run.about["overrides"]}
         for problem in check_job(run.bundle, own, datalist, build=False).problems:
             found.setdefault(problem, []).append(row)
     told = [

@@ -76,10 +76,10 @@ def _scores(arguments: argparse.Namespace, models: RunModels | Path, site: str, 
             "split": arguments.split,
             "output_dir": absolute(arguments.output_dir),
         }
-        own = scored_as(models) | overrides_of(arguments.extra)
-        own |= {} if arguments.views is None else {"validate#inferer#views": arguments.views}
-        ids = trained_as(model, arguments.bundle, "evaluate", own)
-        result: dict[str, Any] = run_workflow(arguments.bundle, "evaluate", overrides | ids)[-1]
+        asked = overrides_of(arguments.extra)
+        asked |= {} if arguments.views is None else {"validate#inferer#views": arguments.views}
+        ids = trained_as(model, arguments.bundle, "evaluate", scored_as(models) | asked)
+        result: dict[str, Any] = run_workflow(arguments.bundle, "evaluate", overrides | ids, asked=asked)[-1]
     return result
 
 

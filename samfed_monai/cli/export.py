@@ -101,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
     with any_image_size(arguments.allow_other_size), tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         weights = weights_file(models, arguments.site, scratch)
-        config = _checked(bundle, trained_as(weights, bundle, "inference", overrides_of(arguments.extra)))
+        asked = overrides_of(arguments.extra)
+        config = _checked(bundle, trained_as(weights, bundle, "inference", asked), asked)
         network = _filled(config, weights)
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, bundle)
     shipped = isinstance(models, Path) and (bundle / "models") in models.parents
@@ -135,14 +136,18 @@ def _stem(model: Path) -> str:
     return model.name if model.is_dir() else model.stem
 
 
-def _checked(bundle: Path, ids: dict[str, Any]) -> WorkflowConfig:
-    """The bundle's ``inference.json`` with ids on top."""
+_READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "classes"})
+"""Ids of ``inference.json`` that an export asks for."""
+
+
+def _checked(bundle: Path, ids: dict[str, Any], asked: dict[str, Any]) -> WorkflowConfig:
+    """The bundle's ``inference.json`` with ids on top, of which the user gave ``asked``."""
     from samfed_monai.config.check import check_bundle
     from samfed_monai.config.knobs import whole_groups
     from samfed_monai.config.parse import workflow_files
     from samfed_monai.federation.workflow import WorkflowConfig
 
-    if problems := check_bundle(bundle, "inference", overrides=ids, ready=False):
+    if problems := check_bundle(bundle, "inference", overrides=ids, ready=False, reads=_READ, asked=asked):
         raise Refused(problems)
     files = workflow_files(bundle, "inference")
     overrides = {"bundle_root": str(bundle), **whole_groups(files, ids)}

@@ -77,6 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.cli.mask_files import segment_all
     from samfed_monai.cli.run_bundle import run_workflow
 
+    if (folder := overrides_of(arguments.extra).get("dataset_dir")) is not None:
+        expected, hint = "images without an option", f"samfed infer BUNDLE {folder} …"
+        raise Refused([Problem("--dataset_dir", found=repr(folder), expected=expected, hint=hint)])
     sources = images_of([*arguments.sources, *arguments.images])
     arguments.model = arguments.model or str(shipped_model(arguments.bundle))
     arguments.output = absolute(arguments.output)
@@ -103,11 +106,12 @@ def run(arguments: argparse.Namespace) -> int:
                 trained_model.infer_onnx(given)
                 return
             model = weights_file(models, arguments.site, scratch)
-            ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
-            ids |= {} if arguments.views is None else {"views": arguments.views}
+            asked = overrides_of(arguments.extra) | ({} if arguments.views is None else {"views": arguments.views})
+            ids = trained_as(model, arguments.bundle, "inference", asked)
             ids |= {"dataset#data#skip_unreadable": True} if arguments.skip_unreadable else {}
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
-            run_workflow(arguments.bundle, "inference", places | {"probabilities": arguments.probabilities} | ids)
+            ids |= places | {"probabilities": arguments.probabilities}
+            run_workflow(arguments.bundle, "inference", ids, asked=asked)
 
         with any_image_size(arguments.allow_other_size):
             segment_all(arguments, sources, segment, Path(scratch))

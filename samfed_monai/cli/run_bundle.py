@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate
 """What MONAI calls each workflow; ``None`` has only the properties that every bundle has."""
 
 
-def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any], *, variant: str | None = None) -> Any:
+def run_workflow(
+    bundle: str | Path,
+    workflow: str,
+    overrides: Mapping[str, Any],
+    *,
+    variant: str | None = None,
+    asked: Collection[str] | None = None,
+) -> Any:
     """Checks a workflow with its overrides and runs it: initialize, run, finalize.
 
     MONAI's logging configuration is left alone and its warning that a bundle may run code is silenced: the bundle has
@@ -31,6 +38,7 @@ def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any]
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
         overrides: ids and values.
         variant: variant on top of the workflow's files; not for ``federate``, where it is a knob.
+        asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
 
     Returns:
         what the expressions of the bundle's ``run`` returned.
@@ -40,7 +48,7 @@ def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any]
         Stopped: as raised inside, unwrapped from MONAI's own error.
     """
     root = find_bundle(bundle)
-    problems = check_bundle(root, workflow, variant=variant, overrides=overrides)
+    problems = check_bundle(root, workflow, variant=variant, overrides=overrides, asked=asked)
     if problems:
         raise Refused(problems)
     files = [*workflow_files(root, workflow), *(variant_files(root, variant) if variant else [])]
@@ -50,7 +58,7 @@ def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any]
 def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any]) -> list[Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
-        from monai.bundle import ConfigWorkflow
+        from samfed_monai.config.monai_parser import ConfigWorkflow
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     job = ConfigWorkflow(
         config_file=[str(path) for path in files],

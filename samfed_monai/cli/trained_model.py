@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from samfed_monai.cli.arguments import absolute
 from samfed_monai.config.bundles import find_bundle
+from samfed_monai.config.knobs import USE_OF_TEACHER
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import lookup, split_id, workflow_files
 from samfed_monai.core.errors import Problem, Refused
@@ -135,6 +136,11 @@ def add_other_size(parser: argparse.ArgumentParser) -> None:
 
 
 _PREFIX = "teacher#"
+_READ = {
+    "evaluate": frozenset({"validate#scores", "validate#preprocessing", "limit", "classes"}),
+    "inference": frozenset({"threshold", "classes"}),
+}
+"""Ids of a bundle's workflows that are read where a teacher is used in place of a student."""
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
@@ -324,7 +330,8 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         **({"dataset#data#skip_unreadable": True} if arguments.skip_unreadable else {}),
         "image_size": height,
     }
-    problems.extend(check_bundle(root, "inference", overrides=given))
+    reads = frozenset({"dataloader", "postprocessing", "inferer", "threshold"})
+    problems.extend(check_bundle(root, "inference", overrides=given, reads=reads, asked=own))
     problems.refuse_if_any()
     files = workflow_files(root, "inference")
     config = WorkflowConfig(root, tuple(map(str, files)), {"bundle_root": str(root), **whole_groups(files, given)})
@@ -374,8 +381,9 @@ def _checked(
         of_teacher["views"] = arguments.views
     overrides = {**given, **{name: value for name, value in own.items() if not name.startswith(_PREFIX)}}
     problems = Problems()
-    problems.extend(check_bundle(root, workflow, overrides=overrides))
-    problems.extend(check_bundle(root, "teacher", overrides=of_teacher, ready=False))
+    asked = [name for name in own if not name.startswith(_PREFIX)]
+    problems.extend(check_bundle(root, workflow, overrides=overrides, reads=_READ[workflow], asked=asked))
+    problems.extend(check_bundle(root, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER))
     problems.refuse_if_any()
     header = adapter.read_header(str(given["model"]))
     files = workflow_files(root, workflow)

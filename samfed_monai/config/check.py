@@ -15,7 +15,7 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from typing import Any
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.entry_points import brought, not_installed
 from samfed_monai.config.knobs import (
-    FEDERATION_ALONE,
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -53,6 +52,7 @@ from samfed_monai.config.parse import (
     workflow_files,
 )
 from samfed_monai.config.ranges import check_ranges
+from samfed_monai.config.reads import unread, unread_in_groups
 from samfed_monai.config.spelling import corrected, misspelt
 from samfed_monai.config.targets import CATALOGUE, parameters_of, resolve_target
 from samfed_monai.config.variants import find_variant, methods, networks_elsewhere, read_method, variant_files
@@ -242,7 +242,7 @@ def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
     if default is None:  # what decides is no option of this one
         return
     place, number = follow(config.content, ("strategy", "number"), strategy.get("number", default.default))
-    names = [_term_name(config, key, term) for key, term in terms.items() if isinstance(term, dict)]
+    names = [_term_name(config, key, term) for key, term in terms.items() if _target_in(term)]
     if not isinstance(number, str) or not is_value(number):
         return
     if any(_is_of(number, name) for name in (*names, SUPERVISED)):
@@ -253,6 +253,11 @@ def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
         if _is_of(number, key) and lookup(config.content, ("terms", key, DISABLED)) is True:
             hint = f"terms#{key}#_disabled_ false enables it"
     yield Problem(config.where(place), found=repr(number), expected=expected, hint=hint)
+
+
+def _target_in(part: Any) -> bool:
+    """Whether a part of a configuration is a component, rather than arguments of a disabled one."""
+    return isinstance(part, dict) and "_target_" in part
 
 
 def _is_of(number: str, term: str) -> bool:
@@ -311,10 +316,10 @@ def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
     terms, guides = runs.get("terms"), runs.get("guides")
     if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
         return
-    names = [str(guide.get("name", key)) for key, guide in guides.items() if isinstance(guide, dict)]
+    names = [str(guide.get("name", key)) for key, guide in guides.items() if _target_in(guide)]
     told = dict[str, Problem]()  # by place: a knob that several terms read is told once
     for parts, component in walk(terms):
-        if not isinstance(component, dict):
+        if not _target_in(component):
             continue
         roles = dict.fromkeys(("teacher", "student")) if "rule" in component else {}
         target = _target_of(component) if len(parts) == 1 and "_target_" in component else None
@@ -456,6 +461,8 @@ def check_bundle(
     files: Sequence[Path] | None = None,
     ready: bool = True,
     routes: bool = True,
+    reads: Set[str] = MONAI_IDS,
+    asked: Collection[str] | None = None,
 ) -> list[Problem]:
     """Every problem of one workflow of a bundle; nothing of the bundle is evaluated or instantiated.
 
@@ -472,6 +479,8 @@ def check_bundle(
             at paths and hashes that somebody changed from what the packaged bundle ships.
         routes: whether who runs it hands knobs of ``train.json`` on to ``client`` (:func:`.knobs.routed`), as
             ``samfed`` does and MONAI's own command does not.
+        reads: ids that the command asks for by name; an override that these do not lead to is refused.
+        asked: ids of ``overrides`` that the user gave; ``None``: all of them.
     """
     root = Path(bundle_root)
     federate = workflow == "federate"
@@ -486,25 +495,15 @@ def check_bundle(
     config = BundleConfig(layers, overrides)
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
     problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, base_layers, ready)]
-    if workflow == "teacher":
+    if not config.problems:
         told = {problem.where for problem in problems}
-        problems += [problem for problem in _of_a_federation_alone(config) if problem.where not in told]
+        problems += [problem for problem in unread(config, reads, asked) if problem.where not in told]
     if workflow == "train" and not config.problems:
         problems += check_classes(config, root, variant, "variant")
     if federate and not config.problems:
         config, _ = corrected(config, base_layers)
         problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
-
-
-def _of_a_federation_alone(config: BundleConfig) -> Iterator[Problem]:
-    """Ids of ``teacher.json`` on the command line that ``samfed teach`` reads nothing of."""
-    for key, value in dict(config.layers).get(config.source, {}).items():
-        if split_id(key)[0] in FEDERATION_ALONE:
-            hint = f"`samfed federate` reads it: --teacher#{key}"
-            yield Problem(
-                f"{config.source} -> {key}", found=repr(value), expected="an id that this workflow reads", hint=hint
-            )
 
 
 def _in_metadata(root: Path) -> list[Problem]:
@@ -633,7 +632,7 @@ def _read_instead(
         return expected, f"set --client#mixed_networks \"['{value}']\" and --client#server_network {value}"
     readers = [parts for parts, text in walk(bottom) if text == f"@{name}"]
     own = {join_id(parts): lookup(content, parts) for parts in readers}
-    other = {place: text for place, text in own.items() if text is not MISSING and text not in (value, f"@{name}")}
+    other = {place: text for place, text in own.items() if text is not MISSING and text != f"@{name}"}
     if not other or len(other) < len(own) or name in reached(content, [key for key in content if key != name]):
         return "", ""
     said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
@@ -665,10 +664,25 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
                 'an object, for instance {"network": "basic_unet"}',
             )
             problems.append(Problem(where, found=type(choices).__name__, expected=expected))
+    told = {problem.where for problem in problems}
+    unheeded = unread_in_groups(config, parts, teacher=_has_teacher(parts))
+    problems += [problem for problem in unheeded if problem.where not in told]
     wanted = ready and "client" in parts and parts["client"].content.get("teacher_adapt", "off") != "off"
     if wanted and "teacher" in parts:
         problems += check_base_weights(parts["teacher"].content, root)
     return problems
+
+
+def _has_teacher(parts: Mapping[str, BundleConfig]) -> bool:
+    """Whether a run has a teacher, if only for its trunk, which networks start from."""
+    from samfed_monai.networks.weights import TEACHER, takes_teacher
+
+    content = parts["client"].content if "client" in parts else {}
+    if content.get("teacher_adapt") != "off":
+        return True
+    names = [part.content.get(name) for part in parts.values() for name in ("network_name", "server_network")]
+    names += content.get("mixed_networks") or ()
+    return content.get("encoder_weights") == TEACHER and any(takes_teacher(str(name)) for name in names)
 
 
 _RULED_BY = {

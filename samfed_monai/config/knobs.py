@@ -166,15 +166,21 @@ OPTIONAL = frozenset(
 FEDERATION_ALONE = frozenset({"score", "self_training"})
 """Ids on top of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
 
+USE_OF_TEACHER = frozenset(
+    {"base", "adapt", "checkpoint", "size", "views", "bf16", "peak"}
+    | {"refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement"}
+)
+"""Ids on top of ``teacher.json`` that say how an adapter that is there is used."""
+
 FEDERATION_READS = {
     "client": OPTIONAL
     | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}
-    | {"image_size", "batch_size", "limit", "teacher_adapt"},
-    "teacher": FEDERATION_ALONE | {"fit"},
+    | {"image_size", "batch_size", "classes", "limit", "oracle", "teacher_adapt", "imports", "initialize"},
+    "teacher": FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit"},
 }
 """By group of ``federate.json``, the ids on top of its file that a federation asks for by their names."""
 
-OF_VARIANTS = frozenset({"mixed_networks", "server_network"})
+OF_VARIANTS = frozenset({"mixed_networks", "server_network", "sharing", "statistics"})
 """Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
 
 GIVEN = frozenset(
@@ -184,6 +190,9 @@ GIVEN = frozenset(
     }
 )
 """Knobs of ``train.json`` that a federated job sets for every site, whatever ``client`` says."""
+
+TEACHER_GIVEN = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
+"""The same of ``teacher.json``, whatever ``teacher`` says; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
 
 SITES = "sites"
 """The group of ``federate.json`` that holds one group for each site, whose ids are those of ``train.json``, too."""
@@ -235,6 +244,8 @@ def _of_another_file(parts: Sequence[str], file: str, below: Mapping[str, Any]) 
     """Which id of the sites' training, or of the teacher's fit, is meant on the command line of a federation."""
     if file != "federate.json":
         return ""
+    if parts[0] in OPTIONAL:
+        return f"did you mean --client#{join_id(parts)}?"
     for group, home in GROUPS.items():
         if any(lookup(each, parts) is not MISSING for each in shipped(home)):
             return f"known in {home} (here: --{group}#{join_id(parts)})"
@@ -249,7 +260,7 @@ def _of_another_file(parts: Sequence[str], file: str, below: Mapping[str, Any]) 
 def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:
     """Whether something reads an id on top that is in no layer below: the federation, or what a variant adds."""
     if layer == config.source:
-        return name in OPTIONAL - OF_VARIANTS
+        return config.layers[0][0] == "train.json" and name in OPTIONAL - OF_VARIANTS
     texts = (value for _, value in walk(config.content) if isinstance(value, str))
     return name in OPTIONAL or any(target[0] == name for text in texts for target in references(text))
 

@@ -32,10 +32,12 @@ class MonaiCommand:
     Args:
         overrides: ids and values.
         options: MONAI's own options.
+        typed: the words of the command line by id, as they were typed.
     """
 
     overrides: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    typed: dict[str, str] = field(default_factory=dict)
 
     @property
     def config_files(self) -> list[Path]:
@@ -63,7 +65,7 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
             pairs = {**read_json(pairs["args_file"]), **pairs}
     options = {key: value for key, value in pairs.items() if key in MONAI_OPTIONS}
     overrides = {key: value for key, value in pairs.items() if key not in MONAI_OPTIONS and value is not None}
-    return MonaiCommand(overrides=overrides, options=options)
+    return MonaiCommand(overrides=overrides, options=options, typed=parse_pairs(argv[1:], str, read_key=fire_key))
 
 
 def fire_key(text: str) -> str:

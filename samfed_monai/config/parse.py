@@ -12,6 +12,9 @@ from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import read_json
 
 MISSING = object()
+REFERRING = ("@", "$", "%")
+"""What text of a configuration begins with that is a reference, an expression or a macro of MONAI."""
+
 _REFERENCE = re.compile(r"@(\w+(?:::\w+)*)")
 
 
@@ -257,36 +260,46 @@ _Path = tuple[str, ...]
 
 
 def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
-    """The ids that ``roots`` lead to, with their values; disabled components are ``None`` in them.
+    """The ids that ``roots`` lead to, with their values; disabled components are ``None`` in them, or what a reference
+    takes of their arguments.
 
     What is left out can have any value without a change in what the roots compute: settings of a term that a variant
     disables, for instance, once nothing else refers to them, or one guide where ``@guides#sam`` names another.
 
     Args:
         content: a merged, unresolved configuration.
-        roots: top-level ids to begin with; one that the configuration lacks is passed over.
+        roots: ids to begin with; one that the configuration lacks is passed over.
 
     Returns:
         In the order of ``content``; of a dictionary of which only parts are referred to, these parts. All of
         ``content`` where MONAI's macros (``%``) stand in it, which may copy from anywhere.
     """
-    enabled = {name: _enabled(value) for name, value in content.items()}
     found = set[_Path]()
-    waiting: list[_Path] = [(name,) for name in roots]
+    waiting: list[_Path] = [split_id(name) for name in roots if lookup(content, split_id(name)) is not MISSING]
     while waiting:
-        path = _there(enabled, waiting.pop())
-        if not path or any(path[:length] in found for length in range(1, len(path) + 1)):
+        path = _there(content, waiting.pop())
+        if not path or _covered(content, found, path):
             continue
         found.add(path)
-        for _, text in walk(lookup(enabled, path)):
+        for _, text in walk(_enabled(lookup(content, path))):
             if not isinstance(text, str):
                 continue
             if text.startswith("%"):
-                return enabled
+                return {name: _enabled(value) for name, value in content.items()}
             if "@#" in text:  # relative to where it stands: somewhere below the same id on top
                 waiting.append(path[:1])
             waiting += references(text)
-    return {name: _only(value, (name,), found) for name, value in enabled.items() if _has(found, (name,))}
+    return {name: _only(value, (name,), found) for name, value in content.items() if _has(found, (name,))}
+
+
+def _covered(content: Mapping[str, Any], found: set[_Path], path: _Path) -> bool:
+    """Whether a path is found already, as a part of something else that is."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in found:
+            return True
+        if _is_disabled(lookup(content, path[: length - 1])):  # of which a reference may take an argument alone
+            return False
+    return False
 
 
 def _there(content: Mapping[str, Any], path: _Path) -> _Path:
@@ -304,14 +317,21 @@ def _has(found: set[_Path], path: _Path) -> bool:
     return any(other[: len(path)] == path for other in found)
 
 
-def _only(value: Any, path: _Path, found: set[_Path]) -> Any:
-    if path in found:
-        return value
+def _only(value: Any, path: _Path, found: set[_Path], whole: bool = False) -> Any:
+    whole = whole or path in found
+    if not isinstance(value, dict):
+        return _enabled(value)
+    whole = whole and not _is_disabled(value)
     below = ((name, part, (*path, name)) for name, part in value.items())
-    return {name: _only(part, inner, found) for name, part, inner in below if _has(found, inner)}
+    kept = {name: _only(part, inner, found, whole) for name, part, inner in below if whole or _has(found, inner)}
+    return None if _is_disabled(value) and not kept else kept
+
+
+def _is_disabled(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get(DISABLED) is True
 
 
 def _enabled(part: Any) -> Any:
     if isinstance(part, Mapping):
-        return None if part.get(DISABLED) is True else {name: _enabled(value) for name, value in part.items()}
+        return None if _is_disabled(part) else {name: _enabled(value) for name, value in part.items()}
     return [_enabled(value) for value in part] if isinstance(part, list) else part

@@ -24,7 +24,6 @@ from samfed_monai.config.knobs import (
 )
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import (
-    DISABLED,
     MISSING,
     BundleConfig,
     flat,
@@ -37,6 +36,7 @@ from samfed_monai.config.parse import (
     walk,
     workflow_files,
 )
+from samfed_monai.config.reads import is_read
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Problems, Refused
 
@@ -144,7 +144,7 @@ class Configuration:
                 history = self.config.history(parts)
                 said = [(self.sources[layer], old) for layer, old in reversed(history)]
                 brief = join_id(parts) in knobs or history[-1][0] >= self._files
-                yield Shown(parts, said, _lead(self.config, parts, value), brief, _is_read(runs, parts))
+                yield Shown(parts, said, _lead(self.config, parts, value), brief, is_read(runs, parts))
         for group, config in self.parts.items():
             own = knobs_of(config.layers[0][1]) if group == "client" else {}
             knobs = {name for name, value in own.items() if is_value(value)} - GIVEN
@@ -153,7 +153,7 @@ class Configuration:
                 history = config.history(parts)
                 said = [(self._source(group, layer, parts), old) for layer, old in reversed(history)]
                 brief = history[-1][0] > 0 or join_id(parts) in knobs
-                yield Shown((group, *parts), said, _lead(config, parts, value), brief, _is_read(runs, parts))
+                yield Shown((group, *parts), said, _lead(config, parts, value), brief, is_read(runs, parts))
 
     def _source(self, group: str, layer: int, parts: tuple[str, ...]) -> str:
         """Who said an id of a group: a layer of its own, or the layer of ``federate.json`` that fills the group."""
@@ -172,10 +172,6 @@ class Configuration:
 def _runs(config: BundleConfig, roots: Collection[str]) -> dict[str, Any] | None:
     """What a workflow reads; ``None`` for a bundle that has nothing of what it would begin with."""
     return reached(config.content, roots) if "run" in config.content else None
-
-
-def _is_read(runs: Mapping[str, Any] | None, parts: Sequence[str]) -> bool:
-    return runs is None or parts[-1] == DISABLED or lookup(runs, parts) is not MISSING
 
 
 def _variant(bundle_root: Path, name: Any) -> tuple[list[str], list[Path]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
-from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, walk, workflow_files
 from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.allocator import keep_freed_memory
 from samfed_monai.core.errors import (
@@ -93,7 +93,7 @@ def _exit_hook(kind: type[BaseException], error: BaseException, where: Traceback
 
 def _parser_of_command() -> Any:
     """What ``python -m monai.bundle run`` was given, read anew; ``None`` where it was not, or cannot be read."""
-    from monai.bundle import ConfigParser
+    from samfed_monai.config.monai_parser import ConfigParser
 
     command, parser = monai_command(), ConfigParser()
     if command is None or not command.config_files:
@@ -143,7 +143,19 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
                 routes=command is None,
             )
         )
+        problems.extend(_rewritten_by_monai(command, root, workflow) if command else ())
         problems.refuse_if_any()
+
+
+def _rewritten_by_monai(command: MonaiCommand, root: Path, workflow: str) -> Iterator[Problem]:
+    """Text with ``#``: MONAI puts ``::`` in its place before any code of ours runs, and ``fire`` ends a word there."""
+    typed = {name: text for name, text in command.typed.items() if isinstance(command.overrides.get(name), str)}
+    config = BundleConfig(_files(command, root, workflow) or workflow_files(root, workflow), command.overrides | typed)
+    for parts, value in walk(config.content):
+        if isinstance(value, str) and "#" in value and not value.startswith(REFERRING) and not is_note(parts[0]):
+            hint = "rename it, or run this with `samfed`, which takes it as it is"
+            expected = "text without '#', which MONAI's own command takes for something else"
+            yield Problem(config.where(parts), found=repr(value), expected=expected, hint=hint)
 
 
 def _command_of(workflow: str) -> MonaiCommand | None:

@@ -151,7 +151,7 @@ ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group", "label_kind", 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SERVER_NAMES = frozenset({"", "public", "server"})
 """Values of the knob ``site`` that mean: no site, the public images alone. No site may be called so."""
-SITE_NAME = re.compile(r"[^\x00-\x1f/\\.][^\x00-\x1f/\\]*")
+SITE_NAME = re.compile(r"[^\x00-\x1f/\\.@$%][^\x00-\x1f/\\]*")
 
 
 def parse(content: Any, where: str) -> tuple[dict[str, Any] | None, Problems]:
@@ -221,8 +221,10 @@ def _sites(content: Any, *, at: str, problems: Problems) -> dict[str, Site]:
     for name, entry in content.items():
         here = f"{at} -> {name}"
         if not SITE_NAME.fullmatch(name) or unsafe(name):
-            hint = "rename the site: its name becomes a folder"
-            problems.add(here, found=repr(name), expected="a name without slashes or a leading dot", hint=hint)
+            hint = "rename the site: its name becomes a folder, and a value of the configuration"
+            problems.add(
+                here, found=repr(name), expected="a name without slashes, or one of . @ $ % in front", hint=hint
+            )
         elif name in SERVER_NAMES:
             hint = "rename the site: the server is called so"
             problems.add(here, found=repr(name), expected="another name", hint=hint)

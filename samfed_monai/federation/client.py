@@ -17,6 +17,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+import samfed_monai.config.monai_parser  # noqa: F401 - MONAI FL makes its own parsers
 from samfed_monai.bundle.images import SplitDataset
 from samfed_monai.config.parse import parsed
 from samfed_monai.config.strict import strict_bundle_problems, strict_problems

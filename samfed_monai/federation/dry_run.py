@@ -92,6 +92,7 @@ def dry_run(
         for part in PARTS:
             problems.extend(_part_problems(parser, part))
         problems.extend(_weak_label_problems(parser))
+        problems.extend(_loss_problems(parser))
         with problems.collected():
             split = network_split(network, parsed(parser, "personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
@@ -106,7 +107,8 @@ def dry_run(
 def _part_problems(parser: Any, name: str) -> list[Problem]:
     """Why a part of ``train.json`` cannot be built; nothing where the bundle does not have it."""
     try:
-        parsed(parser, name)
+        part = parsed(parser, name)
+        return _rate_problems(part) if name == "optimizer" else []
     except RuntimeError as error:
         told = unwrap_own(error)
         if told is None and name == "optimizer":  # a user's own term may miss a site's place, here where there is none
@@ -114,6 +116,48 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
         if isinstance(told, Refused):
             return told.problems
     return []  # any other error is reported where a site builds the component
+
+
+def _rate_problems(optimizer: Any) -> list[Problem]:
+    """Learning rates of an optimizer, of whichever option, that no network of this package has learned with."""
+    rates = sorted({float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group})
+    hint = "set learning_rate, or lr of the optimizer and of its groups"
+    return [
+        Problem("train.json -> optimizer", found=f"a learning rate of {rate:g}", expected="0 to 1", hint=hint)
+        for rate in rates
+        if not 0 <= rate <= 1
+    ]
+
+
+def _loss_problems(parser: Any) -> list[Problem]:
+    """A loss for probabilities, where the network gives logits.
+
+    Of two answers to the same label, logits of 4 and -4 are the better ones, and 0 and 1 as logits the worse. Few
+    pixels are foreground: a Dice of logits would otherwise fall below zero, and look like the best of all.
+    """
+    try:
+        loss, classes = parsed(parser, "loss"), parsed(parser, "classes")
+    except RuntimeError:
+        return []  # reported where a site builds the component
+    channels = outputs_of(classes)
+    label = torch.zeros(1, 1, 32, max(32, 8 * channels))
+    for value in range(1, max(2, channels)):  # a corner each
+        label[..., 8 * (value - 1) : 8 * (value - 1) + 4, :4] = value
+    right = label if channels == 1 else torch.cat([(label == value).float() for value in range(channels)], dim=1)
+    values, expected = [], "one that takes the network's logits"
+    hint = "add sigmoid true, or softmax for several classes, or take a loss with logits, such as BCEWithLogitsLoss"
+    for answer in (right, 8 * right - 4):
+        try:
+            values.append(float(loss(answer, label)))
+        except Exception as error:  # a loss of the user's own may raise anything
+            if not values:
+                return []  # it takes neither: reported where a site trains
+            found = f"{type(loss).__name__}, which does not take them ({str(error).splitlines()[0]})"
+            return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)]
+    if values[1] <= values[0]:
+        return []
+    found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
+    return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)]
 
 
 def _weak_label_problems(parser: Any) -> list[Problem]:

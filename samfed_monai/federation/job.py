@@ -24,7 +24,7 @@ from samfed_monai.protocol.transport import Transport
 
 def federate_parser(bundle_root: Path, overrides: Mapping[str, Any]) -> Any:
     """``federate.json`` with the command line's values on top, as a MONAI ``ConfigParser``; nothing is instantiated."""
-    from monai.bundle import ConfigParser
+    from samfed_monai.config.monai_parser import ConfigParser
 
     files, parser = workflow_files(bundle_root, "federate"), ConfigParser()
     parser.read_config([str(path) for path in files])

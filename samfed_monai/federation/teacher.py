@@ -264,8 +264,7 @@ class TeacherStage:
     def _run(
         self, config: WorkflowConfig, datalist: DataList, data_root: str | Path, *, checkpoint: Path, output: Path
     ) -> None:
-        from monai.bundle import ConfigWorkflow
-
+        from samfed_monai.config.monai_parser import ConfigWorkflow
         from samfed_monai.networks.sam.adapter import read_header
 
         datalist_file = output.with_suffix(".datalist.json")

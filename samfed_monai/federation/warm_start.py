@@ -166,8 +166,9 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 def _train(
     config: WorkflowConfig, steps: int, seed: int, judge: _Judge | None, begin: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    from monai.bundle import ConfigWorkflow
     from monai.networks.utils import get_state_dict
+
+    from samfed_monai.config.monai_parser import ConfigWorkflow
 
     with own_random_state(derive_seed(seed, SERVER, "initialisation")):
         workflow = ConfigWorkflow(

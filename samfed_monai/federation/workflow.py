@@ -58,7 +58,7 @@ class WorkflowConfig:
 
     def without_lost(self) -> WorkflowConfig:
         """Without overrides of what only another variant has, such as ``terms#proximal#mu`` where no such term is."""
-        from monai.bundle import ConfigParser
+        from samfed_monai.config.monai_parser import ConfigParser
 
         parser, kept = ConfigParser(), {}
         parser.read_config(self.paths())
@@ -72,7 +72,7 @@ class WorkflowConfig:
 
     def parser(self) -> Any:
         """The merged, unresolved configuration as a MONAI ``ConfigParser``."""
-        from monai.bundle import ConfigParser
+        from samfed_monai.config.monai_parser import ConfigParser
 
         parser = ConfigParser()
         parser.read_config(self.paths())

@@ -9,7 +9,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
 from typing import Any
@@ -49,6 +49,14 @@ class Planned:
     report: Any
 
 
+_READ = frozenset(f"job#{each.name}" for each in fields(Plan)) | frozenset(
+    f"job#{name}" for name in ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter")
+)
+"""Ids of ``federate.json`` that a job is planned from, or refused for; the rest each participant's own file says."""
+
+_HERE = _READ | {"report"}
+"""The same where every participant is on this machine."""
+
 CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
 
@@ -82,7 +90,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     from samfed_monai.federation.privacy import Privacy, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
-    problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
+    problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
     if problems:
         raise Refused(problems)
     parser = federate_parser(root, overrides)

@@ -28,6 +28,9 @@ Options = Mapping[str, Any]
 
 def export(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
     """Writes a job."""
+    expected, hint = "nothing: each participant's own file says where it keeps things", "leave it out"
+    if places := [name for name in ("data_root", "output_dir") if name in overrides]:
+        raise Refused([Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in places])
     run = planned(bundle, overrides, here=False)
     job = export_plan(paths["job"], run.plan, run_name=_name(arguments, run))
     classes = job.with_name(f"{job.name}.class_allow_list.json")

@@ -61,7 +61,10 @@ class PartsInTurn(ABC):
                 problems.add(self.where, found=found, expected="a layer of each part", hint=hint)
         if steps is None or self.is_first(steps - 1, steps):
             found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
-            more = "set local_steps to 2 or more, or lower share"
+            least = (
+                f"set local_steps to {math.ceil(round(1 / (1 - self.share), 9))} or more, or " if self.share < 1 else ""
+            )
+            more = f"{least}lower share"
             problems.add(self.where, found=found, expected="at least one step for each part", hint=more)
         problems.refuse_if_any()
         first, second = parts.values()

@@ -29,6 +29,24 @@ def test_a_folder_needs_an_attack(tmp_path, capsys):
     assert (
         "expected an audit file, found a folder; name a site's file in it, sites/SITE/audit.jsonl, or an attack" in told
     )
+    for site in ("a", "b"):
+        AuditLog(tmp_path / "sites" / site).write({"site": site, "outcome": "sent"})
+    assert main(["audit", str(tmp_path)]) == 2
+    files = " or ".join(str(tmp_path / "sites" / site / "audit.jsonl") for site in ("a", "b"))
+    assert f"name a site's file in it, {files}, or an attack" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"dice": 0.9, "site": "a"}\n', "line 1: expected a record of an audit, found keys ['dice', 'site']"),
+        ("", "expected an audit file: this site sent nothing yet, found an empty file"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, capsys, text, told):
+    (tmp_path / "other.jsonl").write_text(text)
+    assert main(["audit", str(tmp_path / "other.jsonl")]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_options_of_attacks_need_an_attack(tmp_path, capsys):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.bundle import ReferenceResolver
 
-from samfed_monai.config.parse import flat, parsed, reached
+from samfed_monai.config.monai_parser import ConfigParser
+from samfed_monai.config.parse import REFERRING, flat, parsed, reached
 
 
 def test_nested_values_become_ids_and_components_stay_whole():
@@ -29,6 +32,29 @@ def test_what_a_parser_has_at_an_id_is_built_and_what_it_has_not_is_the_default(
     assert parsed(None, "rate") is None
 
 
+TEXT = st.text("#:@$% aÄ", max_size=8).filter(lambda text: not text.startswith(REFERRING))
+
+
+@given(TEXT, TEXT)
+def test_text_reaches_a_component_as_it_is_whatever_is_in_it(text, name):
+    content = {"path": text, "list": [text, {name: "@path"}], "made": {"_target_": "dict", "a": "@path", "b": [text]}}
+    parser = ConfigParser(content)
+    assert parser.get_parsed_content("path") == text
+    assert parser.get_parsed_content("list") == [text, {name: text}]
+    assert parser.get_parsed_content("made") == {"a": text, "b": [text]}
+
+
+def test_references_keep_the_old_spelling_of_ids():
+    parser = ConfigParser({"a": {"b": 1, "c": "@#b", "d": ["@##b", "%a#b"]}, "e": "@a#c", "f": "$@a#b + 1"})
+    found = [parser.get_parsed_content(id_) for id_ in ("e", "f", "a#d")]
+    assert found == [1, 2, [1, 1]]
+
+
+def test_monai_itself_still_rewrites_text():
+    assert ReferenceResolver.update_refs_pattern.__wrapped__("runs/C#", {}) == "runs/C::"
+    assert ConfigParser.resolve_relative_ids.__wrapped__("a", "runs/C#") == "runs/C::"
+
+
 CONTENT = {
     "rate": 0.1,
     "rule": "teacher",
@@ -44,6 +70,15 @@ def test_what_the_roots_lead_to_and_no_more() -> None:
     assert list(found) == ["rate", "terms", "train", "optimizer"]
     assert found["terms"] == {"a": None, "b": {"_target_": "B", "w": 1.0}}
     assert reached(CONTENT, ["report"]) == {"report": CONTENT["report"]}
+
+
+def test_of_a_disabled_component_what_a_reference_takes_is_reached() -> None:
+    b = {"_target_": "B", "rule": "@terms#a#rule"}
+    content = {**CONTENT, "terms": {**CONTENT["terms"], "b": b}}
+    for roots in (["train"], ["terms"]):
+        found = reached(content, roots)
+        assert found["terms"] == {"a": {"rule": "@rule"}, "b": b}
+        assert found["rule"] == "teacher"
 
 
 def test_a_component_that_is_enabled_brings_what_it_refers_to() -> None:

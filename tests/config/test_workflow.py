@@ -112,6 +112,14 @@ def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("value", ["my runs #6", "'C#'", "['a', 'C#/b']", "#6"])
+def test_under_monai_text_with_a_hash_which_it_rewrites_is_refused(bundle, value):
+    code, told = monai_run(bundle, "--spare", value)
+    assert code == 2, told
+    assert "command line -> spare" in told
+    assert "expected text without '#', which MONAI's own command takes for something else" in told
+
+
 def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrite: Write):
     broken = {"_target_": "torch.nn.Dropout", "p": 2.0}
     rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})

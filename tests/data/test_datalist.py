@@ -108,6 +108,12 @@ def test_every_problem_is_told_at_once(tmp_path):
         assert any(part in line for line in told), part
 
 
+@pytest.mark.parametrize("name", ["@home", "$1", "%list.json#name", ".a", "a/b"])
+def test_a_site_whose_name_a_configuration_would_not_take_as_text_is_refused(tmp_path, name):
+    with pytest.raises(Refused, match=r"a name without slashes, or one of \. @ \$ % in front"):
+        DataList("list", [], {name: Site([], [], [])}).save(tmp_path / "list.json")
+
+
 @pytest.mark.parametrize("path", ["../1.jpg", "/data/1.jpg", "C:\\1.jpg"])
 def test_fault_18_paths_out_of_the_root_are_refused(tmp_path, path):
     with pytest.raises(Refused, match="a relative path inside the data root"):

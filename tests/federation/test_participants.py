@@ -122,6 +122,32 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
             ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
             ("samfed", {"terms#sam_kd#schedule": "linaer"}, r"terms#sam_kd#schedule: .*did you mean 'linear'"),
             (
+                "samfed",
+                {"optimizer#lr": 1000},
+                r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1000",
+            ),
+            (
+                "samfed",
+                {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0}]},
+                "found a learning rate of 30; set learning_rate, or lr of the optimizer",
+            ),
+            (
+                "samfed",
+                {"loss": {"_target_": "monai.losses.DiceLoss"}},
+                r"loss: expected one that takes the network's logits, found DiceLoss: 1\.03 for the right "
+                r"answer, 0 for an undecided one; add sigmoid true",
+            ),
+            (
+                "no_sam",
+                {"loss": {"_target_": "monai.losses.DiceLoss", "to_onehot_y": True}, "classes": ["a", "b"]},
+                r"train\.json -> loss: .*found DiceLoss: 0\.",
+            ),
+            (
+                "samfed",
+                {"loss": {"_target_": "torch.nn.BCELoss"}},
+                r"train\.json -> loss: .*found BCELoss, which does not take them \(all elements of input should be",
+            ),
+            (
                 "supervised",
                 {"images#weak_labels": True},
                 r"train\.json -> resize: expected a component that leaves out pixels of 255, .* after which a label of "
@@ -143,6 +169,20 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
 def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_list, variant, options, message):
     with pytest.raises(Refused, match=message):
         participants(small_list, variant, **options).dry_run()
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes"),
+    [
+        ({"_target_": "monai.losses.DiceCELoss", "sigmoid": True}, ["a"]),
+        ({"_target_": "monai.losses.TverskyLoss", "sigmoid": True}, ["a"]),
+        ({"_target_": "torch.nn.BCEWithLogitsLoss"}, ["a"]),
+        ({"_target_": "monai.losses.DiceLoss", "softmax": True, "to_onehot_y": True}, ["a", "b", "c"]),
+        ({"_target_": "monai.losses.DiceFocalLoss", "softmax": True, "to_onehot_y": True}, ["a", "b"]),
+    ],
+)
+def test_a_loss_of_logits_is_taken(small_list, loss, classes):
+    participants(small_list, "no_sam", loss=loss, classes=classes).dry_run()
 
 
 def test_weak_labels_are_let_in_where_unlabelled_pixels_are_left_out(small_list):

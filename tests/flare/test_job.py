@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from samfed_monai.cli.main import main
+from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
@@ -268,9 +269,17 @@ def test_many_foreign_files_are_counted(job, tmp_path):
         exported_again(job, tmp_path / "again")
 
 
-def test_what_a_job_does_not_heed_is_told(caplog):
+def test_what_a_job_does_not_heed_is_refused_as_an_option_and_reported_of_a_file(caplog, tmp_path):
     given = {"rounds": 1, "sites": {"site-1": {}, "site-2": {}}}
-    planned("samfed_skin", {**given, "mlflow": True, "workers": 2, "job#verify": True}, here=False)
+    asked = {"mlflow": True, "workers": 2, "job#verify": True, "overlays": False}
+    with pytest.raises(Refused) as caught:
+        planned("samfed_skin", {**given, **asked}, here=False)
+    assert [problem.where for problem in caught.value.problems] == [f"command line -> {name}" for name in asked]
+    bundle = shutil.copytree(find_bundle("samfed_skin"), tmp_path / "own")
+    content = read_json(bundle / "configs" / "federate.json")
+    content["job"] |= {"verify": True, "workers": 2, "mlflow": True}
+    write_json(bundle / "configs" / "federate.json", content)
+    planned(bundle, given, here=False)
     assert [record.message for record in caplog.records] == [
         "not heeded on FLARE: mlflow, verify, workers (docs/deploy.md)"
     ]

@@ -170,7 +170,9 @@ def test_the_head_is_trained_first_and_then_the_rest() -> None:
 
 
 def test_too_few_steps_and_another_share_are_refused() -> None:
-    with pytest.raises(Refused, match=r"one step for each part, found 2 steps with a share of 0\.85; set local_steps"):
+    with pytest.raises(
+        Refused, match=r"one step for each part, found 2 steps with a share of 0\.85; set local_steps to 7 or"
+    ):
         in_turn(0.85, 2)
     for share in (1, 0.0, 1.0, 1.5):
         with pytest.raises(Refused, match=rf"Body\) -> share: expected a part between 0 and 1, found {share}$"):

@@ -75,7 +75,7 @@ def test_a_failed_step_leaves_everything_trainable():
         (["tail.*"], 0.5, 3, r"found no name like 'tail\.\*'"),
         ([], 0.5, 3, "found nothing of the personal part to train; name one in personal"),
         (["1.running_mean"], 0.5, 3, "found nothing of the personal part to train"),
-        (HEAD, 0.9, 2, r"found 2 steps with a share of 0\.9; set local_steps"),
+        (HEAD, 0.9, 2, r"found 2 steps with a share of 0\.9; set local_steps to 10 or more, or lower share"),
         (HEAD, 0.5, 1, "found 1 steps with a share"),
     ],
 )

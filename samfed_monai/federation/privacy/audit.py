@@ -110,7 +110,12 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
         if record is None:
             hint = "a line that was cut off: what it was about had not left when the machine stopped"
             raise Refused([Problem(f"{path}, line {number}", found="no record", expected="JSON", hint=hint)])
+        if not {"site", "outcome"} <= record.keys():
+            found, hint = f"keys {sorted(record)[:4]}", f"name a site's {FILE_NAME}"
+            raise Refused([Problem(f"{path}, line {number}", found=found, expected="a record of an audit", hint=hint)])
         records.append(record)
+    if not records:
+        raise Refused([Problem(str(path), found="an empty file", expected="an audit file: this site sent nothing yet")])
     return records
 
 

@@ -1,0 +1,232 @@
+"""Every id of every file, given to every command: a component receives it, or it is refused; never neither."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import samfed_monai.federation
+from samfed_monai.cli import export, trained_model
+from samfed_monai.cli.arguments import knobs_help
+from samfed_monai.config import find_bundle, known_variants
+from samfed_monai.config.check import check_bundle, federated_configs
+from samfed_monai.config.knobs import FEDERATION_READS, GIVEN, MONAI_IDS, TEACHER_GIVEN, USE_OF_TEACHER, routed
+from samfed_monai.config.monai_parser import ConfigParser
+from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, lookup, split_id, walk, workflow_files
+from samfed_monai.config.reads import OF_SERVER, Unread
+from samfed_monai.flare import job
+
+SKIN = find_bundle("samfed_skin")
+RECEIVED: list[Any] = []
+OF_MONAI = frozenset({"_target_", "_disabled_", "_mode_", "_requires_", "_desc_"})
+
+
+def record(**arguments: Any) -> Any:
+    """Stands for every component: what it is given is received."""
+    RECEIVED.append(arguments)
+    return arguments
+
+
+def leaves(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Every id with a plain value that refers to nothing."""
+    plain = {}
+    for parts, value in walk({name: value for name, value in content.items() if not is_note(name)}):
+        if parts and not isinstance(value, (dict, list)) and not str(value).startswith(("@", "$", "%")):
+            plain[join_id(parts)] = value
+    return {key: value for key, value in plain.items() if split_id(key)[-1] not in OF_MONAI}
+
+
+def received(content: Mapping[str, Any], roots: Collection[str]) -> set[str]:
+    """Ids of which MONAI itself hands the value to a component, or to whoever asks, when it resolves the roots."""
+
+    def marked(value: Any, parts: tuple[str, ...]) -> Any:
+        if isinstance(value, Mapping):
+            made = {name: marked(part, (*parts, name)) for name, part in value.items() if name not in OF_MONAI}
+            if "_target_" in value:
+                made |= {"_target_": f"{__name__}.record", "_disabled_": value.get("_disabled_", False)}
+            return made
+        if isinstance(value, list):
+            return [marked(part, (*parts, str(index))) for index, part in enumerate(value)]
+        return value if str(value).startswith(("@", "$", "%")) else f"<{join_id(parts)}>"
+
+    parser = ConfigParser({name: marked(value, (name,)) for name, value in content.items() if not is_note(name)})
+    RECEIVED.clear()
+    asked = [parser.get_parsed_content(root) for root in roots if root in parser]
+    found = {text for _, text in walk([asked, RECEIVED]) if isinstance(text, str)}
+    return {text[1:-1] for text in found if text.startswith("<")}
+
+
+def refused(workflow: str, overrides: Mapping[str, Any], **options: Any) -> set[str]:
+    problems = check_bundle(SKIN, workflow, overrides=overrides, ready=False, **options)
+    return {problem.where.removeprefix("command line -> ") for problem in problems}
+
+
+ON_FLARE = frozenset({"job#datalist", "job#adapter", "job#cache_dir"})
+COMMANDS = {
+    "teach": ("teacher", MONAI_IDS),
+    "python -m monai.bundle run train.json": ("train", MONAI_IDS),
+    "evaluate": ("evaluate", MONAI_IDS),
+    "evaluate --model ADAPTER": ("evaluate", trained_model._READ["evaluate"]),
+    "infer": ("inference", MONAI_IDS),
+    "infer --model ADAPTER": ("inference", trained_model._READ["inference"]),
+    "infer --model ADAPTER --teacher#": ("teacher", USE_OF_TEACHER),
+    "export": ("inference", export._READ),
+    "federate": ("federate", MONAI_IDS),
+    "flare export": ("federate", job._READ),
+    "flare simulate": ("federate", job._HERE),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_id_of_a_commands_own_file_is_received_or_refused(command):
+    workflow, reads = COMMANDS[command]
+    content = BundleConfig(workflow_files(SKIN, workflow)).content
+    own = leaves(content)
+    there = received(content, reads)
+    assert refused(workflow, own, reads=reads) == own.keys() - there
+    assert there, "the command reads something"
+
+
+@pytest.mark.parametrize("command", [name for name, (workflow, _) in COMMANDS.items() if workflow != "federate"])
+@pytest.mark.parametrize("home", ["train", "teacher", "federate", "inference"])
+def test_an_id_of_another_file_is_refused_unless_the_command_has_it_too(command, home):
+    workflow, reads = COMMANDS[command]
+    others = leaves(BundleConfig(workflow_files(SKIN, home)).content)
+    others |= dict.fromkeys(("personal", "strategy", "sharing", "statistics", "warm_start"), 5)
+    taken = others.keys() - refused(workflow, others, reads=reads)
+    merged = BundleConfig(workflow_files(SKIN, workflow), {key: others[key] for key in taken}).content
+    assert taken <= received(merged, reads)
+
+
+def test_an_id_of_the_sites_training_or_of_the_teacher_without_its_group_is_handed_on_or_refused():
+    files = workflow_files(SKIN, "federate")
+    own = BundleConfig(files).content
+    others = {}
+    for name in ("train", "teacher", "inference"):
+        others |= leaves(BundleConfig(workflow_files(SKIN, name)).content)
+    others |= dict.fromkeys(("personal", "strategy", "sharing", "statistics", "warm_start", "mixed_networks"), 5)
+    taken = {key for key in others if f"client#{key}" not in routed(files, {key: 0})} - refused("federate", others)
+    assert taken <= received(own, MONAI_IDS)
+
+
+@pytest.mark.parametrize(
+    ("option", "read"),
+    [
+        ("personal", "--client#personal"),
+        ("strategy", "--client#strategy"),
+        ("strategy#faulty", "--client#strategy#faulty"),
+        ("sharing", "variants that read it, and those that build on them: apple"),
+        ("client#statistics", "variants that read it, and those that build on them: elcfs"),
+        ("warm_start", "--client#warm_start"),
+        ("teacher#adapt", "--client#teacher_adapt"),
+        ("sites#A#strategy", "--client#strategy"),
+        ("sites#A#teacher_adapt", "--client#teacher_adapt"),
+    ],
+)
+def test_the_option_that_is_read_is_in_the_hint(option, read):
+    (problem,) = [
+        p for p in check_bundle(SKIN, "federate", overrides={option: "none"}, ready=False) if option in p.where
+    ][:1]
+    assert read in problem.hint
+
+
+def asked_of(group: str, content: Mapping[str, Any]) -> tuple[set[str], Collection[str]]:
+    """What a federation asks for of a group, and the ids that it sets itself."""
+    content = {**content, "standalone": {}}
+    if group == "teacher":
+        return received(content, FEDERATION_READS["teacher"]), TEACHER_GIVEN
+    if group == "client":
+        return received(content, FEDERATION_READS["client"]), GIVEN
+    network = {name: value for name, value in content["network_def"].items() if name != "weights"}
+    there = received(content | {"network_def": network}, FEDERATION_READS["client"] - OF_SERVER)
+    return there, GIVEN - {"datalist", "data_root"}
+
+
+@pytest.mark.parametrize("variant", known_variants())
+def test_an_id_of_a_federations_groups_is_received_or_refused(variant):
+    config = BundleConfig(workflow_files(SKIN, "federate"), {"variant": variant, "sites": {"A": {}}})
+    parts = federated_configs(config, SKIN)
+    groups = ("client", "sites#A", *(("teacher",) if variant in ("samfed", "no_sam") else ()))
+    own = {group: leaves(parts[group].content) for group in groups}
+    given = {f"{group}#{key}": value for group, pairs in own.items() for key, value in pairs.items()}
+    problems = check_bundle(SKIN, "federate", overrides={"variant": variant, **given}, ready=False)
+    found = {problem.where.removeprefix("command line -> "): problem for problem in problems}
+    for group, pairs in own.items():
+        there, sets = asked_of(group, parts[group].content)
+        read = {key for key in pairs if key in there and key not in sets}
+        taken = {key for key in pairs if f"{group}#{key}" not in found}
+        assert taken <= read, "neither read nor refused"
+        wrongly = {key for key in read - taken if isinstance(found[f"{group}#{key}"], Unread)}
+        assert wrongly <= {"guides#global#name"}, "read and refused"  # MONAI builds it for a disabled stream
+
+
+ASKED = re.compile(
+    r'(?:\.(?:value|values|optional|optional_id|get_parsed_content)\(|parsed\([^,()]+(?:\([^()]*\))?, )"([\w#]+)"'
+)
+
+
+def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
+    sources = Path(samfed_monai.federation.__file__).parent.rglob("*.py")
+    asked = {name.partition("#")[0] for path in sources for name in ASKED.findall(path.read_text())}
+    assert asked > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
+    of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, FEDERATION_READS["client"])
+    on_top = {name.partition("#")[0] for name in of_train} | {
+        "loss",
+        "terms",
+        "optimizer",
+        "images",
+        "job",
+        "sam_network",
+    }
+    assert asked <= FEDERATION_READS["client"] | FEDERATION_READS["teacher"] | on_top
+
+
+@pytest.mark.parametrize(
+    ("workflow", "files"),
+    [
+        ("federate", ("federate.json", "train.json")),
+        ("teacher", ("teacher.json",)),
+        ("evaluate", ("evaluate.json",)),
+        ("inference", ("inference.json",)),
+    ],
+)
+def test_the_options_that_help_lists_are_read(workflow, files):
+    known = {f"--{name}" for name in ("epochs", "site")} if workflow == "federate" else set()
+    shown = [knobs_help(file, without=known if file == "train.json" else ()) for file in files]
+    names = {name for text in shown for name in re.findall(r"^  --([\w#]+)", text, re.MULTILINE)}
+    content = BundleConfig(
+        [path for file in files for path in workflow_files(SKIN, file.removesuffix(".json"))]
+    ).content
+    given = {name: lookup(content, split_id(name)) for name in names}
+    problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
+    assert not [problem for problem in problems if isinstance(problem, Unread)]
+    assert len(given) >= 3
+
+
+def test_a_disabled_component_is_named_with_the_option_that_enables_it():
+    (problem,) = check_bundle(
+        SKIN, "federate", overrides={"variant": "no_sam", "client#terms#sam_kd#weight": 0.5}, ready=False
+    )
+    assert problem == Unread(
+        "command line -> client#terms#sam_kd#weight",
+        found="0.5",
+        expected="an option that a run of the variant 'no_sam' reads",
+        hint="terms#sam_kd is disabled; --client#terms#sam_kd#_disabled_ false enables it",
+    )
+
+
+def test_an_option_of_the_teacher_is_refused_where_the_run_has_none():
+    given = {"variant": "no_sam", "client#network_name": "basic_unet", "teacher#size": 512}
+    (problem,) = check_bundle(SKIN, "federate", overrides=given, ready=False)
+    assert problem.hint == "leave it out: this run has no teacher"
+    assert not check_bundle(SKIN, "federate", overrides={**given, "variant": "samfed"}, ready=False)
+    trunk = {key: value for key, value in given.items() if key != "client#network_name"}
+    assert not check_bundle(SKIN, "federate", overrides=trunk, ready=False), "the trunk of a teacher, to start from"
+
+
+def test_every_workflow_has_a_command():
+    assert {workflow for workflow, _ in COMMANDS.values()} == WORKFLOWS.keys()
