@@ -99,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
             asked = overrides_of(arguments.extra) | ({} if arguments.views is None else {"views": arguments.views})
             ids = trained_as(model, arguments.bundle, "inference", asked)
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
-            given = places | {"probabilities": arguments.probabilities} | ids
-            run_workflow(arguments.bundle, "inference", given, asked=asked)
+            ids = places | {"probabilities": arguments.probabilities} | ids
+            run_workflow(arguments.bundle, "inference", ids, asked=asked)
 
         segment_all(arguments, sources, segment, Path(scratch))
     return int(ExitCode.DONE)
