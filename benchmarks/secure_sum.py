@@ -12,10 +12,10 @@ from common import Figure, record
 from torch import Tensor
 
 from samfed_monai.federation import ClientAlgoExecutor, LocalTransport
-from samfed_monai.federation.privacy import SecureAggregation
-from samfed_monai.federation.secure_aggregation import STEPS, SecureServer, SecureSite
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import CLIENT_NETWORKS
+from samfed_monai.privacy import SecureAggregation
+from samfed_monai.privacy.secure_aggregation import STEPS, SecureServer, SecureSite
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, Task
 
 IMAGES = 40

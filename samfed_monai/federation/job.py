@@ -15,9 +15,9 @@ from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun, plan_problems
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
-from samfed_monai.federation.privacy import Privacy, unsent_rules
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
+from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
 

@@ -32,19 +32,9 @@ from samfed_monai.federation.preparation import (
     label_problems,
     no_public_images,
 )
-from samfed_monai.federation.privacy import (
-    CentralNoise,
-    Privacy,
-    privacy_account,
-    require_possible,
-    settings_of,
-    statistics_notice,
-    unsent_rules,
-)
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
-from samfed_monai.federation.secure_aggregation import SecureServer
 from samfed_monai.federation.site import FederatedSite, ProcessContext
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
@@ -54,6 +44,16 @@ from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
+from samfed_monai.privacy import (
+    CentralNoise,
+    Privacy,
+    privacy_account,
+    require_possible,
+    settings_of,
+    statistics_notice,
+    unsent_rules,
+)
+from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results

@@ -27,17 +27,17 @@ from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import image_problems, label_problems
-from samfed_monai.federation.privacy.allowed import forbidden_problems, require_public_images
-from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.network_check import require_plain_network
-from samfed_monai.federation.privacy.possible import too_few_images
-from samfed_monai.federation.privacy.release import ReleaseFilter, site_release
-from samfed_monai.federation.privacy.settings import WITHHELD, Privacy, PrivacyFloor
 from samfed_monai.federation.renewal import Renewal, SiteRenewal
-from samfed_monai.federation.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.privacy.allowed import forbidden_problems, require_public_images
+from samfed_monai.privacy.ledger import PrivacyLedger
+from samfed_monai.privacy.network_check import require_plain_network
+from samfed_monai.privacy.possible import too_few_images
+from samfed_monai.privacy.release import ReleaseFilter, site_release
+from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
+from samfed_monai.privacy.settings import WITHHELD, Privacy, PrivacyFloor
 from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticRule, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task

@@ -87,7 +87,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     """
     from samfed_monai.federation.job_run import plan_problems
     from samfed_monai.federation.participants import Participants
-    from samfed_monai.federation.privacy import Privacy, statistics_notice, unsent_rules
+    from samfed_monai.privacy import Privacy, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)

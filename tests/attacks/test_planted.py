@@ -21,10 +21,9 @@ from samfed_monai.config.strict import strict_problems
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import FederatedSite, Plan
-from samfed_monai.federation.privacy.settings import PrivacyFloor
+from samfed_monai.privacy.settings import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.attacks.toys import QUICK, scenes, target
-from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import CLIENT
 from tests.federation.wired import places
 
@@ -87,7 +86,7 @@ PLAN = Plan(
 
 
 @pytest.fixture
-def node(small_federation, tmp_path) -> Any:  # noqa: F811
+def node(small_federation, tmp_path) -> Any:
     """``node(**options)``: a site with images and masks that got the plan."""
     lists = write_site_lists(DataList.load(small_federation / "list.json"), tmp_path / "lists")
 

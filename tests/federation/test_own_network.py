@@ -18,14 +18,14 @@ from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RoundController, RunFolder, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
-from samfed_monai.federation.privacy import Privacy, ReleaseFilter
-from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
+from samfed_monai.privacy import Privacy, ReleaseFilter
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task, wire_size
-from tests.federation.privacy.spy import leaks, server_files, wired
 from tests.federation.toys import QUIET, ToyNet, run_toy, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
+from tests.privacy.spy import leaks, server_files, wired
 
 
 class Told(Sharing):
@@ -313,8 +313,8 @@ def test_a_failed_round_leaves_personal_values_as_they_were():
 
 
 def test_the_declaration_has_a_line_in_the_audit_file(tmp_path):
-    from samfed_monai.federation.privacy import read_audit
-    from samfed_monai.federation.privacy.audit import audit_table
+    from samfed_monai.privacy import read_audit
+    from samfed_monai.privacy.audit import audit_table
 
     release = ReleaseFilter("site-1", allowed=lambda: None, folder=tmp_path)
     release.declare(network_split(ToyNet()))

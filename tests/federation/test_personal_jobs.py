@@ -18,13 +18,13 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.core.model_file import network_overrides
 from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Start
-from samfed_monai.federation.privacy import read_audit
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, client_network, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
+from samfed_monai.privacy import read_audit
 from samfed_monai.protocol import Task, to_bytes
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job

@@ -12,10 +12,10 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
 from samfed_monai.federation.child_process import Ended
 from samfed_monai.federation.plan import Plan
-from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.flare.site import SiteState, federated_site, places_of, read_plan
 from samfed_monai.flare.site_file import forget_old_runs, read_site_file
 from samfed_monai.flare.worker import _Worker, make_federated_site, serve
+from samfed_monai.privacy.settings import PrivacyFloor
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, to_bytes
 from samfed_monai.protocol.transport import Task
 from tests.flare.test_site_file import site_file

@@ -21,7 +21,7 @@ from samfed_monai.federation import (
     RunResult,
     SamFedAlgo,
 )
-from samfed_monai.federation.privacy import Privacy, site_release
+from samfed_monai.privacy import Privacy, site_release
 from samfed_monai.protocol import Server, Strategy
 from tests.federation.toys import BUNDLE, QUIET, ToyNet, toy_weights
 

@@ -10,7 +10,7 @@ import torch
 
 from samfed_monai.core import tensor_file
 from samfed_monai.federation import ClientAlgoExecutor, LocalTransport
-from samfed_monai.federation.privacy import Allowed, ReleaseFilter
+from samfed_monai.privacy import Allowed, ReleaseFilter
 from samfed_monai.protocol import (
     Inbox,
     Kind,

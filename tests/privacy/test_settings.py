@@ -11,15 +11,15 @@ from scipy.stats import norm
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.evaluation import site_scores
-from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
-from samfed_monai.federation.privacy.settings import (
+from samfed_monai.metrics.scores import pool
+from samfed_monai.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
+from samfed_monai.privacy.settings import (
     EFFORT,
     CentralPrivacy,
     PrivacyFloor,
     SecureAggregation,
     withhold_small,
 )
-from samfed_monai.metrics.scores import pool
 from samfed_monai.protocol import Kind, Message, MessageRefused
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RunFolder
-from samfed_monai.federation.privacy import Privacy, SecureAggregation, read_audit, require_possible
-from samfed_monai.federation.secure_aggregation import (
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy import Privacy, SecureAggregation, read_audit, require_possible
+from samfed_monai.privacy.secure_aggregation import (
     STEPS,
     SecureServer,
     SecureSite,
@@ -23,7 +24,6 @@ from samfed_monai.federation.secure_aggregation import (
     as_vector,
     update_hash,
 )
-from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import append_line, as_file_name, locked
-from samfed_monai.federation.privacy.audit import count_noise
-from samfed_monai.federation.privacy.settings import DifferentialPrivacy, PrivacyFloor, epsilon_of
+from samfed_monai.privacy.audit import count_noise
+from samfed_monai.privacy.settings import DifferentialPrivacy, PrivacyFloor, epsilon_of
 from samfed_monai.protocol.message import MessageRefused
 
 

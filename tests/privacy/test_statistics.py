@@ -10,7 +10,8 @@ import torch
 
 from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.privacy import (
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy import (
     Allowed,
     Privacy,
     ReleaseFilter,
@@ -22,8 +23,7 @@ from samfed_monai.federation.privacy import (
     too_few_images,
     unsent_rules,
 )
-from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy.settings import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
 from samfed_monai.protocol.statistics import with_statistics
 from tests.methods import needs

@@ -8,14 +8,14 @@ import pytest
 
 from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.privacy.possible import require_possible, statistics_notice, too_few_images
-from samfed_monai.federation.privacy.settings import (
+from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
+from samfed_monai.privacy.possible import require_possible, statistics_notice, too_few_images
+from samfed_monai.privacy.settings import (
     CentralPrivacy,
     DifferentialPrivacy,
     Privacy,
     SecureAggregation,
 )
-from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.protocol import Exchange, Kind
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.settings import DifferentialPrivacy, PrivacyFloor, epsilon, epsilon_of
+from samfed_monai.privacy.ledger import PrivacyLedger
+from samfed_monai.privacy.settings import DifferentialPrivacy, PrivacyFloor, epsilon, epsilon_of
 from samfed_monai.protocol import MessageRefused
 
 pytest.importorskip("opacus", reason="the accountant is an extra")

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import Interrupted, RunFolder
-from samfed_monai.federation.privacy import Privacy, epsilon, require_budget, require_possible
-from samfed_monai.federation.privacy.central import CentralNoise, next_clip, step_noise
-from samfed_monai.federation.privacy.settings import CentralPrivacy, settings_of
 from samfed_monai.methods.all_answers import AllAnswers
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
+from samfed_monai.privacy import Privacy, epsilon, require_budget, require_possible
+from samfed_monai.privacy.central import CentralNoise, next_clip, step_noise
+from samfed_monai.privacy.settings import CentralPrivacy, settings_of
 from samfed_monai.protocol import Exchange, Kind, Message, Server
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results

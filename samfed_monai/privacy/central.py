@@ -14,9 +14,9 @@ import torch
 
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import append_line
-from samfed_monai.federation.privacy.audit import count_noise
-from samfed_monai.federation.privacy.noise import Noise, SystemNoise
-from samfed_monai.federation.privacy.settings import WHERE, CentralPrivacy, epsilon, epsilon_of
+from samfed_monai.privacy.audit import count_noise
+from samfed_monai.privacy.noise import Noise, SystemNoise
+from samfed_monai.privacy.settings import WHERE, CentralPrivacy, epsilon, epsilon_of
 from samfed_monai.protocol.message import Kind, Message
 
 if TYPE_CHECKING:

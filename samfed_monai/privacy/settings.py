@@ -205,7 +205,7 @@ class CentralPrivacy:
 
 @dataclass(frozen=True)
 class SecureAggregation:
-    """Masked updates, of which the server learns the sum alone (:mod:`samfed_monai.federation.secure_aggregation`).
+    """Masked updates, of which the server learns the sum alone (:mod:`samfed_monai.privacy.secure_aggregation`).
 
     Args:
         threshold: sites that must go through all steps of a round, or the run stops; more than half of those that

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.federation.privacy.allowed import forbidden_problems
-from samfed_monai.federation.privacy.central import require_budget
-from samfed_monai.federation.privacy.settings import WHERE, Privacy, require_accountant
+from samfed_monai.privacy.allowed import forbidden_problems
+from samfed_monai.privacy.central import require_budget
+from samfed_monai.privacy.secure_sum import require_cryptography
+from samfed_monai.privacy.settings import WHERE, Privacy, require_accountant
 from samfed_monai.protocol.guard import Action, UpdateGuard
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.secure_sum import require_cryptography
 from samfed_monai.protocol.statistics import StatisticKind
 
 if TYPE_CHECKING:

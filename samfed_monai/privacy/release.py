@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import as_file_name
-from samfed_monai.federation.privacy.audit import AuditLog
-from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
-from samfed_monai.federation.privacy.settings import (
+from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.privacy.audit import AuditLog
+from samfed_monai.privacy.ledger import PrivacyLedger
+from samfed_monai.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
+from samfed_monai.privacy.settings import (
     EFFORT,
     OWN_NETWORK,
     DifferentialPrivacy,
@@ -23,7 +24,6 @@ from samfed_monai.federation.privacy.settings import (
     withhold_small,
     without_scores,
 )
-from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task, scrub
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.config.variants import Method
-from samfed_monai.federation.privacy.allowed import (
+from samfed_monai.privacy.allowed import (
     Allowed,
     allowed_of,
     forbidden_problems,

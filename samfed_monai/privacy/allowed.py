@@ -10,11 +10,11 @@ import torch
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
 from samfed_monai.bundle.images import SplitDataset
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.federation.own_network import personal_patterns
-from samfed_monai.federation.privacy.settings import EFFORT, WHERE, Privacy
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.privacy.settings import EFFORT, WHERE, Privacy
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticKind
 from samfed_monai.protocol.strategy import WORDS
@@ -175,7 +175,7 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     network, own = client.trainer.network, getattr(client, "own", None)
     batch = _smallest_batch(client.trainer)
     if personal is None:
-        personal = personal_patterns(getattr(client.train_workflow, "parser", None))
+        personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
     weights = replace(
         allowed_weights(network, personal=personal),
         batch=batch,

@@ -10,15 +10,15 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import ClientAlgoExecutor
-from samfed_monai.federation.privacy import Privacy, ReleaseFilter, read_audit
-from samfed_monai.federation.privacy.allowed import allowed_of
+from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
+from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Kind, from_bytes
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
-from tests.federation.privacy.spy import wired
 from tests.federation.test_job import CLIENT, job
 from tests.federation.unlike import run_unlike, unlike_algo
 from tests.methods import needs
+from tests.privacy.spy import wired
 
 
 def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation, tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.privacy import AuditLog, audit_table, read_audit
+from samfed_monai.privacy import AuditLog, audit_table, read_audit
 
 SENT = {"site": "Basel", "round": 0, "task": "train", "outcome": "sent", "kind": "weights", "bytes": 100, "n": 40}
 

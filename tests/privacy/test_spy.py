@@ -20,14 +20,14 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, render_synthetic
 from samfed_monai.federation import FederatedJob, FederatedSite, LocalTransport, Places, Plan, Progress, RunFolder
-from samfed_monai.federation.privacy import Privacy, ReleaseFilter, read_audit
-from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.federation.site import ClientAlgoExecutor
 from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, to_bytes
-from tests.federation.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 from tests.federation.toys import ToyImages, ToyNet, controller, toy_algo, toy_weights
 from tests.federation.unlike import run_unlike, unlike_algo
+from tests.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 
 SITES = ("site-1", "site-2")
 #: The toy bundle's trainer raises a FileNotFoundError with this path when it is told to.
