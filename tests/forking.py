@@ -20,7 +20,7 @@ from tests.speedups import SMALL_NETWORKS, small_networks
 
 _LOADED = [
     "samfed_monai.federation.client",
-    "samfed_monai.federation.job_run",
+    "samfed_monai.federation.run",
     "torch._dynamo",  # which torch imports where it makes an optimizer
     "tests.speedups",
 ]

@@ -139,13 +139,13 @@ class _Sites:
     def _executor(self, site: str) -> Any:
         from samfed_monai.data import DataList
         from samfed_monai.federation.participants import Participants
-        from samfed_monai.federation.site import FederatedSite, ProcessContext
+        from samfed_monai.federation.site import ProcessContext, Site
 
         if self._context is None:
             datalist = DataList.load(self.places.datalist)
             self._context = ProcessContext(Participants.of(self.plan, self.places, datalist), datalist)
         if site not in self._executors:
-            self._executors[site] = FederatedSite(site, self.plan, self.places, context=self._context)
+            self._executors[site] = Site(site, self.plan, self.places, context=self._context)
         return self._executors[site]
 
     def _share_teacher(self, executor: Any, message: Any) -> None:
@@ -154,8 +154,8 @@ class _Sites:
 
         if message.kind != Kind.ADAPTER:
             self._context.teacher = None
-        elif self._context.teacher is None and executor.components.teacher is not None:
-            self._context.teacher = executor.components.teacher.load(message)
+        elif self._context.teacher is None and executor.teacher is not None:
+            self._context.teacher = executor.teacher.load(message)
 
 
 def _described(error: Exception) -> dict[str, Any]:

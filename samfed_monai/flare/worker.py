@@ -26,7 +26,7 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> int:
     Args:
         make_site: from the settings and the site's file, what answers: ``answer(task, message) -> message``, with
             ``state_dict`` and ``load_state_dict`` where it keeps something from round to round, and ``masks_taken``
-            (:meth:`FederatedSite.masks_taken`) where it takes soft masks.
+            (:meth:`Site.masks_taken`) where it takes soft masks.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     set_up_process()
@@ -85,7 +85,7 @@ class _Worker:
 
 
 def make_federated_site(settings: dict[str, Any], files: SiteFile) -> Any:
-    """The run's :class:`~samfed_monai.federation.site.FederatedSite` at this site."""
+    """The run's :class:`~samfed_monai.federation.site.Site` at this site."""
     from samfed_monai.flare.site import federated_site
 
     return federated_site(settings, files)

@@ -339,7 +339,7 @@ def site_release(
     rounds: int | None = None,
     least_seen: int = 1,
 ) -> ReleaseFilter:
-    """What every answer of a :class:`FederatedSite` passes.
+    """What every answer of a :class:`Site` passes.
 
     Args:
         site: the site's name.

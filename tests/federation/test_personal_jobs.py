@@ -74,7 +74,7 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     assert stored
     assert not KEYS & stored.keys()
     assert homes.transport.asked.count(("prepare", "site-2")) == 1
-    trained, idle = (homes.nodes[site]._client().client for site in ("site-1", "site-2"))
+    trained, idle = (homes.nodes[site].client for site in ("site-1", "site-2"))
     assert idle.parts.personal().keys() == KEYS, "a hospital that takes no part has the warm start's"
     assert not torch.equal(idle.parts.personal()["final_conv.weight"], trained.parts.personal()["final_conv.weight"])
     assert results["unseen"]["site-2"]["test"]["n"] == 2
@@ -262,7 +262,7 @@ def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp
     def otherwise(plan: Any) -> Any:
         transport = homes(plan)
         node = homes.nodes["site-2"]
-        node.components.sam_fingerprint = lambda: {"base_sam": "0" * 64}
+        node.sam_fingerprint = lambda: {"base_sam": "0" * 64}
         return transport
 
     with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):

@@ -20,7 +20,7 @@ from samfed_monai.bundle import images
 from samfed_monai.core.errors import Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.federation import FederatedSite, LocalTransport, ProcessTransport, Progress
+from samfed_monai.federation import LocalTransport, ProcessTransport, Progress, Site
 from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places
@@ -53,7 +53,7 @@ def running(small_federation, tmp_path_factory):
     made = job(small_federation, tmp_path_factory.mktemp("running") / "run", client=STEPS)
     participants = Participants.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
     plan = participants.settled(made.plan)
-    network = FederatedSite("site-1", plan, made.places).components.client().trainer.network
+    network = Site("site-1", plan, made.places).make_client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -134,7 +134,7 @@ def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_f
 def test_answers_are_those_of_one_process_and_are_taken_in_by_name(running):
     plan, places, processes, weights = running
     order, came = [], []
-    local = LocalTransport({site: FederatedSite(site, plan, places) for site in plan.sites}, progress=QUIET)
+    local = LocalTransport({site: Site(site, plan, places) for site in plan.sites}, progress=QUIET)
     assert processes.sites == local.sites == ("site-1", "site-2")
     for transport in (local, processes):
         transport.take_traffic()

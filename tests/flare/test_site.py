@@ -68,7 +68,7 @@ def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatc
     write_json(tmp_path / "plan.json", PLAN)
     files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5))
     asked = {}
-    monkeypatch.setattr("samfed_monai.federation.site.FederatedSite", lambda *_, floor: asked.update(floor=floor))
+    monkeypatch.setattr("samfed_monai.federation.site.Site", lambda *_, floor: asked.update(floor=floor))
     settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path)}
     federated_site(settings, files)
     assert asked == {"floor": PrivacyFloor(8, 2.5)}

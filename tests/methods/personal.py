@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.io import read_json
 from samfed_monai.federation import (
-    ClientAlgoExecutor,
+    ClientAlgoSite,
     LocalTransport,
     RoundController,
     RunFolder,
@@ -105,7 +105,7 @@ def run_personal(
     algos = {s: personal_algo(s, name, output_dir=path / "evaluation", **overrides) for s in ("site-1", "site-2")}
     privacy = Privacy(least_images=1)
     workers = {
-        site: ClientAlgoExecutor(site, algo, site_release(site, lambda algo=algo: algo, privacy, path))  # type: ignore[misc]
+        site: ClientAlgoSite(site, algo, site_release(site, lambda algo=algo: algo, privacy, path))  # type: ignore[misc]
         for site, algo in algos.items()
     }
     networks = dict.fromkeys(algos, ToyNet)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RunFolder
+from samfed_monai.federation import ClientAlgoSite, LocalTransport, RunFolder
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy import Privacy, SecureAggregation, read_audit, require_possible
 from samfed_monai.privacy.secure_aggregation import (
@@ -35,7 +35,7 @@ pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
 SETTINGS = SecureAggregation()
 
 
-class SecureWorker(ClientAlgoExecutor):
+class SecureWorker(ClientAlgoSite):
     """A site of three that adds its update under masks, and fails in the step that it is told to."""
 
     def __init__(self, site, client, *, fails=None, sites="abc", settings=SETTINGS, sums=None):

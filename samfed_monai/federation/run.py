@@ -20,7 +20,6 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.data import DataList
-from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, Start, require_starts
@@ -35,7 +34,8 @@ from samfed_monai.federation.preparation import (
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
-from samfed_monai.federation.site import FederatedSite, ProcessContext
+from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
+from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.tracking import Tracking, mlflow_store
@@ -61,7 +61,7 @@ from samfed_monai.results import build_results
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.controller import RunResult
+    from samfed_monai.federation.server import RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def plan_problems(
 SPLITS = ("validation", "test")
 
 
-class JobRun:
+class Run:
     """Check, teacher, soft masks, warm start, rounds, evaluation, in this order, over any transport.
 
     Args:
@@ -290,7 +290,7 @@ class JobRun:
                 yield processes
                 processes.finalize()
         else:
-            executors = {site: FederatedSite(site, settled, self.places, context=context) for site in everybody}
+            executors = {site: Site(site, settled, self.places, context=context) for site in everybody}
             yield LocalTransport(executors)
             for executor in executors.values():
                 executor.finalize()
