@@ -64,7 +64,7 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict
 class _ForkedModule:
     """What :class:`samfed_monai.federation.child_process.Child` asks of ``Popen``.
 
-    It is for ``python -u -m MODULE READ WRITE``.
+    It is for ``python -u -m MODULE PIPE``.
     """
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> None:

@@ -18,7 +18,7 @@ from samfed_monai.data.datalist import confine
 from samfed_monai.data.records import masks_only
 from samfed_monai.federation.evaluation import log_unscored, site_scores
 from samfed_monai.federation.server import ask_all
-from samfed_monai.privacy.settings import withheld_reason
+from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 

@@ -31,13 +31,13 @@ from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.privacy.allowed import forbidden_problems, require_public_images
-from samfed_monai.privacy.ledger import PrivacyLedger
+from samfed_monai.privacy.accounting import PrivacyLedger
+from samfed_monai.privacy.allowed import require_public_images
 from samfed_monai.privacy.network_check import require_plain_network
-from samfed_monai.privacy.possible import too_few_images
 from samfed_monai.privacy.release import ReleaseFilter, site_release
+from samfed_monai.privacy.rules import Privacy, PrivacyFloor, forbidden_problems, too_few_images
 from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
-from samfed_monai.privacy.settings import WITHHELD, Privacy, PrivacyFloor
+from samfed_monai.privacy.withholding import WITHHELD
 from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticRule, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task

@@ -15,7 +15,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, read_json, safe_load
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.site_file import KEPT_RUNS, REMOVED, SiteFile
-from samfed_monai.privacy.settings import PrivacyFloor
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol.message import MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.transport import Task

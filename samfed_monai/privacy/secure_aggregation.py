@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from samfed_monai.privacy.settings import SecureAggregation
+    from samfed_monai.privacy.rules import SecureAggregation
     from samfed_monai.protocol.strategy import Strategy
 
 logger = logging.getLogger(__name__)

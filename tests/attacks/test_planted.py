@@ -21,7 +21,7 @@ from samfed_monai.config.strict import strict_problems
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import Plan, Site
-from samfed_monai.privacy.settings import PrivacyFloor
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.attacks.toys import QUICK, scenes, target
 from tests.federation.test_job import CLIENT

@@ -24,7 +24,8 @@ from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.privacy.allowed import Allowed, _different_images, seen_problems
 from samfed_monai.privacy.audit import read_audit
 from samfed_monai.privacy.release import MOST_TRAININGS
-from samfed_monai.privacy.settings import PrivacyFloor, withheld_reason
+from samfed_monai.privacy.rules import PrivacyFloor
+from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import BUNDLE
@@ -124,7 +125,7 @@ def test_scores_without_one_image_do_not_leave(node):
 )
 def test_a_round_on_one_image_many_times_sends_nothing(node, client):
     whole = "indices" in str(client)  # with the plan's own number as well as with the site's
-    least, own, whose = (2, 1, "privacy -> least_images") if whole else (1, 2, "this site's file")
+    least, own, whose = (2, 1, "privacy#least_images") if whole else (1, 2, "this site's file")
     site = node(client, least=least, own=own)
     with pytest.raises(
         MessageRefused, match=rf"at least 2 images trained on in a round, as {whose} says, found 1 diff"

@@ -25,20 +25,11 @@ from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
 from samfed_monai.privacy import allowed as allowed_module
-from samfed_monai.privacy.allowed import (
-    allowed_of,
-    allowed_weights,
-    require_public_images,
-    statistics_problems,
-)
-from samfed_monai.privacy.ledger import PrivacyLedger
+from samfed_monai.privacy.accounting import PrivacyLedger
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights, require_public_images, statistics_problems
 from samfed_monai.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
-from samfed_monai.privacy.settings import (
-    DifferentialPrivacy,
-    PrivacyFloor,
-    SecureAggregation,
-    withheld_reason,
-)
+from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor, SecureAggregation
+from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo

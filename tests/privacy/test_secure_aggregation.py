@@ -406,19 +406,6 @@ def test_what_looks_at_single_updates_is_refused_with_what_to_do():
     assert "found job#update_guard#action 'skip'; 'clip', which then shortens the step of the mean" in str(error.value)
 
 
-def test_wrong_settings_are_refused_all_at_once():
-    with pytest.raises(Refused) as error:
-        Privacy.from_json({"secure_aggregation": {"threshold": 1, "fraction_bits": 64, "bits": 3}})
-    text = str(error.value)
-    assert "secure_aggregation -> threshold: expected a whole number >= 2, or null, found 1" in text
-    assert "secure_aggregation -> fraction_bits: expected a whole number from 8 to 40, found 64" in text
-    assert "secure_aggregation: expected one of threshold, fraction_bits, found 'bits'" in text
-    with pytest.raises(Refused, match="the server cannot clip what it does not see"):
-        Privacy.from_json({"secure_aggregation": {}, "central_differential_privacy": {}})
-    both = Privacy.from_json({"secure_aggregation": {}, "differential_privacy": {}})
-    assert both.secure_aggregation == SETTINGS
-
-
 @pytest.mark.parametrize(
     ("threshold", "sites", "least"), [(2, 4, 3), (5, 4, 3), (None, 1, 2)], ids=["half", "too many", "alone"]
 )

@@ -192,7 +192,7 @@ def test_a_masking_key_that_is_not_the_one_that_was_shown_is_refused():
 def test_without_the_package_a_run_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(Refused, match=r"found no cryptography; pip install 'samfed-monai\[privacy\]'"):
-        require_cryptography("privacy -> secure_aggregation")
+        require_cryptography("privacy#secure_aggregation")
 
 
 @pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])
