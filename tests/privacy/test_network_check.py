@@ -12,8 +12,8 @@ from monai.networks import nets
 from torch import nn
 
 from samfed_monai.config.targets import CATALOGUE
-from samfed_monai.federation.privacy.network_check import reading_layers, require_plain_network
 from samfed_monai.networks import client_network
+from samfed_monai.privacy.network_check import reading_layers, require_plain_network
 from samfed_monai.protocol import MessageRefused
 from tests.federation.toys import ToyNet, toy_algo
 

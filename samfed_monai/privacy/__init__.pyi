@@ -1,19 +1,22 @@
 """What may leave a site: an allow-list, withheld small counts, optional noise, and an audit line for every message."""
 
+from .accounting import epsilon, privacy_account
 from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit
-from .central import CentralNoise, require_budget
+from .central import CentralNoise
 from .noise import SeededNoise, SystemNoise
-from .possible import require_possible, statistics_notice, too_few_images, unsent_rules
 from .release import ReleaseFilter, site_release
-from .settings import (
+from .rules import (
     CentralPrivacy,
     DifferentialPrivacy,
     Privacy,
     SecureAggregation,
-    epsilon,
-    privacy_account,
+    require_budget,
+    require_possible,
     settings_of,
+    statistics_notice,
+    too_few_images,
+    unsent_rules,
 )
 
 __all__ = [

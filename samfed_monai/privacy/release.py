@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import as_file_name
-from samfed_monai.federation.privacy.audit import AuditLog
-from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
-from samfed_monai.federation.privacy.settings import (
-    EFFORT,
-    OWN_NETWORK,
-    DifferentialPrivacy,
-    Privacy,
-    epsilon_of,
-    withhold_small,
-    without_scores,
-)
 from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.privacy.accounting import PrivacyLedger, count_noise, epsilon_of
+from samfed_monai.privacy.allowed import (
+    Allowed,
+    allowed_of,
+    seen_problems,
+    statistic_problems,
+    statistics_problems,
+    tensor_problems,
+    undeclared,
+)
+from samfed_monai.privacy.audit import AuditLog
+from samfed_monai.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
+from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, forbidden_problems
+from samfed_monai.privacy.withholding import EFFORT, OWN_NETWORK, withhold_small, without_scores
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task, scrub
@@ -32,16 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.config.variants import Method
-from samfed_monai.federation.privacy.allowed import (
-    Allowed,
-    allowed_of,
-    forbidden_problems,
-    seen_problems,
-    statistic_problems,
-    statistics_problems,
-    tensor_problems,
-    undeclared,
-)
+
 
 #: Bytes of a message beside its tensors: names, shapes and the header.
 _HEADER_BYTES = 1024**2
@@ -97,7 +90,7 @@ class ReleaseFilter:
         self.audit = AuditLog(folder)
         self._run = Path(folder).parent.parent.name if folder is not None else ""
         #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
-        self.releases = self.audit.noised()
+        self.releases = count_noise(self.audit.path, _noise_of)
         #: Round to how many times scores, and updates, of it have left, before a restart included.
         self.evaluations = self.audit.answered(Task.EVALUATE.value)
         self.trainings = self.audit.answered(Task.TRAIN.value)
@@ -302,6 +295,11 @@ class ReleaseFilter:
             raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
 
 
+def _noise_of(record: Any) -> Any:
+    noise = record.get("noise")
+    return noise["noise_multiplier"] if noise else None
+
+
 def _parted(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of an answer, and its statistics; only names of text can be of a statistic."""
     if reply.kind != Kind.WEIGHTS or not all(isinstance(name, str) for name in reply.tensors):
@@ -339,7 +337,7 @@ def site_release(
     rounds: int | None = None,
     least_seen: int = 1,
 ) -> ReleaseFilter:
-    """What every answer of a :class:`FederatedSite` passes.
+    """What every answer of a :class:`Site` passes.
 
     Args:
         site: the site's name.

@@ -19,26 +19,17 @@ from torch.utils.data import Subset
 
 from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import ClientAlgoExecutor
-from samfed_monai.federation.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
-from samfed_monai.federation.privacy import allowed as allowed_module
-from samfed_monai.federation.privacy.allowed import (
-    allowed_of,
-    allowed_weights,
-    require_public_images,
-    statistics_problems,
-)
-from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
-from samfed_monai.federation.privacy.settings import (
-    DifferentialPrivacy,
-    PrivacyFloor,
-    SecureAggregation,
-    withheld_reason,
-)
+from samfed_monai.federation import ClientAlgoSite
 from samfed_monai.handlers import EndlessSampler
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
+from samfed_monai.privacy import allowed as allowed_module
+from samfed_monai.privacy.accounting import PrivacyLedger
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights, require_public_images, statistics_problems
+from samfed_monai.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
+from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor, SecureAggregation
+from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
@@ -366,7 +357,7 @@ def test_a_client_that_only_evaluates_sends_no_tensors():
 
 def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_is_asked_to():
     client = unlike_algo("site-1")
-    site = ClientAlgoExecutor("site-1", client, ReleaseFilter("site-1", allowed=lambda: allowed_of(client)))
+    site = ClientAlgoSite("site-1", client, ReleaseFilter("site-1", allowed=lambda: allowed_of(client)))
     request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
     with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
         site.answer(Task.TRAIN, request)

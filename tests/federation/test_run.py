@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from samfed_monai.federation import RunResult
-from samfed_monai.federation.job_run import model_hashes, outcome
+from samfed_monai.federation.run import model_hashes, outcome
 
 MODEL = {"round": 1, "sha256": "5" * 64, "sites": {"a": {"test": None}}, "unseen": {"c": {"test": None}}}
 ENTRY = {"status": "skipped", "reason": "late", "up_bytes": 1, "down_bytes": 2}

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,6 @@ class AuditLog:
                 append_line(self.path, line)
         logger.info("%s", line)
 
-    def noised(self) -> Counter[float]:
-        """Noise multiplier to the number of messages with it that this file holds (:func:`count_noise`)."""
-        return count_noise(self.path, _noise_of)
-
     def answered(self, task: str) -> Counter[int]:
         """Round to the number of answers to a task that this file holds as gone; lines that were cut off count not.
 
@@ -58,41 +54,13 @@ class AuditLog:
             task: a value of :class:`~samfed_monai.protocol.transport.Task`.
         """
         counts: Counter[int] = Counter()
-        for record in _lines(self.path) if self.path is not None and self.path.is_file() else ():
+        for record in lines(self.path) if self.path is not None and self.path.is_file() else ():
             if record and record.get("task") == task and record.get("outcome") in _GONE:
                 counts[record.get("round", 0)] += 1
         return counts
 
 
 _GONE = ("sent", "masked")
-
-
-def _noise_of(record: Any) -> Any:
-    noise = record.get("noise")
-    return noise["noise_multiplier"] if noise else None
-
-
-def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[float]:
-    """Noise multiplier to the number of releases with it.
-
-    A line that cannot be read (a write was cut off), or lacks the number, counts as one with the least noise of the
-    others.
-
-    Args:
-        path: a file of JSON lines; ``None``, and one that is not there, hold none.
-        noise_of: gives the noise multiplier of a line's record; ``None`` where the line is of no release.
-    """
-    counts: Counter[float] = Counter()
-    torn = 0
-    for record in _lines(path) if path is not None and path.is_file() else ():
-        try:
-            value = noise_of(record)
-            counts += Counter([] if value is None else [float(value)])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            torn += 1
-    if torn:
-        counts[min(counts, default=1.0)] += torn
-    return counts
 
 
 def read_audit(path: str | Path) -> list[dict[str, Any]]:
@@ -106,7 +74,7 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
         hint = f"name a site's {FILE_NAME}"
         raise Refused([Problem(str(path), found="no such file", expected="an audit file", hint=hint)])
     records = []
-    for number, record in enumerate(_lines(path), start=1):
+    for number, record in enumerate(lines(path), start=1):
         if record is None:
             hint = "a line that was cut off: what it was about had not left when the machine stopped"
             raise Refused([Problem(f"{path}, line {number}", found="no record", expected="JSON", hint=hint)])
@@ -151,7 +119,8 @@ def _cell(name: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _lines(path: Path) -> list[dict[str, Any] | None]:
+def lines(path: Path) -> list[dict[str, Any] | None]:
+    """A file of JSON lines; ``None`` for one that is no object, as it was cut off."""
     found: list[dict[str, Any] | None] = []
     for line in path.read_bytes().splitlines():
         try:

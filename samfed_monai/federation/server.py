@@ -16,7 +16,6 @@ from typing import Any
 
 from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.privacy.central import CentralNoise
 from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.round_store import RoundRecords
 from samfed_monai.federation.run_folder import (
@@ -27,8 +26,9 @@ from samfed_monai.federation.run_folder import (
     site_record,
     total_traffic,
 )
-from samfed_monai.federation.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
+from samfed_monai.privacy.central import CentralNoise
+from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.guard import Counts
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy

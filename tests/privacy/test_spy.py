@@ -19,15 +19,15 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, render_synthetic
-from samfed_monai.federation import FederatedJob, FederatedSite, LocalTransport, Places, Plan, Progress, RunFolder
-from samfed_monai.federation.privacy import Privacy, ReleaseFilter, read_audit
-from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
-from samfed_monai.federation.site import ClientAlgoExecutor
+from samfed_monai.federation import FederatedJob, LocalTransport, Places, Plan, Progress, RunFolder, Site
+from samfed_monai.federation.site import ClientAlgoSite
 from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, to_bytes
-from tests.federation.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 from tests.federation.toys import ToyImages, ToyNet, controller, toy_algo, toy_weights
 from tests.federation.unlike import run_unlike, unlike_algo
+from tests.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 
 SITES = ("site-1", "site-2")
 #: The toy bundle's trainer raises a FileNotFoundError with this path when it is told to.
@@ -45,7 +45,7 @@ def planted() -> dict[str, list[bytes]]:
     }
 
 
-def worker(site: str, client: Any, folder: Path, sent: list[bytes], **settings: Any) -> ClientAlgoExecutor:
+def worker(site: str, client: Any, folder: Path, sent: list[bytes], **settings: Any) -> ClientAlgoSite:
     release = ReleaseFilter(
         site,
         allowed=lambda: allowed_of(client),
@@ -53,7 +53,7 @@ def worker(site: str, client: Any, folder: Path, sent: list[bytes], **settings: 
         folder=folder / "sites" / site,
         **settings,
     )
-    return wired(ClientAlgoExecutor(site, client, release), sent)
+    return wired(ClientAlgoSite(site, client, release), sent)
 
 
 def test_the_spy_finds_what_is_there_whatever_it_is_packed_in(tmp_path):
@@ -143,7 +143,7 @@ def test_fault_55_private_images_and_soft_masks_are_blocked_at_the_site(tensors,
 def test_without_the_filter_the_spy_sees_the_same_masks_leave():
     sent: list[bytes] = []
     client = Leaking(unlike_algo("site-1"), {"masks": private_masks(6)}, Kind.SOFT_MASKS)
-    site = wired(ClientAlgoExecutor("site-1", client), sent)
+    site = wired(ClientAlgoSite("site-1", client), sent)
     site.answer(Task.TRAIN, Message(Kind.METRICS, "site-1", 0, 1, extra={"purpose": "distil"}))
     needles = {"soft masks": [private_masks(2).numpy().tobytes()[:32]]}
     assert leaks(sent, [], needles) == ["soft masks in message 0"]
@@ -154,7 +154,7 @@ def test_fault_56_personal_keys_do_not_leave():
     release = ReleaseFilter("site-1", allowed=lambda: allowed_weights(client.trainer.network, personal=personal))
     sent: list[bytes] = []
     request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={})
-    site = wired(ClientAlgoExecutor("site-1", client, release), sent)
+    site = wired(ClientAlgoSite("site-1", client, release), sent)
     with pytest.raises(MessageRefused, match="2 with names that may not leave"):
         site.answer(Task.TRAIN, request)
     head = client.trainer.network.state_dict()["3.weight"].numpy().tobytes()
@@ -220,7 +220,7 @@ def federate(hospital: Path, output: Path, sent: list[bytes], **knobs: Any) -> d
         for name in SITES:
             there = {"datalist": hospital / f"{name}.json", "output_dir": output / name}
             places = Places(bundle_root=find_bundle("samfed_skin"), data_root=hospital, **there)
-            nodes[name] = wired(FederatedSite(name, plan, places), sent)
+            nodes[name] = wired(Site(name, plan, places), sent)
         return LocalTransport(nodes, progress=Progress(show=False))
 
     settings: dict[str, Any] = {

@@ -150,7 +150,7 @@ def quantised(values: NDArray[np.float64], *, weight: int, fraction_bits: int, m
     if not largest <= most:
         found = f"a number of {np.abs(values).max():.3g}, of {weight} images"
         expected = f"at most {most / weight / 2.0**fraction_bits:.3g}, for the sum to fit in 64 bits"
-        hint = "a smaller privacy -> secure_aggregation -> fraction_bits"
+        hint = "a smaller privacy#secure_aggregation#fraction_bits"
         raise MessageRefused([Problem("secure aggregation", found=found, expected=expected, hint=hint)])
     return scaled.astype(np.int64) * weight
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from samfed_monai.config.parse import parsed
+from samfed_monai.config.targets import in_catalogue
 from samfed_monai.core.errors import Problem
-from samfed_monai.federation.workflow import in_catalogue
 from samfed_monai.protocol.message import MessageRefused
 
 if TYPE_CHECKING:

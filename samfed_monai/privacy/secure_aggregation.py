@@ -1,7 +1,7 @@
 """Secure aggregation in rounds: sites answer with masked vectors, and the server learns their sum and no more.
 
 Sites train as ever, and keep what their release filter lets go. Then come four short exchanges over any transport:
-keys, sealed shares, masked vectors, and the shares that unmask the sum (:mod:`samfed_monai.protocol.secure_sum`). The
+keys, sealed shares, masked vectors, and the shares that unmask the sum (:mod:`samfed_monai.privacy.secure_sum`). The
 strategy is given the weighted mean as one answer.
 """
 
@@ -19,15 +19,15 @@ import torch
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import append_line, locked, parse_json, read_json, write_json
+from samfed_monai.privacy.secure_sum import KEYS, SEALED, SHARE, Member, quantised, require_keys, unmasked
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.secure_sum import KEYS, SEALED, SHARE, Member, quantised, require_keys, unmasked
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from samfed_monai.federation.privacy.settings import SecureAggregation
+    from samfed_monai.privacy.rules import SecureAggregation
     from samfed_monai.protocol.strategy import Strategy
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,9 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.data import DataList
-from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
-from samfed_monai.federation.participants import Participants, Start, require_starts
+from samfed_monai.federation.participants import Participants, require_starts
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import (
     Preparation,
@@ -32,20 +32,11 @@ from samfed_monai.federation.preparation import (
     label_problems,
     no_public_images,
 )
-from samfed_monai.federation.privacy import (
-    CentralNoise,
-    Privacy,
-    privacy_account,
-    require_possible,
-    settings_of,
-    statistics_notice,
-    unsent_rules,
-)
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
-from samfed_monai.federation.secure_aggregation import SecureServer
-from samfed_monai.federation.site import FederatedSite, ProcessContext
+from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
+from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.tracking import Tracking, mlflow_store
@@ -54,6 +45,16 @@ from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
+from samfed_monai.privacy import (
+    CentralNoise,
+    Privacy,
+    privacy_account,
+    require_possible,
+    settings_of,
+    statistics_notice,
+    unsent_rules,
+)
+from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
@@ -61,7 +62,7 @@ from samfed_monai.results import build_results
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.controller import RunResult
+    from samfed_monai.federation.server import RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def plan_problems(
 SPLITS = ("validation", "test")
 
 
-class JobRun:
+class Run:
     """Check, teacher, soft masks, warm start, rounds, evaluation, in this order, over any transport.
 
     Args:
@@ -186,52 +187,53 @@ class JobRun:
         self.teacher = TeacherStage.of(plan, places)
         self.seconds: dict[str, float] = {}
 
+    @cached_property
+    def datalist(self) -> DataList:
+        """The frozen list."""
+        return DataList.load(self.places.datalist)
+
+    @cached_property
+    def participants(self) -> Participants:
+        """Who takes part, and with which network."""
+        return Participants.of(self.plan, self.places, self.datalist)
+
+    @cached_property
+    def adapt(self) -> str:
+        """How SAM is adapted to the public images; ``off`` has no teacher."""
+        adapt: str = self.participants.config.value("teacher_adapt")
+        return adapt
+
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """See :meth:`FederatedJob.run`."""
         with RunLog().kept(command_line()) as log:
             return self._run(transport, log)
 
     def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
-        started = time.perf_counter()
-        plan, places = self.plan, self.places
+        started, plan, places = time.perf_counter(), self.plan, self.places
         process: dict[str, float | str | None] = {}
         if transport is None:
             process["device"] = device_name(places.train.get("device"))
         else:
             require_no_places_of_sites(places)
         store = mlflow_store(places.mlflow, places.output_dir)
-        datalist = DataList.load(places.datalist)
-        participants = Participants.of(plan, places, datalist)
-        self._check(participants, datalist)
-        adapt = participants.config.value("teacher_adapt")
-        self.teacher.dry_run(adapt)
-        begins = self._start_adapt(participants, datalist)
-        if adapt == "off" and begins != "none":
-            self.teacher.dry_run(begins)
-        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt, begins), **participants.sam_fingerprint()}
-        folder = RunFolder(places.output_dir)
-        settings, seeds = self._settings(participants, adapt), {"seed": plan.seed}
-        with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
+        datalist, participants, begins = self.datalist, self.participants, self._check()
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
+        folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}
+        with folder.open(self._settings(), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own = datalist if transport is None else datalist.for_server()
             check_data(own, places.data_root, cache_dir=places.cache, verify=places.verify)
             settled, context = participants.settled(plan), ProcessContext(participants, datalist)
             with self._carrier(transport, settled, context) as carrier:
                 require_sites(carrier, participants)
-                stored, everybody = bool(folder.store.rounds()), sorted((*participants.sites, *participants.unseen))
-                least = quorum_of(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-                classes = participants.config.optional("classes") or ()
-                before = Preparation(
-                    carrier, everybody, plan.rounds, plan.seed, least if stored else None, classes=classes
-                )
+                before = self._preparation(carrier, going_on=bool(folder.store.rounds()))
                 common = shared_fingerprints(settled, places.bundle_root, datalist)
                 before.check(
                     lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
                 )
-                about, teacher_sha256 = self._teach(before, datalist, adapt, context)
+                about, teacher_sha256 = self._teach(before, context)
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
-                trunk = self._trunk(begins, datalist)
-                controller = self._ready(before, folder, participants, carrier, datalist, trunk)
+                controller = self._ready(before, folder, carrier, self._trunk(begins))
                 prepared = before.traffic()
                 with Tracking(folder.path, mlflow=store) as controller.on_round:
                     result = controller.run()
@@ -254,7 +256,7 @@ class JobRun:
                 hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
                 versions=versions(),
                 seeds=seeds,
-                convention=participants.config.parser().get_parsed_content("validate#scores").convention,
+                convention=self._convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=command_line(),
             )
@@ -262,18 +264,44 @@ class JobRun:
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 
-    def _check(self, participants: Participants, datalist: DataList) -> None:
-        """Refuses what could not work, before anything is written and any site is asked."""
-        strategy, variant = participants.strategy, self.plan.variant
-        if notice := statistics_notice(self.privacy, strategy, variant):
+    def _check(self) -> str:
+        """Refuses what could not work, before anything is written and any site is asked.
+
+        Returns:
+            How the teacher is adapted that networks start from, see :meth:`_start_adapt`.
+        """
+        participants, variant = self.participants, self.plan.variant
+        if notice := statistics_notice(self.privacy, participants.strategy, variant):
             logger.warning("%s", notice)
-        for unsent in unsent_rules(self.privacy, strategy, variant):
+        for unsent in unsent_rules(self.privacy, participants.strategy, variant):
             logger.warning("%s", unsent)
-        problems = plan_problems(self.plan, self.places, participants, datalist, sites=len(participants.sites))
+        problems = plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites))
         if problems:
             raise Refused(problems)
         participants.dry_run()
         require_starts(participants.config, participants.all_networks)
+        self.teacher.dry_run(self.adapt)
+        begins = self._start_adapt()
+        if self.adapt == "off" and begins != "none":
+            self.teacher.dry_run(begins)
+        return begins
+
+    @cached_property
+    def _convention(self) -> dict[str, Any]:
+        convention: dict[str, Any] = self.participants.config.parser().get_parsed_content("validate#scores").convention
+        return convention
+
+    @cached_property
+    def _classes(self) -> Sequence[str]:
+        return self.participants.config.optional("classes") or ()
+
+    def _preparation(self, transport: Transport, *, going_on: bool) -> Preparation:
+        plan, participants = self.plan, self.participants
+        least = quorum_of(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site)
+        everybody = sorted((*participants.sites, *participants.unseen))
+        return Preparation(
+            transport, everybody, plan.rounds, plan.seed, least if going_on else None, classes=self._classes
+        )
 
     @contextmanager
     def _carrier(
@@ -290,13 +318,13 @@ class JobRun:
                 yield processes
                 processes.finalize()
         else:
-            executors = {site: FederatedSite(site, settled, self.places, context=context) for site in everybody}
-            yield LocalTransport(executors)
-            for executor in executors.values():
-                executor.finalize()
+            sites = {site: Site(site, settled, self.places, context=context) for site in everybody}
+            yield LocalTransport(sites)
+            for site in sites.values():
+                site.finalize()
 
-    def _settings(self, participants: Participants, adapt: str) -> dict[str, Any]:
-        plan = self.plan
+    def _settings(self) -> dict[str, Any]:
+        plan, adapt = self.plan, self.adapt
         guard = {name: value for name, value in plan.update_guard.items() if value is not None}
         return {
             "variant": plan.variant,
@@ -304,16 +332,16 @@ class JobRun:
             "warm_start_steps": plan.warm_start_steps,
             **({"warm_start_held_out": plan.warm_start_held_out} if plan.warm_start_held_out else {}),
             "keep_optimizer": plan.keep_optimizer,
-            "client": participants.config.content(),
-            **participants.content(),
+            "client": self.participants.config.content(),
+            **self.participants.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"renewal": plan.to_json()["renewal"]} if self.renewal and adapt != "off" else {}),
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
         }
 
-    def _weight_hashes(self, adapt: str, begins: str) -> dict[str, str]:
-        if adapt == "off" and begins == "none":
+    def _weight_hashes(self, begins: str) -> dict[str, str]:
+        if self.adapt == "off" and begins == "none":
             return {}
         hashes, given = {"sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
         if isinstance(given, (str, Path)):
@@ -322,16 +350,15 @@ class JobRun:
             hashes["adapter"] = canonical_hash([sha256_file(path) for path in given])
         return hashes
 
-    def _teach(
-        self, before: Preparation, datalist: DataList, adapt: str, context: ProcessContext
-    ) -> tuple[dict[str, Any] | None, str | None]:
+    def _teach(self, before: Preparation, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
+        adapt, places = self.adapt, self.places
         if adapt == "off":
             if self.renewal is not None:
                 logger.info("renewal: none, as the variant %s has no teacher", self.plan.variant)
             return None, None
         with self._timed("teacher"):
-            teacher = self.teacher.load(datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter)
+            teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
         with self._timed("soft_masks"):
             sam = sha256_file(self.teacher.checkpoint())
             tensors, words = adapter_message(self.teacher.files, sam=sam, teacher=teacher.sha256)
@@ -342,24 +369,22 @@ class JobRun:
         renewed = {"renewed_after": list(self.renewal.after)} if self.renewal is not None else {}
         return {**self.teacher.about(teacher, adapt), **renewed, **cost}, teacher.sha256
 
-    def _start_adapt(self, participants: Participants, datalist: DataList) -> str:
+    def _start_adapt(self) -> str:
         """How the teacher whose trunk the networks start from is adapted; ``none`` where no network starts from one.
 
         A variant without SAM (``dp_only``, ``no_sam``, ``oracle``) starts as ``samfed`` does, so that rows of a
         comparison differ in what they learn from and not in what they begin with.
         """
-        wanted = participants.config.optional("encoder_weights") == TEACHER and any(
-            map(takes_teacher, participants.all_networks)
-        )
-        if not wanted:
+        config = self.participants.config
+        starts = any(map(takes_teacher, self.participants.all_networks))
+        if config.optional("encoder_weights") != TEACHER or not starts:
             return "none"
-        if not datalist.public and not self.places.adapter:
+        if not self.datalist.public and not self.places.adapter:
             logger.info("start: MobileSAM's own trunk; there are no public images to adapt a teacher to")
             return "none"
-        own: str = participants.config.value("teacher_adapt")
-        plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), participants.config.overrides)
-        plain = plain.without_lost()  # knobs of what only this variant has
-        adapt = own if own != "off" else str(plain.optional("teacher_adapt"))
+        plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), config.overrides)
+        plain = plain.without_lost()  # options of what only this variant has
+        adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
         if adapt != "none" and self.teacher.base != BASE:
             logger.info(
                 "start: MobileSAM's own trunk; the trunk of the teacher, a %s, is another network", self.teacher.base
@@ -367,35 +392,33 @@ class JobRun:
             return "none"
         return "lora" if adapt == "off" else adapt
 
-    def _trunk(self, adapt: str, datalist: DataList) -> Path | None:
+    def _trunk(self, adapt: str) -> Path | None:
         """The adapter of the teacher that the networks start from, fitted first where that is not done yet."""
         if adapt == "none":
             return None
         with self._timed("teacher"):
             files = self.teacher.files or self.teacher.adapters(
-                datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
+                self.datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
             )
         return files[0]
 
     def _ready(
-        self,
-        before: Preparation,
-        folder: RunFolder,
-        participants: Participants,
-        transport: Transport,
-        datalist: DataList,
-        trunk: Path | None,
+        self, before: Preparation, folder: RunFolder, transport: Transport, trunk: Path | None
     ) -> RoundController:
         """Warm start and initial weights for every site; the controller of the rounds."""
-        plan = self.plan
+        plan, participants = self.plan, self.participants
+        later = participants.strategy.rounds_before_warm_start > 0
         with self._timed("warm_start"):
-            starts = {name: self._start(participants, name, datalist, trunk) for name in participants.all_networks}
-            said = before.start_from(participants.first_weights(starts))
+            starts = {}
+            for name in participants.all_networks:
+                weights = self._warmed(name, trunk, **({"steps": 0} if later else {}))
+                starts[name] = participants.start(name, weights, plan.seed)
+            images = before.start_from(participants.first_weights(starts))
         server = participants.server(
             rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
         )
-        if participants.strategy.rounds_before_warm_start:
-            server = replace(server, warm_start=self._later(participants, datalist, trunk))
+        if later:
+            server = replace(server, warm_start=partial(self._warm_up_later, trunk))
         strategy, noise = participants.strategy.attach(server), self.privacy.central_differential_privacy
         learned, secure = participants.learned() if noise is not None else (), self.privacy.secure_aggregation
         kept: dict[str, Any] = {"timeout": plan.timeout, "begun": folder.path / "secure_sum.json"}
@@ -409,37 +432,29 @@ class JobRun:
             seed=plan.seed,
             splits=SPLITS,
             unseen=participants.unseen,
-            classes=participants.config.optional("classes") or (),
-            skip_empty=participants.config.parser().get_parsed_content("validate#scores").convention["empty"]
-            == "skipped",
+            classes=self._classes,
+            skip_empty=self._convention["empty"] == "skipped",
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
-            counts=Counts({site: n for site, n in said.items() if site in participants.sites}, self.guard),
+            counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
 
-    def warm_config(self, participants: Participants, network: str) -> tuple[WorkflowConfig, int]:
+    def warm_config(self, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
-        content = participants.config.parser().get()
-        said = flat(content.get("warm_start") or {}).items()  # over dp_only; "@knob" is a knob of the run
+        content = self.participants.config.parser().get()
+        said = flat(content.get("warm_start") or {}).items()  # over dp_only; "@id" is an option of the run
         own = {key: value if MISSING is (there := follow(content, (), value)[1]) else there for key, value in said}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
         overrides = {**self.plan.train, **self.places.overrides(), "network_name": network, "network_def": declared}
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
-    def _start(self, participants: Participants, network: str, datalist: DataList, trunk: Path | None) -> Start:
-        later = participants.strategy.rounds_before_warm_start > 0
-        weights = self._warmed(participants, network, datalist, trunk, **({"steps": 0} if later else {}))
-        return participants.start(network, weights, self.plan.seed)
-
-    def _warmed(
-        self, participants: Participants, network: str, datalist: DataList, trunk: Path | None, **instead: Any
-    ) -> dict[str, Tensor]:
+    def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:
         """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""
-        config, steps = self.warm_config(participants, network)
+        config, steps = self.warm_config(network)
         options: dict[str, Any] = {
-            "datalist": datalist,
+            "datalist": self.datalist,
             "steps": steps,
             "seed": self.plan.seed,
             "cache_dir": self.places.cache,
@@ -448,17 +463,11 @@ class JobRun:
         }
         return warm_start(config, **{**options, **instead})[0]
 
-    def _later(
-        self, participants: Participants, datalist: DataList, trunk: Path | None
-    ) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""
-
-        def warmed(begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            with self._timed("warm_start"):
-                weights = self._warmed(participants, participants.server_network, datalist, trunk, begin=begin)
-            return {name: weights[name] for name in begin}
-
-        return warmed
+        with self._timed("warm_start"):
+            weights = self._warmed(self.participants.server_network, trunk, begin=begin)
+        return {name: weights[name] for name in begin}
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:

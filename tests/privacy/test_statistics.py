@@ -10,7 +10,8 @@ import torch
 
 from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.privacy import (
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy import (
     Allowed,
     Privacy,
     ReleaseFilter,
@@ -22,8 +23,7 @@ from samfed_monai.federation.privacy import (
     too_few_images,
     unsent_rules,
 )
-from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
 from samfed_monai.protocol.statistics import with_statistics
 from tests.methods import needs
@@ -122,7 +122,7 @@ def test_entries_are_clipped_and_noise_is_counted(tmp_path):
             ASKED,
             {"rules": {"spectrum": None}},
             OWN,
-            "privacy -> statistics -> spectrum: expected a method without them, found amplitude-spectrum windows, "
+            "privacy#statistics#spectrum: expected a method without them, found amplitude-spectrum windows, "
             "which the method sends and the policy forbids; choose a variant that sends none, or let the plan",
         ),
         (
@@ -159,7 +159,7 @@ def test_what_is_forbidden_is_refused_before_any_work():
     with pytest.raises(Refused, match=r"expected what styles declares, weights, found spectrum"):
         require_possible(Privacy(), Styles(), replace(METHOD, leaves_site=("weights",)))
     forbidden = Privacy.from_json({"statistics": {"spectrum": None}})
-    with pytest.raises(Refused, match="statistics -> spectrum: expected a method without them"):
+    with pytest.raises(Refused, match="statistics#spectrum: expected a method without them"):
         require_possible(forbidden, Styles(), METHOD)
     require_possible(forbidden, FedAvg(), METHOD)
     noise = Privacy.from_json({"differential_privacy": {}})
@@ -167,7 +167,7 @@ def test_what_is_forbidden_is_refused_before_any_work():
         require_possible(noise, Styles(), METHOD)
     rule = Privacy.from_json({"statistics": {"spectrum": {"least_images": 12}}})
     (problem,) = too_few_images(11, rule, Styles())
-    assert "at least 12 images to train on, as privacy -> statistics -> spectrum -> least_images says" in str(problem)
+    assert "at least 12 images to train on, as privacy#statistics#spectrum#least_images says" in str(problem)
     assert too_few_images(11, rule, FedAvg()) == []
 
 
@@ -177,7 +177,7 @@ def test_a_run_says_what_leaves_before_it_begins():
     assert told is not None
     assert told.startswith(
         "styles: every site sends amplitude-spectrum windows of its images, each of at least 5 images, clipped to a "
-        "norm of 1, without noise (privacy -> statistics -> spectrum;"
+        "norm of 1, without noise (privacy#statistics#spectrum;"
     )
 
 
@@ -238,19 +238,19 @@ def test_fedproto_says_so_and_can_be_forbidden():
     method = declared(None, "fedproto")
     require_possible(Privacy(), Prototypes(), method)
     assert "one mean feature per class" in (statistics_notice(Privacy(), Prototypes(), "fedproto") or "")
-    with pytest.raises(Refused, match="statistics -> prototypes"):
+    with pytest.raises(Refused, match="statistics#prototypes"):
         require_possible(Privacy.from_json({"statistics": {"prototypes": None}}), Prototypes(), method)
 
 
 def test_a_rule_for_a_kind_that_is_not_sent_is_told_and_a_ban_is_not():
     rules = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}, "features": {}, "graph": None}})
-    where = "federate.json -> privacy -> statistics ->"
+    where = "federate.json -> privacy#statistics#"
     found, hint = "a rule for a kind that it does not send", "leave it out, or choose a variant that sends it"
     assert [str(problem) for problem in unsent_rules(rules, Styles(), "elcfs")] == [
-        f"{where} features: expected a rule for spectrum, the kind that elcfs sends, found {found}; {hint}"
+        f"{where}features: expected a rule for spectrum, the kind that elcfs sends, found {found}; {hint}"
     ]
     none = "expected none: drflm sends no statistics"
     assert [str(problem) for problem in unsent_rules(rules, FedAvg(), "drflm")] == [
-        f"{where} {kind}: {none}, found {found}; {hint}" for kind in ("spectrum", "features")
+        f"{where}{kind}: {none}, found {found}; {hint}" for kind in ("spectrum", "features")
     ]
     assert unsent_rules(Privacy(), FedAvg(), "drflm") == []

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import append_line
-from samfed_monai.federation.privacy.audit import count_noise
-from samfed_monai.federation.privacy.noise import Noise, SystemNoise
-from samfed_monai.federation.privacy.settings import WHERE, CentralPrivacy, epsilon, epsilon_of
+from samfed_monai.privacy.accounting import count_noise, epsilon, epsilon_of
+from samfed_monai.privacy.noise import Noise, SystemNoise
+from samfed_monai.privacy.rules import CentralPrivacy
 from samfed_monai.protocol.message import Kind, Message
 
 if TYPE_CHECKING:
@@ -184,26 +184,3 @@ class CentralNoise:
 
 def _noise_of(entry: Any) -> Any:
     return entry["noise_multiplier"]
-
-
-def require_budget(settings: CentralPrivacy | None, rounds: int) -> None:
-    """Refuses a run whose rounds would spend more than its ``epsilon``, before anything is computed.
-
-    Args:
-        settings: ``None`` has no budget.
-        rounds: of the run.
-
-    Raises:
-        Refused: with the noise multiplier that would do.
-    """
-    if settings is None or settings.epsilon is None:
-        return
-    spent = epsilon(settings.noise_multiplier, rounds, settings.delta)
-    if spent <= settings.epsilon:
-        return
-    enough = settings.noise_multiplier
-    while epsilon(enough, rounds, settings.delta) > settings.epsilon and enough < 1e6:
-        enough *= 1.05
-    where, expected = f"{WHERE} -> central_differential_privacy -> epsilon", f"at most {settings.epsilon:g}"
-    hint = f"noise_multiplier {enough:.3g}, fewer rounds, or a larger epsilon"
-    raise Refused([Problem(where, found=f"{spent:.3g} after {rounds} rounds", expected=expected, hint=hint)])

@@ -10,13 +10,14 @@ import torch
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
 from samfed_monai.bundle.images import SplitDataset
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.federation.own_network import personal_patterns
-from samfed_monai.federation.privacy.settings import EFFORT, WHERE, Privacy
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.privacy.rules import Privacy, forbidden_problems
+from samfed_monai.privacy.withholding import EFFORT
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.statistics import Statistic, StatisticKind
+from samfed_monai.protocol.statistics import Statistic
 from samfed_monai.protocol.strategy import WORDS
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iteratio
         seen, found = len(allowed.seen.images), " different"
     least, whose = least_seen, "this site's file"
     if allowed.seen is not None and allowed.seen.hashed and allowed.seen.repeated and least_images > least_seen:
-        least, whose = least_images, "privacy -> least_images"
+        least, whose = least_images, "privacy#least_images"
     if seen >= least:
         return []
     expected = f"at least {least} images trained on in a round, as {whose} says"
@@ -156,7 +157,7 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
     behind = (1 if allowed.batch is None else allowed.batch) / allowed.momentum
     if behind >= least_images:
         return []
-    expected = f"at least {least_images} images behind them, as privacy -> least_images says"
+    expected = f"at least {least_images} images behind them, as privacy#least_images says"
     hint = "a larger batch_size, or a smaller momentum of the network's normalisation layers"
     return [Problem("running statistics", found=f"those of {behind:.3g}", expected=expected, hint=hint)]
 
@@ -175,7 +176,7 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     network, own = client.trainer.network, getattr(client, "own", None)
     batch = _smallest_batch(client.trainer)
     if personal is None:
-        personal = personal_patterns(getattr(client.train_workflow, "parser", None))
+        personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
     weights = replace(
         allowed_weights(network, personal=personal),
         batch=batch,
@@ -280,26 +281,6 @@ def statistic_problems(
         hint = "join with another site, or agree on another least_images"
         problems.add(where, found="fewer", expected=expected, hint=hint)
     return list(problems)
-
-
-def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | None) -> list[Problem]:
-    """Why a kind of image-derived statistic may not leave: the method does not say so, or the policy forbids it.
-
-    Args:
-        kind: which.
-        privacy: the plan's settings, at a site under its own floor.
-        method: as :func:`undeclared` takes it; one that declares nothing declares no statistic.
-    """
-    if method is not None and kind.value not in (leaves := method.leaves_site or ()):
-        expected = f"what {method.name} declares, {', '.join(leaves) or 'nothing'}"
-        hint = "add it there if the method is meant to send it, or name a method that does (samfed variants)"
-        where = method.where or "_method#leaves_site"
-        return [Problem(where, found=kind.value, expected=expected, hint=hint)]
-    if privacy.rule(kind) is None:
-        found = f"{kind.words}, which the method sends and the policy forbids"
-        hint = "choose a variant that sends none, or let the plan, and `statistics` of this site's file, allow it"
-        return [Problem(f"{WHERE} -> statistics -> {kind.value}", found, "a method without them", hint)]
-    return []
 
 
 Records = Sequence[Mapping[str, Any]]

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import ClientAlgoExecutor
-from samfed_monai.federation.privacy import Privacy, ReleaseFilter, read_audit
-from samfed_monai.federation.privacy.allowed import allowed_of
+from samfed_monai.federation import ClientAlgoSite
+from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
+from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Kind, from_bytes
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
-from tests.federation.privacy.spy import wired
 from tests.federation.test_job import CLIENT, job
 from tests.federation.unlike import run_unlike, unlike_algo
 from tests.methods import needs
+from tests.privacy.spy import wired
 
 
 def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation, tmp_path):
@@ -106,7 +106,7 @@ def test_sites_that_exchange_predictions_add_noise_to_their_masks_and_learn_on(t
         release = ReleaseFilter(
             site, allowed=partial(allowed_of, client), privacy=settings, folder=tmp_path / "sites" / site
         )
-        sites[site] = wired(ClientAlgoExecutor(site, client, release), sent)
+        sites[site] = wired(ClientAlgoSite(site, client, release), sent)
     result, *_ = run_unlike(tmp_path, clients=sites, rounds=2)
     assert [entry["releases"] for entry in result.records[1]["sites"].values()] == [2, 2]
     last = [message for message in map(from_bytes, sent) if message.kind == Kind.SOFT_MASKS][-2:]

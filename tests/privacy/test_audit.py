@@ -1,7 +1,9 @@
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.privacy import AuditLog, audit_table, read_audit
+from samfed_monai.privacy import AuditLog, audit_table, read_audit
+from samfed_monai.privacy.accounting import count_noise
+from samfed_monai.privacy.release import _noise_of
 
 SENT = {"site": "Basel", "round": 0, "task": "train", "outcome": "sent", "kind": "weights", "bytes": 100, "n": 40}
 
@@ -13,7 +15,7 @@ def test_lines_are_appended_and_read_back(tmp_path):
     first, second = read_audit(tmp_path / "made" / "audit.jsonl")
     assert (first["round"], second["round"]) == (0, 1)
     assert first["time"].endswith("+00:00")
-    assert log.noised() == {2.0: 1}
+    assert count_noise(log.path, _noise_of) == {2.0: 1}
 
 
 def test_a_line_is_logged_as_it_is_written_and_holds_no_nan(tmp_path, caplog):
@@ -27,7 +29,7 @@ def test_a_line_is_logged_as_it_is_written_and_holds_no_nan(tmp_path, caplog):
 
 def test_of_lines_that_were_cut_off_alone_each_counts_as_one_of_noise_1(tmp_path):
     (tmp_path / "audit.jsonl").write_text('{"time": "2026')
-    assert AuditLog(tmp_path).noised() == {1.0: 1}
+    assert count_noise(AuditLog(tmp_path).path, _noise_of) == {1.0: 1}
 
 
 def test_a_table_has_a_row_per_message_and_the_sums():
@@ -45,7 +47,7 @@ def test_a_table_has_a_row_per_message_and_the_sums():
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(Refused, match="no such file"):
         read_audit(tmp_path / "audit.jsonl")
-    assert not AuditLog(tmp_path).noised()
+    assert not count_noise(AuditLog(tmp_path).path, _noise_of)
 
 
 def test_refusals_in_full(tmp_path):

@@ -17,14 +17,15 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import FederatedSite, Plan, SamFedAlgo
+from samfed_monai.federation import Plan, SamFedAlgo, Site
 from samfed_monai.federation.exchange_object import HEADER
-from samfed_monai.federation.privacy.allowed import Allowed, _different_images, seen_problems
-from samfed_monai.federation.privacy.audit import read_audit
-from samfed_monai.federation.privacy.release import MOST_TRAININGS
-from samfed_monai.federation.privacy.settings import PrivacyFloor, withheld_reason
 from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
+from samfed_monai.privacy.allowed import Allowed, _different_images, seen_problems
+from samfed_monai.privacy.audit import read_audit
+from samfed_monai.privacy.release import MOST_TRAININGS
+from samfed_monai.privacy.rules import PrivacyFloor
+from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import BUNDLE
@@ -32,7 +33,7 @@ from tests.federation.wired import places
 from tests.methods import needs
 
 PLAN = Plan("samfed_skin", 2, variant="no_sam", train=CLIENT, sites={"site-1": {}, "site-2": {}})
-Made = Callable[..., FederatedSite]
+Made = Callable[..., Site]
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +46,25 @@ def node(small_federation, lists, tmp_path) -> Made:
     """A site that asks for two images; its plan was not compared with its bundle."""
     logging.disable(logging.WARNING)
 
-    def made(client, *, least=2, own=2, datalist=lists["site-1"], images=small_federation, **plan) -> FederatedSite:
+    def made(client, *, least=2, own=2, datalist=lists["site-1"], images=small_federation, **plan) -> Site:
         given = replace(PLAN, train={**CLIENT, **client}, privacy={"least_images": least}, **plan)
         there = places(images, datalist, tmp_path / "site-1")
-        return FederatedSite("site-1", given, there, floor=PrivacyFloor(least_images=own))
+        return Site("site-1", given, there, floor=PrivacyFloor(least_images=own))
 
     yield made
     logging.disable(logging.NOTSET)
 
 
-def asked(site: FederatedSite, task: Task, **fields: Any) -> Message:
+def asked(site: Site, task: Task, **fields: Any) -> Message:
     """A request with the site's own first weights."""
-    weights = {name: tensor.clone() for name, tensor in site._client().client._shared().items()}
+    weights = {name: tensor.clone() for name, tensor in site.client._shared().items()}
     extra = {"split": "test", "model": "current"} if task == Task.EVALUATE else {}
     return Message(
         Kind.WEIGHTS, **{"site": "site-1", "round": 0, "rounds": 2, "tensors": weights, "extra": extra} | fields
     )
 
 
-def answered(site: FederatedSite, task: Task) -> Message:
+def answered(site: Site, task: Task) -> Message:
     return site.answer(task, asked(site, task))
 
 
@@ -78,8 +79,8 @@ def test_an_honest_plan_has_the_counts_that_it_had(node):
     site = node({})
     reply, scores = answered(site, Task.TRAIN), answered(site, Task.EVALUATE)
     assert (reply.n, scores.n, sorted(scores.metrics)[0]) == (4, 2, "dice")
-    stream = site._client().client.trained_on.stream
-    hashes = {item.sha256 for item in site.components.datalist.sites["site-1"].unlabelled}
+    stream = site.client.trained_on.stream
+    hashes = {item.sha256 for item in site.datalist.sites["site-1"].unlabelled}
     assert (stream.images, stream.drawn, stream.hashed) == (hashes, 4, True)
 
 
@@ -104,9 +105,7 @@ def test_scores_of_one_image_many_times_do_not_leave(node, client):
 def test_an_image_that_comes_again_is_scored_once(node):
     honest, again = node({}), node({"test#dataloader#sampler": [0, 1, 1, 1, 0, 1]})
     assert answered(again, Task.EVALUATE).metrics["dice"] == answered(honest, Task.EVALUATE).metrics["dice"]
-    assert [row["id"] for row in again._client().client.scores["test"]] == [
-        row["id"] for row in honest._client().client.scores["test"]
-    ]
+    assert [row["id"] for row in again.client.scores["test"]] == [row["id"] for row in honest.client.scores["test"]]
 
 
 def test_scores_without_one_image_do_not_leave(node):
@@ -126,7 +125,7 @@ def test_scores_without_one_image_do_not_leave(node):
 )
 def test_a_round_on_one_image_many_times_sends_nothing(node, client):
     whole = "indices" in str(client)  # with the plan's own number as well as with the site's
-    least, own, whose = (2, 1, "privacy -> least_images") if whole else (1, 2, "this site's file")
+    least, own, whose = (2, 1, "privacy#least_images") if whole else (1, 2, "this site's file")
     site = node(client, least=least, own=own)
     with pytest.raises(
         MessageRefused, match=rf"at least 2 images trained on in a round, as {whose} says, found 1 diff"
@@ -142,8 +141,8 @@ def test_a_data_set_around_the_sites_own_has_no_more_images(node):
         assert answered(site, Task.PREPARE).n == answered(site, Task.TRAIN).n == (4 if dataset is UNLABELLED else 2)
 
 
-def read_lines(site: FederatedSite) -> list[dict[str, Any]]:
-    return read_audit(site.components.places.output_dir / "sites" / "site-1" / "audit.jsonl")
+def read_lines(site: Site) -> list[dict[str, Any]]:
+    return read_audit(site.places.output_dir / "sites" / "site-1" / "audit.jsonl")
 
 
 def test_transforms_that_repeat_an_image_do_not_repeat_it_in_the_count(node):
@@ -169,7 +168,7 @@ def test_two_files_of_the_same_bytes_are_one_image(node, small_federation, lists
     twice = replace(images, unlabelled=[*images.unlabelled, copied(first)], test=[scored, copied(scored)])
     replace(own, sites={"site-1": twice}).save(tmp_path / "twice.json")
     site = node({}, datalist=tmp_path / "twice.json", images=tmp_path / "images")
-    assert (site.components.training_images(), answered(site, Task.TRAIN).n) == (4, 4)
+    assert (site.training_images(), answered(site, Task.TRAIN).n) == (4, 4)
     assert withheld_reason(answered(site, Task.EVALUATE)) == "withheld: fewer than 2 images"
 
 
@@ -206,7 +205,7 @@ def test_fault_103_a_request_is_checked_by_its_header_before_a_site_works(node, 
 def test_fault_103_no_step_is_trained_for_an_answer_that_would_not_leave(node, monkeypatch):
     site = node({})
     request, steps = asked(site, Task.TRAIN), []
-    monkeypatch.setattr(site._client().client.trainer, "_iteration", lambda *_: steps.append(1))
+    monkeypatch.setattr(site.client.trainer, "_iteration", lambda *_: steps.append(1))
     site.release.trainings[0] = MOST_TRAININGS
     for wrong in (request, replace(request, rounds=3), replace(request, metrics={"dice": 1.0})):
         with pytest.raises(MessageRefused):
@@ -219,7 +218,7 @@ def test_with_unlike_networks_images_are_counted_alike(node):
     plan = {"variant": "hssf", "sites": {"site-1": {"network": "basic_unet"}, "site-2": {}}}
     client = {"public_steps": 1, "server_network": "basic_unet", "test#dataloader#sampler": [1] * 20}
     site = node({**client, "unlabelled#sampler#indices": [3]}, **plan)
-    own = site._client().client
+    own = site.client
     site._has_network = True
     keep = Message(Kind.METRICS, "site-1", 0, 2, extra={"split": "test", "model": "current", "purpose": "keep"})
     assert (site.answer(Task.EVALUATE, keep).n, own._evaluated.batch.drawn) == (0, 20)

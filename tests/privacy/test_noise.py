@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from samfed_monai.federation.privacy.noise import SeededNoise, SystemNoise, noisy_masks, noisy_update
+from samfed_monai.privacy.noise import SeededNoise, SystemNoise, noisy_masks, noisy_update
 from samfed_monai.protocol import MessageRefused
 
 
@@ -106,7 +106,7 @@ def test_refusals_in_full():
 
 def test_noise_of_the_system_is_that_of_its_bytes(monkeypatch):
     # the uniform numbers are those of all bits 0 and of all bits 1: 0.5 / 2^53 and 1 - 0.5 / 2^53
-    monkeypatch.setattr("samfed_monai.federation.privacy.noise.os.urandom", lambda count: bytes(8) + b"\xff" * 8)
+    monkeypatch.setattr("samfed_monai.privacy.noise.os.urandom", lambda count: bytes(8) + b"\xff" * 8)
     radius = np.sqrt(-2 * np.log(0.5 * 2.0**-53))
     assert SystemNoise()(2) == pytest.approx([radius, 0.0], abs=1e-12)
     assert len(SystemNoise()(1)) == 1

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.protocol import MessageRefused
-from samfed_monai.protocol.secure_sum import (
+from samfed_monai.privacy.secure_sum import (
     KEYS,
     SEALED,
     SECRET,
@@ -25,6 +24,7 @@ from samfed_monai.protocol.secure_sum import (
     stream,
     unmasked,
 )
+from samfed_monai.protocol import MessageRefused
 
 pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
 
@@ -136,7 +136,7 @@ def test_self_masks_hide_a_vector_that_comes_after_others_have_given_its_masking
     shares = {number: members[number].unmask([0, 1]) for number in (0, 1)}
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-    from samfed_monai.protocol.secure_sum import _pair_mask
+    from samfed_monai.privacy.secure_sum import _pair_mask
 
     masking = X25519PrivateKey.from_private_bytes(joined({number: own[2] for number, own in shares.items()}))
     for other in (0, 1):
@@ -192,7 +192,7 @@ def test_a_masking_key_that_is_not_the_one_that_was_shown_is_refused():
 def test_without_the_package_a_run_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(Refused, match=r"found no cryptography; pip install 'samfed-monai\[privacy\]'"):
-        require_cryptography("privacy -> secure_aggregation")
+        require_cryptography("privacy#secure_aggregation")
 
 
 @pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])

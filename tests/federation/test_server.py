@@ -10,8 +10,8 @@ import torch
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import COLUMNS, Interrupted, LocalTransport, RunFolder
-from samfed_monai.federation.controller import ask_all, quorum_of, quorum_problems
 from samfed_monai.federation.evaluation import Evaluation, site_scores
+from samfed_monai.federation.server import ask_all, quorum_of, quorum_problems
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, Task, UpdateGuard

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import Interrupted, RunFolder
-from samfed_monai.federation.privacy import Privacy, epsilon, require_budget, require_possible
-from samfed_monai.federation.privacy.central import CentralNoise, next_clip, step_noise
-from samfed_monai.federation.privacy.settings import CentralPrivacy, settings_of
 from samfed_monai.methods.all_answers import AllAnswers
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
+from samfed_monai.privacy import Privacy, epsilon, require_possible
+from samfed_monai.privacy.central import CentralNoise, next_clip, step_noise
+from samfed_monai.privacy.rules import CentralPrivacy
 from samfed_monai.protocol import Exchange, Kind, Message, Server
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
@@ -234,43 +234,6 @@ def test_what_is_no_mean_is_refused_before_any_work(small_federation, tmp_path, 
     with pytest.raises(Refused, match="expected a strategy that takes the mean of the sites' weights"):
         job(small_federation, tmp_path, variant=variant, privacy=privacy).run()
     assert not (tmp_path / "cache").exists()
-
-
-def test_too_many_rounds_for_the_budget_are_refused_with_a_multiplier_that_does():
-    pytest.importorskip("opacus", reason="the accountant is an extra")
-    settings = CentralPrivacy(noise_multiplier=1.0, epsilon=5.0)
-    with pytest.raises(Refused, match=r"epsilon: expected at most 5, found 19\S* after 10 rounds; noise_mul") as error:
-        require_budget(settings, 10)
-    told = float(error.value.problems[0].hint.split()[1].rstrip(","))
-    require_budget(CentralPrivacy(noise_multiplier=told * 1.01, epsilon=5.0), 10)
-    require_budget(CentralPrivacy(noise_multiplier=1.0), 10)
-    require_budget(None, 10)
-
-
-def test_wrong_settings_are_refused_all_at_once():
-    wrong = {"clip": 0, "quantile": 1.0, "delta": "a", "clip_rate": -1, "seed": 3, "epsilon": True}
-    with pytest.raises(Refused) as error:
-        Privacy.from_json({"central_differential_privacy": wrong})
-    text = str(error.value)
-    for part in (
-        "-> clip: expected a positive number, found 0",
-        "-> quantile: expected a number between 0 and 1, found 1.0",
-        "-> delta: expected a number between 0 and 1, found 'a'",
-        "-> clip_rate: expected a positive number, found -1",
-        "-> epsilon: expected a positive number, found True",
-        "expected one of clip, noise_multiplier, delta, epsilon, quantile, clip_rate, count_noise, found 'seed'",
-    ):
-        assert f"central_differential_privacy {part}" in text or f"central_differential_privacy: {part}" in text
-    with pytest.raises(Refused, match=r"count_noise: expected more than half of noise_multiplier, 1, found 0\.5"):
-        Privacy.from_json({"central_differential_privacy": {"noise_multiplier": 2.0, "count_noise": 0.5}})
-    with pytest.raises(Refused, match="expected one of the two, found noise at the sites and at the server"):
-        Privacy.from_json({"central_differential_privacy": {}, "differential_privacy": {}})
-
-
-def test_a_run_from_before_the_setting_can_go_on():
-    old = {"least_images": 5, "differential_privacy": None}
-    assert settings_of({**old, "central_differential_privacy": None}) == old
-    assert settings_of({**old, "central_differential_privacy": {}}) != old
 
 
 def test_noise_at_the_server_is_in_the_results_and_in_the_report(small_federation, tmp_path, monkeypatch):
