@@ -395,7 +395,9 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any], *, than: st
     knobs = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
     if not knobs:
         return f"the knobs of {than}"
-    told = [f"{key} {_knob(other.get(key))} instead of {_knob(first.get(key))}" for key in knobs]
+    told = [
+        f"{key.removeprefix('client#')} {_knob(other.get(key))} instead of {_knob(first.get(key))}" for key in knobs
+    ]
     return f"unlike {than}: {', '.join(told)}"
 
 

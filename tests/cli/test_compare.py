@@ -276,7 +276,7 @@ def test_a_file_of_rows_that_is_not_there_is_refused(tmp_path):
 
 def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():
     rows = [NamedRow(name, name) for name in ("samfed", "no_sam")]
-    weight = "client#terms#sam_kd#weight"
+    weight = "terms#sam_kd#weight"
     problems, unread = _problems(find_bundle("samfed_skin"), rows, {weight: 0.5})
     assert unread == {"no_sam": {weight}}
     assert not [problem for problem in problems if weight in problem.where]
