@@ -194,7 +194,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
         "optimizer",
         "images",
         "job",
-        "sam_network",
+        "initialize",
     }
     assert asked <= TRAINING_READS | TEACHER_READS | on_top
 
