@@ -261,7 +261,7 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
 
 def _volumes(arguments: argparse.Namespace) -> int:
     """NIfTI files of two sites and a public set, and the command that makes a list of them."""
-    from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
+    from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
 
     unheeded = {"output": arguments.output is not None, "sites": arguments.sites != SITES}
     unheeded |= {"labelled": arguments.labelled, "no-report": arguments.no_report}

@@ -9,7 +9,7 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.data.synthetic_scene.volumes import CLASSES, CT, MR, affine_of, render_volume, render_volumes
+from samfed_monai.data.synthetic_volumes import CLASSES, CT, MR, affine_of, render_volume, render_volumes
 from tests.cli.test_prepare import run
 
 

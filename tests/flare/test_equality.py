@@ -18,7 +18,7 @@ import torch
 from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
+from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
 from samfed_monai.results import validate_results
 from tests.flare.carried import hashes, in_both
 
