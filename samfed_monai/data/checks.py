@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -249,39 +247,20 @@ def leaks(datalist: DataList) -> list[Problem]:
     return list(problems)
 
 
-def salted(sha256: str, salt: str) -> str:
-    """A hash that two sites can compare without telling a third which image it is, as long as the salt stays theirs."""
-    return hashlib.sha256(f"{salt}:{sha256}".encode()).hexdigest()
-
-
-def shared(hashes: Mapping[str, Collection[str]]) -> dict[tuple[str, str], int]:
-    """How many hashes each pair of sites has in common; pairs with none are left out.
-
-    Args:
-        hashes: salted hashes of each site's images.
-    """
-    counts = {
-        (one, other): len(set(hashes[one]) & set(hashes[other])) for one, other in combinations(sorted(hashes), 2)
-    }
-    return {pair: count for pair, count in counts.items() if count}
-
-
 def warnings(datalist: DataList) -> list[str]:
     """Sentences about images that stand twice, and groups that straddle places, where that is allowed but matters."""
-    salt = secrets.token_hex(16)
     places: dict[str, set[str]] = {}
     groups: dict[str, set[tuple[str, Split]]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for site, split, item in datalist.items():
-        digest = salted(item.sha256, salt)
-        places.setdefault(site or "the public set", set()).add(digest)
-        counts[site, digest] += 1
+        places.setdefault(site or "the public set", set()).add(item.sha256)
+        counts[site, item.sha256] += 1
         if group := normal(item.group or ""):
             groups.setdefault(group, set()).add((site, split))
     sentences = []
-    for (one, other), count in shared(places).items():
-        who = counted(count, "image stands", "images stand")
-        sentences.append(f"{who} both at {one} and at {other}")
+    for one, other in combinations(sorted(places), 2):
+        if count := len(places[one] & places[other]):
+            sentences.append(f"{counted(count, 'image stands', 'images stand')} both at {one} and at {other}")
     for site in ["", *datalist.sites]:
         twice = sum(count - 1 for (place, _), count in counts.items() if place == site and count > 1)
         if twice:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.words import normal
@@ -31,21 +33,17 @@ def clusters(hashes: Sequence[str], groups: Sequence[str | None]) -> list[list[i
         Lists of indices that cover every image exactly once, ordered by their smallest hash, so that the result does
         not depend on file names or on the order of the input.
     """
-    parent = list(range(len(hashes)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
     first: dict[tuple[str, str], int] = {}
+    edges = []
     for index, (digest, group) in enumerate(zip(hashes, groups, strict=True)):
         for key in [("bytes", digest)] + ([("group", same)] if (same := normal(group or "")) else []):
-            parent[root(index)] = root(first.setdefault(key, index))
+            edges.append((index, first.setdefault(key, index)))
+    if not edges:
+        return []
+    graph = coo_array((np.ones(len(edges)), np.transpose(edges)), shape=(len(hashes), len(hashes)))
     members: dict[int, list[int]] = {}
-    for index in range(len(hashes)):
-        members.setdefault(root(index), []).append(index)
+    for index, part in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        members.setdefault(part, []).append(index)
     return sorted(members.values(), key=lambda cluster: min(hashes[index] for index in cluster))
 
 

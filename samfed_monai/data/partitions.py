@@ -6,11 +6,13 @@ only on its arguments and the seed, not on file names or the order of the input.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.seeds import derive_seed
@@ -106,12 +108,9 @@ def appearance_classes(mean_rgb: Sequence[tuple[float, float, float]], bins: int
     centres: NDArray[np.float64] = np.stack(
         [part.mean(axis=0) for part in np.array_split(colours[order], bins) if len(part)]
     )
-    classes = np.zeros(len(colours), dtype=int)
-    for _ in range(50):
-        classes = ((colours[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
-        centres = np.stack(
-            [colours[classes == k].mean(axis=0) if (classes == k).any() else c for k, c in enumerate(centres)]
-        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a cluster may become empty
+        classes: NDArray[np.int32] = kmeans2(colours, centres, iter=50, minit="matrix")[1]
     return classes.tolist()
 
 

@@ -31,7 +31,7 @@ def square() -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [kind for kind in WEAK if kind != "box"])
 @given(seed=st.integers(0, 999))
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_what_is_labelled_is_what_the_mask_says(kind: str, seed: int) -> None:
     mask = (random(seed).random((16, 18)) < 0.3).astype(np.uint8)
     mask[3:9, 2:12] = 1
