@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json
+from samfed_monai.core.json_schema import departures
 
 Mask = NDArray[np.bool_]
 
@@ -199,6 +200,28 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
         yield f"area {area:g}", f"about {number} pixels, as its outline has"
 
 
+_ID = {"type": ["number", "string"], "multipleOf": 1, "pattern": r"\S", "description": "an id"}
+_SIDE = {"type": "number", "exclusiveMinimum": 0, "multipleOf": 1, "description": "pixels"}
+
+
+def _entries(*optional: str, **properties: Any) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    item = {"type": "object", "required": required, "properties": properties}
+    return {"type": "array", "items": item, "description": "a list of COCO's object annotations"}
+
+
+COCO_SCHEMA = {
+    "type": "object",
+    "required": ["images", "annotations", "categories"],
+    "properties": {
+        "images": _entries(id=_ID, file_name={"type": "string"}, height=_SIDE, width=_SIDE),
+        "annotations": _entries("id", id={**_ID, "type": [*_ID["type"], "null"]}, image_id=_ID, category_id=_ID),
+        "categories": _entries(id=_ID),
+    },
+}
+"""What is read of a COCO file."""
+
+
 def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
     """The pictures of a COCO file, in its order. Ids may be numbers (also 3.0) or strings (``"3"`` is 3).
 
@@ -207,58 +230,35 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
         categories: names of those that are foreground; empty takes the only one that has annotations.
 
     Raises:
-        Refused: a file of another kind, several categories of which none is named, a name that it does not have, ids
-            that stand twice or for nothing, entries without what belongs to them; all of it at once.
+        Refused: what does not follow :data:`COCO_SCHEMA`; then, several categories of which none is named, a name that
+            it does not have, ids that are there twice, or of nothing.
     """
     content, problems = read_json(path), Problems()
-    parts = ("images", "annotations", "categories")
-    lacking = [name for name in parts if not isinstance(content, dict) or not isinstance(content.get(name), list)]
-    if lacking:
-        expected = "a COCO file of object annotations"
-        raise Refused([Problem(str(path), found=f"no list {' or '.join(map(repr, lacking))}", expected=expected)])
+    problems.extend(departures(content, COCO_SCHEMA, str(path)))
+    problems.refuse_if_any()
     pictures: dict[Any, Annotated] = {}
-    listed: set[Any] = set()
     names: set[str] = set()
     for place, entry in enumerate(content["images"]):
-        entry = entry if isinstance(entry, dict) else {}
-        key, name = _id(entry.get("id")), entry.get("file_name")
-        given: list[Any] = [entry.get(side) for side in SIDES]
-        sides = [int(side) if isinstance(side, float) and side.is_integer() else side for side in given]
-        listed.add(key)
-        if key is None or not isinstance(name, str):
-            found, expected = "no id or no file_name", "both"
-        elif not all(type(side) is int and side > 0 for side in sides):
-            found, expected = f"height and width {sides}", "both in pixels"
-        elif key in pictures or name in names:
-            found, expected = f"{name!r} or its id twice", "each picture once"
-        else:
-            names.add(name)
-            pictures[key] = Annotated(path, name, sides[0], sides[1])
-            continue
-        problems.add(f"{path} -> images#{place}", found=found, expected=expected)
+        key, name = _id(entry["id"]), entry["file_name"]
+        if key in pictures or name in names:
+            where = f"{path} -> images#{place}"
+            problems.add(where, found=f"{name!r} or its id twice", expected="each picture once")
+        names.add(name)
+        pictures.setdefault(key, Annotated(path, name, int(entry["height"]), int(entry["width"])))
     named: dict[Any, str] = {}
     for place, entry in enumerate(content["categories"]):
-        key = _id(entry.get("id")) if isinstance(entry, dict) else None
-        if key is None or key in named:
-            found = "no id" if key is None else f"id {key!r} a second time"
-            problems.add(f"{path} -> categories#{place}", found=found, expected="an id of its own")
-        else:
-            named[key] = str(entry.get("name", key))
+        key = _id(entry["id"])
+        if key in named:
+            where = f"{path} -> categories#{place}"
+            problems.add(where, found=f"id {key!r} a second time", expected="an id of its own")
+        named.setdefault(key, str(entry.get("name", key)))
     used: set[Any] = set()
     for place, one in enumerate(content["annotations"]):
-        one = one if isinstance(one, dict) else {}
-        image, category, number = (_id(one.get(key)) for key in ("image_id", "category_id", "id"))
-        number = f"#{place}" if number is None else number
-        if image is None or category is None:
-            found, expected = (
-                f"image_id {one.get('image_id')!r}, category_id {one.get('category_id')!r}",
-                "an id of each",
-            )
-        elif category not in named:
+        image, category = _id(one["image_id"]), _id(one["category_id"])
+        number = f"#{place}" if one.get("id") is None else _id(one["id"])
+        if category not in named:
             found, expected = f"category_id {category!r}", f"the id of one of its categories, {list(named)}"
         elif image not in pictures:
-            if image in listed:
-                continue  # its picture is refused
             found, expected = f"image_id {image!r}", "the id of one of its images"
         elif number in pictures[image].annotations:
             found, expected = f"id {number!r} a second time for this picture", "an id of its own"
@@ -276,17 +276,12 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
     ]
 
 
-SIDES = ("height", "width")
-
-
-def _id(value: Any) -> Any:
-    """An id in one spelling, whole numbers as such; ``None`` for what is none."""
-    if isinstance(value, float) and value.is_integer():
+def _id(value: float | str) -> int | str:
+    """An id in one spelling, whole numbers as such."""
+    if not isinstance(value, str):
         return int(value)
-    if isinstance(value, str):
-        number = re.fullmatch(r"(0|[1-9]\d*)(?:\.0+)?", value.strip())
-        return int(number[1]) if number else value.strip() or None
-    return value if type(value) is int else None
+    number = re.fullmatch(r"(0|[1-9]\d*)(?:\.0+)?", value.strip())
+    return int(number[1]) if number else value.strip()
 
 
 def _wanted(path: Path, named: Mapping[Any, str], used: set[Any], categories: Sequence[str]) -> set[Any]:
