@@ -11,8 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.json_schema import departures
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.sources.found import Found, pair_up
@@ -125,22 +126,16 @@ def _list_file(split: str | Path, root: Path) -> Path:
     raise Refused([Problem(str(split), found="not at hand", expected="the published list", hint=hint)])
 
 
+_LISTS = {part: {"type": "array", "items": {"type": "string", "description": "a file name"}} for part in PARTS}
+_CLIENT = {"type": "object", "properties": _LISTS, "additionalProperties": False}
+PUBLISHED_SCHEMA = {"type": "object", "additionalProperties": _CLIENT}
+"""What a published list looks like: parts, which are lists of file names, by client."""
+
+
 def _read(path: Path) -> dict[str, dict[str, list[str]]]:
-    content = read_json(path)
-    problems = Problems()
-    if not isinstance(content, dict):
-        raise Refused([Problem(path.name, found=type(content).__name__, expected="an object of clients")])
-    for client, parts in content.items():
-        if not isinstance(parts, dict):
-            problems.add(f"{path.name} -> {client}", found=type(parts).__name__, expected="an object of lists")
-            continue
-        for part, names in parts.items():
-            where = f"{path.name} -> {client} -> {part}"
-            if part not in PARTS:
-                problems.add(where, found="an unknown part", expected=f"one of {list(PARTS)}")
-            elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                problems.add(where, found="something else", expected="a list of file names")
-    problems.refuse_if_any()
+    content: dict[str, dict[str, list[str]]] = read_json(path)
+    if problems := departures(content, PUBLISHED_SCHEMA, path.name):
+        raise Refused(problems)
     return content
 
 
