@@ -63,9 +63,9 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
     if error.validator == "additionalProperties" and rule is False:
         joint, known = " -> " if first is None else "#", sorted(error.schema.get("properties", {}))
         unknown = [name for name in value if name not in known]
-        expected = f"one of {known}"
         return [
-            Problem(f"{place}{joint}{name}", "an unknown key", expected, did_you_mean(name, known)) for name in unknown
+            Problem(f"{place}{joint}{name}", "an unknown key", f"one of {known}", did_you_mean(str(name), known))
+            for name in unknown
         ]
     if error.validator == "type":
         return [Problem(place, shown, " or ".join([rule] if isinstance(rule, str) else rule))]
