@@ -258,7 +258,7 @@ def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> l
     from samfed_monai.data.datalist import LEAST_IMAGES, few_to_measure, without_labels
 
     names, bare, lines = few_to_measure(datalist, LEAST_IMAGES), without_labels(datalist), []
-    if bare and len(bare) < len(datalist.sites):  # of no site at all the warnings have said it
+    if bare and len(bare) < len(datalist.sites):  # of no site at all: a warning
         lines.append(
             f"  nothing to measure with: {', '.join(bare)}: no image has a mask, so that no score is reported there, "
             "and the choice of the best round goes by the other sites"

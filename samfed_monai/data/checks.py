@@ -228,9 +228,9 @@ MEASURING = (Split.VALIDATION, Split.TEST)
 
 
 def leaks(datalist: DataList) -> list[Problem]:
-    """Images of a validation or test split whose bytes also stand in another split, of whatever site.
+    """Images of a validation or test split with the bytes of an image in another split, of whatever site.
 
-    Every site's training images shape the one global model, so a test image may stand nowhere else.
+    Every site's training images shape the one global model, so a test image may be nowhere else.
     """
     problems = Problems()
     first: dict[str, tuple[str, Split, str]] = {}
@@ -248,7 +248,7 @@ def leaks(datalist: DataList) -> list[Problem]:
 
 
 def warnings(datalist: DataList) -> list[str]:
-    """Sentences about images that stand twice, and groups that straddle places, where that is allowed but matters."""
+    """Sentences about repeated images, and groups that straddle places, where that is allowed but matters."""
     places: dict[str, set[str]] = {}
     groups: dict[str, set[tuple[str, Split]]] = {}
     counts: Counter[tuple[str, str]] = Counter()
@@ -260,7 +260,7 @@ def warnings(datalist: DataList) -> list[str]:
     sentences = []
     for one, other in combinations(sorted(places), 2):
         if count := len(places[one] & places[other]):
-            sentences.append(f"{counted(count, 'image stands', 'images stand')} both at {one} and at {other}")
+            sentences.append(f"{counted(count, 'image is', 'images are')} both at {one} and at {other}")
     for site in ["", *datalist.sites]:
         twice = sum(count - 1 for (place, _), count in counts.items() if place == site and count > 1)
         if twice:
@@ -297,11 +297,11 @@ def _place(site: str, split: Split, _image: str) -> str:
 def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, progress: bool = True) -> list[Problem]:
     """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
 
-    Where all files are missing, only that is said.
+    Where all files are missing, only that is reported.
 
     Missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out of
     the data root, the same image in training and test, two files with one stem (``docs``: faults 1 to 22). Nothing is
-    raised for them; those of :func:`warnings` stand in the data report.
+    raised for them; those of :func:`warnings` are in the data report.
 
     Args:
         datalist: the list, or its JSON file.

@@ -145,10 +145,10 @@ class Annotated:
 
     Args:
         where: its file, for messages.
-        file_name: as it stands there.
-        height: pixels, as it stands there.
+        file_name: as it is there.
+        height: pixels.
         width: pixels.
-        annotations: as they stand there, by their ids (or places, where they have none).
+        annotations: as they are there, by their ids (or places, where they have none).
     """
 
     where: Path

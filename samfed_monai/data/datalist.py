@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def unsafe(relative: str) -> str | None:
-    """Why ``relative`` may not stand in a data list, or ``None`` when it may.
+    """Why ``relative`` may not be in a data list, or ``None`` when it may.
 
     Refused are absolute paths (POSIX and Windows), ``..``, backslashes, empty paths, control characters and names
     that are not valid Unicode. Spaces and every script are fine.
@@ -301,7 +301,7 @@ class DataList:
         sites: private images by site.
         mask_threshold: grey level from which a mask that is not binary counts as foreground; ``None`` refuses such
             masks.
-        classes: names of the classes that the values 1, 2, … of its labels stand for; empty where labels are binary
+        classes: names of the classes that the values 1, 2, … of its labels mean; empty where labels are binary
             masks.
 
     Example::

@@ -148,7 +148,7 @@ def of_several(images: Iterable[str], path: str | Path, *, column: str = "group"
 NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "filename", "image_id", "isic_id", "id")
 """Columns that name images, in upper or lower case, with blanks or hyphens for the underline."""
 NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
-"""Values that stand for no group: what pandas, R, databases and Excel write where a value is missing."""
+"""Values that mean no group: what pandas, R, databases and Excel write where a value is missing."""
 _WHOLE = re.compile(r"^(\d+)\.0+$")  # as pandas writes a whole number of a column with gaps
 _SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001", which keeps Excel from reading a number

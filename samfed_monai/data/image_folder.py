@@ -104,13 +104,13 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
         named[name].append(path)
     hint = "rename one of them: both masks would have the same name"
     return [
-        Problem(name, found=" and ".join(_told_apart(paths)), expected="one image of that name", hint=hint)
+        Problem(name, found=" and ".join(_distinct_names(paths)), expected="one image of that name", hint=hint)
         for name, paths in named.items()
         if len(paths) > 1
     ]
 
 
-def _told_apart(paths: list[Path]) -> list[str]:
+def _distinct_names(paths: list[Path]) -> list[str]:
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 

@@ -264,7 +264,7 @@ def draw_measuring(
 ) -> Places:
     """Draws each site's validation and test images; the rest is unlabelled.
 
-    What also stands elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak; so
+    What is also elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak; so
     does what has a weak label.
 
     Args:
@@ -297,8 +297,8 @@ def draw_measuring(
 def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]) -> tuple[Places, list[str]]:
     """Turns sites into unseen hospitals: all their labelled images become test images, nothing is left to train on.
 
-    Images without a mask are left out, and so are those whose bytes, or whose group (patient, video), also stand
-    elsewhere: nobody may have trained on what an unseen hospital measures.
+    Images without a mask are left out, and so are those with the bytes, or the group (patient, video), of images
+    elsewhere: no site may have trained on what an unseen hospital measures.
 
     Args:
         places: images by site and split.
@@ -333,14 +333,14 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
         kept = [one for one in new if one.group not in groups]
         for count, one, many, why in (
             (len(everything) - len(labelled), "has", "have", "no mask"),
-            (len(labelled) - len(new), "also stands", "also stand", "elsewhere, and the site is to be unseen"),
+            (len(labelled) - len(new), "is also", "are also", "elsewhere, and the site is to be unseen"),
             (len(new) - len(kept), "shares", "share", "a patient or video with others, and the site is to be unseen"),
         ):
             if count:
                 who = counted(count, f"image of {name} {one}", f"images of {name} {many}")
                 sentences.append(f"{who} {why}: left out")
         if not kept:
-            hint = "give masks of images that stand nowhere else, or leave it out of --unseen"
+            hint = "give masks of images that are nowhere else, or leave it out of --unseen"
             problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", hint=hint)
         changed[name, Split.TEST] = kept
     problems.refuse_if_any()
@@ -352,7 +352,7 @@ def divide_sites(
 ) -> tuple[Places, list[str]]:
     """Cuts every site into ``<name>-1`` to ``<name>-<parts>``, all three splits in about equal shares.
 
-    Images of one group, or with the same bytes, come to one part, whatever split they stand in. The result depends on
+    Images of one group, or with the same bytes, come to one part, whatever split they are in. The result depends on
     the images' hashes, the groups and the seed, not on names or order.
 
     Args:

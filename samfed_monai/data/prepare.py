@@ -50,7 +50,7 @@ class Options:
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
         drop_unlabelled_labels: do not record labels of unlabelled images (then there is no oracle variant).
         mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
-        classes: names of the classes that the values 1, 2, … of label files stand for; empty for binary masks.
+        classes: names of the classes that the values 1, 2, … of label files mean; empty for binary masks.
         unseen: sites that take no part in training: all their labelled images become test images.
         divide: cut every other site into that many; ``None`` leaves them whole.
         seed: of every draw.

@@ -64,7 +64,7 @@ class SoftMaskStore:
     at their site. The store does not run the teacher; ``fill_store`` does.
 
     Args:
-        folder: the store; a teacher's masks lie in a folder of its own inside, so that several teachers share a store
+        folder: the store; a teacher's masks are in a folder of its own inside, so that several teachers share a store
             without ever being mixed up.
         teacher_sha256: identity of the teacher, 64 hexadecimal digits.
         bits: 8 or 16, for what is written; both are read.

@@ -240,7 +240,7 @@ def _depth_inside(
 def _light(
     random: np.random.Generator, shape: Shape, inside: Field, radius: float, bulge: float
 ) -> tuple[Field, Field]:
-    """Light on a growth that stands up, with a lamp beside the camera; and how much the surface faces that."""
+    """Light on a raised growth, with a lamp beside the camera; and how much the surface faces that."""
     height = np.float32(bulge * radius) * (1 - np.square(1 - np.clip(inside / np.float32(radius), 0, 1)))
     down, right = np.gradient(ndimage.gaussian_filter(height, 0.06 * radius, truncate=2))
     turn, facing = float(random.uniform(0, 2 * np.pi)), 1 / np.sqrt(1 + down**2 + right**2)

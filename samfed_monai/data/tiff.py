@@ -99,8 +99,8 @@ class _Tags:
     def refusal(self, tag: int, found: str, expected: str, hint: str = TO_8_BIT) -> Refused:
         from tifffile import TIFF
 
-        told = f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})"
-        return Refused([Problem(self.name, found=told, expected=expected, hint=hint)])
+        shown = f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})"
+        return Refused([Problem(self.name, found=shown, expected=expected, hint=hint)])
 
     def _alpha(self) -> list[int]:
         return [each for each in self.extra if each in (ASSOCIATED, UNASSOCIATED)]

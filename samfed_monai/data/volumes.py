@@ -120,18 +120,18 @@ def read_mask_slices(
         raise _refused(path, f"values such as {float(part[-1]):.9g}", expected, "threshold it, or save it as integers")
     data, values = np.rint(data), np.unique(np.rint(values))
     there = [int(value) for value in values if value]
-    told = ", ".join(map(str, there[:8]))
+    shown = ", ".join(map(str, there[:8]))
     if classes:
         wanted = list(labels) or list(range(1, len(classes) + 1))
         if not labels and not set(there) <= set(wanted):
             named = ", ".join(f"{number} {name}" for number, name in zip(wanted, classes, strict=True))
             hint = "name every class with --classes, or say with --label which value each of them has"
-            raise _refused(path, f"the labels {told}", f"0 and {named}", hint)
+            raise _refused(path, f"the labels {shown}", f"0 and {named}", hint)
         drawn = sum((number * (data == value) for number, value in enumerate(wanted, start=1)), np.zeros(data.shape))
     else:
         if not labels and len(there) > 1:
             hint = "say which are foreground: --label N, or name each as a class: --classes A,B"
-            raise _refused(path, f"the labels {told}", "one beside 0", hint)
+            raise _refused(path, f"the labels {shown}", "one beside 0", hint)
         drawn = np.isin(data, sorted(set(labels) or set(there)))
     drawn = drawn.astype(np.uint8).reshape(shapes[0][0], shapes[0][1], -1)
     return _turned(drawn, directions).transpose(2, 1, 0)
@@ -267,7 +267,7 @@ def _turned(data: NDArray[Any], directions: NDArray[Any] | None) -> NDArray[Any]
     return data if directions is None else np.ascontiguousarray(apply_orientation(data, directions))
 
 
-def orientations_told(paths: Sequence[Path]) -> list[str]:
+def different_orientations(paths: Sequence[Path]) -> list[str]:
     """A sentence if the axes of several NIfTI volumes run in different directions of the body, else none."""
     from nibabel import aff2axcodes
 

@@ -25,7 +25,7 @@ LEVELS = frozenset({0, 1, IGNORE})
 
 
 POINTS, WIDTH = 5, 3
-"""How many points of each class are drawn, and how many pixels wide points and scribbles are, unless that is said."""
+"""How many points of each class are drawn, and how many pixels wide points and scribbles are by default."""
 
 
 def read_weak_label(path: str | Path) -> Picture:
@@ -64,7 +64,7 @@ def decode_weak_label(content: bytes, name: str) -> Picture:
 def weaken(
     mask: Picture, kind: LabelKind | str, *, random: np.random.Generator, points: int = POINTS, width: int = WIDTH
 ) -> Picture:
-    """A weak label that somebody in a hurry could have drawn instead of a mask.
+    """A weak label that could have been drawn in a hurry instead of a mask.
 
     - ``scribble``: the skeletons of the foreground and of the background (Zhang and Suen), ``width`` pixels wide.
     - ``points``: that many points of each class, ``width`` pixels wide.
@@ -185,8 +185,8 @@ def weaken_list(
     """A list whose sites have weak labels of their training images, drawn from the masks of another list.
 
     The labels are written beside the images, into ``weak/<kind>-<seed>/<path of the mask>.png`` under the data root,
-    and depend on mask, kind and seed alone. Public, validation and test images keep their masks, as do images whose
-    mask is empty or full. Images without a mask stay without a label.
+    and depend on mask, kind and seed alone. Public, validation and test images keep their masks, and so do images
+    with an empty or full mask. Images without a mask stay without a label.
 
     Args:
         datalist: of masks at the sites in ``kinds``.

@@ -113,7 +113,7 @@ class RGBReader(ImageReader):
 class LoadImageRGBd(LoadImaged):
     """MONAI's ``LoadImaged`` with :class:`RGBReader`: the image becomes (H, W, 3) float32 from 0 to 255.
 
-    It stands in ``inference.json``, since MONAI Deploy leaves out what is called ``LoadImage`` and brings images of
+    It is in ``inference.json``, since MONAI Deploy leaves out what is called ``LoadImage`` and brings images of
     its own; ``EnsureChannelFirstd`` and ``ScaleIntensityRanged`` after it are meant for both.
 
     Args:
@@ -230,7 +230,7 @@ class ResizeWithLabeld(Resized):
 class LoadSoftMaskd(Transform):
     """Adds the teacher's probabilities to an item that carries its image's hash.
 
-    Stands after the image is loaded and before the views, so that both move together. It reads ``image_sha256``, the
+    Comes after the image is loaded and before the views, so that both move together. It reads ``image_sha256``, the
     hash of the image file. A stored mask covers the whole image, whatever its resolution; here it is resized bilinearly
     to the current size of ``image``, (C, h, w).
 
@@ -263,7 +263,7 @@ class LoadSoftMaskd(Transform):
         if not isinstance(store, SoftMaskStore):
             if not store or not teacher_sha256:
                 found = f"store {store!r}, teacher_sha256 {teacher_sha256!r}"
-                hint = "set the knobs store_dir and teacher_sha256, or neither"
+                hint = "set the options store_dir and teacher_sha256, or neither"
                 expected = "a folder and a teacher's hash"
                 raise Refused([Problem("LoadSoftMaskd", found=found, expected=expected, hint=hint)])
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
@@ -349,7 +349,7 @@ class PublicTargets:
 class LoadTargetd(Transform, RandomizableTrait):
     """Adds an item's target and gate, where there are any; leaves the item alone otherwise.
 
-    Stands after the image is loaded and before the weak view, so that both move together. It counts as random, so that
+    Comes after the image is loaded and before the weak view, so that both move together. It counts as random, so that
     no cache keeps a target of an earlier round.
 
     Args:

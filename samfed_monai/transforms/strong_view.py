@@ -211,7 +211,7 @@ class StrongView(RandomizableTransform):
         self._channels, self._exponent = torch.ones(3), 1.0
 
     def randomize(self, data: Any = None) -> None:
-        """Draws one view; always the same number of draws, so that one knob does not change the others' values."""
+        """Draws one view; always the same number of draws, so that one option does not change the others' values."""
         super().randomize(None)
         rolls = self.R.rand(len(self.chances)) < np.array(list(self.chances.values())) * self.strength
         self._on = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}

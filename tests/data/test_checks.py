@@ -154,7 +154,7 @@ def test_fault_16_the_same_image_at_two_sites_is_a_warning(tmp_path):
     sites = {name: Site([item(tmp_path, f"{name}/{name}.png")]) for name in ("a", "b")}
     datalist = DataList("list", [], sites)
     assert told(datalist, tmp_path) == []
-    assert warnings(datalist) == ["1 image stands both at a and at b"]
+    assert warnings(datalist) == ["1 image is both at a and at b"]
 
 
 @pytest.mark.parametrize("trained_on", ["public", "unlabelled", "validation"])

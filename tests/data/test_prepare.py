@@ -103,7 +103,7 @@ def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(t
         site(root, name, 8, 8, first=100)  # the same pictures at both sites
     made = prepare_folders(root, public="public", options=options(tmp_path), validation=0.3, test=0.3)
     assert sizes(made.datalist) == {"a": [8, 0, 0], "b": [8, 0, 0]}
-    assert "8 images stand both at a and at b" in made.warnings
+    assert "8 images are both at a and at b" in made.warnings
 
 
 def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):

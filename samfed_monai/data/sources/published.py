@@ -69,7 +69,7 @@ def find_published(split: str | Path, root: str | Path, *, folders: dict[str, st
     """Matches a published list to the files under a data root.
 
     Args:
-        split: the list's JSON file, or a known name (``isic_hssf``, ``polyp_hssf``) whose file lies in ``root`` or in
+        split: the list's JSON file, or a known name (``isic_hssf``, ``polyp_hssf``) with its file in ``root`` or in
             ``root/splits``; asked for by name, its SHA-256 must be the published one (fault 29).
         root: either one pool for all clients (``images`` and ``masks``, or an unpacked ISIC archive), or one folder
             per client with ``images`` and ``masks`` or in a polyp collection's official layout, named like the client

@@ -25,7 +25,7 @@ from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.grouping import parts_in_common
 from samfed_monai.data.reading import read_image
 from samfed_monai.data.sources.found import list_images, mask_stem, relative, site_folders
-from samfed_monai.data.volumes import orientations_told, read_mask_slices, read_slices
+from samfed_monai.data.volumes import different_orientations, read_mask_slices, read_slices
 from samfed_monai.data.walk import NIFTI, not_read, stem_of, walk
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def draw_coco(
             that folder or in ``annotations``; one without any is left as it is.
         categories: see :func:`samfed_monai.data.coco.read_coco`.
         blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
-            otherwise nobody has annotated it yet, and it gets none.
+            otherwise it is not annotated yet, and gets none.
         skip_unreadable: whether pictures that cannot be read get no mask.
         output: a data list that is to be written, which is no annotation wherever it lies.
         written: takes the new files.
@@ -190,7 +190,7 @@ def cut_nifti(
         who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
         sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
     pairs = [pair for pair in pairs if pair[2] not in unreadable]
-    sentences += [] if reorient else orientations_told([path for _, _, path, _ in pairs])
+    sentences += [] if reorient else different_orientations([path for _, _, path, _ in pairs])
     notes = volumes_of(slices)
     for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
         volume = read_slices(path, reorient=reorient)
@@ -256,9 +256,9 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
                 problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
             pairs.append((where, name, path, masks.pop(name, None)))
         if masks:
-            told = " and ".join(sorted(path.name for path in masks.values())[:2])
+            names = " and ".join(sorted(path.name for path in masks.values())[:2])
             who = counted(len(masks), f"mask of {site.name} belongs", f"masks of {site.name} belong")
-            sentences.append(f"{who} to no volume; left out, such as {told}")
+            sentences.append(f"{who} to no volume; left out, such as {names}")
     if not sites:
         expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
@@ -335,9 +335,9 @@ class _Images:
         where = f"{one.where}: {one.file_name}"
         found = next(filter(None, map(self._like, (one.file_name, unquote(one.file_name)))), [])
         if len(found) != 1:
-            told = "no such image" if not found else f"{len(found)} images of that name"
+            there = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
-            raise Refused([Problem(where, found=told, expected=expected, hint="add it, or take its entry out")])
+            raise Refused([Problem(where, found=there, expected=expected, hint="add it, or take its entry out")])
         self.unnamed.pop(found[0], None)
         try:
             height, width = read_image(found[0]).shape[:2]
