@@ -75,6 +75,11 @@ class Refused(SamFedError, ValueError):
         super().__init__("\n".join([head, *(f"  - {line}" for line in folded(self.problems))]))
 
 
+def refused(where: object, found: str, expected: str, hint: str = "") -> Refused:
+    """A refusal of one problem; its place may be a path."""
+    return Refused([Problem(str(where), found, expected, hint)])
+
+
 EXAMPLES = 3
 """Places that a line names for a cause that has more of them."""
 # what differs between problems of one cause: quoted text, paths, file names, words with a digit

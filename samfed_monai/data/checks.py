@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.device import usable_cores
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted, normal
@@ -127,9 +127,9 @@ def look(
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, image)
         facts |= {**_image_facts(picture, stored), "turned": is_turned(stored)}
-    except Refused as refused:
+    except Refused as refusal:
         facts["unreadable"] = _is_there(data_root, image)
-        problems += refused.problems
+        problems += refusal.problems
     if label is not None:
         lost = any(problem.found == NO_FILE for problem in problems)  # whoever lacks both lacks a folder
         hint = RESTORE if lost else "add the mask, or list the image without a label"
@@ -142,10 +142,10 @@ def look(
             else:
                 mask, values = _decoded(content, label, threshold, classes)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
-        except Refused as refused:
+        except Refused as refusal:
             undecoded = _is_there(data_root, label) and ("label_sha256" not in facts or not _decodes(content))
             facts["unreadable"] = facts.get("unreadable", False) or undecoded
-            problems += refused.problems
+            problems += refusal.problems
     if picture is not None and mask is not None:
         problem = _size_problem(picture, mask, image, str(label), facts["turned"])
         problems += [problem] if problem else []
@@ -175,7 +175,7 @@ RESTORE = "restore it, or check the data root"
 def _content(data_root: str | Path, name: str, expected: str, hint: str) -> bytes:
     path = confine(data_root, name, where=name)
     if not path.exists():
-        raise Refused([Problem(str(path), NO_FILE, expected, hint)])
+        raise refused(path, NO_FILE, expected, hint)
     return read_bytes(path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, refused
 
 if TYPE_CHECKING:  # the command line asks for names of classes alone
     import numpy as np
@@ -110,7 +110,7 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
         names = "" if isinstance(classes, int) else f": the background, {', '.join(classes)}"
         hint = "name every class that this site's labels have, at all sites alike, or set what is none of them to 0"
         found, expected = f"the class values {shown}", f"0 to {count}{names}"
-        raise Refused([Problem(name, found=found, expected=expected, hint=hint)])
+        raise refused(name, found=found, expected=expected, hint=hint)
     return label
 
 

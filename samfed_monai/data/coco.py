@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.json_schema import departures
 
@@ -200,7 +200,7 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
         yield f"area {area:g}", f"about {number} pixels, as its outline has"
 
 
-_ID = {"type": ["number", "string"], "multipleOf": 1, "pattern": r"\S", "description": "an id"}
+_ID: dict[str, Any] = {"type": ["number", "string"], "multipleOf": 1, "pattern": r"\S", "description": "an id"}
 _SIDE = {"type": "number", "exclusiveMinimum": 0, "multipleOf": 1, "description": "pixels"}
 
 
@@ -290,15 +290,13 @@ def _wanted(path: Path, named: Mapping[Any, str], used: set[Any], categories: Se
     missing = [name for name in categories if name not in there]
     if missing:
         found = f"no category {', '.join(map(repr, missing))}"
-        raise Refused([Problem(str(path), found=found, expected=f"one of {there}", hint="name one with --category")])
+        raise refused(path, found=found, expected=f"one of {there}", hint="name one with --category")
     if categories:
         return {number for number, name in named.items() if name in categories}
     if len(used) > 1:
         names = ", ".join(sorted(named[number] for number in used))
         hint = "say which are foreground: --category NAME[,NAME]"
-        raise Refused(
-            [Problem(str(path), found=f"annotations of several categories: {names}", expected="one", hint=hint)]
-        )
+        raise refused(path, found=f"annotations of several categories: {names}", expected="one", hint=hint)
     return used
 
 
@@ -324,14 +322,14 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
             "polygons or run lengths",
             "a box alone is no mask: see `samfed prepare weak`, or draw outlines",
         )
-        raise Refused([Problem(where, found="no outline", expected=expected, hint=hint)])
+        raise refused(where, found="no outline", expected=expected, hint=hint)
     for polygon in polygons:
         _check_polygon(polygon, height, width, where)
     values = [value for polygon in polygons for value in polygon]
     if max(height, width) > 1 and min(values) >= -0.05 and max(values) <= 1.05 and any(value % 1 for value in values):
         hint = "multiply x by the width and y by the height, or export in pixels"
         expected = f"an outline in pixels, of {width} x {height}"
-        raise Refused([Problem(where, "coordinates from 0 to 1, as shares of the picture", expected, hint)])
+        raise refused(where, "coordinates from 0 to 1, as shares of the picture", expected, hint)
     from pycocotools import mask as coco
 
     clipped = [_clipped(polygon, height, width) for polygon in polygons]
@@ -362,13 +360,13 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     numbers = polygon if isinstance(polygon, list) else []
     if len(numbers) < 6 or len(numbers) % 2 or not all(_is_number(number) for number in numbers):
         expected = "a list of x and y in turn, of at least three points"
-        raise Refused([Problem(where, found=f"a polygon of {len(numbers)} numbers", expected=expected)])
+        raise refused(where, found=f"a polygon of {len(numbers)} numbers", expected=expected)
     for axis, side, values in (("x", width, numbers[::2]), ("y", height, numbers[1::2])):
         low, high = min(values), max(values)
         if low < -OUTSIDE or high > side + OUTSIDE:
             expected = f"an outline inside of the picture, {width} x {height} pixels"
             hint = "was it drawn on a picture of another size?"
-            raise Refused([Problem(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, hint=hint)])
+            raise refused(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, hint=hint)
 
 
 def _is_number(value: Any) -> bool:
@@ -384,13 +382,13 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
     size, counts = runs.get("size"), runs.get("counts")
     if size != [height, width]:
         expected = f"[{height}, {width}], height and width of the picture"
-        raise Refused([Problem(where, found=f"run lengths of size {size}", expected=expected)])
+        raise refused(where, found=f"run lengths of size {size}", expected=expected)
     lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
     whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
     if not whole or sum(lengths) != height * width:  # pycocotools leaves what is too short to chance
         expected = f"run lengths that fill {height * width} pixels"
         found = f"{sum(lengths)} pixels" if whole else "no such numbers"
-        raise Refused([Problem(where, found=found, expected=expected, hint="export the file anew")])
+        raise refused(where, found=found, expected=expected, hint="export the file anew")
     drawn = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     filled: Mask = drawn.reshape((height, width), order="F")
     return filled

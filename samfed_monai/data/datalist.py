@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, name_problems
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
 from samfed_monai.core.json_schema import departures
 from samfed_monai.core.words import counted, normal, printable
@@ -51,7 +51,7 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
     reason = unsafe(relative)
     if reason is not None:
         hint = "list only paths inside the data root, relative to it, with forward slashes"
-        raise Refused([Problem(where, found=reason, expected="a relative path inside the data root", hint=hint)])
+        raise refused(where, found=reason, expected="a relative path inside the data root", hint=hint)
     root = Path(root).resolve()
     try:
         path = (root / relative).resolve()
@@ -61,12 +61,8 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
         raise Refused([_loop(where)])
     if not path.is_relative_to(root):
         hint = "copy the file into the data root, or make the folder that really holds the files the data root"
-        raise Refused(
-            [
-                Problem(
-                    where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", hint=hint
-                )
-            ]
+        raise refused(
+            where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", hint=hint
         )
     return path
 
@@ -343,7 +339,7 @@ class DataList:
         """
         if name not in self.sites:
             expected = f"one of {sorted(self.sites)}" if self.sites else "a site, and the list has only public images"
-            raise Refused([Problem(f"{self.name} -> sites", found=repr(name), expected=expected)])
+            raise refused(f"{self.name} -> sites", found=repr(name), expected=expected)
         return replace(self, sites={name: self.sites[name]})
 
     def for_server(self) -> DataList:
@@ -429,7 +425,7 @@ def _read(content: Any, where: str) -> DataList:
     if datalist is None or datalist.hash != content["hash"]:
         found = f"content with hash {str(datalist and datalist.hash)[:12]}…"
         hint = "the list was changed after it was made: restore it, or make a new one with `samfed prepare`"
-        raise Refused([Problem(f"{where} -> hash", found, f"the recorded {content['hash'][:12]}…", hint)])
+        raise refused(f"{where} -> hash", found, f"the recorded {content['hash'][:12]}…", hint)
     return datalist
 
 
@@ -451,7 +447,7 @@ def require_free(path: str | Path, *, name: str) -> None:
     there = _there(path)
     if there is not None and there.name != name:
         expected = f"no file, or the list {name!r}"
-        raise Refused([Problem(str(path), found=f"the list {there.name!r}", expected=expected, hint=HINT)])
+        raise refused(path, found=f"the list {there.name!r}", expected=expected, hint=HINT)
 
 
 def freeze(lists: Mapping[Path, DataList]) -> None:
@@ -484,10 +480,10 @@ def _there(path: str | Path) -> DataList | None:
         return None
     try:
         return DataList.load(path)
-    except Refused as refused:
-        first = refused.problems[0]
+    except Refused as refusal:
+        first = refusal.problems[0]
         found = f"something else ({first.where}: {first.found})"
-        raise Refused([Problem(str(path), found=found, expected="no file, or a data list", hint=HINT)]) from refused
+        raise refused(path, found=found, expected="no file, or a data list", hint=HINT) from refusal
 
 
 def cannot_be_scored(datalist: DataList) -> str | None:

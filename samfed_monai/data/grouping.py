@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.words import normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
@@ -107,7 +107,7 @@ def read_groups(path: str | Path, *, column: str = "group") -> Callable[[str], s
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:
             hint = "give an 'image' column with folders in it"
-            raise Refused([Problem(str(path), found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)])
+            raise refused(path, found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)
         return (groups.pop() or None) if groups else None
 
     return group_of
@@ -130,7 +130,7 @@ def without_group(images: Iterable[str], path: str | Path, *, column: str = "gro
         named = [name for name, group in _read(Path(path), column) if group]
         found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {column!r}"
         hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
-        raise Refused([Problem(str(path), found=found, expected=f"groups of images like {images[0]!r}", hint=hint)])
+        raise refused(path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
     return lacking
 
 
@@ -190,7 +190,7 @@ def _read(path: Path, column: str) -> list[tuple[str, str]]:
     if wanted not in titles or key is None or twice:
         hint = "name the group's column with --group-column"
         expected = f"columns {column!r} and one of {', '.join(map(repr, NAMES))}, each once"
-        raise Refused([Problem(str(path), found=f"the columns {header} ({how})", expected=expected, hint=hint)])
+        raise refused(path, found=f"the columns {header} ({how})", expected=expected, hint=hint)
     places = titles.index(key), titles.index(wanted)
     problems, seen, found = Problems(), dict[str, tuple[int, str]](), list[tuple[str, str]]()
     for line, row in rows[1:]:
@@ -222,10 +222,10 @@ def _text(path: Path) -> tuple[str, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Refused([Problem(str(path), str(error), "a CSV file", "check the path")]) from None
+        raise refused(path, str(error), "a CSV file", "check the path") from None
     other = next((kind for magic, kind in _OTHER_KINDS.items() if content.startswith(magic)), None)
     if other is not None:
-        raise Refused([Problem(str(path), other, "a CSV file", "save the sheet as CSV (UTF-8), and give that file")])
+        raise refused(path, other, "a CSV file", "save the sheet as CSV (UTF-8), and give that file")
     mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
     guesses = ["utf-8", "cp1252"]
     if content.count(0) > len(content) // 4:  # no mark; in UTF-16 the zeros of plain letters are at every second place
@@ -238,7 +238,7 @@ def _text(path: Path) -> tuple[str, str]:
         if "\0" not in text:
             return text, encoding
     found = f"bytes that are no {' and no '.join([mark] if mark else guesses)}"
-    raise Refused([Problem(str(path), found, "a CSV file", "save it as CSV (UTF-8)")])
+    raise refused(path, found, "a CSV file", "save it as CSV (UTF-8)")
 
 
 def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:
@@ -248,7 +248,7 @@ def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> lis
         return [(reader.line_num + skipped, row) for row in reader if any(normal(value) for value in row)]
     except csv.Error as error:
         where = f"{path}, line {reader.line_num + skipped}"
-        raise Refused([Problem(where, str(error), "a row of a CSV file", UNQUOTED)]) from None
+        raise refused(where, str(error), "a row of a CSV file", UNQUOTED) from None
 
 
 def _title(name: str) -> str:

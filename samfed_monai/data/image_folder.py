@@ -122,8 +122,8 @@ def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> dict[Pa
             return [Problem(str(path), found="a link that leads out of the folder", expected="a file in the folder")]
         try:
             read_image(path)
-        except Refused as refused:
-            return refused.problems
+        except Refused as refusal:
+            return refusal.problems
         return []
 
     with ThreadPoolExecutor(usable_cores()) as pool:

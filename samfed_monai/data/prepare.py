@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
+from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import class_problems
@@ -405,7 +405,7 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
     if not places:
         found_here = others[0] if others else "no image with a mask"
         hint = "put masks into DIR/<site>/masks, each called as its image"
-        raise Refused([Problem(str(root), found=found_here, expected="images with masks to measure with", hint=hint)])
+        raise refused(root, found=found_here, expected="images with masks to measure with", hint=hint)
     return finish(places, looked.facts, root, replace(options, unseen=()), caveats=others)
 
 
@@ -500,7 +500,7 @@ def prepare_source(
     wrong = [one for one in images if not isinstance(one, Found)]
     if wrong or not images:
         found = f"{type(wrong[0]).__name__} among them" if wrong else f"no image below {root}"
-        raise Refused([Problem(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")])
+        raise refused(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")
     found_images = grouped(images, options, known=True)
     return _pool(found_images, (), root, options, public, sites, partition, alpha, (validation, test))
 
@@ -601,17 +601,17 @@ def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]
     found = [site for site in sites if collection is not None and collection_of(site) == collection]
     if not found:
         hint = "give the name of a collection in the folder"
-        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(sites)}", hint=hint)])
+        raise refused(where, found=repr(name), expected=f"one of {list(sites)}", hint=hint)
     return found
 
 
 def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
     found = _named(public, sites, "--public")
     if len(found) > 1:
-        raise Refused([Problem("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")])
+        raise refused("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")
     if len(sites) < 2:
         hint = "put at least one collection beside it"
-        raise Refused([Problem("--public", found=f"only {found[0]}", expected="a site beside it", hint=hint)])
+        raise refused("--public", found=f"only {found[0]}", expected="a site beside it", hint=hint)
     return found[0]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_bytes, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
@@ -146,6 +146,6 @@ def _save(path: Path, pixels: np.ndarray, **options: object) -> str:
     content = buffer.getvalue()
     if path.exists() and path.read_bytes() != content:
         expected, hint = "none, or the very one to be rendered", "render another seed, scene or size into a new folder"
-        raise Refused([Problem(str(path), found="another image", expected=expected, hint=hint)])
+        raise refused(path, found="another image", expected=expected, hint=hint)
     write_bytes(path, content)
     return sha256_bytes(content)

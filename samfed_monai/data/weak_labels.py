@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import atomic_write, sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
@@ -58,7 +58,7 @@ def decode_weak_label(content: bytes, name: str) -> Picture:
     else:
         return label
     expected = "a weak label: 0 background, 1 foreground, 255 not labelled, both of the first two"
-    raise Refused([Problem(name, found=found, expected=expected, hint=hint)])
+    raise refused(name, found=found, expected=expected, hint=hint)
 
 
 def weaken(
@@ -108,9 +108,7 @@ def _scribble(foreground: np.ndarray, random: np.random.Generator, points: int, 
         from skimage.morphology import skeletonize
     except ImportError:
         hint = "pip install 'samfed-monai[weak]', or take points, box or block"
-        raise Refused(
-            [Problem("scikit-image", found="not installed", expected="it, for scribbles", hint=hint)]
-        ) from None
+        raise refused("scikit-image", found="not installed", expected="it, for scribbles", hint=hint) from None
     return _drawn({1: skeletonize(foreground), 0: skeletonize(~foreground)}, foreground, width)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 
 
@@ -214,7 +214,7 @@ class ResizeWithLabeld(Resized):
         label = mode[-1]
         if label not in LABEL_RESIZE:
             expected, hint = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label), LABEL_RESIZE)
-            raise Refused([Problem("train.json -> label_resize", found=repr(label), expected=expected, hint=hint)])
+            raise refused("train.json -> label_resize", found=repr(label), expected=expected, hint=hint)
         super().__init__(keys, spatial_size, mode=mode, allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
@@ -265,7 +265,7 @@ class LoadSoftMaskd(Transform):
                 found = f"store {store!r}, teacher_sha256 {teacher_sha256!r}"
                 hint = "set the options store_dir and teacher_sha256, or neither"
                 expected = "a folder and a teacher's hash"
-                raise Refused([Problem("LoadSoftMaskd", found=found, expected=expected, hint=hint)])
+                raise refused("LoadSoftMaskd", found=found, expected=expected, hint=hint)
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
         self.store = store
 
@@ -308,7 +308,7 @@ class RenameItemsd(MapTransform):
         self.names = ensure_tuple(names)
         if len(self.names) != len(self.keys):
             found = f"{len(self.names)} names for {len(self.keys)} keys"
-            raise Refused([Problem("RenameItemsd -> names", found=found, expected="one name for each key")])
+            raise refused("RenameItemsd -> names", found=found, expected="one name for each key")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)

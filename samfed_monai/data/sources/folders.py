@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.words import counted
 from samfed_monai.data.sources.doctor import near_miss
 from samfed_monai.data.sources.found import (
@@ -58,9 +58,7 @@ def find_folders(
     others = passed_over(root, names, output=output)
     if len(names) < 2 and not alone:
         hint = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
-        raise Refused(
-            [Problem(str(root), found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)]
-        )
+        raise refused(root, found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)
     problems = Problems()
     found: dict[str, list[Found]] = {}
     lonely: dict[str, list[Path]] = {}

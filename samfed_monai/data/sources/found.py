@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
+from samfed_monai.core.errors import Problems, Refused, machine_failure, refused
 from samfed_monai.core.io import PRIVATE, make_folder
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
@@ -106,7 +106,7 @@ def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], lis
     if not images:
         found_here = "; ".join(["no images", *others_in(folder)])
         expected, hint = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
-        raise Refused([Problem(str(folder / "images"), found=found_here, expected=expected, hint=hint)])
+        raise refused(str(folder / "images"), found=found_here, expected=expected, hint=hint)
     drawn = list_images(folder / "masks")
     exchanged = swapped(folder, images, drawn)
     if exchanged is not None:
@@ -296,7 +296,7 @@ def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
             raise
         hint = "download it again, or unpack it with another program"
         found = str(error) or "a member that ends too early"
-        raise Refused([Problem(str(archive), found=found, expected="a zip archive", hint=hint)]) from None
+        raise refused(str(archive), found=found, expected="a zip archive", hint=hint) from None
 
 
 def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:

@@ -54,7 +54,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
 from samfed_monai.data.sources.found import Found, relative, warn_of_lonely
@@ -232,7 +232,7 @@ def find_polyps(root: str | Path) -> Polyps:
         found = f"only the archives {archives}" if archives else f"the folders {[path.name for path in folders]}"
         hint = "unpack them, zip files with --unpack" if archives else "rename each collection's folder to its name"
         names = [collection.name for collection in COLLECTIONS]
-        raise Refused([Problem(str(root), found=found, expected=f"a folder for some of {names}", hint=hint)])
+        raise refused(root, found=found, expected=f"a folder for some of {names}", hint=hint)
     thresholds = [one.threshold for one in COLLECTIONS if one.name in chosen and one.threshold is not None]
     unknown = tuple(
         folder.name for folder in folders if not is_left_out(folder.name) and not collection_of(folder.name)
@@ -280,7 +280,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
         hint = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
         expected = f"{collection.name} as it was released"
         below = [relative(path, folder) for path in places[1:6]]
-        raise Refused([Problem(str(folder), found=f"the folders {below}", expected=expected, hint=hint)])
+        raise refused(str(folder), found=f"the folders {below}", expected=expected, hint=hint)
     return dict(sorted(sites.items()))
 
 

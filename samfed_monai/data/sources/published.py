@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.json_schema import departures
 from samfed_monai.data.checks import stem
@@ -97,7 +97,7 @@ def find_published(split: str | Path, root: str | Path, *, folders: dict[str, st
                 places.setdefault((site, target), []).extend(at_hand)
     if not places:
         hint = "expected is ROOT/images with ROOT/masks, or one such folder per client; name odd ones with --folder"
-        raise Refused([Problem(str(root), found=f"none of the images of {path.name}", expected="some", hint=hint)])
+        raise refused(root, found=f"none of the images of {path.name}", expected="some", hint=hint)
     digest = sha256_file(path)
     verified = digest in KNOWN.values()
     known = next((name for name, expected in KNOWN.items() if expected == digest), None)
@@ -112,18 +112,18 @@ def _list_file(split: str | Path, root: Path) -> Path:
     candidates = [root / f"{split}.json", root / "splits" / f"{split}.json"]
     if str(split) not in KNOWN:
         hint = f"give the path of a JSON file, or one of {sorted(KNOWN)}"
-        raise Refused([Problem(str(split), found="no such file", expected="a published list", hint=hint)])
+        raise refused(str(split), found="no such file", expected="a published list", hint=hint)
     for candidate in candidates:
         if candidate.is_file():
             digest = sha256_file(candidate)
             if digest != KNOWN[str(split)]:
                 found, expected = f"SHA-256 {digest[:12]}…", f"the published {KNOWN[str(split)][:12]}…"
                 hint = "restore the published file, or give the path of the changed one with --split"
-                raise Refused([Problem(str(candidate), found=found, expected=expected, hint=hint)])
+                raise refused(str(candidate), found=found, expected=expected, hint=hint)
             return candidate
     hint = f"put {split}.json (SHA-256 {KNOWN[str(split)][:12]}…), which HSSF's authors give out, into "
     hint += f"{root / 'splits'}, or give its path"
-    raise Refused([Problem(str(split), found="not at hand", expected="the published list", hint=hint)])
+    raise refused(str(split), found="not at hand", expected="the published list", hint=hint)
 
 
 _LISTS = {part: {"type": "array", "items": {"type": "string", "description": "a file name"}} for part in PARTS}
@@ -142,7 +142,7 @@ def _read(path: Path) -> dict[str, dict[str, list[str]]]:
 def _pools(clients: list[str], root: Path, folders: dict[str, str]) -> dict[str, dict[str, Found]]:
     unknown = sorted(folders.keys() - set(clients))
     if unknown:
-        raise Refused([Problem("--folder", found=str(unknown), expected=f"clients among {clients}")])
+        raise refused("--folder", found=str(unknown), expected=f"clients among {clients}")
     if (root / "images").is_dir():
         found = pair_up(root, root, "")
         _refuse_twins(found)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
 from samfed_monai.core.io import read_json, write_bytes, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted, normal
@@ -73,7 +73,7 @@ def draw_coco(
     }
     if not any(files.values()):
         expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
-        raise Refused([Problem(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)])
+        raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
     masks: dict[Path, bytes] = {}
     sentences = []
     for site in [site for site in sites if files[site]]:
@@ -93,12 +93,10 @@ def draw_coco(
                     blank += 1
                     if place.exists():  # of an earlier call: it would be taken for the picture's mask
                         expected, hint = "none: its picture has no annotation", "move it away, or annotate the picture"
-                        raise Refused([Problem(str(place), found="a mask", expected=expected, hint=hint)])
+                        raise refused(str(place), found="a mask", expected=expected, hint=hint)
                 elif place in masks:
                     hint = "keep one of them"
-                    raise Refused(
-                        [Problem(str(one.where), f"{one.file_name} a second time", "each picture once", hint)]
-                    )
+                    raise refused(str(one.where), f"{one.file_name} a second time", "each picture once", hint)
                 else:
                     masks[place] = _mask_png(one.mask())
         if blank:
@@ -177,13 +175,13 @@ def cut_nifti(
                 read_slices(path, reorient=reorient)
                 if drawn is not None:
                     read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
-            except Refused as refused:
+            except Refused as refusal:
                 if not any(_is_unreadable(file) for file in (path, drawn) if file):
                     raise
                 if not skip_unreadable:
-                    raise Refused(map(or_skip, refused.problems)) from None
+                    raise Refused(map(or_skip, refusal.problems)) from None
                 unreadable.append(path)
-                for problem in refused.problems:
+                for problem in refusal.problems:
                     logger.warning("left out: %s", problem)
     problems.refuse_if_any()
     if unreadable:
@@ -337,17 +335,17 @@ class _Images:
         if len(found) != 1:
             there = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
-            raise Refused([Problem(where, found=there, expected=expected, hint="add it, or take its entry out")])
+            raise refused(where, found=there, expected=expected, hint="add it, or take its entry out")
         self.unnamed.pop(found[0], None)
         try:
             height, width = read_image(found[0]).shape[:2]
-        except Refused as refused:
+        except Refused as refusal:
             if skip_unreadable:  # the source that makes the list names it
                 return None
-            raise Refused(map(or_skip, refused.problems)) from None
+            raise Refused(map(or_skip, refusal.problems)) from None
         if (height, width) != (one.height, one.width):
             expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
-            raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)])
+            raise refused(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)
         return found[0]
 
     def _like(self, name: str) -> list[Path]:
