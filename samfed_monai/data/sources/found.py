@@ -127,9 +127,9 @@ def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], lis
         else:
             own = own or ones
         if len({below[one] for one in own}) > 1:
-            there = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
+            several = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
             hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
-            problems.add(relative(path, root), found=there, expected="the mask of one image", hint=hint)
+            problems.add(relative(path, root), found=several, expected="the mask of one image", hint=hint)
         elif not own:
             lonely.append(path)
         elif (there := masks.setdefault(own[0], path)) != path:
