@@ -161,11 +161,8 @@ def _teacher_is_better(run: RunData) -> list[Advice]:
 
 
 def _nobody_knows(run: RunData) -> list[Advice]:
-    low = {}
-    for site in run.sites:
-        rows = run.disagreement(site)
-        if rows and (dice := sum(row["dice"] for row in rows) / len(rows)) < LOW:
-            low[site] = dice
+    between = {site: sum(dices) / len(dices) for site, dices in run.student_and_teacher().items()}
+    low = {site: dice for site, dice in between.items() if dice < LOW}
     if not low:
         return []
     named = ", ".join(f"{_score(dice)} at {site}" for site, dice in low.items())

@@ -232,14 +232,3 @@ def told_test(test: PairedTest) -> str:
         f"higher on {counted(test.better, 'image')} and lower on {test.worse}. "
         f"{means} (p {p})."
     )
-
-
-READING = (
-    "*Image by image* is the mean difference in Dice over the test images that both rows have (an image counts once: "
-    "its Dice is the mean over the seeds in common), with the interval of 5000 bootstrap samples of the images, drawn "
-    "with a fixed seed; *better / worse* counts images; *p* is that of Wilcoxon's signed-rank test, corrected after "
-    "Holm for all rows of the table: how often images would differ this much if both rows were equally good. Costs "
-    "stand as the method's / the row's. It says how far these images tell these models apart, not how another training "
-    "would end (that is the spread over seeds), and takes images to be independent, which several of one patient are "
-    "not. "
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -201,10 +201,6 @@ class Group:
         found = [row for row in self.rows if row.variant == variant]
         return next((row for row in found if row.name == variant), found[0] if found else None)
 
-    def get(self, name: str) -> Row | None:
-        """The row of that name."""
-        return next((row for row in self.rows if row.name == name), None)
-
 
 def titled(name: str, variant: str, title: str) -> str:
     """The title of a row: its own, else the variant's where it bears its name, else its name."""
@@ -216,11 +212,3 @@ def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
     seeds = dice.by_seed.keys() & floor.by_seed.keys() & ceiling.by_seed.keys()
     room = sum(ceiling.by_seed[seed] - floor.by_seed[seed] for seed in seeds)
     return sum(dice.by_seed[seed] - floor.by_seed[seed] for seed in seeds) / room if room > 0 else None
-
-
-def difference(rows: Sequence[Row], name: str, other: str, key: str = "dice") -> Cell:
-    """One row's cell minus another's, paired by seed; empty where one of them is missing."""
-    by_name = {row.name: row for row in reversed(rows)}
-    if name not in by_name or other not in by_name:
-        return Cell()
-    return by_name[name].cells.get(key, Cell()).minus(by_name[other].cells.get(key, Cell()))

@@ -222,6 +222,11 @@ class RunData:
         with path.open(encoding="utf-8", newline="") as stream:
             return [{**row, "dice": float(row["dice"])} for row in from_csv(stream)]
 
+    def student_and_teacher(self) -> dict[str, list[float]]:
+        """Dice between student and teacher on each image of a site without masks, by site, of those that have any."""
+        dices = {site: [row["dice"] for row in self.disagreement(site)] for site in self.sites}
+        return {site: found for site, found in dices.items() if found}
+
     def own_images(self, site: str) -> Path:
         """Where a site without masks keeps what it saw on its own images: of the best model, or of the last round's."""
         return self.evaluation(site, split="unlabelled", model="best" if self.planned is None else "current")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,6 @@ CAVEATS = (
 MISSING = "–"
 DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
 """How HD95 and empty masks are counted where a run says nothing of it (docs/method.md)."""
-
-_HD95 = {
-    "max of directed": "HD95 is the larger of the two directed 95th percentiles (MONAI)",
-    "pooled": "HD95 is the 95th percentile of both directions pooled (MedPy)",
-}
-_EMPTY = {
-    "diagonal": "an image with one empty mask counts with the image's diagonal.",
-    "skipped": "images with an empty mask are left out of it.",
-}
 
 
 def as_score(value: float | None, digits: int = 3) -> str:
@@ -102,12 +93,6 @@ def as_difference(value: float, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
-def told_convention(convention: Mapping[str, str] | None) -> str:
-    """A sentence on how HD95 and empty masks are counted."""
-    found = {**DEFAULT_CONVENTION, **(convention or {})}
-    return f"{_HD95[found['hd95']]}, in pixels at the evaluation size; {_EMPTY[found['empty']]}"
-
-
 # Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which one of the two themes would swallow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # The same hues, lighter, in another order of the two blues.
@@ -133,7 +118,7 @@ DARK = Theme(ground="#1b1e23", ink="#e4e4e1", faint="#9a9fa7", grid="#32363d", p
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a report, as PNG bytes in both themes and two widths; each is rendered when it is first asked for.
+    """A figure of a report, drawn in both themes and two widths.
 
     Args:
         name: file name without ending.
@@ -150,24 +135,11 @@ class Picture:
     @cached_property
     def light(self) -> bytes:
         """On white paper; the file in ``figures/``."""
-        return self._rendered(LIGHT)
+        return self.png()
 
-    @cached_property
-    def dark(self) -> bytes:
-        """For readers in dark mode."""
-        return self._rendered(DARK)
-
-    @cached_property
-    def narrow(self) -> bytes:
-        """For a phone, its parts below each other."""
-        return self._rendered(replace(LIGHT, narrow=True))
-
-    @cached_property
-    def narrow_dark(self) -> bytes:
-        """For a phone in dark mode."""
-        return self._rendered(replace(DARK, narrow=True))
-
-    def _rendered(self, theme: Theme) -> bytes:
+    def png(self, *, dark: bool = False, narrow: bool = False) -> bytes:
+        """For readers in dark mode, and for a phone, its parts below each other."""
+        theme = replace(DARK if dark else LIGHT, narrow=narrow)
         return png(self.draw(theme), theme)
 
 
