@@ -59,10 +59,10 @@ def _sites_away(run: RunData) -> list[Advice]:
     much = {site: found for site, found in away.items() if max(found) == rounds - 1 or 2 * len(found) >= rounds}
     if not much:
         return []
-    told = ", ".join(f"{site} in {len(found)} of {counted(rounds, 'round')}" for site, found in much.items())
+    where = ", ".join(f"{site} in {len(found)} of {counted(rounds, 'round')}" for site, found in much.items())
     return [
         Advice(
-            f"Updates were left out: {told}. The model has learned little there, or long ago; the reasons stand below "
+            f"Updates were left out: {where}. The model has learned little there, or long ago; the reasons are below "
             "under skipped updates."
         )
     ]
@@ -154,7 +154,7 @@ def _teacher_is_better(run: RunData) -> list[Advice]:
     if teacher.get("adapt") == "none":
         return [Advice(f"{text} `samfed teach` makes the file that `samfed infer --model` runs.")]
     if "self_training_epochs" in teacher:
-        text += " Each site's own lies in its soft-mask store, teachers/."
+        text += " Each site's own is in its soft-mask store, teachers/."
     bundle = bundle_of_command(run.results.get("command")) or "BUNDLE"
     words = ["samfed", "infer", bundle, "IMAGES", "--output-dir", "MASKS", "--model", _adapter(run)]
     return [Advice(text, shlex.join(words))]
@@ -167,8 +167,8 @@ def _nobody_knows(run: RunData) -> list[Advice]:
         return []
     named = ", ".join(f"{_score(dice)} at {site}" for site, dice in low.items())
     trust = {site: rounds[-1][1] for site, rounds in series(run.rounds, "trust").items() if site in low}
-    told = ", ".join(f"{value:.2f} at {site}" for site, value in trust.items())
-    say = f" In the last round SAM had a say of {told} (1 is full, 0 is none)." if told else ""
+    shares = ", ".join(f"{value:.2f} at {site}" for site, value in trust.items())
+    say = f" In the last round SAM had a say of {shares} (1 is full, 0 is none)." if shares else ""
     return [
         Advice(
             f"Student and teacher draw different masks where no mask says who is right (Dice between them {named}): "

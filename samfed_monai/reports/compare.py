@@ -39,13 +39,13 @@ def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """A run's teacher in the layout of a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
 
     Its average and its worst site are over the sites that trained, as those of the run's models are; hospitals that
-    took no part stand apart, also in results that did not tell the two apart.
+    took no part are ``unseen``, also in results that list them among the sites.
 
     Args:
         results: of ``results.json``.
 
     Returns:
-        ``None`` where the run had no teacher, or nobody scored it.
+        ``None`` where the run had no teacher, or it was not scored.
     """
     teacher = results.get("teacher") or {}
     everywhere = {**teacher.get("sites", {}), **teacher.get("unseen", {})}
@@ -74,14 +74,14 @@ def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
         teacher = run.results["teacher"] or {}
         before, after = teacher.get("before") or {}, teacher.get("after") or {}
         known = [name for name in after if after[name] is not None and (not before or before.get(name) is not None)]
-        told = [
+        dices = [
             f"{'public images held out' if name == 'held_out' else name} "
             + (f"{before[name]:.3f} to {after[name]:.3f}" if before else f"{after[name]:.3f}")
             for name in known
         ]
-        if told:
+        if dices:
             when = "before and after" if before else "after"
-            notes.append(f"Dice of SAM {when} its adaptation, at the masks' own size: {', '.join(told)}.")
+            notes.append(f"Dice of SAM {when} its adaptation, at the masks' own size: {', '.join(dices)}.")
     return list(dict.fromkeys(notes))
 
 
@@ -98,8 +98,10 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
         notes.append(f"Runs have different numbers of rounds ({_listed(rounds)}).")
     if convention_of(runs) is None:
-        told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
-        notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
+        counted_as = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
+        notes.append(
+            f"Rows count HD95 and empty masks differently ({_listed(counted_as)}): their HD95 cannot be compared."
+        )
     notes += [
         *_unlike_notes(runs),
         *_unscored_notes(runs),

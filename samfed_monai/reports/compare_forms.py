@@ -14,7 +14,7 @@ from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.html import environment
 from samfed_monai.reports.paired import LEVEL as CONFIDENCE
-from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, told_test
+from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, test_sentence
 from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, Row
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent
 
@@ -55,7 +55,7 @@ def verdict(group: Group) -> str | None:
     """Whether the method leads the strongest other method, by how much, and against which spread.
 
     Where it leads that one and yet no other, which scatters more, a second sentence names the other. Then comes
-    how the two stand at the worst site, and on the hospitals that took no part, if any was measured.
+    the same at the worst site, and on the hospitals that took no part, if any was measured.
 
     The teacher, the oracle, ablations and sweeps of the method are no other methods. ``None`` without the method's row,
     or where no other method has a seed in common with it.
@@ -101,7 +101,7 @@ class Block:
     """A part of a comparison that fits on a page: headings, and spelt cells by row.
 
     Args:
-        title: what stands above the rows' names.
+        title: heading of the rows' names.
         heads: headings of the other columns.
         rows: spelt cells by the row's name.
         titles: titles by the row's name.
@@ -221,13 +221,13 @@ def verdicts(table: Table) -> list[str]:
     if not table.scored:
         return [UNSCORED]
     named = len(table.groups) > 1
-    told = []
+    texts = []
     for place, group in enumerate(table.groups):
         found = table.paired[place] if table.paired else PairedTests()
-        for text in [verdict(group), *map(told_test, found.tests), *found.missing]:
+        for text in [verdict(group), *map(test_sentence, found.tests), *found.missing]:
             if text:
-                told.append(f"{group.label}: {text}" if named else text)
-    return told
+                texts.append(f"{group.label}: {text}" if named else text)
+    return texts
 
 
 def to_text(table: Table) -> str:
@@ -423,7 +423,7 @@ def answers(table: Table, *, command: str | None = None, figure: str | None = No
 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
-    """The answers on top: how the method stands to what it has to beat, by seed; none without its row."""
+    """The answers on top: the method against what it has to beat, by seed; none without its row."""
     found = []
     for group in table.groups:
         hero = group.hero
@@ -455,7 +455,7 @@ def reading(tables: Sequence[Table]) -> str:
 
 
 def row_notes(tables: Sequence[Table]) -> list[str]:
-    """What each row is, as lines of Markdown; a row of several tables is told once."""
+    """What each row is, as lines of Markdown; a row of several tables once."""
     notes = {row.name: row.note for table in tables for row in table.rows if row.note}
     return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
 

@@ -66,7 +66,7 @@ class Mode:
         hero: its variant.
         own: other variants of it, which are no rivals.
         references: variants that the others are subtracted from, by seed.
-        gap: whether a row's share of the way from :data:`FLOOR` to :data:`CEILING` is told.
+        gap: whether a row's share of the way from :data:`FLOOR` to :data:`CEILING` is shown.
     """
 
     name: str
@@ -155,7 +155,7 @@ class Row:
 
     @property
     def order(self) -> tuple[int, str, int, str]:
-        """Where it stands in a table: known variants first, then the rows of each sweep together."""
+        """Its place in a table: known variants first, then the rows of each sweep together."""
         named = (
             self.name if place_of(self.name) < place_of("") or self.variant not in (FLOOR, CEILING) else self.variant
         )

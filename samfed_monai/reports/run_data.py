@@ -166,13 +166,143 @@ class RunData:
 
     @property
     def own_models(self) -> bool:
+        """Whether each site ends with a model of its own: a network, or a part of one, that no other site has."""
+        return bool(self.results.get("own_models"))
+
+    @property
+    def skipped(self) -> bool:
+        return self.status != "ok"
+
+
+def read_federation(path: str | Path) -> list[RoundRow]:
+    """Rows of a ``federation.csv`` in the order of rounds; a missing file has none, as in a run without rounds."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [_row(cells) for cells in from_csv(stream)]
+    except (KeyError, ValueError, csv.Error) as error:
+        hint = "restore the file from a copy"
+        raise Refused(
+            [Problem(str(path), found=str(error), expected="the table of a run's rounds", hint=hint)]
+        ) from None
+    return sorted(rows, key=lambda row: (row.round, row.site))
+
+
+def series(rows: Iterable[RoundRow], name: str) -> dict[str, list[tuple[int, float]]]:
+    """Site to (round, value) of one column or term, without the rows that lack it."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        value = row.terms.get(name, row.values.get(name))
+        if value is not None:
+            lines.setdefault(row.site, []).append((row.round, value))
+    return lines
+
+
+def _row(cells: dict[str, str]) -> RoundRow:
+    text = ("round", "site", "status", "reason")
+    numbers = {name: _number(cell) for name, cell in cells.items() if name and name not in text}
+    found = {name: value for name, value in numbers.items() if value is not None}
+    return RoundRow(
+        round=int(cells["round"]),
+        site=cells["site"],
+        status=cells.get("status") or "ok",
+        reason=cells.get("reason") or "",
+        values={name: value for name, value in found.items() if not name.startswith(TERM)},
+        terms={name.removeprefix(TERM): value for name, value in found.items() if name.startswith(TERM)},
+    )
+
+
+def _number(cell: str | None) -> float | None:
+    try:
+        value = float(cell or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a report needs of a run.
+
+    Args:
+        folder: the run folder.
+        results: content of ``results.json``, following the schema.
+        run: content of ``run.json``; empty where there is none.
+        rounds: rows of ``federation.csv``.
+        about: content of ``compare.json``, which a comparison leaves in its runs: ``row``, ``title``, ``note``, …
+        planned: rounds that a run will have which goes on; ``None`` of a finished one.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    run: dict[str, Any] = field(default_factory=dict)
+    rounds: list[RoundRow] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
+    planned: int | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path, *, unfinished: bool = False) -> RunData:
+        """Reads a run folder.
+
+        Args:
+            folder: of the run.
+            unfinished: take a run that has no ``results.json`` as far as its stored rounds go.
+
+        Raises:
+            Refused: there is no ``results.json``, or it does not follow the schema (every departure is listed).
+        """
+        folder = Path(folder)
+        path = folder / "results.json"
+        if not path.is_file() and unfinished and stored_rounds(folder):
+            rounds, run = read_federation(folder / "federation.csv"), run_record(folder)
+            planned = run["config"].get("rounds")
+            return cls(folder, results_so_far(folder), run, rounds, planned=planned)
+        if not path.is_file():
+            hint = "name a finished run; an interrupted one goes on with the command that started it"
+            raise Refused([Problem(str(folder), found="no results.json", expected="a finished run folder", hint=hint)])
+        results = read_json(path)
+        if problems := validate_results(results, where=str(path)):
+            raise Refused(problems)
+        run = run_record(folder)
+        about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
+        return cls(folder, results, run, read_federation(folder / "federation.csv"), about)
+
+    @property
+    def row(self) -> str:
+        """The row that the run is of: its variant, unless a comparison gave it another name."""
+        return str(self.about.get("row") or self.results["variant"])
+
+    @property
+    def sites(self) -> list[str]:
+        return list(self.results["sites"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, which pairs it with the runs of other variants."""
+        seeds = self.results["seeds"]
+        return int(seeds.get("seed", next(iter(seeds.values()), 0)))
+
+    @property
+    def asked(self) -> str:
+        """Hash of everything that the run was asked for but its seed; "" where a comparison did not leave it."""
+        seal = self.about.get("seal")
+        if not isinstance(seal, Mapping) or "asked" not in seal:
+            return str(self.about.get("asked", ""))
+        return canonical_hash({**seal, "asked": {key: value for key, value in seal["asked"].items() if key != "seed"}})
+
+    @property
+    def own_models(self) -> bool:
         """Whether each site ends with a model of its own: a network, or a part of one, that no other site has.
 
         Results that do not say so are judged by what travelled and by the sites' networks.
         """
-        told = self.results.get("own_models")
+        stated = self.results.get("own_models")
         networks = set(self.results.get("networks", {}).values())
-        return bool(self.results.get("exchange", "weights") != "weights" or len(networks) > 1 if told is None else told)
+        return bool(
+            self.results.get("exchange", "weights") != "weights" or len(networks) > 1 if stated is None else stated
+        )
 
     @property
     def skipped(self) -> list[dict[str, Any]]:
@@ -186,7 +316,7 @@ class RunData:
         ]
 
     def setting(self, name: str) -> Any:
-        """A knob of the run: of ``run.json``, at its top or in its ``config``, else of its command; else ``None``."""
+        """An option of the run, of ``run.json`` (at its top or in ``config``) or of its command; else ``None``."""
         config = self.run.get("config")
         for level in (self.run, config if isinstance(config, Mapping) else {}):
             if level.get(name) is not None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,20 +58,16 @@ def as_seconds(seconds: float) -> str:
 
 def as_ranges(numbers: Iterable[int]) -> str:
     """Whole numbers with those in a row as a range: ``1, 3–5``."""
-    spans: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in spans)
+    runs = groupby(enumerate(sorted(set(numbers))), key=lambda place: place[1] - place[0])
+    spans = [[number for _, number in found] for _, found in runs]
+    return ", ".join(f"{of[0]}–{of[-1]}" if len(of) > 1 else str(of[0]) for of in spans)
 
 
 def shortened(names: Sequence[str], most: int) -> list[str]:
     """Names of at most ``most`` characters for the labels of a figure, the middle of a longer one left out.
 
     Args:
-        names: all that stand in one figure.
+        names: all of one figure.
         most: characters; as many more as it takes to keep different names different.
     """
     for room in range(most, max(map(len, names), default=0)):

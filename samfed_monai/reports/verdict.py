@@ -42,7 +42,7 @@ def _reached(summary: Mapping[str, Any], split: str) -> str:
 
 
 def _beside(run: RunData) -> str:
-    """The teacher's Dice on the same images, to stand behind the student's."""
+    """The teacher's Dice on the same images, after the student's."""
     alone = teacher_alone(run.results)
     if alone is None or alone["average"]["test"]["dice"] is None:
         return ""
