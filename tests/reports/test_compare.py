@@ -165,7 +165,7 @@ def test_runs_of_one_row_and_seed_are_rows_by_the_names_of_their_folders_and_say
     ]
     assert [row.note for row in rows] == [
         "",
-        "unlike plain/0: client#learning_rate 0.0001 instead of 0.001, client#terms#sam_kd#weight 0 instead of null",
+        "unlike plain/0: learning_rate 0.0001 instead of 0.001, terms#sam_kd#weight 0 instead of null",
         "the options of plain/0",
     ]
     assert difference(table, "slow", "plain/0").by_seed == pytest.approx({0: -0.1})
