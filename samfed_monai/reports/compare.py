@@ -13,8 +13,8 @@ from typing import Any
 
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problems
-from samfed_monai.metrics import pool, worst
-from samfed_monai.reports.paired import PairedTests, paired_tests
+from samfed_monai.metrics import pool
+from samfed_monai.reports.paired import paired_tests
 from samfed_monai.reports.rows import (
     CEILING,
     FLOOR,
@@ -31,37 +31,8 @@ from samfed_monai.reports.rows import (
     title_of,
     titled,
 )
-from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import DEFAULT_CONVENTION
-
-
-def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A run's teacher in the layout of a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
-
-    Its average and its worst site are over the sites that trained, as those of the run's models are; hospitals that
-    took no part are ``unseen``, also in results that list them among the sites.
-
-    Args:
-        results: of ``results.json``.
-
-    Returns:
-        ``None`` where the run had no teacher, or it was not scored.
-    """
-    teacher = results.get("teacher") or {}
-    everywhere = {**teacher.get("sites", {}), **teacher.get("unseen", {})}
-    tests = {site: {"test": splits["test"]} for site, splits in everywhere.items() if splits.get("test", {}).get("n")}
-    here = {site: splits for site, splits in tests.items() if site in results["sites"]}
-    if not here:
-        return None
-    skip_empty = results.get("convention", {}).get("empty") == "skipped"
-    return {
-        "sites": {site: here.get(site, {}) for site in results["sites"]},
-        "average": {"test": pool([splits["test"] for splits in here.values()], skip_empty=skip_empty)},
-        "worst": {"test": worst({site: splits["test"] for site, splits in here.items()})},
-        "unseen": {site: splits for site, splits in tests.items() if site not in here},
-        **({"costs": {"teacher": teacher}} if "milliseconds" in teacher else {}),
-        **({"convention": results["convention"]} if "convention" in results else {}),
-    }
 
 
 def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
@@ -224,8 +195,6 @@ class Table:
     (megabytes) of an image, each of the largest network at a site, ``vs:<row>`` (average Dice minus that of the
     row with the same seed), and of sites without masks ``between:<site>`` and ``between`` (Dice between the masks of
     student and teacher on their own images, and over all of these), where the runs' folders have the tables.
-
-    ``paired`` has the tests per image of each group.
     """
 
     sites: list[str]
@@ -235,7 +204,6 @@ class Table:
     datalist: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
     convention: dict[str, str] | None = None
-    paired: list[PairedTests] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Row]:
@@ -250,6 +218,10 @@ class Table:
     def scored(self) -> bool:
         """Whether any row was measured on test images with masks."""
         return self.has("dice")
+
+    def label(self, group: Group) -> str:
+        """What a heading of a group begins with: its label, where there are several groups."""
+        return f"{group.label}: " if len(self.groups) > 1 else ""
 
     def has(self, key: str) -> bool:
         """Whether any row has a value in that column."""
@@ -278,9 +250,6 @@ def comparison_table(runs: Runs) -> Table:
         by_group.setdefault(key, {}).setdefault(run.row, []).append(run)
     order = sorted(by_group, key=lambda key: (key[0], MODES.index(key[1])))
     groups = [_group(mode, setting, by_group[setting, mode]) for setting, mode in order]
-    paired = [
-        paired_tests(group, by_group[setting, mode]) for group, (setting, mode) in zip(groups, order, strict=True)
-    ]
     first = read[0].results
     return Table(
         sites=list(first["sites"]),
@@ -290,7 +259,6 @@ def comparison_table(runs: Runs) -> Table:
         datalist=first["hashes"].get("datalist"),
         versions=_versions(read),
         convention=convention_of(read),
-        paired=paired,
     )
 
 
@@ -390,7 +358,8 @@ def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) ->
                 cells[f"vs:{variant}"] = cells["dice"].minus(reference.cells["dice"])
         gap = share_of_gap(cells["dice"], floor, ceiling) if mode.gap else None
         made.append(replace(row, cells=cells, gap=gap))
-    return replace(group, rows=made)
+    group = replace(group, rows=made)
+    return replace(group, paired=paired_tests(group, by_row))
 
 
 def _row(name: str, runs: Sequence[RunData]) -> Row:

@@ -119,42 +119,30 @@ class Block:
 
 def blocks(table: Table) -> list[Block]:
     """The comparison in parts, for every group: all test images, Dice by site, the method against the other rows."""
-    return [
-        block
-        for place, group in enumerate(table.groups)
-        for block in [*group_blocks(table, group), *_paired_block(table, place)]
-    ]
+    return [block for group in table.groups for block in [*group_blocks(table, group), *_paired_block(table, group)]]
 
 
-def _paired_block(table: Table, place: int) -> list[Block]:
+def _paired_block(table: Table, group: Group) -> list[Block]:
     """The tests per image of one group, with what an image costs beside what it gains; none where there are none."""
-    tests = table.paired[place].tests if table.paired else []
+    tests = group.paired.tests if group.paired else []
     if not tests:
         return []
-    before = f"{table.groups[place].label}: " if len(table.groups) > 1 else ""
     heads = ["Images", "Dice", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "better / worse", "p (Holm)"]
     costs = {key: head for key, head in COSTS.items() if table.has(key)}
     rows = {}
     for test in tests:
         interval = f"{as_difference(test.low)} to {as_difference(test.high)}"
         both = [f"{spell(key, test.row.cells.get(key))} / {spell(key, test.other.cells.get(key))}" for key in costs]
-        counts = f"{test.better} / {test.worse}"
-        rows[test.other.name] = [
-            str(test.images),
-            as_difference(test.difference),
-            interval,
-            counts,
-            as_p(test.holm),
-            *(cell.replace(" ± ", "±") for cell in both),
-        ]
+        dice = [as_difference(test.difference), interval, f"{test.better} / {test.worse}", as_p(test.holm)]
+        rows[test.other.name] = [str(test.images), *dice, *(cell.replace(" ± ", "±") for cell in both)]
     titles = {test.other.name: test.other.title for test in tests}
-    title = _capital(f"{before}{tests[0].row.title} minus the row, image by image")
+    title = _capital(f"{table.label(group)}{tests[0].row.title} minus the row, image by image")
     return [Block(title, [*heads, *costs.values()], rows, titles)]
 
 
 def group_blocks(table: Table, group: Group) -> list[Block]:
     """The parts of one group; a table of one group does not name it."""
-    before = f"{group.label}: " if len(table.groups) > 1 else ""
+    before = table.label(group)
     vs = {f"vs:{name}": f"vs {name}" for name in group.references}
     traffic = {"traffic": "MB a round"} if table.has("traffic") else {}
     gap = {"gap": "Gap closed"} if group.mode.gap else {}
@@ -220,13 +208,11 @@ def verdicts(table: Table) -> list[str]:
     """Per group its verdict, if it has one, and its tests per image, with the group's name where there are several."""
     if not table.scored:
         return [UNSCORED]
-    named = len(table.groups) > 1
     texts = []
-    for place, group in enumerate(table.groups):
-        found = table.paired[place] if table.paired else PairedTests()
-        for text in [verdict(group), *map(test_sentence, found.tests), *found.missing]:
-            if text:
-                texts.append(f"{group.label}: {text}" if named else text)
+    for group in table.groups:
+        found = group.paired or PairedTests()
+        sentences = [verdict(group), *map(test_sentence, found.tests), *found.missing]
+        texts += [f"{table.label(group)}{sentence}" for sentence in sentences if sentence]
     return texts
 
 
@@ -289,11 +275,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "unseen": table.unseen,
         "rows": [{**_json_row(row), "group": group.label} for group in table.groups for row in group.rows],
         "verdicts": verdicts(table),
-        "paired": [
-            _json_test(test, group)
-            for found, group in zip(table.paired, table.groups, strict=False)
-            for test in found.tests
-        ],
+        "paired": [_json_test(test, group) for group in table.groups if group.paired for test in group.paired.tests],
         "notes": table.notes,
         "convention": table.convention,
         "versions": table.versions,
@@ -448,7 +430,7 @@ def reading(tables: Sequence[Table]) -> str:
     template = environment().get_template("reading.html.j2")
     text = template.render(
         columns=columns,
-        paired=any(found.tests for table in tables for found in table.paired),
+        paired=any(group.paired.tests for table in tables for group in table.groups if group.paired),
         convention=conventions[0] if all(convention == conventions[0] for convention in conventions) else None,
     )
     return " ".join(text.split())

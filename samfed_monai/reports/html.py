@@ -15,14 +15,12 @@ from samfed_monai.core.run_log import RunLog
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
 from samfed_monai.reports import style
-from samfed_monai.reports.advice import advice_on
-from samfed_monai.reports.compare import teacher_alone
+from samfed_monai.reports.advice import advice_on, verdict
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnImages, make_overlays, make_own_images
 from samfed_monai.reports.rows import title_of
-from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import CAVEATS, Picture
-from samfed_monai.reports.verdict import verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.variants import Method, methods
+
+if TYPE_CHECKING:
+    from samfed_monai.reports.paired import PairedTests
 
 TEACHER, OWN_TEACHER = "teacher", "own_teacher"
 
@@ -170,11 +173,13 @@ class Group:
         mode: how their sites learn.
         setting: as the file of rows has it, or empty.
         rows: in the order of tables.
+        paired: their tests image by image.
     """
 
     mode: Mode
     setting: str
     rows: list[Row]
+    paired: PairedTests | None = None
 
     @property
     def label(self) -> str:

@@ -7,9 +7,9 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports import comparison_table
-from samfed_monai.reports.compare import adaptation_notes, teacher_alone
+from samfed_monai.reports.compare import adaptation_notes
 from samfed_monai.reports.rows import Cell
-from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.run_data import RunData, teacher_alone
 from tests.reports.runs import MIXED, heterogeneous_runs, summary, write_row, write_run
 
 
