@@ -323,7 +323,8 @@ def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
 
 def _setting_of(run: RunData) -> dict[str, Any]:
     """Every option of a run but its seed and its paths, by id."""
-    return flat(run.run.get("config") or {})
+    config = run.run.get("config") or {}
+    return flat({**{key: value for key, value in config.items() if key != "client"}, **config.get("client", {})})
 
 
 def _differences(first: RunData, other: RunData, *, than: str) -> str:
