@@ -51,7 +51,7 @@ def require_run_name(name: str, where: str) -> None:
         raise Refused([Problem(where, found=repr(name[:120]), expected=expected, hint=hint)])
 
 
-NAME = "samfed_site.json"
+NAME, PLAN = "samfed_site.json", "samfed_plan.json"
 VARIABLE = "SAMFED_SITE"
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
 _WORDS = ("device",)

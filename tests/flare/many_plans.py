@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.site_file import PLAN
 from samfed_monai.flare.controller import FederationController, run_server
 
 

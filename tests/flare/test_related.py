@@ -18,7 +18,7 @@ import torch
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
-from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.site_file import PLAN
 from samfed_monai.flare.job import Planned, export_job
 from samfed_monai.flare.local import simulate, write_site_files
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
