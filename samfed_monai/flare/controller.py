@@ -30,8 +30,8 @@ from samfed_monai.core.own_process import set_up_process
 from samfed_monai.flare.executor import FAILURE, packed, unpacked
 from samfed_monai.flare.site import places_of, read_plan
 from samfed_monai.flare.site_file import PLAN, limit, read_site_file, require_run_name
+from samfed_monai.flare.status import RUN_ID, write_status
 from samfed_monai.flare.transport import FlareTransport, Post, Request
-from samfed_monai.flare.watch import RUN_ID
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
@@ -169,7 +169,6 @@ class FederationController(Controller):
     def run(self) -> None:
         """Runs the federation and records how it ended."""
         from samfed_monai.flare.session import publish
-        from samfed_monai.flare.watch import write_status
 
         set_up_process()  # FLARE's, of this job alone: warm start and aggregation are computed here
         folder = self.run_folder()
@@ -197,8 +196,6 @@ class FederationController(Controller):
 
     def run_folder(self) -> Path:
         """The run's folder, from the server's own site file."""
-        from samfed_monai.flare.site_file import read_site_file
-
         files = read_site_file(self.kit_folder())
         self.on_this_machine = files.output_dir is not None
         return files.run_folder(self.run_name)

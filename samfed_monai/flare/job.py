@@ -23,9 +23,8 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.controller import quorum_of
 from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.flare.site_file import PLAN
 from samfed_monai.flare.site import read_plan
-from samfed_monai.flare.site_file import require_run_name
+from samfed_monai.flare.site_file import PLAN, require_run_name
 
 logger = logging.getLogger(__name__)
 

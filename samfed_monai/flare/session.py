@@ -20,10 +20,10 @@ from samfed_monai.core.errors import AGAIN, Problem, Refused, SamFedError, Stopp
 from samfed_monai.core.io import atomic_write, read_json
 from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.signals import ASKED, Interrupted
-from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.watch import (
+from samfed_monai.flare.status import (
     RUN_ID,
     STATUS,
+    ShownLog,
     last_report,
     read_status,
     stored_rounds,
@@ -96,7 +96,6 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         Refused: no admin kit, or the server does not take it; in the block, what its user may not do.
         Stopped: the server cannot be reached; in the block, whatever else FLARE reports.
     """
-    require_flare()
     user = admin_of(kit)
     from nvflare.fuel.flare_api import api_spec, flare_api
 
@@ -249,7 +248,7 @@ def follow(
                 if now - heard > lost:
                     reason = f"no answer of the FLARE server about job {job_id} for {lost:g} s ({error})"
                     again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
-                    reason += f"; by its last answer, {job.stored()}"
+                    reason += f"; by its last answer, {job.log.stored()}"
                     raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
                 if not silent:
                     logger.warning("the FLARE server does not answer; asking again for %g s", lost)
@@ -260,12 +259,12 @@ def follow(
                         logger.warning("FLARE did not deploy the job: %s", line)
                 return status
             if timeout is not None and now - started > timeout:
-                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.stored()}", goes_on)
+                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.log.stored()}", goes_on)
             clock.sleep(poll)
     except (Terminated, KeyboardInterrupt) as asked:
         with contextlib.suppress(Exception), quiet():
             job.look(ended=True)
-        reason = f"FLARE job {job_id} goes on, {job.stored()}"
+        reason = f"FLARE job {job_id} goes on, {job.log.stored()}"
         if isinstance(asked, Terminated):
             raise Stopped(f"{ASKED}; {reason}", goes_on) from None
         raise Interrupted(f"interrupted; {reason}", goes_on) from None
@@ -293,7 +292,7 @@ class _Followed:
 
     def __init__(self, session: Any, job_id: str, clock: Any) -> None:
         self.session, self.job_id, self.clock = session, job_id, clock
-        self.told: list[str] = []
+        self.log = ShownLog()
         self.meta: dict[str, Any] = {}
         self.since = {"": clock.monotonic()}  # of each state, by name: when it began
         self.heard: dict[str, tuple[float, float]] = {}
@@ -303,19 +302,10 @@ class _Followed:
         self.meta = self.session.get_job_meta(self.job_id)
         return str(self.meta.get("status", ""))
 
-    def stored(self) -> str:
-        return stored_rounds(self.told)
-
     def look(self, ended: bool) -> None:
         """Shows what is new in the log; unless the job has ended, looks at the server and its clients, too."""
         log = job_log(self.session, self.job_id)
-        said = user_lines(log.splitlines())
-        # of a long log FLARE sends the end alone: what was shown may begin before it
-        told = self.told
-        known = next((n for n in range(min(len(told), len(said)), 0, -1) if told[-n:] == said[:n]), 0)
-        for line in said[known:]:
-            logger.info("%s", line)
-        self.told = said or told
+        self.log.show(log)
         if not ended:
             system = self.session.get_system_info()
             self._look_at_run(system, log)
@@ -345,7 +335,7 @@ class _Followed:
                 f"the FLARE server was started again, and what it ran before is gone: it lists job {self.job_id} as"
             )
             again = f"{AGAIN}: it is submitted as a new job, and the run goes on after its last stored round"
-            raise Stopped(f"{reason} {status}, which no process runs; {self.stored()}", again)
+            raise Stopped(f"{reason} {status}, which no process runs; {self.log.stored()}", again)
         if status == "RUNNING" and "ended" not in self.since:
             self.since["ended"] = 0.0
             logger.info("the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports")

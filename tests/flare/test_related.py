@@ -18,9 +18,9 @@ import torch
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
-from samfed_monai.flare.site_file import PLAN
 from samfed_monai.flare.job import Planned, export_job
 from samfed_monai.flare.local import simulate, write_site_files
+from samfed_monai.flare.site_file import PLAN
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
 from tests.flare.carried import hashes, in_both, run_here
 from tests.flare.test_equality import one_thread

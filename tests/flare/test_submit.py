@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.flare.local import SERVER, Poc, Processes
@@ -37,15 +36,6 @@ def own_files(folder: Path, images: Path, at: Path) -> Path:
         own |= {"datalist": str(at / name / "list.json"), "data_root": str(images), "threads": 1}
         write_json(folder / f"{name}.json", own)
     return folder
-
-
-def up(poc: Poc) -> None:
-    for _ in range(20):
-        try:
-            with open_session(poc.admin, timeout=10):
-                return
-        except Stopped:
-            continue
 
 
 def lose_site_3_and_abort(poc: Poc, processes: Processes, run: Path, log: Path) -> None:
@@ -76,7 +66,8 @@ def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_sta
         poc.start_server(processes, tmp_path / "server.log")
         for site in SITES:
             poc.start_site(processes, site, tmp_path / f"{site}.log")
-        up(poc)
+        with poc.open_session():
+            pass
         kit = ["--kit", str(poc.admin), "--output-dir", str(fetched), "--stop-after", "300"]
         run = at / "server" / "runs_dir" / "first"
         given = (poc, processes, run, tmp_path / "site-3.log")
@@ -115,7 +106,8 @@ def hospitals(three_sites, tmp_path_factory):
         poc.start_server(processes, at / "server.log")
         for site in TWO:
             poc.start_site(processes, site, at / f"{site}.log")
-        up(poc)
+        with poc.open_session():
+            pass
         yield poc, processes, at
     assert processes.marked() == []
 

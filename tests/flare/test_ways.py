@@ -15,7 +15,7 @@ from samfed_monai.flare.site_file import read_site_file
 def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, monkeypatch, way):
     from samfed_monai.cli.main import main
 
-    def started(*, site_files, sites, **_):
+    def started(job, *, site_files, sites, **_):
         monkeypatch.setenv("SAMFED_SITE", str(site_files))
         for name in (*sites, "server"):
             files = read_site_file(tmp_path, name)
@@ -25,7 +25,7 @@ def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, 
             assert files.bundle_root == tmp_path / "mine"
         raise KeyboardInterrupt  # nothing is run
 
-    monkeypatch.setattr(f"samfed_monai.flare.ways.run_{'simulator' if way == 'simulate' else 'poc'}", started)
+    monkeypatch.setattr(f"samfed_monai.flare.local.{'simulate' if way == 'simulate' else 'run_poc'}", started)
     monkeypatch.chdir(tmp_path)
     assert main(["init", "samfed_skin", "mine"]) == 0
     here = os.path.relpath(two_sites)
@@ -49,9 +49,8 @@ def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, 
 
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
     from samfed_monai.cli.main import main
-    from samfed_monai.flare import needs
 
-    monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    monkeypatch.setattr("samfed_monai.cli.flare.find_spec", lambda name: None)
     words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
     assert main(["flare", "simulate", "samfed_skin", *words]) == 2
     assert "pip install 'samfed-monai[flare]'" in capsys.readouterr().err
