@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from samfed_monai.core.errors import SamFedError
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.executor import SiteExecutor, Trainer
 from samfed_monai.flare.job import EXECUTOR, STARTS_COMMANDS, merge_allow_list
-from samfed_monai.flare.local import simulate
 from samfed_monai.flare.site_file import read_site_file
-from tests.flare.toys import REPO, toy_job, toy_site_files
+from tests.flare.toys import REPO, toy_site_files
 
 #: A module that leaves a mark where it is imported.
 CANARY = "import pathlib; pathlib.Path({!r}).touch()\n"
@@ -68,28 +65,3 @@ def test_a_list_that_allows_a_jobs_command_is_told_of_and_kept(tmp_path, caplog)
         merge_allow_list(tmp_path)
     assert caplog.text.count("a job may start any command here; take it out") == 2
     assert read_json(tmp_path / "resources.json")["class_allow_list"][0] == STARTS_COMMANDS[0]
-
-
-@pytest.mark.slow
-def test_fault_88_flare_runs_no_job_whose_command_is_not_ours(tmp_path):
-    mark, run = tmp_path / "mark", tmp_path / "run"
-    job = toy_job(tmp_path / "job", rounds=1, timeout=10)
-    path = job / "app" / "config" / "config_fed_client.json"
-    config: Any = read_json(path)
-    args = {"execution_mode": "external_process", "command": ["touch", str(mark)]}
-    config["executors"][0]["executor"] = {"path": STARTS_COMMANDS[0], "args": args}
-    write_json(path, config)
-    with pytest.raises(SamFedError):
-        simulate(
-            job,
-            sites=("site-1", "site-2"),
-            workspace=tmp_path / "workspace",
-            run_folder=run,
-            site_files=toy_site_files(tmp_path / "sites", ("site-1", "site-2"), run),
-            timeout=120,
-            more_classes=["tests."],
-            environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-        )
-    assert not mark.exists()
-    log = "".join(path.read_text(errors="replace") for path in (tmp_path / "workspace").rglob("log*") if path.is_file())
-    assert "is not in allow_list" in log + (run / "flare.log").read_text(errors="replace")

@@ -23,7 +23,6 @@ from samfed_monai.flare.local import simulate, write_site_files
 from samfed_monai.flare.site_file import PLAN
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
 from tests.flare.carried import hashes, in_both, run_here
-from tests.flare.test_equality import one_thread
 from tests.flare.test_personal import SITES, SMALL
 from tests.flare.tiny_sam import encoder
 from tests.flare.toys import REPO
@@ -31,7 +30,6 @@ from tests.methods import present
 from tests.polyps import few_polyps
 
 pytestmark = pytest.mark.slow
-__all__ = ["one_thread"]
 
 SURE = {"client#agreement#tau": 0.5}
 REFINED = {
