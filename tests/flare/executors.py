@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from samfed_monai.flare.executor import SiteExecutor, Trainer
+from tests.forking import fork_workers
 
 
 class ToyExecutor(SiteExecutor):
@@ -18,12 +19,11 @@ class ManyExecutor(SiteExecutor):
 
     worker = "tests.flare.many_plans_worker"
 
-    def __init__(self) -> None:
-        from tests.forking import fork_workers
-
-        super().__init__()
-        fork_workers(pytest.MonkeyPatch())
-        pytest.MonkeyPatch().setattr(Trainer, "_ready", _ready_for_another_run)
+    def _trainer_of(self, fl_ctx: Any) -> Trainer:
+        if self._trainer is None:
+            fork_workers(pytest.MonkeyPatch())
+            pytest.MonkeyPatch().setattr(Trainer, "_ready", _ready_for_another_run)
+        return super()._trainer_of(fl_ctx)
 
 
 _ready = Trainer._ready

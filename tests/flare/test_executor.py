@@ -9,7 +9,7 @@ import pytest
 
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.executor import SiteExecutor, Trainer
-from samfed_monai.flare.job import EXECUTOR, STARTS_COMMANDS, merge_allow_list
+from samfed_monai.flare.job import NEEDED, STARTS_COMMANDS, merge_allow_list
 from samfed_monai.flare.site_file import read_site_file
 from tests.flare.toys import REPO, toy_site_files
 
@@ -55,7 +55,7 @@ def test_fault_88_the_list_that_is_written_allows_no_class_that_starts_a_jobs_co
     allowed = read_json(merge_allow_list(tmp_path / "local"))["class_allow_list"]
     authorizer = ComponentPathAuthorizer()
     names, _, _ = authorizer._get_policy_from_resources({"class_allow_list": allowed})
-    assert any(authorizer._path_matches_prefix(EXECUTOR, name) for name in names)
+    assert any(authorizer._path_matches_prefix(NEEDED[1], name) for name in names)
     assert not any(authorizer._path_matches_prefix(path, name) for name in names)
 
 

@@ -147,7 +147,7 @@ def test_jobs_with_code_are_refused_by_submit_and_without_it_by_server_and_sites
             while not (meta := session.get_job_meta(job_id))["status"].startswith("FINISHED"):
                 time.sleep(0.2)
             assert meta["status"] in ("FINISHED:FAILED_TO_RUN", "FINISHED:ABNORMAL")
-            said = f"{meta['job_deploy_detail']}{(system.at / 'site-1.log').read_text()}"
+            said = f"{meta.get('job_deploy_detail')}{(system.at / 'site-1.log').read_text()}"
             assert re.search(FOREIGN[name], said), said
     assert not (tmp_path / "marker").exists(), "no code ran"
 
