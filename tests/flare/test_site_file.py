@@ -13,6 +13,9 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
+from samfed_monai.data import DataList
+from samfed_monai.federation.plan import Places
+from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import read_site_file
 
 
@@ -121,3 +124,13 @@ def test_relative_paths_start_at_the_file_and_not_at_the_folder_of_the_job(tmp_p
     monkeypatch.setenv("SAMFED_SITE", "../../local")
     write_json(local / "site-1.json", given)
     assert read_site_file(app, "site-1").datalist.resolve() == local / "list.json"
+
+
+def test_an_adapter_of_the_command_line_is_the_servers_alone(two_sites, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = DataList.load(two_sites / "list.json")
+    places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", adapter="own.safetensors")
+    written = write_site_files(tmp_path / "files", listed, places, ("site-1",))
+    monkeypatch.setenv("SAMFED_SITE", str(written))
+    assert read_site_file("/").adapter == tmp_path / "own.safetensors"
+    assert read_site_file("/", "site-1").adapter is None

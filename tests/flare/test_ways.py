@@ -21,7 +21,6 @@ def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, 
             files = read_site_file(tmp_path, name)
             caches = tmp_path / "cache" / "sites" / name if name in sites else tmp_path / "cache"
             assert (files.cache_dir, files.data_root, files.output_dir) == (caches, two_sites, tmp_path / "run")
-            assert files.adapter == (None if name in sites else tmp_path / "own.safetensors")
             assert files.bundle_root == tmp_path / "mine"
         raise KeyboardInterrupt  # nothing is run
 
@@ -30,9 +29,8 @@ def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, 
     assert main(["init", "samfed_skin", "mine"]) == 0
     here = os.path.relpath(two_sites)
     words = ["--datalist", f"{here}/list.json", "--data-root", here, "--output-dir", "run", "--cache-dir", "cache"]
-    (tmp_path / "own.safetensors").touch()
     words += ["--workspace", "space", "--variant", "no_sam", "--privacy#least_images", "1"]
-    assert main(["flare", way, "./mine", *words, "--adapter", "own.safetensors"]) == 130
+    assert main(["flare", way, "./mine", *words]) == 130
 
 
 def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, monkeypatch):
