@@ -35,7 +35,7 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory() -> int | None:
-    """The most bytes that this process had in memory at one time; ``None`` where Linux's ``/proc`` does not tell it.
+    """The most bytes that this process had in memory at one time; ``None`` where Linux's ``/proc`` does not say.
 
     Of the process as it was started, libraries included, and not of the processes that it started itself. Memory of
     a GPU is not in it.
@@ -44,5 +44,5 @@ def peak_memory() -> int | None:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    told = [line.split()[1:] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(told[0][0]) * 1024 if told else None
+    peaks = [line.split()[1:] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peaks[0][0]) * 1024 if peaks else None

@@ -89,7 +89,7 @@ def collect_after_import(*names: str) -> None:
 
     MONAI makes some half a million objects that live as long as the process. Looking through them again and again for
     garbage takes more than a third of its import (``benchmarks/imports.py``), and a part of every full collection
-    afterwards. Nothing is imported here, only when somebody asks for it. For processes of our own, not for a library's
+    afterwards. Nothing is imported here, only when it is asked for. For processes of our own, not for a library's
     caller.
 
     Args:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.registry import Registry
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
@@ -76,19 +77,19 @@ class Term(ABC):
         fraction: part of the rounds in which a ramp rises.
 
     Raises:
-        Refused: a negative weight, an unknown schedule; at ``STARTED``, a guide that nobody provides.
+        Refused: a negative weight, an unknown schedule; at ``STARTED``, a guide that is not there.
     """
 
     unlabelled = True
 
     def __init__(self, *, name: str, weight: float, schedule: str, fraction: float) -> None:
-        problems = Problems()
-        problems.unless(weight >= 0, f"terms#{name}#weight", weight, "a number >= 0")
-        problems.unless(0 <= fraction <= 1, f"terms#{name}#fraction", fraction, "a part in [0, 1]")
-        with problems.collected():
-            self._schedule = SCHEDULES.named(schedule, where=f"terms#{name}#schedule")
-        problems.refuse_if_any()
         self.name, self.weight, self.fraction = name, weight, fraction
+        require(
+            in_range(f"{self.where}#weight", weight, least=0),
+            in_range(f"{self.where}#fraction", fraction, "a part", least=0, most=1),
+            one_of(f"{self.where}#schedule", schedule, SCHEDULES),
+        )
+        self._schedule = SCHEDULES[schedule]
 
     @property
     def where(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import AgreedTerm, Term
 from samfed_monai.losses import AgreementSettings, StructureLoss, distillation_kl, weighted_pseudo_label_loss
@@ -35,9 +36,7 @@ class PseudoLabelTerm(AgreedTerm):
         labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
         loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
             entropy and soft Dice.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Example::
 
@@ -62,15 +61,11 @@ class PseudoLabelTerm(AgreedTerm):
     ) -> None:
         settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
         super().__init__(settings, by_image=False, name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, found, known in (("labels", labels, ("soft", "hard")), ("loss", loss, tuple(_LOSSES))):
-            if found not in known:
-                hint = did_you_mean(str(found), known) or "take one of them"
-                problems.add(f"{self.where}#{key}", found=repr(found), expected=f"one of {list(known)}", hint=hint)
+        at = f"{self.where}#labels"
+        require(one_of(at, labels, ["soft", "hard"]), one_of(f"{self.where}#loss", loss, _LOSSES))
         if labels == "soft" and loss == "dice_ce":
             hint = "set loss to structure, or labels to hard"
-            problems.add(f"{self.where}#labels", found="'soft'", expected="'hard' beside the loss dice_ce", hint=hint)
-        problems.refuse_if_any()
+            raise Refused([Problem(at, found="'soft'", expected="'hard' beside the loss dice_ce", hint=hint)])
         self.labels, self.loss = labels, _LOSSES[loss]
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
@@ -97,9 +92,7 @@ class SamDistillationTerm(AgreedTerm):
         least_agreement: see :class:`PseudoLabelTerm`; an image counts by the trust of that rule in it.
         adaptive: whether each image counts by its reliability ``g``.
         temperature: ``T``.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a temperature that is not positive.
@@ -127,9 +120,7 @@ class SamDistillationTerm(AgreedTerm):
     ) -> None:
         settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
         super().__init__(settings, by_image=adaptive, name=name, weight=weight, schedule=schedule, fraction=fraction)
-        if not temperature > 0:
-            where, expected = f"{self.where}#temperature", "a number > 0"
-            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
+        require(in_range(f"{self.where}#temperature", temperature, above=0))
         self.temperature = temperature
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
@@ -151,9 +142,7 @@ class GlobalDistillationTerm(Term):
         name: under which the value is logged.
         guide: guide that is distilled, the global network.
         temperature: ``T``.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a temperature that is not positive.
@@ -174,9 +163,7 @@ class GlobalDistillationTerm(Term):
         fraction: float = 0.4,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        if not temperature > 0:
-            where, expected = f"{self.where}#temperature", "a number > 0"
-            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
+        require(in_range(f"{self.where}#temperature", temperature, above=0))
         self.guide, self.temperature = guide, temperature
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.records import record
 from samfed_monai.methods.mixup import Mixture, NeighbourMixUp
 from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
@@ -73,10 +73,10 @@ class DistributionallyRobust(LearnedWeights):
     """
 
     def __init__(self, *, number: str = "local_mixup_all", step: float = 0.1, ascent: str = "mirror") -> None:
-        problems, known = Problems(), [each.value for each in Ascent]
-        problems.unless(isinstance(step, (int, float)) and step >= 0, "strategy#step", step, "a number >= 0")
-        problems.unless(ascent in known, "strategy#ascent", ascent, f"one of {known}")
-        problems.refuse_if_any()
+        require(
+            in_range("strategy#step", step, least=0),
+            one_of("strategy#ascent", ascent, Ascent),
+        )
         super().__init__(number=number, alike=False)
         self.step, self.ascent = float(step), ascent
 
@@ -98,9 +98,7 @@ class LocalMixUpTerm(NeighbourMixUp):
         guide: who gives the labels; ``weak`` is the student itself.
         tau: least confidence of a label.
         alpha: of the Beta distribution, > 0.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.data.records import different
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
@@ -118,7 +119,7 @@ class StyleExchange(FedAvg):
     statistic = StatisticKind.SPECTRUM
 
     def __init__(self, *, entries: int = 4, half: int = 1) -> None:
-        _require_window("strategy", entries, half)
+        require(whole("strategy#entries", entries, least=1), whole("strategy#half", half, least=0))
         super().__init__()
         side = 2 * half + 1
         self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
@@ -153,14 +154,6 @@ class StyleExchange(FedAvg):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.collected.load_state_dict(state)
-
-
-def _require_window(where: str, entries: int, half: int) -> None:
-    problems = Problems()
-    for name, number, least in (("entries", entries, 1), ("half", half, 0)):
-        if type(number) is not int or number < least:
-            problems.add(f"{where}#{name}", found=repr(number), expected=f"a whole number >= {least}")
-    problems.refuse_if_any()
 
 
 class SpectrumWindows(Statistic):
@@ -202,7 +195,7 @@ class SpectrumWindows(Statistic):
         seed: int = 0,
         site: str = "",
     ) -> None:
-        _require_window("statistics", entries, half)
+        require(whole("statistics#entries", entries, least=1), whole("statistics#half", half, least=0))
         self.data, self.transform, self.term = data, transform, term
         self.entries, self.half, self.seed, self.site = entries, half, seed, site
 
@@ -330,9 +323,7 @@ class EpisodicTerm(Term):
         gamma: factor of the contrast, >= 0.
         temperature: of the contrast, > 0.
         tau: least confidence of a label of the site's own images, in [0, 1].
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises, of either factor.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
         label_schedule: how the factor of the loss of the site's own images changes: they have labels that a student
             makes itself.
 
@@ -362,15 +353,15 @@ class EpisodicTerm(Term):
         label_schedule: str = "gaussian_ramp",
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, number in (("inner", inner), ("gamma", gamma)):
-            problems.unless(number >= 0, f"{self.where}#{key}", number, "a number >= 0")
-        for key, number in (("clip", clip), ("temperature", temperature)):
-            problems.unless(number > 0, f"{self.where}#{key}", number, "a number > 0")
-        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
-        with problems.collected():
-            self._label_schedule = SCHEDULES.named(label_schedule, where=f"{self.where}#label_schedule")
-        problems.refuse_if_any()
+        require(
+            in_range(f"{self.where}#inner", inner, least=0),
+            in_range(f"{self.where}#gamma", gamma, least=0),
+            in_range(f"{self.where}#clip", clip, above=0),
+            in_range(f"{self.where}#temperature", temperature, above=0),
+            in_range(f"{self.where}#tau", tau, least=0, most=1),
+            one_of(f"{self.where}#label_schedule", label_schedule, SCHEDULES),
+        )
+        self._label_schedule = SCHEDULES[label_schedule]
         self.inner, self.clip, self.gamma, self.temperature, self.tau = inner, clip, gamma, temperature, tau
         #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.
         self.windows: Tensor | None = None

@@ -48,9 +48,7 @@ class ConsistencyTerm(Term):
         name: under which the value is logged.
         guide: whose probabilities are the target.
         measure: a name in :data:`CONSISTENCY_MEASURES`.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Example::
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
@@ -51,9 +51,7 @@ class NeighbourMixUp(Term):
         guide: who gives the labels; ``weak`` is the student itself.
         tau: least confidence of ``y``.
         alpha: of the Beta distribution, > 0.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range.
@@ -63,10 +61,10 @@ class NeighbourMixUp(Term):
         self, *, name: str, guide: str, tau: float, alpha: float, weight: float, schedule: str, fraction: float
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
-        problems.unless(alpha > 0, f"{self.where}#alpha", alpha, "a number > 0")
-        problems.refuse_if_any()
+        require(
+            in_range(f"{self.where}#tau", tau, least=0, most=1),
+            in_range(f"{self.where}#alpha", alpha, above=0),
+        )
         self.guide, self.tau = guide, tau
         self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import append_line, as_file_name
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import Term
@@ -49,9 +50,7 @@ class LoadBalanceTerm(Term):
 
     Args:
         name: under which the value is logged; 1 is even use.
-        weight: factor of the term (docs/pfedsam.md; Switch Transformers: 0.01).
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: at ``STARTED``, a network without experts.
@@ -126,9 +125,9 @@ class MutualDistillationTerm(Term):
         fraction: float = 0.4,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        problems.unless(temperature > 0, f"{self.where}#temperature", temperature, "a number > 0")
-        problems.refuse_if_any()
+        require(
+            in_range(f"{self.where}#temperature", temperature, above=0),
+        )
         self.temperature = temperature
 
     def check(self, engine: Any) -> None:
@@ -178,8 +177,7 @@ class DecoupledStages(PartsInTurn):
 
     def __init__(self, *, share: float = 0.5, both: Sequence[str] = ()) -> None:
         problems = Problems()
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            problems.add(f"{self.where} -> share", found=repr(share), expected="a part in [0, 1]")
+        problems.extend(in_range(f"{self.where} -> share", share, "a part", least=0, most=1))
         check_patterns(both, f"{self.where} -> both", problems, example="sam.mask_decoder.*")
         problems.refuse_if_any()
         super().__init__(share)

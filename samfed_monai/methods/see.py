@@ -30,6 +30,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import as_file_name, make_folder, safe_load, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.training_state import own_random_state
+from samfed_monai.core.validators import in_range, one_of, whole
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
@@ -179,7 +180,7 @@ class PseudoLabelStore:
 class LoadPseudoLabeld(Transform, RandomizableTrait):
     """Adds an image's pseudo-label, where it is sure enough (:func:`is_kept`); elsewhere one half, which has no weight.
 
-    Stands between the reading and the weak view, so that both move together. It counts as random, so that no cache
+    Comes between the reading and the weak view, so that both move together. It counts as random, so that no cache
     keeps a pseudo-label of an earlier round.
 
     Args:
@@ -341,7 +342,7 @@ class RefinedLabelTerm(Term):
     :class:`PseudoLabelStore` keeps the better one of it and the one before. Images whose pseudo-label is too unsure
     have no say (:func:`is_kept`), and a round without any pseudo-label is one without the term.
 
-    The store of a round lies in ``folder``, readable for its owner alone, beside those of the two before, from which
+    The store of a round is in ``folder``, readable for its owner alone, beside those of the two before, from which
     this round and the last one would begin if they had to be repeated; a run that goes on goes on with them. Nothing of
     it leaves the site.
     In memory and on the disk it takes one byte a pixel and image. Each refinement costs SAM's encoder once an image.
@@ -362,9 +363,7 @@ class RefinedLabelTerm(Term):
         views: 1, 2, 4 or 8.
         every: rounds between two refinements, 1 or more.
         absolute, relative: of :func:`is_kept`.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, and when a site says before round 0 whether it can take part,
@@ -400,11 +399,11 @@ class RefinedLabelTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
-        problems.unless(split in ("labelled", "unlabelled"), f"{self.where}#split", split, "'labelled' or 'unlabelled'")
-        problems.unless(views in VIEWS, f"{self.where}#views", views, f"one of {sorted(VIEWS)}")
-        problems.unless(type(every) is int and every >= 1, f"{self.where}#every", every, "a whole number >= 1")
-        for key, number in (("absolute", absolute), ("relative", relative)):
-            problems.unless(0 < number <= 1, f"{self.where}#{key}", number, "a share in (0, 1]")
+        problems.extend(one_of(f"{self.where}#split", split, ["labelled", "unlabelled"]))
+        problems.extend(one_of(f"{self.where}#views", views, sorted(VIEWS)))
+        problems.extend(whole(f"{self.where}#every", every, least=1))
+        problems.extend(in_range(f"{self.where}#absolute", absolute, "a share", above=0, most=1))
+        problems.extend(in_range(f"{self.where}#relative", relative, "a share", above=0, most=1))
         with problems.collected():
             check_size(sam_size, f"{self.where}#sam_size")
         problems.refuse_if_any()
@@ -424,7 +423,7 @@ class RefinedLabelTerm(Term):
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
 
     def check(self, engine: Any) -> None:
-        """Looks for SAM, too; no path is told, since the text may leave the site."""
+        """Looks for SAM, too; no path is shown, since the text may leave the site."""
         super().check(engine)
         try:
             self._checkpoint()
@@ -460,8 +459,8 @@ class RefinedLabelTerm(Term):
         if number % self.every == 0:
             with eval_mode(engine.network):
                 taken = sum(self._refined(engine, records))
-            told = "%s, round %d: %d of %d images have a pseudo-label, %d of them a new one"
-            logger.info(told, self.site or "this site", number + 1, len(self.store), len(records), taken)
+            line = "%s, round %d: %d of %d images have a pseudo-label, %d of them a new one"
+            logger.info(line, self.site or "this site", number + 1, len(self.store), len(records), taken)
         self._labelled = len(self.store) / max(1, len(records))
         self._round = number
         self.store.save(self.folder / f"{number:04d}.safetensors")

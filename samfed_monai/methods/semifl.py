@@ -34,9 +34,7 @@ class MixUpTerm(NeighbourMixUp):
         guide: who gives the labels.
         tau: least confidence of ``y``.
         alpha: of the Beta distribution (0.75: SemiFL's code).
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range.

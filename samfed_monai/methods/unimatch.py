@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
@@ -29,9 +29,7 @@ class UniMatchTerm(Term):
         drop: chance with which a channel of the features is dropped.
         strong: weight of the two strong views' mean; the first is the stream's own.
         features: weight of the feature stream; 0 leaves it out.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached; at the first
@@ -60,13 +58,12 @@ class UniMatchTerm(Term):
         fraction: float = 0.4,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, value, most in (("tau", tau, 1), ("strong", strong, None), ("features", features, None)):
-            if not (value >= 0 and (most is None or value <= most)):
-                expected = "a number >= 0" if most is None else f"a number in [0, {most}]"
-                problems.add(f"{self.where}#{key}", found=repr(value), expected=expected)
-        problems.unless(0 <= drop < 1, f"{self.where}#drop", drop, "a chance in [0, 1)")
-        problems.refuse_if_any()
+        require(
+            in_range(f"{self.where}#tau", tau, least=0, most=1),
+            in_range(f"{self.where}#strong", strong, least=0),
+            in_range(f"{self.where}#features", features, least=0),
+            in_range(f"{self.where}#drop", drop, "a chance", least=0, below=1),
+        )
         self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
 
     @property

@@ -16,7 +16,7 @@ from monai.transforms import Resized
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
@@ -128,9 +128,7 @@ class GatedCrfTerm(Term):
         step: looks at every ``step``-th pixel of each row and column, which divides the time by its square (ours).
             ``radius`` counts pixels that are looked at, so that as many pairs count: at step 2 a window of 5 reaches 10
             pixels of the image; ``sigma_xy`` stays in pixels of the image.
-        weight: factor of the term (FedICRA: 0.1).
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a number out of range.
@@ -155,12 +153,12 @@ class GatedCrfTerm(Term):
         fraction: float = 0.4,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, number in (("radius", radius), ("step", step)):
-            problems.unless(number >= 1, f"{self.where}#{key}", number, "1 or more pixels")
-        for key, deviation in (("sigma_xy", sigma_xy), ("sigma_rgb", sigma_rgb)):
-            problems.unless(deviation > 0, f"{self.where}#{key}", deviation, "a number > 0")
-        problems.refuse_if_any()
+        require(
+            whole(f"{self.where}#radius", radius, "a number of pixels", least=1),
+            whole(f"{self.where}#step", step, "a number of pixels", least=1),
+            in_range(f"{self.where}#sigma_xy", sigma_xy, above=0),
+            in_range(f"{self.where}#sigma_rgb", sigma_rgb, above=0),
+        )
         self.radius, self.sigma_xy, self.sigma_rgb, self.step = radius, sigma_xy, sigma_rgb, step
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:

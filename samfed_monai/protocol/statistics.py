@@ -20,6 +20,7 @@ import torch
 
 from samfed_monai.core.errors import Problem, Problems, did_you_mean
 from samfed_monai.core.io import all_finite
+from samfed_monai.core.validators import in_range, whole
 from samfed_monai.protocol.message import STATISTICS, Message, MessageRefused
 
 if TYPE_CHECKING:
@@ -112,22 +113,17 @@ def read_rules(content: Any, where: str, problems: Problems) -> dict[StatisticKi
 def _rule(kind: StatisticKind, given: Mapping[str, Any], at: str, problems: Problems) -> StatisticRule:
     rule = StatisticRule(**{each.name: given.get(each.name, each.default) for each in fields(StatisticRule)})
     clip, noise, least = rule.clip, rule.noise_multiplier, rule.least_images
-    if clip is not None and not (_is_number(clip) and 0 < clip < math.inf):
-        problems.add(f"{at} -> clip", found=repr(clip), expected="a positive number, or null")
-    if not (_is_number(noise) and 0 <= noise < math.inf):
-        problems.add(f"{at} -> noise_multiplier", found=repr(noise), expected="a number >= 0")
+    problems.extend(in_range(f"{at} -> clip", clip, above=0, or_null=True))
+    problems.extend(whole(f"{at} -> least_images", least, least=1))
+    if wrong := in_range(f"{at} -> noise_multiplier", noise, least=0):
+        problems.extend(wrong)
     elif noise and clip is None:
         expected, hint = "a clip, which says how much noise that is", "set clip, or noise_multiplier to 0"
         problems.add(f"{at} -> noise_multiplier", found=f"{noise:g} without a clip", expected=expected, hint=hint)
     elif noise and kind is StatisticKind.PROTOTYPES:
         expected, hint = "0: they travel with counts of pixels, which noise would spoil", "set noise_multiplier to 0"
         problems.add(f"{at} -> noise_multiplier", found=f"{noise:g}", expected=expected, hint=hint)
-    problems.unless(type(least) is int and least >= 1, f"{at} -> least_images", least, "a whole number >= 1")
     return rule
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
 
 
 def limited(

@@ -86,5 +86,5 @@ def test_what_cannot_be_trained_in_turn_is_refused_before_any_work(personal, sha
 
 @pytest.mark.parametrize("share", [0.0, 1.0, "half", None])
 def test_a_share_that_is_none_is_refused(share):
-    with pytest.raises(Refused, match="expected a part between 0 and 1"):
+    with pytest.raises(Refused, match=r"expected a part in \(0, 1\)"):
         AlternatingParts(personal=HEAD, share=share)

@@ -351,7 +351,7 @@ def test_on_real_images_a_better_network_replaces_pseudo_labels_by_better_ones(s
 def test_arguments_out_of_range_are_refused_together():
     given = {"split": "all", "views": 3, "every": 0, "absolute": 0, "relative": 2, "sam_size": 500}
     told = {
-        "split: expected 'labelled' or 'unlabelled', found 'all'",
+        "split: expected one of ['labelled', 'unlabelled'], found 'all'",
         "views: expected one of [1, 2, 4, 8], found 3",
         "every: expected a whole number >= 1, found 0",
         "absolute: expected a share in (0, 1], found 0",

@@ -117,7 +117,7 @@ def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image()
 
 
 def test_numbers_out_of_range_are_refused_together() -> None:
-    pixels, positive = "expected 1 or more pixels, found 0", "expected a number > 0, found 0"
+    pixels, positive = "expected a number of pixels >= 1, found 0", "expected a number > 0, found 0"
     told = {"radius": pixels, "step": pixels, "sigma_xy": positive, "sigma_rgb": positive}
     with pytest.raises(Refused, match=r"(?s)" + r"\n.*".join(f"crf#{key}: {each}" for key, each in told.items()) + "$"):
         GatedCrfTerm(radius=0, step=0, sigma_xy=0, sigma_rgb=0)

@@ -61,7 +61,7 @@ def test_every_problem_of_the_rules_is_listed_at_once():
     assert len(error.value.problems) == 7
     for part in (
         "statistics -> spectra: expected one of spectrum, features, prototypes, graph, found an unknown kind; did you",
-        "spectrum -> clip: expected a positive number, or null, found 0",
+        "spectrum -> clip: expected a number > 0, or null, found 0",
         "spectrum -> noise: expected one of ['clip', 'noise_multiplier', 'least_images'], found an unknown key",
         "spectrum -> least_images: expected a whole number >= 1, found 0",
         "graph -> noise_multiplier: expected a clip, which says how much noise that is, found 1 without a clip",

@@ -349,7 +349,7 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
     message = str(refused.value)
     assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
     assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
-    assert "teacher -> epochs: expected an integer >= 1, found 0" in message
+    assert "teacher -> epochs: expected a whole number >= 1, found 0" in message
     assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
     assert "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'" in message
     assert "teacher -> bf16: expected true, false or 'auto', found 'yes'" in message
