@@ -95,8 +95,8 @@ class RunLog:
         try:
             yield self
         except BaseException as error:
-            expected = isinstance(error, _EXPECTED)
-            text = str(error) or type(error).__name__ if expected else "".join(traceback.format_exception(error)).rstrip()
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            text = str(error) or type(error).__name__ if isinstance(error, _EXPECTED) else trace
             self._add(logging.ERROR, text)
             raise
         finally:

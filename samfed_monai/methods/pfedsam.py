@@ -100,8 +100,7 @@ class MutualDistillationTerm(Term):
         name: under which the value is logged.
         temperature: ``T`` > 0.
         weight: ``b``.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a temperature that is not positive; at ``STARTED``, a network without paths or without experts.

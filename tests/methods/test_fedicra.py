@@ -278,7 +278,7 @@ def test_the_trees_features_are_those_of_the_labelled_batch_alone() -> None:
 
 def test_numbers_out_of_range_are_refused_together() -> None:
     with pytest.raises(
-        Refused, match=r"(?s)tree#sigma: expected a number > 0, found 0.*tree#step: expected a number of pixels >= 1, found 0"
+        Refused, match=r"(?s)tree#sigma: expected a number > 0, found 0.*tree#step: .* pixels >= 1, found 0"
     ):
         TreeEnergyTerm(network=Parts(), sigma=0, step=0)
 
