@@ -94,7 +94,7 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
         variant="hssf_compat",
         rounds=1,
         warm_start_steps=2,
-        client={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
+        train={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
         privacy={"least_images": 1},
     )
     results = job.run()
@@ -111,7 +111,7 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
         4,
         False,
     )
-    asked = replace(job.plan, client={**job.plan.client, "learning_rate": 0.5, "batch_size": 2})
+    asked = replace(job.plan, train={**job.plan.train, "learning_rate": 0.5, "batch_size": 2})
     warm = (
         JobRun(asked, job.places).warm_config(Participants.of(asked, job.places, listed), "hssf_resnet18")[0].parser()
     )
