@@ -80,7 +80,7 @@ class TeacherFit:
             (size)^2 a view in memory (0.5 MB at 512 px).
         transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
             ``None`` only reads, scales, normalises and pads. See :class:`ViewedImages`.
-        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere is float32 with a warning.
+        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere warns and is float32.
         examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
             adapted one, and nothing depends on it.
         trainer: makes MONAI's trainer once there is something to fit, with its loss, its handlers and what makes its
