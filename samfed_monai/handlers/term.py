@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_str
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.losses import AgreementSettings, hard_label, sure_agreement, trust_of_images
-from samfed_monai.losses.reliability import SiteAgreement
+from samfed_monai.losses.reliability import LEAST_AGREEMENT, SiteAgreement
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -62,6 +63,7 @@ def _progress(round: int, rounds: int, fraction: float) -> float:
     return 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
 
 
+@dataclass(kw_only=True, eq=False)
 class Term(ABC):
     """Adds ``weight * schedule(round, rounds) * value(guidance)`` to the loss before it is back-propagated.
 
@@ -82,14 +84,18 @@ class Term(ABC):
 
     unlabelled = True
 
-    def __init__(self, *, name: str, weight: float, schedule: str, fraction: float) -> None:
-        self.name, self.weight, self.fraction = name, weight, fraction
+    name: str
+    weight: float = 1.0
+    schedule: str = "constant"
+    fraction: float = 0.4
+
+    def __post_init__(self) -> None:
         require(
-            in_range(f"{self.where}#weight", weight, least=0),
-            in_range(f"{self.where}#fraction", fraction, "a part", least=0, most=1),
-            one_of(f"{self.where}#schedule", schedule, SCHEDULES),
+            in_range(f"{self.where}#weight", self.weight, least=0),
+            in_range(f"{self.where}#fraction", self.fraction, "a part", least=0, most=1),
+            one_of(f"{self.where}#schedule", self.schedule, SCHEDULES),
         )
-        self._schedule = SCHEDULES[schedule]
+        self._schedule = SCHEDULES[self.schedule]
 
     @property
     def where(self) -> str:
@@ -183,6 +189,7 @@ class SiteTrust:
         record(engine, "trust", trust.mean())
 
 
+@dataclass(kw_only=True, eq=False)
 class AgreedTerm(Term):
     """A term that asks how far teacher and student agree; terms of equal settings share the answer.
 
@@ -190,23 +197,29 @@ class AgreedTerm(Term):
     ``agreement`` (share of pixels with one label).
 
     Args:
-        settings: whom to compare, and by which rule.
-        by_image: whether the value depends on each image's reliability ``g``, which the guide ``ema`` has a part in.
+        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
+        student: guide that plays the student: its own ``weak`` view, or ``ema``.
+        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
+        tau: how sure the surer side must be where the two disagree.
+        delta: how much surer than the other it must be there.
+        least_agreement: for the rule ``trusted_average``, see :class:`samfed_monai.losses.AgreementSettings`.
         name, weight, schedule, fraction: see :class:`Term`.
     """
 
-    def __init__(
-        self,
-        settings: AgreementSettings,
-        *,
-        by_image: bool = True,
-        name: str,
-        weight: float,
-        schedule: str,
-        fraction: float,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        self.settings, self.by_image = settings, by_image
+    by_image = True
+    """Whether the value depends on each image's reliability ``g``, which the guide ``ema`` has a part in."""
+
+    teacher: str = "sam"
+    student: str = "weak"
+    rule: str = "teacher"
+    tau: float = 0.9
+    delta: float = 0.1
+    least_agreement: float = LEAST_AGREEMENT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        compared = (self.teacher, self.student, self.rule, self.tau, self.delta, self.least_agreement)
+        self.settings = AgreementSettings(*compared, where=self.where)
 
     @property
     def needs(self) -> tuple[str, ...]:

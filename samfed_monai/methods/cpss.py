@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
     return ((whole - centre) * scale + shift).to(features.dtype)
 
 
+@dataclass(kw_only=True, eq=False)
 class StyleSwapTerm(Term):
     """The loss of images whose features have swapped their patches' styles: those of the public set and of the site.
 
@@ -97,29 +99,23 @@ class StyleSwapTerm(Term):
         {"_target_": "samfed_monai.methods.cpss.StyleSwapTerm", "side": 2, "stride": 4, "weight": 1.0}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "style_swap",
-        guide: str = "weak",
-        tau: float = 0.9,
-        side: int = 2,
-        stride: int = 4,
-        labelled: bool = True,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-        label_schedule: str = "gaussian_ramp",
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "style_swap"
+    guide: str = "weak"
+    tau: float = 0.9
+    side: int = 2
+    stride: int = 4
+    labelled: bool = True
+    label_schedule: str = "gaussian_ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            in_range(f"{self.where}#tau", tau, least=0, most=1),
-            whole(f"{self.where}#side", side, least=1),
-            whole(f"{self.where}#stride", stride, least=1),
-            one_of(f"{self.where}#label_schedule", label_schedule, SCHEDULES),
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            whole(f"{self.where}#side", self.side, least=1),
+            whole(f"{self.where}#stride", self.stride, least=1),
+            one_of(f"{self.where}#label_schedule", self.label_schedule, SCHEDULES),
         )
-        self._label_schedule = SCHEDULES[label_schedule]
-        self.guide, self.tau, self.side, self.stride, self.labelled = guide, tau, side, stride, labelled
+        self._label_schedule = SCHEDULES[self.label_schedule]
 
     @property
     def needs(self) -> tuple[str, ...]:

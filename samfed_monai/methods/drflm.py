@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ class DistributionallyRobust(LearnedWeights):
         return None if self.step == 0 else ascended(weights, numbers, self.step, ascent=self.ascent)
 
 
+@dataclass(kw_only=True, eq=False)
 class LocalMixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``: mixup at the site (DRFLM, abstract).
 
@@ -108,20 +110,11 @@ class LocalMixUpTerm(NeighbourMixUp):
         {"_target_": "samfed_monai.methods.drflm.LocalMixUpTerm", "guide": "weak", "tau": 0.9, "alpha": 0.2}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "local_mixup",
-        guide: str = "weak",
-        tau: float = 0.9,
-        alpha: float = 0.2,
-        weight: float = 1.0,
-        schedule: str = "gaussian_ramp",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(
-            name=name, guide=guide, tau=tau, alpha=alpha, weight=weight, schedule=schedule, fraction=fraction
-        )
+    name: str = "local_mixup"
+    guide: str = "weak"
+    tau: float = 0.9
+    alpha: float = 0.2
+    schedule: str = "gaussian_ramp"
 
     def neighbours(self, sure: Tensor) -> Tensor:
         return sure.roll(1, 0)

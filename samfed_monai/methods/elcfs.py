@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -301,6 +302,7 @@ def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float = 0.05
     return (torch.logaddexp(similar, against) - similar)[pairs].mean()
 
 
+@dataclass(kw_only=True, eq=False)
 class EpisodicTerm(Term):
     """The loss after a look-ahead step, on the labelled batch in the styles of other sites, and the boundary contrast.
 
@@ -337,35 +339,29 @@ class EpisodicTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "episode",
-        inner: float = 1e-3,
-        clip: float = 100.0,
-        gamma: float = 0.1,
-        temperature: float = 0.05,
-        tau: float = 0.9,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-        label_schedule: str = "gaussian_ramp",
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    network: nn.Module
+    name: str = "episode"
+    inner: float = 1e-3
+    clip: float = 100.0
+    gamma: float = 0.1
+    temperature: float = 0.05
+    tau: float = 0.9
+    label_schedule: str = "gaussian_ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            in_range(f"{self.where}#inner", inner, least=0),
-            in_range(f"{self.where}#gamma", gamma, least=0),
-            in_range(f"{self.where}#clip", clip, above=0),
-            in_range(f"{self.where}#temperature", temperature, above=0),
-            in_range(f"{self.where}#tau", tau, least=0, most=1),
-            one_of(f"{self.where}#label_schedule", label_schedule, SCHEDULES),
+            in_range(f"{self.where}#inner", self.inner, least=0),
+            in_range(f"{self.where}#gamma", self.gamma, least=0),
+            in_range(f"{self.where}#clip", self.clip, above=0),
+            in_range(f"{self.where}#temperature", self.temperature, above=0),
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            one_of(f"{self.where}#label_schedule", self.label_schedule, SCHEDULES),
         )
-        self._label_schedule = SCHEDULES[label_schedule]
-        self.inner, self.clip, self.gamma, self.temperature, self.tau = inner, clip, gamma, temperature, tau
+        self._label_schedule = SCHEDULES[self.label_schedule]
         #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.
         self.windows: Tensor | None = None
-        self._features = LastFeatures(network)
+        self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)

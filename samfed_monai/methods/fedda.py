@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ _LEAST = 8  # pixels of a map's side that the discriminator needs: its three con
 _PLACES = 4  # along each side, at which MMD looks at a map
 
 
+@dataclass(kw_only=True, eq=False)
 class DomainAlignmentTerm(Term):
     """Makes the encoder's features of the site's images like those of another network (FedDA).
 
@@ -116,23 +118,18 @@ class DomainAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedda.DomainAlignmentTerm", "guide": "@guides#global", "weight": 0.01}
     """
 
-    def __init__(
-        self,
-        *,
-        guide: GlobalGuide,
-        name: str = "domain",
-        form: str = "adversarial",
-        rate: float = 1e-4,
-        weight: float = 0.01,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    guide: GlobalGuide
+    name: str = "domain"
+    form: str = "adversarial"
+    rate: float = 1e-4
+    weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            one_of(f"{self.where}#form", form, Form),
-            in_range(f"{self.where}#rate", rate, above=0),
+            one_of(f"{self.where}#form", self.form, Form),
+            in_range(f"{self.where}#rate", self.rate, above=0),
         )
-        self.guide, self.form, self.rate = guide, Form(form), rate
         self._discriminator: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
 
@@ -157,7 +154,7 @@ class DomainAlignmentTerm(Term):
         own = self._features(engine, image, engine.network)
         with torch.no_grad():
             target = self._features(engine, image, self.guide.network)
-        if self.form is Form.MMD:
+        if self.form == Form.MMD:
             return squared_mmd(_places(own), _places(target))
         if self._discriminator is None:
             self._discriminator = PatchDiscriminator(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -180,6 +180,7 @@ class HeadThenBody(PartsInTurn):
             super().__call__(engine)
 
 
+@dataclass(kw_only=True, eq=False)
 class TreeEnergyTerm(Term):
     """:func:`tree_energy` of the labelled batch: pixels without a label follow those of like colour and features.
 
@@ -203,23 +204,19 @@ class TreeEnergyTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "tree",
-        sigma: float = 0.02,
-        step: int = 1,
-        weight: float = 0.1,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    network: nn.Module
+    name: str = "tree"
+    sigma: float = 0.02
+    step: int = 1
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            in_range(f"{self.where}#sigma", sigma, above=0),
-            whole(f"{self.where}#step", step, "a number of pixels", least=1),
+            in_range(f"{self.where}#sigma", self.sigma, above=0),
+            whole(f"{self.where}#step", self.step, "a number of pixels", least=1),
         )
-        self.sigma, self.step, self._features = sigma, step, LastFeatures(network)
+        self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
@@ -278,6 +275,7 @@ def _codes_in(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith(CODES)]
 
 
+@dataclass(kw_only=True, eq=False)
 class SiteContrastTerm(Term):
     """FedICRA's site contrast: channels are chosen unlike those that another site would choose of the same images.
 
@@ -300,18 +298,14 @@ class SiteContrastTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "sites",
-        weight: float = 0.5,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        self.selection = selection_of(network, self.where)
-        self._features = LastFeatures(network, self.selection)
+    network: nn.Module
+    name: str = "sites"
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.selection = selection_of(self.network, self.where)
+        self._features = LastFeatures(self.network, self.selection)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)

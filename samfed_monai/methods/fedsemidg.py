@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,7 @@ def share_at(progress: float, *, start: float = 0.15, end: float = 0.3) -> float
     return start + (end - start) * progress
 
 
+@dataclass(kw_only=True, eq=False)
 class DualGuideTerm(Term):
     """Labels of two guides' mean, where both are sure by the measure of the labelled batch (FGASL's code, DR).
 
@@ -159,27 +161,21 @@ class DualGuideTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DualGuideTerm", "first": "global", "second": "ema"}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "dual_guide",
-        first: str = "global",
-        second: str = "ema",
-        start: float = 0.15,
-        end: float = 0.3,
-        memory: float = 0.9,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "dual_guide"
+    first: str = "global"
+    second: str = "ema"
+    start: float = 0.15
+    end: float = 0.3
+    memory: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         problems = Problems()
-        if not 0 < start <= end < 1:
-            found, expected = f"{start!r} to {end!r}", "two quantiles in (0, 1), ascending"
+        if not 0 < self.start <= self.end < 1:
+            found, expected = f"{self.start!r} to {self.end!r}", "two quantiles in (0, 1), ascending"
             problems.add(f"{self.where}#start", found=found, expected=expected)
-        problems.extend(in_range(f"{self.where}#memory", memory, least=0, below=1))
+        problems.extend(in_range(f"{self.where}#memory", self.memory, least=0, below=1))
         problems.refuse_if_any()
-        self.first, self.second, self.start, self.end, self.memory = first, second, start, end, memory
         self._threshold: Tensor | None = None
 
     @property
@@ -214,6 +210,7 @@ class DualGuideTerm(Term):
         return self._threshold
 
 
+@dataclass(kw_only=True, eq=False)
 class DropoutAlignmentTerm(Term):
     """``mean |f - f'|^2`` of the strong view's last features without and with channels dropped (FGASL, PIA).
 
@@ -235,20 +232,16 @@ class DropoutAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DropoutAlignmentTerm", "network": "@network", "weight": 0.3}
     """
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "alignment",
-        drop: float = 0.3,
-        weight: float = 0.3,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        require(in_range(f"{self.where}#drop", drop, "a chance", least=0, below=1))
-        require_encoder(network, self.where)
-        self.drop, self._features = drop, LastFeatures(network)
+    network: nn.Module
+    name: str = "alignment"
+    drop: float = 0.3
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(in_range(f"{self.where}#drop", self.drop, "a chance", least=0, below=1))
+        require_encoder(self.network, self.where)
+        self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)

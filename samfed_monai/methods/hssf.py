@@ -331,6 +331,7 @@ def gated_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: 
     return loss(logits[gate], label[gate]) * gate.to(logits.dtype).mean()
 
 
+@dataclass(kw_only=True, eq=False)
 class ConfidenceTerm(Term):
     """``4 L_conf`` on the labelled batch: HSSF's confidence branch against "argmax = label" (docs/method.md).
 
@@ -351,15 +352,8 @@ class ConfidenceTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "confidence",
-        weight: float = CONFIDENCE_WEIGHT,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "confidence"
+    weight: float = CONFIDENCE_WEIGHT
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``L_conf``."""
@@ -369,6 +363,7 @@ class ConfidenceTerm(Term):
         return confidence_loss(confidence, prediction, engine.state.output["label"])
 
 
+@dataclass(kw_only=True, eq=False)
 class LsslTerm(Term):
     """HSSF's semi-supervised loss on an unlabelled batch: both views against one label, and an MSE (docs/method.md).
 
@@ -402,31 +397,24 @@ class LsslTerm(Term):
         {"_target_": "samfed_monai.methods.hssf.LsslTerm", "loss": "@loss", "flip_below": 0.3, "least_mean": 0.75}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "lssl",
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        flip_below: float = 0.3,
-        least_mean: float = 0.75,
-        feature_dropout: float = 0.5,
-        cross_entropy: float = 1.0,
-        consistency: float = 1.0,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "lssl"
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    flip_below: float = 0.3
+    least_mean: float = 0.75
+    feature_dropout: float = 0.5
+    cross_entropy: float = 1.0
+    consistency: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            in_range(f"{self.where}#flip_below", flip_below, least=0, most=1),
-            in_range(f"{self.where}#least_mean", least_mean, least=0, most=1),
-            in_range(f"{self.where}#feature_dropout", feature_dropout, least=0, most=1),
-            in_range(f"{self.where}#cross_entropy", cross_entropy, least=0),
-            in_range(f"{self.where}#consistency", consistency, least=0),
+            in_range(f"{self.where}#flip_below", self.flip_below, least=0, most=1),
+            in_range(f"{self.where}#least_mean", self.least_mean, least=0, most=1),
+            in_range(f"{self.where}#feature_dropout", self.feature_dropout, least=0, most=1),
+            in_range(f"{self.where}#cross_entropy", self.cross_entropy, least=0),
+            in_range(f"{self.where}#consistency", self.consistency, least=0),
         )
-        self.loss = StructureLoss() if loss is None else loss
-        self.flip_below, self.least_mean = flip_below, least_mean
-        self.feature_dropout, self.cross_entropy, self.consistency = feature_dropout, cross_entropy, consistency
+        self._loss = self.loss or StructureLoss()
 
     def check(self, engine: Any) -> None:
         """Refuses, before any work, a network without confidence or feature dropout."""
@@ -460,7 +448,7 @@ class LsslTerm(Term):
 
     def _of_view(self, logits: Tensor, label: Tensor) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
-        return self.loss(logits, label) + self.cross_entropy * entropy
+        return self._loss(logits, label) + self.cross_entropy * entropy
 
 
 class NoiseViewd(RandomizableTransform, MapTransform):

@@ -40,6 +40,7 @@ class Mixture:
         return self.share * first + (1 - self.share) * second
 
 
+@dataclass(kw_only=True, eq=False)
 class NeighbourMixUp(Term):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'`` (Zhang et al., arXiv 1710.09412).
 
@@ -57,16 +58,19 @@ class NeighbourMixUp(Term):
         Refused: an argument out of range.
     """
 
-    def __init__(
-        self, *, name: str, guide: str, tau: float, alpha: float, weight: float, schedule: str, fraction: float
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str
+    guide: str
+    tau: float
+    alpha: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            in_range(f"{self.where}#tau", tau, least=0, most=1),
-            in_range(f"{self.where}#alpha", alpha, above=0),
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            in_range(f"{self.where}#alpha", self.alpha, above=0),
         )
-        self.guide, self.tau = guide, tau
-        self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+        alpha = torch.tensor(float(self.alpha))
+        self._beta = torch.distributions.Beta(alpha, alpha)
 
     @property
     def needs(self) -> tuple[str, ...]:

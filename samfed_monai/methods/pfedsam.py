@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def load_balance(share: Tensor, probability: Tensor) -> Tensor:
     return share.shape[-1] * (share.detach() * probability).sum(dim=-1).mean()
 
 
+@dataclass(kw_only=True, eq=False)
 class LoadBalanceTerm(Term):
     """``0.01 K sum_k f_k P_k``, mean over the layers (see ``samfed_monai.methods.pfedsam.load_balance``).
 
@@ -62,15 +64,8 @@ class LoadBalanceTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "load_balance",
-        weight: float = 0.01,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "load_balance"
+    weight: float = 0.01
 
     def check(self, engine: Any) -> None:
         """Refuses a network without experts."""
@@ -88,6 +83,7 @@ class LoadBalanceTerm(Term):
         return load_balance(routing.share, routing.probability)
 
 
+@dataclass(kw_only=True, eq=False)
 class MutualDistillationTerm(Term):
     """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/pfedsam.md).
 
@@ -114,20 +110,15 @@ class MutualDistillationTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "mutual_kd",
-        temperature: float = 2.0,
-        weight: float = 0.5,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "mutual_kd"
+    temperature: float = 2.0
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            in_range(f"{self.where}#temperature", temperature, above=0),
+            in_range(f"{self.where}#temperature", self.temperature, above=0),
         )
-        self.temperature = temperature
 
     def check(self, engine: Any) -> None:
         """Refuses a network whose two paths are one."""

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -332,6 +333,7 @@ def _sam(base: str, checkpoint: str, size: int) -> PromptFreeSam:
         return build_sam(base, checkpoint, size).requires_grad_(False)
 
 
+@dataclass(kw_only=True, eq=False)
 class RefinedLabelTerm(Term):
     """The loss against stored pseudo-labels that SAM refined, each pixel weighing one minus its entropy.
 
@@ -377,42 +379,34 @@ class RefinedLabelTerm(Term):
         }
     """
 
-    def __init__(
-        self,
-        *,
-        data: SiteImages,
-        transform: Callable[[Any], Any],
-        split: str = "labelled",
-        folder: str | Path = ".",
-        site: str = "",
-        name: str = "see",
-        base: str = "vit_t",
-        checkpoint: str | Path | None = None,
-        sam_size: int = 512,
-        views: int = 4,
-        every: int = 1,
-        absolute: float = 0.1,
-        relative: float = 0.5,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    data: SiteImages
+    transform: Callable[[Any], Any]
+    split: str = "labelled"
+    folder: str | Path = "."
+    site: str = ""
+    name: str = "see"
+    base: str = "vit_t"
+    checkpoint: str | Path | None = None
+    sam_size: int = 512
+    views: int = 4
+    every: int = 1
+    absolute: float = 0.1
+    relative: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         problems = Problems()
-        problems.extend(one_of(f"{self.where}#split", split, ["labelled", "unlabelled"]))
-        problems.extend(one_of(f"{self.where}#views", views, sorted(VIEWS)))
-        problems.extend(whole(f"{self.where}#every", every, least=1))
-        problems.extend(in_range(f"{self.where}#absolute", absolute, "a share", above=0, most=1))
-        problems.extend(in_range(f"{self.where}#relative", relative, "a share", above=0, most=1))
+        problems.extend(one_of(f"{self.where}#split", self.split, ["labelled", "unlabelled"]))
+        problems.extend(one_of(f"{self.where}#views", self.views, sorted(VIEWS)))
+        problems.extend(whole(f"{self.where}#every", self.every, least=1))
+        problems.extend(in_range(f"{self.where}#absolute", self.absolute, "a share", above=0, most=1))
+        problems.extend(in_range(f"{self.where}#relative", self.relative, "a share", above=0, most=1))
         with problems.collected():
-            check_size(sam_size, f"{self.where}#sam_size")
+            check_size(self.sam_size, f"{self.where}#sam_size")
         problems.refuse_if_any()
-        self.unlabelled = split == "unlabelled"
-        self.data, self.transform, self.split = data, transform, split
-        self.folder = Path(folder) / "pseudo_labels" / as_file_name(site or "site")
-        self.base, self.checkpoint, self.sam_size, self.views, self.every = base, checkpoint, sam_size, views, every
-        self.absolute, self.relative = absolute, relative
-        self.site, self.store = site, PseudoLabelStore()
+        self.unlabelled = self.split == "unlabelled"
+        self.stores = Path(self.folder) / "pseudo_labels" / as_file_name(self.site or "site")
+        self.store = PseudoLabelStore()
         self._round: int | None = None
         self._labelled = 0.0
 
@@ -463,7 +457,7 @@ class RefinedLabelTerm(Term):
             logger.info(line, self.site or "this site", number + 1, len(self.store), len(records), taken)
         self._labelled = len(self.store) / max(1, len(records))
         self._round = number
-        self.store.save(self.folder / f"{number:04d}.safetensors")
+        self.store.save(self.stores / f"{number:04d}.safetensors")
         before = [path for path in self._saved() if int(path.stem) < number]
         for path in before[:-2]:  # where this round began, and the one before it, should either have to be repeated
             path.unlink()
@@ -491,7 +485,7 @@ class RefinedLabelTerm(Term):
             return mean_of_views(image[None], lambda batch: engine.inferer(batch, engine.network), self.views)[0]
 
     def _saved(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.safetensors"))
+        return sorted(self.stores.glob("[0-9]*.safetensors"))
 
     def _go_to(self, number: int) -> None:
         """The store as it was after a round, or the newest before it; empty before the first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from samfed_monai.methods.heterogeneous import PublicMaskSharing
 
 
+@dataclass(kw_only=True, eq=False)
 class MixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``, as SemiFL has it (arXiv 2106.01432, section 3).
 
@@ -44,20 +46,10 @@ class MixUpTerm(NeighbourMixUp):
         {"_target_": "samfed_monai.methods.semifl.MixUpTerm", "guide": "global", "tau": 0.95}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "mixup",
-        guide: str = "global",
-        tau: float = 0.95,
-        alpha: float = 0.75,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(
-            name=name, guide=guide, tau=tau, alpha=alpha, weight=weight, schedule=schedule, fraction=fraction
-        )
+    name: str = "mixup"
+    guide: str = "global"
+    tau: float = 0.95
+    alpha: float = 0.75
 
     def neighbours(self, sure: Tensor) -> Tensor:
         return torch.ones_like(sure)

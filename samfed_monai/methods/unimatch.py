@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import feature_dropout, require_encoder
 
 
+@dataclass(kw_only=True, eq=False)
 class UniMatchTerm(Term):
     """``strong (L_s1 + L_s2) / 2 + features L_fp`` (Yang et al., arXiv 2208.09910, equation 5; both 0.5 there).
 
@@ -44,27 +46,21 @@ class UniMatchTerm(Term):
         }
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "unimatch",
-        tau: float = 0.95,
-        second: str = "image_strong2",
-        drop: float = 0.5,
-        strong: float = 0.5,
-        features: float = 0.5,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "unimatch"
+    tau: float = 0.95
+    second: str = "image_strong2"
+    drop: float = 0.5
+    strong: float = 0.5
+    features: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            in_range(f"{self.where}#tau", tau, least=0, most=1),
-            in_range(f"{self.where}#strong", strong, least=0),
-            in_range(f"{self.where}#features", features, least=0),
-            in_range(f"{self.where}#drop", drop, "a chance", least=0, below=1),
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            in_range(f"{self.where}#strong", self.strong, least=0),
+            in_range(f"{self.where}#features", self.features, least=0),
+            in_range(f"{self.where}#drop", self.drop, "a chance", least=0, below=1),
         )
-        self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
 
     @property
     def needs(self) -> tuple[str, ...]:

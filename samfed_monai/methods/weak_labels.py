@@ -7,6 +7,7 @@ energy and its aggregation are a method of its own (``fedicra``).
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -119,6 +120,7 @@ def _pairs(tensor: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
     )
 
 
+@dataclass(kw_only=True, eq=False)
 class GatedCrfTerm(Term):
     """:func:`gated_crf` of the labelled batch, on its own pixels: labels are not looked at.
 
@@ -140,26 +142,21 @@ class GatedCrfTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "crf",
-        radius: int = 5,
-        sigma_xy: float = 6.0,
-        sigma_rgb: float = 0.1,
-        step: int = 1,
-        weight: float = 0.1,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "crf"
+    radius: int = 5
+    sigma_xy: float = 6.0
+    sigma_rgb: float = 0.1
+    step: int = 1
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            whole(f"{self.where}#radius", radius, "a number of pixels", least=1),
-            whole(f"{self.where}#step", step, "a number of pixels", least=1),
-            in_range(f"{self.where}#sigma_xy", sigma_xy, above=0),
-            in_range(f"{self.where}#sigma_rgb", sigma_rgb, above=0),
+            whole(f"{self.where}#radius", self.radius, "a number of pixels", least=1),
+            whole(f"{self.where}#step", self.step, "a number of pixels", least=1),
+            in_range(f"{self.where}#sigma_xy", self.sigma_xy, above=0),
+            in_range(f"{self.where}#sigma_rgb", self.sigma_rgb, above=0),
         )
-        self.radius, self.sigma_xy, self.sigma_rgb, self.step = radius, sigma_xy, sigma_rgb, step
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The term; also records ``<name>_labelled``, the share of pixels that have a label."""

@@ -438,7 +438,7 @@ def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_
     assert len(term.store) == len(hashes) > 0
     assert all(image in term.store for image in hashes), "keyed by the images' own hashes"
     assert workflow.trainer.state.term_means["see_labelled"] == 1
-    folder = term.folder
+    folder = term.stores
     assert folder == tmp_path / "pseudo_labels" / "site-1"
     for number in (1, 2):
         term._round = None  # as in another process
@@ -532,7 +532,7 @@ def test_of_every_two_rounds_the_second_takes_nothing_and_goes_on_with_what_ther
         term._refine(engine)
         found.append(term.store.get(ONE).mean().item())
         assert term._labelled == 1.0
-        assert (term.folder / f"{number:04d}.safetensors").is_file()
+        assert (term.stores / f"{number:04d}.safetensors").is_file()
     assert asked == [0, 2]
     assert found == pytest.approx([0.6, 0.6, 0.8, 0.8])
 
