@@ -63,12 +63,12 @@ def local(folder: Path, options: argparse.Namespace) -> list[float]:
     from on_flare.site import Node
 
     from samfed_monai.federation import LocalTransport
-    from samfed_monai.federation.site import ClientAlgoExecutor
+    from samfed_monai.federation.site import ClientAlgoSite
 
     (folder / "stamps").mkdir(parents=True)
     os.environ[STAMPS] = str(folder / "stamps")
 
-    class Worker(ClientAlgoExecutor):
+    class Worker(ClientAlgoSite):
         def __init__(self, site: str) -> None:
             self.site, self.node = site, Node(site)
 

@@ -25,9 +25,9 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from samfed_monai.data import load_records, read_mask
-from samfed_monai.federation.privacy.noise import SeededNoise, noisy_masks
 from samfed_monai.losses.channels import dice_of_labels
 from samfed_monai.methods.heterogeneous import evenly_spaced
+from samfed_monai.privacy.noise import SeededNoise, noisy_masks
 
 SCALE = {"batch_size": 4, "warm_start_steps": 60, "limit": 12, "privacy#least_images": 1, "overlays": "false"}
 SAM_AT = {"image_size": 128, "network_def#size": 128}  # where SAM itself is what sites train

@@ -13,8 +13,8 @@ from samfed_monai.attacks.finding import Finding, Options, Shown, against_blank,
 from samfed_monai.attacks.target import Target
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation.privacy.network_check import reading_layers
-from samfed_monai.federation.privacy.noise import SeededNoise, noisy_update
+from samfed_monai.privacy.network_check import reading_layers
+from samfed_monai.privacy.noise import SeededNoise, noisy_update
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,12 +14,12 @@ from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.fingerprint import is_sam
-from samfed_monai.federation.job_run import JobRun, plan_problems
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
-from samfed_monai.federation.privacy import Privacy, unsent_rules
+from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
+from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
 
@@ -216,7 +216,7 @@ class FederatedJob:
 
         Args:
             transport: makes what carries messages from the plan in which every site is named, and with it the sites,
-                which make themselves ready from that plan (:class:`FederatedSite`). Of the list, only the public
+                which make themselves ready from that plan (:class:`Site`). Of the list, only the public
                 images are then read here. ``None`` runs all sites in this process.
 
         Returns:
@@ -226,4 +226,4 @@ class FederatedJob:
             Refused: bad input, here or at a site; no round was computed.
             Stopped: half-way, with the last complete round kept.
         """
-        return JobRun(self.plan, self.places).run(transport)
+        return Run(self.plan, self.places).run(transport)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.own_images import deviations
 from samfed_monai.config.parse import parsed
+from samfed_monai.config.targets import in_catalogue
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
 from samfed_monai.federation.fingerprint import sam_fingerprint
-from samfed_monai.federation.workflow import WorkflowConfig, client_config, in_catalogue, unfilled
+from samfed_monai.federation.workflow import WorkflowConfig, client_config, unfilled
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks import CLIENT_NETWORKS, named, starts_from

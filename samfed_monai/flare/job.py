@@ -20,9 +20,9 @@ from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.controller import quorum_of
 from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.site import read_plan
 from samfed_monai.flare.site_file import require_run_name
@@ -85,9 +85,9 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
-    from samfed_monai.federation.job_run import plan_problems
     from samfed_monai.federation.participants import Participants
-    from samfed_monai.federation.privacy import Privacy, statistics_notice, unsent_rules
+    from samfed_monai.federation.run import plan_problems
+    from samfed_monai.privacy import Privacy, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)

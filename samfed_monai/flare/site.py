@@ -14,19 +14,19 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, read_json, safe_load
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.flare.site_file import KEPT_RUNS, REMOVED, SiteFile
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol.message import MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.transport import Task
 
 if TYPE_CHECKING:
-    from samfed_monai.federation.site import FederatedSite
+    from samfed_monai.federation.site import Site
 
 logger = logging.getLogger(__name__)
 
 
-def federated_site(settings: dict[str, Any], files: SiteFile) -> FederatedSite:
+def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
     """What answers at this site.
 
     Args:
@@ -38,14 +38,14 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> FederatedSite:
             none; a bundle that is not here.
     """
     from samfed_monai.federation.participants import require_own_images  # MONAI: not before there is something to build
-    from samfed_monai.federation.site import FederatedSite
+    from samfed_monai.federation.site import Site
 
     plan = read_plan(settings["plan"])
     places = places_of(files, plan, Path(settings["run_folder"]))
     require_own_images(plan, places, settings["site"])
     allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
-    return FederatedSite(settings["site"], plan, places, floor=floor)
+    return Site(settings["site"], plan, places, floor=floor)
 
 
 def read_plan(path: str | Path) -> Plan:

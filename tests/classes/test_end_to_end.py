@@ -19,7 +19,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.sources.rendered import cut_nifti
 from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 from samfed_monai.federation.preparation import class_problems
-from samfed_monai.federation.site import FederatedSite
+from samfed_monai.federation.site import Site
 
 ORGANS = str(list(CLASSES))
 SMALL = (
@@ -130,10 +130,9 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
     listed = DataList.load(place / "list.json")
     other = DataList(listed.name, listed.public, listed.sites, classes=["liver", "spleen"])
     config = SimpleNamespace(optional=lambda name: list(CLASSES))
-    parts = SimpleNamespace(listed=lambda: other, participants=SimpleNamespace(config=config))
-    node = SimpleNamespace(site="mr", components=parts)
+    node = SimpleNamespace(site="mr", listed=lambda: other, participants=SimpleNamespace(config=config))
     with caplog.at_level(logging.ERROR):
-        (problem,) = FederatedSite._other_classes(node)
+        (problem,) = Site._other_classes(node)
     assert str(problem) == (
         "data list -> classes: expected ['kidney', 'spleen'], the classes of this run, found others, which this site's "
         "log names; make it again with `samfed prepare … --classes`: the same names in the same order at every site"

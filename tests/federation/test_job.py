@@ -211,7 +211,7 @@ def test_a_good_bundle_has_nothing_to_refuse_with_a_list_and_without(small):
 @needs("drflm")
 def test_a_rule_for_a_statistic_that_is_not_sent_is_noted_by_check_and_by_a_run(small, tmp_path, caplog, capsys):
     rule = {"least_images": 1, "statistics": {"spectrum": {"clip": 1.0}}}
-    note = "federate.json -> privacy -> statistics -> spectrum: expected none: drflm sends no statistics, found a rule"
+    note = "federate.json -> privacy#statistics#spectrum: expected none: drflm sends no statistics, found a rule"
     small.save(tmp_path / "list.json")
     run = job(tmp_path, tmp_path / "run", variant="drflm", privacy=rule, quorum=9)  # refused after the notes
     with caplog.at_level(logging.WARNING), pytest.raises(Refused, match="quorum"):

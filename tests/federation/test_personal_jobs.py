@@ -18,13 +18,13 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.core.model_file import network_overrides
 from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Start
-from samfed_monai.federation.privacy import read_audit
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, client_network, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
+from samfed_monai.privacy import read_audit
 from samfed_monai.protocol import Task, to_bytes
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
@@ -74,7 +74,7 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     assert stored
     assert not KEYS & stored.keys()
     assert homes.transport.asked.count(("prepare", "site-2")) == 1
-    trained, idle = (homes.nodes[site]._client().client for site in ("site-1", "site-2"))
+    trained, idle = (homes.nodes[site].client for site in ("site-1", "site-2"))
     assert idle.parts.personal().keys() == KEYS, "a hospital that takes no part has the warm start's"
     assert not torch.equal(idle.parts.personal()["final_conv.weight"], trained.parts.personal()["final_conv.weight"])
     assert results["unseen"]["site-2"]["test"]["n"] == 2
@@ -262,7 +262,7 @@ def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp
     def otherwise(plan: Any) -> Any:
         transport = homes(plan)
         node = homes.nodes["site-2"]
-        node.components.sam_fingerprint = lambda: {"base_sam": "0" * 64}
+        node.sam_fingerprint = lambda: {"base_sam": "0" * 64}
         return transport
 
     with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):

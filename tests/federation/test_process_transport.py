@@ -20,7 +20,7 @@ from samfed_monai.bundle import images
 from samfed_monai.core.errors import Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.federation import FederatedSite, LocalTransport, ProcessTransport, Progress
+from samfed_monai.federation import LocalTransport, ProcessTransport, Progress, Site
 from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places
@@ -53,7 +53,7 @@ def running(small_federation, tmp_path_factory):
     made = job(small_federation, tmp_path_factory.mktemp("running") / "run", train=STEPS)
     participants = Participants.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
     plan = participants.settled(made.plan)
-    network = FederatedSite("site-1", plan, made.places).components.client().trainer.network
+    network = Site("site-1", plan, made.places).make_client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -134,7 +134,7 @@ def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_f
 def test_answers_are_those_of_one_process_and_are_taken_in_by_name(running):
     plan, places, processes, weights = running
     order, came = [], []
-    local = LocalTransport({site: FederatedSite(site, plan, places) for site in plan.sites}, progress=QUIET)
+    local = LocalTransport({site: Site(site, plan, places) for site in plan.sites}, progress=QUIET)
     assert processes.sites == local.sites == ("site-1", "site-2")
     for transport in (local, processes):
         transport.take_traffic()
@@ -163,7 +163,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
     transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
     whole = transport.save_state(folders[".001.tmp"])
     assert len(whole) == 2
-    victim = transport._workers[1].child
+    victim = transport._processes[1].child
     os.kill(victim.pid, signal.SIGSTOP)
     with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {victim.pid}"]):
         replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
@@ -182,7 +182,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
 
 def test_a_deadline_ends_what_is_still_at_work(running):
     _, _, transport, weights = running
-    os.kill(transport._workers[0].child.pid, signal.SIGSTOP)
+    os.kill(transport._processes[0].child.pid, signal.SIGSTOP)
     replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=10.0)
     assert replies["site-1"] == Failure("site-1", "no answer: the deadline of 10 s had passed")
     assert isinstance(replies["site-2"], Message)
@@ -223,15 +223,15 @@ def playing(small_federation, tmp_path):
 
 
 def test_a_deadline_ends_a_process_that_is_being_started_again(playing):
-    playing._workers[0].child = _OwnChild()
-    playing._workers[0]._before["site-1"] = [(Task.PREPARE, Message(Kind.METRICS, "site-1", 0, 2))]
+    playing._processes[0].child = _OwnChild()
+    playing._processes[0]._before["site-1"] = [(Task.PREPARE, Message(Kind.METRICS, "site-1", 0, 2))]
     asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
     replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
     assert replies == {"site-1": Failure("site-1", "no answer: the deadline of 0.1 s had passed")}
 
 
 def test_a_site_is_not_asked_once_the_deadline_has_passed_while_its_process_was_started(playing):
-    playing._workers[0].child = _OwnChild()
+    playing._processes[0].child = _OwnChild()
     asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
     replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
     assert replies == {"site-1": Failure("site-1", "not started: the deadline of 0.1 s had passed")}
@@ -239,7 +239,7 @@ def test_a_site_is_not_asked_once_the_deadline_has_passed_while_its_process_was_
 
 @pytest.mark.parametrize("what", ["save_state", "load_state"])
 def test_fault_50_a_process_that_dies_over_a_states_file_stops_the_run_with_its_rounds(playing, tmp_path, what):
-    playing._workers[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    playing._processes[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
     child.alive = True
     (tmp_path / "clients").mkdir()
     (tmp_path / "clients" / "site-1.safetensors").touch()
@@ -249,14 +249,14 @@ def test_fault_50_a_process_that_dies_over_a_states_file_stops_the_run_with_its_
 
 
 def test_a_process_that_dies_when_all_is_done_is_a_line_in_the_log(playing, caplog):
-    playing._workers[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    playing._processes[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
     child.alive = True
     playing.finalize()
     assert "site-1: the process that trains was ended by SIGKILL" in caplog.text
 
 
 def test_fault_52_a_round_that_was_set_aside_is_not_gone_on_from(playing, tmp_path):
-    worker = playing._workers[0]
+    worker = playing._processes[0]
     worker.rounds = tmp_path
     assert worker._stored_state("site-1", None) is None
     states = {name: tmp_path / name / "clients" / "site-1.safetensors" for name in ("999", "1000", "1001.torn")}

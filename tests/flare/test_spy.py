@@ -10,11 +10,11 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import export_job, planned
 from samfed_monai.flare.local import simulate
-from tests.federation.privacy.spy import leaks, server_files
-from tests.federation.privacy.test_spy import SITES, hospital, needles
 from tests.flare.spy_controller import FOLDER
 from tests.flare.test_equality import SMALL_NETWORK
 from tests.flare.toys import REPO
+from tests.privacy.spy import leaks, server_files
+from tests.privacy.test_spy import SITES, hospital, needles
 
 pytestmark = pytest.mark.slow
 __all__ = ["hospital"]

@@ -17,7 +17,6 @@ from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation.privacy import read_audit
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.elcfs import (
@@ -32,6 +31,7 @@ from samfed_monai.methods.elcfs import (
     spectrum_windows,
 )
 from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy import read_audit
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from samfed_monai.reports import Report

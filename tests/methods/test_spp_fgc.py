@@ -16,16 +16,16 @@ from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
-from samfed_monai.federation.privacy import (
+from samfed_monai.federation.run_models import RunModels
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
+from samfed_monai.privacy import (
     Privacy,
     privacy_account,
     read_audit,
     require_possible,
     statistics_notice,
 )
-from samfed_monai.federation.run_models import RunModels
-from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
 from tests.federation.test_job import CLIENT, job
