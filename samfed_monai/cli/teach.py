@@ -71,7 +71,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
-    from samfed_monai.cli.run_bundle import run_workflow
+    from samfed_monai.config.run_bundle import run_workflow
 
     overrides = overrides_of(arguments.extra)
     given = {knob: getattr(arguments, knob) for knob in _KNOBS}

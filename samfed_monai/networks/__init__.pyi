@@ -3,7 +3,6 @@
 from .autocast import AutocastInferer, bf16_gains
 from .catalogue import CLIENT_NETWORKS, client_network
 from .key_patterns import KeyPatterns, KeySplit, network_split, split_keys
-from .onnx_network import OnnxNetwork
 from .sam.build import SAM_BUILDERS, build_sam
 from .sam.lora import apply_lora
 from .sam.network import SamNetwork, SamPath, sam_outputs
@@ -18,7 +17,6 @@ __all__ = [
     "AutocastInferer",
     "KeyPatterns",
     "KeySplit",
-    "OnnxNetwork",
     "SamNetwork",
     "SamPath",
     "Teacher",

@@ -20,7 +20,7 @@ from PIL import Image  # noqa: E402
 from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, generate_uid  # noqa: E402
 
-from samfed_monai.cli.dicom_seg import refusals_of, segmentation_of, series_of  # noqa: E402
+from samfed_monai.inference.dicom_seg import refusals_of, segmentation_of, series_of  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 SHIPPED = [
@@ -337,6 +337,6 @@ class TestInfer:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         photograph(tmp_path / "mole.dcm")
-        monkeypatch.setattr("samfed_monai.cli.dicom_seg.installed", lambda: False)
+        monkeypatch.setattr("samfed_monai.inference.dicom_seg.installed", lambda: False)
         assert infer("mole.dcm") == 2
         assert "found no highdicom; pip install 'samfed-monai[dicom]'" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -16,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.cli.export import _named
+from samfed_monai.cli.export import model_of
 from samfed_monai.cli.main import main
 from samfed_monai.config import bundle_of_command
 from samfed_monai.core.io import save_tensors
-from samfed_monai.networks import client_network, export
-from samfed_monai.networks.export import Measured, exported_metadata, table_of
+from samfed_monai.inference import export
+from samfed_monai.inference.export import Measured, exported_metadata, table_of
+from samfed_monai.networks import client_network
 from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import CLIENT, job
 
@@ -162,8 +162,7 @@ def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, mo
         (tmp_path / "run" / "results.json").write_text(json.dumps(results))
         if folder == "mine":
             assert main(["init", "samfed_skin", "mine"]) == 0
-        named = argparse.Namespace(model="run", bundle=None)
-        assert _named(named)[1].name == folder
+        assert model_of("run", None).bundle.name == folder
 
 
 @pytest.fixture(scope="module")

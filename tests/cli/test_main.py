@@ -18,11 +18,11 @@ import pytest
 
 from samfed_monai import __version__
 from samfed_monai.cli import main as cli
-from samfed_monai.cli import run_bundle, run_many
+from samfed_monai.cli import run_many
 from samfed_monai.cli.evaluate import lines_of
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.cli.main import build_parser, main
-from samfed_monai.config import find_bundle, packaged_bundles
+from samfed_monai.config import find_bundle, packaged_bundles, run_bundle
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.model_file import read_header, settings_of
 from samfed_monai.core.own_process import print_safely

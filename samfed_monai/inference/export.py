@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json, write_text
+from samfed_monai.inference.onnx_network import CLASSES, OnnxNetwork
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
-from samfed_monai.networks.onnx_network import CLASSES, OnnxNetwork
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What ONNX needs beside torch: the extra ``export``."""
