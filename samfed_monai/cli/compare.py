@@ -21,8 +21,8 @@ from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, did_y
 from samfed_monai.core.io import read_json
 
 if TYPE_CHECKING:
-    from samfed_monai.cli.run_many import Run
     from samfed_monai.data import DataList
+    from samfed_monai.federation.run_many import Run
 
 logger = logging.getLogger(__name__)
 
@@ -207,10 +207,10 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks all rows first, runs what is missing, and writes the table."""
-    from samfed_monai.cli.run_many import Run, run_all
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.data import DataList
     from samfed_monai.federation.preparation import check_data
+    from samfed_monai.federation.run_many import Run, run_all
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 

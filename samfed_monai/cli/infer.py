@@ -98,7 +98,6 @@ def run(arguments: argparse.Namespace) -> int:
         runtime=arguments.runtime,
         overrides=overrides,
     )
-    predictor.model.require_run(arguments.site)
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
         expected, hint = f"cpu, on which {predictor.model.path.name} is run", "leave it out"
         raise Refused([Problem("--device", found=arguments.device, expected=expected, hint=hint)])

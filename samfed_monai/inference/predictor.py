@@ -101,6 +101,7 @@ class Predictor:
     ) -> None:
         self.model, self.site, self.views, self.runtime = TrainedModel(bundle, model), site, views, runtime
         self.overrides = dict(overrides or {})
+        self.model.require_run(site)
         problems, kind = Problems(), self.model.kind
         for name in self.overrides:
             if name.startswith(TEACHER) and kind is not Kind.ADAPTER:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.cli import run_many
 from samfed_monai.cli.compare import NamedRow, all_rows, portable, read_rows, words_of
 from samfed_monai.cli.main import main
 from samfed_monai.config.check import check_bundle
@@ -16,6 +15,7 @@ from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item, Site
+from samfed_monai.federation import run_many
 from samfed_monai.federation.job import JobCheck, check_job
 from tests.reports.runs import write_run
 

@@ -37,7 +37,7 @@ from samfed_monai.federation.privacy.settings import (
     withheld_reason,
 )
 from samfed_monai.handlers import EndlessSampler
-from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
+from samfed_monai.networks import SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
@@ -376,7 +376,7 @@ class Declared(ToyNet):
     """A network that says itself what of it is shared; its batch norm is frozen."""
 
     def key_split(self) -> KeySplit:
-        return split_keys(self.state_dict(), KeyPatterns(shared=("0.*",), personal=("3.*",)))
+        return split_keys(self.state_dict(), shared=("0.*",), personal=("3.*",))
 
 
 def test_fault_56_a_network_s_own_declaration_is_kept():
