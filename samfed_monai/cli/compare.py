@@ -316,7 +316,7 @@ def _problems(
         for variant, problems in plain.items()
     }
     by_none = set.intersection(*options.values()) if options else set()
-    partly = {row.name: unread for row in rows if (unread := options[row.variant] - by_none)}
+    partly = {row.name: some for row in rows if (some := options[row.variant] - by_none)}
     found = [
         problem
         for problems in plain.values()

@@ -675,11 +675,11 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
 
 def _has_teacher(parts: Mapping[str, BundleConfig]) -> bool:
     """Whether a run has a teacher, if only for its trunk, which networks start from."""
-    from samfed_monai.networks.weights import TEACHER, takes_teacher
-
     content = parts["client"].content if "client" in parts else {}
     if content.get("teacher_adapt") != "off":
         return True
+    from samfed_monai.networks.weights import TEACHER, takes_teacher
+
     names = [part.content.get(name) for part in parts.values() for name in ("network_name", "server_network")]
     names += content.get("mixed_networks") or ()
     return content.get("encoder_weights") == TEACHER and any(takes_teacher(str(name)) for name in names)

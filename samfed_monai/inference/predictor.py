@@ -161,7 +161,7 @@ class Predictor:
         if self.model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
             weights, asked = self.model.weights(self.site), self._asked("views")
             ids = trained_as(weights, self.model.bundle, "inference", asked)
-            run_workflow(self.model.bundle, "inference", {**ids, "model": str(weights), **given}, asked=asked)
+            run_workflow(self.model.bundle, "inference", {"model": str(weights), **given, **ids}, asked=asked)
             return
         ready = self._ready(images, given)
         writer = MaskWriter(
@@ -242,7 +242,7 @@ class Predictor:
 
     def _student(self, given: Mapping[str, Any]) -> tuple[nn.Module, WorkflowConfig, torch.device]:
         weights, asked = self.model.weights(self.site), self._asked("views")
-        ids = trained_as(weights, self.model.bundle, "inference", asked) | {"model": str(weights), **given}
+        ids = {"model": str(weights), **given, **trained_as(weights, self.model.bundle, "inference", asked)}
         reads = NETWORK_READ | {"network_def"}
         config = checked_config(self.model.bundle, "inference", ids, asked=asked, reads=reads)
         device = best_device()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.cli.compare import NamedRow, all_rows, portable, read_rows, words_of
+from samfed_monai.cli.compare import NamedRow, _problems, _without, all_rows, portable, read_rows, words_of
 from samfed_monai.cli.main import main
+from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -271,3 +272,15 @@ def test_a_file_of_rows_that_is_not_there_is_refused(tmp_path):
 
     with pytest.raises(Refused, match=r"none\.json"):
         read_rows(tmp_path / "none.json")
+
+
+def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():
+    rows = [NamedRow(name, name) for name in ("samfed", "no_sam")]
+    weight = "client#terms#sam_kd#weight"
+    problems, unread = _problems(find_bundle("samfed_skin"), rows, {weight: 0.5})
+    assert unread == {"no_sam": {weight}}
+    assert not [problem for problem in problems if weight in problem.where]
+    assert _without({weight: 0.5, "seed": 1}, unread["no_sam"]) == {"seed": 1}
+    problems, unread = _problems(find_bundle("samfed_skin"), rows[1:], {weight: 0.5})
+    assert [problem.where for problem in problems if weight in problem.where] == [f"command line -> {weight}"]
+    assert unread == {}
