@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset, set_track_meta
 from monai.engines import SupervisedEvaluator
 from numpy.typing import NDArray
@@ -36,7 +36,6 @@ from samfed_monai.teacher.inference import TeacherNetwork
 if TYPE_CHECKING:
     from samfed_monai.federation.teacher import TeacherStage
     from samfed_monai.federation.workflow import WorkflowConfig
-    from samfed_monai.networks import Teacher
 
 TEACHER = "teacher#"
 """Before an id of ``teacher.json``."""
@@ -100,7 +99,7 @@ class Predictor:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.site, self.views, self.runtime = TrainedModel(bundle, model), site, views, runtime
-        self.overrides = dict(overrides or {})
+        self.overrides, self._network = dict(overrides or {}), None  # built at first use
         self.model.require_run(site)
         problems, kind = Problems(), self.model.kind
         for name in self.overrides:
@@ -128,15 +127,13 @@ class Predictor:
         with tempfile.TemporaryDirectory(prefix="samfed-") as folder:
             ready = self._ready(_sources(images, Path(folder)))
             found: list[Prediction] = []
+
+            def keep(engine: Engine) -> None:
+                batch, output = engine.state.batch, engine.state.output
+                found.extend(predictions(batch, output, threshold=ready.threshold, classes=self.classes))
+
             evaluator = self._evaluator(ready, [])
-            evaluator.add_event_handler(
-                Events.ITERATION_COMPLETED,
-                lambda engine: found.extend(
-                    predictions(
-                        engine.state.batch, engine.state.output, threshold=ready.threshold, classes=self.classes
-                    )
-                ),
-            )
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, keep)
             evaluator.run()
         return found
 
@@ -219,6 +216,11 @@ class Predictor:
         result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", given | ids, asked=asked)[-1]
         return result
 
+    def _once(self, build: Callable[[], Any]) -> Any:
+        """The network, built at the first call."""
+        self._network = build() if self._network is None else self._network
+        return self._network
+
     def _asked(self, views: str) -> dict[str, Any]:
         return self.overrides | ({} if self.views is None else {views: self.views})
 
@@ -246,7 +248,7 @@ class Predictor:
         reads = NETWORK_READ | {"network_def"}
         config = checked_config(self.model.bundle, "inference", ids, asked=asked, reads=reads)
         device = best_device()
-        return filled_network(config, weights).to(device), config, device
+        return self._once(lambda: filled_network(config, weights).to(device)), config, device
 
     def _exported(self, given: Mapping[str, Any]) -> tuple[nn.Module, WorkflowConfig, torch.device]:
         file, problems = self.model.path, Problems()
@@ -255,7 +257,7 @@ class Predictor:
                 hint = "leave it out, or name the weights that were exported"
                 problems.add(f"--{name}", found=str(value), expected=f"nothing: {file.name} has settled it", hint=hint)
         problems.refuse_if_any()
-        network = OnnxNetwork(file, self.runtime or "onnxruntime")
+        network = self._once(lambda: OnnxNetwork(file, self.runtime or "onnxruntime"))
         height, width = network.size
         if height != width or self.overrides.get("image_size", height) != height:
             found = f"{width} x {height} pixels"
@@ -277,38 +279,40 @@ class Predictor:
     def _teacher_ready(self, given: Mapping[str, Any]) -> _Ready:
         given = dict(given)
         skip = given.pop("dataset#data#skip_unreadable", False)
-        config, _, teacher = self._teacher("inference", given)
+        config, stage = self._teacher("inference", given)
+        network = self._once(lambda: TeacherNetwork(stage.fitted(self.model.path)))
         return _Ready(
-            TeacherNetwork(teacher),
+            network,
             lambda: DataLoader(
                 Dataset(image_folder(given["dataset_dir"], skip_unreadable=skip), _at_native_size), batch_size=1
             ),
             config.value("threshold"),
-            {"model_sha256": teacher.sha256, "image_size": teacher.size},
+            {"model_sha256": network.teacher.sha256, "image_size": network.teacher.size},
             best_device(),
         )
 
-    def _teacher(self, workflow: str, given: Mapping[str, Any]) -> tuple[WorkflowConfig, TeacherStage, Teacher]:
-        """The bundle's workflow, and the teacher as its ``teacher.json`` uses the adapter."""
+    def _teacher(self, workflow: str, given: Mapping[str, Any]) -> tuple[WorkflowConfig, TeacherStage]:
+        """The bundle's workflow, and how its ``teacher.json`` uses the adapter."""
         from samfed_monai.config.check import check_bundle
         from samfed_monai.federation.teacher import TeacherStage
         from samfed_monai.networks.sam import adapter
 
         bundle, path = self.model.bundle, self.model.path
-        of_teacher, own = {} if self.views is None else {"views": self.views}, {}
+        of_teacher, own = dict[str, Any](), dict[str, Any]()
         for name, value in self.overrides.items():
             (of_teacher if name.startswith(TEACHER) else own)[name.removeprefix(TEACHER)] = value
+        of_teacher |= {} if self.views is None else {"views": self.views}
         problems = check_bundle(bundle, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER)
         ids = {"model": str(path), **given, **own}
         reads = TEACHER_READ[workflow]
         config = checked_config(bundle, workflow, ids, asked=own, reads=reads, problems=problems)
         header = adapter.read_header(path)
         named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
-        stage = TeacherStage(bundle, named, bundle)  # nothing is fitted: no cache is written
-        return config, stage, stage.fitted(path)
+        return config, TeacherStage(bundle, named, bundle)  # nothing is fitted: no cache is written
 
     def _score_teacher(self, given: dict[str, Any]) -> dict[str, Any]:
-        config, stage, teacher = self._teacher("evaluate", given)
+        config, stage = self._teacher("evaluate", given)
+        teacher = stage.fitted(self.model.path)
         scores, preprocessing = config.values("validate#scores", "validate#preprocessing")
 
         def read(record: Mapping[str, Any]) -> dict[str, Any]:
