@@ -65,10 +65,10 @@ class NamedRow:
 
     def about(self, place: int) -> dict[str, Any]:
         """What a run's ``compare.json`` says of its row, for reports."""
-        told = {name: getattr(self, name) for name in ("title", "note", "setting", "sweep")}
+        texts = {name: getattr(self, name) for name in ("title", "note", "setting", "sweep")}
         made = {"row": self.name, "variant": self.variant, "place": place, "overrides": dict(self.overrides)}
-        told["as"] = self.role
-        return {**made, **{name: text for name, text in told.items() if text}}
+        texts["as"] = self.role
+        return {**made, **{name: text for name, text in texts.items() if text}}
 
 
 def read_rows(path: str | Path) -> list[NamedRow]:
@@ -122,7 +122,7 @@ def read_rows(path: str | Path) -> list[NamedRow]:
 
 
 def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Problems) -> list[NamedRow]:
-    """Rows of ``--variants`` and of the files together; a name that stands for two things is a problem.
+    """Rows of ``--variants`` and of the files together; a name with two meanings is a problem.
 
     Args:
         variants: names of variants, which are rows without overrides.
@@ -147,7 +147,7 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
 
 
 def _same_run(row: NamedRow, other: NamedRow) -> bool:
-    """Whether two rows are one run told twice, for instance the default row in the files of two sweeps."""
+    """Whether two rows are one run given twice, for instance the default row in the files of two sweeps."""
     mine, others = ((r.variant, r.overrides, r.setting, r.role) for r in (row, other))
     return mine == others
 
@@ -326,9 +326,9 @@ def _problems(
     for row in rows:
         if row.overrides:
             own = check_bundle(root, "federate", overrides={**overrides, "variant": row.variant, **row.overrides})
-            told = set(plain[row.variant])
+            known = set(plain[row.variant])
             found += [
-                replace(problem, where=f"row {row.name}: {problem.where}") for problem in own if problem not in told
+                replace(problem, where=f"row {row.name}: {problem.where}") for problem in own if problem not in known
             ]
     return list(dict.fromkeys(found)), partly
 
@@ -341,16 +341,16 @@ def _require_possible(
 
     rows, found = {run.about["row"]: run for run in runs}, dict[Problem, list[str]]()
     for row, run in rows.items():
-        heeded = _without(overrides, unread.get(row, ()))
-        own = {**heeded, "variant": run.variant, "output_dir": str(run.folder), **run.about["overrides"]}
+        read = _without(overrides, unread.get(row, ()))
+        own = {**read, "variant": run.variant, "output_dir": str(run.folder), **run.about["overrides"]}
         for problem in check_job(run.bundle, own, datalist, build=False).problems:
             found.setdefault(problem, []).append(row)
-    told = [
+    problems = [
         problem if len(names) == len(rows) else replace(problem, where=f"row {', '.join(names)}: {problem.where}")
         for problem, names in found.items()
     ]
-    if told:
-        raise Refused(told)
+    if problems:
+        raise Refused(problems)
 
 
 def _names(text: str, option: str, problems: Problems) -> list[str]:

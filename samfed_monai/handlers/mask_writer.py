@@ -192,8 +192,8 @@ class MaskWriter:
     probability; a map of probabilities is then that of any class.
 
     The file is made of the prediction alone: no EXIF, GPS or colour profile of the image is copied (fault 60). An
-    image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. An item says in
-    ``id`` what it is called; its ``pred`` is as for :func:`predictions`.
+    image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. Items
+    have ``id`` and ``pred`` as for :func:`predictions`.
 
     While an engine runs, masks are encoded and written by a thread of their own, in order, as the network goes on to
     the next images; a mask that cannot be written ends the run at one of the next batches, or at its end.

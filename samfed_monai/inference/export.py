@@ -38,7 +38,7 @@ SAME_MASKS = 0.995
 """Least Dice of masks in int8 to those of float32, over all images together."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LONGEST_BATCH = 4096  # torch.export asks for a most; nobody segments as many images at once
+_LONGEST_BATCH = 4096  # torch.export needs an upper bound; this one is above any batch
 _REPEATS = 3
 _FIRST_LINE = 200  # characters of another library's error
 
@@ -224,8 +224,10 @@ def _taken(network: nn.Module, form: str) -> Iterator[None]:
     except Exception as error:
         if machine_failure(error) is not None:
             raise
-        said = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        found, hint = f"{type(network).__name__} ({said[:_FIRST_LINE]})", "try another format; nothing was written"
+        reason = next(
+            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__
+        )
+        found, hint = f"{type(network).__name__} ({reason[:_FIRST_LINE]})", "try another format; nothing was written"
         expected = "a network that this format can take"
         raise Refused([Problem(form, found=found, expected=expected, hint=hint)]) from error
 

@@ -212,7 +212,7 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
         bundle_root: a bundle, whose ``models/`` is looked into before :func:`weights_folder`.
 
     Raises:
-        Refused: it lies in neither; the message holds the command that mends it.
+        Refused: it is in neither; the message has the command that installs it.
     """
     weights = weights_of(name)
     folders = [Path(bundle_root) / "models"] if bundle_root is not None else []
