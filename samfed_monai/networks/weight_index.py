@@ -89,7 +89,7 @@ def pip_settings() -> dict[str, str]:
     """pip's settings as ``pip config list`` prints them, without section: ``{"index-url": ...}``; environment wins."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    settings = {}
+    settings: dict[str, str] = {}
     for section in ("global", "download", ":env:"):
         settings |= dict(re.findall(rf"^{section}\.([\w-]+)='(.*)'$", printed, flags=re.MULTILINE))
     for key in ("index-url", "extra-index-url", "cert"):  # where pip itself is not installed

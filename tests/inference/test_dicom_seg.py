@@ -231,7 +231,7 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
 def test_what_highdicom_refuses_is_told_without_a_traceback() -> None:
     dose = Path(str(get_testdata_file("rtdose.dcm")))  # frames by a vector of offsets, without functional groups
     [problem] = refusals_of([(dose, 15)])
-    assert "expected where in it each of its frames (15) lies, found a frame of reference alone" in str(problem)
+    assert "expected the place of each of its 15 frames in it, found a frame of reference alone" in str(problem)
     assert "leave --dicom-seg out" in str(problem)
 
 

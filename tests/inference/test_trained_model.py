@@ -17,6 +17,7 @@ from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.inference import Predictor
 from samfed_monai.inference.model import TrainedModel, scored_as
 from samfed_monai.networks import Teacher, client_network
 from samfed_monai.teacher.exam import read_image_tensor
@@ -125,6 +126,9 @@ def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path)
         resized = torch.nn.functional.interpolate(torch.logit(probabilities, 1e-6), (96, 80), mode="bilinear")
         shown = np.asarray(Image.open(tmp_path / "masks" / f"{name}.probability.png")) / 255
         np.testing.assert_allclose(shown, resized.sigmoid()[0, 0].numpy(), atol=0.5 / 255 + 1e-5)
+    predictor = Predictor(BUNDLE, work / "teacher.safetensors", views=2)
+    for found in predictor(work / "images" / "site-1" / "images"):
+        assert np.array_equal(found.mask, np.asarray(Image.open(tmp_path / "masks" / f"{found.name}.png")))
     note = read_json(tmp_path / "masks" / "inference.json")
     assert note == {"model_sha256": fitted.sha256, "image_size": 64, "threshold": 0.5}
 
