@@ -206,7 +206,6 @@ def checked_config(
         problems: refused together with those of the bundle.
     """
     from samfed_monai.config.check import check_bundle
-    from samfed_monai.config.knobs import whole_groups
     from samfed_monai.federation.workflow import WorkflowConfig
 
     found = Problems()
@@ -214,9 +213,7 @@ def checked_config(
     found.extend(problems)
     found.refuse_if_any()
     files = workflow_files(bundle, workflow)
-    return WorkflowConfig(
-        bundle, tuple(map(str, files)), {"bundle_root": str(bundle), **whole_groups(files, dict(ids))}
-    )
+    return WorkflowConfig(bundle, tuple(map(str, files)), {"bundle_root": str(bundle), **ids})
 
 
 def filled_network(config: WorkflowConfig, weights: Path) -> nn.Module:

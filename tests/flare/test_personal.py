@@ -30,13 +30,13 @@ SMALL = {
     "local_steps": 1,
     **SMALL_NETWORK,
     "warm_start_steps": 1,
-    "client#amp": False,
+    "amp": False,
     "privacy#least_images": 1,
 }
 #: Variant to its options and to one name, at least, that a site keeps and that is in no message.
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "apple": ({}, "sharing.shares"),
-    "fedper": ({"client#personal": ["final_conv.*"]}, "final_conv.weight"),
+    "fedper": ({"personal": ["final_conv.*"]}, "final_conv.weight"),
 }
 
 
