@@ -247,7 +247,7 @@ def _to_pt2(network: nn.Module, path: Path, images: Tensor) -> Run:
     return torch.export.load(path).module()
 
 
-def _to_onnx(network: nn.Module, path: Path, images: Tensor) -> Run:
+def _to_onnx(network: nn.Module, path: Path, images: Tensor) -> None:
     torch.onnx.export(
         _program(network, images),
         f=path,
@@ -257,7 +257,6 @@ def _to_onnx(network: nn.Module, path: Path, images: Tensor) -> Run:
         dynamo=True,
         verbose=False,
     )
-    return OnnxNetwork(path)
 
 
 def _program(network: nn.Module, images: Tensor) -> Any:
@@ -297,28 +296,32 @@ def _onnx_forms(
 ) -> tuple[Path, list[Measured]]:
     """The file to hand out, and what all forms measure, that one first; each holds the classes' names."""
 
-    def with_names(write: Exporter) -> Exporter:
+    def write(how: Int8 | None) -> Exporter:
         def written(network: nn.Module, path: Path, some: Tensor) -> Run:
-            write(network, path, some)
+            if how is None:
+                _to_onnx(network, path, some)
+            else:
+                _quantise(whole, path, how, images)
             _name_classes(path, classes)
             return OnnxNetwork(path)
 
         return written
 
     whole = scratch / "float32.onnx"
-    files: dict[Int8 | None, Path] = {None: whole}
-    write = with_names(_to_onnx)
-    rows = {None: _written("ONNX Runtime, float32", "--to onnx", write, network, whole, images, logits)}
-    _require_same(rows[None], "--to onnx", logits)
-    for how in Int8:
-        name, files[how] = f"ONNX Runtime, int8 {how.value}", scratch / f"{how.value}.onnx"
-        write = with_names(lambda _, path, __, how=how: _quantise(whole, path, how, images))
+    files: dict[Int8 | None, Path] = {}
+    rows: dict[Int8 | None, Measured] = {}
+    for how in (None, *Int8):
+        name = "ONNX Runtime, float32" if how is None else f"ONNX Runtime, int8 {how.value}"
+        form = "--to onnx" if how is None else f"--int8 {how.value}"
+        files[how] = whole if how is None else scratch / f"{how.value}.onnx"
         try:
-            rows[how] = _written(name, f"--int8 {how.value}", write, network, files[how], images, logits)
+            rows[how] = _written(name, form, write(how), network, files[how], images, logits)
         except Refused:
-            if how is int8:
+            if how in (None, int8):
                 raise
             rows[how] = Measured(f"{name}: not taken", *[float("nan")] * 5)
+        if how is None:
+            _require_same(rows[how], form, logits)
     chosen = rows.pop(int8)
     if int8 is not None and chosen.dice < SAME_MASKS:
         found, expected = f"a Dice of {chosen.dice:.4f} to masks in float32", f"at least {SAME_MASKS}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from samfed_monai.networks import client_network
 ORGANS = ["kidney", "spleen"]
 
 
-def weights(path: Path, **arguments: object) -> Path:
+def weights(path: Path, **arguments: Any) -> Path:
     """A network that finds something: the background's logits, or the only ones, are centred on 0."""
     torch.manual_seed(0)
     network = client_network("basic_unet", **arguments).eval()
@@ -69,7 +70,7 @@ def test_without_a_model_it_is_the_bundles_own(picture):
 
 def test_what_the_model_does_not_have_is_refused(tmp_path, picture):
     model = weights(tmp_path / "w.safetensors")
-    given = {"overrides": {"teacher#peak": 0.4}, "runtime": "openvino"}
+    given: dict[str, Any] = {"overrides": {"teacher#peak": 0.4}, "runtime": "openvino"}
     with pytest.raises(Refused, match=r"(?s)--teacher#peak: .*--runtime: expected an ONNX file to run"):
         Predictor("samfed_skin", model, **given)
     with pytest.raises(Refused, match="did you mean 'threshold'"):

@@ -153,7 +153,7 @@ class SamNetwork(nn.Module):
         self.sam, self.size, self.full, self.path = sam, size, full, SamPath.PERSONAL
         self.switch = ExpertSwitch()
         if full:
-            self.key_patterns = {"shared": ("*",)}
+            self.key_patterns: dict[str, tuple[str, ...]] = {"shared": ("*",)}
         else:
             sam.requires_grad_(False)
             apply_lora(sam.image_encoder, rank, lora_targets)
