@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(found)
         elif found:
             unfit[variant] = found[0]
-    listed, unheeded = None, list[Problem]()
+    listed, ignored = None, list[Problem]()
     if arguments.datalist and arguments.data_root is None:
         found = [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
         problems |= dict.fromkeys(found)
@@ -86,15 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
         except Refused as refused:
             problems |= dict.fromkeys(refused.problems)
-    tried = "federate" in workflows and not code  # a check runs nobody's code
+    tried = "federate" in workflows and not code  # a check runs no code of a bundle
     if tried and not problems:
         from samfed_monai.federation.job import check_job
 
-        found, unheeded = check_job(root, chosen, listed)
+        found, ignored = check_job(root, chosen, listed)
         problems |= dict.fromkeys(found)
     if any(problem.where == "command line -> variant" for problem in problems):
         problems = {problem: None for problem in problems if problem.where != "variant"}
-    if problems:  # one place is told about once
+    if problems:  # each place is reported once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = [variant for variant in variants if variant not in unfit]
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     unscored = cannot_be_scored(listed) if listed is not None else None
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
-    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *unheeded]:
+    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *ignored]:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")

@@ -30,7 +30,7 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Copies the bundle, writes its schemas and says where it lies."""
+    """Copies the bundle, writes its schemas and says where it is."""
     from samfed_monai.config.schema import write
 
     path = copy_bundle(arguments.name, arguments.folder)

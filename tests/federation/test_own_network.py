@@ -19,7 +19,7 @@ from samfed_monai.federation import ClientAlgoSite, LocalTransport, RoundControl
 from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
+from samfed_monai.networks import KeySplit, network_split, split_keys
 from samfed_monai.privacy import Privacy, ReleaseFilter
 from samfed_monai.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task, wire_size
@@ -200,7 +200,7 @@ class Declared(ToyNet):
     """Its batch norm is frozen, its last layer personal."""
 
     def key_split(self) -> KeySplit:
-        return split_keys(self.state_dict(), KeyPatterns(shared=("0.*",), personal=("3.*",)))
+        return split_keys(self.state_dict(), shared=("0.*",), personal=("3.*",))
 
 
 def test_patterns_take_from_what_a_network_shares_and_never_thaw():

@@ -21,7 +21,7 @@ from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import ClientAlgoSite
 from samfed_monai.handlers import EndlessSampler
-from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
+from samfed_monai.networks import SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
 from samfed_monai.privacy import allowed as allowed_module
@@ -367,7 +367,7 @@ class Declared(ToyNet):
     """A network that says itself what of it is shared; its batch norm is frozen."""
 
     def key_split(self) -> KeySplit:
-        return split_keys(self.state_dict(), KeyPatterns(shared=("0.*",), personal=("3.*",)))
+        return split_keys(self.state_dict(), shared=("0.*",), personal=("3.*",))
 
 
 def test_fault_56_a_network_s_own_declaration_is_kept():
