@@ -24,7 +24,7 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         reply: the answer.
-        classes: names of the classes; of several, their scores stand under ``classes``.
+        classes: names of the classes; of several, their scores are under ``classes``.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
     unknown = None if reply.n else 0  # of no image none has an empty mask

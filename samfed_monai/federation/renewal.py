@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.config.parse import parsed
-from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.json_schema import departures
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.data import SoftMaskStore
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WHERE = "federate.json -> renewal"
+SCHEMA = {
+    "type": ["object", "null"],
+    "properties": {
+        "after": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+        "weight_of_student": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        "views": {"type": "integer", "enum": sorted(VIEWS)},
+    },
+    "additionalProperties": False,
+}
+"""JSON Schema of ``federate.json -> renewal``."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +70,21 @@ class Renewal:
         """Reads ``federate.json -> renewal``; ``None`` where nothing is renewed, as ``after`` is empty or absent.
 
         Args:
-            content: the knob.
+            content: of the option.
             rounds: of the run.
 
         Raises:
             Refused: an unknown name, a number out of its range, no round left to learn; every problem at once.
         """
-        if content is None:
-            return None
-        problems, known = Problems(), [each.name for each in fields(cls)]
-        for name in content:
-            if name not in known:
-                hint = did_you_mean(str(name), known)
-                problems.add(f"{WHERE}#{name}", found="an unknown key", expected=f"one of {known}", hint=hint)
-        after, weight = content.get("after", []), content.get("weight_of_student", cls.weight_of_student)
-        views = content.get("views", cls.views)
-        numbers = after if isinstance(after, (list, tuple)) else []
-        whole = all(type(number) is int and 1 <= number < rounds for number in numbers)
-        if not isinstance(after, (list, tuple)) or not whole or sorted(set(numbers)) != list(numbers):
-            expected = f"a list of rising numbers of rounds below {rounds}, the run's"
+        problems = Problems()
+        problems.extend(departures({"renewal": content}, {"properties": {"renewal": SCHEMA}}, "federate.json"))
+        after = content.get("after", []) if isinstance(content, Mapping) else []
+        whole = isinstance(after, (list, tuple)) and all(type(number) is int for number in after)
+        if whole and (list(after) != sorted(set(after)) or (after and after[-1] >= rounds)):
+            expected = f"rising numbers of rounds below {rounds}, the run's"
             problems.add(f"{WHERE}#after", found=repr(after), expected=expected, hint="for instance [5]; [] is never")
-        if type(weight) not in (int, float) or not 0 < weight <= 1:
-            problems.add(f"{WHERE}#weight_of_student", found=repr(weight), expected="a number in (0, 1]")
-        problems.unless(type(views) is int and views in VIEWS, f"{WHERE}#views", views, f"one of {sorted(VIEWS)}")
         problems.refuse_if_any()
-        return cls(tuple(numbers), float(weight), views) if numbers else None
+        return cls(**{**content, "after": tuple(after)}) if content and after else None
 
     def generation(self, round: int) -> int:
         """How often the masks are renewed before ``round`` (from 0) learns from them."""
@@ -215,8 +216,8 @@ class SiteRenewal:
                     bar.update()
         self.remove(below=generation - 2)
         seconds = time.perf_counter() - started
-        told = "%s: soft masks of generation %d from SAM and the model after %d rounds: %d made, %d there, %.0f s"
-        logger.info(told, self.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds)
+        text = "%s: soft masks of generation %d from SAM and the model after %d rounds: %d made, %d there, %.0f s"
+        logger.info(text, self.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds)
         return sha256
 
 

@@ -158,14 +158,19 @@ def _described(error: Exception) -> dict[str, Any]:
     from samfed_monai.config.wrapped_errors import unwrap
     from samfed_monai.core.errors import Refused, Stopped
 
-    told = unwrap(error)
-    if isinstance(told, Refused):
-        return {"problems": [[each.where, each.found, each.expected, each.hint] for each in told.problems]}
-    if isinstance(told, Stopped):
-        return {"stopped": [told.reason, told.resume]}
+    known = unwrap(error)
+    if isinstance(known, Refused):
+        return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
+    if isinstance(known, Stopped):
+        return {"stopped": [known.reason, known.resume]}
     number = error.errno if isinstance(error, OSError) else None
     return {"error": "".join(traceback.format_exception(error))[-_MOST_LOGGED:], "errno": number}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Answers until the process that asks is gone."""
     serve(_start)
+
+
+if __name__ == "__main__":
+    main()

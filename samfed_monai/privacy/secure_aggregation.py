@@ -53,7 +53,7 @@ def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int,
 def as_mean(
     total: NDArray[np.int64], like: Mapping[str, Tensor], *, weight: int, fraction_bits: int
 ) -> dict[str, Tensor]:
-    """The weighted mean out of the sum of :func:`as_vector`: what stands in ``like``'s names, shapes and types.
+    """The weighted mean out of the sum of :func:`as_vector`: with ``like``'s names, shapes and types.
 
     Args:
         total: (P,) the sum.
@@ -226,7 +226,7 @@ class BelowThreshold(Exception):
 
 
 class OtherMembers(Exception):
-    """A round that is done again cannot have the sum that was begun before: somebody is missing.
+    """A round that is done again cannot have the sum that was begun before: a member is missing.
 
     Args:
         begun: members of that sum.
@@ -238,10 +238,10 @@ class OtherMembers(Exception):
 
 
 class SecureServer:
-    """The server's part: stands between answers without tensors and a strategy that needs their mean alone.
+    """The server's part: it has the sites' updates added, for a strategy that needs their mean alone.
 
     It learns the sum of the sites that gave their masked vector, each weighed by its own number of images, and those
-    numbers. The update guard sees the mean and no step by itself. It trusts sites: a wrong vector spoils the mean.
+    numbers. The update guard sees the mean and no step by itself. It trusts sites: a wrong vector makes the mean wrong.
 
     Before it asks for shares it writes down whose sum they are for. A round that is done again, after a crash or below
     a threshold, has the same members or no sum at all (:class:`SumsOfUpdates`, by which sites hold it to that).

@@ -255,7 +255,7 @@ def test_privacy_networks_and_teacher_are_told_together():
         client={"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"},
     )
     starts = (
-        "federate.json -> privacy: expected one of least_images",
+        "federate.json -> privacy#least_image: expected one of",
         "network of a site: expected one of",
         "teacher -> adapt: expected one of",
         "teacher -> base: expected one of",

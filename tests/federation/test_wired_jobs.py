@@ -18,7 +18,7 @@ from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.federation import FederatedJob, Plan, Site, job_run
+from samfed_monai.federation import FederatedJob, Plan, Site, run
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
@@ -184,8 +184,8 @@ def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(th
         listed.save(homes.lists["site-2"])
         homes.nodes["site-2"] = homes.node("site-2", dataclasses.replace(plan, seed=1))
 
-    fingerprints = job_run.shared_fingerprints
-    monkeypatch.setattr(job_run, "shared_fingerprints", lambda *given: fingerprints(*given) | {"version": "9.9"})
+    fingerprints = run.shared_fingerprints
+    monkeypatch.setattr(run, "shared_fingerprints", lambda *given: fingerprints(*given) | {"version": "9.9"})
     text = refusal(three_sites, tmp_path, change)
     assert "site-2: expected a site that can take part, found plan and bundle: expected the server's" in text
     assert (
@@ -241,7 +241,7 @@ def test_a_client_that_is_missing_and_one_that_nobody_named_are_refused(three_si
 
     with pytest.raises(Refused) as caught:
         at_server(three_sites, homes, tmp_path / "run").run(renamed)
-    assert "site site-2: expected a client that the transport can reach, found nobody of that name" in str(caught.value)
+    assert "site site-2: expected a client that the transport can reach, found none of that name" in str(caught.value)
     assert "site site-9: expected a site of the plan, found a client that the plan does not name" in str(caught.value)
 
 
