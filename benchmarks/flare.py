@@ -137,9 +137,9 @@ RUNS: dict[str, list[str]] = {
     "ResNet-18, FedAvg": ["--variant", "no_sam", "--network_name", "deeplabv3plus_resnet18"],
     "ResNet-34, FedAvg": ["--variant", "no_sam", "--network_name", "deeplabv3plus_resnet34"],
     "ResNet-18 and -34, predictions": [
-        *("--variant", "hssf", "--client#public_steps", "2"),
-        *("--client#mixed_networks", "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"),
-        *("--client#server_network", "deeplabv3plus_resnet18"),
+        *("--variant", "hssf", "--public_steps", "2"),
+        *("--mixed_networks", "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"),
+        *("--server_network", "deeplabv3plus_resnet18"),
     ],
 }
 

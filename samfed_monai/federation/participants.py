@@ -63,12 +63,12 @@ def require_own_images(plan: Plan, places: Places, site: str) -> None:
     own = client_config(places.bundle_root, plan.variant, places.overrides()).with_files("configs/evaluate.json")
     choices = dict(plan.sites.get(site, {}))
     choices.pop(NETWORK, None)
-    planned = own.with_overrides({**plan.client, **choices, **places.overrides()})
+    planned = own.with_overrides({**plan.train, **choices, **places.overrides()})
     try:
         contents = own.parser().get(), planned.parser().get()
     except (KeyError, ValueError, IndexError, TypeError):
         found, hint = "an id that leads nowhere in this site's bundle", "compare it with `samfed show` at the site"
-        raise Refused([Problem("plan -> client", found, "ids of the site's own bundle", hint)]) from None
+        raise Refused([Problem("plan -> train", found, "ids of the site's own bundle", hint)]) from None
     problems = Problems()
     problems.extend(deviations(*contents))
     problems.refuse_if_any()
@@ -254,7 +254,7 @@ class Participants:
     @classmethod
     def of(cls, plan: Plan, places: Places, datalist: DataList) -> Participants:
         """That of a plan on this machine."""
-        config = client_config(places.bundle_root, plan.variant, {**plan.client, **places.overrides()})
+        config = client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
         choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
         return cls(config, datalist, choices=choices, unseen=plan.unseen)
 

@@ -40,7 +40,7 @@ def workers_of(places: Places, sites: int) -> int:
     """
     if places.workers != AUTO:
         return min(int(places.workers), sites)
-    if str(places.client.get("device") or best_device()) != "cpu":
+    if str(places.train.get("device") or best_device()) != "cpu":
         return 1
     return max(1, min(sites, usable_cores()))
 

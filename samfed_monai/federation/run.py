@@ -212,7 +212,7 @@ class Run:
         started, plan, places = time.perf_counter(), self.plan, self.places
         process: dict[str, float | str | None] = {}
         if transport is None:
-            process["device"] = device_name(places.client.get("device"))
+            process["device"] = device_name(places.train.get("device"))
         else:
             require_no_places_of_sites(places)
         store = mlflow_store(places.mlflow, places.output_dir)
@@ -447,7 +447,7 @@ class Run:
         own = {key: value if MISSING is (there := follow(content, (), value)[1]) else there for key, value in said}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
-        overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}
+        overrides = {**self.plan.train, **self.places.overrides(), "network_name": network, "network_def": declared}
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
     def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:

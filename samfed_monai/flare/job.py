@@ -125,11 +125,12 @@ def _require_no_places(places: Places, *, here: bool) -> None:
     problems, expected = Problems(), "nothing: a site's own file says where it keeps things"
     hint = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
     asked = {f"sites#{site}": there for site, there in places.sites.items()}
-    asked |= {"client": places.client, "teacher": places.teacher}
+    asked |= {"": places.train, "teacher": places.teacher}
     for where, there in sorted(asked.items()):
         for name in sorted(there):
-            if not (here and where == "client" and name == "device"):  # that one goes into every file that is written
-                problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, hint=hint)
+            if not (here and not where and name == "device"):  # that one goes into every file that is written
+                place = "#".join(filter(None, (where, name)))
+                problems.add(f"federate.json -> {place}", found="a place", expected=expected, hint=hint)
     for name in ("adapter", "cache_dir"):
         if not here and getattr(places, name):  # of the server, which would fit another teacher
             own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"

@@ -58,8 +58,8 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(content, dict):
         raise Refused([Problem("plan", found=type(content).__name__, expected="a JSON object")])
     plan = Plan.from_json(content)
-    problems = strict_problems({"client": content.get("client", {})}, "plan")
-    problems += strict_problems({"teacher": content.get("teacher", {})}, "plan")
+    problems = strict_problems(dict(plan.train), "plan")
+    problems += strict_problems({"teacher": dict(plan.teacher)}, "plan")
     for site, choices in dict(plan.sites).items():
         problems += strict_problems(dict(choices), f"plan -> sites -> {site}")
     if "/" in plan.bundle or "\\" in plan.bundle or plan.bundle.startswith("."):
@@ -82,7 +82,7 @@ def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
         output_dir=run_folder,
         cache_dir=files.cache_dir,
         adapter=files.adapter,
-        client={"device": files.device} if files.device else {},
+        train={"device": files.device} if files.device else {},
     )
 
 

@@ -24,7 +24,7 @@ from samfed_monai.federation.site import Site
 ORGANS = str(list(CLASSES))
 SMALL = (
     *("--rounds", 1, "--image_size", 32, "--local_steps", 1, "--warm_start_steps", 1, "--batch_size", 2),
-    *("--teacher#size", 64, "--teacher#epochs", 1, "--network_name", "basic_unet", "--client#encoder_weights", "null"),
+    *("--teacher#size", 64, "--teacher#epochs", 1, "--network_name", "basic_unet", "--encoder_weights", "null"),
     *("--privacy#least_images", 1),
 )
 
@@ -111,7 +111,7 @@ def test_every_method_that_says_so_learns_two_classes(place, variant, samfed_dat
         ),
         (("--classes", "['spleen', 'kidney']"), r"the same names in the same order at every site"),
         (
-            ("--classes", ORGANS, "--client#teacher_adapt", "none"),
+            ("--classes", ORGANS, "--teacher_adapt", "none"),
             "teacher_adapt: expected an adapted SAM: as it comes",
         ),
         (("--classes", ORGANS, "--teacher#refine", "boxes"), "refine: expected 'none' with several classes"),

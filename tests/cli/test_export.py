@@ -328,7 +328,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(words, messag
 
 def test_of_a_run_whose_sites_keep_a_part_it_is_one_site_s_model(small_federation, tmp_path, capsys):
     run, file = tmp_path / "fedper", tmp_path / "site-1.ts"
-    job(small_federation, run, variant="fedper", rounds=1, client={**CLIENT, "personal": ["final_conv.*"]}).run()
+    job(small_federation, run, variant="fedper", rounds=1, train={**CLIENT, "personal": ["final_conv.*"]}).run()
     command = ["export", str(run), "--to", "torchscript", "--output", str(file)]
     assert main(command) == 2
     assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err

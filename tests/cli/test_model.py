@@ -22,7 +22,7 @@ HEAD = "final_conv.*"
 def fedper(small_federation, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """A finished run and its results."""
     folder = tmp_path_factory.mktemp("runs") / "fedper"
-    knobs: dict[str, Any] = {"variant": "fedper", "rounds": 1, "client": {**CLIENT, "personal": [HEAD]}}
+    knobs: dict[str, Any] = {"variant": "fedper", "rounds": 1, "train": {**CLIENT, "personal": [HEAD]}}
     return folder, job(small_federation, folder, **knobs).run()
 
 

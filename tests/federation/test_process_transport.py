@@ -50,7 +50,7 @@ def same(first: dict, second: dict) -> None:
 @pytest.fixture(scope="module")
 def running(small_federation, tmp_path_factory):
     """A plan with every site named, places, two processes that are ready, and weights to train from."""
-    made = job(small_federation, tmp_path_factory.mktemp("running") / "run", client=STEPS)
+    made = job(small_federation, tmp_path_factory.mktemp("running") / "run", train=STEPS)
     participants = Participants.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
     plan = participants.settled(made.plan)
     network = Site("site-1", plan, made.places).make_client().trainer.network
@@ -76,7 +76,7 @@ def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
 ):
     if variant == "hssf":  # the processes of the other one are real
         fork_workers(monkeypatch)
-    ours = {"variant": variant, "client": client, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
+    ours = {"variant": variant, "train": client, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
     together = job(small_federation, tmp_path / "one", **ours).run()
     set_track_meta(True)  # as a process begins: no workflow has been initialized in it, and no image read
     images._shared_items.clear()
@@ -91,7 +91,7 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
     """What the processes do that get a signal; their own processes are real."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
     try:
-        job(federation, output, client=STEPS, warm_start_steps=0, rounds=rounds, workers=2).run()
+        job(federation, output, train=STEPS, warm_start_steps=0, rounds=rounds, workers=2).run()
     except SamFedError as error:
         print(error, file=sys.stderr)
         sys.exit(int(error.exit_code))
@@ -108,8 +108,8 @@ def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(small_fede
     process.join()
     assert gone(children), "nobody is left"
     assert not (folder / "results.json").exists()
-    resumed = job(small_federation, folder, client=STEPS, warm_start_steps=0, rounds=4).run()
-    whole = job(small_federation, tmp_path / "whole", client=STEPS, warm_start_steps=0, rounds=4).run()
+    resumed = job(small_federation, folder, train=STEPS, warm_start_steps=0, rounds=4).run()
+    whole = job(small_federation, tmp_path / "whole", train=STEPS, warm_start_steps=0, rounds=4).run()
     assert resumed["hashes"] == whole["hashes"]
     assert resumed["sites"] == whole["sites"]
 
@@ -276,7 +276,7 @@ def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tm
     fork_workers(monkeypatch)
     wrong = {**STEPS, "terms#pseudo_label#teacher": "sma"}
     with pytest.raises(Refused, match="found the guide 'sma'"):
-        job(small_federation, tmp_path / "run", client=wrong, warm_start_steps=0, workers=2).run()
+        job(small_federation, tmp_path / "run", train=wrong, warm_start_steps=0, workers=2).run()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     here = {"bundle_root": "bundle", "datalist": "list.json", "data_root": "data", "output_dir": "run"}
     assert workers_of(Places(**here, workers="auto"), 4) == 1
-    assert workers_of(Places(**here, workers="auto", client={"device": "cpu"}), 4) == 4
+    assert workers_of(Places(**here, workers="auto", train={"device": "cpu"}), 4) == 4
     assert workers_of(Places(**here, workers=2), 4) == 2
 
 

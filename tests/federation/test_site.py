@@ -26,12 +26,12 @@ PLAN = Plan(
     "samfed_skin",
     2,
     variant="no_sam",
-    client=CLIENT,
+    train=CLIENT,
     sites={"site-1": {}, "site-2": {"network": "flexible_unet_resnet18"}},
     privacy={"least_images": 1},
 )
 ALIKE = replace(PLAN, sites={"site-1": {}, "site-2": {}})
-OWN = replace(PLAN, variant="hssf", client={**CLIENT, "public_steps": 1, "server_network": "basic_unet"})
+OWN = replace(PLAN, variant="hssf", train={**CLIENT, "public_steps": 1, "server_network": "basic_unet"})
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_teacher_of_its_own_has_only_a_site_that_trains_with_an_adapted_one(
 ):
     client = {**CLIENT, "teacher_adapt": adapt}
     teacher = {"self_training#epochs": epochs}
-    plan = replace(ALIKE, variant="samfed", client=client, teacher=teacher, unseen=("far",))
+    plan = replace(ALIKE, variant="samfed", train=client, teacher=teacher, unseen=("far",))
     made = Site(site, plan, places(small_federation, lists["site-1"], tmp_path))
     made.datalist = DataList.load(lists["site-1"])
     assert (made.teacher.own is not None) is has_one
@@ -126,7 +126,7 @@ def test_a_teacher_of_its_own_has_only_a_site_that_trains_with_an_adapted_one(
 
 def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     whole = DataList("", [])
-    mixed = replace(OWN, client={**OWN.client, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
+    mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
     participants = Participants.of(mixed, node().places, whole)
     settled = participants.settled(mixed)
@@ -185,7 +185,7 @@ def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
     ],
 )
 def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_ones(node, change, found):
-    here = node(replace(OWN, client={**OWN.client, **change}))
+    here = node(replace(OWN, train={**OWN.train, **change}))
     for task in (Task.PREPARE, Task.EVALUATE):  # no word `public`: a server may leave it out
         with pytest.raises(MessageRefused, match=f"images of this site's own public list alone, found {found}"):
             here.answer(task, message(extra={"split": "test"}))
@@ -194,7 +194,7 @@ def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_one
 
 
 def test_masks_of_some_public_images_are_no_others(node):
-    here = node(replace(OWN, client={**OWN.client, "public_images": 1}))
+    here = node(replace(OWN, train={**OWN.train, "public_images": 1}))
     assert len(here.client.own.sharing.predictor.dataset) == 1
 
 

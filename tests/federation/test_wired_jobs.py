@@ -69,7 +69,7 @@ def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> Fed
     ("variant", "client"), [("no_sam", CLIENT), pytest.param("hssf", UNLIKE, marks=pytest.mark.slow)]
 )
 def test_apart_and_in_one_process_the_models_are_the_same_bits(three_sites, tmp_path, variant, client):
-    ours = {"variant": variant, "client": client, "privacy": {"least_images": 1}}
+    ours = {"variant": variant, "train": client, "privacy": {"least_images": 1}}
     together = job(three_sites, tmp_path / "together", **ours).run()
     homes = Homes(three_sites, tmp_path / "homes")
     apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
@@ -148,7 +148,7 @@ def test_a_site_trains_the_same_teacher_of_its_own_apart_and_in_one_process(thre
 
 @pytest.mark.slow
 def test_in_processes_of_their_own_that_are_killed_and_made_again_the_models_are_the_same_bits(three_sites, tmp_path):
-    ours = {"variant": "hssf", "client": UNLIKE, "privacy": {"least_images": 1}}
+    ours = {"variant": "hssf", "train": UNLIKE, "privacy": {"least_images": 1}}
     together = job(three_sites, tmp_path / "together", **ours).run()
     children = Children(three_sites, tmp_path / "homes", killed_after={"site-2": "000"})
     try:

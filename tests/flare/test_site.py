@@ -26,8 +26,8 @@ PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"client": {"learning_rate": "$__import__('os')"}}, "learning_rate"),
-        ({"client": {"loss": {"_target_": "os.system"}}}, r"os\.system"),
+        ({"train": {"learning_rate": "$__import__('os')"}}, "learning_rate"),
+        ({"train": {"loss": {"_target_": "os.system"}}}, r"os\.system"),
         ({"sites": {"site-1": {"loss#_target_": "subprocess.run"}}}, r"subprocess\.run"),
         ({"teacher": {"checkpoint": "/etc/passwd"}}, "checkpoint"),
         ({"bundle": "../../tmp/evil"}, "a bundle's name, not a path"),
@@ -42,12 +42,12 @@ def test_fault_31_a_plan_that_could_become_code_is_refused_at_the_site(tmp_path,
 
 def test_a_plan_that_says_where_to_write_or_what_to_read_is_refused_at_the_site(tmp_path):
     table = {"_target_": "samfed_monai.handlers.TermTable", "path": "/home/v/.bashrc"}
-    write_json(tmp_path / "plan.json", {**PLAN, "client": {"after#logger": table, "sharing#plain#split": "test"}})
+    write_json(tmp_path / "plan.json", {**PLAN, "train": {"after#logger": table, "sharing#plain#split": "test"}})
     with pytest.raises(Refused) as refused:
         read_plan(tmp_path / "plan.json")
     assert [problem.where for problem in refused.value.problems] == [
-        "plan -> client#after#logger#path",
-        "plan -> client#sharing#plain#split",
+        "plan -> after#logger#path",
+        "plan -> sharing#plain#split",
     ]
 
 
@@ -77,8 +77,8 @@ def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatc
 
 
 def test_a_plain_plan_is_read(tmp_path):
-    write_json(tmp_path / "plan.json", {**PLAN, "client": {"image_size": 64}})
-    assert read_plan(tmp_path / "plan.json").client == {"image_size": 64}
+    write_json(tmp_path / "plan.json", {**PLAN, "train": {"image_size": 64}})
+    assert read_plan(tmp_path / "plan.json").train == {"image_size": 64}
 
 
 class Counter:

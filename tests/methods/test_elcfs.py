@@ -480,7 +480,7 @@ def test_the_variant_trains_once_it_has_windows(build, small_federation, variant
 
 @pytest.mark.slow
 def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_federation, tmp_path, caplog):
-    options = {"variant": "elcfs", "client": {**CLIENT, "local_steps": 1}, "privacy": {"least_images": 2}}
+    options = {"variant": "elcfs", "train": {**CLIENT, "local_steps": 1}, "privacy": {"least_images": 2}}
     options["rounds"] = 3
     with caplog.at_level("WARNING", "samfed_monai"):
         results = job(small_federation, tmp_path / "whole", **options).run()

@@ -93,7 +93,7 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
         variant="hssf_compat",
         rounds=1,
         warm_start_steps=2,
-        client={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
+        train={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
         privacy={"least_images": 1},
     )
     results = job.run()
@@ -109,7 +109,7 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
         4,
         False,
     )
-    asked = replace(job.plan, client={**job.plan.client, "learning_rate": 0.5, "batch_size": 2})
+    asked = replace(job.plan, train={**job.plan.train, "learning_rate": 0.5, "batch_size": 2})
     warm = Run(asked, job.places).warm_config("hssf_resnet18")[0].parser()
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own knobs go before it"
     trained, untrained = (

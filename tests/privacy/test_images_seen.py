@@ -32,7 +32,7 @@ from tests.federation.toys import BUNDLE
 from tests.federation.wired import places
 from tests.methods import needs
 
-PLAN = Plan("samfed_skin", 2, variant="no_sam", client=CLIENT, sites={"site-1": {}, "site-2": {}})
+PLAN = Plan("samfed_skin", 2, variant="no_sam", train=CLIENT, sites={"site-1": {}, "site-2": {}})
 Made = Callable[..., Site]
 
 
@@ -47,7 +47,7 @@ def node(small_federation, lists, tmp_path) -> Made:
     logging.disable(logging.WARNING)
 
     def made(client, *, least=2, own=2, datalist=lists["site-1"], images=small_federation, **plan) -> Site:
-        given = replace(PLAN, client={**CLIENT, **client}, privacy={"least_images": least}, **plan)
+        given = replace(PLAN, train={**CLIENT, **client}, privacy={"least_images": least}, **plan)
         there = places(images, datalist, tmp_path / "site-1")
         return Site("site-1", given, there, floor=PrivacyFloor(least_images=own))
 

@@ -79,7 +79,7 @@ def test_noise_that_cannot_be_added_is_refused_before_any_work(small_federation,
     with pytest.raises(
         Refused, match="expected weights of one network, or predictions, found an exchange of prototypes"
     ):
-        job(small_federation, tmp_path, variant="fedproto", client=client, privacy=settings).run()
+        job(small_federation, tmp_path, variant="fedproto", train=client, privacy=settings).run()
     assert not (tmp_path / "cache").exists()
 
 

@@ -231,7 +231,7 @@ def federate(hospital: Path, output: Path, sent: list[bytes], **knobs: Any) -> d
         "rounds": 1,
         "variant": "no_sam",
         "warm_start_steps": 1,
-        "client": CLIENT,
+        "train": CLIENT,
         "sites": {name: {} for name in SITES},
         "privacy": {"least_images": 1},
     }
@@ -251,7 +251,7 @@ def test_fault_55_58_60_no_pixel_name_or_place_of_a_file_reaches_the_server(
 ):
     sent: list[bytes] = []
     with caplog.at_level(logging.INFO):
-        results = federate(hospital, tmp_path, sent, variant=variant, client={**CLIENT, **client})
+        results = federate(hospital, tmp_path, sent, variant=variant, train={**CLIENT, **client})
     assert results["exchange"] == exchange
     assert results["average"]["test"]["n"] == 4
     told = [caplog.text.encode()]  # in this process, the server's log and the sites' are one: names would be the sites'
