@@ -252,7 +252,8 @@ def test_privacy_networks_and_teacher_are_told_together():
     found = told(
         privacy={"least_image": 3},
         teacher={"base": "mobile_sam", "size": 300, "lora_targets": "q", "peak": 0.7},
-        train={"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"},
+        teacher_adapt="LoRA",
+        network_name="deeplabv3_resnet18",
     )
     starts = (
         "federate.json -> privacy#least_image: expected one of",
@@ -267,7 +268,7 @@ def test_privacy_networks_and_teacher_are_told_together():
 
 
 def test_what_a_network_does_not_take():
-    [height, width, batch] = told(train={"network_name": "deeplabv3plus_resnet18", "image_size": 100, "batch_size": 1})
+    [height, width, batch] = told(network_name="deeplabv3plus_resnet18", image_size=100, batch_size=1)
     assert height.endswith("set image_size to 96 or 112")
     assert "image width" in width
     assert "batch_size: expected at least 2" in batch
@@ -335,7 +336,7 @@ def test_too_few_sites_for_the_quorum(small):
 
 
 def test_without_a_teacher_its_settings_are_not_looked_at():
-    assert told(train={"teacher_adapt": "off"}, variant="dp_only", teacher={"peak": 0.7}) == []
+    assert told(teacher_adapt="off", variant="dp_only", teacher={"peak": 0.7}) == []
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
