@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,7 @@ class SecureSite:
         if not answer.tensors:
             return answer
         self._answer, self._member = answer, None
-        return _of(answer, Kind.METRICS, {}, metrics=answer.metrics)
+        return replace(answer, kind=Kind.METRICS, tensors={}, extra={})
 
     def answer(self, task: Task, message: Message) -> Message:
         """Does one of :data:`STEPS`.
@@ -185,30 +186,28 @@ class SecureSite:
         Raises:
             MessageRefused: out of its turn, of another round, or what :class:`Member` refuses.
         """
-        held = self._answer
+        held, sites = self._answer, len(self.sites)
         if held is None or held.round != message.round or (self._member is None) != (task == Task.KEYS):
             found, expected = f"{Task(task).value} out of its turn", "the steps of one round, after its training"
             raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
-        if self._member is None:
-            self._member = Member(self.number, self.settings.threshold_of(len(self.sites)))
-            return self._said("keys", {self.number: self._member.keys()})
-        member = self._member
-        if task == Task.SHARES:
-            return self._said("shares", member.shares(_rows(message, "keys", KEYS, len(self.sites))))
-        if task == Task.MASKED:
-            sealed = _rows(message, "shares", SEALED, len(self.sites))
-            options: dict[str, int] = {"weight": held.n, "fraction_bits": self.settings.fraction_bits}
-            vector = as_vector(held.tensors, members=len(self.sites), **options)
-            return _of(held, Kind.SECURE, {"masked": torch.from_numpy(member.masked(vector, sealed))})
-        survivors = _rows(message, "survivors", 0, len(self.sites))
-        self._answer, self._member = None, None
-        shares = member.unmask(survivors)
-        self.sums.enter(self.run, held.round, update_hash(held), [self.sites[number] for number in survivors])
-        return _of(held, Kind.SECURE, _packed("shares", shares))
-
-    def _said(self, name: str, rows: Mapping[int, bytes]) -> Message:
-        assert self._answer is not None
-        return _of(self._answer, Kind.SECURE, _packed(name, rows))
+        member = self._member = self._member or Member(self.number, self.settings.threshold_of(sites))
+        match task:
+            case Task.KEYS:
+                tensors = _packed("keys", {self.number: member.keys()})
+            case Task.SHARES:
+                tensors = _packed("shares", member.shares(_rows(message, "keys", KEYS, sites)))
+            case Task.MASKED:
+                sealed = _rows(message, "shares", SEALED, sites)
+                bits = self.settings.fraction_bits
+                vector = as_vector(held.tensors, weight=held.n, fraction_bits=bits, members=sites)
+                tensors = {"masked": torch.from_numpy(member.masked(vector, sealed))}
+            case _:
+                survivors = _rows(message, "survivors", 0, sites)
+                self._answer, self._member = None, None
+                tensors = _packed("shares", member.unmask(survivors))
+                names = [self.sites[number] for number in survivors]
+                self.sums.enter(self.run, held.round, update_hash(held), names)
+        return replace(held, kind=Kind.SECURE, tensors=tensors, metrics={}, extra={})
 
 
 class BelowThreshold(Exception):
@@ -420,21 +419,6 @@ class SecureServer:
         if len(left) < self.threshold:
             reasons = {site: failure.reason for site, failure in {**self.dropped, **failures}.items()}
             raise BelowThreshold(len(left), self.threshold, reasons)
-
-
-def _of(
-    answer: Message, kind: Kind, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None
-) -> Message:
-    return Message(
-        kind,
-        answer.site,
-        answer.round,
-        answer.rounds,
-        answer.seed,
-        n=answer.n,
-        tensors=dict(tensors),
-        metrics=dict(metrics or {}),
-    )
 
 
 def _table(name: str, rows: int, width: int) -> dict[str, Tensor]:
