@@ -18,7 +18,6 @@ from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.json_schema import departures
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.data import SoftMaskStore
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.federation.exchange_object import call_extra, to_exchange_object
 from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher
@@ -106,13 +105,12 @@ class SiteRenewal:
     Args:
         recipe: of the plan.
         run: folder of the run here; two runs share no generation.
-        site: its name.
         teacher: whose masks are generation 0.
         masks: the site's store.
     """
 
-    def __init__(self, recipe: Renewal, *, run: Path, site: str, teacher: SiteTeacher, masks: SiteMasks) -> None:
-        self.recipe, self.run, self.site, self.teacher, self.masks = recipe, str(run.resolve()), site, teacher, masks
+    def __init__(self, recipe: Renewal, *, run: Path, teacher: SiteTeacher, masks: SiteMasks) -> None:
+        self.recipe, self.run, self.teacher, self.masks = recipe, str(run.resolve()), teacher, masks
         #: Identity of the renewed masks that the site learns from; ``None`` while these are the teacher's own.
         self.sha256: str | None = None
         self._checked: str | None = None
@@ -141,7 +139,7 @@ class SiteRenewal:
         Args:
             below: only generations below this one; ``None`` is every one.
         """
-        for store in self._store(self.teacher.sha256).renewed():
+        for store in self.masks.store(self.teacher.sha256).renewed():
             origin = store.origin() or {}
             old = below is None or (origin["generation"] < below and store.teacher_sha256 != self.sha256)
             if origin.get("run") == self.run and old:
@@ -159,17 +157,11 @@ class SiteRenewal:
         self.sha256 = None if own is None else own.numpy().tobytes().hex()
         return {name: tensor for name, tensor in state.items() if name != _STATE}
 
-    def _store(self, sha256: str) -> SoftMaskStore:
-        return SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=sha256)
-
-    def _records(self) -> list[dict[str, Any]]:
-        return self.masks.records(self.site, "unlabelled")
-
     def _held(self) -> int:
         """The generation of the masks at hand, known to be whole and of this teacher; 0 is the teacher's own."""
         if self.sha256 is None:
             return 0
-        store = self._store(self.sha256)
+        store = self.masks.store(self.sha256)
         origin = store.origin() or {}
         if origin and origin["teacher"] != self.teacher.sha256:
             found = f"those of generation {origin['generation']}, made of teacher {origin['teacher'][:12]}…"
@@ -177,7 +169,11 @@ class SiteRenewal:
             hint = "go on with the teacher.json and adapter that the run began with, or start a run in another folder"
             raise _refusal(found, expected, hint)
         if self._checked != self.sha256:
-            missing = store.missing(record["image_sha256"] for record in self._records()) if origin else ["all"]
+            missing = (
+                store.missing(record["image_sha256"] for record in self.masks.records("unlabelled"))
+                if origin
+                else ["all"]
+            )
             if missing:
                 found = f"{len(missing)} missing" if origin else "none"
                 expected = f"a mask of every image by {self.sha256[:12]}…, which this run learns from"
@@ -202,12 +198,12 @@ class SiteRenewal:
                 "views": recipe.views,
             }
             sha256 = canonical_hash(origin)
-            sam, renewed = self._store(self.teacher.sha256), self._store(sha256)
+            sam, renewed = self.masks.store(self.teacher.sha256), self.masks.store(sha256)
             renewed.write_origin(origin)
-            by_hash = {record["image_sha256"]: record for record in self._records()}
+            by_hash = {record["image_sha256"]: record for record in self.masks.records("unlabelled")}
             missing = renewed.missing(by_hash)
             logits = partial(trainer.inferer, network=network)
-            with progress_bar(total=len(missing), desc=f"{self.site}: renewed soft masks", unit="image") as bar:
+            with progress_bar(total=len(missing), desc=f"{self.masks.site}: renewed soft masks", unit="image") as bar:
                 for image in missing:  # one by one: the bits do not depend on which are left
                     pixels = plain(preprocessing(dict(by_hash[image]))["image"])[None].to(trainer.state.device)
                     student = mean_of_views(pixels, logits, recipe.views).cpu()
@@ -217,7 +213,9 @@ class SiteRenewal:
         self.remove(below=generation - 2)
         seconds = time.perf_counter() - started
         text = "%s: soft masks of generation %d from SAM and the model after %d rounds: %d made, %d there, %.0f s"
-        logger.info(text, self.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds)
+        logger.info(
+            text, self.masks.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds
+        )
         return sha256
 
 

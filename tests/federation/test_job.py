@@ -321,7 +321,7 @@ def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak
 
 def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_was_done(weak):
     listed, said = DataList.load(weak / "list.json"), {"images#weak_labels": True}
-    for options in ({"sites": {"site-1": said}}, {"train": said}):
+    for options in ({"sites": {"site-1": said}}, said):
         [problem] = told(listed, variant="supervised", **options)
         assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
 
