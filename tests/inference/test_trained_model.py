@@ -79,16 +79,17 @@ def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_pat
     assert evaluate("--image_size", "64", "--teacher#peak", "0.4") == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in shown[1:4]] == [["site-1", "3"], ["site-2", "3"], ["average", "6"]]
-    masks = SiteMasks(tmp_path / "cache", DataList.load(work / "list.json"), work / "images")
-    fitted = teacher(work, peak=0.4)
-    masks.fill(fitted, ("test",))
+    fitted, listed = teacher(work, peak=0.4), DataList.load(work / "list.json")
     config = WorkflowConfig(BUNDLE, ("configs/train.json",), {"image_size": 64})
-    for site, splits in masks.teacher_scores(fitted.sha256, config, ("test",)).items():
+    for site in listed.sites:
+        masks = SiteMasks(site, tmp_path / "cache", listed, work / "images")
+        masks.fill(fitted, ("test",))
+        own = masks.teacher_scores(fitted.sha256, config, "test")
         with open(tmp_path / "scores" / site / "test" / "scores.csv", newline="") as stream:
             rows = list(csv.DictReader(stream))
-        assert [row["id"] for row in rows] == [row["id"] for row in splits["test"]]
+        assert [row["id"] for row in rows] == [row["id"] for row in own]
         # the store has 8 bits: a pixel at the threshold may flip
-        expected = [pytest.approx(row["dice"], abs=0.01) for row in splits["test"]]
+        expected = [pytest.approx(row["dice"], abs=0.01) for row in own]
         assert [float(row["dice"]) for row in rows] == expected
     assert open_to_others(tmp_path / "scores") == []
     found = read_json(tmp_path / "scores" / "metrics.json")
