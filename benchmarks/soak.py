@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--network", default="mobile_sam_fpn", help="of docs/knobs.md, or MB of weights as a number")
+    parser.add_argument("--network", default="mobile_sam_fpn", help="of docs/options.md, or MB of weights as a number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lies", type=float, default=0.05, help="part of all answers")
     parser.add_argument("--absences", type=float, default=0.005, help="part of all answers at which a site goes away")

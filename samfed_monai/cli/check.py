@@ -35,7 +35,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument(
         "--inventory",
         action="store_true",
-        help="print every target prefix, package, file, hash and licence of the bundle (with --variant, of that as well)",
+        help="print every target prefix, package, file, hash and licence of the bundle (and of --variant)",
     )
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)

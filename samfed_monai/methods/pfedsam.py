@@ -36,7 +36,7 @@ def load_balance(share: Tensor, probability: Tensor) -> Tensor:
         probability: (..., K) float, ``P``: mean over tokens of the gate's softmax over all experts.
 
     Returns:
-        a scalar >= 0, without the factor (docs/pfedsam.md: 0.01).
+        a scalar >= 0, without the factor (docs/personalised.md: 0.01).
     """
     return share.shape[-1] * (share.detach() * probability).sum(dim=-1).mean()
 
@@ -49,7 +49,7 @@ class LoadBalanceTerm(Term):
 
     Args:
         name: under which the value is logged; 1 is even use.
-        weight: factor of the term (docs/pfedsam.md; Switch Transformers: 0.01).
+        weight: factor of the term (docs/personalised.md; Switch Transformers: 0.01).
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.
 
@@ -90,7 +90,7 @@ class LoadBalanceTerm(Term):
 
 
 class MutualDistillationTerm(Term):
-    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/pfedsam.md).
+    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/personalised.md).
 
     The trained path is that of the supervised prediction, the other one runs on the same images without gradient: in
     stage G (see ``DecoupledStages``) that is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It
@@ -146,7 +146,7 @@ class MutualDistillationTerm(Term):
 
 
 class DecoupledStages(PartsInTurn):
-    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/pfedsam.md; a round of the federation is one).
+    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/personalised.md; a round of the federation is one).
 
     Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
     personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an
