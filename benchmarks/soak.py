@@ -203,7 +203,7 @@ def main() -> None:
     left_out = sum(line["left_out"] for line in lines)
     servers = len({line["process"] for line in lines})
     size = f"{options.network} MB" if options.network.isdecimal() else options.network
-    what = f"{options.sites} stand-in sites of {size}, {options.rounds} rounds, {counted(servers, 'server')}"
+    what = f"{options.sites} simulated sites of {size}, {options.rounds} rounds, {counted(servers, 'server')}"
     figures = [
         Figure(f"{what}: rounds lost or not the mean of what counted", 0.0, bound=0.0, unit="rounds"),
         Figure(f"{what}: updates left out, each as its site deserved", float(left_out), unit="updates"),

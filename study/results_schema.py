@@ -27,15 +27,16 @@ assert not validate_results(results)
 results["sites"]["site-1"]["test"]["dice"], results["average"]["test"]["dice"], results["worst"]["test"]["site"]
 ```
 
-Every run folder has this file, written when the last model has been evaluated. Its layout is version 1, a JSON Schema in
-`samfed_monai/results/results.schema.json`; `python -m study.results_schema docs/results-schema.md` writes this page.
+Every run folder has this file, written when the last model has been evaluated. Its layout is version 1, a JSON Schema
+in `samfed_monai/results/results.schema.json`; `python -m study.results_schema docs/results-schema.md` writes this page.
 
 - A site's score is the mean over its images; **average** is the mean over all images of all sites, so that a large site
   counts for more; **worst** is the site with the lowest Dice.
 - Both masks empty: Dice 1, HD95 0; one of them empty: Dice 0, HD95 the image's diagonal. `empty` counts such images.
 - HD95 is MONAI's (the larger of the two directed 95th percentiles), in pixels at the evaluation size, unless
   `convention` says otherwise.
-- `unseen` has hospitals that took no part in training; they count in no average. `networks` names every site's network, `exchange` what is exchanged.
+- `unseen` has hospitals that took no part in training; they count in no average. `networks` names every site's network,
+  `exchange` what sites and server exchange.
 - `models` has the model that was best on validation and the last one: the global one, or each site's own where sites
   keep one. `selected` names the one that the top level repeats. Rounds count from 0.
 - Keys that are not listed may be added by later versions and should be ignored.

@@ -112,7 +112,7 @@ def part_of(*, of: Any, name: str) -> Any:
 
 
 def model_path(*, model: str | None, bundle_root: str | Path) -> str:
-    """The weights that somebody named, else those in the bundle's folder ``models``.
+    """The weights that were named, else those in the bundle's folder ``models``.
 
     ``models/model.safetensors`` goes before ``models/model.pt``, the name that MONAI's own tools give.
 

@@ -102,8 +102,8 @@ like, together if they wish; they keep all updates of a round in memory, where F
 - **Two sites**: which of the two is wrong cannot be seen. Clipping removes the gain of a longer step, and
   `job#update_guard#largest_share` that of a larger number of images; a wrong step of ordinary length is half of the
   model.
-- **Four sites**, as in most federations of hospitals: median and trimmed mean outvote one that lies, not two; Krum needs
-  a fifth site. The number may still be the most harmful one that an honest site sent.
+- **Four sites**, as in most federations of hospitals: median and trimmed mean outvote one that lies, not two; Krum
+  needs a fifth site. The number may still be the most harmful one that an honest site sent.
 - `norm_clipping` stops scaled updates alone: flipped signs or labels at ordinary length keep their share of the mean.
 - No rule excludes a backdoor within the differences of honest sites; and the more honest sites differ, the more often
   one is left out.

@@ -3,8 +3,8 @@
 SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", and a summary says of it "selecting or
 weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not at
 hand, so the agreement rule is our reading. ``confidence`` is what that summary describes. The bundles take
-``trusted_average``: the mean of the round's global network and of SAM, in which SAM has as much say as the site's
-images bear it out; how far SAM is distilled is decided per image (``trust`` and ``reliability``).
+``trusted_average``: the mean of the round's global network and of SAM, in which SAM is weighted by agreement at the
+site; how far SAM is distilled is decided per image (``trust`` and ``reliability``).
 """
 
 from __future__ import annotations

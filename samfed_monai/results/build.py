@@ -64,7 +64,7 @@ def build_results(
         seeds: ``seed`` and others.
         skipped: ``{"round", "site", "reason"}`` of every update that was not aggregated.
         command: command line, for the report.
-        caveats: sentences for the report, beside those that always stand there.
+        caveats: sentences for the report, beside the fixed ones.
         unseen: model to hospital that took no part to split to a table; a split that a hospital lacks is left out.
         networks: site to name of its network.
         costs: name of a network to ``parameters``, ``milliseconds`` and ``memory_bytes`` of one image.
