@@ -15,6 +15,7 @@ from tests.size import dialect
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    ROOT / "study" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "bundles").glob("*/docs/README.md")),
 ]
