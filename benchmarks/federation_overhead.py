@@ -69,7 +69,7 @@ def main() -> None:
             rounds=options.rounds,
             variant="no_sam",
             warm_start_steps=0,
-            client={"image_size": options.size},
+            train={"image_size": options.size},
         )
         results = job.run()
 

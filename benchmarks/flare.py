@@ -63,12 +63,12 @@ def local(folder: Path, options: argparse.Namespace) -> list[float]:
     from on_flare.site import Node
 
     from samfed_monai.federation import LocalTransport
-    from samfed_monai.federation.site import ClientAlgoExecutor
+    from samfed_monai.federation.site import ClientAlgoSite
 
     (folder / "stamps").mkdir(parents=True)
     os.environ[STAMPS] = str(folder / "stamps")
 
-    class Worker(ClientAlgoExecutor):
+    class Worker(ClientAlgoSite):
         def __init__(self, site: str) -> None:
             self.site, self.node = site, Node(site)
 
@@ -137,9 +137,9 @@ RUNS: dict[str, list[str]] = {
     "ResNet-18, FedAvg": ["--variant", "no_sam", "--network_name", "deeplabv3plus_resnet18"],
     "ResNet-34, FedAvg": ["--variant", "no_sam", "--network_name", "deeplabv3plus_resnet34"],
     "ResNet-18 and -34, predictions": [
-        *("--variant", "hssf", "--client#public_steps", "2"),
-        *("--client#mixed_networks", "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"),
-        *("--client#server_network", "deeplabv3plus_resnet18"),
+        *("--variant", "hssf", "--public_steps", "2"),
+        *("--mixed_networks", "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"),
+        *("--server_network", "deeplabv3plus_resnet18"),
     ],
 }
 

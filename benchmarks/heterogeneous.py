@@ -151,7 +151,7 @@ def seconds_of_a_round(
             rounds=2,
             variant=variant,
             warm_start_steps=0,
-            client=client,
+            train=client,
         ).run()
         return clock.round
 

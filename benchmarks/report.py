@@ -64,7 +64,7 @@ def main() -> None:
             output_dir=folder / "run",
             rounds=2,
             variant="no_sam",
-            client={
+            train={
                 "image_size": options.size,
                 "local_steps": options.steps,
                 "network_name": "lite0_fpn",

@@ -11,17 +11,17 @@ from typing import Any
 from common import Figure, record
 from torch import Tensor
 
-from samfed_monai.federation import ClientAlgoExecutor, LocalTransport
-from samfed_monai.federation.privacy import SecureAggregation
-from samfed_monai.federation.secure_aggregation import STEPS, SecureServer, SecureSite
+from samfed_monai.federation import ClientAlgoSite, LocalTransport
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import CLIENT_NETWORKS
+from samfed_monai.privacy import SecureAggregation
+from samfed_monai.privacy.secure_aggregation import STEPS, SecureServer, SecureSite
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, Task
 
 IMAGES = 40
 
 
-class Site(ClientAlgoExecutor):
+class Site(ClientAlgoSite):
     """Answers with the weights that it was made with, as they are or under masks; counts its own seconds."""
 
     def __init__(self, site: str, sites: list[str], weights: Mapping[str, Tensor], *, last: Task | None = None) -> None:

@@ -34,10 +34,8 @@ FIRST_EDITION = "760a4fd"
 TEACH = "--adapt decoder --epochs 6 --views 1"
 NETWORK = "--network_name deeplabv3plus_resnet18 --learning_rate 0.0003 --batch_size 8"
 EARLIER = f"{NETWORK} --teacher#views 1"
-DEFAULTS = f"{NETWORK} --client#encoder_weights null --teacher#views 1"
-FROM_RANDOM_NUMBERS = (
-    "--client#agreement#rule teacher --client#strong_view#strength 1.0 --client#strong_view#cutout 0.2"
-)
+DEFAULTS = f"{NETWORK} --encoder_weights null --teacher#views 1"
+FROM_RANDOM_NUMBERS = "--agreement#rule teacher --strong_view#strength 1.0 --strong_view#cutout 0.2"
 NOW = f"{DEFAULTS} {FROM_RANDOM_NUMBERS}"
 
 

@@ -59,7 +59,7 @@ def main() -> None:
                 rounds=options.rounds,
                 variant="no_sam",
                 warm_start_steps=0,
-                client={"image_size": options.size},
+                train={"image_size": options.size},
                 workers=workers,
             )
             seconds = job.run()["seconds"]

@@ -107,7 +107,7 @@ def options_of(row: str, *, local_steps: int) -> list[str]:
     """
     method = methods()[row]
     own = method.kind == "heterogeneous" and method.exchange != "none"
-    return ["--client#public_steps", str(local_steps)] if own else []
+    return ["--public_steps", str(local_steps)] if own else []
 
 
 def runs_of(part: str, records: str | Path | None) -> list[RunData]:

@@ -9,10 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.speedups import flushed, search_once, small_networks, without_pictures
+
+if TYPE_CHECKING:
+    from samfed_monai.data import DataList
 
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,7 +29,7 @@ DEADLINES = {"test_faults.py", "test_submit.py", "test_system.py"}
 # Whose tests look at the curves of runs.
 DRAWING = {"reports", "study", "test_tracking.py"}
 # Whose tests are of federations, which do with a small network what they do with a large one.
-OF_FEDERATIONS = {"attacks", "classes", "federation", "methods"}
+OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}
 
 
 def group_of(path: Path) -> str:
@@ -91,6 +95,27 @@ def samfed_data() -> Path:
     if not (Path(folder) / "data").is_dir():
         pytest.skip(f"SAMFED_DATA={folder} holds no data/ folder")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def small_federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``list.json`` and the images of two labelled sites, rendered once."""
+    from samfed_monai.data import render_synthetic
+
+    folder = tmp_path_factory.mktemp("federation")
+    datalist = render_synthetic(
+        folder, sites=2, labelled=True, images_per_site=4, public=4, validation=2, test=2, size=(64, 64)
+    )
+    datalist.save(folder / "list.json")
+    return folder
+
+
+@pytest.fixture
+def small_list(small_federation: Path) -> DataList:
+    """The list of :func:`small_federation`."""
+    from samfed_monai.data import DataList
+
+    return DataList.load(small_federation / "list.json")
 
 
 def forget_outside() -> None:

@@ -20,7 +20,7 @@ from tests.speedups import SMALL_NETWORKS, small_networks
 
 _LOADED = [
     "samfed_monai.federation.client",
-    "samfed_monai.federation.job_run",
+    "samfed_monai.federation.run",
     "torch._dynamo",  # which torch imports where it makes an optimizer
     "tests.speedups",
 ]
@@ -64,7 +64,7 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict
 class _ForkedModule:
     """What :class:`samfed_monai.federation.child_process.Child` asks of ``Popen``.
 
-    It is for ``python -u -m MODULE READ WRITE``.
+    It is for ``python -u -m MODULE PIPE``.
     """
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> None:

@@ -40,42 +40,43 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 2
 SMALL = [
     "--rounds", ROUNDS, "--image_size", 64, "--local_steps", 2, "--warm_start_steps", 2, "--batch_size", 2,
-    "--teacher#views", 1, "--teacher#size", 64, "--overlays", "false", "--client#limit", 5, "--seed", 3,
+    "--overlays", "false", "--limit", 5, "--seed", 3,
 ]  # fmt: skip
-LIGHT = ["--network_name", "lite0_fpn", "--client#encoder_weights", "null"]
-SURE = ["--client#agreement#tau", 0.55]
-UNLIKE = ["--client#encoder_weights", "null", "--client#public_steps", 2]
+TEACHER = ["--teacher#views", 1, "--teacher#size", 64]
+LIGHT = ["--network_name", "lite0_fpn", "--encoder_weights", "null"]
+SURE = ["--agreement#tau", 0.55]
+UNLIKE = ["--encoder_weights", "null", "--public_steps", 2]
 # networks of the sites in turn, and the server's
 TRUNKS = [
-    "--client#mixed_networks", "['mobile_sam_fpn','lite0_fpn','basic_unet']", "--client#server_network", "lite0_fpn",
+    "--mixed_networks", "['mobile_sam_fpn','lite0_fpn','basic_unet']", "--server_network", "lite0_fpn",
 ]  # fmt: skip
-HSSF = ["--client#mixed_networks", "['hssf_resnet18']", "--client#server_network", "hssf_resnet18"]
+HSSF = ["--mixed_networks", "['hssf_resnet18']", "--server_network", "hssf_resnet18"]
 DEEPLAB = [
-    "--client#mixed_networks", "['deeplabv3plus_efficientnet_lite0','deeplabv3plus_resnet18']",
-    "--client#server_network", "deeplabv3plus_efficientnet_lite0",
+    "--mixed_networks", "['deeplabv3plus_efficientnet_lite0','deeplabv3plus_resnet18']",
+    "--server_network", "deeplabv3plus_efficientnet_lite0",
 ]  # fmt: skip
 
 # Thresholds are low and rates of mixing are high, so that what a variant adds is not zero in so short a run.
 VARIANTS: dict[str, list[Any]] = {
-    "samfed": [],
+    "samfed": TEACHER,
     "no_sam": [*LIGHT, *SURE],
     "ditto": [*LIGHT, *SURE],
-    "apple": [*LIGHT, *SURE, "--client#sharing#rate", 1.0, "--client#sharing#fraction", 1.0],
+    "apple": [*LIGHT, *SURE, "--sharing#rate", 1.0, "--sharing#fraction", 1.0],
     "fca": [*LIGHT, *SURE],
     "fedala": [
-        *LIGHT, *SURE, "--client#sharing#rate", 10000,
-        "--client#sharing#first_batches", 3, "--client#sharing#batches", 2,
+        *LIGHT, *SURE, "--sharing#rate", 10000,
+        "--sharing#first_batches", 3, "--sharing#batches", 2,
     ],
     "fedrep": [*LIGHT, *SURE],
     "semifl": [*LIGHT, *SURE],
     "mean_teacher": LIGHT,
-    "unimatch": [*LIGHT, "--client#terms#unimatch#tau", 0.55],
+    "unimatch": [*LIGHT, "--terms#unimatch#tau", 0.55],
     "heterogeneous": [*UNLIKE, *TRUNKS],
     "hssf_compat": [
-        *UNLIKE, *HSSF, "--batch_size", 4, "--client#strategy#floor", 0.0, "--client#sharing#gate", "always",
+        *UNLIKE, *HSSF, "--batch_size", 4, "--strategy#floor", 0.0, "--sharing#gate", "always",
     ],
-    "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--client#terms#prototype#tau", 0.55],
-    "pfedsam": [],
+    "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--terms#prototype#tau", 0.55],
+    "pfedsam": TEACHER,
     "oracle": LIGHT,
 }  # fmt: skip
 """Name to further options. The defaults' network, which starts from the teacher's trunk, is that of ``samfed``."""

@@ -65,9 +65,9 @@ ROOMS = {
         tuple(f"tests/federation/test_{name}.py" for name in ("round_store", "run_folder", "run_models")),
     ),
     "privacy": Room(
-        ("samfed_monai/federation/privacy/*.py",),
+        ("samfed_monai/privacy/*.py",),
         tuple(
-            f"tests/federation/privacy/test_{name}.py"
+            f"tests/privacy/test_{name}.py"
             for name in (
                 "audit",
                 "central",

@@ -146,7 +146,7 @@ def test_the_example_method_comes_with_an_installed_package(tmp_path: Path):
 
 
 def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
-    from samfed_monai.federation.privacy.allowed import allowed_of, tensor_problems
+    from samfed_monai.privacy.allowed import allowed_of, tensor_problems
     from samfed_monai.protocol import Message
     from tests.federation.unlike import run_unlike
 

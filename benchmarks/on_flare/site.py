@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -29,4 +28,4 @@ class Node:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(lambda settings, files: Node(settings["site"])))
+    serve(lambda settings, files: Node(settings["site"]))

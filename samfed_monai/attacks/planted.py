@@ -13,8 +13,8 @@ from samfed_monai.attacks.finding import Finding, Options, Shown, against_blank,
 from samfed_monai.attacks.target import Target
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation.privacy.network_check import reading_layers
-from samfed_monai.federation.privacy.noise import SeededNoise, noisy_update
+from samfed_monai.privacy.network_check import reading_layers
+from samfed_monai.privacy.noise import SeededNoise, noisy_update
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,7 +115,7 @@ def attack_planted(target: Target, options: Options) -> Finding:
         strip = {"truth": truth, "reconstruction": found, "blank": blank[None].expand_as(truth)}
         caption = f"Defence: {defence}. Truth, reconstruction from the update, blank image."
         shown.append(Shown(f"planted-{len(rows)}", caption, strip))
-    sent = {"client": {"network_def": planted_definition(size)}}
+    sent = {"network_def": planted_definition(size)}
     refused = {
         "strict check of what is sent (no class is forbidden)": bool(strict_problems(sent, "plan")),
         "the site's network inspection, before training": bool(reading_layers(network, (3, size, size))),

@@ -70,7 +70,7 @@ def attack_soft_masks(target: Target, options: Options) -> Finding:
             "`agreement dice` is the Dice between copy and network on the site's training images: masks reveal as much "
             "as the copy does, at most what access to the network itself reveals.",
             "Against reconstruction no defence is needed; against membership inference, differential privacy of the "
-            "masks (`privacy -> differential_privacy`), at the price of most of their use.",
+            "masks (`privacy#differential_privacy`), at the price of most of their use.",
         ],
         [
             Shown(

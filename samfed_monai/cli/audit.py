@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the table, or attacks."""
     if arguments.attack is None:
         _refuse_options_of_attacks(arguments)
-        from samfed_monai.federation.privacy.audit import audit_table, read_audit
+        from samfed_monai.privacy.audit import audit_table, read_audit
 
         sys.stdout.write(audit_table(read_audit(arguments.path)) + "\n")
         return int(ExitCode.DONE)

@@ -45,7 +45,7 @@ class NamedRow:
     Args:
         name: unique; the folder of its runs.
         variant: which variant it runs.
-        overrides: ids of ``federate.json`` and values, on top of the command line's.
+        overrides: ids of ``federate.json`` and ``train.json``, and values, on top of the command line's.
         title: what tables call it; empty for the variant's own title.
         note: a sentence below the table.
         setting: rows of one setting share ``dp_only`` and ``oracle``; empty for the setting of the variants.
@@ -88,7 +88,7 @@ def read_rows(path: str | Path) -> list[NamedRow]:
         {"title": "Agreement rule",
          "rows": {"samfed": {"variant": "samfed"},
                   "average": {"variant": "samfed", "note": "the mean of the two probabilities",
-                              "overrides": {"client#agreement#rule": "average"}}}}
+                              "overrides": {"agreement#rule": "average"}}}}
     """
     where, problems = Path(path).name, Problems()
     content = read_json(path)
@@ -166,7 +166,7 @@ def _check(content: Mapping[str, Any], keys: Sequence[str], where: str, problems
 def _overrides(content: Mapping[str, Any], where: str, problems: Problems) -> dict[str, Any]:
     given = content.get("overrides", {})
     if not isinstance(given, dict):
-        expected = 'ids and values, for instance {"client#agreement#tau": 0.8}'
+        expected = 'ids and values, for instance {"agreement#tau": 0.8}'
         problems.add(f"{where}#overrides", found=type(given).__name__, expected=expected)
         return {}
     overrides = normal_ids(given)
@@ -200,7 +200,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (default: 1)")
     parser.add_argument("--title", help="heading of the table")
     add_device(parser)
-    take_overrides(parser, "federate.json, or that knob of the sites' train.json", "federate.json", "train.json")
+    take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
     parser.set_defaults(run=run)
     return parser
 
@@ -292,8 +292,8 @@ def _rows(arguments: argparse.Namespace, problems: Problems) -> list[NamedRow]:
 
 
 def _without(overrides: Mapping[str, Any], unread: Collection[str]) -> dict[str, Any]:
-    """Overrides of the command line without those that a row does not read, by either spelling."""
-    return {key: value for key, value in overrides.items() if not {key, f"client#{key}"} & set(unread)}
+    """Overrides of the command line without those that a row does not read."""
+    return {key: value for key, value in overrides.items() if key not in unread}
 
 
 def _problems(
@@ -316,7 +316,7 @@ def _problems(
         for variant, problems in plain.items()
     }
     by_none = set.intersection(*options.values()) if options else set()
-    partly = {row.name: unread for row in rows if (unread := options[row.variant] - by_none)}
+    partly = {row.name: some for row in rows if (some := options[row.variant] - by_none)}
     found = [
         problem
         for problems in plain.values()

@@ -143,14 +143,13 @@ _READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "c
 def _checked(bundle: Path, ids: dict[str, Any], asked: dict[str, Any]) -> WorkflowConfig:
     """The bundle's ``inference.json`` with ids on top, of which the user gave ``asked``."""
     from samfed_monai.config.check import check_bundle
-    from samfed_monai.config.knobs import whole_groups
     from samfed_monai.config.parse import workflow_files
     from samfed_monai.federation.workflow import WorkflowConfig
 
     if problems := check_bundle(bundle, "inference", overrides=ids, ready=False, reads=_READ, asked=asked):
         raise Refused(problems)
     files = workflow_files(bundle, "inference")
-    overrides = {"bundle_root": str(bundle), **whole_groups(files, ids)}
+    overrides = {"bundle_root": str(bundle), **ids}
     return WorkflowConfig(bundle, tuple(map(str, files)), overrides)
 
 

@@ -33,7 +33,7 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         "they are, but for a few that are hashed at each start",
     )
     add_device(parser)
-    take_overrides(parser, "federate.json, or that knob of the sites' train.json", "federate.json", "train.json")
+    take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
     parser.set_defaults(
         run=run,
         kept="what was complete before the rounds is kept in the run's cache: teacher, soft masks, warm start",
@@ -42,7 +42,7 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Ids of ``federate.json``, and knobs of ``train.json``, with the values that the command line gives them."""
+    """Ids of ``federate.json`` and ``train.json``, with the values that the command line gives them."""
     given = {
         "datalist": absolute(arguments.datalist),
         "data_root": absolute(arguments.data_root),

@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             ids = trained_as(model, arguments.bundle, "inference", asked)
             ids |= {"dataset#data#skip_unreadable": True} if arguments.skip_unreadable else {}
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
-            ids |= places | {"probabilities": arguments.probabilities}
+            ids = places | {"probabilities": arguments.probabilities} | ids
             run_workflow(arguments.bundle, "inference", ids, asked=asked)
 
         with any_image_size(arguments.allow_other_size):

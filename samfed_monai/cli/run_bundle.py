@@ -10,9 +10,9 @@ from typing import Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.config.knobs import whole_groups
-from samfed_monai.config.parse import workflow_files
-from samfed_monai.config.variants import variant_files
+from samfed_monai.config.layers import layered, pairs_for_monai
+from samfed_monai.config.overrides import normal_ids
+from samfed_monai.config.parse import BundleConfig
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Refused
 
@@ -37,7 +37,7 @@ def run_workflow(
         bundle: folder or packaged name.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
         overrides: ids and values.
-        variant: variant on top of the workflow's files; not for ``federate``, where it is a knob.
+        variant: variant, laid on the workflow's first file; not for ``federate``, where it is a knob.
         asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
 
     Returns:
@@ -51,8 +51,9 @@ def run_workflow(
     problems = check_bundle(root, workflow, variant=variant, overrides=overrides, asked=asked)
     if problems:
         raise Refused(problems)
-    files = [*workflow_files(root, workflow), *(variant_files(root, variant) if variant else [])]
-    return _run(root, files, workflow, {"bundle_root": str(root), **whole_groups(files, overrides)})
+    given = {"bundle_root": str(root), **normal_ids(dict(overrides))}
+    files, base = layered(root, workflow, given, variant=variant)
+    return _run(root, files, workflow, pairs_for_monai(BundleConfig(files, given, base=base)))
 
 
 def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any]) -> list[Any]:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samfed_monai.config.knobs import routed
+from samfed_monai.config.layers import layered
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
-from samfed_monai.config.parse import BundleConfig, flat, is_note, join_id, split_id, workflow_files
-from samfed_monai.config.variants import variant_files
+from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
 from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.progress import progress_bar
@@ -86,22 +85,16 @@ def _paragraph(lines: Sequence[str], runs: Sequence[FailedRun]) -> str:
 def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list[Path]:
     """Configuration files that a federation of this variant reads; those that are missing are left out.
 
-    ``federate.json``, ``train.json``, the variant's files, and ``teacher.json`` unless the variant has no teacher.
+    ``train.json``, the variant's files, ``federate.json``, and ``teacher.json`` unless the variant has no teacher.
     Other variants, ``evaluate.json`` and ``inference.json`` are not read by it, and MONAI reads ``metadata.json`` for
     other purposes than to compute.
     """
-    train = [path for path in workflow_files(bundle, "train") if path.is_file()]
-    with suppress(Refused):  # told when the bundle is checked
-        train += variant_files(bundle, variant)
-    federate = [path for path in workflow_files(bundle, "federate") if path.is_file()]
-    asked = [(split_id(key), value) for key, value in routed(federate, overrides).items()]
-    given = {
-        **flat(BundleConfig(federate).content.get("client") or {}),
-        **{join_id(inside): value for (group, *inside), value in asked if group == "client"},
-    }
-    guided = BundleConfig(train, given).content.get("teacher_adapt", "off") != "off"
-    teacher = [path for path in workflow_files(bundle, "teacher") if path.is_file()] if guided else []
-    return [*federate, *train, *teacher]
+    files = workflow_files(bundle, "federate")
+    with suppress(Refused):  # reported when the bundle is checked
+        files, _ = layered(bundle, "federate", {**overrides, "variant": variant})
+    files = [path for path in files if path.is_file()]
+    guided = BundleConfig(files, overrides).content.get("teacher_adapt", "off") != "off"
+    return [*files, *(path for path in workflow_files(bundle, "teacher") if guided and path.is_file())]
 
 
 def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]:

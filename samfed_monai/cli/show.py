@@ -19,9 +19,9 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
         help="show which values a workflow would use, and where each comes from",
         description="Merges a workflow's files, the variant's and the command line's, as a run does, and shows every "
         "knob, and every other id that the variant or the command line sets: its value, the file that says it, and "
-        "what it replaced. Of federate.json the ids of the sites' training are shown as client#ID, those of the "
-        "teacher's fit as teacher#ID. A star marks what nothing that the workflow runs reads. Nothing is built or "
-        "evaluated; `samfed check` says whether a run would take the values.",
+        "what it replaced. In a federation the ids of the teacher's fit are shown as teacher#ID. A star marks what "
+        "nothing that the workflow runs reads. Nothing is built or evaluated; `samfed check` says whether a run would "
+        "take the values.",
         allow_abbrev=False,
     )
     add_bundle(parser)

@@ -298,7 +298,6 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
     from monai.engines import SupervisedEvaluator
 
     from samfed_monai.config.check import check_bundle
-    from samfed_monai.config.knobs import whole_groups
     from samfed_monai.core.errors import Problems
     from samfed_monai.federation.workflow import WorkflowConfig
     from samfed_monai.handlers import BatchBar
@@ -334,7 +333,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
     problems.extend(check_bundle(root, "inference", overrides=given, reads=reads, asked=own))
     problems.refuse_if_any()
     files = workflow_files(root, "inference")
-    config = WorkflowConfig(root, tuple(map(str, files)), {"bundle_root": str(root), **whole_groups(files, given)})
+    config = WorkflowConfig(root, tuple(map(str, files)), {"bundle_root": str(root), **given})
     writer = MaskWriter(
         output_dir=str(given["output_dir"]),
         probabilities=arguments.probabilities,
@@ -368,7 +367,6 @@ def _checked(
         Refused: everything that is wrong with either; an adapter whose header cannot be read.
     """
     from samfed_monai.config.check import check_bundle
-    from samfed_monai.config.knobs import whole_groups
     from samfed_monai.config.parse import workflow_files
     from samfed_monai.core.errors import Problems
     from samfed_monai.federation.teacher import TeacherStage
@@ -387,7 +385,7 @@ def _checked(
     problems.refuse_if_any()
     header = adapter.read_header(str(given["model"]))
     files = workflow_files(root, workflow)
-    config = WorkflowConfig(root, tuple(map(str, files)), {"bundle_root": str(root), **whole_groups(files, overrides)})
+    config = WorkflowConfig(root, tuple(map(str, files)), {"bundle_root": str(root), **overrides})
     named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
     return config, TeacherStage(root, named, root)  # nothing is fitted: no cache is written
 

@@ -23,21 +23,22 @@ from typing import Any
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.entry_points import brought, not_installed
 from samfed_monai.config.knobs import (
-    GIVEN,
-    GROUPS,
     MONAI_IDS,
     SITES,
+    TEACHER,
     check_knobs,
     check_override_ids,
     check_references,
     check_unread_knobs,
     is_value,
-    routed,
     shipped,
     shipped_knobs,
 )
+from samfed_monai.config.layers import groups_of, layered, training_layers
 from samfed_monai.config.parse import (
+    COMMAND_LINE,
     DISABLED,
+    FEDERATE,
     MISSING,
     WORKFLOWS,
     BundleConfig,
@@ -45,17 +46,15 @@ from samfed_monai.config.parse import (
     follow,
     join_id,
     lookup,
-    reached,
-    references,
     split_id,
     walk,
     workflow_files,
 )
 from samfed_monai.config.ranges import check_ranges
-from samfed_monai.config.reads import unread, unread_in_groups
+from samfed_monai.config.reads import runs_of, unread, unread_in_groups
 from samfed_monai.config.spelling import corrected, misspelt
 from samfed_monai.config.targets import CATALOGUE, parameters_of, resolve_target
-from samfed_monai.config.variants import find_variant, methods, networks_elsewhere, read_method, variant_files
+from samfed_monai.config.variants import find_variant, methods, networks_elsewhere, read_method
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import read_json, sha256_file
 
@@ -77,9 +76,10 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         ready: ``False`` takes values that stand as the packaged bundle ships them for placeholders.
     """
     content = dict(config.content)
-    for layer, _ in () if ready else config.layers:
+    for layer, _ in config.layers:
         for name, value in shipped_knobs(layer).items():
-            if name in content and content[name] == value:
+            of_teacher = config.federates and name == "encoder_weights"  # the teacher that the federation fits has them
+            if (of_teacher or not ready) and content.get(name, MISSING) == value:
                 del content[name]
     for name in WEIGHT_KNOBS:
         path = _given(content, name)
@@ -232,7 +232,7 @@ def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
     from samfed_monai.handlers.records import SUPERVISED
     from samfed_monai.methods.site_weights import LearnedWeights
 
-    strategy, terms = lookup(config.content, ("strategy",)), reached(config.content, MONAI_IDS).get("terms")
+    strategy, terms = lookup(config.content, ("strategy",)), _terms_and_guides(config)[0]
     if config.content.get("imports") or not (isinstance(strategy, dict) and isinstance(terms, dict)):
         return
     target = _target_of(strategy)
@@ -312,8 +312,7 @@ def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
     from samfed_monai.handlers.guide import OWN_VIEWS, unknown_guide
     from samfed_monai.handlers.term import Term
 
-    runs = reached(config.content, MONAI_IDS)
-    terms, guides = runs.get("terms"), runs.get("guides")
+    terms, guides = _terms_and_guides(config)
     if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
         return
     names = [str(guide.get("name", key)) for key, guide in guides.items() if _target_in(guide)]
@@ -335,6 +334,12 @@ def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
                     problem = replace(problem, hint=f"guides#{value}#_disabled_ false enables it")
                 told.setdefault(problem.where, problem)
     yield from told.values()
+
+
+def _terms_and_guides(config: BundleConfig) -> tuple[Any, Any]:
+    """Those in use; ``None`` where the workflow reads none."""
+    runs = runs_of(config)[-1]
+    return runs.get("terms"), runs.get("guides")
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
@@ -460,7 +465,6 @@ def check_bundle(
     overrides: Mapping[str, Any] | None = None,
     files: Sequence[Path] | None = None,
     ready: bool = True,
-    routes: bool = True,
     reads: Set[str] = MONAI_IDS,
     asked: Collection[str] | None = None,
 ) -> list[Problem]:
@@ -476,32 +480,31 @@ def check_bundle(
         overrides: ids and values of the command line.
         files: config files to check instead of the workflow's own.
         ready: whether the workflow is about to run, so that all it names on disk must be there. ``False`` only looks
-            at paths and hashes that somebody changed from what the packaged bundle ships.
-        routes: whether who runs it hands knobs of ``train.json`` on to ``client`` (:func:`.knobs.routed`), as
-            ``samfed`` does and MONAI's own command does not.
+            at paths and hashes that were changed from what the packaged bundle ships.
         reads: ids that the command asks for by name; an override that these do not lead to is refused.
         asked: ids of ``overrides`` that the user gave; ``None``: all of them.
     """
     root = Path(bundle_root)
-    federate = workflow == "federate"
-    overrides = {**(overrides or {}), **({"variant": variant} if federate and variant else {})}
+    overrides = {**(overrides or {}), **({"variant": variant} if workflow == "federate" and variant else {})}
     try:
-        own = workflow_files(root, workflow)
-        overrides = routed(own, overrides) if routes else overrides
-        base = list(files) if files is not None else own
-        layers = [*base, *_variant_files(root, None if federate else variant)]
+        layers, base = layered(root, workflow, overrides, variant=variant, files=files)
     except Refused as refused:
-        return refused.problems
-    config = BundleConfig(layers, overrides)
-    base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
-    problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, base_layers, ready)]
-    if not config.problems:
-        told = {problem.where for problem in problems}
-        problems += [problem for problem in unread(config, reads, asked) if problem.where not in told]
-    if workflow == "train" and not config.problems:
+        said = COMMAND_LINE if "variant" in overrides else FEDERATE
+        return [
+            replace(each, where=f"{said} -> variant") if workflow == "federate" and each.where == "variant" else each
+            for each in refused.problems
+        ]
+    config = BundleConfig(layers, overrides, base=base)
+    problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, ready)]
+    if config.problems:
+        return list(dict.fromkeys(problems))
+    told = {problem.where for problem in problems}
+    problems += [problem for problem in unread(config, reads, asked) if problem.where not in told]
+    if workflow == "train":
         problems += check_classes(config, root, variant, "variant")
-    if federate and not config.problems:
-        config, _ = corrected(config, base_layers)
+    if config.federates:
+        config, _ = corrected(config)
+        problems += check_classes(config, root, config.content.get("variant"), config.where(("variant",)))
         problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
 
@@ -517,31 +520,25 @@ def _in_metadata(root: Path) -> list[Problem]:
         return refused.problems
 
 
-def _variant_files(root: Path, variant: Any) -> list[Path]:
-    return [] if variant is None else variant_files(root, variant)
-
-
-def _problems(
-    config: BundleConfig, root: Path, base_layers: int, ready: bool, *, imports: bool | None = None
-) -> list[Problem]:
+def _problems(config: BundleConfig, root: Path, ready: bool, *, imports: bool | None = None) -> list[Problem]:
     """Of one workflow; ``imports`` says whether its modules are imported, by default where it is ready."""
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
-    config, problems = corrected(config, base_layers)
+    config, problems = corrected(config)
     components = ComponentCheck(config)
     for check in (
-        lambda: check_override_ids(config, base_layers),
+        lambda: check_override_ids(config),
         lambda: check_knobs(config),
         lambda: check_references(config),
         lambda: check_imports(config, ready=ready if imports is None else imports),
-        lambda: check_unread_knobs(config, base_layers),
+        lambda: check_unread_knobs(config, runs_of(config)),
         components.problems,
-        lambda: check_override_kinds(config, base_layers, components.judged),
+        lambda: check_override_kinds(config, components.judged),
         lambda: check_networks(config),
         lambda: check_sam_arguments(config),
         lambda: check_agreement(config),
         lambda: check_deciding_term(config),
-        lambda: check_ranges(config, base_layers),
+        lambda: check_ranges(config),
         lambda: check_files(config, root, ready=ready),
     ):
         told = {problem.where for problem in problems}
@@ -549,152 +546,78 @@ def _problems(
     return problems
 
 
-def federated_configs(config: BundleConfig, bundle_root: Path) -> dict[str, BundleConfig]:
-    """What a federated job makes of the other files.
-
-    ``train.json`` with the variant and the values of ``client`` on top, and with those of each site; ``teacher.json``
-    with those of ``teacher``.
+def grouped_configs(config: BundleConfig, bundle_root: Path) -> dict[str, BundleConfig]:
+    """What a federation makes of its groups: the sites' training with one site's own values, and ``teacher.json``.
 
     Args:
-        config: the layers of ``federate.json``.
+        config: the layers of a federation.
         bundle_root: folder of the bundle.
 
     Returns:
-        By the group whose values are the topmost layer, ``client``, ``teacher`` or ``sites#<site>``; without those
-        whose file the bundle lacks, and sites whose choices are no object.
-
-    Raises:
-        Refused: no such variant.
+        By the group whose values are the topmost layer, ``teacher`` or ``sites#<site>``; without a teacher where the
+        bundle has no such file, and without sites whose choices are no object.
     """
-    variant = _variant_files(bundle_root, config.content.get("variant"))
-    groups = {"client": ("train", _resolved(config, "client")), "teacher": ("teacher", _resolved(config, "teacher"))}
-    sites = config.content.get(SITES)
-    for site, choices in sites.items() if isinstance(sites, dict) else ():
-        if isinstance(choices, dict):  # "network" is "network_name" there
+    groups, configs = groups_of(config), dict[str, BundleConfig]()
+    files = workflow_files(bundle_root, "teacher")
+    if all(path.is_file() for path in files):
+        plain = {name: value for name, value in flat(groups[TEACHER]).items() if not _is_code(value)}
+        configs[TEACHER] = BundleConfig(files, plain, f"{FEDERATE} -> {TEACHER}")
+    for site, choices in groups[SITES].items():
+        if isinstance(choices, Mapping):  # "network" is "network_name" there
             pairs = {("network_name" if key == "network" else key): value for key, value in choices.items()}
-            groups[f"{SITES}#{site}"] = ("train", flat(pairs))
-    configs: dict[str, BundleConfig] = {}
-    for group, (workflow, pairs) in groups.items():
-        files = workflow_files(bundle_root, workflow)
-        if all(path.is_file() for path in files):
-            files += variant if workflow == "train" else []
-            configs[group] = BundleConfig(files, pairs, f"{config.layers[0][0]} -> {group}")
+            source = f"{FEDERATE} -> {SITES}#{site}"
+            layers = [*training_layers(config), (source, flat(pairs))]
+            configs[f"{SITES}#{site}"] = BundleConfig.of_layers(layers, source)
     return configs
 
 
-def _asked_of_sites(config: BundleConfig) -> dict[str, str]:
-    """Ids of ``train.json`` that the command line sets for all sites, each with what it is called there."""
-    given = dict(config.layers).get(config.source, {})
-    asked: dict[str, str] = {}
-    for key, value in given.items():
-        place, *inside = split_id(key)
-        if place == "client" and inside:
-            asked[join_id(inside)] = key
-        elif place == "client" and isinstance(value, Mapping):
-            asked |= {name: f"client#{name}" for name in flat(value)}
-    return asked
-
-
-def _without_effect(config: BundleConfig, client: BundleConfig, root: Path) -> Iterator[Problem]:
-    """Knobs of the command line that nothing in this federation reads, each with what is read in their place.
-
-    Args:
-        config: the layers of ``federate.json``, the command line on top.
-        client: what a site trains with.
-        root: the bundle's folder.
-    """
-    asked = {name: option for name, option in _asked_of_sites(config).items() if name in client.content}
-    bottom = BundleConfig(workflow_files(root, "train")).content if asked else {}
-    for name, option in asked.items():
-        value = client.content[name]
-        expected, hint = _read_instead(client.content, bottom, name, value, config.content.get("variant"))
-        if expected:
-            yield Problem(f"{config.source} -> {option}", found=repr(value), expected=expected, hint=hint)
-
-
-def _read_instead(
-    content: Mapping[str, Any], bottom: Mapping[str, Any], name: str, value: Any, variant: Any
-) -> tuple[str, str]:
-    """What is read in place of a knob of ``train.json``, and what to do about it; two empty texts where it is read.
-
-    Args:
-        content: merged ``train.json``, variant and command line.
-        bottom: ``train.json`` alone.
-        name: the knob.
-        value: what it is set to.
-        variant: name of the variant.
-    """
-    if name in GIVEN:
-        hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
-        return "none: the federation gives every site its own", hint
-    if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
-        expected = f"an id that the variant {variant!r} reads: sites take theirs from mixed_networks"
-        return expected, f"set --client#mixed_networks \"['{value}']\" and --client#server_network {value}"
-    readers = [parts for parts, text in walk(bottom) if text == f"@{name}"]
-    own = {join_id(parts): lookup(content, parts) for parts in readers}
-    other = {place: text for place, text in own.items() if text is not MISSING and text != f"@{name}"}
-    if not other or len(other) < len(own) or name in reached(content, [key for key in content if key != name]):
-        return "", ""
-    said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
-    hint = f"set --client#{next(iter(other))} {value}, or leave {name} out"
-    return f"a knob that the variant {variant!r} reads; it has {said} of its own", hint
+def _is_code(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
-    """Problems of what a federated job makes of other files; and SAM's weights, if there is a teacher."""
-    try:
-        parts = federated_configs(config, root)
-    except Refused as refused:
-        said = config.where(("variant",))
-        return [replace(each, where=said) if each.where == "variant" else each for each in refused.problems]
+    """Problems of a federation's groups; and SAM's weights, if there is a teacher."""
+    parts = grouped_configs(config, root)
     problems = [
         _where_said(config, group, part, problem)
         for group, part in parts.items()
-        for problem in _problems(part, root, 1, ready=False, imports=ready)
+        for problem in _problems(part, root, ready=False, imports=ready)
     ]
-    if "client" in parts:
-        problems += _without_effect(config, parts["client"], root)
-        variant = config.content.get("variant")
-        problems += check_classes(parts["client"], root, variant, config.where(("variant",)))
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(choices, dict):
-            where, expected = (
-                f"{config.layers[0][0]} -> {SITES}#{site}",
-                'an object, for instance {"network": "basic_unet"}',
-            )
-            problems.append(Problem(where, found=type(choices).__name__, expected=expected))
+            expected = 'an object, for instance {"network": "basic_unet"}'
+            problems.append(Problem(f"{FEDERATE} -> {SITES}#{site}", found=type(choices).__name__, expected=expected))
     told = {problem.where for problem in problems}
-    unheeded = unread_in_groups(config, parts, teacher=_has_teacher(parts))
+    unheeded = unread_in_groups(config, parts, teacher=_has_teacher(config, parts))
     problems += [problem for problem in unheeded if problem.where not in told]
-    wanted = ready and "client" in parts and parts["client"].content.get("teacher_adapt", "off") != "off"
-    if wanted and "teacher" in parts:
-        problems += check_base_weights(parts["teacher"].content, root)
+    if ready and config.content.get("teacher_adapt", "off") != "off" and TEACHER in parts:
+        problems += check_base_weights(parts[TEACHER].content, root)
     return problems
 
 
-def _has_teacher(parts: Mapping[str, BundleConfig]) -> bool:
+def _has_teacher(config: BundleConfig, parts: Mapping[str, BundleConfig]) -> bool:
     """Whether a run has a teacher, if only for its trunk, which networks start from."""
-    from samfed_monai.networks.weights import TEACHER, takes_teacher
+    from samfed_monai.networks.weights import TEACHER as OF_TEACHER
+    from samfed_monai.networks.weights import takes_teacher
 
-    content = parts["client"].content if "client" in parts else {}
-    if content.get("teacher_adapt") != "off":
+    if config.content.get("teacher_adapt") != "off":
         return True
-    names = [part.content.get(name) for part in parts.values() for name in ("network_name", "server_network")]
-    names += content.get("mixed_networks") or ()
-    return content.get("encoder_weights") == TEACHER and any(takes_teacher(str(name)) for name in names)
+    contents = [config.content, *(part.content for part in parts.values())]
+    names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
+    names += config.content.get("mixed_networks") or ()
+    return config.content.get("encoder_weights") == OF_TEACHER and any(takes_teacher(str(name)) for name in names)
 
 
 _RULED_BY = {
-    ("train.json", "seed"): ("federate.json", "seed"),
-    ("train.json", "epochs"): ("federate.json", "rounds"),
+    ("train.json", "epochs"): (FEDERATE, "rounds"),
     ("teacher.json", "adapt"): ("train.json", "teacher_adapt"),
 }
-"""Knobs that do nothing in a federation, each with the one that does; ``client`` and ``teacher`` add to them."""
+"""Ids that do nothing in a federation, each with the one that does; ``federate.json`` adds to them."""
 
 
 def overruled(bundle_root: str | Path) -> list[Problem]:
-    """Knobs of ``train.json`` and ``teacher.json`` that somebody changed and that do nothing in a federation.
+    """Values of ``train.json`` and ``teacher.json`` that were changed and that do nothing in a federation.
 
     They are no mistakes: outside of a federation they count. One with the value that the packaged bundles ship, or the
     one that rules, is not among them.
@@ -702,12 +625,11 @@ def overruled(bundle_root: str | Path) -> list[Problem]:
     Args:
         bundle_root: folder of a bundle in which :func:`check_bundle` found no problem.
     """
-    paths = [Path(bundle_root) / "configs" / name for name in ("train.json", "teacher.json", "federate.json")]
+    paths = [Path(bundle_root) / "configs" / name for name in ("train.json", "teacher.json", FEDERATE)]
     files = {path.name: read_json(path) if path.is_file() else {} for path in paths}
-    ruled = dict(_RULED_BY)
-    for group, file in GROUPS.items():
-        values = files["federate.json"].get(group)
-        ruled |= {(file, name): ("federate.json", f"{group}#{name}") for name in values or {}}
+    above = files[FEDERATE]
+    ruled = {**_RULED_BY, **{("train.json", name): (FEDERATE, name) for name in above if is_value(above[name])}}
+    ruled |= {("teacher.json", name): (FEDERATE, f"{TEACHER}#{name}") for name in above.get(TEACHER) or {}}
     problems = []
     for (file, name), (home, place) in ruled.items():
         value, rules = (lookup(files[where], split_id(key)) for where, key in ((file, name), (home, place)))
@@ -748,20 +670,8 @@ def _where_said(config: BundleConfig, group: str, part: BundleConfig, problem: P
     if not problem.where.startswith(before):
         return problem
     name = problem.where.removeprefix(before)
-    spelt = "network" if name == "network_name" and group not in GROUPS else name
+    spelt = "network" if name == "network_name" and group != TEACHER else name
     return replace(problem, where=config.where((*split_id(group), *split_id(spelt))))
-
-
-def _resolved(config: BundleConfig, group: str) -> dict[str, Any]:
-    """A group of overrides with its ``@knob`` references looked up; those that lead nowhere are told elsewhere."""
-    pairs = config.content.get(group)
-    resolved: dict[str, Any] = {}
-    for key, value in flat(pairs).items() if isinstance(pairs, dict) else ():
-        targets = references(value) if isinstance(value, str) and value.startswith("@") else []
-        found = lookup(config.content, targets[0]) if targets else value
-        if found is not MISSING and not (isinstance(found, str) and found.startswith(("$", "@", "%"))):
-            resolved[key] = found
-    return resolved
 
 
 def workflows_of(bundle_root: str | Path) -> list[str]:

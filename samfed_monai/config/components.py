@@ -198,15 +198,14 @@ class ComponentCheck:
             yield wrong_kind(self.config.where(place), value, expected)
 
 
-def check_override_kinds(config: BundleConfig, base_layers: int, judged: set[tuple[str, ...]]) -> Iterator[Problem]:
-    """Values of a variant or of the command line whose kind differs from that of the value they replace.
+def check_override_kinds(config: BundleConfig, judged: set[tuple[str, ...]]) -> Iterator[Problem]:
+    """Values of a layer whose kind differs from that of the value they replace.
 
     Args:
         config: the layers.
-        base_layers: how many of them are the workflow's own files.
         judged: knobs that a component's annotation has spoken about already; it knows better than a default.
     """
-    for index, (layer, pairs) in enumerate(config.layers[base_layers:], start=base_layers):
+    for index, (layer, pairs) in enumerate(config.layers[1:], start=1):
         below = config.below(index)
         for key, value in pairs.items():
             parts = split_id(key)

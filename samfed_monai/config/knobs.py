@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import difflib
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,11 +17,9 @@ from samfed_monai.config.parse import (
     WORKFLOWS,
     BundleConfig,
     children,
-    follow,
     is_note,
     join_id,
     lookup,
-    reached,
     references,
     split_id,
     walk,
@@ -100,19 +97,16 @@ def shipped_knobs(file: str) -> dict[str, Any]:
     return {name: value for content in shipped(file) for name, value in knobs_of(content).items()}
 
 
-def home_of(name: str, file: str) -> str:
-    """Where a knob that ``file`` does not know belongs, as a hint; empty where no packaged file knows it either."""
-    homes = [files[-1] for files in WORKFLOWS.values() if files[-1] != file and name in shipped_plain(files[-1])]
-    if name in shipped_plain(file) or not homes:
+def home_of(name: str, config: BundleConfig) -> str:
+    """Where an id that a workflow does not have belongs, as a hint; empty where it has it, or no packaged file."""
+    files = [config.layers[index][0] for index in config.own]
+    homes = [each[-1] for each in WORKFLOWS.values() if each[-1] not in files and name in shipped_plain(each[-1])]
+    if not homes or any(name in shipped_plain(file) for file in files):
         return ""
-    groups = {home: group for group, home in GROUPS.items()} if file == "federate.json" else {}
-    given = [home for home in homes if groups.get(home) == "client" and name in GIVEN]
-    homes = [home for home in homes if home not in given]
-    told = [f"{home} (here: --{groups[home]}#{name})" if home in groups else home for home in homes]
-    own = "; the side of SAM's input is size" if (file, name) == ("teacher.json", "image_size") else ""
-    return (
-        f"known in {' and '.join(told)}{own}" if told else f"known in {given[0]}; a federation sets it for every site"
-    )
+    if config.federates and TEACHER_FILE in homes:
+        return f"known in {TEACHER_FILE} (here: --{TEACHER}#{name})"
+    own = "; the side of SAM's input is size" if (name, *files) == ("image_size", TEACHER_FILE) else ""
+    return f"known in {' and '.join(homes)}{own}"
 
 
 def shipped(file: str) -> list[Any]:
@@ -155,8 +149,10 @@ COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_
 MONAI_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 """Ids on top of a file that MONAI's own command reads."""
 
-GROUPS = {"client": "train.json", "teacher": "teacher.json"}
-"""Groups of ``federate.json``, each with the file whose ids are in it."""
+TEACHER, TEACHER_FILE = "teacher", WORKFLOWS["teacher"][-1]
+SITES = "sites"
+GROUPS = frozenset({TEACHER, SITES})
+"""Groups of ``federate.json``: ids of ``teacher.json``, and for a site, those of ``train.json``."""
 
 OPTIONAL = frozenset(
     {"mixed_networks", "personal", "server_network", "sharing", "statistics", "strategy", "warm_start"}
@@ -172,13 +168,15 @@ USE_OF_TEACHER = frozenset(
 )
 """Ids on top of ``teacher.json`` that say how an adapter that is there is used."""
 
-FEDERATION_READS = {
-    "client": OPTIONAL
+TRAINING_READS = (
+    OPTIONAL
     | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}
-    | {"image_size", "batch_size", "classes", "limit", "oracle", "teacher_adapt", "imports", "initialize"},
-    "teacher": FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit"},
-}
-"""By group of ``federate.json``, the ids on top of its file that a federation asks for by their names."""
+    | {"image_size", "batch_size", "classes", "limit", "oracle", "teacher_adapt"}
+)
+"""Ids on top of ``train.json`` that a federation asks for by their names."""
+
+TEACHER_READS = FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit"}
+"""Ids on top of ``teacher.json`` that a federation asks for by their names."""
 
 OF_VARIANTS = frozenset({"mixed_networks", "server_network", "sharing", "statistics"})
 """Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
@@ -189,13 +187,10 @@ GIVEN = frozenset(
         *("epochs", "val_interval"),  # a round is one epoch, and every round is validated
     }
 )
-"""Knobs of ``train.json`` that a federated job sets for every site, whatever ``client`` says."""
+"""Ids of ``train.json`` that a federated job sets for every site."""
 
 TEACHER_GIVEN = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
 """The same of ``teacher.json``, whatever ``teacher`` says; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
-
-SITES = "sites"
-"""The group of ``federate.json`` that holds one group for each site, whose ids are those of ``train.json``, too."""
 
 _MOST_NAMES = 12  # in a message that has no better guess
 
@@ -203,26 +198,22 @@ MEANS_THE_SAME = 0.8
 """difflib's ratio above which two knobs of one file are taken for one knob and its misspelling."""
 
 
-def check_override_ids(
-    config: BundleConfig, base_layers: int, *, imports: Collection[str] | None = None
-) -> Iterator[Problem]:
+def check_override_ids(config: BundleConfig, *, imports: Collection[str] | None = None) -> Iterator[Problem]:
     """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them).
 
     Args:
         config: the layers.
-        base_layers: how many of them are the workflow's own files.
         imports: names of the layers for which a component is imported to see whether it takes an argument that no
             layer below spells; in the others such an argument passes. ``None`` is all layers.
     """
-    file = config.layers[0][0]
     for index, (layer, pairs) in enumerate(config.layers):
         below = config.below(index)
         for key, value in pairs.items():
             parts = split_id(key)
-            own = index == 0 or (index < base_layers and len(parts) == 1)  # a workflow's files define their ids
+            own = index == 0 or (index in config.own and len(parts) == 1)  # a workflow's files define their ids
             if own or is_note(parts[0]):  # and so a note, which MONAI passes over
                 continue
-            if file == "federate.json" and len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
+            if config.federates and len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one
             if len(parts) == 1 and _may_be_new(config, layer, parts[0]):
                 continue
@@ -234,27 +225,20 @@ def check_override_ids(
                     continue
             hint = lost(below, parts, value, imports=imports is None or layer in imports)
             if hint is not None:
-                other = _of_another_file(parts, file, below) if layer == COMMAND_LINE else ""
-                hint = _declared_by(parts[0]) or home_of(parts[0], file) or other or hint
+                hint = _declared_by(parts[0]) or home_of(parts[0], config) or _of_the_teacher(config, parts) or hint
                 expected = "an id that this workflow has"
                 yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, hint=hint)
 
 
-def _of_another_file(parts: Sequence[str], file: str, below: Mapping[str, Any]) -> str:
-    """Which id of the sites' training, or of the teacher's fit, is meant on the command line of a federation."""
-    if file != "federate.json":
+def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
+    """The id of the teacher's fit that is meant on the command line of a federation."""
+    if not config.federates:
         return ""
-    if parts[0] in OPTIONAL:
-        return f"did you mean --client#{join_id(parts)}?"
-    for group, home in GROUPS.items():
-        if any(lookup(each, parts) is not MISSING for each in shipped(home)):
-            return f"known in {home} (here: --{group}#{join_id(parts)})"
-    if len(parts) > 1:
-        return ""
-    spelt = {knob: f"teacher#{knob}" for knob in shipped_plain("teacher.json")}
-    spelt |= {knob: knob for knob in (*shipped_plain("train.json"), *below)}
-    meant = closest(parts[0], spelt)
-    return f"did you mean {spelt[meant]!r}?" if meant else ""
+    if any(lookup(each, parts) is not MISSING for each in shipped(TEACHER_FILE)):
+        return f"known in {TEACHER_FILE} (here: --{TEACHER}#{join_id(parts)})"
+    others = {} if len(parts) > 1 else {knob: f"{TEACHER}#{knob}" for knob in shipped_plain(TEACHER_FILE)}
+    meant = closest(parts[0], others | {name: name for name in config.content})
+    return f"did you mean {others[meant]!r}?" if meant in others else ""
 
 
 def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:
@@ -367,89 +351,33 @@ def _is_python(text: str) -> bool:
     return True
 
 
-def check_unread_knobs(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
-    """Plain values on top of a file that nothing refers to, where they are misspelt or knobs of another file.
+def check_unread_knobs(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    """Values on top of a file that nothing refers to, where they are misspelt or belong to another file.
 
-    Any other may be there for another program. A file that lies on another may set that one's knobs, as far as what it
-    runs reads them, or where nothing does: a network of one's own has no use for the knobs of the bundle's.
+    Any other in the first file may be there for another program. A file that is on another may set that one's ids as
+    far as what it runs reads them, or where nothing does: a network of one's own has no use for the bundle's options.
+
+    Args:
+        config: the layers.
+        runs: what the workflow reads, see :func:`samfed_monai.config.reads.runs_of`.
     """
     read = {target[0] for _, value in walk(config.content) if isinstance(value, str) for target in references(value)}
-    files = config.layers[:base_layers]
+    files = [config.layers[index] for index in config.own]
     known = read.union(*(shipped_plain(layer) for layer, _ in files))
-    (bottom, below), (top, above) = files[0], files[-1]
-    runs = reached(config.content, MONAI_IDS) if len(files) > 1 else {}
-    others = (above.keys() & below.keys() & read) - runs.keys() if len(files) > 1 else set()
+    bottom, below = files[0]
     for layer, pairs in files:
         for name in (name for name, value in pairs.items() if is_value(value)):
+            above = pairs is not below and not any(name in each for each in runs)
             if name not in known:
                 meant = (read & config.content.keys()) | (shipped_plain(layer) - pairs.keys())
                 close = closest(name, meant, cutoff=MEANS_THE_SAME)
-                hint = home_of(name, layer) or (f"did you mean {close!r}?" if close else "")
+                hint = home_of(name, config) or (f"did you mean {close!r}?" if close else "")
             else:
-                hint = f"delete it: it counts in {bottom}" if layer == top and name in others else ""
+                hint = f"delete it: it counts in {bottom}" if above and name in below.keys() & read else ""
             if hint:
                 yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", hint=hint)
-
-
-_GROUPED = frozenset({*GROUPS, SITES})
-
-
-def routed(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides of ``federate.json`` in which a knob that only ``train.json`` has is ``client#<knob>``.
-
-    A knob that both files have and one that a job sets itself (:data:`GIVEN`) stay as they are.
-
-    Args:
-        files: of the workflow; for any but ``federate.json`` nothing changes.
-        overrides: ids and values.
-    """
-    if not any(path.name == "federate.json" for path in files):
-        return dict(overrides)
-    here, there = BundleConfig(files).content, _plain_on_top(files[0].with_name("train.json"))
-    ours = {key for key in overrides if key in there and key not in here and key not in GIVEN}
-    return {f"client#{key}" if key in ours else key: value for key, value in overrides.items()}
-
-
-def _plain_on_top(path: Path) -> dict[str, Any]:
-    content = BundleConfig([path]).content if path.is_file() else {}
-    return {name: value for name, value in content.items() if is_value(value)}
-
-
-def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with those inside ``client``, ``teacher`` and each of ``sites`` put together into the whole group.
-
-    MONAI sets an id only where everything above it exists, and ``client#terms#sam_kd#weight`` has no ``terms`` above
-    it in ``federate.json``: the ids below a group are those of another workflow. For the same reason MONAI must not
-    build a component that stands there, which it does with whatever it finds below an id: a group with one becomes
-    the result of a function, which MONAI takes as it is, once its references to ``federate.json`` are looked up.
-    """
-    overrides = routed(files, overrides)
-    plain = {key: value for key, value in overrides.items() if split_id(key)[0] not in _GROUPED or key in _GROUPED}
-    content = BundleConfig(files, plain).content
-    for key, value in overrides.items():
-        group, *inside = split_id(key)
-        if key in plain:
-            continue
-        whole = plain[group] = dict(plain.get(group, content.get(group)) or {})
-        if group == SITES and len(inside) > 1:
-            site, *inside = inside
-            whole[site] = {**(whole.get(site) or {}), join_id(inside): value}
-        else:
-            whole[join_id(inside)] = value
-    for group in _GROUPED:
-        given = plain.get(group, content.get(group))
-        if isinstance(given, Mapping) and _has_component(given):
-            plain[group] = {"_target_": functools.partial(copy.deepcopy, _looked_up(content, given))}
-    return plain
-
-
-def _has_component(content: Any) -> bool:
-    return any(isinstance(value, Mapping) and "_target_" in value for _, value in walk(content))
-
-
-def _looked_up(content: Mapping[str, Any], value: Any) -> Any:
-    """A group with its references to other ids of ``content``; those inside components are for another workflow."""
-    if isinstance(value, Mapping) and "_target_" not in value:
-        return {name: _looked_up(content, part) for name, part in value.items()}
-    _, there = follow(content, (), value)
-    return value if there is MISSING else there
+        for name in pairs.keys() - known if pairs is not below else ():
+            inside = pairs[name]
+            if isinstance(inside, Mapping) and below.keys() & {split_id(key)[0] for key in inside}:
+                hint = f"write its ids on top of the file: {', '.join(inside)}"
+                yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", hint=hint)

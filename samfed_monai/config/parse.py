@@ -116,11 +116,14 @@ def follow(content: Any, place: Sequence[str], value: Any) -> tuple[tuple[str, .
 WORKFLOWS: dict[str, tuple[str, ...]] = {
     "train": ("train.json",),
     "teacher": ("teacher.json",),
-    "federate": ("federate.json",),
+    "federate": ("train.json", "federate.json"),
     "evaluate": ("train.json", "evaluate.json"),
     "inference": ("inference.json",),
 }
 """Config files of each workflow, in the order in which MONAI merges them."""
+
+FEDERATE = WORKFLOWS["federate"][-1]
+_OWN = frozenset(name for files in WORKFLOWS.values() for name in files)
 
 COMMAND_LINE = "command line"
 
@@ -146,16 +149,24 @@ class BundleConfig:
         files: JSON files, later ones on top; what cannot be read is kept in :attr:`problems`.
         overrides: ids and values of the command line, on top of everything.
         source: what messages call the overrides.
+        base: how many files each site of a federation has itself, ``train.json`` and its variant; what those above
+            them set is sent.
 
     Attributes:
         content: the merged configuration.
         layers: name of each layer and its own pairs, bottom first.
         problems: what went wrong while reading.
         source: name of the topmost layer, the overrides.
+        base: as the argument.
     """
 
     def __init__(
-        self, files: Sequence[Path], overrides: Mapping[str, Any] | None = None, source: str = COMMAND_LINE
+        self,
+        files: Sequence[Path],
+        overrides: Mapping[str, Any] | None = None,
+        source: str = COMMAND_LINE,
+        *,
+        base: int = 1,
     ) -> None:
         self.content: dict[str, Any] = {}
         self.layers: list[tuple[str, dict[str, Any]]] = []
@@ -163,13 +174,15 @@ class BundleConfig:
         self._below: dict[int, dict[str, Any]] = {}
         for path in files:
             self._read(path)
-        self.source = source
+        self.source, self.base = source, base
         self._put(source, dict(overrides or {}))
 
     @classmethod
-    def of_layers(cls, layers: Sequence[tuple[str, dict[str, Any]]], source: str = COMMAND_LINE) -> BundleConfig:
+    def of_layers(
+        cls, layers: Sequence[tuple[str, dict[str, Any]]], source: str = COMMAND_LINE, *, base: int = 1
+    ) -> BundleConfig:
         """The same of layers that were read before, bottom first; the last is the one of ``source``."""
-        config = cls([], None, source)
+        config = cls([], None, source, base=base)
         config.layers.clear()
         for name, pairs in layers:
             config._put(name, pairs)
@@ -189,6 +202,17 @@ class BundleConfig:
     def _put(self, name: str, pairs: dict[str, Any]) -> None:
         _merge(self.content, pairs)
         self.layers.append((name, pairs))
+
+    @property
+    def own(self) -> list[int]:
+        """Indices of the layers that are the workflow's own files: no variants, no overrides."""
+        names = [name for name, _ in self.layers if name != self.source]
+        return [index for index, name in enumerate(names) if index == 0 or name in _OWN]
+
+    @property
+    def federates(self) -> bool:
+        """Whether ``federate.json`` is among the layers."""
+        return any(name == FEDERATE for name, _ in self.layers)
 
     def below(self, layer: int) -> dict[str, Any]:
         """The configuration as it stands without the layer of that index and those above it; merged once, to read."""

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.check import federated_configs
+from samfed_monai.config.check import grouped_configs
 from samfed_monai.config.knobs import (
-    FEDERATION_READS,
-    GIVEN,
     GROUPS,
-    MONAI_IDS,
+    TEACHER,
     all_knobs,
     check_override_ids,
     is_plain,
-    is_value,
-    knobs_of,
     lost,
-    routed,
 )
+from samfed_monai.config.layers import layered
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import (
+    FEDERATE,
     MISSING,
     BundleConfig,
     flat,
@@ -31,13 +28,10 @@ from samfed_monai.config.parse import (
     is_note,
     join_id,
     lookup,
-    reached,
     split_id,
     walk,
-    workflow_files,
 )
-from samfed_monai.config.reads import is_read
-from samfed_monai.config.variants import variant_files
+from samfed_monai.config.reads import is_read, of_teacher, runs_of
 from samfed_monai.core.errors import Problem, Problems, Refused
 
 _TRAINED = ("train", "evaluate")  # workflows whose files a variant is laid on
@@ -99,85 +93,79 @@ class Configuration:
     """
 
     def __init__(self, bundle_root: Path, workflow: str, variant: str | None, overrides: Mapping[str, Any]) -> None:
-        files, federate = workflow_files(bundle_root, workflow), workflow == "federate"
+        federate = workflow == "federate"
+        own = {"variant": variant} if federate and variant is not None else {}
+        given = normal_ids({**overrides, **own})
+        files, base = layered(bundle_root, workflow, given, variant=variant)
         if variant is not None and not federate and workflow not in _TRAINED:
             expected = "none: a variant changes train, evaluate and federate"
             found = f"{variant!r} with --workflow {workflow}"
             raise Refused([Problem("--variant", found=found, expected=expected, hint="leave it out")])
-        own = {"variant": variant} if federate and variant is not None else {}
-        names, on_top = _variant(bundle_root, None if federate else variant)
-        self.sources = [*(path.name for path in files), *names]
-        self.config = BundleConfig([*files, *on_top], routed(files, normal_ids({**overrides, **own})))
-        self.sources.append(self.config.source)
-        self._files = len(files)
+        self.config = BundleConfig(files, given, base=base)
         if self.config.problems:
             raise Refused(self.config.problems)
-        parts = federated_configs(self.config, bundle_root) if federate else {}
+        variants = range(1, base)
+        names = (path.stem if index in variants else path.name for index, path in enumerate(files))
+        self.sources = [f"variant {name}" if index in variants else name for index, name in enumerate(names)]
+        self.sources.append(self.config.source)
+        self.groups = grouped_configs(self.config, bundle_root) if federate else {}
         problems = Problems()
-        for config, below in ((self.config, len(files)), *((config, 1) for config in parts.values())):
-            problems.extend(config.problems or check_override_ids(config, below, imports=(config.source,)))
+        for config in (self.config, *self.groups.values()):
+            problems.extend(config.problems or check_override_ids(config, imports=(config.source,)))
         problems.refuse_if_any()
-        self.parts = {group: config for group, config in parts.items() if group in GROUPS}
-        in_client, _ = _variant(bundle_root, self.config.content.get("variant") if federate else None)
-        self._part_sources = {
-            group: [config.layers[0][0], *(in_client if group == "client" else ())]
-            for group, config in self.parts.items()
-        }
 
     @property
     def order(self) -> str:
-        """What is laid on what, bottom first."""
-        files = self._part_sources.items()
-        groups = (f"\n  {group}#: {', '.join(sources)}, then the values of {group}" for group, sources in files)
-        return ", ".join(self.sources) + "".join(groups)
+        """Which layer is on which, bottom first."""
+        teacher = self.groups.get(TEACHER)
+        below = "" if teacher is None else f"\n  {TEACHER}#: {teacher.layers[0][0]}, then the values of {TEACHER}"
+        return ", ".join(self.sources) + below
 
     @property
     def content(self) -> dict[str, Any]:
-        """The merged values, those of a federation's parts in their groups."""
-        return self.config.content | {group: config.content for group, config in self.parts.items()}
+        """The merged values, those of the teacher in their group."""
+        return self.config.content | {
+            group: config.content for group, config in self.groups.items() if group == TEACHER
+        }
 
     def ids(self) -> Iterator[Shown]:
         """Every id that holds a plain value, a list of these, or nothing; notes on top are left out."""
-        knobs, runs = all_knobs(self.config), _runs(self.config, MONAI_IDS)
+        knobs, runs = all_knobs(self.config), self._runs()
+        teacher = self.groups.get(TEACHER)
         for parts, value in _leaves(self.config.content):
-            if parts[0] not in self.parts:
-                history = self.config.history(parts)
-                said = [(self.sources[layer], old) for layer, old in reversed(history)]
-                brief = join_id(parts) in knobs or history[-1][0] >= self._files
-                yield Shown(parts, said, _lead(self.config, parts, value), brief, is_read(runs, parts))
-        for group, config in self.parts.items():
-            own = knobs_of(config.layers[0][1]) if group == "client" else {}
-            knobs = {name for name, value in own.items() if is_value(value)} - GIVEN
-            runs = _runs(config, FEDERATION_READS[group])
-            for parts, value in _leaves(config.content):
-                history = config.history(parts)
-                said = [(self._source(group, layer, parts), old) for layer, old in reversed(history)]
-                brief = history[-1][0] > 0 or join_id(parts) in knobs
-                yield Shown((group, *parts), said, _lead(config, parts, value), brief, is_read(runs, parts))
+            if parts[0] == TEACHER and teacher is not None:
+                continue
+            history = self.config.history(parts)
+            said = [(self.sources[layer], old) for layer, old in reversed(history)]
+            read = self._is_read(runs, parts)
+            knob = join_id(parts) in knobs and (read or not self.config.federates)
+            brief = knob or history[-1][0] not in self.config.own
+            yield Shown(parts, said, _lead(self.config, parts, value), brief, read)
+        for parts, value in _leaves(teacher.content) if teacher is not None else ():
+            history = teacher.history(parts)
+            said = [(self._source(layer, parts), old) for layer, old in reversed(history)]
+            read = is_read([of_teacher(teacher.content)], parts) or "run" not in self.config.content
+            yield Shown((TEACHER, *parts), said, _lead(teacher, parts, value), history[-1][0] > 0, read)
 
-    def _source(self, group: str, layer: int, parts: tuple[str, ...]) -> str:
-        """Who said an id of a group: a layer of its own, or the layer of ``federate.json`` that fills the group."""
-        if layer < len(self._part_sources[group]):
-            return self._part_sources[group][layer]
+    def _runs(self) -> list[dict[str, Any]]:
+        """What the workflow reads; everything of a bundle that has no ``run``."""
+        return runs_of(self.config) if "run" in self.config.content else [self.config.content]
+
+    def _is_read(self, runs: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> bool:
+        return is_read(runs, parts[:1] if self.config.federates and parts[0] in GROUPS else parts)
+
+    def _source(self, layer: int, parts: tuple[str, ...]) -> str:
+        """Who set an id of the teacher: its own file, or the layer that fills the group."""
+        if layer == 0:
+            return self.groups[TEACHER].layers[0][0]
         for above in range(len(self.config.layers) - 1, -1, -1):
-            given = BundleConfig([], self.config.layers[above][1]).content.get(group)
+            given = BundleConfig([], self.config.layers[above][1]).content.get(TEACHER)
             for key, value in flat(given).items() if isinstance(given, Mapping) else ():
                 if split_id(key) == parts[: len(split_id(key))]:
-                    place, there = follow(self.config.content, (group, key), value)
+                    place, there = follow(self.config.content, (TEACHER, key), value)
                     handed_on = there is not MISSING and there is not value
                     return self.sources[self.config.history(place)[-1][0]] if handed_on else self.sources[above]
-        return self.sources[0]
-
-
-def _runs(config: BundleConfig, roots: Collection[str]) -> dict[str, Any] | None:
-    """What a workflow reads; ``None`` for a bundle that has nothing of what it would begin with."""
-    return reached(config.content, roots) if "run" in config.content else None
-
-
-def _variant(bundle_root: Path, name: Any) -> tuple[list[str], list[Path]]:
-    """What the files of a variant are called, and they."""
-    files = [] if name is None else variant_files(bundle_root, name)
-    return [f"variant {path.stem}" for path in files], files
+        return FEDERATE
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -195,8 +183,6 @@ def _lead(config: BundleConfig, parts: Sequence[str], value: Any) -> Any:
 def inside(every: Sequence[Shown], content: Mapping[str, Any], id_: str) -> list[Shown]:
     """An id and the ids below it.
 
-    In a federation ``local_steps`` also finds ``client#local_steps``, as ``--local_steps`` does on the command line.
-
     Args:
         every: all ids of the workflow.
         content: the merged configuration, for the message.
@@ -207,8 +193,6 @@ def inside(every: Sequence[Shown], content: Mapping[str, Any], id_: str) -> list
     """
     wanted = split_id(id_)
     found = [each for each in every if each.parts[: len(wanted)] == wanted]
-    if not found:
-        found = [each for each in every if each.parts[0] in GROUPS and each.parts[1 : len(wanted) + 1] == wanted]
     if not found:
         hint = lost(dict(content), wanted, None, imports=False) or "nothing sets it: the component's own default counts"
         raise Refused([Problem("--id", found=repr(id_), expected="an id of this workflow", hint=hint)])

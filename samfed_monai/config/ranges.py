@@ -42,12 +42,12 @@ def knobs_in(file: str) -> dict[str, Schema]:
     return {name: keywords for table in knob_texts().get(file, {}).values() for name, keywords in table.items()}
 
 
-def check_ranges(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
+def check_ranges(config: BundleConfig) -> Iterator[Problem]:
     """Knobs whose value is out of the range, not among the words, or no number where they take a number.
 
     The optimizer takes what it is given: a quoted learning rate would be told by no annotation.
     """
-    for file, _ in config.layers[:base_layers]:
+    for file, _ in (config.layers[index] for index in config.own):
         for name, keywords in knobs_in(file).items():
             for parts, each in _with_parts(split_id(name), keywords):
                 value = lookup(config.content, parts)

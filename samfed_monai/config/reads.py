@@ -10,20 +10,76 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from samfed_monai.config.knobs import FEDERATION_READS, GIVEN, GROUPS, OPTIONAL, SITES, TEACHER_GIVEN, lost
-from samfed_monai.config.parse import DISABLED, MISSING, BundleConfig, flat, join_id, lookup, reached, split_id
+from samfed_monai.config.knobs import (
+    GIVEN,
+    GROUPS,
+    MONAI_IDS,
+    OPTIONAL,
+    SITES,
+    TEACHER,
+    TEACHER_FILE,
+    TEACHER_GIVEN,
+    TEACHER_READS,
+    TRAINING_READS,
+    lost,
+)
+from samfed_monai.config.parse import (
+    DISABLED,
+    FEDERATE,
+    MISSING,
+    WORKFLOWS,
+    BundleConfig,
+    flat,
+    join_id,
+    lookup,
+    reached,
+    split_id,
+    walk,
+)
 from samfed_monai.core.errors import Problem
 
 _LONGEST = 60  # characters of a value in a message
+_UNREAD = "leave it out: nothing that is run refers to it"
+_SET = "leave it out: the federation sets it"
+
+OF_SERVER = frozenset(
+    {"mixed_networks", "server_network", "strategy", "teacher_adapt", "warm_start", "encoder_weights"}
+)
+"""Ids on top of ``train.json`` that a federation asks for once, and no site has its own of."""
 
 
 class Unread(Problem):
     """An option that nothing in a run reads. Of several runs on one command line, others may."""
 
 
-def is_read(runs: Mapping[str, Any] | None, parts: Sequence[str]) -> bool:
-    """Whether an id is among what a run reads (:func:`reached`); ``None`` reads all."""
-    return runs is None or parts[-1] == DISABLED or lookup(runs, parts) is not MISSING
+def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS) -> list[dict[str, Any]]:
+    """What a workflow reads: what MONAI or a command asks for, and in a federation what the sites' training does.
+
+    Args:
+        config: the layers.
+        reads: ids that the command asks for by name.
+    """
+    runs = [reached(config.content, reads)]
+    return [*runs, of_training(config.content)] if config.federates else runs
+
+
+def of_training(content: Mapping[str, Any], *, site: bool = False) -> dict[str, Any]:
+    """What a federation reads of ``train.json``, or a site of its own values; ids that it sets itself are left out."""
+    roots, given = (TRAINING_READS - OF_SERVER, GIVEN - {"datalist", "data_root"}) if site else (TRAINING_READS, GIVEN)
+    content = {**content, "standalone": {}}  # what a site runs on its own
+    if site and isinstance(network := content.get("network_def"), Mapping):  # the server sends what it starts from
+        content["network_def"] = {name: value for name, value in network.items() if name != "weights"}
+    return {name: value for name, value in reached(content, roots).items() if name not in given}
+
+
+def of_teacher(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a federation reads of ``teacher.json``."""
+    return {name: value for name, value in reached(content, TEACHER_READS).items() if name not in TEACHER_GIVEN}
+
+
+def is_read(runs: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> bool:
+    """Whether an id is among what a run reads (:func:`runs_of`)."""
+    return parts[-1] == DISABLED or any(lookup(each, parts) is not MISSING for each in runs)
 
 
 def unread(config: BundleConfig, reads: Set[str], asked: Collection[str] | None = None) -> Iterator[Problem]:
@@ -34,81 +90,88 @@ def unread(config: BundleConfig, reads: Set[str], asked: Collection[str] | None 
         reads: ids that the command asks for by name.
         asked: ids that the user gave; ``None``: all overrides.
     """
-    federate = config.layers[0][0] == "federate.json"
-    runs = reached(config.content, reads) if any(split_id(name)[0] in config.content for name in reads) else None
+    if not any(split_id(name)[0] in config.content for name in reads):
+        return
+    runs = runs_of(config, reads)
     for key, value in config.layers[-1][1].items():
         parts = split_id(key)
-        inside = federate and parts[0] in (*GROUPS, SITES)
-        if (asked is not None and key not in asked) or is_read(runs, parts[:1] if inside else parts):
+        inside = config.federates and parts[0] in GROUPS
+        if asked is not None and key not in asked:
             continue
-        yield Unread(
-            f"{config.source} -> {join_id(parts)}",
-            found=_short(value),
-            expected="an option that this command reads",
-            hint=_disabled(config.content, parts) or _elsewhere(config, parts),
-        )
+        expected, hint = "", ""
+        if not is_read(runs, parts[:1] if inside else parts):
+            of_variant = f"an option that a run of the variant {config.content.get('variant')!r} reads"
+            expected = of_variant if config.federates else "an option that this command reads"
+            hint = _disabled(config.content, parts)
+        if config.federates and not hint:
+            expected, hint = _instead(config, parts, value) or (expected, hint)
+        if expected:
+            hint = hint or _elsewhere(config, parts)
+            yield Unread(f"{config.source} -> {join_id(parts)}", found=_short(value), expected=expected, hint=hint)
+
+
+def _instead(config: BundleConfig, parts: Sequence[str], value: Any) -> tuple[str, str] | None:
+    """What a federation reads in place of an option, and what to do about it; ``None`` where it has nothing."""
+    content, name = config.content, join_id(parts)
+    if name in ("epochs", "val_interval"):
+        hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
+        return "none: the federation gives every site its own", hint
+    variant = repr(content.get("variant"))
+    if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
+        expected = f"an id that the variant {variant} reads: sites take theirs from mixed_networks"
+        return expected, f"set --mixed_networks \"['{value}']\" and --server_network {value}"
+    readers = [place for place, text in walk(config.below(1)) if text == f"@{name}"]
+    own = {join_id(place): lookup(content, place) for place in readers}
+    other = {place: text for place, text in own.items() if text is not MISSING and text != f"@{name}"}
+    if not other or len(other) < len(own) or name in reached(content, [key for key in content if key != name]):
+        return None
+    said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
+    hint = f"set --{next(iter(other))} {value}, or leave {name} out"
+    return f"an option that the variant {variant} reads; it has {said} of its own", hint
 
 
 def _elsewhere(config: BundleConfig, parts: Sequence[str]) -> str:
     """The option of a federation for an id that its sites or its teacher read."""
-    for group, file in GROUPS.items():
-        if file == config.layers[0][0] and is_read(_runs(config, group), parts):
-            return f"`samfed federate` reads it: --{group}#{join_id(parts)}"
-    return "leave it out: nothing that is run refers to it"
+    file, option = config.layers[0][0], join_id(parts)
+    if config.federates:
+        return _SET if parts[0] in GIVEN else _UNREAD
+    if file == TEACHER_FILE and is_read([of_teacher(config.content)], parts):
+        return f"`samfed federate` reads it: --{TEACHER}#{option}"
+    if file == WORKFLOWS[FEDERATE.removesuffix(".json")][0] and is_read([of_training(config.content)], parts):
+        return f"`samfed federate` reads it: --{option}"
+    return _UNREAD
 
 
 def unread_in_groups(config: BundleConfig, groups: Mapping[str, BundleConfig], *, teacher: bool) -> Iterator[Problem]:
-    """Options for the sites' training or the teacher that a federation does not read.
+    """Options for one site's training or for the teacher that a federation does not read.
 
     Args:
-        config: ``federate.json`` and the command line.
-        groups: what the federation makes of the other files (:func:`.check.federated_configs`).
+        config: a federation's layers, the command line on top.
+        groups: what the federation makes of the groups (:func:`.check.grouped_configs`).
         teacher: whether the run has a teacher.
     """
-    runs: dict[str, Any] = {}
     for group, name, option, value in _asked(config):
         if group not in groups:
             continue
         part, parts = groups[group], split_id(name)
-        if group not in runs:
-            common = groups.get("client", part).layers if group.startswith(SITES) else part.layers[:-1]
-            part = BundleConfig.of_layers([*common, part.layers[-1]], part.source)
-            runs[group] = part.content, _runs(part, group) if teacher or group != "teacher" else {}
-        content, run = runs[group]
-        if is_read(run, parts):
+        site = group != TEACHER
+        run = of_training(part.content, site=True) if site else of_teacher(part.content) if teacher else {}
+        if is_read([run], parts):
             continue
         if lost(part.below(len(part.layers) - 1), parts, value, imports=False) and parts[0] not in OPTIONAL:
             continue  # an unknown id is reported as such
-        hint = _hint(group, parts) or _disabled(content, parts, f"{group}#")
-        if group == "teacher" and not teacher:
+        hint = _hint(site, parts) or _disabled(part.content, parts, f"{group}#")
+        if not site and not teacher:
             hint = "leave it out: this run has no teacher"
-        hint = hint or "leave it out: nothing that is run refers to it"
         expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
-        yield Unread(f"{config.source} -> {option}", found=_short(value), expected=expected, hint=hint)
-
-
-def _runs(config: BundleConfig, group: str) -> dict[str, Any]:
-    """What a federation reads of a file: it sets some ids itself, and leaves out what runs at a site on its own."""
-    content = {**config.content, "standalone": {}}
-    roots, own = (FEDERATION_READS[group], TEACHER_GIVEN) if group == "teacher" else (FEDERATION_READS["client"], GIVEN)
-    if group.startswith(SITES):
-        roots, own = roots - OF_SERVER, GIVEN - {"datalist", "data_root"}
-        if isinstance(network := content.get("network_def"), Mapping):  # the server sends what it starts from
-            content["network_def"] = {name: value for name, value in network.items() if name != "weights"}
-    return {name: value for name, value in reached(content, roots).items() if name not in own}
-
-
-OF_SERVER = frozenset(
-    {"mixed_networks", "server_network", "strategy", "teacher_adapt", "warm_start", "encoder_weights"}
-)
-"""Ids on top of ``train.json`` that a federation asks for once, and no site has its own of."""
+        yield Unread(f"{config.source} -> {option}", found=_short(value), expected=expected, hint=hint or _UNREAD)
 
 
 def _asked(config: BundleConfig) -> Iterator[tuple[str, str, str, Any]]:
     """What the command line says inside the groups: group, id, option, value."""
     for key, value in config.layers[-1][1].items():
         group, *inside = split_id(key)
-        if group in GROUPS:
+        if group == TEACHER:
             yield from _pairs(group, inside, value)
         elif group == SITES and inside:
             yield from _pairs(join_id((SITES, inside[0])), inside[1:], value)
@@ -120,19 +183,17 @@ def _asked(config: BundleConfig) -> Iterator[tuple[str, str, str, Any]]:
 def _pairs(group: str, inside: Sequence[str], value: Any) -> Iterator[tuple[str, str, str, Any]]:
     pairs = {join_id(inside): value} if inside else flat(value) if isinstance(value, Mapping) else {}
     for name, each in pairs.items():
-        known = "network_name" if name == "network" and group not in GROUPS else name  # as sites spell it
+        known = "network_name" if name == "network" and group != TEACHER else name  # as sites spell it
         yield group, known, f"{group}#{name}", each
 
 
-def _hint(group: str, parts: Sequence[str]) -> str:
+def _hint(site: bool, parts: Sequence[str]) -> str:
     name = parts[0]
-    if group == "teacher" and name == "adapt":
-        return "did you mean --client#teacher_adapt?"
-    if group.startswith(SITES) and name in OF_SERVER:
-        return f"all sites have the same: --client#{join_id(parts)}"
-    if name in GIVEN or (group == "teacher" and name in TEACHER_GIVEN):
-        return "leave it out: the federation sets it"
-    return ""
+    if not site and name == "adapt":
+        return "did you mean --teacher_adapt?"
+    if site and name in OF_SERVER:
+        return f"all sites have the same: --{join_id(parts)}"
+    return _SET if name in (GIVEN if site else TEACHER_GIVEN) else ""
 
 
 def _disabled(content: Mapping[str, Any], parts: Sequence[str], before: str = "") -> str:

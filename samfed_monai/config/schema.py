@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from samfed_monai.config.components import plain_kind
-from samfed_monai.config.knobs import GIVEN, GROUPS, MONAI_IDS, SITES, is_plain, is_value
-from samfed_monai.config.parse import WORKFLOWS, is_note, join_id, lookup, reached, split_id, walk
+from samfed_monai.config.knobs import GIVEN, MONAI_IDS, SITES, TEACHER, TEACHER_FILE, is_plain, is_value
+from samfed_monai.config.parse import FEDERATE, WORKFLOWS, is_note, join_id, lookup, reached, split_id, walk
 from samfed_monai.config.ranges import Schema, knob_texts, knobs_in
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.config.variants import known_variants
@@ -32,6 +32,9 @@ from samfed_monai.core.io import PUBLIC, atomic_write, read_json
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = "schemas"
 """Folder of a bundle in which its schemas lie, beside ``configs``."""
+
+_LAYERS = frozenset(files[-1] for files in WORKFLOWS.values() if len(files) > 1)
+_NOT_OF_FEDERATION = frozenset({"epochs", "val_interval", "site", "store_dir", "teacher_sha256"})
 
 _NAMES: dict[Any, str] = {
     **{bool: "boolean", int: "integer", float: "number", str: "string"},
@@ -78,14 +81,17 @@ def schemas(bundle_root: str | Path) -> dict[str, Schema]:
 
 def _file(name: str, contents: Mapping[str, Mapping[str, Any]], root: Path) -> Schema:
     content = contents[name]
-    merged = {**contents.get("train.json", {}), **content} if name == "evaluate.json" else content
+    below = {} if name not in _LAYERS else contents.get("train.json", {})
+    merged = {**below, **content}
     properties = {id_: _value(name, merged, (id_,)) for id_ in content if not is_note(id_)}
-    if merged is not content:  # on top of train.json, whose knobs it may set as far as an evaluation reads them
-        others = [id_ for id_ in reached(merged, MONAI_IDS) if id_ not in content and is_value(merged[id_])]
-        properties |= {id_: _value("train.json", merged, (id_,)) for id_ in others}
-    if name == "federate.json":
+    if name == FEDERATE:
+        others = [id_ for id_ in _plain_ids(below) if id_ not in content and id_ not in _NOT_OF_FEDERATION]
         properties |= _groups(contents)
         properties["variant"] = {**properties.get("variant", {}), "enum": known_variants(root)}
+    else:  # on top of train.json, whose ids it may set as far as what it runs reads them
+        others = [id_ for id_ in reached(merged, MONAI_IDS) if id_ in below and id_ not in content]
+        others = [id_ for id_ in others if is_value(merged[id_])]
+    properties |= {id_: _value("train.json", merged, (id_,)) for id_ in others}
     targets = {value["_target_"] for _, value in walk(content) if isinstance(value, dict) and "_target_" in value}
     components = {target: found for target in sorted(map(str, targets)) if (found := _component(target)) is not None}
     return {
@@ -101,21 +107,21 @@ def _file(name: str, contents: Mapping[str, Mapping[str, Any]], root: Path) -> S
 
 
 def _groups(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, Schema]:
-    """Of ``federate.json``: ids of other files in their groups, and what a site may have of its own."""
-    found, said = dict[str, Schema](), _said("federate.json")
-    for group, file in GROUPS.items():
-        content, given = contents.get(file, {}), GIVEN if group == "client" else {"imports"}
-        names = [id_ for id_, value in content.items() if is_value(value) and not is_note(id_) and id_ not in given]
-        knobs = {name: _value(file, content, (name,)) for name in names if name != "imports"}
+    """Of ``federate.json``: ids of ``teacher.json``, and ids of ``train.json`` that a site may have its own of."""
+    said, found = _said(FEDERATE), dict[str, Schema]()
+    for group, file, given in ((TEACHER, TEACHER_FILE, frozenset({"imports"})), (SITES, "train.json", GIVEN)):
+        names = [id_ for id_ in _plain_ids(contents.get(file, {})) if id_ not in given | {"imports"}]
+        knobs = {name: _value(file, contents[file], (name,)) for name in names}
         own = {name: {key: value for key, value in knob.items() if key != "default"} for name, knob in knobs.items()}
-        found[group] = {
-            **said.get(group, {}),
-            **{"type": "object", "properties": own, "patternProperties": _IDS, "additionalProperties": _OTHERS},
-        }
-    network = found["client"]["properties"].get("network_name", {})
-    site = {**found["client"], "properties": {"network": network, **found["client"]["properties"]}}
-    found[SITES] = {**said.get(SITES, {}), "type": "object", "additionalProperties": site}
-    return {name: schema for name, schema in found.items() if name in contents["federate.json"]}
+        own |= {"network": own.get("network_name", {})} if group == SITES else {}
+        ids = {"type": "object", "properties": own, "patternProperties": _IDS, "additionalProperties": _OTHERS}
+        ids = {"type": "object", "additionalProperties": ids} if group == SITES else ids
+        found[group] = {**said.get(group, {}), **ids}
+    return {name: schema for name, schema in found.items() if name in contents[FEDERATE]}
+
+
+def _plain_ids(content: Mapping[str, Any]) -> list[str]:
+    return [id_ for id_, value in content.items() if is_value(value) and not is_note(id_)]
 
 
 def _any(components: Mapping[str, Schema]) -> Schema:

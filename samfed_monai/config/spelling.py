@@ -40,20 +40,19 @@ class Slip:
         return Problem(f"{file} -> {join_id(self.parts)}", found="an unknown key", expected="a known key", hint=hint)
 
 
-def corrected(config: BundleConfig, base_layers: int) -> tuple[BundleConfig, list[Problem]]:
+def corrected(config: BundleConfig) -> tuple[BundleConfig, list[Problem]]:
     """A workflow's configuration with every key of its files spelt right, and the keys that are not.
 
     Args:
-        config: the layers, each of which could be read.
-        base_layers: how many of them are the workflow's own files; the ids of variants and of the command line are
-            judged by what those hold.
+        config: the layers, each of which could be read. The ids of variants and of the command line are judged by
+            what the workflow's own files hold.
 
     Returns:
         The same configuration where no key is misspelt.
     """
     told: list[Problem] = []
     for find in (_unlike_the_packaged, _unlike_their_references):
-        slips = list(find(config, base_layers))
+        slips = list(find(config))
         told += [slip.problem(config.layers[slip.layer][0]) for slip in slips]
         config = _with_names(config, slips) if slips else config
     return config, told
@@ -64,9 +63,9 @@ def misspelt(file: str, content: Any) -> list[Problem]:
     return [slip.problem(file) for slip in _slips(content, shipped(file), (), 0, set())]
 
 
-def _unlike_the_packaged(config: BundleConfig, base_layers: int) -> Iterator[Slip]:
+def _unlike_the_packaged(config: BundleConfig) -> Iterator[Slip]:
     read = {target[: depth + 1] for target in _targets(config.content) for depth in range(len(target))}
-    for layer, (file, pairs) in enumerate(config.layers[:base_layers]):
+    for layer, (file, pairs) in ((index, config.layers[index]) for index in config.own):
         yield from _slips(pairs, shipped(file), (), layer, read)
 
 
@@ -105,7 +104,7 @@ def _slips(content: Any, packaged: Sequence[Any], parts: _Path, layer: int, read
         yield from _slips(value, below, (*parts, name), layer, read)
 
 
-def _unlike_their_references(config: BundleConfig, base_layers: int) -> Iterator[Slip]:
+def _unlike_their_references(config: BundleConfig) -> Iterator[Slip]:
     """Keys that nothing reads, much like what a reference that leads nowhere is looking for."""
     lost = {
         target: join_id(place)
@@ -120,7 +119,7 @@ def _unlike_their_references(config: BundleConfig, base_layers: int) -> Iterator
         names = [*holder] if isinstance(holder, Mapping) else []
         unread = [name for name in names if not any(one[: depth + 1] == (*target[:depth], name) for one in read)]
         parts = (*target[:depth], closest(target[depth], unread, cutoff=MEANS_THE_SAME) or "")
-        for layer, (file, pairs) in enumerate(config.layers[:base_layers]):
+        for layer, (file, pairs) in ((index, config.layers[index]) for index in config.own):
             packaged = any(lookup(each, parts) is not MISSING for each in shipped(file))
             if lookup(pairs, parts) is not MISSING and not packaged:  # else it is the reference that is misspelt
                 yield Slip(layer, parts, target[depth], reader)
@@ -138,4 +137,4 @@ def _with_names(config: BundleConfig, slips: Sequence[Slip]) -> BundleConfig:
         return content
 
     layers = [(name, renamed(pairs, layer)) for layer, (name, pairs) in enumerate(config.layers)]
-    return BundleConfig.of_layers(layers, config.source)
+    return BundleConfig.of_layers(layers, config.source, base=config.base)

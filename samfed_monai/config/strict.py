@@ -157,15 +157,14 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     It does not say whether an id exists or a value fits; the ordinary check does, where the bundle is at hand.
 
     Args:
-        content: ids to values as they come out of JSON, for instance ``{"client": {"image_size": 256}}`` or
-            ``{"client#image_size": 256}``.
+        content: ids to values as they come out of JSON, for instance ``{"image_size": 256}``.
         source: what messages call it, a file's name for instance.
         file: whether it is a file of a bundle that was installed here.
 
     Example::
 
-        problems = strict_problems({"client": {"learning_rate": "$1/3"}}, "plan")
-        # plan -> client#learning_rate: expected a plain value, found '$1/3'; ...
+        problems = strict_problems({"learning_rate": "$1/3"}, "plan")
+        # plan -> learning_rate: expected a plain value, found '$1/3'; ...
     """
     if not isinstance(content, Mapping):
         return [Problem(source, found=type(content).__name__, expected="an object of ids")]

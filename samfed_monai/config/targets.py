@@ -10,7 +10,7 @@ import os
 import pkgutil
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from samfed_monai.config.entry_points import brought, not_installed, owner_of
@@ -44,6 +44,13 @@ DENIED_PREFIXES = (
 
 CATALOGUE = "samfed_monai.networks.client_network"
 """The component that builds a client network by its name."""
+
+
+def in_catalogue(parser: Any) -> bool:
+    """Whether a configuration builds its network from the catalogue, by name."""
+    declared = parser.get().get("network_def")
+    return isinstance(declared, Mapping) and declared.get("_target_") == CATALOGUE
+
 
 _NO_ROOMS = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bundle.", "monai.config.", "monai.fl.")
 """Packages of MONAI that hold no components, or import what need not be installed."""

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
 from samfed_monai.config.check import check_bundle
+from samfed_monai.config.layers import layered, training_values
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
 from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, walk, workflow_files
 from samfed_monai.config.wrapped_errors import unwrap
@@ -140,7 +141,6 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
                 overrides=normal_ids(command.overrides) if command else None,
                 files=_files(command, root, workflow) if command else None,
                 ready=command is not None,
-                routes=command is None,
             )
         )
         problems.extend(_rewritten_by_monai(command, root, workflow) if command else ())
@@ -158,15 +158,31 @@ def _rewritten_by_monai(command: MonaiCommand, root: Path, workflow: str) -> Ite
             yield Problem(config.where(parts), found=repr(value), expected=expected, hint=hint)
 
 
+def training_values_of_command(bundle_root: str | Path) -> dict[str, Any]:
+    """What ``federate.json`` and the command line of this process set of the sites' training, where MONAI started it.
+
+    Elsewhere nothing: who builds a federation in Python says so itself.
+
+    Args:
+        bundle_root: folder of the bundle, where the command names no file in one.
+    """
+    command = _command_of("federate")
+    if command is None:
+        return {}
+    root, overrides = _bundle_root(bundle_root, command), normal_ids(command.overrides)
+    files, base = layered(root, "federate", overrides, files=_files(command, root, "federate"))
+    return training_values(BundleConfig(files, overrides, base=base))
+
+
 def _command_of(workflow: str) -> MonaiCommand | None:
-    """MONAI's command line if it names this workflow's own file.
+    """MONAI's command line if it runs this workflow: its last file of a workflow's own is that of this one.
 
     ``None`` where Python code set the workflow up (``samfed``, a federated job that builds its clients, a test): what
     it overrides cannot be seen from here, so that shipped paths count as placeholders.
     """
-    command = monai_command()
-    names = {path.name for path in command.config_files} if command else set()
-    return command if names & set(WORKFLOWS.get(workflow, ())) else None
+    command, mains = monai_command(), {files[-1] for files in WORKFLOWS.values()}
+    named = [path.name for path in command.config_files if path.name in mains] if command else []
+    return command if named and named[-1] == WORKFLOWS.get(workflow, ("",))[-1] else None
 
 
 def _bundle_root(bundle_root: str | Path, command: MonaiCommand) -> Path:

@@ -235,11 +235,11 @@ def parse_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], An
     except RecursionError:
         raise TooDeep from None
     level = [parsed]
-    for _ in range(_DEEPEST):
-        inside = [each for each in level if isinstance(each, (dict, list))]
-        level = [child for each in inside for child in (each.values() if isinstance(each, dict) else each)]
+    for _ in range(_DEEPEST + 1):
+        level = [each for each in level if isinstance(each, (dict, list))]
         if not level:
             return parsed
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
     raise TooDeep
 
 

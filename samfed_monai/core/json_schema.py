@@ -9,7 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, TypeChecker, ValidationError
 from jsonschema.validators import extend
 
-from samfed_monai.core.errors import Problem
+from samfed_monai.core.errors import Problem, did_you_mean
 
 _MOST_SHOWN = 120  # characters of a value
 
@@ -63,7 +63,10 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
     if error.validator == "additionalProperties" and rule is False:
         joint, known = " -> " if first is None else "#", sorted(error.schema.get("properties", {}))
         unknown = [name for name in value if name not in known]
-        return [Problem(f"{place}{joint}{name}", "an unknown key", f"one of {known}") for name in unknown]
+        return [
+            Problem(f"{place}{joint}{name}", "an unknown key", f"one of {known}", did_you_mean(str(name), known))
+            for name in unknown
+        ]
     if error.validator == "type":
         return [Problem(place, shown, " or ".join([rule] if isinstance(rule, str) else rule))]
     if error.validator == "enum":

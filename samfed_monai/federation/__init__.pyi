@@ -1,7 +1,6 @@
 """The federation: job, server loop, sites and clients, run folder, privacy filters."""
 
 from .client import SamFedAlgo
-from .controller import RoundController, RunResult
 from .exchange_object import from_exchange_object, to_exchange_object
 from .job import FederatedJob
 from .local_transport import LocalTransport
@@ -10,15 +9,14 @@ from .process_transport import ProcessTransport
 from .progress import Progress
 from .round_store import RoundStore
 from .run_folder import COLUMNS, RunFolder
+from .server import RoundController, RunResult
 from .signals import Interrupted
-from .site import ClientAlgoExecutor, FederatedSite, Filter
+from .site import ClientAlgoSite, Site
 
 __all__ = [
     "COLUMNS",
-    "ClientAlgoExecutor",
+    "ClientAlgoSite",
     "FederatedJob",
-    "FederatedSite",
-    "Filter",
     "Interrupted",
     "LocalTransport",
     "Places",
@@ -30,6 +28,7 @@ __all__ = [
     "RunFolder",
     "RunResult",
     "SamFedAlgo",
+    "Site",
     "from_exchange_object",
     "to_exchange_object",
 ]

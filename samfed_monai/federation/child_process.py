@@ -1,6 +1,6 @@
-"""A process that trains, as whoever asks it sees it: two pipes, started when needed, replaced when it died.
+"""A process that works for another one over a pipe: started when needed, asked, killed, replaced when it died.
 
-Nothing here imports torch: whoever asks, a FLARE client for instance, stays light.
+Nothing here imports torch: the process that asks, a FLARE client for instance, stays light.
 """
 
 from __future__ import annotations
@@ -11,78 +11,53 @@ import logging
 import os
 import queue
 import signal
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NoReturn
 
 logger = logging.getLogger(__name__)
 
-
-_LENGTHS = struct.Struct("<IQ")
-_MAX_HEAD = 1 << 20
-
-
-class Ended(Exception):
-    """The other end of the pipe is closed: its process has ended."""
+Answer = tuple[Mapping[str, Any], bytes]
+"""JSON content and any number of bytes."""
+_CLOSED = (EOFError, OSError)
 
 
-def write_frame(stream: BinaryIO, head: Mapping[str, Any], payload: bytes | memoryview = b"") -> None:
-    """Writes one message.
+def _send(pipe: Connection, head: Mapping[str, Any], payload: bytes) -> None:
+    pipe.send_bytes(json.dumps(head).encode())
+    pipe.send_bytes(payload)
+
+
+def _receive(pipe: Connection) -> tuple[dict[str, Any], bytes]:
+    return json.loads(pipe.recv_bytes()), pipe.recv_bytes()
+
+
+def serve(start: Callable[[dict[str, Any]], Callable[[dict[str, Any], bytes], Answer]]) -> NoReturn:
+    """The child's end of the pipe, whose number is ``sys.argv[1]``: answers, one after the other, until it is closed.
+
+    When the process that asks is gone, this one ends at once, whatever it does.
 
     Args:
-        stream: an unbuffered or buffered binary stream; it is flushed.
-        head: JSON content.
-        payload: any number of bytes.
-
-    Raises:
-        Ended: nobody reads.
+        start: from the settings, what answers a question: ``answer(head, payload)`` returns a head and bytes.
     """
-    words = json.dumps(head).encode()
-    try:
-        stream.write(_LENGTHS.pack(len(words), len(payload)) + words)
-        stream.write(payload)
-        stream.flush()
-    except (BrokenPipeError, ValueError) as error:
-        raise Ended from error
-
-
-def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
-    """Waits for one message and reads it.
-
-    Raises:
-        Ended: the stream ended, between two messages or inside one.
-    """
-    length, size = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
-    if length > _MAX_HEAD:
-        raise Ended
-    head = json.loads(_read(stream, length))
-    return head, _read(stream, size)
-
-
-def incoming(stream: BinaryIO) -> queue.Queue[tuple[dict[str, Any], bytes]]:
-    """Reads messages in a thread of its own and ends this process, whatever it does, when nobody can send any more."""
-    frames: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()
+    pipe = Connection(int(sys.argv[1]))
+    settings, _ = _receive(pipe)
+    questions: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
 
     def receive() -> None:
         try:
             while True:
-                frames.put(read_frame(stream))
-        except Ended:
-            os._exit(0)  # whoever asked is gone: nothing that runs here has anyone to answer to
+                questions.put(_receive(pipe))
+        except _CLOSED:
+            os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()
-    return frames
-
-
-def _read(stream: BinaryIO, count: int) -> bytes:
-    content = stream.read(count)
-    if content is None or len(content) < count:
-        raise Ended
-    return content
+    answer = start(settings)
+    while True:
+        _send(pipe, *answer(*questions.get()))
 
 
 class ChildDied(Exception):
@@ -90,9 +65,9 @@ class ChildDied(Exception):
 
 
 class Child:
-    """Starts ``python -m <module>`` and asks it over two pipes.
+    """Starts ``python -m <module>``, which calls :func:`serve`, and asks it.
 
-    The process stays in the caller's process group, so that whoever ends the group ends it, too; it ends itself when
+    The process stays in the caller's process group, so that a signal to the group reaches it, too; it ends itself when
     the caller is gone.
 
     Args:
@@ -112,12 +87,10 @@ class Child:
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        self.module, self.settings, self.log = module, dict(settings), log
-        self.cwd = cwd
+        self.module, self.settings, self.log, self.cwd = module, dict(settings), log, cwd
         self.environment = {**os.environ, **environment} if environment else None
         self._process: subprocess.Popen | None = None
-        self._to: BinaryIO | None = None
-        self._from: BinaryIO | None = None
+        self._pipe: Connection | None = None
 
     @property
     def alive(self) -> bool:
@@ -132,68 +105,57 @@ class Child:
     def start(self) -> None:
         """Starts a fresh process; one that is there is ended first."""
         self.stop()
-        down_read, down_write = os.pipe()
-        up_read, up_write = os.pipe()
-        command = [sys.executable, "-u", "-m", self.module, str(down_read), str(up_write)]
-        output = open(self.log, "ab") if self.log else None  # noqa: SIM115 - the process keeps it
-        try:
+        self._pipe, theirs = Pipe()
+        with contextlib.ExitStack() as stack:
+            number = stack.enter_context(theirs).fileno()
+            output = stack.enter_context(open(self.log, "ab")) if self.log else None
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-u", "-m", self.module, str(number)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(down_read, up_write),
+                pass_fds=(number,),
                 env=self.environment,
                 cwd=self.cwd,
             )
-        finally:
-            os.close(down_read)
-            os.close(up_write)
-            if output is not None:
-                output.close()
-        self._to, self._from = os.fdopen(down_write, "wb"), os.fdopen(up_read, "rb")
         logger.info("the process that trains is %d", self._process.pid)
-        self._send(self.settings, b"")
+        self._exchange(lambda pipe: _send(pipe, self.settings, b""))
 
-    def ask(self, head: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Sends a message and waits for the answer.
+    def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """Sends JSON content and bytes, and waits for the answer.
 
         Raises:
             ChildDied: it ended before it had answered.
         """
-        self._send(head, payload)
-        assert self._from is not None
-        try:
-            return read_frame(self._from)
-        except Ended:
-            raise ChildDied(self._how()) from None
+
+        def exchange(pipe: Connection) -> tuple[dict[str, Any], bytes]:
+            _send(pipe, head, payload)
+            return _receive(pipe)
+
+        return self._exchange(exchange)
 
     def kill(self) -> None:
-        """Ends the process at once; whoever waits for its answer, in another thread, gets :class:`ChildDied`."""
+        """Ends the process at once; :meth:`ask`, in another thread, then raises :class:`ChildDied`."""
         process = self._process  # another thread may be starting a fresh one
         if process is not None:
             process.kill()
 
     def stop(self) -> None:
-        """Ends the process and everything it started; safe to call at any time."""
-        for stream in (self._to, self._from):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        """Ends the process; safe to call at any time."""
+        if self._pipe is not None:
+            self._pipe.close()
         if self._process is not None:
-            if self._process.poll() is None:
-                try:
-                    self._process.wait(timeout=2)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=2)
+            self._process.kill()
             self._process.wait()
-        self._process = self._to = self._from = None
+        self._process = self._pipe = None
 
-    def _send(self, head: Mapping[str, Any], payload: bytes) -> None:
-        assert self._to is not None
+    def _exchange(self, work: Callable[[Connection], Any]) -> Any:
+        assert self._pipe is not None
         try:
-            write_frame(self._to, head, payload)
-        except Ended:
+            return work(self._pipe)
+        except _CLOSED:
             raise ChildDied(self._how()) from None
 
     def _how(self) -> str:

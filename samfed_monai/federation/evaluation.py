@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from samfed_monai.federation.exchange_object import classes_in
-from samfed_monai.federation.privacy.settings import NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.metrics.scores import EMPTY, NAMES
+from samfed_monai.privacy.withholding import NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai import __version__
+from samfed_monai.config.targets import in_catalogue
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList
-from samfed_monai.federation.workflow import WorkflowConfig, in_catalogue
+from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.networks import find_checkpoint
 
 if TYPE_CHECKING:

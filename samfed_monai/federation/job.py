@@ -6,29 +6,33 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samfed_monai.config.knobs import whole_groups
-from samfed_monai.config.parse import workflow_files
+from samfed_monai.config.layers import layered, pairs_for_monai
+from samfed_monai.config.overrides import normal_ids
+from samfed_monai.config.parse import BundleConfig
+from samfed_monai.config.workflow import training_values_of_command
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.fingerprint import is_sam
-from samfed_monai.federation.job_run import JobRun, plan_problems
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
-from samfed_monai.federation.privacy import Privacy, unsent_rules
+from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
+from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
 
 
 def federate_parser(bundle_root: Path, overrides: Mapping[str, Any]) -> Any:
-    """``federate.json`` with the command line's values on top, as a MONAI ``ConfigParser``; nothing is instantiated."""
+    """A federation's files with the command line's values on top, as a MONAI ``ConfigParser``; nothing is built."""
     from samfed_monai.config.monai_parser import ConfigParser
 
-    files, parser = workflow_files(bundle_root, "federate"), ConfigParser()
+    given = {"bundle_root": str(bundle_root), **normal_ids(dict(overrides))}
+    files, base = layered(bundle_root, "federate", given)
+    parser = ConfigParser()
     parser.read_config([str(path) for path in files])
-    parser.update(pairs={"bundle_root": str(bundle_root), **whole_groups(files, overrides)})
+    parser.update(pairs=pairs_for_monai(BundleConfig(files, given, base=base)))
     return parser
 
 
@@ -72,7 +76,7 @@ def check_job(
     except Refused as refused:
         return JobCheck(refused.problems, [])
     plan, problems = _of_somebody(job.plan, datalist), Problems()
-    config = client_config(job.places.bundle_root, plan.variant, {**plan.client, **job.places.overrides()})
+    config = client_config(job.places.bundle_root, plan.variant, {**plan.train, **job.places.overrides()})
     participants = None
     with problems.collected():
         participants = Participants.of(plan, job.places, datalist or DataList("", []))
@@ -110,7 +114,8 @@ class FederatedJob:
         warm_start_held_out: part of the public images, in [0, 1), that the warm start does not train on and that says
             which of its weights are kept; 0 takes the last ones.
         adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
-        client: ids of ``train.json`` to values.
+        train: ids of ``train.json`` that this federation replaces, to values; ``None`` takes those that
+            ``federate.json`` and the command line of ``python -m monai.bundle run`` set, where that runs it.
         teacher: ids of ``teacher.json`` to values.
         sites: site to its own choices: ``network`` (a name of the catalogue) and ids of ``train.json``.
         unseen: sites of the list that take no part and are evaluated at the end; a site without unlabelled images is
@@ -150,7 +155,7 @@ class FederatedJob:
         warm_start_steps: int = 0,
         warm_start_held_out: float = 0.0,
         adapter: str | Path | None = None,
-        client: Mapping[str, Any] | None = None,
+        train: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
         sites: Mapping[str, Mapping[str, Any]] | None = None,
         unseen: Sequence[str] = (),
@@ -165,7 +170,8 @@ class FederatedJob:
         verify: bool = False,
         mlflow: bool | str | None = None,
     ) -> None:
-        of_client, client_places = split_places(client or {})
+        given = training_values_of_command(bundle_root) if train is None else train
+        of_sites, site_places = split_places(given)
         of_teacher, teacher_places = split_places(teacher or {})
         choices = {site: split_places(choice) for site, choice in (sites or {}).items()}
         #: All settings that decide the result; sites receive it with every site named (:meth:`Participants.settled`).
@@ -176,7 +182,7 @@ class FederatedJob:
             seed=seed,
             warm_start_steps=warm_start_steps,
             warm_start_held_out=warm_start_held_out,
-            client=of_client,
+            train=of_sites,
             teacher=of_teacher,
             sites={site: choice for site, (choice, _) in choices.items()},
             unseen=tuple(unseen),
@@ -196,7 +202,7 @@ class FederatedJob:
             output_dir=Path(output_dir),
             cache_dir=Path(cache_dir) if cache_dir else None,
             adapter=adapter,
-            client=client_places,
+            train=site_places,
             teacher=teacher_places,
             sites={site: there for site, (_, there) in choices.items() if there},
             workers=workers,
@@ -210,7 +216,7 @@ class FederatedJob:
 
         Args:
             transport: makes what carries messages from the plan in which every site is named, and with it the sites,
-                which make themselves ready from that plan (:class:`FederatedSite`). Of the list, only the public
+                which make themselves ready from that plan (:class:`Site`). Of the list, only the public
                 images are then read here. ``None`` runs all sites in this process.
 
         Returns:
@@ -220,4 +226,4 @@ class FederatedJob:
             Refused: bad input, here or at a site; no round was computed.
             Stopped: half-way, with the last complete round kept.
         """
-        return JobRun(self.plan, self.places).run(transport)
+        return Run(self.plan, self.places).run(transport)

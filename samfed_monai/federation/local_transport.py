@@ -14,14 +14,12 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.io import atomic_write, safe_load
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import state_file
-from samfed_monai.federation.site import ClientAlgoExecutor, FederatedSite
+from samfed_monai.federation.site import ClientAlgoSite, Site
 from samfed_monai.protocol.message import Message, MessageRefused, wire_size
 from samfed_monai.protocol.sent_once import SentWeights
 from samfed_monai.protocol.transport import Failure, Task, Traffic, scrub
 
 logger = logging.getLogger(__name__)
-
-Site = FederatedSite | ClientAlgoExecutor
 
 
 class LocalTransport:
@@ -36,14 +34,14 @@ class LocalTransport:
     started are left out.
 
     Args:
-        clients: site to a :class:`FederatedSite` or :class:`ClientAlgoExecutor`, or to a MONAI FL client
+        clients: site to a :class:`Site` or :class:`ClientAlgoSite`, or to a MONAI FL client
             (``ClientAlgo``) that is initialized.
         progress: where progress is shown; ``None`` shows it on a terminal only.
     """
 
     def __init__(self, clients: Mapping[str, Any], *, progress: Progress | None = None) -> None:
-        self.clients: dict[str, Site] = {
-            site: client if isinstance(client, Site) else ClientAlgoExecutor(site, client)
+        self.clients: dict[str, Site | ClientAlgoSite] = {
+            site: client if isinstance(client, (Site, ClientAlgoSite)) else ClientAlgoSite(site, client)
             for site, client in sorted(clients.items())
         }
         self.progress = progress or Progress()

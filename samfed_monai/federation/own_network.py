@@ -202,13 +202,8 @@ def personal_parts(network: nn.Module, workflow: Any, *, has_sharing: bool = Fal
     Raises:
         Refused: patterns that :func:`network_split` refuses, or patterns beside a ``sharing``.
     """
-    patterns = personal_patterns(getattr(workflow, "parser", None))
+    patterns = parsed(getattr(workflow, "parser", None), "personal") or ()
     if patterns and has_sharing:
         expected, hint = "none: with a sharing a site keeps its whole network", "leave personal empty"
         raise Refused([Problem(PERSONAL, found=repr(patterns), expected=expected, hint=hint)])
     return PersonalParts(network, network_split(network, patterns))
-
-
-def personal_patterns(parser: Any) -> Any:
-    """``train.json -> personal``; none where a configuration does not have it."""
-    return parsed(parser, "personal") or ()

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.own_images import deviations
 from samfed_monai.config.parse import parsed
+from samfed_monai.config.targets import in_catalogue
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
 from samfed_monai.federation.fingerprint import sam_fingerprint
-from samfed_monai.federation.workflow import WorkflowConfig, client_config, in_catalogue, unfilled
+from samfed_monai.federation.workflow import WorkflowConfig, client_config, unfilled
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks import CLIENT_NETWORKS, named, starts_from
@@ -62,12 +63,12 @@ def require_own_images(plan: Plan, places: Places, site: str) -> None:
     own = client_config(places.bundle_root, plan.variant, places.overrides()).with_files("configs/evaluate.json")
     choices = dict(plan.sites.get(site, {}))
     choices.pop(NETWORK, None)
-    planned = own.with_overrides({**plan.client, **choices, **places.overrides()})
+    planned = own.with_overrides({**plan.train, **choices, **places.overrides()})
     try:
         contents = own.parser().get(), planned.parser().get()
     except (KeyError, ValueError, IndexError, TypeError):
         found, hint = "an id that leads nowhere in this site's bundle", "compare it with `samfed show` at the site"
-        raise Refused([Problem("plan -> client", found, "ids of the site's own bundle", hint)]) from None
+        raise Refused([Problem("plan -> train", found, "ids of the site's own bundle", hint)]) from None
     problems = Problems()
     problems.extend(deviations(*contents))
     problems.refuse_if_any()
@@ -253,7 +254,7 @@ class Participants:
     @classmethod
     def of(cls, plan: Plan, places: Places, datalist: DataList) -> Participants:
         """That of a plan on this machine."""
-        config = client_config(places.bundle_root, plan.variant, {**plan.client, **places.overrides()})
+        config = client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
         choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
         return cls(config, datalist, choices=choices, unseen=plan.unseen)
 

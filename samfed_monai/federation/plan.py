@@ -22,7 +22,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "warm_start_steps": (int,),
     "warm_start_held_out": _NUMBER,
-    "client": (Mapping,),
+    "train": (Mapping,),
     "teacher": (Mapping,),
     "sites": (Mapping,),
     "unseen": (list, tuple),
@@ -51,7 +51,7 @@ class Plan:
         warm_start_steps: optimiser steps on the public set before round 0; none unless the bundle says how many.
         warm_start_held_out: part of the public images, in [0, 1), that says when the warm start stops; 0: not before
             its last step.
-        client: ids of ``train.json`` to values.
+        train: ids of ``train.json`` that the federation replaces, to values.
         teacher: ids of ``teacher.json`` to values.
         sites: site to its own choices: ``network`` and ids of ``train.json``. :meth:`Participants.settled` names
             every site.
@@ -78,7 +78,7 @@ class Plan:
     seed: int = 0
     warm_start_steps: int = 0
     warm_start_held_out: float = 0.0
-    client: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ class Places:
         output_dir: the run's folder.
         cache_dir: adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
         adapter: an adapter to use as it is, or several to average; ``None`` fits one, or finds a fitted one.
-        client, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
+        train, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
         sites: site to such ids, for sites that share this machine.
         workers: processes in which the sites of this machine work side by side; 1 is this process, ``"auto"`` as many
             as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
@@ -168,7 +168,7 @@ class Places:
     output_dir: Path
     cache_dir: Path | None = None
     adapter: str | Path | Sequence[str | Path] | None = None
-    client: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     workers: int | str = 1
@@ -202,7 +202,7 @@ class Places:
     def overrides(self) -> dict[str, Any]:
         """Ids of ``train.json`` that are places, with their values here."""
         given = {name: str(getattr(self, name)) for name in ("datalist", "data_root", "bundle_root", "output_dir")}
-        return {**self.client, **given}
+        return {**self.train, **given}
 
 
 def split_places(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

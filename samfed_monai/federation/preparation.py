@@ -16,9 +16,9 @@ from samfed_monai.data import DataList, check_datalist
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
 from samfed_monai.data.records import masks_only
-from samfed_monai.federation.controller import ask_all
 from samfed_monai.federation.evaluation import log_unscored, site_scores
-from samfed_monai.federation.privacy.settings import withheld_reason
+from samfed_monai.federation.server import ask_all
+from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 

@@ -6,10 +6,9 @@ import logging
 import os
 import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +40,7 @@ def workers_of(places: Places, sites: int) -> int:
     """
     if places.workers != AUTO:
         return min(int(places.workers), sites)
-    if str(places.client.get("device") or best_device()) != "cpu":
+    if str(places.train.get("device") or best_device()) != "cpu":
         return 1
     return max(1, min(sites, usable_cores()))
 
@@ -78,7 +77,7 @@ class ProcessTransport:
         count = max(1, min(workers, len(self._sites)))
         settings = {"plan": plan.to_json(), "places": places.to_json(), **_shared_with_workers(count)}
         spool = Spool(places.output_dir)
-        self._workers = [_Worker(self._sites[number::count], settings, spool) for number in range(count)]
+        self._processes = [_SiteProcess(self._sites[number::count], settings, spool) for number in range(count)]
         self._traffic: dict[str, Traffic] = {}
 
     @property
@@ -95,21 +94,14 @@ class ProcessTransport:
         on_reply: Callable[[str, Message], None] | None = None,
         max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Message | Failure]:
-        task, started = Task(task), time.monotonic()
-        known = set(self._sites)
+        started, known, arrived = time.monotonic(), set(self._sites), dict[str, _Answer]()
         replies: dict[str, Message | Failure] = {
             site: Failure(site, "no such site in this federation") for site in messages if site not in known
         }
-        arrived: dict[str, _Answer] = {}
-        work = _Work(task, {site: messages[site] for site in sorted(known & messages.keys())}, queue.Queue())
-        asking = [
-            threading.Thread(target=worker.serve, args=(work,), daemon=True)
-            for worker in self._workers
-            if any(site in work.messages for site in worker.sites)
-        ]
-        with self._killed_by_errors(work, asking), self.progress.sites(len(messages)) as bar:
-            for thread in asking:
-                thread.start()
+        work = _Work(Task(task), {site: messages[site] for site in sorted(known & messages.keys())})
+        bars = self.progress.sites(len(messages))
+        read = partial(self._read, on_reply=on_reply, max_bytes=max_bytes)
+        with self._side_by_side(lambda process: process.serve(work), work) as asking, bars as bar:
             while len(replies) + len(arrived) < len(messages):
                 if timeout is not None and time.monotonic() - started > timeout:
                     work.late = f"the deadline of {timeout:g} s had passed"
@@ -117,13 +109,16 @@ class ProcessTransport:
                 try:
                     site, answer = work.news.get(timeout=_TICK)
                 except queue.Empty:
+                    for each in asking:
+                        if each.done():
+                            each.result()  # raises what ended the thread
                     continue
                 if answer is None:
-                    bar.start(site, task.value)
+                    bar.start(site, work.task.value)
                     continue
                 bar.advance()
                 arrived[site] = answer
-                take_in_order(messages, replies, arrived, partial(self._read, on_reply=on_reply, max_bytes=max_bytes))
+                take_in_order(messages, replies, arrived, read)
         return {site: replies[site] for site in sorted(replies)}
 
     def take_traffic(self) -> dict[str, Traffic]:
@@ -131,23 +126,23 @@ class ProcessTransport:
         return taken
 
     def save_state(self, folder: Path) -> dict[str, str]:
-        digests = self._with_states(folder, lambda worker, site, path: worker.save(site, path))
+        digests = self._with_states(folder, lambda process, site, path: process.save(site, path))
         return {state_file(site): digest for site, digest in digests.items() if digest}
 
     def load_state(self, folder: Path) -> None:
-        self._with_states(folder, lambda worker, site, path: worker.load(site, path) if path.is_file() else None)
+        self._with_states(folder, lambda process, site, path: process.load(site, path) if path.is_file() else None)
 
     def finalize(self) -> None:
         """Ends the sites' clients, then the processes."""
-        for worker in self._workers:
-            worker.finalize()
+        for process in self._processes:
+            process.finalize()
         self.close()
 
     def close(self) -> None:
         """Ends the processes, whatever they do; safe to call at any time."""
         self._kill()
-        for worker in self._workers:
-            worker.child.stop()
+        for process in self._processes:
+            process.child.stop()
 
     def __enter__(self) -> ProcessTransport:
         return self
@@ -155,23 +150,20 @@ class ProcessTransport:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _with_states(self, folder: Path, work: Callable[[_Worker, str, Path], Any]) -> dict[str, Any]:
+    def _with_states(self, folder: Path, work: Callable[[_SiteProcess, str, Path], Any]) -> dict[str, Any]:
         """Has every site do something with its file in ``folder``, processes side by side; their answers by site."""
-        for worker in self._workers:
-            worker.rounds = Path(folder).parent.parent
 
-        def one(worker: _Worker, site: str) -> Any:
-            try:
-                return work(worker, site, Path(folder) / state_file(site))
-            except ChildDied as error:
-                reason = f"{site}'s state: {error}; the rounds that were stored are kept"
-                raise Stopped(reason, AGAIN) from None
+        def each(process: _SiteProcess) -> dict[str, Any]:
+            process.rounds, found = Path(folder).parent.parent, {}
+            for site in process.sites:
+                try:
+                    found[site] = work(process, site, Path(folder) / state_file(site))
+                except ChildDied as error:
+                    reason = f"{site}'s state: {error}; the rounds that were stored are kept"
+                    raise Stopped(reason, AGAIN) from None
+            return found
 
-        def each(worker: _Worker) -> dict[str, Any]:
-            return {site: one(worker, site) for site in worker.sites}
-
-        with ThreadPoolExecutor(max_workers=len(self._workers)) as pool, self._killed_by_errors():
-            done = [pool.submit(each, worker) for worker in self._workers]
+        with self._side_by_side(each) as done:
             found = {site: value for future in done for site, value in future.result().items()}
         return {site: found[site] for site in self._sites}
 
@@ -190,27 +182,30 @@ class ProcessTransport:
         return received(site, payload, on_reply, max_bytes=max_bytes(site) if max_bytes else MAX_BYTES)
 
     def _kill(self, *, busy: bool = False) -> None:
-        for worker in self._workers:
-            if worker.busy or not busy:
-                worker.child.kill()
+        for process in self._processes:
+            if process.busy or not busy:
+                process.child.kill()
 
     @contextmanager
-    def _killed_by_errors(self, work: _Work | None = None, asking: Sequence[threading.Thread] = ()) -> Iterator[None]:
-        """Whatever ends its block but its own end (an error, Ctrl-C, SIGTERM) ends the processes, too.
+    def _side_by_side(
+        self, do: Callable[[_SiteProcess], Any], work: _Work | None = None
+    ) -> Iterator[list[Future[Any]]]:
+        """Does something with each process, in a thread each, while the block runs.
 
-        No site of ``work`` is asked any more, and the threads that are ``asking`` end before Python does: one of them
-        may wait for a pipe, or just have started a process for its next site.
+        An error in the block, Ctrl-C or SIGTERM ends the processes: no site of ``work`` is asked any more, and threads
+        that wait for an answer, or are starting a process, come back.
         """
-        try:
-            yield
-        except BaseException:
-            if work is not None:
-                work.late = "the run has ended"
-            self._kill()
-            while alive := [thread for thread in asking if thread.is_alive()]:
-                alive[0].join(timeout=_TICK)
+        with ThreadPoolExecutor(len(self._processes)) as pool:
+            done = [pool.submit(do, process) for process in self._processes]
+            try:
+                yield done
+            except BaseException:
+                if work is not None:
+                    work.late = "the run has ended"
                 self._kill()
-            raise
+                while wait(done, timeout=_TICK).not_done:
+                    self._kill()
+                raise
 
 
 @dataclass
@@ -229,13 +224,13 @@ class _Work:
 
     task: Task
     messages: Mapping[str, Message]
-    news: queue.Queue[tuple[str, _Answer | None]]
+    news: queue.SimpleQueue[tuple[str, _Answer | None]] = field(default_factory=queue.SimpleQueue)
     late: str = ""
 
 
 @dataclass
-class _Worker:
-    """One process, its sites, and what brings a fresh one to where the last one stood."""
+class _SiteProcess:
+    """One process, its sites, and what brings a fresh one to where the last one was."""
 
     sites: Sequence[str]
     settings: Mapping[str, Any]
@@ -257,16 +252,12 @@ class _Worker:
     def serve(self, work: _Work) -> None:
         """Asks the sites of this process one after the other."""
         asked = [site for site in self.sites if site in work.messages]
-        self.busy = bool(asked)
-        try:
-            for site in asked:
-                work.news.put((site, None))
-                answer = self._answer(work, site)
-                self.busy = site != asked[-1]  # before it is told: with the last answer the next exchange may begin
-                work.news.put((site, answer))
-        except BaseException:
-            self.busy = False
-            raise
+        for site in asked:
+            self.busy = True
+            work.news.put((site, None))
+            answer = self._answer(work, site)
+            self.busy = site != asked[-1]  # before the answer is put: a deadline ends what is at work, and nothing else
+            work.news.put((site, answer))
 
     def save(self, site: str, path: Path) -> str | None:
         """Has a site write its state; the file's digest, or ``None`` where it keeps nothing."""
@@ -293,7 +284,7 @@ class _Worker:
             return _Answer(sent, failure=f"not started: {work.late}")
         try:
             self._ready(until=message.round if task == Task.EVALUATE else message.round - 1)
-            if work.late:
+            if work.late:  # while its process was started
                 return _Answer(sent, failure=f"not started: {work.late}")
             payload = to_bytes(self._sent.shortened(site, message))
             sent = len(payload)

@@ -1,43 +1,38 @@
-"""A process in which some of a machine's sites work: ``python -m samfed_monai.federation.site_process READ WRITE``.
+"""A process in which some of a machine's sites work: ``python -m samfed_monai.federation.site_process PIPE``.
 
-The arguments are two pipes' numbers. It reads a frame of settings, then questions, and answers each; it ends when
-nobody holds the pipe's other end any more. What is logged here is sent with the answers and logged by the
-process that asked, which runs on the same machine, for the same user.
+What is logged here is sent with the answers and logged by the process that asked, which runs on the same machine, for
+the same user.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.run_log import is_news
-from samfed_monai.federation.child_process import incoming, read_frame, write_frame
+from samfed_monai.federation.child_process import Answer, serve
 
 logger = logging.getLogger(__name__)
 
-_MOST_LOGGED = 500_000  # characters with one answer; a frame's head has room for twice as many
+_MOST_LOGGED = 500_000  # characters with one answer
 
 
-def main() -> None:
-    """Answers until the pipe ends."""
+def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+    """What answers questions in this process."""
     # Ctrl-C in a terminal, or a signal to the whole group, is for the process that asks; it ends this one
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
-    settings, _ = read_frame(down)
-    frames = incoming(down)
-    log = _Log(int(settings["level"]))
-    sites = _Sites(settings)
-    while True:
-        head, payload = frames.get()
-        answer, content = sites.answer(head, payload)
-        write_frame(up, {**answer, "log": log.take()}, content)
+    log, sites = _Log(int(settings["level"])), _Sites(settings)
+
+    def answer(head: dict[str, Any], payload: bytes) -> Answer:
+        reply, content = sites.answer(head, payload)
+        return {**reply, "log": log.take()}, content
+
+    return answer
 
 
 class _Log(logging.Handler):
@@ -139,13 +134,13 @@ class _Sites:
     def _executor(self, site: str) -> Any:
         from samfed_monai.data import DataList
         from samfed_monai.federation.participants import Participants
-        from samfed_monai.federation.site import FederatedSite, ProcessContext
+        from samfed_monai.federation.site import ProcessContext, Site
 
         if self._context is None:
             datalist = DataList.load(self.places.datalist)
             self._context = ProcessContext(Participants.of(self.plan, self.places, datalist), datalist)
         if site not in self._executors:
-            self._executors[site] = FederatedSite(site, self.plan, self.places, context=self._context)
+            self._executors[site] = Site(site, self.plan, self.places, context=self._context)
         return self._executors[site]
 
     def _share_teacher(self, executor: Any, message: Any) -> None:
@@ -154,8 +149,8 @@ class _Sites:
 
         if message.kind != Kind.ADAPTER:
             self._context.teacher = None
-        elif self._context.teacher is None and executor.components.teacher is not None:
-            self._context.teacher = executor.components.teacher.load(message)
+        elif self._context.teacher is None and executor.teacher is not None:
+            self._context.teacher = executor.teacher.load(message)
 
 
 def _described(error: Exception) -> dict[str, Any]:
@@ -173,4 +168,4 @@ def _described(error: Exception) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    serve(_start)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached, split_id
-from samfed_monai.config.targets import CATALOGUE
+from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Refused
@@ -126,12 +126,6 @@ class WorkflowConfig:
 
 
 _UNFILLED = {"network_def#load": False}
-
-
-def in_catalogue(parser: Any) -> bool:
-    """Whether a configuration builds its network from the catalogue, by name."""
-    declared = parser.get().get("network_def")
-    return isinstance(declared, Mapping) and declared.get("_target_") == CATALOGUE
 
 
 def unfilled(parser: Any) -> Any:

@@ -124,7 +124,7 @@ def run_server(
     Raises:
         SamFedError: the run is refused or stopped; what there is of it is kept.
     """
-    from samfed_monai.federation.job_run import JobRun
+    from samfed_monai.federation.run import Run
 
     logging.getLogger("samfed_monai").setLevel(logging.INFO)
     files = read_site_file(kit)
@@ -138,7 +138,7 @@ def run_server(
         opened(made)
         return made
 
-    JobRun(plan, places_of(files, plan, folder)).run(transport)
+    Run(plan, places_of(files, plan, folder)).run(transport)
     if files.output_dir is None:
         _report(folder, files.datalist, files.data_root)
 

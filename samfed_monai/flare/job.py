@@ -20,9 +20,9 @@ from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.controller import quorum_of
 from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.site import read_plan
 from samfed_monai.flare.site_file import require_run_name
@@ -85,9 +85,9 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
-    from samfed_monai.federation.job_run import plan_problems
     from samfed_monai.federation.participants import Participants
-    from samfed_monai.federation.privacy import Privacy, statistics_notice, unsent_rules
+    from samfed_monai.federation.run import plan_problems
+    from samfed_monai.privacy import Privacy, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
@@ -125,11 +125,12 @@ def _require_no_places(places: Places, *, here: bool) -> None:
     problems, expected = Problems(), "nothing: a site's own file says where it keeps things"
     hint = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
     asked = {f"sites#{site}": there for site, there in places.sites.items()}
-    asked |= {"client": places.client, "teacher": places.teacher}
+    asked |= {"": places.train, "teacher": places.teacher}
     for where, there in sorted(asked.items()):
         for name in sorted(there):
-            if not (here and where == "client" and name == "device"):  # that one goes into every file that is written
-                problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, hint=hint)
+            if not (here and not where and name == "device"):  # that one goes into every file that is written
+                place = "#".join(filter(None, (where, name)))
+                problems.add(f"federate.json -> {place}", found="a place", expected=expected, hint=hint)
     for name in ("adapter", "cache_dir"):
         if not here and getattr(places, name):  # of the server, which would fit another teacher
             own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"

@@ -140,8 +140,8 @@ def write_site_files(
     """
     folder = Path(folder)
     common: dict[str, Any] = {name: _here(getattr(places, name)) for name in ("data_root", "output_dir", "bundle_root")}
-    if "device" in places.client:
-        common["device"] = str(places.client["device"])
+    if "device" in places.train:
+        common["device"] = str(places.train["device"])
     if threads is not None:
         common["threads"] = threads
     for site in sites:

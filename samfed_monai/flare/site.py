@@ -14,19 +14,19 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, read_json, safe_load
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.flare.site_file import KEPT_RUNS, REMOVED, SiteFile
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol.message import MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.transport import Task
 
 if TYPE_CHECKING:
-    from samfed_monai.federation.site import FederatedSite
+    from samfed_monai.federation.site import Site
 
 logger = logging.getLogger(__name__)
 
 
-def federated_site(settings: dict[str, Any], files: SiteFile) -> FederatedSite:
+def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
     """What answers at this site.
 
     Args:
@@ -38,14 +38,14 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> FederatedSite:
             none; a bundle that is not here.
     """
     from samfed_monai.federation.participants import require_own_images  # MONAI: not before there is something to build
-    from samfed_monai.federation.site import FederatedSite
+    from samfed_monai.federation.site import Site
 
     plan = read_plan(settings["plan"])
     places = places_of(files, plan, Path(settings["run_folder"]))
     require_own_images(plan, places, settings["site"])
     allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
-    return FederatedSite(settings["site"], plan, places, floor=floor)
+    return Site(settings["site"], plan, places, floor=floor)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -58,8 +58,8 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(content, dict):
         raise Refused([Problem("plan", found=type(content).__name__, expected="a JSON object")])
     plan = Plan.from_json(content)
-    problems = strict_problems({"client": content.get("client", {})}, "plan")
-    problems += strict_problems({"teacher": content.get("teacher", {})}, "plan")
+    problems = strict_problems(dict(plan.train), "plan")
+    problems += strict_problems({"teacher": dict(plan.teacher)}, "plan")
     for site, choices in dict(plan.sites).items():
         problems += strict_problems(dict(choices), f"plan -> sites -> {site}")
     if "/" in plan.bundle or "\\" in plan.bundle or plan.bundle.startswith("."):
@@ -82,7 +82,7 @@ def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
         output_dir=run_folder,
         cache_dir=files.cache_dir,
         adapter=files.adapter,
-        client={"device": files.device} if files.device else {},
+        train={"device": files.device} if files.device else {},
     )
 
 

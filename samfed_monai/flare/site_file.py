@@ -78,7 +78,7 @@ class SiteFile:
         device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
-        least_images, epsilon, statistics: as :class:`~samfed_monai.federation.privacy.settings.PrivacyFloor` takes
+        least_images, epsilon, statistics: as :class:`~samfed_monai.privacy.rules.PrivacyFloor` takes
             them; ``None`` leaves it to the run's plan.
     """
 

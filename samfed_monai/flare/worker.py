@@ -1,6 +1,5 @@
-"""The process that trains at a site: ``python -m samfed_monai.flare.worker READ WRITE`` (two pipes' numbers).
+"""The process that trains at a site: ``python -m samfed_monai.flare.worker PIPE``.
 
-It reads a frame of settings, then messages, and answers each; it ends when nobody holds the pipe's other end any more.
 Errors stay in its log; only a scrubbed line goes up (:func:`samfed_monai.protocol.transport.scrub`).
 """
 
@@ -11,36 +10,40 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from samfed_monai.core.own_process import set_up_process
-from samfed_monai.federation.child_process import incoming, read_frame, write_frame
+from samfed_monai.federation import child_process
+from samfed_monai.federation.child_process import Answer
 from samfed_monai.flare.site_file import SiteFile, limit, read_site_file
 
 logger = logging.getLogger(__name__)
 
 
-def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> int:
+def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
     """Answers until the pipe ends.
 
     Args:
         make_site: from the settings and the site's file, what answers: ``answer(task, message) -> message``, with
             ``state_dict`` and ``load_state_dict`` where it keeps something from round to round, and ``masks_taken``
-            (:meth:`FederatedSite.masks_taken`) where it takes soft masks.
+            (:meth:`Site.masks_taken`) where it takes soft masks.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     set_up_process()
-    down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
-    settings, _ = read_frame(down)
-    frames = incoming(down)
-    os.environ["SAMFED_SITE"] = settings["site_file"]
-    files = read_site_file(Path.cwd(), settings["site"])
-    limit(files)
-    worker = _Worker(settings, files, make_site)
-    while True:
-        head, payload = frames.get()
-        answer, failure = worker.answer(head, payload)
-        write_frame(up, {"failure": failure}, answer)
+
+    def start(settings: dict[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+        os.environ["SAMFED_SITE"] = settings["site_file"]
+        files = read_site_file(Path.cwd(), settings["site"])
+        limit(files)
+        worker = _Worker(settings, files, make_site)
+
+        def answer(head: dict[str, Any], payload: bytes) -> Answer:
+            content, failure = worker.answer(head, payload)
+            return {"failure": failure}, content
+
+        return answer
+
+    child_process.serve(start)
 
 
 class _Worker:
@@ -85,11 +88,11 @@ class _Worker:
 
 
 def make_federated_site(settings: dict[str, Any], files: SiteFile) -> Any:
-    """The run's :class:`~samfed_monai.federation.site.FederatedSite` at this site."""
+    """The run's :class:`~samfed_monai.federation.site.Site` at this site."""
     from samfed_monai.flare.site import federated_site
 
     return federated_site(settings, files)
 
 
 if __name__ == "__main__":
-    sys.exit(serve(make_federated_site))
+    serve(make_federated_site)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
 from samfed_monai.protocol.message import STATISTICS, Message, MessageRefused
 
@@ -77,57 +77,6 @@ class StatisticRule:
         clip = "as they are" if self.clip is None else f"clipped to a norm of {self.clip:g}"
         noise = f"noise multiplier {self.noise_multiplier:g}" if self.noise_multiplier else "without noise"
         return f"each of at least {self.least_images} images, {clip}, {noise}"
-
-
-def read_rules(content: Any, where: str, problems: Problems) -> dict[StatisticKind, StatisticRule | None]:
-    """``privacy -> statistics``: kind to its rule, or to ``null``, which forbids it; what is left out has defaults.
-
-    Args:
-        content: of the JSON; ``None`` is empty.
-        where: its place, for messages.
-        problems: gets what is wrong.
-    """
-    kinds, keys = [kind.value for kind in StatisticKind], [each.name for each in fields(StatisticRule)]
-    if content is not None and not isinstance(content, Mapping):
-        problems.add(where, found=type(content).__name__, expected="an object of kinds")
-        return {}
-    rules: dict[StatisticKind, StatisticRule | None] = {}
-    for kind, given in (content or {}).items():
-        at = f"{where} -> {kind}"
-        if kind not in kinds:
-            expected, hint = f"one of {', '.join(kinds)}", did_you_mean(str(kind), kinds)
-            problems.add(at, found="an unknown kind", expected=expected, hint=hint)
-        elif given is None:
-            rules[StatisticKind(kind)] = None
-        elif not isinstance(given, Mapping):
-            problems.add(at, found=type(given).__name__, expected="an object, or null, which forbids it")
-        else:
-            for key in given.keys() - set(keys):
-                hint = did_you_mean(str(key), keys)
-                problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {keys}", hint=hint)
-            rules[StatisticKind(kind)] = _rule(StatisticKind(kind), given, at, problems)
-    return rules
-
-
-def _rule(kind: StatisticKind, given: Mapping[str, Any], at: str, problems: Problems) -> StatisticRule:
-    rule = StatisticRule(**{each.name: given.get(each.name, each.default) for each in fields(StatisticRule)})
-    clip, noise, least = rule.clip, rule.noise_multiplier, rule.least_images
-    if clip is not None and not (_is_number(clip) and 0 < clip < math.inf):
-        problems.add(f"{at} -> clip", found=repr(clip), expected="a positive number, or null")
-    if not (_is_number(noise) and 0 <= noise < math.inf):
-        problems.add(f"{at} -> noise_multiplier", found=repr(noise), expected="a number >= 0")
-    elif noise and clip is None:
-        expected, hint = "a clip, which says how much noise that is", "set clip, or noise_multiplier to 0"
-        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g} without a clip", expected=expected, hint=hint)
-    elif noise and kind is StatisticKind.PROTOTYPES:
-        expected, hint = "0: they travel with counts of pixels, which noise would spoil", "set noise_multiplier to 0"
-        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g}", expected=expected, hint=hint)
-    problems.unless(type(least) is int and least >= 1, f"{at} -> least_images", least, "a whole number >= 1")
-    return rule
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
 
 
 def limited(

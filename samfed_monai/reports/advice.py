@@ -123,8 +123,8 @@ def _from_random_numbers(run: RunData) -> str:
         return ""
     return (
         "Its network began with random numbers, and the rule of agreement gives it a say in its own labels: let SAM "
-        "decide alone (--client#agreement#rule teacher), with the full colour augmentation "
-        "(--client#strong_view#strength 1.0). "
+        "decide alone (--agreement#rule teacher), with the full colour augmentation "
+        "(--strong_view#strength 1.0). "
     )
 
 

@@ -110,11 +110,11 @@ def test_the_command_line_refuses_the_bundle_of_a_stranger(app_root, tmp_path, c
 
 @pytest.mark.parametrize("where", CODE)
 def test_nothing_of_it_can_be_sent_in_a_plan(where, tmp_path):
-    assert strict_problems({"client": CODE[where](tmp_path / "canary")}, "plan")
+    assert strict_problems(CODE[where](tmp_path / "canary"), "plan")
 
 
 def test_the_audits_own_networks_cannot_be_named_in_a_bundle():
-    target = {"client": {"network_def": {"_target_": "samfed_monai.attacks.planted.planted_network", "size": 8}}}
+    target = {"network_def": {"_target_": "samfed_monai.attacks.planted.planted_network", "size": 8}}
     (problem, *_) = strict_problems(target, "plan")
     assert "planted_network" in str(problem)
     from samfed_monai.config.targets import resolve_target

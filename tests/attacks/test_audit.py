@@ -15,7 +15,6 @@ from samfed_monai.cli.main import main
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
 from tests.attacks.toys import target
-from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import job
 from tests.methods import present
 
@@ -61,7 +60,7 @@ def test_cells():
 
 
 @pytest.mark.slow
-def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, capsys):  # noqa: F811
+def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, capsys):
     run = tmp_path / "run"
     job(small_federation, run, rounds=1).run()
     places = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
@@ -79,7 +78,7 @@ def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, cap
 
 @pytest.mark.slow
 @pytest.mark.skipif(not present("weak_labels"), reason="the method is not here")
-def test_a_run_on_weak_labels_is_attacked_without_them(small_federation, tmp_path):  # noqa: F811
+def test_a_run_on_weak_labels_is_attacked_without_them(small_federation, tmp_path):
     masks, run = DataList.load(small_federation / "list.json"), tmp_path / "run"
     listed = small_federation / "weak.json"
     weaken_list(masks, small_federation, {"site-1": "points"}, progress=False).save(listed)

@@ -20,11 +20,10 @@ from samfed_monai.attacks.planted import (
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import FederatedSite, Plan
-from samfed_monai.federation.privacy.settings import PrivacyFloor
+from samfed_monai.federation import Plan, Site
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.attacks.toys import QUICK, scenes, target
-from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import CLIENT
 from tests.federation.wired import places
 
@@ -72,7 +71,7 @@ PLAN = Plan(
     "samfed_skin",
     2,
     variant="oracle",
-    client={
+    train={
         **CLIENT,
         "local_steps": 1,
         "batch_size": 1,
@@ -87,12 +86,12 @@ PLAN = Plan(
 
 
 @pytest.fixture
-def node(small_federation, tmp_path) -> Any:  # noqa: F811
+def node(small_federation, tmp_path) -> Any:
     """``node(**options)``: a site with images and masks that got the plan."""
     lists = write_site_lists(DataList.load(small_federation / "list.json"), tmp_path / "lists")
 
-    def made(plan: Plan = PLAN, **options: Any) -> FederatedSite:
-        return FederatedSite("site-1", plan, places(small_federation, lists["site-1"], tmp_path / "site-1"), **options)
+    def made(plan: Plan = PLAN, **options: Any) -> Site:
+        return Site("site-1", plan, places(small_federation, lists["site-1"], tmp_path / "site-1"), **options)
 
     return made
 
@@ -105,7 +104,7 @@ WEIGHTS = planted_weights(planted_network(SIZE).state_dict())
 
 
 def test_a_site_gives_its_images_away_without_the_look_and_trains_nothing_with_it(node, monkeypatch):
-    assert strict_problems({"client": {"network_def": planted_definition(SIZE)}}, "plan") == []
+    assert strict_problems({"network_def": planted_definition(SIZE)}, "plan") == []
     with pytest.raises(MessageRefused, match="plan -> network_def: expected no layer with a weight for each place"):
         node().answer(Task.PREPARE, sent(WEIGHTS))
     monkeypatch.setattr("samfed_monai.federation.site.require_plain_network", lambda client: None)
@@ -113,7 +112,7 @@ def test_a_site_gives_its_images_away_without_the_look_and_trains_nothing_with_i
     open_site.answer(Task.PREPARE, sent(WEIGHTS))
     reply = open_site.answer(Task.TRAIN, sent(WEIGHTS))
     found = images_of(WEIGHTS, reply.tensors, (3, SIZE, SIZE), 4)
-    here = open_site.components
+    here = open_site
     preprocessing = here.participants.config.value("validate#preprocessing")
     records = load_records(here.datalist, here.data_root, split="unlabelled", site="site-1")
     private = torch.stack([torch.as_tensor(preprocessing(dict(record))["image"]) for record in records])

@@ -36,7 +36,7 @@ ALLOWED = {
     },
     "configs/federate.json": {
         "warm_start_steps": "few videos are soon overfitted",
-        "client#local_steps": "two hospitals look at fewer images a round than four, and twice the steps still help",
+        "local_steps": "two hospitals look at fewer images a round than four, and twice the steps still help",
         "output_dir": "a place, named after the bundle",
     },
     "configs/metadata.json": {

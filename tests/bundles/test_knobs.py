@@ -28,7 +28,7 @@ UNLIKE = {
         "train",
         "evaluate",
     ),  # evaluate.json lies on train.json: a model's own weights fill the network
-    "local_steps": ("train", "federate"),  # federate.json -> client says what is otherwise in a federation
+    "local_steps": ("train", "federate"),  # federate.json is on train.json
 }
 """Knobs of one name in several files that mean another thing in each, and the two that lie on top of another file."""
 
@@ -40,9 +40,7 @@ def homes(bundle: Path) -> dict[str, dict[str, object]]:
         content = read_json(path)
         if path.stem == "metadata":
             continue
-        content |= (
-            {**(content.get("client") or {}), **(content.get("teacher") or {})} if path.stem == "federate" else {}
-        )
+        content |= (content.get("teacher") or {}) if path.stem == "federate" else {}
         for name, value in content.items():
             if is_value(value) and not name.startswith("_"):
                 found[name][path.stem] = value
@@ -60,8 +58,9 @@ def test_knobs_that_training_and_inference_share_agree(bundle, name):
     assert values[0] == values[1], f"{name} of {' and '.join(ALIKE[name])} in {bundle.name}"
 
 
-def test_the_groups_of_a_federation_hold_only_what_differs(bundle):
-    federate = read_json(bundle / "configs" / "federate.json")
-    for group, file in (("client", "train"), ("teacher", "teacher")):
-        alone = read_json(bundle / "configs" / f"{file}.json")
-        assert all(value != alone[name] for name, value in federate[group].items()), group
+def test_a_federation_holds_of_other_files_only_what_differs(bundle):
+    federate, train, teacher = (
+        read_json(bundle / "configs" / f"{name}.json") for name in ("federate", "train", "teacher")
+    )
+    assert all(value != train[name] for name, value in federate.items() if name in train)
+    assert all(value != teacher[name] for name, value in federate["teacher"].items())

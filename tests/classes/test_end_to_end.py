@@ -19,12 +19,12 @@ from samfed_monai.data import DataList
 from samfed_monai.data.sources.rendered import cut_nifti
 from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 from samfed_monai.federation.preparation import class_problems
-from samfed_monai.federation.site import FederatedSite
+from samfed_monai.federation.site import Site
 
 ORGANS = str(list(CLASSES))
 SMALL = (
     *("--rounds", 1, "--image_size", 32, "--local_steps", 1, "--warm_start_steps", 1, "--batch_size", 2),
-    *("--teacher#size", 64, "--teacher#epochs", 1, "--network_name", "basic_unet", "--client#encoder_weights", "null"),
+    *("--teacher#size", 64, "--teacher#epochs", 1, "--network_name", "basic_unet", "--encoder_weights", "null"),
     *("--privacy#least_images", 1),
 )
 
@@ -111,7 +111,7 @@ def test_every_method_that_says_so_learns_two_classes(place, variant, samfed_dat
         ),
         (("--classes", "['spleen', 'kidney']"), r"the same names in the same order at every site"),
         (
-            ("--classes", ORGANS, "--client#teacher_adapt", "none"),
+            ("--classes", ORGANS, "--teacher_adapt", "none"),
             "teacher_adapt: expected an adapted SAM: as it comes",
         ),
         (("--classes", ORGANS, "--teacher#refine", "boxes"), "refine: expected 'none' with several classes"),
@@ -130,10 +130,9 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
     listed = DataList.load(place / "list.json")
     other = DataList(listed.name, listed.public, listed.sites, classes=["liver", "spleen"])
     config = SimpleNamespace(optional=lambda name: list(CLASSES))
-    parts = SimpleNamespace(listed=lambda: other, participants=SimpleNamespace(config=config))
-    node = SimpleNamespace(site="mr", components=parts)
+    node = SimpleNamespace(site="mr", listed=lambda: other, participants=SimpleNamespace(config=config))
     with caplog.at_level(logging.ERROR):
-        (problem,) = FederatedSite._other_classes(node)
+        (problem,) = Site._other_classes(node)
     assert str(problem) == (
         "data list -> classes: expected ['kidney', 'spleen'], the classes of this run, found others, which this site's "
         "log names; make it again with `samfed prepare … --classes`: the same names in the same order at every site"

@@ -19,7 +19,6 @@ from samfed_monai.core.model_file import settings_in, settings_of, trained_other
 from samfed_monai.data.classes import COLOURS, planes_of
 from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.exchange_object import class_metrics, sendable
-from samfed_monai.federation.privacy.settings import withhold_small
 from samfed_monai.handlers.evaluation import ScoreHandler, write_scores
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree
@@ -29,6 +28,7 @@ from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, l
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.views import logits_of
+from samfed_monai.privacy.withholding import withhold_small
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.message import metric_range
 from samfed_monai.reports.masks import outlined

@@ -1,7 +1,7 @@
 import pytest
 
 from samfed_monai.cli.main import main
-from samfed_monai.federation.privacy import AuditLog
+from samfed_monai.privacy import AuditLog
 
 
 def test_the_table_of_a_site_is_shown(tmp_path, capsys):

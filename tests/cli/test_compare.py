@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.cli import run_many
-from samfed_monai.cli.compare import NamedRow, all_rows, portable, read_rows, words_of
+from samfed_monai.cli.compare import NamedRow, _problems, _without, all_rows, portable, read_rows, words_of
 from samfed_monai.cli.main import main
+from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -36,22 +37,22 @@ def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
             "_note": "the rules",
             "title": "Agreement rule",
             "setting": "ImageNet encoder",
-            "overrides": {"client#agreement#tau": 0.8},
+            "overrides": {"agreement#tau": 0.8},
             "rows": {
                 "samfed": {"variant": "samfed", "title": "Default", "_why": "as it is"},
                 "inter": {
                     "variant": "samfed",
                     "note": "labels where both agree",
-                    "overrides": {"client::agreement::rule": "average", "client#agreement#tau": 0.9},
+                    "overrides": {"agreement::rule": "average", "agreement#tau": 0.9},
                 },
             },
         }
     )
     first, second = read_rows(path)
     assert first == NamedRow(
-        *("samfed", "samfed", {"client#agreement#tau": 0.8}, "Default", "", "ImageNet encoder", "Agreement rule")
+        *("samfed", "samfed", {"agreement#tau": 0.8}, "Default", "", "ImageNet encoder", "Agreement rule")
     )
-    assert second.overrides == {"client#agreement#tau": 0.9, "client#agreement#rule": "average"}
+    assert second.overrides == {"agreement#tau": 0.9, "agreement#rule": "average"}
     assert second.about(1) == {
         **{"row": "inter", "variant": "samfed", "place": 1, "overrides": second.overrides},
         **{"note": "labels where both agree", "setting": "ImageNet encoder", "sweep": "Agreement rule"},
@@ -103,7 +104,7 @@ def test_a_file_without_rows_is_refused(write, content):
 def test_variants_and_rows_are_put_together():
     problems = Problems()
     again = NamedRow("samfed", "samfed", title="Default")
-    rows = all_rows(["samfed", "no_sam"], [again, NamedRow("tau", "samfed", {"client#agreement#tau": 0.8})], problems)
+    rows = all_rows(["samfed", "no_sam"], [again, NamedRow("tau", "samfed", {"agreement#tau": 0.8})], problems)
     assert [(row.name, row.title) for row in rows] == [("samfed", "Default"), ("no_sam", ""), ("tau", "")]
     assert list(problems) == []
 
@@ -113,7 +114,7 @@ def test_a_name_that_stands_for_two_things_is_a_problem():
     all_rows(
         ["samfed"],
         [
-            NamedRow("samfed", "samfed", {"client#agreement#tau": 0.8}),
+            NamedRow("samfed", "samfed", {"agreement#tau": 0.8}),
             NamedRow("no_sam", "samfed"),
             NamedRow("x", "samfed"),
             NamedRow("x", "no_sam"),
@@ -196,14 +197,14 @@ def _only_spelling(root, workflow, *, overrides):
 
 
 def test_rows_run_into_folders_of_their_own_and_the_table_has_their_names(compare, tmp_path, capsys):
-    rows = {"rows": {"inter": {"variant": "samfed", "overrides": {"client#agreement#rule": "average"}}}}
+    rows = {"rows": {"inter": {"variant": "samfed", "overrides": {"agreement#rule": "average"}}}}
     code, runs = compare(rows, "--variants", "no_sam", "--seeds", "0,1", "--image_size", "64")
     assert code == 0
     assert [run.folder.relative_to(tmp_path / "R").as_posix() for run in runs] == [
         *("no_sam/seed-0", "inter/seed-0", "no_sam/seed-1", "inter/seed-1")
     ]
     assert runs[0].extra == ("--image_size", "64")
-    assert runs[1].extra == ("--image_size=64", "--client#agreement#rule=average")
+    assert runs[1].extra == ("--image_size=64", "--agreement#rule=average")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["inter", "2", "0.805", "±", "0.007"] in [line[:5] for line in lines]
     assert (tmp_path / "R" / "comparison.html").is_file()
@@ -246,15 +247,15 @@ def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compa
 def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(compare, capsys):
     rows = {
         "rows": {
-            "good": {"variant": "samfed", "overrides": {"client#agreement#tau": 0.8}},
-            "bad": {"variant": "samfed", "overrides": {"client#agreement#tua": 0.8}},
+            "good": {"variant": "samfed", "overrides": {"agreement#tau": 0.8}},
+            "bad": {"variant": "samfed", "overrides": {"agreement#tua": 0.8}},
             "ugly": {"variant": "samfde"},
         }
     }
     code, runs = compare(rows)
     assert (code, runs) == (2, [])
     message = capsys.readouterr().err
-    assert "row bad: command line -> client#agreement#tua: expected an id that this workflow has" in message
+    assert "row bad: command line -> agreement#tua: expected an id that this workflow has" in message
     assert "did you mean 'agreement#tau'?" in message
     assert "found 'samfde'; did you mean 'samfed'?" in message
     assert "good" not in message
@@ -271,3 +272,15 @@ def test_a_file_of_rows_that_is_not_there_is_refused(tmp_path):
 
     with pytest.raises(Refused, match=r"none\.json"):
         read_rows(tmp_path / "none.json")
+
+
+def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():
+    rows = [NamedRow(name, name) for name in ("samfed", "no_sam")]
+    weight = "client#terms#sam_kd#weight"
+    problems, unread = _problems(find_bundle("samfed_skin"), rows, {weight: 0.5})
+    assert unread == {"no_sam": {weight}}
+    assert not [problem for problem in problems if weight in problem.where]
+    assert _without({weight: 0.5, "seed": 1}, unread["no_sam"]) == {"seed": 1}
+    problems, unread = _problems(find_bundle("samfed_skin"), rows[1:], {weight: 0.5})
+    assert [problem.where for problem in problems if weight in problem.where] == [f"command line -> {weight}"]
+    assert unread == {}

@@ -22,7 +22,6 @@ from samfed_monai.config import bundle_of_command
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network, export
 from samfed_monai.networks.export import Measured, exported_metadata, table_of
-from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import CLIENT, job
 
 MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
@@ -327,9 +326,9 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(words, messag
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_a_run_whose_sites_keep_a_part_it_is_one_site_s_model(small_federation, tmp_path, capsys):  # noqa: F811
+def test_of_a_run_whose_sites_keep_a_part_it_is_one_site_s_model(small_federation, tmp_path, capsys):
     run, file = tmp_path / "fedper", tmp_path / "site-1.ts"
-    job(small_federation, run, variant="fedper", rounds=1, client={**CLIENT, "personal": ["final_conv.*"]}).run()
+    job(small_federation, run, variant="fedper", rounds=1, train={**CLIENT, "personal": ["final_conv.*"]}).run()
     command = ["export", str(run), "--to", "torchscript", "--output", str(file)]
     assert main(command) == 2
     assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err

@@ -288,7 +288,7 @@ def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_
     copy = tmp_path / "mine"
     shutil.copytree(BUNDLE, copy)
     path = copy / "configs" / "federate.json"
-    content = json.loads(path.read_text()) | {"client": {"image_size": 33}}
+    content = json.loads(path.read_text()) | {"image_size": 33}
     path.write_text(json.dumps(content))
     assert main(["check", str(copy), "--workflow", "federate"]) == 2
     assert "image height: expected a multiple of 32, at least 32 pixels, found 33 pixels" in capsys.readouterr().err
@@ -301,7 +301,7 @@ def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_
     assert "not tried whether a run takes its values: it could run code (--strict says where)" in told
     assert "canary" not in told
     assert "were not judged" not in told
-    path.write_text(json.dumps({**content, "client": {}, "imports": ["$import math"]}))
+    path.write_text(json.dumps({**content, "image_size": 64, "imports": ["$import math"]}))
     assert main(["check", str(copy), "--workflow", "federate"]) == 0
     assert "names of networks, rules and guides were not judged: modules of imports" in capsys.readouterr().out
 

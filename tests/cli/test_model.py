@@ -13,17 +13,16 @@ from samfed_monai.cli.main import main
 from samfed_monai.cli.trained_model import trained_as
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
-from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import CLIENT, job
 
 HEAD = "final_conv.*"
 
 
 @pytest.fixture(scope="module")
-def fedper(small_federation, tmp_path_factory) -> tuple[Path, dict[str, Any]]:  # noqa: F811
+def fedper(small_federation, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """A finished run and its results."""
     folder = tmp_path_factory.mktemp("runs") / "fedper"
-    knobs: dict[str, Any] = {"variant": "fedper", "rounds": 1, "client": {**CLIENT, "personal": [HEAD]}}
+    knobs: dict[str, Any] = {"variant": "fedper", "rounds": 1, "train": {**CLIENT, "personal": [HEAD]}}
     return folder, job(small_federation, folder, **knobs).run()
 
 
@@ -34,7 +33,7 @@ def evaluate(model: Path, data: Path, output: Path, *words: str) -> dict[str, An
     return content
 
 
-def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small_federation, tmp_path, capsys):  # noqa: F811
+def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small_federation, tmp_path, capsys):
     run, results = fedper
     found = evaluate(run, small_federation, tmp_path / "all")
     rows = {site: {**results["sites"][site]["test"], "convention": results["convention"]} for site in results["sites"]}
@@ -48,7 +47,7 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert alone["sites"] == {"site-2": rows["site-2"]}
 
 
-def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, small_federation, tmp_path, capsys):  # noqa: F811
+def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, small_federation, tmp_path, capsys):
     where = ("--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation))
     command = ["evaluate", "samfed_skin", "--model", str(fedper[0]), *where, "--output-dir", str(tmp_path / "out")]
     assert main([*command, "--image_size", "64"]) == 2
@@ -57,7 +56,7 @@ def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, smal
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):  # noqa: F811
+def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
     run, _ = fedper
     infer = ["infer", "samfed_skin", "--images", str(small_federation / "public"), "--output", str(tmp_path / "masks")]
     assert main([*infer, "--model", str(run)]) == 2
@@ -102,7 +101,7 @@ def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
         assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
 
 
-def test_a_model_in_half_precision_is_a_plain_state_dict_that_scores_alike(small_federation, tmp_path):  # noqa: F811
+def test_a_model_in_half_precision_is_a_plain_state_dict_that_scores_alike(small_federation, tmp_path):
     folder = tmp_path / "run"
     results = job(small_federation, folder, variant="no_sam", rounds=1).run()
     assert main(["model", str(folder), "--output", str(tmp_path / "model.pt")]) == 0

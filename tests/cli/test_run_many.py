@@ -19,7 +19,7 @@ from samfed_monai.core.errors import Stopped, message_and_code
 from samfed_monai.core.io import read_json
 
 CONFIGS = {
-    "federate": {"rounds": 3, "client": {"image_size": 64}},
+    "federate": {"rounds": 3, "image_size": 64},
     "train": {"teacher_adapt": "lora", "batch_size": 4},
     "teacher": {"base": "vit_t"},
     "evaluate": {"split": "test"},
@@ -77,12 +77,12 @@ def test_notes_and_white_space_do_not_count(bundle):
 
 
 def test_a_run_without_teacher_does_not_read_the_teacher_s_file(bundle):
-    bare, by_override = done(bundle, "bare"), done(bundle, "mine", ("--client#teacher_adapt", "off"))
+    bare, by_override = done(bundle, "bare"), done(bundle, "mine", ("--teacher_adapt", "off"))
     change(bundle, "teacher", more=1)
     assert bare.is_done()
     assert by_override.is_done()
-    names = [path.name for path in configs_of(bundle, "bare", {"client#teacher_adapt": "none"})]
-    assert names == ["federate.json", "train.json", "bare.json", "teacher.json"]
+    names = [path.name for path in configs_of(bundle, "bare", {"teacher_adapt": "none"})]
+    assert names == ["train.json", "bare.json", "federate.json", "teacher.json"]
 
 
 def test_the_data_list_s_content_counts(bundle):
@@ -92,12 +92,12 @@ def test_the_data_list_s_content_counts(bundle):
 
 
 def test_the_row_s_overrides_count_and_its_texts_do_not(bundle):
-    run = done(bundle, "mine", ("--client#agreement#tau=0.8",), row="tau_8", title="Threshold 0.8")
+    run = done(bundle, "mine", ("--agreement#tau=0.8",), row="tau_8", title="Threshold 0.8")
     assert run.name == "tau_8, seed 0"
     content = read_json(run.folder / "compare.json")
     assert (content["row"], content["title"]) == ("tau_8", "Threshold 0.8")
-    assert done(bundle, "mine", ("--client#agreement#tau=0.8",), row="tau_8", title="tau").is_done()
-    other = Run(bundle, "mine", 0, run.folder, run.options, ("--client#agreement#tau=0.9",), {"row": "tau_8"})
+    assert done(bundle, "mine", ("--agreement#tau=0.8",), row="tau_8", title="tau").is_done()
+    other = Run(bundle, "mine", 0, run.folder, run.options, ("--agreement#tau=0.9",), {"row": "tau_8"})
     assert not other.is_done()
 
 
@@ -112,9 +112,8 @@ def test_where_things_lie_does_not_count(bundle, tmp_path):
 
 @pytest.mark.parametrize(("before", "after"), [("(1, 2)", "(1, 3)"), ("{1}", "{2}"), ("null", "off"), ("1", "1.5")])
 def test_a_value_of_any_kind_counts(bundle, before, after):
-    run = done(bundle, "mine", (f"--client#sizes={before}",))
-    assert Run(bundle, "mine", 0, run.folder, run.options, (f"--client::sizes={before}",)).is_done()
-    assert not Run(bundle, "mine", 0, run.folder, run.options, (f"--client#sizes={after}",)).is_done()
+    run = done(bundle, "mine", (f"--sizes={before}",))
+    assert not Run(bundle, "mine", 0, run.folder, run.options, (f"--sizes={after}",)).is_done()
 
 
 @pytest.mark.parametrize(("variant", "seed", "rounds"), [("bare", 0, "3"), ("mine", 1, "3"), ("mine", 0, "4")])

@@ -36,7 +36,7 @@ FILES: dict[str, Any] = {
         "rounds": 2,
         "rate": 0.3,
         "variant": "gentle",
-        "client": {"rate": "@rate", "terms#kd#weight": 2.0},
+        "terms#kd#weight": 2.0,
         "sites": {},
         "teacher": {"views": 8},
     },
@@ -110,8 +110,8 @@ def test_what_nothing_reads_has_a_star(capsys: pytest.CaptureFixture[str]) -> No
 def test_settings_of_what_a_variant_disables_have_a_star(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["samfed_skin", "--variant", "no_sam_kd", "--terms#sam_kd#weight", "0.5"]
     assert stars(shown(capsys, *words)) == ["teacher_adapt", "terms#sam_kd#weight", "exchange"]
-    federated = shown(capsys, words[0], "--workflow", "federate", *words[1:3], "--client#terms#sam_kd#weight", "0.5")
-    assert stars(federated) == ["client#terms#sam_kd#weight"]
+    federated = shown(capsys, words[0], "--workflow", "federate", *words[1:3], "--terms#sam_kd#weight", "0.5")
+    assert stars(federated) == ["terms#sam_kd#weight"]
     whole = json.loads(shown(capsys, *words, "--json"))
     assert whole["terms#sam_kd#weight"]["read"] is False
     assert "read" not in whole["learning_rate"]
@@ -132,12 +132,6 @@ def test_one_part_is_shown_whole(bundle: Path, capsys: pytest.CaptureFixture[str
         "terms#list#1     {}          train.json\n"
     )
     assert list(as_json(capsys, bundle, "--id", "optimizer::lr")) == ["optimizer#lr"]
-
-
-def test_a_knob_of_the_sites_is_found_without_its_group(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(as_json(capsys, bundle, "--workflow", "federate", "--id", "steps")) == ["client#steps"]
-    assert list(as_json(capsys, bundle, "--workflow", "federate", "--id", "size")) == ["teacher#size"]
-    assert list(as_json(capsys, bundle, "--workflow", "federate", "--id", "rate")) == ["rate"]  # federate.json has it
 
 
 def test_all_ids_but_the_notes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,37 +169,34 @@ def test_evaluate_lies_on_top_of_train(bundle: Path, capsys: pytest.CaptureFixtu
 def test_federate_shows_what_the_sites_and_the_teacher_are_given(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--workflow", "federate", "--variant", "base", "--rate", 0.9, "--client#steps", 5)
+    words = ("--workflow", "federate", "--variant", "base", "--rate", 0.9, "--steps", 5)
     assert shown(capsys, bundle, *words) == (
-        "toy, federate: federate.json, command line\n"
-        "  client#: train.json, variant base, then the values of client\n"
+        "toy, federate: train.json, variant base, federate.json, command line\n"
         "  teacher#: teacher.json, then the values of teacher\n"
         "\n"
-        "id                      value   from           replaced\n"
-        "rounds                  2       federate.json\n"
-        "rate                    0.9     command line   0.3 (federate.json)\n"
-        'variant                 "base"  command line   "gentle" (federate.json)\n'
-        "client#rate             0.9     command line   0.1 (train.json)\n"
-        "client#steps            5       command line   null (train.json)\n"
-        'client#root             "."     train.json\n'
-        'client#optimizer#lr     0.5     variant base   "@rate" (train.json)\n'
-        "client#terms#kd#weight  2.0     federate.json  0.5 (variant base), 1.0 (train.json)\n"
-        "teacher#views           8       federate.json  1 (teacher.json)\n"
+        "id               value        from           replaced\n"
+        "rate             0.9          command line   0.3 (federate.json), 0.1 (train.json)\n"
+        "steps            5            command line   null (train.json)\n"
+        'folder           @root = "."  train.json\n'
+        'root             "."          train.json\n'
+        'optimizer#lr     0.5          variant base   "@rate" (train.json)\n'
+        "terms#kd#weight  2.0          federate.json  0.5 (variant base), 1.0 (train.json)\n"
+        "rounds           2            federate.json\n"
+        'variant          "base"       command line   "gentle" (federate.json)\n'
+        "teacher#views    8            federate.json  1 (teacher.json)\n"
         "\n"
-        "8 more ids with --all\n"
+        "7 more ids with --all\n"
     )
 
 
-def test_federate_s_own_variant_and_a_whole_group_of_the_command_line(
+def test_a_federation_s_own_variant_and_an_object_of_the_command_line(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = as_json(capsys, bundle, "--workflow", "federate", "--client", '{"terms": {"kd": {"weight": 9}}}')
-    assert whole["client#terms#kd#weight"]["value"] == 9
-    assert [old["from"] for old in whole["client#terms#kd#weight"]["replaced"]] == [
-        *("variant gentle", "variant base", "train.json"),
+    whole = as_json(capsys, bundle, "--workflow", "federate", "--terms", '{"kd": {"weight": 9}}')
+    assert whole["terms#kd#weight"]["value"] == 9
+    assert [old["from"] for old in whole["terms#kd#weight"]["replaced"]] == [
+        *("federate.json", "variant gentle", "variant base", "train.json"),
     ]
-    rate = whole["client#rate"]  # the file's group is replaced, and with it the rate it hands on
-    assert (rate["value"], rate["from"]) == (0.1, "train.json")
 
 
 def test_an_object_that_replaces_a_component_has_no_past_below_it(
@@ -235,7 +226,7 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle: Path, capsys
             r"did you mean 'rate'\?\n  - command line -> views: .*; known in teacher.json",
         ),
         (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
-        (["--workflow", "federate", "--client#rat", "1"], r"federate.json -> client -> rat: .*did you mean 'rate'\?"),
+        (["--workflow", "federate", "--rat", "1"], r"command line -> rat: .*did you mean 'rate'\?"),
         (["--workflow", "federate", "--sites#a#rat", "1"], r"federate.json -> sites#a -> rat: .*did you mean 'rate'"),
         (["--workflow", "federate", "--teacher#sice", "1"], r"teacher -> sice: .*did you mean 'size'\?"),
         (["--workflow", "tran"], r"workflow: expected one of \[.*\], found 'tran'; did you mean 'train'\?"),

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from samfed_monai.config import check_bundle, find_bundle, known_variants
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.components import wrong_kind
-from samfed_monai.config.knobs import OPTIONAL, routed
+from samfed_monai.config.knobs import OPTIONAL
 from samfed_monai.config.reads import Unread
 from tests.config.conftest import TRAIN, Write
 from tests.methods import needs
@@ -106,16 +106,19 @@ def test_fault_23_a_knob_in_the_wrong_file(bundle, rewrite: Write, key, home):
     ]
 
 
-def test_fault_23_a_knob_of_the_sites_or_the_teacher_in_federate_json_is_told_where_it_belongs(tmp_path):
+def test_fault_23_what_a_federation_does_not_read_in_federate_json_is_told_with_what_it_reads(tmp_path):
     root = tmp_path / "mine"
     shutil.copytree(find_bundle("samfed_skin"), root)
     path = root / "configs" / "federate.json"
-    path.write_text(json.dumps({"teacher_adapt": "off", "epochs": 3, **json.loads(path.read_text())}))
+    own = {"rank": 8, "epochs": 3, "client": {"local_steps": 5}}
+    path.write_text(json.dumps({**own, **json.loads(path.read_text()), "teacher_adapt": "off"}))
     assert told(root, workflow="federate", ready=False) == [
-        "federate.json -> teacher_adapt: expected a known key, found a key that nothing reads; "
-        "known in train.json (here: --client#teacher_adapt)",
+        "federate.json -> rank: expected a known key, found a key that nothing reads; "
+        "known in teacher.json (here: --teacher#rank)",
         "federate.json -> epochs: expected a known key, found a key that nothing reads; "
-        "known in teacher.json (here: --teacher#epochs)",
+        "delete it: it counts in train.json",
+        "federate.json -> client: expected a known key, found a key that nothing reads; "
+        "write its ids on top of the file: local_steps",
     ]
 
 
@@ -129,24 +132,12 @@ def test_what_of_teacher_json_a_federation_alone_reads_is_refused_where_the_teac
     assert told(skin, workflow="federate", overrides={f"teacher#{key}": value}, ready=False) == []
 
 
-def test_a_knob_of_train_json_reaches_the_sites_by_itself_but_not_through_monais_own_command():
-    skin, given = find_bundle("samfed_skin"), {"image_size": 32, "rounds": 2, "views": 2, "epochs": 3}
-    files = [skin / "configs" / "federate.json"]
-    assert routed(files, given) == {"client#image_size": 32, "rounds": 2, "views": 2, "epochs": 3}
-    assert routed([skin / "configs" / "train.json"], given) == given
-    given = {"image_size": 32, "teacher_adapt": "off"}
+def test_an_id_of_the_sites_training_is_one_of_the_federation():
+    skin = find_bundle("samfed_skin")
+    given = {"image_size": 32, "teacher_adapt": "off", "agreement#tau": 0.8}
     assert told(skin, workflow="federate", overrides=given, ready=False) == []
-    assert told(skin, workflow="federate", overrides=given, ready=False, routes=False) == [
-        "command line -> image_size: expected an id that this workflow has, found an unknown id; "
-        "known in train.json (here: --client#image_size) and inference.json",
-        "command line -> teacher_adapt: expected an id that this workflow has, found an unknown id; "
-        "known in train.json (here: --client#teacher_adapt)",
-    ]
-
-
-def test_an_id_of_the_sites_training_on_the_command_line_of_a_federation_is_told_with_its_group():
-    (message,) = told(find_bundle("samfed_skin"), workflow="federate", overrides={"agreement#tau": 0.9}, ready=False)
-    assert message.endswith("found an unknown id; known in train.json (here: --client#agreement#tau)")
+    (message,) = told(skin, workflow="federate", overrides={"views": 2}, ready=False)
+    assert message.endswith("found an unknown id; known in teacher.json (here: --teacher#views)")
 
 
 def test_a_variant_declares_what_it_needs_and_no_file_parks_it_as_null(bundle, rewrite: Write):
@@ -156,16 +147,16 @@ def test_a_variant_declares_what_it_needs_and_no_file_parks_it_as_null(bundle, r
     (message,) = told(bundle, variant="gentle")
     assert message.startswith("gentle.json -> persnal: expected an id that this workflow has, found an unknown id")
     (message,) = told(bundle, overrides={"personal": ["head.*"]})
-    assert message.endswith("found ['head.*']; `samfed federate` reads it: --client#personal")
+    assert message.endswith("found ['head.*']; `samfed federate` reads it: --personal")
     for packaged in ("samfed_skin", "samfed_polyp"):
         on_top = json.loads((find_bundle(packaged) / "configs" / "train.json").read_text())
         assert not OPTIONAL - {"strategy"} & on_top.keys()
 
 
 def test_an_id_of_some_variants_alone_is_refused_with_those_that_have_it():
-    skin, given = find_bundle("samfed_skin"), {"client#server_network": "basic_unet"}
+    skin, given = find_bundle("samfed_skin"), {"server_network": "basic_unet"}
     (message,) = told(skin, workflow="federate", variant="no_sam", overrides=given, ready=False)
-    assert message.startswith("command line -> client#server_network: expected an id that this workflow has, found")
+    assert message.startswith("command line -> server_network: expected an id that this workflow has, found")
     assert "variants that read it, and those that build on them: heterogeneous" in message
     assert told(skin, workflow="federate", variant="hssf", overrides=given, ready=False) == []
 
@@ -247,12 +238,12 @@ def test_fault_24_wrong_type_on_the_command_line(bundle):
 
 def test_fault_24_a_name_where_a_list_of_names_belongs():
     given = [
-        ("command line -> client#personal", "a, b"),
+        ("command line -> personal", "a, b"),
         ("command line -> unseen", "hospital_a"),
         ("x.json -> u", "a"),
     ]
     assert [wrong_kind(where, value, "a list").hint for where, value in given] == [
-        "write --client#personal \"['a', 'b']\"",
+        "write --personal \"['a', 'b']\"",
         "write --unseen \"['hospital_a']\"",
         'write ["a"]',
     ]
@@ -264,7 +255,7 @@ def test_fault_24_a_name_where_a_list_of_names_belongs():
         ("train", {"agreement#rule": "averag"}, r"agreement#rule: expected one of .*'averag'; did you mean 'average'"),
         ("train", {"agreement#tau": 1.4}, r"agreement#tau: expected a number in \[0, 1\], found 1.4"),
         ("train", {"terms#sam_kd#rule": "avg"}, r"terms#sam_kd#rule: expected one of .*'avg'"),
-        ("federate", {"client#agreement#delta": -0.1}, r"client#agreement#delta: expected a number in \[0, 1\]"),
+        ("federate", {"agreement#delta": -0.1}, r"agreement#delta: expected a number in \[0, 1\]"),
         (
             "train",
             {"agreement#student": "globl"},
@@ -322,17 +313,17 @@ def test_a_guide_that_a_term_names_is_one_that_is_not_disabled(given, message):
     ("override", "message"),
     [
         (
-            {"client#strategy#number": "local_mixpu"},
-            "command line -> client#strategy#number: expected the term whose mean decides what a site weighs, one of "
+            {"strategy#number": "local_mixpu"},
+            "command line -> strategy#number: expected the term whose mean decides what a site weighs, one of "
             "['local_mixup', 'pseudo_label', 'supervised'], found 'local_mixpu'; did you mean 'local_mixup'?",
         ),
         (
-            {"client#terms#local_mixup#_disabled_": True},
+            {"terms#local_mixup#_disabled_": True},
             "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
             "['pseudo_label', 'supervised'], found 'local_mixup_all'; terms#local_mixup#_disabled_ false enables it",
         ),
         (
-            {"client#terms#local_mixup#name": "mine"},
+            {"terms#local_mixup#name": "mine"},
             "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
             "['mine', 'pseudo_label', 'supervised'], found 'local_mixup_all'",
         ),
@@ -362,7 +353,7 @@ def test_other_numbers_and_strategies_are_left_alone(variant, override):
 @pytest.mark.parametrize(
     ("overrides", "place"),
     [
-        ({"network_name": "basic_unet"}, "client#network_name"),
+        ({"network_name": "basic_unet"}, "network_name"),
         ({"sites": {"a": {"network": "basic_unet"}}}, "sites#a#network"),
     ],
 )
@@ -618,25 +609,22 @@ def test_federate_checks_the_sites_training_with_its_variant(bundle, rewrite: Wr
     assert told(bundle, workflow="federate") == []
     messages = told(bundle, workflow="federate", overrides={"variant": "gentle", "ruonds": 3})
     assert [message.partition(":")[0] for message in messages] == [
-        "command line -> ruonds",
         "gentle.json -> terms#fist#_disabled_",
+        "command line -> ruonds",
     ]
 
 
 def test_what_a_federation_hands_to_its_sites_is_checked_as_their_overrides(bundle, rewrite: Write):
-    federate = {"speed": "fast", "variant": "samfed", "client": {"rate": "@speed", "stesp": 3, "steps": 2}}
+    federate = {"speed": "fast", "variant": "samfed", "rate": "@speed", "stesp": 3, "steps": 2}
     rewrite("federate.json", json.dumps(federate))
     assert told(bundle, workflow="federate") == [
-        "federate.json -> client#stesp: expected an id that this workflow has, found an unknown id; "
-        "did you mean 'steps'?",
-        "federate.json -> client#rate: expected a number, found 'fast' (str)",
+        "federate.json -> stesp: expected a known key, found a key that nothing reads; did you mean 'steps'?",
+        "federate.json -> speed: expected a number, found 'fast' (str)",
     ]
 
 
 def test_what_a_site_changes_is_checked_as_overrides_of_its_training(bundle, rewrite: Write):
-    rewrite(
-        "federate.json", json.dumps({"variant": "samfed", "client": {}, "sites": {}, "run": ["$@variant", "$@sites"]})
-    )
+    rewrite("federate.json", json.dumps({"variant": "samfed", "sites": {}, "run": ["$@variant", "$@sites"]}))
     right = {"sites#site-1#rate": 0.5, "sites": {"site-2": {"train": {"trainer": {"rate": 1}}}}}
     assert told(bundle, workflow="federate", overrides=right) == []
     assert told(
@@ -666,11 +654,11 @@ def test_fault_28_sams_weights_are_wanted_unless_the_variant_has_no_teacher(
 def test_the_command_line_reaches_any_id_of_the_sites_training(bundle, rewrite: Write):
     rewrite(
         "federate.json",
-        json.dumps({"bundle_root": ".", "variant": "samfed", "run": ["$@variant", "$@client"], "client": {}}),
+        json.dumps({"variant": "samfed", "run": ["$@variant"]}),
     )
-    assert told(bundle, workflow="federate", overrides={"client#steps": 2}) == []
-    [message] = told(bundle, workflow="federate", overrides={"client#stesp": 2})
-    assert message.startswith("command line -> client#stesp: expected an id that this workflow has")
+    assert told(bundle, workflow="federate", overrides={"steps": 2}) == []
+    [message] = told(bundle, workflow="federate", overrides={"stesp": 2})
+    assert message.startswith("command line -> stesp: expected an id that this workflow has")
 
 
 def test_fault_73_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():
@@ -680,12 +668,12 @@ def test_fault_73_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_
 
     for variant in known_variants():
         assert problems(variant, learning_rate=0.5, batch_size=8) == [], variant
-    told = problems("heterogeneous", network_name="basic_unet", **{"client#epochs": 3})
+    told = problems("heterogeneous", network_name="basic_unet", epochs=3)
     assert told == [
-        "command line -> client#network_name: expected an id that the variant 'heterogeneous' reads: sites take theirs "
-        "from mixed_networks, found 'basic_unet'; set --client#mixed_networks \"['basic_unet']\" and "
-        "--client#server_network basic_unet",
-        "command line -> client#epochs: expected none: the federation gives every site its own, found 3; "
+        "command line -> network_name: expected an id that the variant 'heterogeneous' reads: sites take theirs "
+        "from mixed_networks, found 'basic_unet'; set --mixed_networks \"['basic_unet']\" and "
+        "--server_network basic_unet",
+        "command line -> epochs: expected none: the federation gives every site its own, found 3; "
         "set local_steps, the steps of a site in a round, or rounds",
     ]
 
@@ -697,8 +685,8 @@ def test_fault_73_a_rate_that_a_bundles_own_variant_sets_past_is_refused_with_th
     (root / "configs" / "variants" / "past.json").write_text(json.dumps({"optimizer#lr": 0.0001}))
     given = {"variant": "past", "learning_rate": 0.5}
     assert told(root, workflow="federate", overrides=given, ready=False) == [
-        "command line -> client#learning_rate: expected a knob that the variant 'past' reads; it has optimizer#lr = "
-        "0.0001 of its own, found 0.5; set --client#optimizer#lr 0.5, or leave learning_rate out"
+        "command line -> learning_rate: expected an option that the variant 'past' reads; it has optimizer#lr = "
+        "0.0001 of its own, found 0.5; set --optimizer#lr 0.5, or leave learning_rate out"
     ]
 
 
@@ -784,7 +772,7 @@ def test_fault_31_logging_configuration_that_cannot_be_parsed_is_refused(bundle)
 
 
 @pytest.mark.parametrize("workflow", ["train", "evaluate", "inference", "teacher"])
-@pytest.mark.parametrize("key", ["client#image_size", "teacher#size", "sites#site-1#network"])
+@pytest.mark.parametrize("key", ["privacy#least_images", "teacher#size", "sites#site-1#network"])
 def test_fault_23_ids_of_a_federations_groups_are_unknown_elsewhere(workflow, key):
     (problem,) = check_bundle(find_bundle("samfed_skin"), workflow, overrides={key: 3}, ready=False)
     assert problem.where == f"command line -> {key}"

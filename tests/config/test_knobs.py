@@ -7,7 +7,8 @@ import json
 from monai.bundle import ConfigParser
 
 from samfed_monai.config import knobs_of
-from samfed_monai.config.knobs import whole_groups
+from samfed_monai.config.layers import groups_of, pairs_for_monai, training_values
+from samfed_monai.config.parse import BundleConfig
 
 
 def test_knobs_are_the_plain_values_above_the_first_object():
@@ -33,55 +34,56 @@ def test_imports_below_the_knobs_ends_them():
     assert knobs_of({"rate": 1, "imports": ["$import os"], "device": "$torch", "amp": "auto"}) == {"rate": 1}
 
 
+def layers(tmp_path, federate, overrides, train=None):
+    (tmp_path / "train.json").write_text(json.dumps({"steps": 1, "limit": None} if train is None else train))
+    (tmp_path / "federate.json").write_text(json.dumps(federate))
+    return BundleConfig([tmp_path / "train.json", tmp_path / "federate.json"], overrides)
+
+
+def made(pairs):
+    """What MONAI makes of them."""
+    parser = ConfigParser({})
+    for name, value in pairs.items():
+        parser.set(value, name)
+    return {name: parser.get_parsed_content(name) for name in pairs}
+
+
 def test_overrides_of_sites_are_put_into_the_whole_group_of_each_site(tmp_path):
-    file = tmp_path / "federate.json"
-    file.write_text(json.dumps({"sites": {"site-1": {"limit": 4}}}))
+    federate = {"sites": {"site-1": {"limit": 4}}}
     given = {"sites#site-1#network": "unet", "sites#site-2#terms#kd#weight": 0.5, "sites#site-2#network": "unet"}
     sites = {
         "site-1": {"limit": 4, "network": "unet"},
         "site-2": {"terms#kd#weight": 0.5, "network": "unet"},
     }
-    assert whole_groups([file], given) == {"sites": sites}
-    assert whole_groups([file], {"sites#b#limit": 2, "sites": {"a": {}}}) == {"sites": {"a": {}, "b": {"limit": 2}}}
+    assert groups_of(layers(tmp_path, federate, given))["sites"] == sites
+    both = {"sites": {"a": {}}, "sites#b#limit": 2}
+    assert groups_of(layers(tmp_path, federate, both))["sites"] == {"a": {}, "b": {"limit": 2}}
 
 
-def test_overrides_inside_a_group_are_put_into_the_whole_group(tmp_path):
-    file = tmp_path / "federate.json"
-    file.write_text(json.dumps({"rounds": 3, "client": {"steps": "@steps"}, "teacher": {"views": 8}}))
-    overrides = {"rounds": 2, "client#terms#kd#weight": 0.5, "client#limit": 4}
-    assert whole_groups([file], overrides) == {
-        "rounds": 2,
-        "client": {"steps": "@steps", "terms#kd#weight": 0.5, "limit": 4},
-    }
+def test_what_is_set_of_the_sites_training_is_what_they_are_sent(tmp_path):
+    federate = {"rounds": 3, "limit": "@rounds", "terms#kd#weight": 0.1, "output_dir": "runs", "teacher": {"views": 8}}
+    train = {"steps": 1, "limit": None, "rate": 0.1, "seed": 0, "output_dir": "out", "terms": {"kd": {"weight": 1}}}
+    config = layers(tmp_path, federate, {"rounds": 2, "terms": {"kd": {}}, "steps": "@rate", "seed": 4}, train)
+    assert training_values(config) == {"limit": 2, "terms": {"kd": {}}, "steps": "@rate"}
+    assert made({"teacher": pairs_for_monai(config)["teacher"]}) == {"teacher": {"views": 8}}
+
+
+def test_what_a_variant_sets_is_the_sites_own_already(tmp_path):
+    config = layers(tmp_path, {"limit": 3}, {"steps": 2})
+    config.base = 2
+    assert training_values(config) == {"steps": 2}
 
 
 TERM = {"_target_": "samfed_monai.handlers.BatchGuide", "name": "label", "key": "@guides::key"}
 
 
-def test_a_component_inside_a_group_reaches_the_job_as_it_was_written(tmp_path):
-    file = tmp_path / "federate.json"
-    file.write_text(json.dumps({"steps": 3, "client": {"local_steps": "@steps", "terms#own": TERM}, "sites": {}}))
-    given = whole_groups([file], {"client#guides#label": TERM, "sites#a#guides#label": [TERM], "sites#a#limit": 2})
-    parser = ConfigParser({"steps": 3, **given})
-    client, sites = parser.get_parsed_content("client"), parser.get_parsed_content("sites")
-    assert client == {"local_steps": 3, "terms#own": TERM, "guides#label": TERM}
+def test_a_component_for_the_sites_reaches_the_job_as_it_was_written(tmp_path):
+    train = {"terms": {}, "guides": {}, "local_steps": None}
+    federate = {"rounds": 3, "local_steps": "@rounds", "terms#own": TERM, "sites": {}}
+    given = {"guides#label": TERM, "sites#a#guides#label": [TERM], "sites#a#limit": 2}
+    pairs = pairs_for_monai(layers(tmp_path, federate, given, train))
+    sent, sites = (made({name: pairs[name]})[name] for name in ("job#train", "sites"))
+    assert sent == {"local_steps": 3, "terms#own": TERM, "guides#label": TERM}
     assert sites == {"a": {"guides#label": [TERM], "limit": 2}}
-    client["terms#own"]["name"] = "another"
-    assert ConfigParser({"steps": 3, **given}).get_parsed_content("client")["terms#own"] == TERM
-
-
-def test_groups_without_a_component_stay_as_they_are(tmp_path):
-    file = tmp_path / "federate.json"
-    file.write_text(json.dumps({"client": {"local_steps": 1}, "teacher": None}))
-    assert whole_groups([file], {"rounds": 2}) == {"rounds": 2}
-
-
-def test_what_a_federation_gives_every_site_is_not_taken_from_the_command_line():
-    from samfed_monai.config import packaged_bundle
-    from samfed_monai.config.knobs import GIVEN, routed
-
-    files = [packaged_bundle("samfed_skin") / "configs" / "federate.json"]
-    assert "client#batch_size" in routed(files, {"batch_size": 2})
-    for name in ("epochs", "val_interval"):
-        assert name in GIVEN
-        assert set(routed(files, {name: 2})) == {name}  # which federate.json has not, and so is refused
+    sent["terms#own"]["name"] = "another"
+    assert made({"job#train": pairs["job#train"]})["job#train"]["terms#own"] == TERM

@@ -50,12 +50,12 @@ def test_args_file_counts_and_the_command_line_wins(tmp_path):
 
 
 def test_hyphens_are_underscores_except_in_the_name_of_a_site():
-    line = "--learning-rate 1 --sites#site-1#learning-rate 2 --sites::st-ann::network x --client#batch-size=3"
+    line = "--learning-rate 1 --sites#site-1#learning-rate 2 --sites::st-ann::network x --batch-size=3"
     assert parse_pairs(line.split(), samfed_value) == {
         "learning_rate": 1,
         "sites#site-1#learning_rate": 2,
         "sites::st-ann::network": "x",
-        "client#batch_size": 3,
+        "batch_size": 3,
     }
     monais = monai_command([MONAI, "run", "--sites#site-1#network", "x"])
     assert monais.overrides == {"sites#site_1#network": "x"}, "which is what fire hands to MONAI"

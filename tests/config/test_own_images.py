@@ -92,7 +92,7 @@ KNOBS: dict[str, Any] = {
 
 def beside_bundle(client: dict[str, Any], *, bundle: str = "samfed_skin", variant: str = "samfed") -> list[str]:
     """What a site refuses that compares the plan with its own bundle."""
-    plan = Plan(bundle, 2, variant, client=client, sites={"a": {"network": "basic_unet"}})
+    plan = Plan(bundle, 2, variant, train=client, sites={"a": {"network": "basic_unet"}})
     try:
         require_own_images(plan, Places(find_bundle(bundle), "list.json", ".", "out"), "a")
     except Refused as refused:
@@ -100,11 +100,11 @@ def beside_bundle(client: dict[str, Any], *, bundle: str = "samfed_skin", varian
     return []
 
 
-@pytest.mark.parametrize("group", ["client", "sites", "teacher"])
+@pytest.mark.parametrize("group", ["", "sites", "teacher"])
 def test_a_plan_that_chooses_images_is_refused_as_it_is(group):
     for client in (*CHOSEN, *OF_ITS_OWN):
         sent = {"site-1": client} if group == "sites" else client
-        problems = [str(problem) for problem in strict_problems({group: sent}, "plan")]
+        problems = [str(problem) for problem in strict_problems({group: sent} if group else sent, "plan")]
         root = next(iter(client)).lstrip("+").replace("::", "#").partition("#")[0]
         assert any(root in problem for problem in problems), client
         assert any("which images are read" in each or "strict allow-list" in each for each in problems), client
@@ -123,9 +123,9 @@ def test_the_message_says_where_what_was_found_and_what_the_site_has():
         "plan -> test#dataset#split: expected 'test', as this site's own bundle has it, found 'validation'; "
         "delete it; a variant that was installed here may say it"
     ]
-    [problem] = strict_problems({"client": {"test#dataloader#sampler": [3, 3]}}, "plan")
+    [problem] = strict_problems({"test#dataloader#sampler": [3, 3]}, "plan")
     assert str(problem) == (
-        "plan -> client#test#dataloader#sampler: expected nothing that says which images are read, found [3, 3]; "
+        "plan -> test#dataloader#sampler: expected nothing that says which images are read, found [3, 3]; "
         "delete it; of a loader a plan sets batch_size, num_workers, persistent_workers, pin_memory, prefetch_factor "
         "alone"
     )
@@ -134,14 +134,14 @@ def test_the_message_says_where_what_was_found_and_what_the_site_has():
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_of_a_loader_a_plan_sets_how_many_images_come_at_once_and_how_fast(root):
     content = {f"{root}#dataloader#{name}": 1 for name in LOADER_SETTINGS}
-    assert strict_problems({"client": content}, "plan") == []
+    assert strict_problems(content, "plan") == []
     assert beside_bundle(content) == []
 
 
 @pytest.mark.parametrize("bundle", sorted(packaged_bundles()))
 def test_a_plan_of_every_method_with_ordinary_knobs_is_accepted(bundle):
     content = {name: value for name, value in KNOBS.items() if name != "test"}
-    assert strict_problems({"client": KNOBS}, "plan") == []
+    assert strict_problems(KNOBS, "plan") == []
     for path in PACKAGED.glob("*.json"):
         assert beside_bundle(content, bundle=bundle, variant=path.stem) == [], path
 

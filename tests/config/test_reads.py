@@ -13,11 +13,21 @@ import samfed_monai.federation
 from samfed_monai.cli import export, trained_model
 from samfed_monai.cli.arguments import knobs_help
 from samfed_monai.config import find_bundle, known_variants
-from samfed_monai.config.check import check_bundle, federated_configs
-from samfed_monai.config.knobs import FEDERATION_READS, GIVEN, MONAI_IDS, TEACHER_GIVEN, USE_OF_TEACHER, routed
+from samfed_monai.config.check import check_bundle, grouped_configs
+from samfed_monai.config.knobs import (
+    GIVEN,
+    GROUPS,
+    MONAI_IDS,
+    TEACHER_GIVEN,
+    TEACHER_READS,
+    TRAINING_READS,
+    USE_OF_TEACHER,
+)
+from samfed_monai.config.layers import layered
 from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, lookup, split_id, walk, workflow_files
 from samfed_monai.config.reads import OF_SERVER, Unread
+from samfed_monai.core.io import read_json
 from samfed_monai.flare import job
 
 SKIN = find_bundle("samfed_skin")
@@ -87,6 +97,9 @@ def test_an_id_of_a_commands_own_file_is_received_or_refused(command):
     content = BundleConfig(workflow_files(SKIN, workflow)).content
     own = leaves(content)
     there = received(content, reads)
+    if workflow == "federate":  # whose ids of train.json each variant reads in its own way
+        own = {key: value for key, value in own.items() if key in leaves(read_json(SKIN / "configs" / "federate.json"))}
+        there |= {"local_steps"}
     assert refused(workflow, own, reads=reads) == own.keys() - there
     assert there, "the command reads something"
 
@@ -102,29 +115,25 @@ def test_an_id_of_another_file_is_refused_unless_the_command_has_it_too(command,
     assert taken <= received(merged, reads)
 
 
-def test_an_id_of_the_sites_training_or_of_the_teacher_without_its_group_is_handed_on_or_refused():
-    files = workflow_files(SKIN, "federate")
-    own = BundleConfig(files).content
+def test_an_id_of_another_file_is_handed_to_the_sites_or_refused():
     others = {}
-    for name in ("train", "teacher", "inference"):
+    for name in ("teacher", "inference"):
         others |= leaves(BundleConfig(workflow_files(SKIN, name)).content)
     others |= dict.fromkeys(("personal", "strategy", "sharing", "statistics", "warm_start", "mixed_networks"), 5)
-    taken = {key for key in others if f"client#{key}" not in routed(files, {key: 0})} - refused("federate", others)
-    assert taken <= received(own, MONAI_IDS)
+    taken = others.keys() - refused("federate", others)
+    merged = BundleConfig(workflow_files(SKIN, "federate"), {key: others[key] for key in taken}).content
+    assert taken <= received(merged, MONAI_IDS) | received(merged, TRAINING_READS)
 
 
 @pytest.mark.parametrize(
     ("option", "read"),
     [
-        ("personal", "--client#personal"),
-        ("strategy", "--client#strategy"),
-        ("strategy#faulty", "--client#strategy#faulty"),
+        ("strategy#faulty", "known here: "),
         ("sharing", "variants that read it, and those that build on them: apple"),
-        ("client#statistics", "variants that read it, and those that build on them: elcfs"),
-        ("warm_start", "--client#warm_start"),
-        ("teacher#adapt", "--client#teacher_adapt"),
-        ("sites#A#strategy", "--client#strategy"),
-        ("sites#A#teacher_adapt", "--client#teacher_adapt"),
+        ("statistics", "variants that read it, and those that build on them: elcfs"),
+        ("teacher#adapt", "--teacher_adapt"),
+        ("sites#A#strategy", "--strategy"),
+        ("sites#A#teacher_adapt", "--teacher_adapt"),
     ],
 )
 def test_the_option_that_is_read_is_in_the_hint(option, read):
@@ -134,34 +143,37 @@ def test_the_option_that_is_read_is_in_the_hint(option, read):
     assert read in problem.hint
 
 
-def asked_of(group: str, content: Mapping[str, Any]) -> tuple[set[str], Collection[str]]:
-    """What a federation asks for of a group, and the ids that it sets itself."""
-    content = {**content, "standalone": {}}
+def asked_of(group: str, content: Mapping[str, Any]) -> set[str]:
+    """What a federation asks for of its own ids, or of a group's, without those that it sets itself."""
+    alone = {**content, "standalone": {}}
     if group == "teacher":
-        return received(content, FEDERATION_READS["teacher"]), TEACHER_GIVEN
-    if group == "client":
-        return received(content, FEDERATION_READS["client"]), GIVEN
+        return {key for key in received(content, TEACHER_READS) if key not in TEACHER_GIVEN}
+    if group == "":
+        return received(content, MONAI_IDS) | {key for key in received(alone, TRAINING_READS) if key not in GIVEN}
     network = {name: value for name, value in content["network_def"].items() if name != "weights"}
-    there = received(content | {"network_def": network}, FEDERATION_READS["client"] - OF_SERVER)
-    return there, GIVEN - {"datalist", "data_root"}
+    there = received(alone | {"network_def": network}, TRAINING_READS - OF_SERVER)
+    return {key for key in there if key not in GIVEN - {"datalist", "data_root"}}
 
 
 @pytest.mark.parametrize("variant", known_variants())
-def test_an_id_of_a_federations_groups_is_received_or_refused(variant):
-    config = BundleConfig(workflow_files(SKIN, "federate"), {"variant": variant, "sites": {"A": {}}})
-    parts = federated_configs(config, SKIN)
-    groups = ("client", "sites#A", *(("teacher",) if variant in ("samfed", "no_sam") else ()))
-    own = {group: leaves(parts[group].content) for group in groups}
-    given = {f"{group}#{key}": value for group, pairs in own.items() for key, value in pairs.items()}
+def test_an_id_of_a_federation_and_its_groups_is_received_or_refused(variant):
+    overrides = {"variant": variant, "sites": {"A": {}}}
+    files, base = layered(SKIN, "federate", overrides)
+    config = BundleConfig(files, overrides, base=base)
+    parts = {"": config, **grouped_configs(config, SKIN)}
+    groups = ("", "sites#A", *(("teacher",) if variant in ("samfed", "no_sam") else ()))
+    own = {f"{group}#" if group else "": leaves(parts[group].content) for group in groups}
+    own[""] = {key: value for key, value in own[""].items() if split_id(key)[0] not in ("variant", *GROUPS)}
+    given = {f"{group}{key}": value for group, pairs in own.items() for key, value in pairs.items()}
     problems = check_bundle(SKIN, "federate", overrides={"variant": variant, **given}, ready=False)
     found = {problem.where.removeprefix("command line -> "): problem for problem in problems}
     for group, pairs in own.items():
-        there, sets = asked_of(group, parts[group].content)
-        read = {key for key in pairs if key in there and key not in sets}
-        taken = {key for key in pairs if f"{group}#{key}" not in found}
+        there = asked_of(group.removesuffix("#"), parts[group.removesuffix("#")].content)
+        read = {key for key in pairs if key in there}
+        taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
-        wrongly = {key for key in read - taken if isinstance(found[f"{group}#{key}"], Unread)}
-        assert wrongly <= {"guides#global#name"}, "read and refused"  # MONAI builds it for a disabled stream
+        wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], Unread)}
+        assert wrongly <= {"guides#global#name", "network_name"}, "read and refused"
 
 
 ASKED = re.compile(
@@ -173,7 +185,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
     sources = Path(samfed_monai.federation.__file__).parent.rglob("*.py")
     asked = {name.partition("#")[0] for path in sources for name in ASKED.findall(path.read_text())}
     assert asked > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
-    of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, FEDERATION_READS["client"])
+    of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, TRAINING_READS)
     on_top = {name.partition("#")[0] for name in of_train} | {
         "loss",
         "terms",
@@ -182,7 +194,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
         "job",
         "sam_network",
     }
-    assert asked <= FEDERATION_READS["client"] | FEDERATION_READS["teacher"] | on_top
+    assert asked <= TRAINING_READS | TEACHER_READS | on_top
 
 
 @pytest.mark.parametrize(
@@ -209,22 +221,22 @@ def test_the_options_that_help_lists_are_read(workflow, files):
 
 def test_a_disabled_component_is_named_with_the_option_that_enables_it():
     (problem,) = check_bundle(
-        SKIN, "federate", overrides={"variant": "no_sam", "client#terms#sam_kd#weight": 0.5}, ready=False
+        SKIN, "federate", overrides={"variant": "no_sam", "terms#sam_kd#weight": 0.5}, ready=False
     )
     assert problem == Unread(
-        "command line -> client#terms#sam_kd#weight",
+        "command line -> terms#sam_kd#weight",
         found="0.5",
         expected="an option that a run of the variant 'no_sam' reads",
-        hint="terms#sam_kd is disabled; --client#terms#sam_kd#_disabled_ false enables it",
+        hint="terms#sam_kd is disabled; --terms#sam_kd#_disabled_ false enables it",
     )
 
 
 def test_an_option_of_the_teacher_is_refused_where_the_run_has_none():
-    given = {"variant": "no_sam", "client#network_name": "basic_unet", "teacher#size": 512}
+    given = {"variant": "no_sam", "network_name": "basic_unet", "teacher#size": 512}
     (problem,) = check_bundle(SKIN, "federate", overrides=given, ready=False)
     assert problem.hint == "leave it out: this run has no teacher"
     assert not check_bundle(SKIN, "federate", overrides={**given, "variant": "samfed"}, ready=False)
-    trunk = {key: value for key, value in given.items() if key != "client#network_name"}
+    trunk = {key: value for key, value in given.items() if key != "network_name"}
     assert not check_bundle(SKIN, "federate", overrides=trunk, ready=False), "the trunk of a teacher, to start from"
 
 

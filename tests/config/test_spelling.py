@@ -94,9 +94,8 @@ def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflo
     skin = find_bundle("samfed_skin")
     files = {file: read_json(skin / "configs" / file) for file in FILES}
     groups = {"": [files[name] for name in WORKFLOWS[workflow]]}
-    if workflow == "federate":  # the sites' knobs are taken without their group, too
-        train = [files["train.json"]]
-        groups = {"": [*groups[""], *train], "client#": train, "teacher#": [files["teacher.json"]], "sites#a-b#": train}
+    if workflow == "federate":
+        groups |= {"teacher#": [files["teacher.json"]], "sites#a-b#": [files["train.json"]]}
     for group, contents in groups.items():
         names = {name for each in contents for name, value in each.items() if is_value(value) and name != "imports"}
         for index, name in enumerate(sorted(names - {"_below"})):
@@ -110,11 +109,13 @@ def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflo
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
 def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_that_does(mine, home):
     for file in FILES.keys() - {home}:
-        if (file, home) == ("evaluate.json", "train.json"):
-            continue  # one lies on the other and may set its knobs, as far as an evaluation reads them
+        if file in ("evaluate.json", "federate.json") and home == "train.json":
+            continue  # one is on the other and may set its knobs, as far as what it runs reads them
         path = mine / "configs" / file
         content = read_json(path)
-        own = content | (read_json(mine / "configs" / "train.json") if file == "evaluate.json" else {})
+        own = content | (
+            read_json(mine / "configs" / "train.json") if file in ("evaluate.json", "federate.json") else {}
+        )
         for name, value in read_json(mine / "configs" / home).items():
             if name in own or not is_value(value) or name.startswith("_"):
                 continue
@@ -122,8 +123,7 @@ def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_t
             (problem,) = check_bundle(mine, FILES[file], ready=False)
             assert problem.where == f"{file} -> {name}"
             assert problem.found == "a key that nothing reads"
-            other = {("federate.json", "train.json", "epochs"): "teacher.json"}  # the nearest of two
-            assert other.get((file, home, name), home) in problem.hint
+            assert home in problem.hint
         path.write_text(json.dumps(content))
 
 
@@ -167,19 +167,20 @@ def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(
     assert overruled(mine) == []
     configs = mine / "configs"
     for file, values in {
-        "train.json": {"local_steps": 50, "seed": 7, "image_size": 192, "output_dir": "elsewhere"},
+        "train.json": {"local_steps": 50, "epochs": 7, "image_size": 192, "output_dir": "elsewhere"},
         "teacher.json": {"adapt": "decoder", "size": 448},
     }.items():
         (configs / file).write_text(json.dumps(read_json(configs / file) | values))
     assert [str(problem) for problem in overruled(mine)] == [
-        "train.json -> seed: expected 0 in a federation, which federate.json -> seed decides, found 7; set it there",
+        "train.json -> epochs: expected 10 in a federation, which federate.json -> rounds decides, found 7; "
+        "set it there",
         'teacher.json -> adapt: expected "lora" in a federation, which train.json -> teacher_adapt decides, '
         'found "decoder"; set it there',
-        "train.json -> local_steps: expected 36 in a federation, which federate.json -> client#local_steps decides, "
+        "train.json -> local_steps: expected 36 in a federation, which federate.json -> local_steps decides, "
         "found 50; set it there",
     ]
     assert main(["check", str(mine), "--workflow", "federate", "--variant", "no_sam"]) == 0
-    assert "\n  note: train.json -> seed: expected 0 in a federation" in capsys.readouterr().out
+    assert "\n  note: train.json -> epochs: expected 10 in a federation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
@@ -197,12 +198,12 @@ def test_an_unknown_network_is_told_once_where_it_stands(mine, capsys):
     assert capsys.readouterr().err.count("lite_fpn") == 1
     path.write_text(json.dumps(content))
     (problem,) = check_bundle(mine, "federate", overrides={"network_name": "basicunet"}, ready=False)
-    assert problem.where == "command line -> client#network_name"
+    assert problem.where == "command line -> network_name"
     (problem,) = check_bundle(mine, "federate", overrides={"sites": {"a": {"network": "basicunet"}}}, ready=False)
     assert problem.where == "command line -> sites#a#network"
-    given = {"client#mixed_networks": ["lite0_fpn", "basicunet"], "client#server_network": "lite0_fpn"}
+    given = {"mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"}
     (problem,) = check_bundle(mine, "federate", variant="heterogeneous", overrides=given, ready=False)
-    assert (problem.where, problem.found) == ("command line -> client#mixed_networks", "'basicunet'")
+    assert (problem.where, problem.found) == ("command line -> mixed_networks", "'basicunet'")
 
 
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)

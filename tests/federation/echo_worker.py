@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
-from samfed_monai.federation.child_process import Ended, read_frame, write_frame
+from samfed_monai.federation.child_process import Answer, serve
 
 
-def main() -> int:
-    down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
-    settings, _ = read_frame(down)
+def start(settings: dict[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
     greeting = {name: settings[name] for name in ("greeting",) if name in settings}
-    try:
-        while True:
-            head, payload = read_frame(down)
-            if head["task"] == "exit":
-                return 3
-            write_frame(up, {**greeting, "task": head["task"]}, payload)
-    except Ended:
-        return 0
+
+    def answer(head: dict[str, Any], payload: bytes) -> Answer:
+        if head["task"] == "exit":
+            sys.exit(3)
+        return {**greeting, "task": head["task"]}, payload
+
+    return answer
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    serve(start)

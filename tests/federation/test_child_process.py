@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.federation.child_process import Child, ChildDied, Ended, read_frame, write_frame
+from samfed_monai.federation.child_process import Child, ChildDied
 
 ECHO = "tests.federation.echo_worker"
 
@@ -22,16 +21,6 @@ def child(tmp_path):
     made = Child(ECHO, {"greeting": "hello"}, log=tmp_path / "log")
     yield made
     made.stop()
-
-
-def test_a_frame_comes_back_and_a_torn_one_is_the_end():
-    stream = io.BytesIO()
-    write_frame(stream, {"task": "train"}, b"\x00\xff" * 3)
-    whole = stream.getvalue()
-    assert read_frame(io.BytesIO(whole)) == ({"task": "train"}, b"\x00\xff" * 3)
-    for torn in (b"", whole[:5], whole[:-1]):
-        with pytest.raises(Ended):
-            read_frame(io.BytesIO(torn))
 
 
 def test_a_child_gets_its_settings_and_answers(child):

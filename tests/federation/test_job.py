@@ -44,7 +44,7 @@ def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
         "rounds": 2,
         "variant": "no_sam",
         "warm_start_steps": 2,
-        "client": CLIENT,
+        "train": CLIENT,
         "privacy": {"least_images": 1},
     }
     return FederatedJob(**{**settings, **knobs})
@@ -85,7 +85,7 @@ def test_scores_of_the_rounds_are_those_that_would_be_computed_again_at_the_end(
         return of_model(self, name, round, known)
 
     monkeypatch.setattr(Evaluation, "of_model", both)
-    knobs = {"variant": variant, "client": {**CLIENT, **client}, "warm_start_steps": 0}
+    knobs = {"variant": variant, "train": {**CLIENT, **client}, "warm_start_steps": 0}
     results = job(small_federation, tmp_path / "run", **knobs).run()
     assert again["best"]["sites"].keys() == results["models"]["best"]["sites"].keys() == {"site-1", "site-2"}
     for name, model in again.items():
@@ -99,7 +99,7 @@ def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_ter
     term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
     added = {"dp_only": {}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
     for variant, more in added.items():
-        knobs = {"variant": variant, "client": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
+        knobs = {"variant": variant, "train": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
         job(small_federation, tmp_path / variant, rounds=1, **knobs).run()
     assert len(list((tmp_path / "cache" / "warm_start").glob("*.safetensors"))) == 1
     rows = list(csv.DictReader((tmp_path / "no_sam" / "federation.csv").open()))
@@ -109,7 +109,7 @@ def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_ter
 @needs("mean_teacher")
 def test_no_term_takes_part_where_sites_have_the_public_set_alone(small_federation, tmp_path):
     term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
-    knobs = {"variant": "dp_only", "client": {**CLIENT, "terms#consistency": term}}
+    knobs = {"variant": "dp_only", "train": {**CLIENT, "terms#consistency": term}}
     job(small_federation, tmp_path / "run", rounds=1, **knobs).run()
     rows = list(csv.DictReader((tmp_path / "run" / "federation.csv").open()))
     assert {name for name in rows[0] if name.startswith("term_")} == {"term_supervised"}
@@ -125,8 +125,8 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
     logged = (tmp_path / "run.log").read_text()
     with pytest.raises(Refused, match=r"config#update_guard#limit: expected nothing, as in run\.json, found 0\.5"):
         job(small_federation, tmp_path, update_guard={"limit": 0.5}).run()
-    with pytest.raises(Refused, match=r"config#client#learning_rate.*as in run\.json"):
-        job(small_federation, tmp_path, rounds=1, client={**CLIENT, "learning_rate": 0.1}).run()
+    with pytest.raises(Refused, match=r"config#learning_rate.*as in run\.json"):
+        job(small_federation, tmp_path, rounds=1, train={**CLIENT, "learning_rate": 0.1}).run()
     assert (tmp_path / "run.log").read_text() == logged, "it is the other run's"
 
 
@@ -211,7 +211,7 @@ def test_a_good_bundle_has_nothing_to_refuse_with_a_list_and_without(small):
 @needs("drflm")
 def test_a_rule_for_a_statistic_that_is_not_sent_is_noted_by_check_and_by_a_run(small, tmp_path, caplog, capsys):
     rule = {"least_images": 1, "statistics": {"spectrum": {"clip": 1.0}}}
-    note = "federate.json -> privacy -> statistics -> spectrum: expected none: drflm sends no statistics, found a rule"
+    note = "federate.json -> privacy#statistics#spectrum: expected none: drflm sends no statistics, found a rule"
     small.save(tmp_path / "list.json")
     run = job(tmp_path, tmp_path / "run", variant="drflm", privacy=rule, quorum=9)  # refused after the notes
     with caplog.at_level(logging.WARNING), pytest.raises(Refused, match="quorum"):
@@ -252,7 +252,7 @@ def test_privacy_networks_and_teacher_are_told_together():
     found = told(
         privacy={"least_image": 3},
         teacher={"base": "mobile_sam", "size": 300, "lora_targets": "q", "peak": 0.7},
-        client={"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"},
+        train={"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"},
     )
     starts = (
         "federate.json -> privacy: expected one of least_images",
@@ -267,7 +267,7 @@ def test_privacy_networks_and_teacher_are_told_together():
 
 
 def test_what_a_network_does_not_take():
-    [height, width, batch] = told(client={"network_name": "deeplabv3plus_resnet18", "image_size": 100, "batch_size": 1})
+    [height, width, batch] = told(train={"network_name": "deeplabv3plus_resnet18", "image_size": 100, "batch_size": 1})
     assert height.endswith("set image_size to 96 or 112")
     assert "image width" in width
     assert "batch_size: expected at least 2" in batch
@@ -320,7 +320,7 @@ def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak
 
 def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_was_done(weak):
     listed, said = DataList.load(weak / "list.json"), {"images#weak_labels": True}
-    for options in ({"sites": {"site-1": said}}, {"client": said}):
+    for options in ({"sites": {"site-1": said}}, {"train": said}):
         [problem] = told(listed, variant="supervised", **options)
         assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
 
@@ -335,7 +335,7 @@ def test_too_few_sites_for_the_quorum(small):
 
 
 def test_without_a_teacher_its_settings_are_not_looked_at():
-    assert told(client={"teacher_adapt": "off"}, variant="dp_only", teacher={"peak": 0.7}) == []
+    assert told(train={"teacher_adapt": "off"}, variant="dp_only", teacher={"peak": 0.7}) == []
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RoundController, RunFolder, to_exchange_object
+from samfed_monai.federation import ClientAlgoSite, LocalTransport, RoundController, RunFolder, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
-from samfed_monai.federation.privacy import Privacy, ReleaseFilter
-from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
+from samfed_monai.privacy import Privacy, ReleaseFilter
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task, wire_size
-from tests.federation.privacy.spy import leaks, server_files, wired
 from tests.federation.toys import QUIET, ToyNet, run_toy, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
+from tests.privacy.spy import leaks, server_files, wired
 
 
 class Told(Sharing):
@@ -139,7 +139,7 @@ def run(path: Path, personal: list[str] | None, *, rounds: int, sent: list[bytes
         client.evaluator.add_event_handler(Events.COMPLETED, remember, client)
     start = {name: tensor for name, tensor in toy_weights().items() if name in shared_names(personal)}
     nodes = {
-        site: ClientAlgoExecutor(
+        site: ClientAlgoSite(
             site, client, ReleaseFilter(site, allowed=lambda c=client: allowed_of(c), privacy=Privacy(least_images=1))
         )
         for site, client in clients.items()
@@ -274,7 +274,7 @@ def test_a_personal_key_is_refused_in_both_directions():
     inbox = Inbox(round=0, sites=["site-1"], like=lambda site: shared, kind=Kind.WEIGHTS)
     with pytest.raises(MessageRefused, match=r"what is shared alone, found 2 with unknown names"):
         inbox.check("site-1", Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
-    site = ClientAlgoExecutor("site-1", client)
+    site = ClientAlgoSite("site-1", client)
     with pytest.raises(MessageRefused, match="2 with unknown names"):
         site.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=whole))
     release = ReleaseFilter("site-1", allowed=lambda: allowed_of(client), privacy=Privacy(least_images=1))
@@ -299,7 +299,7 @@ def test_the_uplink_of_a_vit_b_is_its_low_rank_updates_alone():
 
 def test_a_failed_round_leaves_personal_values_as_they_were():
     client = toy_algo(bundle={"personal": HEAD, "fail_in_round": 1})
-    site, before = ClientAlgoExecutor("site-1", client), {}
+    site, before = ClientAlgoSite("site-1", client), {}
     shared = {name: tensor for name, tensor in toy_weights().items() if name not in HEAD_NAMES}
     for number in range(2):
         before = state_of(client)
@@ -313,8 +313,8 @@ def test_a_failed_round_leaves_personal_values_as_they_were():
 
 
 def test_the_declaration_has_a_line_in_the_audit_file(tmp_path):
-    from samfed_monai.federation.privacy import read_audit
-    from samfed_monai.federation.privacy.audit import audit_table
+    from samfed_monai.privacy import read_audit
+    from samfed_monai.privacy.audit import audit_table
 
     release = ReleaseFilter("site-1", allowed=lambda: None, folder=tmp_path)
     release.declare(network_split(ToyNet()))

@@ -18,13 +18,13 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.core.model_file import network_overrides
 from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Start
-from samfed_monai.federation.privacy import read_audit
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, client_network, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
+from samfed_monai.privacy import read_audit
 from samfed_monai.protocol import Task, to_bytes
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
@@ -65,7 +65,7 @@ def lora_bytes(path: Path) -> int:
 def test_a_personal_head_travels_before_round_0_and_never_again(small_federation, tmp_path):
     from tests.federation.test_job import CLIENT
 
-    knobs = {**ONE, "client": {**CLIENT, "personal": STAYS}, "rounds": 2}
+    knobs = {**ONE, "train": {**CLIENT, "personal": STAYS}, "rounds": 2}
     homes = Homes(small_federation, tmp_path / "homes")
     results = job(small_federation, tmp_path / "run", **knobs).run(homes)
     assert validate_results(results) == []
@@ -74,7 +74,7 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     assert stored
     assert not KEYS & stored.keys()
     assert homes.transport.asked.count(("prepare", "site-2")) == 1
-    trained, idle = (homes.nodes[site]._client().client for site in ("site-1", "site-2"))
+    trained, idle = (homes.nodes[site].client for site in ("site-1", "site-2"))
     assert idle.parts.personal().keys() == KEYS, "a hospital that takes no part has the warm start's"
     assert not torch.equal(idle.parts.personal()["final_conv.weight"], trained.parts.personal()["final_conv.weight"])
     assert results["unseen"]["site-2"]["test"]["n"] == 2
@@ -98,7 +98,7 @@ def test_variants_that_keep_a_part_run_from_json(small_federation, tmp_path, var
 
     name, said, kept = RUNS[variant]
     client = {**CLIENT, "network_name": name, **said}
-    job(small_federation, tmp_path / "run", variant=variant, rounds=1, warm_start_steps=1, client=client).run()
+    job(small_federation, tmp_path / "run", variant=variant, rounds=1, warm_start_steps=1, train=client).run()
     stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
     names = set(client_network(name).state_dict())
     assert stored.keys() == {name for name in names if kept not in name} != names
@@ -121,7 +121,7 @@ def test_what_a_variant_declares_itself_stays_at_its_sites(bundle, variant):
 
 
 def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_path, toy_sam):
-    knobs = {"variant": "pfedsam", "client": toy_sam, "cache_dir": tmp_path / "cache"}
+    knobs = {"variant": "pfedsam", "train": toy_sam, "cache_dir": tmp_path / "cache"}
     homes = Homes(small_federation, tmp_path / "homes")
     whole = job(small_federation, tmp_path / "whole", rounds=2, **knobs).run(homes)
     assert validate_results(whole) == []
@@ -164,7 +164,7 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
 @pytest.mark.slow
 def test_pfedsam_runs_on_the_polyp_bundle(small_federation, tmp_path, toy_sam):
     polyp = find_bundle("samfed_polyp")
-    job(small_federation, tmp_path / "run", bundle_root=polyp, variant="pfedsam", rounds=1, client=toy_sam).run()
+    job(small_federation, tmp_path / "run", bundle_root=polyp, variant="pfedsam", rounds=1, train=toy_sam).run()
     stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
     assert {name.rpartition(".")[2] for name in stored} == {"query_a", "query_b", "value_a", "value_b"}
     record = json.loads((tmp_path / "run" / "rounds" / "000" / "round.json").read_text())
@@ -174,7 +174,7 @@ def test_pfedsam_runs_on_the_polyp_bundle(small_federation, tmp_path, toy_sam):
 
 @pytest.mark.parametrize("variant", present("pfedsam_joint", "fedsam", "local_sam", "full_sam", "zero_shot"))
 def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
-    knobs = {"variant": variant, "rounds": 1, "client": toy_sam, "cache_dir": tmp_path / "cache"}
+    knobs = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}
     results = job(small_federation, tmp_path / "run", **knobs).run()
     assert validate_results(results) == []
     if variant in ("pfedsam_joint", "fedsam", "local_sam"):
@@ -207,7 +207,7 @@ def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_fe
     federation = tmp_path / "federation"
     shutil.copytree(small_federation, federation)
     replace(DataList.load(federation / "list.json"), public=[]).save(federation / "list.json")
-    knobs = {"variant": "pfedsam_joint", "rounds": 1, "client": toy_sam}
+    knobs = {"variant": "pfedsam_joint", "rounds": 1, "train": toy_sam}
     with caplog.at_level("INFO", logger="samfed_monai"):
         results = job(federation, tmp_path / "run", warm_start_steps=50, **knobs).run()
     assert validate_results(results) == []
@@ -221,7 +221,7 @@ def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_fe
     apart = job(federation, tmp_path / "apart", warm_start_steps=0, **knobs).run(homes)
     assert apart["hashes"]["model_last"] == results["hashes"]["model_last"]
     with pytest.raises(Refused, match=r"synthetic-0 -> public: expected public images with masks.*found none"):
-        job(federation, tmp_path / "no", **{**knobs, "variant": "no_sam", "client": {}}).run()
+        job(federation, tmp_path / "no", **{**knobs, "variant": "no_sam", "train": {}}).run()
     assert not (tmp_path / "no" / "rounds").exists()
 
 
@@ -230,7 +230,7 @@ def test_a_site_without_labels_is_refused_before_round_0(small_federation, tmp_p
     site = listed.sites["site-2"]
     bare = replace(site, unlabelled=[replace(item, label=None, label_sha256=None) for item in site.unlabelled])
     replace(listed, sites={**listed.sites, "site-2": bare}).save(tmp_path / "list.json")
-    knobs = {"variant": "pfedsam", "client": toy_sam, "datalist": tmp_path / "list.json"}
+    knobs = {"variant": "pfedsam", "train": toy_sam, "datalist": tmp_path / "list.json"}
     with pytest.raises(
         Refused, match=r"site-2 -> labels: .*labels: this variant learns from them.*none of this site's"
     ):
@@ -250,19 +250,19 @@ def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(
     small_federation, tmp_path, toy_sam, options, message
 ):
     with pytest.raises(Refused, match=message):
-        job(small_federation, tmp_path / "run", variant="pfedsam", rounds=1, client={**toy_sam, **options}).run()
+        job(small_federation, tmp_path / "run", variant="pfedsam", rounds=1, train={**toy_sam, **options}).run()
     assert not (tmp_path / "run" / "rounds").exists()
     assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "nothing was trained"
 
 
 def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam):
     homes = Homes(small_federation, tmp_path / "homes")
-    federated = job(small_federation, tmp_path / "run", variant="fedsam", client=toy_sam)
+    federated = job(small_federation, tmp_path / "run", variant="fedsam", train=toy_sam)
 
     def otherwise(plan: Any) -> Any:
         transport = homes(plan)
         node = homes.nodes["site-2"]
-        node.components.sam_fingerprint = lambda: {"base_sam": "0" * 64}
+        node.sam_fingerprint = lambda: {"base_sam": "0" * 64}
         return transport
 
     with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):
@@ -294,7 +294,7 @@ def test_without_what_it_keeps_a_site_neither_trains_nor_evaluates(small_federat
         "samfed_skin",
         2,
         variant="no_sam",
-        client={**CLIENT, "personal": STAYS},
+        train={**CLIENT, "personal": STAYS},
         sites={"site-1": {"network": "basic_unet"}},
         privacy={"least_images": 1},
     )

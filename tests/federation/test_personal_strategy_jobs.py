@@ -51,7 +51,7 @@ def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(variant: str) -> dict[str, Any]:
     client = {**SMALL, **SIZES.get(variant, {})}
-    return {"variant": variant, "client": client, "rounds": 2, "privacy": {"least_images": 1}}
+    return {"variant": variant, "train": client, "rounds": 2, "privacy": {"least_images": 1}}
 
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])

@@ -16,7 +16,7 @@ CONTENT = {
     "bundle": "samfed_skin",
     "rounds": 3,
     "variant": "heterogeneous",
-    "client": {"image_size": 64, "terms#sam_kd#weight": 0.5},
+    "train": {"image_size": 64, "terms#sam_kd#weight": 0.5},
     "sites": {"site-1": {"network": "basic_unet"}, "site-2": {}},
     "unseen": ["site-3"],
     "timeout": 60,
@@ -34,7 +34,7 @@ def test_a_plan_comes_back_from_json_as_it_was():
 
 @pytest.mark.parametrize(
     "changed",
-    [{"rounds": 4}, {"seed": 1}, {"client": {"image_size": 32}}, {"unseen": []}, {"privacy": None}, {"quorum": 2}],
+    [{"rounds": 4}, {"seed": 1}, {"train": {"image_size": 32}}, {"unseen": []}, {"privacy": None}, {"quorum": 2}],
 )
 def test_everything_in_it_is_in_its_hash(changed):
     assert Plan.from_json(CONTENT | changed).hash != Plan.from_json(CONTENT).hash
@@ -48,7 +48,7 @@ def test_whom_the_server_waits_for_does_not_decide_an_update():
 
 
 def test_every_mistake_is_told_at_once():
-    wrong = {"bundle": "b", "rounds": "3", "quorum": True, "client": {"x": {1, 2}}, "sites": {"a": "basic_unet"}}
+    wrong = {"bundle": "b", "rounds": "3", "quorum": True, "train": {"x": {1, 2}}, "sites": {"a": "basic_unet"}}
     with pytest.raises(Refused) as caught:
         Plan.from_json(wrong)
     found = [problem.where for problem in caught.value.problems]
@@ -101,7 +101,7 @@ def test_a_job_says_where_things_lie_beside_its_plan(tmp_path):
         data_root=tmp_path,
         output_dir=tmp_path / "run",
         rounds=2,
-        client={"image_size": 32, "device": "cpu"},
+        train={"image_size": 32, "device": "cpu"},
         teacher={"views": 2, "checkpoint": "/weights/sam.pt"},
         sites={"site-2": {"network": "basic_unet", "data_root": "/other"}, "site-1": {}},
         privacy={"least_images": 1},

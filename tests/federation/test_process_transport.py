@@ -20,7 +20,7 @@ from samfed_monai.bundle import images
 from samfed_monai.core.errors import Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.federation import FederatedSite, LocalTransport, ProcessTransport, Progress
+from samfed_monai.federation import LocalTransport, ProcessTransport, Progress, Site
 from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places
@@ -50,10 +50,10 @@ def same(first: dict, second: dict) -> None:
 @pytest.fixture(scope="module")
 def running(small_federation, tmp_path_factory):
     """A plan with every site named, places, two processes that are ready, and weights to train from."""
-    made = job(small_federation, tmp_path_factory.mktemp("running") / "run", client=STEPS)
+    made = job(small_federation, tmp_path_factory.mktemp("running") / "run", train=STEPS)
     participants = Participants.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
     plan = participants.settled(made.plan)
-    network = FederatedSite("site-1", plan, made.places).components.client().trainer.network
+    network = Site("site-1", plan, made.places).make_client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -76,7 +76,7 @@ def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
 ):
     if variant == "hssf":  # the processes of the other one are real
         fork_workers(monkeypatch)
-    ours = {"variant": variant, "client": client, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
+    ours = {"variant": variant, "train": client, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
     together = job(small_federation, tmp_path / "one", **ours).run()
     set_track_meta(True)  # as a process begins: no workflow has been initialized in it, and no image read
     images._shared_items.clear()
@@ -91,7 +91,7 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
     """What the processes do that get a signal; their own processes are real."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
     try:
-        job(federation, output, client=STEPS, warm_start_steps=0, rounds=rounds, workers=2).run()
+        job(federation, output, train=STEPS, warm_start_steps=0, rounds=rounds, workers=2).run()
     except SamFedError as error:
         print(error, file=sys.stderr)
         sys.exit(int(error.exit_code))
@@ -108,8 +108,8 @@ def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(small_fede
     process.join()
     assert gone(children), "nobody is left"
     assert not (folder / "results.json").exists()
-    resumed = job(small_federation, folder, client=STEPS, warm_start_steps=0, rounds=4).run()
-    whole = job(small_federation, tmp_path / "whole", client=STEPS, warm_start_steps=0, rounds=4).run()
+    resumed = job(small_federation, folder, train=STEPS, warm_start_steps=0, rounds=4).run()
+    whole = job(small_federation, tmp_path / "whole", train=STEPS, warm_start_steps=0, rounds=4).run()
     assert resumed["hashes"] == whole["hashes"]
     assert resumed["sites"] == whole["sites"]
 
@@ -134,7 +134,7 @@ def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_f
 def test_answers_are_those_of_one_process_and_are_taken_in_by_name(running):
     plan, places, processes, weights = running
     order, came = [], []
-    local = LocalTransport({site: FederatedSite(site, plan, places) for site in plan.sites}, progress=QUIET)
+    local = LocalTransport({site: Site(site, plan, places) for site in plan.sites}, progress=QUIET)
     assert processes.sites == local.sites == ("site-1", "site-2")
     for transport in (local, processes):
         transport.take_traffic()
@@ -163,7 +163,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
     transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
     whole = transport.save_state(folders[".001.tmp"])
     assert len(whole) == 2
-    victim = transport._workers[1].child
+    victim = transport._processes[1].child
     os.kill(victim.pid, signal.SIGSTOP)
     with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {victim.pid}"]):
         replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
@@ -182,7 +182,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
 
 def test_a_deadline_ends_what_is_still_at_work(running):
     _, _, transport, weights = running
-    os.kill(transport._workers[0].child.pid, signal.SIGSTOP)
+    os.kill(transport._processes[0].child.pid, signal.SIGSTOP)
     replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=10.0)
     assert replies["site-1"] == Failure("site-1", "no answer: the deadline of 10 s had passed")
     assert isinstance(replies["site-2"], Message)
@@ -223,15 +223,15 @@ def playing(small_federation, tmp_path):
 
 
 def test_a_deadline_ends_a_process_that_is_being_started_again(playing):
-    playing._workers[0].child = _OwnChild()
-    playing._workers[0]._before["site-1"] = [(Task.PREPARE, Message(Kind.METRICS, "site-1", 0, 2))]
+    playing._processes[0].child = _OwnChild()
+    playing._processes[0]._before["site-1"] = [(Task.PREPARE, Message(Kind.METRICS, "site-1", 0, 2))]
     asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
     replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
     assert replies == {"site-1": Failure("site-1", "no answer: the deadline of 0.1 s had passed")}
 
 
 def test_a_site_is_not_asked_once_the_deadline_has_passed_while_its_process_was_started(playing):
-    playing._workers[0].child = _OwnChild()
+    playing._processes[0].child = _OwnChild()
     asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
     replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
     assert replies == {"site-1": Failure("site-1", "not started: the deadline of 0.1 s had passed")}
@@ -239,7 +239,7 @@ def test_a_site_is_not_asked_once_the_deadline_has_passed_while_its_process_was_
 
 @pytest.mark.parametrize("what", ["save_state", "load_state"])
 def test_fault_50_a_process_that_dies_over_a_states_file_stops_the_run_with_its_rounds(playing, tmp_path, what):
-    playing._workers[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    playing._processes[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
     child.alive = True
     (tmp_path / "clients").mkdir()
     (tmp_path / "clients" / "site-1.safetensors").touch()
@@ -249,14 +249,14 @@ def test_fault_50_a_process_that_dies_over_a_states_file_stops_the_run_with_its_
 
 
 def test_a_process_that_dies_when_all_is_done_is_a_line_in_the_log(playing, caplog):
-    playing._workers[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    playing._processes[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
     child.alive = True
     playing.finalize()
     assert "site-1: the process that trains was ended by SIGKILL" in caplog.text
 
 
 def test_fault_52_a_round_that_was_set_aside_is_not_gone_on_from(playing, tmp_path):
-    worker = playing._workers[0]
+    worker = playing._processes[0]
     worker.rounds = tmp_path
     assert worker._stored_state("site-1", None) is None
     states = {name: tmp_path / name / "clients" / "site-1.safetensors" for name in ("999", "1000", "1001.torn")}
@@ -276,7 +276,7 @@ def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tm
     fork_workers(monkeypatch)
     wrong = {**STEPS, "terms#pseudo_label#teacher": "sma"}
     with pytest.raises(Refused, match="found the guide 'sma'"):
-        job(small_federation, tmp_path / "run", client=wrong, warm_start_steps=0, workers=2).run()
+        job(small_federation, tmp_path / "run", train=wrong, warm_start_steps=0, workers=2).run()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     here = {"bundle_root": "bundle", "datalist": "list.json", "data_root": "data", "output_dir": "run"}
     assert workers_of(Places(**here, workers="auto"), 4) == 1
-    assert workers_of(Places(**here, workers="auto", client={"device": "cpu"}), 4) == 4
+    assert workers_of(Places(**here, workers="auto", train={"device": "cpu"}), 4) == 4
     assert workers_of(Places(**here, workers=2), 4) == 2
 
 

@@ -18,7 +18,7 @@ from monai.transforms import Compose
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList, SoftMaskStore
-from samfed_monai.federation import FederatedSite, Plan
+from samfed_monai.federation import Plan, Site
 from samfed_monai.federation.renewal import Renewal, SiteRenewal, masks_read, renewed_mask
 from samfed_monai.federation.round_store import RoundStore
 from samfed_monai.federation.site_teacher import SiteMasks
@@ -184,20 +184,20 @@ def test_a_site_that_is_made_again_goes_on_with_the_masks_of_its_state(finished)
     finished.node.load_state_dict(copied(finished.state))
     same = trained(finished.node, 2, finished.weights)
     assert all(torch.equal(answer.tensors[name], same.tensors[name]) for name in same.tensors)
-    assert len(renewed(again.components.masks().store_dir("site-1"))) == 1, "none was made of another model"
-    assert again.state_dict()["renewal.masks"].numpy().tobytes().hex() == again.components.renewal.sha256
+    assert len(renewed(again.masks().store_dir("site-1"))) == 1, "none was made of another model"
+    assert again.state_dict()["renewal.masks"].numpy().tobytes().hex() == again.renewal.sha256
 
 
 def test_a_site_that_was_away_renews_with_the_model_that_it_is_sent(finished):
     late = finished.homes.node("site-1", finished.node.plan)
     late.load_state_dict({name: t for name, t in copied(finished.state).items() if name != "renewal.masks"})
-    assert late.components.renewal.sha256 is None
+    assert late.renewal.sha256 is None
     trained(late, 2, finished.weights)
-    masks, record = late.components.masks(), late.components.masks().records("site-1", "unlabelled")[0]
+    masks, record = late.masks(), late.masks().records("site-1", "unlabelled")[0]
     folders = {read_json(folder / "origin.json")["round"]: folder for folder in renewed(masks.store_dir("site-1"))}
     assert sorted(folders) == [1, 2]
 
-    client = late._client().client
+    client = late.client
     image = client.eval_workflow.parser.get_parsed_content("validate#preprocessing")(dict(record))["image"]
     network = client.trainer.network
     network.load_state_dict(finished.weights, strict=False)
@@ -214,7 +214,7 @@ def test_a_site_that_was_away_renews_with_the_model_that_it_is_sent(finished):
 def test_masks_that_are_gone_are_refused_as_their_model_is_gone_too(finished):
     again = finished.homes.node("site-1", finished.node.plan)
     again.load_state_dict(copied(finished.state))
-    (folder,) = renewed(again.components.masks().store_dir("site-1"))
+    (folder,) = renewed(again.masks().store_dir("site-1"))
     next(iter(folder.glob("*/*.mask"))).unlink()
     with pytest.raises(MessageRefused, match=r"renewed soft masks: expected a mask of .*found 1 missing; put this"):
         trained(again, 2, finished.weights)
@@ -226,7 +226,7 @@ def test_masks_that_are_gone_are_refused_as_their_model_is_gone_too(finished):
 def test_masks_made_of_another_teacher_are_refused(finished):
     again = finished.homes.node("site-1", finished.node.plan)
     again.load_state_dict(copied(finished.state))
-    (folder,) = renewed(again.components.masks().store_dir("site-1"))
+    (folder,) = renewed(again.masks().store_dir("site-1"))
     write_json(folder / "origin.json", {**read_json(folder / "origin.json"), "teacher": "e" * 64})
     with pytest.raises(
         MessageRefused, match=r"this run's teacher, dddddddddddd…, found .* generation 1, made of teacher ee"
@@ -238,16 +238,16 @@ def test_a_site_that_goes_back_behind_its_masks_learns_from_the_teachers_own_aga
     again = finished.homes.node("site-1", finished.node.plan)
     again.load_state_dict(copied(finished.state))
     asked = []
-    again.components.renewal._renew = lambda *given: asked.append(given)
+    again.renewal._renew = lambda *given: asked.append(given)
     trained(again, 0, finished.weights)
     assert asked == []
     assert "renewal.masks" not in again.state_dict()
-    (reader,) = masks_read(again._client().client)[1]
+    (reader,) = masks_read(again.client)[1]
     assert reader.store.teacher_sha256 == SHA256
 
-    del again.components.renewal._renew
-    again.components.renewal.recipe = Renewal((1, 1, 2, 2), 0.25, 2)
-    store = again.components.masks().store_dir("site-1")
+    del again.renewal._renew
+    again.renewal.recipe = Renewal((1, 1, 2, 2), 0.25, 2)
+    store = again.masks().store_dir("site-1")
     assert [generation_of(folder) for folder in renewed(store)] == [1]
     trained(again, 2, finished.weights)
     assert [generation_of(folder) for folder in renewed(store)] == [4], "three generations are kept: from the second on"
@@ -304,7 +304,7 @@ def test_the_plan_carries_it():
 
 def run_until(federation: Path, run: Path, kill_at: str) -> None:
     """A run that is killed at a point, in a process of its own; without one, ``made`` holds how many masks it made."""
-    put, write, answer, made = SoftMaskStore.put, RoundStore.write, FederatedSite.answer, []
+    put, write, answer, made = SoftMaskStore.put, RoundStore.write, Site.answer, []
 
     def now(point: str) -> None:
         if point == kill_at:
@@ -320,14 +320,14 @@ def run_until(federation: Path, run: Path, kill_at: str) -> None:
         now(f"end of round {round}")
         return write(self, round, *given, **more)
 
-    def answer_or_die(self: FederatedSite, task: Task, message: Message) -> Message:
+    def answer_or_die(self: Site, task: Task, message: Message) -> Message:
         now(f"{Task(task).value} of {self.site} in round {message.round}")
         return answer(self, task, message)
 
     for owner, name, replaced in (
         (SoftMaskStore, "put", put_or_die),
         (RoundStore, "write", write_or_die),
-        (FederatedSite, "answer", answer_or_die),
+        (Site, "answer", answer_or_die),
     ):
         setattr(owner, name, replaced)
     job(federation, run, variant="samfed", rounds=3, renewal=ONCE, adapter=install()).run()

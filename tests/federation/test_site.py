@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -12,10 +13,10 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.data.records import write_site_lists
 from samfed_monai.data.weak_labels import weaken_list
-from samfed_monai.federation import ClientAlgoExecutor, FederatedSite, Plan
+from samfed_monai.federation import ClientAlgoSite, Plan, Site
 from samfed_monai.federation.fingerprint import own_fingerprints
 from samfed_monai.federation.participants import Participants
-from samfed_monai.federation.privacy.settings import PrivacyFloor
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, scrub
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import FixedClient, weights
@@ -25,12 +26,12 @@ PLAN = Plan(
     "samfed_skin",
     2,
     variant="no_sam",
-    client=CLIENT,
+    train=CLIENT,
     sites={"site-1": {}, "site-2": {"network": "flexible_unet_resnet18"}},
     privacy={"least_images": 1},
 )
 ALIKE = replace(PLAN, sites={"site-1": {}, "site-2": {}})
-OWN = replace(PLAN, variant="hssf", client={**CLIENT, "public_steps": 1, "server_network": "basic_unet"})
+OWN = replace(PLAN, variant="hssf", train={**CLIENT, "public_steps": 1, "server_network": "basic_unet"})
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,14 @@ def lists(small_federation, tmp_path_factory):
 
 @pytest.fixture
 def node(small_federation, lists, tmp_path):
-    def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> FederatedSite:
-        return FederatedSite(site, plan, places(small_federation, lists[site], tmp_path / site), **options)
+    def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> Site:
+        return Site(site, plan, places(small_federation, lists[site], tmp_path / site), **options)
 
     return made
 
 
-def fingerprints(node: FederatedSite) -> tuple:
-    return node.components.places.bundle_root, node.components.datalist, "site-1"
+def fingerprints(node: Site) -> tuple:
+    return node.places.bundle_root, node.datalist, "site-1"
 
 
 def message(kind: Kind = Kind.METRICS, **fields) -> Message:
@@ -56,7 +57,7 @@ def message(kind: Kind = Kind.METRICS, **fields) -> Message:
 
 def test_a_site_of_another_plan_is_refused(small_federation, lists, tmp_path):
     with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
-        FederatedSite("site-9", ALIKE, places(small_federation, lists["site-1"], tmp_path))
+        Site("site-9", ALIKE, places(small_federation, lists["site-1"], tmp_path))
 
 
 def test_networks_that_cannot_be_averaged_are_refused_at_every_site(node):
@@ -65,7 +66,7 @@ def test_networks_that_cannot_be_averaged_are_refused_at_every_site(node):
 
 
 def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, small_federation, tmp_path, caplog):
-    wrong = FederatedSite("site-1", ALIKE, places(small_federation, lists["site-2"], tmp_path))
+    wrong = Site("site-1", ALIKE, places(small_federation, lists["site-2"], tmp_path))
     with pytest.raises(MessageRefused, match="data list: expected one with this site's part, found none") as caught:
         wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
     assert "site-2" not in str(caught.value)
@@ -77,7 +78,7 @@ def test_weak_labels_where_masks_are_needed_are_told_whole(tmp_path):
     masks = render_synthetic(tmp_path, sites=2, labelled=True, size=(64, 64), **counts)
     weaken_list(masks, tmp_path, dict.fromkeys(masks.sites, "box"), progress=False).save(tmp_path / "list.json")
     own = write_site_lists(DataList.load(tmp_path / "list.json"), tmp_path / "lists")["site-1"]
-    node = FederatedSite("site-1", replace(ALIKE, variant="supervised"), places(tmp_path, own, tmp_path / "home"))
+    node = Site("site-1", replace(ALIKE, variant="supervised"), places(tmp_path, own, tmp_path / "home"))
     same = own_fingerprints(node.plan, *fingerprints(node))
     told = (
         "data list -> site-1 -> unlabelled: expected masks, which is all that this method can use, found 2 weak labels "
@@ -93,7 +94,7 @@ def test_weak_labels_where_masks_are_needed_are_told_whole(tmp_path):
 def test_classes_of_another_run_are_told_where_no_client_can_be_built_on_them(small_federation, lists, tmp_path):
     replace(DataList.load(lists["site-1"]), classes=["liver", "spleen"]).save(tmp_path / "own.json")
     plan = replace(ALIKE, variant="supervised")
-    node = FederatedSite("site-1", plan, places(small_federation, tmp_path / "own.json", tmp_path / "home"))
+    node = Site("site-1", plan, places(small_federation, tmp_path / "own.json", tmp_path / "home"))
     told = (
         r"data list -> classes: expected \['foreground'\], the classes of this run, found others, which this site's "
         "log names; make the list with a single --label"
@@ -117,21 +118,21 @@ def test_a_teacher_of_its_own_has_only_a_site_that_trains_with_an_adapted_one(
 ):
     client = {**CLIENT, "teacher_adapt": adapt}
     teacher = {"self_training#epochs": epochs}
-    plan = replace(ALIKE, variant="samfed", client=client, teacher=teacher, unseen=("far",))
-    made = FederatedSite(site, plan, places(small_federation, lists["site-1"], tmp_path)).components
+    plan = replace(ALIKE, variant="samfed", train=client, teacher=teacher, unseen=("far",))
+    made = Site(site, plan, places(small_federation, lists["site-1"], tmp_path))
     made.datalist = DataList.load(lists["site-1"])
     assert (made.teacher.own is not None) is has_one
 
 
 def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     whole = DataList("", [])
-    mixed = replace(OWN, client={**OWN.client, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
+    mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
-    participants = Participants.of(mixed, node().components.places, whole)
+    participants = Participants.of(mixed, node().places, whole)
     settled = participants.settled(mixed)
     assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
-    assert node(settled, "site-2").components.participants.networks["site-2"] == "flexible_unet_resnet18"
-    assert Participants.of(settled, node().components.places, whole).settled(settled) == settled
+    assert node(settled, "site-2").participants.networks["site-2"] == "flexible_unet_resnet18"
+    assert Participants.of(settled, node().places, whole).settled(settled) == settled
 
 
 def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(small_federation, lists, tmp_path):
@@ -141,8 +142,8 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
     (bundle / "configs" / "variants").mkdir()
     block = {"base": "no_sam", "exchange": "none", "leaves_site": ["scores"]}
     (bundle / "configs" / "variants" / "quiet.json").write_text(json.dumps({"_method": block}))
-    quiet = FederatedSite("site-1", replace(ALIKE, variant="quiet"), replace(here, bundle_root=bundle))
-    network = quiet._client().client.trainer.network
+    quiet = Site("site-1", replace(ALIKE, variant="quiet"), replace(here, bundle_root=bundle))
+    network = quiet.client.trainer.network
     request = message(Kind.WEIGHTS, tensors={name: tensor.clone() for name, tensor in network.state_dict().items()})
     expected = "quiet.json -> _method#leaves_site: expected what quiet declares, scores, found weights"
     with pytest.raises(MessageRefused, match=expected):
@@ -159,7 +160,7 @@ def test_a_check_that_failed_stands_until_one_passes(node):
         here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
     reply = here.answer(Task.CHECK, message(extra=own))
     assert (reply.kind, reply.n, reply.tensors, reply.extra) == (Kind.METRICS, 0, {}, {})
-    images = here.components.training_images()
+    images = here.training_images()
     assert here.answer(Task.PREPARE, message()).n == images > 0, "the number that its updates will say"
 
 
@@ -167,7 +168,7 @@ def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
     here = node(OWN)
     with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):
         here.answer(Task.TRAIN, message(extra={"purpose": "distil"}))
-    start = {name: tensor.clone() for name, tensor in here._client().client.trainer.network.state_dict().items()}
+    start = {name: tensor.clone() for name, tensor in here.client.trainer.network.state_dict().items()}
     here.answer(Task.PREPARE, message(Kind.WEIGHTS, tensors=start))
     assert here.answer(Task.TRAIN, message(extra={"purpose": "distil"})).kind == Kind.SOFT_MASKS
     again = node(OWN)
@@ -184,7 +185,7 @@ def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
     ],
 )
 def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_ones(node, change, found):
-    here = node(replace(OWN, client={**OWN.client, **change}))
+    here = node(replace(OWN, train={**OWN.train, **change}))
     for task in (Task.PREPARE, Task.EVALUATE):  # no word `public`: a server may leave it out
         with pytest.raises(MessageRefused, match=f"images of this site's own public list alone, found {found}"):
             here.answer(task, message(extra={"split": "test"}))
@@ -193,8 +194,8 @@ def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_one
 
 
 def test_masks_of_some_public_images_are_no_others(node):
-    here = node(replace(OWN, client={**OWN.client, "public_images": 1}))
-    assert len(here._client().client.own.sharing.predictor.dataset) == 1
+    here = node(replace(OWN, train={**OWN.train, "public_images": 1}))
+    assert len(here.client.own.sharing.predictor.dataset) == 1
 
 
 def test_the_sites_own_floor_holds_whatever_the_plan_promises(node):
@@ -215,15 +216,10 @@ def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):
 
 
 def test_every_answer_passes_the_hook_last(node):
-    seen = []
-
-    def release(task: Task, request: Message, reply: Message) -> Message:
-        seen.append((task, request, reply.kind))
-        return replace(reply, metrics={})
-
-    asked = message()
-    assert node(release=release).answer(Task.PREPARE, asked).metrics == {}
-    assert seen == [(Task.PREPARE, asked, Kind.METRICS)]
+    here, asked = node(), message()
+    here.release = MagicMock(wraps=here.release, return_value=message(metrics={}))
+    assert here.answer(Task.PREPARE, asked).metrics == {}
+    assert here.release.call_args.args[:2] == (Task.PREPARE, asked)
 
 
 def test_the_hook_of_a_plain_client():
@@ -231,13 +227,13 @@ def test_the_hook_of_a_plain_client():
         raise MessageRefused([])
 
     asked = Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights())
-    assert ClientAlgoExecutor("a", FixedClient("a")).answer(Task.TRAIN, asked).kind == Kind.WEIGHTS
+    assert ClientAlgoSite("a", FixedClient("a")).answer(Task.TRAIN, asked).kind == Kind.WEIGHTS
     with pytest.raises(MessageRefused):
-        ClientAlgoExecutor("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, asked)
+        ClientAlgoSite("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, asked)
 
 
 def test_a_plain_client_has_nothing_to_prepare_and_keeps_nothing():
-    worker = ClientAlgoExecutor("a", FixedClient("a"))
+    worker = ClientAlgoSite("a", FixedClient("a"))
     reply = worker.answer(Task.PREPARE, Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights()))
     assert (reply.kind, reply.n, reply.tensors) == (Kind.METRICS, 0, {})
     assert worker.state_dict() == {}

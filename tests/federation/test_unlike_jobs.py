@@ -52,7 +52,7 @@ def job(folder: Path, output: Path, variant: str, **knobs: Any) -> FederatedJob:
         "variant": variant,
         "warm_start_steps": 0,
     }
-    return FederatedJob(**{**settings, "client": {**CLIENT, **knobs.pop("client", {})}, **knobs})
+    return FederatedJob(**{**settings, "train": {**CLIENT, **knobs.pop("train", {})}, **knobs})
 
 
 def two_sites(folder: Path, to: Path) -> Path:
@@ -67,7 +67,7 @@ def two_sites(folder: Path, to: Path) -> Path:
 @pytest.mark.slow
 def test_five_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_servers(five_sites, tmp_path):
     sites = {site: {"network": name} for site, name in NETWORKS.items()}
-    results = job(five_sites, tmp_path, "hssf", sites=sites, client={"server_network": "basic_unet", **SCRATCH}).run()
+    results = job(five_sites, tmp_path, "hssf", sites=sites, train={"server_network": "basic_unet", **SCRATCH}).run()
     assert validate_results(results) == []
     assert (results["networks"], results["exchange"]) == (NETWORKS, "predictions")
     assert results["skipped"] == []
@@ -98,7 +98,7 @@ def test_five_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_s
 )
 def test_every_row_runs_on_two_unlike_networks(five_sites, tmp_path, variant, client, exchange, model):
     datalist = two_sites(five_sites, tmp_path / "two.json")
-    results = job(five_sites, tmp_path / "run", variant, datalist=datalist, client={**SMALL, **client}).run()
+    results = job(five_sites, tmp_path / "run", variant, datalist=datalist, train={**SMALL, **client}).run()
     assert validate_results(results) == []
     assert (results["exchange"], results["skipped"]) == (exchange, [])
     assert results["networks"] == {"site-1": "basic_unet", "site-2": "flexible_unet_resnet18"}
@@ -121,7 +121,7 @@ def test_another_public_set_at_one_site_stops_the_job_before_anything_is_trained
         Refused,
         match=r"site-2: expected a site that can take part, found public part of the data list: expected the server's",
     ):
-        job(five_sites, tmp_path / "run", "hssf", datalist=datalist, client=SMALL, sites=sites).run()
+        job(five_sites, tmp_path / "run", "hssf", datalist=datalist, train=SMALL, sites=sites).run()
     assert not (tmp_path / "run" / "cache" / "warm_start").exists()
 
 
@@ -131,7 +131,7 @@ def test_the_same_images_at_another_size_stop_the_job_before_round_0(five_sites,
     with pytest.raises(
         Refused, match=r"site-2: expected a site that can take part, found public set: expected that of"
     ):
-        job(five_sites, tmp_path / "run", "hssf", datalist=datalist, client=SMALL, sites=sites).run()
+        job(five_sites, tmp_path / "run", "hssf", datalist=datalist, train=SMALL, sites=sites).run()
     assert not (tmp_path / "run" / "rounds").exists()
 
 
@@ -141,7 +141,7 @@ def test_sam_guides_unlike_networks(five_sites, samfed_data, tmp_path, monkeypat
     monkeypatch.setenv("SAMFED_WEIGHTS", str(samfed_data / "weights"))
     teacher = {"adapt": "decoder", "size": 256, "epochs": 1, "cached_views": 1, "views": 1, "progress": False}
     datalist = two_sites(five_sites, tmp_path / "two.json")
-    run = job(five_sites, tmp_path / "run", "heterogeneous", datalist=datalist, client=SMALL, teacher=teacher)
+    run = job(five_sites, tmp_path / "run", "heterogeneous", datalist=datalist, train=SMALL, teacher=teacher)
     results = run.run()
     assert validate_results(results) == []
     assert results["teacher"]["base"] == "vit_t"

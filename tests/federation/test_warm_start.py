@@ -137,7 +137,7 @@ def test_rows_without_sam_start_from_the_adapted_trunk_too(variant, own, adapter
         rounds=1,
         warm_start_steps=0,
         adapter=adapter,
-        client=client,
+        train=client,
     )
     results = run.run()
     (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
@@ -150,7 +150,7 @@ def test_rows_without_sam_start_from_the_adapted_trunk_too(variant, own, adapter
 
 def test_with_pretrained_it_is_sams_own(adapter, small_federation, tmp_path):
     client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "encoder_weights": "pretrained"}
-    job(small_federation, tmp_path / "run", rounds=1, warm_start_steps=0, adapter=adapter, client=client).run()
+    job(small_federation, tmp_path / "run", rounds=1, warm_start_steps=0, adapter=adapter, train=client).run()
     (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
     own = client_network("mobile_sam_fpn", weights="mobile_sam").encoder.state_dict()
     assert all(torch.equal(stage.safe_load(warm)[f"encoder.{name}"], value) for name, value in own.items())
@@ -161,7 +161,7 @@ def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, t
     listed.public.clear()
     listed.save(tmp_path / "list.json")
     client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
-    knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "client": client}
+    knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": client}
     caplog.set_level("INFO")
     job(small_federation, tmp_path / "run", **knobs).run()
     assert "no public images to adapt a teacher to" in caplog.text
@@ -170,7 +170,7 @@ def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, t
 def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(small_federation, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "none"))
     client = {**CLIENT, "image_size": 64, "encoder_weights": "pretrained"}
-    knobs = {"variant": "hssf", "client": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
+    knobs = {"variant": "hssf", "train": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
     with pytest.raises(Refused) as refused:
         job(small_federation, tmp_path / "run", **knobs).run()
     assert [problem.where for problem in refused.value.problems] != []
@@ -188,5 +188,5 @@ def test_weights_of_another_network_are_refused_before_any_work(small_federation
         "encoder_weights": str(tmp_path / "other.safetensors"),
     }
     with pytest.raises(Refused, match=r"other\.safetensors -> .*: expected"):
-        job(small_federation, tmp_path / "run", client=client).run()
+        job(small_federation, tmp_path / "run", train=client).run()
     assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.federation import FederatedJob, FederatedSite, Plan, job_run
+from samfed_monai.federation import FederatedJob, Plan, Site, job_run
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
@@ -69,7 +69,7 @@ def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> Fed
     ("variant", "client"), [("no_sam", CLIENT), pytest.param("hssf", UNLIKE, marks=pytest.mark.slow)]
 )
 def test_apart_and_in_one_process_the_models_are_the_same_bits(three_sites, tmp_path, variant, client):
-    ours = {"variant": variant, "client": client, "privacy": {"least_images": 1}}
+    ours = {"variant": variant, "train": client, "privacy": {"least_images": 1}}
     together = job(three_sites, tmp_path / "together", **ours).run()
     homes = Homes(three_sites, tmp_path / "homes")
     apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
@@ -148,7 +148,7 @@ def test_a_site_trains_the_same_teacher_of_its_own_apart_and_in_one_process(thre
 
 @pytest.mark.slow
 def test_in_processes_of_their_own_that_are_killed_and_made_again_the_models_are_the_same_bits(three_sites, tmp_path):
-    ours = {"variant": "hssf", "client": UNLIKE, "privacy": {"least_images": 1}}
+    ours = {"variant": "hssf", "train": UNLIKE, "privacy": {"least_images": 1}}
     together = job(three_sites, tmp_path / "together", **ours).run()
     children = Children(three_sites, tmp_path / "homes", killed_after={"site-2": "000"})
     try:
@@ -221,8 +221,8 @@ def test_an_image_that_changed_at_a_site_is_refused_without_its_name(three_sites
         shutil.copytree(three_sites, images)
         item = DataList.load(homes.lists["site-1"]).sites["site-1"].test[0]
         (images / item.image).write_bytes(b"")
-        there = dataclasses.replace(homes.nodes["site-1"].components.places, data_root=images)
-        homes.nodes["site-1"] = FederatedSite("site-1", plan, there)
+        there = dataclasses.replace(homes.nodes["site-1"].places, data_root=images)
+        homes.nodes["site-1"] = Site("site-1", plan, there)
 
     text = refusal(three_sites, tmp_path, change)
     assert "site-1: expected a site that can take part, found images: expected images and masks as they were" in text

@@ -10,7 +10,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import FederatedSite, Places, Plan
+from samfed_monai.federation import Places, Plan, Site
 from samfed_monai.protocol import Failure, Message, Task, Traffic, from_bytes, scrub, to_bytes
 from samfed_monai.protocol.message import wire_size
 from samfed_monai.protocol.sent_once import SentWeights
@@ -84,11 +84,11 @@ class Homes:
 
     def __init__(self, federation: Path, folder: Path) -> None:
         self.federation, self.folder, self.lists = federation, folder, apart(federation, folder / "lists")
-        self.nodes: dict[str, FederatedSite] = {}
+        self.nodes: dict[str, Site] = {}
         self.transport: WireTransport | None = None
 
-    def node(self, site: str, plan: Plan) -> FederatedSite:
-        return FederatedSite(site, plan, places(self.federation, self.lists[site], self.folder / site))
+    def node(self, site: str, plan: Plan) -> Site:
+        return Site(site, plan, places(self.federation, self.lists[site], self.folder / site))
 
     def __call__(self, plan: Plan) -> WireTransport:
         plan = Plan.from_json(plan.to_json())

@@ -15,7 +15,7 @@ import pytest
 
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.federation.job_run import JobRun
+from samfed_monai.federation.run import Run
 from samfed_monai.flare.client import WORKER, Site
 from samfed_monai.flare.controller import run_server
 from samfed_monai.flare.job import Planned, export_job, planned
@@ -84,7 +84,7 @@ def run_here(
     asked = {name: value for name, value in options.items() if name != "adapter"}  # which the server's site file names
     run = planned(find_bundle("samfed_skin"), {**asked, **places}, here=False)
     run = replace(run, places=replace(run.places, adapter=options.get("adapter")))
-    JobRun(run.plan, replace(run.places, output_dir=local)).run()
+    Run(run.plan, replace(run.places, output_dir=local)).run()
     return run
 
 

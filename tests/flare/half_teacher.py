@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from samfed_monai.flare.worker import make_federated_site, serve
 from tests.federation.half_teacher import install
 
 if __name__ == "__main__":
     install()
-    sys.exit(serve(make_federated_site))
+    serve(make_federated_site)

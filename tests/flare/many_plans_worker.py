@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,4 +21,4 @@ def make_site(settings: dict[str, Any], files: SiteFile) -> Any:
 
 if __name__ == "__main__":
     SAM_BUILDERS._entries["vit_b"] = encoder
-    sys.exit(serve(make_site))
+    serve(make_site)

@@ -25,7 +25,7 @@ from tests.flare.carried import hashes, in_both
 pytestmark = pytest.mark.slow
 
 #: What a round does with its weights takes longer than its steps.
-SMALL_NETWORK = {"network_name": "basic_unet", "client#network_def#features": [8, 8, 8, 8, 8, 8]}
+SMALL_NETWORK = {"network_name": "basic_unet", "network_def#features": [8, 8, 8, 8, 8, 8]}
 OPTIONS = {
     "rounds": 3,
     "image_size": 32,
@@ -33,7 +33,7 @@ OPTIONS = {
     "local_steps": 2,
     **SMALL_NETWORK,
     "warm_start_steps": 2,
-    "client#amp": False,
+    "amp": False,
     "overlays": False,
 }
 TWO_ROUNDS = {**OPTIONS, "rounds": 2}
@@ -114,9 +114,9 @@ def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):
 
 
 def test_unlike_networks_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
-    mixed = {"client#mixed_networks": ["basic_unet", "flexible_unet_resnet18"], "client#server_network": "basic_unet"}
+    mixed = {"mixed_networks": ["basic_unet", "flexible_unet_resnet18"], "server_network": "basic_unet"}
     options = {name: value for name, value in TWO_ROUNDS.items() if name not in SMALL_NETWORK}
-    options |= {"variant": "hssf", "client#public_steps": 1, **mixed}
+    options |= {"variant": "hssf", "public_steps": 1, **mixed}
     local, carried = in_both(three_sites, tmp_path, options)
     assert read_json(carried / "results.json")["exchange"] == "predictions"
     (state,) = carried.glob("cache/sites/site-2/state/*/site-2/001.safetensors")

@@ -17,7 +17,7 @@ import pytest
 from samfed_monai.core.errors import SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import LocalTransport, RoundController, RunFolder
-from samfed_monai.federation.site import ClientAlgoExecutor
+from samfed_monai.federation.site import ClientAlgoSite
 from samfed_monai.flare.local import Processes, simulate
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Message, Server, Task
@@ -30,7 +30,7 @@ TWO, THREE = ("site-1", "site-2"), ("site-1", "site-2", "site-3")
 pytestmark = pytest.mark.slow
 
 
-class Here(ClientAlgoExecutor):
+class Here(ClientAlgoSite):
     """A client of this process, which is not there in some rounds."""
 
     def __init__(self, site: str, absent: Container[int]) -> None:

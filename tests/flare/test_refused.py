@@ -34,7 +34,7 @@ class Hospitals:
     def __init__(self, federation: Path, folder: Path, **knobs: Any) -> None:
         self.federation, self.folder, self.at = federation, folder, "server"
         self.listed = DataList.load(federation / "list.json")
-        given = {"rounds": 1, "variant": "no_sam", "warm_start_steps": 2, "client": CLIENT, **knobs}
+        given = {"rounds": 1, "variant": "no_sam", "warm_start_steps": 2, "train": CLIENT, **knobs}
         places = {"bundle_root": find_bundle("samfed_skin"), "data_root": federation, "output_dir": folder / "run"}
         self.places = Places(datalist=federation / "list.json", **places)
         privacy = {"least_images": 1}

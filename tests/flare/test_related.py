@@ -33,31 +33,31 @@ from tests.polyps import few_polyps
 pytestmark = pytest.mark.slow
 __all__ = ["one_thread"]
 
-SURE = {"client#agreement#tau": 0.5}
+SURE = {"agreement#tau": 0.5}
 REFINED = {
-    f"client#terms#see#{name}": value
+    f"terms#see#{name}": value
     for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
 }
 #: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
 RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "cpss": (SURE, "style_swap"),
-    "drflm": ({**SURE, "client#strategy#step": 5.0}, "local_mixup"),
+    "drflm": ({**SURE, "strategy#step": 5.0}, "local_mixup"),
     "elcfs": ({"privacy#least_images": 2}, "episode"),
-    "fedca": ({**SURE, "client#terms#contrast#rounds": 1}, "pseudo_label"),
-    "fedda": ({"client#terms#domain#weight": 1.0}, "domain"),
-    "fedda_cyclic": ({"client#terms#domain#weight": 1.0}, "domain"),
+    "fedca": ({**SURE, "terms#contrast#rounds": 1}, "pseudo_label"),
+    "fedda": ({"terms#domain#weight": 1.0}, "domain"),
+    "fedda_cyclic": ({"terms#domain#weight": 1.0}, "domain"),
     "fedgin": (SURE, "pseudo_label"),
     "fedicra": (
         {
-            **{"client#sharing#after": 0, "client#sharing#batches": 1, "client#sharing#first_batches": 2},
-            **{"client#before#parts#share": 0.5, "client#local_steps": 2},
+            **{"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 2},
+            **{"before#parts#share": 0.5, "local_steps": 2},
         },
         "tree",
     ),
-    "fedsemidg": ({"client#after#gap#batches": 1, "client#strategy#step": 5.0}, "generalisation_gap"),
+    "fedsemidg": ({"after#gap#batches": 1, "strategy#step": 5.0}, "generalisation_gap"),
     "see": (REFINED, "see_labelled"),
     "see_few": (REFINED, "see_labelled"),
-    "spp_fgc": ({**SURE, "client#strategy#least": 1}, "pseudo_label"),
+    "spp_fgc": ({**SURE, "strategy#least": 1}, "pseudo_label"),
 }
 #: Those whose sites keep a part of the network, or a file of pseudo-labels.
 PARTS, PSEUDO_LABELS = ("fedgin", "fedicra"), ("see", "see_few")

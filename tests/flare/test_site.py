@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from multiprocessing.connection import Pipe
 
 import pytest
 import torch
@@ -10,12 +11,11 @@ import torch
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
-from samfed_monai.federation.child_process import Ended
 from samfed_monai.federation.plan import Plan
-from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.flare.site import SiteState, federated_site, places_of, read_plan
 from samfed_monai.flare.site_file import forget_old_runs, read_site_file
 from samfed_monai.flare.worker import _Worker, make_federated_site, serve
+from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, to_bytes
 from samfed_monai.protocol.transport import Task
 from tests.flare.test_site_file import site_file
@@ -26,8 +26,8 @@ PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"client": {"learning_rate": "$__import__('os')"}}, "learning_rate"),
-        ({"client": {"loss": {"_target_": "os.system"}}}, r"os\.system"),
+        ({"train": {"learning_rate": "$__import__('os')"}}, "learning_rate"),
+        ({"train": {"loss": {"_target_": "os.system"}}}, r"os\.system"),
         ({"sites": {"site-1": {"loss#_target_": "subprocess.run"}}}, r"subprocess\.run"),
         ({"teacher": {"checkpoint": "/etc/passwd"}}, "checkpoint"),
         ({"bundle": "../../tmp/evil"}, "a bundle's name, not a path"),
@@ -42,12 +42,12 @@ def test_fault_31_a_plan_that_could_become_code_is_refused_at_the_site(tmp_path,
 
 def test_a_plan_that_says_where_to_write_or_what_to_read_is_refused_at_the_site(tmp_path):
     table = {"_target_": "samfed_monai.handlers.TermTable", "path": "/home/v/.bashrc"}
-    write_json(tmp_path / "plan.json", {**PLAN, "client": {"after#logger": table, "sharing#plain#split": "test"}})
+    write_json(tmp_path / "plan.json", {**PLAN, "train": {"after#logger": table, "sharing#plain#split": "test"}})
     with pytest.raises(Refused) as refused:
         read_plan(tmp_path / "plan.json")
     assert [problem.where for problem in refused.value.problems] == [
-        "plan -> client#after#logger#path",
-        "plan -> client#sharing#plain#split",
+        "plan -> after#logger#path",
+        "plan -> sharing#plain#split",
     ]
 
 
@@ -68,7 +68,7 @@ def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatc
     write_json(tmp_path / "plan.json", PLAN)
     files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5))
     asked = {}
-    monkeypatch.setattr("samfed_monai.federation.site.FederatedSite", lambda *_, floor: asked.update(floor=floor))
+    monkeypatch.setattr("samfed_monai.federation.site.Site", lambda *_, floor: asked.update(floor=floor))
     settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path)}
     federated_site(settings, files)
     assert asked == {"floor": PrivacyFloor(8, 2.5)}
@@ -77,8 +77,8 @@ def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatc
 
 
 def test_a_plain_plan_is_read(tmp_path):
-    write_json(tmp_path / "plan.json", {**PLAN, "client": {"image_size": 64}})
-    assert read_plan(tmp_path / "plan.json").client == {"image_size": 64}
+    write_json(tmp_path / "plan.json", {**PLAN, "train": {"image_size": 64}})
+    assert read_plan(tmp_path / "plan.json").train == {"image_size": 64}
 
 
 class Counter:
@@ -220,10 +220,10 @@ def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_pa
 def test_the_process_that_trains_is_set_up_as_one_of_our_own(monkeypatch):
     set_up = []
     monkeypatch.setattr("samfed_monai.flare.worker.set_up_process", lambda: set_up.append(True))
-    (read, asked), (answered, write) = os.pipe(), os.pipe()
-    monkeypatch.setattr("sys.argv", ["worker", str(read), str(write)])
-    os.close(asked)
-    with pytest.raises(Ended):
+    ours, theirs = Pipe()
+    monkeypatch.setattr("sys.argv", ["worker", str(os.dup(theirs.fileno()))])
+    theirs.close()
+    ours.close()
+    with pytest.raises(EOFError):
         serve(make_federated_site)
-    os.close(answered)
     assert set_up == [True]

@@ -10,11 +10,11 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import export_job, planned
 from samfed_monai.flare.local import simulate
-from tests.federation.privacy.spy import leaks, server_files
-from tests.federation.privacy.test_spy import SITES, hospital, needles
 from tests.flare.spy_controller import FOLDER
 from tests.flare.test_equality import SMALL_NETWORK
 from tests.flare.toys import REPO
+from tests.privacy.spy import leaks, server_files
+from tests.privacy.test_spy import SITES, hospital, needles
 
 pytestmark = pytest.mark.slow
 __all__ = ["hospital"]
@@ -36,7 +36,7 @@ def test_fault_55_58_60_nothing_private_reaches_a_flare_server_in_messages_or_fi
     (tmp_path / "messages").mkdir()
     monkeypatch.setenv(FOLDER, str(tmp_path / "messages"))
     given = {"variant": "no_sam", "rounds": 2, "warm_start_steps": 1, "privacy": {"least_images": 1}}
-    client = {f"client#{name}": value for name, value in CLIENT.items()} | SMALL_NETWORK
+    client = {f"{name}": value for name, value in CLIENT.items()} | SMALL_NETWORK
     sites = {"sites": {name: {} for name in SITES}, **client}
     plan = planned(find_bundle("samfed_skin"), {**given, **sites}, here=False).plan
     spied = {"controller": "tests.flare.spy_controller.SpyController"}

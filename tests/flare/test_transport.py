@@ -16,7 +16,7 @@ import torch
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import sha256_file
 from samfed_monai.federation import RoundController, RunFolder
-from samfed_monai.federation.site import ClientAlgoExecutor
+from samfed_monai.federation.site import ClientAlgoSite
 from samfed_monai.flare.transport import FlareTransport, Request, waiting
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
@@ -33,7 +33,7 @@ class PostOffice:
 
     def __init__(self, meddle: Any = None, sites: tuple[str, ...] = SITES) -> None:
         self.workers = {
-            site: ClientAlgoExecutor(site, FixedClient(site, step=float(number + 1), n=number + 1))
+            site: ClientAlgoSite(site, FixedClient(site, step=float(number + 1), n=number + 1))
             for number, site in enumerate(sites)
         }
         self.held = {site: HeldWeights() for site in sites}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -39,4 +38,4 @@ def register() -> None:
 
 if __name__ == "__main__":
     register()
-    sys.exit(serve(make_federated_site))
+    serve(make_federated_site)

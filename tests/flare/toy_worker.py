@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -87,4 +86,4 @@ def make(settings: dict[str, Any], files: Any) -> ToyNode:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(make))
+    serve(make)

@@ -11,7 +11,6 @@ from monai.bundle import ConfigWorkflow
 
 from samfed_monai.config import find_bundle, variant_files
 from samfed_monai.data import render_synthetic
-from tests.federation.conftest import small_federation  # noqa: F401  likewise
 from tests.networks.conftest import one_thread  # noqa: F401  a fixture, of this room, too
 
 

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from samfed_monai.core.io import read_json
 from samfed_monai.federation import (
-    ClientAlgoExecutor,
+    ClientAlgoSite,
     LocalTransport,
     RoundController,
     RunFolder,
     RunResult,
     SamFedAlgo,
 )
-from samfed_monai.federation.privacy import Privacy, site_release
+from samfed_monai.privacy import Privacy, site_release
 from samfed_monai.protocol import Server, Strategy
 from tests.federation.toys import BUNDLE, QUIET, ToyNet, toy_weights
 
@@ -105,7 +105,7 @@ def run_personal(
     algos = {s: personal_algo(s, name, output_dir=path / "evaluation", **overrides) for s in ("site-1", "site-2")}
     privacy = Privacy(least_images=1)
     workers = {
-        site: ClientAlgoExecutor(site, algo, site_release(site, lambda algo=algo: algo, privacy, path))  # type: ignore[misc]
+        site: ClientAlgoSite(site, algo, site_release(site, lambda algo=algo: algo, privacy, path))  # type: ignore[misc]
         for site, algo in algos.items()
     }
     networks = dict.fromkeys(algos, ToyNet)

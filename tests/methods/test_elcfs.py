@@ -17,7 +17,6 @@ from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation.privacy import read_audit
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.elcfs import (
@@ -32,6 +31,7 @@ from samfed_monai.methods.elcfs import (
     spectrum_windows,
 )
 from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy import read_audit
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from samfed_monai.reports import Report
@@ -480,7 +480,7 @@ def test_the_variant_trains_once_it_has_windows(build, small_federation, variant
 
 @pytest.mark.slow
 def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_federation, tmp_path, caplog):
-    options = {"variant": "elcfs", "client": {**CLIENT, "local_steps": 1}, "privacy": {"least_images": 2}}
+    options = {"variant": "elcfs", "train": {**CLIENT, "local_steps": 1}, "privacy": {"least_images": 2}}
     options["rounds"] = 3
     with caplog.at_level("WARNING", "samfed_monai"):
         results = job(small_federation, tmp_path / "whole", **options).run()

@@ -291,7 +291,7 @@ def test_zero_epochs_are_a_run_without_it_to_the_bit(small_federation, tmp_path)
     cache = {"cache_dir": tmp_path / "cache"}
     client = {**CLIENT, "terms#contrast#rounds": 0}
     found = [
-        job(small_federation, tmp_path / name, variant=name, client=options, **cache).run()
+        job(small_federation, tmp_path / name, variant=name, train=options, **cache).run()
         for name, options in (("no_sam", CLIENT), ("fedca", client))
     ]
     assert found[0]["hashes"]["model_last"] == found[1]["hashes"]["model_last"]
@@ -303,7 +303,7 @@ def test_stage_0_comes_before_the_warm_start_and_a_cut_run_goes_on_to_the_same_b
     tmp_path,
     monkeypatch,
 ):
-    options = {"variant": "fedca", "client": {**CLIENT, "terms#contrast#rounds": 1}, **SLOW}
+    options = {"variant": "fedca", "train": {**CLIENT, "terms#contrast#rounds": 1}, **SLOW}
     whole = job(small_federation, tmp_path / "whole", **options).run()
     records = [read_json(tmp_path / f"whole/rounds/{number:03d}/round.json") for number in range(3)]
     terms = [record["sites"]["site-1"]["terms"] for record in records]

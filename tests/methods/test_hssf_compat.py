@@ -16,8 +16,7 @@ from samfed_monai.config import variant_files
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
-from samfed_monai.federation.job_run import JobRun
-from samfed_monai.federation.participants import Participants
+from samfed_monai.federation.run import Run
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.methods.hssf import HssfNetwork, NoiseViewd
 from samfed_monai.results import validate_results
@@ -94,7 +93,7 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
         variant="hssf_compat",
         rounds=1,
         warm_start_steps=2,
-        client={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
+        train={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
         privacy={"least_images": 1},
     )
     results = job.run()
@@ -102,8 +101,7 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
     assert (results["exchange"], set(results["networks"].values())) == ("predictions", {"hssf_resnet18"})
     assert results["convention"] == {"hd95": "pooled", "empty": "skipped"}
     listed = DataList.load(tmp_path / "list.json")
-    participants = Participants.of(job.plan, job.places, listed)
-    config, steps = JobRun(job.plan, job.places).warm_config(participants, "hssf_resnet18")
+    config, steps = Run(job.plan, job.places).warm_config("hssf_resnet18")
     warm = config.parser()
     assert steps == 2
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"], warm["loss#weighted_entropy"]) == (
@@ -111,10 +109,8 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
         4,
         False,
     )
-    asked = replace(job.plan, client={**job.plan.client, "learning_rate": 0.5, "batch_size": 2})
-    warm = (
-        JobRun(asked, job.places).warm_config(Participants.of(asked, job.places, listed), "hssf_resnet18")[0].parser()
-    )
+    asked = replace(job.plan, train={**job.plan.train, "learning_rate": 0.5, "batch_size": 2})
+    warm = Run(asked, job.places).warm_config("hssf_resnet18")[0].parser()
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own knobs go before it"
     trained, untrained = (
         warm_start(config, datalist=listed, steps=count, seed=0, cache_dir=tmp_path)[0] for count in (2, 0)

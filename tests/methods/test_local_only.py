@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.federation.site import ClientAlgoExecutor
+from samfed_monai.federation.site import ClientAlgoSite
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Kind
 from tests.federation.unlike import run_unlike
@@ -12,14 +12,14 @@ from tests.federation.unlike import run_unlike
 
 def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
     seen = []
-    answer = ClientAlgoExecutor.answer
+    answer = ClientAlgoSite.answer
 
     def spy(self, task, message):
         reply = answer(self, task, message)
         seen.extend([message, reply])
         return reply
 
-    monkeypatch.setattr(ClientAlgoExecutor, "answer", spy)
+    monkeypatch.setattr(ClientAlgoSite, "answer", spy)
     result, _, strategy = run_unlike(tmp_path, rounds=2, strategy=LocalOnly(), exchange="none")
     models = len({model["round"] for model in result.models.values()})
     assert len(seen) == 2 * (8 + 2 * models), "training and validation of two rounds at two sites; each model on test"

@@ -7,7 +7,7 @@ import torch
 
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import ClientAlgoExecutor
+from samfed_monai.federation import ClientAlgoSite
 from samfed_monai.protocol import Kind, Message, Task
 from tests.federation.toys import toy_weights
 from tests.methods import present
@@ -45,7 +45,7 @@ def test_what_leaves_is_the_networks_own_names_and_nothing_of_a_sharings_state(t
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_round_that_fails_leaves_a_site_as_it_was(name):
     algo = personal_algo("site-1", name, fail_in_round=1)
-    worker = ClientAlgoExecutor("site-1", algo)
+    worker = ClientAlgoSite("site-1", algo)
     message = {"tensors": toy_weights(1), "extra": {"purpose": "distil"}}
     worker.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 2, **message))
     before = {n: t.clone() for n, t in algo.state_dict().items() if not n[0].isdigit() and n != "plain"}

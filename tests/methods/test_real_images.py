@@ -24,31 +24,31 @@ SITES = ("cvc_clinicdb", "kvasir_seg")
 NEW = "another_clinic"
 SMALL = {
     **{"image_size": 64, "batch_size": 2, "local_steps": 1, "rounds": 1, "warm_start_steps": 1, "workers": 1},
-    **{"network_name": "basic_unet", "client#amp": False, "overlays": False, "privacy#least_images": 2},
+    **{"network_name": "basic_unet", "amp": False, "overlays": False, "privacy#least_images": 2},
 }
 TWO = {"rounds": 2}
-REFINED = {"client#terms#see#sam_size": 256, "client#terms#see#views": 1}
+REFINED = {"terms#see#sam_size": 256, "terms#see#views": 1}
 #: Variant to what makes it do something in so few rounds, and a number that sites report in the last one.
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "cpss": ({}, "style_swap"),
     "drflm": ({}, "local_mixup"),
     "elcfs": (TWO, "episode"),
     "elcfs_labelled": (TWO, "episode"),
-    "fedca": ({**TWO, "client#terms#contrast#rounds": 1}, "pseudo_label"),
+    "fedca": ({**TWO, "terms#contrast#rounds": 1}, "pseudo_label"),
     "fedda": ({}, "domain"),
     "fedda_cyclic": (TWO, "domain"),
     "fedgin": ({}, "pseudo_label"),
     "fedicra": (
         {
-            **{**TWO, "client#local_steps": 2, "client#before#parts#share": 0.5},
-            **{"client#sharing#after": 0, "client#sharing#batches": 1, "client#sharing#first_batches": 1},
+            **{**TWO, "local_steps": 2, "before#parts#share": 0.5},
+            **{"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 1},
         },
         "own",
     ),
     "fedsemidg": ({}, "generalisation_gap"),
     "see": (REFINED, "see_labelled"),
     "see_few": (REFINED, "see_labelled"),
-    "spp_fgc": ({**TWO, "client#strategy#least": 1}, "pseudo_label"),
+    "spp_fgc": ({**TWO, "strategy#least": 1}, "pseudo_label"),
 }
 WEAK = ("fedicra", "see")
 #: What they say before they begin.

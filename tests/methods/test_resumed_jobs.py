@@ -34,7 +34,7 @@ CLIENTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("variant", present(*CLIENTS))
 def test_what_a_killed_run_leaves_goes_on_to_the_same_bits(small_federation, tmp_path, monkeypatch, variant) -> None:
-    options = {"variant": variant, "client": {**CLIENT, **CLIENTS[variant]}, "cache_dir": tmp_path / "cache"}
+    options = {"variant": variant, "train": {**CLIENT, **CLIENTS[variant]}, "cache_dir": tmp_path / "cache"}
 
     def files(run: Path) -> dict[str, str]:
         found: dict[str, str] = read_json(run / "rounds" / "001" / "round.json")["files"]

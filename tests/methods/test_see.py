@@ -582,7 +582,7 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(build, we
 @pytest.mark.slow
 @needs("see_few")
 def test_a_job_that_was_stopped_goes_on_with_its_pseudo_labels_to_the_same_bits(small_federation, small_sam, tmp_path):
-    options = {"variant": "see_few", "rounds": 3, "client": {**CLIENT, **SMALL, "local_steps": 1}}
+    options = {"variant": "see_few", "rounds": 3, "train": {**CLIENT, **SMALL, "local_steps": 1}}
     job(small_federation, tmp_path / "whole", **options).run()
     shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
     with stopped_before(FedAvg, 2):

@@ -16,16 +16,16 @@ from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
-from samfed_monai.federation.privacy import (
+from samfed_monai.federation.run_models import RunModels
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
+from samfed_monai.privacy import (
     Privacy,
     privacy_account,
     read_audit,
     require_possible,
     statistics_notice,
 )
-from samfed_monai.federation.run_models import RunModels
-from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
 from tests.federation.test_job import CLIENT, job
@@ -196,7 +196,7 @@ def test_one_cluster_runs_where_the_policy_forbids_what_it_does_not_send(tmp_pat
     rules = {"least_images": 1, "statistics": {"graph": None}}
     options: dict[str, Any] = {"rounds": 1, "warm_start_steps": 0, "privacy": rules}
     client = {**CLIENT, "strategy#clusters": 1}
-    job(tmp_path, tmp_path / "one", variant="spp_fgc", client=client, **options).run()
+    job(tmp_path, tmp_path / "one", variant="spp_fgc", train=client, **options).run()
     job(tmp_path, tmp_path / "plain", variant="no_sam", **options).run()
     one, plain = (safe_load(tmp_path / name / "rounds/000/global.safetensors") for name in ("one", "plain"))
     assert all(torch.equal(one[name], plain[name]) for name in plain)
@@ -292,7 +292,7 @@ def test_four_sites_end_with_two_models_and_the_runs_epsilon(tmp_path: Path) -> 
     listed.save(tmp_path / "list.json")
     rule = {"clip": 1.0, "noise_multiplier": 2.0, "least_images": 1}
     client = {**CLIENT, "strategy#least": 1}  # with so much noise any two sites may be nearest to each other
-    options = {"variant": "spp_fgc", "client": client, "privacy": {"least_images": 1, "statistics": {"graph": rule}}}
+    options = {"variant": "spp_fgc", "train": client, "privacy": {"least_images": 1, "statistics": {"graph": rule}}}
     results = job(tmp_path, tmp_path / "run", **options).run()
     account = results["privacy"]["statistics"]
     assert account["kind"] == "graph"

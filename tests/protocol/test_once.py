@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from samfed_monai.core import tensor_file
-from samfed_monai.federation import ClientAlgoExecutor, LocalTransport
-from samfed_monai.federation.privacy import Allowed, ReleaseFilter
+from samfed_monai.federation import ClientAlgoSite, LocalTransport
+from samfed_monai.privacy import Allowed, ReleaseFilter
 from samfed_monai.protocol import (
     Inbox,
     Kind,
@@ -29,7 +29,7 @@ MASKS = {"masks": torch.full((2, 1, 4, 4), 128, dtype=torch.uint8)}
 UPDATES = [(Kind.WEIGHTS, WEIGHTS), (Kind.SOFT_MASKS, MASKS)]
 
 
-class Worker(ClientAlgoExecutor):
+class Worker(ClientAlgoSite):
     """A site that answers with fixed tensors, through the release filter."""
 
     def __init__(self, kind: Kind, tensors: dict[str, torch.Tensor]) -> None:

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.config.variants import LEAVES_SITE
-from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.protocol import Collected, Kind, Message, MessageRefused, StatisticKind, StatisticRule
 from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS, from_bytes, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
-from samfed_monai.protocol.statistics import limited, read_rules, split_statistics, with_statistics
+from samfed_monai.protocol.statistics import limited, split_statistics, with_statistics
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0])}
 LIKE = {"windows": torch.zeros(2, 3)}
@@ -23,56 +22,16 @@ def ones(count: int) -> np.ndarray:
     return np.ones(count)
 
 
-def rules(content):
-    problems = Problems()
-    found = read_rules(content, "privacy -> statistics", problems)
-    problems.refuse_if_any()
-    return found
-
-
 def test_every_kind_can_be_declared_and_all_but_prototypes_asked_for():
     assert {kind.value for kind in StatisticKind} <= LEAVES_SITE.keys()
     asked = {kind for kind in StatisticKind if EXTRA_WORDS[STATISTICS].fullmatch(kind.value)}
     assert asked == set(StatisticKind) - {StatisticKind.PROTOTYPES}
 
 
-def test_what_a_rule_leaves_out_has_its_default_and_null_forbids():
-    assert rules(None) == rules({}) == {}
-    found = rules({"spectrum": {"clip": 2, "noise_multiplier": 0.5}, "graph": None, "prototypes": {}})
-    assert found[StatisticKind.SPECTRUM] == StatisticRule(clip=2, noise_multiplier=0.5, least_images=1)
-    assert found[StatisticKind.GRAPH] is None
-    assert found[StatisticKind.PROTOTYPES] == StatisticRule()
+def test_a_rule_in_words():
     words = "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
     assert StatisticRule(1.0, 2.0, 7).in_words() == words
     assert StatisticRule().in_words() == "each of at least 1 images, as they are, without noise"
-
-
-def test_every_problem_of_the_rules_is_listed_at_once():
-    content = {
-        "spectra": {},
-        "spectrum": {"clip": 0, "noise": 1, "least_images": 0},
-        "graph": {"noise_multiplier": 1.0},
-        "features": {"clip": 1.0, "noise_multiplier": -1},
-        "prototypes": {"clip": 1.0, "noise_multiplier": 1.0},
-    }
-    with pytest.raises(Refused) as error:
-        rules(content)
-    text = str(error.value)
-    assert len(error.value.problems) == 7
-    for part in (
-        "statistics -> spectra: expected one of spectrum, features, prototypes, graph, found an unknown kind; did you",
-        "spectrum -> clip: expected a positive number, or null, found 0",
-        "spectrum -> noise: expected one of ['clip', 'noise_multiplier', 'least_images'], found an unknown key",
-        "spectrum -> least_images: expected a whole number >= 1, found 0",
-        "graph -> noise_multiplier: expected a clip, which says how much noise that is, found 1 without a clip",
-        "features -> noise_multiplier: expected a number >= 0, found -1",
-        "prototypes -> noise_multiplier: expected 0: they travel with counts of pixels",
-    ):
-        assert part in text
-    with pytest.raises(Refused, match="privacy -> statistics: expected an object of kinds, found list"):
-        rules(["spectrum"])
-    with pytest.raises(Refused, match="graph: expected an object, or null, which forbids it, found bool"):
-        rules({"graph": False})
 
 
 def test_clipping_and_noise_by_hand():

@@ -73,7 +73,7 @@ def test_a_student_from_random_numbers_that_shares_its_labels_is_told_of_sams_al
 
     def told_of_the_rule() -> bool:
         (text,) = [text for text in told(run) if "far behind" in text]
-        return "(--client#agreement#rule teacher), with the full colour" in text
+        return "(--agreement#rule teacher), with the full colour" in text
 
     assert told_of_the_rule() is told_so
     client["network_def"]["_target_"] = "another_package.Network"  # of whose start nothing is known

@@ -162,7 +162,7 @@ def test_runs_of_one_row_and_seed_are_rows_by_the_names_of_their_folders_and_say
     ]
     assert [row.note for row in rows] == [
         "",
-        "unlike 0: client#learning_rate 0.0001 instead of 0.001, client#terms#sam_kd#weight 0 instead of null",
+        "unlike 0: learning_rate 0.0001 instead of 0.001, terms#sam_kd#weight 0 instead of null",
         "the knobs of 0",
     ]
     assert table.difference("slow", "0").by_seed == pytest.approx({0: -0.1})

@@ -147,7 +147,7 @@ def test_two_runs_of_one_variant_are_tested_too_and_their_knobs_are_told(tmp_pat
     (test,) = comparison_table(runs).paired[0].tests
     assert (test.row.name, test.other.name) == ("A", "B")
     page = write_comparison(tmp_path / "C", runs)
-    assert "unlike A: client#learning_rate 0.2 instead of 0.1" in page.read_text()
+    assert "unlike A: learning_rate 0.2 instead of 0.1" in page.read_text()
     (written,) = json.loads((tmp_path / "C" / "comparison.json").read_text())["paired"]
     assert (written["row"], written["other"], written["images"]) == ("A", "B", 6)
 

@@ -124,8 +124,8 @@ def test_seconds_of_a_run_that_did_most_of_its_work_before_it_was_stopped_are_no
     [
         ("samfed", []),
         ("local_only", []),
-        ("heterogeneous", ["--client#public_steps", "7"]),
-        ("hssf", ["--client#public_steps", "7"]),
+        ("heterogeneous", ["--public_steps", "7"]),
+        ("hssf", ["--public_steps", "7"]),
     ],
 )
 def test_sites_of_unlike_networks_take_as_many_public_steps_as_steps_of_their_own(row, options):
@@ -328,7 +328,7 @@ def test_the_commands(records, tmp_path, capsys):
     assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in told
     assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, a guess" in told
     assert main(["related-options", "hssf", "--local-steps", "24"]) == 0
-    assert capsys.readouterr().out == "--client#public_steps 24\n"
+    assert capsys.readouterr().out == "--public_steps 24\n"
 
 
 @pytest.mark.parametrize(

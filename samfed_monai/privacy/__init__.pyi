@@ -1,0 +1,44 @@
+"""What may leave a site: an allow-list, withheld small counts, optional noise, and an audit line for every message."""
+
+from .accounting import epsilon, privacy_account
+from .allowed import Allowed
+from .audit import AuditLog, audit_table, read_audit
+from .central import CentralNoise
+from .noise import SeededNoise, SystemNoise
+from .release import ReleaseFilter, site_release
+from .rules import (
+    CentralPrivacy,
+    DifferentialPrivacy,
+    Privacy,
+    SecureAggregation,
+    require_budget,
+    require_possible,
+    settings_of,
+    statistics_notice,
+    too_few_images,
+    unsent_rules,
+)
+
+__all__ = [
+    "Allowed",
+    "AuditLog",
+    "CentralNoise",
+    "CentralPrivacy",
+    "DifferentialPrivacy",
+    "Privacy",
+    "ReleaseFilter",
+    "SecureAggregation",
+    "SeededNoise",
+    "SystemNoise",
+    "audit_table",
+    "epsilon",
+    "privacy_account",
+    "read_audit",
+    "require_budget",
+    "require_possible",
+    "settings_of",
+    "site_release",
+    "statistics_notice",
+    "too_few_images",
+    "unsent_rules",
+]

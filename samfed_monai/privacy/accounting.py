@@ -1,0 +1,221 @@
+"""What noise amounts to: epsilon, a site's ledger over all of its runs, and the account in ``results.json``."""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import append_line, as_file_name, locked
+from samfed_monai.privacy.audit import lines
+from samfed_monai.protocol.message import MessageRefused
+
+if TYPE_CHECKING:
+    from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, PrivacyFloor
+    from samfed_monai.protocol.statistics import StatisticKind
+
+DELTA = 1e-5
+"""Of (epsilon, delta) where nothing else is said; a site's own budget is counted at this one at most."""
+#: Renyi orders that are tried; Opacus' own begin at 1.1 and end at 63, too few for strong and for weak noise.
+_ORDERS = (*(1 + x / 100 for x in range(1, 100)), *(1 + x / 10 for x in range(10, 100)), *range(12, 64), 128, 256, 512)
+
+
+def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
+    """Epsilon of ``releases`` releases with the same noise: :func:`epsilon_of`.
+
+    Args:
+        noise_multiplier: standard deviation over sensitivity.
+        releases: how many; 0 gives 0.
+        delta: in (0, 1).
+    """
+    return epsilon_of({noise_multiplier: releases}, delta)
+
+
+def epsilon_of(releases: Mapping[float, int], delta: float) -> float:
+    """Epsilon of adaptive releases with Gaussian noise, without subsampling.
+
+    Renyi differential privacy (Mironov, CSF 2017): an upper bound, here some 10 % above the exact value of Gaussian
+    composition (Balle and Wang, ICML 2018), which the tests compare it with.
+
+    Args:
+        releases: noise multiplier (standard deviation over sensitivity) to how many were made with it; none give 0.
+        delta: in (0, 1).
+
+    Raises:
+        Refused: Opacus is not installed.
+    """
+    return _epsilon(tuple(sorted((noise, count) for noise, count in releases.items() if count)), delta)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
+    if not releases:
+        return 0.0
+    rdp = _analysis()
+    spent = sum(
+        rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, count in releases
+    )
+    with warnings.catch_warnings():  # "optimal order is the largest alpha": a bound all the same
+        warnings.simplefilter("ignore")
+        value, _ = rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)
+    return float(value)
+
+
+def require_accountant() -> None:
+    """Refuses a run with noise where the accountant is not installed."""
+    _analysis()
+
+
+def _analysis() -> Any:
+    try:
+        with warnings.catch_warnings():  # of Opacus about torch
+            warnings.simplefilter("ignore")
+            from opacus.accountants.analysis import rdp
+    except ImportError:
+        where, hint = "federate.json -> privacy#differential_privacy", "pip install 'samfed-monai[privacy]'"
+        raise Refused([Problem(where, found="no Opacus", expected="its accountant", hint=hint)]) from None
+    return rdp
+
+
+def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[float]:
+    """Noise multiplier to the number of releases with it.
+
+    A line that cannot be read (a write was cut off), or lacks the number, counts as one with the least noise of the
+    others.
+
+    Args:
+        path: a file of JSON lines; ``None``, and one that is not there, hold none.
+        noise_of: gives the noise multiplier of a line's record; ``None`` where the line is of no release.
+    """
+    counts: Counter[float] = Counter()
+    torn = 0
+    for record in lines(path) if path is not None and path.is_file() else ():
+        try:
+            value = noise_of(record)
+            counts += Counter([] if value is None else [float(value)])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            torn += 1
+    if torn:
+        counts[min(counts, default=1.0)] += torn
+    return counts
+
+
+class PrivacyLedger:
+    """Counts a site's messages with noise over all of its runs, each at the noise that it was sent with.
+
+    The server names runs and sends plans: a count that began anew with each name, or priced what was sent before at
+    the present plan's noise, would let it spend a site's ``epsilon`` as often as it likes. Renyi divergences of the
+    releases are summed instead (Mironov, CSF 2017, proposition 1). A release is entered before its message leaves, one
+    process at a time; one that is entered and then lost counts.
+
+    Args:
+        folder: the site's ``cache_dir``; the ledger is ``privacy/<site>.jsonl`` below it, and deleting that file
+            forgets what was spent.
+        site: whose it is.
+        floor: the site's own; without an ``epsilon`` all fits.
+    """
+
+    def __init__(self, folder: str | Path, site: str, floor: PrivacyFloor) -> None:
+        self.path = Path(folder) / "privacy" / f"{as_file_name(site)}.jsonl"
+        self.floor = floor
+        self._lock = threading.Lock()
+
+    def enter(self, settings: DifferentialPrivacy, *, run: str) -> None:
+        """Enters one release of ``settings``'s noise, if it fits; also where nothing is asked yet of later runs.
+
+        Args:
+            settings: the noise of the release.
+            run: what the entry says it was for; it decides nothing.
+
+        Raises:
+            MessageRefused: more than the floor's ``epsilon`` would be spent; nothing is entered.
+            OSError: the ledger could not be read or written.
+        """
+        most, delta = self.floor.epsilon, min(settings.delta, DELTA)
+        with self._lock, locked(self.path):
+            spent = 0.0 if most is None else epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
+            if most is not None and spent > most:
+                found = f"epsilon {spent:.3g} over all of its runs after one more message"
+                expected = f"at most {most:g}, as this site's file says"
+                raise MessageRefused([Problem("privacy budget", found=found, expected=expected)])
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            entry = {"time": now, "run": run, "noise_multiplier": settings.noise_multiplier}
+            append_line(self.path, json.dumps(entry, ensure_ascii=False, allow_nan=False))
+
+    def spent(self) -> Counter[float]:
+        """Noise multiplier to the number of releases with it (:func:`.audit.count_noise`)."""
+        return count_noise(self.path, lambda entry: entry["noise_multiplier"])
+
+
+#: What the guarantee is about; the words of ``results.json`` and of the report.
+UNIT = "all training images of one site, replaced by as many others"
+
+
+def privacy_account(
+    privacy: Privacy,
+    records: Iterable[Mapping[str, Any]],
+    withheld: Mapping[tuple[str, str], str],
+    central: Mapping[str, Any] | None = None,
+    statistic: StatisticKind | None = None,
+) -> dict[str, Any]:
+    """``results.json -> privacy``.
+
+    Args:
+        privacy: the run's settings.
+        records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included. A
+            round after its last one may have had an answer that was lost, and counts as one more.
+        withheld: (site, split) to the reason why a site sent no scores of the best or the last model.
+        central: what noise at the server amounts to (:meth:`CentralNoise.account`); ``None`` without.
+        statistic: the image-derived statistic that sites sent; ``None`` is none.
+    """
+    account: dict[str, Any] = {
+        "least_images": privacy.least_images,
+        "withheld": [
+            {"site": site, "split": split, "reason": reason} for (site, split), reason in sorted(withheld.items())
+        ],
+        "differential_privacy": None,
+        "central_differential_privacy": dict(central) if central is not None else None,
+        "secure_aggregation": asdict(privacy.secure_aggregation) if privacy.secure_aggregation is not None else None,
+    }
+    noise = privacy.differential_privacy
+    counted: dict[str, int] = {}
+    lost: dict[str, int] = {}  # rounds since then without an answer that counts; it may have been sent
+    for record in records:
+        for site, entry in record["sites"].items():
+            told = int(entry.get("releases") or 0)
+            lost[site] = 0 if told else lost.get(site, 0) + (entry.get("status") == "skipped")
+            counted[site] = max(counted.get(site, 0), told)
+    releases = {site: count + lost[site] if any(counted.values()) else 0 for site, count in counted.items()}
+    if statistic is not None and (rule := privacy.rule(statistic)) is not None:
+        multiplier, delta = rule.noise_multiplier, DELTA
+        account["statistics"] = {
+            "kind": statistic.value,
+            **asdict(rule),
+            "delta": delta if multiplier else None,
+            "releases": dict(sorted(releases.items())) if multiplier else None,
+            "epsilon": {s: epsilon(multiplier, count, delta) for s, count in sorted(releases.items())}
+            if multiplier
+            else None,
+        }
+    if noise is None:
+        return account
+    spent = {site: epsilon(noise.noise_multiplier, count, noise.delta) for site, count in sorted(releases.items())}
+    account["differential_privacy"] = {
+        "unit": UNIT,
+        "clip": noise.clip,
+        "noise_multiplier": noise.noise_multiplier,
+        "delta": noise.delta,
+        "epsilon_per_round": epsilon(noise.noise_multiplier, 1, noise.delta),
+        "releases": dict(sorted(releases.items())),
+        "epsilon": spent,
+        "epsilon_total": max(spent.values(), default=0.0),
+    }
+    return account

@@ -1,0 +1,328 @@
+"""The allow-list of a site: names, shapes and kinds of tensors that may leave it, and the least number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import RandomSampler, SequentialSampler, Subset
+
+from samfed_monai.bundle.images import SplitDataset
+from samfed_monai.config.parse import parsed
+from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.handlers.unlabelled_stream import EndlessSampler
+from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.privacy.rules import Privacy, forbidden_problems
+from samfed_monai.privacy.withholding import EFFORT
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.statistics import Statistic
+from samfed_monai.protocol.strategy import WORDS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from samfed_monai.config.variants import Method
+    from samfed_monai.handlers.images_seen import Seen
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """An allow-list of tensors.
+
+    Args:
+        like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Messages without
+            tensors (``metrics``) need no entry.
+        exact: kinds whose tensors must equal those of ``like``, to the bit.
+        learned: names of the network's parameters; the rest of its state is running statistics and counters.
+        batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
+        momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
+        statistic: what the site measures of its images for others; ``None`` is nothing.
+        seen: own images of the last training, by :class:`.ImagesSeen`; ``None`` where none was counted.
+        keeps: whether the site keeps a network, or a part of one, that it has trained: what it evaluates is its own.
+    """
+
+    like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
+    exact: frozenset[Kind] = frozenset()
+    learned: frozenset[str] = frozenset()
+    batch: int | None = None
+    momentum: float = 0.0
+    statistic: Statistic | None = None
+    seen: Seen | None = None
+    keeps: bool = False
+
+
+def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
+    """The shared names of a network: those that it declares itself (``key_split()``), without the personal ones.
+
+    Args:
+        network: the site's own. One that declares nothing shares its whole state dict; of one that does, frozen and
+            personal names never leave.
+        personal: patterns of names that never leave (:func:`network_split`).
+
+    Raises:
+        Refused: a pattern that matches nothing.
+    """
+    from monai.networks.utils import get_state_dict
+
+    state = get_state_dict(network)
+    shared = {name: state[name] for name in network_split(network, personal).shared}
+    learned = frozenset(name.removeprefix("module.") for name, _ in network.named_parameters())
+    return Allowed({Kind.WEIGHTS: shared}, learned=learned, momentum=_largest_momentum(network, shared))
+
+
+def _largest_momentum(network: nn.Module, shared: Mapping[str, Tensor]) -> float:
+    """1 where a statistic is an average over all batches, of which there may be one, or its momentum is not known."""
+    found = [0.0]
+    for prefix, module in network.named_modules():
+        if f"{prefix}.running_mean".removeprefix("module.").lstrip(".") in shared:
+            momentum = getattr(module, "momentum", None)
+            found.append(abs(float(momentum)) if isinstance(momentum, (int, float)) else 1.0)
+    return max(found)
+
+
+def _smallest_batch(trainer: Any) -> int | None:
+    """Different images of the smallest batch that a trainer reads, by its own loader or one of its handlers'.
+
+    They are found where they are used, not where a configuration should have them: a plan may name others.
+    """
+    events = getattr(trainer, "_event_handlers", {})
+    holders = [getattr(handler, "__self__", handler) for each in events.values() for handler, *_ in each]
+    loaders = [trainer.data_loader, *(holder.loader for holder in holders if hasattr(holder, "loader"))]
+    sizes = [_different_images(loader) for loader in loaders]
+    return None if None in sizes else min(size for size in sizes if size is not None)
+
+
+def _different_images(loader: Any) -> int | None:
+    """Of the smallest batch; ``None`` where that is not known."""
+    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    if not isinstance(size, int):
+        return None
+    if type(sampler) is EndlessSampler:  # always full, of so many images
+        return min(size, _different(sampler.dataset) if sampler.indices is None else len(set(sampler.indices)))
+    known = type(sampler) in (range, SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
+    if sampler is None or not known:
+        return None  # it may repeat images
+    rest = len(sampler) % size
+    return min(
+        size if not rest or getattr(loader, "drop_last", False) else rest,
+        _different(loader.dataset) if hasattr(loader, "dataset") else size,
+    )
+
+
+def _different(dataset: Sized) -> int:
+    return dataset.different_images() if isinstance(dataset, SplitDataset) else len(dataset)
+
+
+def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iterations: float) -> list[Problem]:
+    """Why what a round taught may not leave: it came from too few different images.
+
+    Args:
+        allowed: what may leave, and what was seen.
+        least_seen: the site's own least number of different images of a round.
+        least_images: the plan's; it counts where images came again before there were so many.
+        iterations: of the round, for a client that counts no images.
+    """
+    if allowed.seen is None:
+        seen, found = int(iterations) * (allowed.batch or 1), ""
+        if not seen:  # a round in which nothing is trained tells nothing new
+            return []
+    else:
+        seen, found = len(allowed.seen.images), " different"
+    least, whose = least_seen, "this site's file"
+    if allowed.seen is not None and allowed.seen.hashed and allowed.seen.repeated and least_images > least_seen:
+        least, whose = least_images, "privacy#least_images"
+    if seen >= least:
+        return []
+    expected = f"at least {least} images trained on in a round, as {whose} says"
+    return [
+        Problem("round", found=f"{seen}{found}", expected=expected, hint="more local_steps, or a larger batch_size")
+    ]
+
+
+def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
+    """Why running statistics may not leave: one image would have too large a part of them.
+
+    A layer's running mean is ``(1 - momentum)`` of what it was and ``momentum`` of the mean of the last batch, so an
+    image of a batch of B has a part of ``momentum / B``, and ``B / momentum`` images are behind it at the least. A plan
+    with momentum 1 and batches of one would make it that image's own.
+
+    Args:
+        allowed: what may leave.
+        least_images: as in :class:`Privacy`.
+    """
+    if Kind.WEIGHTS not in allowed.like or not allowed.momentum:
+        return []
+    behind = (1 if allowed.batch is None else allowed.batch) / allowed.momentum
+    if behind >= least_images:
+        return []
+    expected = f"at least {least_images} images behind them, as privacy#least_images says"
+    hint = "a larger batch_size, or a smaller momentum of the network's normalisation layers"
+    return [Problem("running statistics", found=f"those of {behind:.3g}", expected=expected, hint=hint)]
+
+
+def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed:
+    """What a :class:`SamFedAlgo` may send: its sharing's tensors where it keeps its network, else the network's.
+
+    A request does not widen it: a site with a sharing does not send its network because a server asks it to.
+
+    Args:
+        client: an initialized client; one that only evaluates may send no tensors.
+        personal: patterns of names that never leave (:func:`network_split`); ``None`` takes those of its bundle.
+    """
+    if getattr(client, "trainer", None) is None:
+        return Allowed()
+    network, own = client.trainer.network, getattr(client, "own", None)
+    batch = _smallest_batch(client.trainer)
+    if personal is None:
+        personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
+    weights = replace(
+        allowed_weights(network, personal=personal),
+        batch=batch,
+        statistic=getattr(client, "statistic", None),
+        seen=trained_on.least() if (trained_on := getattr(client, "trained_on", None)) is not None else None,
+        keeps=own is not None or bool(network_split(network, personal).personal),
+    )
+    if own is None:
+        return weights
+    like = dict(own.sharing.may_share())
+    if Kind.WEIGHTS in like:
+        like[Kind.WEIGHTS] = weights.like[Kind.WEIGHTS]
+    return replace(weights, like=like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys())
+
+
+def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
+    """Everything about the tensors of ``reply`` that keeps it from leaving: kind, names, shapes, dtypes, values.
+
+    No name that is not on the list, and no value, is repeated: the text of a problem may itself leave.
+
+    Args:
+        reply: what is about to leave.
+        allowed: what may leave now.
+    """
+    problems = Problems()
+    try:
+        kind = Kind(reply.kind)
+    except ValueError:
+        return [Problem("message -> kind", found="an unknown kind", expected="one of the allow-list")]
+    if not reply.tensors and kind == Kind.METRICS:
+        return []
+    like = allowed.like.get(kind)
+    if like is None:
+        may = ", ".join(sorted({Kind(each).value for each in allowed.like} | {Kind.METRICS.value}))
+        return [Problem("message -> kind", found="a kind that may not leave", expected=f"one of {may}")]
+    unknown, missing = len(reply.tensors.keys() - like.keys()), len(like.keys() - reply.tensors.keys())
+    if unknown:
+        expected = f"the {len(like)} names of the allow-list"
+        problems.add("message -> tensors", found=f"{unknown} with names that may not leave", expected=expected)
+    if missing:
+        problems.add("message -> tensors", found=f"{missing} names missing", expected="all of the allow-list")
+    for name in sorted(like.keys() & reply.tensors.keys()):
+        tensor, wanted = reply.tensors[name], like[name]
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            problems.add(f"message -> {name}", found="something else", expected="a plain tensor")
+        elif tensor.shape != wanted.shape:
+            problems.add(f"message -> {name}", found="another shape", expected=f"shape {tuple(wanted.shape)}")
+        elif tensor.dtype != wanted.dtype:
+            problems.add(f"message -> {name}", found="another dtype", expected=str(wanted.dtype))
+        elif kind in allowed.exact and not torch.equal(tensor.cpu(), wanted.cpu()):
+            problems.add(f"message -> {name}", found="other values", expected="the site's own on the public images")
+    return list(problems)
+
+
+def undeclared(reply: Message, method: Method | None) -> list[Problem]:
+    """What of ``reply`` the method in use does not let leave a site, by its own declaration (``leaves_site``).
+
+    Args:
+        reply: what is about to leave; of a known kind.
+        method: as :func:`samfed_monai.config.variants.declared` reads it; with ``None``, and with a
+            variant that has no block ``_method``, the allow-list alone decides.
+    """
+    if method is None or method.leaves_site is None:
+        return []
+    parts = [WORDS.get(Kind(reply.kind), Kind(reply.kind).value)] if reply.tensors else []
+    parts += ["scores"] if reply.metrics.keys() - EFFORT else []
+    expected = f"what {method.name} declares, {', '.join(method.leaves_site) or 'nothing'}"
+    hint = "add it there if the method is meant to send it"
+    return [Problem(method.where, part, expected, hint) for part in parts if part not in method.leaves_site]
+
+
+def statistic_problems(
+    statistics: Mapping[str, Tensor], asked: str | None, allowed: Allowed, privacy: Privacy, method: Method | None
+) -> list[Problem]:
+    """Everything that keeps an image-derived statistic, which travels beside weights, from leaving.
+
+    Args:
+        statistics: names, without their prefix, to tensors that are about to leave.
+        asked: the kind that the request names; ``None`` is none.
+        allowed: says what the site measures.
+        privacy: says which may leave, and of how many images.
+        method: as :func:`undeclared` takes it.
+    """
+    if not statistics:
+        return []
+    own, where = allowed.statistic, "message -> statistics"
+    if asked is None or own is None or own.kind.value != asked:
+        found = "one that nobody asked for" if asked is None else "a kind that this site does not measure"
+        return [Problem(where, found=found, expected="what the request names and the bundle measures")]
+    if forbidden := forbidden_problems(own.kind, privacy, method):
+        return forbidden
+    problems, like, rule = Problems(), own.like(), privacy.rule(own.kind)
+    if statistics.keys() != like.keys():
+        problems.add(where, found="other names", expected=", ".join(sorted(like)))
+    for name in sorted(like.keys() & statistics.keys()):
+        tensor, wanted = statistics[name], like[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            expected = f"{tuple(wanted.shape)}, {wanted.dtype}"
+            problems.add(f"{where} -> {name}", found="another shape or dtype", expected=expected)
+    if rule is not None and own.images(rule.least_images) < rule.least_images:
+        expected = f"entries of at least {rule.least_images} images each"
+        hint = "join with another site, or agree on another least_images"
+        problems.add(where, found="fewer", expected=expected, hint=hint)
+    return list(problems)
+
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
+    """Refuses a sharing that would make masks of anything but the site's public images, in the order of its list.
+
+    The release filter asks the sharing itself what it may send; this asks the site's own list.
+
+    Args:
+        sharing: the client's; one without a ``predictor`` makes no masks.
+        public: gives the records of the site's public images (:func:`samfed_monai.data.load_records`).
+
+    Raises:
+        MessageRefused: another image, the same ones in another order, or a data set whose records are not to be seen.
+    """
+    predictor = getattr(sharing, "predictor", None)
+    if predictor is None:
+        return
+    own = [_identity(record) for record in public()]
+    shown = [_identity(record) for record in _records(predictor.dataset)]
+    others, rest = len([image for image in shown if image not in own]), iter(own)
+    if not others and all(image in rest for image in shown):  # `in` steps on: those of `own`, some left out
+        return
+    found = f"{others} other images" if others else "another order"
+    expected, hint = "images of this site's own public list alone", "leave the data of sharing#plain to the variant"
+    raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, hint=hint)])
+
+
+def _records(dataset: Any) -> Records:
+    if isinstance(dataset, Subset):
+        whole = _records(dataset.dataset)
+        return [whole[index] for index in dataset.indices]
+    records: Any = getattr(dataset, "data", None)
+    if not isinstance(records, list) or not all(isinstance(record, Mapping) for record in records):
+        found, expected = f"a {type(dataset).__name__}", "a data set whose records are to be seen"
+        hint = "leave sharing#plain to the variant"
+        raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, hint=hint)])
+    return records
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    image = record.get("image")
+    return (image if isinstance(image, str) else None), record.get("image_sha256")

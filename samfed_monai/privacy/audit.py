@@ -1,0 +1,131 @@
+"""The audit log: one line for every message that leaves a site, written before it leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import append_line, parse_json
+
+logger = logging.getLogger("samfed_monai.audit")
+
+FILE_NAME = "audit.jsonl"
+COLUMNS = ("time", "site", "round", "task", "outcome", "kind", "tensors", "bytes", "n", "noise", "metrics", "problems")
+
+
+class AuditLog:
+    """Appends to ``audit.jsonl`` in the site's folder (mode 0600) and to the logger ``samfed_monai.audit``.
+
+    A line is one write, flushed to the disk before :meth:`write` returns: a message whose line cannot be written does
+    not leave. Lines hold names that are on the allow-list and numbers, no tensor and no score.
+
+    Args:
+        folder: the site's own folder; ``None`` writes to the logger only.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.path = None if folder is None else Path(folder) / FILE_NAME
+        self._lock = threading.Lock()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends ``record`` with the time in front.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
+        with self._lock:
+            if self.path is not None:
+                append_line(self.path, line)
+        logger.info("%s", line)
+
+    def answered(self, task: str) -> Counter[int]:
+        """Round to the number of answers to a task that this file holds as gone; lines that were cut off count not.
+
+        Args:
+            task: a value of :class:`~samfed_monai.protocol.transport.Task`.
+        """
+        counts: Counter[int] = Counter()
+        for record in lines(self.path) if self.path is not None and self.path.is_file() else ():
+            if record and record.get("task") == task and record.get("outcome") in _GONE:
+                counts[record.get("round", 0)] += 1
+        return counts
+
+
+_GONE = ("sent", "masked")
+
+
+def read_audit(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a file, oldest first.
+
+    Raises:
+        Refused: there is no such file, or it holds a line that is no record; the line's number is told.
+    """
+    path = Path(path)
+    if not path.is_file():
+        hint = f"name a site's {FILE_NAME}"
+        raise Refused([Problem(str(path), found="no such file", expected="an audit file", hint=hint)])
+    records = []
+    for number, record in enumerate(lines(path), start=1):
+        if record is None:
+            hint = "a line that was cut off: what it was about had not left when the machine stopped"
+            raise Refused([Problem(f"{path}, line {number}", found="no record", expected="JSON", hint=hint)])
+        if not {"site", "outcome"} <= record.keys():
+            found, hint = f"keys {sorted(record)[:4]}", f"name a site's {FILE_NAME}"
+            raise Refused([Problem(f"{path}, line {number}", found=found, expected="a record of an audit", hint=hint)])
+        records.append(record)
+    if not records:
+        raise Refused([Problem(str(path), found="an empty file", expected="an audit file: this site sent nothing yet")])
+    return records
+
+
+def audit_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """Records as text for a reader: a row per message, then messages and bytes by kind."""
+    records = list(records)
+    columns = [*COLUMNS, *(["statistics"] if any(record.get("statistics") for record in records) else [])]
+    rows = [columns, *([_cell(name, record.get(name)) for name in columns] for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join([*lines, "", *_totals(records)])
+
+
+def _totals(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    sums: dict[str, list[int]] = {}
+    for record in records:
+        if record.get("outcome") == "declared":
+            continue
+        what = f"{record.get('outcome')} {record.get('kind')}"
+        entry = sums.setdefault(what, [0, 0])
+        entry[0] += 1
+        entry[1] += int(record.get("bytes") or 0)
+    return [f"{what}: {count} messages, {size} bytes" for what, (count, size) in sorted(sums.items())]
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "noise" and isinstance(value, Mapping):
+        return f"sd {value['deviation']:.3g}, release {value['release']}"
+    if name == "statistics" and isinstance(value, Mapping):
+        return f"{value['kind']} of {value['images']} images"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(each) for each in value) or "-"
+    return "-" if value is None else str(value)
+
+
+def lines(path: Path) -> list[dict[str, Any] | None]:
+    """A file of JSON lines; ``None`` for one that is no object, as it was cut off."""
+    found: list[dict[str, Any] | None] = []
+    for line in path.read_bytes().splitlines():
+        try:
+            record = parse_json(line)
+        except ValueError:
+            record = None
+        found.append(record if isinstance(record, dict) else None)
+    return found

@@ -1,0 +1,354 @@
+"""The one filter through which every message of a site leaves, on every transport."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.io import as_file_name
+from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.privacy.accounting import PrivacyLedger, count_noise, epsilon_of
+from samfed_monai.privacy.allowed import (
+    Allowed,
+    allowed_of,
+    seen_problems,
+    statistic_problems,
+    statistics_problems,
+    tensor_problems,
+    undeclared,
+)
+from samfed_monai.privacy.audit import AuditLog
+from samfed_monai.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
+from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, forbidden_problems
+from samfed_monai.privacy.withholding import EFFORT, OWN_NETWORK, withhold_small, without_scores
+from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
+from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
+from samfed_monai.protocol.transport import Task, scrub
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.config.variants import Method
+
+
+#: Bytes of a message beside its tensors: names, shapes and the header.
+_HEADER_BYTES = 1024**2
+#: More numbers than any bundle's terms need.
+_MOST_METRICS = 64
+#: Scores of one round that leave a site: its own and those of the best and the last model are seven at most, with the
+#: teacher's; the rest is for runs that were started again in the middle of them.
+MOST_EVALUATIONS = 32
+#: Trainings of one round whose update leaves a site: one, and those of a server that was started again in the middle of
+#: it. Each is an update from weights that the server chose.
+MOST_TRAININGS = 32
+_ECHOED = ("site", "round", "rounds", "seed")
+
+
+class ReleaseFilter:
+    """``release(task, request, reply)``: what of ``reply`` may leave, or :class:`MessageRefused`.
+
+    In this order: the reply is compared with the allow-list (kind, names, shapes, dtypes, size; site, round and seed
+    must be those of the request) and with what the method declares (:func:`undeclared`), small counts are withheld,
+    noise is added where it is asked for, and a line is written to the audit file. Whatever is not on the list is
+    refused, and its name or value is not repeated. A message whose line cannot be written does not leave.
+
+    Args:
+        site: the site's name.
+        allowed: what may leave now; called for each reply with tensors, because a client's network is made late.
+        privacy: the run's settings; ``None`` is their defaults.
+        folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
+        ledger: the site's own budget over all of its runs; ``None`` where it has none.
+        method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
+        rounds: of the plan; a request of another round, or of a run of another length, is not answered. ``None`` takes
+            any.
+        least_seen: different images that a site must have trained on in a round for anything that it learned to leave;
+            its own floor, since short rounds of small batches are common where nothing is private.
+        noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        *,
+        allowed: Callable[[], Allowed],
+        privacy: Privacy | None = None,
+        folder: str | Path | None = None,
+        ledger: PrivacyLedger | None = None,
+        method: Method | None = None,
+        rounds: int | None = None,
+        least_seen: int = 1,
+        noise: Noise | None = None,
+    ) -> None:
+        self.site, self.allowed, self.ledger, self.method = site, allowed, ledger, method
+        self.rounds, self.least_seen = rounds, least_seen
+        self.privacy, self.noise = privacy or Privacy(), noise or SystemNoise()
+        self.audit = AuditLog(folder)
+        self._run = Path(folder).parent.parent.name if folder is not None else ""
+        #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
+        self.releases = count_noise(self.audit.path, _noise_of)
+        #: Round to how many times scores, and updates, of it have left, before a restart included.
+        self.evaluations = self.audit.answered(Task.EVALUATE.value)
+        self.trainings = self.audit.answered(Task.TRAIN.value)
+
+    def __call__(self, task: Task, request: Message, reply: Message) -> Message:
+        """The message that may leave in answer to ``request``.
+
+        Raises:
+            MessageRefused: nothing of it may; the text may travel.
+            OSError: the audit file could not be written.
+        """
+        try:
+            scored = self.privacy.differential_privacy is not None and task == Task.EVALUATE
+            allowed = self.allowed() if getattr(reply, "tensors", None) or scored else Allowed()
+            self._check(task, request, reply, allowed)
+            message, noise = self._noised(task, request, withhold_small(reply, self.privacy.least_images), allowed)
+            message, noise, statistics = self._limited(message, noise, allowed)
+            content = {**_content(message), **statistics}
+        except MessageRefused as refused:
+            self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
+            raise
+        hidden = self.privacy.secure_aggregation is not None and bool(message.tensors)
+        self._write(task, request, outcome="masked" if hidden else "sent", **content, noise=noise)
+        self.evaluations[request.round] += task == Task.EVALUATE
+        self.trainings[request.round] += task == Task.TRAIN
+        return message
+
+    def hidden(self, task: Task, request: Message, reply: Message) -> Message:
+        """Writes a line about a step of secure aggregation, whose content this filter let go when it was trained."""
+        self._write(task, request, outcome="sent", **_content(reply), noise=None)
+        return reply
+
+    def require_statistics(self) -> None:
+        """Refuses before round 0 what would be refused in every round: running statistics of too few images.
+
+        Raises:
+            MessageRefused: see :func:`statistics_problems`.
+        """
+        problems = self._statistics_problems(self.allowed())
+        if problems:
+            raise MessageRefused(problems)
+
+    def require_answerable(self, task: Task, request: Message) -> None:
+        """Refuses a request whose answer would not leave, whatever it held, before anything is computed for it.
+
+        Raises:
+            MessageRefused: another site, a round that the plan does not have, or one that was answered too often.
+        """
+        if problems := self._unanswerable(task, request):
+            raise MessageRefused(problems)
+
+    def _unanswerable(self, task: Task, request: Message) -> list[Problem]:
+        problems = Problems()
+        if request.site != self.site:
+            problems.add("message -> site", found="a request to another site", expected="one to this site")
+        if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
+            problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
+        if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
+            expected = f"at most {MOST_EVALUATIONS} in a round"
+            problems.add("evaluations", found="one more", expected=expected, hint="start a new run under another name")
+        if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
+            expected = f"at most {MOST_TRAININGS} in a round"
+            problems.add("trainings", found="one more", expected=expected, hint="start a new run under another name")
+        return list(problems)
+
+    def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
+        if self.privacy.differential_privacy is not None:  # they go back as they were received
+            return []
+        return statistics_problems(allowed, self.privacy.least_images)
+
+    def declare(self, split: KeySplit) -> None:
+        """Writes a line about what of this site's network may leave, where that is not all of it."""
+        if split.personal or split.frozen:
+            parts = {"shared": len(split.shared), "personal": len(split.personal), "frozen": len(split.frozen)}
+            names = _names_hash(split.shared)
+            line = {"site": self.site, "round": None, "task": None, "outcome": "declared", "kind": Kind.WEIGHTS.value}
+            self.audit.write({**line, "tensors": len(split.shared), "names_sha256": names, **parts})
+
+    def failed(self, task: Task, request: Message, error: Exception) -> str:
+        """Writes a line about an answer that there is none of; returns the words about it that may leave."""
+        words = scrub(error)
+        self._write(task, request, outcome="failed", problems=[words])
+        return words
+
+    def _write(self, task: Task, request: Message, **record: Any) -> None:
+        self.audit.write({"site": self.site, "round": request.round, "task": Task(task).value, **record})
+
+    def _check(self, task: Task, request: Message, reply: Message, allowed: Allowed) -> None:
+        if not isinstance(reply, Message):
+            raise MessageRefused([Problem("message", found="something else", expected="a Message")])
+        problems = Problems()
+        for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
+            if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
+                problems.add(f"message -> {name}", found="another one", expected="that of the request")
+        if reply.extra:
+            problems.add("message -> extra", found="words", expected="none from a site")
+        if type(reply.n) is not int or reply.n < 0:
+            problems.add("message -> n", found="another value", expected="a whole number >= 0")
+        if len(reply.metrics) > _MOST_METRICS:
+            problems.add("message -> metrics", found="too many", expected=f"at most {_MOST_METRICS}")
+        problems.extend(Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
+        if reply.tensors and task != Task.TRAIN:
+            problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
+        problems.extend(self._unanswerable(task, request))
+        weights, statistics = _parted(reply)
+        problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
+        word = request.extra.get(STATISTICS)
+        problems.extend(statistic_problems(statistics, word, allowed, self.privacy, self.method))
+        if reply.tensors and reply.kind == Kind.PROTOTYPES and not len(problems):
+            problems.extend(self._prototype_problems(reply))
+        if reply.tensors:
+            problems.extend(self._statistics_problems(allowed) if reply.kind == Kind.WEIGHTS else ())
+            iterations = reply.metrics.get("iterations", 0)
+            problems.extend(seen_problems(allowed, self.least_seen, self.privacy.least_images, iterations))
+        found = list(problems) or undeclared(reply, self.method)
+        if found:
+            raise MessageRefused(found)
+
+    def _noised(
+        self, task: Task, request: Message, reply: Message, allowed: Allowed
+    ) -> tuple[Message, dict[str, Any] | None]:
+        settings = self.privacy.differential_privacy
+        if settings is not None and task == Task.EVALUATE and allowed.keeps:
+            return without_scores(reply, OWN_NETWORK), None  # of a network to which no noise was added
+        if settings is None or task != Task.TRAIN:
+            return reply, None
+        # means of loss terms come from the images trained on, and no noise is added to them
+        reply = replace(reply, metrics={name: value for name, value in reply.metrics.items() if name in EFFORT})
+        if not reply.tensors:
+            return reply, None
+        self._require_budget(settings)
+        how: dict[str, Any] = {
+            "clip": settings.clip,
+            "noise_multiplier": settings.noise_multiplier,
+            "noise": self.noise,
+        }
+        deviation = 2.0 * settings.clip * settings.noise_multiplier
+        if reply.kind == Kind.WEIGHTS:
+            tensors = noisy_update(reply.tensors, request.tensors, learned=sorted(allowed.learned), **how)
+        elif reply.kind == Kind.SOFT_MASKS and len(reply.tensors) == 1:
+            ((name, masks),) = reply.tensors.items()
+            tensors = {name: noisy_masks(masks, request.tensors.get(name), **how)}
+            deviation *= len(masks) ** 0.5
+        else:
+            expected = "weights or soft masks, to which noise can be added"
+            raise MessageRefused([Problem("differential privacy", found=Kind(reply.kind).value, expected=expected)])
+        if self.ledger is not None:
+            self.ledger.enter(settings, run=self._run)
+        self.releases[settings.noise_multiplier] += 1
+        count = self.releases.total()
+        metrics = {**reply.metrics, "releases": count}
+        noise = {"deviation": deviation, **settings.__dict__, "release": count}
+        return replace(reply, tensors=tensors, metrics=metrics), noise
+
+    def _prototype_problems(self, reply: Message) -> list[Problem]:
+        rule = self.privacy.rule(StatisticKind.PROTOTYPES)
+        if rule is None:
+            return forbidden_problems(StatisticKind.PROTOTYPES, self.privacy, None)
+        if reply.n >= max(rule.least_images, 1) or reply.n < self.privacy.least_images:  # the latter: withhold_small
+            return []
+        expected = f"prototypes of at least {rule.least_images} images"
+        hint = "join with another site, or agree on another least_images"
+        return [Problem("message -> n", found="fewer", expected=expected, hint=hint)]
+
+    def _limited(
+        self, reply: Message, noise: dict[str, Any] | None, allowed: Allowed
+    ) -> tuple[Message, dict[str, Any] | None, dict[str, Any]]:
+        """The reply with its statistic under its rule; the noise and what the audit line says of it."""
+        weights, statistics = _parted(reply)
+        if reply.kind == Kind.PROTOTYPES and reply.tensors:
+            kind, images, statistics = StatisticKind.PROTOTYPES, reply.n, reply.tensors
+        else:
+            if not statistics or allowed.statistic is None:
+                return reply, noise, {}
+            kind = allowed.statistic.kind
+            images = allowed.statistic.images(self._rule(kind).least_images)
+        rule = self._rule(kind)
+        line = {"kind": kind.value, "images": images, "clip": rule.clip, "noise_multiplier": rule.noise_multiplier}
+        if rule.clip is None:
+            limited(statistics, rule, noise=self.noise)  # looks whether they are finite
+            return reply, noise, {"statistics": line}
+        tensors, deviation = limited(statistics, rule, noise=self.noise)
+        tensors = tensors if kind is StatisticKind.PROTOTYPES else with_statistics(weights, tensors)
+        metrics = reply.metrics
+        if deviation:
+            self.releases[rule.noise_multiplier] += 1
+            count = self.releases.total()
+            metrics = {**metrics, "releases": count}
+            used = DifferentialPrivacy(rule.clip, rule.noise_multiplier)
+            noise = {"deviation": deviation, **used.__dict__, "release": count}
+        return replace(reply, tensors=tensors, metrics=metrics), noise, {"statistics": line}
+
+    def _rule(self, kind: StatisticKind) -> StatisticRule:
+        return self.privacy.rule(kind) or StatisticRule()
+
+    def _require_budget(self, settings: DifferentialPrivacy) -> None:
+        if settings.epsilon is None:
+            return
+        after = epsilon_of(self.releases + Counter([settings.noise_multiplier]), settings.delta)
+        if after > settings.epsilon:
+            found = f"epsilon {after:.3g} after one more message"
+            raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
+
+
+def _noise_of(record: Any) -> Any:
+    noise = record.get("noise")
+    return noise["noise_multiplier"] if noise else None
+
+
+def _parted(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of an answer, and its statistics; only names of text can be of a statistic."""
+    if reply.kind != Kind.WEIGHTS or not all(isinstance(name, str) for name in reply.tensors):
+        return dict(reply.tensors), {}
+    return split_statistics(reply.tensors)
+
+
+def _content(message: Message) -> dict[str, Any]:
+    names, size = sorted(message.tensors), wire_size(message)
+    most = _HEADER_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in message.tensors.values())
+    if size > most:
+        raise MessageRefused([Problem("message", found=f"{size} bytes", expected=f"at most {most} bytes")])
+    return {
+        "kind": Kind(message.kind).value,
+        "tensors": len(names),
+        "names_sha256": _names_hash(names),
+        "bytes": size,
+        "n": message.n,
+        "metrics": sorted(message.metrics, key=lambda name: (name not in METRIC_NAMES, name)),
+        "withheld": sorted(message.extra),
+    }
+
+
+def _names_hash(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def site_release(
+    site: str,
+    client: Callable[[], Any],
+    privacy: Privacy,
+    run_folder: str | Path,
+    ledger: PrivacyLedger | None = None,
+    method: Method | None = None,
+    rounds: int | None = None,
+    least_seen: int = 1,
+) -> ReleaseFilter:
+    """What every answer of a :class:`Site` passes.
+
+    Args:
+        site: the site's name.
+        client: gives the MONAI FL client whose network and sharing say what may leave.
+        privacy: the plan's, under the site's own floor (:meth:`PrivacyFloor.under`).
+        run_folder: the run's folder at the site; the audit file is ``sites/<site>/audit.jsonl`` below it.
+        ledger: the site's own budget over all of its runs; ``None`` where it has none.
+        method: what the plan's variant says of itself, as this site has it.
+        rounds: of the plan.
+        least_seen: of the site's own floor: different images trained on in a round.
+    """
+    folder, allowed = Path(run_folder) / "sites" / as_file_name(site), lambda: allowed_of(client())
+    settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
+    return ReleaseFilter(site, allowed=allowed, privacy=privacy, folder=folder, **settings)

@@ -1,0 +1,266 @@
+"""Images are counted where they are read: what a plan says of its loaders changes no count, if it got that far."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.fl.utils.constants import ExtraItems
+from monai.fl.utils.exchange_object import ExchangeObject
+
+from samfed_monai.data import DataList
+from samfed_monai.data.datalist import Item
+from samfed_monai.data.records import write_site_lists
+from samfed_monai.federation import Plan, SamFedAlgo, Site
+from samfed_monai.federation.exchange_object import HEADER
+from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
+from samfed_monai.handlers.unlabelled_stream import EndlessSampler
+from samfed_monai.privacy.allowed import Allowed, _different_images, seen_problems
+from samfed_monai.privacy.audit import read_audit
+from samfed_monai.privacy.release import MOST_TRAININGS
+from samfed_monai.privacy.rules import PrivacyFloor
+from samfed_monai.privacy.withholding import withheld_reason
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task
+from tests.federation.test_job import CLIENT
+from tests.federation.toys import BUNDLE
+from tests.federation.wired import places
+from tests.methods import needs
+
+PLAN = Plan("samfed_skin", 2, variant="no_sam", train=CLIENT, sites={"site-1": {}, "site-2": {}})
+Made = Callable[..., Site]
+
+
+@pytest.fixture(scope="module")
+def lists(small_federation, tmp_path_factory):
+    return write_site_lists(DataList.load(small_federation / "list.json"), tmp_path_factory.mktemp("lists"))
+
+
+@pytest.fixture
+def node(small_federation, lists, tmp_path) -> Made:
+    """A site that asks for two images; its plan was not compared with its bundle."""
+    logging.disable(logging.WARNING)
+
+    def made(client, *, least=2, own=2, datalist=lists["site-1"], images=small_federation, **plan) -> Site:
+        given = replace(PLAN, train={**CLIENT, **client}, privacy={"least_images": least}, **plan)
+        there = places(images, datalist, tmp_path / "site-1")
+        return Site("site-1", given, there, floor=PrivacyFloor(least_images=own))
+
+    yield made
+    logging.disable(logging.NOTSET)
+
+
+def asked(site: Site, task: Task, **fields: Any) -> Message:
+    """A request with the site's own first weights."""
+    weights = {name: tensor.clone() for name, tensor in site.client._shared().items()}
+    extra = {"split": "test", "model": "current"} if task == Task.EVALUATE else {}
+    return Message(
+        Kind.WEIGHTS, **{"site": "site-1", "round": 0, "rounds": 2, "tensors": weights, "extra": extra} | fields
+    )
+
+
+def answered(site: Site, task: Task) -> Message:
+    return site.answer(task, asked(site, task))
+
+
+ONE = {"_target_": "monai.data.ArrayDataset", "img": [1] * 20}
+UNLABELLED = {
+    "_target_": "samfed_monai.bundle.SplitDataset", "data": "@images", "split": "unlabelled",
+    "transform": "@unlabelled#preprocessing",
+}  # fmt: skip
+
+
+def test_an_honest_plan_has_the_counts_that_it_had(node):
+    site = node({})
+    reply, scores = answered(site, Task.TRAIN), answered(site, Task.EVALUATE)
+    assert (reply.n, scores.n, sorted(scores.metrics)[0]) == (4, 2, "dice")
+    stream = site.client.trained_on.stream
+    hashes = {item.sha256 for item in site.datalist.sites["site-1"].unlabelled}
+    assert (stream.images, stream.drawn, stream.hashed) == (hashes, 4, True)
+
+
+SUBSET = {"_target_": "torch.utils.data.Subset", "dataset": "@validate#dataset", "indices": [1] * 20}
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        {"test#dataloader#sampler": ONE},
+        {"test#dataloader#sampler": [1] * 20},
+        {"test#dataloader#batch_sampler": [[1], [1]], "test#dataloader#batch_size": 1},
+        {"test#dataset": SUBSET},
+        {"test#dataset": {"_target_": "monai.data.ArrayDataset", "img": SUBSET}},
+    ],
+)
+def test_scores_of_one_image_many_times_do_not_leave(node, client):
+    reply = answered(node(client), Task.EVALUATE)
+    assert (reply.n, reply.metrics, withheld_reason(reply)) == (0, {}, "withheld: fewer than 2 images")
+
+
+def test_an_image_that_comes_again_is_scored_once(node):
+    honest, again = node({}), node({"test#dataloader#sampler": [0, 1, 1, 1, 0, 1]})
+    assert answered(again, Task.EVALUATE).metrics["dice"] == answered(honest, Task.EVALUATE).metrics["dice"]
+    assert [row["id"] for row in again.client.scores["test"]] == [row["id"] for row in honest.client.scores["test"]]
+
+
+def test_scores_without_one_image_do_not_leave(node):
+    with pytest.raises(MessageRefused, match="scores: expected all images of the split, found those of a part"):
+        answered(node({"test#dataloader#sampler": [1]}, least=1, own=1), Task.EVALUATE)
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        {"unlabelled#dataloader#sampler": {**ONE, "img": [3] * 4000}},
+        {"unlabelled#sampler#indices": [3], "batch_size": 1, "local_steps": 20},
+        {"unlabelled#dataset": {**SUBSET, "dataset": UNLABELLED}},
+        {"unlabelled#dataset": {"_target_": "monai.data.ArrayDataset", "img": {**SUBSET, "dataset": UNLABELLED}}},
+        {"stream#loader": {"_target_": "monai.data.DataLoader", "dataset": UNLABELLED, "batch_sampler": [[3]] * 20}},
+    ],
+)
+def test_a_round_on_one_image_many_times_sends_nothing(node, client):
+    whole = "indices" in str(client)  # with the plan's own number as well as with the site's
+    least, own, whose = (2, 1, "privacy#least_images") if whole else (1, 2, "this site's file")
+    site = node(client, least=least, own=own)
+    with pytest.raises(
+        MessageRefused, match=rf"at least 2 images trained on in a round, as {whose} says, found 1 diff"
+    ):
+        answered(site, Task.TRAIN)
+    [line] = [line for line in read_lines(site) if line["task"] == "train"]
+    assert (line["outcome"], "1 different" in line["problems"][0]) == ("refused", True)
+
+
+def test_a_data_set_around_the_sites_own_has_no_more_images(node):
+    for dataset in ({**SUBSET, "dataset": UNLABELLED, "indices": [0, 1, 0, 1, 1]}, UNLABELLED):
+        site = node({"unlabelled#dataset": dataset, "local_steps": 4})
+        assert answered(site, Task.PREPARE).n == answered(site, Task.TRAIN).n == (4 if dataset is UNLABELLED else 2)
+
+
+def read_lines(site: Site) -> list[dict[str, Any]]:
+    return read_audit(site.places.output_dir / "sites" / "site-1" / "audit.jsonl")
+
+
+def test_transforms_that_repeat_an_image_do_not_repeat_it_in_the_count(node):
+    crops = {"_target_": "monai.transforms.RandSpatialCropSamplesd", "keys": ["image", "image_strong"]}
+    shape = {"roi_size": [32, 32], "num_samples": 6, "random_size": False}
+    steps = ["@read", "@resize", "@binary_label", "@soft_mask", "@weak_view", "@strong_view", {**crops, **shape}]
+    client = {"unlabelled#preprocessing#transforms": steps, "batch_size": 1, "local_steps": 1}
+    with pytest.raises(MessageRefused, match="found 1 different"):
+        answered(node(client), Task.TRAIN)
+
+
+def test_two_files_of_the_same_bytes_are_one_image(node, small_federation, lists, tmp_path):
+    shutil.copytree(small_federation, tmp_path / "images")
+    own = DataList.load(lists["site-1"])
+    images = own.sites["site-1"]
+
+    def copied(item: Item) -> Item:
+        copy = replace(item, image=f"{item.image}.copy.jpg")
+        shutil.copy(tmp_path / "images" / item.image, tmp_path / "images" / copy.image)
+        return copy
+
+    first, scored = images.unlabelled[0], images.test[0]
+    twice = replace(images, unlabelled=[*images.unlabelled, copied(first)], test=[scored, copied(scored)])
+    replace(own, sites={"site-1": twice}).save(tmp_path / "twice.json")
+    site = node({}, datalist=tmp_path / "twice.json", images=tmp_path / "images")
+    assert (site.training_images(), answered(site, Task.TRAIN).n) == (4, 4)
+    assert withheld_reason(answered(site, Task.EVALUATE)) == "withheld: fewer than 2 images"
+
+
+HEADERS: list[tuple[dict[str, Any], str]] = [
+    ({"version": 9}, "message -> version"),
+    ({"kind": Kind.ADAPTER}, "message -> kind: expected one of .*, found adapter"),
+    ({"kind": Kind.SECURE}, "message -> kind"),
+    ({"round": 2}, "message -> round: expected 2 rounds"),
+    ({"round": -1}, "message -> round"),
+    ({"round": True}, "message -> round"),
+    ({"rounds": 3}, "message -> round"),
+    ({"site": "site-2"}, "message -> site"),
+    ({"n": 3}, "message -> n: expected 0 in a request"),
+    ({"metrics": {"dice": 0.5}}, "message -> metrics: expected none in a request"),
+    ({"metrics": {"patient": 1}}, "message -> metrics: .*a name that is not on the list"),
+    ({"extra": {"split": "unlabelled"}}, "message -> extra -> split"),
+    ({"extra": {"words": "x"}}, "message -> extra: .*a name that is not on the list"),
+    ({"extra": {"withheld": "5"}}, "message -> extra"),
+]
+
+
+def test_fault_103_a_request_is_checked_by_its_header_before_a_site_works(node, monkeypatch):
+    site, worked = node({}), []
+    monkeypatch.setattr(site, "_work", lambda *_: worked.append(1))
+    for fields, match in HEADERS:
+        request = Message(**{"kind": Kind.WEIGHTS, "site": "site-1", "round": 0, "rounds": 2, **fields})
+        for task in (Task.TRAIN, Task.EVALUATE):
+            with pytest.raises(MessageRefused, match=match):
+                site.answer(task, request)
+    assert worked == []
+    assert [line["outcome"] for line in read_lines(site)] == ["failed"] * (2 * len(HEADERS))
+
+
+def test_fault_103_no_step_is_trained_for_an_answer_that_would_not_leave(node, monkeypatch):
+    site = node({})
+    request, steps = asked(site, Task.TRAIN), []
+    monkeypatch.setattr(site.client.trainer, "_iteration", lambda *_: steps.append(1))
+    site.release.trainings[0] = MOST_TRAININGS
+    for wrong in (request, replace(request, rounds=3), replace(request, metrics={"dice": 1.0})):
+        with pytest.raises(MessageRefused):
+            site.answer(Task.TRAIN, wrong)
+    assert steps == []
+
+
+@needs("hssf")
+def test_with_unlike_networks_images_are_counted_alike(node):
+    plan = {"variant": "hssf", "sites": {"site-1": {"network": "basic_unet"}, "site-2": {}}}
+    client = {"public_steps": 1, "server_network": "basic_unet", "test#dataloader#sampler": [1] * 20}
+    site = node({**client, "unlabelled#sampler#indices": [3]}, **plan)
+    own = site.client
+    site._has_network = True
+    keep = Message(Kind.METRICS, "site-1", 0, 2, extra={"split": "test", "model": "current", "purpose": "keep"})
+    assert (site.answer(Task.EVALUATE, keep).n, own._evaluated.batch.drawn) == (0, 20)
+
+
+def test_what_tells_images_of_a_batch_apart():
+    batch = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4), torch.zeros(3, 4, 4)])
+    for given in ({"image": batch}, [{"image": image} for image in batch], (batch, batch)):
+        assert Seen().take(given) == [False, False, True]
+    assert Seen().take({"image": batch, "image_read": ["a", "", "a"]}) == [False, False, True]
+    assert list(identities({"image": batch, "image_read": ["a", "", "b"]})) == [("a", True), ("", True), ("b", True)]
+    seen = Seen()
+    assert [seen.take({"label": 1}), seen.take({"label": 2})] == [[False], [True]], "what has no image is one"
+
+
+@pytest.mark.parametrize(
+    ("images", "drawn", "hashed", "left"),
+    [(3, 3, True, True), (3, 4, True, False), (3, 4, False, True), (5, 40, True, True), (1, 1, True, False)],
+)
+def test_the_plans_least_images_counts_where_images_came_again(images, drawn, hashed, left):
+    allowed = Allowed(seen=Seen(set(map(str, range(images))), drawn, hashed))
+    assert (seen_problems(allowed, 2, 5, 10) == []) is left
+
+
+def test_the_smallest_of_two_streams_counts():
+    seen = ImagesSeen()
+    assert seen.least() is None
+    seen.batch.take({"image": None, "image_read": ["a", "b"]})
+    seen.stream.take({"image": None, "image_read": ["a", "a"]})
+    assert seen.least() == Seen({"a"}, 2)
+
+
+def test_samplers_that_may_repeat_an_image_say_nothing_of_how_many_there_are():
+    for sampler in ([3] * 20, [1, 2], torch.utils.data.RandomSampler(range(9), replacement=True)):
+        assert _different_images(SimpleNamespace(batch_size=4, sampler=sampler)) is None
+    again = EndlessSampler(range(9), indices=[7, 7, 7])
+    assert _different_images(SimpleNamespace(batch_size=4, sampler=again)) == 1
+
+
+def test_a_bundle_without_the_packages_data_sets_is_counted_by_its_pixels():
+    algo = SamFedAlgo(BUNDLE, vetted=True, eval_kwargs={"validate#dataloader#sampler": [0, 0, 0]})
+    algo.initialize({ExtraItems.CLIENT_NAME: "site-1"})
+    weights = dict(algo.trainer.network.state_dict())
+    answer = algo.evaluate(ExchangeObject(weights=weights), {"split": "validation"})
+    assert answer[HEADER]["n"] == 1

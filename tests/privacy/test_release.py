@@ -1,0 +1,751 @@
+"""The filter on every kind of message: what may pass, what is refused, and that nothing refused is repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import Dataset
+from torch.utils.data import Subset
+
+from samfed_monai.config.variants import Method
+from samfed_monai.core.errors import Refused
+from samfed_monai.federation import ClientAlgoSite
+from samfed_monai.handlers import EndlessSampler
+from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
+from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
+from samfed_monai.privacy import allowed as allowed_module
+from samfed_monai.privacy.accounting import PrivacyLedger
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights, require_public_images, statistics_problems
+from samfed_monai.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
+from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor, SecureAggregation
+from samfed_monai.privacy.withholding import withheld_reason
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
+from tests.federation.toys import ToyNet, toy_algo, toy_weights
+from tests.federation.unlike import unlike_algo
+
+WEIGHTS = {"w": torch.tensor([1.0, 2.0]), "bn.running_mean": torch.tensor([9.0]), "count": torch.tensor(3)}
+MASKS = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)
+ALLOWED = Allowed(
+    {Kind.WEIGHTS: WEIGHTS, Kind.SOFT_MASKS: {"masks": MASKS}}, exact=frozenset({Kind.SOFT_MASKS}), learned={"w"}
+)
+SECRET = "Jane Doe 1961"
+
+
+def request(**fields) -> Message:
+    return Message(**{"kind": Kind.WEIGHTS, "site": "Basel", "round": 3, "rounds": 9, "seed": 7, **fields})
+
+
+def reply(**fields) -> Message:
+    return request(**{"n": 40, "tensors": dict(WEIGHTS), "metrics": {"seconds": 2.0, "term_sam_kd": 0.5}, **fields})
+
+
+def release(**options) -> ReleaseFilter:
+    return ReleaseFilter("Basel", allowed=lambda: ALLOWED, **options)
+
+
+def numbers(**fields) -> Message:
+    return reply(**{"kind": Kind.METRICS, "tensors": {}, "metrics": {"dice": 0.8}, **fields})
+
+
+def test_what_is_on_the_list_passes_unchanged():
+    answer = reply()
+    assert release()(Task.TRAIN, request(), answer) is answer
+    masks = reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()})
+    assert release()(Task.TRAIN, request(), masks) is masks
+    scores = numbers()
+    assert release()(Task.EVALUATE, request(), scores) is scores
+    confirmed = numbers(n=0, metrics={})
+    assert release()(Task.CHECK, request(), confirmed) is confirmed
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"kind": SECRET}, "an unknown kind"),
+        ({"kind": Kind.PROTOTYPES}, "a kind that may not leave"),
+        ({"kind": Kind.METRICS}, "a kind that may not leave"),
+        ({"tensors": {**WEIGHTS, SECRET: MASKS}}, "1 with names that may not leave"),
+        ({"tensors": {"w": WEIGHTS["w"]}}, "2 names missing"),
+        ({"tensors": {**WEIGHTS, "w": torch.zeros(1961)}}, r"message -> w: expected shape \(2,\), found another shape"),
+        ({"tensors": {**WEIGHTS, "w": WEIGHTS["w"].double()}}, "another dtype"),
+        ({"tensors": {**WEIGHTS, "w": SECRET}}, "a plain tensor"),
+        ({"tensors": {**WEIGHTS, "w": torch.zeros(2).to_sparse()}}, "a plain tensor"),
+        ({"kind": Kind.SOFT_MASKS, "tensors": {"masks": MASKS - 1}}, "the site's own on the public images"),
+        ({"metrics": {SECRET: 1.0}}, "a name that is not on the list"),
+        ({"metrics": {"dice": SECRET}}, "message -> metrics -> dice: expected a finite number, found str"),
+        ({"metrics": {"dice": float("nan")}}, "a finite number"),
+        ({"metrics": {f"term_{chr(97 + i // 26)}{chr(97 + i % 26)}": 0.0 for i in range(65)}}, "at most 64"),
+        ({"extra": {"split": "test"}}, "message -> extra: expected none from a site"),
+        ({"extra": {SECRET: SECRET}}, "message -> extra"),
+        ({"site": SECRET}, "message -> site: expected that of the request"),
+        ({"round": 1961}, "message -> round"),
+        ({"rounds": 1961}, "message -> rounds"),
+        ({"seed": 1961}, "message -> seed"),
+        ({"version": SECRET}, "message -> version"),
+        ({"n": SECRET}, "message -> n"),
+        ({"n": -1961}, "message -> n"),
+    ],
+)
+def test_fault_55_58_what_is_not_on_the_list_is_refused_and_not_repeated(fields, told):
+    with pytest.raises(MessageRefused, match=told) as error:
+        release()(Task.TRAIN, request(), reply(**fields))
+    assert SECRET not in str(error.value)
+    assert "1961" not in str(error.value)
+
+
+def test_every_problem_is_listed_at_once():
+    with pytest.raises(MessageRefused) as error:
+        release()(Task.TRAIN, request(), reply(seed=1, n=-1, tensors={SECRET: MASKS}))
+    assert len(error.value.problems) == 4
+
+
+def test_tensors_leave_after_training_only_and_to_this_site_only():
+    with pytest.raises(MessageRefused, match="numbers only"):
+        release()(Task.EVALUATE, request(), reply())
+    with pytest.raises(MessageRefused, match="a request to another site"):
+        release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
+    with pytest.raises(MessageRefused, match="a Message"):
+        release()(Task.TRAIN, request(), SECRET)
+
+
+def test_an_empty_allow_list_lets_numbers_out_and_nothing_else():
+    closed = ReleaseFilter("Basel", allowed=Allowed)
+    closed(Task.EVALUATE, request(), numbers())
+    with pytest.raises(MessageRefused, match="expected one of metrics, found a kind that may not leave"):
+        closed(Task.TRAIN, request(), reply())
+
+
+SCORES_ALONE = Method("quiet", leaves_site=("scores",), where="quiet.json -> _method#leaves_site")
+
+
+def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(tmp_path):
+    closed = release(method=SCORES_ALONE, folder=tmp_path)
+    scores = numbers()
+    assert closed(Task.EVALUATE, request(), scores) is scores
+    message = (
+        "quiet.json -> _method#leaves_site: expected what quiet declares, scores, found {}; "
+        "add it there if the method is meant to send it"
+    )
+    with pytest.raises(MessageRefused, match=message.format("weights")):
+        closed(Task.TRAIN, request(), reply())
+    with pytest.raises(MessageRefused, match=message.format("predictions")):
+        closed(Task.TRAIN, request(), reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()}))
+    assert [line["outcome"] for line in read_audit(tmp_path / "audit.jsonl")] == ["sent", "refused", "refused"]
+    adapter = ReleaseFilter("Basel", allowed=lambda: Allowed({Kind.ADAPTER: {"w": WEIGHTS["w"]}}), method=SCORES_ALONE)
+    with pytest.raises(MessageRefused, match=message.format("adapter")):
+        adapter(Task.TRAIN, request(), reply(kind=Kind.ADAPTER, tensors={"w": WEIGHTS["w"]}))
+
+
+def test_scores_leave_where_they_are_declared_and_effort_always():
+    closed = release(method=replace(SCORES_ALONE, leaves_site=("weights",)))
+    with pytest.raises(MessageRefused, match="expected what quiet declares, weights, found scores"):
+        closed(Task.EVALUATE, request(), numbers())
+    with pytest.raises(MessageRefused, match="found scores"):
+        closed(Task.TRAIN, request(), reply())  # the mean of a loss term
+    effort = reply(metrics={"seconds": 2.0, "iterations": 3})
+    assert closed(Task.TRAIN, request(), effort) is effort
+    silent = release(method=replace(SCORES_ALONE, leaves_site=()))
+    with pytest.raises(MessageRefused, match="expected what quiet declares, nothing, found scores"):
+        silent(Task.EVALUATE, request(), numbers())
+    confirmed = numbers(n=0, metrics={})
+    assert silent(Task.CHECK, request(), confirmed) is confirmed
+
+
+def test_a_method_that_declares_nothing_goes_by_the_allow_list():
+    answer = reply()
+    assert release(method=Method("old"))(Task.TRAIN, request(), answer) is answer
+
+
+def test_a_declaration_does_not_widen_the_allow_list():
+    method = replace(SCORES_ALONE, leaves_site=("weights", "predictions", "prototypes", "scores"))
+    with pytest.raises(MessageRefused, match="a kind that may not leave"):
+        release(method=method)(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES))
+
+
+def test_fault_59_scores_of_fewer_images_than_agreed_stay():
+    held = release()(Task.EVALUATE, request(), numbers(n=4, metrics={"dice": 0.8, "empty_both": 1, "seconds": 2.0}))
+    assert (held.n, held.metrics, held.extra) == (0, {"seconds": 2.0}, {"withheld": "5"})
+    none = release()(Task.EVALUATE, request(), numbers(n=0, metrics={"empty_both": 0, "seconds": 2.0}))
+    assert (none.n, none.metrics, none.extra) == (0, {"seconds": 2.0}, {}), "no images are not withheld"
+    assert [withheld_reason(each) for each in (held, none)] == ["withheld: fewer than 5 images", "no images"]
+    assert release()(Task.EVALUATE, request(), numbers(n=5)).metrics == {"dice": 0.8}
+    assert release(privacy=Privacy(least_images=4))(Task.EVALUATE, request(), numbers(n=4)).extra == {}
+
+
+def test_fault_59_tensors_learned_from_fewer_images_than_agreed_are_refused():
+    with pytest.raises(MessageRefused, match="tensors of at least 5 images, found fewer"):
+        release()(Task.TRAIN, request(), reply(n=4))
+
+
+def test_a_line_is_written_before_a_message_leaves(tmp_path):
+    gate = release(folder=tmp_path / "Basel")
+    gate(Task.TRAIN, request(), reply())
+    with pytest.raises(MessageRefused):
+        gate(Task.TRAIN, request(), reply(tensors={SECRET: MASKS}))
+    gate(Task.EVALUATE, request(), numbers(n=3))
+    path = tmp_path / "Basel" / "audit.jsonl"
+    sent, refused, held = read_audit(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {key: sent[key] for key in ("site", "round", "task", "outcome", "kind", "tensors", "n", "metrics")} == {
+        "site": "Basel",
+        "round": 3,
+        "task": "train",
+        "outcome": "sent",
+        "kind": "weights",
+        "tensors": 3,
+        "n": 40,
+        "metrics": ["seconds", "term_sam_kd"],
+    }
+    assert sent["bytes"] > 20
+    assert len(sent["names_sha256"]) == 64
+    assert (refused["outcome"], len(refused["problems"])) == ("refused", 2)
+    assert (held["n"], held["withheld"], held["metrics"]) == (0, ["withheld"], [])
+    assert SECRET not in path.read_text()
+
+
+def test_fault_58_a_failure_has_a_line_with_the_words_that_went_up(tmp_path):
+    error = FileNotFoundError(2, "No such file or directory", f"/data/{SECRET}.png")
+    words = release(folder=tmp_path).failed(Task.TRAIN, request(), error)
+    assert words == "FileNotFoundError (No such file or directory)"
+    (line,) = read_audit(tmp_path / "audit.jsonl")
+    assert (line["outcome"], line["problems"]) == ("failed", [words])
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_message_whose_line_cannot_be_written_does_not_leave(tmp_path):
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        release(folder=tmp_path)(Task.TRAIN, request(), reply())
+
+
+NOISE = {"differential_privacy": {"clip": 1.0, "noise_multiplier": 0.5, "delta": 1e-5}}
+RECEIVED = {"w": torch.tensor([1.0, 0.0]), "bn.running_mean": torch.tensor([4.0]), "count": torch.tensor(1)}
+
+
+def noisy(folder=None, **more) -> ReleaseFilter:
+    settings = {"differential_privacy": {**NOISE["differential_privacy"], **more}}
+    return release(privacy=Privacy.from_json(settings), folder=folder, noise=SeededNoise(0))
+
+
+def test_noise_on_weights_is_that_of_the_seed_and_statistics_of_the_batches_stay(tmp_path):
+    sent = noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply())
+    drawn = np.random.default_rng(0).standard_normal(2)
+    # the update (0, 2) is clipped to (0, 1); the noise has a deviation of 2 * 1.0 * 0.5
+    assert sent.tensors["w"].tolist() == pytest.approx([1 + drawn[0], 1 + drawn[1]], rel=1e-6)
+    assert sent.tensors["bn.running_mean"].tolist() == [4.0]
+    assert sent.tensors["count"].item() == 1
+    assert sent.metrics == {"seconds": 2.0, "releases": 1}  # means of the terms are not covered by the noise
+    assert torch.equal(WEIGHTS["w"], torch.tensor([1.0, 2.0]))
+    (line,) = read_audit(tmp_path / "audit.jsonl")
+    assert line["noise"] == {
+        "deviation": 1.0,
+        "clip": 1.0,
+        "noise_multiplier": 0.5,
+        "delta": 1e-5,
+        "epsilon": None,
+        "release": 1,
+    }
+
+
+def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
+    noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply())
+    with (tmp_path / "audit.jsonl").open("a") as stream:
+        stream.write('{"time": "2026')
+    assert noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply()).metrics["releases"] == 3
+    assert noisy(tmp_path).releases.total() == 3
+    with pytest.raises(Refused, match="line 2: expected JSON"):
+        read_audit(tmp_path / "audit.jsonl")
+
+
+def test_without_the_weights_it_started_from_or_with_other_tensors_nothing_leaves():
+    with pytest.raises(MessageRefused, match="weights of the same network"):
+        noisy()(Task.TRAIN, request(tensors={"other": MASKS}), reply())
+    prototypes = {"prototypes": torch.zeros(2, 3), "counts": torch.zeros(2)}
+    gate = noisy()
+    gate.allowed = lambda: Allowed({Kind.PROTOTYPES: prototypes})
+    with pytest.raises(MessageRefused, match=r"expected weights or soft masks.*found prototypes"):
+        gate(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES, tensors=prototypes))
+    with pytest.raises(MessageRefused, match="NaN or infinity"):
+        noisy()(
+            Task.TRAIN, request(tensors=RECEIVED), reply(tensors={**WEIGHTS, "w": torch.tensor([1.0, float("inf")])})
+        )
+
+
+def test_scores_are_not_noised_and_numbers_of_training_lose_their_terms():
+    assert noisy()(Task.EVALUATE, request(), numbers()).metrics == {"dice": 0.8}
+    assert noisy()(Task.TRAIN, request(), numbers(metrics={"seconds": 1.0, "loss": 2.0})).metrics == {"seconds": 1.0}
+
+
+def test_nothing_is_sent_beyond_the_budget(tmp_path):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    gate = noisy(tmp_path, epsilon=20.0)  # one release at 0.5 is some 10.6, two are more than 16
+    gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    with pytest.raises(MessageRefused, match=r"privacy budget: expected at most 20, found epsilon 2\d"):
+        gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    assert gate.releases == {0.5: 2}
+
+
+def test_fault_85_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    for number in (1, 2, 3):
+        gate = noisy(tmp_path / f"run-{number}" / "sites" / "Bern")
+        gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", PrivacyFloor(epsilon=20.0))
+        if number < 3:
+            gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    with pytest.raises(
+        MessageRefused, match=r"at most 20, as this site's file says, found epsilon 2\d.* over all of its"
+    ):
+        gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    assert not gate.releases, "what was refused was not sent"
+    assert [json.loads(line)["run"] for line in gate.ledger.path.read_text().splitlines()] == ["run-1", "run-2"]
+
+
+def test_soft_masks_are_noised_around_those_that_were_received(tmp_path):
+    received = torch.full_like(MASKS, 100)
+    gate = noisy(tmp_path, clip=1e-6, noise_multiplier=1e-6)
+    sent = gate(
+        Task.TRAIN,
+        request(kind=Kind.SOFT_MASKS, tensors={"masks": received}),
+        reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()}),
+    )
+    assert torch.equal(sent.tensors["masks"], received)  # clipped to nothing, hardly any noise
+    assert sent.tensors["masks"].dtype == torch.uint8
+    assert replace(sent, tensors={}).n == 40
+    [line] = read_audit(tmp_path / "audit.jsonl")
+    assert line["noise"]["deviation"] == pytest.approx(2e-12 * 2**0.5, rel=1e-9, abs=0)  # of two masks
+
+
+PARAMETERS = {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
+
+
+def test_without_a_sharing_it_is_the_network():
+    allowed = allowed_of(toy_algo())
+    assert allowed.like.keys() == {Kind.WEIGHTS}
+    assert allowed.like[Kind.WEIGHTS].keys() == toy_weights().keys()
+    assert allowed.learned == PARAMETERS
+    assert allowed_of(toy_algo(), personal=["3.*"]).like[Kind.WEIGHTS].keys() == toy_weights().keys() - {
+        "3.weight",
+        "3.bias",
+    }
+    with pytest.raises(Refused, match=r"found no name like '4\.\*'"):
+        allowed_of(toy_algo(), personal=["4.*"])
+
+
+def test_with_a_sharing_it_is_what_the_sharing_gives():
+    masks = allowed_of(unlike_algo("site-1"))
+    assert masks.like.keys() == masks.exact == {Kind.SOFT_MASKS}
+    assert masks.like[Kind.SOFT_MASKS]["masks"].shape == (6, 1, 8, 8)
+    assert allowed_of(unlike_algo("site-1", exchange="weights")).like.keys() == {Kind.WEIGHTS}
+    assert allowed_of(unlike_algo("site-1", exchange="none")).like == {}
+
+
+def test_a_client_that_only_evaluates_sends_no_tensors():
+    assert allowed_of(object()).like == {}
+
+
+def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_is_asked_to():
+    client = unlike_algo("site-1")
+    site = ClientAlgoSite("site-1", client, ReleaseFilter("site-1", allowed=lambda: allowed_of(client)))
+    request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
+    with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
+        site.answer(Task.TRAIN, request)
+
+
+class Declared(ToyNet):
+    """A network that says itself what of it is shared; its batch norm is frozen."""
+
+    def key_split(self) -> KeySplit:
+        return split_keys(self.state_dict(), KeyPatterns(shared=("0.*",), personal=("3.*",)))
+
+
+def test_fault_56_a_network_s_own_declaration_is_kept():
+    assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
+    assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
+
+
+def test_of_sam_vit_b_lora_leaves_in_a_message_of_0_60_megabytes():
+    with torch.device("meta"):  # the shapes of ViT-B; nothing of it is in memory but what is sent
+        network = SamNetwork(build_sam("vit_b", size=256), 256)
+    state, split = network.state_dict(), network.key_split()
+    request = Message(Kind.WEIGHTS, "site-1", 0, 12)
+
+    def sent(names: tuple[str, ...]) -> bytes:
+        tensors = {name: torch.randn(state[name].shape) for name in names}
+        reply = Message(Kind.WEIGHTS, "site-1", 0, 12, n=40, tensors=tensors)
+        return to_bytes(ReleaseFilter("site-1", allowed=lambda: allowed_weights(network))(Task.TRAIN, request, reply))
+
+    payload = sent(split.shared)
+    assert from_bytes(payload).tensors.keys() == set(split.shared)
+    assert 0 < len(payload) - 12 * 2 * 4 * (768 + 768) * 4 < 6000  # names, shapes and the header beside LoRA
+    with pytest.raises(MessageRefused, match=f"{len(split.personal)} with names that may not leave"):
+        sent((*split.shared, *split.personal))
+
+
+PUBLIC = [{"image": f"/data/{name}.png", "image_sha256": name * 64, "id": name} for name in "abcd"]
+PRIVATE = {"image": "/data/private.png", "image_sha256": "9" * 64}
+#: A private file under the hash of a public one: a plan may write down records, too.
+FORGED = {**PUBLIC[1], "image": PRIVATE["image"]}
+
+
+def required(dataset: Any) -> None:
+    require_public_images(SimpleNamespace(predictor=SimpleNamespace(dataset=dataset)), lambda: PUBLIC)
+
+
+def test_the_public_images_pass_and_so_do_some_of_them_in_their_order():
+    required(Dataset(PUBLIC))
+    required(Subset(Dataset(PUBLIC), [0, 2, 3]))
+    required(Subset(Subset(Dataset(PUBLIC), [0, 2, 3]), [1, 2]))
+
+
+def test_a_sharing_that_makes_no_masks_is_not_asked():
+    require_public_images(object(), lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("records", "found"),
+    [
+        ([PRIVATE], "1 other images"),
+        ([*PUBLIC, PRIVATE], "1 other images"),
+        ([FORGED, PRIVATE], "2 other images"),
+        ([{**PUBLIC[0], "image": ["/data/a.png"]}, {}], "2 other images"),
+        ([{**PUBLIC[0], "image": np.zeros(2)}], "1 other images"),  # which is equal to a path in no single way
+        (PUBLIC[::-1], "another order"),
+        ([PUBLIC[0], PUBLIC[0]], "another order"),
+    ],
+)
+def test_others_are_refused_by_their_number(records, found):
+    with pytest.raises(MessageRefused) as refused:
+        required(Dataset(records))
+    [problem] = refused.value.problems
+    assert str(problem) == (
+        f"images that masks are exchanged of: expected images of this site's own public list alone, found {found}; "
+        "leave the data of sharing#plain to the variant"
+    )
+
+
+def test_a_part_of_a_data_set_is_looked_through():
+    required(Subset(Dataset([PRIVATE, *PUBLIC]), [1, 2]))
+    with pytest.raises(MessageRefused, match="found 1 other images"):
+        required(Subset(Dataset([PRIVATE, *PUBLIC]), [0, 1]))
+
+
+@pytest.mark.parametrize("dataset", [object(), Dataset([1, 2]), SimpleNamespace(data=iter(PUBLIC))])
+def test_a_data_set_whose_records_are_not_to_be_seen_is_refused(dataset):
+    with pytest.raises(MessageRefused, match="expected a data set whose records are to be seen, found a "):
+        required(dataset)
+
+
+@pytest.mark.parametrize(
+    ("batch", "momentum", "least", "behind"),
+    [
+        (1, 1.0, 5, "those of 1"),
+        (4, 1.0, 5, "those of 4"),
+        (1, 0.25, 5, "those of 4"),
+        (1, 2.0, 5, "those of 0.5"),
+        (None, 1.0, 2, "those of 1"),
+        (5, 1.0, 5, None),
+        (1, 0.1, 5, None),
+        (1, 0.0, 5, None),
+    ],
+)
+def test_fault_86_running_statistics_of_fewer_images_than_agreed_do_not_leave(batch, momentum, least, behind):
+    allowed = replace(ALLOWED, batch=batch, momentum=momentum)
+    found = [problem.found for problem in statistics_problems(allowed, least)]
+    assert found == ([behind] if behind else [])
+    filtered = ReleaseFilter("Basel", allowed=lambda: allowed, privacy=Privacy(least))
+    if behind:
+        with pytest.raises(MessageRefused, match="running statistics: expected at least"):
+            filtered(Task.TRAIN, request(), reply())
+        with pytest.raises(MessageRefused, match="a larger batch_size, or a smaller momentum"):
+            filtered.require_statistics()
+    else:
+        filtered.require_statistics()
+        assert filtered(Task.TRAIN, request(), reply()).tensors
+
+
+def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_loader():
+    algo = toy_algo()
+    found = allowed_of(algo)
+    assert (found.momentum, found.batch) == (0.1, 2)
+    algo.trainer.network[1].momentum = 1.0
+    assert allowed_of(algo).momentum == 1.0
+    algo.trainer.network[1].momentum = None  # the average over all batches, of which there may be one
+    assert allowed_of(algo).momentum == 1.0
+    assert allowed_of(algo, personal=["1.*"]).momentum == 0.0, "what is not sent is not limited"
+    algo.trainer.data_loader = torch.utils.data.DataLoader(range(7), batch_size=3)
+    assert allowed_of(algo).batch == 1, "the last batch of seven images by three"
+    algo.trainer.data_loader = torch.utils.data.DataLoader(range(7), batch_size=3, drop_last=True)
+    assert allowed_of(algo).batch == 3
+
+
+def test_fault_87_scores_of_a_round_leave_so_often_and_no_more_restarts_included(tmp_path):
+    for _ in range(MOST_EVALUATIONS // 2):
+        release(folder=tmp_path)(Task.EVALUATE, request(), numbers())  # each time a site that was started again
+    here = release(folder=tmp_path)
+    for _ in range(MOST_EVALUATIONS // 2):
+        here(Task.EVALUATE, request(), numbers())
+    for again in (here, release(folder=tmp_path)):
+        with pytest.raises(MessageRefused) as error:
+            again(Task.EVALUATE, request(), numbers())
+        assert [str(problem) for problem in error.value.problems] == [
+            f"evaluations: expected at most {MOST_EVALUATIONS} in a round, found one more; "
+            "start a new run under another name"
+        ]
+    here(Task.EVALUATE, request(round=4), numbers(round=4))
+    here(Task.TRAIN, request(), reply())
+
+
+@pytest.mark.parametrize("settings", [None, Privacy(secure_aggregation=SecureAggregation())])
+def test_fault_96_updates_of_a_round_leave_so_often_and_no_more_restarts_included(tmp_path, settings):
+    for _ in range(MOST_TRAININGS // 2):
+        release(folder=tmp_path, privacy=settings)(Task.TRAIN, request(), reply())
+    here = release(folder=tmp_path, privacy=settings)
+    for _ in range(MOST_TRAININGS // 2):
+        here(Task.TRAIN, request(), reply())
+    for again in (here, release(folder=tmp_path, privacy=settings)):
+        with pytest.raises(MessageRefused) as error:
+            again(Task.TRAIN, request(), reply())
+        assert [str(problem) for problem in error.value.problems] == [
+            f"trainings: expected at most {MOST_TRAININGS} in a round, found one more; "
+            "start a new run under another name"
+        ]
+    here(Task.TRAIN, request(round=4), reply(round=4))
+    here(Task.EVALUATE, request(), numbers())
+
+
+@pytest.mark.parametrize("fields", [{"round": 9}, {"round": -1}, {"rounds": 10_000}])
+def test_fault_87_a_round_that_the_plan_does_not_have_is_not_answered(fields):
+    release(rounds=9)(Task.EVALUATE, request(), numbers())
+    with pytest.raises(MessageRefused, match="round: expected 9 rounds, found one that the plan does not have"):
+        release(rounds=9)(Task.EVALUATE, request(**fields), numbers(**fields))
+
+
+def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
+    metrics = {"iterations": 3}
+    allowed = replace(ALLOWED, batch=2)
+    filtered = ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=7)
+    with pytest.raises(MessageRefused) as error:
+        filtered(Task.TRAIN, request(), reply(metrics=metrics))
+    assert [str(problem) for problem in error.value.problems] == [
+        "round: expected at least 7 images trained on in a round, as this site's file says, found 6; "
+        "more local_steps, or a larger batch_size"
+    ]
+    ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), reply(metrics=metrics))
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "problem"),
+    [
+        (
+            Task.TRAIN,
+            {"tensors": {**WEIGHTS, SECRET: MASKS}},
+            "message -> tensors: expected the 3 names of the allow-list, found 1 with names that may not leave",
+        ),
+        (
+            Task.TRAIN,
+            {"tensors": {"w": WEIGHTS["w"]}},
+            "message -> tensors: expected all of the allow-list, found 2 names missing",
+        ),
+        (
+            Task.TRAIN,
+            {"tensors": {**WEIGHTS, "w": SECRET}},
+            "message -> w: expected a plain tensor, found something else",
+        ),
+        (
+            Task.TRAIN,
+            {"tensors": {**WEIGHTS, "w": WEIGHTS["w"].double()}},
+            "message -> w: expected torch.float32, found another dtype",
+        ),
+        (
+            Task.TRAIN,
+            {"kind": Kind.SOFT_MASKS, "tensors": {"masks": MASKS - 1}},
+            "message -> masks: expected the site's own on the public images, found other values",
+        ),
+        (Task.EVALUATE, {}, "message -> tensors: expected numbers only, found tensors that were not trained"),
+        (Task.TRAIN, {"n": -1}, "message -> n: expected a whole number >= 0, found another value"),
+        (Task.TRAIN, {"extra": {"split": "test"}}, "message -> extra: expected none from a site, found words"),
+        (
+            Task.TRAIN,
+            {"metrics": {f"term_a{number}": 0.0 for number in range(65)}},
+            "message -> metrics: expected at most 64, found too many",
+        ),
+        (
+            Task.TRAIN,
+            {"n": 4},
+            "message -> n: expected tensors of at least 5 images, found fewer; "
+            "join with another site, or agree on another least_images",
+        ),
+    ],
+)
+def test_refusals_in_full(task, fields, problem):
+    with pytest.raises(MessageRefused) as error:
+        release()(task, request(), reply(**fields))
+    assert str(error.value.problems[0]) == problem
+
+
+def test_a_message_that_is_mostly_header_is_refused_by_its_size():
+    like = {"n" * 1024**2: torch.zeros(3)}  # a mebibyte is for names and numbers
+    answer, most = reply(tensors=like, metrics={}), 1024**2 + 12
+    with pytest.raises(MessageRefused) as error:
+        ReleaseFilter("Basel", allowed=lambda: Allowed({Kind.WEIGHTS: like}))(Task.TRAIN, request(), answer)
+    size = len(to_bytes(answer))
+    assert [str(each) for each in error.value.problems] == [
+        f"message: expected at most {most} bytes, found {size} bytes"
+    ]
+
+
+def test_a_request_to_another_site_is_not_answered():
+    with pytest.raises(MessageRefused) as error:
+        release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
+    assert [str(each) for each in error.value.problems] == [
+        "message -> site: expected one to this site, found a request to another site"
+    ]
+
+
+def test_a_line_about_each_message_in_full(tmp_path):
+    here = release(folder=tmp_path)
+    here(Task.TRAIN, request(), reply())
+    here.hidden(Task.KEYS, request(kind=Kind.SECURE), reply(kind=Kind.SECURE, tensors={}, metrics={}))
+    here.declare(KeySplit(shared=("b", "a"), personal=("p",), frozen=("f", "g")))
+    here.declare(KeySplit(shared=("a",), personal=(), frozen=()))  # all of it: nothing to say
+    sent, step, declared = read_audit(tmp_path / "audit.jsonl")
+    names = hashlib.sha256(b"bn.running_mean\ncount\nw").hexdigest()
+    sent.pop("time"), step.pop("time"), declared.pop("time")
+    whose = {"site": "Basel", "round": 3}
+    assert sent == {
+        **whose,
+        "task": "train",
+        "outcome": "sent",
+        "kind": "weights",
+        "tensors": 3,
+        "names_sha256": names,
+        "bytes": len(to_bytes(reply())),
+        "n": 40,
+        "metrics": ["seconds", "term_sam_kd"],
+        "withheld": [],
+        "noise": None,
+    }
+    empty = hashlib.sha256(b"").hexdigest()
+    assert step == {
+        **whose,
+        "task": "keys",
+        "outcome": "sent",
+        "kind": "secure",
+        "tensors": 0,
+        "names_sha256": empty,
+        "bytes": len(to_bytes(reply(kind=Kind.SECURE, tensors={}, metrics={}))),
+        "n": 40,
+        "metrics": [],
+        "withheld": [],
+        "noise": None,
+    }
+    assert declared == {
+        "site": "Basel",
+        "round": None,
+        "task": None,
+        "outcome": "declared",
+        "kind": "weights",
+        "tensors": 2,
+        "names_sha256": hashlib.sha256(b"a\nb").hexdigest(),
+        "shared": 2,
+        "personal": 1,
+        "frozen": 2,
+    }
+
+
+def test_numbers_by_name_come_before_those_of_classes_and_as_many_as_terms_may_leave_do(tmp_path):
+    here = release(folder=tmp_path)
+    here(Task.EVALUATE, request(), numbers(metrics={"dice_class_1": 0.5, "seconds": 1.0}))
+    here(Task.TRAIN, request(), reply(metrics={f"term_a{number}": 0.0 for number in range(64)}))
+    named, many = read_audit(tmp_path / "audit.jsonl")
+    assert (named["metrics"], len(many["metrics"])) == (["seconds", "dice_class_1"], 64)
+
+
+def test_weights_that_go_on_under_a_mask_are_masked_in_the_log_and_numbers_are_sent(tmp_path):
+    here = release(folder=tmp_path, privacy=Privacy(secure_aggregation=SecureAggregation()))
+    here(Task.TRAIN, request(), reply())
+    here(Task.EVALUATE, request(), numbers())
+    assert [line["outcome"] for line in read_audit(tmp_path / "audit.jsonl")] == ["masked", "sent"]
+
+
+@pytest.mark.parametrize("kept", [{"personal": ("p",), "frozen": ()}, {"personal": (), "frozen": ("f",)}])
+def test_a_network_of_which_something_stays_is_declared(kept, tmp_path):
+    release(folder=tmp_path).declare(KeySplit(shared=("a",), **kept))
+    [line] = read_audit(tmp_path / "audit.jsonl")
+    assert (line["outcome"], line["personal"] + line["frozen"]) == ("declared", 1)
+
+
+def test_a_site_s_filter_by_default_asks_for_no_number_of_images_in_a_round(tmp_path):
+    algo = toy_algo()
+    filtered = site_release("Basel", lambda: algo, Privacy(1), tmp_path)
+    assert filtered.least_seen == 1
+    assert filtered.rounds is filtered.ledger is filtered.method is None
+    assert filtered.audit.path == tmp_path / "sites" / "Basel" / "audit.jsonl"
+    assert site_release("a/b", lambda: algo, Privacy(1), tmp_path).audit.path.parent.name == "a%2Fb"
+
+
+def test_the_smallest_batch_is_of_the_loaders_that_the_trainer_and_its_handlers_read():
+    class Stream:
+        def __init__(self, size: int) -> None:
+            self.loader = SimpleNamespace(batch_size=size, sampler=EndlessSampler(range(9)))
+
+        def __call__(self) -> None: ...
+
+        def started(self) -> None: ...
+
+    algo = toy_algo()
+    assert allowed_of(algo).batch == 2
+    algo.trainer.add_event_handler(Events.ITERATION_STARTED, Stream(4))
+    assert allowed_of(algo).batch == 2, "that of the trainer's own loader"
+    algo.trainer.add_event_handler(Events.STARTED, Stream(1).started)
+    assert allowed_of(algo).batch == 1, "wherever a plan has it, and whatever else the configuration declares"
+
+
+def test_what_a_loader_does_not_say_of_its_batches_is_not_known():
+    for loader in (SimpleNamespace(), SimpleNamespace(batch_size=4), SimpleNamespace(sampler=[1]), None):
+        assert allowed_module._different_images(loader) is None
+    sized = SimpleNamespace(batch_size=4, sampler=range(10))
+    assert allowed_module._different_images(sized) == 2
+    assert allowed_module._different_images(SimpleNamespace(batch_size=4, sampler=range(10), drop_last=True)) == 4
+    assert allowed_module._different_images(SimpleNamespace(batch_size=5, sampler=range(10))) == 5
+    for images, size in ((9, 4), (3, 3)):  # without end, and always full; of three images no four are different
+        endless = SimpleNamespace(batch_size=4, sampler=EndlessSampler(range(images)))
+        assert allowed_module._different_images(endless) == size
+    some = SimpleNamespace(batch_size=4, sampler=EndlessSampler(range(9), indices=[1, 2]))
+    assert allowed_module._different_images(some) == 2
+
+
+def test_with_noise_scores_of_what_a_site_keeps_do_not_leave():
+    noised, reason = Privacy(1, DifferentialPrivacy()), "withheld: of what the site keeps, to which no noise is added"
+    for keeps, privacy, left in (
+        (True, noised, (0, {}, reason)),
+        (False, noised, (40, {"dice": 0.8}, None)),
+        (True, Privacy(1), (40, {"dice": 0.8}, None)),
+    ):
+        gate = ReleaseFilter("Basel", allowed=lambda keeps=keeps: replace(ALLOWED, keeps=keeps), privacy=privacy)
+        answer = gate(Task.EVALUATE, request(), numbers())
+        assert (answer.n, answer.metrics, withheld_reason(answer)) == left
+    assert allowed_of(toy_algo()).keeps is False
+    assert allowed_of(toy_algo(), personal=["1.*"]).keeps is True
+
+
+def test_masks_of_a_data_set_that_cannot_be_seen_are_refused_in_full():
+    sharing = SimpleNamespace(predictor=SimpleNamespace(dataset=range(3)))
+    with pytest.raises(MessageRefused) as error:
+        require_public_images(sharing, lambda: [])
+    assert str(error.value.problems[0]) == (
+        "images that masks are exchanged of: expected a data set whose records are to be seen, found a range; "
+        "leave sharing#plain to the variant"
+    )

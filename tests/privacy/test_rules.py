@@ -1,0 +1,363 @@
+"""What a run promises its sites: read, refused in full, and compared with what its strategy can keep."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from samfed_monai.config.variants import Method
+from samfed_monai.core.errors import Refused
+from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
+from samfed_monai.privacy.rules import (
+    CentralPrivacy,
+    DifferentialPrivacy,
+    Privacy,
+    PrivacyFloor,
+    SecureAggregation,
+    require_budget,
+    require_possible,
+    settings_of,
+    statistics_notice,
+    too_few_images,
+)
+from samfed_monai.protocol import Exchange, Kind, MessageRefused
+from samfed_monai.protocol.guard import UpdateGuard
+from samfed_monai.protocol.statistics import StatisticKind, StatisticRule
+
+WHERE = "federate.json -> privacy"
+LOCAL, CENTRAL, SECURE = "differential_privacy", "central_differential_privacy", "secure_aggregation"
+
+
+def test_what_is_left_out_is_the_default():
+    assert Privacy.from_json(None) == Privacy.from_json({}) == Privacy(least_images=5, differential_privacy=None)
+    some = Privacy.from_json({"least_images": 1, "differential_privacy": {"clip": 2}})
+    assert some == Privacy(1, DifferentialPrivacy(clip=2, noise_multiplier=1.0, delta=1e-5, epsilon=None))
+    assert Privacy.from_json(some.to_json()) == some
+
+
+def test_settings_of_each_part_are_read():
+    assert Privacy.from_json({"secure_aggregation": {}}).secure_aggregation == SecureAggregation(None, 32)
+    for bits in (8, 40):
+        some = {"secure_aggregation": {"threshold": 2, "fraction_bits": bits}}
+        assert Privacy.from_json(some).secure_aggregation == SecureAggregation(2, bits)
+    some = Privacy.from_json({"central_differential_privacy": {"count_noise": 0.51, "quantile": None, "epsilon": 3}})
+    assert some.central_differential_privacy == CentralPrivacy(count_noise=0.51, quantile=None, epsilon=3)
+    without = Privacy.from_json({"central_differential_privacy": {"count_noise": 0.1, "quantile": None}})
+    assert without.central_differential_privacy.count_noise == 0.1, (
+        "nothing is spent on a quantile that is not followed"
+    )
+    for each in (some, without, Privacy.from_json({"secure_aggregation": {"threshold": 2}})):
+        assert Privacy.from_json(each.to_json()) == each
+        assert "statistics" not in each.to_json()
+
+
+def test_what_a_rule_of_statistics_leaves_out_has_its_default_and_null_forbids():
+    found = Privacy.from_json(
+        {"statistics": {"spectrum": {"clip": 2, "noise_multiplier": 0.5}, "graph": None, "prototypes": {}}}
+    ).statistics
+    assert found == {
+        StatisticKind.SPECTRUM: StatisticRule(clip=2, noise_multiplier=0.5, least_images=1),
+        StatisticKind.GRAPH: None,
+        StatisticKind.PROTOTYPES: StatisticRule(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        ("strict", [": expected object or null, found 'strict' (str)"]),
+        ({"least_images": 0}, ["#least_images: expected at least 1, found 0"]),
+        ({"least_images": 2.0}, ["#least_images: expected integer, found 2.0 (float)"]),
+        (
+            {LOCAL: {"clip": -1, "noise_multiplier": True, "delta": 1.0, "epsilon": 0}},
+            [
+                f"#{LOCAL}#clip: expected above 0, found -1",
+                f"#{LOCAL}#noise_multiplier: expected number, found True (bool)",
+                f"#{LOCAL}#delta: expected below 1, found 1.0",
+                f"#{LOCAL}#epsilon: expected above 0, found 0",
+            ],
+        ),
+        ({LOCAL: {"clip": None}}, [f"#{LOCAL}#clip: expected number, found None (NoneType)"]),
+        (
+            {CENTRAL: {"clip_rate": 0, "delta": "a"}},
+            [f"#{CENTRAL}#clip_rate: expected above 0, found 0", f"#{CENTRAL}#delta: expected number, found 'a' (str)"],
+        ),
+        ({CENTRAL: {"quantile": 1.0}}, [f"#{CENTRAL}#quantile: expected below 1, found 1.0"]),
+        (
+            {CENTRAL: {"noise_multiplier": 2.0, "count_noise": 1.0}},
+            [
+                f"#{CENTRAL}#count_noise: expected more than half of noise_multiplier, 1, found 1.0; null takes one "
+                "that fits; less would spend more than the whole epsilon on the quantile alone"
+            ],
+        ),
+        ({SECURE: {"threshold": 1}}, [f"#{SECURE}#threshold: expected at least 2, found 1"]),
+        ({SECURE: {"threshold": True}}, [f"#{SECURE}#threshold: expected integer or null, found True (bool)"]),
+        ({SECURE: {"fraction_bits": 7}}, [f"#{SECURE}#fraction_bits: expected at least 8, found 7"]),
+        ({SECURE: {"fraction_bits": 41}}, [f"#{SECURE}#fraction_bits: expected at most 40, found 41"]),
+        ({SECURE: {"fraction_bits": 9.0}}, [f"#{SECURE}#fraction_bits: expected integer, found 9.0 (float)"]),
+        ({SECURE: 3}, [f"#{SECURE}: expected object or null, found 3 (int)"]),
+        ({"statistics": ["graph"]}, ["#statistics: expected object or null, found ['graph'] (list)"]),
+        ({"statistics": {"graph": False}}, ["#statistics#graph: expected object or null, found False (bool)"]),
+        (
+            {
+                "least_image": 5,
+                "statistics": {
+                    "spectra": {},
+                    "spectrum": {"clip": 0, "least_images": 0},
+                    "graph": {"noise_multiplier": 1.0},
+                    "features": {"clip": 1.0, "noise_multiplier": -1},
+                    "prototypes": {"clip": 1.0, "noise_multiplier": 1.0},
+                },
+            },
+            [
+                "#least_image: expected one of ['central_differential_privacy', 'differential_privacy', "
+                "'least_images', 'secure_aggregation', 'statistics'], found an unknown key; "
+                "did you mean 'least_images'?",
+                "#statistics#spectra: expected one of ['features', 'graph', 'prototypes', 'spectrum'], "
+                "found an unknown key; did you mean 'spectrum'?",
+                "#statistics#spectrum#clip: expected above 0, found 0",
+                "#statistics#spectrum#least_images: expected at least 1, found 0",
+                "#statistics#features#noise_multiplier: expected at least 0, found -1",
+                "#statistics#graph#noise_multiplier: expected a clip, which says how much noise that is, "
+                "found 1 without a clip; set clip, or noise_multiplier to 0",
+                "#statistics#prototypes#noise_multiplier: expected 0: they travel with counts of pixels, which noise "
+                "would spoil, found 1; set noise_multiplier to 0",
+            ],
+        ),
+        (
+            {SECURE: {}, CENTRAL: {}, LOCAL: {}},
+            [
+                ": expected one of the two, found secure_aggregation and central_differential_privacy; the server "
+                "cannot clip what it does not see: take differential_privacy, at the sites",
+                ": expected one of the two, found noise at the sites and at the server; leave "
+                "central_differential_privacy null where the server is not trusted, else differential_privacy",
+            ],
+        ),
+    ],
+)
+def test_every_problem_is_refused_at_once(content, problems):
+    with pytest.raises(Refused) as error:
+        Privacy.from_json(content)
+    assert sorted(map(str, error.value.problems)) == sorted(f"{WHERE}{problem}" for problem in problems)
+
+
+def test_a_run_from_before_a_setting_can_go_on():
+    old = {"least_images": 5, "differential_privacy": None}
+    assert settings_of({**old, "central_differential_privacy": None}) == old
+    assert settings_of({**old, "central_differential_privacy": {}}) != old
+
+
+NOISE = DifferentialPrivacy(noise_multiplier=2.0, delta=1e-3, epsilon=8.0)
+
+
+@pytest.mark.parametrize(
+    ("floor", "plan", "expected"),
+    [
+        (PrivacyFloor(), Privacy(5, NOISE), Privacy(5, NOISE)),
+        (PrivacyFloor(3), Privacy(5), Privacy(5)),
+        (PrivacyFloor(8), Privacy(1), Privacy(8)),
+        (PrivacyFloor(8, 2.0), Privacy(1, NOISE), Privacy(8, replace(NOISE, epsilon=2.0, delta=1e-5))),
+        (PrivacyFloor(1, 9.0), Privacy(1, NOISE), Privacy(1, replace(NOISE, epsilon=8.0, delta=1e-5))),
+        (PrivacyFloor(1, 9.0), Privacy(1, replace(NOISE, epsilon=None, delta=1e-6)), (9.0, 1e-6)),
+    ],
+)
+def test_of_plan_and_site_the_stricter_counts(floor, plan, expected):
+    found = floor.under(plan)
+    if isinstance(expected, tuple):
+        assert (found.differential_privacy.epsilon, found.differential_privacy.delta) == expected
+    else:
+        assert found == expected
+
+
+def test_a_site_with_an_epsilon_takes_no_part_in_a_run_without_noise():
+    with pytest.raises(MessageRefused, match=r"differential_privacy: expected noise: .* found none; set it in"):
+        PrivacyFloor(epsilon=2.0).under(Privacy())
+
+
+@pytest.mark.parametrize(("sites", "least"), [(1, 2), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)])
+def test_the_least_threshold_is_more_than_half(sites, least):
+    assert SecureAggregation().threshold_of(sites) == least
+    assert SecureAggregation(7).threshold_of(sites) == 7
+
+
+class Sending(FedAvg):
+    """Averages weights, beside which sites send spectra."""
+
+    statistic = StatisticKind.SPECTRUM
+
+
+class ReadsTerms(FedAvg):
+    """Averages weights, and reads means of loss terms."""
+
+    exchange = Exchange(means_of_terms=True)
+
+
+class Prototypes(FedAvg):
+    exchange = Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
+
+
+class Scores(FedAvg):
+    exchange = Exchange(Kind.METRICS, own_networks=True, alike=False, server_model=False)
+
+
+def told(privacy: Privacy, strategy, **options) -> list[str]:
+    with pytest.raises(Refused) as error:
+        require_possible(privacy, strategy, **options)
+    return [str(problem) for problem in error.value.problems]
+
+
+def test_what_can_be_kept_passes():
+    require_possible(Privacy(), Sending())
+    require_possible(Privacy(), FedAvg(), rounds=3, sites=1)
+
+
+def test_a_method_of_one_site_alone_is_no_federation():
+    assert told(Privacy(), FedAvg(), method=Method("mine", leaves_site=())) == [
+        "variant: expected a method of a federation; of this one nothing leaves a site, found 'mine'; "
+        "run its train.json at that site (docs/methods.md), or choose another variant"
+    ]
+    require_possible(Privacy(), FedAvg(), Method("mine", leaves_site=("scores",)))
+
+
+@pytest.mark.parametrize("strategy", [Sending, Prototypes])
+def test_sums_under_masks_take_a_mean(strategy):
+    pytest.importorskip("cryptography")
+    require_possible(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), None, UpdateGuard(), sites=3)
+    assert told(Privacy(secure_aggregation=SecureAggregation()), strategy()) == [
+        f"{WHERE}#secure_aggregation: expected a strategy that takes the mean of the sites' weights, as FedAvg "
+        f"does, found {strategy.__name__}, which has to see each site's answer; choose a variant that averages, such "
+        "as samfed, or secure_aggregation: null"
+    ]
+
+
+def test_sums_under_masks_take_a_guard_that_sees_no_update():
+    guard = UpdateGuard(action="skip", largest_share=0.5)
+    expected = "expected nothing that looks at each update, as the server sees their sum alone"
+    assert told(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), guard=guard) == [
+        f"{WHERE}#secure_aggregation: {expected}, found job#update_guard#largest_share; "
+        "largest_share: null, or secure_aggregation: null",
+        f"{WHERE}#secure_aggregation: {expected}, found job#update_guard#action 'skip'; "
+        "'clip', which then shortens the step of the mean, or secure_aggregation: null",
+    ]
+
+
+def test_a_threshold_that_nobody_reaches_is_told_beside_the_rest():
+    found = told(Privacy(secure_aggregation=SecureAggregation(5)), Prototypes(), sites=4)
+    assert found[0] == (
+        f"{WHERE}#secure_aggregation#threshold: expected from 3 to 4, of 4 sites, found 5; null takes the least"
+    )
+    assert len(found) == 2
+    [two] = told(Privacy(secure_aggregation=SecureAggregation(5)), FedAvg(), sites=2)
+    assert two.endswith("expected from 2 to 2, of 2 sites, found 5; null takes the least")
+    assert told(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), sites=1) == [
+        f"{WHERE}#secure_aggregation#threshold: expected from 2 to 1, of 1 sites, found 2; "
+        "at least two sites; alone none is hidden in a sum"
+    ]
+
+
+def test_a_budget_that_the_rounds_would_spend_is_told_beside_the_rest():
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    # one release of noise 1 at delta 1e-5 is 4.7, two are 7.1
+    privacy = Privacy(central_differential_privacy=CentralPrivacy(epsilon=5.0))
+    require_possible(privacy, FedAvg(), rounds=1)
+    require_possible(privacy, FedAvg())
+    budget, mean = told(privacy, Prototypes(), rounds=2)
+    assert budget.startswith(f"{WHERE}#central_differential_privacy#epsilon: expected at most 5, found 7.")
+    assert mean.startswith(f"{WHERE}#central_differential_privacy: expected a strategy that takes the mean")
+
+
+def test_noise_at_the_server_takes_a_mean():
+    assert told(Privacy(central_differential_privacy=CentralPrivacy()), Prototypes()) == [
+        f"{WHERE}#central_differential_privacy: expected a strategy that takes the mean of the sites' weights, as "
+        "FedAvg does, found Prototypes, which has to see each site's answer; choose a variant that averages, such as "
+        "samfed, or central_differential_privacy: null"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem"),
+    [
+        (
+            Sending,
+            "expected weights alone, found weights with noise, and amplitude-spectrum windows beside them; "
+            "choose a variant that sends no statistic of images, or differential_privacy: null",
+        ),
+        (
+            ReadsTerms,
+            "expected weights alone, found weights with noise, and means of loss terms beside them; choose a variant "
+            "that weighs sites by their images, such as samfed, or differential_privacy: null",
+        ),
+        (
+            PersonalFedAvg,
+            "expected weights of one network, or predictions, found weights of networks that sites keep; "
+            "choose a variant that exchanges those, or differential_privacy: null",
+        ),
+        (
+            Prototypes,
+            "expected weights of one network, or predictions, found an exchange of prototypes; "
+            "choose a variant that exchanges those, or differential_privacy: null",
+        ),
+        (
+            Scores,
+            "expected weights of one network, or predictions, found an exchange of none; "
+            "choose a variant that exchanges those, or differential_privacy: null",
+        ),
+    ],
+)
+def test_noise_at_sites_takes_what_it_is_made_for(strategy, problem):
+    pytest.importorskip("opacus")
+    require_possible(Privacy(differential_privacy=DifferentialPrivacy()), FedAvg())
+    found = told(Privacy(differential_privacy=DifferentialPrivacy()), strategy())
+    assert found == [f"{WHERE}#differential_privacy: {problem}"]
+
+
+def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
+    require_possible(Privacy(), Sending())
+    rules = {StatisticKind.SPECTRUM: StatisticRule(clip=1.0, noise_multiplier=0.5)}
+    assert told(Privacy(statistics=rules), Sending()) == [
+        f"{WHERE}#differential_privacy: expected its accountant, found no Opacus; pip install 'samfed-monai[privacy]'"
+    ]
+
+
+def test_what_leaves_of_images_is_said_before_a_run():
+    assert statistics_notice(Privacy(), FedAvg(), "samfed") is None
+    rules = {StatisticKind.SPECTRUM: StatisticRule(clip=2.0, noise_multiplier=0.5, least_images=9)}
+    assert statistics_notice(Privacy(statistics=rules), Sending(), "elcfs") == (
+        "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 9 images, clipped to a "
+        "norm of 2, noise multiplier 0.5 (privacy#statistics#spectrum; docs/privacy.md says what that reveals of "
+        "them)"
+    )
+    assert statistics_notice(Privacy(statistics={StatisticKind.SPECTRUM: None}), Sending(), "elcfs") is None
+
+
+def test_a_site_with_too_few_images_is_told_so_before_round_0():
+    def problems(images: int, strategy, **options) -> list[str]:
+        return [str(problem) for problem in too_few_images(images, Privacy(**options), strategy)]
+
+    hint = "found fewer; join with another site, or agree on another least_images"
+    assert problems(5, FedAvg()) == problems(1, Scores()) == problems(5, Sending()) == []
+    assert problems(4, FedAvg()) == [
+        f"images: expected at least 5 images to train on, as privacy#least_images says, {hint}"
+    ]
+    rules = {StatisticKind.SPECTRUM: StatisticRule(least_images=9)}
+    assert problems(8, FedAvg(), statistics=rules) == problems(9, Sending(), statistics=rules) == []
+    assert problems(8, Sending(), statistics=rules) == [
+        f"images: expected at least 9 images to train on, as privacy#statistics#spectrum#least_images says, {hint}"
+    ]
+    assert problems(8, Sending(), statistics=rules, least_images=10)[0].startswith(
+        "images: expected at least 10 images to train on, as privacy#least_images says"
+    )
+
+
+def test_too_many_rounds_for_the_budget_are_refused_with_a_multiplier_that_does():
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    settings = CentralPrivacy(noise_multiplier=1.0, epsilon=5.0)
+    with pytest.raises(Refused, match=r"epsilon: expected at most 5, found 19\S* after 10 rounds; noise_mul") as error:
+        require_budget(settings, 10)
+    told = float(error.value.problems[0].hint.split()[1].rstrip(","))
+    require_budget(CentralPrivacy(noise_multiplier=told * 1.01, epsilon=5.0), 10)
+    require_budget(CentralPrivacy(noise_multiplier=1.0), 10)
+    require_budget(None, 10)

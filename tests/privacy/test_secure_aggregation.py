@@ -1,0 +1,443 @@
+"""Rounds in which the server learns the sum of the sites' weights alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.io import safe_load
+from samfed_monai.federation import ClientAlgoSite, LocalTransport, RunFolder
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy import Privacy, SecureAggregation, read_audit, require_possible
+from samfed_monai.privacy.secure_aggregation import (
+    STEPS,
+    SecureServer,
+    SecureSite,
+    SumsOfUpdates,
+    as_mean,
+    as_vector,
+    update_hash,
+)
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
+from samfed_monai.reports import Report
+from samfed_monai.results import validate_results
+from tests.federation.test_job import job
+from tests.federation.toys import FixedClient, controller, weights
+
+pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
+
+SETTINGS = SecureAggregation()
+
+
+class SecureWorker(ClientAlgoSite):
+    """A site of three that adds its update under masks, and fails in the step that it is told to."""
+
+    def __init__(self, site, client, *, fails=None, sites="abc", settings=SETTINGS, sums=None):
+        super().__init__(site, client)
+        self.adder, self.fails, self.sent = SecureSite(site, sites, settings, sums, "plan"), fails, []
+
+    def answer(self, task, message):
+        task = Task(task)
+        if task == self.fails:
+            raise RuntimeError("the line is dead")
+        reply = self.adder.answer(task, message) if task in STEPS else super().answer(task, message)
+        reply = self.adder.hold(reply) if task == Task.TRAIN else reply
+        self.sent.append((task, reply))
+        return reply
+
+
+CLIENTS = {"a": {"step": 1.0, "n": 1}, "b": {"step": 3.0, "n": 3}, "c": {"step": -0.125, "n": 6}}
+
+
+def run(folder, *, rounds=1, fails=None, plain=False, clients=None, settings=SETTINGS, **options):
+    """The run's result and its workers, of which those named in ``fails`` do so in a step."""
+    made = clients or {site: FixedClient(site, **given) for site, given in CLIENTS.items()}
+    workers = {
+        site: SecureWorker(site, client, fails=(fails or {}).get(site), settings=settings)
+        for site, client in made.items()
+    }
+    with RunFolder(folder).open({}) as opened:
+        conductor = controller(opened, made if plain else workers, rounds=rounds, **options)
+        if not plain:
+            conductor.secure = SecureServer(settings, conductor.strategy, conductor.transport)
+        return conductor.run(), workers
+
+
+def model(folder, round=0):
+    return safe_load(folder / f"rounds/{round:03d}/global.safetensors")
+
+
+def test_the_sum_is_the_plain_mean_to_the_precision_of_its_numbers(tmp_path):
+    result, _ = run(tmp_path / "secure", rounds=2)
+    run(tmp_path / "plain", rounds=2, plain=True)
+    for round in (0, 1):
+        secure, plain = model(tmp_path / "secure", round), model(tmp_path / "plain", round)
+        for name in ("w", "b"):
+            # rounding to 2^-32 at each site, and to float32 in both means
+            assert torch.allclose(secure[name], plain[name], rtol=2**-22, atol=2**-31)
+        assert secure["count"].item() == plain["count"].item() == round + 1
+    entry = result.records[1]["sites"]["c"]
+    assert (entry["status"], entry["n"]) == ("ok", 6)
+
+
+def test_nothing_that_a_site_sends_is_its_update(tmp_path):
+    _, workers = run(tmp_path)
+    sent = dict(workers["a"].sent)
+    assert sent[Task.TRAIN].tensors == {}
+    assert (sent[Task.TRAIN].kind, sent[Task.TRAIN].n) == (Kind.METRICS, 1)
+    own = {name: tensor + 1 for name, tensor in weights().items()}
+    plain = torch.from_numpy(as_vector(own, weight=1, fraction_bits=32, members=3))
+    masked = sent[Task.MASKED].tensors["masked"]
+    assert masked.shape == plain.shape
+    assert not (masked == plain).any()
+    tables = [tensor for task in (Task.KEYS, Task.SHARES, Task.UNMASK) for tensor in sent[task].tensors.values()]
+    assert {tensor.dtype for tensor in tables} == {torch.uint8, torch.int64}
+    assert sum(tensor.numel() for tensor in tables) < 1000, "keys and shares, and no model"
+
+
+def test_masks_leave_no_trace_in_the_model(tmp_path):
+    """The sum is of whole numbers: two runs with masks of their own end with the same bits."""
+    run(tmp_path / "one", rounds=2)
+    run(tmp_path / "other", rounds=2)
+    assert all(tensor.equal(model(tmp_path / "other", 1)[name]) for name, tensor in model(tmp_path / "one", 1).items())
+
+
+@pytest.mark.parametrize("step", [Task.TRAIN, Task.KEYS, Task.SHARES, Task.MASKED, Task.UNMASK])
+def test_a_site_may_drop_out_at_any_step(tmp_path, step):
+    result, _ = run(tmp_path, fails={"b": step})
+    mean = (1 * 1 + 6 * -0.125) / 7 if step != Task.UNMASK else (1 * 1 + 3 * 3 + 6 * -0.125) / 10
+    assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + mean] * 6, abs=1e-6)
+    entry = result.records[0]["sites"]["b"]
+    assert entry["status"] == ("ok" if step == Task.UNMASK else "skipped")
+
+
+@pytest.mark.parametrize("step", [Task.KEYS, Task.SHARES, Task.MASKED, Task.UNMASK])
+def test_below_the_threshold_nothing_is_unmasked_and_the_run_stops(tmp_path, step):
+    with pytest.raises(Stopped, match=r"round 1 of 1: 1 updates to add, 2 needed\n  - b: RuntimeError") as error:
+        run(tmp_path, fails={"b": step, "c": step})
+    assert "- c: RuntimeError" in str(error.value)
+    assert not (tmp_path / "rounds/000").exists()
+
+
+def test_a_quorum_counts_those_whose_updates_are_in_the_sum(tmp_path):
+    with pytest.raises(Stopped, match="2 of 3 updates, 3 needed"):
+        run(tmp_path, fails={"b": Task.MASKED}, quorum=3)
+
+
+def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path):
+    run(tmp_path / "whole", rounds=3)
+    run(tmp_path / "stopped", rounds=1)
+    run(tmp_path / "stopped", rounds=3)
+    assert model(tmp_path / "whole", 2)["w"].equal(model(tmp_path / "stopped", 2)["w"])
+
+
+class Spoiler(FixedClient):
+    """Its update makes a negative variance of the mean."""
+
+    def train(self, data, extra):
+        super().train(data, extra)
+        self.weights["x.running_var"] -= 1e4
+
+
+def test_a_sum_that_is_no_model_stops_the_run(tmp_path):
+    start = {**weights(), "x.running_var": torch.ones(2)}
+    clients = {site: (Spoiler if site == "b" else FixedClient)(site, n=1) for site in "abc"}
+    expected = r"the sum of the updates is not a model \(.*values below 0.*\); which update spoiled it cannot be seen"
+    with pytest.raises(Stopped, match=expected):
+        run(tmp_path, clients=clients, start=start)
+
+
+def test_a_number_that_is_too_large_is_refused_at_its_site_and_the_others_are_added(tmp_path):
+    clients = {site: FixedClient(site, step=1e12 if site == "b" else 1.0) for site in "abc"}
+    result, _ = run(tmp_path, clients=clients)
+    assert "for the sum to fit in 64 bits, found a number of 1e+12" in result.records[0]["sites"]["b"]["reason"]
+    assert model(tmp_path)["w"].eq(2).all()
+
+
+def test_the_guard_shortens_the_step_of_the_mean(tmp_path):
+    clients = {site: FixedClient(site, step=100.0) for site in "abc"}
+    run(tmp_path, clients=clients, guard=UpdateGuard(limit=1.0))
+    assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([2.0] * 6)
+
+
+def test_a_site_answers_steps_of_its_own_round_in_their_order_only():
+    site = SecureSite("a", "abc", SETTINGS)
+    request = Message(Kind.SECURE, "a", 0, 2)
+    for task in STEPS:
+        with pytest.raises(MessageRefused, match=f"{task.value} out of its turn"):
+            site.answer(task, request)
+    trained = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
+    assert site.hold(trained).metrics == {"seconds": 1.0}
+    with pytest.raises(MessageRefused, match="keys out of its turn"):
+        site.answer(Task.KEYS, Message(Kind.SECURE, "a", 1, 2))
+    site.answer(Task.KEYS, request)
+    with pytest.raises(MessageRefused, match="keys out of its turn"):
+        site.answer(Task.KEYS, request)
+    tables = {
+        "another table": {"members": torch.tensor([0, 1]), "keys": torch.zeros(2, 63, dtype=torch.uint8)},
+        "numbers that are no members'": {
+            "members": torch.tensor([0, 3]),
+            "keys": torch.zeros(2, 64, dtype=torch.uint8),
+        },
+    }
+    for found, tensors in tables.items():
+        with pytest.raises(MessageRefused, match=f"expected keys of members, 64 bytes each, found {found}"):
+            site.answer(Task.SHARES, Message(Kind.SECURE, "a", 0, 2, tensors=tensors))
+
+
+class Growing(FixedClient):
+    """Its step is of its round: no two rounds train alike."""
+
+    def train(self, data, extra):
+        step, self.step = self.step, self.step * (extra["round"] + 1)
+        super().train(data, extra)
+        self.step = step
+
+
+class PowerCut(RuntimeError):
+    """Between what the server learned and what it wrote."""
+
+
+def attempt(folder, *, away=(), fails=None, cut=False, remember=True, rounds=1):
+    """What the server unmasked, round by round: the sum of n and of n w; and the run's result, if it came to one.
+
+    Sites and server are new processes in each attempt; they remember what lies on their disks, unless told not to.
+    """
+    fails = {**dict.fromkeys(away, Task.TRAIN), **(fails or {})}
+    workers = {
+        site: SecureWorker(
+            site,
+            Growing(site, **given),
+            fails=fails.get(site),
+            sums=SumsOfUpdates(folder / f"{site}.jsonl") if remember else None,
+        )
+        for site, given in CLIENTS.items()
+    }
+    seen = []
+    with RunFolder(folder / "run").open({}) as opened:
+        conductor = controller(opened, workers, rounds=rounds)
+        begun = opened.path / "secure_sum.json" if remember else None
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun=begun)
+        take = conductor.strategy.take
+
+        def looked_at(round, site, update):
+            seen.append((update.n, update.n * update.tensors["w"].double()))
+            take(round, site, update)
+
+        conductor.strategy.take = looked_at
+        if cut:
+            opened.write_round = lambda *_, **__: (_ for _ in ()).throw(PowerCut)
+            with pytest.raises(PowerCut):
+                conductor.run()
+            return seen, None
+        return seen, conductor.run()
+
+
+def test_two_sums_of_a_round_would_show_the_update_of_who_is_missing_in_one(tmp_path):
+    """The attack, on sites and a server that remember nothing: c's weights, 1 - 0.125, to the last bit."""
+    ((images, all_three),), _ = attempt(tmp_path, cut=True, remember=False)
+    ((left, two),), _ = attempt(tmp_path, away="c", remember=False)
+    assert images - left == CLIENTS["c"]["n"] == 6
+    assert ((all_three - two) / 6).unique().tolist() == pytest.approx([1 - 0.125], abs=1e-6)
+
+
+def test_a_round_done_again_without_a_site_is_left_out_and_the_run_goes_on(tmp_path, caplog):
+    seen, _ = attempt(tmp_path, cut=True, rounds=2)
+    assert len(seen) == 1
+    again, result = attempt(tmp_path, away="c", rounds=2)
+    why = "the round is left out: its sum was begun with a, b, c, and c did not come back; a sum of the others would"
+    assert f"round 1 of 2: {why}" in caplog.text
+    assert [record["sites"]["a"]["status"] for record in result.records] == ["skipped", "ok"]
+    assert why in result.records[0]["sites"]["a"]["reason"]
+    assert model(tmp_path / "run", 0)["w"].eq(weights()["w"]).all(), "the model stays as it was"
+    # of the first round nothing was unmasked again; in the second a and b step from the same model
+    assert [images for images, _ in again] == [4]
+    assert model(tmp_path / "run", 1)["w"].flatten().tolist() == pytest.approx([1 + 2 * (1 + 9) / 4] * 6, abs=1e-6)
+
+
+def test_a_round_done_again_by_the_same_sites_has_the_same_sum(tmp_path):
+    ((_, first),), _ = attempt(tmp_path, cut=True)
+    ((_, second),), result = attempt(tmp_path)
+    assert first.equal(second)
+    assert [entry["status"] for entry in result.records[0]["sites"].values()] == ["ok"] * 3
+
+
+def test_a_site_that_comes_back_late_is_not_in_the_sum_that_was_begun_without_it(tmp_path):
+    attempt(tmp_path, away="c", cut=True)
+    ((images, _),), result = attempt(tmp_path)
+    assert images == 4
+    assert "it was not in this round's sum when that was begun" in result.records[0]["sites"]["c"]["reason"]
+    assert model(tmp_path / "run")["w"].flatten().tolist() == pytest.approx([1 + (1 + 9) / 4] * 6, abs=1e-6)
+
+
+def test_sites_refuse_a_second_sum_of_a_server_that_forgot_the_first(tmp_path):
+    attempt(tmp_path, cut=True)
+    (tmp_path / "run" / "secure_sum.json").unlink()
+    with pytest.raises(Stopped, match=r"1 updates to add|0 updates to add") as error:
+        attempt(tmp_path, away="c")
+    told = "expected the members of the sum of this update that was unmasked before: a, b, c, found c missing"
+    assert told in str(error.value)
+
+
+def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
+    with pytest.raises(Stopped, match="1 updates to add, 2 needed"):
+        attempt(tmp_path, fails={"b": Task.UNMASK, "c": Task.UNMASK}, rounds=2)
+    _, result = attempt(tmp_path, away="c", rounds=2)
+    assert [record["sites"]["b"]["status"] for record in result.records] == ["skipped", "ok"]
+
+
+def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
+    sums = SumsOfUpdates(tmp_path / "sums.jsonl")
+    sums.enter("plan", 0, "u0", ["b", "a"])
+    sums.enter("plan", 0, "u0", ["a", "b"])
+    sums.enter("plan", 1, "u1", ["a", "c"])
+    assert len((tmp_path / "sums.jsonl").read_text().splitlines()) == 2
+    again = SumsOfUpdates(tmp_path / "sums.jsonl")
+    for run, round, update in (("plan", 0, "other noise"), ("another plan", 5, "u0")):
+        with pytest.raises(
+            MessageRefused, match="before: a, b, found c more, b missing; go on when they are all there"
+        ):
+            again.enter(run, round, update, ["a", "c"])
+    again.enter("another plan", 0, "u2", ["b", "c"])
+    with (tmp_path / "sums.jsonl").open("a") as file:
+        file.write('{"run": "plan", "rou')  # power was cut: nobody was answered
+    again.enter("plan", 2, "u3", ["b", "c"])
+    assert len(SumsOfUpdates._read(tmp_path / "sums.jsonl")) == 4
+
+
+def test_an_update_is_known_by_its_bits_and_its_weight():
+    def update(n=2, **tensors):
+        return Message(Kind.WEIGHTS, "a", 0, 2, n=n, tensors=tensors)
+
+    one, count = torch.tensor([1.0, 2.0]), torch.tensor(3)
+    known = update_hash(update(w=one, c=count))
+    assert known == update_hash(update(c=count.clone(), w=one.clone()))
+    others = [update(3, w=one, c=count), update(w=one, c=count + 1), update(w=one[None], c=count)]
+    others += [update(w=one.double(), c=count), update(v=one, c=count), update(w=one + 1e-7, c=count)]
+    assert len({known, *map(update_hash, others)}) == 7
+
+
+class Stranger(SecureWorker):
+    """Sends the keys of another member than itself."""
+
+    def answer(self, task, message):
+        reply = super().answer(task, message)
+        if Task(task) == Task.KEYS:
+            reply.tensors["members"] = torch.tensor([2])
+        return reply
+
+
+def test_keys_in_anothers_name_are_refused(tmp_path):
+    workers = {site: (Stranger if site == "b" else SecureWorker)(site, FixedClient(site, step=1.0)) for site in "abc"}
+    with RunFolder(tmp_path).open({}) as folder:
+        conductor = controller(folder, workers, rounds=1)
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, LocalTransport(workers))
+        result = conductor.run()
+    assert "rows of other members" in result.records[0]["sites"]["b"]["reason"]
+
+
+class Keyless(SecureWorker):
+    """Shows a public key of small order, which would fail everybody who agrees on a secret with it."""
+
+    def answer(self, task, message):
+        reply = super().answer(task, message)
+        if Task(task) == Task.KEYS:
+            reply.tensors["keys"].zero_()
+        return reply
+
+
+def test_fault_95_one_site_with_a_key_that_is_none_does_not_fail_the_others(tmp_path):
+    workers = {site: (Keyless if site == "b" else SecureWorker)(site, FixedClient(site, step=1.0)) for site in "abc"}
+    with RunFolder(tmp_path).open({}) as folder:
+        conductor = controller(folder, workers, rounds=1)
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, LocalTransport(workers))
+        sites = conductor.run().records[0]["sites"]
+    assert "a key with which no secret can be agreed" in sites["b"]["reason"]
+    assert [sites[site]["status"] for site in "abc"] == ["ok", "skipped", "ok"]
+    assert model(tmp_path)["w"].eq(2).all()
+
+
+@given(
+    values=st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4), min_size=2, max_size=6),
+    bits=st.integers(8, 40),
+    data=st.data(),
+)
+@settings(max_examples=50)
+def test_vectors_and_the_mean_fit_together(values, bits, data):
+    counts = [data.draw(st.integers(1, 1000)) for _ in values]
+    like = {"b": torch.zeros(2, 1), "a": torch.zeros(1), "c": torch.zeros((), dtype=torch.int64)}
+    models = [
+        {"b": torch.tensor(row[:2]).reshape(2, 1), "a": torch.tensor(row[2:3]), "c": torch.tensor(int(row[3]))}
+        for row in values
+    ]
+    if bits > 34 and max(abs(value) for row in values for value in row) > 1:
+        bits = 34  # 1,000 images x 1,000 x 6 sites leave no more room
+    vectors = [as_vector(m, weight=n, fraction_bits=bits, members=6) for m, n in zip(models, counts, strict=True)]
+    mean = as_mean(sum(vectors[1:], start=vectors[0]), like, weight=sum(counts), fraction_bits=bits)
+    assert list(mean) == list(like)
+    for name in ("a", "b"):
+        plain = sum(n * m[name].double() for m, n in zip(models, counts, strict=True)) / sum(counts)
+        assert torch.allclose(mean[name].double(), plain, rtol=2**-23, atol=2.0 ** -(bits + 1))
+    exact = sum(n * int(m["c"]) for m, n in zip(models, counts, strict=True)) / sum(counts)
+    assert abs(int(mean["c"]) - exact) <= 0.5 + 1e-9
+
+
+class OneByOne(FedAvg):
+    """Looks at every single update."""
+
+    def accept(self, round: int, site: str, update: Message) -> None:
+        super().accept(round, site, update)
+
+
+def test_what_looks_at_single_updates_is_refused_with_what_to_do():
+    privacy = Privacy(secure_aggregation=SETTINGS)
+    require_possible(privacy, FedAvg(), guard=UpdateGuard())
+    with pytest.raises(Refused, match=r"expected a strategy that takes the mean .*, found OneByOne, which"):
+        require_possible(privacy, OneByOne())
+    share = r"expected nothing that looks at each update, .*, found job#update_guard#largest_share; largest_share: null"
+    with pytest.raises(Refused, match=share) as error:
+        require_possible(privacy, FedAvg(), guard=UpdateGuard(largest_share=0.5, action="skip"))
+    assert "found job#update_guard#action 'skip'; 'clip', which then shortens the step of the mean" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "sites", "least"), [(2, 4, 3), (5, 4, 3), (None, 1, 2)], ids=["half", "too many", "alone"]
+)
+def test_a_threshold_is_more_than_half_of_the_sites(threshold, sites, least):
+    settings = SecureAggregation(threshold)
+    with pytest.raises(Refused, match=rf"threshold: expected from {least} to {sites}, of {sites} sites, found"):
+        settings.require_threshold(sites)
+    for count in (2, 3, 4, 9):
+        SETTINGS.require_threshold(count)
+        assert 2 * SETTINGS.threshold_of(count) > count
+
+
+def test_a_run_on_images_adds_its_updates_under_masks_and_says_so(small_federation, tmp_path):
+    privacy = {"least_images": 1, "secure_aggregation": {}}
+    results = job(small_federation, tmp_path / "secure", privacy=privacy, rounds=1).run()
+    assert validate_results(results) == []
+    assert results["privacy"]["secure_aggregation"] == {"threshold": None, "fraction_bits": 32}
+    job(small_federation, tmp_path / "plain", rounds=1).run()
+    secure, plain = model(tmp_path / "secure"), model(tmp_path / "plain")
+    floats = [name for name, tensor in plain.items() if tensor.is_floating_point()]
+    assert all(torch.allclose(secure[name], plain[name], rtol=1e-6, atol=1e-6) for name in floats)
+    kept = [json.loads(path.read_text()) for path in tmp_path.glob("secure/cache/privacy/*.sums.jsonl")]
+    assert [(entry["round"], entry["members"]) for entry in kept] == [(0, ["site-1", "site-2"])] * 2
+    assert json.loads((tmp_path / "secure" / "secure_sum.json").read_text())["members"] == ["site-1", "site-2"]
+    page = Path(Report(run_folder=tmp_path / "secure", overlays=False).write())
+    assert "Updates were added under masks" in page.read_text()
+    audit = read_audit(tmp_path / "secure" / "sites" / "site-1" / "audit.jsonl")
+    told = [
+        (line["task"], line["outcome"], line["kind"]) for line in audit if line["task"] not in ("evaluate", "check")
+    ]
+    assert told[-5:] == [
+        ("train", "masked", "weights"),
+        *((step, "sent", "secure") for step in ("keys", "shares", "masked", "unmask")),
+    ]
+    assert json.loads((tmp_path / "secure" / "run.json").read_text())["config"]["privacy"]["secure_aggregation"] == {}

@@ -1,0 +1,281 @@
+"""What a curious server could read: every byte that leaves two sites, and every file that lies at the server."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.fl.utils.exchange_object import ExchangeObject
+from PIL import Image
+
+from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
+from samfed_monai.data import DataList, Item, render_synthetic
+from samfed_monai.federation import FederatedJob, LocalTransport, Places, Plan, Progress, RunFolder, Site
+from samfed_monai.federation.site import ClientAlgoSite
+from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
+from samfed_monai.privacy.allowed import allowed_of, allowed_weights
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, to_bytes
+from tests.federation.toys import ToyImages, ToyNet, controller, toy_algo, toy_weights
+from tests.federation.unlike import run_unlike, unlike_algo
+from tests.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
+
+SITES = ("site-1", "site-2")
+#: The toy bundle's trainer raises a FileNotFoundError with this path when it is told to.
+NAMES = text_needles("Jane Doe", "lesion.png", "/secret")
+
+
+def planted() -> dict[str, list[bytes]]:
+    """Every private image of the toy sites, their ids, and the file that an error names."""
+    splits = (("unlabelled", 6), ("validation", 3), ("test", 2))
+    items = [item for site in SITES for split, count in splits for item in ToyImages(site, split, count).items]
+    return {
+        "pixels": [form for item in items for form in pixel_needles(item["image"])],
+        "ids": text_needles(*(str(item["id"]) for item in items)),
+        "names": NAMES,
+    }
+
+
+def worker(site: str, client: Any, folder: Path, sent: list[bytes], **settings: Any) -> ClientAlgoSite:
+    release = ReleaseFilter(
+        site,
+        allowed=lambda: allowed_of(client),
+        privacy=Privacy(least_images=settings.pop("least_images", 2)),
+        folder=folder / "sites" / site,
+        **settings,
+    )
+    return wired(ClientAlgoSite(site, client, release), sent)
+
+
+def test_the_spy_finds_what_is_there_whatever_it_is_packed_in(tmp_path):
+    image = ToyImages("site-1", "unlabelled", 1).items[0]["image"]
+    needles = {"pixels": pixel_needles(image), "names": NAMES}
+    message = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors={"w": torch.as_tensor(image)})
+    bits = (torch.as_tensor(image)[None] * 255).round().to(torch.uint8)
+    masks = Message(Kind.SOFT_MASKS, "site-1", 0, 1, tensors={"masks": bits})
+    Image.fromarray(np.moveaxis(bits[0].numpy(), 0, -1)).save(tmp_path / "overlay.png")
+    (tmp_path / "log.txt.z").write_bytes(zlib.compress(b"could not read /data/Jane Doe.png"))
+    found = leaks([b"nothing", to_bytes(message), to_bytes(masks)], sorted(tmp_path.iterdir()), needles)
+    assert found == ["pixels in message 1", "pixels in message 2", "names in log.txt.z", "pixels in overlay.png"]
+
+
+def test_fault_55_58_no_pixel_id_or_path_leaves_sites_that_exchange_weights(tmp_path, caplog):
+    sent: list[bytes] = []
+    clients = {
+        "site-1": toy_algo("site-1", output_dir=tmp_path / "evaluation"),
+        "site-2": toy_algo("site-2", output_dir=tmp_path / "evaluation", bundle={"fail_in_round": 1}),
+        "site-3": toy_algo("site-3", output_dir=tmp_path / "evaluation"),
+    }
+    workers = {site: worker(site, client, tmp_path, sent) for site, client in clients.items()}
+    with caplog.at_level(logging.ERROR), RunFolder(tmp_path).open({"rounds": 2}, seeds={"seed": 0}) as folder:
+        result = controller(folder, workers, start=toy_weights(), rounds=2).run()
+    assert result.records[1]["sites"]["site-2"]["reason"].startswith(
+        "FileNotFoundError (No such file or directory) in "
+    )
+    assert "Jane Doe" in caplog.text  # the site's own log has everything
+    models = len({model["round"] for model in result.models.values()})
+    assert len(sent) == 2 * 3 * 2 + models * 3  # training and validation, then each model on test images
+    assert leaks(sent, server_files(tmp_path), planted()) == []
+    assert len(server_files(tmp_path)) > 4
+
+
+def test_fault_55_58_no_pixel_id_or_path_leaves_sites_that_exchange_predictions(tmp_path):
+    sent: list[bytes] = []
+    clients = {site: unlike_algo(site, output_dir=tmp_path / "evaluation") for site in SITES}
+    workers = {site: worker(site, client, tmp_path, sent) for site, client in clients.items()}
+    run_unlike(tmp_path, clients=workers, rounds=2)
+    assert leaks(sent, server_files(tmp_path), planted()) == []
+    kinds = [line.split('"kind": ')[1].split(",")[0] for line in _audit(tmp_path, "site-1")]
+    assert kinds.count('"soft_masks"') == 2
+    assert '"weights"' not in kinds
+
+
+class Leaking:
+    """A client that answers with something else than it was asked for."""
+
+    def __init__(self, client: Any, tensors: dict[str, torch.Tensor], kind: Kind) -> None:
+        self.client, self.tensors, self.kind = client, tensors, kind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def get_weights(self, extra: dict | None = None) -> ExchangeObject:
+        answer = self.client.get_weights(extra)
+        answer.weights = {**(answer.weights or {}), **self.tensors}
+        answer["samfed"] = {**answer["samfed"], "kind": self.kind.value}
+        return answer
+
+
+def private_masks(count: int) -> torch.Tensor:
+    """Soft masks of a site's own images, of the size of those of the public set."""
+    return torch.arange(count * 64, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(count, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kind"),
+    [
+        ({"image": torch.as_tensor(ToyImages("site-1", "unlabelled", 1).items[0]["image"])}, Kind.WEIGHTS),
+        ({"masks": private_masks(6)}, Kind.SOFT_MASKS),  # as many, and as large, as those of the public set
+        ({"masks": private_masks(7)}, Kind.SOFT_MASKS),
+    ],
+)
+def test_fault_55_private_images_and_soft_masks_are_blocked_at_the_site(tensors, kind, tmp_path):
+    sent: list[bytes] = []
+    client = Leaking(unlike_algo("site-1"), tensors, kind)
+    workers = {"site-1": worker("site-1", client, tmp_path, sent)}
+    workers |= {site: worker(site, unlike_algo(site), tmp_path, sent) for site in ("site-2", "site-3")}
+    result, *_ = run_unlike(tmp_path, clients=workers, rounds=1)
+    assert result.records[0]["sites"]["site-1"]["status"] == "skipped"
+    assert result.records[0]["sites"]["site-2"]["status"] == "ok"
+    needles = {**planted(), "soft masks": [private_masks(2).numpy().tobytes()[:32]]}
+    assert leaks(sent, server_files(tmp_path), needles) == []
+
+
+def test_without_the_filter_the_spy_sees_the_same_masks_leave():
+    sent: list[bytes] = []
+    client = Leaking(unlike_algo("site-1"), {"masks": private_masks(6)}, Kind.SOFT_MASKS)
+    site = wired(ClientAlgoSite("site-1", client), sent)
+    site.answer(Task.TRAIN, Message(Kind.METRICS, "site-1", 0, 1, extra={"purpose": "distil"}))
+    needles = {"soft masks": [private_masks(2).numpy().tobytes()[:32]]}
+    assert leaks(sent, [], needles) == ["soft masks in message 0"]
+
+
+def test_fault_56_personal_keys_do_not_leave():
+    client, personal = toy_algo("site-1"), ["3.*"]
+    release = ReleaseFilter("site-1", allowed=lambda: allowed_weights(client.trainer.network, personal=personal))
+    sent: list[bytes] = []
+    request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={})
+    site = wired(ClientAlgoSite("site-1", client, release), sent)
+    with pytest.raises(MessageRefused, match="2 with names that may not leave"):
+        site.answer(Task.TRAIN, request)
+    head = client.trainer.network.state_dict()["3.weight"].numpy().tobytes()
+    assert leaks(sent, [], {"head": [head], "its name": [b"3.weight"]}) == []
+    assert network_split(ToyNet(), personal).personal == ("3.weight", "3.bias")
+
+
+def _audit(run: Path, site: str) -> list[str]:
+    return [line for line in (run / "sites" / site / "audit.jsonl").read_text().splitlines() if '"sent"' in line]
+
+
+NAME, EXIF = "Jane Doe 1961-04-02", "canary 47.5596N 7.5886E"
+CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "network_name": "basic_unet", "amp": False}
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of two sites; at the first, all files are named after a patient and carry a place in their EXIF."""
+    folder = tmp_path_factory.mktemp("hospital")
+    counts: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 1, "test": 2, "size": (64, 64)}
+    whole = render_synthetic(folder, sites=2, **counts)
+    site = whole.sites["site-1"]
+    parts = {str(split.value): [_planted(folder, item) for item in items] for split, items in site.splits()}
+    whole.sites["site-1"] = dataclasses.replace(site, **parts)
+    for name in SITES:
+        whole.for_site(name).save(folder / f"{name}.json")
+    whole.for_server().save(folder / "server.json")
+    return folder
+
+
+def _planted(folder: Path, item: Item) -> Item:
+    old = folder / item.image
+    new = old.with_name(f"{NAME} {old.name}")
+    exif = Image.Exif()
+    exif[0x010E] = EXIF  # ImageDescription
+    with Image.open(old) as image:
+        image.save(new, quality=95, exif=exif)
+    assert EXIF.encode() in new.read_bytes()
+    return dataclasses.replace(item, image=str(new.relative_to(folder)), sha256=sha256_file(new))
+
+
+def needles(hospital: Path) -> Needles:
+    images = [np.moveaxis(np.asarray(Image.open(path)), -1, 0) for path in _private(hospital)]
+    return {
+        "pixels": [form for image in images for form in pixel_needles(image)],
+        "name": text_needles("Jane Doe", "1961-04-02"),
+        "EXIF": text_needles(EXIF, "47.5596"),
+        "folder": text_needles(str(hospital / "site-1")),
+    }
+
+
+def _private(hospital: Path) -> Iterator[Path]:
+    for name in SITES:
+        listed = DataList.load(hospital / f"{name}.json")
+        yield from (hospital / item.image for site, _, item in listed.items() if site)
+
+
+def federate(hospital: Path, output: Path, sent: list[bytes], **knobs: Any) -> dict[str, Any]:
+    """The job of a server that has the public images only, with sites that make themselves ready from its plan."""
+
+    def carried(plan: Plan) -> LocalTransport:
+        nodes = {}
+        for name in SITES:
+            there = {"datalist": hospital / f"{name}.json", "output_dir": output / name}
+            places = Places(bundle_root=find_bundle("samfed_skin"), data_root=hospital, **there)
+            nodes[name] = wired(Site(name, plan, places), sent)
+        return LocalTransport(nodes, progress=Progress(show=False))
+
+    settings: dict[str, Any] = {
+        "bundle_root": find_bundle("samfed_skin"),
+        "datalist": hospital / "server.json",
+        "data_root": hospital,
+        "output_dir": output / "server",
+        "rounds": 1,
+        "variant": "no_sam",
+        "warm_start_steps": 1,
+        "train": CLIENT,
+        "sites": {name: {} for name in SITES},
+        "privacy": {"least_images": 1},
+    }
+    return FederatedJob(**{**settings, **knobs}).run(carried)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "client", "exchange"),
+    [
+        ("no_sam", {}, "weights"),
+        ("hssf", {"public_steps": 1, "mixed_networks": None, "server_network": "basic_unet"}, "predictions"),
+    ],
+)
+def test_fault_55_58_60_no_pixel_name_or_place_of_a_file_reaches_the_server(
+    variant, client, exchange, hospital, tmp_path, caplog
+):
+    sent: list[bytes] = []
+    with caplog.at_level(logging.INFO):
+        results = federate(hospital, tmp_path, sent, variant=variant, train={**CLIENT, **client})
+    assert results["exchange"] == exchange
+    assert results["average"]["test"]["n"] == 4
+    told = [caplog.text.encode()]  # in this process, the server's log and the sites' are one: names would be the sites'
+    held = server_files(tmp_path / "server", site_local=())
+    assert {"results.json", "run.json", "round.json", "global.safetensors"} <= {path.name for path in held}
+    assert leaks([*sent, *told], held, needles(hospital)) == []
+    assert len(sent) >= 2 * 5  # check, prepare, train, validation and test at two sites
+    at_site = leaks([], server_files(tmp_path / "site-1", site_local=()), needles(hospital))
+    assert any(found.startswith("name in ") for found in at_site)  # its own tables have what the server has not
+
+
+def test_fault_58_a_file_that_cannot_be_read_is_named_at_its_site_only(hospital, tmp_path, caplog):
+    victim = next(_private(hospital))
+    whole, sent = victim.read_bytes(), []
+    victim.write_bytes(whole[: len(whole) // 2])
+    try:
+        with caplog.at_level(logging.ERROR), pytest.raises(Refused, match=r"site-1: .*this site's log names") as error:
+            federate(hospital, tmp_path, sent)
+    finally:
+        victim.write_bytes(whole)
+    assert NAME in caplog.text
+    (line,) = read_audit(tmp_path / "site-1" / "sites" / "site-1" / "audit.jsonl")
+    assert (line["task"], line["outcome"]) == ("check", "failed")
+    # server and sites are one process here, and run.log is that process's: readable by its owner alone
+    assert (tmp_path / "server" / "run.log").stat().st_mode & 0o777 == 0o600
+    files = server_files(tmp_path / "server", site_local=("run.log",))
+    assert leaks([*sent, str(error.value).encode()], files, needles(hospital)) == []

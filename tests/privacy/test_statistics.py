@@ -1,0 +1,256 @@
+"""Image-derived statistics at the filter: which may leave, under which rule, and what is refused before any work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from samfed_monai.config.variants import Method
+from samfed_monai.core.errors import Refused
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy import (
+    Allowed,
+    Privacy,
+    ReleaseFilter,
+    audit_table,
+    privacy_account,
+    read_audit,
+    require_possible,
+    statistics_notice,
+    too_few_images,
+    unsent_rules,
+)
+from samfed_monai.privacy.rules import PrivacyFloor
+from samfed_monai.protocol import Kind, Message, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
+from samfed_monai.protocol.statistics import with_statistics
+from tests.methods import needs
+
+WEIGHTS = {"w": torch.tensor([1.0, 2.0])}
+OWN = {"windows": torch.tensor([[3.0, 4.0], [0.0, 0.5]])}
+METHOD = Method("styles", leaves_site=("weights", "scores", "spectrum"), where="styles.json -> _method#leaves_site")
+SPECTRUM = StatisticKind.SPECTRUM
+
+
+class Windows(Statistic):
+    kind = SPECTRUM
+
+    def __init__(self, images: int = 9) -> None:
+        self.count = images
+
+    def like(self):
+        return {"windows": torch.zeros(2, 2)}
+
+    def images(self, least_images: int) -> int:
+        self.asked = least_images
+        return self.count
+
+    def measured(self, least_images: int):
+        return OWN
+
+
+class Styles(FedAvg):
+    statistic = SPECTRUM
+
+
+def request(**extra: str) -> Message:
+    return Message(Kind.WEIGHTS, "Basel", 0, 3, 7, extra=extra)
+
+
+ASKED = request(statistics="spectrum")
+
+
+def reply(statistics=OWN, **fields) -> Message:
+    answer = Message(Kind.WEIGHTS, "Basel", 0, 3, 7, n=40, tensors=with_statistics(WEIGHTS, statistics))
+    return replace(answer, **fields)
+
+
+def gate(rules=None, *, measured: Statistic | None = None, method: Method | None = METHOD, **options) -> ReleaseFilter:
+    allowed = Allowed({Kind.WEIGHTS: WEIGHTS}, statistic=measured or Windows())
+    privacy = Privacy.from_json({"statistics": rules})
+    return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, noise=np.ones, **options)
+
+
+def test_what_the_method_declares_leaves_as_it_is_with_an_audit_line(tmp_path):
+    answer = reply()
+    assert gate(folder=tmp_path)(Task.TRAIN, ASKED, answer) is answer
+    plain = reply({})
+    assert gate(folder=tmp_path)(Task.TRAIN, request(), plain) is plain
+    measured = Windows(6)
+    six = gate({"spectrum": {"least_images": 6}}, measured=measured)
+    assert six(Task.TRAIN, ASKED, answer) is answer, "as many images as are asked for"
+    assert measured.asked == 6
+    line, without = read_audit(tmp_path / "audit.jsonl")
+    assert "statistics" not in without
+    assert line["statistics"] == {"kind": "spectrum", "images": 9, "clip": None, "noise_multiplier": 0.0}
+    assert (line["tensors"], line["noise"]) == (2, None)
+    assert "spectrum of 9 images" in audit_table([line])
+
+
+def test_entries_are_clipped_and_noise_is_counted(tmp_path):
+    rules = {"spectrum": {"clip": 1.0, "noise_multiplier": 0.5}}
+    sent = gate(rules, folder=tmp_path)(Task.TRAIN, ASKED, reply())
+    deviation = 2**0.5
+    expected = torch.tensor([[0.6, 0.8], [0.0, 0.5]]) + deviation
+    torch.testing.assert_close(sent.tensors["statistics.windows"], expected)
+    assert sent.tensors["w"] is WEIGHTS["w"]
+    assert sent.metrics == {"releases": 1}
+    (line,) = read_audit(tmp_path / "audit.jsonl")
+    assert line["noise"]["deviation"] == pytest.approx(deviation)
+    assert gate(rules, folder=tmp_path)(Task.TRAIN, ASKED, reply()).metrics == {"releases": 2}, "over restarts"
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "given", "told"),
+    [
+        (request(), {}, OWN, "found one that nobody asked for"),
+        (request(statistics="graph"), {}, OWN, "found a kind that this site does not measure"),
+        (ASKED, {}, {"windows": torch.zeros(3, 2)}, r"statistics -> windows: expected \(2, 2\), torch.float32"),
+        (ASKED, {}, {"windows": OWN["windows"].double()}, "another shape or dtype"),
+        (ASKED, {}, {"images": torch.zeros(2, 2)}, "expected windows, found other names"),
+        (ASKED, {}, {"windows": torch.full((2, 2), float("inf"))}, "NaN or infinity"),
+        (ASKED, {"measured": Windows(4)}, OWN, "expected entries of at least 5 images each, found fewer"),
+        (
+            ASKED,
+            {"rules": {"spectrum": {"least_images": 10}}},
+            OWN,
+            "expected entries of at least 10 images each, found fewer; join with another site",
+        ),
+        (
+            ASKED,
+            {"rules": {"spectrum": None}},
+            OWN,
+            "privacy#statistics#spectrum: expected a method without them, found amplitude-spectrum windows, "
+            "which the method sends and the policy forbids; choose a variant that sends none, or let the plan",
+        ),
+        (
+            ASKED,
+            {"method": replace(METHOD, leaves_site=("weights", "scores"))},
+            OWN,
+            "- styles.json -> _method#leaves_site: expected what styles declares, weights, scores, found "
+            "spectrum; add it there",
+        ),
+        (
+            ASKED,
+            {"method": Method("old")},
+            OWN,
+            "- _method#leaves_site: expected what old declares, nothing, found spectrum",
+        ),
+    ],
+)
+def test_anything_else_is_refused_with_what_to_do(asked, options, given, told):
+    with pytest.raises(MessageRefused, match=told):
+        gate(**options)(Task.TRAIN, asked, reply(given))
+
+
+def test_a_sites_own_file_names_the_only_kinds_that_leave():
+    plan = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}}})
+    assert PrivacyFloor().under(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=5)
+    assert PrivacyFloor(20, None, (SPECTRUM,)).under(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=20)
+    none = PrivacyFloor(statistics=()).under(plan)
+    assert [none.rule(kind) for kind in StatisticKind] == [None] * 4
+    assert Privacy.from_json(plan.to_json()) == plan
+
+
+def test_what_is_forbidden_is_refused_before_any_work():
+    require_possible(Privacy(), Styles(), METHOD)
+    with pytest.raises(Refused, match=r"expected what styles declares, weights, found spectrum"):
+        require_possible(Privacy(), Styles(), replace(METHOD, leaves_site=("weights",)))
+    forbidden = Privacy.from_json({"statistics": {"spectrum": None}})
+    with pytest.raises(Refused, match="statistics#spectrum: expected a method without them"):
+        require_possible(forbidden, Styles(), METHOD)
+    require_possible(forbidden, FedAvg(), METHOD)
+    noise = Privacy.from_json({"differential_privacy": {}})
+    with pytest.raises(Refused, match="expected weights alone, found weights with noise, and amplitude-spectrum"):
+        require_possible(noise, Styles(), METHOD)
+    rule = Privacy.from_json({"statistics": {"spectrum": {"least_images": 12}}})
+    (problem,) = too_few_images(11, rule, Styles())
+    assert "at least 12 images to train on, as privacy#statistics#spectrum#least_images says" in str(problem)
+    assert too_few_images(11, rule, FedAvg()) == []
+
+
+def test_a_run_says_what_leaves_before_it_begins():
+    assert statistics_notice(Privacy(), FedAvg(), "samfed") is None
+    told = statistics_notice(Privacy.from_json({"statistics": {"spectrum": {"clip": 1}}}), Styles(), "styles")
+    assert told is not None
+    assert told.startswith(
+        "styles: every site sends amplitude-spectrum windows of its images, each of at least 5 images, clipped to a "
+        "norm of 1, without noise (privacy#statistics#spectrum;"
+    )
+
+
+def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
+    records = [{"sites": {"a": {"releases": 2}, "b": {}}}]
+    assert "statistics" not in privacy_account(Privacy(), records, {})
+    quiet = privacy_account(Privacy(), records, {}, statistic=SPECTRUM)["statistics"]
+    assert quiet == {
+        "kind": "spectrum",
+        "clip": None,
+        "noise_multiplier": 0.0,
+        "least_images": 5,
+        "delta": None,
+        "releases": None,
+        "epsilon": None,
+    }
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    noisy = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0, "noise_multiplier": 2.0}}})
+    account = privacy_account(noisy, records, {}, statistic=SPECTRUM)["statistics"]
+    assert account["releases"] == {"a": 2, "b": 0}
+    assert (account["epsilon"]["b"], account["delta"]) == (0.0, 1e-5)
+    assert 2.2 < account["epsilon"]["a"] < 2 * 2.2  # docs/privacy.md: 2.2 for one message
+
+
+def prototypes(n: int = 40) -> Message:
+    tensors = {"prototypes": torch.tensor([[3.0, 4.0]]), "counts": torch.tensor([300.0])}
+    return Message(Kind.PROTOTYPES, "Basel", 0, 3, 7, n=n, tensors=tensors)
+
+
+def prototype_gate(rules=None, **options) -> ReleaseFilter:
+    allowed, method = Allowed({Kind.PROTOTYPES: prototypes().tensors}), Method("p", leaves_site=("prototypes",))
+    privacy = Privacy.from_json({"statistics": rules})
+    return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, **options)
+
+
+def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
+    answer = prototypes()
+    assert prototype_gate(folder=tmp_path)(Task.TRAIN, request(), answer) is answer
+    assert read_audit(tmp_path / "audit.jsonl")[0]["statistics"]["images"] == 40
+    clipped = prototype_gate({"prototypes": {"clip": 1.0}})(Task.TRAIN, request(), prototypes())
+    torch.testing.assert_close(clipped.tensors["prototypes"], torch.tensor([[0.6, 0.8]]))
+    assert clipped.tensors["counts"].item() == 300
+    with pytest.raises(MessageRefused, match="found one mean feature per class, which the method sends and the policy"):
+        prototype_gate({"prototypes": None})(Task.TRAIN, request(), prototypes())
+    with pytest.raises(MessageRefused) as refused:
+        prototype_gate({"prototypes": {"least_images": 50}})(Task.TRAIN, request(), prototypes())
+    assert [str(problem) for problem in refused.value.problems] == [
+        "message -> n: expected prototypes of at least 50 images, found fewer; "
+        "join with another site, or agree on another least_images"
+    ]
+
+
+@needs("fedproto")
+def test_fedproto_says_so_and_can_be_forbidden():
+    from samfed_monai.config.variants import declared
+    from samfed_monai.methods.fedproto import Prototypes
+
+    method = declared(None, "fedproto")
+    require_possible(Privacy(), Prototypes(), method)
+    assert "one mean feature per class" in (statistics_notice(Privacy(), Prototypes(), "fedproto") or "")
+    with pytest.raises(Refused, match="statistics#prototypes"):
+        require_possible(Privacy.from_json({"statistics": {"prototypes": None}}), Prototypes(), method)
+
+
+def test_a_rule_for_a_kind_that_is_not_sent_is_told_and_a_ban_is_not():
+    rules = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}, "features": {}, "graph": None}})
+    where = "federate.json -> privacy#statistics#"
+    found, hint = "a rule for a kind that it does not send", "leave it out, or choose a variant that sends it"
+    assert [str(problem) for problem in unsent_rules(rules, Styles(), "elcfs")] == [
+        f"{where}features: expected a rule for spectrum, the kind that elcfs sends, found {found}; {hint}"
+    ]
+    none = "expected none: drflm sends no statistics"
+    assert [str(problem) for problem in unsent_rules(rules, FedAvg(), "drflm")] == [
+        f"{where}{kind}: {none}, found {found}; {hint}" for kind in ("spectrum", "features")
+    ]
+    assert unsent_rules(Privacy(), FedAvg(), "drflm") == []
