@@ -51,7 +51,7 @@ from samfed_monai.config.parse import (
     workflow_files,
 )
 from samfed_monai.config.ranges import check_ranges
-from samfed_monai.config.reads import runs_of, unread, unread_in_groups
+from samfed_monai.config.reads import runs_of, unread, unread_in_groups, unread_without_teacher
 from samfed_monai.config.spelling import corrected, misspelt
 from samfed_monai.config.targets import CATALOGUE, parameters_of, resolve_target
 from samfed_monai.config.variants import find_variant, methods, networks_elsewhere, read_method
@@ -589,8 +589,9 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
             expected = 'an object, for instance {"network": "basic_unet"}'
             problems.append(Problem(f"{FEDERATE} -> {SITES}#{site}", found=type(choices).__name__, expected=expected))
     told = {problem.where for problem in problems}
-    unheeded = unread_in_groups(config, parts, teacher=_has_teacher(config, parts))
-    problems += [problem for problem in unheeded if problem.where not in told]
+    trunk = _has_teacher(config, parts)
+    useless = [*unread_in_groups(config, parts, teacher=trunk), *unread_without_teacher(config, trunk=trunk)]
+    problems += [problem for problem in useless if problem.where not in told]
     if ready and config.content.get("teacher_adapt", "off") != "off" and TEACHER in parts:
         problems += check_base_weights(parts[TEACHER].content, root)
     return problems

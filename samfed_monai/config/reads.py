@@ -142,6 +142,24 @@ def _elsewhere(config: BundleConfig, parts: Sequence[str]) -> str:
     return _UNREAD
 
 
+def unread_without_teacher(config: BundleConfig, *, trunk: bool) -> Iterator[Problem]:
+    """``adapter`` and ``renewal`` on the command line of a run that has no use for them.
+
+    Args:
+        config: of a federation, the command line on top.
+        trunk: whether the run has a teacher, if only for the trunk that networks start from.
+    """
+    adapt = config.content.get("teacher_adapt")
+    useless = {"renewal"} if adapt == "off" else set[str]()
+    useless |= {"adapter"} if adapt == "none" or not trunk else set()
+    expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
+    for key, value in config.layers[-1][1].items():
+        name = split_id(key)[0]
+        if name in useless and value is not None:
+            hint = "leave it out: this run takes SAM as it is" if adapt == "none" else "leave it out: no teacher here"
+            yield Unread(f"{config.source} -> {join_id(split_id(key))}", _short(value), expected, hint)
+
+
 def unread_in_groups(config: BundleConfig, groups: Mapping[str, BundleConfig], *, teacher: bool) -> Iterator[Problem]:
     """Options for one site's training or for the teacher that a federation does not read.
 
