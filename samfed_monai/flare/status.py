@@ -1,19 +1,18 @@
-"""The status of a run on FLARE, in its folder, followed from this machine."""
+"""How a run on FLARE stands: its status file, and what the server's log says of it."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import AGAIN, ExitCode, Problem, Refused, SamFedError, Stopped
+from samfed_monai.core.errors import ExitCode, SamFedError
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 
 logger = logging.getLogger(__name__)
-
 
 STATUS = "flare.json"
 RUN_ID = "flare.run.json"
@@ -54,73 +53,23 @@ _LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?(?:INFO|WARNING) - 
 _ENDED = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?ERROR - (?:\[.*?\]: )?((?:stopped|refused): .*)")
 
 
-class Watch:
-    """Tells what the server's log says that a user wants to know.
+class ShownLog:
+    """The lines of a server's log that were shown to the user; each is shown once."""
 
-    Args:
-        folder: the run's folder; its ``flare.json`` says how the run stands.
-        log: the server's log file, which may not exist yet.
-    """
+    def __init__(self) -> None:
+        self._lines: list[str] = []
 
-    def __init__(self, folder: Path, log: Path) -> None:
-        self.folder, self.log = folder, log
-        self._read = 0
-        self._rest = ""
-
-    def until_done(self, running: Callable[[], str], *, timeout: float | None = None) -> dict[str, Any]:
-        """Waits for the run's end.
-
-        Args:
-            running: called every second; says why the run cannot end any more, or ``""``.
-            timeout: seconds; ``None`` waits.
-
-        Returns:
-            The run's status.
-
-        Raises:
-            Stopped, Refused: as the server said, or the time is over, or FLARE ended without a status of the run.
-        """
-        started = time.monotonic()
-        while True:
-            self.tell()
-            status = read_status(self.folder)
-            if status["state"] not in ("none", "running"):
-                break
-            gone = running()
-            if gone:
-                time.sleep(0.5)
-                status = read_status(self.folder)
-                if status["state"] in ("none", "running"):
-                    if self.log.is_file() and (reported := last_report(self.log.read_text(errors="replace"))):
-                        raise reported
-                    raise Stopped(f"{gone}{self.tail()}", AGAIN)
-                break
-            if timeout is not None and time.monotonic() - started > timeout:
-                raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", AGAIN)
-            time.sleep(0.3)
-        self.tell()
-        raise_for_status(status)
-        return status
-
-    def tell(self) -> None:
-        """Logs the new lines of the server's log that are meant for users."""
-        if not self.log.is_file():
-            return
-        with open(self.log, "rb") as stream:
-            stream.seek(self._read)
-            text = self._rest + stream.read().decode(errors="replace")
-            self._read = stream.tell()
-        *lines, self._rest = text.split("\n")
-        for line in user_lines(lines):
+    def show(self, log: str) -> None:
+        """Shows what is new; of a long log FLARE sends the end alone, so what was shown may begin before it."""
+        shown, lines = self._lines, user_lines(log.splitlines())
+        known = next((n for n in range(min(len(shown), len(lines)), 0, -1) if shown[-n:] == lines[:n]), 0)
+        for line in lines[known:]:
             logger.info("%s", line)
+        self._lines = lines or shown
 
-    def tail(self) -> str:
-        """The last errors of the log, for a message."""
-        if not self.log.is_file():
-            return ""
-        lines = self.log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if "ERROR" in line or "Error" in line][-5:] or lines[-5:]
-        return "".join(f"\n  | {line[:300]}" for line in errors)
+    def stored(self) -> str:
+        """How many rounds the server has stored."""
+        return stored_rounds(self._lines)
 
 
 def user_lines(lines: Iterable[str]) -> list[str]:
@@ -178,20 +127,3 @@ class ServerReported(SamFedError):
     def __init__(self, message: str, code: int) -> None:
         self.exit_code = code  # type: ignore[assignment]
         super().__init__(message)
-
-
-def refuse_busy_port(port: int) -> None:
-    """Refuses a port that something else listens on.
-
-    Raises:
-        Refused: with how to choose another.
-    """
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            hint = f"choose another one, for instance --port {port + 100}, or end the program that uses it"
-            raise Refused([Problem(f"port {port}", found="in use", expected="a free port", hint=hint)]) from None

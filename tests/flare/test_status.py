@@ -10,13 +10,12 @@ import pytest
 
 from samfed_monai.core.errors import ExitCode, Refused, Stopped, machine_failure, message_and_code
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.watch import (
+from samfed_monai.flare.local import _until_done, refuse_busy_port
+from samfed_monai.flare.status import (
     ServerReported,
-    Watch,
     clear_status,
     raise_for_status,
     read_status,
-    refuse_busy_port,
     user_lines,
     write_status,
 )
@@ -33,11 +32,11 @@ def test_the_status_of_a_run_is_its_own_file(tmp_path):
     assert read_status(tmp_path)["state"] == "none"
     write_status(tmp_path, "stopped", "round 1: below quorum", 3)
     with pytest.raises(ServerReported, match="below quorum") as told:
-        Watch(tmp_path, tmp_path / "log").until_done(lambda: "")
+        _until_done(tmp_path, tmp_path / "log", str)
     assert told.value.exit_code == 3
     clear_status(tmp_path)
     with pytest.raises(Stopped, match="it is gone"):
-        Watch(tmp_path, tmp_path / "log").until_done(lambda: "it is gone")
+        _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
 
 
 class Full(FederationController):
@@ -45,6 +44,7 @@ class Full(FederationController):
 
     def __init__(self, at: Path) -> None:
         super().__init__("first")
+        self.fl_ctx = None
         self.at, self.on_this_machine, self.told = at, False, list[str]()
 
     def federate(self, folder: Path) -> None:
@@ -56,20 +56,20 @@ class Full(FederationController):
     def job_run_folder(self) -> Path:
         return self.at / "job"
 
-    def panic(self, message: str) -> None:
-        self.told.append(message)
+    def system_panic(self, reason: str, fl_ctx: Any) -> None:
+        self.told.append(reason)
 
 
 @pytest.mark.parametrize("writes", [True, False])
 def test_a_full_disk_at_the_server_stops_the_run_and_is_in_its_log(tmp_path, monkeypatch, caplog, writes):
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/job")
 
     monkeypatch.setattr("samfed_monai.flare.controller.set_up_process", lambda: None)
     server = Full(tmp_path)
     if not writes:
         write_status(tmp_path / "run", "running")
-        monkeypatch.setattr("samfed_monai.flare.watch.write_json", full)
+        monkeypatch.setattr("samfed_monai.flare.status.write_json", full)
         monkeypatch.setattr("samfed_monai.flare.session.publish", full)
     server.run()
     assert server.told == [str(machine_failure(OSError(errno.ENOSPC, "", "/run/x" if writes else "/job")))]
