@@ -66,8 +66,8 @@ def _package(name: str) -> tuple[str, str, str]:
         metadata = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError:
         return name, "not installed as a package", "unknown"
-    licence = metadata.get("License-Expression") or metadata.get("License") or "unknown"
-    return metadata["Name"], metadata["Version"], licence.strip().partition("\n")[0]
+    stated = [text for key in ("License-Expression", "License") for text in metadata.get_all(key) or () if text]
+    return metadata["Name"], metadata["Version"], stated[0].strip().partition("\n")[0] if stated else "unknown"
 
 
 def _licence(path: Path, root: Path) -> str:

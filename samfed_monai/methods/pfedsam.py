@@ -135,7 +135,7 @@ class MutualDistillationTerm(Term):
 
 
 class DecoupledStages(PartsInTurn):
-    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/personalised.md; a round of the federation is one).
+    """Stage G, then stage L, in every epoch of a trainer, which is a round (pFedSAM, docs/personalised.md).
 
     Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
     personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an
