@@ -45,7 +45,6 @@ $(VENV)/.package: $(VENV)/.torch $(DECLARED)
 $(VENV)/.dev: $(VENV)/.package
 	@echo "installing the tools for tests and checks ..."
 	@$(PIP) install -c constraints.txt -e '.[dev]'
-	@$(PIP) install -c constraints.txt --no-deps monai-nvflare  # it declares nvflare 2.7 and runs with 2.9
 	@touch $@
 
 $(VENV)/.flare: $(VENV)/.package
