@@ -120,8 +120,8 @@ def page(args: argparse.Namespace) -> None:
     from study.page import TITLE, read_sections, write_page
 
     sections = read_sections(args.section, args.section_command)
-    told = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    write_page(args.page, sections, published=args.published, **told)
+    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
+    write_page(args.page, sections, published=args.published, **texts)
     sys.stdout.write(f"{args.page}\n")
 
 
@@ -131,8 +131,8 @@ def ablation(args: argparse.Namespace) -> None:
     from study.page import read_sections
 
     sections = read_sections(args.section, args.section_command)
-    told = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    write_ablation(args.page, sections, default=args.default, **told)
+    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
+    write_ablation(args.page, sections, default=args.default, **texts)
     sys.stdout.write(f"{args.page}\n")
 
 
@@ -140,9 +140,9 @@ def related(args: argparse.Namespace) -> None:
     """Writes the page of the related systems."""
     from study.related import TITLE, related_page, write_related
 
-    told = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
+    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
     commands = _parts_of(args.part_command, "--part-command", "TEXT")
-    text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **told)
+    text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **texts)
     write_related(args.page, text, pictures)
     sys.stdout.write(f"{args.page}\n")
 
@@ -168,7 +168,7 @@ def related_plan(args: argparse.Namespace) -> None:
         known = part != "skin" or runs_of("polyp", args.records)
         rows = rows_to_run(part, args.records, only=only) if known else []
         if part == "skin" and share_of("polyp", rows_of("polyp"), seeds, args.records).todo:
-            # nobody knows yet which they will be
+            # which they will be is not known yet
             rows += [f"number {place} of polyps" for place in range(len(rows) + 1, BEST + 1)]
         shares.append(share_of(part, rows, seeds, args.records))
     sys.stdout.write(plan_text(shares))

@@ -97,13 +97,13 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
         return f"No row was run on all collections, so none is held against the default, {_named(default.row)}."
     if best is None or best is default:
         return f"No row is better than the default, {_named(default.row)}, on average over the collections."
-    told = [
+    texts = [
         f"{section.title or 'Dice'} {spell('vs:dice', cell)} ({word_of(cell)})"
         for section, cell in zip(sections, best.differences, strict=True)
     ]
     beats = sum(word_of(cell) == LEADS for cell in best.differences)
     beyond = f"beyond the spread on {beats} of {len(sections)}" if len(sections) > 1 else ""
-    return f"Best: {_named(best.row)}, to the default: {'; '.join(told)}{'; ' + beyond if beyond else ''}."
+    return f"Best: {_named(best.row)}, to the default: {'; '.join(texts)}{'; ' + beyond if beyond else ''}."
 
 
 def block(title: str, lines: Sequence[Line], sections: Sequence[Section], default: str) -> Block:

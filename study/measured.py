@@ -26,14 +26,14 @@ def measured(records: str | Path) -> dict[str, str]:
     Raises:
         Refused: a record that cannot be read.
     """
-    told: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for part, yardstick in BESIDE.items():
         scores = site_scores(runs_of(part, records))
         for row, blocks in scores.items():
             other = yardstick if row != yardstick else FLOOR
-            told.setdefault(row, []).append(f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}")
+            texts.setdefault(row, []).append(f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}")
     without = {row: f"not: {why}" for row, why in NO_ROW.items()}
-    return without | {row: "; ".join(texts) for row, texts in told.items()}
+    return without | {row: "; ".join(texts) for row, texts in texts.items()}
 
 
 def _beside(blocks: Mapping[tuple[str, int], float], others: Mapping[tuple[str, int], float], other: str) -> str:

@@ -1,4 +1,4 @@
-"""Published rows to stand beside ours: HSSF's tables (Ma et al. 2024), as they stand there."""
+"""Published rows to show beside ours: HSSF's tables (Ma et al. 2024), unchanged."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
+from samfed_monai.reports.paired import holm
 from samfed_monai.reports.style import LIGHT, png, quiet, subplots
 
 ALPHA = 0.05
@@ -129,7 +130,7 @@ def critical_difference(rows: int, blocks: int, alpha: float = ALPHA) -> float:
 
 @dataclass(frozen=True)
 class Against:
-    """How a row stands against another on the blocks that both have.
+    """How a row compares with another on the blocks that both have.
 
     Args:
         ahead: in so many blocks its score is the higher one.
@@ -159,12 +160,12 @@ def against(scores: Scores, row: str) -> dict[str, Against]:
         if name != row and (common := [block for block in base if block in of]):
             pairs[name] = np.array([of[block] - base[block] for block in common], dtype=np.float64)
     raw = {name: float(wilcoxon(gains).pvalue) if gains.any() else 1.0 for name, gains in pairs.items()}
-    found, highest = dict[str, Against](), 0.0
-    for place, name in enumerate(sorted(raw, key=lambda name: (raw[name], -pairs[name].mean()))):
-        gains = pairs[name]
-        highest = max(highest, min(1.0, raw[name] * (len(raw) - place)))  # Holm: never below that of a smaller one
-        found[name] = Against(int((gains > 0).sum()), len(gains), float(gains.mean()), highest)
-    return found
+    corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
+    order = sorted(pairs, key=lambda name: (raw[name], -pairs[name].mean()))
+    return {
+        name: Against(int((pairs[name] > 0).sum()), len(pairs[name]), float(pairs[name].mean()), corrected[name])
+        for name in order
+    }
 
 
 def ranks_figure(ranked: Ranking, titles: Mapping[str, str] | None = None) -> bytes:

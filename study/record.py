@@ -58,7 +58,7 @@ def read_record(path: str | Path) -> list[RunData]:
 def runs_in(folder: str | Path) -> list[Path]:
     """Folders of the finished runs of a comparison, in the order of their names.
 
-    Those that ``samfed compare`` saw end: where it left no ``compare.json`` it did not, and nobody knows their row.
+    Those that ``samfed compare`` saw end: where it left no ``compare.json`` it did not, and their row is unknown.
 
     Args:
         folder: the ``--output-dir`` of ``samfed compare``, which may still be at work or have ended with failed runs.

@@ -116,7 +116,7 @@ def _processor_seconds(results: Mapping[str, Any]) -> float | None:
 def table_block(
     title: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Ranking, seeds: Mapping[str, int]
 ) -> Block:
-    """The table of a part: ranked rows first, the best on top; a column that nobody has is left out."""
+    """The table of a part: ranked rows first, the best on top; a column without values is left out."""
     order = [*ranked.ranks, *(row for row in sorted(cells, key=place_of) if row not in ranked.ranks)]
     keys = [key for key in HEADS if key in ("rank", "seeds") or any(of.get(key, Cell()).n for of in cells.values())]
     rows = {}
@@ -182,16 +182,16 @@ def told_against(runs: Iterable[RunData]) -> list[str]:
     text += f"for {counted(len(found), 'row')}{f' of {most} blocks; not {_names(few)}, of fewer' if few else ''}): "
     if 2 / 2**most * len(found) >= ALPHA:
         return [f"{text}{counted(most, 'block')} are too few to tell any from it.", ""]
-    told = [
+    texts = [
         f"{word} {', '.join(f'{_name(row)} ({of.ahead} of {of.blocks})' for row, of in those.items())}"
         for word, higher in (("higher", True), ("lower", False))
         if (those := {row: of for row, of in differ.items() if (of.gain > 0) is higher})
     ]
-    if not told:
+    if not texts:
         return [f"{text}none can be told from it.", ""]
     rest = counted(len(found) - len(differ), "row")
     return [
-        f"{text}{'; '.join(told)}; {rest} cannot be told from it. In brackets, in how many blocks a row is higher.",
+        f"{text}{'; '.join(texts)}; {rest} cannot be told from it. In brackets, in how many blocks a row is higher.",
         "",
     ]
 
@@ -231,8 +231,8 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> str:
     if over:
         above, below = ([row for row, gap in over.items() if (gap >= 0) is wanted] for wanted in (True, False))
         word, listed = ("At or above", above) if len(above) <= len(below) else ("Below", below)
-        told = _names(listed) if listed else "none"
-        parts.append(f"{word} the public set alone ({_number(floor.mean, 3)}), over the seeds in common: {told}.")
+        texts = _names(listed) if listed else "none"
+        parts.append(f"{word} the public set alone ({_number(floor.mean, 3)}), over the seeds in common: {texts}.")
     return " ".join(parts)
 
 
@@ -264,7 +264,7 @@ def _gains(cells: Mapping[str, Mapping[str, Cell]]) -> dict[str, dict[str, float
 
 def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Middle gains of rows of one kind: one row that failed says nothing of the others."""
-    known, told = methods(), []
+    known, texts = methods(), []
     for kind, what in GROUPS.items():
         rows = [row for row in gains if row in known and known[row].kind == kind]
         said = [
@@ -273,8 +273,8 @@ def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[str]:
             if (values := [gain for row in rows if (gain := gains[row][key]) is not None])
         ]
         if said:
-            told.append(f"{what} ({len(rows)}) {', '.join(said)}")
-    return told
+            texts.append(f"{what} ({len(rows)}) {', '.join(said)}")
+    return texts
 
 
 def _by_site(runs: Sequence[RunData]) -> list[str]:
@@ -282,14 +282,14 @@ def _by_site(runs: Sequence[RunData]) -> list[str]:
     scores = site_scores(runs)
     base = scores.get(YARDSTICK, {})
     gains = {row: gains_by_site(of, base) for row, of in scores.items() if row not in (YARDSTICK, CEILING)}
-    told = []
+    texts = []
     for site in dict.fromkeys(site for site, _ in base):
         at_site = {row: of[site] for row, of in gains.items() if site in of}
         if at_site:
             first = max(at_site, key=lambda row: at_site[row])
             plain = fmean(dice for block, dice in base.items() if block[0] == site)
-            told.append(f"{site} {plain:.3f}, most {_name(first)} {as_difference(at_site[first])}")
-    return [f"By site, where {_name(YARDSTICK)} stands and who gains most: {'; '.join(told)}."] if told else []
+            texts.append(f"{site} {plain:.3f}, most {_name(first)} {as_difference(at_site[first])}")
+    return [f"By site, where {_name(YARDSTICK)} stands and who gains most: {'; '.join(texts)}."] if texts else []
 
 
 def _cheap(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
@@ -304,12 +304,12 @@ def _cheap(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
         and (mean := of.get("megabytes", Cell()).mean) is not None
         and mean <= sent / 2
     }
-    told = [
+    texts = [
         f"{_name(row)} ({mean:.2f} MB, Dice {as_difference(gap)})"
         for row, mean in few.items()
         if (gap := cells[row]["dice"].minus(cells[YARDSTICK]["dice"]).mean) is not None
     ]
-    return [f"At most half of its {sent:.0f} MB a round, with the Dice beside it: {'; '.join(told)}."] if told else []
+    return [f"At most half of its {sent:.0f} MB a round, with the Dice beside it: {'; '.join(texts)}."] if texts else []
 
 
 def _name(row: str) -> str:
@@ -337,7 +337,7 @@ def related_page(
         title: heading.
         command: command line that makes all of it.
         commands: part to the command that made its runs.
-        caveats: what a reader must know, beside what stands under every table.
+        caveats: what a reader must know, beside what is under every table.
 
     Raises:
         Refused: a record that cannot be read.
@@ -355,7 +355,7 @@ def related_page(
         parts += ["**How sure, all rows on the blocks in common.** " + told_ranks(ranks["polyp"]), ""]
         parts += told_against(found["polyp"])
     for part, runs in found.items():
-        if part == "unseen" or not runs:  # its column stands in the first table
+        if part == "unseen" or not runs:  # its column is in the first table
             continue
         ranked = ranks[part]
         of = cells if part == "polyp" else figures_of(runs)
@@ -371,8 +371,8 @@ def related_page(
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
     parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
     parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
-    told = [text for tell in (_machines, _adapters) for part, runs in found.items() for text in tell(part, runs)]
-    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *told]
+    texts = [text for tell in (_machines, _adapters) for part, runs in found.items() for text in tell(part, runs)]
+    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *texts]
     parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []
     return "\n".join(parts) + "\n", pictures
 
@@ -394,10 +394,10 @@ READING = (
 
 
 def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], records: str | Path) -> list[str]:
-    told = []
+    texts = []
     for part, title in PARTS.items():
         if part == "skin" and not found["skin"]:
-            told.append(
+            texts.append(
                 f"- {title}: nothing; the {BEST} rows with the best mean ranks on polyps would be run, "
                 f"{_names([FLOOR, YARDSTICK, CEILING])} beside them."
             )
@@ -406,19 +406,19 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
         never = [row for row in share.rows if all((row, seed) not in share.done for seed in seeds)]
         partly = [row for row, _ in share.todo if row not in never]
         if part == "unseen" and not share.done:
-            told.append(
+            texts.append(
                 f"- {title}: nothing; its rows are those of the first table without the oracle, but where said below."
             )
         elif not share.done:
-            told.append(f"- {title}: nothing of {counted(len(share.rows), 'row')}: {_names(share.rows)}.")
+            texts.append(f"- {title}: nothing of {counted(len(share.rows), 'row')}: {_names(share.rows)}.")
         elif share.todo:
             text = f"- {title}: {len(share.todo)} of {len(share.rows) * len(seeds)} runs are missing."
             text += f" No run: {_names(never)}." if never else ""
             text += f" Fewer than {counted(len(seeds), 'seed')}: {_names(dict.fromkeys(partly))}." if partly else ""
-            told.append(text)
-    told += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
-    told += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
-    return told
+            texts.append(text)
+    texts += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
+    texts += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
+    return texts
 
 
 def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
@@ -430,8 +430,8 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
         lines += [f"- {PARTS[part]}: adapter `{', '.join(adapters)}`"] if adapters else []
     everything = [run for runs in found.values() for run in runs]
     devices = Counter(device_of(run.results) for run in everything)
-    told = (f"{device} ({counted(number, 'run')})" for device, number in sorted(devices.items()))
-    lines.append(f"- device: {', '.join(told)}")
+    texts = (f"{device} ({counted(number, 'run')})" for device, number in sorted(devices.items()))
+    lines.append(f"- device: {', '.join(texts)}")
     for name in sorted({name for run in everything for name in run.results["versions"]}):
         values = sorted({run.results["versions"].get(name, "unknown") for run in everything})
         lines.append(f"- {name}: {', '.join(values)}")
@@ -444,10 +444,10 @@ TWINS = ("coordinate_median", "trimmed_mean")
 
 def _machines(part: str, runs: Sequence[RunData]) -> list[str]:
     """On which devices a part ran, seed by seed, where there were two, and how far runs of one rule lie apart."""
-    told = _seed_by_seed([(run, f"on {device_of(run.results)}") for run in runs])
-    if told is None:
+    texts = _seed_by_seed([(run, f"on {device_of(run.results)}") for run in runs])
+    if texts is None:
         return []
-    text = f"- {PARTS[part]}: runs were made on more than one machine: {told}."
+    text = f"- {PARTS[part]}: runs were made on more than one machine: {texts}."
     text += " Each fitted its own warm starts, so runs of different ones do not begin with the same weights."
     dice = {(run.row, run.seed): run.results["average"]["test"]["dice"] for run in runs if run.row in TWINS}
     apart = {
@@ -463,8 +463,8 @@ def _machines(part: str, runs: Sequence[RunData]) -> list[str]:
 
 def _adapters(part: str, runs: Sequence[RunData]) -> list[str]:
     """Which adapter of SAM a part's runs had, seed by seed, where it was fitted more than once; how good each is."""
-    told = _seed_by_seed([(run, f"with `{adapter}`") for run in runs if (adapter := _adapter_of(run))])
-    if told is None:
+    texts = _seed_by_seed([(run, f"with `{adapter}`") for run in runs if (adapter := _adapter_of(run))])
+    if texts is None:
         return []
     dice = {
         str(_adapter_of(run)): scored["test"]["dice"]
@@ -472,7 +472,7 @@ def _adapters(part: str, runs: Sequence[RunData]) -> list[str]:
         if (scored := (run.results["teacher"] or {}).get("average"))
     }
     text = (
-        f"- {PARTS[part]}: the adapter of SAM was fitted more than once from one recipe: {told}. Students start from "
+        f"- {PARTS[part]}: the adapter of SAM was fitted more than once from one recipe: {texts}. Students start from "
     )
     text += "its trunk, so what lies between seeds is the adapters', too."
     if dice:
@@ -492,11 +492,11 @@ def _seed_by_seed(values: Sequence[tuple[RunData, str]]) -> str | None:
     seeds: dict[int, dict[str, list[str]]] = {}
     for run, value in values:
         seeds.setdefault(run.seed, {}).setdefault(value, []).append(run.row)
-    told = []
+    texts = []
     for seed, of in sorted(seeds.items()):
         (usual, _), *others = sorted(of.items(), key=lambda item: (-len(item[1]), item[0]))
-        told.append(f"seed {seed} {usual}{''.join(f', but {_names(rows)} {value}' for value, rows in others)}")
-    return "; ".join(told)
+        texts.append(f"seed {seed} {usual}{''.join(f', but {_names(rows)} {value}' for value, rows in others)}")
+    return "; ".join(texts)
 
 
 def write_related(page: str | Path, text: str, pictures: Mapping[str, bytes]) -> None:

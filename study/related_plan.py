@@ -122,7 +122,7 @@ def device_of(results: Mapping[str, Any]) -> str:
 
 
 def on_cpu(results: Mapping[str, Any]) -> bool:
-    """Whether its seconds and memory stand in the table: a GPU's say nothing of a clinic's machine."""
+    """Whether its seconds and memory are in the table: a GPU's say nothing of a clinic's machine."""
     return device_of(results) == "cpu"
 
 

@@ -19,26 +19,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTACKS = {
-    "membership": (
-        "samfed_monai.attacks.membership",
-        "attack_membership",
-        "was an image in the training set? by its loss",
-    ),
-    "lira": ("samfed_monai.attacks.lira", "attack_lira", "the same, by shadow models (slow)"),
-    "inversion": (
-        "samfed_monai.attacks.inversion",
-        "attack_inversion",
-        "image reconstruction from a gradient or an update",
-    ),
-    "soft_masks": ("samfed_monai.attacks.predictions", "attack_soft_masks", "what soft masks of public images reveal"),
-    "prototypes": ("samfed_monai.attacks.predictions", "attack_prototypes", "image reconstruction from mean features"),
-    "planted": (
-        "samfed_monai.attacks.planted",
-        "attack_planted",
-        "a layer planted by the server, and the defences against it",
-    ),
+    "membership": "was an image in the training set? by its loss",
+    "lira": "the same, by shadow models (slow)",
+    "inversion": "image reconstruction from a gradient or an update",
+    "soft_masks": "what soft masks of public images reveal",
+    "prototypes": "image reconstruction from mean features",
+    "planted": "a layer planted by the server, and the defences against it",
 }
-"""Name to module, function ``(target, options) -> Finding``, and a few words for the command line's help."""
+"""Name to a few words for the command line's help; ``attack_NAME(target, options)`` is in the module of that name."""
 
 ALL = "all"
 PAGE, NUMBERS, SHADOWS = "audit.html", "audit.json", "shadows"
@@ -51,13 +39,11 @@ def named(words: str) -> list[str]:
         Refused: a name that is none; all of them are listed.
     """
     asked = [word.strip().replace("-", "_") for word in words.split(",") if word.strip()]
-    problems = Problems()
-    for word in asked:
-        if word not in ATTACKS and word != ALL:
-            expected = f"one of {', '.join([*ATTACKS, ALL])}"
-            problems.add("--attack", found=repr(word), expected=expected, hint=did_you_mean(word, [*ATTACKS, ALL]))
-    if not asked:
-        problems.add("--attack", found="no name", expected=f"one of {', '.join([*ATTACKS, ALL])}")
+    problems, known = Problems(), [*ATTACKS, ALL]
+    for word in asked or [""]:
+        if word not in known:
+            found = repr(word) if word else "no name"
+            problems.add("--attack", found=found, expected=f"one of {', '.join(known)}", hint=did_you_mean(word, known))
     problems.refuse_if_any()
     return [name for name in ATTACKS if name in asked or ALL in asked]
 
@@ -80,9 +66,8 @@ def run_audit(target: Target, names: Sequence[str], options: Options, folder: st
     folder = Path(folder)
     require_writable(folder)
     for number, name in enumerate(names, start=1):
-        module, function, _ = ATTACKS[name]
         logger.info("attack %d of %d: %s", number, len(names), name)
-        attack = getattr(importlib.import_module(module), function)
+        attack = getattr(importlib.import_module(f"samfed_monai.attacks.{name}"), f"attack_{name}")
         finding = attack(target, options, folder / SHADOWS) if name == "lira" else attack(target, options)
         write_finding(folder, target, options, finding)
     return folder / PAGE
@@ -95,11 +80,11 @@ def write_finding(folder: Path, target: Target, options: Options, finding: Findi
     about = dict(target.about or {})
     if content.get("about") != about:
         content = {"schema": 1, "about": about, "findings": []}
-    asked = {key: value for key, value in asdict(options).items() if key != "bar"}
-    kept = [each for each in content["findings"] if each["attack"] != finding.attack]
-    content["findings"] = sorted(
-        [*kept, {**finding.to_json(), "options": asked}], key=lambda each: list(ATTACKS).index(each["attack"])
-    )
+    given = {key: value for key, value in asdict(options).items() if key != "bar"}
+    found = {each["attack"]: each for each in content["findings"]} | {
+        finding.attack: {**finding.to_json(), "options": given}
+    }
+    content["findings"] = [found[name] for name in ATTACKS if name in found]
     for shown in finding.shown:
         write_bytes(folder / f"{shown.name}.png", shown.png())
     write_json(path, content)
@@ -128,13 +113,9 @@ def as_cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return " to ".join(as_cell(each) for each in value)
-    return (
-        f"{value:.3f}"
-        if isinstance(value, float) and abs(value) < 1
-        else f"{value:.1f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
+    return str(value)
 
 
 def as_text(content: dict[str, Any]) -> str:

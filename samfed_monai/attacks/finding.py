@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,8 +86,7 @@ class Finding:
         title: heading.
         asks: what it tries, in a sentence, with its source.
         gets: what the attacker has in hand, in words.
-        columns: heads of the table, keys of ``rows``.
-        rows: cells by head; JSON content.
+        rows: cells by head, in the order of columns; JSON content.
         verdict: sentences in words: what a determined attacker gets, and which defence helps.
         shown: pictures.
     """
@@ -96,25 +95,17 @@ class Finding:
     title: str
     asks: str
     gets: str
-    columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     verdict: Sequence[str]
     shown: Sequence[Shown] = field(default_factory=tuple)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, of which the names of their files stand."""
-        words = {name: getattr(self, name) for name in ("attack", "title", "asks", "gets")}
-        rows = [dict(row) for row in self.rows]
+        """Everything but the pictures, which are given by the names of their files."""
         pictures = [
             {"file": f"{each.name}.png", "caption": each.caption, "rows": list(each.rows)} for each in self.shown
         ]
-        return {
-            **words,
-            "columns": list(self.columns),
-            "rows": rows,
-            "verdict": list(self.verdict),
-            "pictures": pictures,
-        }
+        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "shown"}
+        return {**content, "columns": list(self.rows[0]) if self.rows else [], "pictures": pictures}
 
 
 def psnr(found: Tensor, truth: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Update:
     """What a server sees of one step.
 
     Args:
-        direction: per parameter, the gradient or what stands for it.
+        direction: per parameter, the gradient or the step in its place.
         statistics: per layer of batch norm in training mode, mean and variance of its batch: the running statistics
             before and after a step give them away exactly.
     """
@@ -92,7 +92,6 @@ def attack_inversion(target: Target, options: Options) -> Finding:
         f"{options.steps} steps of Adam; Geiping et al. 2020), and its batch statistics where the network has running "
         "ones (Yin et al. 2021).",
         "The network before and after the round, and the loss; here the masks as well.",
-        ("network", "observed", "statistics", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
         verdict,
         shown,

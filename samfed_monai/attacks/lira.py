@@ -70,7 +70,6 @@ def attack_lira(target: Target, options: Options, folder: str | Path | None = No
         "and compares each image's loss with those of models trained with and without it (Carlini et al. 2022; one "
         "variance for all images, as they advise for few shadow models).",
         "The released model, the image and its mask, many similar images, and a day of computing.",
-        ("model", "members", "non_members", "auc", "interval", "tpr"),
         rows,
         [_sentence(row) for row in rows]
         + [

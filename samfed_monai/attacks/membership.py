@@ -46,7 +46,6 @@ def attack_membership(target: Target, options: Options) -> Finding:
         "Was an image in the training set? The lower its loss, the more likely (Yeom et al. 2018).",
         "The released model and an image, with its mask where `signal` is the loss; without masks the signal is the "
         "model's confidence.",
-        ("images", "signal", "compared_with", "members", "non_members", "auc", "interval", "tpr", "auc_without_model"),
         rows,
         [*(_sentence(row) for row in rows), *_GENERAL],
     )
@@ -132,7 +131,7 @@ def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dic
 
 
 def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 5) -> float:
-    """How well the two groups are told apart by plain properties of the pictures: no model is asked.
+    """How well plain properties of the pictures separate the two groups, without a model.
 
     A linear discriminant (Fisher) of mean and deviation of each colour, roughness and the mask's area, cross-validated.
     Das et al., 2024 (arXiv 2406.16201), show that such blind attacks beat published ones where groups differ.

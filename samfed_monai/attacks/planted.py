@@ -133,7 +133,6 @@ def attack_planted(target: Target, options: Options) -> Finding:
         "for which a logit's gradient is the image whose mask contains that pixel (Fowl et al. 2022; on medical images "
         "MedLeak, Shi et al. 2024).",
         f"One update of a batch of {count}, {size} px; the network consists of MONAI's own classes.",
-        ("defence", "stopped", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
         [
             f"Without a defence {best['reconstructed']} of {best['of']} images were reconstructed from one update, "

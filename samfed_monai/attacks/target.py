@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,8 +130,9 @@ def target_of_run(
     from samfed_monai.config.knobs import MONAI_IDS
     from samfed_monai.config.parse import reached
     from samfed_monai.core.model_file import network_overrides, settings_of
-    from samfed_monai.data import DataList
+    from samfed_monai.data import DataList, load_records
     from samfed_monai.data.classes import several
+    from samfed_monai.data.grouping import subset
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.federation.workflow import client_config
     from samfed_monai.reports.run_data import RunData
@@ -162,55 +163,40 @@ def target_of_run(
 
     network = fresh()
     network.load_state_dict(models.tensors(), strict=False)
-    read: dict[str, Any] = {
-        "data_root": given["data_root"],
-        "limit": images,
-        "preprocessing": preprocessing,
-        "bar": bar,
-    }
-    groups = [_read(listed, PUBLIC, None, True, **read)]
-    content, stated = config.content(), run.run.get("config", {}).get("client", {})
+    content = config.content()
     split = content["train"]["dataset"].get("split")
     own = "stream" in reached(content, MONAI_IDS) or split != "public"
-    read["masks_alone"] = split == "labelled"  # an image without a label is no member there
-    limit = stated.get("limit")
+    most = min(images, run.run.get("config", {}).get("client", {}).get("limit") or images)
+
+    def group(part: str, site: str | None, member: bool, limit: int = images) -> Images:
+        records = load_records(listed, given["data_root"], split=part, site=site, with_labels=True, weak_labels=True)
+        if site and split == "labelled":  # an image without a label is no member there
+            records = [record for record in records if "label" in record]
+        records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]
+        shown = progress_bar(records, show=bar, desc=f"{site or PUBLIC}, {part}", unit="image")
+        return _images(site or PUBLIC, member, shown, preprocessing)
+
+    groups = [group("public", None, True)]
     for site in models.trained:
         if own:  # a network of public images alone has no member at a site
-            groups.append(_read(listed, "unlabelled", site, True, **{**read, "limit": min(images, limit or images)}))
-        groups.append(_read(listed, "test", site, False, **read))
+            groups.append(group("unlabelled", site, True, most))
+        groups.append(group("test", site, False))
     about = {"run": Path(folder).resolve().name, "variant": run.results["variant"], "round": models.round + 1}
     about |= {"network": str(ids.get("network_name", type(network).__name__)), "image_size": ids.get("image_size")}
     exchange = str(run.results.get("exchange", "weights"))
     return Target(network.eval(), fresh, loss, groups, exchange=exchange, learning_rate=float(rate), about=about)
 
 
-def _read(
-    listed: Any,
-    split: str,
-    site: str | None,
-    member: bool,
-    *,
-    data_root: Any,
-    limit: int,
-    preprocessing: Any,
-    bar: bool,
-    masks_alone: bool = False,
-) -> Images:
-    from samfed_monai.data import load_records
+def _images(name: str, member: bool, records: Iterable[Mapping[str, Any]], preprocessing: Callable[..., Any]) -> Images:
+    """A group's images, with labels where every one of them has a mask: a weak label is no truth."""
     from samfed_monai.data.datalist import LabelKind
-    from samfed_monai.data.grouping import subset
 
-    name = site or PUBLIC
-    records = load_records(listed, data_root, split=split, site=site, with_labels=True, weak_labels=True)
-    records = [record for record in records if "label" in record or not masks_alone]
-    records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]
-    images, labels = [], []
-    for record in progress_bar(records, show=bar, desc=f"{name}, {split}", unit="image"):
-        masked = record.get("label_kind", LabelKind.MASK) == LabelKind.MASK  # a weak label is no truth to go by
+    images, masks = [], []
+    for record in records:
+        masked = record.get("label_kind", LabelKind.MASK) == LabelKind.MASK
         item = preprocessing({key: value for key, value in record.items() if key != "label" or masked})
         images.append(torch.as_tensor(item["image"]).float())
-        labels.append(torch.as_tensor(item["label"]).float() if "label" in item else None)
+        masks += [torch.as_tensor(item["label"]).float()] if "label" in item else []
     if not images:
         return Images(name, member, torch.empty(0))
-    masks = [label for label in labels if label is not None]
     return Images(name, member, torch.stack(images), torch.stack(masks) if len(masks) == len(images) else None)

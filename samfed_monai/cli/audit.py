@@ -31,7 +31,7 @@ def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> 
     """Adds ``audit FILE`` and ``audit RUN --attack NAME[,NAME]``."""
     from samfed_monai.attacks.audit import ALL, ATTACKS
 
-    names = "\n".join(f"  {name:<12}{words}" for name, (_, _, words) in ATTACKS.items())
+    names = "\n".join(f"  {name:<12}{words}" for name, words in ATTACKS.items())
     parser = subparsers.add_parser(
         "audit",
         help="show what left a site, message by message; or attack a run of one's own",

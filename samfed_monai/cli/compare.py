@@ -65,10 +65,10 @@ class NamedRow:
 
     def about(self, place: int) -> dict[str, Any]:
         """What a run's ``compare.json`` says of its row, for reports."""
-        told = {name: getattr(self, name) for name in ("title", "note", "setting", "sweep")}
+        texts = {name: getattr(self, name) for name in ("title", "note", "setting", "sweep")}
         made = {"row": self.name, "variant": self.variant, "place": place, "overrides": dict(self.overrides)}
-        told["as"] = self.role
-        return {**made, **{name: text for name, text in told.items() if text}}
+        texts["as"] = self.role
+        return {**made, **{name: text for name, text in texts.items() if text}}
 
 
 def read_rows(path: str | Path) -> list[NamedRow]:
@@ -122,7 +122,7 @@ def read_rows(path: str | Path) -> list[NamedRow]:
 
 
 def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Problems) -> list[NamedRow]:
-    """Rows of ``--variants`` and of the files together; a name that stands for two things is a problem.
+    """Rows of ``--variants`` and of the files together; a name of two different rows is a problem.
 
     Args:
         variants: names of variants, which are rows without overrides.
@@ -147,7 +147,7 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
 
 
 def _same_run(row: NamedRow, other: NamedRow) -> bool:
-    """Whether two rows are one run told twice, for instance the default row in the files of two sweeps."""
+    """Whether two rows are the same run, for instance the default row in the files of two sweeps."""
     mine, others = ((r.variant, r.overrides, r.setting, r.role) for r in (row, other))
     return mine == others
 

@@ -187,14 +187,12 @@ def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from samfed_monai.data.synthetic_scene import polyp, skin
+    from samfed_monai.data.synthetic_scene import PUBLIC, render_scene
 
     side = int(config.value("image_size"))
     drawn = [np.random.default_rng(seed) for seed in range(_SAMPLES)]
-    if "polyp" in bundle.name:
-        pictures = [polyp.render_colon(each, (side, side), polyp.PUBLIC)[0] for each in drawn]
-    else:
-        pictures = [skin.render_scene(each, (side, side), skin.PUBLIC)[0] for each in drawn]
+    look = PUBLIC["polyp" if "polyp" in bundle.name else "skin"]
+    pictures = [render_scene(each, (side, side), look)[0] for each in drawn]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 

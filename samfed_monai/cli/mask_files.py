@@ -30,7 +30,7 @@ from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_names, image_paths
 from samfed_monai.data.reading import read_image, read_mask
-from samfed_monai.data.volumes import nifti_of, orientations_told, read_slices
+from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
 from samfed_monai.data.walk import DICOM, NIFTI, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
@@ -80,7 +80,7 @@ def _segment_all(
     stack = SliceStack(
         volumes, scratch / "slices", reorient=arguments.reorient, skip_unreadable=arguments.skip_unreadable
     )
-    for sentence in [] if arguments.reorient else orientations_told(grids):
+    for sentence in [] if arguments.reorient else different_orientations(grids):
         logger.warning("%s", sentence)
     _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])
     objects = [

@@ -71,7 +71,7 @@ def watch(report: Report, seconds: float = 2.0) -> int:
     """
     from samfed_monai.core.words import counted
     from samfed_monai.federation.run_folder import LOCK, RunLock
-    from samfed_monai.reports.unfinished import stored_rounds
+    from samfed_monai.reports.run_data import stored_rounds
 
     folder, written, worked = report.run_folder, 0, False
     if not folder.is_dir():

@@ -92,7 +92,7 @@ PERCENTILE = 95
 def hausdorff95(prediction: Mask, label: Mask, *, pooled: bool = False) -> float:
     """HD95 of two masks that both hold at least one pixel.
 
-    Both masks are cropped to their joint bounding box first, which changes no distance: every surface pixel lies in it.
+    Both masks are cropped to their joint bounding box first, which changes no distance: every surface pixel is in it.
 
     Args:
         prediction: (H, W) bool.

@@ -1,4 +1,4 @@
-"""Advice from a run's scores, in sentences: a poor teacher, a student far below its teacher."""
+"""What a run's own scores say, in sentences: whether the student is good enough, and what to do where it is not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.core.words import counted, uncapitalised
-from samfed_monai.reports.compare import teacher_alone
-from samfed_monai.reports.run_data import RunData, series
+from samfed_monai.reports.run_data import RunData, series, teacher_alone
+from samfed_monai.reports.style import as_difference, as_score
 
 LOW = 0.5
 """Dice below which more of two masks is apart than together."""
@@ -21,6 +21,72 @@ BEHIND = 0.05
 farther than 0.03."""
 MEANS = ("average", "trusted_average")
 """Rules of agreement by which SAM and the students' network share each label."""
+
+
+def verdict(run: RunData) -> str:
+    """Test Dice beside the teacher's and the worst site's, and on how many images the model fails; of a run that goes
+    on, or that has no test masks, the validation Dice.
+
+    It does not say that a model may be used: how much is enough is for those to say who use it.
+
+    Args:
+        run: finished, or going on.
+    """
+    average = run.results["average"]
+    who = "The sites' own models reach" if run.own_models else "The model reaches"
+    if run.planned is not None:
+        if not average["validation"]["n"]:
+            return "The run goes on; no mask says yet how good the model is."
+        return f"The run goes on. So far {uncapitalised(who)} {_reached(average['validation'], 'validation')}."
+    if average["test"]["n"]:
+        return " ".join(
+            [f"{who} {_reached(average['test'], 'test')}{_beside(run)}.", *_worst_site(run), *_failures(run)]
+        )
+    if average["validation"]["n"]:
+        return (
+            f"No test image has a mask. {who} {_reached(average['validation'], 'validation')}, which chose the round: "
+            "expect less on new images."
+        )
+    return "No mask says how good the model is: look at the images below, and label a few at one site."
+
+
+def _reached(summary: Mapping[str, Any], split: str) -> str:
+    return f"a Dice of {as_score(summary['dice'])} on {counted(summary['n'], f'{split} image')}"
+
+
+def _beside(run: RunData) -> str:
+    """The teacher's Dice on the same images, after the student's."""
+    alone = teacher_alone(run.results)
+    if alone is None or alone["average"]["test"]["dice"] is None:
+        return ""
+    teacher = alone["average"]["test"]["dice"]
+    gap = round(run.results["average"]["test"]["dice"], 3) - round(teacher, 3)
+    if abs(gap) < 0.0005:
+        return f", as much as its teacher ({as_score(teacher)})"
+    side = "above" if gap > 0 else "below"
+    return f", {as_difference(abs(gap)).lstrip('+')} {side} its teacher ({as_score(teacher)})"
+
+
+def _worst_site(run: RunData) -> list[str]:
+    worst = run.results["worst"]["test"]
+    measured = [site for site, splits in run.results["sites"].items() if splits["test"]["n"]]
+    if not worst or len(measured) < 2:
+        return []
+    return [f"Worst is {worst['site']} with {as_score(worst['dice'])}."]
+
+
+def _failures(run: RunData) -> list[str]:
+    """On how many images most of the two masks is apart, where the run folder has the scores of single images."""
+    dices = [row["dice"] for site in run.sites for row in run.image_scores(site)]
+    low = sum(dice < LOW for dice in dices)
+    missed = run.results["average"]["test"]["empty"]["prediction"]
+    nothing = "it draws nothing where there is something to find"
+    if low:
+        of_them = f", and on {missed} of these {nothing}" if missed else ""
+        return [f"On {low} of {len(dices)} images it fails (Dice below {LOW}){of_them}."]
+    if missed:
+        return [f"On {counted(missed, 'image')} {nothing}."]
+    return [f"On no image is its Dice below {LOW}."] if dices else []
 
 
 @dataclass(frozen=True)
@@ -59,10 +125,10 @@ def _sites_away(run: RunData) -> list[Advice]:
     much = {site: found for site, found in away.items() if max(found) == rounds - 1 or 2 * len(found) >= rounds}
     if not much:
         return []
-    told = ", ".join(f"{site} in {len(found)} of {counted(rounds, 'round')}" for site, found in much.items())
+    where = ", ".join(f"{site} in {len(found)} of {counted(rounds, 'round')}" for site, found in much.items())
     return [
         Advice(
-            f"Updates were left out: {told}. The model has learned little there, or long ago; the reasons stand below "
+            f"Updates were left out: {where}. The model has learned little there, or long ago; the reasons are below "
             "under skipped updates."
         )
     ]
@@ -154,24 +220,21 @@ def _teacher_is_better(run: RunData) -> list[Advice]:
     if teacher.get("adapt") == "none":
         return [Advice(f"{text} `samfed teach` makes the file that `samfed infer --model` runs.")]
     if "self_training_epochs" in teacher:
-        text += " Each site's own lies in its soft-mask store, teachers/."
+        text += " Each site's own is in its soft-mask store, teachers/."
     bundle = bundle_of_command(run.results.get("command")) or "BUNDLE"
     words = ["samfed", "infer", bundle, "IMAGES", "--output-dir", "MASKS", "--model", _adapter(run)]
     return [Advice(text, shlex.join(words))]
 
 
 def _nobody_knows(run: RunData) -> list[Advice]:
-    low = {}
-    for site in run.sites:
-        rows = run.disagreement(site)
-        if rows and (dice := sum(row["dice"] for row in rows) / len(rows)) < LOW:
-            low[site] = dice
+    between = {site: sum(dices) / len(dices) for site, dices in run.student_and_teacher().items()}
+    low = {site: dice for site, dice in between.items() if dice < LOW}
     if not low:
         return []
     named = ", ".join(f"{_score(dice)} at {site}" for site, dice in low.items())
     trust = {site: rounds[-1][1] for site, rounds in series(run.rounds, "trust").items() if site in low}
-    told = ", ".join(f"{value:.2f} at {site}" for site, value in trust.items())
-    say = f" In the last round SAM had a say of {told} (1 is full, 0 is none)." if told else ""
+    shares = ", ".join(f"{value:.2f} at {site}" for site, value in trust.items())
+    say = f" In the last round SAM had a say of {shares} (1 is full, 0 is none)." if shares else ""
     return [
         Advice(
             f"Student and teacher draw different masks where no mask says who is right (Dice between them {named}): "

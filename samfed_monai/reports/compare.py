@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,8 +13,8 @@ from typing import Any
 
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problems
-from samfed_monai.metrics import pool, worst
-from samfed_monai.reports.paired import PairedTests, paired_tests
+from samfed_monai.metrics import pool
+from samfed_monai.reports.paired import paired_tests
 from samfed_monai.reports.rows import (
     CEILING,
     FLOOR,
@@ -25,66 +26,13 @@ from samfed_monai.reports.rows import (
     Group,
     Mode,
     Row,
-    difference,
     mode_of,
     share_of_gap,
     title_of,
     titled,
 )
-from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import DEFAULT_CONVENTION
-
-
-def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A run's teacher in the layout of a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
-
-    Its average and its worst site are over the sites that trained, as those of the run's models are; hospitals that
-    took no part stand apart, also in results that did not tell the two apart.
-
-    Args:
-        results: of ``results.json``.
-
-    Returns:
-        ``None`` where the run had no teacher, or nobody scored it.
-    """
-    teacher = results.get("teacher") or {}
-    everywhere = {**teacher.get("sites", {}), **teacher.get("unseen", {})}
-    tests = {site: {"test": splits["test"]} for site, splits in everywhere.items() if splits.get("test", {}).get("n")}
-    here = {site: splits for site, splits in tests.items() if site in results["sites"]}
-    if not here:
-        return None
-    skip_empty = results.get("convention", {}).get("empty") == "skipped"
-    return {
-        "sites": {site: here.get(site, {}) for site in results["sites"]},
-        "average": {"test": pool([splits["test"] for splits in here.values()], skip_empty=skip_empty)},
-        "worst": {"test": worst({site: splits["test"] for site, splits in here.items()})},
-        "unseen": {site: splits for site, splits in tests.items() if site not in here},
-        **({"costs": {"teacher": teacher}} if "milliseconds" in teacher else {}),
-        **({"convention": results["convention"]} if "convention" in results else {}),
-    }
-
-
-def teachers_of(by_row: Mapping[str, Sequence[RunData]], *, first: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """The teachers that rows of a group had: the server's, and the sites' own where a row had such.
-
-    Args:
-        by_row: runs by the name of their row.
-        first: the row whose teacher stands for all, where it had one.
-
-    Returns:
-        ``teacher`` and ``own_teacher`` to :func:`teacher_alone` by seed.
-    """
-    names = sorted(by_row, key=lambda name: (name != first, by_row[name][0].about.get("place", 0), name))
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for name in names:
-        if by_row[name][0].results["variant"] == "unadapted_sam":
-            continue
-        alone = {run.seed: tables for run in by_row[name] if (tables := teacher_alone(run.results)) is not None}
-        own = any("self_training_epochs" in run.results["teacher"] for run in by_row[name] if run.seed in alone)
-        role = OWN_TEACHER if own else TEACHER
-        if alone and role not in found:
-            found[role] = alone
-    return found
 
 
 def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
@@ -97,14 +45,14 @@ def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
         teacher = run.results["teacher"] or {}
         before, after = teacher.get("before") or {}, teacher.get("after") or {}
         known = [name for name in after if after[name] is not None and (not before or before.get(name) is not None)]
-        told = [
+        dices = [
             f"{'public images held out' if name == 'held_out' else name} "
             + (f"{before[name]:.3f} to {after[name]:.3f}" if before else f"{after[name]:.3f}")
             for name in known
         ]
-        if told:
+        if dices:
             when = "before and after" if before else "after"
-            notes.append(f"Dice of SAM {when} its adaptation, at the masks' own size: {', '.join(told)}.")
+            notes.append(f"Dice of SAM {when} its adaptation, at the masks' own size: {', '.join(dices)}.")
     return list(dict.fromkeys(notes))
 
 
@@ -121,8 +69,10 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
         notes.append(f"Runs have different numbers of rounds ({_listed(rounds)}).")
     if convention_of(runs) is None:
-        told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
-        notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
+        counted_as = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
+        notes.append(
+            f"Rows count HD95 and empty masks differently ({_listed(counted_as)}): their HD95 cannot be compared."
+        )
     notes += [
         *_unlike_notes(runs),
         *_unscored_notes(runs),
@@ -151,30 +101,23 @@ def _convention(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _unlike_notes(runs: Sequence[RunData]) -> list[str]:
-    """Rows whose seeds were not asked for the same: a record took runs of two settings."""
-    asked: dict[str, set[str]] = {}
-    for run in runs:
-        asked.setdefault(run.row, set()).update({run.asked} - {""})
-    mixed = sorted(row for row, hashes in asked.items() if len(hashes) > 1)
-    if not mixed:
-        return []
+    """Rows whose seeds have different settings: a record took runs of two."""
+    mixed = sorted({run.row for run in runs if len({one.asked for one in runs if one.row == run.row} - {""}) > 1})
     return [
         f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)}): its mean and spread are "
         "over both."
-    ]
+    ] * bool(mixed)
 
 
 def _unscored_notes(runs: Sequence[RunData]) -> list[str]:
     """Runs whose average is over fewer test images than another's: a site was away when the models were scored."""
     counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
     most = max(counts.values(), default=0)
-    fewer = {run: f"{n} of {most}" for run, n in counts.items() if n < most}
-    if not fewer:
-        return []
+    fewer = _listed({run: f"{n} of {most}" for run, n in counts.items() if n < most})
     return [
-        f"Some runs were scored on fewer test images than others ({_listed(fewer)}): a site gave no scores there, so "
-        "averages, worst sites and verdicts are not over the same images."
-    ]
+        f"Some runs were scored on fewer test images than others ({fewer}): a site gave no scores there, so averages, "
+        "worst sites and verdicts are not over the same images."
+    ] * bool(fewer)
 
 
 def _silent_teacher_notes(runs: Sequence[RunData]) -> list[str]:
@@ -204,11 +147,13 @@ def _start_notes(runs: Sequence[RunData]) -> list[str]:
     """Rows without SAM that began from another adapter's trunk than the rows of their seed beside them."""
     notes = []
     for seed in sorted({run.seed for run in runs}):
-        started = [run for run in runs if run.seed == seed and run.results["hashes"].get("adapter")]
+        hashes = {
+            run.row: run.results["hashes"] for run in runs if run.seed == seed and run.results["hashes"].get("adapter")
+        }
         rows: dict[str, list[str]] = {}
-        for run in started:
-            rows.setdefault(run.results["hashes"]["adapter"][:8], []).append(run.row)
-        if len(rows) > 1 and not all(run.results["hashes"].get("teacher") for run in started):
+        for row, of in hashes.items():
+            rows.setdefault(of["adapter"][:8], []).append(row)
+        if len(rows) > 1 and not all(of.get("teacher") for of in hashes.values()):
             given = _listed({sha256: ", ".join(sorted(names)) for sha256, names in rows.items()})
             notes.append(
                 f"Runs of seed {seed} were given different adapters ({given}), from whose trunk students start: a part "
@@ -250,8 +195,6 @@ class Table:
     (megabytes) of an image, each of the largest network at a site, ``vs:<row>`` (average Dice minus that of the
     row with the same seed), and of sites without masks ``between:<site>`` and ``between`` (Dice between the masks of
     student and teacher on their own images, and over all of these), where the runs' folders have the tables.
-
-    ``paired`` has the tests per image of each group.
     """
 
     sites: list[str]
@@ -261,7 +204,6 @@ class Table:
     datalist: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
     convention: dict[str, str] | None = None
-    paired: list[PairedTests] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Row]:
@@ -272,14 +214,14 @@ class Table:
         """The row of that name, the first group's; raises ``KeyError`` where there is none."""
         return {row.name: row for row in reversed(self.rows)}[name]
 
-    def difference(self, name: str, other: str, key: str = "dice") -> Cell:
-        """One row's cell minus another's, paired by seed; empty where one of them is missing."""
-        return difference(self.rows, name, other, key)
-
     @property
     def scored(self) -> bool:
         """Whether any row was measured on test images with masks."""
         return self.has("dice")
+
+    def label(self, group: Group) -> str:
+        """What a heading of a group begins with: its label, where there are several groups."""
+        return f"{group.label}: " if len(self.groups) > 1 else ""
 
     def has(self, key: str) -> bool:
         """Whether any row has a value in that column."""
@@ -295,7 +237,7 @@ def comparison_table(runs: Runs) -> Table:
 
     Args:
         runs: run folders, their ``results.json`` files, or runs that were read. Two of one row and seed become two
-            rows with the names of their folders, whose notes say the knobs that differ.
+            rows with the names of their folders, whose notes name the options that differ.
 
     Raises:
         Refused: a run is unfinished or there twice, or they are of different data lists or
@@ -308,9 +250,6 @@ def comparison_table(runs: Runs) -> Table:
         by_group.setdefault(key, {}).setdefault(run.row, []).append(run)
     order = sorted(by_group, key=lambda key: (key[0], MODES.index(key[1])))
     groups = [_group(mode, setting, by_group[setting, mode]) for setting, mode in order]
-    paired = [
-        paired_tests(group, by_group[setting, mode]) for group, (setting, mode) in zip(groups, order, strict=True)
-    ]
     first = read[0].results
     return Table(
         sites=list(first["sites"]),
@@ -320,7 +259,6 @@ def comparison_table(runs: Runs) -> Table:
         datalist=first["hashes"].get("datalist"),
         versions=_versions(read),
         convention=convention_of(read),
-        paired=paired,
     )
 
 
@@ -352,7 +290,7 @@ def _read(runs: Runs) -> list[RunData]:
 
 
 def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
-    """Runs of one row and seed become rows of their own, by the names of their folders, with the knobs that differ.
+    """Runs of one row and seed become rows of their own, by the names of their folders, with the options that differ.
 
     Seeds of one setting stay one row, where each is there once.
     """
@@ -363,58 +301,44 @@ def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
     for row, those in by_row.items():
         if len({run.seed for run in those}) == len(those):
             continue
-        settings = [_setting_of(run) for run in those]
-        rows: list[list[int]] = []
-        for index, run in enumerate(those):
-            for members in rows:
-                taken = {those[each].seed for each in members}
-                if settings[members[0]] == settings[index] and run.seed not in taken:
-                    members.append(index)
-                    break
+        rows: list[list[RunData]] = []
+        for run in those:
+            alike = (of for of in rows if _setting_of(of[0]) == _setting_of(run))
+            members = next((of for of in alike if run.seed not in {each.seed for each in of}), None)
+            if members is None:
+                rows.append([run])
             else:
-                rows.append([index])
-        names = _short_names([those[members[0]].folder for members in rows])
+                members.append(run)
+        folders = [members[0].folder.resolve() for members in rows]
+        above = os.path.commonpath([folder.parent for folder in folders])
+        names = [folder.relative_to(above).as_posix() for folder in folders]
         for place, (name, members) in enumerate(zip(names, rows, strict=True)):
-            note = _differences(settings[rows[0][0]], settings[members[0]], than=names[0]) if members != rows[0] else ""
-            for index in members:
-                run = those[index]
+            note = _differences(rows[0][0], members[0], than=names[0]) if place else ""
+            for run in members:
                 title = f"{titled(row, run.results['variant'], str(run.about.get('title', '')))}, {name}"
-                named[run.folder] = replace(
-                    run, about={**run.about, "row": name, "title": title, "note": note, "place": place}
-                )
+                about = {**run.about, "row": name, "title": title, "note": note, "place": place}
+                named[run.folder] = replace(run, about=about)
     return [named.get(run.folder, run) for run in runs]
 
 
 def _setting_of(run: RunData) -> dict[str, Any]:
-    """Every knob of a run but its seed, by id; places are none."""
-    return flat(run.run.get("config") or {})
+    """Every option of a run but its seed and its paths, by id."""
+    config = run.run.get("config") or {}
+    return flat({**{key: value for key, value in config.items() if key != "client"}, **config.get("client", {})})
 
 
-def _differences(first: Mapping[str, Any], other: Mapping[str, Any], *, than: str) -> str:
-    """The knobs in which a run differs from the first of its kind, in words."""
-    knobs = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
-    if not knobs:
-        return f"the knobs of {than}"
-    told = [f"{key} {_knob(other.get(key))} instead of {_knob(first.get(key))}" for key in knobs]
-    return f"unlike {than}: {', '.join(told)}"
+def _differences(first: RunData, other: RunData, *, than: str) -> str:
+    """The options in which a run differs from the first of its kind, in words."""
+    before, after = _setting_of(first), _setting_of(other)
+    differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    changes = [f"{key} {_value(after.get(key))} instead of {_value(before.get(key))}" for key in differing]
+    return f"unlike {than}: {', '.join(changes)}" if changes else f"the options of {than}"
 
 
-def _knob(value: Any) -> str:
+def _value(value: Any) -> str:
+    """JSON of a value, at most 60 characters of it."""
     text = json.dumps(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-_LONGEST = 60  # characters of a value in a note
-
-
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of folders, as many as tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    return names
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _read_one(path: Path) -> RunData:
@@ -435,7 +359,8 @@ def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) ->
                 cells[f"vs:{variant}"] = cells["dice"].minus(reference.cells["dice"])
         gap = share_of_gap(cells["dice"], floor, ceiling) if mode.gap else None
         made.append(replace(row, cells=cells, gap=gap))
-    return replace(group, rows=made)
+    group = replace(group, rows=made)
+    return replace(group, paired=paired_tests(group, by_row))
 
 
 def _row(name: str, runs: Sequence[RunData]) -> Row:
@@ -476,16 +401,16 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
 
 def _between(runs: Sequence[RunData]) -> dict[str, Cell]:
     """Dice between student and teacher on images without masks, by site and over all of them."""
-    by_seed = {run.seed: {site: [row["dice"] for row in run.disagreement(site)] for site in run.sites} for run in runs}
-    sites = [site for site in runs[0].sites if any(found.get(site) for found in by_seed.values())]
-    every = {seed: [dice for dices in found.values() for dice in dices] for seed, found in by_seed.items()}
-    return {
-        **{
-            f"between:{site}": Cell({seed: fmean(found[site]) for seed, found in by_seed.items() if found.get(site)})
-            for site in sites
-        },
-        "between": Cell({seed: fmean(dices) for seed, dices in every.items() if dices}),
+    by_seed = {run.seed: run.student_and_teacher() for run in runs}
+    sites = [site for site in runs[0].sites if any(site in found for found in by_seed.values())]
+    cells = {
+        f"between:{site}": Cell({seed: fmean(found[site]) for seed, found in by_seed.items() if site in found})
+        for site in sites
     }
+    every = {
+        seed: fmean([dice for dices in found.values() for dice in dices]) for seed, found in by_seed.items() if found
+    }
+    return {**cells, "between": Cell(every)}
 
 
 def _unseen(results: Mapping[str, Any]) -> float | None:
@@ -510,11 +435,16 @@ def _at(content: Any, path: Iterable[str]) -> Any:
 
 def _teachers(mode: Mode, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
     """The teacher that SAM-Fed used, else that of the first row with an adapted one; and the sites' own, if any had."""
-    rows = []
-    for role, by_seed in teachers_of(by_row, first=mode.hero).items():
-        cells = _cells(by_seed)
-        rows.append(Row(role, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(role), NOTES[role]))
-    return rows
+    names = sorted(by_row, key=lambda name: (name != mode.hero, by_row[name][0].about.get("place", 0), name))
+    rows: dict[str, Row] = {}
+    for name in names:
+        scores = {run.seed: tables for run in by_row[name] if (tables := teacher_alone(run.results)) is not None}
+        own = any("self_training_epochs" in run.results["teacher"] for run in by_row[name] if run.seed in scores)
+        role = OWN_TEACHER if own else TEACHER
+        if scores and role not in rows and by_row[name][0].results["variant"] != "unadapted_sam":
+            cells = _cells(scores)
+            rows[role] = Row(role, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(role), NOTES[role])
+    return list(rows.values())
 
 
 def _versions(runs: Sequence[RunData]) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,11 @@ from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.html import environment
 from samfed_monai.reports.paired import LEVEL as CONFIDENCE
-from samfed_monai.reports.paired import READING as READING_PAIRED
-from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, told_test
+from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, test_sentence
 from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, Row
-from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, told_convention
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent
 
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The method's row against one other.
-
-    Args:
-        other: the other row.
-        dice, worst, hd95, unseen: the method's value minus the other's, by seed.
-    """
-
-    other: Row
-    dice: Cell
-    worst: Cell
-    hd95: Cell
-    unseen: Cell
-
-    @property
-    def ahead(self) -> int:
-        """Number of seeds in which the method's Dice is higher."""
-        return sum(value > 0 for value in self.dice.by_seed.values())
-
-    @property
-    def word(self) -> str:
-        """``leads`` or ``trails`` where the mean difference is larger than its spread over seeds."""
-        return word_of(self.dice)
 
 
 def word_of(difference: Cell) -> str:
@@ -60,50 +33,56 @@ def word_of(difference: Cell) -> str:
     return LEADS if mean > 0 else TRAILS
 
 
-def standings(group: Group) -> list[Standing]:
-    """The method's row against every other row of its group, in the order of the table; none without its row."""
+def standings(group: Group) -> list[tuple[Row, dict[str, Cell]]]:
+    """Every other row of a group, and the method's value minus its own by column, paired by seed; none without it."""
     hero = group.hero
     if hero is None:
         return []
-    keys = ("dice", "worst", "hd95", "unseen")
+    keys = (*AGAINST, *UNSEEN)
     return [
-        Standing(row, *(hero.cells.get(key, Cell()).minus(row.cells.get(key, Cell())) for key in keys))
+        (row, {key: hero.cells.get(key, Cell()).minus(row.cells.get(key, Cell())) for key in keys})
         for row in group.rows
         if row is not hero
     ]
+
+
+def ahead(difference: Cell) -> int:
+    """Number of seeds in which the first of two rows is higher."""
+    return sum(value > 0 for value in difference.by_seed.values())
 
 
 def verdict(group: Group) -> str | None:
     """Whether the method leads the strongest other method, by how much, and against which spread.
 
     Where it leads that one and yet no other, which scatters more, a second sentence names the other. Then comes
-    how the two stand at the worst site, and on the hospitals that took no part, if any was measured.
+    the same at the worst site, and on the hospitals that took no part, if any was measured.
 
     The teacher, the oracle, ablations and sweeps of the method are no other methods. ``None`` without the method's row,
     or where no other method has a seed in common with it.
     """
     rivals = {row.name for row in group.rivals}
-    found = [standing for standing in standings(group) if standing.other.name in rivals and standing.dice.n]
+    found = [(row, cells) for row, cells in standings(group) if row.name in rivals and cells["dice"].n]
     if not found:
         return None
-    closest = min(found, key=lambda standing: standing.dice.mean or 0.0)
-    cell, other = closest.dice, f"{closest.other.title} (`{closest.other.name}`)"
-    seeds = f"ahead in {closest.ahead} of {counted(cell.n, 'seed')}"
+    closest, cells = min(found, key=lambda pair: pair[1]["dice"].mean or 0.0)
+    cell, other = cells["dice"], f"{closest.title} (`{closest.name}`)"
     mean, method = as_difference(cell.mean or 0.0), group.mode.method
     if cell.spread is None:
         return f"One seed: {method}'s Dice is {mean} to the strongest other row, {other}; no spread, no verdict."
-    by = f"Dice {mean} ± {cell.spread:.3f} to the strongest other row, {other}; {seeds}."
-    level = [standing.other.title for standing in found if standing.word == LEVEL and standing is not closest]
+    by = f"Dice {mean} ± {cell.spread:.3f} to the strongest other row, {other}; "
+    by += f"ahead in {ahead(cell)} of {counted(cell.n, 'seed')}."
+    level = [row.title for row, of in found if word_of(of["dice"]) == LEVEL and row is not closest]
     but = f" Within the spread of: {', '.join(level)}." if level else ""
-    more = _told("At the worst site", closest.worst) + _told("On hospitals that took no part", closest.unseen)
+    more = _elsewhere("At the worst site", cells["worst"])
+    more += _elsewhere("On hospitals that took no part", cells["unseen"])
     return {
         LEADS: f"{method} leads, by more than the spread: {by}{but}{more}",
         LEVEL: f"{method} neither leads nor trails beyond the spread: {by}{more}",
         TRAILS: f"{method} does not lead: {by}{more}",
-    }[closest.word]
+    }[word_of(cell)]
 
 
-def _told(where: str, cell: Cell) -> str:
+def _elsewhere(where: str, cell: Cell) -> str:
     if cell.mean is None or cell.spread is None:
         return ""
     word = {LEADS: "it leads", TRAILS: "it trails"}.get(word_of(cell), word_of(cell))
@@ -122,7 +101,7 @@ class Block:
     """A part of a comparison that fits on a page: headings, and spelt cells by row.
 
     Args:
-        title: what stands above the rows' names.
+        title: heading of the rows' names.
         heads: headings of the other columns.
         rows: spelt cells by the row's name.
         titles: titles by the row's name.
@@ -140,42 +119,30 @@ class Block:
 
 def blocks(table: Table) -> list[Block]:
     """The comparison in parts, for every group: all test images, Dice by site, the method against the other rows."""
-    return [
-        block
-        for place, group in enumerate(table.groups)
-        for block in [*group_blocks(table, group), *_paired_block(table, place)]
-    ]
+    return [block for group in table.groups for block in [*group_blocks(table, group), *_paired_block(table, group)]]
 
 
-def _paired_block(table: Table, place: int) -> list[Block]:
+def _paired_block(table: Table, group: Group) -> list[Block]:
     """The tests per image of one group, with what an image costs beside what it gains; none where there are none."""
-    tests = table.paired[place].tests if table.paired else []
+    tests = group.paired.tests if group.paired else []
     if not tests:
         return []
-    before = f"{table.groups[place].label}: " if len(table.groups) > 1 else ""
     heads = ["Images", "Dice", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "better / worse", "p (Holm)"]
     costs = {key: head for key, head in COSTS.items() if table.has(key)}
     rows = {}
     for test in tests:
         interval = f"{as_difference(test.low)} to {as_difference(test.high)}"
         both = [f"{spell(key, test.row.cells.get(key))} / {spell(key, test.other.cells.get(key))}" for key in costs]
-        counts = f"{test.better} / {test.worse}"
-        rows[test.other.name] = [
-            str(test.images),
-            as_difference(test.difference),
-            interval,
-            counts,
-            as_p(test.holm),
-            *(cell.replace(" ± ", "±") for cell in both),
-        ]
+        dice = [as_difference(test.difference), interval, f"{test.better} / {test.worse}", as_p(test.holm)]
+        rows[test.other.name] = [str(test.images), *dice, *(cell.replace(" ± ", "±") for cell in both)]
     titles = {test.other.name: test.other.title for test in tests}
-    title = _capital(f"{before}{tests[0].row.title} minus the row, image by image")
+    title = _capital(f"{table.label(group)}{tests[0].row.title} minus the row, image by image")
     return [Block(title, [*heads, *costs.values()], rows, titles)]
 
 
 def group_blocks(table: Table, group: Group) -> list[Block]:
     """The parts of one group; a table of one group does not name it."""
-    before = f"{group.label}: " if len(table.groups) > 1 else ""
+    before = table.label(group)
     vs = {f"vs:{name}": f"vs {name}" for name in group.references}
     traffic = {"traffic": "MB a round"} if table.has("traffic") else {}
     gap = {"gap": "Gap closed"} if group.mode.gap else {}
@@ -211,7 +178,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     against = standings(group) if table.scored else []
     if hero and against:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
-        rows = {standing.other.name: _standing(standing, columns) for standing in against}
+        rows = {row.name: _standing(cells, columns) for row, cells in against}
         heads = [*columns.values(), "Seeds ahead", group.mode.method]
         made.append(Block(f"{_capital(before)}{group.mode.method} minus the row", heads, rows, titles))
     return made
@@ -241,14 +208,12 @@ def verdicts(table: Table) -> list[str]:
     """Per group its verdict, if it has one, and its tests per image, with the group's name where there are several."""
     if not table.scored:
         return [UNSCORED]
-    named = len(table.groups) > 1
-    told = []
-    for place, group in enumerate(table.groups):
-        found = table.paired[place] if table.paired else PairedTests()
-        for text in [verdict(group), *map(told_test, found.tests), *found.missing]:
-            if text:
-                told.append(f"{group.label}: {text}" if named else text)
-    return told
+    texts = []
+    for group in table.groups:
+        found = group.paired or PairedTests()
+        sentences = [verdict(group), *map(test_sentence, found.tests), *found.missing]
+        texts += [f"{table.label(group)}{sentence}" for sentence in sentences if sentence]
+    return texts
 
 
 def to_text(table: Table) -> str:
@@ -310,11 +275,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "unseen": table.unseen,
         "rows": [{**_json_row(row), "group": group.label} for group in table.groups for row in group.rows],
         "verdicts": verdicts(table),
-        "paired": [
-            _json_test(test, group)
-            for found, group in zip(table.paired, table.groups, strict=False)
-            for test in found.tests
-        ],
+        "paired": [_json_test(test, group) for group in table.groups if group.paired for test in group.paired.tests],
         "notes": table.notes,
         "convention": table.convention,
         "versions": table.versions,
@@ -342,9 +303,10 @@ def _json_test(test: PairedTest, group: Group) -> dict[str, Any]:
     return {**named, **{name: getattr(test, name) for name in numbers}}
 
 
-def _standing(standing: Standing, columns: Iterable[str]) -> list[str]:
-    ahead = f"{standing.ahead} of {standing.dice.n}" if standing.dice.n else MISSING
-    return [*(spell(f"vs:{key}", getattr(standing, key)) for key in columns), ahead, standing.word]
+def _standing(cells: Mapping[str, Cell], columns: Iterable[str]) -> list[str]:
+    dice = cells["dice"]
+    seeds = f"{ahead(dice)} of {dice.n}" if dice.n else MISSING
+    return [*(spell(f"vs:{key}", cells[key]) for key in columns), seeds, word_of(dice)]
 
 
 def _capital(text: str) -> str:
@@ -366,27 +328,6 @@ def _blank(value: float | None) -> str:
 
 
 TITLE = "Comparison"
-READING = (
-    "Dice, IoU and HD95 are means over all test images of all sites, site columns are Dice; *unseen* hospitals took"
-    " no part and count in no average; *all unseen* is all of their images. The model is the one that was best on "
-    "validation; *last model* is the average Dice of the last one. Numbers are mean ± sample standard deviation "
-    "over seeds. *vs* columns are the difference in average Dice to that row's run with the same seed. *Gap closed*"
-    " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. What is *minus the row* is "
-    "paired by seed; the method *leads* or *trails* where the mean difference is larger than its standard deviation "
-    "over seeds. "
-)
-READING_TRAFFIC = "*MB a round* are megabytes in both directions, all sites together. "
-READING_BETWEEN = (
-    "*Student and teacher* are their masks of the sites' images without masks, those that the machine of the run has. "
-)
-READING_COSTS = (
-    "*M parameters* and *ms an image* are of the largest network at a site, and of the teacher with all its views: one "
-    "image by itself, on one thread of the machine that ran the row. "
-)
-READING_MEMORY = (
-    "*MB an image* are of its weights and of the most tensors that live at one time of that pass; PyTorch itself takes "
-    "more. "
-)
 OVER = {
     "dp_only": "public set",
     "no_sam": "no SAM",
@@ -464,7 +405,7 @@ def answers(table: Table, *, command: str | None = None, figure: str | None = No
 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
-    """The answers on top: how the method stands to what it has to beat, by seed; none without its row."""
+    """The answers on top: the method against what it has to beat, by seed; none without its row."""
     found = []
     for group in table.groups:
         hero = group.hero
@@ -484,23 +425,19 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
 
 def reading(tables: Sequence[Table]) -> str:
     """How to read the tables, with the convention that their runs followed."""
-    scored = any(table.scored for table in tables)
-    text = (READING if scored else "") + READING_TRAFFIC
-    text += READING_COSTS if any(table.has("milliseconds") for table in tables) else ""
-    text += READING_MEMORY if any(table.has("memory") for table in tables) else ""
-    text += READING_PAIRED if any(found.tests for table in tables for found in table.paired) else ""
-    text += READING_BETWEEN if any(table.has("between") for table in tables) else ""
-    if not scored:
-        return text
     conventions = [table.convention for table in tables]
-    first = conventions[0]
-    if first is None or any(convention != first for convention in conventions):
-        return text + "HD95 is not counted alike in all rows (see the notes)."
-    return text + told_convention(first)
+    columns = {key for key in ("dice", "milliseconds", "memory", "between") if any(table.has(key) for table in tables)}
+    template = environment().get_template("reading.html.j2")
+    text = template.render(
+        columns=columns,
+        paired=any(group.paired.tests for table in tables for group in table.groups if group.paired),
+        convention=conventions[0] if all(convention == conventions[0] for convention in conventions) else None,
+    )
+    return " ".join(text.split())
 
 
 def row_notes(tables: Sequence[Table]) -> list[str]:
-    """What each row is, as lines of Markdown; a row of several tables is told once."""
+    """What each row is, as lines of Markdown; a row of several tables once."""
     notes = {row.name: row.note for table in tables for row in table.rows if row.note}
     return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
 

@@ -126,33 +126,25 @@ def reliability(run: RunData) -> Picture | None:
 
 def loss_terms(run: RunData) -> Picture | None:
     """Every loss term's mean over a round, at every site."""
-    names = list(dict.fromkeys(name for row in run.rounds for name in row.terms if not _told(name)))
-    panels = {name: lines for name in names if _any_value(lines := series(run.rounds, name))}
-    if not panels:
-        return None
-
-    def draw(theme: Theme) -> Figure:
-        return _panels(panels, run.sites, theme)
-
+    names = dict.fromkeys(name for row in run.rounds for name in row.terms if name not in TRUST)
+    panels = {name: series(run.rounds, name) for name in names if not name.startswith(EXPERT)}
+    panels = {name: lines for name, lines in panels.items() if any(value for of in lines.values() for _, value in of)}
     text = "Means over a round, before weights and ramps."
-    return Picture("losses", "Loss terms", text, draw)
+    picture = Picture("losses", "Loss terms", text, lambda theme: _panels(panels, run.sites, theme))
+    return picture if panels else None
 
 
 def expert_usage(run: RunData) -> Picture | None:
     """How the tokens of a round were shared out among a network's local experts, at every site (pFedSAM)."""
     names = sorted({name for row in run.rounds for name in row.terms if name.startswith(EXPERT)})
     panels = {name: series(run.rounds, name) for name in names}
-    if not panels:
-        return None
-
-    def draw(theme: Theme) -> Figure:
-        return _panels(panels, run.sites, theme, top=1)
-
     text = (
         "Share of all assignments of tokens that went to each local expert, mean over the layers; "
         "expert least is the smallest share of any expert in any layer."
     )
-    return Picture("experts", "Local experts in use", text, draw)
+    title = "Local experts in use"
+    picture = Picture("experts", title, text, lambda theme: _panels(panels, run.sites, theme, top=1))
+    return picture if panels else None
 
 
 def _panels(panels: dict[str, Lines], sites: list[str], theme: Theme, *, top: float | None = None) -> Figure:
@@ -232,15 +224,6 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
     ax.set_ylim(low, high)
 
 
-def _told(name: str) -> bool:
-    """Whether a mean of a round has a figure of its own."""
-    return name in TRUST or name.startswith(EXPERT)
-
-
-def _any_value(lines: Lines) -> bool:
-    return any(value for line in lines.values() for _, value in line)
-
-
 def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:
     # rounds count from 1 on every picture, as in the log, and from 0 in files
     rounds = sorted({number for line in lines.values() for number, _ in line})
@@ -272,7 +255,7 @@ def comparison_figure(table: Table) -> Picture:
             for row in rows:
                 _draw_row(ax, row, place_of[id(row)], group.hero, theme, span)
         names = [line.label if isinstance(line, Group) else line.title for line in lines]
-        if theme.narrow:  # a phone has no room beside the rows: their names stand above them
+        if theme.narrow:  # a phone has no room beside the rows: their names are above them
             for line, name in zip(lines, names, strict=True):
                 weight = "bold" if isinstance(line, Group) else "normal"
                 above = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
@@ -320,7 +303,7 @@ def _bounds(ax: Axes, group: Group, places: list[int], theme: Theme) -> None:
 
 
 def _cost(row: Row) -> str:
-    """What one image costs the row's network, to stand behind its mean; empty where nobody measured it."""
+    """What one image costs the row's network, to be shown after its mean; empty where it was not measured."""
     parameters, milliseconds = (row.cells.get(key, Cell()).mean for key in ("parameters", "milliseconds"))
     return "" if parameters is None or milliseconds is None else f"   {parameters:.1f} M, {milliseconds:.0f} ms"
 

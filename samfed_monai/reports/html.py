@@ -15,15 +15,12 @@ from samfed_monai.core.run_log import RunLog
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
 from samfed_monai.reports import style
-from samfed_monai.reports.advice import advice_on
-from samfed_monai.reports.compare import teacher_alone
-from samfed_monai.reports.costs import costs_of
+from samfed_monai.reports.advice import advice_on, verdict
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnImages, make_overlays, make_own_images
 from samfed_monai.reports.rows import title_of
-from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import CAVEATS, Picture
-from samfed_monai.reports.verdict import verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,6 +28,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
+ACTIVITIES = {
+    "teacher": "Teacher",
+    "soft_masks": "Soft masks",
+    "warm_start": "Warm start",
+    "training": "Training at the sites",
+    "server": "Training at the server",
+    "evaluation": "Evaluation",
+    "controller": "Aggregation and storing",
+}
 PRIVACY = "This file shows images and their ids: treat it as you treat the images."
 
 
@@ -79,30 +85,28 @@ class Report:
         figures = run_figures(run)
         overlays: list[Overlay] = []
         own: list[OwnImages] = []
-        notes = ["all sites: left out on request"]
-        if run.planned is not None:
-            notes = []
+        notes: list[str] = []
         if self.overlays:
-            places = {name: getattr(self, name) or run.setting(name) for name in ("datalist", "data_root")}
+            paths = {name: getattr(self, name) or run.setting(name) for name in ("datalist", "data_root")}
             if run.planned is None:
-                overlays, notes = make_overlays(run, **places)
-            own, unread = make_own_images(run, **places)
+                overlays, notes = make_overlays(run, **paths)
+            own, unread = make_own_images(run, **paths)
             notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
+        elif run.planned is None:
+            notes = ["all sites: left out on request"]
         folder = self.run_folder / "figures"
+        for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # of an earlier report
+            path.unlink()
         for figure in figures:
             write_bytes(folder / f"{figure.name}.png", figure.light, mode=PUBLIC)
-        for pattern in ("overlay-*.png", "own-*.png"):  # of an earlier report, and perhaps not wanted any more
-            for path in folder.glob(pattern):
-                path.unlink()
-        for overlay in overlays:
-            number = run.sites.index(overlay.site) + 1
-            write_bytes(folder / f"overlay-{number}-{overlay.place}.png", overlay.png)
-        for site in own:
-            for place, image in enumerate(site.shown, start=1):
-                number = run.sites.index(site.site) + 1
-                write_bytes(folder / f"own-{number}-{place}.png", image.png)
+        number = {site: place for place, site in enumerate(run.sites, start=1)}
+        private = {f"overlay-{number[each.site]}-{each.place}": each.png for each in overlays}
+        private |= {
+            f"own-{number[of.site]}-{place}": image.png for of in own for place, image in enumerate(of.shown, start=1)
+        }
+        for name, png in private.items():
+            write_bytes(folder / f"{name}.png", png)
         path = self.run_folder / "report.html"
-        private = overlays or any(site.shown for site in own)
         write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private else PUBLIC)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
@@ -114,7 +118,7 @@ def render(
     run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str], own: Sequence[OwnImages] = ()
 ) -> str:
     """The page as one string of HTML; everything that comes from the run is escaped."""
-    results = run.results
+    results, apart = run.results, run.student_and_teacher()
     rows = {place: {o.site: o for o in overlays if o.place == place} for place in PLACES}
     other = next((name for name in results["models"] if name != results["selected"]), None)
     return (
@@ -136,78 +140,16 @@ def render(
             caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own else [])],
             command=results.get("command") or run.setting("command"),
             verdict=verdict(run),
-            headlines=headlines(run),
+            teacher_alone=teacher_alone(results),
+            apart=[{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
             advice=advice_on(run),
             skipped=skipped_rounds(run),
-            costs=costs_of(results),
+            activities=ACTIVITIES,
             networks=results.get("networks", {}),
             exchange=EXCHANGES.get(results.get("exchange", "")),
-            convention=style.told_convention(results.get("convention")),
+            convention={**style.DEFAULT_CONVENTION, **results.get("convention", {})},
         )
     )
-
-
-def headlines(run: RunData) -> list[tuple[str, str, str]]:
-    """The numbers on top: what, how much, and the small print."""
-    results = run.results
-    if run.planned is not None:
-        return _headlines_so_far(run)
-    average, worst = results["average"]["test"], results["worst"]["test"]
-    found = _between(run) if not average["n"] else []
-    if not found:
-        found.append(("Dice, average", style.as_score(average["dice"]), counted(average["n"], "test image")))
-    if worst:
-        found.append(
-            (
-                "Dice, worst site",
-                style.as_score(worst["dice"]),
-                f"{worst['site']}, {counted(worst['n'], 'image')}",
-            )
-        )
-    if average["n"]:
-        found.append(("HD95, average", f"{style.as_pixels(average['hd95'])} px", "lower is better"))
-    if alone := teacher_alone(results):
-        found.append(("Dice, teacher alone", style.as_score(alone["average"]["test"]["dice"]), "same test images"))
-    found.append(("Time", style.as_seconds(results["seconds"]["total"]), counted(results["rounds"], "round")))
-    traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
-    found.append(("Traffic", style.as_bytes(traffic), "both directions"))
-    for name, splits in results.get("unseen", {}).items():
-        if splits.get("test", {}).get("n"):
-            found.append(("Dice, unseen", style.as_score(splits["test"]["dice"]), f"{name}, it took no part"))
-    return found
-
-
-def _between(run: RunData) -> list[tuple[str, str, str]]:
-    """Of a run without any mask to measure with: how far student and teacher agree."""
-    rows = {site: run.disagreement(site) for site in run.sites}
-    dices = {site: fmean(row["dice"] for row in found) for site, found in rows.items() if found}
-    if not dices:
-        return []
-    every = [row["dice"] for found in rows.values() for row in found]
-    lowest = min(dices, key=dices.__getitem__)
-    what = "Dice, student and teacher"
-    return [
-        (what, style.as_score(fmean(every)), f"between them, {counted(len(every), 'image')} without masks"),
-        (f"{what}, lowest", style.as_score(dices[lowest]), lowest),
-    ]
-
-
-def _headlines_so_far(run: RunData) -> list[tuple[str, str, str]]:
-    results = run.results
-    average, worst = results["average"]["validation"], results["worst"]["validation"]
-    best = f"round {results['models']['best']['round'] + 1}, {counted(average['n'], 'validation image')}"
-    found = _between(run) if not average["n"] else [("Best Dice so far", style.as_score(average["dice"]), best)]
-    if worst:
-        found.append(
-            (
-                "Dice, worst site",
-                style.as_score(worst["dice"]),
-                f"{worst['site']}, {counted(worst['n'], 'image')}",
-            )
-        )
-    found.append(("Time", style.as_seconds(results["seconds"]["total"]), "in rounds"))
-    traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
-    return [*found, ("Traffic", style.as_bytes(traffic), "both directions")]
 
 
 def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
@@ -235,6 +177,7 @@ def environment() -> Environment:
         bytes=style.as_bytes,
         seconds=style.as_seconds,
         percent=style.as_percent,
+        mean=fmean,
         data_url=data_url,
         variant_title=title_of,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from samfed_monai.core.errors import SamFedError
+from samfed_monai.core.errors import Problem, Refused, SamFedError
 from samfed_monai.data import load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
 from samfed_monai.metrics import surface
@@ -109,10 +110,8 @@ def make_own_images(
         if datalist is None or data_root is None:
             notes.append(f"{site}: {GIVE}")
         else:
-            try:
+            with _noted(notes, site):
                 shown = _own(run, site, [row for row in rows if row["mask"]], datalist, data_root)
-            except (SamFedError, OSError, KeyError) as error:
-                notes.append(f"{site}: {_first_line(error)}")
         dices = [row["dice"] for row in rows]
         sites.append(OwnImages(site, len(rows), sum(dices) / len(rows), sum(dice < 0.5 for dice in dices), shown))
     return sites, notes
@@ -144,10 +143,8 @@ def make_overlays(
             why = "none of its test images has a mask" if none else "no table of test scores in the run folder"
             notes.append(f"{site}: {why}")
         else:
-            try:
+            with _noted(notes, site):
                 overlays += _of_site(run, site, rows, datalist, data_root)
-            except (SamFedError, OSError, KeyError) as error:
-                notes.append(f"{site}: {_first_line(error)}")
     return overlays, notes
 
 
@@ -215,23 +212,15 @@ def draw_outlines(
     Returns:
         (H, W, 3) uint8.
     """
+    from scipy.ndimage import binary_dilation
+
     picture = image.copy()
-    lines = {name: _widened(surface(mask)) for name, mask in masks.items()}
+    lines = {name: binary_dilation(surface(mask)) for name, mask in masks.items()}
     for line in lines.values():
-        picture[_widened(line)] = RIM
+        picture[binary_dilation(line)] = RIM
     for name, line in lines.items():
         picture[line] = (colours or OUTLINES)[name]
     return picture
-
-
-def _widened(mask: np.ndarray) -> np.ndarray:
-    """A mask with the four neighbours of its pixels."""
-    wide = mask.copy()
-    wide[1:] |= mask[:-1]
-    wide[:-1] |= mask[1:]
-    wide[:, 1:] |= mask[:, :-1]
-    wide[:, :-1] |= mask[:, 1:]
-    return wide
 
 
 def _own(
@@ -306,13 +295,16 @@ def _mask_name(row: dict[str, Any]) -> str:
     return row.get("mask") or f"{row['id']}.png"
 
 
-def _first_line(error: Exception) -> str:
-    problems = getattr(error, "problems", None)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return f"{problems[0].found}: {Path(problems[0].where).name}{more}"
-    if isinstance(error, KeyError):
-        return f"image {error.args[0]!r} has no readable record or label in the data list"
-    return (
-        f"{getattr(error, 'strerror', None) or type(error).__name__}: {Path(getattr(error, 'filename', '') or '').name}"
-    )
+@contextmanager
+def _noted(notes: list[str], site: str) -> Iterator[None]:
+    """Adds why a site's images cannot be read to the notes, without the folder that they are in."""
+    try:
+        yield
+    except KeyError as error:
+        notes.append(f"{site}: image {error.args[0]!r} has no readable record or label in the data list")
+    except OSError as error:
+        notes.append(f"{site}: {error.strerror or type(error).__name__}: {Path(error.filename or '').name}")
+    except SamFedError as error:
+        first, *others = error.problems if isinstance(error, Refused) else [Problem("", type(error).__name__, "")]
+        more = f" (and {len(others)} more)" if others else ""
+        notes.append(f"{site}: {first.found}: {Path(first.where).name}{more}")

@@ -1,4 +1,4 @@
-"""Whether test images tell two rows apart: signed-rank tests and bootstrap intervals of differences image by image."""
+"""Whether two rows differ on the test images: signed-rank tests and bootstrap intervals of their differences."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PairedTest:
     holm: float = 1.0
 
     @property
-    def told_apart(self) -> bool:
+    def differ(self) -> bool:
         """Whether the corrected p is below :data:`ALPHA`."""
         return self.holm < ALPHA
 
@@ -120,8 +120,8 @@ def holm(values: Sequence[float]) -> list[float]:
 def paired_tests(group: Group, runs: Mapping[str, Sequence[RunData]]) -> PairedTests:
     """The method's row, or where it is not there the first, against each other row of its group, image by image.
 
-    Single images' scores lie in run folders alone, ``evaluation/<model>/<site>/test/scores.csv``, and only sites whose
-    scores the run may tell count. On NVIDIA FLARE they stay at their site: there is no test then. Records of runs
+    Only run folders have scores of single images, ``evaluation/<model>/<site>/test/scores.csv``, and only sites whose
+    scores the run may show count. On NVIDIA FLARE they stay at their site: there is no test then. Records of runs
     without their folders are silently left out; teachers have no scores of single images.
 
     Args:
@@ -211,7 +211,7 @@ def as_p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def told_test(test: PairedTest) -> str:
+def test_sentence(test: PairedTest) -> str:
     """A test per image, in words."""
     pair = f"{test.row.title} and {test.other.title} on the same {counted(test.images, 'test image')}"
     if not (test.better or test.worse):
@@ -223,7 +223,7 @@ def told_test(test: PairedTest) -> str:
     word = f"{'higher' if test.difference > 0 else 'lower'} by {size}" if float(size) else "equal to three decimals"
     means = (
         "Chance among images alone seldom makes such a difference"
-        if test.told_apart
+        if test.differ
         else "These images do not tell the two apart"
     )
     return (
@@ -232,14 +232,3 @@ def told_test(test: PairedTest) -> str:
         f"higher on {counted(test.better, 'image')} and lower on {test.worse}. "
         f"{means} (p {p})."
     )
-
-
-READING = (
-    "*Image by image* is the mean difference in Dice over the test images that both rows have (an image counts once: "
-    "its Dice is the mean over the seeds in common), with the interval of 5000 bootstrap samples of the images, drawn "
-    "with a fixed seed; *better / worse* counts images; *p* is that of Wilcoxon's signed-rank test, corrected after "
-    "Holm for all rows of the table: how often images would differ this much if both rows were equally good. Costs "
-    "stand as the method's / the row's. It says how far these images tell these models apart, not how another training "
-    "would end (that is the spread over seeds), and takes images to be independent, which several of one patient are "
-    "not. "
-)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.variants import Method, methods
+
+if TYPE_CHECKING:
+    from samfed_monai.reports.paired import PairedTests
 
 TEACHER, OWN_TEACHER = "teacher", "own_teacher"
 
@@ -66,7 +69,7 @@ class Mode:
         hero: its variant.
         own: other variants of it, which are no rivals.
         references: variants that the others are subtracted from, by seed.
-        gap: whether a row's share of the way from :data:`FLOOR` to :data:`CEILING` is told.
+        gap: whether a row's share of the way from :data:`FLOOR` to :data:`CEILING` is shown.
     """
 
     name: str
@@ -155,7 +158,7 @@ class Row:
 
     @property
     def order(self) -> tuple[int, str, int, str]:
-        """Where it stands in a table: known variants first, then the rows of each sweep together."""
+        """Its place in a table: known variants first, then the rows of each sweep together."""
         named = (
             self.name if place_of(self.name) < place_of("") or self.variant not in (FLOOR, CEILING) else self.variant
         )
@@ -170,11 +173,13 @@ class Group:
         mode: how their sites learn.
         setting: as the file of rows has it, or empty.
         rows: in the order of tables.
+        paired: their tests image by image.
     """
 
     mode: Mode
     setting: str
     rows: list[Row]
+    paired: PairedTests | None = None
 
     @property
     def label(self) -> str:
@@ -201,10 +206,6 @@ class Group:
         found = [row for row in self.rows if row.variant == variant]
         return next((row for row in found if row.name == variant), found[0] if found else None)
 
-    def get(self, name: str) -> Row | None:
-        """The row of that name."""
-        return next((row for row in self.rows if row.name == name), None)
-
 
 def titled(name: str, variant: str, title: str) -> str:
     """The title of a row: its own, else the variant's where it bears its name, else its name."""
@@ -216,11 +217,3 @@ def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
     seeds = dice.by_seed.keys() & floor.by_seed.keys() & ceiling.by_seed.keys()
     room = sum(ceiling.by_seed[seed] - floor.by_seed[seed] for seed in seeds)
     return sum(dice.by_seed[seed] - floor.by_seed[seed] for seed in seeds) / room if room > 0 else None
-
-
-def difference(rows: Sequence[Row], name: str, other: str, key: str = "dice") -> Cell:
-    """One row's cell minus another's, paired by seed; empty where one of them is missing."""
-    by_name = {row.name: row for row in reversed(rows)}
-    if name not in by_name or other not in by_name:
-        return Cell()
-    return by_name[name].cells.get(key, Cell()).minus(by_name[other].cells.get(key, Cell()))

@@ -12,12 +12,14 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
-from samfed_monai.core.round_folders import run_record
+from samfed_monai.core.round_folders import round_folders, run_record
 from samfed_monai.core.table import from_csv
-from samfed_monai.reports.unfinished import results_so_far, stored_rounds
-from samfed_monai.results.schema import validate_results
+from samfed_monai.metrics import pool, worst
+from samfed_monai.results import build_results, validate_results
 
 TERM = "term_"
+OF_A_ROUND = ("training", "server", "controller", "evaluation")
+"""Activities whose seconds a stored round has."""
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,8 @@ class RunData:
 
     @property
     def own_models(self) -> bool:
-        """Whether each site ends with a model of its own: a network, or a part of one, that no other site has.
-
-        Results that do not say so are judged by what travelled and by the sites' networks.
-        """
-        told = self.results.get("own_models")
-        networks = set(self.results.get("networks", {}).values())
-        return bool(self.results.get("exchange", "weights") != "weights" or len(networks) > 1 if told is None else told)
+        """Whether each site ends with a model of its own: a network, or a part of one, that no other site has."""
+        return bool(self.results.get("own_models"))
 
     @property
     def skipped(self) -> list[dict[str, Any]]:
@@ -186,7 +183,7 @@ class RunData:
         ]
 
     def setting(self, name: str) -> Any:
-        """A knob of the run: of ``run.json``, at its top or in its ``config``, else of its command; else ``None``."""
+        """An option of the run, of ``run.json`` (at its top or in ``config``) or of its command; else ``None``."""
         config = self.run.get("config")
         for level in (self.run, config if isinstance(config, Mapping) else {}):
             if level.get(name) is not None:
@@ -222,6 +219,11 @@ class RunData:
         with path.open(encoding="utf-8", newline="") as stream:
             return [{**row, "dice": float(row["dice"])} for row in from_csv(stream)]
 
+    def student_and_teacher(self) -> dict[str, list[float]]:
+        """Dice between student and teacher on each image of a site without masks, by site, of those that have any."""
+        dices = {site: [row["dice"] for row in self.disagreement(site)] for site in self.sites}
+        return {site: found for site, found in dices.items() if found}
+
     def own_images(self, site: str) -> Path:
         """Where a site without masks keeps what it saw on its own images: of the best model, or of the last round's."""
         return self.evaluation(site, split="unlabelled", model="best" if self.planned is None else "current")
@@ -229,3 +231,101 @@ class RunData:
     def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
         """The folder of one site's evaluation."""
         return self.folder / "evaluation" / (model or self.results["selected"]) / site / split
+
+
+def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A run's teacher in the layout of a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
+
+    Its average and its worst site are over the sites that trained, as those of the run's models are; hospitals that
+    took no part are ``unseen``, also in results that list them among the sites.
+
+    Args:
+        results: of ``results.json``.
+
+    Returns:
+        ``None`` where the run had no teacher, or it was not scored.
+    """
+    teacher = results.get("teacher") or {}
+    everywhere = {**teacher.get("sites", {}), **teacher.get("unseen", {})}
+    tests = {site: {"test": splits["test"]} for site, splits in everywhere.items() if splits.get("test", {}).get("n")}
+    here = {site: splits for site, splits in tests.items() if site in results["sites"]}
+    if not here:
+        return None
+    skip_empty = results.get("convention", {}).get("empty") == "skipped"
+    return {
+        "sites": {site: here.get(site, {}) for site in results["sites"]},
+        "average": {"test": pool([splits["test"] for splits in here.values()], skip_empty=skip_empty)},
+        "worst": {"test": worst({site: splits["test"] for site, splits in here.items()})},
+        "unseen": {site: splits for site, splits in tests.items() if site not in here},
+        **({"costs": {"teacher": teacher}} if "milliseconds" in teacher else {}),
+        **({"convention": results["convention"]} if "convention" in results else {}),
+    }
+
+
+def stored_rounds(folder: str | Path) -> int:
+    """How many rounds of a run are stored."""
+    return len(_round_files(Path(folder)))
+
+
+def results_so_far(folder: str | Path) -> dict[str, Any]:
+    """Validation scores of the best and of the last round so far, and what the rounds took; nothing is tested yet.
+
+    Args:
+        folder: of a run with at least one stored round.
+
+    Returns:
+        What follows the schema of ``results.json``; ``best`` is the round with the highest mean Dice, and the run's
+        own choice may differ where a site was away.
+    """
+    folder = Path(folder)
+    records = [read_json(path) for path in _round_files(folder)]
+    run = run_record(folder)
+    last = records[-1]
+    best = max(records, key=lambda record: (record["average"]["validation"]["dice"] or 0.0, -record["round"]))
+    if best["average"]["validation"]["dice"] is None:
+        best = last
+    sites = dict.fromkeys(site for record in records for site in record["sites"])
+    traffic = [
+        {way: sum(entry[way] for entry in record["sites"].values()) for way in ("up_bytes", "down_bytes")}
+        for record in records
+    ]
+    return build_results(
+        variant=run["config"].get("variant") or "samfed",
+        rounds=len(records),
+        scores={
+            name: {site: _validation(record["sites"].get(site)) for site in sites}
+            for name, record in (("best", best), ("last", last))
+        },
+        model_rounds={"best": best["round"], "last": last["round"]},
+        traffic={way: sum(one[way] for one in traffic) for way in ("up_bytes", "down_bytes")},
+        rounds_traffic=traffic,
+        seconds={
+            name: sum(record["seconds"].get(name, 0.0) for record in records)
+            for name in ("training", "server", "controller", "evaluation")
+        },
+        hashes=run.get("hashes"),
+        versions=run.get("versions"),
+        seeds=run.get("seeds"),
+        command=_command(folder / "run.log"),
+        caveats=[
+            f"The run goes on: {len(records)} of {last['rounds']} rounds are stored, and no test image is scored."
+        ],
+    )
+
+
+def _round_files(folder: Path) -> list[Path]:
+    found = (round / "round.json" for round in round_folders(folder / "rounds").values())
+    return [path for path in found if path.is_file()]
+
+
+def _command(log: Path) -> str | None:
+    """The command that works on the run, as its log begins with it."""
+    if not log.is_file():
+        return None
+    found = re.findall(r"^\S+ \S+ INFO +(.* federate .*)$", log.read_text(encoding="utf-8", errors="replace"), re.M)
+    return found[-1] if found else None
+
+
+def _validation(entry: dict[str, Any] | None) -> dict[str, Any]:
+    scores = (entry or {}).get("validation")
+    return {"validation": scores} if scores else {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,15 +23,6 @@ CAVEATS = (
 MISSING = "–"
 DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
 """How HD95 and empty masks are counted where a run says nothing of it (docs/method.md)."""
-
-_HD95 = {
-    "max of directed": "HD95 is the larger of the two directed 95th percentiles (MONAI)",
-    "pooled": "HD95 is the 95th percentile of both directions pooled (MedPy)",
-}
-_EMPTY = {
-    "diagonal": "an image with one empty mask counts with the image's diagonal.",
-    "skipped": "images with an empty mask are left out of it.",
-}
 
 
 def as_score(value: float | None, digits: int = 3) -> str:
@@ -66,20 +58,16 @@ def as_seconds(seconds: float) -> str:
 
 def as_ranges(numbers: Iterable[int]) -> str:
     """Whole numbers with those in a row as a range: ``1, 3–5``."""
-    spans: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in spans)
+    runs = groupby(enumerate(sorted(set(numbers))), key=lambda place: place[1] - place[0])
+    spans = [[number for _, number in found] for _, found in runs]
+    return ", ".join(f"{of[0]}–{of[-1]}" if len(of) > 1 else str(of[0]) for of in spans)
 
 
 def shortened(names: Sequence[str], most: int) -> list[str]:
     """Names of at most ``most`` characters for the labels of a figure, the middle of a longer one left out.
 
     Args:
-        names: all that stand in one figure.
+        names: all of one figure.
         most: characters; as many more as it takes to keep different names different.
     """
     for room in range(most, max(map(len, names), default=0)):
@@ -100,12 +88,6 @@ def as_percent(value: float | None) -> str:
 def as_difference(value: float, digits: int = 3) -> str:
     """A difference with its sign; what rounds to nothing has a plus."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
-
-
-def told_convention(convention: Mapping[str, str] | None) -> str:
-    """A sentence on how HD95 and empty masks are counted."""
-    found = {**DEFAULT_CONVENTION, **(convention or {})}
-    return f"{_HD95[found['hd95']]}, in pixels at the evaluation size; {_EMPTY[found['empty']]}"
 
 
 # Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which one of the two themes would swallow.
@@ -133,7 +115,7 @@ DARK = Theme(ground="#1b1e23", ink="#e4e4e1", faint="#9a9fa7", grid="#32363d", p
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a report, as PNG bytes in both themes and two widths; each is rendered when it is first asked for.
+    """A figure of a report, drawn in both themes and two widths.
 
     Args:
         name: file name without ending.
@@ -150,24 +132,11 @@ class Picture:
     @cached_property
     def light(self) -> bytes:
         """On white paper; the file in ``figures/``."""
-        return self._rendered(LIGHT)
+        return self.png()
 
-    @cached_property
-    def dark(self) -> bytes:
-        """For readers in dark mode."""
-        return self._rendered(DARK)
-
-    @cached_property
-    def narrow(self) -> bytes:
-        """For a phone, its parts below each other."""
-        return self._rendered(replace(LIGHT, narrow=True))
-
-    @cached_property
-    def narrow_dark(self) -> bytes:
-        """For a phone in dark mode."""
-        return self._rendered(replace(DARK, narrow=True))
-
-    def _rendered(self, theme: Theme) -> bytes:
+    def png(self, *, dark: bool = False, narrow: bool = False) -> bytes:
+        """For readers in dark mode, and for a phone, its parts below each other."""
+        theme = replace(DARK if dark else LIGHT, narrow=narrow)
         return png(self.draw(theme), theme)
 
 

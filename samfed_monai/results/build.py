@@ -13,6 +13,8 @@ Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """Scores of a set of images: rows of ``{"id", "dice", "iou", "hd95", "empty"}``, or an already made summary."""
 
 BYTES = ("up_bytes", "down_bytes")
+STATED = ("networks", "costs", "exchange", "convention", "own_models", "own_labels", "privacy", "process")
+"""Keys of the schema that a run states as they are."""
 
 
 def build_results(
@@ -33,16 +35,9 @@ def build_results(
     command: str | None = None,
     caveats: Iterable[str] = (),
     unseen: Mapping[str, Mapping[str, Mapping[str, Table]]] | None = None,
-    networks: Mapping[str, str] | None = None,
-    costs: Mapping[str, Mapping[str, float]] | None = None,
-    exchange: str | None = None,
-    own_models: bool | None = None,
-    own_labels: bool | None = None,
     rounds_traffic: Sequence[Mapping[str, int]] | None = None,
     preparation: Mapping[str, int] | None = None,
-    convention: Mapping[str, str] | None = None,
-    privacy: Mapping[str, Any] | None = None,
-    process: Mapping[str, float | str | None] | None = None,
+    **stated: Any,
 ) -> dict[str, Any]:
     """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
@@ -64,25 +59,18 @@ def build_results(
         seeds: ``seed`` and others.
         skipped: ``{"round", "site", "reason"}`` of every update that was not aggregated.
         command: command line, for the report.
-        caveats: sentences for the report, beside those that always stand there.
+        caveats: sentences for the report, beside those that every report has.
         unseen: model to hospital that took no part to split to a table; a split that a hospital lacks is left out.
-        networks: site to name of its network.
-        costs: name of a network to ``parameters``, ``milliseconds`` and ``memory_bytes`` of one image.
-        exchange: what travels: one of :data:`samfed_monai.config.variants.EXCHANGES`.
-        own_models: whether the models are each site's own.
-        own_labels: whether sites learned from labels of their own images.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
         preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
-        convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
-        privacy: ``least_images``, ``withheld`` and ``differential_privacy``.
-        process: ``memory_bytes``, ``processor_seconds`` and ``device`` of the process that ran the federation.
-
-    What of these eleven is ``None`` has no key in the result.
+        stated: values of :data:`STATED`; what is ``None`` has no key in the result.
 
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
     """
-    skip = (convention or {}).get("empty") == "skipped"
+    if unknown := stated.keys() - set(STATED):
+        raise TypeError(f"build_results: expected keys of {', '.join(STATED)}, found {', '.join(sorted(unknown))}")
+    skip = (stated.get("convention") or {}).get("empty") == "skipped"
     models = {
         name: {"round": (model_rounds or {}).get(name), **site_tables(tables, skip_empty=skip)}
         for name, tables in scores.items()
@@ -100,16 +88,7 @@ def build_results(
         **{key: chosen.get(key, {}) for key in ("sites", "average", "worst")},
         **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
         "models": models,
-        **_given(
-            networks=networks and dict(networks),
-            costs=costs and dict(costs),
-            exchange=exchange,
-            convention=convention and dict(convention),
-            own_models=own_models,
-            own_labels=own_labels,
-            privacy=privacy and dict(privacy),
-            process=process and dict(process),
-        ),
+        **{name: value for name, value in stated.items() if value is not None},
         "teacher": _teacher(teacher_scores, teacher, trained=chosen["sites"], skip_empty=skip),
         "traffic": {
             **{key: int((traffic or {}).get(key, 0)) for key in BYTES},
@@ -196,7 +175,3 @@ def _more_traffic(
 ) -> dict[str, float]:
     means = {f"{key}_per_round": sum(one[key] for one in rounds) / len(rounds) for key in BYTES} if rounds else {}
     return {**means, **({f"{key}_before": int(preparation[key]) for key in BYTES} if preparation else {})}
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}

@@ -10,13 +10,8 @@ import torch
 from torch import nn
 
 from samfed_monai.attacks.finding import against_blank, psnr
-from samfed_monai.attacks.predictions import (
-    attack_prototypes,
-    attack_soft_masks,
-    from_prototypes,
-    prototypes,
-    soft_masks,
-)
+from samfed_monai.attacks.prototypes import attack_prototypes, from_prototypes, prototypes
+from samfed_monai.attacks.soft_masks import attack_soft_masks, soft_masks
 from samfed_monai.core.errors import Refused
 from tests.attacks.test_membership import memory
 from tests.attacks.toys import QUICK, target

@@ -20,7 +20,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList
-from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
+from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
 from samfed_monai.flare import local as one_machine
 from samfed_monai.flare.job import planned
 from samfed_monai.results import validate_results

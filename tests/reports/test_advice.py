@@ -6,7 +6,6 @@ import pytest
 
 from samfed_monai.reports import RunData
 from samfed_monai.reports.advice import advice_on
-from samfed_monai.reports.costs import costs_of
 from samfed_monai.reports.run_data import RoundRow
 
 
@@ -113,28 +112,6 @@ def test_masks_far_apart_where_nobody_knows_are_told(run):
     (text,) = told(run)
     assert "In the last round SAM had a say of 0.05 at Porto (1 is full, 0 is none)." in text
     assert "Where it is the teacher that is wrong: SAM as it comes was the teacher: --teacher_adapt lora" in text
-
-
-def test_costs_add_up_to_the_whole(run):
-    run.results["seconds"].update(teacher=10.0, soft_masks=20.0, warm_start=0.0, training=50.0, evaluation=10.0)
-    run.results["seconds"].update(controller=5.0, server=0.0, total=100.0)
-    run.results["traffic"] = {"up_bytes": 100, "down_bytes": 300, "up_bytes_before": 1, "down_bytes_before": 20}
-    costs = costs_of(run.results)
-    assert [(row["title"], row["seconds"]) for row in costs["seconds"]] == [
-        ("Teacher", 10.0),
-        ("Soft masks", 20.0),
-        ("Training at the sites", 50.0),
-        ("Evaluation", 10.0),
-        ("Aggregation and storing", 5.0),
-        ("Checks and the rest", 5.0),
-    ]
-    assert sum(row["share"] for row in costs["seconds"]) == pytest.approx(1)
-    assert costs["traffic"][0] == {"title": "Before the rounds", "up": 1, "down": 20}
-    assert costs["traffic"][-1] == {"title": "All", "up": 101, "down": 320}
-    assert costs["images"] == []
-    small = {"parameters": 750_000, "milliseconds": 30.0}
-    run.results["costs"] = {"older": small, "small": {**small, "memory_bytes": 15_391_372}}
-    assert [row["memory_bytes"] for row in costs_of(run.results)["images"]] == [None, 15_391_372]
 
 
 def test_sites_whose_updates_were_left_out_in_the_end_or_half_of_the_time_are_told(run):

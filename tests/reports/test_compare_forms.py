@@ -11,6 +11,7 @@ import pytest
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports import CAVEATS, comparison_table, write_comparison
 from samfed_monai.reports.compare_forms import (
+    ahead,
     blocks,
     headlines,
     reading,
@@ -272,7 +273,7 @@ def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
         "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 to the strongest other row, "
         "Federated, no SAM (`no_sam`); ahead in 3 of 3 seeds. At the worst site: +0.033 ± 0.006, it leads."
     )
-    found = {standing.other.name: (standing.ahead, standing.word) for standing in standings(group)}
+    found = {row.name: (ahead(cells["dice"]), word_of(cells["dice"])) for row, cells in standings(group)}
     assert found["oracle"] == (0, "trails")
     assert found[ablation] == (0, "trails")
     assert found["dp_only"] == (3, "leads")
@@ -285,7 +286,7 @@ def test_where_hospitals_took_no_part_it_says_how_samfed_does_there(tmp_path):
         for seed, unseen in enumerate(found)
     ]
     (group,) = comparison_table(folders).groups
-    assert standings(group)[0].unseen.by_seed == pytest.approx({0: 0.10, 1: 0.08})
+    assert standings(group)[0][1]["unseen"].by_seed == pytest.approx({0: 0.10, 1: 0.08})
     assert str(verdict(group)).endswith("On hospitals that took no part: +0.090 ± 0.014, it leads.")
 
 
@@ -319,7 +320,7 @@ def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
         "pFedSAM in one stage leads, by more than the spread: Dice +0.035 ± 0.007 to the strongest other row, "
         "FedSAM (`fedsam`)"
     )
-    assert labelled.get("pfedsam_joint").cells["vs:local_sam"].by_seed == pytest.approx({0: 0.10, 1: 0.11})
+    assert labelled.hero.cells["vs:local_sam"].by_seed == pytest.approx({0: 0.10, 1: 0.11})
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,18 @@ def test_a_run_has_three_figures_in_two_themes_and_two_widths(run_folder):
     figures = run_figures(RunData.read(run_folder))
     assert [figure.name for figure in figures] == ["curves", "reliability", "losses"]
     for figure in figures:
-        light, dark = (Image.open(io.BytesIO(content)).convert("RGB") for content in (figure.light, figure.dark))
+        light, dark = (
+            Image.open(io.BytesIO(content)).convert("RGB") for content in (figure.light, figure.png(dark=True))
+        )
         assert light.size == dark.size
         assert light.getpixel((2, 2)) == (255, 255, 255)
         assert dark.getpixel((2, 2)) == (27, 30, 35)
-        narrow, narrow_dark = (Image.open(io.BytesIO(content)) for content in (figure.narrow, figure.narrow_dark))
+        narrow, narrow_dark = (
+            Image.open(io.BytesIO(content)) for content in (figure.png(narrow=True), figure.png(dark=True, narrow=True))
+        )
         assert narrow.size == narrow_dark.size
         assert narrow.size[0] == round(150 * PHONE) < light.size[0]
-    heights = {figure.name: Image.open(io.BytesIO(figure.narrow)).size[1] for figure in figures}
+    heights = {figure.name: Image.open(io.BytesIO(figure.png(narrow=True))).size[1] for figure in figures}
     assert heights["reliability"] > heights["curves"], "two panels below each other, of which the curves have one"
 
 

@@ -153,10 +153,28 @@ def test_what_it_cost_stands_in_tables(page):
     for cell in (
         "<td>Training at the sites</td><td>6 min 42 s</td><td>62 %</td>",
         "<td>Soft masks</td><td>1 min 14 s</td><td>11 %</td>",
+        "<td>Evaluation</td><td>22 s</td><td>3 %</td>",
+        "<td>Aggregation and storing</td><td>4.1 s</td><td>1 %</td>",
         '<tr class="strong"><td>All</td><td>10 min 51 s</td>',
         "<td>Rounds, evaluation</td><td>3.15 GB</td><td>3.16 GB</td>",
     ):
         assert cell in page
+    assert "Training at the server" not in page, "it took no time"
+    assert "Checks and the rest" not in page, "less than a thousandth"
+
+
+def test_time_and_traffic_add_up_to_the_whole(run_folder, tmp_path):
+    results = read_json(run_folder / "results.json")
+    results["seconds"].update(dict.fromkeys(results["seconds"], 0.0), teacher=10.0, training=50.0, total=100.0)
+    results["traffic"] = {"up_bytes": 100, "down_bytes": 300, "up_bytes_before": 1, "down_bytes_before": 20}
+    write_json(tmp_path / "results.json", results)
+    page = Report(tmp_path).write().read_text(encoding="utf-8")
+    for row in (
+        "<td>Checks and the rest</td><td>40 s</td><td>40 %</td>",
+        "<td>Before the rounds</td><td>1 B</td><td>20 B</td>",
+        '<tr class="strong"><td>All</td><td>101 B</td><td>320 B</td>',
+    ):
+        assert row in page
 
 
 def test_what_an_image_costs_has_its_memory_where_a_run_measured_it(run_folder, tmp_path):

@@ -38,9 +38,6 @@ def test_a_knob_that_run_json_leaves_out_is_read_from_the_command(run_folder):
     [
         ({"own_models": True, "exchange": "weights"}, True),
         ({"own_models": False, "exchange": "predictions"}, False),
-        ({"exchange": "predictions"}, True),
-        ({"exchange": "weights", "networks": {"a": "one", "b": "two"}}, True),
-        ({"exchange": "weights", "networks": {"a": "one", "b": "one"}}, False),
         ({}, False),
     ],
 )

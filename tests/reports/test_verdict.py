@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.verdict import verdict
+from samfed_monai.reports.advice import verdict
 
 
 @pytest.fixture

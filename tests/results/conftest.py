@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.reports.conftest import make_run
+from tests.reports.conftest import run_folder  # noqa: F401
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> dict:
+def results(run_folder: Path) -> dict:  # noqa: F811
     """Content of a valid ``results.json``."""
-    return json.loads((make_run(tmp_path / "run", tmp_path / "images") / "results.json").read_text(encoding="utf-8"))
+    return json.loads((run_folder / "results.json").read_text(encoding="utf-8"))

@@ -65,17 +65,25 @@ def test_times_that_were_not_needed_are_zero_and_their_sum_is_the_total():
     assert build(seconds={"training": 3.0, "total": 9.0})["seconds"]["total"] == 9.0
 
 
-def test_what_the_process_took_is_told_where_it_was_measured():
-    took = {"memory_bytes": None, "processor_seconds": 1.5, "device": "cpu"}
-    assert build(process=took)["process"] == took
-    assert "process" not in build()
-
-
-def test_a_run_without_teacher_has_none():
-    assert build()["teacher"] is None
+def test_what_a_run_states_is_taken_over_and_what_it_does_not_has_no_key():
+    stated = {
+        "networks": {"big": "deeplabv3plus_resnet34", "small": "basic_unet"},
+        "exchange": "predictions",
+        "convention": {"hd95": "pooled", "empty": "skipped"},
+        "process": {"memory_bytes": None, "processor_seconds": 1.5, "device": "cpu"},
+        "own_models": False,
+    }
+    assert stated.items() <= build(**stated).items()
+    bare = build(costs=None)
+    assert not {"unseen", "costs", *stated} & bare.keys()
+    assert bare["traffic"] == {"up_bytes": 0, "down_bytes": 0}
+    assert "unseen" not in bare["models"]["best"]
+    with pytest.raises(TypeError, match=r"found network$"):
+        build(network="basic_unet")
 
 
 def test_the_teacher_is_averaged_over_the_splits_it_was_measured_on():
+    assert build()["teacher"] is None
     tables = {"big": {"test": [row(1.0), row(0.5), row(0.6)]}, "small": {"test": [row(0.1)]}}
     teacher = build(teacher_scores=tables, teacher={"adapt": "lora", "before": {"held_out": 0.2}})["teacher"]
     assert teacher["average"]["test"]["dice"] == pytest.approx(2.2 / 4)
@@ -99,13 +107,6 @@ def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
     ]
 
 
-def test_what_an_older_federation_does_not_give_has_no_key():
-    results = build()
-    assert not {"unseen", "networks", "exchange", "convention"} & results.keys()
-    assert results["traffic"] == {"up_bytes": 0, "down_bytes": 0}
-    assert "unseen" not in results["models"]["best"]
-
-
 def test_unseen_hospitals_are_repeated_from_the_selected_model_and_count_in_no_average():
     unseen = {
         "best": {"far": {"test": [row(0.4), row(0.6)]}},
@@ -126,13 +127,6 @@ def test_traffic_of_the_rounds_is_averaged():
         **{"up_bytes": 21, "down_bytes": 90},
         **{"up_bytes_per_round": 10.5, "down_bytes_per_round": 40.0},
     }
-
-
-def test_networks_exchange_and_convention_are_taken_over():
-    networks = {"big": "deeplabv3plus_resnet34", "small": "basic_unet"}
-    convention = {"hd95": "pooled", "empty": "skipped"}
-    results = build(networks=networks, exchange="predictions", convention=convention)
-    assert (results["networks"], results["exchange"], results["convention"]) == (networks, "predictions", convention)
 
 
 def test_unseen_hospitals_of_a_model_that_is_not_there_are_refused():

@@ -25,13 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Volume = NDArray[np.int16]
-Place = tuple[float, ...] | NDArray[np.float64]
 
 CLASSES = ("kidney", "spleen")
 """Names of the organs, whose values in labels are 1 and 2."""
 PUBLIC_FOLDER = "public"
 _SMALLEST, _DEEPEST = 32, 512
-_TISSUES = ("air", "fat", "muscle", "bone", "gut", *CLASSES)
 
 
 @dataclass(frozen=True)
@@ -61,58 +59,45 @@ SITES = {"ct": CT, "mr": MR}
 """Scanners of the sites; the public volumes are of both, in turn."""
 
 
+PARTS = (
+    (1, (0.0, 0.0, 0.0), (0.9, 0.78, 9.0)),
+    (2, (0.0, 0.0, 0.0), (0.78, 0.66, 9.0)),
+    (3, (0.0, 0.46, 0.0), (0.13, 0.13, 9.0)),
+    *((4, (across, -0.25, along), (0.14, 0.14, 0.4)) for across, along in ((-0.2, -0.5), (0.15, 0.0), (0.0, 0.6))),
+    (5, (-0.45, 0.2, -0.1), (0.2, 0.28, 0.65)),
+    (6, (0.48, 0.0, 0.1), (0.2, 0.36, 0.65)),
+)
+"""Ellipsoids of fat, muscle, bone, gut, kidney and spleen: tissue, centre, half axes, in half sides of the volume."""
+
+
 def render_volume(random: np.random.Generator, shape: Sequence[int], scanner: Scanner) -> tuple[Volume, Volume]:
     """Draws one volume.
 
     Args:
         random: what is drawn from.
-        shape: voxels along (X, Y, Z); slices lie along Z.
+        shape: voxels along (X, Y, Z); slices are along Z.
         scanner: what the tissues look like.
 
     Returns:
         Grey values, and the label in {0, 1, 2}; both (X, Y, Z) int16.
     """
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
-    wide, high = random.uniform(0.84, 0.95), random.uniform(0.7, 0.85)
-
-    def ellipsoid(at: Place, half: Place, degrees: float = 0.0) -> NDArray[np.bool_]:
-        angle = math.radians(degrees)
-        across, along = x - at[0], y - at[1]
-        turned = (
-            across * math.cos(angle) + along * math.sin(angle),
-            along * math.cos(angle) - across * math.sin(angle),
-        )
-        distance = (turned[0] / half[0]) ** 2 + (turned[1] / half[1]) ** 2 + ((z - at[2]) / half[2]) ** 2
-        inside: NDArray[np.bool_] = distance < 1
-        return inside
-
-    body = (x / wide) ** 2 + (y / high) ** 2 < 1
-    inner = (x / (wide - 0.12)) ** 2 + (y / (high - 0.12)) ** 2 < 1
-    tissue = np.where(inner, 2, np.where(body, 1, 0))
-    tissue[ellipsoid((random.normal(0, 0.03), high - 0.3, 0), (0.13, 0.13, 9))] = 3
-    for _ in range(4):
-        place = (random.uniform(-0.35, 0.35), random.uniform(-0.5, 0.05), random.uniform(-1, 1))
-        tissue[ellipsoid(place, random.uniform(0.08, 0.18, 3) * (1, 1, 3)) & inner] = 4
-    size = random.uniform(0.85, 1.15, 2)
-    at = np.array([-0.45, 0.22, -0.15]) + random.normal(0, 0.05, 3)
-    lean = random.uniform(-25, 25)
-    kidney = ellipsoid(at, np.array([0.2, 0.29, 0.62]) * size[0], lean)
-    kidney &= ~ellipsoid(at + np.array([0.2 * size[0], 0, 0]), np.array([0.13, 0.12, 0.3]) * size[0], lean)
-    at = np.array([0.5, 0.0, 0.15]) + random.normal(0, 0.05, 3)
-    lean = random.uniform(-20, 20)
-    spleen = ellipsoid(at, np.array([0.2, 0.4, 0.6]) * size[1], lean)
-    spleen &= ~ellipsoid(at - np.array([0.24 * size[1], 0, 0]), np.array([0.2, 0.34, 0.5]) * size[1], lean)
-    tissue[kidney & inner], tissue[spleen & inner & ~kidney] = 5, 6
+    tissue = np.zeros(shape, int)
+    for number, centre, half in PARTS:
+        at, size = centre + random.normal(0, 0.04, 3) * (number > 2), random.uniform(0.9, 1.1) * np.array(half)
+        angle = math.radians(random.uniform(-20, 20)) * (number > 2)
+        across = (x - at[0]) * math.cos(angle) + (y - at[1]) * math.sin(angle)
+        along = (y - at[1]) * math.cos(angle) - (x - at[0]) * math.sin(angle)
+        tissue[(across / size[0]) ** 2 + (along / size[1]) ** 2 + ((z - at[2]) / size[2]) ** 2 < 1] = number
     label = np.where(tissue >= 5, tissue - 4, 0).astype(np.int16)
-    grey = np.array(scanner.values)[tissue] + random.normal(0, 0.04, (len(_TISSUES),))[tissue] * 200
-    grey = ndimage.gaussian_filter(grey, (0.6, 0.6, 0.2))
+    grey = ndimage.gaussian_filter(np.array(scanner.values, float)[tissue], (0.6, 0.6, 0.2))
+    noise = random.normal(0, scanner.noise, (2, *grey.shape))
     if scanner.bias:
         slope = random.uniform(-1, 1, 3) * scanner.bias
         field = 1 + slope[0] * x + slope[1] * y + slope[2] * z * 0.5
-        noise = random.normal(0, scanner.noise, (2, *grey.shape))
         grey = np.hypot(np.maximum(grey, 0) * field + noise[0], noise[1])
     else:
-        grey = grey + random.normal(0, scanner.noise, grey.shape)
+        grey = grey + noise[0]
     return np.rint(grey).astype(np.int16), label
 
 
