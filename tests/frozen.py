@@ -185,7 +185,8 @@ def run_variant(folder: Path, name: str) -> dict[str, Any]:
         shutil.rmtree(old, ignore_errors=True)
     samfed(
         folder, "federate", "samfed_skin", "--variant", name, *_data(folder), *SMALL, *VARIANTS[name],
-        *(("--adapter", folder / "teacher.safetensors") if name in GUIDED else ()), "--cache-dir", folder / "cache", "--output-dir", run,
+        *(("--adapter", folder / "teacher.safetensors") if name in GUIDED else ()),
+        "--cache-dir", folder / "cache", "--output-dir", run,
         rounds=run / "rounds", kept=kept,
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())
