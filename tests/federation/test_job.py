@@ -125,7 +125,7 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
     logged = (tmp_path / "run.log").read_text()
     with pytest.raises(Refused, match=r"config#update_guard#limit: expected nothing, as in run\.json, found 0\.5"):
         job(small_federation, tmp_path, update_guard={"limit": 0.5}).run()
-    with pytest.raises(Refused, match=r"config#client#learning_rate.*as in run\.json"):
+    with pytest.raises(Refused, match=r"config#learning_rate.*as in run\.json"):
         job(small_federation, tmp_path, rounds=1, train={**CLIENT, "learning_rate": 0.1}).run()
     assert (tmp_path / "run.log").read_text() == logged, "it is the other run's"
 
