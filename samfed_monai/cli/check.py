@@ -32,6 +32,11 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument(
         "--strict", action="store_true", help="refuse whatever could become code, too: for a bundle from elsewhere"
     )
+    parser.add_argument(
+        "--inventory",
+        action="store_true",
+        help="print every target prefix, package, file, hash and licence of the bundle (and of --variant)",
+    )
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
     return parser
@@ -43,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.check import check_bundle, overruled, unlike_networks, workflows_of
     from samfed_monai.config.reads import Unread
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
-    from samfed_monai.config.variants import known_variants, own_variants
+    from samfed_monai.config.variants import known_variants, own_variants, variant_files
     from samfed_monai.core.words import counted
     from samfed_monai.data import check_datalist
     from samfed_monai.data.datalist import DataList, cannot_be_scored
@@ -113,4 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("  strict: no code, no pickle, no component outside the strict allow-list\n")
     for variant, problem in unfit.items():
         sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
+    if arguments.inventory:
+        from samfed_monai.config.inventory import inventory
+
+        files = variant_files(root, arguments.variant) if arguments.variant else ()
+        sys.stdout.write("\n" + inventory(root, files))
     return int(ExitCode.DONE)

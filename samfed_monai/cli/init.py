@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     path = copy_bundle(arguments.name, arguments.folder)
     write(path)
-    knobs = f"{path}/configs/train.json and federate.json, explained in the package's docs/knobs.md"
+    knobs = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
     sys.stdout.write(f"{path}\n  knobs:  {knobs}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")
     return int(ExitCode.DONE)

@@ -345,7 +345,8 @@ class RunFolder:
                 if before.get(key, _ABSENT) != now.get(key, _ABSENT):
                     hint = "resume with the old value, or choose another output_dir"
                     found, expected = _shown(now, key), f"{_shown(before, key)}, as in run.json"
-                    problems.add(f"{self.path.name} -> {key}", found=found, expected=expected, hint=hint)
+                    option = key.replace("config#client#", "config#")  # as the command line spells it
+                    problems.add(f"{self.path.name} -> {option}", found=found, expected=expected, hint=hint)
         problems.refuse_if_any()
         for name, version in new["versions"].items():
             if old.get("versions", {}).get(name) != version:

@@ -1,4 +1,4 @@
-"""SAM as a client network: shared LoRA, personal experts, a global and a personal path (docs/pfedsam.md)."""
+"""SAM as a client network: shared LoRA, personal experts, a global and a personal path (docs/personalised.md)."""
 
 from __future__ import annotations
 
