@@ -15,7 +15,7 @@ from common import STEP, Figure, in_a_process, middle, record, training_step
 
 
 def measure(size: int, steps: int, kept: bool) -> dict[str, float]:
-    from samfed_monai.core.allocator import keep_freed_memory
+    from samfed_monai.core.own_process import keep_freed_memory
 
     if kept and not keep_freed_memory():
         raise SystemExit("the allocator cannot be set here: not glibc, or set by a variable of the environment")

@@ -23,11 +23,11 @@ from common import BUNDLE, Figure, record
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.synthetic_scene import skin
+from samfed_monai.data.synthetic_scene import PUBLIC, render_scene
 from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.inference.export import Int8, export_network
+from samfed_monai.inference.onnx_network import OnnxNetwork
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
-from samfed_monai.networks.export import Int8, export_network
-from samfed_monai.networks.onnx_network import OnnxNetwork
 
 TRAINED = "mobile_sam_fpn"
 SIZE, BATCH = 224, 8
@@ -38,7 +38,7 @@ Run = Callable[[Tensor], Tensor]
 
 def samples(number: int) -> Tensor:
     """(N, 3, 224, 224) float32 in [0, 1], the same on every machine."""
-    drawn = [skin.render_scene(np.random.default_rng(seed), (SIZE, SIZE), skin.PUBLIC)[0] for seed in range(number)]
+    drawn = [render_scene(np.random.default_rng(seed), (SIZE, SIZE), PUBLIC["skin"])[0] for seed in range(number)]
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
 
 

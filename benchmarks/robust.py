@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.data.synthetic_scene.skin import look_of, render_scene
+from samfed_monai.data.synthetic_scene import look_of, render_scene
 from samfed_monai.methods.coordinate_median import CoordinateMedian
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.krum import Krum
@@ -72,7 +72,7 @@ ATTACKS = {
 
 def images_of(site: int, first: int, count: int, seed: int) -> Images:
     """(N, 3, H, W) images in [0, 1] and (N, 1, H, W) masks of one site's look."""
-    look, pairs = look_of(site, seed), []
+    look, pairs = look_of("skin", site, seed), []
     for index in range(first, first + count):
         rng = np.random.default_rng(derive_seed(seed, "robust", site, index))
         image, mask = render_scene(rng, (SIZE, SIZE), look)

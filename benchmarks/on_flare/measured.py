@@ -11,7 +11,9 @@ from types import TracebackType
 
 import psutil
 
+from on_flare.executor import BenchExecutor
 from on_flare.payload import STAMPS
+from on_flare.server import BenchController
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.job import export_job
 from samfed_monai.flare.local import simulate
@@ -20,7 +22,6 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 MARK = "BENCH_MARK"
 #: What a command line with these words in it is, the first that fits.
 KINDS = {
-    "samfed_monai.flare.client": "site: our light process",  # first: its command names the other
     "samfed_monai.flare.worker": "site: the process that trains",
     "on_flare.site": "site: the process that trains",
     "simulator_worker": "site: FLARE's client",
@@ -47,8 +48,9 @@ def on_flare(folder: Path, sites: int, **plan: int | bool) -> Path:
     for site in (*site_names(sites), "server"):
         places = {"datalist": __file__, "data_root": str(folder), "cache_dir": str(folder / "cache" / site)}
         write_json(files / f"{site}.json", {**places, "output_dir": str(run if site == "server" else folder / site)})
-    parts = {"controller": "on_flare.server.BenchController", "executor": "on_flare.executor.BenchExecutor"}
-    job = export_job(folder / "job", plan, run_name="bench", min_clients=sites, **parts)
+    job = export_job(
+        folder / "job", plan, run_name="bench", min_clients=sites, controller=BenchController, executor=BenchExecutor
+    )
     environment = {"PYTHONPATH": str(BENCHMARKS), "OMP_NUM_THREADS": "1", STAMPS: str(folder / "stamps")}
     simulate(
         job,

@@ -15,6 +15,7 @@ from monai.transforms import RandomizableTrait, Transform
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import sha256_file
+from samfed_monai.core.validators import require, whole
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.images_seen import IMAGE_READ
 
@@ -93,9 +94,8 @@ class SiteImages:
         weak_labels: bool = False,
         classes: Sequence[str] | None = None,
     ) -> None:
-        if limit is not None and limit < 1:
-            expected, hint = "a number of images >= 1, or null", "null takes all images"
-            raise Refused([Problem("train.json -> limit", found=repr(limit), expected=expected, hint=hint)])
+        hint = "null takes all images"
+        require(whole("train.json -> limit", limit, "a number of images", least=1, or_null=True, hint=hint))
         self.datalist, self.data_root, self.site = datalist, data_root, site
         self._fits: list[Problem] | None = None
         self.oracle, self.limit, self.weak_labels, self.classes = oracle, limit, weak_labels, classes
@@ -266,6 +266,5 @@ class PublicSet:
 
 def check_public_limit(limit: int | None) -> None:
     """Refuses a number of public images that leaves none to fit on or none to hold out."""
-    if limit is not None and not (isinstance(limit, int) and limit >= 2):
-        expected, hint = "a number of images >= 2, or null", "null takes all; one image at least is held out"
-        raise Refused([Problem("teacher.json -> public_limit", found=repr(limit), expected=expected, hint=hint)])
+    hint = "null takes all; one image at least is held out"
+    require(whole("teacher.json -> public_limit", limit, "a number of images", least=2, or_null=True, hint=hint))

@@ -10,6 +10,7 @@ from ignite.engine import Events
 
 from samfed_monai.core.device import best_device as best_device
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.validators import in_range
 from samfed_monai.handlers.batch_bar import BatchBar
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver
@@ -63,7 +64,7 @@ def parameters_of(
     begun, problems = getattr(network, "pretrained", None), Problems()
     rate_of_encoder = encoder_learning_rate if begun else None
     if encoder_learning_rate is not None:
-        _check_rate(encoder_learning_rate, "encoder_learning_rate", problems)
+        problems.extend(in_range("encoder_learning_rate", encoder_learning_rate, "a learning rate", above=0))
     if not groups and rate_of_encoder is None:
         problems.refuse_if_any()
         return list(network.parameters())
@@ -76,7 +77,7 @@ def parameters_of(
         where = f"optimizer#params#groups#{index}"
         if not check_patterns(patterns, f"{where}#params", problems, example="encoder.*"):
             continue
-        _check_rate(rate, f"{where}#lr", problems)
+        problems.extend(in_range(f"{where}#lr", rate, "a learning rate", above=0))
         found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter", hint=correct)
         chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
     problems.refuse_if_any()
@@ -84,11 +85,6 @@ def parameters_of(
         encoder = [rest.pop(name) for name in list(rest) if name.startswith(f"{begun}.")]
         chosen += [{"params": encoder, "lr": rate_of_encoder}] if encoder else []
     return [{"params": list(rest.values())}, *chosen] if rest else chosen
-
-
-def _check_rate(rate: Any, where: str, problems: Problems) -> None:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
-        problems.add(where, found=repr(rate), expected="a learning rate above 0")
 
 
 def part_of(*, of: Any, name: str) -> Any:
@@ -112,7 +108,7 @@ def part_of(*, of: Any, name: str) -> Any:
 
 
 def model_path(*, model: str | None, bundle_root: str | Path) -> str:
-    """The weights that somebody named, else those in the bundle's folder ``models``.
+    """The weights that were named, else those in the bundle's folder ``models``.
 
     ``models/model.safetensors`` goes before ``models/model.pt``, the name that MONAI's own tools give.
 

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
-from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.errors import ExitCode, Problem, Refused
+from samfed_monai.core.io import PUBLIC, read_json, write_text
+
+if TYPE_CHECKING:
+    from samfed_monai.flare.job import Planned
+
+logger = logging.getLogger(__name__)
 
 _ABOUT = {
     "export": "write a complete FLARE job and change nothing else",
@@ -36,7 +51,7 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def _add_fetch(ways: argparse._SubParsersAction) -> None:
     about = "wait for a job that was submitted before, and fetch its results"
     parser = ways.add_parser("fetch", help=about, description=f"{about.capitalize()}.", allow_abbrev=False)
-    parser.add_argument("job", metavar="JOB", help="FLARE's identifier of the job, as `samfed flare submit` told it")
+    parser.add_argument("job", metavar="JOB", help="FLARE's identifier of the job, as `samfed flare submit` prints it")
     parser.add_argument("--kit", metavar="DIR", required=True, help="an admin's start-up kit")
     parser.add_argument("--output-dir", metavar="RUN", required=True, help="where results go")
     parser.add_argument("--stop-after", metavar="SECONDS", type=float, help="stop waiting after this long")
@@ -90,23 +105,140 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs one way."""
-    from samfed_monai.flare.needs import require_flare
-
     require_flare()
-    from samfed_monai.flare import ways
-
-    options = {name: absolute(getattr(arguments, name, None)) for name in ("workspace", "job", "kit", "output_dir")}
-    ways.WAYS[arguments.way](arguments.bundle, overrides_from(arguments), arguments, options)
+    _WAYS[arguments.way](arguments, overrides_from(arguments))
     return int(ExitCode.DONE)
+
+
+def require_flare() -> None:
+    """Refuses to go on without NVIDIA FLARE, which is an optional extra.
+
+    Raises:
+        Refused: it is not installed; the message has the command that installs it.
+    """
+    if find_spec("nvflare") is None:
+        hint = "install it with `pip install 'samfed-monai[flare]'`"
+        raise Refused([Problem("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)])
+
+
+def _export(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    from samfed_monai.flare.job import allow_list_snippet, export_plan, planned
+
+    expected, hint = "nothing: paths are configured at each participant", "leave it out"
+    if given := [name for name in ("data_root", "output_dir") if name in overrides]:
+        raise Refused([Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in given])
+    run = planned(arguments.bundle, overrides, here=False)
+    job = export_plan(str(absolute(arguments.job)), run.plan, run_name=_run_name(arguments, run))
+    classes = job.with_name(f"{job.name}.class_allow_list.json")
+    write_text(classes, allow_list_snippet() + "\n", mode=PUBLIC)
+    logger.info("classes that each participant's local/resources.json has to allow: %s", classes)
+    logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", job, len(run.sites))
+
+
+def _on_this_machine(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    from samfed_monai.flare import local
+    from samfed_monai.flare.job import export_plan, planned
+
+    run = planned(arguments.bundle, overrides)
+    if run.datalist is None:
+        raise Refused([Problem("--datalist", found="nothing", expected="a data list with every site's images")])
+    output = run.places.output_dir
+    output.mkdir(parents=True, exist_ok=True)
+    name = _run_name(arguments, run)
+    with _workspace(absolute(arguments.workspace), arguments.keep_workspace) as folder:
+        way = {"simulate": local.simulate, "poc": partial(local.run_poc, port=getattr(arguments, "port", 0))}
+        way[arguments.way](
+            export_plan(folder / name, run.plan, run_name=name),
+            sites=run.sites,
+            workspace=folder / "workspace",
+            run_folder=output,
+            site_files=local.write_site_files(
+                folder / "sites", run.datalist, run.places, run.sites, threads=arguments.threads
+            ),
+            timeout=arguments.stop_after,
+            environment={"OMP_NUM_THREADS": str(arguments.threads)} if arguments.threads else {},
+        )
+    run.report().write()
+    logger.info("results: %s", output / "results.json")
+
+
+def _submit(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    from samfed_monai.flare.job import export_plan, exported_again, planned
+    from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
+
+    with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
+        if any((Path(arguments.bundle) / part).exists() for part in ("meta.json", "app")):
+            _require_no_options(arguments, overrides)
+            job, plan = exported_again(arguments.bundle, folder)
+        else:
+            run = planned(arguments.bundle, overrides, here=False)
+            plan, name = run.plan, _run_name(arguments, run)
+            job = export_plan(Path(folder) / name, plan, run_name=name)
+        with open_session(str(absolute(arguments.kit))) as session:
+            sites, least = sorted((*plan.sites, *plan.unseen)), read_json(job / "meta.json")["min_clients"]
+            wait_for_sites(session, sites, timeout=arguments.wait_for_sites, least=least)
+            job_id = submit_job(session, job)
+            if not arguments.no_wait:
+                _follow(session, job_id, arguments)
+
+
+def _require_no_options(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    """Refuses options beside a job folder: its plan is made."""
+    given = sorted(key for key in overrides if key != "output_dir")
+    if arguments.run_name:
+        given.append("run-name")
+    found, hint = f"beside the job {arguments.bundle}", "export the job again with it, or submit the bundle instead"
+    if given:
+        raise Refused([Problem(f"--{name}", found, "nothing: the job has it", hint) for name in given])
 
 
 def run_fetch(arguments: argparse.Namespace) -> int:
-    """Fetches the results of a job."""
-    from samfed_monai.flare.needs import require_flare
-
+    """Waits for the end of a job that was submitted before, and fetches its results."""
     require_flare()
-    from samfed_monai.flare.ways import fetch
+    from samfed_monai.flare.session import open_session
 
-    kit, output = (str(absolute(each)) for each in (arguments.kit, arguments.output_dir))
-    fetch(arguments.job, kit, Path(output), timeout=arguments.stop_after)
+    with open_session(str(absolute(arguments.kit))) as session:
+        _follow(session, arguments.job, arguments)
     return int(ExitCode.DONE)
+
+
+def _follow(session: Any, job_id: str, arguments: argparse.Namespace) -> None:
+    from samfed_monai.flare.session import fetch_results, follow
+    from samfed_monai.flare.status import raise_for_status
+
+    kit, output = str(absolute(arguments.kit)), Path(str(absolute(arguments.output_dir)))
+    command = shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", str(output)])
+    ended = follow(session, job_id, fetch=f"`{command}` fetches its results", timeout=arguments.stop_after)
+    logger.info("FLARE's status: %s", ended)
+    raise_for_status(fetch_results(session, job_id, output))
+    logger.info("results: %s", output / "results.json")
+
+
+_WAYS = {"export": _export, "simulate": _on_this_machine, "poc": _on_this_machine, "submit": _submit}
+
+
+def _run_name(arguments: argparse.Namespace, run: Planned) -> str:
+    from samfed_monai.flare.site_file import RUN_NAME
+
+    if arguments.run_name:
+        return str(arguments.run_name)
+    folder = Path(arguments.output_dir or arguments.job).resolve().name
+    return folder if RUN_NAME.fullmatch(folder) else f"{run.plan.bundle}-{run.plan.variant}"
+
+
+@contextmanager
+def _workspace(named: str | None, keep: bool) -> Iterator[Path]:
+    """FLARE's own folder: below ``named``, or that itself where it is kept."""
+    if named is not None:
+        Path(named).mkdir(parents=True, exist_ok=True)
+    folder = Path(named) if named is not None and keep else Path(tempfile.mkdtemp(prefix="samfed-flare-", dir=named))
+    try:
+        yield folder
+    finally:
+        if keep:
+            logger.info("FLARE's folder: %s", folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            if named is not None:
+                with suppress(OSError):  # a folder that holds something else stays
+                    Path(named).rmdir()

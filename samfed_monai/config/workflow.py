@@ -14,7 +14,6 @@ from samfed_monai.config.layers import layered, training_values
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
 from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, walk, workflow_files
 from samfed_monai.config.wrapped_errors import unwrap
-from samfed_monai.core.allocator import keep_freed_memory
 from samfed_monai.core.errors import (
     AGAIN,
     Problem,
@@ -25,6 +24,7 @@ from samfed_monai.core.errors import (
     Terminated,
     message_and_code,
 )
+from samfed_monai.core.own_process import keep_freed_memory
 
 T = TypeVar("T")
 _Method = Literal["run", "write"]

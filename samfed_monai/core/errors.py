@@ -34,8 +34,8 @@ class Problem:
 
     Args:
         where: file, key or JSON path, for instance ``train.json -> loss#alpha``.
-        found: what stands there now.
-        expected: what should stand there.
+        found: what is there now.
+        expected: what should be there.
         hint: what the user can do about it.
     """
 
@@ -73,6 +73,11 @@ class Refused(SamFedError, ValueError):
         count = len(self.problems)
         head = "refused: 1 problem" if count == 1 else f"refused: {count} problems"
         super().__init__("\n".join([head, *(f"  - {line}" for line in folded(self.problems))]))
+
+
+def refused(where: object, found: str, expected: str, hint: str = "") -> Refused:
+    """A refusal of one problem; its place may be a path."""
+    return Refused([Problem(str(where), found, expected, hint)])
 
 
 EXAMPLES = 3
@@ -188,7 +193,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The one of ``known`` that a misspelt name stands for: one slip away, or else with a ratio of difflib's of at
+    """The one of ``known`` that a misspelt name means: one slip away, or else with a ratio of difflib's of at
     least ``cutoff``; ``None`` if none is."""
     known = sorted(known)
     alike = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
@@ -292,7 +297,7 @@ _COPY = re.compile(r"\[Errno (\d+)\] [^:]*: '[^']*' -> '([^']*)'")
 
 
 def machine_failure(error: BaseException) -> SamFedError | None:
-    """What the machine could not do, where that is no mistake of anybody's code: disk, memory, rights, a closed pipe,
+    """What the machine could not do, where that is no mistake in the code: disk, memory, rights, a closed pipe,
     a drive that went away.
 
     Args:

@@ -75,7 +75,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Unlike :func:`atomic_write` it syncs nothing: what is copied or rendered once more after a power cut is no loss.
 
     Args:
-        path: folder that is not there, or is empty; the one that it lies in is created.
+        path: folder that is not there, or is empty; its parent is created.
     """
     path = Path(path)
     with _named(path):
@@ -92,7 +92,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What cannot be made on the way to ``path`` is told as ``path``: nobody knows the name of a temporary file."""
+    """Names ``path`` in errors of its temporary file."""
     try:
         yield
     except OSError as error:
@@ -107,7 +107,7 @@ def require_writable(path: str | Path) -> None:
     A disk that has room now may be full then.
 
     Args:
-        path: what will be written; folders that it lies in may be missing.
+        path: what will be written; its parent folders may be missing.
 
     Raises:
         OSError: with ``path`` as its file name.
@@ -177,12 +177,12 @@ def write_page(path: str | Path, html: str, *, mode: int = PRIVATE) -> None:
     write_text(path, printable(html), mode=mode)
 
 
-_MENDS = (
+_JSON_HINTS = (
     (re.compile(r"//|/\*|#"), "JSON has no comments; write a key `_note` in a configuration, or remove it"),
     (re.compile(r"(True|False|None)\b"), "write true / false / null"),
     (re.compile("['`\u2018\u2019\u201c\u201d\u201e]"), 'write double quotes (")'),
 )
-"""What stands where JSON stops being valid, and how to fix it."""
+"""The text at which JSON stops being valid, and how to fix it."""
 _DECIMAL_COMMA = re.compile(r"\d,$")
 
 
@@ -322,7 +322,7 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
 
 
 def _hint(text: str, position: int) -> str:
-    for pattern, hint in _MENDS:
+    for pattern, hint in _JSON_HINTS:
         if pattern.match(text, position):
             return hint
     if text[position : position + 1].isdigit() and _DECIMAL_COMMA.search(text[:position]):

@@ -40,7 +40,7 @@ def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Prob
 
     Args:
         content: JSON content.
-        schema: the schema; the ``description`` of a required key is what its absence is reported with.
+        schema: the schema; the ``description`` of a value is what is expected where it is absent, or does not match.
         where: name of the file or message, for the messages.
     """
     problems = [_problem(error, where) for error in _Validator(schema).iter_errors(content)]
@@ -70,8 +70,10 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
     if error.validator == "type":
         return [Problem(place, shown, " or ".join([rule] if isinstance(rule, str) else rule))]
     if error.validator == "enum":
-        return [Problem(place, str(value), f"one of {list(rule)}")]
+        known = [each for each in rule if each is not None]
+        close = did_you_mean(value, known) if isinstance(value, str) else ""
+        return [Problem(place, str(value), f"one of {known}", close)]
     bounds = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
     if error.validator in bounds:
         return [Problem(place, str(value), f"{bounds[error.validator]} {rule}")]
-    return [Problem(place, shown, str(error.message))]
+    return [Problem(place, shown, str(error.schema.get("description", error.message)))]

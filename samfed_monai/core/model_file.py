@@ -15,7 +15,7 @@ from samfed_monai.core.io import parse_json, read_json
 from samfed_monai.core.round_folders import run_record
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
-"""Knobs that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
+"""Options that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
 there are several; of one the name tells nothing."""
 ARGUMENTS = "network_def"
 """Key of a file's header, and of a configuration, with the arguments that its network is built with."""
@@ -60,7 +60,7 @@ def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Pro
 
     Args:
         path: weights file.
-        settings: knobs by name; what this or :func:`settings_of` does not name is not compared.
+        settings: options by name; what this or :func:`settings_of` does not name is not compared.
     """
     trained = settings_of(path)
     if trained and len(settings.get("classes") or ()) > 1:
@@ -121,16 +121,16 @@ def _listed(value: Any) -> list[Any]:
 def network_overrides(path: str | Path) -> dict[str, Any]:
     """Ids that build a weights file's network, beside :func:`settings_of`: ``{"network_def#experts": 4}``."""
     header = read_header(path)
-    told = header.get(ARGUMENTS) or settings_in(_run_of(Path(path)).get("config", {})).get(ARGUMENTS, "{}")
+    text = header.get(ARGUMENTS) or settings_in(_run_of(Path(path)).get("config", {})).get(ARGUMENTS, "{}")
     try:
-        arguments = parse_json(told)
+        arguments = parse_json(text)
     except ValueError:
         return {}
     return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
 
 
 def base_sam_of(path: str | Path) -> str:
-    """SHA-256 of the SAM that a weights file was trained on; empty for another network, or where nobody says it."""
+    """SHA-256 of the SAM that a weights file was trained on; empty for another network, or where it is unknown."""
     return read_header(path).get(BASE_SAM) or str(_run_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
 
 

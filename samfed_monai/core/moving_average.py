@@ -31,7 +31,7 @@ def move_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: fl
 
 
 class WeightAverage:
-    """Averages tensors over optimiser steps; what is averaged can stand in for a module's own for a while.
+    """Averages tensors over optimiser steps; a module can use the average for a while.
 
     With few held-out images the Dice of single epochs is mostly noise (it jumped by 0.1 between epochs on 7 images);
     the average moves slowly, so that a lucky epoch cannot be picked.

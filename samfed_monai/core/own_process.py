@@ -1,7 +1,8 @@
-"""A process of our own, as it begins: ``samfed``, what trains at a site, FLARE's process of a job at the server."""
+"""A process of our own: its memory, threads, imports and output (``samfed``, a site's training, a job on FLARE)."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import io
@@ -11,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from samfed_monai.core.allocator import keep_freed_memory
 from samfed_monai.core.words import printable
 
 
@@ -63,8 +64,50 @@ class _Printable(io.TextIOWrapper):
 _CURSOR = re.compile(r"\r?(\x1b\[A)+")  # tqdm's, between one bar and another
 
 
+# malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT = 1 << 30
+_ALLOCATOR_CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+
+
+def keep_freed_memory() -> bool:
+    """Lets the process keep freed blocks of up to 1 GiB for its next tensors.
+
+    By default glibc hands large blocks back to the system, which has to clear every page of them again in the next
+    optimiser step. Keeping them makes training on a CPU faster for a little more memory (``benchmarks/allocator.py``);
+    numbers do not change. For processes of our own, not for a library's caller: ``samfed`` and bundles' jobs call it.
+
+    Returns:
+        whether anything was changed. Not without glibc (macOS, musl), and not where the user chose an allocator or its
+        thresholds with ``GLIBC_TUNABLES``, ``LD_PRELOAD``, ``MALLOC_MMAP_THRESHOLD_`` or ``MALLOC_TRIM_THRESHOLD_``.
+    """
+    if any(name in os.environ for name in _ALLOCATOR_CHOSEN):
+        return False
+    try:
+        library = ctypes.CDLL(None)
+        set_option = library.mallopt
+        library.gnu_get_libc_version  # noqa: B018  other C libraries have a mallopt that does nothing
+    except (OSError, TypeError, AttributeError):
+        return False
+    return bool(set_option(_M_MMAP_THRESHOLD, _KEPT)) and bool(set_option(_M_TRIM_THRESHOLD, _KEPT))
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process had in memory at one time; ``None`` where Linux's ``/proc`` does not say.
+
+    Of the process as it was started, libraries included, and not of the processes that it started itself. Memory of
+    a GPU is not in it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    peaks = [line.split()[1:] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peaks[0][0]) * 1024 if peaks else None
+
+
 _SPINS = "1000"
-_CHOSEN_BY_USER = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+_THREADS_CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def spin_briefly() -> bool:
@@ -78,7 +121,7 @@ def spin_briefly() -> bool:
     Returns:
         whether it was set; not where the user chose with ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``.
     """
-    if any(name in os.environ for name in _CHOSEN_BY_USER):
+    if any(name in os.environ for name in _THREADS_CHOSEN):
         return False
     os.environ["GOMP_SPINCOUNT"] = _SPINS
     return True
@@ -89,7 +132,7 @@ def collect_after_import(*names: str) -> None:
 
     MONAI makes some half a million objects that live as long as the process. Looking through them again and again for
     garbage takes more than a third of its import (``benchmarks/imports.py``), and a part of every full collection
-    afterwards. Nothing is imported here, only when somebody asks for it. For processes of our own, not for a library's
+    afterwards. Nothing is imported here, only when it is asked for. For processes of our own, not for a library's
     caller.
 
     Args:

@@ -34,7 +34,7 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
     """tqdm on a terminal, :class:`LogBar` elsewhere.
 
     Args:
-        of: what is gone through; ``None`` is told by ``update``.
+        of: what is gone through; with ``None``, call ``update``.
         show: whether there is a bar at all.
         options: of ``tqdm.tqdm``.
 
@@ -43,7 +43,7 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
         for record in progress_bar(records, desc="soft masks", unit="image"):
             look(record)
     """
-    hidden = {} if show else {"disable": True}  # not told otherwise, tqdm asks TQDM_DISABLE of the environment
+    hidden = {} if show else {"disable": True}  # without the argument, tqdm reads TQDM_DISABLE
     if sys.stderr is not None and sys.stderr.isatty():
         return tqdm(of, **hidden, **options)
     seldom = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "ascii": True}

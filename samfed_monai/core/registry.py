@@ -28,7 +28,7 @@ class Elsewhere:
         """The object.
 
         Args:
-            where: what stands there names it, for the message.
+            where: the place that names it, for the message.
 
         Raises:
             Refused: it cannot be imported, whatever its package raises, or is not there.
@@ -79,7 +79,7 @@ class Registry(Generic[T]):
         return self.named(name, where=self.kind)
 
     def named(self, name: str, *, where: str) -> T:
-        """The entry of that name, which stands at ``where``.
+        """The entry of that name, named at ``where``.
 
         Raises:
             Refused: there is none.

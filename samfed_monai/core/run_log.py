@@ -22,18 +22,18 @@ PACKAGE = "samfed_monai"
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _BEFORE = 10_000  # records that wait for a folder; a run logs some tens before it has one
 
-_TOLD = (SamFedError, KeyboardInterrupt, Terminated)  # in a sentence, by whoever catches them
+_EXPECTED = (SamFedError, KeyboardInterrupt, Terminated)  # in a sentence, by whoever catches them
 
 
 def is_news(record: logging.LogRecord) -> bool:
     """A filter of records: false for what Ignite's engines say of an error that ends a command in a sentence anyway.
 
     An engine logs "Engine run is terminating due to exception" for whatever passes through it: Ctrl-C, SIGTERM, a
-    refusal, a full disk. Of an error that nobody foresaw it is kept.
+    refusal, a full disk. It is kept for an unexpected error.
     """
     error = sys.exc_info()[1]
-    told = isinstance(error, _TOLD) or (error is not None and machine_failure(error) is not None)
-    return not (told and record.name.startswith("ignite.engine."))
+    expected = isinstance(error, _EXPECTED) or (error is not None and machine_failure(error) is not None)
+    return not (expected and record.name.startswith("ignite.engine."))
 
 
 class PrintableFormatter(logging.Formatter):
@@ -55,8 +55,8 @@ class RunLog:
     """Keeps records of this package, and warnings of others, and writes them once a folder is known.
 
     Records that come before :meth:`into` wait: a command that is refused its folder, because it is another run's,
-    leaves nothing in it. A file that cannot be written (a full disk) ends no run: it is told once on standard error by
-    ``logging`` itself. Records below INFO are not kept, and the audit's are in ``audit.jsonl``.
+    leaves nothing in it. A file that cannot be written (a full disk) ends no run: ``logging`` reports it once on
+    standard error. Records below INFO are not kept, and the audit's are in ``audit.jsonl``.
 
     The file is its owner's alone (mode 0600): where sites work in the same process, their logs, which name files, are
     in it. A server on NVIDIA FLARE has no site's log.
@@ -85,7 +85,7 @@ class RunLog:
         """Listens for the time of a block; the error that ends it is the last record.
 
         Args:
-            title: a first record that nobody else is shown, for instance the command.
+            title: a first record for this file alone, for instance the command.
         """
         if title:
             self._add(logging.INFO, title)
@@ -95,8 +95,8 @@ class RunLog:
         try:
             yield self
         except BaseException as error:
-            told = isinstance(error, _TOLD)
-            text = str(error) or type(error).__name__ if told else "".join(traceback.format_exception(error)).rstrip()
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            text = str(error) or type(error).__name__ if isinstance(error, _EXPECTED) else trace
             self._add(logging.ERROR, text)
             raise
         finally:

@@ -13,13 +13,13 @@ def counted(count: int, one: str, many: str = "") -> str:
     Args:
         count: how many.
         one: what follows the number 1.
-        many: what follows any other, if that is not ``one`` with an s: ``1 image stands``, ``2 images stand``.
+        many: what follows any other, if that is not ``one`` with an s: ``1 image is``, ``2 images are``.
     """
     return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
 
 
 def uncapitalised(sentence: str) -> str:
-    """A sentence to stand behind a colon, or its beginning behind other words; names such as SAM keep their letters."""
+    """A sentence to put behind a colon, or its beginning behind other words; names such as SAM keep their letters."""
     return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
 
 

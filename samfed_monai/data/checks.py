@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.device import usable_cores
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted, normal
@@ -129,9 +127,9 @@ def look(
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, image)
         facts |= {**_image_facts(picture, stored), "turned": is_turned(stored)}
-    except Refused as refused:
+    except Refused as refusal:
         facts["unreadable"] = _is_there(data_root, image)
-        problems += refused.problems
+        problems += refusal.problems
     if label is not None:
         lost = any(problem.found == NO_FILE for problem in problems)  # whoever lacks both lacks a folder
         hint = RESTORE if lost else "add the mask, or list the image without a label"
@@ -144,10 +142,10 @@ def look(
             else:
                 mask, values = _decoded(content, label, threshold, classes)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
-        except Refused as refused:
+        except Refused as refusal:
             undecoded = _is_there(data_root, label) and ("label_sha256" not in facts or not _decodes(content))
             facts["unreadable"] = facts.get("unreadable", False) or undecoded
-            problems += refused.problems
+            problems += refusal.problems
     if picture is not None and mask is not None:
         problem = _size_problem(picture, mask, image, str(label), facts["turned"])
         problems += [problem] if problem else []
@@ -177,7 +175,7 @@ RESTORE = "restore it, or check the data root"
 def _content(data_root: str | Path, name: str, expected: str, hint: str) -> bytes:
     path = confine(data_root, name, where=name)
     if not path.exists():
-        raise Refused([Problem(str(path), NO_FILE, expected, hint)])
+        raise refused(path, NO_FILE, expected, hint)
     return read_bytes(path)
 
 
@@ -230,9 +228,9 @@ MEASURING = (Split.VALIDATION, Split.TEST)
 
 
 def leaks(datalist: DataList) -> list[Problem]:
-    """Images of a validation or test split whose bytes also stand in another split, of whatever site.
+    """Images of a validation or test split with the bytes of an image in another split, of whatever site.
 
-    Every site's training images shape the one global model, so a test image may stand nowhere else.
+    Every site's training images shape the one global model, so a test image may be nowhere else.
     """
     problems = Problems()
     first: dict[str, tuple[str, Split, str]] = {}
@@ -249,39 +247,20 @@ def leaks(datalist: DataList) -> list[Problem]:
     return list(problems)
 
 
-def salted(sha256: str, salt: str) -> str:
-    """A hash that two sites can compare without telling a third which image it is, as long as the salt stays theirs."""
-    return hashlib.sha256(f"{salt}:{sha256}".encode()).hexdigest()
-
-
-def shared(hashes: Mapping[str, Collection[str]]) -> dict[tuple[str, str], int]:
-    """How many hashes each pair of sites has in common; pairs with none are left out.
-
-    Args:
-        hashes: salted hashes of each site's images.
-    """
-    counts = {
-        (one, other): len(set(hashes[one]) & set(hashes[other])) for one, other in combinations(sorted(hashes), 2)
-    }
-    return {pair: count for pair, count in counts.items() if count}
-
-
 def warnings(datalist: DataList) -> list[str]:
-    """Sentences about images that stand twice, and groups that straddle places, where that is allowed but matters."""
-    salt = secrets.token_hex(16)
+    """Sentences about repeated images, and groups that straddle places, where that is allowed but matters."""
     places: dict[str, set[str]] = {}
     groups: dict[str, set[tuple[str, Split]]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for site, split, item in datalist.items():
-        digest = salted(item.sha256, salt)
-        places.setdefault(site or "the public set", set()).add(digest)
-        counts[site, digest] += 1
+        places.setdefault(site or "the public set", set()).add(item.sha256)
+        counts[site, item.sha256] += 1
         if group := normal(item.group or ""):
             groups.setdefault(group, set()).add((site, split))
     sentences = []
-    for (one, other), count in shared(places).items():
-        who = counted(count, "image stands", "images stand")
-        sentences.append(f"{who} both at {one} and at {other}")
+    for one, other in combinations(sorted(places), 2):
+        if count := len(places[one] & places[other]):
+            sentences.append(f"{counted(count, 'image is', 'images are')} both at {one} and at {other}")
     for site in ["", *datalist.sites]:
         twice = sum(count - 1 for (place, _), count in counts.items() if place == site and count > 1)
         if twice:
@@ -318,11 +297,11 @@ def _place(site: str, split: Split, _image: str) -> str:
 def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, progress: bool = True) -> list[Problem]:
     """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
 
-    Where all files are missing, only that is said.
+    Where all files are missing, only that is reported.
 
     Missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out of
     the data root, the same image in training and test, two files with one stem (``docs``: faults 1 to 22). Nothing is
-    raised for them; those of :func:`warnings` stand in the data report.
+    raised for them; those of :func:`warnings` are in the data report.
 
     Args:
         datalist: the list, or its JSON file.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, refused
 
 if TYPE_CHECKING:  # the command line asks for names of classes alone
     import numpy as np
@@ -46,7 +46,7 @@ def class_problems(classes: Any, where: str) -> list[Problem]:
     """What is wrong with a list of names of classes.
 
     Args:
-        classes: what somebody wrote.
+        classes: the content of an option or a file.
         where: its place, for the messages.
     """
     problems, hint = Problems(), 'for instance ["kidney", "spleen"]'
@@ -61,15 +61,15 @@ def class_problems(classes: Any, where: str) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def other_classes(of_list: Sequence[str], knob: Sequence[str] | None, where: str) -> list[Problem]:
+def other_classes(of_list: Sequence[str], of_run: Sequence[str] | None, where: str) -> list[Problem]:
     """What keeps a data list from being learned from by networks of these classes.
 
     Args:
-        of_list: classes of the list; empty for binary masks, whose one class has whatever name the knob gives it.
-        knob: ``train.json -> classes``.
+        of_list: classes of the list; empty for binary masks, whose one class has whatever name the run gives it.
+        of_run: ``train.json -> classes``.
         where: the list, for the message.
     """
-    wanted = list(knob or [])
+    wanted = list(of_run or [])
     if list(of_list) == wanted or not (several(of_list) or several(wanted)):
         return []
     found = f"the classes {list(of_list)}" if of_list else "binary masks, of one class"
@@ -107,10 +107,10 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
     if label.max() > count:
         alien = np.unique(label[label > count])
         shown = ", ".join(map(str, alien[:6])) + (", …" if len(alien) > 6 else "")
-        told = "" if isinstance(classes, int) else f": the background, {', '.join(classes)}"
+        names = "" if isinstance(classes, int) else f": the background, {', '.join(classes)}"
         hint = "name every class that this site's labels have, at all sites alike, or set what is none of them to 0"
-        found, expected = f"the class values {shown}", f"0 to {count}{told}"
-        raise Refused([Problem(name, found=found, expected=expected, hint=hint)])
+        found, expected = f"the class values {shown}", f"0 to {count}{names}"
+        raise refused(name, found=found, expected=expected, hint=hint)
     return label
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import read_json
+from samfed_monai.core.json_schema import departures
 
 Mask = NDArray[np.bool_]
 
@@ -144,10 +145,10 @@ class Annotated:
 
     Args:
         where: its file, for messages.
-        file_name: as it stands there.
-        height: pixels, as it stands there.
+        file_name: as it is there.
+        height: pixels.
         width: pixels.
-        annotations: as they stand there, by their ids (or places, where they have none).
+        annotations: as they are there, by their ids (or places, where they have none).
     """
 
     where: Path
@@ -199,6 +200,28 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
         yield f"area {area:g}", f"about {number} pixels, as its outline has"
 
 
+_ID: dict[str, Any] = {"type": ["number", "string"], "multipleOf": 1, "pattern": r"\S", "description": "an id"}
+_SIDE = {"type": "number", "exclusiveMinimum": 0, "multipleOf": 1, "description": "pixels"}
+
+
+def _entries(*optional: str, **properties: Any) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    item = {"type": "object", "required": required, "properties": properties}
+    return {"type": "array", "items": item, "description": "a list of COCO's object annotations"}
+
+
+COCO_SCHEMA = {
+    "type": "object",
+    "required": ["images", "annotations", "categories"],
+    "properties": {
+        "images": _entries(id=_ID, file_name={"type": "string"}, height=_SIDE, width=_SIDE),
+        "annotations": _entries("id", id={**_ID, "type": [*_ID["type"], "null"]}, image_id=_ID, category_id=_ID),
+        "categories": _entries(id=_ID),
+    },
+}
+"""What is read of a COCO file."""
+
+
 def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
     """The pictures of a COCO file, in its order. Ids may be numbers (also 3.0) or strings (``"3"`` is 3).
 
@@ -207,58 +230,35 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
         categories: names of those that are foreground; empty takes the only one that has annotations.
 
     Raises:
-        Refused: a file of another kind, several categories of which none is named, a name that it does not have, ids
-            that stand twice or for nothing, entries without what belongs to them; all of it at once.
+        Refused: what does not follow :data:`COCO_SCHEMA`; then, several categories of which none is named, a name that
+            it does not have, ids that are there twice, or of nothing.
     """
     content, problems = read_json(path), Problems()
-    parts = ("images", "annotations", "categories")
-    lacking = [name for name in parts if not isinstance(content, dict) or not isinstance(content.get(name), list)]
-    if lacking:
-        expected = "a COCO file of object annotations"
-        raise Refused([Problem(str(path), found=f"no list {' or '.join(map(repr, lacking))}", expected=expected)])
+    problems.extend(departures(content, COCO_SCHEMA, str(path)))
+    problems.refuse_if_any()
     pictures: dict[Any, Annotated] = {}
-    listed: set[Any] = set()
     names: set[str] = set()
     for place, entry in enumerate(content["images"]):
-        entry = entry if isinstance(entry, dict) else {}
-        key, name = _id(entry.get("id")), entry.get("file_name")
-        given: list[Any] = [entry.get(side) for side in SIDES]
-        sides = [int(side) if isinstance(side, float) and side.is_integer() else side for side in given]
-        listed.add(key)
-        if key is None or not isinstance(name, str):
-            found, expected = "no id or no file_name", "both"
-        elif not all(type(side) is int and side > 0 for side in sides):
-            found, expected = f"height and width {sides}", "both in pixels"
-        elif key in pictures or name in names:
-            found, expected = f"{name!r} or its id twice", "each picture once"
-        else:
-            names.add(name)
-            pictures[key] = Annotated(path, name, sides[0], sides[1])
-            continue
-        problems.add(f"{path} -> images#{place}", found=found, expected=expected)
+        key, name = _id(entry["id"]), entry["file_name"]
+        if key in pictures or name in names:
+            where = f"{path} -> images#{place}"
+            problems.add(where, found=f"{name!r} or its id twice", expected="each picture once")
+        names.add(name)
+        pictures.setdefault(key, Annotated(path, name, int(entry["height"]), int(entry["width"])))
     named: dict[Any, str] = {}
     for place, entry in enumerate(content["categories"]):
-        key = _id(entry.get("id")) if isinstance(entry, dict) else None
-        if key is None or key in named:
-            found = "no id" if key is None else f"id {key!r} a second time"
-            problems.add(f"{path} -> categories#{place}", found=found, expected="an id of its own")
-        else:
-            named[key] = str(entry.get("name", key))
+        key = _id(entry["id"])
+        if key in named:
+            where = f"{path} -> categories#{place}"
+            problems.add(where, found=f"id {key!r} a second time", expected="an id of its own")
+        named.setdefault(key, str(entry.get("name", key)))
     used: set[Any] = set()
     for place, one in enumerate(content["annotations"]):
-        one = one if isinstance(one, dict) else {}
-        image, category, number = (_id(one.get(key)) for key in ("image_id", "category_id", "id"))
-        number = f"#{place}" if number is None else number
-        if image is None or category is None:
-            found, expected = (
-                f"image_id {one.get('image_id')!r}, category_id {one.get('category_id')!r}",
-                "an id of each",
-            )
-        elif category not in named:
+        image, category = _id(one["image_id"]), _id(one["category_id"])
+        number = f"#{place}" if one.get("id") is None else _id(one["id"])
+        if category not in named:
             found, expected = f"category_id {category!r}", f"the id of one of its categories, {list(named)}"
         elif image not in pictures:
-            if image in listed:
-                continue  # its picture is refused
             found, expected = f"image_id {image!r}", "the id of one of its images"
         elif number in pictures[image].annotations:
             found, expected = f"id {number!r} a second time for this picture", "an id of its own"
@@ -276,17 +276,12 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
     ]
 
 
-SIDES = ("height", "width")
-
-
-def _id(value: Any) -> Any:
-    """An id in one spelling, whole numbers as such; ``None`` for what is none."""
-    if isinstance(value, float) and value.is_integer():
+def _id(value: float | str) -> int | str:
+    """An id in one spelling, whole numbers as such."""
+    if not isinstance(value, str):
         return int(value)
-    if isinstance(value, str):
-        number = re.fullmatch(r"(0|[1-9]\d*)(?:\.0+)?", value.strip())
-        return int(number[1]) if number else value.strip() or None
-    return value if type(value) is int else None
+    number = re.fullmatch(r"(0|[1-9]\d*)(?:\.0+)?", value.strip())
+    return int(number[1]) if number else value.strip()
 
 
 def _wanted(path: Path, named: Mapping[Any, str], used: set[Any], categories: Sequence[str]) -> set[Any]:
@@ -295,15 +290,13 @@ def _wanted(path: Path, named: Mapping[Any, str], used: set[Any], categories: Se
     missing = [name for name in categories if name not in there]
     if missing:
         found = f"no category {', '.join(map(repr, missing))}"
-        raise Refused([Problem(str(path), found=found, expected=f"one of {there}", hint="name one with --category")])
+        raise refused(path, found=found, expected=f"one of {there}", hint="name one with --category")
     if categories:
         return {number for number, name in named.items() if name in categories}
     if len(used) > 1:
         names = ", ".join(sorted(named[number] for number in used))
         hint = "say which are foreground: --category NAME[,NAME]"
-        raise Refused(
-            [Problem(str(path), found=f"annotations of several categories: {names}", expected="one", hint=hint)]
-        )
+        raise refused(path, found=f"annotations of several categories: {names}", expected="one", hint=hint)
     return used
 
 
@@ -329,14 +322,14 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
             "polygons or run lengths",
             "a box alone is no mask: see `samfed prepare weak`, or draw outlines",
         )
-        raise Refused([Problem(where, found="no outline", expected=expected, hint=hint)])
+        raise refused(where, found="no outline", expected=expected, hint=hint)
     for polygon in polygons:
         _check_polygon(polygon, height, width, where)
     values = [value for polygon in polygons for value in polygon]
     if max(height, width) > 1 and min(values) >= -0.05 and max(values) <= 1.05 and any(value % 1 for value in values):
         hint = "multiply x by the width and y by the height, or export in pixels"
         expected = f"an outline in pixels, of {width} x {height}"
-        raise Refused([Problem(where, "coordinates from 0 to 1, as shares of the picture", expected, hint)])
+        raise refused(where, "coordinates from 0 to 1, as shares of the picture", expected, hint)
     from pycocotools import mask as coco
 
     clipped = [_clipped(polygon, height, width) for polygon in polygons]
@@ -367,13 +360,13 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     numbers = polygon if isinstance(polygon, list) else []
     if len(numbers) < 6 or len(numbers) % 2 or not all(_is_number(number) for number in numbers):
         expected = "a list of x and y in turn, of at least three points"
-        raise Refused([Problem(where, found=f"a polygon of {len(numbers)} numbers", expected=expected)])
+        raise refused(where, found=f"a polygon of {len(numbers)} numbers", expected=expected)
     for axis, side, values in (("x", width, numbers[::2]), ("y", height, numbers[1::2])):
         low, high = min(values), max(values)
         if low < -OUTSIDE or high > side + OUTSIDE:
             expected = f"an outline inside of the picture, {width} x {height} pixels"
             hint = "was it drawn on a picture of another size?"
-            raise Refused([Problem(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, hint=hint)])
+            raise refused(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, hint=hint)
 
 
 def _is_number(value: Any) -> bool:
@@ -389,13 +382,13 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
     size, counts = runs.get("size"), runs.get("counts")
     if size != [height, width]:
         expected = f"[{height}, {width}], height and width of the picture"
-        raise Refused([Problem(where, found=f"run lengths of size {size}", expected=expected)])
+        raise refused(where, found=f"run lengths of size {size}", expected=expected)
     lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
     whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
     if not whole or sum(lengths) != height * width:  # pycocotools leaves what is too short to chance
         expected = f"run lengths that fill {height * width} pixels"
         found = f"{sum(lengths)} pixels" if whole else "no such numbers"
-        raise Refused([Problem(where, found=found, expected=expected, hint="export the file anew")])
+        raise refused(where, found=found, expected=expected, hint="export the file anew")
     drawn = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     filled: Mask = drawn.reshape((height, width), order="F")
     return filled

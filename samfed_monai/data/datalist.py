@@ -10,15 +10,16 @@ from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
+from samfed_monai.core.json_schema import departures
 from samfed_monai.core.words import counted, normal, printable
 
 logger = logging.getLogger(__name__)
 
 
 def unsafe(relative: str) -> str | None:
-    """Why ``relative`` may not stand in a data list, or ``None`` when it may.
+    """Why ``relative`` may not be in a data list, or ``None`` when it may.
 
     Refused are absolute paths (POSIX and Windows), ``..``, backslashes, empty paths, control characters and names
     that are not valid Unicode. Spaces and every script are fine.
@@ -50,7 +51,7 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
     reason = unsafe(relative)
     if reason is not None:
         hint = "list only paths inside the data root, relative to it, with forward slashes"
-        raise Refused([Problem(where, found=reason, expected="a relative path inside the data root", hint=hint)])
+        raise refused(where, found=reason, expected="a relative path inside the data root", hint=hint)
     root = Path(root).resolve()
     try:
         path = (root / relative).resolve()
@@ -60,12 +61,8 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
         raise Refused([_loop(where)])
     if not path.is_relative_to(root):
         hint = "copy the file into the data root, or make the folder that really holds the files the data root"
-        raise Refused(
-            [
-                Problem(
-                    where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", hint=hint
-                )
-            ]
+        raise refused(
+            where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", hint=hint
         )
     return path
 
@@ -146,44 +143,104 @@ class Site:
         yield Split.TEST, self.test
 
 
-LIST_KEYS = ("schema", "name", "hash", "mask_threshold", "classes", "public", "sites")
-ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group", "label_kind", "volume", "slice", "spacing")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 SERVER_NAMES = frozenset({"", "public", "server"})
-"""Values of the knob ``site`` that mean: no site, the public images alone. No site may be called so."""
+"""Values of the option ``site`` that mean: no site, the public images alone. No site may be called so."""
 SITE_NAME = re.compile(r"[^\x00-\x1f/\\.@$%][^\x00-\x1f/\\]*")
 
+_TEXT = {"type": ["string", "null"]}
+_HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hexadecimal digits"}
+_ITEMS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["image", "sha256"],
+        "properties": {
+            "image": {"type": "string"},
+            "sha256": _HASH,
+            "label": _TEXT,
+            "label_sha256": {**_HASH, "type": ["string", "null"]},
+            "group": _TEXT,
+            "label_kind": {"enum": [None, *(kind.value for kind in LabelKind)]},
+            "volume": _TEXT,
+            "slice": {"type": ["integer", "null"], "minimum": 1},
+            "spacing": {
+                "type": ["array", "null"],
+                "items": {"type": "number", "exclusiveMinimum": 0},
+                "minItems": 3,
+                "maxItems": 3,
+                "description": "three lengths in mm",
+            },
+        },
+    },
+}
+_SPLITS = [split.value for split in SITE_SPLITS]
+LIST_SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["schema", "name", "hash", "public", "sites"],
+    "properties": {
+        "schema": {"enum": [1]},
+        "name": {"type": "string"},
+        "hash": {"type": "string"},
+        "mask_threshold": {"type": ["integer", "null"], "minimum": 1, "maximum": 255},
+        "classes": {},
+        "public": _ITEMS,
+        "sites": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": _SPLITS,
+                "properties": dict.fromkeys(_SPLITS, _ITEMS),
+            },
+        },
+    },
+}
+"""What the JSON of a data list looks like; what a schema cannot say is checked beside it."""
 
-def parse(content: Any, where: str) -> tuple[dict[str, Any] | None, Problems]:
-    """Arguments of a ``DataList`` out of JSON content, and what is wrong with it.
+
+def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
+    """A data list out of JSON content, and what is wrong with it.
 
     Args:
         content: what ``read_json`` returned.
         where: the file's name, for messages.
+
+    Returns:
+        The list, or ``None`` where the content does not follow :data:`LIST_SCHEMA`; and every problem.
     """
     problems = Problems()
-    if not isinstance(content, Mapping):
-        problems.add(where, found=type(content).__name__, expected="a JSON object with the keys of a data list")
-        return None, problems
-    _check_keys(content, LIST_KEYS, required=("schema", "name", "hash", "public", "sites"), at=where, problems=problems)
-    if content.get("schema", 1) != 1:
-        hint = "make the list again with this version of `samfed prepare`"
-        problems.add(f"{where} -> schema", found=repr(content["schema"]), expected="1", hint=hint)
-    for key in ("name", "hash"):
-        if key in content and not isinstance(content[key], str):
-            problems.add(f"{where} -> {key}", found=repr(content[key]), expected="a string")
+    problems.extend(departures(content, LIST_SCHEMA, where))
+    content = content if isinstance(content, Mapping) else {}
     threshold = content.get("mask_threshold")
-    if threshold is not None and (type(threshold) is not int or not 1 <= threshold <= 255):
-        hint = "for instance 128"
-        problems.add(f"{where} -> mask_threshold", found=repr(threshold), expected="null or 1 to 255", hint=hint)
-    classes = content.get("classes", [])
     if "classes" in content:
-        problems.extend(_class_problems(classes, threshold, f"{where} -> classes"))
-    public = _items(content.get("public", []), Split.PUBLIC, at=f"{where} -> public", problems=problems)
-    sites = _sites(content.get("sites", {}), at=f"{where} -> sites", problems=problems)
-    _check_once(public, sites, where, problems)
-    fields = {"name": content.get("name"), "public": public, "sites": sites, "mask_threshold": threshold}
-    return {**fields, "classes": classes}, problems
+        problems.extend(_class_problems(content["classes"], threshold, f"{where} -> classes"))
+    sites = content.get("sites")
+    splits = [("public", Split.PUBLIC, content.get("public"))]
+    for name, entry in sites.items() if isinstance(sites, Mapping) else ():
+        problems.extend(_name_problems(name, f"{where} -> sites#{name}"))
+        entry = entry if isinstance(entry, Mapping) else {}
+        splits += [(f"sites#{name}#{split.value}", split, entry.get(split.value)) for split in SITE_SPLITS]
+    seen: dict[str, str] = {}
+    for name, split, items in splits:
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            if isinstance(item, Mapping):
+                place = f"{where} -> {name}"
+                problems.extend(_item_problems(item, split, f"{place}#{index}"))
+                image = str(item.get("image"))
+                if image in seen:
+                    found = f"{image!r}, which {seen[image]} lists too"
+                    problems.add(place, found=found, expected="each image once", hint="delete one of the two")
+                seen.setdefault(image, place)
+    if len(problems):
+        return None, problems
+    made = {
+        name: Site(**{split: [Item(**item) for item in entry[split]] for split in _SPLITS})
+        for name, entry in content["sites"].items()
+    }
+    public = [Item(**item) for item in content["public"]]
+    return DataList(content["name"], public, made, threshold, content.get("classes", [])), problems
 
 
 def _class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
@@ -200,113 +257,31 @@ def _class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
     return list(problems)
 
 
-def _check_keys(
-    entry: Mapping[str, Any], known: Iterable[str], *, required: Iterable[str], at: str, problems: Problems
-) -> None:
-    known = list(known)
-    for key in entry:
-        if key not in known:
-            hint = did_you_mean(key, known) or "remove it"
-            problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {known}", hint=hint)
-    for key in required:
-        if key not in entry:
-            problems.add(f"{at} -> {key}", found="no such key", expected="one")
+def _name_problems(name: str, where: str) -> list[Problem]:
+    if not SITE_NAME.fullmatch(name) or unsafe(name):
+        hint = "rename the site: its name becomes a folder, and a value of the configuration"
+        return [Problem(where, repr(name), "a name without slashes, or one of . @ $ % in front", hint)]
+    hint = "rename the site: the server is called so"
+    return [Problem(where, repr(name), "another name", hint)] if name in SERVER_NAMES else []
 
 
-def _sites(content: Any, *, at: str, problems: Problems) -> dict[str, Site]:
-    if not isinstance(content, Mapping):
-        problems.add(at, found=type(content).__name__, expected="an object of sites")
-        return {}
-    sites = {}
-    for name, entry in content.items():
-        here = f"{at} -> {name}"
-        if not SITE_NAME.fullmatch(name) or unsafe(name):
-            hint = "rename the site: its name becomes a folder, and a value of the configuration"
-            problems.add(
-                here, found=repr(name), expected="a name without slashes, or one of . @ $ % in front", hint=hint
-            )
-        elif name in SERVER_NAMES:
-            hint = "rename the site: the server is called so"
-            problems.add(here, found=repr(name), expected="another name", hint=hint)
-        if not isinstance(entry, Mapping):
-            problems.add(here, found=type(entry).__name__, expected="an object of splits")
-            continue
-        names = [split.value for split in SITE_SPLITS]
-        _check_keys(entry, names, required=names, at=here, problems=problems)
-        splits = {
-            split.value: _items(entry.get(split.value, []), split, at=f"{here} -> {split.value}", problems=problems)
-            for split in SITE_SPLITS
-        }
-        sites[name] = Site(**splits)
-    return sites
-
-
-def _items(content: Any, split: Split, *, at: str, problems: Problems) -> list[Item]:
-    if not isinstance(content, list):
-        problems.add(at, found=type(content).__name__, expected="a list of items")
-        return []
-    items = []
-    for index, entry in enumerate(content):
-        here = f"{at}[{index}]"
-        if not isinstance(entry, Mapping):
-            problems.add(here, found=type(entry).__name__, expected="an item such as {'image': ..., 'sha256': ...}")
-            continue
-        _check_keys(entry, ITEM_KEYS, required=("image", "sha256"), at=here, problems=problems)
-        before = len(problems)
-        _check_item(entry, split, at=here, problems=problems)
-        if len(problems) == before and {"image", "sha256"} <= entry.keys():
-            items.append(Item(**{key: entry[key] for key in ITEM_KEYS if key in entry}))
-    return items
-
-
-def _check_item(entry: Mapping[str, Any], split: Split, *, at: str, problems: Problems) -> None:
-    present = {key: entry[key] for key in ITEM_KEYS if entry.get(key) is not None}
-    for key, value in present.items():
-        if key == "slice":
-            if type(value) is not int or value < 1:
-                problems.add(f"{at} -> slice", found=repr(value), expected="a number from 1")
-        elif key == "spacing":
-            numbers = isinstance(value, list) and [type(side) in (int, float) and side > 0 for side in value]
-            if numbers != [True] * 3:
-                problems.add(f"{at} -> spacing", found=repr(value), expected="three lengths in mm")
-        elif not isinstance(value, str):
-            problems.add(f"{at} -> {key}", found=repr(value), expected="a string")
-        elif key in ("image", "label"):
-            reason = unsafe(value)
-            if reason:
-                hint = "list only paths inside the data root"
-                problems.add(f"{at} -> {key}", found=reason, expected="a relative path inside the data root", hint=hint)
-        elif key in ("sha256", "label_sha256") and not SHA256.fullmatch(value):
-            problems.add(f"{at} -> {key}", found=repr(value), expected="64 lower-case hexadecimal digits")
-    if split is not Split.UNLABELLED and "label" not in present:
-        hint = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
-        problems.add(f"{at} -> label", found="no mask", expected=f"a mask, as every {split.value} item", hint=hint)
-    kind, kinds = present.get("label_kind"), [each.value for each in LabelKind]
-    if kind is not None and kind not in kinds:
-        hint = did_you_mean(str(kind), kinds)
-        problems.add(f"{at} -> label_kind", found=repr(kind), expected=f"one of {kinds}", hint=hint)
-    elif kind not in (None, LabelKind.MASK.value):
-        if split is not Split.UNLABELLED:
-            hint = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
-            expected = f"a mask, as every {split.value} item"
-            problems.add(f"{at} -> label_kind", found=f"a weak label ({kind})", expected=expected, hint=hint)
-        if "label" not in present:
-            problems.add(f"{at} -> label_kind", found=f"{kind!r} without a label", expected="a label of that kind")
-    if ("label" in present) != ("label_sha256" in present):
-        problems.add(f"{at} -> label_sha256", found="only one of the two", expected="label and label_sha256 together")
-
-
-def _check_once(public: list[Item], sites: Mapping[str, Site], where: str, problems: Problems) -> None:
-    seen: dict[str, str] = {}
-    places = [(f"{where} -> public", public)]
-    for name, site in sites.items():
-        places += [(f"{where} -> sites -> {name} -> {split.value}", items) for split, items in site.splits()]
-    for place, items in places:
-        for item in items:
-            if item.image in seen:
-                found = f"{item.image!r}, which {seen[item.image]} lists too"
-                problems.add(place, found=found, expected="each image once", hint="delete one of the two")
-            seen.setdefault(item.image, place)
+def _item_problems(item: Mapping[str, Any], split: Split, where: str) -> list[Problem]:
+    """What is wrong with an item besides its types: paths out of the root, and labels that its split cannot have."""
+    problems, label, kind = Problems(), item.get("label"), item.get("label_kind")
+    for key in ("image", "label"):
+        if isinstance(item.get(key), str) and (reason := unsafe(item[key])):
+            hint = "list only paths inside the data root"
+            problems.add(f"{where}#{key}", found=reason, expected="a relative path inside the data root", hint=hint)
+    weak = kind not in (None, LabelKind.MASK.value)
+    if split is not Split.UNLABELLED and (label is None or weak):
+        key, found = ("label", "no mask") if label is None else ("label_kind", f"a weak label ({kind})")
+        hint = f"give the mask of {item.get('image')!r}, or move the image to a site's unlabelled ones"
+        problems.add(f"{where}#{key}", found=found, expected=f"a mask, as every {split.value} item", hint=hint)
+    if weak and label is None:
+        problems.add(f"{where}#label_kind", found=f"{kind!r} without a label", expected="a label of that kind")
+    if (label is None) != (item.get("label_sha256") is None):
+        problems.add(f"{where}#label_sha256", found="only one of the two", expected="label and label_sha256 together")
+    return list(problems)
 
 
 SCHEMA = 1
@@ -322,7 +297,7 @@ class DataList:
         sites: private images by site.
         mask_threshold: grey level from which a mask that is not binary counts as foreground; ``None`` refuses such
             masks.
-        classes: names of the classes that the values 1, 2, … of its labels stand for; empty where labels are binary
+        classes: names of the classes that the values 1, 2, … of its labels mean; empty where labels are binary
             masks.
 
     Example::
@@ -364,7 +339,7 @@ class DataList:
         """
         if name not in self.sites:
             expected = f"one of {sorted(self.sites)}" if self.sites else "a site, and the list has only public images"
-            raise Refused([Problem(f"{self.name} -> sites", found=repr(name), expected=expected)])
+            raise refused(f"{self.name} -> sites", found=repr(name), expected=expected)
         return replace(self, sites={name: self.sites[name]})
 
     def for_server(self) -> DataList:
@@ -445,19 +420,12 @@ def _item_json(item: Item) -> dict[str, Any]:
 
 
 def _read(content: Any, where: str) -> DataList:
-
-    parsed, problems = parse(content, where)
-    datalist = DataList(**parsed) if parsed is not None else None
-    if datalist is not None and not len(problems) and datalist.hash != content["hash"]:
-        problems.add(
-            f"{where} -> hash",
-            found=f"content with hash {datalist.hash[:12]}…",
-            expected=f"the recorded {content['hash'][:12]}…",
-            hint="the list was changed after it was made: restore it, or make a new one with `samfed prepare`",
-        )
+    datalist, problems = parse(content, where)
     problems.refuse_if_any()
-    if datalist is None:
-        raise Refused([Problem(where, found="nothing usable", expected="a data list")])
+    if datalist is None or datalist.hash != content["hash"]:
+        found = f"content with hash {str(datalist and datalist.hash)[:12]}…"
+        hint = "the list was changed after it was made: restore it, or make a new one with `samfed prepare`"
+        raise refused(f"{where} -> hash", found, f"the recorded {content['hash'][:12]}…", hint)
     return datalist
 
 
@@ -479,7 +447,7 @@ def require_free(path: str | Path, *, name: str) -> None:
     there = _there(path)
     if there is not None and there.name != name:
         expected = f"no file, or the list {name!r}"
-        raise Refused([Problem(str(path), found=f"the list {there.name!r}", expected=expected, hint=HINT)])
+        raise refused(path, found=f"the list {there.name!r}", expected=expected, hint=HINT)
 
 
 def freeze(lists: Mapping[Path, DataList]) -> None:
@@ -512,10 +480,10 @@ def _there(path: str | Path) -> DataList | None:
         return None
     try:
         return DataList.load(path)
-    except Refused as refused:
-        first = refused.problems[0]
+    except Refused as refusal:
+        first = refusal.problems[0]
         found = f"something else ({first.where}: {first.found})"
-        raise Refused([Problem(str(path), found=found, expected="no file, or a data list", hint=HINT)]) from refused
+        raise refused(path, found=found, expected="no file, or a data list", hint=HINT) from refusal
 
 
 def cannot_be_scored(datalist: DataList) -> str | None:
@@ -540,7 +508,7 @@ def few_to_measure(datalist: DataList, least: int) -> list[str]:
 
     Args:
         datalist: the list.
-        least: fewest images of which a site tells a score (``privacy -> least_images``).
+        least: fewest images of which a site tells a score (``privacy#least_images``).
     """
     names = []
     for name, site in datalist.sites.items():

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 
 Picture = NDArray[np.uint8]
 
@@ -116,7 +116,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
     """
     if importlib.util.find_spec("pydicom") is None:
         hint = "pip install 'samfed-monai[dicom]'"
-        raise Refused([Problem(str(path), found="a DICOM file", expected="pydicom to read it with", hint=hint)])
+        raise refused(path, found="a DICOM file", expected="pydicom to read it with", hint=hint)
     try:
         with _quiet():
             content = _opened(path)
@@ -130,10 +130,10 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
                 pictures = _to_8_bit(frames, 0, 2**content.BitsStored - 1)
             return pictures, _pixel_area(content, len(frames))
     except _NotUnderstood as error:
-        raise Refused([Problem(str(path), error.found, error.expected, error.hint)]) from None
+        raise refused(path, error.found, error.expected, error.hint) from None
     except Exception as error:  # of the many kinds that pydicom raises when it looks at a damaged element
         found = f"a header that cannot be read ({type(error).__name__}: {error})"
-        raise Refused([Problem(str(path), found, "a DICOM image", "export the image anew")]) from None
+        raise refused(path, found, "a DICOM image", "export the image anew") from None
 
 
 def _opened(path: Path) -> Any:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.words import normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
@@ -31,21 +33,17 @@ def clusters(hashes: Sequence[str], groups: Sequence[str | None]) -> list[list[i
         Lists of indices that cover every image exactly once, ordered by their smallest hash, so that the result does
         not depend on file names or on the order of the input.
     """
-    parent = list(range(len(hashes)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
     first: dict[tuple[str, str], int] = {}
+    edges = []
     for index, (digest, group) in enumerate(zip(hashes, groups, strict=True)):
         for key in [("bytes", digest)] + ([("group", same)] if (same := normal(group or "")) else []):
-            parent[root(index)] = root(first.setdefault(key, index))
+            edges.append((index, first.setdefault(key, index)))
+    if not edges:
+        return []
+    graph = coo_array((np.ones(len(edges)), np.transpose(edges)), shape=(len(hashes), len(hashes)))
     members: dict[int, list[int]] = {}
-    for index in range(len(hashes)):
-        members.setdefault(root(index), []).append(index)
+    for index, part in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        members.setdefault(part, []).append(index)
     return sorted(members.values(), key=lambda cluster: min(hashes[index] for index in cluster))
 
 
@@ -109,7 +107,7 @@ def read_groups(path: str | Path, *, column: str = "group") -> Callable[[str], s
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:
             hint = "give an 'image' column with folders in it"
-            raise Refused([Problem(str(path), found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)])
+            raise refused(path, found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)
         return (groups.pop() or None) if groups else None
 
     return group_of
@@ -132,7 +130,7 @@ def without_group(images: Iterable[str], path: str | Path, *, column: str = "gro
         named = [name for name, group in _read(Path(path), column) if group]
         found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {column!r}"
         hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
-        raise Refused([Problem(str(path), found=found, expected=f"groups of images like {images[0]!r}", hint=hint)])
+        raise refused(path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
     return lacking
 
 
@@ -150,7 +148,7 @@ def of_several(images: Iterable[str], path: str | Path, *, column: str = "group"
 NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "filename", "image_id", "isic_id", "id")
 """Columns that name images, in upper or lower case, with blanks or hyphens for the underline."""
 NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
-"""Values that stand for no group: what pandas, R, databases and Excel write where a value is missing."""
+"""Values that mean no group: what pandas, R, databases and Excel write where a value is missing."""
 _WHOLE = re.compile(r"^(\d+)\.0+$")  # as pandas writes a whole number of a column with gaps
 _SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001", which keeps Excel from reading a number
@@ -192,7 +190,7 @@ def _read(path: Path, column: str) -> list[tuple[str, str]]:
     if wanted not in titles or key is None or twice:
         hint = "name the group's column with --group-column"
         expected = f"columns {column!r} and one of {', '.join(map(repr, NAMES))}, each once"
-        raise Refused([Problem(str(path), found=f"the columns {header} ({how})", expected=expected, hint=hint)])
+        raise refused(path, found=f"the columns {header} ({how})", expected=expected, hint=hint)
     places = titles.index(key), titles.index(wanted)
     problems, seen, found = Problems(), dict[str, tuple[int, str]](), list[tuple[str, str]]()
     for line, row in rows[1:]:
@@ -224,10 +222,10 @@ def _text(path: Path) -> tuple[str, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Refused([Problem(str(path), str(error), "a CSV file", "check the path")]) from None
+        raise refused(path, str(error), "a CSV file", "check the path") from None
     other = next((kind for magic, kind in _OTHER_KINDS.items() if content.startswith(magic)), None)
     if other is not None:
-        raise Refused([Problem(str(path), other, "a CSV file", "save the sheet as CSV (UTF-8), and give that file")])
+        raise refused(path, other, "a CSV file", "save the sheet as CSV (UTF-8), and give that file")
     mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
     guesses = ["utf-8", "cp1252"]
     if content.count(0) > len(content) // 4:  # no mark; in UTF-16 the zeros of plain letters are at every second place
@@ -240,7 +238,7 @@ def _text(path: Path) -> tuple[str, str]:
         if "\0" not in text:
             return text, encoding
     found = f"bytes that are no {' and no '.join([mark] if mark else guesses)}"
-    raise Refused([Problem(str(path), found, "a CSV file", "save it as CSV (UTF-8)")])
+    raise refused(path, found, "a CSV file", "save it as CSV (UTF-8)")
 
 
 def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:
@@ -250,7 +248,7 @@ def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> lis
         return [(reader.line_num + skipped, row) for row in reader if any(normal(value) for value in row)]
     except csv.Error as error:
         where = f"{path}, line {reader.line_num + skipped}"
-        raise Refused([Problem(where, str(error), "a row of a CSV file", UNQUOTED)]) from None
+        raise refused(where, str(error), "a row of a CSV file", UNQUOTED) from None
 
 
 def _title(name: str) -> str:

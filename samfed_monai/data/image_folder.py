@@ -104,13 +104,13 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
         named[name].append(path)
     hint = "rename one of them: both masks would have the same name"
     return [
-        Problem(name, found=" and ".join(_told_apart(paths)), expected="one image of that name", hint=hint)
+        Problem(name, found=" and ".join(_distinct_names(paths)), expected="one image of that name", hint=hint)
         for name, paths in named.items()
         if len(paths) > 1
     ]
 
 
-def _told_apart(paths: list[Path]) -> list[str]:
+def _distinct_names(paths: list[Path]) -> list[str]:
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
@@ -122,8 +122,8 @@ def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> dict[Pa
             return [Problem(str(path), found="a link that leads out of the folder", expected="a file in the folder")]
         try:
             read_image(path)
-        except Refused as refused:
-            return refused.problems
+        except Refused as refusal:
+            return refusal.problems
         return []
 
     with ThreadPoolExecutor(usable_cores()) as pool:

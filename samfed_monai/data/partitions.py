@@ -6,13 +6,15 @@ only on its arguments and the seed, not on file names or the order of the input.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts
@@ -72,7 +74,7 @@ def dirichlet(
     """
     _enough(together, sites)
     if not alpha > 0:
-        raise Refused([Problem("alpha", found=repr(alpha), expected="a positive number", hint="for instance 0.5")])
+        raise refused("alpha", found=repr(alpha), expected="a positive number", hint="for instance 0.5")
     random = _random(seed, "dirichlet")
     by_class: dict[int, list[int]] = {}
     for index, cluster in enumerate(together):
@@ -87,7 +89,7 @@ def dirichlet(
         if all(parts):
             return [sorted(part) for part in parts]
     found = f"no division with images for all of {sites} sites in {ATTEMPTS} draws"
-    raise Refused([Problem("alpha", found=found, expected="one", hint="raise alpha, or ask for fewer sites")])
+    raise refused("alpha", found=found, expected="one", hint="raise alpha, or ask for fewer sites")
 
 
 def size_classes(foreground: Sequence[float], bins: int = BINS) -> list[int]:
@@ -106,12 +108,9 @@ def appearance_classes(mean_rgb: Sequence[tuple[float, float, float]], bins: int
     centres: NDArray[np.float64] = np.stack(
         [part.mean(axis=0) for part in np.array_split(colours[order], bins) if len(part)]
     )
-    classes = np.zeros(len(colours), dtype=int)
-    for _ in range(50):
-        classes = ((colours[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
-        centres = np.stack(
-            [colours[classes == k].mean(axis=0) if (classes == k).any() else c for k, c in enumerate(centres)]
-        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a cluster may become empty
+        classes: NDArray[np.int32] = kmeans2(colours, centres, iter=50, minit="matrix")[1]
     return classes.tolist()
 
 
@@ -140,7 +139,7 @@ def hold_out(
     """
     if any(not 0 <= share < 1 for share in shares) or sum(shares) >= 1:
         hint = "for instance 0.1 and 0.1"
-        raise Refused([Problem("shares", found=str(list(shares)), expected="in [0, 1), together < 1", hint=hint)])
+        raise refused("shares", found=str(list(shares)), expected="in [0, 1), together < 1", hint=hint)
     everything = clusters(hashes, groups)
     together = [cluster for cluster in everything if all(labelled[index] for index in cluster)]
     leave = int(len(together) == len(everything))
@@ -164,9 +163,7 @@ def _random(seed: int, purpose: str) -> np.random.Generator:
 def _enough(together: Clusters, sites: int) -> None:
     if not 1 <= sites <= len(together):
         found = f"{sites} sites for {len(together)} independent groups of images"
-        raise Refused(
-            [Problem("sites", found=found, expected="at least one group for each", hint="ask for fewer sites")]
-        )
+        raise refused("sites", found=found, expected="at least one group for each", hint="ask for fewer sites")
 
 
 Places = dict[tuple[str, Split], list[Found]]
@@ -197,13 +194,13 @@ def draw_public(
     share = number / len(found) if number >= 1 else number
     if not 0 < share < 1:
         expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
-        raise Refused([Problem("--public", found=repr(public), expected=expected, hint="for instance 100")])
+        raise refused("--public", found=repr(public), expected=expected, hint="for instance 100")
     hashes = [facts[one.image].sha256 for one in found]
     labelled = [one.label is not None for one in found]
     drawn, rest = hold_out(hashes, [one.group for one in found], labelled, [share], seed=seed)
     if not drawn:
         hint = "unpack the ground truth beside the images"
-        raise Refused([Problem("--public", found="no labelled images to draw from", expected="masks", hint=hint)])
+        raise refused("--public", found="no labelled images to draw from", expected="masks", hint=hint)
     return [found[index] for index in drawn], [found[index] for index in rest]
 
 
@@ -223,7 +220,7 @@ def divide(
     if partition is Partition.FOLDER:
         if any(not one.origin for one in found):
             hint = "put each site's images into a folder of its own"
-            raise Refused([Problem("--partition folder", found="images in no folder", expected="folders", hint=hint)])
+            raise refused("--partition folder", found="images in no folder", expected="folders", hint=hint)
         return {origin: [one for one in found if one.origin == origin] for origin in sorted({o.origin for o in found})}
     looked = [facts[one.image] for one in found]
     together = clusters([fact.sha256 for fact in looked], [one.group for one in found])
@@ -234,7 +231,7 @@ def divide(
         if len(sizes) < len(looked):
             unknown = f"{len(looked) - len(sizes)} images without a mask"
             hint = "use --partition dirichlet-appearance"
-            raise Refused([Problem("--partition", found=unknown, expected="masks to take sizes from", hint=hint)])
+            raise refused("--partition", found=unknown, expected="masks to take sizes from", hint=hint)
         parts = dirichlet(together, size_classes(sizes), sites, alpha=alpha, seed=seed)
     else:
         classes = appearance_classes([fact.mean_rgb for fact in looked])
@@ -265,7 +262,7 @@ def draw_measuring(
 ) -> Places:
     """Draws each site's validation and test images; the rest is unlabelled.
 
-    What also stands elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak; so
+    What is also elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak; so
     does what has a weak label.
 
     Args:
@@ -298,8 +295,8 @@ def draw_measuring(
 def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]) -> tuple[Places, list[str]]:
     """Turns sites into unseen hospitals: all their labelled images become test images, nothing is left to train on.
 
-    Images without a mask are left out, and so are those whose bytes, or whose group (patient, video), also stand
-    elsewhere: nobody may have trained on what an unseen hospital measures.
+    Images without a mask are left out, and so are those with the bytes, or the group (patient, video), of images
+    elsewhere: no site may have trained on what an unseen hospital measures.
 
     Args:
         places: images by site and split.
@@ -334,14 +331,14 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
         kept = [one for one in new if one.group not in groups]
         for count, one, many, why in (
             (len(everything) - len(labelled), "has", "have", "no mask"),
-            (len(labelled) - len(new), "also stands", "also stand", "elsewhere, and the site is to be unseen"),
+            (len(labelled) - len(new), "is also", "are also", "elsewhere, and the site is to be unseen"),
             (len(new) - len(kept), "shares", "share", "a patient or video with others, and the site is to be unseen"),
         ):
             if count:
                 who = counted(count, f"image of {name} {one}", f"images of {name} {many}")
                 sentences.append(f"{who} {why}: left out")
         if not kept:
-            hint = "give masks of images that stand nowhere else, or leave it out of --unseen"
+            hint = "give masks of images that are nowhere else, or leave it out of --unseen"
             problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", hint=hint)
         changed[name, Split.TEST] = kept
     problems.refuse_if_any()
@@ -353,7 +350,7 @@ def divide_sites(
 ) -> tuple[Places, list[str]]:
     """Cuts every site into ``<name>-1`` to ``<name>-<parts>``, all three splits in about equal shares.
 
-    Images of one group, or with the same bytes, come to one part, whatever split they stand in. The result depends on
+    Images of one group, or with the same bytes, come to one part, whatever split they are in. The result depends on
     the images' hashes, the groups and the seed, not on names or order.
 
     Args:
@@ -371,7 +368,7 @@ def divide_sites(
             one of its parts would be called like another site.
     """
     if parts < 1:
-        raise Refused([Problem("--divide", found=str(parts), expected="a positive number", hint="for instance 2")])
+        raise refused("--divide", found=str(parts), expected="a positive number", hint="for instance 2")
     problems = Problems()
     changed: Places = {}
     sentences = []

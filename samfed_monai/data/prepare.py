@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
+from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import class_problems
@@ -50,7 +50,7 @@ class Options:
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
         drop_unlabelled_labels: do not record labels of unlabelled images (then there is no oracle variant).
         mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
-        classes: names of the classes that the values 1, 2, … of label files stand for; empty for binary masks.
+        classes: names of the classes that the values 1, 2, … of label files mean; empty for binary masks.
         unseen: sites that take no part in training: all their labelled images become test images.
         divide: cut every other site into that many; ``None`` leaves them whole.
         seed: of every draw.
@@ -122,61 +122,76 @@ def check_first(options: Options, *, validation: float = 0.0, test: float = 0.0,
     problems.refuse_if_any()
 
 
-def look_at(
-    found: Sequence[Found],
-    root: Path,
-    options: Options,
-    *,
-    sites: Mapping[str, Sequence[Found]],
-    known: Iterable[Problem] = (),
-) -> dict[str, Facts]:
-    """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided.
-
-    Unreadable images that the options leave out have no facts, and a warning each; see :func:`with_facts`.
+@dataclass(frozen=True)
+class Looked:
+    """Images after every byte of them was looked at.
 
     Args:
-        found: images.
-        root: the data root.
-        options: see :class:`Options`.
-        sites: images of each site, in which a stem may stand once.
-        known: what the source saw to be wrong, refused with the rest.
+        found: images of each site, or place, without those that were left out.
+        facts: by image.
+        skipped: a sentence on what was left out, or none.
     """
+
+    found: dict[Any, list[Found]]
+    facts: dict[str, Facts]
+    skipped: list[str]
+
+
+def look_at(
+    found: Mapping[Any, Sequence[Found]], root: Path, options: Options, known: Iterable[Problem] = ()
+) -> Looked:
+    """Looks at all files; refuses damaged ones, and groups of none of them, before anything is divided.
+
+    Args:
+        found: images of each site, or of each pair of site and split.
+        root: the data root.
+        options: see :class:`Options`; with ``skip_unreadable`` unreadable images are left out, with a warning each.
+        known: problems of the source, refused with the rest.
+    """
+    everything = [one for ones in found.values() for one in ones]
     problems = Problems()
     problems.extend(known)
-    if odd := name_problems(name for one in found for name in (one.image, one.label) if name):
+    if odd := name_problems(name for one in everything for name in (one.image, one.label) if name):
         problems.extend(odd)
         problems.refuse_if_any()
     with problems.collected():
-        _ungrouped(found, options)
-    pairs = list(dict.fromkeys((one.image, one.label) for one in found))
-    weak = {str(one.label) for one in found if one.label_kind is not None}
-    how: dict[str, Any] = {"threshold": options.mask_threshold, "weak": weak, "classes": options.classes}
-    facts = survey(pairs, root, **how, progress=options.progress)
+        _ungrouped(everything, options)
+    looked = survey(
+        dict.fromkeys((one.image, one.label) for one in everything),
+        root,
+        threshold=options.mask_threshold,
+        weak={str(one.label) for one in everything if one.label_kind is not None},
+        classes=options.classes,
+        progress=options.progress,
+    )
     if options.skip_unreadable:
-        unreadable = [fact for fact in facts if fact.unreadable]
-        for problem in (problem for fact in unreadable for problem in fact.problems):
+        for problem in (problem for fact in looked if fact.unreadable for problem in fact.problems):
             logger.warning("left out: %s", problem)
-        facts = [fact for fact in facts if not fact.unreadable]
-        if not facts:
+        looked = [fact for fact in looked if not fact.unreadable]
+        if not looked:
             problems.add(str(root), found="no image that can be read", expected="some that can")
-    some_left = not all(fact.unreadable for fact in facts)
-    for fact in facts:
+    some_left = not all(fact.unreadable for fact in looked)
+    for fact in looked:
         problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_left else fact.problems)
-    problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))
+    sites = ((place[0] if isinstance(place, tuple) else place, ones) for place, ones in found.items())
+    problems.extend(repeated_stems((site, one.image) for site, ones in sites for one in ones))
     problems.refuse_if_any()
-    return {fact.image: fact for fact in facts}
-
-
-def with_facts(found: Iterable[Found], facts: Mapping[str, Facts]) -> list[Found]:
-    """The images that :func:`look_at` has not left out."""
-    return [one for one in found if one.image in facts]
-
-
-def _without_facts(found: Iterable[Found], facts: Mapping[str, Facts]) -> list[str]:
-    """A sentence on the others."""
-    left = [one.image for one in found if one.image not in facts]
+    facts = {fact.image: fact for fact in looked}
+    left = [one.image for one in everything if one.image not in facts]
     who = counted(len(left), "unreadable image was", "unreadable images were")
-    return [f"{who} left out, such as {left[0]}"] if left else []
+    return Looked(
+        {place: [one for one in ones if one.image in facts] for place, ones in found.items()},
+        facts,
+        [f"{who} left out, such as {left[0]}"] if left else [],
+    )
+
+
+def drawn(
+    public: list[Found], sites: Mapping[str, list[Found]], looked: Looked, shares: tuple[float, float], seed: int
+) -> Places:
+    """The public images, and those of each site drawn to validate and to test on."""
+    measuring = draw_measuring(sites, looked.facts, *shares, beside=public, seed=seed)
+    return {("", Split.PUBLIC): public, **measuring}
 
 
 def finish(
@@ -309,15 +324,12 @@ def prepare_folders(
     spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
     spared |= {public: "they are the public images"} if public is not None else {}
     found, wrong = declare_kinds(found, label_kinds or {}, root, spared=spared)
-    everything = [one for ones in found.values() for one in ones]
-    facts = look_at(everything, root, options, sites=found, known=[*folders.problems, *wrong])
-    skipped = _without_facts(everything, facts)
-    found = {site: with_facts(ones, facts) for site, ones in found.items()}
-    places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
-    places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
-    others = [*folders.passed_over, *skipped, *_only_weak(found), *caveats]
+    looked = look_at(found, root, options, [*folders.problems, *wrong])
+    private = {site: ones for site, ones in looked.found.items() if site != public}
+    places = drawn(looked.found.get(public, []), private, looked, (validation, test), options.seed)
+    others = [*folders.passed_over, *looked.skipped, *_only_weak(private), *caveats]
     others += [] if by_folder or options.groups else _of_one_name(sites)
-    return finish(places, facts, root, options, caveats=others)
+    return finish(places, looked.facts, root, options, caveats=others)
 
 
 def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
@@ -380,13 +392,10 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
         folders = find_folders(root, public=None, output=options.output, alone=True)
     others = [*folders.passed_over, *caveats]
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
-    everything = [one for ones in found.values() for one in ones]
-    facts = look_at(everything, root, options, sites=found, known=folders.problems)
-    skipped = _without_facts(everything, facts)
-    others += skipped
+    looked = look_at(found, root, options, folders.problems)
+    others = [*folders.passed_over, *caveats, *looked.skipped]
     places: Places = {}
-    for site, ones in found.items():
-        ones = with_facts(ones, facts)
+    for site, ones in looked.found.items():
         labelled = [one for one in ones if one.label is not None]
         if len(labelled) < len(ones):
             who = counted(len(ones) - len(labelled), f"image of {site} has", f"images of {site} have")
@@ -396,8 +405,8 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
     if not places:
         found_here = others[0] if others else "no image with a mask"
         hint = "put masks into DIR/<site>/masks, each called as its image"
-        raise Refused([Problem(str(root), found=found_here, expected="images with masks to measure with", hint=hint)])
-    return finish(places, facts, root, replace(options, unseen=()), caveats=others)
+        raise refused(root, found=found_here, expected="images with masks to measure with", hint=hint)
+    return finish(places, looked.facts, root, replace(options, unseen=()), caveats=others)
 
 
 def prepare_isic(
@@ -435,13 +444,26 @@ def prepare_isic(
         unpack_all(root)
     found = grouped(find_isic(root), options)
     lacking = without_mask([one for one in found if one.origin and one.origin == public])
-    facts = look_at(found, root, options, sites={"": found}, known=lacking)
-    skipped = _without_facts(found, facts)
-    public_ones, rest = draw_public(with_facts(found, facts), facts, public, options.seed)
-    by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
-    places = {("", Split.PUBLIC): public_ones}
-    places |= draw_measuring(by_site, facts, validation, test, beside=public_ones, seed=options.seed)
-    return finish(places, facts, root, options, caveats=skipped)
+    return _pool(found, lacking, root, options, public, sites, partition, alpha, (validation, test))
+
+
+def _pool(
+    found: list[Found],
+    lacking: Iterable[Problem],
+    root: Path,
+    options: Options,
+    public: str | None,
+    sites: int,
+    partition: str,
+    alpha: float,
+    shares: tuple[float, float],
+) -> Prepared:
+    """Draws public images and sites out of one pool."""
+    looked = look_at({"": found}, root, options, lacking)
+    public_ones, rest = draw_public(looked.found[""], looked.facts, public, options.seed)
+    by_site = divide(rest, looked.facts, Partition(partition), sites, alpha, options.seed)
+    places = drawn(public_ones, by_site, looked, shares, options.seed)
+    return finish(places, looked.facts, root, options, caveats=looked.skipped)
 
 
 def prepare_source(
@@ -478,15 +500,9 @@ def prepare_source(
     wrong = [one for one in images if not isinstance(one, Found)]
     if wrong or not images:
         found = f"{type(wrong[0]).__name__} among them" if wrong else f"no image below {root}"
-        raise Refused([Problem(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")])
-    images = grouped(images, options, known=True)
-    facts = look_at(images, root, options, sites={"": images})
-    skipped = _without_facts(images, facts)
-    public_ones, rest = draw_public(with_facts(images, facts), facts, public, options.seed)
-    by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
-    places = {("", Split.PUBLIC): public_ones}
-    places |= draw_measuring(by_site, facts, validation, test, beside=public_ones, seed=options.seed)
-    return finish(places, facts, root, options, caveats=skipped)
+        raise refused(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")
+    found_images = grouped(images, options, known=True)
+    return _pool(found_images, (), root, options, public, sites, partition, alpha, (validation, test))
 
 
 def prepare_list(
@@ -516,14 +532,10 @@ def prepare_list(
     name = options.name or published.name
     check_first(options, name=name)
     places = {place: grouped(found, options, known=by_sequence) for place, found in published.places.items()}
-    sites: dict[str, list[Found]] = {}
-    for (site, _), found in places.items():
-        sites.setdefault(site, []).extend(found)
-    everything = [one for found in places.values() for one in found]
-    facts = look_at(everything, root, options, sites=sites)
-    skipped = _without_facts(everything, facts)
-    places = {place: with_facts(found, facts) for place, found in places.items()}
-    return finish(places, facts, root, options, name=name, coverage=published.coverage, caveats=skipped)
+    looked = look_at(places, root, options)
+    return finish(
+        looked.found, looked.facts, root, options, name=name, coverage=published.coverage, caveats=looked.skipped
+    )
 
 
 def prepare_polyp(
@@ -569,19 +581,16 @@ def prepare_polyp(
     unseen = [site for name in options.unseen for site in _named(name, sites, "--unseen")]
     threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
     options = replace(options, unseen=unseen, mask_threshold=threshold)
-    lacking = without_mask(sites[public_site]) if public_site else []
-    everything = [one for ones in sites.values() for one in ones]
-    facts = look_at(everything, root, options, sites=sites, known=lacking)
-    skipped = _without_facts(everything, facts)
-    sites = {site: with_facts(ones, facts) for site, ones in sites.items()}
-    alone = {site: ones if by_sequence else with_facts(polyps.sites[site], facts) for site, ones in sites.items()}
-    drawn = {site: ones if by_sequence else grouped(ones, options) for site, ones in alone.items()}
-    places: Places = {("", Split.PUBLIC): drawn.pop(public_site) if public_site else []}
-    places |= draw_measuring(drawn, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
-    known = {one.image: one for ones in sites.values() for one in ones}
+    looked = look_at(sites, root, options, without_mask(sites[public_site]) if public_site else [])
+    sites = looked.found
+    if not by_sequence:  # draw images one by one; their groups are recorded all the same
+        sites = {site: grouped(ones, options) for site, ones in sites.items()}
+    private = {site: ones for site, ones in sites.items() if site != public_site}
+    places = drawn(sites[public_site] if public_site else [], private, looked, (validation, test), options.seed)
+    known = {one.image: one for ones in looked.found.values() for one in ones}
     places = {place: [known[one.image] for one in ones] for place, ones in places.items()}
-    caveats = [*skipped, *_caveats(polyps, places, unseen, validation, test)]
-    return finish(places, facts, root, options, caveats=caveats)
+    caveats = [*looked.skipped, *_caveats(polyps, places, unseen, validation, test)]
+    return finish(places, looked.facts, root, options, caveats=caveats)
 
 
 def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:
@@ -592,17 +601,17 @@ def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]
     found = [site for site in sites if collection is not None and collection_of(site) == collection]
     if not found:
         hint = "give the name of a collection in the folder"
-        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(sites)}", hint=hint)])
+        raise refused(where, found=repr(name), expected=f"one of {list(sites)}", hint=hint)
     return found
 
 
 def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
     found = _named(public, sites, "--public")
     if len(found) > 1:
-        raise Refused([Problem("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")])
+        raise refused("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")
     if len(sites) < 2:
         hint = "put at least one collection beside it"
-        raise Refused([Problem("--public", found=f"only {found[0]}", expected="a site beside it", hint=hint)])
+        raise refused("--public", found=f"only {found[0]}", expected="a site beside it", hint=hint)
     return found[0]
 
 

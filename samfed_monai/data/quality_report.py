@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
+from scipy import ndimage
 
 from samfed_monai import __version__
 from samfed_monai.core.io import write_page, write_text
@@ -226,11 +227,7 @@ def overlay(picture: Picture, mask: Picture | None, *, classes: int = 0, side: i
 
 def outline(shape: np.ndarray) -> np.ndarray:
     """Foreground pixels within two steps of the background; the picture's own edge counts as background."""
-    inner = shape
-    for _ in range(2):
-        padded = np.pad(inner, 1)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return shape & ~inner
+    return shape & ~ndimage.binary_erosion(shape, iterations=2)
 
 
 def data_uri(picture: Picture) -> str:
@@ -341,35 +338,19 @@ def table_of_images(datalist: DataList, facts: Mapping[str, Facts]) -> str:
     for site, split, item in datalist.items():
         fact = facts[item.image]
         share = fact.foreground if item.label else None
-        rows.append(
-            [
-                site,
-                split.value,
-                item.image,
-                item.sha256,
-                fact.width,
-                fact.height,
-                fact.mode,
-                item.label or "",
-                item.label_sha256 or "",
-                " ".join(map(str, fact.mask_values)) if item.label else "",
-                "" if share is None else f"{share:.5f}",
-                "" if share is None else int(share == 0),
-                "" if share is None else int(share == 1),
-                item.group or "",
-                first[item.sha256] if first[item.sha256] != item.image else "",
-                int(fact.turned),
-                f"{fact.misfit:.4f}" if item.label else "",
-            ]
-        )
+        file = [site, split.value, item.image, item.sha256, fact.width, fact.height, fact.mode]
+        values = " ".join(map(str, fact.mask_values)) if item.label else ""
+        scored = ["", "", ""] if share is None else [f"{share:.5f}", int(share == 0), int(share == 1)]
+        repeats = first[item.sha256] if first[item.sha256] != item.image else ""
+        misfit = f"{fact.misfit:.4f}" if item.label else ""
+        label = [item.label or "", item.label_sha256 or "", values, *scored]
+        rows.append([*file, *label, item.group or "", repeats, int(fact.turned), misfit])
     return to_csv(COLUMNS, rows)
 
 
 def _galleries(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list[tuple[str, list[Sample]]]:
-    places = [("Public", datalist.public)]
-    places += [(name, [item for _, items in site.splits() for item in items]) for name, site in datalist.sites.items()]
     galleries = []
-    for name, items in places:
+    for name, items in [("Public", datalist.public), *_by_site(datalist)]:
         candidates = [item for item in items if item.label] or items
         chosen = [candidates[index] for index in subset([item.sha256 for item in candidates], SAMPLES)]
         galleries.append((name, [_sample(item, facts[item.image], root, datalist) for item in chosen]))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from samfed_monai.core.errors import Problem, Refused, is_out_of_memory
+from samfed_monai.core.errors import Refused, is_out_of_memory, refused
 from samfed_monai.data.tiff import TO_8_BIT, decode_tiff, to_8_bit
 
 END, START_OF_SCAN = 0xD9, 0xDA
@@ -115,7 +115,7 @@ def _formats(content: bytes, name: str) -> tuple[str, ...]:
         from pillow_heif import register_heif_opener
     except ImportError:
         hint = "pip install 'samfed-monai[heif]', or save it as JPEG or PNG"
-        raise _refusal(name, found="a HEIC picture", expected="pillow-heif to read it with", hint=hint) from None
+        raise refused(name, found="a HEIC picture", expected="pillow-heif to read it with", hint=hint) from None
     register_heif_opener()
     return ("HEIF",)
 
@@ -157,7 +157,7 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         found = error.strerror or str(error)
-        raise _refusal(str(path), found=found, expected="a readable file", hint="check the data root") from None
+        raise refused(path, found=found, expected="a readable file", hint="check the data root") from None
 
 
 def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
@@ -177,18 +177,18 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     raw = _decode(content, name, numbers=True)
     if raw.mode in ("P", "PA"):
         hint = "save it as 8-bit grey: palette entries are indices, not foreground"
-        raise _refusal(name, found="a palette mask", expected="a grey mask", hint=hint)
+        raise refused(name, found="a palette mask", expected="a grey mask", hint=hint)
     grey = _grey(_upright(raw, name), name, threshold)
     values = _levels(grey)
     if raw.info.get("deep") and max(values) < (threshold or 255):
         hint = "save it as 8-bit grey"
-        raise _refusal(name, found="a dark mask of 16-bit colours", expected="8-bit or grey", hint=hint)
+        raise refused(name, found="a dark mask of 16-bit colours", expected="8-bit or grey", hint=hint)
     levels = {0, 255} if raw.format in LOSSY else set(values) | {0}
     if set(values) <= levels and any(levels <= binary for binary in BINARY):
         return (grey > 0).astype(np.uint8), values, raw
     if threshold is None or raw.mode == "F" or not to_8_bit(grey).any():
         shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
-        raise _refusal(
+        raise refused(
             name,
             found=f"a mask with {len(values)} grey levels ({shown})",
             expected="a binary mask, {0, 1} or {0, 255}",
@@ -203,7 +203,7 @@ def decode_grey(content: bytes, name: str) -> Picture:
     raw = _decode(content, name, numbers=True)
     if raw.format in LOSSY or raw.mode not in ("1", "L"):
         found = f"{raw.format} with {raw.mode!r} pixels"
-        raise _refusal(name, found=found, expected="8-bit grey without loss", hint="save it as an 8-bit grey PNG")
+        raise refused(name, found=found, expected="8-bit grey without loss", hint="save it as an 8-bit grey PNG")
     return np.array(_upright(raw, name).convert("L"))
 
 
@@ -232,7 +232,7 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
 def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
     """A decoded file; ``info["deep"]`` says of colours that they had 16 bits, and have the upper 8 of them now."""
     if not content:
-        raise _refusal(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
+        raise refused(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
     kind = next((kind for start, kind in STARTS.items() if content.startswith(start)), "")
     fault = None
     try:
@@ -251,7 +251,7 @@ def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found, expected = f"a picture too large to decode ({error})", f"at most {MAX_PIXELS:,} pixels"
-        raise _refusal(name, found=found, expected=expected, hint="scale it down") from None
+        raise refused(name, found=found, expected=expected, hint="scale it down") from None
     except Image.UnidentifiedImageError:
         other = (
             f"a {kind} that is not decoded" if kind in FORMATS else f"a {kind}" if kind else "bytes that are no image"
@@ -259,17 +259,17 @@ def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
         found = "text" if _is_text(content) else other
         expected = "one of " + ", ".join(FORMATS)
         hint = TO_8_BIT if kind else "whatever its name says; replace the file"
-        raise _refusal(name, found=found, expected=expected, hint=hint) from None
+        raise refused(name, found=found, expected=expected, hint=hint) from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
         if is_out_of_memory(error):
             raise
         hint = "save it without its metadata" if "MAX_TEXT" in str(error) else RECOPY
-        raise _refusal(name, found=f"a damaged file ({error})", expected="an image that decodes", hint=hint) from None
+        raise refused(name, found=f"a damaged file ({error})", expected="an image that decodes", hint=hint) from None
     if fault is not None:
-        raise _refusal(name, found=fault, expected="an image that decodes", hint=RECOPY)
+        raise refused(name, found=fault, expected="an image that decodes", hint=RECOPY)
     if frames > 1:
         found = f"{frames} frames of an animation"
-        raise _refusal(name, found=found, expected="one picture", hint="save the frame you mean, or each, as a file")
+        raise refused(name, found=found, expected="one picture", hint="save the frame you mean, or each, as a file")
     return image
 
 
@@ -291,7 +291,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         if is_out_of_memory(error):
             raise
         hint = "save it upright, without EXIF"
-        raise _refusal(name, found=f"damaged EXIF ({error})", expected="EXIF that can be read", hint=hint) from None
+        raise refused(name, found=f"damaged EXIF ({error})", expected="EXIF that can be read", hint=hint) from None
     return image if turn is None else image.transpose(turn)
 
 
@@ -308,7 +308,7 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
     channels = np.asarray(image)
     if image.mode in ("LA", "RGBA") and np.ptp(channels[..., -1]):
         hint = "save it as 8-bit grey without alpha"
-        raise _refusal(name, found="a mask whose alpha channel varies", expected="a grey mask", hint=hint)
+        raise refused(name, found="a mask whose alpha channel varies", expected="a grey mask", hint=hint)
     if image.mode in ("LA", "RGBA", "RGB"):
         colours = channels[..., :-1] if image.mode.endswith("A") else channels
         if (colours == colours[..., :1]).all():
@@ -316,7 +316,7 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
         if threshold is not None:
             return colours.max(axis=-1)
     hint = "save it as 8-bit grey, or declare a threshold for the list if every colour is foreground"
-    raise _refusal(name, found=f"a {image.mode} mask with colours", expected="a grey mask", hint=hint)
+    raise refused(name, found=f"a {image.mode} mask with colours", expected="a grey mask", hint=hint)
 
 
 def _levels(grey: NDArray[Any]) -> list[int]:
@@ -328,17 +328,13 @@ def _mask_16_bit(image: Image.Image, name: str) -> NDArray[np.uint16]:
     values = np.asarray(image)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535 and (values % 1 == 0).all()):
         found = f"{'float samples' if image.mode == 'F' else 'samples'} from {values.min():g} to {values.max():g}"
-        raise _refusal(name, found=found, expected="whole numbers of 8 or 16 bits", hint="save it as 8-bit grey")
+        raise refused(name, found=found, expected="whole numbers of 8 or 16 bits", hint="save it as 8-bit grey")
     return values.astype(np.uint16)
 
 
 def _is_text(content: bytes) -> bool:
     head = content[:512]
     return b"\0" not in head and all(byte in b"\t\n\r\f\x1b" or byte >= 32 for byte in head)
-
-
-def _refusal(name: str, *, found: str, expected: str, hint: str) -> Refused:
-    return Refused([Problem(name, found=found, expected=expected, hint=hint)])
 
 
 SIDE = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
@@ -58,12 +58,12 @@ def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:
         return entry["image_sha256"], entry["label_sha256"]
     if not entry.get("label"):
         hint = "every public image needs one; read the records with their labels"
-        raise Refused([Problem(str(entry.get("image")), found="no mask", expected="the mask's file", hint=hint)])
+        raise refused(str(entry.get("image")), found="no mask", expected="the mask's file", hint=hint)
     try:
         return entry["image_sha256"], sha256_file(entry["label"])
     except OSError as error:
         found = error.strerror or str(error)
-        raise Refused([Problem(str(entry["label"]), found=found, expected="a readable mask")]) from None
+        raise refused(str(entry["label"]), found=found, expected="a readable mask") from None
 
 
 Record = dict[str, Any]
@@ -179,17 +179,15 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
         Refused: ``fraction`` out of range, no records, or everything is one group.
     """
     if not 0 <= fraction < 1:
-        raise Refused(
-            [Problem("fraction", found=repr(fraction), expected="a number in [0, 1)", hint="for instance 0.1")]
-        )
+        raise refused("fraction", found=repr(fraction), expected="a number in [0, 1)", hint="for instance 0.1")
     if not records:
         hint = "list some with `samfed prepare ... --public`"
-        raise Refused([Problem("public", found="none", expected="public images with masks", hint=hint)])
+        raise refused("public", found="none", expected="public images with masks", hint=hint)
     together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(together) < 2:
         found = f"{counted(len(together), 'independent group')} of images"
         hint = "add public images of other groups, or set the held-out fraction to 0"
-        raise Refused([Problem("public", found=found, expected="at least 2, one of them to hold out", hint=hint)])
+        raise refused("public", found=found, expected="at least 2, one of them to hold out", hint=hint)
     random = np.random.default_rng(derive_seed(seed, "held-out"))
     drawn = draw([len(cluster) for cluster in together], round(fraction * len(records)) or int(fraction > 0), random)
     held_out = {index for cluster in drawn for index in together[cluster]}
@@ -200,12 +198,12 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
 def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
     names = [name.value for name in Split]
     if split not in names:
-        raise Refused([Problem("split", found=repr(split), expected=f"one of {names}", hint="check its spelling")])
+        raise refused("split", found=repr(split), expected=f"one of {names}", hint="check its spelling")
     if split == Split.PUBLIC:
         return datalist.public
     if site not in datalist.sites:
         hint = "name one of them"
-        raise Refused([Problem("site", found=repr(site), expected=f"one of {sorted(datalist.sites)}", hint=hint)])
+        raise refused("site", found=repr(site), expected=f"one of {sorted(datalist.sites)}", hint=hint)
     items: list[Item] = getattr(datalist.sites[site], Split(split).value)
     return items
 
@@ -213,8 +211,8 @@ def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
 def _existing(root: str | Path, relative: str, problems: Problems) -> str:
     try:
         path = confine(root, relative, where=relative)
-    except Refused as refused:
-        problems.extend(refused.problems)
+    except Refused as refusal:
+        problems.extend(refusal.problems)
         return ""
     if not path.is_file():
         problems.add(str(path), found=NO_FILE, expected="a file that the list names", hint=RESTORE)
@@ -241,7 +239,7 @@ def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Pa
     """
     if not datalist.sites:
         found, hint = "no sites", "give the list of all sites"
-        raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected="sites to divide by", hint=hint)])
+        raise refused(f"{datalist.name} -> sites", found=found, expected="sites to divide by", hint=hint)
     parts = {SERVER: datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
     written = {name: Path(output_dir) / f"{name}.json" for name in parts}
     freeze({written[name]: part for name, part in parts.items()})

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import AGAIN, Problem, Problems, Refused
+from samfed_monai.core.errors import AGAIN, Problems, refused
 from samfed_monai.core.io import make_folder, read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class SoftMaskStore:
     at their site. The store does not run the teacher; ``fill_store`` does.
 
     Args:
-        folder: the store; a teacher's masks lie in a folder of its own inside, so that several teachers share a store
+        folder: the store; a teacher's masks are in a folder of its own inside, so that several teachers share a store
             without ever being mixed up.
         teacher_sha256: identity of the teacher, 64 hexadecimal digits.
         bits: 8 or 16, for what is written; both are read.
@@ -144,16 +144,12 @@ class SoftMaskStore:
         if pixels is None:
             others = self._others(image_sha256)
             hint = f"{AGAIN}: it computes what is missing and nothing else"
-            raise Refused(
-                [
-                    Problem(
-                        f"soft-mask store {self.folder} -> image {image_sha256[:12]}…",
-                        found=f"no readable mask by teacher {self.teacher_sha256[:12]}…"
-                        + (f", but one by another: {others[0]}" if others else ""),
-                        expected="a soft mask of every unlabelled image",
-                        hint=f"name that teacher (teacher_sha256), or {hint}" if others else hint,
-                    )
-                ]
+            raise refused(
+                f"soft-mask store {self.folder} -> image {image_sha256[:12]}…",
+                found=f"no readable mask by teacher {self.teacher_sha256[:12]}…"
+                + (f", but one by another: {others[0]}" if others else ""),
+                expected="a soft mask of every unlabelled image",
+                hint=f"name that teacher (teacher_sha256), or {hint}" if others else hint,
             )
         levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
         return torch.from_numpy(pixels.astype(np.float32) / levels)
@@ -196,7 +192,7 @@ class SoftMaskStore:
     def _path(self, image_sha256: str) -> Path:
         if not _is_hash(image_sha256):
             expected = "64 lower-case hexadecimal digits (the SHA-256 of the image file)"
-            raise Refused([Problem("soft-mask store -> image_sha256", found=repr(image_sha256), expected=expected)])
+            raise refused("soft-mask store -> image_sha256", found=repr(image_sha256), expected=expected)
         return self._masks / image_sha256[:2] / f"{image_sha256}{_SUFFIX}"
 
     def _checksum(self, image_sha256: str, pixels: bytes) -> int:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_bytes, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from samfed_monai.data.datalist import DataList, Item
+from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.data.synthetic_scene import PUBLIC, Look, look_of, render_scene
 
 logger = logging.getLogger(__name__)
 
 
 PUBLIC_FOLDER = "public"
-SCENES = ("skin", "polyp")
+SCENES = tuple(PUBLIC)
 _SMALLEST = 64  # pixels; below, hairs and rulers are thinner than a pixel and lesions a handful of them
 
 
@@ -68,8 +65,6 @@ def render_synthetic(
     Raises:
         Refused: a count or size is out of range.
     """
-    from samfed_monai.data.datalist import DataList, Site
-
     _check(
         scene=scene,
         sites=sites,
@@ -79,22 +74,23 @@ def render_synthetic(
         test=test,
         size=size,
     )
-    folder, painter = Path(folder), _painter(scene)
+    folder, purpose = Path(folder), ("synthetic",) if scene == "skin" else ("synthetic", scene)
     splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
     bar = progress_bar(total=public + sites * sum(splits.values()), desc="synthetic", unit="image", show=progress)
 
-    def render(site: str, look: Any, indices: range, with_mask: bool) -> list[Item]:
+    def render(site: str, look: Look, indices: range, with_mask: bool) -> list[Item]:
         items = []
         for index in indices:
-            items.append(_render_one(folder, painter, site, look, index, size, seed, with_mask))
+            random = np.random.default_rng(derive_seed(seed, *purpose, site, index))
+            items.append(_render_one(folder, f"{site}_{index:06d}", site, look, random, size, with_mask))
             bar.update()
         return items
 
     with bar:
-        public_items = render(PUBLIC_FOLDER, painter.public, range(public), True)
+        public_items = render(PUBLIC_FOLDER, PUBLIC[scene], range(public), True)
         site_entries = {}
         for number in range(sites):
-            name, look, start, entries = f"site-{number + 1}", painter.look_of(number, seed), 0, {}
+            name, look, start, entries = f"site-{number + 1}", look_of(scene, number, seed), 0, {}
             # A split starts at its own multiple of 100,000: more unlabelled images leave the others as they are.
             for split, count in splits.items():
                 with_mask = labelled or split != "unlabelled"
@@ -113,28 +109,6 @@ def list_name(scene: str, seed: int) -> str:
 _SPLIT_STRIDE = 100_000
 
 
-@dataclass(frozen=True)
-class _Painter:
-    """A scene: how it is drawn and how its public set and sites look."""
-
-    render: Callable[..., tuple[np.ndarray, np.ndarray]]
-    public: Any
-    look_of: Callable[[int, int], Any]
-    purpose: tuple[str, ...]  # of its seeds
-
-
-def _painter(scene: str) -> _Painter:
-    if scene == "polyp":
-        from samfed_monai.data.synthetic_scene.polyp import PUBLIC as COLON
-        from samfed_monai.data.synthetic_scene.polyp import look_of as colon_look_of
-        from samfed_monai.data.synthetic_scene.polyp import render_colon
-
-        return _Painter(render_colon, COLON, colon_look_of, ("synthetic", "polyp"))
-    from samfed_monai.data.synthetic_scene.skin import PUBLIC, look_of, render_scene
-
-    return _Painter(render_scene, PUBLIC, look_of, ("synthetic",))
-
-
 def _check(*, scene: str, sites: int, size: tuple[int, int], **counts: int) -> None:
     problems = Problems()
     problems.unless(scene in SCENES, "synthetic -> scene", scene, f"one of {list(SCENES)}")
@@ -150,35 +124,28 @@ def _check(*, scene: str, sites: int, size: tuple[int, int], **counts: int) -> N
 
 def _render_one(
     folder: Path,
-    painter: _Painter,
+    name: str,
     site: str,
-    look: Any,
-    index: int,
+    look: Look,
+    random: np.random.Generator,
     size: tuple[int, int],
-    seed: int,
     with_mask: bool,
 ) -> Item:
-    from samfed_monai.data.datalist import Item
-
-    rng = np.random.default_rng(derive_seed(seed, *painter.purpose, site, index))
-    image, mask = painter.render(rng, (size[0], size[1]), look)
-    image_name, mask_name = f"{site}/images/{site}_{index:06d}.jpg", f"{site}/masks/{site}_{index:06d}.png"
+    image, mask = render_scene(random, size, look)
+    image_name, mask_name = f"{site}/images/{name}.jpg", f"{site}/masks/{name}.png"
     image_hash = _save(folder / image_name, image, format="JPEG", quality=look.quality)
-    mask_hash = _save(folder / mask_name, mask, format="PNG") if with_mask else None
-    return Item(
-        image=image_name, sha256=image_hash, label=mask_name if with_mask else None, label_sha256=mask_hash, group=None
-    )
+    if not with_mask:
+        return Item(image_name, image_hash)
+    return Item(image_name, image_hash, mask_name, _save(folder / mask_name, mask, format="PNG"))
 
 
 def _save(path: Path, pixels: np.ndarray, **options: object) -> str:
     """Writes an image atomically, over no other, and returns the SHA-256 of its bytes."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, **options)  # type: ignore[arg-type]
     content = buffer.getvalue()
     if path.exists() and path.read_bytes() != content:
         expected, hint = "none, or the very one to be rendered", "render another seed, scene or size into a new folder"
-        raise Refused([Problem(str(path), found="another image", expected=expected, hint=hint)])
+        raise refused(path, found="another image", expected=expected, hint=hint)
     write_bytes(path, content)
     return sha256_bytes(content)

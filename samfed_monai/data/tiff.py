@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
 
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 KINDS = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "float"}
@@ -99,8 +99,8 @@ class _Tags:
     def refusal(self, tag: int, found: str, expected: str, hint: str = TO_8_BIT) -> Refused:
         from tifffile import TIFF
 
-        told = f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})"
-        return Refused([Problem(self.name, found=told, expected=expected, hint=hint)])
+        shown = f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})"
+        return refused(self.name, found=shown, expected=expected, hint=hint)
 
     def _alpha(self) -> list[int]:
         return [each for each in self.extra if each in (ASSOCIATED, UNASSOCIATED)]
@@ -147,10 +147,10 @@ def _only_image(file: Any, name: str) -> tuple[int, Any]:
     index, page = images[0]
     if number > 1:
         found, expected = f"{number} images in one file", "one image, beside thumbnails (tag 254, NewSubfileType)"
-        raise Refused([Problem(name, found=found, expected=expected, hint=SPLIT)])
+        raise refused(name, found=found, expected=expected, hint=SPLIT)
     if index < 0:
         found = "a thumbnail, and the image behind it (tag 330, SubIFDs)"
-        raise Refused([Problem(name, found=found, expected="the image as the first", hint=TO_8_BIT)])
+        raise refused(name, found=found, expected="the image as the first", hint=TO_8_BIT)
     return index, page
 
 

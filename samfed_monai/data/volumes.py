@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.walk import NIFTI, kind_of
 
@@ -99,39 +99,39 @@ def read_mask_slices(
     shapes = _space(mask), _space(volume)
     if shapes[0] != shapes[1]:
         found, expected = (" x ".join(map(str, shape)) for shape in shapes)
-        raise _refused(
+        raise refused(
             path, f"{found} voxels", f"{expected}, as {Path(like).name} has", "export it on the volume's grid"
         )
     apart = _corners_apart(mask.affine, volume.affine, shapes[1])
     if apart > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
         found = f"corners up to {apart:.4g} mm from the volume's"
         hint = "resample the mask to the volume; of the same grid, copy the volume's affine"
-        raise _refused(path, found, f"the affine of {Path(like).name}", hint)
+        raise refused(path, found, f"the affine of {Path(like).name}", hint)
     data = _numbers(path, mask)
     if data.dtype.names or data.size != np.prod(shapes[0]):
-        raise _refused(path, "colours", "whole numbers: 0 and a mask's value")
+        raise refused(path, "colours", "whole numbers: 0 and a mask's value")
     data = data.reshape(shapes[0])
     expected = "whole numbers: 0 and a mask's value"
     if np.iscomplexobj(data):
-        raise _refused(path, "complex numbers", expected)
+        raise refused(path, "complex numbers", expected)
     values = np.unique(data)
     part = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # what is infinite or no number is a part, too
     if part.size:
-        raise _refused(path, f"values such as {float(part[-1]):.9g}", expected, "threshold it, or save it as integers")
+        raise refused(path, f"values such as {float(part[-1]):.9g}", expected, "threshold it, or save it as integers")
     data, values = np.rint(data), np.unique(np.rint(values))
     there = [int(value) for value in values if value]
-    told = ", ".join(map(str, there[:8]))
+    shown = ", ".join(map(str, there[:8]))
     if classes:
         wanted = list(labels) or list(range(1, len(classes) + 1))
         if not labels and not set(there) <= set(wanted):
             named = ", ".join(f"{number} {name}" for number, name in zip(wanted, classes, strict=True))
             hint = "name every class with --classes, or say with --label which value each of them has"
-            raise _refused(path, f"the labels {told}", f"0 and {named}", hint)
+            raise refused(path, f"the labels {shown}", f"0 and {named}", hint)
         drawn = sum((number * (data == value) for number, value in enumerate(wanted, start=1)), np.zeros(data.shape))
     else:
         if not labels and len(there) > 1:
             hint = "say which are foreground: --label N, or name each as a class: --classes A,B"
-            raise _refused(path, f"the labels {told}", "one beside 0", hint)
+            raise refused(path, f"the labels {shown}", "one beside 0", hint)
         drawn = np.isin(data, sorted(set(labels) or set(there)))
     drawn = drawn.astype(np.uint8).reshape(shapes[0][0], shapes[0][1], -1)
     return _turned(drawn, directions).transpose(2, 1, 0)
@@ -176,14 +176,14 @@ def _loaded(path: Path) -> Any:
     try:
         return nibabel.load(path)
     except Exception as error:  # nibabel and zlib raise a dozen kinds
-        raise _refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
+        raise refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
 
 
 def _numbers(path: Path, image: Any) -> NDArray[Any]:
     try:
         return np.asarray(image.dataobj)
     except Exception as error:
-        raise _refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
+        raise refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
 
 
 def _nifti(path: Path, reorient: bool) -> Slices:
@@ -200,7 +200,7 @@ def _nifti(path: Path, reorient: bool) -> Slices:
     if len(shape) not in (2, 3) or data.shape != (*shape, 3) or data.dtype != np.uint8:
         found = f"{numbers} of {' x '.join(map(str, image.shape))}"
         expected = "a picture (X, Y) or a volume (X, Y, Z) of grey values, or of 8-bit RGB"
-        raise _refused(path, found, expected, "save each volume or channel as a file of its own, with real numbers")
+        raise refused(path, found, expected, "save each volume or channel as a file of its own, with real numbers")
     data = data.reshape(shape[0], shape[1], -1, 3)
     if reorient:
         directions = _directions(path, image)
@@ -221,13 +221,13 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
         units = image.header.get_xyzt_units()[0]
         forms = {name: getattr(image, f"get_{name}")(coded=True)[0] for name in ("qform", "sform")}
     except Exception as error:  # an unknown unit, a quaternion that is none
-        raise _refused(path, f"{type(error).__name__}: {error}", "units and a qform that can be read", REPAIR) from None
+        raise refused(path, f"{type(error).__name__}: {error}", "units and a qform that can be read", REPAIR) from None
     affine = np.asarray(image.affine, float)
     axes = len(_space(image)[:3])
     sides = np.linalg.norm(affine[:3, :axes], axis=0)
     size = abs(np.linalg.det(affine[:3, :3])) if axes > 2 else np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1]))
     if not np.isfinite(affine).all() or not size > SINGULAR * np.prod(sides):
-        raise _refused(path, "an affine in which voxels have no extent", "one that is not singular", REPAIR)
+        raise refused(path, "an affine in which voxels have no extent", "one that is not singular", REPAIR)
     if all(form is not None for form in forms.values()):
         others = {name: np.linalg.norm(form[:3, :axes], axis=0) for name, form in forms.items()}
         same = np.allclose(others["qform"], others["sform"], rtol=AGREEMENT)
@@ -237,7 +237,7 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
                 for name, form in forms.items()
             )
             hint = "keep the one that is right: image.set_qform(None, 0) or set_sform(None, 0) of nibabel"
-            raise _refused(path, found, "the same sizes and directions in both", hint)
+            raise refused(path, found, "the same sizes and directions in both", hint)
     return affine * np.array([*[{"meter": 1e3, "micron": 1e-3}.get(units, 1.0)] * 3, 1.0])[:, None]
 
 
@@ -246,10 +246,10 @@ def _directions(path: Path, image: Any) -> NDArray[Any]:
     from nibabel import io_orientation
 
     if len(_space(image)) < 3:
-        raise _refused(path, "a picture (X, Y)", "a volume of three axes to reorient", "leave --reorient out")
+        raise refused(path, "a picture (X, Y)", "a volume of three axes to reorient", "leave --reorient out")
     if not (image.header["qform_code"] or image.header["sform_code"]):
         found = "no orientation (qform_code and sform_code are 0)"
-        raise _refused(path, found, "one of the two, to reorient by", "leave --reorient out, or set the affine")
+        raise refused(path, found, "one of the two, to reorient by", "leave --reorient out, or set the affine")
     directions: NDArray[Any] = io_orientation(image.affine)
     return directions
 
@@ -267,7 +267,7 @@ def _turned(data: NDArray[Any], directions: NDArray[Any] | None) -> NDArray[Any]
     return data if directions is None else np.ascontiguousarray(apply_orientation(data, directions))
 
 
-def orientations_told(paths: Sequence[Path]) -> list[str]:
+def different_orientations(paths: Sequence[Path]) -> list[str]:
     """A sentence if the axes of several NIfTI volumes run in different directions of the body, else none."""
     from nibabel import aff2axcodes
 
@@ -299,7 +299,7 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
         return data
     numbers = data.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise _refused(path, "values that are no numbers (NaN or infinite)", "finite grey values")
+        raise refused(path, "values that are no numbers (NaN or infinite)", "finite grey values")
     low, high = np.percentile(numbers, WINDOW)
     return _scaled(numbers, float(low), float(high))
 
@@ -307,7 +307,3 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
 def _scaled(numbers: NDArray[Any], low: float, high: float) -> Picture:
     scaled = (numbers.astype(np.float32) - low) / max(high - low, 1e-12)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
-
-
-def _refused(path: Path, found: str, expected: str, hint: str = "") -> Refused:
-    return Refused([Problem(str(path), found=found, expected=expected, hint=hint)])

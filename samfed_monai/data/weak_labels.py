@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import atomic_write, sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
@@ -25,7 +25,7 @@ LEVELS = frozenset({0, 1, IGNORE})
 
 
 POINTS, WIDTH = 5, 3
-"""How many points of each class are drawn, and how many pixels wide points and scribbles are, unless that is said."""
+"""How many points of each class are drawn, and how many pixels wide points and scribbles are by default."""
 
 
 def read_weak_label(path: str | Path) -> Picture:
@@ -58,13 +58,13 @@ def decode_weak_label(content: bytes, name: str) -> Picture:
     else:
         return label
     expected = "a weak label: 0 background, 1 foreground, 255 not labelled, both of the first two"
-    raise Refused([Problem(name, found=found, expected=expected, hint=hint)])
+    raise refused(name, found=found, expected=expected, hint=hint)
 
 
 def weaken(
     mask: Picture, kind: LabelKind | str, *, random: np.random.Generator, points: int = POINTS, width: int = WIDTH
 ) -> Picture:
-    """A weak label that somebody in a hurry could have drawn instead of a mask.
+    """A weak label that could have been drawn in a hurry instead of a mask.
 
     - ``scribble``: the skeletons of the foreground and of the background (Zhang and Suen), ``width`` pixels wide.
     - ``points``: that many points of each class, ``width`` pixels wide.
@@ -108,9 +108,7 @@ def _scribble(foreground: np.ndarray, random: np.random.Generator, points: int, 
         from skimage.morphology import skeletonize
     except ImportError:
         hint = "pip install 'samfed-monai[weak]', or take points, box or block"
-        raise Refused(
-            [Problem("scikit-image", found="not installed", expected="it, for scribbles", hint=hint)]
-        ) from None
+        raise refused("scikit-image", found="not installed", expected="it, for scribbles", hint=hint) from None
     return _drawn({1: skeletonize(foreground), 0: skeletonize(~foreground)}, foreground, width)
 
 
@@ -185,8 +183,8 @@ def weaken_list(
     """A list whose sites have weak labels of their training images, drawn from the masks of another list.
 
     The labels are written beside the images, into ``weak/<kind>-<seed>/<path of the mask>.png`` under the data root,
-    and depend on mask, kind and seed alone. Public, validation and test images keep their masks, as do images whose
-    mask is empty or full. Images without a mask stay without a label.
+    and depend on mask, kind and seed alone. Public, validation and test images keep their masks, and so do images
+    with an empty or full mask. Images without a mask stay without a label.
 
     Args:
         datalist: of masks at the sites in ``kinds``.

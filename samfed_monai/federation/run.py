@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
-from samfed_monai.core.allocator import peak_memory
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, sha256_file, write_json
+from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.data import DataList
 from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
@@ -120,11 +120,11 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     """Refuses a transport whose sites are not exactly those of the run.
 
     Raises:
-        Refused: with every site that is missing, and everybody who is not named.
+        Refused: with every site that is missing, and every client that is not named.
     """
     problems, known = Problems(), {*participants.sites, *participants.unseen}
     for site in sorted(known - set(transport.sites)):
-        problems.add(f"site {site}", found="nobody of that name", expected="a client that the transport can reach")
+        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
     for site in sorted(set(transport.sites) - known):
         expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
         problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)

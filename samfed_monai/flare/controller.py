@@ -15,35 +15,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.controller_spec import Task as FlareTask
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
-from nvflare.app_common.workflows.model_controller import ModelController
+from nvflare.apis.signal import Signal
 
 from samfed_monai.core.errors import ExitCode, SamFedError, Stopped, machine_failure
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
-from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.executor import FAILURE, packed, unpacked
 from samfed_monai.flare.site import places_of, read_plan
-from samfed_monai.flare.site_file import limit, read_site_file, require_run_name
+from samfed_monai.flare.site_file import PLAN, limit, read_site_file, require_run_name
+from samfed_monai.flare.status import RUN_ID, write_status
 from samfed_monai.flare.transport import FlareTransport, Post, Request
-from samfed_monai.flare.watch import RUN_ID
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
 
 logger = logging.getLogger(__name__)
 
-
-#: Entry of ``FLModel.params`` that holds a message's bytes, and of ``FLModel.meta`` that holds a failure's reason.
-MESSAGE, FAILURE = "message", "failure"
-#: Entry of a FLARE task's props that holds its request.
-REQUEST = "samfed_letter"
-_TASK = "train"  # FLARE's name for every task of ours; what is asked stands in the message
+_TASK = "train"  # FLARE's name for every task of ours; the message has the task of the site
 
 
 class FlarePost:
@@ -54,59 +49,38 @@ class FlarePost:
         run_name: name of the run, which goes with every request.
     """
 
-    def __init__(self, controller: ModelController, run_name: str) -> None:
+    def __init__(self, controller: FederationController, run_name: str) -> None:
         self.controller, self.run_name = controller, run_name
 
     def send(self, request: Request) -> Any:
         if all(client.name != request.site for client in self.controller.engine.get_clients()):
             request.answered(request.site, "it is not connected to this FLARE job")
             return None
-        model = FLModel(
-            params={MESSAGE: np.frombuffer(request.payload, dtype=np.uint8)},
-            params_type=ParamsType.FULL,
-            current_round=request.round,
-            meta={"task": request.task, "run_name": self.run_name, **request.words},
-        )
-        self.controller.set_fl_context(model)
-        once = _Once(request)
-        task = self.controller._prepare_task(data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, once))
-        task.props[REQUEST] = once
-        self.controller.broadcast(task=task, fl_ctx=self.controller.fl_ctx, targets=[request.site], min_responses=1)
+        data = packed(request.payload, task=request.task, run_name=self.run_name, **request.words)
+        task = FlareTask(_TASK, data, result_received_cb=partial(_deliver, request))
+        self.controller.broadcast(task, self.controller.fl_ctx, targets=[request.site], min_responses=1)
         return task
 
     def cancel(self, ticket: Any) -> None:
-        if ticket is None:
-            return
-        self.controller.cancel_task(ticket, fl_ctx=self.controller.fl_ctx)
+        if ticket is not None:
+            self.controller.cancel_task(ticket, fl_ctx=self.controller.fl_ctx)
 
     def check_stop(self) -> None:
         if self.controller.abort_signal.triggered:
             raise Stopped("FLARE ended the job (aborted, or a client's job process died)", "submit the same job again")
 
 
-class _Once:
-    """A request whose first answer counts; FLARE only logs what it cannot read, and nobody would hear of it."""
-
-    def __init__(self, request: Request) -> None:
-        self.request, self.done = request, False
-
-    def answered(self, sender: str, answer: bytes | str) -> None:
-        if not self.done:
-            self.done = True
-            self.request.answered(sender, answer)
-
-
-def _deliver(request: _Once, model: FLModel) -> None:
-    sender = model.meta.get("client_name", "")
-    reason = model.meta.get(FAILURE)
-    if reason:
-        request.answered(sender, str(reason)[:2000])
-        return
-    content = model.params.get(MESSAGE) if isinstance(model.params, dict) else None
-    if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
-        request.answered(sender, "its answer holds no message")
-        return
-    request.answered(sender, content.tobytes())
+def _deliver(request: Request, client_task: ClientTask, fl_ctx: FLContext) -> None:
+    """Called by FLARE with a site's reply."""
+    code = client_task.result.get_return_code(ReturnCode.OK)
+    payload, meta = unpacked(client_task.result)
+    client_task.result = None  # FLARE keeps the task, and with it a whole model
+    reply: bytes | str = "its answer holds no message" if payload is None else payload
+    if code != ReturnCode.OK:
+        reply = f"its FLARE client reported {code}; see the log at the site"
+    elif reason := meta.get(FAILURE):
+        reply = str(reason)[:2000]
+    request.answered(client_task.client.name, reply)
 
 
 def run_server(
@@ -158,7 +132,7 @@ def _report(folder: Path, datalist: Path, data_root: Path) -> None:
     Report(run_folder=folder, datalist=datalist, data_root=data_root, overlays=False).write()
 
 
-class FederationController(ModelController):
+class FederationController(Controller):
     """Runs a federation's server inside a FLARE job.
 
     The rounds are those of :class:`~samfed_monai.federation.RoundController`, over a :class:`FlareTransport`; their
@@ -174,17 +148,27 @@ class FederationController(ModelController):
 
     def __init__(self, run_name: str = "samfed") -> None:
         require_run_name(run_name, "config_fed_server.json -> run_name")
-        super().__init__(persistor_id="", ignore_result_error=True)
-        self._task_check_period = 0.1
+        super().__init__(task_check_period=0.1)
         self.run_name = run_name
         self.transport: FlareTransport | None = None
         #: Whether whoever started the run reads the run's folder itself, so that nothing has to be fetched.
         self.on_this_machine = True
 
-    def run(self) -> None:
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Called by FLARE before the run."""
+        self.fl_ctx, self.engine = fl_ctx, fl_ctx.get_engine()
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Called by FLARE after the run."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Called by FLARE when all clients of the job are there."""
+        self.abort_signal, self.fl_ctx = abort_signal, fl_ctx
+        self.run()
+
+    def run(self) -> None:
+        """Runs the federation and records how it ended."""
         from samfed_monai.flare.session import publish
-        from samfed_monai.flare.watch import write_status
 
         set_up_process()  # FLARE's, of this job alone: warm start and aggregation are computed here
         folder = self.run_folder()
@@ -202,7 +186,7 @@ class FederationController(ModelController):
             with contextlib.suppress(OSError):
                 state = "stopped" if isinstance(ended, Stopped) else "refused"
                 write_status(folder, state, str(ended), ended.exit_code)
-            self.panic(str(ended))
+            self.system_panic(str(ended), self.fl_ctx)
         finally:
             if not self.on_this_machine:
                 try:
@@ -212,8 +196,6 @@ class FederationController(ModelController):
 
     def run_folder(self) -> Path:
         """The run's folder, from the server's own site file."""
-        from samfed_monai.flare.site_file import read_site_file
-
         files = read_site_file(self.kit_folder())
         self.on_this_machine = files.output_dir is not None
         return files.run_folder(self.run_name)
@@ -241,14 +223,6 @@ class FederationController(ModelController):
     def job_run_folder(self) -> Path:
         """The job's own folder, which FLARE packs for whoever downloads the job's result."""
         return Path(self.engine.get_workspace().get_run_dir(self.fl_ctx.get_job_id()))
-
-    def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        request: _Once = client_task.task.props[REQUEST]
-        code = client_task.result.get_return_code()
-        if code and code != ReturnCode.OK:  # FLARE keeps such an answer from the callback
-            request.answered(client_task.client.name, f"its FLARE client reported {code}; see the log at the site")
-        super()._process_result(client_task, fl_ctx)
-        request.answered(client_task.client.name, "its answer cannot be read; see the server's log")
 
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext

@@ -1,32 +1,144 @@
-"""What a FLARE client builds of our job: an executor whose command is this package's, whatever the job says.
+"""A site's part of a FLARE job: FLARE's client process takes the tasks, a process of its own trains.
 
-FLARE's ``ClientAPIExecutor`` starts the command that a job names, so that a site that lets jobs name that class runs
-whatever a submitter writes. :class:`SiteExecutor` takes no argument: a site lists it instead, and the plan is all that
-a job decides.
+Neither FLARE's process nor this module imports torch: where the process that trains dies (kill -9, out of memory),
+the round is reported as failed, and a new process continues in the next round from the state on the site's disk.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import ClassVar
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, ClassVar
 
-from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor, ExecutionMode
+import numpy as np
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 
-from samfed_monai.flare.client import WORKER
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import make_folder
+from samfed_monai.federation.child_process import Child, ChildDied
+from samfed_monai.flare.site_file import PLAN, SiteFile, forget_old_runs, read_site_file, require_run_name
 
-#: FLARE starts it in the job's own folder. ``python -m`` would import from there first, and a folder ``samfed_monai``
-#: in a job would be code; ``-P`` is not known to Python 3.10.
-_START = (
-    "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
-    "from samfed_monai.flare.client import main; sys.exit(main())"
-)
+logger = logging.getLogger(__name__)
+
+WORKER = "samfed_monai.flare.worker"
+#: Entry of the data that holds a message's bytes, and of the metadata that holds a failure's reason.
+MESSAGE, FAILURE = "message", "failure"
+_RUN_CHARACTERS = frozenset("0123456789abcdef")
 
 
-class SiteExecutor(ClientAPIExecutor):
-    """Runs :mod:`samfed_monai.flare.client` in a process of its own, with the interpreter that runs FLARE at this site.
+def packed(payload: bytes, **meta: Any) -> Shareable:
+    """A message as FLARE carries it: one array of bytes, and plain values beside it."""
+    data = {MESSAGE: np.frombuffer(payload, dtype=np.uint8)}
+    shareable: Shareable = DXO(DataKind.WEIGHTS, data=data, meta=meta).to_shareable()
+    return shareable
 
-    A job that gives it an argument, a command for instance, ends at the site when FLARE builds it. It does not look at
-    the plan: the process that it starts does, before anything is built (:func:`samfed_monai.flare.site.read_plan`).
+
+def unpacked(shareable: Shareable) -> tuple[bytes | None, dict[str, Any]]:
+    """A message's bytes, ``None`` where there are none, and the values beside it."""
+    try:
+        dxo = from_shareable(shareable)
+    except ValueError:
+        return None, {}
+    content = dxo.data.get(MESSAGE) if isinstance(dxo.data, dict) else None
+    if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
+        return None, dict(dxo.meta or {})
+    return content.tobytes(), dict(dxo.meta or {})
+
+
+class Trainer:
+    """The process that trains at a site, for the one run of a job.
+
+    Args:
+        site: the site's name.
+        files: its site file.
+        app: folder of the FLARE app; ``config/samfed_plan.json`` below it is the run's plan.
+        worker: module of the process.
+    """
+
+    def __init__(self, site: str, files: SiteFile, app: Path, *, worker: str = WORKER) -> None:
+        self.site, self.files, self.app, self.worker = site, files, app, worker
+        self._child: Child | None = None
+        self._run: tuple[str, str] | None = None
+
+    def answer(self, meta: dict[str, Any], payload: bytes) -> tuple[bytes, str]:
+        """The reply's bytes and ``""``, or nothing and the reason.
+
+        Args:
+            meta: ``task``, ``run``, ``run_name`` and ``keep`` of the message.
+            payload: the message's bytes.
+        """
+        try:
+            child = self._ready(str(meta.get("run", "")), str(meta.get("run_name", "")))
+            keep = [number for number in meta.get("keep", ()) if type(number) is int]
+            head, content = child.ask({"task": str(meta.get("task", "")), "keep": keep}, payload)
+            return content, str(head.get("failure", ""))
+        except ChildDied as error:
+            logger.warning("%s", error)
+            return b"", str(error)
+        except Refused as error:  # of the message, which the server knows
+            logger.warning("%s", error)
+            return b"", "; ".join(map(str, error.problems))
+        except OSError as error:
+            logger.exception("the site's files")
+            return b"", f"OSError ({os.strerror(error.errno)})" if error.errno else "OSError"
+
+    def kill(self) -> None:
+        """Ends the process at once; an :meth:`answer` that waits in another thread returns."""
+        if self._child is not None:
+            self._child.kill()
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._child is not None:
+            self._child.stop()
+
+    def state_of(self, run: str) -> Path:
+        """Folder of what this site keeps between the rounds of a run."""
+        return self.files.cache_dir / "state" / run / self.site
+
+    def _ready(self, run: str, run_name: str) -> Child:
+        if not run or set(run) - _RUN_CHARACTERS:
+            raise ChildDied("the message names no run")
+        require_run_name(run_name, "message -> run_name")
+        if self._run not in (None, (run, run_name)):  # the run's folder counts what a site was asked in a round
+            expected, hint = "the one that this job began with", "submit a job of its own for another run"
+            raise Refused([Problem("message -> run", found="another run", expected=expected, hint=hint)])
+        if self._child is None:
+            self._child = self._new_child(run, run_name)
+            self._run = (run, run_name)
+        if not self._child.alive:
+            self._child.start()
+        return self._child
+
+    def _new_child(self, run: str, run_name: str) -> Child:
+        state = self.state_of(run)
+        make_folder(state)
+        forget_old_runs(state.parent.parent, run)
+        settings = {
+            "site": self.site,
+            "plan": str(self.app / "config" / PLAN),
+            "site_file": str(self.files.path),
+            "run_folder": str(self.files.run_folder(run_name)),
+            "state": str(state),
+        }
+        # not in the job's folder: Python would import what the job has there
+        return Child(self.worker, settings, log=state / "worker.log", cwd=state)
+
+
+class SiteExecutor(Executor):
+    """Has a process of this package work on every task, whatever the job says.
+
+    FLARE's ``ClientAPIExecutor`` starts the command that a job names, so a site that allows it runs whatever a
+    submitter writes. This class takes no argument: a job that gives it one, a command for instance, ends at the site
+    when FLARE builds it. The process checks the plan before it builds anything
+    (:func:`samfed_monai.flare.site.read_plan`).
 
     Example (``config_fed_client.json``)::
 
@@ -37,11 +149,41 @@ class SiteExecutor(ClientAPIExecutor):
     worker: ClassVar[str] = WORKER
 
     def __init__(self) -> None:
-        super().__init__(
-            execution_mode=ExecutionMode.EXTERNAL_PROCESS,
-            command=[sys.executable, "-u", "-c", _START, "--worker", self.worker],
-            launch_timeout=300.0,
-            shutdown_timeout=5.0,
-            stop_grace_period=5.0,
-            heartbeat_timeout=120.0,
-        )
+        super().__init__()
+        self._trainer: Trainer | None = None
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Called by FLARE for each task."""
+        payload, meta = unpacked(shareable)
+        try:
+            trainer = self._trainer_of(fl_ctx)
+        except Refused as error:
+            logger.error("%s", error)
+            return packed(b"", failure=_without_paths(error))
+        if payload is None:
+            return packed(b"", failure="the task holds no message")
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            waiting = pool.submit(trainer.answer, meta, payload)
+            while not wait([waiting], timeout=0.5).done:
+                if abort_signal.triggered:
+                    trainer.kill()
+            content, failure = waiting.result()
+        return packed(content, failure=failure)
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Called by FLARE; the process ends with the job."""
+        if event_type == EventType.END_RUN and self._trainer is not None:
+            self._trainer.close()
+
+    def _trainer_of(self, fl_ctx: FLContext) -> Trainer:
+        if self._trainer is None:
+            app = Path(fl_ctx.get_workspace().get_app_dir(fl_ctx.get_job_id()))
+            site = fl_ctx.get_identity_name()
+            self._trainer = Trainer(site, read_site_file(app, site), app, worker=self.worker)
+        return self._trainer
+
+
+def _without_paths(error: Refused) -> str:
+    """Which keys of the site file are wrong and how to correct them: paths of the site do not leave it."""
+    problems = (f"{each.where.rpartition('/')[2]}: {each.hint or each.expected}" for each in error.problems[:5])
+    return "; ".join(problems)

@@ -1,4 +1,4 @@
-"""Writes a FLARE job by hand, from a bundle's ``federate.json``: three JSON files and the plan, no code."""
+"""Writes a FLARE job from a bundle's ``federate.json``: FLARE's three JSON files and the plan, no code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import shutil
+import tempfile
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
 from typing import Any
+
+from nvflare.job_config.api import FedJob
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
@@ -23,9 +27,10 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.server import quorum_of
-from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.controller import FederationController
+from samfed_monai.flare.executor import SiteExecutor
 from samfed_monai.flare.site import read_plan
-from samfed_monai.flare.site_file import require_run_name
+from samfed_monai.flare.site_file import PLAN, require_run_name
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +147,6 @@ def _require_no_places(places: Places, *, here: bool) -> None:
 
 
 SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"
-CONTROLLER = "samfed_monai.flare.controller.FederationController"
-EXECUTOR = "samfed_monai.flare.executor.SiteExecutor"
 
 
 def export_job(
@@ -152,17 +155,17 @@ def export_job(
     *,
     run_name: str,
     min_clients: int = 1,
-    controller: str = CONTROLLER,
-    executor: str = EXECUTOR,
+    controller: type[FederationController] = FederationController,
+    executor: type[SiteExecutor] = SiteExecutor,
 ) -> Path:
-    """Writes a complete job.
+    """Writes a complete job with FLARE's Job API.
 
     Args:
         folder: the job's folder; it is created.
-        plan: what every participant must agree on, as JSON content; nothing in it says where files lie.
+        plan: what every participant must agree on, as JSON content; nothing in it is a path.
         run_name: name of the run and of the job.
         min_clients: clients that FLARE waits for before it starts the job, and below which it ends it.
-        controller: class that FLARE builds at the server.
+        controller: class that FLARE builds at the server, with the run's name.
         executor: class that FLARE builds at a site, without arguments.
 
     Returns:
@@ -172,38 +175,19 @@ def export_job(
         Refused: a name that is no folder name.
     """
     require_run_name(run_name, "--run-name")
-    folder = Path(folder)
-    config = folder / "app" / "config"
-    write_json(
-        folder / "meta.json",
-        {"name": run_name, "resource_spec": {}, "min_clients": min_clients, "deploy_map": {"app": ["@ALL"]}},
-        mode=PUBLIC,
-    )
-    write_json(
-        config / SERVER,
-        {
-            "format_version": 2,
-            "server": {"task_request_interval": 0.5},
-            "workflows": [{"id": "controller", "path": controller, "args": {"run_name": run_name}}],
-            "components": [],
-            "task_data_filters": [],
-            "task_result_filters": [],
-        },
-        mode=PUBLIC,
-    )
-    write_json(
-        config / CLIENT,
-        {
-            "format_version": 2,
-            "executors": [{"tasks": ["train"], "executor": {"path": executor, "args": {}}}],
-            "components": [],
-            "task_data_filters": [],
-            "task_result_filters": [],
-        },
-        mode=PUBLIC,
-    )
-    write_json(config / PLAN, dict(plan), mode=PUBLIC)
-    return folder
+    job = FedJob(name=run_name, min_clients=min_clients)
+    # installed at every participant: without this, FLARE copies their modules into the job
+    job.set_app_packages([each.__module__.partition(".")[0] for each in (controller, executor)])
+    job.to_server(controller(run_name))
+    job.to_server({"server": {"task_request_interval": 0.5}})  # seconds between a site's questions for a task
+    job.to_clients(executor(), tasks=["train"])
+    with tempfile.TemporaryDirectory(prefix="samfed-job-") as made:
+        write_json(Path(made) / PLAN, dict(plan), mode=PUBLIC)
+        job.add_file_to_server(str(Path(made) / PLAN), app_folder_type="config")
+        job.add_file_to_clients(str(Path(made) / PLAN), app_folder_type="config")
+        job.export_job(made)
+        shutil.copytree(Path(made) / run_name, folder, dirs_exist_ok=True)
+    return Path(folder)
 
 
 def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
@@ -302,7 +286,7 @@ def _short(value: Any) -> str:
 
 
 #: What a job of ours names. No prefix: single classes.
-NEEDED = (CONTROLLER, EXECUTOR)
+NEEDED = tuple(f"{each.__module__}.{each.__qualname__}" for each in (FederationController, SiteExecutor))
 #: Classes that start whatever a job names.
 STARTS_COMMANDS = (
     "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",

@@ -13,23 +13,23 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import AGAIN, Stopped
+from samfed_monai.core.errors import AGAIN, Problem, Refused, Stopped
 from samfed_monai.core.io import write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.flare.job import merge_allow_list
-from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 from samfed_monai.flare.site_file import NAME
-from samfed_monai.flare.watch import Watch, clear_status, refuse_busy_port
+from samfed_monai.flare.status import ShownLog, clear_status, last_report, raise_for_status, read_status
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +158,46 @@ def write_site_files(
     return folder
 
 
+def _until_done(
+    folder: Path, log: Path, gone: Callable[[], str], *, timeout: float | None = None, poll: float = 0.5
+) -> dict[str, Any]:
+    """Waits for the end of a run on this machine, and shows the lines of the server's log that are meant for users.
+
+    Args:
+        folder: the run's folder, with its status.
+        log: the server's log, which may not exist yet.
+        gone: why the run cannot end any more, or ``""``.
+        timeout: seconds; ``None`` waits.
+        poll: seconds between two looks.
+
+    Returns:
+        The run's status.
+
+    Raises:
+        SamFedError: as the server said, or the time is over, or FLARE ended without a status of the run.
+    """
+    started, shown = time.monotonic(), ShownLog()
+    while True:
+        ended = gone()  # before the status is read: it may have been written last
+        status, text = read_status(folder), log.read_text(errors="replace") if log.is_file() else ""
+        shown.show(text)
+        if status["state"] not in ("none", "running"):
+            raise_for_status(status)
+            return status
+        if ended:
+            raise last_report(text) or Stopped(f"{ended}{_errors_of(text)}", AGAIN)
+        if timeout is not None and time.monotonic() - started > timeout:
+            raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", AGAIN)
+        time.sleep(poll)
+
+
+def _errors_of(log: str) -> str:
+    """The last errors of a log, for a message."""
+    lines = log.splitlines()
+    errors = [line for line in lines if "ERROR" in line or "Error" in line][-5:] or lines[-5:]
+    return "".join(f"\n  | {line[:300]}" for line in errors)
+
+
 def simulate(
     job: str | Path,
     *,
@@ -188,7 +228,6 @@ def simulate(
     Raises:
         SamFedError: as the server said, or FLARE failed.
     """
-    require_flare()
     workspace, run_folder = Path(workspace), Path(run_folder)
     merge_allow_list(workspace / "local", more_classes)
     (workspace / "startup").mkdir(parents=True, exist_ok=True)
@@ -207,16 +246,10 @@ def simulate(
         def gone() -> str:
             return "" if simulator.poll() is None else "FLARE's simulator ended before the run did"
 
-        status = Watch(run_folder, log).until_done(gone, timeout=timeout)
-        _let_end(simulator)
+        status = _until_done(run_folder, log, gone, timeout=timeout)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            simulator.wait(timeout=20)
     return status
-
-
-def _let_end(process: Any, seconds: float = 20.0) -> None:
-    import subprocess
-
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=seconds)
 
 
 PROJECT = "samfed"
@@ -238,7 +271,6 @@ class Poc:
     def __init__(
         self, workspace: str | Path, sites: Sequence[str], *, port: int = PORT, more_classes: Sequence[str] = ()
     ) -> None:
-        require_flare()
         self.workspace, self.sites, self.port = Path(workspace).resolve(), tuple(sites), port
         self.more_classes = tuple(more_classes)
 
@@ -273,6 +305,30 @@ class Poc:
             local = self.kits / name / "local"
             merge_allow_list(local, self.more_classes)
             shutil.copy(Path(site_files) / f"{'server' if name == SERVER else name}.json", local / NAME)
+
+    @contextlib.contextmanager
+    def open_session(self, gone: Callable[[], str] = str, *, timeout: float = 120.0) -> Iterator[Any]:
+        """A session of the admin with a server that was started a moment ago.
+
+        Args:
+            gone: why the server will not answer any more, or ``""``.
+            timeout: seconds after which it is given up.
+
+        Raises:
+            Stopped: no answer.
+        """
+        deadline = time.monotonic() + timeout
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    session = stack.enter_context(open_session(self.admin, timeout=10))
+                    break
+                except Stopped as error:
+                    if reason := gone():
+                        raise Stopped(reason, error.resume) from None
+                    if time.monotonic() > deadline:
+                        raise
+            yield session
 
     def start_server(self, processes: Processes, log: Path) -> Any:
         """Starts the server."""
@@ -360,32 +416,25 @@ def run_poc(
                 return "all FLARE clients ended before the run did"
             return ""
 
-        with _session_when_up(poc, gone) as session:
+        with poc.open_session(gone) as session:
             wait_for_sites(session, sites, timeout=120, gone=gone)
             job_id = submit_job(session, job)
         if on_start is not None:
             on_start(poc, processes, job_id)
         log = poc.kits / SERVER / job_id / "log.txt"
-        return Watch(run_folder, log).until_done(gone, timeout=timeout)
+        return _until_done(run_folder, log, gone, timeout=timeout)
 
 
-def _session_when_up(poc: Poc, gone: Callable[[], str]) -> Any:
-    import contextlib
-    import time
+def refuse_busy_port(port: int) -> None:
+    """Refuses a port that something else listens on.
 
-    @contextlib.contextmanager
-    def opened() -> Any:
-        deadline = time.monotonic() + 120
-        with contextlib.ExitStack() as stack:
-            while True:
-                try:
-                    session = stack.enter_context(open_session(poc.admin, timeout=10))
-                    break
-                except Stopped as error:
-                    if gone():
-                        raise Stopped(gone(), error.resume) from None
-                    if time.monotonic() > deadline:
-                        raise
-            yield session
-
-    return opened()
+    Raises:
+        Refused: with how to choose another.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            hint = f"choose another one, for instance --port {port + 100}, or end the program that uses it"
+            raise Refused([Problem(f"port {port}", found="in use", expected="a free port", hint=hint)]) from None

@@ -20,7 +20,6 @@ from samfed_monai.config import find_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.own_process import set_up_process
-from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site_file import SiteFile, read_site_file
 
 
@@ -90,7 +89,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--monai", action="store_true", help="MONAI's own client in place of ours")
     arguments, words = parser.parse_known_args(argv)
     set_up_process()
-    require_flare()
     import nvflare.client as flare
     from nvflare.apis.fl_constant import FLMetaKey
     from nvflare.app_common.abstract.fl_model import FLModel, ParamsType

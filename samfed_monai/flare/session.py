@@ -20,10 +20,10 @@ from samfed_monai.core.errors import AGAIN, Problem, Refused, SamFedError, Stopp
 from samfed_monai.core.io import atomic_write, read_json
 from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.signals import ASKED, Interrupted
-from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.watch import (
+from samfed_monai.flare.status import (
     RUN_ID,
     STATUS,
+    ShownLog,
     last_report,
     read_status,
     stored_rounds,
@@ -96,45 +96,41 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         Refused: no admin kit, or the server does not take it; in the block, what its user may not do.
         Stopped: the server cannot be reached; in the block, whatever else FLARE reports.
     """
-    require_flare()
-    user = admin_of(kit)
     from nvflare.fuel.flare_api import api_spec, flare_api
 
-    where = server_of(kit)
-    try:
-        with quiet():
+    user, where = admin_of(kit), server_of(kit)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as stack:  # FLARE prints what it does
+        try:
             session = flare_api.new_secure_session(user, str(Path(kit).resolve()), timeout=timeout)
-    except Exception as error:
-        if "uthenti" in f"{type(error).__name__}{error}" or accepts_certificate(kit) is False:
-            found, expected = "refused by the server", "a user of this project"
-            hint = "use a start-up kit of the same provisioning as the server's"
-            raise Refused([Problem(f"start-up kit {kit}", found=found, expected=expected, hint=hint)]) from None
-        reason = f"the FLARE server at {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
-        raise Stopped(
-            reason, "start the server (startup/start.sh), check port and firewall, then type it again"
-        ) from None
-    cells = logging.getLogger("nvflare.fuel.f3")  # a line or two for each question that a dead server does not answer
-    level = cells.level
-    cells.setLevel(logging.CRITICAL)
-    try:
-        yield session
-    except (api_spec.AuthorizationError, api_spec.AuthenticationError, api_spec.JobNotFound) as error:
-        expected, hint = "what this user may do on that server", "ask whoever provisioned it for a kit with that role"
-        if isinstance(error, api_spec.JobNotFound):
+        except Exception as error:
+            if "uthenti" in f"{type(error).__name__}{error}" or accepts_certificate(kit) is False:
+                found, expected = "refused by the server", "a user of this project"
+                hint = "use a start-up kit of the same provisioning as the server's"
+                raise Refused([Problem(f"start-up kit {kit}", found=found, expected=expected, hint=hint)]) from None
+            reason = f"the FLARE server at {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
+            hint = "start the server (startup/start.sh), check port and firewall, then type it again"
+            raise Stopped(reason, hint) from None
+        cells = logging.getLogger("nvflare.fuel.f3")  # logs a line or two for each question to a dead server
+        stack.callback(cells.setLevel, cells.level)
+        cells.setLevel(logging.CRITICAL)
+        stack.callback(_close, session)
+        try:
+            yield session
+        except (api_spec.AuthorizationError, api_spec.AuthenticationError) as error:
+            expected, hint = "what this user may do on that server", "ask for a kit with that role"
+            raise Refused([Problem(f"FLARE server {where}", str(error), expected, hint)]) from None
+        except api_spec.JobNotFound as error:
             expected, hint = "a job of that server", "`nvflare job list` has them"
-        raise Refused([Problem(f"FLARE server {where}", found=str(error), expected=expected, hint=hint)]) from None
-    except _of_flare(api_spec) as error:
-        raise Stopped(f"the FLARE server at {where}: {error or type(error).__name__}", _FETCH) from None
-    finally:
-        with contextlib.suppress(Exception), quiet():
-            session.close()
-        cells.setLevel(level)
+            raise Refused([Problem(f"FLARE server {where}", str(error), expected, hint)]) from None
+        except Exception as error:
+            if type(error).__module__ != api_spec.__name__:
+                raise
+            raise Stopped(f"the FLARE server at {where}: {error or type(error).__name__}", _FETCH) from None
 
 
-def _of_flare(api_spec: Any) -> tuple[type[Exception], ...]:
-    """The exceptions that FLARE's session declares."""
-    found = (value for value in vars(api_spec).values() if isinstance(value, type) and issubclass(value, Exception))
-    return tuple(each for each in found if each.__module__ == api_spec.__name__)
+def _close(session: Any) -> None:
+    with contextlib.suppress(Exception):  # of a server that is gone
+        session.close()
 
 
 _FETCH = "`samfed flare fetch JOB --kit KIT --output-dir RUN` waits for a job and fetches its results"
@@ -164,8 +160,7 @@ def wait_for_sites(
     """
     started, noticed = time.monotonic(), 0.0
     while True:
-        with quiet():
-            ago = _silence(session.get_system_info().client_info)
+        ago = _silence(session.get_system_info().client_info)
         missing = sorted(site for site in sites if ago.get(site, math.inf) > _SILENT)
         named = ", ".join(f"{site} (heard of {ago[site]:.0f} s ago)" if site in ago else site for site in missing)
         if not missing:
@@ -195,8 +190,7 @@ def _silence(clients: Iterable[Any]) -> dict[str, float]:
 
 def submit_job(session: Any, job: str | Path) -> str:
     """Submits a job folder; returns its FLARE identifier."""
-    with quiet():
-        job_id = str(session.submit_job(str(Path(job).resolve())))
+    job_id = str(session.submit_job(str(Path(job).resolve())))
     logger.info("submitted as FLARE job %s", job_id)
     return job_id
 
@@ -237,19 +231,18 @@ def follow(
         while True:
             now, status = clock.monotonic(), ""
             try:
-                with quiet():
-                    status = job.ask()
-                    ended = status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status
-                    if ended or now - looked >= look:
-                        looked = now
-                        job.look(ended)
+                status = job.ask()
+                ended = status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status
+                if ended or now - looked >= look:
+                    looked = now
+                    job.look(ended)
                 heard, silent = now, False
             except ConnectionError as error:
                 ended = False
                 if now - heard > lost:
                     reason = f"no answer of the FLARE server about job {job_id} for {lost:g} s ({error})"
                     again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
-                    reason += f"; by its last answer, {job.stored()}"
+                    reason += f"; by its last answer, {job.log.stored()}"
                     raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
                 if not silent:
                     logger.warning("the FLARE server does not answer; asking again for %g s", lost)
@@ -260,12 +253,12 @@ def follow(
                         logger.warning("FLARE did not deploy the job: %s", line)
                 return status
             if timeout is not None and now - started > timeout:
-                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.stored()}", goes_on)
+                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.log.stored()}", goes_on)
             clock.sleep(poll)
     except (Terminated, KeyboardInterrupt) as asked:
-        with contextlib.suppress(Exception), quiet():
+        with contextlib.suppress(Exception):
             job.look(ended=True)
-        reason = f"FLARE job {job_id} goes on, {job.stored()}"
+        reason = f"FLARE job {job_id} goes on, {job.log.stored()}"
         if isinstance(asked, Terminated):
             raise Stopped(f"{ASKED}; {reason}", goes_on) from None
         raise Interrupted(f"interrupted; {reason}", goes_on) from None
@@ -276,8 +269,7 @@ def job_log(session: Any, job_id: str) -> str:
     from nvflare.fuel.flare_api import api_spec
 
     try:
-        with quiet():
-            logs = session.get_job_logs(job_id, "server")
+        logs = session.get_job_logs(job_id, "server")
     except (api_spec.InternalError, api_spec.JobNotFound, RuntimeError):
         return ""
     return str(logs.get("logs", {}).get("server", ""))
@@ -293,7 +285,7 @@ class _Followed:
 
     def __init__(self, session: Any, job_id: str, clock: Any) -> None:
         self.session, self.job_id, self.clock = session, job_id, clock
-        self.told: list[str] = []
+        self.log = ShownLog()
         self.meta: dict[str, Any] = {}
         self.since = {"": clock.monotonic()}  # of each state, by name: when it began
         self.heard: dict[str, tuple[float, float]] = {}
@@ -303,19 +295,10 @@ class _Followed:
         self.meta = self.session.get_job_meta(self.job_id)
         return str(self.meta.get("status", ""))
 
-    def stored(self) -> str:
-        return stored_rounds(self.told)
-
     def look(self, ended: bool) -> None:
         """Shows what is new in the log; unless the job has ended, looks at the server and its clients, too."""
         log = job_log(self.session, self.job_id)
-        said = user_lines(log.splitlines())
-        # of a long log FLARE sends the end alone: what was shown may begin before it
-        told = self.told
-        known = next((n for n in range(min(len(told), len(said)), 0, -1) if told[-n:] == said[:n]), 0)
-        for line in said[known:]:
-            logger.info("%s", line)
-        self.told = said or told
+        self.log.show(log)
         if not ended:
             system = self.session.get_system_info()
             self._look_at_run(system, log)
@@ -345,7 +328,7 @@ class _Followed:
                 f"the FLARE server was started again, and what it ran before is gone: it lists job {self.job_id} as"
             )
             again = f"{AGAIN}: it is submitted as a new job, and the run goes on after its last stored round"
-            raise Stopped(f"{reason} {status}, which no process runs; {self.stored()}", again)
+            raise Stopped(f"{reason} {status}, which no process runs; {self.log.stored()}", again)
         if status == "RUNNING" and "ended" not in self.since:
             self.since["ended"] = 0.0
             logger.info("the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports")
@@ -370,13 +353,6 @@ class _Followed:
             self._lasts(f"silent {site}", silent)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """FLARE's session prints what it does; nothing of it is seen in this block."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
 #: Folder of a finished job's workspace in which the server puts the run's results for whoever downloads them.
 RESULTS = "samfed"
 
@@ -393,8 +369,7 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
     output_dir = Path(output_dir)
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
         try:
-            with quiet():
-                where = Path(session.download_job_result(job_id, folder))
+            where = Path(session.download_job_result(job_id, folder))
         except RuntimeError as error:  # FLARE's, of a job that its server could not pack
             if reported := last_report(job_log(session, job_id)):
                 raise reported from None

@@ -2,7 +2,7 @@
 
 The simulator starts each client from a thread. In FLARE 2.9 these threads write the client's name into one dict, which
 they then send to the client's process (``SimulatorClientRunner.do_one_task``): where a second thread writes between
-the two, a client is told another's name, and the server waits for the first without end. Here each thread has a copy.
+the two, a client gets another's name, and the server waits for the first without end. Here each thread has a copy.
 Arguments are those of FLARE's own ``nvflare.private.fed.app.simulator.simulator``.
 """
 
@@ -12,44 +12,32 @@ import runpy
 import threading
 from typing import Any
 
-from nvflare.private.fed.app.simulator.simulator_runner import SimulatorClientRunner
-
-SIMULATOR = "nvflare.private.fed.app.simulator.simulator"
+from nvflare.private.fed.app.simulator import simulator_runner
 
 
-class PerThread:
-    """Attribute that holds a dict: each thread reads a copy of what was set last, and always the same one.
+class PerThread(threading.local):
+    """A dict of which each thread writes and pickles a copy of its own."""
 
-    A copy is made when a thread first reads the attribute of an object; nothing that a thread writes into it is seen
-    by another.
+    def __init__(self, content: dict[str, Any]) -> None:
+        self._content = dict(content)
 
-    Args:
-        name: of the attribute.
-    """
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._content[name] = value
 
-    def __init__(self, name: str) -> None:
-        self._shared, self._copies = f"_{name}_of_all", f"_{name}_of_threads"
-
-    def __set__(self, holder: Any, content: dict[str, Any]) -> None:
-        setattr(holder, self._shared, content)
-        setattr(holder, self._copies, threading.local())
-
-    def __get__(self, holder: Any, owner: type | None = None) -> Any:
-        if holder is None:
-            return self
-        copies = getattr(holder, self._copies)
-        if not hasattr(copies, "content"):
-            copies.content = dict(getattr(holder, self._shared))
-        return copies.content
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        return dict, (self._content,)
 
 
-def separate_clients(runner: type = SimulatorClientRunner) -> None:
-    """Gives each thread of a runner of clients its own ``build_ctx``."""
-    runner.build_ctx = PerThread("build_ctx")  # type: ignore[attr-defined]
+class ClientRunner(simulator_runner.SimulatorClientRunner):  # type: ignore[misc]
+    """FLARE's, with a context per thread."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.build_ctx = PerThread(self.build_ctx)
 
 
 # Not under __main__: where FLARE spawns a further process (macOS), that one imports this module and needs it, too.
-separate_clients()
+simulator_runner.SimulatorClientRunner = ClientRunner
 
 if __name__ == "__main__":
-    runpy.run_module(SIMULATOR, run_name="__main__", alter_sys=True)
+    runpy.run_module("nvflare.private.fed.app.simulator.simulator", run_name="__main__", alter_sys=True)

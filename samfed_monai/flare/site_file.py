@@ -16,7 +16,6 @@ Example (``local/samfed_site.json`` in a FLARE workspace)::
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import resource
@@ -26,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.device import VARIABLE as DEVICE
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json
+from samfed_monai.core.json_schema import departures
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +51,21 @@ def require_run_name(name: str, where: str) -> None:
         raise Refused([Problem(where, found=repr(name[:120]), expected=expected, hint=hint)])
 
 
-NAME = "samfed_site.json"
+NAME, PLAN = "samfed_site.json", "samfed_plan.json"
 VARIABLE = "SAMFED_SITE"
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
-_WORDS = ("device",)
-_NUMBERS = ("memory_limit_gib", "threads", "epsilon")
-_COUNTS = ("least_images",)
-_LISTS = {"statistics": ("spectrum", "features", "prototypes", "graph")}  # StatisticKind, without torch
-_REQUIRED = ("datalist", "data_root", "cache_dir")
+_ABOVE_0 = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
+_KINDS = ["spectrum", "features", "prototypes", "graph"]  # StatisticKind, without torch
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device")},
+        **dict.fromkeys(("memory_limit_gib", "threads", "epsilon"), _ABOVE_0),
+        "least_images": {"type": ["integer", "null"], "minimum": 1},
+        "statistics": {"type": ["array", "null"], "items": {"enum": _KINDS}},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,15 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     """
     path = _find(Path(start), site or "server")
     content = read_json(path)
-    problems = Problems()
-    if not isinstance(content, dict):
-        raise Refused([Problem(str(path), found=type(content).__name__, expected="an object with paths")])
-    _check(path, content, problems)
-    problems.refuse_if_any()
-    values: dict[str, Any] = {name: _place(path, content[name]) for name in _PATHS if content.get(name)}
-    values.update({name: content[name] for name in (*_NUMBERS, *_COUNTS, *_WORDS) if content.get(name) is not None})
-    values.update({name: tuple(content[name]) for name in _LISTS if content.get(name) is not None})
+    problems = departures(content, _SCHEMA, path.name)
+    if isinstance(content, dict):
+        problems += _missing(path, content)
+    if problems:
+        raise Refused(problems)
+    values = {name: value for name, value in content.items() if value is not None and value != ""}
+    values |= {name: _place(path, values[name]) for name in _PATHS if name in values}
+    if "statistics" in values:
+        values["statistics"] = tuple(values["statistics"])
     return SiteFile(path=path, **values)
 
 
@@ -151,35 +159,20 @@ def _find(start: Path, site: str) -> Path:
     raise Refused([Problem(f"{site}: {NAME}", found="no such file", expected=str(candidates[0]), hint=hint)])
 
 
-def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
-    known = (*_PATHS, *_WORDS, *_NUMBERS, *_COUNTS, *_LISTS)
-    for name, value in content.items():
-        where = f"{path.name} -> {name}"
-        if name not in known:
-            expected = f"one of {', '.join(known)}"
-            problems.add(where, found="an unknown key", expected=expected, hint=did_you_mean(name, known))
-        elif name in (*_PATHS, *_WORDS) and value is not None and not isinstance(value, str):
-            expected = "a path" if name in _PATHS else "a word"
-            problems.add(where, found=type(value).__name__, expected=expected)
-        elif name in _NUMBERS and value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
-            problems.add(where, found=repr(value), expected="a number above 0")
-        elif name in _LISTS and value is not None:
-            if not isinstance(value, list) or not set(map(str, value)) <= set(_LISTS[name]):
-                expected = f"a list of some of {', '.join(_LISTS[name])}; [] lets none leave"
-                problems.add(where, found=repr(value), expected=expected)
-        elif name in _COUNTS and value is not None and (type(value) is not int or value < 1):
-            problems.add(where, found=repr(value), expected="a whole number >= 1")
-    for name in _REQUIRED:
+def _missing(path: Path, content: dict[str, Any]) -> list[Problem]:
+    """Keys that are not given, and paths that do not exist."""
+    needed = {"datalist": "a path", "data_root": "a path", "cache_dir": "a path"}
+    if not content.get("output_dir"):
+        needed["runs_dir"] = "a folder for runs"
+    hint, problems = "add it; see docs/deploy.md", Problems()
+    for name, expected in needed.items():
         if not content.get(name):
-            problems.add(
-                f"{path.name} -> {name}", found="nothing", expected="a path", hint="add it; see docs/deploy.md"
-            )
-    if not content.get("output_dir") and not content.get("runs_dir"):
-        problems.add(f"{path.name} -> runs_dir", found="nothing", expected="a folder for runs", hint="add it")
+            problems.add(f"{path.name} -> {name}", found="nothing", expected=expected, hint=hint)
     for name in ("datalist", "data_root"):
         value = content.get(name)
-        if isinstance(value, str) and value and not _place(path, value).exists():
+        if value and isinstance(value, str) and not _place(path, value).exists():
             problems.add(f"{path.name} -> {name}", found=f"{value}, which does not exist", expected="an existing path")
+    return list(problems)
 
 
 def limit(files: SiteFile) -> None:

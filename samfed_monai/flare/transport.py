@@ -128,14 +128,10 @@ class Arrivals:
 
 def waiting(task: str, sites: Iterable[str], left: float | None) -> str:
     """One line about who is waited for: ``train: waiting for site-2, site-3 (4 min left)``."""
-    names = ", ".join(sorted(sites))
+    line = f"{task}: waiting for {', '.join(sorted(sites))}"
     if left is None:
-        return f"{task}: waiting for {names}"
-    return (
-        f"{task}: waiting for {names} ({left / 60:.0f} min left)"
-        if left >= 90
-        else (f"{task}: waiting for {names} ({left:.0f} s left)")
-    )
+        return line
+    return f"{line} ({left / 60:.0f} min left)" if left >= 90 else f"{line} ({left:.0f} s left)"
 
 
 _TICK = 0.2  # seconds between two looks at the clock and at FLARE's wish to stop

@@ -147,7 +147,7 @@ class ScoreHandler:
             write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
 
     def row_of(self, probabilities: Tensor, label: Tensor) -> dict[str, Any]:
-        """The row of an image whose mask somebody else drew, without its id.
+        """The row of an image whose mask came from elsewhere, without its id.
 
         Args:
             probabilities: (C, H, W) float in [0, 1].
@@ -199,9 +199,9 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
     more: list[str] = []
     for row in named:
         for name, each in row.get("classes", {}).items():
-            told = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
-            row.update(told if each["empty"] != "both" else dict.fromkeys(told, ""))
-            more += [column for column in told if column not in more]
+            scores = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
+            row.update(scores if each["empty"] != "both" else dict.fromkeys(scores, ""))
+            more += [column for column in scores if column not in more]
     write_bytes(path, to_csv((*COLUMNS, *more), named).encode())
 
 
@@ -286,7 +286,7 @@ class SiteEvaluation:
         batch_size: images in a batch.
         output_dir: folder to write to.
         limit: at most this many images of each site.
-        settings: knobs of this run, compared with those that the weights' header names (``network_name``,
+        settings: options of this run, compared with those that the weights' header names (``network_name``,
             ``image_size``); what either side does not name is not compared.
         loaded: whether the evaluator's network has its weights already; ``model`` only names them then.
 

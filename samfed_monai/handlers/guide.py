@@ -245,7 +245,7 @@ class Guidance:
     Args:
         student: (B, C, H, W) float logits of the strong view, with gradient.
         weak_view: (B, C, H, W) float in [0, 1], the student's own prediction of the weak view, without gradient; or a
-            function that makes it, which is called once, and only if somebody asks for ``weak``.
+            function that makes it, which is called once, and only if a term asks for ``weak``.
         guides: name to (B, C, H, W) float in [0, 1], without gradient.
         batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
         mixed: whether CutMix has mixed the other three.
@@ -321,7 +321,7 @@ class Guidance:
 
 
 def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
-    """The problem of a term that asks for a guide nobody provides."""
+    """The problem of a term that asks for a guide that is not there."""
     names = sorted({*OWN_VIEWS, *known})
     hint = did_you_mean(name, names) or f"add a guide of that name, or disable {asked_by}"
     return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", hint=hint)

@@ -103,7 +103,7 @@ class ModelLoader:
     Args:
         path: ``.safetensors``, or a torch file that loads with ``weights_only=True``; nothing is unpickled.
         network: the network to fill.
-        settings: knobs of this run, compared with those that the weights' header names (``network_name``,
+        settings: options of this run, compared with those that the weights' header names (``network_name``,
             ``image_size``); what either side does not name is not compared.
 
     Raises:

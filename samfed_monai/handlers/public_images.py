@@ -13,7 +13,8 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import one_of, require, whole
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.handlers.records import TermLogger
 from samfed_monai.handlers.rounds import DivergenceGuard, SeedHandler, forget_unfinished_run
@@ -52,13 +53,10 @@ class PublicPredictor:
         mask_size: int | None = None,
         reliability: str = "dice",
     ) -> None:
-        problems = Problems()
-        if reliability not in {each.value for each in Reliability}:
-            expected = f"one of {[each.value for each in Reliability]}"
-            problems.add("sharing#reliability", found=repr(reliability), expected=expected)
-        if mask_size is not None and (type(mask_size) is not int or mask_size < 1):
-            problems.add("sharing#mask_size", found=repr(mask_size), expected="a number of pixels >= 1, or null")
-        problems.refuse_if_any()
+        require(
+            one_of("sharing#reliability", reliability, Reliability),
+            whole("sharing#mask_size", mask_size, "a number of pixels", least=1, or_null=True),
+        )
         self.dataset, self.device, self.inferer = dataset, torch.device(device), inferer or SimpleInferer()
         self.batch_size, self.mask_size, self.reliability_measure = batch_size, mask_size, reliability
         self._labels: Tensor | None = None
@@ -125,7 +123,7 @@ class PublicPredictor:
         return self.mask_size, self.mask_size
 
     def _batches(self) -> Any:
-        # a loader draws a seed whenever it is iterated; with its own generator nobody else's numbers change
+        # a loader draws a seed whenever it is iterated; with its own generator no other numbers change
         own = torch.Generator()
         return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=own)
 
@@ -183,11 +181,10 @@ class PublicPhase:
         seed: int = 0,
         site: str = "",
     ) -> None:
-        problems = Problems()
-        if steps is not None and (not isinstance(steps, int) or steps < 0):
-            problems.add("public_steps", found=repr(steps), expected="a number of steps >= 0, or null")
-        problems.unless(isinstance(passes, int) and passes >= 1, "sharing#passes", passes, "a number of passes >= 1")
-        problems.refuse_if_any()
+        require(
+            whole("public_steps", steps, "a number of steps", least=0, or_null=True),
+            whole("sharing#passes", passes, "a number of passes", least=1),
+        )
         self.targets = targets
         self.indices, self.images = indices, len(dataset)  # type: ignore[arg-type]
         count = self.images if indices is None else len(indices)

@@ -13,10 +13,11 @@ from ignite.engine import Events
 from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.core.errors import Problem, Problems, Refused, Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import in_range, one_of, require, whole
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -36,7 +37,7 @@ def round_of(engine: Any) -> tuple[int, int]:
 
 
 def in_federation(engine: Any) -> bool:
-    """Whether somebody has told the engine its round."""
+    """Whether the engine knows its round."""
     return getattr(engine.state, "round", None) is not None
 
 
@@ -62,9 +63,10 @@ def steps_per_round(*, local_steps: int | None, batch_size: int, labelled: Sized
     Raises:
         Refused: a number of steps or a batch size below 1.
     """
-    for name, value in (("local_steps", local_steps), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise Refused([Problem(f"train.json -> {name}", found=repr(value), expected="a whole number >= 1")])
+    require(
+        whole("train.json -> local_steps", local_steps, least=1, or_null=True),
+        whole("train.json -> batch_size", batch_size, least=1),
+    )
     if local_steps is not None:
         return local_steps
     return max(1, -(-(len(unlabelled) or len(labelled)) // batch_size))
@@ -114,14 +116,13 @@ class RoundLearningRate:
         floor: float = 0.0,
         part: float = 1.0,
     ) -> None:
-        problems = Problems()
-        if warmup < 0:
-            problems.add("RoundLearningRate -> warmup", found=repr(warmup), expected="a number of rounds >= 0")
-        problems.unless(0 <= floor <= 1, "RoundLearningRate -> floor", floor, "a factor in [0, 1]")
-        problems.unless(0 < part <= 1, "RoundLearningRate -> part", part, "a part in (0, 1]")
-        with problems.collected():
-            self._schedule = LEARNING_RATE_SCHEDULES.named(schedule, where="RoundLearningRate -> schedule")
-        problems.refuse_if_any()
+        require(
+            whole("RoundLearningRate -> warmup", warmup, "a number of rounds", least=0),
+            in_range("RoundLearningRate -> floor", floor, "a factor", least=0, most=1),
+            in_range("RoundLearningRate -> part", part, "a part", above=0, most=1),
+            one_of("RoundLearningRate -> schedule", schedule, LEARNING_RATE_SCHEDULES),
+        )
+        self._schedule = LEARNING_RATE_SCHEDULES[schedule]
         self.optimizer, self.warmup, self.floor, self.part = optimizer, warmup, floor, part
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
 

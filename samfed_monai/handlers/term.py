@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.registry import Registry
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.losses import AgreementSettings, hard_label, sure_agreement, trust_of_images
-from samfed_monai.losses.reliability import SiteAgreement
+from samfed_monai.losses.reliability import LEAST_AGREEMENT, SiteAgreement
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -61,6 +63,7 @@ def _progress(round: int, rounds: int, fraction: float) -> float:
     return 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
 
 
+@dataclass(kw_only=True, eq=False)
 class Term(ABC):
     """Adds ``weight * schedule(round, rounds) * value(guidance)`` to the loss before it is back-propagated.
 
@@ -76,19 +79,23 @@ class Term(ABC):
         fraction: part of the rounds in which a ramp rises.
 
     Raises:
-        Refused: a negative weight, an unknown schedule; at ``STARTED``, a guide that nobody provides.
+        Refused: a negative weight, an unknown schedule; at ``STARTED``, a guide that is not there.
     """
 
     unlabelled = True
 
-    def __init__(self, *, name: str, weight: float, schedule: str, fraction: float) -> None:
-        problems = Problems()
-        problems.unless(weight >= 0, f"terms#{name}#weight", weight, "a number >= 0")
-        problems.unless(0 <= fraction <= 1, f"terms#{name}#fraction", fraction, "a part in [0, 1]")
-        with problems.collected():
-            self._schedule = SCHEDULES.named(schedule, where=f"terms#{name}#schedule")
-        problems.refuse_if_any()
-        self.name, self.weight, self.fraction = name, weight, fraction
+    name: str
+    weight: float = 1.0
+    schedule: str = "constant"
+    fraction: float = 0.4
+
+    def __post_init__(self) -> None:
+        require(
+            in_range(f"{self.where}#weight", self.weight, least=0),
+            in_range(f"{self.where}#fraction", self.fraction, "a part", least=0, most=1),
+            one_of(f"{self.where}#schedule", self.schedule, SCHEDULES),
+        )
+        self._schedule = SCHEDULES[self.schedule]
 
     @property
     def where(self) -> str:
@@ -182,6 +189,7 @@ class SiteTrust:
         record(engine, "trust", trust.mean())
 
 
+@dataclass(kw_only=True, eq=False)
 class AgreedTerm(Term):
     """A term that asks how far teacher and student agree; terms of equal settings share the answer.
 
@@ -189,23 +197,29 @@ class AgreedTerm(Term):
     ``agreement`` (share of pixels with one label).
 
     Args:
-        settings: whom to compare, and by which rule.
-        by_image: whether the value depends on each image's reliability ``g``, which the guide ``ema`` has a part in.
+        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
+        student: guide that plays the student: its own ``weak`` view, or ``ema``.
+        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
+        tau: how sure the surer side must be where the two disagree.
+        delta: how much surer than the other it must be there.
+        least_agreement: for the rule ``trusted_average``, see :class:`samfed_monai.losses.AgreementSettings`.
         name, weight, schedule, fraction: see :class:`Term`.
     """
 
-    def __init__(
-        self,
-        settings: AgreementSettings,
-        *,
-        by_image: bool = True,
-        name: str,
-        weight: float,
-        schedule: str,
-        fraction: float,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        self.settings, self.by_image = settings, by_image
+    by_image = True
+    """Whether the value depends on each image's reliability ``g``, which the guide ``ema`` has a part in."""
+
+    teacher: str = "sam"
+    student: str = "weak"
+    rule: str = "teacher"
+    tau: float = 0.9
+    delta: float = 0.1
+    least_agreement: float = LEAST_AGREEMENT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        compared = (self.teacher, self.student, self.rule, self.tau, self.delta, self.least_agreement)
+        self.settings = AgreementSettings(*compared, where=self.where)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import AgreedTerm, Term
-from samfed_monai.losses import AgreementSettings, StructureLoss, distillation_kl, weighted_pseudo_label_loss
-from samfed_monai.losses.reliability import LEAST_AGREEMENT
+from samfed_monai.losses import StructureLoss, distillation_kl, weighted_pseudo_label_loss
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -19,67 +20,48 @@ if TYPE_CHECKING:
 _LOSSES: dict[str, Callable[..., Tensor]] = {"structure": StructureLoss(), "dice_ce": weighted_pseudo_label_loss}
 
 
+@dataclass(kw_only=True, eq=False)
 class PseudoLabelTerm(AgreedTerm):
     """``lambda_u(t) L_pl``: the strong view's loss against agreed labels (docs/method.md, step 4).
 
     Also records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
 
     Args:
-        name: under which the value is logged.
-        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
-        student: guide that plays the student: its own ``weak`` view, or ``ema``.
-        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
-        tau: how sure the surer side must be where the two disagree.
-        delta: how much surer than the other it must be there.
-        least_agreement: for the rule ``trusted_average``, see :class:`samfed_monai.losses.AgreementSettings`.
         labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
         loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
             entropy and soft Dice.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
+            :class:`samfed_monai.handlers.term.AgreedTerm`.
 
     Example::
 
         {"_target_": "samfed_monai.handlers.PseudoLabelTerm", "teacher": "sam", "rule": "teacher", "weight": 1.0}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "pseudo_label",
-        teacher: str = "sam",
-        student: str = "weak",
-        rule: str = "teacher",
-        tau: float = 0.9,
-        delta: float = 0.1,
-        least_agreement: float = LEAST_AGREEMENT,
-        labels: str = "hard",
-        loss: str = "dice_ce",
-        weight: float = 1.0,
-        schedule: str = "gaussian_ramp",
-        fraction: float = 0.4,
-    ) -> None:
-        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
-        super().__init__(settings, by_image=False, name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, found, known in (("labels", labels, ("soft", "hard")), ("loss", loss, tuple(_LOSSES))):
-            if found not in known:
-                hint = did_you_mean(str(found), known) or "take one of them"
-                problems.add(f"{self.where}#{key}", found=repr(found), expected=f"one of {list(known)}", hint=hint)
-        if labels == "soft" and loss == "dice_ce":
+    by_image = False
+
+    name: str = "pseudo_label"
+    labels: str = "hard"
+    loss: str = "dice_ce"
+    schedule: str = "gaussian_ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at = f"{self.where}#labels"
+        require(one_of(at, self.labels, ["soft", "hard"]), one_of(f"{self.where}#loss", self.loss, _LOSSES))
+        if self.labels == "soft" and self.loss == "dice_ce":
             hint = "set loss to structure, or labels to hard"
-            problems.add(f"{self.where}#labels", found="'soft'", expected="'hard' beside the loss dice_ce", hint=hint)
-        problems.refuse_if_any()
-        self.labels, self.loss = labels, _LOSSES[loss]
+            raise Refused([Problem(at, found="'soft'", expected="'hard' beside the loss dice_ce", hint=hint)])
+        self._loss = _LOSSES[self.loss]
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""
         agreement = self.agreement(guidance, engine)
         label = agreement.soft_label if self.labels == "soft" else agreement.label
-        return self.loss(guidance.student, label, agreement.weight)
+        return self._loss(guidance.student, label, agreement.weight)
 
 
+@dataclass(kw_only=True, eq=False)
 class SamDistillationTerm(AgreedTerm):
     """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel and, by ``g``, per image (docs/method.md).
 
@@ -88,18 +70,10 @@ class SamDistillationTerm(AgreedTerm):
     both.
 
     Args:
-        name: under which the value is logged.
-        teacher: guide that is distilled.
-        student: guide that plays the student in the agreement: ``weak`` or ``ema``.
-        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`; ``teacher`` weighs all pixels alike.
-        tau: see :class:`PseudoLabelTerm`.
-        delta: see :class:`PseudoLabelTerm`.
-        least_agreement: see :class:`PseudoLabelTerm`; an image counts by the trust of that rule in it.
         adaptive: whether each image counts by its reliability ``g``.
         temperature: ``T``.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
+            :class:`samfed_monai.handlers.term.AgreedTerm`.
 
     Raises:
         Refused: a temperature that is not positive.
@@ -109,28 +83,14 @@ class SamDistillationTerm(AgreedTerm):
         {"_target_": "samfed_monai.handlers.SamDistillationTerm", "teacher": "sam", "weight": 1.0, "temperature": 2}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "sam_kd",
-        teacher: str = "sam",
-        student: str = "weak",
-        rule: str = "teacher",
-        tau: float = 0.9,
-        delta: float = 0.1,
-        least_agreement: float = LEAST_AGREEMENT,
-        adaptive: bool = True,
-        temperature: float = 2.0,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
-        super().__init__(settings, by_image=adaptive, name=name, weight=weight, schedule=schedule, fraction=fraction)
-        if not temperature > 0:
-            where, expected = f"{self.where}#temperature", "a number > 0"
-            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
-        self.temperature = temperature
+    name: str = "sam_kd"
+    adaptive: bool = True
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
+        self.by_image = self.adaptive
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``g L_T``."""
@@ -144,6 +104,7 @@ class SamDistillationTerm(AgreedTerm):
         )
 
 
+@dataclass(kw_only=True, eq=False)
 class GlobalDistillationTerm(Term):
     """``lambda_G L_G``: ``T^2 KL(p_G || p_s)`` over all pixels (docs/method.md, step 5, global-to-local transfer).
 
@@ -151,9 +112,7 @@ class GlobalDistillationTerm(Term):
         name: under which the value is logged.
         guide: guide that is distilled, the global network.
         temperature: ``T``.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a temperature that is not positive.
@@ -163,21 +122,14 @@ class GlobalDistillationTerm(Term):
         {"_target_": "samfed_monai.handlers.GlobalDistillationTerm", "guide": "global", "weight": 0.1}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "global_kd",
-        guide: str = "global",
-        temperature: float = 2.0,
-        weight: float = 0.1,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        if not temperature > 0:
-            where, expected = f"{self.where}#temperature", "a number > 0"
-            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
-        self.guide, self.temperature = guide, temperature
+    name: str = "global_kd"
+    guide: str = "global"
+    temperature: float = 2.0
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Sampler
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import Guidance, is_read
 from samfed_monai.handlers.records import record_supervised
 from samfed_monai.losses import probabilities
@@ -57,7 +58,7 @@ class SupervisedWeight:
     """Multiplies the supervised loss before any term is added; 0 makes a site learn from its own images alone.
 
     List it in ``before``. With weight 0 the public batch leaves no trace: its gradient is zero, and for its forward
-    pass BatchNorm's running statistics stand still (the pass itself is MONAI's, and its time is spent). The loss is
+    pass BatchNorm's running statistics do not change (the pass itself is MONAI's, and its time is spent). The loss is
     recorded as it was, under ``supervised``.
 
     Args:
@@ -72,9 +73,7 @@ class SupervisedWeight:
     """
 
     def __init__(self, *, weight: float = 0.0) -> None:
-        if not weight >= 0:
-            where = "before#supervised (SupervisedWeight) -> weight"
-            raise Refused([Problem(where, found=repr(weight), expected="a number >= 0")])
+        require(in_range("before#supervised (SupervisedWeight) -> weight", weight, least=0))
         self.weight = weight
         self._momenta: list[tuple[_BatchNorm, float | None]] = []
 
@@ -141,7 +140,7 @@ class UnlabelledStream:
         names = [guide.name for guide in self.guides]
         for name in sorted({name for name in names if names.count(name) > 1}):
             problems.add("guides", found=f"two guides named {name!r}", expected="one name each", hint="rename one")
-        problems.unless(0 <= cutmix <= 1, "stream#cutmix", cutmix, "a probability in [0, 1]")
+        problems.extend(in_range("stream#cutmix", cutmix, "a probability", least=0, most=1))
         problems.refuse_if_any()
         self.loader, self.cutmix = loader, cutmix
         self._batches: Iterator[Mapping[str, Any]] | None = None

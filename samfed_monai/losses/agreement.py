@@ -4,7 +4,7 @@ SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", a
 weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not at
 hand, so the agreement rule is our reading. ``confidence`` is what that summary describes. The bundles take
 ``trusted_average``: the mean of the round's global network and of SAM, in which SAM has as much say as the site's
-images bear it out; how far SAM is distilled is decided per image (``trust`` and ``reliability``).
+images support it; how far SAM is distilled is decided per image (``trust`` and ``reliability``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
 from samfed_monai.core.registry import Registry
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.losses.channels import dice_of_labels, hard_label
 from samfed_monai.losses.reliability import LEAST_AGREEMENT
 
@@ -157,13 +157,12 @@ class AgreementSettings:
     where: str = field(default="agreement", compare=False)
 
     def __post_init__(self) -> None:
-        problems = Problems()
-        with problems.collected():
-            AGREEMENT_RULES.named(self.rule, where=f"{self.where}#rule")
-        for name in ("tau", "delta", "least_agreement"):
-            value = getattr(self, name)
-            problems.unless(0 <= value <= 1, f"{self.where}#{name}", value, "a number in [0, 1]")
-        problems.refuse_if_any()
+        require(
+            one_of(f"{self.where}#rule", self.rule, AGREEMENT_RULES),
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            in_range(f"{self.where}#delta", self.delta, least=0, most=1),
+            in_range(f"{self.where}#least_agreement", self.least_agreement, least=0, most=1),
+        )
 
 
 def agree(

@@ -11,7 +11,8 @@ import torch
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.sharing import TrainerSharing
@@ -121,15 +122,12 @@ class AppleSharing(TrainerSharing):
         fraction: float = 0.1,
         **others: Any,
     ) -> None:
-        problems = Problems()
-        for name, number in (("mu", mu), ("rate", rate)):
-            if not (isinstance(number, (int, float)) and number >= 0):
-                problems.add(f"sharing#{name}", found=repr(number), expected="a number >= 0")
-        if not (isinstance(fraction, (int, float)) and 0 <= fraction <= 1):
-            problems.add("sharing#fraction", found=repr(fraction), expected="a part of the rounds in [0, 1]")
-        known = [each.value for each in Annealing]
-        problems.unless(schedule in known, "sharing#schedule", schedule, f"one of {known}")
-        problems.refuse_if_any()
+        require(
+            in_range("sharing#mu", mu, least=0),
+            in_range("sharing#rate", rate, least=0),
+            in_range("sharing#fraction", fraction, "a part of the rounds", least=0, most=1),
+            one_of("sharing#schedule", schedule, Annealing),
+        )
         super().__init__(**others)
         self.mu, self.rate, self.schedule, self.fraction = float(mu), float(rate), schedule, float(fraction)
         self._core = self._shares = self._prior = torch.zeros(0)
@@ -260,9 +258,9 @@ class Apple(FedAvg):
     """Core models go to all sites, each learns how much of which it takes (APPLE, Luo and Wu, arXiv 2110.08394).
 
     The site's side is :class:`AppleSharing`. From the second round on a site is sent the core models of the ``N - 1``
-    others and the prior ``p_0``, the sites' shares of all images; its own it has. Sites that have not answered yet
-    stand in the prior with the mean of the others' numbers, and with the weights before round 0. The round before
-    anybody's number is known sends those weights.
+    others and the prior ``p_0``, the sites' shares of all images; its own it has. For a site that has
+    not answered yet, the prior uses the mean of the others' numbers and its core model is the weights before round 0.
+    While no site's number is known, those weights are sent.
 
     **Bytes**: ``N (N - 1)`` models down a round, where FedAvg sends ``N``;
     ``N`` up, as there. Memory and each stored round at the server: ``N`` models. With LoRA alone shared that is little.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.handlers.rounds import in_federation, round_of
@@ -69,6 +71,7 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
     return ((whole - centre) * scale + shift).to(features.dtype)
 
 
+@dataclass(kw_only=True, eq=False)
 class StyleSwapTerm(Term):
     """The loss of images whose features have swapped their patches' styles: those of the public set and of the site.
 
@@ -84,9 +87,7 @@ class StyleSwapTerm(Term):
         side: patches along each side of a map, >= 1; 1 swaps images' styles.
         stride: feature maps of at most this stride are swapped; the deeper ones are content.
         labelled: whether public images take part.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises, of either factor.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
         label_schedule: how the factor of the loss of the site's own images changes: they have labels that a student
             makes itself.
 
@@ -98,29 +99,23 @@ class StyleSwapTerm(Term):
         {"_target_": "samfed_monai.methods.cpss.StyleSwapTerm", "side": 2, "stride": 4, "weight": 1.0}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "style_swap",
-        guide: str = "weak",
-        tau: float = 0.9,
-        side: int = 2,
-        stride: int = 4,
-        labelled: bool = True,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-        label_schedule: str = "gaussian_ramp",
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
-        for key, number in (("side", side), ("stride", stride)):
-            problems.unless(type(number) is int and number >= 1, f"{self.where}#{key}", number, "a whole number >= 1")
-        with problems.collected():
-            self._label_schedule = SCHEDULES.named(label_schedule, where=f"{self.where}#label_schedule")
-        problems.refuse_if_any()
-        self.guide, self.tau, self.side, self.stride, self.labelled = guide, tau, side, stride, labelled
+    name: str = "style_swap"
+    guide: str = "weak"
+    tau: float = 0.9
+    side: int = 2
+    stride: int = 4
+    labelled: bool = True
+    label_schedule: str = "gaussian_ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            whole(f"{self.where}#side", self.side, least=1),
+            whole(f"{self.where}#stride", self.stride, least=1),
+            one_of(f"{self.where}#label_schedule", self.label_schedule, SCHEDULES),
+        )
+        self._label_schedule = SCHEDULES[self.label_schedule]
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.records import record
 from samfed_monai.methods.mixup import Mixture, NeighbourMixUp
 from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
@@ -73,10 +74,10 @@ class DistributionallyRobust(LearnedWeights):
     """
 
     def __init__(self, *, number: str = "local_mixup_all", step: float = 0.1, ascent: str = "mirror") -> None:
-        problems, known = Problems(), [each.value for each in Ascent]
-        problems.unless(isinstance(step, (int, float)) and step >= 0, "strategy#step", step, "a number >= 0")
-        problems.unless(ascent in known, "strategy#ascent", ascent, f"one of {known}")
-        problems.refuse_if_any()
+        require(
+            in_range("strategy#step", step, least=0),
+            one_of("strategy#ascent", ascent, Ascent),
+        )
         super().__init__(number=number, alike=False)
         self.step, self.ascent = float(step), ascent
 
@@ -84,6 +85,7 @@ class DistributionallyRobust(LearnedWeights):
         return None if self.step == 0 else ascended(weights, numbers, self.step, ascent=self.ascent)
 
 
+@dataclass(kw_only=True, eq=False)
 class LocalMixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``: mixup at the site (DRFLM, abstract).
 
@@ -98,9 +100,7 @@ class LocalMixUpTerm(NeighbourMixUp):
         guide: who gives the labels; ``weak`` is the student itself.
         tau: least confidence of a label.
         alpha: of the Beta distribution, > 0.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range.
@@ -110,20 +110,11 @@ class LocalMixUpTerm(NeighbourMixUp):
         {"_target_": "samfed_monai.methods.drflm.LocalMixUpTerm", "guide": "weak", "tau": 0.9, "alpha": 0.2}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "local_mixup",
-        guide: str = "weak",
-        tau: float = 0.9,
-        alpha: float = 0.2,
-        weight: float = 1.0,
-        schedule: str = "gaussian_ramp",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(
-            name=name, guide=guide, tau=tau, alpha=alpha, weight=weight, schedule=schedule, fraction=fraction
-        )
+    name: str = "local_mixup"
+    guide: str = "weak"
+    tau: float = 0.9
+    alpha: float = 0.2
+    schedule: str = "gaussian_ramp"
 
     def neighbours(self, sure: Tensor) -> Tensor:
         return sure.roll(1, 0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.data.records import different
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
@@ -101,7 +103,7 @@ class StyleExchange(FedAvg):
 
     A site is asked for its windows until it has sent them once; from the next round on, weights go down with the
     windows of the others beside them. What leaves is under the policy for image-derived statistics
-    (``privacy -> statistics -> spectrum``).
+    (``privacy#statistics#spectrum``).
 
     Args:
         entries: windows of each site, as :class:`SpectrumWindows` has them.
@@ -118,7 +120,7 @@ class StyleExchange(FedAvg):
     statistic = StatisticKind.SPECTRUM
 
     def __init__(self, *, entries: int = 4, half: int = 1) -> None:
-        _require_window("strategy", entries, half)
+        require(whole("strategy#entries", entries, least=1), whole("strategy#half", half, least=0))
         super().__init__()
         side = 2 * half + 1
         self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
@@ -153,14 +155,6 @@ class StyleExchange(FedAvg):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.collected.load_state_dict(state)
-
-
-def _require_window(where: str, entries: int, half: int) -> None:
-    problems = Problems()
-    for name, number, least in (("entries", entries, 1), ("half", half, 0)):
-        if type(number) is not int or number < least:
-            problems.add(f"{where}#{name}", found=repr(number), expected=f"a whole number >= {least}")
-    problems.refuse_if_any()
 
 
 class SpectrumWindows(Statistic):
@@ -202,7 +196,7 @@ class SpectrumWindows(Statistic):
         seed: int = 0,
         site: str = "",
     ) -> None:
-        _require_window("statistics", entries, half)
+        require(whole("statistics#entries", entries, least=1), whole("statistics#half", half, least=0))
         self.data, self.transform, self.term = data, transform, term
         self.entries, self.half, self.seed, self.site = entries, half, seed, site
 
@@ -308,6 +302,7 @@ def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float = 0.05
     return (torch.logaddexp(similar, against) - similar)[pairs].mean()
 
 
+@dataclass(kw_only=True, eq=False)
 class EpisodicTerm(Term):
     """The loss after a look-ahead step, on the labelled batch in the styles of other sites, and the boundary contrast.
 
@@ -330,9 +325,7 @@ class EpisodicTerm(Term):
         gamma: factor of the contrast, >= 0.
         temperature: of the contrast, > 0.
         tau: least confidence of a label of the site's own images, in [0, 1].
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises, of either factor.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
         label_schedule: how the factor of the loss of the site's own images changes: they have labels that a student
             makes itself.
 
@@ -346,35 +339,29 @@ class EpisodicTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "episode",
-        inner: float = 1e-3,
-        clip: float = 100.0,
-        gamma: float = 0.1,
-        temperature: float = 0.05,
-        tau: float = 0.9,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-        label_schedule: str = "gaussian_ramp",
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, number in (("inner", inner), ("gamma", gamma)):
-            problems.unless(number >= 0, f"{self.where}#{key}", number, "a number >= 0")
-        for key, number in (("clip", clip), ("temperature", temperature)):
-            problems.unless(number > 0, f"{self.where}#{key}", number, "a number > 0")
-        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
-        with problems.collected():
-            self._label_schedule = SCHEDULES.named(label_schedule, where=f"{self.where}#label_schedule")
-        problems.refuse_if_any()
-        self.inner, self.clip, self.gamma, self.temperature, self.tau = inner, clip, gamma, temperature, tau
+    network: nn.Module
+    name: str = "episode"
+    inner: float = 1e-3
+    clip: float = 100.0
+    gamma: float = 0.1
+    temperature: float = 0.05
+    tau: float = 0.9
+    label_schedule: str = "gaussian_ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            in_range(f"{self.where}#inner", self.inner, least=0),
+            in_range(f"{self.where}#gamma", self.gamma, least=0),
+            in_range(f"{self.where}#clip", self.clip, above=0),
+            in_range(f"{self.where}#temperature", self.temperature, above=0),
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            one_of(f"{self.where}#label_schedule", self.label_schedule, SCHEDULES),
+        )
+        self._label_schedule = SCHEDULES[self.label_schedule]
         #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.
         self.windows: Tensor | None = None
-        self._features = LastFeatures(network)
+        self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, one_of
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.key_patterns import matched_names
 from samfed_monai.protocol.message import Kind, Message
@@ -115,12 +116,10 @@ class ClientTailored(FedAvg):
         patterns: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        problems, known = Problems(), [each.value for each in Mask]
-        problems.unless(mask in known, "strategy#mask", mask, f"one of {known}")
-        if not (isinstance(threshold, (int, float)) and -1 <= threshold <= 1):
-            problems.add("strategy#threshold", found=repr(threshold), expected="a cosine in [-1, 1]")
-        if not (isinstance(temperature, (int, float)) and temperature > 0):
-            problems.add("strategy#temperature", found=repr(temperature), expected="a number > 0")
+        problems = Problems()
+        problems.extend(one_of("strategy#mask", mask, Mask))
+        problems.extend(in_range("strategy#threshold", threshold, "a cosine", least=-1, most=1))
+        problems.extend(in_range("strategy#temperature", temperature, above=0))
         problems.unless(not isinstance(patterns, str), "strategy#patterns", patterns, "a list", "put it in brackets")
         problems.refuse_if_any()
         self.mask, self.threshold, self.temperature = Mask(mask), float(threshold), float(temperature)

@@ -9,7 +9,7 @@ import torch
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.protocol.message import Kind
 from samfed_monai.protocol.sharing import TrainerSharing
 
@@ -52,7 +52,7 @@ class AdaptiveMixing(TrainerSharing):
         upper: part of the trained tensors, the last ones in the network's order, that are mixed, in (0, 1].
         rate: step size of ``W`` (FedALA: 1).
         batches: batches a round from which ``W`` learns.
-        first_batches: the same in the first round that mixes; FedALA goes on until the loss stands still.
+        first_batches: the same in the first round that mixes; FedALA goes on until the loss no longer changes.
         others: arguments of :class:`TrainerSharing`.
 
     Raises:
@@ -66,14 +66,12 @@ class AdaptiveMixing(TrainerSharing):
     def __init__(
         self, *, upper: float = 0.25, rate: float = 1.0, batches: int = 4, first_batches: int = 16, **others: Any
     ) -> None:
-        problems = Problems()
-        if not (isinstance(upper, (int, float)) and 0 < upper <= 1):
-            problems.add("sharing#upper", found=repr(upper), expected="a part of the layers in (0, 1]")
-        problems.unless(isinstance(rate, (int, float)) and rate >= 0, "sharing#rate", rate, "a step size >= 0")
-        for name, count in (("batches", batches), ("first_batches", first_batches)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                problems.add(f"sharing#{name}", found=repr(count), expected="a number of batches >= 0")
-        problems.refuse_if_any()
+        require(
+            in_range("sharing#upper", upper, "a part of the layers", above=0, most=1),
+            in_range("sharing#rate", rate, "a step size", least=0),
+            whole("sharing#batches", batches, "a number of batches", least=0),
+            whole("sharing#first_batches", first_batches, "a number of batches", least=0),
+        )
         super().__init__(**others)
         self.upper, self.rate, self.batches, self.first_batches = upper, float(rate), batches, first_batches
         self._weights: dict[str, Tensor] = {}
@@ -105,7 +103,7 @@ class AdaptiveMixing(TrainerSharing):
 
         Args:
             round: from 0.
-            ends: name to what a weight of 0 and one of 1 stand for.
+            ends: name to what a weight of 0 and one of 1 mean.
             batches: how many; 0 leaves the weights as they are.
             arrived: the server's tensors; those that are not trained, running statistics, are put back afterwards.
         """

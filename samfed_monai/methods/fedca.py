@@ -11,7 +11,8 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.handlers.guide import Guidance, NetworkCopy
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
@@ -139,14 +140,13 @@ class ContrastiveTerm(Term):
         weight: float = 0.1,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule="constant", fraction=0.0)
-        problems = Problems()
-        for key, number, least in (("rounds", rounds, 0), ("queue", queue, 1)):
-            if type(number) is not int or number < least:
-                problems.add(f"{self.where}#{key}", found=repr(number), expected=f"a whole number >= {least}")
-        problems.unless(temperature > 0, f"{self.where}#temperature", temperature, "a number > 0")
-        problems.unless(0 <= decay < 1, f"{self.where}#decay", decay, "a number in [0, 1)")
-        problems.unless(alignment >= 0, f"{self.where}#alignment", alignment, "a number >= 0")
-        problems.refuse_if_any()
+        require(
+            whole(f"{self.where}#rounds", rounds, least=0),
+            whole(f"{self.where}#queue", queue, least=1),
+            in_range(f"{self.where}#temperature", temperature, above=0),
+            in_range(f"{self.where}#decay", decay, least=0, below=1),
+            in_range(f"{self.where}#alignment", alignment, least=0),
+        )
         self.rounds, self.temperature, self.decay, self.alignment = rounds, temperature, decay, alignment
         self.alone, self._value = alone, torch.zeros(())
         self.dictionary = Dictionary(queue)
@@ -176,7 +176,7 @@ class ContrastiveTerm(Term):
         with torch.no_grad():
             keys = _encoded(engine, guidance.view("image", asked_by=self.where), self._average.network)
             base = _encoded(engine, public, self._base.network) if self.alignment else None
-        images = guidance.batch.get("image_sha256")  # a data set of somebody's own may not have it
+        images = guidance.batch.get("image_sha256")  # a user's own data set may not have it
         own = None if images is None else self.dictionary.of(images).to(keys.device)
         value = contrastive_loss(queries, keys, self.dictionary.like(keys), self.temperature, own)
         self.dictionary.add(keys, images or [""] * len(keys))
@@ -234,8 +234,7 @@ class ContrastBeforeLabels(FedAvg):
 
     def __init__(self, *, rounds: int = 0) -> None:
         super().__init__()
-        if type(rounds) is not int or rounds < 0:
-            raise Refused([Problem("strategy#rounds", found=repr(rounds), expected="a whole number >= 0")])
+        require(whole("strategy#rounds", rounds, least=0))
         self.rounds_before_warm_start = rounds
 
     def attach(self, server: Server) -> ContrastBeforeLabels:

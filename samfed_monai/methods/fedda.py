@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import GlobalGuide, Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
@@ -82,6 +84,7 @@ _LEAST = 8  # pixels of a map's side that the discriminator needs: its three con
 _PLACES = 4  # along each side, at which MMD looks at a map
 
 
+@dataclass(kw_only=True, eq=False)
 class DomainAlignmentTerm(Term):
     """Makes the encoder's features of the site's images like those of another network (FedDA).
 
@@ -96,7 +99,7 @@ class DomainAlignmentTerm(Term):
     Ours: the discriminator begins anew in every round, so that a round stays a function of (weights, seed, site,
     round) and nothing of it is kept or sent.
 
-    It costs two more forward passes and one backward pass a step. ``adversarial`` records ``told_apart``, the share of
+    It costs two more forward passes and one backward pass a step. ``adversarial`` records ``separated``, the share of
     patches that the discriminator names rightly; one half is success.
 
     Args:
@@ -104,9 +107,7 @@ class DomainAlignmentTerm(Term):
         name: under which the value is logged.
         form: ``adversarial`` or ``mmd``.
         rate: of the discriminator's Adam, > 0.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached; at the first
@@ -117,23 +118,18 @@ class DomainAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedda.DomainAlignmentTerm", "guide": "@guides#global", "weight": 0.01}
     """
 
-    def __init__(
-        self,
-        *,
-        guide: GlobalGuide,
-        name: str = "domain",
-        form: str = "adversarial",
-        rate: float = 1e-4,
-        weight: float = 0.01,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems, known = Problems(), [each.value for each in Form]
-        problems.unless(form in known, f"{self.where}#form", form, f"one of {known}")
-        problems.unless(rate > 0, f"{self.where}#rate", rate, "a number > 0")
-        problems.refuse_if_any()
-        self.guide, self.form, self.rate = guide, Form(form), rate
+    guide: GlobalGuide
+    name: str = "domain"
+    form: str = "adversarial"
+    rate: float = 1e-4
+    weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            one_of(f"{self.where}#form", self.form, Form),
+            in_range(f"{self.where}#rate", self.rate, above=0),
+        )
         self._discriminator: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
 
@@ -158,7 +154,7 @@ class DomainAlignmentTerm(Term):
         own = self._features(engine, image, engine.network)
         with torch.no_grad():
             target = self._features(engine, image, self.guide.network)
-        if self.form is Form.MMD:
+        if self.form == Form.MMD:
             return squared_mmd(_places(own), _places(target))
         if self._discriminator is None:
             self._discriminator = PatchDiscriminator(
@@ -167,7 +163,7 @@ class DomainAlignmentTerm(Term):
             self._optimizer = torch.optim.Adam(self._discriminator.parameters(), self.rate)
         # in one batch: normalised apart, features of another scale would look alike
         source, other = self._discriminator(torch.cat([reversed_gradient(own), target]))[-1].chunk(2)
-        record(engine, "told_apart", (torch.cat([source < 0, other > 0]).float().mean()))
+        record(engine, "separated", (torch.cat([source < 0, other > 0]).float().mean()))
         zeros, ones = torch.zeros_like(source), torch.ones_like(other)
         entropy = functional.binary_cross_entropy_with_logits
         return (entropy(source, zeros) + entropy(other, ones)) / 2

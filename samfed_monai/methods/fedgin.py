@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.transforms import StrongViewd
 
 
@@ -91,12 +91,11 @@ class IntensityViewd(StrongViewd):
         width: int = 2,
         **strong: Any,
     ) -> None:
-        problems = Problems()
-        problems.unless(0 <= most <= 1, "IntensityViewd -> most", most, "0 to 1")
-        for name, number in (("layers", layers), ("width", width)):
-            if type(number) is not int or number < 1:
-                problems.add(f"IntensityViewd -> {name}", found=repr(number), expected="a whole number >= 1")
-        problems.refuse_if_any()
+        require(
+            in_range("IntensityViewd -> most", most, least=0, most=1),
+            whole("IntensityViewd -> layers", layers, least=1),
+            whole("IntensityViewd -> width", width, least=1),
+        )
         super().__init__(keys, output_key, **strong)
         self.most, self.layers, self.width = float(most), layers, width
 

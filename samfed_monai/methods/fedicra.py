@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
@@ -73,7 +74,7 @@ class DecoderMixing(AdaptiveMixing):
         decoder: patterns of the decoder's parameters; ``None`` takes what the network shows (:func:`decoder_names`).
         rate: step size of ``W`` (the code: 1).
         batches: batches a round from which ``W`` learns (the code: one epoch).
-        first_batches: the same in the first round that mixes; the code goes on until the loss stands still.
+        first_batches: the same in the first round that mixes; the code goes on until the loss no longer changes.
         after: rounds that pass before the first that mixes (the code: 50 steps, of 20 a round).
         others: arguments of :class:`TrainerSharing`.
 
@@ -96,7 +97,7 @@ class DecoderMixing(AdaptiveMixing):
         **others: Any,
     ) -> None:
         problems = Problems()
-        problems.unless(type(after) is int and after >= 0, "sharing#after", after, "a number of rounds >= 0")
+        problems.extend(whole("sharing#after", after, "a number of rounds", least=0))
         with problems.collected():
             super().__init__(upper=1.0, rate=rate, batches=batches, first_batches=first_batches, **others)
             self.decoder = decoder_names(self.network, decoder)
@@ -157,8 +158,7 @@ class HeadThenBody(PartsInTurn):
     where = "before#parts (HeadThenBody)"
 
     def __init__(self, *, sharing: DecoderMixing, share: float = 0.85) -> None:
-        if type(share) is not float or not 0 < share < 1:
-            raise Refused([Problem(f"{self.where} -> share", found=repr(share), expected="a part between 0 and 1")])
+        require(in_range(f"{self.where} -> share", share, "a part", above=0, below=1))
         super().__init__(share)
         self.sharing = sharing
 
@@ -180,6 +180,7 @@ class HeadThenBody(PartsInTurn):
             super().__call__(engine)
 
 
+@dataclass(kw_only=True, eq=False)
 class TreeEnergyTerm(Term):
     """:func:`tree_energy` of the labelled batch: pixels without a label follow those of like colour and features.
 
@@ -191,9 +192,7 @@ class TreeEnergyTerm(Term):
         name: under which the value is logged.
         sigma: of colours (FedICRA's code: 0.02).
         step: looks at every ``step``-th pixel of each row and column (ours): trees are built on the processor.
-        weight: factor of the term (FedICRA: 0.1).
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a number out of range; a network without a head.
@@ -205,23 +204,19 @@ class TreeEnergyTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "tree",
-        sigma: float = 0.02,
-        step: int = 1,
-        weight: float = 0.1,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        problems.unless(sigma > 0, f"{self.where}#sigma", sigma, "a number > 0")
-        problems.unless(type(step) is int and step >= 1, f"{self.where}#step", step, "1 or more pixels")
-        problems.refuse_if_any()
-        self.sigma, self.step, self._features = sigma, step, LastFeatures(network)
+    network: nn.Module
+    name: str = "tree"
+    sigma: float = 0.02
+    step: int = 1
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            in_range(f"{self.where}#sigma", self.sigma, above=0),
+            whole(f"{self.where}#step", self.step, "a number of pixels", least=1),
+        )
+        self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
@@ -244,7 +239,7 @@ class SiteCodes(PersonalFedAvg):
     in the second line at every place that is taken; all else is :class:`PersonalFedAvg`. The mean of what sites send
     back is the mean of their codes: a hospital that took no part is looked at as one that is a little of each (ours;
     the public code has no such hospital). Where the server adds noise to the mean, it has that of learned parameters
-    alone, and such a hospital is nobody's. Places follow the order of the sites' names.
+    alone, and such a hospital is none of them. Places follow the order of the sites' names.
 
     Example::
 
@@ -280,6 +275,7 @@ def _codes_in(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith(CODES)]
 
 
+@dataclass(kw_only=True, eq=False)
 class SiteContrastTerm(Term):
     """FedICRA's site contrast: channels are chosen unlike those that another site would choose of the same images.
 
@@ -290,9 +286,7 @@ class SiteContrastTerm(Term):
     Args:
         network: the site's network, with ``site_channels``.
         name: under which the value is logged; it is <= 0.
-        weight: factor of the term (the public code: 0.5; its README runs 1).
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a number out of range; a network without channel selection.
@@ -304,18 +298,14 @@ class SiteContrastTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "sites",
-        weight: float = 0.5,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        self.selection = selection_of(network, self.where)
-        self._features = LastFeatures(network, self.selection)
+    network: nn.Module
+    name: str = "sites"
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.selection = selection_of(self.network, self.where)
+        self._features = LastFeatures(self.network, self.selection)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)

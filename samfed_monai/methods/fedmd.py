@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import one_of, require
 from samfed_monai.methods.heterogeneous import MASKS
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange, Strategy
@@ -26,13 +26,13 @@ class Average(str, Enum):
     SCORES = "scores"
 
 
-_LEAST = 0.5 / 255  # probability that a mask of 0 stands for: half a step of 8 bits, since its score has no bound
+_LEAST = 0.5 / 255  # probability of a mask value of 0: half a step of 8 bits, since its score has no bound
 
 
 def scores_of(masks: Tensor) -> Tensor:
-    """Class scores (logits) that 8-bit masks stand for, up to a constant of each pixel.
+    """Class scores (logits) of 8-bit masks, up to a constant of each pixel.
 
-    0 and 255 stand for probabilities half a step of 8 bits inside, so that scores of one class lie within +- 6.23
+    0 and 255 are probabilities half a step of 8 bits inside, so that scores of one class lie within +- 6.23
     and a site that is sure beyond 8 bits is no surer than that.
 
     Args:
@@ -58,7 +58,7 @@ class Consensus(Strategy):
     **What is averaged.** ``scores`` is published: algorithm 1 has sites send class scores, and averages those. The
     softmax of mean scores is the normalised geometric mean of probabilities, so that the same 8-bit masks travel and no
     site sends more (:func:`scores_of`). ``probabilities`` is ours, and the arithmetic mean: it is the default because
-    results that stand here were made with it. They part where sites differ: one that is sure has more say in scores.
+    results of this project were made with it. They part where sites differ: one that is sure has more say in scores.
 
     Every site counts alike and every image is learned (``sharing#gate: "always"``); the server has no network. FedMD's
     digest on the consensus and its revisit of the private data are this package's public phase and local epoch; the
@@ -79,11 +79,11 @@ class Consensus(Strategy):
     exchange = Exchange(Kind.SOFT_MASKS, own_networks=True, alike=False, server_model=False)
 
     def __init__(self, *, average: str = "probabilities", exchange: str = "predictions") -> None:
-        problems, known = Problems(), [each.value for each in Average]
-        problems.unless(average in known, "strategy#average", average, f"one of {known}")
         hint = "leave exchange out, or take the variant hssf, whose server has a network"
-        problems.unless(exchange == "predictions", "strategy#exchange", exchange, "'predictions'", hint)
-        problems.refuse_if_any()
+        require(
+            one_of("strategy#average", average, Average),
+            one_of("strategy#exchange", exchange, ["predictions"], hint),
+        )
         self.average = Average(average)
 
     def attach(self, server: Server) -> Consensus:

@@ -11,6 +11,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import say_read
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import ClassSums, class_sums, hard_label
@@ -72,10 +73,10 @@ class PrototypeTerm:
     def __init__(
         self, *, network: nn.Module, name: str = "prototype", tau: float = 0.9, weight: float = 1.0, classes: int = 2
     ) -> None:
-        problems = Problems()
-        problems.unless(weight >= 0, f"terms#{name}#weight", weight, "a number >= 0")
-        problems.unless(0.5 <= tau < 1, f"terms#{name}#tau", tau, "a number in [0.5, 1)")
-        problems.refuse_if_any()
+        require(
+            in_range(f"terms#{name}#weight", weight, least=0),
+            in_range(f"terms#{name}#tau", tau, least=0.5, below=1),
+        )
         self.name, self.tau, self.weight, self.classes = name, tau, weight, classes
         self.prototypes: Tensor | None = None
         self.known: Tensor | None = None

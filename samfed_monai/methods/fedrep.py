@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.networks.key_patterns import network_split
 
@@ -36,8 +36,7 @@ class AlternatingParts(PartsInTurn):
     where = "before#parts (AlternatingParts)"
 
     def __init__(self, *, personal: Sequence[str], share: float = 0.5) -> None:
-        if type(share) is not float or not 0 < share < 1:
-            raise Refused([Problem(f"{self.where} -> share", found=repr(share), expected="a part between 0 and 1")])
+        require(in_range(f"{self.where} -> share", share, "a part", above=0, below=1))
         super().__init__(share)
         self.personal = personal
 

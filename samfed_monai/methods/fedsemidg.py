@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from ignite.engine import Events
 from monai.networks.utils import eval_mode
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
@@ -73,8 +75,7 @@ class GeneralisationAware(LearnedWeights):
     """
 
     def __init__(self, *, step: float = 0.05) -> None:
-        if not (isinstance(step, (int, float)) and step >= 0):
-            raise Refused([Problem("strategy#step", found=repr(step), expected="a number >= 0")])
+        require(in_range("strategy#step", step, least=0))
         super().__init__(number=GAP, alike=True)
         self.step = float(step)
 
@@ -105,8 +106,7 @@ class GapMeter:
     """
 
     def __init__(self, *, loader: Iterable[Mapping[str, Any]], guide: GlobalGuide, batches: int = 4) -> None:
-        if type(batches) is not int or batches < 1:
-            raise Refused([Problem("after#gap#batches", found=repr(batches), expected="a whole number >= 1")])
+        require(whole("after#gap#batches", batches, least=1))
         self.loader, self.guide, self.batches = loader, guide, batches
 
     def attach(self, engine: Any) -> None:
@@ -135,6 +135,7 @@ def share_at(progress: float, *, start: float = 0.15, end: float = 0.3) -> float
     return start + (end - start) * progress
 
 
+@dataclass(kw_only=True, eq=False)
 class DualGuideTerm(Term):
     """Labels of two guides' mean, where both are sure by the measure of the labelled batch (FGASL's code, DR).
 
@@ -150,9 +151,7 @@ class DualGuideTerm(Term):
         first, second: the guides: the round's global network, and an average of the student.
         start, end: rho, in (0, 1), ascending.
         memory: part of the old threshold that is kept at each step, in [0, 1).
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range.
@@ -162,27 +161,21 @@ class DualGuideTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DualGuideTerm", "first": "global", "second": "ema"}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "dual_guide",
-        first: str = "global",
-        second: str = "ema",
-        start: float = 0.15,
-        end: float = 0.3,
-        memory: float = 0.9,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "dual_guide"
+    first: str = "global"
+    second: str = "ema"
+    start: float = 0.15
+    end: float = 0.3
+    memory: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         problems = Problems()
-        if not 0 < start <= end < 1:
-            found, expected = f"{start!r} to {end!r}", "two quantiles in (0, 1), ascending"
+        if not 0 < self.start <= self.end < 1:
+            found, expected = f"{self.start!r} to {self.end!r}", "two quantiles in (0, 1), ascending"
             problems.add(f"{self.where}#start", found=found, expected=expected)
-        problems.unless(0 <= memory < 1, f"{self.where}#memory", memory, "a number in [0, 1)")
+        problems.extend(in_range(f"{self.where}#memory", self.memory, least=0, below=1))
         problems.refuse_if_any()
-        self.first, self.second, self.start, self.end, self.memory = first, second, start, end, memory
         self._threshold: Tensor | None = None
 
     @property
@@ -217,6 +210,7 @@ class DualGuideTerm(Term):
         return self._threshold
 
 
+@dataclass(kw_only=True, eq=False)
 class DropoutAlignmentTerm(Term):
     """``mean |f - f'|^2`` of the strong view's last features without and with channels dropped (FGASL, PIA).
 
@@ -228,9 +222,7 @@ class DropoutAlignmentTerm(Term):
         network: the site's network.
         name: under which the value is logged.
         drop: chance of a channel, in [0, 1); 0 is a value of 0 but for the network's own randomness.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range; a network whose encoder or head cannot be reached.
@@ -240,21 +232,16 @@ class DropoutAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DropoutAlignmentTerm", "network": "@network", "weight": 0.3}
     """
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "alignment",
-        drop: float = 0.3,
-        weight: float = 0.3,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        if not 0 <= drop < 1:
-            raise Refused([Problem(f"{self.where}#drop", found=repr(drop), expected="a chance in [0, 1)")])
-        require_encoder(network, self.where)
-        self.drop, self._features = drop, LastFeatures(network)
+    network: nn.Module
+    name: str = "alignment"
+    drop: float = 0.3
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(in_range(f"{self.where}#drop", self.drop, "a chance", least=0, below=1))
+        require_encoder(self.network, self.where)
+        self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)

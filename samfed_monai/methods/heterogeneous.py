@@ -12,10 +12,11 @@ from monai.engines.utils import IterationEvents
 from torch.utils.data import Subset
 
 from samfed_monai.core import training_state
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
+from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import distillation_kl, hssf_kl
@@ -144,14 +145,11 @@ class PublicMaskSharing(Sharing):
         seed: int = 0,
         site: str = "",
     ) -> None:
-        problems = Problems()
-        for name, value, kind in (("exchange", exchange, Travels), ("gate", gate, Gate)):
-            if value not in {each.value for each in kind}:
-                expected = f"one of {[each.value for each in kind]}"
-                problems.add(f"sharing#{name}", found=repr(value), expected=expected)
-        if images is not None and (not isinstance(images, int) or images < 1):
-            problems.add("sharing#images", found=repr(images), expected="a number of images >= 1, or null")
-        problems.refuse_if_any()
+        require(
+            one_of("sharing#exchange", exchange, Travels),
+            one_of("sharing#gate", gate, Gate),
+            whole("sharing#images", images, "a number of images", least=1, or_null=True),
+        )
         indices = evenly_spaced(len(plain), images)  # type: ignore[arg-type]
         self.exchange, self.gate = Travels(exchange), Gate(gate)
         self.network, self.optimizer, self._server_network = network, optimizer, server_network
@@ -277,11 +275,11 @@ class PublicDistillationTerm:
     def __init__(
         self, *, name: str = "public_kd", temperature: float = 2.0, weight: float = 1.0, convention: str = "ours"
     ) -> None:
-        problems = Problems()
-        problems.unless(weight >= 0, f"{name}#weight", weight, "a number >= 0")
-        problems.unless(temperature > 0, f"{name}#temperature", temperature, "a number > 0")
-        problems.unless(convention in ("ours", "hssf"), f"{name}#convention", convention, "'ours' or 'hssf'")
-        problems.refuse_if_any()
+        require(
+            in_range(f"{name}#weight", weight, least=0),
+            in_range(f"{name}#temperature", temperature, above=0),
+            one_of(f"{name}#convention", convention, ["ours", "hssf"]),
+        )
         self.name, self.temperature, self.weight, self.convention = name, temperature, weight, convention
 
     def attach(self, engine: Engine) -> None:
@@ -329,13 +327,10 @@ class CondensationFusion(Strategy):
     """
 
     def __init__(self, *, exchange: str = "predictions", floor: float = 0.75) -> None:
-        problems = Problems()
-        known = [Travels.PREDICTIONS.value, Travels.WEIGHTS.value]
-        if exchange not in known:
-            expected = f"one of {known}"
-            problems.add("strategy#exchange", found=repr(exchange), expected=expected)
-        problems.unless(0 <= floor < 1, "strategy#floor", floor, "a number in [0, 1)")
-        problems.refuse_if_any()
+        require(
+            one_of("strategy#exchange", exchange, [Travels.PREDICTIONS, Travels.WEIGHTS]),
+            in_range("strategy#floor", floor, least=0, below=1),
+        )
         answer = Kind.WEIGHTS if Travels(exchange) is Travels.WEIGHTS else Kind.SOFT_MASKS
         self.exchange, self.floor = Exchange(answer, own_networks=True, alike=False), floor
         self._answers: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
@@ -141,10 +142,9 @@ class HssfNetwork(nn.Module):
 
     def __init__(self, encoder: str, *, in_channels: int = 3, out_channels: int = 1) -> None:
         super().__init__()
-        problems = Problems()
-        if out_channels < 1:
-            problems.add("network_def#out_channels", found=repr(out_channels), expected="a whole number >= 1")
-        problems.refuse_if_any()
+        require(
+            whole("network_def#out_channels", out_channels, least=1),
+        )
         declare_torchvision_operators()
         from segmentation_models_pytorch.encoders import get_encoder
 
@@ -331,6 +331,7 @@ def gated_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: 
     return loss(logits[gate], label[gate]) * gate.to(logits.dtype).mean()
 
 
+@dataclass(kw_only=True, eq=False)
 class ConfidenceTerm(Term):
     """``4 L_conf`` on the labelled batch: HSSF's confidence branch against "argmax = label" (docs/method.md).
 
@@ -339,9 +340,7 @@ class ConfidenceTerm(Term):
 
     Args:
         name: under which the value is logged.
-        weight: factor of the term (HSSF: 4).
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: at the first step, a network without a confidence branch (``hssf_resnet18`` and its like have one).
@@ -353,15 +352,8 @@ class ConfidenceTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "confidence",
-        weight: float = CONFIDENCE_WEIGHT,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "confidence"
+    weight: float = CONFIDENCE_WEIGHT
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``L_conf``."""
@@ -371,6 +363,7 @@ class ConfidenceTerm(Term):
         return confidence_loss(confidence, prediction, engine.state.output["label"])
 
 
+@dataclass(kw_only=True, eq=False)
 class LsslTerm(Term):
     """HSSF's semi-supervised loss on an unlabelled batch: both views against one label, and an MSE (docs/method.md).
 
@@ -393,9 +386,7 @@ class LsslTerm(Term):
         feature_dropout: chance with which a channel of the features is dropped (HSSF: 0.5); 0 leaves the MSE out.
         cross_entropy: factor of the plain cross entropy that is added to ``loss`` (HSSF: 1).
         consistency: factor of the squared difference (HSSF: 1).
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: thresholds outside [0, 1], a negative factor; at ``STARTED``, a network that is not HSSF's; in the
@@ -406,41 +397,32 @@ class LsslTerm(Term):
         {"_target_": "samfed_monai.methods.hssf.LsslTerm", "loss": "@loss", "flip_below": 0.3, "least_mean": 0.75}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "lssl",
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        flip_below: float = 0.3,
-        least_mean: float = 0.75,
-        feature_dropout: float = 0.5,
-        cross_entropy: float = 1.0,
-        consistency: float = 1.0,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        shares = {"flip_below": flip_below, "least_mean": least_mean, "feature_dropout": feature_dropout}
-        for key, value in shares.items():
-            problems.unless(0 <= value <= 1, f"{self.where}#{key}", value, "a number in [0, 1]")
-        for key, factor in {"cross_entropy": cross_entropy, "consistency": consistency}.items():
-            problems.unless(factor >= 0, f"{self.where}#{key}", factor, "a number >= 0")
-        problems.refuse_if_any()
-        self.loss = StructureLoss() if loss is None else loss
-        self.flip_below, self.least_mean = flip_below, least_mean
-        self.feature_dropout, self.cross_entropy, self.consistency = feature_dropout, cross_entropy, consistency
+    name: str = "lssl"
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    flip_below: float = 0.3
+    least_mean: float = 0.75
+    feature_dropout: float = 0.5
+    cross_entropy: float = 1.0
+    consistency: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            in_range(f"{self.where}#flip_below", self.flip_below, least=0, most=1),
+            in_range(f"{self.where}#least_mean", self.least_mean, least=0, most=1),
+            in_range(f"{self.where}#feature_dropout", self.feature_dropout, least=0, most=1),
+            in_range(f"{self.where}#cross_entropy", self.cross_entropy, least=0),
+            in_range(f"{self.where}#consistency", self.consistency, least=0),
+        )
+        self._loss = self.loss or StructureLoss()
 
     def check(self, engine: Any) -> None:
         """Refuses, before any work, a network without confidence or feature dropout."""
         super().check(engine)
-        problems = Problems()
         if not isinstance(engine.network, HssfNetwork):
             found, expected = type(engine.network).__name__, "a network that predicts its confidence"
             hint = "set network_name to hssf_resnet18, hssf_resnet34 or hssf_resnet101"
-            problems.add(self.where, found=found, expected=expected, hint=hint)
-        problems.refuse_if_any()
+            raise Refused([Problem(self.where, found, expected, hint)])
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The loss of both views plus the MSE."""
@@ -466,7 +448,7 @@ class LsslTerm(Term):
 
     def _of_view(self, logits: Tensor, label: Tensor) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
-        return self.loss(logits, label) + self.cross_entropy * entropy
+        return self._loss(logits, label) + self.cross_entropy * entropy
 
 
 class NoiseViewd(RandomizableTransform, MapTransform):
@@ -504,8 +486,8 @@ class NoiseViewd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
         problems = Problems()
-        for name, value in (("deviation", deviation), ("limit", limit)):
-            problems.unless(0 <= value <= 1, f"NoiseViewd -> {name}", value, "0 to 1")
+        problems.extend(in_range("NoiseViewd -> deviation", deviation, least=0, most=1))
+        problems.extend(in_range("NoiseViewd -> limit", limit, least=0, most=1))
         self.output_keys = ensure_tuple(output_key)
         if len(self.output_keys) != len(self.keys):
             found = f"{len(self.output_keys)} names for {len(self.keys)} keys"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import require, whole
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, squared_distance
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ class Krum(AllAnswers):
 
     def __init__(self, *, faulty: int = 1, keep: int | None = None) -> None:
         super().__init__()
-        problems = Problems()
-        problems.unless(type(faulty) is int and faulty >= 1, "strategy#faulty", faulty, "a whole number >= 1")
-        if keep is not None and (type(keep) is not int or keep < 1):
-            problems.add("strategy#keep", found=repr(keep), expected="a whole number >= 1, or null")
-        problems.refuse_if_any()
+        require(
+            whole("strategy#faulty", faulty, least=1),
+            whole("strategy#keep", keep, least=1, or_null=True),
+        )
         self.faulty, self.keep = faulty, keep
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -38,6 +39,7 @@ def consistency_kl(logits: Tensor, guide: Tensor) -> Tensor:
     return distillation_kl(logits, guide, temperature=1.0)
 
 
+@dataclass(kw_only=True, eq=False)
 class ConsistencyTerm(Term):
     """Distance of the strong view's probabilities from a guide's: with ``ema`` and ``mse``, mean teacher.
 
@@ -48,27 +50,21 @@ class ConsistencyTerm(Term):
         name: under which the value is logged.
         guide: whose probabilities are the target.
         measure: a name in :data:`CONSISTENCY_MEASURES`.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Example::
 
         {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "ema", "weight": 10.0}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "consistency",
-        guide: str = "ema",
-        measure: str = "mse",
-        weight: float = 1.0,
-        schedule: str = "gaussian_ramp",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        self.guide, self._measure = guide, CONSISTENCY_MEASURES[measure]
+    name: str = "consistency"
+    guide: str = "ema"
+    measure: str = "mse"
+    schedule: str = "gaussian_ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._measure = CONSISTENCY_MEASURES[self.measure]
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
@@ -40,6 +40,7 @@ class Mixture:
         return self.share * first + (1 - self.share) * second
 
 
+@dataclass(kw_only=True, eq=False)
 class NeighbourMixUp(Term):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'`` (Zhang et al., arXiv 1710.09412).
 
@@ -51,24 +52,25 @@ class NeighbourMixUp(Term):
         guide: who gives the labels; ``weak`` is the student itself.
         tau: least confidence of ``y``.
         alpha: of the Beta distribution, > 0.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range.
     """
 
-    def __init__(
-        self, *, name: str, guide: str, tau: float, alpha: float, weight: float, schedule: str, fraction: float
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
-        problems.unless(alpha > 0, f"{self.where}#alpha", alpha, "a number > 0")
-        problems.refuse_if_any()
-        self.guide, self.tau = guide, tau
-        self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+    name: str
+    guide: str
+    tau: float
+    alpha: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            in_range(f"{self.where}#alpha", self.alpha, above=0),
+        )
+        alpha = torch.tensor(float(self.alpha))
+        self._beta = torch.distributions.Beta(alpha, alpha)
 
     @property
     def needs(self) -> tuple[str, ...]:

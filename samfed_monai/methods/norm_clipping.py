@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
 from samfed_monai.protocol.guard import shortened
 from samfed_monai.protocol.strategy import Server
@@ -49,11 +49,10 @@ class NormClipping(AllAnswers):
 
     def __init__(self, *, factor: float = 1.0, window: int = 5) -> None:
         super().__init__()
-        problems = Problems()
-        number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
-        problems.unless(number and math.isfinite(factor) and factor > 0, "strategy#factor", factor, "a number > 0")
-        problems.unless(type(window) is int and window >= 1, "strategy#window", window, "a whole number of rounds >= 1")
-        problems.refuse_if_any()
+        require(
+            in_range("strategy#factor", factor, above=0),
+            whole("strategy#window", window, "a whole number of rounds", least=1),
+        )
         self.factor, self.window = float(factor), window
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import append_line, as_file_name
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import Term
@@ -36,11 +38,12 @@ def load_balance(share: Tensor, probability: Tensor) -> Tensor:
         probability: (..., K) float, ``P``: mean over tokens of the gate's softmax over all experts.
 
     Returns:
-        a scalar >= 0, without the factor (docs/pfedsam.md: 0.01).
+        a scalar >= 0, without the factor (docs/personalised.md: 0.01).
     """
     return share.shape[-1] * (share.detach() * probability).sum(dim=-1).mean()
 
 
+@dataclass(kw_only=True, eq=False)
 class LoadBalanceTerm(Term):
     """``0.01 K sum_k f_k P_k``, mean over the layers (see ``samfed_monai.methods.pfedsam.load_balance``).
 
@@ -49,9 +52,7 @@ class LoadBalanceTerm(Term):
 
     Args:
         name: under which the value is logged; 1 is even use.
-        weight: factor of the term (docs/pfedsam.md; Switch Transformers: 0.01).
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: at ``STARTED``, a network without experts.
@@ -63,15 +64,8 @@ class LoadBalanceTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "load_balance",
-        weight: float = 0.01,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    name: str = "load_balance"
+    weight: float = 0.01
 
     def check(self, engine: Any) -> None:
         """Refuses a network without experts."""
@@ -89,8 +83,9 @@ class LoadBalanceTerm(Term):
         return load_balance(routing.share, routing.probability)
 
 
+@dataclass(kw_only=True, eq=False)
 class MutualDistillationTerm(Term):
-    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/pfedsam.md).
+    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/personalised.md).
 
     The trained path is that of the supervised prediction, the other one runs on the same images without gradient: in
     stage G (see ``DecoupledStages``) that is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It
@@ -101,8 +96,7 @@ class MutualDistillationTerm(Term):
         name: under which the value is logged.
         temperature: ``T`` > 0.
         weight: ``b``.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a temperature that is not positive; at ``STARTED``, a network without paths or without experts.
@@ -116,20 +110,15 @@ class MutualDistillationTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "mutual_kd",
-        temperature: float = 2.0,
-        weight: float = 0.5,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        problems.unless(temperature > 0, f"{self.where}#temperature", temperature, "a number > 0")
-        problems.refuse_if_any()
-        self.temperature = temperature
+    name: str = "mutual_kd"
+    temperature: float = 2.0
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            in_range(f"{self.where}#temperature", self.temperature, above=0),
+        )
 
     def check(self, engine: Any) -> None:
         """Refuses a network whose two paths are one."""
@@ -146,7 +135,7 @@ class MutualDistillationTerm(Term):
 
 
 class DecoupledStages(PartsInTurn):
-    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/pfedsam.md; a round of the federation is one).
+    """Stage G, then stage L, in every epoch of a trainer, which is a round (pFedSAM, docs/personalised.md).
 
     Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
     personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an
@@ -178,8 +167,7 @@ class DecoupledStages(PartsInTurn):
 
     def __init__(self, *, share: float = 0.5, both: Sequence[str] = ()) -> None:
         problems = Problems()
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            problems.add(f"{self.where} -> share", found=repr(share), expected="a part in [0, 1]")
+        problems.extend(in_range(f"{self.where} -> share", share, "a part", least=0, most=1))
         check_patterns(both, f"{self.where} -> both", problems, example="sam.mask_decoder.*")
         problems.refuse_if_any()
         super().__init__(share)

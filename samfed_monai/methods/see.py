@@ -13,6 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import as_file_name, make_folder, safe_load, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.training_state import own_random_state
+from samfed_monai.core.validators import in_range, one_of, whole
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
@@ -179,7 +181,7 @@ class PseudoLabelStore:
 class LoadPseudoLabeld(Transform, RandomizableTrait):
     """Adds an image's pseudo-label, where it is sure enough (:func:`is_kept`); elsewhere one half, which has no weight.
 
-    Stands between the reading and the weak view, so that both move together. It counts as random, so that no cache
+    Comes between the reading and the weak view, so that both move together. It counts as random, so that no cache
     keeps a pseudo-label of an earlier round.
 
     Args:
@@ -331,6 +333,7 @@ def _sam(base: str, checkpoint: str, size: int) -> PromptFreeSam:
         return build_sam(base, checkpoint, size).requires_grad_(False)
 
 
+@dataclass(kw_only=True, eq=False)
 class RefinedLabelTerm(Term):
     """The loss against stored pseudo-labels that SAM refined, each pixel weighing one minus its entropy.
 
@@ -341,7 +344,7 @@ class RefinedLabelTerm(Term):
     :class:`PseudoLabelStore` keeps the better one of it and the one before. Images whose pseudo-label is too unsure
     have no say (:func:`is_kept`), and a round without any pseudo-label is one without the term.
 
-    The store of a round lies in ``folder``, readable for its owner alone, beside those of the two before, from which
+    The store of a round is in ``folder``, readable for its owner alone, beside those of the two before, from which
     this round and the last one would begin if they had to be repeated; a run that goes on goes on with them. Nothing of
     it leaves the site.
     In memory and on the disk it takes one byte a pixel and image. Each refinement costs SAM's encoder once an image.
@@ -362,9 +365,7 @@ class RefinedLabelTerm(Term):
         views: 1, 2, 4 or 8.
         every: rounds between two refinements, 1 or more.
         absolute, relative: of :func:`is_kept`.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, and when a site says before round 0 whether it can take part,
@@ -378,42 +379,34 @@ class RefinedLabelTerm(Term):
         }
     """
 
-    def __init__(
-        self,
-        *,
-        data: SiteImages,
-        transform: Callable[[Any], Any],
-        split: str = "labelled",
-        folder: str | Path = ".",
-        site: str = "",
-        name: str = "see",
-        base: str = "vit_t",
-        checkpoint: str | Path | None = None,
-        sam_size: int = 512,
-        views: int = 4,
-        every: int = 1,
-        absolute: float = 0.1,
-        relative: float = 0.5,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+    data: SiteImages
+    transform: Callable[[Any], Any]
+    split: str = "labelled"
+    folder: str | Path = "."
+    site: str = ""
+    name: str = "see"
+    base: str = "vit_t"
+    checkpoint: str | Path | None = None
+    sam_size: int = 512
+    views: int = 4
+    every: int = 1
+    absolute: float = 0.1
+    relative: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         problems = Problems()
-        problems.unless(split in ("labelled", "unlabelled"), f"{self.where}#split", split, "'labelled' or 'unlabelled'")
-        problems.unless(views in VIEWS, f"{self.where}#views", views, f"one of {sorted(VIEWS)}")
-        problems.unless(type(every) is int and every >= 1, f"{self.where}#every", every, "a whole number >= 1")
-        for key, number in (("absolute", absolute), ("relative", relative)):
-            problems.unless(0 < number <= 1, f"{self.where}#{key}", number, "a share in (0, 1]")
+        problems.extend(one_of(f"{self.where}#split", self.split, ["labelled", "unlabelled"]))
+        problems.extend(one_of(f"{self.where}#views", self.views, sorted(VIEWS)))
+        problems.extend(whole(f"{self.where}#every", self.every, least=1))
+        problems.extend(in_range(f"{self.where}#absolute", self.absolute, "a share", above=0, most=1))
+        problems.extend(in_range(f"{self.where}#relative", self.relative, "a share", above=0, most=1))
         with problems.collected():
-            check_size(sam_size, f"{self.where}#sam_size")
+            check_size(self.sam_size, f"{self.where}#sam_size")
         problems.refuse_if_any()
-        self.unlabelled = split == "unlabelled"
-        self.data, self.transform, self.split = data, transform, split
-        self.folder = Path(folder) / "pseudo_labels" / as_file_name(site or "site")
-        self.base, self.checkpoint, self.sam_size, self.views, self.every = base, checkpoint, sam_size, views, every
-        self.absolute, self.relative = absolute, relative
-        self.site, self.store = site, PseudoLabelStore()
+        self.unlabelled = self.split == "unlabelled"
+        self.stores = Path(self.folder) / "pseudo_labels" / as_file_name(self.site or "site")
+        self.store = PseudoLabelStore()
         self._round: int | None = None
         self._labelled = 0.0
 
@@ -424,7 +417,7 @@ class RefinedLabelTerm(Term):
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
 
     def check(self, engine: Any) -> None:
-        """Looks for SAM, too; no path is told, since the text may leave the site."""
+        """Looks for SAM, too; no path is shown, since the text may leave the site."""
         super().check(engine)
         try:
             self._checkpoint()
@@ -460,11 +453,11 @@ class RefinedLabelTerm(Term):
         if number % self.every == 0:
             with eval_mode(engine.network):
                 taken = sum(self._refined(engine, records))
-            told = "%s, round %d: %d of %d images have a pseudo-label, %d of them a new one"
-            logger.info(told, self.site or "this site", number + 1, len(self.store), len(records), taken)
+            line = "%s, round %d: %d of %d images have a pseudo-label, %d of them a new one"
+            logger.info(line, self.site or "this site", number + 1, len(self.store), len(records), taken)
         self._labelled = len(self.store) / max(1, len(records))
         self._round = number
-        self.store.save(self.folder / f"{number:04d}.safetensors")
+        self.store.save(self.stores / f"{number:04d}.safetensors")
         before = [path for path in self._saved() if int(path.stem) < number]
         for path in before[:-2]:  # where this round began, and the one before it, should either have to be repeated
             path.unlink()
@@ -492,7 +485,7 @@ class RefinedLabelTerm(Term):
             return mean_of_views(image[None], lambda batch: engine.inferer(batch, engine.network), self.views)[0]
 
     def _saved(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.safetensors"))
+        return sorted(self.stores.glob("[0-9]*.safetensors"))
 
     def _go_to(self, number: int) -> None:
         """The store as it was after a round, or the newest before it; empty before the first."""

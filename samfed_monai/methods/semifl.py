@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from samfed_monai.methods.heterogeneous import PublicMaskSharing
 
 
+@dataclass(kw_only=True, eq=False)
 class MixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``, as SemiFL has it (arXiv 2106.01432, section 3).
 
@@ -34,9 +36,7 @@ class MixUpTerm(NeighbourMixUp):
         guide: who gives the labels.
         tau: least confidence of ``y``.
         alpha: of the Beta distribution (0.75: SemiFL's code).
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range.
@@ -46,20 +46,10 @@ class MixUpTerm(NeighbourMixUp):
         {"_target_": "samfed_monai.methods.semifl.MixUpTerm", "guide": "global", "tau": 0.95}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "mixup",
-        guide: str = "global",
-        tau: float = 0.95,
-        alpha: float = 0.75,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(
-            name=name, guide=guide, tau=tau, alpha=alpha, weight=weight, schedule=schedule, fraction=fraction
-        )
+    name: str = "mixup"
+    guide: str = "global"
+    tau: float = 0.95
+    alpha: float = 0.75
 
     def neighbours(self, sure: Tensor) -> Tensor:
         return torch.ones_like(sure)

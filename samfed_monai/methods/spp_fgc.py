@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import require, whole
 from samfed_monai.data.records import different
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message
@@ -132,7 +133,7 @@ class ClusteredFedAvg(FedAvg):
     Our reading. The paper clusters *images*: each client sends a private graph of its samples' relations, the server
     joins them into one graph of K connected parts. Here *sites* are clustered, for models: a site's descriptor is a
     graph between intensities (:class:`ColourGraph`), one for all its images, and the server's graph has the sites as
-    nodes (:func:`grouped`). Descriptors leave under the policy for statistics of images (``privacy -> statistics ->
+    nodes (:func:`grouped`). Descriptors leave under the policy for statistics of images (``privacy#statistics ->
     graph``). The paper's are clipped and noised; here they leave as they are unless that rule has a ``clip`` and a
     ``noise_multiplier``, and then ``results.json`` has their epsilon. It is no default: noise that means anything for a
     whole site makes clusters of a few sites random (docs/personalised.md).
@@ -162,12 +163,11 @@ class ClusteredFedAvg(FedAvg):
 
     def __init__(self, *, clusters: int = 2, least: int = 2, levels: int = 8) -> None:
         super().__init__()
-        problems = Problems()
-        for name, number in (("clusters", clusters), ("least", least)):
-            problems.unless(type(number) is int and number >= 1, f"strategy#{name}", number, "a whole number >= 1")
-        if type(levels) is not int or not 2 <= levels <= 32:
-            problems.add("strategy#levels", found=repr(levels), expected="a whole number in [2, 32]")
-        problems.refuse_if_any()
+        require(
+            whole("strategy#clusters", clusters, least=1),
+            whole("strategy#least", least, least=1),
+            whole("strategy#levels", levels, least=2, most=32),
+        )
         self.clusters, self.least, self.levels = clusters, least, levels
         self.statistic = StatisticKind.GRAPH if clusters > 1 else None
         self.exchange = Exchange(tailored=True) if clusters > 1 else FedAvg.exchange
@@ -260,8 +260,8 @@ class ClusteredFedAvg(FedAvg):
             if len(sites) == 1:
                 logger.warning("cluster %d is %s alone: its model is its own", number + 1, sites[0])
         if len(self._models) < self.clusters:
-            told = "clusters: %d where %d were asked for; no other cut of the sites' tree leaves each at least %d sites"
-            logger.warning(told, len(self._models), self.clusters, self.least)
+            line = "clusters: %d where %d were asked for; no other cut of the sites' tree leaves each at least %d sites"
+            logger.warning(line, len(self._models), self.clusters, self.least)
 
     def _join(self, site: str) -> None:
         own = self._collected.by_site[site][GRAPH].double()

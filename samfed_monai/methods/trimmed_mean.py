@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class TrimmedMean(AllAnswers):
 
     def __init__(self, *, trim: float = 0.25) -> None:
         super().__init__()
-        if isinstance(trim, bool) or not isinstance(trim, (int, float)) or not 0 < trim < 0.5:
-            raise Refused([Problem("strategy#trim", found=repr(trim), expected="a part of the sites in (0, 0.5)")])
+        require(in_range("strategy#trim", trim, "a part of the sites", above=0, below=0.5))
         self.trim = float(trim)
 
     def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:

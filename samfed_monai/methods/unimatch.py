@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import feature_dropout, require_encoder
 
 
+@dataclass(kw_only=True, eq=False)
 class UniMatchTerm(Term):
     """``strong (L_s1 + L_s2) / 2 + features L_fp`` (Yang et al., arXiv 2208.09910, equation 5; both 0.5 there).
 
@@ -29,9 +31,7 @@ class UniMatchTerm(Term):
         drop: chance with which a channel of the features is dropped.
         strong: weight of the two strong views' mean; the first is the stream's own.
         features: weight of the feature stream; 0 leaves it out.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached; at the first
@@ -46,28 +46,21 @@ class UniMatchTerm(Term):
         }
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "unimatch",
-        tau: float = 0.95,
-        second: str = "image_strong2",
-        drop: float = 0.5,
-        strong: float = 0.5,
-        features: float = 0.5,
-        weight: float = 1.0,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, value, most in (("tau", tau, 1), ("strong", strong, None), ("features", features, None)):
-            if not (value >= 0 and (most is None or value <= most)):
-                expected = "a number >= 0" if most is None else f"a number in [0, {most}]"
-                problems.add(f"{self.where}#{key}", found=repr(value), expected=expected)
-        problems.unless(0 <= drop < 1, f"{self.where}#drop", drop, "a chance in [0, 1)")
-        problems.refuse_if_any()
-        self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
+    name: str = "unimatch"
+    tau: float = 0.95
+    second: str = "image_strong2"
+    drop: float = 0.5
+    strong: float = 0.5
+    features: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
+            in_range(f"{self.where}#strong", self.strong, least=0),
+            in_range(f"{self.where}#features", self.features, least=0),
+            in_range(f"{self.where}#drop", self.drop, "a chance", least=0, below=1),
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ energy and its aggregation are a method of its own (``fedicra``).
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from monai.transforms import Resized
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
@@ -119,6 +120,7 @@ def _pairs(tensor: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
     )
 
 
+@dataclass(kw_only=True, eq=False)
 class GatedCrfTerm(Term):
     """:func:`gated_crf` of the labelled batch, on its own pixels: labels are not looked at.
 
@@ -128,9 +130,7 @@ class GatedCrfTerm(Term):
         step: looks at every ``step``-th pixel of each row and column, which divides the time by its square (ours).
             ``radius`` counts pixels that are looked at, so that as many pairs count: at step 2 a window of 5 reaches 10
             pixels of the image; ``sigma_xy`` stays in pixels of the image.
-        weight: factor of the term (FedICRA: 0.1).
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a number out of range.
@@ -142,26 +142,21 @@ class GatedCrfTerm(Term):
 
     unlabelled = False
 
-    def __init__(
-        self,
-        *,
-        name: str = "crf",
-        radius: int = 5,
-        sigma_xy: float = 6.0,
-        sigma_rgb: float = 0.1,
-        step: int = 1,
-        weight: float = 0.1,
-        schedule: str = "constant",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        for key, number in (("radius", radius), ("step", step)):
-            problems.unless(number >= 1, f"{self.where}#{key}", number, "1 or more pixels")
-        for key, deviation in (("sigma_xy", sigma_xy), ("sigma_rgb", sigma_rgb)):
-            problems.unless(deviation > 0, f"{self.where}#{key}", deviation, "a number > 0")
-        problems.refuse_if_any()
-        self.radius, self.sigma_xy, self.sigma_rgb, self.step = radius, sigma_xy, sigma_rgb, step
+    name: str = "crf"
+    radius: int = 5
+    sigma_xy: float = 6.0
+    sigma_rgb: float = 0.1
+    step: int = 1
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            whole(f"{self.where}#radius", self.radius, "a number of pixels", least=1),
+            whole(f"{self.where}#step", self.step, "a number of pixels", least=1),
+            in_range(f"{self.where}#sigma_xy", self.sigma_xy, above=0),
+            in_range(f"{self.where}#sigma_rgb", self.sigma_rgb, above=0),
+        )
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The term; also records ``<name>_labelled``, the share of pixels that have a label."""

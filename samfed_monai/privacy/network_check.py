@@ -72,7 +72,7 @@ def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
         given = [each for each in (*inputs, *named.values()) if isinstance(each, torch.Tensor) and each.ndim > 1]
         if given and given[0].shape[-1] > MOST_VALUES:
             wide = given[0].detach().reshape(-1, given[0].shape[-1])
-            rows[name] = (wide, any(_summary(row) in maps for row in wide[:1]))
+            rows[name] = (wide, _summary(wide[0]) in maps)
 
     def after(output: Any) -> None:
         for each in output if isinstance(output, (tuple, list)) else [output]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.protocol.message import Message, MessageRefused
 
 if TYPE_CHECKING:
@@ -50,15 +51,11 @@ class UpdateGuard:
     """
 
     def __init__(self, *, limit: float = 10.0, action: str = "clip", largest_share: float | None = None) -> None:
-        problems = Problems()
-        if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
-            problems.add("UpdateGuard#limit", found=repr(limit), expected="a positive number")
-        problems.unless(action in {known.value for known in Action}, "UpdateGuard#action", action, "'clip' or 'skip'")
-        number = isinstance(largest_share, (int, float)) and not isinstance(largest_share, bool)
-        if largest_share is not None and not (number and 0 < largest_share <= 1):
-            expected = "a number in (0, 1], or null"
-            problems.add("UpdateGuard#largest_share", found=repr(largest_share), expected=expected)
-        problems.refuse_if_any()
+        require(
+            in_range("UpdateGuard#limit", limit, above=0),
+            one_of("UpdateGuard#action", action, Action),
+            in_range("UpdateGuard#largest_share", largest_share, above=0, most=1, or_null=True),
+        )
         self.limit, self.action, self.largest_share = float(limit), Action(action), largest_share
 
     @classmethod

@@ -1,6 +1,6 @@
 """The message between server and sites: its fields, the checks on arrival, and its bytes.
 
-Soft masks travel deflated, as differences between neighbouring pixels (they are smooth); their shapes stand in the
+Soft masks travel deflated, as differences between neighbouring pixels (they are smooth); their shapes are in the
 header, and nothing is inflated beyond what these shapes allow, nor these beyond what whoever reads it expects.
 """
 
@@ -77,7 +77,7 @@ EXTRA_WORDS = {
     "plan": _HASH,  # of the plan and of the bundle's files
     "version": re.compile(r"[0-9A-Za-z.+]{1,40}"),  # of this package
     "sam": _HASH,  # of the checkpoint of the teacher's SAM
-    "base_sam": _HASH,  # of the checkpoint that this site's own network stands on
+    "base_sam": _HASH,  # of the checkpoint that this site's own network is built on
     "teacher": _HASH,  # of the teacher: checkpoint, adapters, size, views
     **{f"adapter_{number}": _HASH for number in range(MAX_ADAPTERS)},  # of the adapter files that a message carries
 }
@@ -186,7 +186,7 @@ class Message:
                 expected = f"a whole number from {least} to {MAX_COUNT}"
                 problems.add("message -> n", found=_number(self.n), expected=expected)
             if self.tensors and like is None:
-                problems.add("message -> tensors", found="tensors nobody asked for", expected="numbers only")
+                problems.add("message -> tensors", found="tensors that were not requested", expected="numbers only")
         problems.extend(_scalar_problems(self.metrics, self.extra))
         problems.extend(_tensor_problems(self.tensors, like))
         return list(problems)
@@ -286,7 +286,7 @@ def _finite(tensors: Mapping[str, Tensor]) -> bool:
     return all(all_finite(tensor) for tensor in tensors.values())
 
 
-#: Largest message that is decoded unless told otherwise: ten times SAM ViT-B's 375 MB.
+#: Largest message that is decoded by default: ten times SAM ViT-B's 375 MB.
 MAX_BYTES = 4 * 1024**3
 #: Longest header that is parsed: names, shapes and types of some 20,000 tensors. Parsed, a byte of JSON takes
 #: many in memory.

@@ -1,7 +1,7 @@
 """Weights travel once: those that a site was sent last are named by their checksum instead of being sent again.
 
 A round ends with the validation of its model, and the next one trains from it: without this a model would go down
-twice. Both ends stand here, for transports that carry bytes: :class:`SentWeights` at the server, one for all sites, and
+twice. Both ends are here, for transports that carry bytes: :class:`SentWeights` at the server, one for all sites, and
 :class:`HeldWeights` at each site. A site that was started again holds nothing and says so (:data:`NOT_HELD`); it is
 then sent the weights themselves. Statistics beside weights are small and always sent.
 """

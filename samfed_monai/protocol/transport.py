@@ -216,7 +216,7 @@ class Transport(Protocol):
 class Spool:
     """Answers that wait for their turn, on the disk: in memory they would be as many models as there are sites.
 
-    All lie in one file without a name, which the system removes when its process ends, however it ends. Its space is
+    All are in one file without a name, which the system removes when its process ends, however it ends. Its space is
     free again once nothing waits. It may be used from any thread.
 
     Args:
@@ -230,7 +230,7 @@ class Spool:
         self._lock = threading.RLock()  # an answer may be let go of while another is put
 
     def put(self, content: bytes) -> Spooled:
-        """Writes an answer; what is returned reads it, and gives its space back when nobody has it any more.
+        """Writes an answer; what is returned reads it, and frees its space when it is no longer used.
 
         Raises:
             OSError: the disk is full or fails.

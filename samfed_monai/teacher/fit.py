@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.device import best_device
-from samfed_monai.core.errors import Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import in_range, one_of, switch, whole
 from samfed_monai.networks import find_checkpoint
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOW = 0.5
-"""Dice below which a teacher is told to be wrong more often than right."""
+"""Dice below which a warning says that the teacher is more often wrong than right."""
 
 
 class TeacherFit:
@@ -54,7 +55,7 @@ class TeacherFit:
     a standard error: see ``as_good_as``). Before it begins, a log line says how long it will take. Progress is written
     beside ``output`` after the first epoch and then once a minute, as epochs end: a killed fit goes on from there, to
     the same adapter. A finished fit is not repeated: the same settings and images reuse ``output``. The adapter is a
-    function of settings, images and machine alone; Dice and seconds stand in a JSON file beside it.
+    function of settings, images and machine alone; Dice and seconds are in a JSON file beside it.
 
     Args:
         train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
@@ -79,12 +80,12 @@ class TeacherFit:
             (size)^2 a view in memory (0.5 MB at 512 px).
         transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
             ``None`` only reads, scales, normalises and pads. See :class:`ViewedImages`.
-        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere is told, and float32.
+        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere warns and is float32.
         examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
             adapted one, and nothing depends on it.
         trainer: makes MONAI's trainer once there is something to fit, with its loss, its handlers and what makes its
             optimizer (``"_mode_": "callable"`` in a bundle): see ``samfed_monai.teacher.training.TRAINER``. Another one
-            is another fit; handlers are told from each other by class and public attributes.
+            is another fit; handlers differ by class and public attributes.
         bundle_root: see ``checkpoint``.
         datalist_hash: recorded in the adapter.
         progress: show bars with the time left.
@@ -129,19 +130,15 @@ class TeacherFit:
     ) -> None:
         problems = Problems()
         epochs = default_epochs(adapt) if epochs is None else epochs
-        if adapt not in list(Adapt):
-            expected = f"one of {[choice.value for choice in Adapt]}"
-            problems.add("teacher -> adapt", found=repr(adapt), expected=expected)
-        if base not in SAM_BUILDERS:
-            hint = did_you_mean(base, SAM_BUILDERS)
-            problems.add("teacher -> base", found=repr(base), expected=f"one of {sorted(SAM_BUILDERS)}", hint=hint)
+        problems.extend(one_of("teacher -> adapt", adapt, Adapt))
+        problems.extend(one_of("teacher -> base", base, sorted(SAM_BUILDERS)))
         with problems.collected():
             check_size(size)
-        for name, number in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
-            problems.unless(isinstance(number, int) and number >= 1, f"teacher -> {name}", number, "an integer >= 1")
-        for name, rate in {"learning_rate": learning_rate, "lora_learning_rate": lora_learning_rate}.items():
-            if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
-                problems.add(f"teacher -> {name}", found=repr(rate), expected="a number > 0, or null")
+        problems.extend(whole("teacher -> epochs", epochs, least=1))
+        problems.extend(whole("teacher -> batch_size", batch_size, least=1))
+        problems.extend(whole("teacher -> cached_views", cached_views, least=1))
+        problems.extend(in_range("teacher -> learning_rate", learning_rate, above=0, or_null=True))
+        problems.extend(in_range("teacher -> lora_learning_rate", lora_learning_rate, above=0, or_null=True))
         for name, records in {"train": train_records, "held-out": held_out_records}.items():
             unlabelled = sum("label" not in record for record in records)
             if not records or unlabelled:
@@ -149,7 +146,7 @@ class TeacherFit:
                 hint = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", hint=hint)
         problems.unless(bf16 in (True, False, "auto"), "teacher -> bf16", bf16, "true, false or 'auto'")
-        problems.unless(isinstance(examine_before, bool), "teacher -> examine_before", examine_before, "true or false")
+        problems.extend(switch("teacher -> examine_before", examine_before))
         if not (isinstance(trainer, partial) and callable(trainer.keywords.get("optimizer"))):
             expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
             problems.add("teacher -> trainer", found=repr(trainer), expected=expected)
@@ -264,7 +261,7 @@ class TeacherFit:
 
     def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
         """Trains what ``adapt`` says and writes the adapter."""
-        with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: ours, and nobody else's are moved
+        with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: no other numbers change
             torch.manual_seed(derive_seed(self.seed, "lora"))
             parts = prepare(sam, self.adapt, self.rank, self.lora_targets)
         rates = {"lora": self.lora_learning_rate, "decoder": self.learning_rate}

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import whole
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam
@@ -69,8 +70,7 @@ class SelfTraining:
     def __post_init__(self) -> None:
         problems, where = Problems(), "teacher -> self_training -> "
         for name, least in {"epochs": 0, "generations": 1, "batch_size": 2}.items():
-            number = getattr(self, name)
-            problems.unless(isinstance(number, int) and number >= least, where + name, number, f"an integer >= {least}")
+            problems.extend(whole(where + name, getattr(self, name), least=least))
         for name, most in {"learning_rate": 1.0, "keep": 1.0}.items():
             number = getattr(self, name)
             if not isinstance(number, (int, float)) or not 0 < number <= most:

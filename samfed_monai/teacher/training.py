@@ -113,7 +113,7 @@ batches, epochs, device, and the parameters of the optimizer, in groups with the
 
 @dataclass
 class FitState:
-    """Where a fit stands after a whole epoch.
+    """The state of a fit after a whole epoch.
 
     Args:
         fit_hash: hash of everything that decides the result; a state of another fit is ignored.
@@ -279,7 +279,7 @@ class Training:
             or more after the last that was kept; removing it is the caller's business.
         fit_hash: what the progress belongs to; that of another fit is ignored.
         progress: show a bar, of steps.
-        title: what stands before it.
+        title: what comes before it.
         trainer: makes it, see :data:`TRAINER`.
     """
 
@@ -326,7 +326,7 @@ class Training:
         """Trains the epochs that are left."""
         done, steps = self.state.epoch, len(self.batches)
         ends: dict[str, Any] = {"initial": done * steps, "total": self.epochs * steps}
-        # no smoothing: what is told of the time left takes in the exams between epochs
+        # no smoothing: the time left includes the exams between epochs
         with progress_bar(show=self.progress, desc=self.title, unit="step", smoothing=0, **ends) as self.bar:
             if done < self.epochs:  # Ignite would begin anew
                 self.trainer.run()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 
 
@@ -113,7 +113,7 @@ class RGBReader(ImageReader):
 class LoadImageRGBd(LoadImaged):
     """MONAI's ``LoadImaged`` with :class:`RGBReader`: the image becomes (H, W, 3) float32 from 0 to 255.
 
-    It stands in ``inference.json``, since MONAI Deploy leaves out what is called ``LoadImage`` and brings images of
+    It is in ``inference.json``, since MONAI Deploy leaves out what is called ``LoadImage`` and brings images of
     its own; ``EnsureChannelFirstd`` and ``ScaleIntensityRanged`` after it are meant for both.
 
     Args:
@@ -214,7 +214,7 @@ class ResizeWithLabeld(Resized):
         label = mode[-1]
         if label not in LABEL_RESIZE:
             expected, hint = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label), LABEL_RESIZE)
-            raise Refused([Problem("train.json -> label_resize", found=repr(label), expected=expected, hint=hint)])
+            raise refused("train.json -> label_resize", found=repr(label), expected=expected, hint=hint)
         super().__init__(keys, spatial_size, mode=mode, allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
@@ -230,7 +230,7 @@ class ResizeWithLabeld(Resized):
 class LoadSoftMaskd(Transform):
     """Adds the teacher's probabilities to an item that carries its image's hash.
 
-    Stands after the image is loaded and before the views, so that both move together. It reads ``image_sha256``, the
+    Comes after the image is loaded and before the views, so that both move together. It reads ``image_sha256``, the
     hash of the image file. A stored mask covers the whole image, whatever its resolution; here it is resized bilinearly
     to the current size of ``image``, (C, h, w).
 
@@ -263,9 +263,9 @@ class LoadSoftMaskd(Transform):
         if not isinstance(store, SoftMaskStore):
             if not store or not teacher_sha256:
                 found = f"store {store!r}, teacher_sha256 {teacher_sha256!r}"
-                hint = "set the knobs store_dir and teacher_sha256, or neither"
+                hint = "set the options store_dir and teacher_sha256, or neither"
                 expected = "a folder and a teacher's hash"
-                raise Refused([Problem("LoadSoftMaskd", found=found, expected=expected, hint=hint)])
+                raise refused("LoadSoftMaskd", found=found, expected=expected, hint=hint)
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
         self.store = store
 
@@ -308,7 +308,7 @@ class RenameItemsd(MapTransform):
         self.names = ensure_tuple(names)
         if len(self.names) != len(self.keys):
             found = f"{len(self.names)} names for {len(self.keys)} keys"
-            raise Refused([Problem("RenameItemsd -> names", found=found, expected="one name for each key")])
+            raise refused("RenameItemsd -> names", found=found, expected="one name for each key")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -349,7 +349,7 @@ class PublicTargets:
 class LoadTargetd(Transform, RandomizableTrait):
     """Adds an item's target and gate, where there are any; leaves the item alone otherwise.
 
-    Stands after the image is loaded and before the weak view, so that both move together. It counts as random, so that
+    Comes after the image is loaded and before the weak view, so that both move together. It counts as random, so that
     no cache keeps a target of an earlier round.
 
     Args:

@@ -14,7 +14,7 @@ from monai.utils import ensure_tuple
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.transforms.loading import plain
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -211,7 +211,7 @@ class StrongView(RandomizableTransform):
         self._channels, self._exponent = torch.ones(3), 1.0
 
     def randomize(self, data: Any = None) -> None:
-        """Draws one view; always the same number of draws, so that one knob does not change the others' values."""
+        """Draws one view; always the same number of draws, so that one option does not change the others' values."""
         super().randomize(None)
         rolls = self.R.rand(len(self.chances)) < np.array(list(self.chances.values())) * self.strength
         self._on = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}
@@ -241,9 +241,7 @@ class StrongView(RandomizableTransform):
             self.randomize()
         image = plain(image)
         if image.ndim != 3 or image.shape[0] != 3:
-            raise Refused(
-                [Problem("StrongView", found=f"shape {tuple(image.shape)}", expected="an RGB image (3, H, W)")]
-            )
+            raise refused("StrongView", found=f"shape {tuple(image.shape)}", expected="an RGB image (3, H, W)")
         if self._on["jitter"] or self._on["grey"]:
             image = self._colours(image)
         if self._on["blur"]:
@@ -318,7 +316,7 @@ class StrongViewd(RandomizableTransform, MapTransform):
         self.output_keys = ensure_tuple(output_key)
         if len(self.output_keys) != len(self.keys):
             found = f"{len(self.output_keys)} names for {len(self.keys)} keys"
-            raise Refused([Problem("StrongViewd -> output_key", found=found, expected="one name for each key")])
+            raise refused("StrongViewd -> output_key", found=found, expected="one name for each key")
         self.view = StrongView(
             strength,
             brightness=brightness,

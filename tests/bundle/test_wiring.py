@@ -54,7 +54,7 @@ def test_groups_that_cannot_be_are_refused_together():
         parameters_of(network=two_layers(), groups=bad)
     assert [(problem.where, problem.found, problem.expected) for problem in refused.value.problems] == [
         ("optimizer#params#groups#0#params", "no parameter like 'tail.*'", "at least one"),
-        ("optimizer#params#groups#1#lr", "0", "a learning rate above 0"),
+        ("optimizer#params#groups#1#lr", "0", "a learning rate > 0"),
         ("optimizer#params#groups#2#params", "'encoder.*'", "a list of patterns"),
         ("optimizer#params#groups#3#params", "None", "a list of patterns"),
     ]
@@ -81,7 +81,7 @@ def test_what_a_group_took_is_no_longer_the_encoders():
 
 @pytest.mark.parametrize("rate", [0, -1.0, "0.1", True])
 def test_a_rate_that_is_none_is_refused(rate):
-    with pytest.raises(Refused, match="encoder_learning_rate: expected a learning rate above 0"):
+    with pytest.raises(Refused, match="encoder_learning_rate: expected a learning rate > 0"):
         parameters_of(network=two_layers(), encoder_learning_rate=rate)
 
 

@@ -50,7 +50,7 @@ def test_sites_with_few_images_to_measure_with_are_named_with_the_hint(tmp_path,
     words = ("folders", tmp_path, "--public", "public", "--no-report", "--output")
     assert run(*words, tmp_path / "few.json") == 0
     start = "few to measure with: a: fewer than 5 validation or test images, and a site reports no score of fewer; "
-    end = "where all images lie on one machine, --privacy#least_images 1 of `samfed federate` shows every score"
+    end = "where all images are on one machine, --privacy#least_images 1 of `samfed federate` shows every score"
     said = capsys.readouterr().out
     assert f"{start}--validation 0.3 --test 0.3 gives more; {end}" in said
     assert "nothing to measure with: c: no image has a mask" in said

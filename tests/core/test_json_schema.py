@@ -32,7 +32,8 @@ SCHEMA = {
         ({"rounds": 1, "sites": ({"name": "a"}, {})}, "plan -> sites#1#name: expected one, found no such key"),
         (
             {"rounds": 1, "round": 2},
-            "plan -> round: expected one of ['kind', 'rounds', 'share', 'sites'], found an unknown key",
+            "plan -> round: expected one of ['kind', 'rounds', 'share', 'sites'], found an unknown key; "
+            "did you mean 'rounds'?",
         ),
         ([], "plan: expected object, found [] (list)"),
     ],

@@ -97,13 +97,13 @@ def test_every_problem_is_told_at_once(tmp_path):
     for part in (
         "list.json -> masks_threshold: expected one of",
         "did you mean 'mask_threshold'?",
-        "list.json -> mask_threshold: expected null or 1 to 255, found 300",
-        "list.json -> public[0] -> image: expected a relative path inside the data root, found '..' in '../1.jpg'",
+        "list.json -> mask_threshold: expected at most 255, found 300",
+        "list.json -> public#0#image: expected a relative path inside the data root, found '..' in '../1.jpg'",
         "did you mean 'label'?",
-        "list.json -> sites -> site-1 -> test[0] -> sha256: expected 64 lower-case hexadecimal digits, found '12'",
+        "list.json -> sites#site-1#test#0#sha256: expected 64 lower-case hexadecimal digits, found '12'",
         "rename the site: its name becomes a folder",
-        "list.json -> sites -> a/b -> test: expected one, found no such key",
-        "list.json -> sites -> server: expected another name, found 'server'; rename the site",
+        "list.json -> sites#a/b#test: expected one, found no such key",
+        "list.json -> sites#server: expected another name, found 'server'; rename the site",
     ):
         assert any(part in line for line in told), part
 
@@ -122,7 +122,7 @@ def test_fault_18_paths_out_of_the_root_are_refused(tmp_path, path):
 
 
 def test_fault_01_a_labelled_split_without_its_mask_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"public\[0\] -> label: expected a mask, as every public item, found no mask"):
+    with pytest.raises(Refused, match=r"public#0#label: expected a mask, as every public item, found no mask"):
         DataList("list", [Item("1.jpg", A)]).save(tmp_path / "list.json")
 
 

@@ -228,7 +228,7 @@ def test_an_unseen_site_only_measures():
     assert ("b", U) not in changed
     assert changed["a", U] == places["a", U]
     assert sentences[0] == "1 image of b has no mask: left out"
-    assert sentences[1].startswith("1 image of b also stands elsewhere")
+    assert sentences[1].startswith("1 image of b is also elsewhere")
 
 
 def test_an_unseen_site_does_not_measure_on_videos_that_others_have():

@@ -54,6 +54,8 @@ def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
         prepare_folders(nowhere, public="public", options=chosen, validation=1.5)
     with pytest.raises(Refused, match=r"(?s)2 problems.*--test: expected a share.*no file, or a data list"):
         prepare_isic(nowhere, options=chosen, test=-1)
+    with pytest.raises(Refused, match=r"--validation and --test: expected less than 1 together, found 0\.5 and 0\.5"):
+        prepare_polyp(nowhere, options=chosen, validation=0.5, test=0.5)
 
 
 def test_labels_may_be_dropped_and_sites_limited(tmp_path):
@@ -101,7 +103,7 @@ def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(t
         site(root, name, 8, 8, first=100)  # the same pictures at both sites
     made = prepare_folders(root, public="public", options=options(tmp_path), validation=0.3, test=0.3)
     assert sizes(made.datalist) == {"a": [8, 0, 0], "b": [8, 0, 0]}
-    assert "8 images stand both at a and at b" in made.warnings
+    assert "8 images are both at a and at b" in made.warnings
 
 
 def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
@@ -389,11 +391,6 @@ def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_pat
         prepare_polyp(root, options=options(tmp_path))
 
 
-def test_shares_are_looked_at_before_any_folder(tmp_path):
-    with pytest.raises(Refused, match=r"--validation and --test: expected less than 1 together, found 0\.5 and 0\.5"):
-        prepare_polyp(tmp_path / "nowhere", options=options(tmp_path), validation=0.5, test=0.5)
-
-
 def test_archives_are_unpacked_into_folders_of_their_names(tmp_path, root):
     zipped = tmp_path / "zipped"
     zipped.mkdir()
@@ -426,14 +423,6 @@ def test_a_published_list_finds_the_official_layouts(tmp_path, root):
     assert {item.group for item in made.datalist.public} == {"colondb_seq1"}
     plain = prepare_list(tmp_path / "published.json", root, options=replace(chosen, output=tmp_path / "plain.json"))
     assert {item.group for _, _, item in plain.datalist.items()} == {None}
-
-
-def test_the_command(root, tmp_path, capsys):
-    output = tmp_path / "polyp.json"
-    assert run("polyp", root, "--output", output, "--no-report", "--leave-out", "kvasir", "--test", 0.2) == 0
-    said = capsys.readouterr().out
-    assert "polyp: 4 public images, 1 site\n" in said
-    assert "CVC-ClinicDB: " in said
 
 
 @pytest.mark.data

@@ -142,7 +142,10 @@ def test_a_mask_filed_under_another_image_is_not_believed(tmp_path):
     ("mask", "message"),
     [
         (torch.zeros(4, 4), r"found shape \(4, 4\)"),
-        (torch.zeros(2, 4, 4), r"found shape \(2, 4, 4\)"),
+        (
+            torch.zeros(2, 4, 4),
+            r"expected shape \(1, h, w\), or of K classes \(K \+ 1, h, w\), found shape \(2, 4, 4\)",
+        ),
         (torch.zeros(1, 0, 4), r"found shape \(1, 0, 4\)"),
         (torch.full((1, 4, 4), 1.5), r"found values from 1\.5 to 1\.5"),
         (torch.full((1, 4, 4), 1 + 2**-23), r"found values from 1\.00000012"),
@@ -257,3 +260,26 @@ def test_renewed_masks_say_what_they_are_made_of_and_a_refusal_names_their_gener
     renewed.remove()
     assert (len(renewed), renewed.origin(), a_store(tmp_path).renewed()) == (0, None, [])
     renewed.remove()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_planes_of_classes_come_back_in_their_order(tmp_path, bits):
+    store = a_store(tmp_path, bits=bits)
+    planes = torch.rand(3, 4, 5).softmax(dim=0)
+    store.put(IMAGE, planes)
+    found = store.get(IMAGE)
+    assert found.shape == (3, 4, 5)
+    assert (found - planes).abs().max() <= 0.5 / (2**bits - 1) + 1e-7
+    store.put(OTHER, planes[:1])
+    content = the_file(store, OTHER).read_bytes()
+    assert (content[:4], len(content)) == (b"SFM1", 14 + 20 * bits // 8), "one plane has no number of planes"
+
+
+@pytest.mark.parametrize("place", [14, 15, 20, -1])
+def test_a_flipped_byte_of_planes_makes_them_missing(tmp_path, place):
+    store = a_store(tmp_path)
+    store.put(IMAGE, torch.rand(3, 4, 4))
+    content = bytearray(the_file(store).read_bytes())
+    content[place] ^= 1
+    the_file(store).write_bytes(content)
+    assert store.missing([IMAGE]) == [IMAGE]

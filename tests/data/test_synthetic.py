@@ -1,7 +1,8 @@
-"""Synthetic sites: what lies on disk, that seeds decide, that sites differ, beyond the written looks too."""
+"""Synthetic sites: what is on disk, that seeds decide, that sites differ, beyond the written looks too."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from scipy import ndimage
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data.synthetic import render_synthetic
-from samfed_monai.data.synthetic_scene.skin import PUBLIC, SITES, look_of, render_scene
-from samfed_monai.data.synthetic_scene.texture import lamp_and_size
+from samfed_monai.data.synthetic_scene import PUBLIC, SITES, look_of, render_scene
+from tests.cli.test_prepare import run
 
 FEW = {"sites": 2, "images_per_site": 3, "public": 2, "validation": 1, "test": 2, "size": (64, 80)}
+LOOKS = [(scene, number, look) for scene in PUBLIC for number, look in enumerate((PUBLIC[scene], *SITES[scene]))]
 
 
 @pytest.fixture(scope="module")
@@ -24,33 +26,26 @@ def rendered(tmp_path_factory):
     return folder, render_synthetic(folder, **FEW)
 
 
-def every_item(datalist):
-    yield from datalist.public
-    for site in datalist.sites.values():
-        yield from [*site.unlabelled, *site.validation, *site.test]
+def hashes(datalist):
+    return {item.sha256 for _, _, item in datalist.items()}
 
 
-def test_counts_names_and_hashes(rendered):
+def test_counts_names_hashes_and_formats(rendered):
     folder, datalist = rendered
     assert list(datalist.sites) == ["site-1", "site-2"]
     assert len(datalist.public) == 2
     for site in datalist.sites.values():
         assert (len(site.unlabelled), len(site.validation), len(site.test)) == (3, 1, 2)
-    items = list(every_item(datalist))
-    assert len({item.sha256 for item in items}) == len(items) == 14
-    for item in items:
+    assert len(hashes(datalist)) == len(list(datalist.items())) == 14
+    for _, _, item in datalist.items():
         assert sha256_file(folder / item.image) == item.sha256
+        with Image.open(folder / item.image) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (80, 64))
         if item.label:
             assert sha256_file(folder / item.label) == item.label_sha256
-
-
-def test_images_are_jpeg_and_masks_binary_png(rendered):
-    folder, datalist = rendered
-    for item in datalist.public:
-        with Image.open(folder / item.image) as image, Image.open(folder / item.label) as mask:
-            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (80, 64))
-            assert (mask.format, mask.mode, mask.size) == ("PNG", "L", (80, 64))
-            assert set(np.unique(np.asarray(mask))) == {0, 255}
+            with Image.open(folder / item.label) as mask:
+                assert (mask.format, mask.mode, mask.size) == ("PNG", "L", (80, 64))
+                assert set(np.unique(np.asarray(mask))) == {0, 255}
 
 
 def test_unlabelled_images_have_no_mask_on_disk_unless_asked_for(rendered, tmp_path):
@@ -63,74 +58,79 @@ def test_unlabelled_images_have_no_mask_on_disk_unless_asked_for(rendered, tmp_p
     assert [item.sha256 for item in labelled.sites["site-1"].unlabelled] == [item.sha256 for item in unlabelled]
 
 
-def test_the_list_loads_again(rendered, tmp_path):
+def test_bytes_depend_on_seed_and_scene_alone_and_more_images_change_none(rendered, tmp_path):
     _, datalist = rendered
     datalist.save(tmp_path / "list.json")
-    assert type(datalist).load(tmp_path / "list.json").hash == datalist.hash
-
-
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(rendered, tmp_path):
-    _, datalist = rendered
-    assert render_synthetic(tmp_path / "again", **FEW).hash == datalist.hash
+    assert render_synthetic(tmp_path / "again", **FEW).hash == type(datalist).load(tmp_path / "list.json").hash
     other = render_synthetic(tmp_path / "other", seed=1, **FEW)
-    assert not {item.sha256 for item in every_item(other)} & {item.sha256 for item in every_item(datalist)}
+    polyps = render_synthetic(tmp_path / "polyps", scene="polyp", **FEW)
+    assert (datalist.name, other.name, polyps.name) == ("synthetic-0", "synthetic-1", "synthetic-polyp-0")
+    assert not hashes(datalist) & (hashes(other) | hashes(polyps))
+    more = render_synthetic(tmp_path / "more", **{**FEW, "sites": 3, "images_per_site": 4, "public": 3})
+    assert hashes(datalist) < hashes(more)
 
 
-def test_asking_for_more_changes_nothing_that_was_there(rendered, tmp_path):
-    _, datalist = rendered
-    more = render_synthetic(tmp_path, **{**FEW, "sites": 3, "images_per_site": 4, "public": 3})
-    assert {item.sha256 for item in every_item(datalist)} < {item.sha256 for item in every_item(more)}
-
-
-@pytest.mark.parametrize("look", [PUBLIC, *SITES], ids=["public", "1", "2", "3", "4"])
-def test_lesions_are_one_piece_darker_than_skin_and_of_the_sites_size(look):
-    shares = []
+@pytest.mark.parametrize(("scene", "number", "look"), LOOKS, ids=[f"{scene}-{number}" for scene, number, _ in LOOKS])
+def test_growths_are_one_piece_seen_and_of_the_sites_size(scene, number, look):
+    shares, darker = [], []
     for index in range(12):
         image, mask = render_scene(np.random.default_rng(index), (96, 128), look)
         inside = mask > 0
         shares.append(inside.mean())
+        assert set(np.unique(mask)) == {0, 255}
         assert ndimage.label(inside)[1] == 1
+        assert np.median(image[inside].max(axis=-1)) > 25  # the frame is black
         ring = ndimage.binary_dilation(inside, iterations=6) & ~ndimage.binary_dilation(inside, iterations=2)
-        assert image[inside].mean() < image[ring].mean()
-    assert 0.005 < np.mean(shares) < 0.5
-    low, high = look.radius  # a circle's share of the image; outlines wander, hence the factor 2
-    assert 0.5 * np.pi * low**2 * 0.75 < np.mean(shares) < 2 * np.pi * high**2 * 0.75
+        darker.append(image[inside].mean() < image[ring].mean())
+    assert scene == "polyp" or np.mean(darker) > 0.9
+    low, high = look.radius  # a circle's share of the image; outlines wander and frames cut, hence the factors
+    assert 0.4 * np.pi * low**2 * 0.75 < np.mean(shares) < 2 * np.pi * high**2 * 0.75
 
 
-def test_sites_look_different():
+def test_the_frame_is_black_and_print_is_at_the_upper_left():
+    look = replace(PUBLIC["polyp"], margin=(0.1, 0.1), marks=1.0, noise=(0.0, 0.0))
+    image, _ = render_scene(np.random.default_rng(0), (96, 128), look)
+    assert image[:2].max() < 25 > image[-2:].max()
+    dark, _ = render_scene(np.random.default_rng(0), (96, 128), replace(look, exposure=(0, 0), glare=(0, 0)))
+    rows, columns = np.nonzero((dark > 128).all(axis=-1))
+    assert 15 < rows.min() < rows.max() < 60
+    assert columns.max() < 64
+
+
+@pytest.mark.parametrize("scene", PUBLIC)
+def test_sites_look_different(scene):
     """The mean colour differs between sites by more than it does between halves of one site."""
 
     def colour(look, start: int) -> np.ndarray:
         images = [render_scene(np.random.default_rng(start + index), (64, 80), look)[0] for index in range(16)]
-        return np.median(np.stack(images), axis=(0, 1, 2)) / 255
+        return np.median([image[16:48, 20:60].mean(axis=(0, 1)) for image in images], axis=0) / 255
 
-    first, second = ([colour(look, start) for look in (PUBLIC, *SITES)] for start in (0, 100))
+    first, second = ([colour(look, start) for look in (PUBLIC[scene], *SITES[scene])] for start in (0, 100))
     within = max(np.abs(a - b).max() for a, b in zip(first, second, strict=True))
     between = [np.abs(first[i] - first[j]).max() for i in range(5) for j in range(i)]
     assert min(between) > 0.03
     assert np.median(between) > 2 * within
 
 
-def test_further_sites_vary_the_four():
-    assert look_of(0, 0) is SITES[0]
-    assert look_of(5, 0) != SITES[1]
-    assert look_of(5, 0) == look_of(5, 0) != look_of(5, 1)
+def test_further_sites_vary_the_four_within_the_limits_of_the_radius():
+    assert look_of("skin", 0, 0) is SITES["skin"][0]
+    assert look_of("polyp", 5, 0) == look_of("polyp", 5, 0) != look_of("polyp", 5, 1)
+    for seed in range(20):
+        look, base = look_of("skin", 4, seed), SITES["skin"][0]
+        assert 0.07 <= look.radius[0] < look.radius[1] <= 0.42
+        assert all(0.9 <= gain / light <= 1.08 for gain, light in zip(look.light, base.light, strict=True))
+        assert 0.75 <= look.radius[0] / base.radius[0] <= 1.25
 
 
 def test_bad_arguments_are_refused_together(tmp_path):
     with pytest.raises(Refused, match=r"3 problems(.|\n)*sites: expected at least 1(.|\n)*test(.|\n)*size.*\(32, 80\)"):
         render_synthetic(tmp_path, sites=0, test=-1, size=(32, 80))
+    with pytest.raises(Refused, match=r"scene: expected one of \['skin', 'polyp'\], found 'lung'"):
+        render_synthetic(tmp_path, scene="lung")
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def test_a_range_of_one_number_multiplies_by_it_and_radii_stay_within_their_limits():
-    rng = np.random.default_rng(0)
-    drawn = lamp_and_size((1.0, 0.5, 0.25), (0.0, 10.0), rng, gains=(2.0, 2.0), limits=(0.1, 0.4))
-    assert drawn == {"light": (2.0, 1.0, 0.5), "radius": (0.1, 0.4)}
-
-
-def test_three_gains_are_drawn_and_then_one_scale():
-    gains, scale = (rng := np.random.default_rng(7)).uniform(0.9, 1.1, 3), rng.uniform(0.75, 1.25)
-    drawn = lamp_and_size((1, 1, 1), (0.2, 0.3), np.random.default_rng(7), gains=(0.9, 1.1), limits=(0.0, 1.0))
-    assert drawn["light"] == tuple(gains)
-    assert drawn["radius"] == pytest.approx((0.2 * scale, 0.3 * scale))
+def test_the_command_takes_the_scene(tmp_path, capsys):
+    words = ("--sites", 1, "--images-per-site", 1, "--public", 1, "--size", 64, 64, "--no-report")
+    assert run("synthetic", tmp_path, "--scene", "polyp", *words, "--output", tmp_path / "list.json") == 0
+    assert "synthetic-polyp-0: 1 public image, 1 site\n" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.data.synthetic_scene.volumes import CLASSES, CT, MR, affine_of, render_volume, render_volumes
+from samfed_monai.data.synthetic_volumes import CLASSES, CT, MR, affine_of, render_volume, render_volumes
 from tests.cli.test_prepare import run
 
 
@@ -157,5 +157,5 @@ def test_a_slice_without_its_number_or_spacing_is_refused(volumes, tmp_path):
 
     content["public"][0] |= {"slice": 0, "spacing": [1, 2]}
     told = "\n".join(map(str, parse(content, "list.json")[1]))
-    assert "list.json -> public[0] -> slice: expected a number from 1, found 0" in told
-    assert "list.json -> public[0] -> spacing: expected three lengths in mm, found [1, 2]" in told
+    assert "list.json -> public#0#slice: expected at least 1, found 0" in told
+    assert "list.json -> public#0#spacing: expected three lengths in mm, found [1, 2] (list)" in told

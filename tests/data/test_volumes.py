@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.volumes import nifti_of, orientations_told, read_mask_slices, read_slices
+from samfed_monai.data.volumes import different_orientations, nifti_of, read_mask_slices, read_slices
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
@@ -209,8 +209,8 @@ def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_p
     for name, affine in names.items():
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), affine), tmp_path / f"{name}.nii")
     paths = [tmp_path / f"{name}.nii" for name in names]
-    assert orientations_told(paths[:2]) == []
-    [told] = orientations_told(paths)
+    assert different_orientations(paths[:2]) == []
+    [told] = different_orientations(paths)
     assert "1 ASR (such as d.nii), 1 LAS (such as c.nii), 2 RAS (such as b.nii); slices are cut along the last" in told
     assert "--reorient turns all to RAS+" in told
 

@@ -16,8 +16,8 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation.run import Run
-from samfed_monai.flare.client import WORKER, Site
 from samfed_monai.flare.controller import run_server
+from samfed_monai.flare.executor import WORKER, Trainer
 from samfed_monai.flare.job import Planned, export_job, planned
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import VARIABLE, read_site_file
@@ -34,7 +34,7 @@ class Carrier:
         clients: what FLARE starts at each site.
     """
 
-    def __init__(self, clients: Mapping[str, Site]) -> None:
+    def __init__(self, clients: Mapping[str, Trainer]) -> None:
         self.clients = clients
 
     def send(self, request: Request) -> None:
@@ -64,7 +64,7 @@ def run_carried(run: Planned, output: Path, folder: Path, *, worker: str = WORKE
     with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:
         fork_workers(patch)
         patch.setenv(VARIABLE, str(files))
-        sites = {site: Site(site, read_site_file(app, site), app, worker=worker) for site in run.sites}
+        sites = {site: Trainer(site, read_site_file(app, site), app, worker=worker) for site in run.sites}
         for site in sites.values():
             clients.enter_context(closing(site))
         run_server(output, kit=folder, job_config=app / "config", post=Carrier(sites), opened=lambda transport: None)

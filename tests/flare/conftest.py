@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from samfed_monai.data import render_synthetic
 
@@ -19,10 +21,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums of more threads are other sums."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
 def two_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small rendered images with ``list.json``: two sites, all labelled."""
     folder = tmp_path_factory.mktemp("two")
     counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
     render_synthetic(folder, sites=2, labelled=True, **counts).save(folder / "list.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three labelled sites and a list; counts are those that may leave a site (five or more)."""
+    folder = tmp_path_factory.mktemp("three")
+    counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 5, "test": 5, "size": (64, 64)}
+    render_synthetic(folder, sites=3, labelled=True, **counts).save(folder / "list.json")
     return folder

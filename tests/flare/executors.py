@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from samfed_monai.flare import executor
-from samfed_monai.flare.executor import SiteExecutor
+from samfed_monai.flare.executor import SiteExecutor, Trainer
+from tests.forking import fork_workers
 
 
 class ToyExecutor(SiteExecutor):
@@ -17,9 +19,18 @@ class ManyExecutor(SiteExecutor):
 
     worker = "tests.flare.many_plans_worker"
 
-    def __init__(self) -> None:
-        forking = "import pytest; from tests.forking import fork_workers; fork_workers(pytest.MonkeyPatch()); "
-        forking += "from samfed_monai.flare.client import Site; Site._require_this_job_s = lambda *_: None; "
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(executor, "_START", forking + executor._START)
-            super().__init__()
+    def _trainer_of(self, fl_ctx: Any) -> Trainer:
+        if self._trainer is None:
+            fork_workers(pytest.MonkeyPatch())
+            pytest.MonkeyPatch().setattr(Trainer, "_ready", _ready_for_another_run)
+        return super()._trainer_of(fl_ctx)
+
+
+_ready = Trainer._ready
+
+
+def _ready_for_another_run(self: Trainer, run: str, run_name: str) -> Any:
+    if self._run not in (None, (run, run_name)):
+        self.close()
+        self._run = self._child = None
+    return _ready(self, run, run_name)

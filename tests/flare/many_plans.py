@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.controller import FederationController, run_server
+from samfed_monai.flare.site_file import PLAN
 
 
 class ManyController(FederationController):

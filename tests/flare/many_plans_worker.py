@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.flare.client import PLAN
-from samfed_monai.flare.site_file import SiteFile
+from samfed_monai.flare.site_file import PLAN, SiteFile
 from samfed_monai.flare.worker import make_federated_site, serve
 from samfed_monai.networks.sam.build import SAM_BUILDERS
 from tests.flare.tiny_sam import encoder

@@ -16,11 +16,15 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
+from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
-from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
+from samfed_monai.data import DataList
+from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
+from samfed_monai.flare import local as one_machine
+from samfed_monai.flare.job import planned
 from samfed_monai.results import validate_results
-from tests.flare.carried import hashes, in_both
+from tests.flare.carried import hashes, in_both, run_carried
 
 pytestmark = pytest.mark.slow
 
@@ -34,33 +38,12 @@ OPTIONS = {
     **SMALL_NETWORK,
     "warm_start_steps": 2,
     "amp": False,
-    "overlays": False,
 }
 TWO_ROUNDS = {**OPTIONS, "rounds": 2}
 
 
-@pytest.fixture(scope="module")
-def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of three labelled sites and a list; counts are those that may leave a site (five or more)."""
-    folder = tmp_path_factory.mktemp("three")
-    counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 5, "test": 5, "size": (64, 64)}
-    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
-    listed.save(folder / "list.json")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """Sums of more threads are other sums."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def words(folder: Path, output: Path, **options: Any) -> list[str]:
-    given = {**OPTIONS, **options}
+    given = {**OPTIONS, "overlays": False, **options}
     pairs = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     data = ["--datalist", str(folder / "list.json"), "--data-root", str(folder)]
     return ["samfed_skin", *data, "--output-dir", str(output), *pairs]
@@ -125,15 +108,13 @@ def test_unlike_networks_have_the_same_bits_in_one_process_and_carried(three_sit
     assert all(torch.equal(there[name], here[name]) for name in here), "a site's own network and its optimizer"
 
 
-def test_a_list_or_bundle_that_differs_is_told_where_the_command_was_typed(three_sites, tmp_path, capsys, monkeypatch):
-    from samfed_monai.config import find_bundle
-    from samfed_monai.flare import local as one_machine
-
-    divide, write = one_machine.DataList.for_site, one_machine.write_json
+def test_a_list_or_bundle_that_differs_is_reported_before_round_0(three_sites, tmp_path, monkeypatch):
+    write = one_machine.write_json
     shutil.copytree(find_bundle("samfed_skin"), tmp_path / "samfed_skin")
     train = tmp_path / "samfed_skin" / "configs" / "train.json"
     config = read_json(train)
     write_json(train, {**config, "learning_rate": 2 * config["learning_rate"]})
+    divide = DataList.for_site
 
     def another_list(self: DataList, site: str) -> DataList:
         part = divide(self, site)
@@ -144,11 +125,14 @@ def test_a_list_or_bundle_that_differs_is_told_where_the_command_was_typed(three
 
     monkeypatch.setattr(one_machine.DataList, "for_site", another_list)
     monkeypatch.setattr(one_machine, "write_json", another_bundle)
-    run = tmp_path / "run"
-    assert main(["flare", "simulate", *words(three_sites, run, variant="no_sam"), "--stop-after", "200"]) == 2
-    told = capsys.readouterr().err
-    assert "site-2: expected a site that can take part, found public part of the data list" in told
-    assert "copy the server's list" in told
-    assert "site-3: expected a site that can take part, found plan" in told
-    assert "site-1:" not in told
-    assert not (run / "rounds").exists()
+    places = {"datalist": str(three_sites / "list.json"), "data_root": str(three_sites)}
+    places["output_dir"] = str(tmp_path / "run")
+    run = planned(find_bundle("samfed_skin"), {**TWO_ROUNDS, **places, "variant": "no_sam"}, here=False)
+    with pytest.raises(Refused) as refused:
+        run_carried(run, tmp_path / "run", tmp_path)
+    message = str(refused.value)
+    assert "site-2: expected a site that can take part, found public part of the data list" in message
+    assert "copy the server's list" in message
+    assert "site-3: expected a site that can take part, found plan" in message
+    assert "site-1:" not in message
+    assert not (tmp_path / "run" / "rounds").exists()

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 
+import pytest
+
+from samfed_monai.core.errors import Stopped, Terminated
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import NEEDED
-from samfed_monai.flare.local import Processes
+from samfed_monai.flare.local import SERVER, Poc, Processes
 
 
-def test_a_mark_ends_processes_that_left_their_group(tmp_path):
-
-    code = (
-        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], "
-        "start_new_session=True); time.sleep(60)"
-    )
-    import time
-
-    with Processes() as processes:
+@pytest.mark.parametrize(
+    ("asked", "raised"), [(None, None), (KeyboardInterrupt(), KeyboardInterrupt), (Terminated("SIGTERM"), Stopped)]
+)
+def test_a_mark_ends_processes_that_left_their_group(tmp_path, asked, raised):
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
+    code = f"import subprocess, sys, time; {child}; time.sleep(60)"
+    with pytest.raises(raised) if raised else contextlib.nullcontext(), Processes() as processes:
         processes.start("parent", [sys.executable, "-c", code], cwd=tmp_path, log=tmp_path / "log")
         deadline = time.monotonic() + 10
         while len(processes.marked()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert len(processes.marked()) == 2
+        if asked:
+            raise asked
     assert processes.marked() == []
 
 
 def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):
-    from samfed_monai.flare.local import SERVER, Poc
-
     for name in ("server", "site-1"):
         write_json(tmp_path / "sites" / f"{name}.json", {})
     poc = Poc(tmp_path / "poc", ["site-1"], port=1)

@@ -15,7 +15,7 @@ from samfed_monai.flare.job import merge_allow_list
 from tests.federation.toys import BUNDLE, ToyNet
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("monai_nvflare", reason="make test installs monai-nvflare, without its pin of an older nvflare")
+pytest.importorskip("monai_nvflare", reason="monai-nvflare is not installed; NVIDIA deprecates it")
 
 # FLARE builds no class of a job that the installation's local/resources.json does not allow.
 CLASSES = ("monai_nvflare.", "nvflare.app_opt.", "nvflare.app_common.", "samfed_monai.", "tests.federation.toys.")

@@ -16,11 +16,10 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.core.registry import Elsewhere
 from tests.flare import tiny_sam
 from tests.flare.carried import hashes, in_both
-from tests.flare.test_equality import SMALL_NETWORK, one_thread
+from tests.flare.test_equality import SMALL_NETWORK
 from tests.methods import present
 
 pytestmark = pytest.mark.slow
-__all__ = ["one_thread"]
 
 SITES = ("site-1", "site-2")
 SMALL = {

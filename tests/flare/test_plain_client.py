@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from samfed_monai.flare.local import write_site_files
-from tests.flare.test_equality import one_thread, three_sites
 
 pytestmark = pytest.mark.slow
-__all__ = ["one_thread", "three_sites"]
 
 RECIPE = """
 import shutil, sys

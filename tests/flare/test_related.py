@@ -18,12 +18,13 @@ import torch
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
-from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.job import Planned, export_job
 from samfed_monai.flare.local import simulate, write_site_files
+from samfed_monai.flare.site_file import PLAN
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
 from tests.flare.carried import hashes, in_both, run_here
-from tests.flare.test_equality import one_thread
+from tests.flare.executors import ManyExecutor
+from tests.flare.many_plans import ManyController
 from tests.flare.test_personal import SITES, SMALL
 from tests.flare.tiny_sam import encoder
 from tests.flare.toys import REPO
@@ -31,7 +32,6 @@ from tests.methods import present
 from tests.polyps import few_polyps
 
 pytestmark = pytest.mark.slow
-__all__ = ["one_thread"]
 
 SURE = {"agreement#tau": 0.5}
 REFINED = {
@@ -156,7 +156,7 @@ def test_one_process_and_the_simulator_have_the_same_bits(here, small_sam, tmp_p
         content = read_json(files / f"{site}.json")
         content |= {"runs_dir": content.pop("output_dir"), "weights": str(small_sam)}
         write_json(files / f"{site}.json", content)
-    classes = {"controller": "tests.flare.many_plans.ManyController", "executor": "tests.flare.executors.ManyExecutor"}
+    classes: dict[str, Any] = {"controller": ManyController, "executor": ManyExecutor}
     job = export_job(tmp_path / "job", first.plan.to_json(), run_name="all", min_clients=2, **classes)
     config = job / "app" / "config"
     for variant, run in plans.items():

@@ -5,10 +5,7 @@ from __future__ import annotations
 from samfed_monai.core.io import read_json, safe_load
 from tests.federation import half_teacher
 from tests.flare.carried import in_both
-from tests.flare.test_equality import one_thread
 from tests.flare.test_personal import SITES, SMALL
-
-__all__ = ["one_thread"]
 
 
 def test_renewed_masks_give_the_same_bits_in_one_process_and_carried(two_sites, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from samfed_monai.flare.session import (
     publish,
     wait_for_sites,
 )
-from samfed_monai.flare.watch import ServerReported, read_status, write_status
+from samfed_monai.flare.status import ServerReported, read_status, write_status
 
 
 def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):

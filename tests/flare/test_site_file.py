@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
+from samfed_monai.data import DataList
+from samfed_monai.federation.plan import Places
+from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import read_site_file
 
 
@@ -36,8 +40,12 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
     with pytest.raises(Refused) as refused:
         read_site_file(tmp_path)
     text = str(refused.value)
-    for part in ("datalst.*unknown key.*datalist", "nowhere, which does not exist", "threads.*a number above 0"):
-        assert __import__("re").search(part, text), part
+    for part in (
+        r"datalst: expected one of \[.*'datalist'",
+        "nowhere, which does not exist",
+        "threads: expected above 0",
+    ):
+        assert re.search(part, text), part
     assert "cache_dir: expected a path, found nothing" in text
     assert "runs_dir" in text
 
@@ -59,15 +67,19 @@ def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        *(({"least_images": value}, "a whole number >= 1") for value in (0, 2.0, True, "5")),
-        *(({"epsilon": value}, "a number above 0") for value in (0, -1.0, float("nan"), float("inf"), "1")),
+        ({"least_images": 0}, "at least 1"),
+        *(({"least_images": value}, "integer or null") for value in (2.0, True, "5")),
+        *(({"epsilon": value}, "above 0") for value in (0, -1.0)),
+        *(({"epsilon": value}, "number or null") for value in (float("nan"), float("inf"), "1")),
+        ({"statistics": ["weights"]}, r"one of \['spectrum'"),
+        ({"statistics": "spectrum"}, "array or null"),
     ],
 )
 def test_a_floor_that_is_none_is_refused(tmp_path, change, expected):
     site_file(tmp_path)
     path = tmp_path / "local" / "samfed_site.json"
     path.write_text(json.dumps({**read_json(path), **change}))
-    with pytest.raises(Refused, match=f"samfed_site.json -> {next(iter(change))}: expected {expected}"):
+    with pytest.raises(Refused, match=f"samfed_site.json -> {next(iter(change))}(#0)?: expected {expected}"):
         read_site_file(tmp_path)
 
 
@@ -112,3 +124,13 @@ def test_relative_paths_start_at_the_file_and_not_at_the_folder_of_the_job(tmp_p
     monkeypatch.setenv("SAMFED_SITE", "../../local")
     write_json(local / "site-1.json", given)
     assert read_site_file(app, "site-1").datalist.resolve() == local / "list.json"
+
+
+def test_an_adapter_of_the_command_line_is_the_servers_alone(two_sites, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = DataList.load(two_sites / "list.json")
+    places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", adapter="own.safetensors")
+    written = write_site_files(tmp_path / "files", listed, places, ("site-1",))
+    monkeypatch.setenv("SAMFED_SITE", str(written))
+    assert read_site_file("/").adapter == tmp_path / "own.safetensors"
+    assert read_site_file("/", "site-1").adapter is None

@@ -10,7 +10,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import export_job, planned
 from samfed_monai.flare.local import simulate
-from tests.flare.spy_controller import FOLDER
+from tests.flare.spy_controller import FOLDER, SpyController
 from tests.flare.test_equality import SMALL_NETWORK
 from tests.flare.toys import REPO
 from tests.privacy.spy import leaks, server_files
@@ -39,10 +39,9 @@ def test_fault_55_58_60_nothing_private_reaches_a_flare_server_in_messages_or_fi
     client = {f"{name}": value for name, value in CLIENT.items()} | SMALL_NETWORK
     sites = {"sites": {name: {} for name in SITES}, **client}
     plan = planned(find_bundle("samfed_skin"), {**given, **sites}, here=False).plan
-    spied = {"controller": "tests.flare.spy_controller.SpyController"}
     run, workspace = tmp_path / "server" / "run", tmp_path / "workspace"
     simulate(
-        export_job(tmp_path / "job", plan.to_json(), run_name="spy", min_clients=2, **spied),
+        export_job(tmp_path / "job", plan.to_json(), run_name="spy", min_clients=2, controller=SpyController),
         sites=SITES,
         workspace=workspace,
         run_folder=run,

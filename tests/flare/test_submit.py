@@ -7,23 +7,25 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.flare.local import SERVER, Poc, Processes
-from samfed_monai.flare.session import open_session, submit_job
+from samfed_monai.flare.local import SERVER, Poc, Processes, _until_done
+from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 from tests.flare.carried import hashes
-from tests.flare.test_equality import OPTIONS, free_port, one_thread, three_sites, words
-from tests.flare.test_system import below, registered
+from tests.flare.patience import patience
+from tests.flare.test_equality import OPTIONS, free_port, words
+from tests.flare.test_faults import model, unbroken
+from tests.flare.toys import REPO, toy_job
 
 pytestmark = pytest.mark.slow
-__all__ = ["one_thread", "three_sites"]
 SITES = ("site-1", "site-2", "site-3")
 
 
@@ -39,84 +41,56 @@ def own_files(folder: Path, images: Path, at: Path) -> Path:
     return folder
 
 
-def up(poc: Poc) -> None:
-    for _ in range(20):
-        try:
-            with open_session(poc.admin, timeout=10):
-                return
-        except Stopped:
-            continue
+@dataclass
+class System:
+    """A provisioned system that runs, and the folder of all of it."""
 
+    poc: Poc
+    processes: Processes
+    at: Path
 
-def lose_site_3_and_abort(poc: Poc, processes: Processes, run: Path, log: Path) -> None:
-    """After the first round the machine of site-3 dies and is started again; then an operator ends the job."""
-    with open_session(poc.admin) as session:  # before the run: a session takes seconds to open
-        while not (run / "rounds" / "000").is_dir():
-            time.sleep(0.02)
-        for process in below(processes.started["site-3"].pid):
-            process.send_signal(signal.SIGKILL)
+    @property
+    def kit(self) -> str:
+        return str(self.poc.admin)
+
+    def run(self, name: str) -> Path:
+        """A run's folder at the server."""
+        return self.at / "server" / "runs_dir" / name
+
+    def lose_and_start(self, site: str) -> None:
+        """The site's machine dies, and is started again until it is registered."""
+        log = self.at / f"{site}.log"
         before = registered(log)
-        poc.start_site(processes, "site-3", log)
+        for process in below(self.processes.started[site].pid):
+            process.send_signal(signal.SIGKILL)
+        self.poc.start_site(self.processes, site, log)
         while registered(log) == before:
             time.sleep(0.2)
-        (job,) = session.list_jobs()
-        session.abort_job(job["job_id"])
 
 
-def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_stay(three_sites, tmp_path):
-    local, fetched, at = tmp_path / "local", tmp_path / "fetched", tmp_path / "hospitals"
-    options = {**OPTIONS, "rounds": 4}
-    assert main(["federate", *words(three_sites, local, variant="no_sam", **options)]) == 0
-    poc = Poc(tmp_path / "system", SITES, port=free_port())
-    poc.provision(own_files(tmp_path / "files", three_sites, at))
-    pairs = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    job = ["samfed_skin", "--datalist", str(three_sites / "list.json"), "--variant", "no_sam", *pairs]
-    assert main(["flare", "export", *job, "--job", str(tmp_path / "first")]) == 0
-    with Processes() as processes:
-        poc.start_server(processes, tmp_path / "server.log")
-        for site in SITES:
-            poc.start_site(processes, site, tmp_path / f"{site}.log")
-        up(poc)
-        kit = ["--kit", str(poc.admin), "--output-dir", str(fetched), "--stop-after", "300"]
-        run = at / "server" / "runs_dir" / "first"
-        given = (poc, processes, run, tmp_path / "site-3.log")
-        operator = threading.Thread(target=lose_site_3_and_abort, args=given, daemon=True)
-        operator.start()
-        assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 3
-        operator.join()
-        stored = len(list((run / "rounds").glob("[0-9]*")))
-        assert 1 <= stored < 4, "no round is complete without the site: nothing names a timeout"
-        assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 0
-        with open_session(poc.admin) as session:
-            (done,) = [job["job_id"] for job in session.list_jobs() if job["status"] == "FINISHED:COMPLETED"]
-        later = tmp_path / "later"
-        assert main(["flare", "fetch", done, "--kit", str(poc.admin), "--output-dir", str(later)]) == 0
-        assert main(["flare", "fetch", "none", "--kit", str(poc.admin), "--output-dir", str(later)]) == 2
-    assert processes.marked() == []
-    assert hashes(later) == hashes(fetched)
-    assert hashes(fetched) == hashes(local)
-    assert read_json(fetched / "flare.json")["state"] == "done"
-    assert (fetched / "report.html").is_file()
-    assert not list(fetched.rglob("*.png")), "no image, no mask"
-    masks = at / "site-2" / "runs_dir" / "first" / "evaluation" / "best" / "site-2" / "test" / "masks"
-    assert len(list(masks.iterdir())) == 5, "they are at the site"
+def below(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
 
 
-TWO = ("site-1", "site-2")
+def registered(log: Path) -> int:
+    """How often a site has connected anew."""
+    return log.read_text(errors="replace").count("Successfully registered client")
 
 
 @pytest.fixture(scope="module")
-def hospitals(three_sites, tmp_path_factory):
-    """A provisioned system of two sites that runs, with its processes and the folder of all of it."""
+def system(three_sites, tmp_path_factory):
+    """One system for all tests of this file, which follow each other: the later ones kill parts of it."""
     at = tmp_path_factory.mktemp("hospitals")
-    poc = Poc(at / "system", TWO, port=free_port())
+    poc = Poc(at / "system", SITES, port=free_port(), more_classes=["tests."])
     poc.provision(own_files(at / "files", three_sites, at))
-    with Processes() as processes:
+    with Processes({"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}) as processes:
         poc.start_server(processes, at / "server.log")
-        for site in TWO:
+        for site in SITES:
             poc.start_site(processes, site, at / f"{site}.log")
-        up(poc)
-        yield poc, processes, at
+        with poc.open_session() as session:
+            wait_for_sites(session, SITES, timeout=120)
+        yield System(poc, processes, at)
     assert processes.marked() == []
 
 
@@ -136,7 +110,7 @@ def foreign(job: Path, name: str, marker: Path) -> Path:
     if name == "code-for-sites":
         app = Path(shutil.copytree(app, folder / "evil"))
         meta = read_json(folder / "meta.json")
-        write_json(folder / "meta.json", {**meta, "deploy_map": {"app": ["server"], "evil": [*TWO]}})
+        write_json(folder / "meta.json", {**meta, "deploy_map": {"app": ["server"], "evil": [*SITES]}})
     if name.startswith("code"):
         (app / "custom").mkdir()
         (app / "custom" / "evil.py").write_text(EVIL.format(str(marker)))
@@ -160,44 +134,107 @@ FOREIGN = {
 NAMED = ["samfed_skin", "--variant", "no_sam", "--sites", '{"site-1": {}, "site-2": {}}']
 
 
-def test_jobs_with_code_are_refused_by_submit_and_without_it_by_server_and_sites(hospitals, tmp_path, capsys):
-    poc, _, at = hospitals
+def test_jobs_with_code_are_refused_by_submit_and_without_it_by_server_and_sites(system, tmp_path, capsys):
     assert main(["flare", "export", *NAMED, "--job", str(tmp_path / "first")]) == 0
     jobs = {name: foreign(tmp_path / "first", name, tmp_path / "marker") for name in FOREIGN}
     for folder in jobs.values():
-        assert main(["flare", "submit", str(folder), "--kit", str(poc.admin), "--output-dir", str(tmp_path)]) == 2
+        assert main(["flare", "submit", str(folder), "--kit", system.kit, "--output-dir", str(tmp_path)]) == 2
         assert "a job holds no code" in capsys.readouterr().err
-    with open_session(poc.admin) as session:
+    with open_session(system.kit) as session:
         assert session.list_jobs() == [], "nothing was sent"
         for name, folder in jobs.items():
             job_id = submit_job(session, folder)
             while not (meta := session.get_job_meta(job_id))["status"].startswith("FINISHED"):
                 time.sleep(0.2)
             assert meta["status"] in ("FINISHED:FAILED_TO_RUN", "FINISHED:ABNORMAL")
-            said = f"{meta['job_deploy_detail']}{(at / 'site-1.log').read_text()}"
+            said = f"{meta.get('job_deploy_detail')}{(system.at / 'site-1.log').read_text()}"
             assert re.search(FOREIGN[name], said), said
     assert not (tmp_path / "marker").exists(), "no code ran"
 
 
-def test_a_killed_server_ends_the_command_within_a_minute_with_3(hospitals, tmp_path, capsys):
-    poc, processes, at = hospitals
-    rounds, killed = at / "server" / "runs_dir" / "killed" / "rounds", []
+def lose_site_3_and_abort(system: System, run: Path) -> None:
+    """After the first round the machine of site-3 dies and is started again; then an operator ends the job."""
+    with open_session(system.kit) as session:  # before the run: a session takes seconds to open
+        while not (run / "rounds" / "000").is_dir():
+            time.sleep(0.02)
+        system.lose_and_start("site-3")
+        (job,) = [job for job in session.list_jobs() if job["status"] == "RUNNING"]
+        session.abort_job(job["job_id"])
+
+
+def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_stay(system, three_sites, tmp_path):
+    local, fetched = tmp_path / "local", tmp_path / "fetched"
+    options = {**OPTIONS, "rounds": 4}
+    assert main(["federate", *words(three_sites, local, variant="no_sam", **options)]) == 0
+    pairs = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    job = ["samfed_skin", "--datalist", str(three_sites / "list.json"), "--variant", "no_sam", *pairs]
+    assert main(["flare", "export", *job, "--job", str(tmp_path / "first")]) == 0
+    kit = ["--kit", system.kit, "--output-dir", str(fetched), "--stop-after", "300"]
+    run = system.run("first")
+    operator = threading.Thread(target=lose_site_3_and_abort, args=(system, run), daemon=True)
+    operator.start()
+    assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 3
+    operator.join()
+    stored = len(list((run / "rounds").glob("[0-9]*")))
+    assert 1 <= stored < 4, "no round is complete without the site: nothing names a timeout"
+    assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 0
+    with open_session(system.kit) as session:
+        (done,) = [job["job_id"] for job in session.list_jobs() if job["status"] == "FINISHED:COMPLETED"]
+    later = ["--kit", system.kit, "--output-dir", str(tmp_path / "later")]
+    assert main(["flare", "fetch", done, *later]) == 0
+    assert main(["flare", "fetch", "none", *later]) == 2
+    assert hashes(tmp_path / "later") == hashes(fetched)
+    assert hashes(fetched) == hashes(local)
+    assert read_json(fetched / "flare.json")["state"] == "done"
+    assert (fetched / "report.html").is_file()
+    assert not list(fetched.rglob("*.png")), "no image, no mask"
+    masks = system.at / "site-2" / "runs_dir" / "first" / "evaluation" / "best" / "site-2" / "test" / "masks"
+    assert len(list(masks.iterdir())) == 5, "they are at the site"
+
+
+def test_a_killed_server_ends_the_command_within_a_minute_with_3(system, tmp_path, capsys):
+    rounds, killed = system.run("killed") / "rounds", []
 
     def kill_server() -> None:
         while not (rounds / "001").is_dir():  # that the first one is stored has been logged
             time.sleep(0.02)
-        for process in below(processes.started[SERVER].pid)[::-1]:
+        for process in below(system.processes.started[SERVER].pid)[::-1]:
             process.send_signal(signal.SIGKILL)
         killed.append(time.monotonic())
-        poc.start_server(processes, at / "again.log")  # as start.sh does
+        system.poc.start_server(system.processes, system.at / "again.log")  # as start.sh does
 
     threading.Thread(target=kill_server, daemon=True).start()
     options = {**OPTIONS, "rounds": 500, "privacy#least_images": 1}
     pairs = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    kit = ["--kit", str(poc.admin), "--output-dir", str(tmp_path / "killed")]
+    kit = ["--kit", system.kit, "--output-dir", str(tmp_path / "killed")]
     assert main(["flare", "submit", *NAMED, *pairs, *kit]) == 3
     assert time.monotonic() - killed[0] < 60
     told = capsys.readouterr().err
     assert "the FLARE server was started again, and what it ran before is gone" in told
     assert "of 500 rounds are stored at the server\n  to go on: type the same command again" in told
     assert "cannot send to" not in told, "nothing of FLARE's own log"
+
+
+def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(system, tmp_path):
+    deadline = patience(12, imports=7)  # waited for once in full; three trainers import beside each other within it
+    run = system.run("toy")
+
+    def kill_site_3() -> None:  # and start it again: FLARE has it wait for the next job
+        while not (run / "rounds" / "000").is_dir():
+            time.sleep(0.02)
+        system.lose_and_start("site-3")
+
+    threading.Thread(target=kill_site_3, daemon=True).start()
+    faults = {site: {"round": 1, "what": "sleep", "seconds": 2} for site in SITES}  # it is killed while it works
+    job = toy_job(tmp_path / "job", rounds=4, quorum=2, timeout=deadline, faults=faults)
+    with system.poc.open_session() as session:  # the server was killed a moment ago
+        wait_for_sites(session, SITES, timeout=120)
+        submit_job(session, job)
+    _until_done(run, system.at / "none", str, timeout=max(240, 8 * deadline))
+    records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
+    assert [record["sites"]["site-3"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
+    assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
+    assert deadline <= records[1]["seconds"]["training"] < 2 * deadline
+    assert sum(sum(record["seconds"].values()) for record in records[2:]) < deadline, "no round waits for it again"
+    absent = {"site-3": range(1, 4)}
+    assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4, sites=SITES, absent=absent)

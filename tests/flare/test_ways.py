@@ -15,24 +15,22 @@ from samfed_monai.flare.site_file import read_site_file
 def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, monkeypatch, way):
     from samfed_monai.cli.main import main
 
-    def started(*, site_files, sites, **_):
+    def started(job, *, site_files, sites, **_):
         monkeypatch.setenv("SAMFED_SITE", str(site_files))
         for name in (*sites, "server"):
             files = read_site_file(tmp_path, name)
             caches = tmp_path / "cache" / "sites" / name if name in sites else tmp_path / "cache"
             assert (files.cache_dir, files.data_root, files.output_dir) == (caches, two_sites, tmp_path / "run")
-            assert files.adapter == (None if name in sites else tmp_path / "own.safetensors")
             assert files.bundle_root == tmp_path / "mine"
         raise KeyboardInterrupt  # nothing is run
 
-    monkeypatch.setattr(f"samfed_monai.flare.ways.run_{'simulator' if way == 'simulate' else 'poc'}", started)
+    monkeypatch.setattr(f"samfed_monai.flare.local.{'simulate' if way == 'simulate' else 'run_poc'}", started)
     monkeypatch.chdir(tmp_path)
     assert main(["init", "samfed_skin", "mine"]) == 0
     here = os.path.relpath(two_sites)
     words = ["--datalist", f"{here}/list.json", "--data-root", here, "--output-dir", "run", "--cache-dir", "cache"]
-    (tmp_path / "own.safetensors").touch()
     words += ["--workspace", "space", "--variant", "no_sam", "--privacy#least_images", "1"]
-    assert main(["flare", way, "./mine", *words, "--adapter", "own.safetensors"]) == 130
+    assert main(["flare", way, "./mine", *words]) == 130
 
 
 def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, monkeypatch):
@@ -49,9 +47,8 @@ def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, 
 
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
     from samfed_monai.cli.main import main
-    from samfed_monai.flare import needs
 
-    monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    monkeypatch.setattr("samfed_monai.cli.flare.find_spec", lambda name: None)
     words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
     assert main(["flare", "simulate", "samfed_skin", *words]) == 2
     assert "pip install 'samfed-monai[flare]'" in capsys.readouterr().err

@@ -8,10 +8,12 @@ from typing import Any
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.federation import RoundController, RunFolder
 from samfed_monai.flare.controller import FederationController
+from samfed_monai.flare.job import export_job
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Message, Server
 from tests.federation.toys import QUIET, weights
+from tests.flare.executors import ToyExecutor
 
 REPO = Path(__file__).parents[2]
 
@@ -39,14 +41,12 @@ class ToyController(FederationController):
 
 def toy_job(folder: Path, **plan: Any) -> Path:
     """A job of the toy federation."""
-    from samfed_monai.flare.job import export_job
-
     return export_job(
         folder,
         {"rounds": 3, "run": "abc123", **plan},
         run_name="toy",
-        controller="tests.flare.toys.ToyController",
-        executor="tests.flare.executors.ToyExecutor",
+        controller=ToyController,
+        executor=ToyExecutor,
     )
 
 

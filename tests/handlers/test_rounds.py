@@ -95,7 +95,7 @@ def test_no_image_at_all_is_still_one_step_so_that_the_stream_can_say_what_is_wr
 
 
 def test_zero_steps_or_batches_are_refused() -> None:
-    with pytest.raises(Refused, match=r"train.json -> local_steps: expected a whole number >= 1, found 0"):
+    with pytest.raises(Refused, match=r"train.json -> local_steps: expected a whole number >= 1, or null, found 0"):
         steps_per_round(local_steps=0, batch_size=8, labelled=[], unlabelled=[])
     with pytest.raises(Refused, match=r"train.json -> batch_size: .* found -2"):
         steps_per_round(local_steps=1, batch_size=-2, labelled=[], unlabelled=[])

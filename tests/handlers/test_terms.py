@@ -243,6 +243,7 @@ def test_fault_25_unknown_rule_or_schedule_is_refused_when_built(term: Any) -> N
 def test_a_temperature_of_zero_is_refused(term: Any) -> None:
     with pytest.raises(Refused, match="temperature: expected a number > 0, found 0"):
         term(temperature=0)
+    assert term(temperature=0.5).temperature == 0.5
 
 
 @pytest.mark.parametrize("first", ["logger", "terms"])

@@ -167,20 +167,6 @@ def test_the_state_of_another_network_is_refused():
         sharing.receive(1, 3, Kind.WEIGHTS, sent())
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"mu": -1}, "sharing#mu: expected a number >= 0, found -1"),
-        ({"rate": "fast"}, "sharing#rate: expected a number >= 0, found 'fast'"),
-        ({"fraction": 2}, r"sharing#fraction: expected a part of the rounds in \[0, 1\], found 2"),
-        ({"schedule": "step"}, r"sharing#schedule: expected one of \['exponential', 'cosine'\], found 'step'"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, reason):
-    with pytest.raises(Refused, match=reason):
-        made(**options)
-
-
 START = [0.0] * 6
 CORES = {"s0": [1.0, 0.0, 2.0, -1.0, 4.0, 0.0], "s1": [0.0, 2.0, 2.0, 1.0, 0.0, 8.0], "s2": [8.0] * 6}
 COUNTS = {"s0": 3, "s1": 1, "s2": 4}

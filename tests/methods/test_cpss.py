@@ -137,17 +137,6 @@ def test_the_contents_have_the_gradient():
     assert bool((features.grad != 0).any())
 
 
-def test_arguments_out_of_range_are_refused_together():
-    with pytest.raises(
-        Refused,
-        match=r"(?s)style_swap#tau: expected a number in \[0, 1\], found 2.*"
-        r"style_swap#side: expected a whole number >= 1, found 0.*style_swap#stride: .*1\.5.*"
-        r"#label_schedule: .*'later'",
-    ):
-        StyleSwapTerm(tau=2, side=0, stride=1.5, label_schedule="later")  # type: ignore[arg-type]
-    assert [StyleSwapTerm(tau=tau).tau for tau in (0, 1)] == [0, 1]
-
-
 def test_a_network_a_batch_or_guides_that_do_not_fit_are_refused_where_the_term_stands():
     engine = SimpleNamespace(network=toy_network(), state=SimpleNamespace(guide_names=("weak",)))
     with pytest.raises(Refused, match=r"terms#style_swap: expected an encoder that .*, found Sequential"):

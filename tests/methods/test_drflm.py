@@ -148,22 +148,6 @@ def test_an_answer_without_the_loss_is_refused():
         strategy.accept(0, "s0", answers(0.0, 0.0)["s0"])
 
 
-def test_options_out_of_range_are_refused_together():
-    told = (
-        r"(?s)strategy#step: expected a number >= 0, found -1.*"
-        r"strategy#ascent: expected one of \['mirror', 'projected'\], found 'steepest'"
-    )
-    with pytest.raises(Refused, match=told):
-        DistributionallyRobust(step=-1, ascent="steepest")
-    told = (
-        r"(?s)terms#local_mixup#tau: expected a number in \[0, 1\], found 2.*"
-        r"terms#local_mixup#alpha: expected a number > 0, found 0"
-    )
-    with pytest.raises(Refused, match=told):
-        LocalMixUpTerm(tau=2, alpha=0)
-    assert [LocalMixUpTerm(tau=tau).tau for tau in (0, 1)] == [0, 1]
-
-
 def test_a_batch_or_guides_that_do_not_fit_are_refused_where_the_term_stands():
     image = torch.zeros(1, 3, 4, 4)
     guidance, engine = Guidance(student=image, weak_view=image, guides={}), SimpleNamespace(network=None)

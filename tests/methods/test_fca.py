@@ -164,20 +164,6 @@ def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
     assert strategy.evaluation("s1")["w"].tolist() == [0.5] * 6
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"mask": "fuzzy"}, r"strategy#mask: expected one of \['binary', 'smooth'\], found 'fuzzy'"),
-        ({"threshold": 2}, r"strategy#threshold: expected a cosine in \[-1, 1\], found 2"),
-        ({"temperature": 0}, "strategy#temperature: expected a number > 0, found 0"),
-        ({"patterns": "a"}, "strategy#patterns: expected a list, found 'a'; put it in brackets"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, reason):
-    with pytest.raises(Refused, match=reason):
-        ClientTailored(**options)
-
-
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(Refused, match=r"strategy#patterns: expected at least one, found no name like 'c\*'"):
         made(ClientTailored(patterns=["a", "c*"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedala import AdaptiveMixing, learned, mixed
 from samfed_monai.protocol import Kind
 from tests.methods.personal import Six, numbers_of, six, six_trainer
@@ -120,17 +119,3 @@ def test_a_new_run_begins_with_ones_again():
     for each in (sharing, fresh):
         each.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     assert mix_of(sharing) == mix_of(fresh) == pytest.approx([0.6, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"upper": 0}, r"sharing#upper: expected a part of the layers in \(0, 1\], found 0"),
-        ({"rate": -1}, "sharing#rate: expected a step size >= 0, found -1"),
-        ({"batches": 1.5}, "sharing#batches: expected a number of batches >= 0, found 1.5"),
-        ({"first_batches": -1}, "sharing#first_batches: expected a number of batches >= 0, found -1"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, reason):
-    with pytest.raises(Refused, match=reason):
-        made(**options)

@@ -114,7 +114,7 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     expected = (softplus(source).mean() + softplus(-target).mean()) / 2  # 0 is the site, 1 is the target
     torch.testing.assert_close(value, expected)
     assert source.shape[1] == 1
-    assert engine.state.terms["told_apart"] == torch.cat([source < 0, target > 0]).float().mean()
+    assert engine.state.terms["separated"] == torch.cat([source < 0, target > 0]).float().mean()
     trained_ = [weight for weight in term._discriminator.parameters() if weight.requires_grad]
     gradients = torch.autograd.grad(expected, [*found, *trained_])
     for mine, theirs in zip(turned, gradients, strict=False):
@@ -124,7 +124,7 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     assert turned[2].abs().sum() > 0, "the encoder's last layer is reached"
 
 
-def test_features_of_another_scale_are_told_apart():
+def test_features_of_another_scale_are_separated():
     network, guide = Shown(), GlobalGuide()
     guide._copy.sync(network)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_features_of_another_scale_are_told_apart():
         guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
         term.value(guidance, engine).backward()
         term._step(engine)
-    assert engine.state.terms["told_apart"] > 0.9
+    assert engine.state.terms["separated"] > 0.9
 
 
 def test_the_discriminator_takes_a_step_of_its_own_after_each_of_the_networks():
@@ -191,7 +191,7 @@ def test_the_light_form_is_nothing_at_first_and_something_once_they_part():
 def test_the_discriminator_learns_begins_anew_and_nothing_is_left_on_the_network():
     network = Shown()
     trainer, term = trained(network, rounds=2, rate=0.01, weight=1.0)
-    assert 0 <= trainer.state.term_means["told_apart"] <= 1
+    assert 0 <= trainer.state.term_means["separated"] <= 1
     assert not network.encoder._forward_hooks
     last = term._discriminator
     next_round(trainer, 2, 3)

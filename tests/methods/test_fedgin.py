@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.methods import fedgin
 from samfed_monai.methods.fedgin import IntensityViewd, mixed_intensities, random_intensities
 from samfed_monai.networks.key_patterns import network_split
@@ -134,14 +133,6 @@ def test_the_view_is_reproducible_leaves_the_weak_one_and_is_the_strong_one_with
     assert not torch.equal(two["image"], image())
     assert not torch.equal(two["second"], image())
     assert not torch.equal(two["image"], two["second"])
-
-
-def test_arguments_out_of_range_are_refused_together():
-    with pytest.raises(
-        Refused,
-        match=r"(?s)View.*most: expected 0 to 1, found 2.*layers: expected a whole number >= 1, found 0.*width: .*1\.5",
-    ):
-        IntensityViewd(most=2, layers=0, width=1.5)  # type: ignore[arg-type]
 
 
 def test_the_variant_trains_and_keeps_normalisation_at_the_site(build):

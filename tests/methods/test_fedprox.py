@@ -11,7 +11,6 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
@@ -77,11 +76,6 @@ def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
     free, held = moved(), moved(ProximalTerm(mu=5.0))
     assert held.norm() < free.norm()
     assert torch.equal(moved(ProximalTerm(mu=0.0)), free)
-
-
-def test_a_negative_mu_is_refused() -> None:
-    with pytest.raises(Refused, match=r"terms#proximal#weight: expected a number >= 0, found -1"):
-        ProximalTerm(mu=-1)
 
 
 def test_fedprox_without_mu_is_no_sam(build: Callable[..., ConfigWorkflow]) -> None:

@@ -82,9 +82,3 @@ def test_a_failed_step_leaves_everything_trainable():
 def test_what_cannot_be_trained_in_turn_is_refused_before_any_work(personal, share, steps, message):
     with pytest.raises(Refused, match=message):
         toy_trainer([AlternatingParts(personal=personal, share=share)], steps=steps).run()
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, "half", None])
-def test_a_share_that_is_none_is_refused(share):
-    with pytest.raises(Refused, match="expected a part between 0 and 1"):
-        AlternatingParts(personal=HEAD, share=share)

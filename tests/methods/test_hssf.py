@@ -501,11 +501,6 @@ def test_without_a_stream_it_is_refused() -> None:
         toy_trainer([LsslTerm()], network=a_network(), loader=a_loader()).run()
 
 
-def test_bad_arguments_are_refused_together() -> None:
-    with pytest.raises(Refused, match=r"(?s)2 problems.*terms#lssl#least_mean: .*1\.5.*terms#lssl#consistency: .*-1"):
-        LsslTerm(least_mean=1.5, consistency=-1)
-
-
 GREY = torch.full((3, 64, 64), 0.5)
 
 

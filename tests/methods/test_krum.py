@@ -82,24 +82,6 @@ def test_fewer_sites_than_it_takes_are_refused(options, sites, least):
     Krum(**options).require_sites(["site"] * least)
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"faulty": 0}, "strategy#faulty: expected a whole number >= 1, found 0"),
-        ({"faulty": True}, "strategy#faulty: expected a whole number >= 1, found True"),
-        ({"faulty": 1.0}, "strategy#faulty: expected a whole number >= 1, found 1.0"),
-        ({"keep": 0}, "strategy#keep: expected a whole number >= 1, or null, found 0"),
-        ({"keep": 2.0}, "strategy#keep: expected a whole number >= 1, or null, found 2.0"),
-    ],
-)
-def test_options_out_of_their_range_are_refused(options, problem):
-    with pytest.raises(Refused) as caught:
-        Krum(**options)
-    assert [str(each) for each in caught.value.problems] == [problem]
-    with pytest.raises(Refused, match="refused: 2 problems"):
-        Krum(faulty=0, keep=0)
-
-
 def test_who_is_left_out_is_told(caplog):
     caplog.set_level("INFO")
     combined(Krum(keep=2), [[value, 0.0, 0.0] for value in LINE.values()])

@@ -65,25 +65,6 @@ def test_one_wild_site_moves_the_model_no_further_than_an_honest_one_could(hones
     assert float(found.norm()) <= longest * (1 + 1e-5) + 1e-5
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"factor": 0}, "strategy#factor: expected a number > 0, found 0"),
-        ({"factor": True}, "strategy#factor: expected a number > 0, found True"),
-        ({"factor": float("inf")}, "strategy#factor: expected a number > 0, found inf"),
-        ({"factor": "2"}, "strategy#factor: expected a number > 0, found '2'"),
-        ({"window": 0}, "strategy#window: expected a whole number of rounds >= 1, found 0"),
-        ({"window": 2.0}, "strategy#window: expected a whole number of rounds >= 1, found 2.0"),
-    ],
-)
-def test_options_out_of_their_range_are_refused(options, problem):
-    with pytest.raises(Refused) as caught:
-        NormClipping(**options)
-    assert [str(each) for each in caught.value.problems] == [problem]
-    with pytest.raises(Refused, match="refused: 2 problems"):
-        NormClipping(factor=0, window=0)
-
-
 def test_a_median_may_be_of_one_round_and_is_of_five_by_default():
     assert (NormClipping().factor, NormClipping().window, NormClipping(window=1).window) == (1.0, 5, 1)
 

@@ -351,7 +351,7 @@ def test_on_real_images_a_better_network_replaces_pseudo_labels_by_better_ones(s
 def test_arguments_out_of_range_are_refused_together():
     given = {"split": "all", "views": 3, "every": 0, "absolute": 0, "relative": 2, "sam_size": 500}
     told = {
-        "split: expected 'labelled' or 'unlabelled', found 'all'",
+        "split: expected one of ['labelled', 'unlabelled'], found 'all'",
         "views: expected one of [1, 2, 4, 8], found 3",
         "every: expected a whole number >= 1, found 0",
         "absolute: expected a share in (0, 1], found 0",
@@ -438,7 +438,7 @@ def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_
     assert len(term.store) == len(hashes) > 0
     assert all(image in term.store for image in hashes), "keyed by the images' own hashes"
     assert workflow.trainer.state.term_means["see_labelled"] == 1
-    folder = term.folder
+    folder = term.stores
     assert folder == tmp_path / "pseudo_labels" / "site-1"
     for number in (1, 2):
         term._round = None  # as in another process
@@ -532,7 +532,7 @@ def test_of_every_two_rounds_the_second_takes_nothing_and_goes_on_with_what_ther
         term._refine(engine)
         found.append(term.store.get(ONE).mean().item())
         assert term._labelled == 1.0
-        assert (term.folder / f"{number:04d}.safetensors").is_file()
+        assert (term.stores / f"{number:04d}.safetensors").is_file()
     assert asked == [0, 2]
     assert found == pytest.approx([0.6, 0.6, 0.8, 0.8])
 

@@ -66,11 +66,6 @@ def test_the_share_is_the_rounds_randomness() -> None:
     assert len(set(shares())) == 3
 
 
-def test_bad_arguments_are_refused_together() -> None:
-    with pytest.raises(Refused, match=r"(?s)2 problems.*terms#mixup#tau: .*1\.5.*terms#mixup#alpha: .*0"):
-        MixUpTerm(tau=1.5, alpha=0)
-
-
 def semifl_round(public_seed: int) -> tuple[list[torch.Tensor], torch.nn.Module, list[torch.Tensor]]:
     """Labels of each step of a round on one and the same batch, the trained network, and the students' weak views."""
     items = [{**item, "image_strong": item["image"]} for item in toy_items(4, seed=1)]

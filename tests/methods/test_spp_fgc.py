@@ -258,18 +258,6 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
     )
 
 
-def test_options_out_of_range_are_refused_together() -> None:
-    told = (
-        r"strategy#clusters: expected a whole number >= 1, found 0\n.*strategy#least: expected a whole number >= 1, "
-        r"found 0\n.*strategy#levels: expected a whole number in \[2, 32\], found 1$"
-    )
-    with pytest.raises(Refused, match=told):
-        ClusteredFedAvg(clusters=0, least=0, levels=1)
-    assert [ClusteredFedAvg(levels=levels).levels for levels in (2, 32)] == [2, 32]
-    with pytest.raises(Refused, match=r"strategy#levels: .*found 33$"):
-        ClusteredFedAvg(levels=33)
-
-
 def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:
     method, strategy = declared(None, "spp_fgc"), ClusteredFedAvg()
     require_possible(Privacy(), strategy, method)

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.methods.trimmed_mean import TrimmedMean, trimmed
 from tests.methods.robust import VALUES, answered, attached, combined, rows
 
@@ -61,12 +60,3 @@ def test_one_wild_site_leaves_every_number_among_those_of_the_others(honest, wil
     found = torch.tensor(combined(TrimmedMean(), [*honest, [wild] * 3]))
     # a mean of at most seven values of magnitude <= 100 rounds by less than 7 * 100 * 6e-8
     assert bool(((least - 1e-4 <= found) & (found <= most + 1e-4)).all())
-
-
-@pytest.mark.parametrize("trim", [0, 0.5, -0.1, True, "0.25"])
-def test_a_part_out_of_its_range_is_refused(trim):
-    with pytest.raises(Refused) as caught:
-        TrimmedMean(trim=trim)
-    assert [str(problem) for problem in caught.value.problems] == [
-        f"strategy#trim: expected a part of the sites in (0, 0.5), found {trim!r}"
-    ]

@@ -196,8 +196,3 @@ def test_a_network_without_an_encoder_is_refused_before_any_step() -> None:
     with pytest.raises(Refused, match=r"terms#unimatch: expected an encoder"):
         trainer.run()
     assert trainer.state.iteration == 0
-
-
-def test_bad_arguments_are_refused_together() -> None:
-    with pytest.raises(Refused, match=r"(?s)3 problems.*#tau: .*1\.2.*#features: .*-1.*#drop: .*1\.0"):
-        UniMatchTerm(tau=1.2, features=-1, drop=1.0)

@@ -116,14 +116,6 @@ def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image()
     assert engine.state.terms["crf_labelled"].item() == pytest.approx(1 / 3)
 
 
-def test_numbers_out_of_range_are_refused_together() -> None:
-    pixels, positive = "expected 1 or more pixels, found 0", "expected a number > 0, found 0"
-    told = {"radius": pixels, "step": pixels, "sigma_xy": positive, "sigma_rgb": positive}
-    with pytest.raises(Refused, match=r"(?s)" + r"\n.*".join(f"crf#{key}: {each}" for key, each in told.items()) + "$"):
-        GatedCrfTerm(radius=0, step=0, sigma_xy=0, sigma_rgb=0)
-    assert GatedCrfTerm(radius=1, sigma_xy=0.5, sigma_rgb=1).radius == 1
-
-
 def test_a_scribble_of_one_pixel_survives_half_the_size() -> None:
     label = torch.full((1, 4, 4), 255.0)
     label[0, 1] = 1.0

@@ -231,10 +231,10 @@ def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"limit": 0}, "UpdateGuard#limit: expected a positive number, found 0"),
-        ({"limit": math.nan}, "UpdateGuard#limit: expected a positive number, found nan"),
-        ({"limit": "2"}, "UpdateGuard#limit: expected a positive number, found '2'"),
-        ({"action": "drop"}, "UpdateGuard#action: expected 'clip' or 'skip', found 'drop'"),
+        ({"limit": 0}, "UpdateGuard#limit: expected a number > 0, found 0"),
+        ({"limit": math.nan}, "UpdateGuard#limit: expected a number > 0, found nan"),
+        ({"limit": "2"}, "UpdateGuard#limit: expected a number > 0, found '2'"),
+        ({"action": "drop"}, "UpdateGuard#action: expected one of ['clip', 'skip'], found 'drop'"),
         ({"largest_share": 0}, "UpdateGuard#largest_share: expected a number in (0, 1], or null, found 0"),
         ({"largest_share": 1.01}, "UpdateGuard#largest_share: expected a number in (0, 1], or null, found 1.01"),
         ({"largest_share": True}, "UpdateGuard#largest_share: expected a number in (0, 1], or null, found True"),

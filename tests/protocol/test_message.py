@@ -574,7 +574,7 @@ def test_tensors_that_nobody_asked_for_are_refused_in_full():
     with pytest.raises(MessageRefused) as caught:
         up().check(up=True, site="a", round=2)
     assert [str(each) for each in caught.value.problems] == [
-        "message -> tensors: expected numbers only, found tensors nobody asked for"
+        "message -> tensors: expected numbers only, found tensors that were not requested"
     ]
 
 

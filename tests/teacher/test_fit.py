@@ -59,6 +59,13 @@ def fit(records, checkpoint, tmp_path):
     return make
 
 
+def test_settings_added_later_leave_the_hash_of_other_fits_unchanged(fit, monkeypatch):
+    monkeypatch.setattr(fit_room, "canonical_hash", lambda content: content)
+    added = {"outputs", "lora_targets", "lora_learning_rate", "trainer"}
+    assert not added & fit()._fit_hash()["settings"].keys()
+    assert added - fit(adapt="lora", lora_targets="qkv")._fit_hash()["settings"].keys() == added - {"lora_targets"}
+
+
 def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkpoint, tmp_path):
     result = fit(test_records={"site": records[:1]}, epochs=3, learning_rate=2e-3).run()
     assert set(result["after"]) == {"held_out", "site"}
@@ -349,7 +356,7 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
     message = str(refused.value)
     assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
     assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
-    assert "teacher -> epochs: expected an integer >= 1, found 0" in message
+    assert "teacher -> epochs: expected a whole number >= 1, found 0" in message
     assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
     assert "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'" in message
     assert "teacher -> bf16: expected true, false or 'auto', found 'yes'" in message

@@ -146,9 +146,9 @@ def test_numbers_out_of_range_are_refused_all_at_once():
     with pytest.raises(Refused) as caught:
         SelfTraining(epochs=-1, generations=0, batch_size=1, learning_rate=0, keep=1.5)
     text = str(caught.value)
-    assert "teacher -> self_training -> epochs: expected an integer >= 0, found -1" in text
-    assert "self_training -> generations: expected an integer >= 1, found 0" in text
-    assert "self_training -> batch_size: expected an integer >= 2, found 1" in text
+    assert "teacher -> self_training -> epochs: expected a whole number >= 0, found -1" in text
+    assert "self_training -> generations: expected a whole number >= 1, found 0" in text
+    assert "self_training -> batch_size: expected a whole number >= 2, found 1" in text
     assert "self_training -> learning_rate: expected a number > 0, at most 1, found 0" in text
     assert "self_training -> keep: expected a number > 0, at most 1, found 1.5" in text
 

@@ -148,6 +148,7 @@ def test_a_list_of_transforms_is_told_by_its_numbers():
     before = canonical_hash(content_of(drawn.transforms))
     ViewedImages([disc(32, 32)], Compose(drawn.transforms[1:])).view(0, 0)
     assert canonical_hash(content_of(drawn.transforms)) == before, "what was drawn is no part of it"
+    assert content_of([torch.nn.Linear, content_of, torch.device("cpu")]) == ["Linear", "content_of", "cpu"]
     foreign = content_of([RandGaussianNoised("image", std=0.5), SpatialPadd("image", [8, 8])])
     assert foreign[0]["class"] == "monai.transforms.intensity.dictionary.RandGaussianNoised"
     assert foreign[1]["padder"]["spatial_size"] == [8, 8]

@@ -59,6 +59,8 @@ def test_a_box_is_filled_with_the_mean_colour():
     assert filled[0].tolist() == [[1, 0, 0, 0.25], [1, 0, 0, 0]]
     assert filled[1].sum() == 0
     assert image[0, 0, 3] == 0
+    for box in ((-3, 0, 2, 4), (0, -3, 2, 2), (2, 0, 1, 1)):  # above, left of and below the image
+        assert torch.equal(box_fill(image, *box), image)
 
 
 def a_batch(size: int, channels: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:

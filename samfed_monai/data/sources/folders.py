@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.words import counted
 from samfed_monai.data.sources.doctor import near_miss
 from samfed_monai.data.sources.found import (
@@ -45,7 +45,7 @@ def find_folders(
     Args:
         root: folder of sites; every subfolder with an ``images`` folder in it is one.
         public: the one whose images are public; each of them needs a mask (fault 1). ``None``: every folder is a site.
-        output: file that is to be written; the folder it lies in, if it is under ``root``, is no forgotten site.
+        output: file that is to be written; the folder that it is in, if it is under ``root``, is no forgotten site.
         alone: whether one site will do.
 
     Raises:
@@ -58,9 +58,7 @@ def find_folders(
     others = passed_over(root, names, output=output)
     if len(names) < 2 and not alone:
         hint = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
-        raise Refused(
-            [Problem(str(root), found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)]
-        )
+        raise refused(root, found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)
     problems = Problems()
     found: dict[str, list[Found]] = {}
     lonely: dict[str, list[Path]] = {}
@@ -124,8 +122,8 @@ def _lonely_sentence(site: str, masks: list[Path], found: list[Found]) -> list[s
     if not masks:
         return []
     who = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
-    told = [f"{who} to no image", f"left out, such as {first_two(masks)}", f"a mask is called by {RULE}"]
-    return ["; ".join(filter(None, [*told, renaming(masks, found)]))]
+    parts = [f"{who} to no image", f"left out, such as {first_two(masks)}", f"a mask is called by {RULE}"]
+    return ["; ".join(filter(None, [*parts, renaming(masks, found)]))]
 
 
 def _unmatched(folder: Path, masks: list[Path], found: list[Found]) -> list[Problem]:
@@ -133,9 +131,9 @@ def _unmatched(folder: Path, masks: list[Path], found: list[Found]) -> list[Prob
     if not masks or all(one.label is not None for one in found):
         return []
     who = counted(len(masks), "mask that belongs", "masks that belong")
-    told = f"{who} to none of the {counted(len(found), 'image')}, such as {first_two(masks)}"
+    found_here = f"{who} to none of the {counted(len(found), 'image')}, such as {first_two(masks)}"
     expected = f"the public images' masks, called by {RULE}"
-    return [Problem(str(folder), found=told, expected=expected, hint=renaming(masks, found))]
+    return [Problem(str(folder), found=found_here, expected=expected, hint=renaming(masks, found))]
 
 
 def without_mask(found: list[Found], hint: str = "add it, or move the image") -> list[Problem]:

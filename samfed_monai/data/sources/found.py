@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
+from samfed_monai.core.errors import Problems, Refused, machine_failure, refused
 from samfed_monai.core.io import PRIVATE, make_folder
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
@@ -106,7 +106,7 @@ def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], lis
     if not images:
         found_here = "; ".join(["no images", *others_in(folder)])
         expected, hint = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
-        raise Refused([Problem(str(folder / "images"), found=found_here, expected=expected, hint=hint)])
+        raise refused(str(folder / "images"), found=found_here, expected=expected, hint=hint)
     drawn = list_images(folder / "masks")
     exchanged = swapped(folder, images, drawn)
     if exchanged is not None:
@@ -127,14 +127,14 @@ def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], lis
         else:
             own = own or ones
         if len({below[one] for one in own}) > 1:
-            told = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
+            several = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
             hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
-            problems.add(relative(path, root), found=told, expected="the mask of one image", hint=hint)
+            problems.add(relative(path, root), found=several, expected="the mask of one image", hint=hint)
         elif not own:
             lonely.append(path)
         elif (there := masks.setdefault(own[0], path)) != path:
-            told, hint = f"the same image's mask in {relative(there, root)}", "move away the one that is not its mask"
-            problems.add(relative(path, root), found=told, expected="one mask for each image", hint=hint)
+            other, hint = f"the same image's mask in {relative(there, root)}", "move away the one that is not its mask"
+            problems.add(relative(path, root), found=other, expected="one mask for each image", hint=hint)
     problems.refuse_if_any()
     found = [
         Found(relative(path, root), relative(masks[path], root) if path in masks else None, origin) for path in images
@@ -191,7 +191,7 @@ RESULTS = frozenset({"run.json", "results.json", "compare.json"})
 def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
     """A sentence on every folder under ``root`` that is no site and holds images, with one of them.
 
-    Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` lies in are no hospitals.
+    Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` is in are no hospitals.
 
     Args:
         root: folder of sites.
@@ -296,7 +296,7 @@ def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
             raise
         hint = "download it again, or unpack it with another program"
         found = str(error) or "a member that ends too early"
-        raise Refused([Problem(str(archive), found=found, expected="a zip archive", hint=hint)]) from None
+        raise refused(str(archive), found=found, expected="a zip archive", hint=hint) from None
 
 
 def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
@@ -331,12 +331,12 @@ def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
     size, packed = sum(member.file_size for member in members), archive.stat().st_size
     free = shutil.disk_usage(next(each for each in (folder, *folder.resolve().parents) if each.exists())).free
     hint = "make room, or unpack it elsewhere"
-    for most, told in (
+    for most, allowed in (
         (MAX_BYTES, f"at most {MAX_BYTES // GIB} GiB"),
         (free, f"at most the free {free / GIB:.1f} GiB"),
     ):
         if size > most:
-            problems.add(archive.name, found=f"{size / GIB:.1f} GiB unpacked", expected=told, hint=hint)
+            problems.add(archive.name, found=f"{size / GIB:.1f} GiB unpacked", expected=allowed, hint=hint)
     if size > max(GIB, MAX_RATIO * packed):
         expected, hint = f"at most {MAX_RATIO} times its size", "unpack it yourself if you trust it"
         problems.add(

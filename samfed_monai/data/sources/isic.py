@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.data.sources.found import Found, list_images, relative
 
 IMAGE = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)\.jpe?g", re.IGNORECASE)
@@ -37,7 +37,7 @@ def find_isic(root: str | Path) -> list[Found]:
             "unpack them with --unpack" if archives else "for images/ and masks/ folders use `samfed prepare folders`"
         )
         found = f"no ISIC image, but the archives {archives}" if archives else "no file such as ISIC_0000000.jpg"
-        raise Refused([Problem(str(root), found=found, expected="the official layout, unpacked", hint=hint)])
+        raise refused(root, found=found, expected="the official layout, unpacked", hint=hint)
     return [
         Found(
             relative(path, root),

@@ -6,7 +6,7 @@ groups alike. *Checked*: contiguous, disjoint, 612 frames, 29 sequences.
 
 CVC-ColonDB: 380 frames of 15 sequences, one study each (Bernal et al., Pattern Recognition 45(9), 2012,
 https://mv.cvc.uab.es/projects/colon-qa/cvccolondb names the 15 studies; 300 frames were released first, 80 frames of
-four of the sequences later). *No table is published*: these ranges were told from the frames (each sequence shows one
+four of the sequences later). *No table is published*: these ranges were read from the frames (each sequence shows one
 polyp in one colon) and not confirmed by the authors. *Checked*: contiguous, disjoint, 380 frames, 15 sequences; a
 change of scene at every boundary (mean grey difference 28 to 61 between neighbours, against a median of 18 inside); the
 60 frames from 149 on that benchmarks call the test set of CVC-300 are sequences 7, 9 and 10. Where you have a better
@@ -24,13 +24,13 @@ benchmarks pass them on.
   folders below ``PNG/`` beside ``TIF/``. Seen: https://polyp.grand-challenge.org/CVCClinicDB/ as described by
   openmedlab's catalogue, huggingface.co/datasets/berkaytrhn/cvc-clinicdb, loaders that open both.
 - **CVC-ColonDB** (300, later 380; 574 x 500): ``1.bmp``, its mask ``p1.bmp``, non-informative regions ``s1.bmp`` and
-  contours ``c1.bmp`` (https://mv.cvc.uab.es/projects/colon-qa/cvccolondb). That they lie in one folder is not verified;
+  contours ``c1.bmp`` (https://mv.cvc.uab.es/projects/colon-qa/cvccolondb). That they are in one folder is not verified;
   any depth is searched. The 380 are passed on as ``images/*.png`` and ``masks/*.png``.
 - **CVC-300** (300, EndoSceneStill): ``bbdd/1.bmp`` with ``gtpolyp/1.bmp``, beside ``gtlumen``, ``gtspecular`` and
   ``border``. Seen: loaders of CVC-EndoSceneStill. Benchmarks' ``CVC-300`` is 60 of these.
 - **ETIS-LaribPolypDB** (196, 1225 x 966): ``ETIS-LaribPolypDB/1.tif`` with ``Ground Truth/p1.tif``, both inside a
   folder of the collection's name. Seen: several loaders, https://polyp.grand-challenge.org/EtisLarib/. It is known to
-  have 34 sequences, but not which frames are whose: no groups.
+  have 34 sequences, but which frames belong to which is unknown: no groups.
 - **EndoTect** (test set of the segmentation task, 200; https://endotect.com):
   ``EndoTect_2020_Segmentation_Test_Dataset/images`` with ``masks``. Seen: name and ``masks`` folder in loaders; the
   kind of its masks was not verified, so grey ones are cut like Kvasir-SEG's.
@@ -54,7 +54,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
 from samfed_monai.data.sources.found import Found, relative, warn_of_lonely
@@ -232,7 +232,7 @@ def find_polyps(root: str | Path) -> Polyps:
         found = f"only the archives {archives}" if archives else f"the folders {[path.name for path in folders]}"
         hint = "unpack them, zip files with --unpack" if archives else "rename each collection's folder to its name"
         names = [collection.name for collection in COLLECTIONS]
-        raise Refused([Problem(str(root), found=found, expected=f"a folder for some of {names}", hint=hint)])
+        raise refused(root, found=found, expected=f"a folder for some of {names}", hint=hint)
     thresholds = [one.threshold for one in COLLECTIONS if one.name in chosen and one.threshold is not None]
     unknown = tuple(
         folder.name for folder in folders if not is_left_out(folder.name) and not collection_of(folder.name)
@@ -270,7 +270,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
             site = collection.name + pairing.site.format(**_upper(match))
             group = pairing.group.format(**match.groupdict())
             if (site, group) in used:  # the same images once more, as PNG beside TIF
-                logger.info("%s: %s is left out, its images stand elsewhere too", site, relative(images, root))
+                logger.info("%s: %s is left out, its images are elsewhere too", site, relative(images, root))
                 continue
             found = _pair(images, masks, pairing, collection, root, site, group)
             if found:
@@ -280,7 +280,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
         hint = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
         expected = f"{collection.name} as it was released"
         below = [relative(path, folder) for path in places[1:6]]
-        raise Refused([Problem(str(folder), found=f"the folders {below}", expected=expected, hint=hint)])
+        raise refused(str(folder), found=f"the folders {below}", expected=expected, hint=hint)
     return dict(sorted(sites.items()))
 
 

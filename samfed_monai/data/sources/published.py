@@ -11,8 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.json_schema import departures
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.sources.found import Found, pair_up
@@ -68,7 +69,7 @@ def find_published(split: str | Path, root: str | Path, *, folders: dict[str, st
     """Matches a published list to the files under a data root.
 
     Args:
-        split: the list's JSON file, or a known name (``isic_hssf``, ``polyp_hssf``) whose file lies in ``root`` or in
+        split: the list's JSON file, or a known name (``isic_hssf``, ``polyp_hssf``) with its file in ``root`` or in
             ``root/splits``; asked for by name, its SHA-256 must be the published one (fault 29).
         root: either one pool for all clients (``images`` and ``masks``, or an unpacked ISIC archive), or one folder
             per client with ``images`` and ``masks`` or in a polyp collection's official layout, named like the client
@@ -96,7 +97,7 @@ def find_published(split: str | Path, root: str | Path, *, folders: dict[str, st
                 places.setdefault((site, target), []).extend(at_hand)
     if not places:
         hint = "expected is ROOT/images with ROOT/masks, or one such folder per client; name odd ones with --folder"
-        raise Refused([Problem(str(root), found=f"none of the images of {path.name}", expected="some", hint=hint)])
+        raise refused(root, found=f"none of the images of {path.name}", expected="some", hint=hint)
     digest = sha256_file(path)
     verified = digest in KNOWN.values()
     known = next((name for name, expected in KNOWN.items() if expected == digest), None)
@@ -111,43 +112,37 @@ def _list_file(split: str | Path, root: Path) -> Path:
     candidates = [root / f"{split}.json", root / "splits" / f"{split}.json"]
     if str(split) not in KNOWN:
         hint = f"give the path of a JSON file, or one of {sorted(KNOWN)}"
-        raise Refused([Problem(str(split), found="no such file", expected="a published list", hint=hint)])
+        raise refused(str(split), found="no such file", expected="a published list", hint=hint)
     for candidate in candidates:
         if candidate.is_file():
             digest = sha256_file(candidate)
             if digest != KNOWN[str(split)]:
                 found, expected = f"SHA-256 {digest[:12]}…", f"the published {KNOWN[str(split)][:12]}…"
                 hint = "restore the published file, or give the path of the changed one with --split"
-                raise Refused([Problem(str(candidate), found=found, expected=expected, hint=hint)])
+                raise refused(str(candidate), found=found, expected=expected, hint=hint)
             return candidate
     hint = f"put {split}.json (SHA-256 {KNOWN[str(split)][:12]}…), which HSSF's authors give out, into "
     hint += f"{root / 'splits'}, or give its path"
-    raise Refused([Problem(str(split), found="not at hand", expected="the published list", hint=hint)])
+    raise refused(str(split), found="not at hand", expected="the published list", hint=hint)
+
+
+_LISTS = {part: {"type": "array", "items": {"type": "string", "description": "a file name"}} for part in PARTS}
+_CLIENT = {"type": "object", "properties": _LISTS, "additionalProperties": False}
+PUBLISHED_SCHEMA = {"type": "object", "additionalProperties": _CLIENT}
+"""What a published list looks like: parts, which are lists of file names, by client."""
 
 
 def _read(path: Path) -> dict[str, dict[str, list[str]]]:
-    content = read_json(path)
-    problems = Problems()
-    if not isinstance(content, dict):
-        raise Refused([Problem(path.name, found=type(content).__name__, expected="an object of clients")])
-    for client, parts in content.items():
-        if not isinstance(parts, dict):
-            problems.add(f"{path.name} -> {client}", found=type(parts).__name__, expected="an object of lists")
-            continue
-        for part, names in parts.items():
-            where = f"{path.name} -> {client} -> {part}"
-            if part not in PARTS:
-                problems.add(where, found="an unknown part", expected=f"one of {list(PARTS)}")
-            elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                problems.add(where, found="something else", expected="a list of file names")
-    problems.refuse_if_any()
+    content: dict[str, dict[str, list[str]]] = read_json(path)
+    if problems := departures(content, PUBLISHED_SCHEMA, path.name):
+        raise Refused(problems)
     return content
 
 
 def _pools(clients: list[str], root: Path, folders: dict[str, str]) -> dict[str, dict[str, Found]]:
     unknown = sorted(folders.keys() - set(clients))
     if unknown:
-        raise Refused([Problem("--folder", found=str(unknown), expected=f"clients among {clients}")])
+        raise refused("--folder", found=str(unknown), expected=f"clients among {clients}")
     if (root / "images").is_dir():
         found = pair_up(root, root, "")
         _refuse_twins(found)

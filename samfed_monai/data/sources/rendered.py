@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Problems, Refused, or_skip
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
 from samfed_monai.core.io import read_json, write_bytes, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted, normal
@@ -25,7 +25,7 @@ from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.grouping import parts_in_common
 from samfed_monai.data.reading import read_image
 from samfed_monai.data.sources.found import list_images, mask_stem, relative, site_folders
-from samfed_monai.data.volumes import orientations_told, read_mask_slices, read_slices
+from samfed_monai.data.volumes import different_orientations, read_mask_slices, read_slices
 from samfed_monai.data.walk import NIFTI, not_read, stem_of, walk
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def draw_coco(
             that folder or in ``annotations``; one without any is left as it is.
         categories: see :func:`samfed_monai.data.coco.read_coco`.
         blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
-            otherwise nobody has annotated it yet, and it gets none.
+            otherwise it is not annotated yet, and gets none.
         skip_unreadable: whether pictures that cannot be read get no mask.
         output: a data list that is to be written, which is no annotation wherever it lies.
         written: takes the new files.
@@ -73,7 +73,7 @@ def draw_coco(
     }
     if not any(files.values()):
         expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
-        raise Refused([Problem(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)])
+        raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
     masks: dict[Path, bytes] = {}
     sentences = []
     for site in [site for site in sites if files[site]]:
@@ -93,12 +93,10 @@ def draw_coco(
                     blank += 1
                     if place.exists():  # of an earlier call: it would be taken for the picture's mask
                         expected, hint = "none: its picture has no annotation", "move it away, or annotate the picture"
-                        raise Refused([Problem(str(place), found="a mask", expected=expected, hint=hint)])
+                        raise refused(str(place), found="a mask", expected=expected, hint=hint)
                 elif place in masks:
                     hint = "keep one of them"
-                    raise Refused(
-                        [Problem(str(one.where), f"{one.file_name} a second time", "each picture once", hint)]
-                    )
+                    raise refused(str(one.where), f"{one.file_name} a second time", "each picture once", hint)
                 else:
                     masks[place] = _mask_png(one.mask())
         if blank:
@@ -177,20 +175,20 @@ def cut_nifti(
                 read_slices(path, reorient=reorient)
                 if drawn is not None:
                     read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
-            except Refused as refused:
+            except Refused as refusal:
                 if not any(_is_unreadable(file) for file in (path, drawn) if file):
                     raise
                 if not skip_unreadable:
-                    raise Refused(map(or_skip, refused.problems)) from None
+                    raise Refused(map(or_skip, refusal.problems)) from None
                 unreadable.append(path)
-                for problem in refused.problems:
+                for problem in refusal.problems:
                     logger.warning("left out: %s", problem)
     problems.refuse_if_any()
     if unreadable:
         who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
         sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
     pairs = [pair for pair in pairs if pair[2] not in unreadable]
-    sentences += [] if reorient else orientations_told([path for _, _, path, _ in pairs])
+    sentences += [] if reorient else different_orientations([path for _, _, path, _ in pairs])
     notes = volumes_of(slices)
     for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
         volume = read_slices(path, reorient=reorient)
@@ -256,9 +254,9 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
                 problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
             pairs.append((where, name, path, masks.pop(name, None)))
         if masks:
-            told = " and ".join(sorted(path.name for path in masks.values())[:2])
+            names = " and ".join(sorted(path.name for path in masks.values())[:2])
             who = counted(len(masks), f"mask of {site.name} belongs", f"masks of {site.name} belong")
-            sentences.append(f"{who} to no volume; left out, such as {told}")
+            sentences.append(f"{who} to no volume; left out, such as {names}")
     if not sites:
         expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
@@ -335,19 +333,19 @@ class _Images:
         where = f"{one.where}: {one.file_name}"
         found = next(filter(None, map(self._like, (one.file_name, unquote(one.file_name)))), [])
         if len(found) != 1:
-            told = "no such image" if not found else f"{len(found)} images of that name"
+            there = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
-            raise Refused([Problem(where, found=told, expected=expected, hint="add it, or take its entry out")])
+            raise refused(where, found=there, expected=expected, hint="add it, or take its entry out")
         self.unnamed.pop(found[0], None)
         try:
             height, width = read_image(found[0]).shape[:2]
-        except Refused as refused:
+        except Refused as refusal:
             if skip_unreadable:  # the source that makes the list names it
                 return None
-            raise Refused(map(or_skip, refused.problems)) from None
+            raise Refused(map(or_skip, refusal.problems)) from None
         if (height, width) != (one.height, one.width):
             expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
-            raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)])
+            raise refused(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)
         return found[0]
 
     def _like(self, name: str) -> list[Path]:

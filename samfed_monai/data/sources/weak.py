@@ -70,12 +70,12 @@ def _of_site(
     masks = f"if {site} has masks alone, give --label-kind {site}=mask"
     if unclear:
         who = counted(len(unclear), "label has", "labels have")
-        told = f"{who} the values 0 and 255 alone, such as {unclear[0]}: masks, or weak labels without foreground"
+        found_here = f"{who} the values 0 and 255 alone, such as {unclear[0]}: masks, or weak labels without foreground"
         hint = f"write foreground as 1, that of masks, too; {masks}"
-        problems.add(where, found=told, expected=EXPECTED, hint=hint)
+        problems.add(where, found=found_here, expected=EXPECTED, hint=hint)
     elif labels and not weak:
-        told = f"{counted(len(labels), 'label')} without any 255: masks alone"
-        problems.add(where, found=told, expected=EXPECTED, hint=f"write what is not labelled as 255; {masks}")
+        found_here = f"{counted(len(labels), 'label')} without any 255: masks alone"
+        problems.add(where, found=found_here, expected=EXPECTED, hint=f"write what is not labelled as 255; {masks}")
     elif named and not labels:
         hint = f"put labels into {site}/masks, each called as its image"
         problems.add(where, found="no labels", expected=f"some of the kind {kind}", hint=hint)

@@ -214,12 +214,12 @@ def check_size(size: Any, where: str = "teacher -> size", expected: str = "") ->
     raise Refused([Problem(where, found=repr(size), expected=allowed, hint=hint)])
 
 
-@cache  # told once a process
+@cache  # once a process
 def tell_padding(name: str, size: int) -> None:
     """Says that an input side leaves windows of SAM's attention half empty, with the nearest that fill them.
 
     Args:
-        name: of the encoder; one that is not SAM's own has windows that nobody knows here.
+        name: of the encoder; one that is not SAM's own has unknown windows.
         size: side of the square input in pixels.
     """
     if size % WINDOW == 0 or name not in ("vit_t", "vit_b", "vit_l", "vit_h"):
@@ -280,7 +280,7 @@ def build_sam(name: str, checkpoint: str | Path | None = None, size: int = 512) 
         checkpoint: the official weights file; ``None`` leaves the weights random (tests, timing). Nothing is
             downloaded.
         size: side of the square input in pixels, a multiple of 16 from 64 to 1024; position tables are interpolated to
-            it. One that 224 does not divide pads windows of the attention: that is told, once.
+            it. One that 224 does not divide pads windows of the attention, and a warning says so once.
 
     Raises:
         Refused: an unknown name or size; a checkpoint that is missing, unreadable, or of another network.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import whole
 from samfed_monai.networks.autocast import autocast
 
 
@@ -140,7 +141,7 @@ class MlpWithExperts(nn.Module):
 
     Args:
         mlp: SAM's ``MLPBlock``, or TinyViT's ``NormMlp``, whose norm is moved in front of both.
-        experts: what stands beside it.
+        experts: what is added to it.
     """
 
     def __init__(self, mlp: nn.Module, experts: LocalExperts) -> None:
@@ -178,7 +179,7 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
     """
     problems = Problems()
     for name, value in (("experts", experts), ("expert_rank", rank), ("top", top)):
-        problems.unless(type(value) is int and value >= 1, f"network_def#{name}", value, "an integer >= 1")
+        problems.extend(whole(f"network_def#{name}", value, least=1))
     if type(top) is int and type(experts) is int and top > experts >= 1:
         problems.add("network_def#top", found=repr(top), expected=f"at most {experts}, the number of experts")
     blocks = attention_blocks(encoder)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.validators import one_of, whole
 from samfed_monai.networks.sam.experts import ExpertSwitch, attention_blocks
 
 
@@ -181,8 +182,7 @@ def apply_lora(encoder: nn.Module, rank: int = 4, targets: str = "qv") -> list[n
         Refused: a rank that is no positive integer, unknown targets, or an encoder without such a block.
     """
     problems = Problems()
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        problems.add("teacher -> rank", found=repr(rank), expected="an integer >= 1")
+    problems.extend(whole("teacher -> rank", rank, least=1))
     problems.extend(check_targets(targets))
     blocks = [module for name, module in encoder.named_modules() if name.endswith("attn") and hasattr(module, "qkv")]
     if not blocks:
@@ -223,12 +223,7 @@ def _with_update(linear: nn.Linear, update: Tensor) -> nn.Linear:
 
 def check_targets(targets: object) -> list[Problem]:
     """Problems of ``lora_targets``: a word that is none of :class:`LoRATargets`."""
-    words = [word.value for word in LoRATargets]
-    return (
-        []
-        if targets in words
-        else [Problem("teacher -> lora_targets", found=repr(targets), expected=f"one of {words}")]
-    )
+    return one_of("teacher -> lora_targets", targets, LoRATargets)
 
 
 def _wrap_linears(roots: list[nn.Module], rank: int, *, only_qkv: bool) -> None:

@@ -1,4 +1,4 @@
-"""SAM as a client network: shared LoRA, personal experts, a global and a personal path (docs/pfedsam.md)."""
+"""SAM as a client network: shared LoRA, personal experts, a global and a personal path (docs/personalised.md)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.validators import one_of, require, switch
 from samfed_monai.networks.autocast import autocast
-from samfed_monai.networks.key_patterns import KeyPatterns, KeySplit, split_keys
+from samfed_monai.networks.key_patterns import KeySplit, split_keys
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
 from samfed_monai.networks.sam.experts import ExpertSwitch, LocalExperts, Routing, apply_experts, joined
 from samfed_monai.networks.sam.geometry import crop, pad, place
@@ -45,7 +46,9 @@ class Decoder(str, Enum):
     """As it comes."""
 
 
-def sam_key_patterns(*, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True) -> KeyPatterns:
+def sam_key_patterns(
+    *, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True
+) -> dict[str, tuple[str, ...]]:
     """What is shared and what is personal of a SAM with LoRA.
 
     Args:
@@ -54,10 +57,10 @@ def sam_key_patterns(*, decoder: str = "personal", lora_targets: str = "qv", exp
         experts: whether it has L-MoE.
     """
     local = EXPERT_KEYS if experts else ()
-    return KeyPatterns(
-        shared=LORA_KEYS[lora_targets] + (DECODER_KEYS if decoder == Decoder.SHARED else ()),
-        personal=local + (DECODER_KEYS if decoder == Decoder.PERSONAL else ()),
-    )
+    return {
+        "shared": LORA_KEYS[lora_targets] + (DECODER_KEYS if decoder == Decoder.SHARED else ()),
+        "personal": local + (DECODER_KEYS if decoder == Decoder.PERSONAL else ()),
+    }
 
 
 class SamPath(str, Enum):
@@ -107,7 +110,7 @@ def sam_outputs(prediction: Tensor) -> SamOutputs:
 class SamNetwork(nn.Module):
     """Prompt-free SAM whose frozen image encoder carries LoRA and L-MoE, with the interface of the client networks.
 
-    ``network(image)`` takes ``network.path``, which is ``personal`` unless somebody sets it; ``path`` of a single call
+    ``network(image)`` takes ``network.path``, which is ``personal`` unless it is set; ``path`` of a single call
     goes before it. Fresh experts add exactly nothing: until they are trained both paths are one.
 
     Not frozen are LoRA, the experts, and of the mask decoder what the single mask is made with. The encoder stays in
@@ -141,17 +144,16 @@ class SamNetwork(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        problems = Problems()
-        words = [word.value for word in Decoder]
-        problems.unless(decoder in words, "network_def#decoder", decoder, f"one of {words}")
-        for name, switch in (("full", full), ("checkpointing", checkpointing)):
-            problems.unless(isinstance(switch, bool), f"network_def#{name}", switch, "true or false")
-        problems.extend(check_targets(lora_targets))
-        problems.refuse_if_any()
+        require(
+            one_of("network_def#decoder", decoder, Decoder),
+            switch("network_def#full", full),
+            switch("network_def#checkpointing", checkpointing),
+            check_targets(lora_targets),
+        )
         self.sam, self.size, self.full, self.path = sam, size, full, SamPath.PERSONAL
         self.switch = ExpertSwitch()
         if full:
-            self.key_patterns = KeyPatterns(shared=("*",), personal=())
+            self.key_patterns: dict[str, tuple[str, ...]] = {"shared": ("*",)}
         else:
             sam.requires_grad_(False)
             apply_lora(sam.image_encoder, rank, lora_targets)
@@ -174,7 +176,7 @@ class SamNetwork(nn.Module):
 
     def key_split(self) -> KeySplit:
         """Names of the state dict by what becomes of them: shared, personal, frozen."""
-        return split_keys(self.state_dict(), self.key_patterns, where=type(self).__name__)
+        return split_keys(self.state_dict(), **self.key_patterns, where=type(self).__name__)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, for an optimizer: the groups ``shared`` and, where there is anything in it, ``personal``."""
@@ -267,11 +269,9 @@ def require_experts(network: Any, where: str) -> None:
         network: the network.
         where: who needs it, for the message.
     """
-    problems = Problems()
     if not isinstance(network, SamNetwork):
         hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
-        problems.add(where, found=type(network).__name__, expected="a SAM network with experts", hint=hint)
-    elif not network.expert_layers:
+        raise Refused([Problem(where, type(network).__name__, "a SAM network with experts", hint)])
+    if not network.expert_layers:
         hint = f"set network_def#experts to 4, or disable {where}"
-        problems.add(where, found="a SAM network without experts", expected="one with experts", hint=hint)
-    problems.refuse_if_any()
+        raise Refused([Problem(where, "a SAM network without experts", "one with experts", hint)])

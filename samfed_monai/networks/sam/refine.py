@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range, one_of
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
@@ -105,11 +106,8 @@ class Refinement:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        for name, kind in (("refine", Refine), ("refine_with", RefineWith)):
-            words = [word.value for word in kind]
-            if getattr(self, name) not in words:
-                expected = f"one of {words}"
-                problems.add(f"teacher -> {name}", found=repr(getattr(self, name)), expected=expected)
+        problems.extend(one_of("teacher -> refine", self.refine, Refine))
+        problems.extend(one_of("teacher -> refine_with", self.refine_with, RefineWith))
         size = self.refine_size
         if size is not None:
             with problems.collected():
@@ -120,9 +118,7 @@ class Refinement:
                 "teacher -> refine_size", found=repr(size), expected="null with refine_with 'adapted'", hint=hint
             )
         for name in ("refine_least_iou", "refine_least_agreement"):
-            least = getattr(self, name)
-            if type(least) not in (int, float) or not 0 <= least <= 1:
-                problems.add(f"teacher -> {name}", found=repr(least), expected="a number from 0 to 1")
+            problems.extend(in_range(f"teacher -> {name}", getattr(self, name), least=0, most=1))
         problems.refuse_if_any()
 
     def content(self) -> dict[str, Any] | None:

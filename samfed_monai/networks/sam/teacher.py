@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.losses.unlabelled import probabilities
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import load_adapter
@@ -25,9 +26,7 @@ _LEAST = 1e-6  # keeps logits finite
 
 def check_peak(peak: float | None) -> None:
     """Refuses anything but ``None`` and a number above 0 and at most 0.5."""
-    if peak is not None and (type(peak) not in (int, float) or not 0 < peak <= 0.5):
-        expected = "a number above 0 and at most 0.5, or null"
-        raise Refused([Problem("teacher -> peak", found=repr(peak), expected=expected)])
+    require(in_range("teacher -> peak", peak, above=0, most=0.5, or_null=True))
 
 
 def relative_to_peak(probabilities: Tensor, peak: float) -> Tensor:
@@ -82,8 +81,7 @@ class Teacher(nn.Module):
         if sam.outputs > 1 and (peak is not None or refiner is not None):
             found, hint = "a peak or a refinement", "set peak to null and refine to none"
             raise Refused([Problem("teacher -> adapter", found, expected="neither with several classes", hint=hint)])
-        if views not in VIEWS:
-            raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
+        require(one_of("teacher -> views", views, sorted(VIEWS)))
         self.sam, self.refiner, self.more = sam, refiner, nn.ModuleList(more)
         self.sha256, self.size, self.views, self.bf16, self.peak = sha256, size, views, bf16, peak
         self.eval()

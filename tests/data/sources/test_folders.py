@@ -130,13 +130,6 @@ def test_an_image_whose_own_stem_ends_as_a_mask_finds_one_of_equal_stem(tmp_path
     assert folders.passed_over == ()
 
 
-def test_hidden_files_are_not_images(tmp_path):
-    site(tmp_path, "public", 1, 1)
-    site(tmp_path, "a", 1, 0)
-    save(tmp_path / "a" / "images" / "._a_000.png", picture(0))
-    assert len(find_folders(tmp_path, public="public").sites["a"]) == 1
-
-
 def test_fault_01_all_public_images_without_masks_are_told(tmp_path):
     site(tmp_path, "public", 3, 1)
     site(tmp_path, "a", 1, 0)
@@ -153,13 +146,6 @@ def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
         find_folders(tmp_path, public="a")
     with pytest.raises(Refused, match=r"expected is DIR/<site>/images and DIR/<site>/masks"):
         find_folders(tmp_path / "nowhere", public="a")
-
-
-def test_an_empty_images_folder_is_told(tmp_path):
-    site(tmp_path, "public", 1, 1)
-    (tmp_path / "a" / "images").mkdir(parents=True)
-    [problem] = find_folders(tmp_path, public="public").problems
-    assert "found no images; put the site's images there" in str(problem)
 
 
 def test_a_folder_of_images_that_is_no_site_is_named(tmp_path):
@@ -192,11 +178,3 @@ def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path)
     save(tmp_path / "public" / "imgs" / "1.png", picture(2))
     with pytest.raises(Refused, match=f"{start}rename public/imgs to public/images$"):
         find_folders(tmp_path, public="public")
-
-
-def test_a_single_sites_own_folder_is_told_to_be_one(tmp_path):
-    site(tmp_path, "a", 1, 1)
-    parent = f"found the folder 'images' of a single site; give {tmp_path.resolve()}, where it lies beside other sites"
-    with pytest.raises(Refused) as caught:
-        find_folders(tmp_path / "a", public="public")
-    assert f"{parent}; or, to measure only, --test-only in place of --public" in str(caught.value)

@@ -76,7 +76,7 @@ def test_other_formats_are_refused_at_once(tmp_path):
     path = published(tmp_path, {"a": {"train": [], "val_list": "x"}, "b": []})
     with pytest.raises(Refused, match="3 problems") as caught:
         find_published(path, tmp_path)
-    assert "mine.json -> a -> train: expected one of ['labeled_train'" in str(caught.value)
+    assert "mine.json -> a#train: expected one of ['labeled_train'" in str(caught.value)
 
 
 def test_nothing_at_hand_is_refused(tmp_path):

@@ -180,9 +180,9 @@ def test_all_that_is_wrong_is_refused_together():
     with pytest.raises(Refused) as refused:
         apply_experts(nn.Identity(), experts=2, rank=0, top=3)
     assert [str(problem) for problem in refused.value.problems] == [
-        "network_def#expert_rank: expected an integer >= 1, found 0",
+        "network_def#expert_rank: expected a whole number >= 1, found 0",
         "network_def#top: expected at most 2, the number of experts, found 3",
         "L-MoE: expected an encoder whose blocks have attn and mlp, found Identity",
     ]
-    with pytest.raises(Refused, match="network_def#experts: expected an integer >= 1, found True"):
+    with pytest.raises(Refused, match="network_def#experts: expected a whole number >= 1, found True"):
         apply_experts(nn.Identity(), experts=True)

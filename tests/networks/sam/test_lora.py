@@ -100,7 +100,7 @@ def test_sams_vit_keeps_its_keys_too():
 
 @pytest.mark.parametrize("rank", [0, 1.5, True])
 def test_a_rank_that_is_none_is_refused(rank):
-    with pytest.raises(Refused, match=r"teacher -> rank: expected an integer >= 1"):
+    with pytest.raises(Refused, match=r"teacher -> rank: expected a whole number >= 1"):
         apply_lora(nn.Identity(), rank)
 
 

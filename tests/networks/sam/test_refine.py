@@ -283,8 +283,8 @@ def test_everything_wrong_is_told_at_once():
     assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
     assert "teacher -> refine_with: expected one of ['base', 'adapted'], found 'sam'" in message
     assert "teacher -> refine_size: expected a multiple of 16 from 64 to 1024 pixels, or null, found 300" in message
-    assert "teacher -> refine_least_iou: expected a number from 0 to 1, found 1.5" in message
-    assert "teacher -> refine_least_agreement: expected a number from 0 to 1, found True" in message
+    assert "teacher -> refine_least_iou: expected a number in [0, 1], found 1.5" in message
+    assert "teacher -> refine_least_agreement: expected a number in [0, 1], found True" in message
     with pytest.raises(Refused, match="refine_size: expected null with refine_with 'adapted', found 512"):
         Refinement("boxes", "adapted", 512)
 

@@ -45,7 +45,7 @@ def test_the_order_of_pixels_stays_and_the_peak_is_foreground(values, peak):
 
 @pytest.mark.parametrize("peak", [0, -0.1, 0.6, "0.4", True])
 def test_a_part_out_of_its_range_is_refused(peak):
-    with pytest.raises(Refused, match=r"teacher -> peak: expected a number above 0 and at most 0.5, or null, found"):
+    with pytest.raises(Refused, match=r"teacher -> peak: expected a number in \(0, 0.5\], or null, found"):
         check_peak(peak)
     check_peak(None)
 

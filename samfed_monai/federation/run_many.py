@@ -1,0 +1,258 @@
+"""Many federated runs, each in its own process; finished ones are not repeated, failed ones are reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from samfed_monai.config.layers import layered
+from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
+from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
+from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, Refused, SamFedError, Stopped
+from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.federation.signals import Terminated, Termination
+
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: |$)")  # what a traceback ends with
+_HOW_TO_GO_ON = re.compile(r"to go on: |\d+ of \d+ rounds are kept in ")  # that run alone
+_MONAI_S = re.compile(r"RuntimeError: Failed to (instantiate|evaluate) ")  # around what a component raised
+
+
+class FailedRun(NamedTuple):
+    """A run of a comparison that failed: its name, its folder and its exit code."""
+
+    name: str
+    folder: Path
+    code: int
+
+
+class RunsRefused(SamFedError):
+    """Every run that failed was refused."""
+
+    exit_code = ExitCode.REFUSED
+
+
+def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
+    """The error that reports failed runs; runs with the same message are grouped.
+
+    Args:
+        failed: in the order in which they ended.
+        runs: how many there are, those included that did not fail.
+    """
+    groups: dict[tuple[str, ...], list[FailedRun]] = {}
+    for run in failed:
+        groups.setdefault(last_words(run.folder, run.code), []).append(run)
+    text = "".join(_paragraph(lines, those) for lines, those in groups.items())
+    refused = sum(run.code == ExitCode.REFUSED for run in failed)
+    if refused == len(failed):
+        return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: fix it, then {AGAIN}")
+    resume = f"fix what was refused ({refused} of them), then {AGAIN}" if refused else AGAIN
+    return Stopped(f"{len(failed)} of {runs} runs failed{text}", resume=resume)
+
+
+def last_words(folder: Path, code: int) -> tuple[str, ...]:
+    """The end of the log of a run with this exit code: its problems, its exception, why it stopped, or a line."""
+    log = folder / "log.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    if code == ExitCode.REFUSED:
+        heads = [place for place, line in enumerate(lines) if line.startswith("refused: ")]
+        if heads and lines[heads[-1] + 1 :]:
+            return tuple(line.strip() for line in lines[heads[-1] + 1 :])
+    if code == ExitCode.STOPPED:
+        heads = [place for place, line in enumerate(lines) if line.startswith("stopped: ")]
+        if heads:  # how to go on is for whoever runs it alone
+            ended = [line.strip() for line in lines[heads[-1] :]]
+            return tuple(line for line in ended if not _HOW_TO_GO_ON.match(line))
+    if lines and lines[-1] == BUG_NOTE:
+        lines = [line for line in lines if _EXCEPTION.match(line) and not _MONAI_S.match(line)] or lines
+    return (lines[-1].strip(),) if lines else ("no output",)
+
+
+def _paragraph(lines: Sequence[str], runs: Sequence[FailedRun]) -> str:
+    head = "".join(f"\n    {run.name} ({run.folder / 'log.txt'}):" for run in runs)
+    return head + "".join(f"\n      {line}" for line in lines)
+
+
+def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list[Path]:
+    """Configuration files that a federation of this variant reads; those that are missing are left out.
+
+    ``train.json``, the variant's files, ``federate.json``, and ``teacher.json`` unless the variant has no teacher.
+    Other variants, ``evaluate.json`` and ``inference.json`` are not read by it, and MONAI reads ``metadata.json`` for
+    other purposes than to compute.
+    """
+    files = workflow_files(bundle, "federate")
+    with suppress(Refused):  # reported when the bundle is checked
+        files, _ = layered(bundle, "federate", {**overrides, "variant": variant})
+    files = [path for path in files if path.is_file()]
+    guided = BundleConfig(files, overrides).content.get("teacher_adapt", "off") != "off"
+    return [*files, *(path for path in workflow_files(bundle, "teacher") if guided and path.is_file())]
+
+
+def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]:
+    """The seal of a run.
+
+    Args:
+        asked: values of its command line by option; one that is the path of a file counts with the file's content,
+            wherever the file lies.
+        configs: configuration files; notes (top-level keys that begin with ``_``) and white space do not count.
+    """
+    return {
+        "asked": {option: _counted(value) for option, value in asked.items()},
+        "configs": [[path.name, canonical_hash(_said(path))] for path in configs],
+    }
+
+
+def _said(path: Path) -> Any:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        return content
+    return {key: value for key, value in content.items() if not is_note(key)}
+
+
+def _counted(value: Any) -> str:
+    if _is_file(value):
+        return f"sha256:{sha256_file(value)}"
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
+
+
+def _is_file(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and Path(value).is_file()
+    except OSError:  # too long for a path
+        return False
+
+
+# Options that say where something lies; the data list names every image by its hash.
+_PLACES = frozenset({"data-root", "cache-dir"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of a comparison with one seed.
+
+    Args:
+        bundle: the bundle's folder.
+        variant, seed: which run.
+        folder: its run folder.
+        options: options of ``samfed federate`` that all runs share.
+        extra: ``--key value`` words: those that all runs share, and the row's own.
+        about: what reports say of the row (``row``, ``title``, ``note``, …); without it the row is the variant.
+    """
+
+    bundle: Path
+    variant: str
+    seed: int
+    folder: Path
+    options: Mapping[str, str | None]
+    extra: tuple[str, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.about.get('row', self.variant)}, seed {self.seed}"
+
+    def command(self) -> list[str]:
+        """The command that makes this run, complete: it can be typed by hand."""
+        words = ["federate", str(self.bundle)]
+        for option, value in self.options.items():
+            words += [f"--{option}", value] if value is not None else []
+        words += ["--output-dir", str(self.folder), "--variant", self.variant, "--seed", str(self.seed), *self.extra]
+        return [sys.executable, "-m", "samfed_monai", *words]
+
+    def is_done(self) -> bool:
+        """Whether the run folder holds the results of what is asked for, on these very files."""
+        path = self.folder / "compare.json"
+        return (self.folder / "results.json").is_file() and path.is_file() and _seal(read_json(path)) == self.seal()
+
+    def mark_done(self, seal: Mapping[str, Any] | None = None) -> None:
+        """Writes ``compare.json``: the seal as it was when the run began, and what reports say of the row."""
+        write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())}, mode=PUBLIC)
+
+    def seal(self) -> dict[str, Any]:
+        """What the run depends on, as it is now; where its bundle, images, cache and results lie is not part of it."""
+        overrides = normal_ids(parse_pairs(self.extra, samfed_value))
+        options = {option: value for option, value in self.options.items() if option not in _PLACES}
+        asked = {**options, "variant": self.variant, "seed": self.seed, **overrides}
+        return seal_of(asked, configs_of(self.bundle, self.variant, overrides))
+
+
+def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
+    """Runs what is not done yet, ``jobs`` at a time, each with ``threads`` threads of torch.
+
+    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` of the environment, where set, goes before ``threads``. A run that fails
+    does not end the others; its output is in ``log.txt`` of its folder.
+
+    Raises:
+        RunsRefused: some runs failed, all of them because they were refused; the message has their problems.
+        Stopped: some runs failed, and the message names them, or the process was asked to end; it says how to go on.
+    """
+    waiting = [run for run in runs if not run.is_done()]
+    for run in runs:
+        if run not in waiting:
+            run.mark_done()  # its title or note may have changed
+    failed: list[FailedRun] = []
+    running: dict[subprocess.Popen[bytes], tuple[Run, dict[str, Any]]] = {}
+    with Termination(), progress_bar(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.pop(0)
+                    seal = run.seal()  # a file that changes while it runs was not what it read
+                    running[_start(run, threads)] = run, seal
+                    bar.set_postfix_str("; ".join(run.name for run, _ in running.values()))
+                time.sleep(0.2)
+                for process in [process for process in running if process.poll() is not None]:
+                    run, seal = running.pop(process)
+                    bar.update()
+                    if process.returncode == ExitCode.DONE:
+                        run.mark_done(seal)
+                    else:
+                        failed.append(FailedRun(run.name, run.folder, process.returncode))
+        except BaseException as error:
+            _end(list(running))
+            if isinstance(error, Terminated):
+                reason = "asked to end (SIGTERM); what has finished is kept, and so are the rounds of what was running"
+                raise Stopped(reason, resume=AGAIN) from None
+            raise
+    if failed:
+        raise failure(failed, len(runs))
+
+
+def _seal(content: Any) -> Any:
+    return content.get("seal") if isinstance(content, Mapping) else None
+
+
+def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **_threads(threads)}
+    with open(run.folder / "log.txt", "ab", opener=_private) as log:  # it may name images, as run.log does
+        return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE)
+
+
+def _threads(threads: int) -> dict[str, str]:
+    """A number that the user set goes before ours (other work may share the processor), and one variable is enough."""
+    omp, mkl = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    return {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -1,0 +1,344 @@
+"""Pictures, volumes and DICOM objects in; masks, and what viewers and spreadsheets take of them, out."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samfed_monai.config.parse import lookup
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
+from samfed_monai.core.io import read_json
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.table import to_csv
+from samfed_monai.core.words import counted
+from samfed_monai.data.classes import read_classes
+from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
+from samfed_monai.data.image_folder import image_names, image_paths
+from samfed_monai.data.reading import read_image, read_mask
+from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
+from samfed_monai.data.walk import DICOM, NIFTI, kind_of, report_not_read, volumes_in
+from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
+from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
+from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
+
+if TYPE_CHECKING:
+    from samfed_monai.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+
+def segment(
+    predictor: Predictor,
+    sources: str | list[str],
+    output: str,
+    also: MaskForms,
+    *,
+    probabilities: bool = False,
+    reorient: bool = False,
+    skip_unreadable: bool = False,
+) -> None:
+    """Writes a PNG mask of every picture and DICOM frame, a NIfTI mask of every volume, and the other forms.
+
+    Args:
+        predictor: what segments.
+        sources: a folder, searched with its sub-folders, or a list of folders and files.
+        output: folder for the masks, outside of the images'. No file is replaced.
+        also: the other forms.
+        probabilities: whether to write 8-bit maps of probabilities, too.
+        reorient: whether NIfTI volumes are turned to RAS+ before they are cut into slices; masks have their own axes.
+        skip_unreadable: whether to leave out files that cannot be read, each with a warning.
+
+    Raises:
+        Refused: files that cannot be read, names that are there twice, folders and files that cannot be written to;
+            before anything is computed.
+    """
+    listed = [sources] if isinstance(sources, str) else sources
+    volumes, others = volumes_in([Path(source) for source in listed])
+    report_not_read("; ".join(source for source in listed if Path(source).is_dir()), others)
+    if reorient and not any(kind_of(path) == NIFTI for _, path in volumes):
+        raise Refused([Problem("--reorient", "no NIfTI volume", "one to reorient", "leave it out")])
+    options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
+    pictures: str | list[str] = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
+    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, _muted("samfed_monai.data.walk"):
+        scratch, stack = Path(folder), None  # volumes of a folder are not to be reported as not read
+        if volumes:
+            if odd := name_problems(name for name, _ in volumes):
+                raise Refused(odd)
+            places = {str(path) for _, path in volumes}
+            pictures = [
+                each for each in listed if each not in places and (image_names(each) or not Path(each).is_dir())
+            ]
+            stack = SliceStack(volumes, scratch / "slices", reorient=reorient, skip_unreadable=skip_unreadable)
+            read = [path for _, path in stack.volumes if kind_of(path) == NIFTI]
+            for sentence in [] if reorient else different_orientations(read):
+                logger.warning("%s", sentence)
+            _refuse_twins([*image_names(pictures), *(name for names in stack.names for name in names)])
+        also.refuse_misplaced(listed, stack.objects if stack else [])
+        if stack:
+            problems = Problems()
+            problems.extend(MaskFolder(output).problems(images=listed))
+            problems.refuse_if_any()
+        if pictures:
+            predictor.write(pictures, output, **options)
+            also.of_images(pictures, Path(output))
+        if stack:
+            masks, record = scratch / "masks", Path(output) / RECORD
+            if record.is_file():  # what is there was made with: another model is refused before it computes
+                masks.mkdir()
+                shutil.copy(record, masks / RECORD)
+            try:
+                with _muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
+                    predictor.write(str(stack.folder), str(masks), **options)
+            except Refused as refused:
+                there = [replace(each, where=each.where.replace(str(masks), output)) for each in refused.problems]
+                raise Refused(there) from None
+            stack.write_masks(masks, output, also)
+    also.write()
+    if stack:
+        number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
+        logger.info("masks of %s in %s", number, output)
+
+
+@contextmanager
+def _muted(name: str) -> Iterator[None]:
+    """Without records and warnings of a module."""
+    muted = logging.getLogger(name)
+    before = muted.level
+    muted.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        muted.setLevel(before)
+
+
+class SliceStack:
+    """Slices of volumes and DICOM objects as PNG files that are segmented like any others.
+
+    Args:
+        volumes: name and path of each.
+        folder: where the slices go, ``<number of the volume>/<number of the slice>.png``.
+        reorient: whether NIfTI volumes are turned to RAS+ first.
+        skip_unreadable: whether to leave out files that cannot be read, each with a warning.
+
+    Raises:
+        Refused: a file that cannot be read; all of them at once, before anything is computed.
+    """
+
+    def __init__(
+        self, volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool, skip_unreadable: bool = False
+    ) -> None:
+        self.folder, self.reorient = folder, reorient
+        self.volumes: list[tuple[str, Path]] = []
+        #: Of each volume, what its slices are called: by its own name where it is one, else with a number behind it.
+        self.names: list[list[str]] = []
+        problems = Problems()
+        for name, path in progress_bar(volumes, desc="reading", unit="volume"):
+            with problems.collected():
+                there = folder / f"{len(self.volumes):06d}"
+                pictures = read_slices(path, reorient=reorient).pictures
+                there.mkdir(parents=True)
+                for number, picture in enumerate(pictures):
+                    Image.fromarray(picture).save(there / f"{number:06d}.png")
+                several = [f"{name}/{number:04d}" for number in range(1, len(pictures) + 1)]
+                self.names.append(several if len(several) > 1 else [name])
+                self.volumes.append((name, path))
+        if problems and not (self.volumes and skip_unreadable):
+            raise Refused([or_skip(problem) if self.volumes else problem for problem in problems])
+        for problem in problems:
+            logger.warning("left out: %s", problem)
+
+    @property
+    def objects(self) -> list[tuple[Path, int]]:
+        """The DICOM objects, with the number of their frames."""
+        read = zip(self.volumes, self.names, strict=True)
+        return [(path, len(names)) for (_, path), names in read if kind_of(path) == DICOM]
+
+    def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
+        """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
+        made_with = read_json(masks / RECORD)
+        folder = MaskFolder(output, made_with)
+        objects: list[tuple[str, Path, list[NDArray[Any]]]] = []
+        for index, ((name, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
+            slices, there = read_slices(path, reorient=self.reorient), masks / f"{index:06d}"
+            for form in ("", ".probability"):
+                files = [there / f"{number:06d}{form}.png" for number in range(len(names))]
+                if not files[0].exists():
+                    continue
+                if slices.kind == "nifti":
+                    drawn = [np.array(Image.open(file)) for file in files]
+                    drawn = drawn if form or also.classes else [mask > 0 for mask in drawn]
+                    folder.write(f"{name}{form}.nii.gz", nifti_of(drawn, path, reorient=self.reorient))
+                    continue
+                for each, file in zip(names, files, strict=True):
+                    folder.write(f"{each}{form}.png", file.read_bytes())
+            found = [also.mask_in(there / f"{number:06d}.png") for number in range(len(names))]
+            volume = (Path(name).parent / path.name).as_posix()
+            for number, (each, picture, mask) in enumerate(zip(names, slices.pictures, found, strict=True), start=1):
+                entry = {"file_name": volume, **({"frame": number} if len(names) > 1 else {})}
+                also.add(each, picture, mask, slices.pixel_area, entry)
+            if slices.kind == "dicom":
+                objects.append((name, path, found))
+        also.add_objects(objects, str(made_with["model_sha256"]))
+
+
+class MaskForms:
+    """Outlines, polygons, areas, annotations and DICOM segmentations of masks; no file is replaced.
+
+    Args:
+        bundle: folder of the bundle, whose ``metadata.json`` names the foreground.
+        classes: names of several classes; empty for one.
+        overlays: folder for pictures with the masks' outlines.
+        geojson: folder for polygons.
+        dicom_seg: folder for DICOM segmentations.
+        areas: file for a table of areas, CSV.
+        coco: file for COCO annotations.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        classes: list[str],
+        *,
+        overlays: str | None = None,
+        geojson: str | None = None,
+        dicom_seg: str | None = None,
+        areas: str | None = None,
+        coco: str | None = None,
+    ) -> None:
+        self.classes, self.labels = classes, classes or [foreground_of(bundle)]
+        self.folders = {
+            form: MaskFolder(folder) for form, folder in (("png", overlays), ("geojson", geojson)) if folder
+        }
+        self.segmentations = MaskFolder(dicom_seg) if dicom_seg else None
+        self.table, self.coco = (Path(file) if file else None for file in (areas, coco))
+        self.rows: list[dict[str, Any]] = []
+        self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+
+    def refuse_misplaced(self, images: Sequence[str], objects: Sequence[tuple[Path, int]]) -> None:
+        """Before anything is computed: no outlines among the images, no file in the place of the table of areas.
+
+        Args:
+            images: folders of images, and images.
+            objects: DICOM objects, with the number of their frames.
+
+        Raises:
+            Refused: a folder is in one of the images', or cannot be written to; the table's file is something else;
+                no DICOM segmentation can be made of an object.
+        """
+        problems = Problems()
+        if self.segmentations:
+            problems.extend(require_highdicom() or refusals_of(objects, self.labels))
+        problems.refuse_if_any()  # before folders are looked at, which are made for that
+        placed = {"--overlays": self.folders.get("png"), "--geojson": self.folders.get("geojson")}
+        for option, folder in {**placed, "--dicom-seg": self.segmentations}.items():
+            for problem in folder.problems(images=images) if folder else ():
+                hint = "choose another folder"
+                problems.add(option, found=problem.found, expected=problem.expected, hint=hint)
+        for option, file, ours, what in (
+            ("--areas", self.table, _is_table, "table"),
+            ("--coco", self.coco, _is_coco, "annotations"),
+        ):
+            if file and file.exists() and not ours(file):
+                found, hint = "another file", "choose another name"
+                problems.add(f"{option} {file}", found=found, expected=f"none, or the same {what}", hint=hint)
+        if self.coco:
+            problems.extend(require_pycocotools("--coco"))
+        problems.refuse_if_any()
+
+    def of_images(self, sources: str | list[str], masks: Path) -> None:
+        """All pictures of a folder, or of several, whose masks are in ``masks``."""
+        if not self.folders and not self.table and not self.coco:
+            return
+        for name, path in image_paths(sources):
+            mask = masks / f"{name}.png"
+            if mask.is_file():  # not so of images that were left out as unreadable
+                file = {"file_name": f"{name}{path.suffix}"}
+                self.add(name, read_image(path), self.mask_in(mask), None, file)
+
+    def mask_in(self, path: Path) -> NDArray[Any]:
+        """A written mask (H, W): bool, or of several classes their values."""
+        return read_classes(path, self.classes) if self.classes else read_mask(path) > 0
+
+    def add(
+        self,
+        name: str,
+        picture: NDArray[np.uint8],
+        mask: NDArray[Any],
+        pixel_area: float | None,
+        file: Mapping[str, Any],
+    ) -> None:
+        """One picture (H, W, 3) uint8 and its mask, as :meth:`mask_in` has it; ``file`` is what COCO calls it."""
+        labels = self.classes or ("foreground",)
+        made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask, labels=labels)}
+        for form, folder in self.folders.items():
+            folder.write(f"{name}.{form}", made[form]())
+        if self.table and not self.classes:
+            self.rows.append(area_of(name, mask, pixel_area))
+        for number, of_class in enumerate(self.classes if self.table else (), start=1):
+            self.rows.append({**area_of(name, mask == number, pixel_area), "class": of_class})
+        if self.coco:
+            size = {"height": mask.shape[0], "width": mask.shape[1]}
+            self.outlines[name] = {**file, **size}, list(annotations_of(mask))
+
+    def add_objects(self, objects: Sequence[tuple[str, Path, Sequence[NDArray[Any]]]], model: str) -> None:
+        """The segmentations of DICOM objects, if asked for; one of the same UID, of another time, is kept.
+
+        That of a series of slices has the name of its first slice.
+
+        Args:
+            objects: name, file and masks of each.
+            model: what identifies the weights.
+        """
+        if self.segmentations is None:
+            return
+        for group in series_of([path for _, path, _ in objects]):
+            name = objects[group[0]][0]
+            masks = [mask for index in group for mask in objects[index][2]]
+            content = segmentation_of([objects[index][1] for index in group], masks, labels=self.labels, model=model)
+            there = self.segmentations.folder / f"{name}.dcm"
+            if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
+                self.segmentations.write(f"{name}.dcm", content)
+
+    def write(self) -> None:
+        """The table of areas, and COCO's annotations in the order of the pictures' names."""
+        if self.table:
+            columns = (*COLUMNS, "class") if self.classes else COLUMNS
+            MaskFolder(self.table.parent).write(self.table.name, to_csv(columns, self.rows).encode())
+        if self.coco:
+            pictures, annotations = zip(*(self.outlines[name] for name in sorted(self.outlines)), strict=True)
+            content = json.dumps(coco_of(pictures, annotations, self.labels))
+            MaskFolder(self.coco.parent).write(self.coco.name, f"{content}\n".encode())
+
+
+def foreground_of(bundle: Path) -> str:
+    """What a bundle calls the foreground: ``channel_def`` of its output, in ``metadata.json``."""
+    metadata = read_json(bundle / "configs" / "metadata.json")
+    label = lookup(metadata, ["network_data_format", "outputs", "pred", "channel_def", "1"])
+    return label if isinstance(label, str) and label else "foreground"
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(to_csv(COLUMNS, []).strip().encode())
+
+
+def _is_coco(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(json.dumps(coco_of([], [], []))[:40].encode())
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    twins = sorted({name for name in names if names.count(name) > 1})
+    hint = "rename one of them: both masks would have the same name"
+    if twins:
+        raise Refused([Problem(name, "it twice", "one image or volume of that name", hint) for name in twins])

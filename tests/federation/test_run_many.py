@@ -1,0 +1,274 @@
+"""Many runs, each in a process of its own: finished ones are not repeated, failed ones are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from samfed_monai.core.errors import Stopped, message_and_code
+from samfed_monai.core.io import read_json
+from samfed_monai.federation.run_many import FailedRun, Run, RunsRefused, configs_of, failure, last_words, run_all
+
+CONFIGS = {
+    "federate": {"rounds": 3, "image_size": 64},
+    "train": {"teacher_adapt": "lora", "batch_size": 4},
+    "teacher": {"base": "vit_t"},
+    "evaluate": {"split": "test"},
+    "metadata": {"version": "0.1.0"},
+    "variants/mine": {"_note": "ours", "batch_size": 8},
+    "variants/bare": {"teacher_adapt": "off"},
+    "variants/other": {"batch_size": 2},
+}
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    for name, content in CONFIGS.items():
+        path = tmp_path / "bundle" / "configs" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "list.json").write_text("[]", encoding="utf-8")
+    return tmp_path / "bundle"
+
+
+def done(bundle, variant="mine", extra=(), **about):
+    """A run that has its results."""
+    folder = bundle.parent / variant
+    run = Run(bundle, variant, 0, folder, {"datalist": str(bundle.parent / "list.json"), "rounds": "3"}, extra, about)
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text("{}", encoding="utf-8")
+    run.mark_done()
+    return run
+
+
+def change(bundle, name, **keys):
+    path = bundle / "configs" / f"{name}.json"
+    path.write_text(json.dumps({**CONFIGS[name], **keys}, indent=4), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["federate", "train", "teacher", "variants/mine"])
+def test_a_change_of_what_the_run_reads_ends_its_seal(bundle, name):
+    run = done(bundle)
+    assert run.is_done()
+    change(bundle, name, more=1)
+    assert not run.is_done()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "metadata", "variants/other"])
+def test_a_change_of_what_it_does_not_read_does_not(bundle, name):
+    run = done(bundle)
+    change(bundle, name, more=1)
+    assert run.is_done()
+
+
+def test_notes_and_white_space_do_not_count(bundle):
+    run = done(bundle)
+    change(bundle, "variants/mine", _note="said better")
+    assert run.is_done()
+
+
+def test_a_run_without_teacher_does_not_read_the_teacher_s_file(bundle):
+    bare, by_override = done(bundle, "bare"), done(bundle, "mine", ("--teacher_adapt", "off"))
+    change(bundle, "teacher", more=1)
+    assert bare.is_done()
+    assert by_override.is_done()
+    names = [path.name for path in configs_of(bundle, "bare", {"teacher_adapt": "none"})]
+    assert names == ["train.json", "bare.json", "federate.json", "teacher.json"]
+
+
+def test_the_data_list_s_content_counts(bundle):
+    run = done(bundle)
+    (bundle.parent / "list.json").write_text("[1]", encoding="utf-8")
+    assert not run.is_done()
+
+
+def test_the_row_s_overrides_count_and_its_texts_do_not(bundle):
+    run = done(bundle, "mine", ("--agreement#tau=0.8",), row="tau_8", title="Threshold 0.8")
+    assert run.name == "tau_8, seed 0"
+    content = read_json(run.folder / "compare.json")
+    assert (content["row"], content["title"]) == ("tau_8", "Threshold 0.8")
+    assert done(bundle, "mine", ("--agreement#tau=0.8",), row="tau_8", title="tau").is_done()
+    other = Run(bundle, "mine", 0, run.folder, run.options, ("--agreement#tau=0.9",), {"row": "tau_8"})
+    assert not other.is_done()
+
+
+def test_where_things_lie_does_not_count(bundle, tmp_path):
+    places = {"data-root": "a", "cache-dir": "b"}
+    run = done(bundle, "mine", ("--adapter", str(tmp_path / "list.json"), "--rate=0.1"))
+    moved = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-moved")
+    options = {**run.options, "datalist": str(moved / "list.json"), **places}
+    extra = ("--rate", "1e-1", f"--adapter={moved / 'list.json'}")
+    assert Run(moved / "bundle", "mine", 0, moved / "mine", options, extra).is_done()
+
+
+@pytest.mark.parametrize(("before", "after"), [("(1, 2)", "(1, 3)"), ("{1}", "{2}"), ("null", "off"), ("1", "1.5")])
+def test_a_value_of_any_kind_counts(bundle, before, after):
+    run = done(bundle, "mine", (f"--sizes={before}",))
+    assert not Run(bundle, "mine", 0, run.folder, run.options, (f"--sizes={after}",)).is_done()
+
+
+@pytest.mark.parametrize(("variant", "seed", "rounds"), [("bare", 0, "3"), ("mine", 1, "3"), ("mine", 0, "4")])
+def test_variant_seed_and_options_count(bundle, variant, seed, rounds):
+    run = done(bundle)
+    assert not Run(bundle, variant, seed, run.folder, {**run.options, "rounds": rounds}, ()).is_done()
+
+
+def test_a_seal_of_an_older_version_is_none(bundle):
+    run = done(bundle)
+    (run.folder / "compare.json").write_text('{"command": "federate", "bundle": "0"}', encoding="utf-8")
+    assert not run.is_done()
+
+
+def test_a_file_that_changes_while_the_run_goes_ends_its_seal(bundle, monkeypatch):
+    program = (
+        "import pathlib, sys; folder, config = map(pathlib.Path, sys.argv[1:])\n"
+        "config.write_text('{\"batch_size\": 1}'); (folder / 'results.json').write_text('{}')"
+    )
+    config = bundle / "configs" / "train.json"
+    command = [sys.executable, "-c", program, str(bundle.parent / "r"), str(config)]
+    monkeypatch.setattr(Run, "command", lambda run: command)
+    run = Run(bundle, "mine", 0, bundle.parent / "r", {}, ())
+    run_all([run])
+    assert not run.is_done()
+    run_all([run])
+    assert run.is_done()
+
+
+@pytest.mark.parametrize(
+    ("omp", "mkl", "expected"), [(None, None, "2 2"), ("1", "3", "1 3"), ("1", None, "1 1"), (None, "1", "1 1")]
+)
+def test_threads_that_the_user_set_go_before_ours(bundle, monkeypatch, omp, mkl, expected):
+    for name, given in (("OMP_NUM_THREADS", omp), ("MKL_NUM_THREADS", mkl)):
+        monkeypatch.delenv(name, raising=False) if given is None else monkeypatch.setenv(name, given)
+    run = Run(bundle, "mine", 0, bundle.parent / "out", {}, (), {})
+    script = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])"
+    monkeypatch.setattr(Run, "command", lambda self: [sys.executable, "-c", script])
+    run_all([run], threads=2)
+    assert (run.folder / "log.txt").read_text().strip() == expected
+    assert (run.folder / "log.txt").stat().st_mode & 0o777 == 0o600, "its owner's: it may name images"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("print('first'); print('the last line'); sys.exit(1)", "the last line"),
+        ("sys.exit(1)", "no output"),
+        ("os.remove(os.path.join(sys.argv[1], 'log.txt')); sys.exit(1)", "no output"),
+    ],
+)
+def test_a_run_that_fails_is_told_with_its_last_line(bundle, monkeypatch, program, told):
+    run = Run(bundle, "mine", 0, bundle.parent / "r", {}, ())
+    command = [sys.executable, "-c", f"import os, sys; {program}", str(run.folder)]
+    monkeypatch.setattr(Run, "command", lambda self: command)
+    log = re.escape(str(run.folder / "log.txt"))
+    with pytest.raises(Stopped, match=rf"1 of 1 runs failed\n    mine, seed 0 \({log}\):\n      {told}\n"):
+        run_all([run])
+
+
+def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle, monkeypatch):
+    refused = "print(Refused([Problem('a', '1', '2', 'hint')])); sys.exit(2)"
+    code = f"import sys; from samfed_monai.core.errors import *; {refused}"
+    monkeypatch.setattr(Run, "command", lambda run: [sys.executable, "-c", code])
+    runs = [Run(bundle, "mine", seed, bundle.parent / f"r{seed}", {}, ()) for seed in (0, 1)]
+    with pytest.raises(RunsRefused) as caught:
+        run_all(runs)
+    logs = [run.folder / "log.txt" for run in runs]
+    assert str(caught.value).splitlines() == [
+        "refused: 2 of 2 runs",
+        f"    mine, seed 0 ({logs[0]}):",
+        f"    mine, seed 1 ({logs[1]}):",
+        "      - a: expected 2, found 1; hint",
+        "  to go on: fix it, then type the same command again",
+    ]
+    assert message_and_code(caught.value)[1] == 2
+
+
+def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):
+    started = []
+
+    def start(run, threads):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    def ask():
+        while not started:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("samfed_monai.federation.run_many._start", start)
+    threading.Thread(target=ask, daemon=True).start()
+    run = Run(bundle, "mine", 0, bundle.parent / "mine", {"rounds": "3"}, ())
+    with pytest.raises(Stopped, match="asked to end"):
+        run_all([run])
+    assert [process.poll() for process in started] == [-signal.SIGTERM]
+
+
+FAULT = """\
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+ZeroDivisionError: division by zero
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "module.py", line 255, in instantiate
+RuntimeError: Failed to instantiate component 'samfed_monai.config.run_job' with keywords: job
+ set '_mode_=debug' to enter the debugging mode.
+
+this looks like a bug in samfed rather than an error in your input; the traceback above says where
+"""
+REFUSED = "site-1: 4 images\nrefused: 2 problems\n  - a: b\n  - c: d\n"
+
+
+def run_of(tmp_path, name, text, code=1):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "log.txt").write_text(text, encoding="utf-8")
+    return FailedRun(f"{name}, seed 0", folder, code)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        (FAULT, 1, ("ZeroDivisionError: division by zero",)),
+        (REFUSED, 2, ("- a: b", "- c: d")),
+        ("refused: 1 problem\n  - of last time\n" + REFUSED, 2, ("- a: b", "- c: d")),
+        ("samfed: error: unrecognized arguments: x", 2, ("samfed: error: unrecognized arguments: x",)),
+        (REFUSED + "stopped: disk full\n  to go on: make room", 3, ("stopped: disk full",)),
+        (
+            "stopped: 1 of 2 updates\n  - a: too few\n  0 of 2 rounds are kept in x\n  to go on: fix it",
+            3,
+            ("stopped: 1 of 2 updates", "- a: too few"),
+        ),
+        ("", -9, ("no output",)),
+    ],
+    ids=["fault", "refused", "refused-twice", "usage", "stopped", "stopped-with-sites", "killed"],
+)
+def test_a_run_s_last_words(tmp_path, text, code, words):
+    assert last_words(run_of(tmp_path, "r", text).folder, code) == words
+
+
+def test_the_error_is_a_refusal_where_all_were_refused_and_says_what_is_to_be_mended(tmp_path):
+    refused, fault = run_of(tmp_path, "a", REFUSED, code=2), run_of(tmp_path, "b", FAULT)
+    assert isinstance(failure([refused], 3), RunsRefused)
+    mixed = failure([refused, fault], 3)
+    assert isinstance(mixed, Stopped)
+    assert mixed.reason.splitlines() == [
+        "2 of 3 runs failed",
+        f"    a, seed 0 ({refused.folder / 'log.txt'}):",
+        "      - a: b",
+        "      - c: d",
+        f"    b, seed 0 ({fault.folder / 'log.txt'}):",
+        "      ZeroDivisionError: division by zero",
+    ]
+    assert mixed.resume == "fix what was refused (1 of them), then type the same command again"
+    assert failure([fault], 3).resume == "type the same command again"

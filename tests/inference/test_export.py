@@ -1,0 +1,422 @@
+"""``samfed export``: what is written predicts the same, runs without this package, and is whole or not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samfed_monai.cli.export import model_of
+from samfed_monai.cli.main import main
+from samfed_monai.config import bundle_of_command
+from samfed_monai.core.io import save_tensors
+from samfed_monai.inference import Predictor, export
+from samfed_monai.inference.export import Measured, exported_metadata, table_of
+from samfed_monai.networks import client_network
+from tests.federation.test_job import CLIENT, job
+
+MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
+needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (extra export)")
+ORGANS = ["kidney", "spleen"]
+WITHOUT_US = """
+import os, sys
+sys.modules["samfed_monai"] = None  # an import of it fails
+from monai.bundle import run
+for bundle, images, masks in zip(*[iter(sys.argv[1:])] * 3):
+    os.chdir(bundle)
+    run(config_file="configs/inference.json", meta_file="configs/metadata.json", bundle_root=".", dataset_dir=images,
+        output_dir=masks)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that finds something: its logits are centred on 0."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    network = client_network("basic_unet").eval()
+    with torch.no_grad():
+        network.final_conv.bias -= network(torch.rand(1, 3, 32, 32)).median()
+    save_tensors(path, network.state_dict(), {"network_name": "basic_unet", "image_size": "32"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "deep").mkdir()
+    generator = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, size, exif in (("a.png", (40, 60), None), ("deep/b.jpg", (33, 70), turned)):
+        picture = Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8))
+        picture.save(folder / name, **({"exif": exif} if exif else {}))
+    return folder
+
+
+def network_of(model: Path) -> torch.nn.Module:
+    from samfed_monai.core.io import safe_load
+
+    network = client_network("basic_unet").eval()
+    network.load_state_dict(safe_load(model))
+    return network
+
+
+def batch(size: int) -> torch.Tensor:
+    return torch.rand(size, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("to", ["torchscript", "pt2"])
+def test_a_program_predicts_the_same_for_a_batch_of_any_size(to, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(model), "--to", to]) == 0
+    file = tmp_path / {"torchscript": "small.ts", "pt2": "small.pt2"}[to]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "8 synthetic images of 32 x 32 px"
+    assert lines[2].startswith("torch, float32")
+    assert lines[3].split()[-3:] == ["0.000", "%", "1.0000"]
+    assert lines[-1] == file.name
+    program = torch.jit.load(file) if to == "torchscript" else torch.export.load(file).module()
+    network = network_of(model)
+    with torch.no_grad():
+        for size in (1, 2, 5):
+            assert (program(batch(size)) - network(batch(size))).abs().max() <= export.SAME_LOGITS
+
+
+@needs_onnx
+def test_onnx_predicts_the_same_and_its_int8_forms_stand_beside_it(model, tmp_path, images, capsys):
+    import onnxruntime
+
+    output = tmp_path / "out" / "net.onnx"
+    assert main(["export", str(model), "--to", "onnx", "--output", str(output), "--images", str(images)]) == 0
+    table = capsys.readouterr().out
+    for form in ("torch, float32", "ONNX Runtime, float32", "ONNX Runtime, int8 dynamic", "ONNX Runtime, int8 static"):
+        assert form in table
+    assert table.startswith("2 images of 32 x 32 px\n")
+    assert [path.name for path in output.parent.iterdir()] == ["net.onnx"]
+    session, network = onnxruntime.InferenceSession(str(output)), network_of(model)
+    for size in (1, 3):
+        (found,) = session.run(["logits"], {"image": batch(size).numpy()})
+        with torch.no_grad():
+            assert np.abs(found - network(batch(size)).numpy()).max() <= export.SAME_LOGITS
+
+
+@needs_onnx
+def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "net.onnx"
+    command = ["export", str(model), "--to", "onnx", "--int8", "static", "--output", str(output)]
+    monkeypatch.setattr(export, "SAME_MASKS", 1.1)
+    assert main(command) == 2
+    assert "--int8 static: expected at least 1.1, found a Dice of " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(export, "SAME_MASKS", 0.0)
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[3].startswith("ONNX Runtime, int8 static")
+    float32 = sum(tensor.nbytes for tensor in network_of(model).state_dict().values())
+    assert output.stat().st_size < float32 / 2
+
+
+@pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(model, tmp_path, capsys, to):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # what torch itself writes would abort the process
+    try:
+        assert main(["export", str(model), "--to", to, "--output", str(tmp_path / "net")]) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "stopped: the disk is full; what was complete is kept\n  to go on: make room" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "bundle"),
+    [
+        ("samfed federate samfed_polyp --rounds 3", "samfed_polyp"),
+        ("/opt/bin/samfed flare simulate 'my bundle' --rounds 3", "my bundle"),
+        ("samfed federate --rounds 3", None),
+        ("python -m monai.bundle run", None),
+        (None, None),
+    ],
+)
+def test_the_bundle_of_a_run_is_the_one_that_its_command_names(command, bundle):
+    assert bundle_of_command(command) == bundle
+
+
+def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    results = {"models": {"best": {"round": 0}}, "selected": "best"}
+    for command, folder in (("samfed_polyp", "samfed_polyp"), ("mine", "samfed_skin"), ("mine", "mine")):
+        results["command"] = f"samfed federate {command} --rounds 1"
+        (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+        if folder == "mine":
+            assert main(["init", "samfed_skin", "mine"]) == 0
+        assert model_of("run", None).bundle.name == folder
+
+
+@pytest.fixture(scope="module")
+def without_us(model, organs, images, tmp_path_factory) -> dict[str, Path]:
+    """Folders of two exported bundles, each with the masks that MONAI alone draws by it, in one process for both."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "organs")}
+    words: list[str] = []
+    for folder, network in zip(folders.values(), (model, organs), strict=True):
+        assert main(["export", str(network), "--to", "bundle", "--output", str(folder / "bundle")]) == 0
+        words += [str(folder / "bundle"), str(images), str(folder / "masks")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folders
+
+
+def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(model, without_us, tmp_path, images):
+    folder, masks = without_us["one"] / "bundle", without_us["one"] / "masks"
+    assert not (folder / "LICENSE").exists(), "whose network it is, nobody knows here"
+    assert (
+        main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", str(tmp_path / "ours")]) == 0
+    )
+    for name, size in (("a.png", (60, 40)), ("deep/b.png", (33, 70))):
+        with Image.open(masks / name) as theirs, Image.open(tmp_path / "ours" / name) as ours:
+            assert theirs.size == ours.size == size
+            assert 0 < np.asarray(ours).mean() < 255
+            assert np.array_equal(np.asarray(theirs), np.asarray(ours))
+
+
+@pytest.fixture(scope="module")
+def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of two classes that finds each of them somewhere."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("organs") / "organs.safetensors"
+    network = client_network("basic_unet", classes=ORGANS).eval()
+    with torch.no_grad():
+        network.final_conv.bias -= network(torch.rand(2, 3, 32, 32)).mean(dim=(0, 2, 3))
+    settings = {"network_name": "basic_unet", "image_size": "32", "classes": json.dumps(ORGANS)}
+    save_tensors(path, network.state_dict(), settings)
+    return path
+
+
+def test_a_bundle_of_classes_gives_their_values_as_infer_does(organs, without_us, tmp_path, images):
+    folder, ours = without_us["organs"], tmp_path / "ours"
+    assert main(["infer", "samfed_skin", str(images), "--model", str(organs), "--output-dir", str(ours)]) == 0
+    for name in ("a.png", "deep/b.png"):
+        theirs, expected = (np.asarray(Image.open(masks / name)) for masks in (folder / "masks", ours))
+        assert set(np.unique(expected)) == {0, 1, 2}
+        assert np.array_equal(theirs, expected)
+    described = json.loads((folder / "bundle/configs/metadata.json").read_text())["network_data_format"]["outputs"][
+        "pred"
+    ]
+    assert (described["num_channels"], described["channel_def"]["2"]) == (3, "spleen")
+    assert "One PNG mask (0 background, 1 kidney, 2 spleen)" in (folder / "bundle/docs/README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def organs_onnx(organs, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("organs") / "organs.onnx"
+    assert main(["export", str(organs), "--to", "onnx", "--output", str(file)]) == 0
+    return file
+
+
+@needs_onnx
+def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs, organs_onnx, tmp_path, images, capsys):
+    for model, folder in ((organs_onnx, "by_onnx"), (organs, "by_torch")):
+        words = [
+            "--model",
+            str(model),
+            "--output-dir",
+            str(tmp_path / folder),
+            "--areas",
+            str(tmp_path / f"{folder}.csv"),
+        ]
+        assert main(["infer", "samfed_skin", str(images), *words]) == 0
+    masks = [np.asarray(Image.open(tmp_path / folder / "a.png")) for folder in ("by_onnx", "by_torch")]
+    assert set(np.unique(masks[0])) == {0, 1, 2}
+    assert (masks[0] != masks[1]).mean() < 0.001
+    assert (tmp_path / "by_onnx.csv").read_text().splitlines()[1].endswith("kidney")
+    capsys.readouterr()
+    again = ["--model", str(organs_onnx), "--output-dir", str(tmp_path / "x"), "--classes", "['a', 'b']"]
+    assert main(["infer", "samfed_skin", str(images), *again]) == 2
+    assert "--classes: expected nothing: organs.onnx has settled it" in capsys.readouterr().err
+
+
+@needs_onnx
+def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs, organs_onnx, tmp_path, images, capsys):
+    pytest.importorskip("openvino", reason="openvino is not installed (extra openvino)")
+    command = ["infer", "samfed_skin", str(images), "--output-dir"]
+    for runtime in ("openvino", "onnxruntime"):
+        assert main([*command, str(tmp_path / runtime), "--model", str(organs_onnx), "--runtime", runtime]) == 0
+    ours, theirs = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("openvino", "onnxruntime"))
+    assert set(np.unique(ours)) == {0, 1, 2}
+    assert (ours != theirs).mean() < 0.01
+    capsys.readouterr()
+    assert json.loads((tmp_path / "openvino" / "inference.json").read_text())["runtime"] == "openvino"
+    assert "runtime" not in json.loads((tmp_path / "onnxruntime" / "inference.json").read_text())
+    Image.fromarray(2 - ours).save(tmp_path / "openvino" / "a.png")  # on some processors both give the same mask
+    assert main([*command, str(tmp_path / "openvino"), "--model", str(organs_onnx)]) == 2
+    assert "expected none, or the same mask" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "x"), "--model", str(organs), "--runtime", "openvino"]) == 2
+    assert "--runtime: expected an ONNX file to run" in capsys.readouterr().err
+
+
+def test_classes_are_compared_by_the_largest_logit():
+    planes = torch.tensor([[[0.0, 2.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 2.0]], [[0.0, 1.0, 3.0, 0.0]]])
+    logits = planes.expand(2, -1, -1, -1)  # class values 1, 0, 2, 1
+    changed = logits.clone()
+    changed[:, 0, 0, 0], changed[:, 2, 0, 3] = 5.0, 5.0  # 0, 0, 2, 2
+    row = export._compared("x", 1.0, lambda images: changed[: len(images)], torch.zeros(2, 3, 1, 4), logits)
+    assert (row.pixels, row.dice, row.difference) == (0.5, pytest.approx(2 * 1 / (3 + 2)), 5.0)
+
+
+def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, tmp_path, monkeypatch):
+    from monai.bundle import ConfigWorkflow
+
+    assert main(["export", str(model), "--to", "bundle", "--output", str(tmp_path / "mine"), "--threshold", "0.7"]) == 0
+    configs = tmp_path / "mine" / "configs"
+    monkeypatch.chdir(tmp_path / "mine")
+    workflow = ConfigWorkflow(
+        str(configs / "inference.json"), str(configs / "metadata.json"), logging_file=False, workflow_type="infer"
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert json.loads((configs / "inference.json").read_text())["threshold"] == 0.7
+    assert json.loads((configs / "inference.json").read_text())["image_size"] == 32
+
+
+def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
+    described = {"image": {"spatial_shape": [224, 224]}}, {"pred": {"spatial_shape": [224, 224]}}
+    metadata = {
+        "authors": "us",
+        "eval_metrics": {"mean_dice": 0.893},
+        "required_packages_version": {"timm": "1", "pillow": "13"},
+        "network_data_format": {"inputs": described[0], "outputs": described[1]},
+    }
+    own, shipped = (exported_metadata(metadata, 64, shipped=shipped) for shipped in (False, True))
+    assert (own["eval_metrics"], own["authors"]) == ({}, "to be filled in by whoever trained the network")
+    assert (shipped["eval_metrics"], shipped["authors"]) == ({"mean_dice": 0.893}, "us")
+    assert shipped["required_packages_version"] == {"pillow": "13"}
+    assert shipped["network_data_format"]["outputs"]["pred"]["spatial_shape"] == [64, 64]
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [224, 224], "left as they were"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "pt2", "--image_size", "64"], "image_size: expected 32, as small.safetensors was trained, found 64"),
+        (
+            ["--to", "pt2", "--int8", "static"],
+            "--int8: expected --to onnx, whose runtime has the quantiser, found --to p",
+        ),
+        (["--to", "pt2", "--site", "site-1"], "--site: expected a run, found a weights file, which is one model"),
+        (["--to", "pt2", "--network_name", "lite0_fpn"], "network_name: expected 'basic_unet'"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(words, message, model, tmp_path, capsys):
+    assert main(["export", str(model), "--output", str(tmp_path / "net"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_run_whose_sites_keep_a_part_it_is_one_site_s_model(small_federation, tmp_path, capsys):
+    run, file = tmp_path / "fedper", tmp_path / "site-1.ts"
+    job(small_federation, run, variant="fedper", rounds=1, train={**CLIENT, "personal": ["final_conv.*"]}).run()
+    command = ["export", str(run), "--to", "torchscript", "--output", str(file)]
+    assert main(command) == 2
+    assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
+    assert not file.exists()
+    assert main([*command, "--site", "site-1"]) == 0
+    assert torch.jit.load(file)(batch(3)).shape == (3, 1, 32, 32)
+
+
+def test_what_is_there_stays(model, tmp_path, capsys):
+    (tmp_path / "net.ts").write_text("something else")
+    assert main(["export", str(model), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
+    assert "net.ts, which exists; choose another one" in capsys.readouterr().err
+    assert (tmp_path / "net.ts").read_text() == "something else"
+
+
+def test_missing_packages_are_named_with_the_line_that_installs_them(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "PACKAGES", ("torch", "no_such_package"))
+    assert main(["export", str(model), "--to", "onnx", "--output", str(tmp_path / "net.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "found no package no_such_package; pip install 'samfed-monai[export]'" in error
+
+
+@pytest.mark.parametrize("to", ["torchscript", "pt2"])
+def test_a_network_that_a_format_cannot_take_leaves_nothing_behind(to, tmp_path, capsys):
+    file, out = tmp_path / "flexible.safetensors", tmp_path / "out"
+    header = {"network_name": "flexible_unet_resnet18", "image_size": "32"}
+    save_tensors(file, client_network("flexible_unet_resnet18").state_dict(), header)
+    assert main(["export", str(file), "--to", to, "--output", str(out / "net")]) == 2
+    error = capsys.readouterr().err
+    assert f"--to {to}: expected a network that this format can take, found FlexibleUNet (" in error
+    assert list(out.iterdir()) == []
+
+
+def test_a_program_that_predicts_something_else_is_not_kept(model, tmp_path, monkeypatch, capsys):
+    load = torch.jit.load
+    monkeypatch.setattr(torch.jit, "load", lambda path: lambda images: load(path)(images) + 0.5)
+    assert main(["export", str(model), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
+    assert "--to torchscript: expected at most " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_has_a_row_for_each_form():
+    rows = [Measured("torch, float32", 20.88, 3.04), Measured("int8", 5.0, 12.25, 0.52, 0.0011, 0.99712)]
+    assert table_of(rows) == [
+        "form              MB  images/s  logits differ by  mask pixels differ  Dice to float32",
+        "torch, float32  20.9       3.0                 -                   -                -",
+        "int8             5.0      12.2           5.2e-01             0.110 %           0.9971",
+    ]
+
+
+@needs_onnx
+class TestInferOfAnOnnxFile:
+    @pytest.fixture(scope="class")
+    def file(self, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("onnx")
+        export.export_network(network_of(model), "onnx", folder / "float32.onnx", images=batch(2))
+        return folder / "float32.onnx"
+
+    @pytest.fixture
+    def infer(self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.chdir(tmp_path)
+
+        def run(model: Path, output: str, *words: str) -> int:
+            return main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", output, *words])
+
+        return run
+
+    @pytest.mark.parametrize("views", ["1", "4"])
+    def test_it_draws_the_masks_of_the_network_that_it_was_made_of(self, file, model, images, infer, views):
+        for source, output in ((model, "torch"), (file, "onnx")):
+            assert infer(source, output, "--probabilities", "--views", views) == 0
+        names = sorted(path.relative_to("torch").as_posix() for path in Path("torch").rglob("*.png"))
+        assert names == ["a.png", "a.probability.png", "deep/b.png", "deep/b.probability.png"]
+        for name in names:
+            found, wanted = (np.array(Image.open(f"{output}/{name}"), dtype=int) for output in ("onnx", "torch"))
+            assert np.abs(found - wanted).max() <= (1 if "probability" in name else 0)  # rounding of 8 bits
+        for each in Predictor("samfed_skin", file, views=int(views))(images):
+            assert np.array_equal(each.mask, np.array(Image.open(f"onnx/{each.name}.png")))
+        made_with = json.loads(Path("onnx/inference.json").read_text())
+        assert made_with["image_size"] == 32
+        assert made_with["model_sha256"] != json.loads(Path("torch/inference.json").read_text())["model_sha256"]
+
+    def test_ids_that_it_has_settled_are_refused_before_anything_is_read(self, file, infer, capsys):
+        assert infer(file, "masks", "--network_name", "segresnet", "--amp", "auto") == 2
+        told = capsys.readouterr().err
+        assert "--network_name: expected nothing: float32.onnx has settled it, found segresnet; leave it out" in told
+        assert "--amp: expected nothing" in told
+        assert infer(file, "masks", "--image_size", "64") == 2
+        assert "float32.onnx -> input: expected a square of 64 pixels, found 32 x 32 pixels" in capsys.readouterr().err
+        assert infer(file, "masks", "--device", "meta") == 2
+        assert "--device" in capsys.readouterr().err
+        assert not Path("masks").exists()

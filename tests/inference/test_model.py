@@ -1,0 +1,113 @@
+"""``samfed evaluate``, ``infer`` and ``model`` on a run whose sites keep a part of their network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.cli.main import main
+from samfed_monai.config.bundles import find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import save_tensors
+from samfed_monai.inference.model import trained_as
+from tests.federation.test_job import CLIENT, job
+
+HEAD = "final_conv.*"
+
+
+@pytest.fixture(scope="module")
+def fedper(small_federation, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A finished run and its results."""
+    folder = tmp_path_factory.mktemp("runs") / "fedper"
+    knobs: dict[str, Any] = {"variant": "fedper", "rounds": 1, "train": {**CLIENT, "personal": [HEAD]}}
+    return folder, job(small_federation, folder, **knobs).run()
+
+
+def evaluate(model: Path, data: Path, output: Path, *words: str) -> dict[str, Any]:
+    where = ("--datalist", str(data / "list.json"), "--data-root", str(data), "--output-dir", str(output))
+    assert main(["evaluate", "samfed_skin", "--model", str(model), *where, *words]) == 0
+    content: dict[str, Any] = json.loads((output / "metrics.json").read_text())
+    return content
+
+
+def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small_federation, tmp_path, capsys):
+    run, results = fedper
+    found = evaluate(run, small_federation, tmp_path / "all")
+    rows = {site: {**results["sites"][site]["test"], "convention": results["convention"]} for site in results["sites"]}
+    assert found["sites"] == rows
+    assert sorted(rows) == ["site-1", "site-2"]
+    assert found["average"] == results["average"]["test"]
+    assert found["model"] == {"site-1": "site-1.safetensors", "site-2": "site-2.safetensors"}
+    assert capsys.readouterr().out.splitlines()[1].startswith("site-1      2  ")
+    assert main(["model", str(run), "--site", "site-2", "--output", str(tmp_path / "two.safetensors")]) == 0
+    alone = evaluate(tmp_path / "two.safetensors", small_federation, tmp_path / "one", "--site", "site-2")
+    assert alone["sites"] == {"site-2": rows["site-2"]}
+
+
+def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, small_federation, tmp_path, capsys):
+    where = ("--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation))
+    command = ["evaluate", "samfed_skin", "--model", str(fedper[0]), *where, "--output-dir", str(tmp_path / "out")]
+    assert main([*command, "--image_size", "64"]) == 2
+    message = "--image_size: expected 32, as site-1.safetensors was trained, found 64; leave it out"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
+    run, _ = fedper
+    infer = ["infer", "samfed_skin", "--images", str(small_federation / "public"), "--output", str(tmp_path / "masks")]
+    assert main([*infer, "--model", str(run)]) == 2
+    assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
+    assert main([*infer, "--model", str(run / "rounds" / "000" / "global.safetensors")]) == 2
+    assert "expected all tensors of this network, found 2 of them missing, first final_conv" in capsys.readouterr().err
+    assert main([*infer, "--model", str(run), "--site", "site-1"]) == 0
+    assert list((tmp_path / "masks").rglob("*.png"))
+    assert main([*infer, "--model", "w.safetensors", "--site", "site-1"]) == 2
+    assert "--site: expected a run, found a weights file, which is one model" in capsys.readouterr().err
+
+
+def test_model_refuses_what_it_cannot_write(fedper, capsys):
+    run, _ = fedper
+    for words, message in (
+        (["--output", "w.pth", "--site", "site-1"], "expected a name that ends in .safetensors"),
+        (["--output", "w.safetensors", "--states", "."], "expected the site whose states they are"),
+        (["--output", "w.safetensors", "--site", "site-3"], "expected one of ['site-1', 'site-2'], found 'site-3'"),
+        (["--output", "w.safetensors"], "found shared values only"),
+    ):
+        assert main(["model", str(run), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
+    from samfed_monai.core.io import sha256_file
+
+    (tmp_path / "sam.pt").write_bytes(b"a SAM")
+    header = {
+        "network_name": "sam_vit_t",
+        "image_size": "256",
+        "network_def": '{"experts": 0, "_target_": "os.system"}',
+    }
+    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header | {"base_sam": "0" * 64})
+    own = {"network_def#checkpoint": str(tmp_path / "sam.pt"), "image_size": 256}
+    with pytest.raises(Refused, match=r"SAM's weights: expected 000000000000, on which w.safetensors was trained"):
+        trained_as(tmp_path / "w.safetensors", find_bundle("samfed_skin"), "inference", own)
+    header["base_sam"] = sha256_file(tmp_path / "sam.pt")
+    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header)
+    for workflow in ("inference", "evaluate"):
+        ids = trained_as(tmp_path / "w.safetensors", find_bundle("samfed_skin"), workflow, own)
+        assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
+
+
+def test_a_model_in_half_precision_is_a_plain_state_dict_that_scores_alike(small_federation, tmp_path):
+    folder = tmp_path / "run"
+    results = job(small_federation, folder, variant="no_sam", rounds=1).run()
+    assert main(["model", str(folder), "--output", str(tmp_path / "model.pt")]) == 0
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state.values()} <= {torch.float16, torch.int64}
+    knobs = [*(f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")), "--allow-other-size"]
+    found = evaluate(tmp_path / "model.pt", small_federation, tmp_path / "half", *knobs)
+    assert found["average"]["dice"] == pytest.approx(results["average"]["test"]["dice"], abs=0.01)

@@ -1,0 +1,121 @@
+"""Options of methods: accepted in their range alone, refused at their place, all together."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+from torch import nn
+
+from samfed_monai.core.errors import Refused
+
+# values that are accepted, and values that are not
+NOT_NEGATIVE, POSITIVE = ([0, 0.5], [-0.1, "1"]), ([0.1], [0, True])
+FROM_0_TO_1, BELOW_1, BETWEEN = ([0, 1], [-0.1, 1.1]), ([0, 0.9], [-0.1, 1]), ([0.1, 0.9], [0, 1, "half", None])
+UP_TO_1 = ([0.1, 1], [0, 1.1])
+COUNT_OR_0, COUNT = ([0], [-1, 0.5]), ([1], [0, 1.5, True])
+SCHEDULE = (["linear"], ["later"])
+SHARING: dict[str, Any] = {"network": nn.Linear(1, 1), "optimizer": None}
+
+#: Class, what else it needs, and its options.
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]] = {
+    "apple.AppleSharing": (
+        SHARING,
+        {
+            "mu": NOT_NEGATIVE,
+            "rate": NOT_NEGATIVE,
+            "fraction": FROM_0_TO_1,
+            "schedule": (["exponential", "cosine"], ["step"]),
+        },
+    ),
+    "cpss.StyleSwapTerm": ({}, {"tau": FROM_0_TO_1, "side": COUNT, "stride": COUNT, "label_schedule": SCHEDULE}),
+    "drflm.DistributionallyRobust": ({}, {"step": NOT_NEGATIVE, "ascent": (["mirror", "projected"], ["steepest"])}),
+    "drflm.LocalMixUpTerm": ({}, {"tau": FROM_0_TO_1, "alpha": POSITIVE}),
+    "elcfs.StyleExchange": ({}, {"entries": COUNT, "half": COUNT_OR_0}),
+    "fca.ClientTailored": (
+        {},
+        {
+            "mask": (["binary", "smooth"], ["fuzzy"]),
+            "threshold": ([-1, 1], [-1.1, 1.1]),
+            "temperature": POSITIVE,
+            "patterns": ([["a"], None], ["a"]),
+        },
+    ),
+    "fedala.AdaptiveMixing": (
+        SHARING,
+        {"upper": UP_TO_1, "rate": NOT_NEGATIVE, "batches": COUNT_OR_0, "first_batches": COUNT_OR_0},
+    ),
+    "fedca.ContrastBeforeLabels": ({}, {"rounds": COUNT_OR_0}),
+    "fedca.ContrastiveTerm": (
+        {},
+        {
+            "rounds": COUNT_OR_0,
+            "queue": COUNT,
+            "temperature": POSITIVE,
+            "decay": BELOW_1,
+            "alignment": NOT_NEGATIVE,
+        },
+    ),
+    "fedgin.IntensityViewd": ({}, {"most": FROM_0_TO_1, "layers": COUNT, "width": COUNT}),
+    "fedprox.ProximalTerm": ({}, {"mu": NOT_NEGATIVE}),
+    "fedrep.AlternatingParts": ({"personal": ["head.*"]}, {"share": BETWEEN}),
+    "fedsemidg.GapMeter": ({"loader": [], "guide": None}, {"batches": COUNT}),
+    "fedsemidg.GeneralisationAware": ({}, {"step": NOT_NEGATIVE}),
+    "heterogeneous.CondensationFusion": (
+        {},
+        {"exchange": (["predictions", "weights"], ["none"]), "floor": BELOW_1},
+    ),
+    "heterogeneous.PublicDistillationTerm": (
+        {},
+        {"weight": NOT_NEGATIVE, "temperature": POSITIVE, "convention": (["ours", "hssf"], ["theirs"])},
+    ),
+    "hssf.LsslTerm": (
+        {},
+        {
+            "flip_below": FROM_0_TO_1,
+            "least_mean": FROM_0_TO_1,
+            "feature_dropout": FROM_0_TO_1,
+            "cross_entropy": NOT_NEGATIVE,
+            "consistency": NOT_NEGATIVE,
+        },
+    ),
+    "krum.Krum": ({}, {"faulty": COUNT, "keep": ([1, None], [0, 2.0])}),
+    "norm_clipping.NormClipping": ({}, {"factor": ([0.1], [0, True, float("inf"), "2"]), "window": COUNT}),
+    "pfedsam.DecoupledStages": ({}, {"share": ([0, 1], [-0.1, 1.5, "half", True])}),
+    "pfedsam.MutualDistillationTerm": ({}, {"temperature": POSITIVE}),
+    "semifl.MixUpTerm": ({}, {"tau": FROM_0_TO_1, "alpha": POSITIVE}),
+    "spp_fgc.ClusteredFedAvg": ({}, {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])}),
+    "trimmed_mean.TrimmedMean": ({}, {"trim": ([0.1, 0.49], [0, 0.5, True, "0.25"])}),
+    "unimatch.UniMatchTerm": (
+        {},
+        {"tau": FROM_0_TO_1, "strong": NOT_NEGATIVE, "features": NOT_NEGATIVE, "drop": BELOW_1},
+    ),
+    "weak_labels.GatedCrfTerm": (
+        {},
+        {"radius": COUNT, "step": COUNT, "sigma_xy": POSITIVE, "sigma_rgb": POSITIVE},
+    ),
+}
+
+
+def module_of(target: str) -> str:
+    return f"samfed_monai.methods.{target.partition('.')[0]}"
+
+
+@pytest.mark.parametrize("target", [target for target in OPTIONS if find_spec(module_of(target))])
+def test_options_are_accepted_in_their_range_alone(target: str) -> None:
+    kind = getattr(import_module(module_of(target)), target.partition(".")[2])
+    needed, options = OPTIONS[target]
+    for name, (accepted, refused) in options.items():
+        for value in accepted:
+            kind(**needed, **{name: value})
+        for value in refused:
+            with pytest.raises(Refused) as caught:
+                kind(**needed, **{name: value})
+            (problem,) = caught.value.problems
+            assert problem.where.endswith((f"#{name}", f"-> {name}", "#weight")), problem
+            assert problem.found == repr(value)
+    with pytest.raises(Refused) as caught:
+        kind(**needed, **{name: refused[0] for name, (_, refused) in options.items()})
+    assert len(caught.value.problems) == len(options)
