@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.synthetic_scene import PUBLIC, render_scene
 from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.inference.export import Int8, export_network
+from samfed_monai.inference.onnx_network import OnnxNetwork
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
-from samfed_monai.networks.export import Int8, export_network
-from samfed_monai.networks.onnx_network import OnnxNetwork
 
 TRAINED = "mobile_sam_fpn"
 SIZE, BATCH = 224, 8

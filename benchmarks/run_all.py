@@ -53,9 +53,15 @@ SCRIPTS = {
 }
 HEAD = """# Speed and memory
 
-Written by `make bench`; do not edit. A ratio with a middle half is the median over pairs timed in turn, so that
-whatever else the machine does hits both sides; one without is of the medians of runs made one after the other. Seconds
-are for orientation only. Bounds are those this project set itself.
+For everyone who plans machines or changes code; written by the command below, not by hand.
+
+```bash
+make bench
+```
+
+A ratio with a middle half is the median over pairs timed in turn, so that other load affects both sides alike; one
+without is of the medians of runs made one after the other. Seconds are for orientation only. Bounds are this project's
+own.
 """
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a round by variant and SAM, from shapes alone (no weight is allocated): the table of docs/pfedsam.md.
+"""Bytes of a round by variant and SAM, from shapes alone (no weight is allocated): the table of docs/personalised.md.
 
 ``--write`` puts it there.
 """
@@ -16,7 +16,7 @@ from pfedsam import CALLED
 from samfed_monai.networks import SamNetwork, build_sam
 from samfed_monai.protocol import Kind, Message, wire_size
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "pfedsam.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "personalised.md"
 MARKS = ("<!-- bytes: written by benchmarks/sam_bytes.py -->", "<!-- end of bytes -->")
 #: What each variant's file says of ``network_def``.
 VARIANTS: dict[str, dict[str, Any]] = {

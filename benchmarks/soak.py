@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--network", default="mobile_sam_fpn", help="of docs/knobs.md, or MB of weights as a number")
+    parser.add_argument("--network", default="mobile_sam_fpn", help="of docs/options.md, or MB of weights as a number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lies", type=float, default=0.05, help="part of all answers")
     parser.add_argument("--absences", type=float, default=0.005, help="part of all answers at which a site goes away")
@@ -203,7 +203,7 @@ def main() -> None:
     left_out = sum(line["left_out"] for line in lines)
     servers = len({line["process"] for line in lines})
     size = f"{options.network} MB" if options.network.isdecimal() else options.network
-    what = f"{options.sites} stand-in sites of {size}, {options.rounds} rounds, {counted(servers, 'server')}"
+    what = f"{options.sites} simulated sites of {size}, {options.rounds} rounds, {counted(servers, 'server')}"
     figures = [
         Figure(f"{what}: rounds lost or not the mean of what counted", 0.0, bound=0.0, unit="rounds"),
         Figure(f"{what}: updates left out, each as its site deserved", float(left_out), unit="updates"),

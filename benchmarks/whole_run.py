@@ -7,7 +7,7 @@ version with its own defaults, but for the kind (``decoder``), epochs and views.
 cores, this version by ``--workers`` processes.
 
 Client networks start from random numbers, as the earlier one's did, and both versions give them what such a network
-needs (docs/knobs.md, "From random numbers"), which the earlier one did by default: labels by SAM alone, and the full
+needs (docs/options.md, "From random numbers"), which the earlier one did by default: labels by SAM alone, and the full
 colour augmentation. A last run, whose time does not count, shows the Dice by the defaults of now, which are made for
 pretrained encoders.
 """

@@ -12,7 +12,7 @@ section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2)
 record = ; code=$$?; $(BIN)/python -m study record "$(2)" --to "$(RECORDS)/$(1).jsonl" && exit $$code
 
 # Runs of the first edition and of pFedSAM have labels that are resized as the bundles did at first; runs added to them must have it, too.
-LABELS := --client\#label_resize nearest
+LABELS := --label_resize nearest
 LABELS_CAVEAT := --caveat "Labels are resized with label_resize nearest, which moves them by up to half a pixel against images and soft masks, in every row alike; the bundles' default no longer does."
 
 # The pages skin, polyp and ablation are of the first edition: client networks from scratch or from ImageNet at 128 px, hard labels, a
@@ -45,15 +45,15 @@ LIGHT_UNSEEN_ROWS ?= samfed,dp_only
 LIGHT_POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 LIGHT_SKIN_UNSEEN := --unseen "['domain1']"
 # Students of unadapted_sam start from SAM's own trunk, since there is no adapted one: the row without SAM from there, to stand beside it.
-LIGHT_SAMS_TRUNK := $(LIGHT) --client\#encoder_weights pretrained
+LIGHT_SAMS_TRUNK := $(LIGHT) --encoder_weights pretrained
 # A teacher of eight public images, fitted by the run itself; students start from its trunk in both rows.
 LIGHT_EIGHT := $(LIGHT) --teacher\#public_limit 8
 LIGHT_EIGHT_ROWS ?= samfed,no_sam
 # A network of 0.7 M parameters, from ImageNet: nothing of SAM in its start.
-LIGHT_IMAGENET := $(LIGHT) --network_name lite0_fpn --client\#encoder_weights pretrained
+LIGHT_IMAGENET := $(LIGHT) --network_name lite0_fpn --encoder_weights pretrained
 LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
 # One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
-LIGHT_MIXED := $(LIGHT) --client\#public_steps 12 --client\#public_images 96
+LIGHT_MIXED := $(LIGHT) --public_steps 12 --public_images 96
 LIGHT_MIXED_ROWS := --rows study/rows/mixed.rows.json
 # The default on polyps; sections beside it have half of the steps, as skin.
 LIGHT_TWICE := --rounds 10 --local_steps 72 --overlays false
@@ -120,17 +120,17 @@ LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand
     --caveat "Milliseconds were taken at the end of each run, beside other work on the same machine, and differ by a factor of two and more; docs/benchmarks.md has them side by side."
 
 # ---- docs/results/light-before.md: the same with a third of the encoder's learning rate, and what was tried from there -----
-LIGHT_BEFORE := --client\#encoder_learning_rate 0.0001
+LIGHT_BEFORE := --encoder_learning_rate 0.0001
 LIGHT_PLAN := --rounds 10 --local_steps 12 --overlays false $(LIGHT_BEFORE)
 LIGHT_LONG_ROWS ?= samfed,dp_only,oracle,no_sam
 LIGHT_LONG := $(LIGHT) $(LIGHT_BEFORE)
 # Soft masks that the sites renew once, as the mean of SAM's and the global student's.
-LIGHT_RENEWED := $(LIGHT_LONG) --client\#agreement\#rule average --renewal\#after [4]
+LIGHT_RENEWED := $(LIGHT_LONG) --agreement\#rule average --renewal\#after [4]
 # A SAM that misleads: as it comes, with the rule that asks how far it is to be trusted and with the plain mean; and, as students of
 # unadapted_sam start from SAM's own trunk, the row without SAM from there.
-LIGHT_AVERAGE := $(LIGHT_PLAN) --client\#agreement\#rule average
-LIGHT_AVERAGE_LONG := $(LIGHT_LONG) --client\#agreement\#rule average
-LIGHT_THEN_SAMS_TRUNK := $(LIGHT_PLAN) --client\#encoder_weights pretrained
+LIGHT_AVERAGE := $(LIGHT_PLAN) --agreement\#rule average
+LIGHT_AVERAGE_LONG := $(LIGHT_LONG) --agreement\#rule average
+LIGHT_THEN_SAMS_TRUNK := $(LIGHT_PLAN) --encoder_weights pretrained
 
 light-before: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE),$(LIGHT_ROWS))
@@ -172,12 +172,12 @@ light-before-page: $(VENV)/.package
 SKIN_SEEDS ?= 0,1,2
 SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
 SKIN_UNSEEN := --unseen "['domain1']"
-SKIN_PUBLIC := --client\#public_steps 6
+SKIN_PUBLIC := --public_steps 6
 SKIN_ROUNDS := 12
 SKIN_STEPS := 8
 SKIN_WARM := 400
 SKIN_SCALE := --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
+    --terms\#pseudo_label\#fraction 0.2 --validate\#inferer\#enabled auto $(LABELS)
 SKIN_MAIN := --rounds $(SKIN_ROUNDS) $(SKIN_SCALE)
 SKIN_SIDE := --rounds $(SIDE_ROUNDS) $(SKIN_SCALE)
 
@@ -205,14 +205,14 @@ POLYP_LONG_ROUNDS := 30
 POLYP_LONG_STEPS := 25
 POLYP_WARM := 300
 polyp-scale = --rounds $(1) --image_size 128 --batch_size 4 --local_steps $(2) --warm_start_steps $(POLYP_WARM) --overlays false \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
+    --terms\#pseudo_label\#fraction 0.2 --validate\#inferer\#enabled auto $(LABELS)
 POLYP_MAIN := $(call polyp-scale,$(POLYP_ROUNDS),$(POLYP_STEPS))
 POLYP_SIDE := $(call polyp-scale,$(SIDE_ROUNDS),$(POLYP_STEPS))
 POLYP_LONG := $(call polyp-scale,$(POLYP_LONG_ROUNDS),$(POLYP_LONG_STEPS))
-POLYP_PUBLIC := --client\#public_steps 6 --client\#public_images 96 \
-    --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']" --client\#server_network deeplabv3plus_resnet34
+POLYP_PUBLIC := --public_steps 6 --public_images 96 \
+    --mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']" --server_network deeplabv3plus_resnet34
 POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
-IMAGENET := --network_name deeplabv3plus_efficientnet_lite0 --client\#encoder_weights efficientnet_lite0
+IMAGENET := --network_name deeplabv3plus_efficientnet_lite0 --encoder_weights efficientnet_lite0
 polyp-section = $(call section,$(1),polyp-$(2),$(FIRST) polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(3)))
 
 polyp-page: $(VENV)/.package
@@ -258,9 +258,9 @@ PFEDSAM_RATE := 0.0005
 PFEDSAM_SIDE_ROUNDS := 3
 PFEDSAM_SIDE_STEPS := 12
 pfedsam-scale = --rounds $(1) --local_steps $(2) --batch_size 4 --image_size 256 --warm_start_steps $(PFEDSAM_WARM) \
-    --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE) $(LABELS) --client\#strong_view\#strength 1.0 --client\#strong_view\#cutout 0.2
+    --overlays false --optimizer\#lr $(PFEDSAM_RATE) $(LABELS) --strong_view\#strength 1.0 --strong_view\#cutout 0.2
 PFEDSAM_MAIN := $(call pfedsam-scale,$(PFEDSAM_ROUNDS),$(PFEDSAM_STEPS))
-PFEDSAM_SIDE := $(call pfedsam-scale,$(PFEDSAM_SIDE_ROUNDS),$(PFEDSAM_SIDE_STEPS)) --client\#validate\#inferer\#enabled auto
+PFEDSAM_SIDE := $(call pfedsam-scale,$(PFEDSAM_SIDE_ROUNDS),$(PFEDSAM_SIDE_STEPS)) --validate\#inferer\#enabled auto
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
     --cache-dir "$(PFEDSAM_RUN)/cache"
 pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare $(3) --seeds $(PFEDSAM_SEEDS) $(subst ",,$(4)))
@@ -380,7 +380,7 @@ define related-write
 	    --part-command "weak=samfed compare samfed_polyp $(RELATED_PLAN)  (of a list with scribbles)" \
 	    --part-command "skin=samfed compare samfed_skin $(RELATED_PLAN)" \
 	    --caveat "Short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60 (160 on skin), and at most $(RELATED_IMAGES) unlabelled images a site, which a student sees some five times in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has only begun." \
-	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the ResNets of its code, which start untrained, and five rounds are too few for them). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--client\#public_steps $(RELATED_STEPS))." \
+	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the ResNets of its code, which start untrained, and five rounds are too few for them). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--public_steps $(RELATED_STEPS))." \
 	    --caveat "Rows are run where and when a processor is free, beside other work, which slows caches, too: small differences in processor seconds mean nothing." \
 	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone. On skin they are the four of HSSF's lists, with those images that ISIC 2017 has (66 of 100 public ones) and its masks; the rows there are those that stood best on polyps when they were run."
 	@$(BIN)/python -m study methods "$(METHODS_PAGE)" --records "$(RECORDS)"

@@ -16,9 +16,7 @@ Schema = dict[str, Any]
 _DEFINED: dict[str, Schema] = RESULTS_SCHEMA["$defs"]
 _HEAD = """# results.json
 
-Every run folder holds a `results.json`, written when the last model has been evaluated. Its layout is version 1, a JSON
-Schema in `samfed_monai/results/results.schema.json`; this page is made from it by
-`python -m study.results_schema docs/results-schema.md`.
+For programs that read the results of a run.
 
 ```python
 from samfed_monai.core.io import read_json
@@ -29,15 +27,17 @@ assert not validate_results(results)
 results["sites"]["site-1"]["test"]["dice"], results["average"]["test"]["dice"], results["worst"]["test"]["site"]
 ```
 
+Every run folder has this file, written when the last model has been evaluated. Its layout is version 1, a JSON Schema
+in `samfed_monai/results/results.schema.json`; `python -m study.results_schema docs/results-schema.md` writes this page.
+
 - A site's score is the mean over its images; **average** is the mean over all images of all sites, so that a large site
   counts for more; **worst** is the site with the lowest Dice.
-- Both masks empty counts as Dice 1 and HD95 0; one of them empty as Dice 0 and HD95 the image's diagonal. `empty` says
-  how many images that was.
+- Both masks empty: Dice 1, HD95 0; one of them empty: Dice 0, HD95 the image's diagonal. `empty` counts such images.
 - HD95 is MONAI's (the larger of the two directed 95th percentiles), in pixels at the evaluation size, unless
   `convention` says otherwise.
-- `unseen` holds hospitals that took no part in training: the models meet them for the first time, and they count in no
-  average. `networks` names every site's network, `exchange` what travels.
-- `models` holds the model that was best on validation and the last one: the global one, or each site's own where sites
+- `unseen` has hospitals that took no part in training; they count in no average. `networks` names every site's network,
+  `exchange` what sites and server exchange.
+- `models` has the model that was best on validation and the last one: the global one, or each site's own where sites
   keep one. `selected` names the one that the top level repeats. Rounds count from 0.
 - Keys that are not listed may be added by later versions and should be ignored.
 
@@ -48,7 +48,7 @@ def schema_markdown() -> str:
     """The page as Markdown; the same schema gives the same bytes."""
     lines = ["## Keys", "", "| key | type | meaning |", "| --- | --- | --- |"]
     lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in _rows(RESULTS_SCHEMA, "")]
-    lines += ["", "## Scores", "", "Wherever *scores* stand above:", ""]
+    lines += ["", "## Scores", "", "Wherever the type above is *scores*:", ""]
     lines += ["| key | type | meaning |", "| --- | --- | --- |"]
     lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in _rows(_DEFINED["scores"], "")]
     return _HEAD + "\n".join(lines) + "\n"

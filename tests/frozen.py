@@ -76,10 +76,13 @@ VARIANTS: dict[str, list[Any]] = {
         *UNLIKE, *HSSF, "--batch_size", 4, "--strategy#floor", 0.0, "--sharing#gate", "always",
     ],
     "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--terms#prototype#tau", 0.55],
-    "pfedsam": TEACHER,
+    "pfedsam": [],
     "oracle": LIGHT,
 }  # fmt: skip
 """Name to further options. The defaults' network, which starts from the teacher's trunk, is that of ``samfed``."""
+
+GUIDED = frozenset({"samfed", "heterogeneous"})
+"""Those with a use for the teacher's adapter."""
 
 
 class Failed(Exception):
@@ -182,7 +185,8 @@ def run_variant(folder: Path, name: str) -> dict[str, Any]:
         shutil.rmtree(old, ignore_errors=True)
     samfed(
         folder, "federate", "samfed_skin", "--variant", name, *_data(folder), *SMALL, *VARIANTS[name],
-        "--adapter", folder / "teacher.safetensors", "--cache-dir", folder / "cache", "--output-dir", run,
+        *(("--adapter", folder / "teacher.safetensors") if name in GUIDED else ()),
+        "--cache-dir", folder / "cache", "--output-dir", run,
         rounds=run / "rounds", kept=kept,
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())

@@ -69,15 +69,17 @@ ROOMS = {
         tuple(
             f"tests/privacy/test_{name}.py"
             for name in (
+                "accounting",
                 "audit",
                 "central",
-                "ledger",
                 "network_check",
                 "noise",
-                "possible",
                 "release",
-                "settings",
+                "rules",
+                "secure_aggregation",
+                "secure_sum",
                 "statistics",
+                "withholding",
             )
         ),
     ),

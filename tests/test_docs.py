@@ -246,17 +246,17 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_the_page_parses(page: Path, capsys):
-    """An option that the command has not, or a word too few, would be told by it; ids of bundles are for the checks."""
+    """An option that the command has not, or a word too few, is reported by it; ids of bundles are for the checks."""
     for words in commands(page):
         whole = not {"...", "…"} & set(words)
         given = [word for word in words if word not in ("...", "…")]
         arguments, extra = None, []
         with contextlib.suppress(SystemExit):  # also of --help and --version
             arguments, extra = build_parser().parse_known_args(given)
-        told = capsys.readouterr().err
-        if "error:" in told:
-            assert not whole, f"{page.name}: samfed {words}: {told}"
-            assert "required" in told
+        error = capsys.readouterr().err
+        if "error:" in error:
+            assert not whole, f"{page.name}: samfed {words}: {error}"
+            assert "required" in error
             continue
         assert not extra or getattr(arguments, "takes_overrides", False), (
             f"{page.name}: samfed {words}: unknown {extra}"
@@ -335,7 +335,7 @@ def test_roles_of_docstrings_become_code_and_links():
     assert module.as_markdown(text) == expected
 
 
-# What the stories show does not hang on how much of it there is.
+# What the examples show does not depend on how much of it there is.
 SMALLER = {
     "--images-per-site 12 --public 12": "--images-per-site 5 --public 6",
     "--epochs 6 ": "--epochs 1 ",
@@ -344,18 +344,20 @@ SMALLER = {
 
 
 def forget_packages() -> None:
-    """Entry points are read once a process; a story installs one."""
+    """Entry points are read once a process; an example installs one."""
     for read_once in (brought, networks_elsewhere):
         read_once.cache_clear()
 
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_stories_of_the_tutorial_run_as_they_stand(samfed_data: Path, tmp_path: Path, monkeypatch, capfd, request):
+def test_the_examples_of_the_first_page_run(samfed_data: Path, tmp_path: Path, monkeypatch, capfd, request):
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "mobile_sam.pt").symlink_to(samfed_data / "weights" / "mobile_sam.pt")  # so that nothing is fetched
-    text = "\n".join(map(shlex.join, commands(REPOSITORY / "docs" / "tutorial.md")))
+    listed = commands(REPOSITORY / "docs" / "start.md")
+    first = next(number for number, words in enumerate(listed) if words[:2] == ["prepare", "synthetic"])
+    text = "\n".join(map(shlex.join, listed[first - 1 :]))  # what is above installs weights from elsewhere
     for whole, part in {"--from registry": f"--from {samfed_data}/weights/mobile_sam.pt", **SMALLER}.items():
         assert whole in text
         text = text.replace(whole, part)
@@ -371,9 +373,11 @@ def test_the_stories_of_the_tutorial_run_as_they_stand(samfed_data: Path, tmp_pa
             subprocess.run(words, check=True)
             monkeypatch.syspath_prepend(package)
             forget_packages()
-    told = capfd.readouterr()
+    printed = capfd.readouterr()
     # as the page says, or of a teacher of one epoch on six images, that it finds nothing at all
-    assert re.search("The teacher (is wrong more often than right|finds nothing that is right)", told.out + told.err)
+    assert re.search(
+        "The teacher (is wrong more often than right|finds nothing that is right)", printed.out + printed.err
+    )
     assert (tmp_path / "runs" / "both").is_dir()
     assert (tmp_path / "my_net.ts").is_file()
     assert len(list((tmp_path / "masks").glob("*.png"))) == len(list((tmp_path / "images/site-1/images").iterdir()))

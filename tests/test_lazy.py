@@ -8,7 +8,19 @@ import sys
 import pytest
 
 ROOMS = [
-    *("config", "data", "federation", "handlers", "losses", "metrics", "networks", "bundle", "reports", "results"),
+    *(
+        "config",
+        "data",
+        "federation",
+        "handlers",
+        "losses",
+        "metrics",
+        "networks",
+        "bundle",
+        "inference",
+        "reports",
+        "results",
+    ),
     *("teacher", "transforms"),
 ]
 

@@ -1,4 +1,4 @@
-"""The rooms of the package stand in an order, the README's, and imports go one way through it."""
+"""The packages of samfed_monai have an order, that of CONTRIBUTING.md, and imports go one way through it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PACKAGE = ROOT / "samfed_monai"
 
 
 def order() -> list[str]:
-    """Rooms as the README lists them, from the top."""
+    """Rooms as CONTRIBUTING.md lists them, from the top."""
     block = (
-        (ROOT / "README.md")
+        (ROOT / "CONTRIBUTING.md")
         .read_text(encoding="utf-8")
         .partition("imports go from the bottom")[2]
         .partition("benchmarks/")[0]
@@ -29,7 +29,7 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module.split(".")[1]
 
 
-def test_every_room_stands_in_the_list_once():
+def test_every_room_is_in_the_list_once():
     rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
     assert sorted(order()) == rooms
 

@@ -25,6 +25,26 @@ def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:
     )
 
 
+MODEL_HELP = "a finished run's folder, a weights file, or the adapter of a fitted teacher"
+
+
+def add_other_size(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--allow-other-size``, without which ``--image_size`` is the one that the model was trained at."""
+    about = "take --image_size although the model was trained at another one, which lowers its scores"
+    parser.add_argument("--allow-other-size", action="store_true", help=about)
+
+
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--views``; any other knob of ``teacher.json`` has ``--teacher#`` before it."""
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 2, 4, 8),
+        help="test-time views: mirrors and quarter turns over which probabilities are averaged, each a pass of the "
+        "network (default: 1; of a teacher's adapter that of teacher.json, whose other knobs are --teacher#…)",
+    )
+
+
 def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--datalist", metavar="LIST", required=required, help="data list made by `samfed prepare`")
     parser.add_argument("--data-root", metavar="DIR", required=required, help="folder that the list's paths start from")
@@ -70,7 +90,7 @@ def knobs_help(file: str, *, without: Collection[str] = ()) -> str:
 
     width = max(60, shutil.get_terminal_size().columns - 2)
     contents = shipped(file)
-    lines = [f"knobs of {file} (more: docs/knobs.md; what a bundle says: samfed show):"]
+    lines = [f"knobs of {file} (more: docs/options.md; what a bundle says: samfed show):"]
     tables = knob_texts()[file]
     for name, about in [knob for table in tables if table != "places" for knob in tables[table].items()]:
         if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:

@@ -32,6 +32,11 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument(
         "--strict", action="store_true", help="refuse whatever could become code, too: for a bundle from elsewhere"
     )
+    parser.add_argument(
+        "--inventory",
+        action="store_true",
+        help="print every target prefix, package, file, hash and licence of the bundle (and of --variant)",
+    )
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
     return parser
@@ -43,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.check import check_bundle, overruled, unlike_networks, workflows_of
     from samfed_monai.config.reads import Unread
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
-    from samfed_monai.config.variants import known_variants, own_variants
+    from samfed_monai.config.variants import known_variants, own_variants, variant_files
     from samfed_monai.core.words import counted
     from samfed_monai.data import check_datalist
     from samfed_monai.data.datalist import DataList, cannot_be_scored
@@ -76,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(found)
         elif found:
             unfit[variant] = found[0]
-    listed, unheeded = None, list[Problem]()
+    listed, ignored = None, list[Problem]()
     if arguments.datalist and arguments.data_root is None:
         found = [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
         problems |= dict.fromkeys(found)
@@ -86,15 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
         except Refused as refused:
             problems |= dict.fromkeys(refused.problems)
-    tried = "federate" in workflows and not code  # a check runs nobody's code
+    tried = "federate" in workflows and not code  # a check runs no code of a bundle
     if tried and not problems:
         from samfed_monai.federation.job import check_job
 
-        found, unheeded = check_job(root, chosen, listed)
+        found, ignored = check_job(root, chosen, listed)
         problems |= dict.fromkeys(found)
     if any(problem.where == "command line -> variant" for problem in problems):
         problems = {problem: None for problem in problems if problem.where != "variant"}
-    if problems:  # one place is told about once
+    if problems:  # each place is reported once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = [variant for variant in variants if variant not in unfit]
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
@@ -103,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     unscored = cannot_be_scored(listed) if listed is not None else None
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
-    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *unheeded]:
+    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *ignored]:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
@@ -113,4 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("  strict: no code, no pickle, no component outside the strict allow-list\n")
     for variant, problem in unfit.items():
         sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
+    if arguments.inventory:
+        from samfed_monai.config.inventory import inventory
+
+        files = variant_files(root, arguments.variant) if arguments.variant else ()
+        sys.stdout.write("\n" + inventory(root, files))
     return int(ExitCode.DONE)

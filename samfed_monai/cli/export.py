@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from samfed_monai.cli.arguments import take_overrides
-from samfed_monai.cli.infer import images_of, shipped_model
-from samfed_monai.cli.trained_model import add_other_size, run_or_file, trained_as, weights_file
-from samfed_monai.config.bundles import bundle_of_command, find_bundle, packaged_bundles
+from samfed_monai.cli.arguments import add_other_size, take_overrides
+from samfed_monai.cli.infer import images_of
+from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
-from samfed_monai.core.model_file import SETTINGS, any_image_size, read_header, trained_otherwise
+from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.core.model_file import any_image_size
 from samfed_monai.data.classes import several
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from samfed_monai.federation.run_models import RunModels
     from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.inference.model import TrainedModel
 
 FORMATS = ("torchscript", "pt2", "onnx", "bundle")
 _DEFAULT_BUNDLE = "samfed_skin"
@@ -81,91 +79,51 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file or folder; prints the table of what it costs, and its name."""
     from samfed_monai.config.entry_points import brought
-    from samfed_monai.networks.export import BundleSource, Format, Int8, export_network, export_problems, table_of
+    from samfed_monai.inference.export import BundleSource, Format, Int8, export_network, export_problems, table_of
+    from samfed_monai.inference.model import Kind, checked_config, filled_network, trained_as
 
-    model, bundle = _named(arguments)
+    model = model_of(arguments.model, arguments.bundle)
     outside = None if arguments.to in FORMATS else brought("exporters").named(arguments.to, FORMATS, "--to")
     to: Format | str = Format(arguments.to) if outside is None else arguments.to
     int8 = Int8(arguments.int8) if arguments.int8 else None
     suffix = to.suffix if isinstance(to, Format) else f".{to}"
-    output = Path(arguments.output or f"{_stem(model)}{suffix}").expanduser()
+    stem = model.path.name if model.kind is Kind.RUN else model.path.stem
+    output = Path(arguments.output or f"{stem}{suffix}").expanduser()
     problems = Problems()
-    if "adapter" in read_header(model):
+    if model.kind is Kind.ADAPTER:
         hint = "export the network of a run that this teacher guided"
-        problems.add(str(model), found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
+        problems.add(str(model.path), found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
     problems.extend(export_problems(to, output, int8))
     problems.refuse_if_any()
-    models = run_or_file(model)
-    if arguments.site and isinstance(models, Path):
-        hint = "leave it out, or name the folder of the run"
-        raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
-    with any_image_size(arguments.allow_other_size), tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
-        weights = weights_file(models, arguments.site, scratch)
-        asked = overrides_of(arguments.extra)
-        config = _checked(bundle, trained_as(weights, bundle, "inference", asked), asked)
-        network = _filled(config, weights)
-    images = _given(config, arguments.images) if arguments.images else _synthetic(config, bundle)
-    shipped = isinstance(models, Path) and (bundle / "models") in models.parents
-    source = BundleSource(bundle, shipped=shipped, threshold=config.value("threshold"))
+    model.require_run(arguments.site)
+    weights, asked = model.weights(arguments.site), overrides_of(arguments.extra)
+    with any_image_size(arguments.allow_other_size):
+        ids = trained_as(weights, model.bundle, "inference", asked)
+        config = checked_config(model.bundle, "inference", ids, asked=asked, reads=_READ, ready=False)
+        network = filled_network(config, weights)
+    images = _given(config, arguments.images) if arguments.images else _synthetic(config, model.bundle)
+    shipped = (model.bundle / "models") in model.path.parents
+    source = BundleSource(model.bundle, shipped=shipped, threshold=config.value("threshold"))
     classes = config.optional("classes")
     named = classes if several(classes) else ()
     rows = export_network(network, to, output, images=images, int8=int8, bundle=source, classes=named, exporter=outside)
-    sys.stdout.write(f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {_shape(images)} px\n")
-    sys.stdout.write("".join(f"{line}\n" for line in table_of(rows)))
-    sys.stdout.write(f"{output}\n")
+    shape = " x ".join(map(str, images.shape[-2:]))
+    head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
+    sys.stdout.write("".join(f"{line}\n" for line in (head, *table_of(rows), output)))
     return int(ExitCode.DONE)
 
 
-def _named(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """The run or weights file, and the folder of its bundle."""
-    if arguments.model is None:
-        bundle = find_bundle(arguments.bundle or _DEFAULT_BUNDLE)
-        return shipped_model(str(bundle)), bundle
-    model = Path(arguments.model).expanduser().resolve()
-    own = _bundle_of(run_or_file(model)) if arguments.bundle is None else None
-    return model, find_bundle(arguments.bundle or own or _DEFAULT_BUNDLE)
+def model_of(path: str | None, bundle: str | None) -> TrainedModel:
+    """The model, beside the bundle that is named, else that of the run's command where it is here, else the default."""
+    from samfed_monai.inference.model import TrainedModel
 
-
-def _bundle_of(models: RunModels | Path) -> str | None:
-    """The bundle that a run's command names, where it lies here."""
-    name = None if isinstance(models, Path) else bundle_of_command(models.command)
-    return name if name and (name in packaged_bundles() or Path(name).is_dir()) else None
-
-
-def _stem(model: Path) -> str:
-    return model.name if model.is_dir() else model.stem
+    model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
+    own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
+    return TrainedModel(own, path) if own and (own in packaged_bundles() or Path(own).is_dir()) else model
 
 
 _READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "classes"})
 """Ids of ``inference.json`` that an export asks for."""
-
-
-def _checked(bundle: Path, ids: dict[str, Any], asked: dict[str, Any]) -> WorkflowConfig:
-    """The bundle's ``inference.json`` with ids on top, of which the user gave ``asked``."""
-    from samfed_monai.config.check import check_bundle
-    from samfed_monai.config.parse import workflow_files
-    from samfed_monai.federation.workflow import WorkflowConfig
-
-    if problems := check_bundle(bundle, "inference", overrides=ids, ready=False, reads=_READ, asked=asked):
-        raise Refused(problems)
-    files = workflow_files(bundle, "inference")
-    overrides = {"bundle_root": str(bundle), **ids}
-    return WorkflowConfig(bundle, tuple(map(str, files)), overrides)
-
-
-def _filled(config: WorkflowConfig, weights: Path) -> nn.Module:
-    """The bundle's network with the weights of a file.
-
-    Raises:
-        Refused: weights of another network, or trained at another image size.
-    """
-    from samfed_monai.handlers.model_loader import trained_weights
-
-    if problems := trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}):
-        raise Refused(problems)
-    network: nn.Module = config.value("network_def")
-    network.load_state_dict(trained_weights(network, weights), strict=False)
-    return network
 
 
 def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
@@ -194,7 +152,3 @@ def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
     look = PUBLIC["polyp" if "polyp" in bundle.name else "skin"]
     pictures = [render_scene(each, (side, side), look)[0] for each in drawn]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-
-
-def _shape(images: Tensor) -> str:
-    return " x ".join(str(side) for side in images.shape[-2:])

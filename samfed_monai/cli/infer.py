@@ -5,19 +5,28 @@ from __future__ import annotations
 import argparse
 import glob
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from samfed_monai.cli import trained_model
-from samfed_monai.cli.arguments import EMPTY_PATH, absolute, add_bundle, add_device, take_overrides
-from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, shipped_model, trained_as, weights_file
+from samfed_monai.cli.arguments import (
+    EMPTY_PATH,
+    MODEL_HELP,
+    absolute,
+    add_bundle,
+    add_device,
+    add_other_size,
+    add_views,
+    take_overrides,
+)
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.words import counted
 
 logger = logging.getLogger(__name__)
+
+FORMS = ("overlays", "geojson", "coco", "dicom_seg", "areas")
+"""Options that write something beside the masks."""
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -64,8 +73,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
     parser.add_argument("--reorient", action="store_true", help=about)
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
-    trained_model.add_views(parser)
-    trained_model.add_other_size(parser)
+    add_views(parser)
+    add_other_size(parser)
     add_device(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="masks that were written are complete")
@@ -73,48 +82,37 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
-    from samfed_monai.cli.mask_files import segment_all
-    from samfed_monai.cli.run_bundle import run_workflow
-
-    if (folder := overrides_of(arguments.extra).get("dataset_dir")) is not None:
+    """Segments all sources with :class:`samfed_monai.inference.Predictor`."""
+    overrides = overrides_of(arguments.extra)
+    if (folder := overrides.get("dataset_dir")) is not None:
         expected, hint = "images without an option", f"samfed infer BUNDLE {folder} …"
         raise Refused([Problem("--dataset_dir", found=repr(folder), expected=expected, hint=hint)])
-    sources = images_of([*arguments.sources, *arguments.images])
-    arguments.model = arguments.model or str(shipped_model(arguments.bundle))
-    arguments.output = absolute(arguments.output)
-    adapter = trained_model.is_adapter(arguments)
-    models = run_or_file(arguments.model)
-    exported = trained_model.is_onnx(models)
-    if arguments.runtime and not exported:
-        hint = "leave it out, or export the network with `samfed export --to onnx` and name that file"
-        raise Refused([Problem("--runtime", found=str(arguments.model), expected="an ONNX file to run", hint=hint)])
-    if arguments.site and isinstance(models, Path):
-        hint = "leave it out, or name the folder of the run"
-        raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
+    sources, output = images_of([*arguments.sources, *arguments.images]), str(absolute(arguments.output))
+    from samfed_monai.inference import Kind, MaskForms, Predictor, segment
 
-    arguments.classes = trained_model.classes_of(arguments, models)
-
-    with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
-
-        def segment(images: str | list[str], output: str) -> None:
-            given = argparse.Namespace(**{**vars(arguments), "images": images, "output": output})
-            if adapter:
-                trained_model.infer(given)
-                return
-            if exported:
-                trained_model.infer_onnx(given)
-                return
-            model = weights_file(models, arguments.site, scratch)
-            asked = overrides_of(arguments.extra) | ({} if arguments.views is None else {"views": arguments.views})
-            ids = trained_as(model, arguments.bundle, "inference", asked)
-            ids |= {"dataset#data#skip_unreadable": True} if arguments.skip_unreadable else {}
-            places = {"model": str(model), "dataset_dir": images, "output_dir": output}
-            ids = places | {"probabilities": arguments.probabilities} | ids
-            run_workflow(arguments.bundle, "inference", ids, asked=asked)
-
-        with any_image_size(arguments.allow_other_size):
-            segment_all(arguments, sources, segment, Path(scratch))
+    predictor = Predictor(
+        arguments.bundle,
+        arguments.model,
+        site=arguments.site,
+        views=arguments.views,
+        runtime=arguments.runtime,
+        overrides=overrides,
+    )
+    if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
+        expected, hint = f"cpu, on which {predictor.model.path.name} is run", "leave it out"
+        raise Refused([Problem("--device", found=arguments.device, expected=expected, hint=hint)])
+    forms = {name: absolute(getattr(arguments, name)) for name in FORMS}
+    also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
+    with any_image_size(arguments.allow_other_size):
+        segment(
+            predictor,
+            sources,
+            output,
+            also,
+            probabilities=arguments.probabilities,
+            reorient=arguments.reorient,
+            skip_unreadable=arguments.skip_unreadable,
+        )
     return int(ExitCode.DONE)
 
 

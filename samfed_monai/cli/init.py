@@ -30,12 +30,12 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Copies the bundle, writes its schemas and says where it lies."""
+    """Copies the bundle, writes its schemas and says where it is."""
     from samfed_monai.config.schema import write
 
     path = copy_bundle(arguments.name, arguments.folder)
     write(path)
-    knobs = f"{path}/configs/train.json and federate.json, explained in the package's docs/knobs.md"
+    knobs = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
     sys.stdout.write(f"{path}\n  knobs:  {knobs}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")
     return int(ExitCode.DONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import re
@@ -14,24 +15,6 @@ from typing import Any
 
 from samfed_monai import __version__
 from samfed_monai.cli.arguments import CommandParser
-from samfed_monai.cli.audit import add_audit_parser
-from samfed_monai.cli.check import add_check_parser
-from samfed_monai.cli.compare import add_compare_parser
-from samfed_monai.cli.evaluate import add_evaluate_parser
-from samfed_monai.cli.export import add_export_parser
-from samfed_monai.cli.federate import add_federate_parser
-from samfed_monai.cli.flare import add_flare_parser
-from samfed_monai.cli.infer import add_infer_parser
-from samfed_monai.cli.init import add_init_parser
-from samfed_monai.cli.model import add_model_parser
-from samfed_monai.cli.new import add_new_parser
-from samfed_monai.cli.prepare import add_prepare_parser
-from samfed_monai.cli.report import add_report_parser
-from samfed_monai.cli.schema import add_schema_parser
-from samfed_monai.cli.show import add_show_parser
-from samfed_monai.cli.teach import add_teach_parser
-from samfed_monai.cli.variants import add_variants_parser
-from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.errors import (
     AGAIN,
@@ -62,30 +45,15 @@ a first run:
 `samfed COMMAND --help` explains each.
 exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (how to go on is printed), 130 interrupted"""
 
-ADD_PARSERS = (
-    add_prepare_parser,
-    add_weights_parser,
-    add_init_parser,
-    add_check_parser,
-    add_show_parser,
-    add_schema_parser,
-    add_variants_parser,
-    add_new_parser,
-    add_teach_parser,
-    add_federate_parser,
-    add_flare_parser,
-    add_compare_parser,
-    add_report_parser,
-    add_audit_parser,
-    add_evaluate_parser,
-    add_infer_parser,
-    add_model_parser,
-    add_export_parser,
+COMMANDS = (
+    *("prepare", "weights", "init", "check", "show", "schema", "variants", "new", "teach", "federate", "flare"),
+    *("compare", "report", "audit", "evaluate", "infer", "model", "export"),
 )
+"""Modules of this folder, each with a function ``add_NAME_parser``, in the order in which a user meets them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, in the order in which a user meets them."""
+    """The parser of all commands."""
     parser = CommandParser(
         prog="samfed",
         description=DESCRIPTION,
@@ -95,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"samfed {__version__}")
     subparsers: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_parser in ADD_PARSERS:
-        add_parser(subparsers)
+    for name in COMMANDS:
+        getattr(importlib.import_module(f"samfed_monai.cli.{name}"), f"add_{name}_parser")(subparsers)
     return parser
 
 
@@ -126,16 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except (SamFedError, KeyboardInterrupt) as error:
-        return _tell(error)
+        return _report(error)
     except Terminated:
         kept = getattr(arguments, "kept", "what was complete is kept")
-        return _tell(Stopped(f"{ASKED}; {kept}", AGAIN))
+        return _report(Stopped(f"{ASKED}; {kept}", AGAIN))
     except Exception as error:
-        told = unwrap(error)
+        known = unwrap(error)
         if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
-        if told is not None:
-            return _tell(told)
+        if known is not None:
+            return _report(known)
         traceback.print_exc()
         sys.stderr.write(f"\n{BUG_NOTE}\n")
         return int(ExitCode.FAILED)
@@ -186,7 +154,7 @@ def _device(asked: str | None) -> Iterator[None]:
             os.environ[device.VARIABLE] = before
 
 
-def _tell(error: SamFedError | KeyboardInterrupt) -> int:
+def _report(error: SamFedError | KeyboardInterrupt) -> int:
     message, code = message_and_code(error)
     sys.stderr.write(f"{message}\n")
     return int(code)
@@ -194,7 +162,7 @@ def _tell(error: SamFedError | KeyboardInterrupt) -> int:
 
 class _StderrHandler(logging.StreamHandler):
     """Writes to the standard error of the moment, not of the moment in which it was made: a notebook's cell and a test
-    replace it, and what is told afterwards belongs to the new one."""
+    replace it, and what is written afterwards belongs to the new one."""
 
     @property
     def stream(self):

@@ -60,17 +60,10 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     Raises:
         Refused: a name that is none, or is taken; the folder exists.
     """
-    package, distribution = f"samfed_{name}", f"samfed-{name.replace('_', '-')}"
-    target = Path(folder or distribution).expanduser().absolute()
+    words = _words(kind, name)
+    package = words["package"]
+    target = Path(folder or words["distribution"]).expanduser().absolute()
     _refuse(kind, name, package, target)
-    said = {
-        "kind": kind,
-        "name": name,
-        "package": package,
-        "distribution": distribution,
-        "object": _object(kind, name),
-        "version": __version__,
-    }
     files = {
         "pyproject.toml": "new_pyproject.toml.j2",
         "README.md": "new_readme.md.j2",
@@ -81,37 +74,37 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     with atomic_folder(target) as temporary:
         for path, template in files.items():
             (temporary / path).parent.mkdir(exist_ok=True)
-            (temporary / path).write_text(_rendered(template, said), encoding="utf-8")
+            (temporary / path).write_text(_rendered(template, words), encoding="utf-8")
         (temporary / package / "__init__.py").write_text(f'"""A {kind} for samfed-monai."""\n', encoding="utf-8")
     return target
 
 
-def _object(kind: str, name: str) -> str:
-    words = "".join(word.capitalize() for word in name.split("_"))
-    return f"build_{name}" if kind == "network" else f"{words}Term" if kind == "term" else words
+def _words(kind: str, name: str) -> dict[str, str]:
+    """What templates call things."""
+    joined = "".join(word.capitalize() for word in name.split("_"))
+    return {
+        "kind": kind,
+        "name": name,
+        "package": f"samfed_{name}",
+        "distribution": f"samfed-{name.replace('_', '-')}",
+        "object": {"network": f"build_{name}", "term": f"{joined}Term", "method": joined}[kind],
+        "version": __version__,
+    }
 
 
-def _rendered(template: str, said: dict[str, str]) -> str:
+def _rendered(template: str, words: dict[str, str]) -> str:
     import jinja2
 
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     render = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return render.get_template(template).render(said)
+    return render.get_template(template).render(words)
 
 
 def _names_in(kind: str) -> set[str]:
     """What the module and the test of a kind call things, whatever their own name."""
     names: set[str] = set()
     for template in (f"new_{kind}.py.j2", f"new_{kind}_test.py.j2"):
-        other = {
-            "kind": kind,
-            "name": "x_x",
-            "package": "x_x_x",
-            "distribution": "x-x",
-            "object": "X_x",
-            "version": "0",
-        }
-        for node in ast.walk(ast.parse(_rendered(template, other))):
+        for node in ast.walk(ast.parse(_rendered(template, _words(kind, "x_x")))):
             found = getattr(node, "id", None) or getattr(node, "arg", None)
             names |= {found} if isinstance(found, str) else set()
             names |= {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
@@ -131,7 +124,7 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         expected = f"at most {_LONGEST} small letters, digits and _ that begin with a letter, and no word of Python's"
         hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
-    elif {name, _object(kind, name)} & _names_in(kind):
+    elif {name, _words(kind, name)["object"]} & _names_in(kind):
         found, hint = f"{name!r}, which the package itself has a use for", f"for instance samfed new {kind} my_{name}"
         problems.add("NAME", found=found, expected="another name", hint=hint)
     problems.refuse_if_any()

@@ -37,13 +37,13 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 
 
 def report(args: argparse.Namespace) -> int:
-    """Writes the report or the comparison, and says where it lies."""
+    """Writes the report or the comparison, and says where it is."""
     _refuse_what_does_not_fit(args)
     if len(args.runs) == 1:
         from samfed_monai.reports.html import Report
 
-        told = {"datalist": args.datalist, "data_root": args.data_root, "overlays": not args.no_overlays}
-        run = Report(args.runs[0], **told, unfinished=args.watch)
+        given = {"datalist": args.datalist, "data_root": args.data_root, "overlays": not args.no_overlays}
+        run = Report(args.runs[0], **given, unfinished=args.watch)
         if args.watch:
             return watch(run)
         sys.stdout.write(f"{run.write()}\n")
@@ -60,7 +60,7 @@ def report(args: argparse.Namespace) -> int:
 def watch(report: Report, seconds: float = 2.0) -> int:
     """Writes a run's report whenever a round was stored, and once more when the run is finished.
 
-    It also ends when nobody is at work in the folder any more, as the run was stopped, and with Ctrl-C.
+    It also ends when the run was stopped, and with Ctrl-C.
 
     Args:
         report: of the run, which may not have begun.

@@ -29,7 +29,7 @@ def add_schema_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the schemas and says where they lie."""
+    """Writes the schemas and says where they are."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
     from samfed_monai.config.schema import page, write
     from samfed_monai.core.io import PUBLIC, atomic_write

@@ -15,7 +15,7 @@ def add_weights_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
         help="put SAM's or ImageNet weights in place, checked by SHA-256",
         description="Puts SAM's checkpoint, or an encoder's ImageNet weights, into $SAMFED_WEIGHTS (default "
         "~/.cache/samfed/weights), "
-        "checked by SHA-256. Downloads only what --from names; without --from it says where the file lies.",
+        "checked by SHA-256. Downloads only what --from names; without --from it says where the file is.",
     )
     parser.add_argument("name", help="mobile_sam, sam_vit_b, sam_vit_l, sam_vit_h or efficientnet_lite0")
     parser.add_argument(

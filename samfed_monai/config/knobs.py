@@ -103,8 +103,8 @@ def home_of(name: str, config: BundleConfig) -> str:
     homes = [each[-1] for each in WORKFLOWS.values() if each[-1] not in files and name in shipped_plain(each[-1])]
     if not homes or any(name in shipped_plain(file) for file in files):
         return ""
-    if config.federates and TEACHER_FILE in homes:
-        return f"known in {TEACHER_FILE} (here: --{TEACHER}#{name})"
+    here = f"{TEACHER_FILE} (here: --{TEACHER}#{name})" if config.federates else TEACHER_FILE
+    homes = [here if home == TEACHER_FILE else home for home in homes]
     own = "; the side of SAM's input is size" if (name, *files) == ("image_size", TEACHER_FILE) else ""
     return f"known in {' and '.join(homes)}{own}"
 

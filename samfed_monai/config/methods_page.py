@@ -61,18 +61,24 @@ def _needs(method: Method) -> str:
 
 _PAGE = """# Methods
 
-What `--variant` can name: SAM-Fed, its ablations, baselines, published methods. Each is a JSON file in
-`samfed_monai/methods/`, with its code beside it if it has any; `samfed variants NAME` prints one. This page is made of
-their blocks `_method` (`samfed variants --markdown`) and of the records of finished runs (`make related-page`). What a
-method does not declare does not [leave a site](privacy.md). How to write one:
-[a method of your own](extending.md#a-method-of-your-own).
+For everyone who chooses or compares methods: what `--variant` can name.
+
+```bash
+samfed federate samfed_skin --variant ditto --datalist list.json --data-root DATA --output-dir runs/ditto
+samfed variants ditto        # prints its JSON
+```
+
+Each method is a JSON file in `samfed_monai/methods/`, with its code beside it if it has any. This page is made of their
+blocks `_method` (`samfed variants --markdown`) and of the records of finished runs (`make related-page`). What a method
+does not declare does not [leave a site](privacy.md). How to write one: [a method of your
+own](extending.md#a-method-of-your-own).
 
 | variant | what it is | exchange | labels | classes |
 | --- | --- | --- | --- | --- |
 {rows}
 
-Two knobs change what the table says: with `exchange` of `heterogeneous`, `hssf` and `hssf_compat`, `weights` travel
-instead of predictions, and `personal` keeps part of a network at its site.
+Two options change what the table says: with `exchange` of `heterogeneous`, `hssf` and `hssf_compat`, `weights` are
+exchanged instead of predictions, and `personal` keeps part of a network at its site.
 
 | column | word | means |
 | --- | --- | --- |
@@ -82,8 +88,8 @@ Number of images, seconds and steps leave a site under every method; failures le
 
 ## Sites that lie: what so many sites allow
 
-FedAvg, and every method above that averages, believes each site. Four rules do not, each for so many sites that may
-send what they like, together if they wish; they keep all answers of a round in memory, where FedAvg keeps two models.
+FedAvg, and every method above that averages, believes each site. Four rules tolerate so many sites that send what they
+like, together if they wish; they keep all updates of a round in memory, where FedAvg keeps two models.
 
 | sites | `coordinate_median` | `trimmed_mean` (a quarter) | `krum` | `norm_clipping` |
 | --- | --- | --- | --- | --- |
@@ -93,20 +99,19 @@ send what they like, together if they wish; they keep all answers of a round in 
 | 5, 6 | 2 | 2 | 1 | steps of one length |
 | 7, 8 | 3 | 2 | 2 (`faulty` 2), else 1 | steps of one length |
 
-- **Two sites**: nothing can tell which of the two is wrong. Clipping takes away what a longer step gains, and
-  `job#update_guard#largest_share` what a larger number of images gains; a wrong step of ordinary length is half of
-  the model.
-- **Four sites**, as in most federations of hospitals: one that lies is outvoted number by number by median or trimmed
-  mean, two are not, and Krum needs a fifth. The number may still be the most harmful one that an honest site sent.
+- **Two sites**: which of the two is wrong cannot be seen. Clipping removes the gain of a longer step, and
+  `job#update_guard#largest_share` that of a larger number of images; a wrong step of ordinary length is half of the
+  model.
+- **Four sites**, as in most federations of hospitals: median and trimmed mean outvote one that lies, not two; Krum
+  needs a fifth site. The number may still be the most harmful one that an honest site sent.
 - `norm_clipping` stops scaled updates alone: flipped signs or labels at ordinary length keep their share of the mean.
-- None of them is a proof against a backdoor, which can lie within what honest sites differ by; and the less alike
-  honest sites are, the more an honest one looks like a liar and is left out.
+- No rule excludes a backdoor within the differences of honest sites; and the more honest sites differ, the more often
+  one is left out.
 
 ## One by one
 
-*Inferred*: what is not in the source, left out, or other than there: our reading or our choice; [Method](method.md),
-[Personalised strategies](personalised.md) and [SAM as a client network](pfedsam.md) have it in full. *Measured*: test
-Dice of short runs on polyps, beside the same runs of another method: where it gained and where it lost
-([all of them](results/related.md)).
+*Inferred*: what is not in the source, left out, or different: our reading or our choice; [Method](method.md) and
+[Sites with models of their own](personalised.md) have it in full. *Measured*: test Dice of short runs on polyps, beside
+the same runs of another method ([all of them](results/related.md)).
 
 {sections}"""

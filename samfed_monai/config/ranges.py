@@ -1,6 +1,6 @@
 """What each knob does and which values it takes: ``knobs.json``, in the words of JSON Schema.
 
-The tables of ``docs/knobs.md``, the schemas for editors (:mod:`samfed_monai.config.schema`) and the check of a bundle
+The tables of ``docs/options.md``, the schemas for editors (:mod:`samfed_monai.config.schema`) and the check of a bundle
 are made of it.
 """
 
@@ -32,7 +32,7 @@ _BOUNDS = {
 
 @functools.cache
 def knob_texts() -> dict[str, dict[str, dict[str, Schema]]]:
-    """By file, table of ``docs/knobs.md`` and id: keywords of JSON Schema, of which ``description`` is Markdown."""
+    """By file, table of ``docs/options.md`` and id: keywords of JSON Schema, of which ``description`` is Markdown."""
     content: dict[str, dict[str, dict[str, Schema]]] = read_json(Path(__file__).with_name("knobs.json"))
     return content
 

@@ -2,7 +2,7 @@
 
 It is made of what the code says: which component reads a knob, and with which type; a component's arguments, with the
 lines of its docstring; the defaults that the bundle's file holds. What a knob does, and its range, stand in
-``knobs.json`` (:mod:`samfed_monai.config.ranges`), of which the tables of ``docs/knobs.md`` are made as well.
+``knobs.json`` (:mod:`samfed_monai.config.ranges`), of which the tables of ``docs/options.md`` are made as well.
 
 A schema describes one file at a time. It does not know which reference leads nowhere, nor what a variant changes:
 :func:`samfed_monai.config.check_bundle` does, and refuses nothing that fits the schema for its kind alone.
@@ -304,7 +304,7 @@ def page(text: str, bundles: Sequence[Path]) -> str:
             f"| `{knob}` | {_defaults(contents, knob)} | {keywords['description']} |\n"
             for knob, keywords in knob_texts()[file][name].items()
         ]
-        return f"{begin}| knob | default | what it does |\n| --- | --- | --- |\n{''.join(rows)}{end}"
+        return f"{begin}| option | default | what it does |\n| --- | --- | --- |\n{''.join(rows)}{end}"
 
     return _TABLE.sub(table, text)
 

@@ -508,7 +508,7 @@ def few_to_measure(datalist: DataList, least: int) -> list[str]:
 
     Args:
         datalist: the list.
-        least: fewest images of which a site tells a score (``privacy -> least_images``).
+        least: fewest images of which a site tells a score (``privacy#least_images``).
     """
     names = []
     for name, site in datalist.sites.items():

@@ -61,7 +61,7 @@ def dry_run(
     Args:
         config: the run's ``train.json``.
         networks: who (a site, or the server) to the name of their network.
-        overrides: what each changes in ``train.json``; nobody has to be in it.
+        overrides: what each changes in ``train.json``; sites without changes may be missing.
         one_network: whether the strategy averages weights, so that all must be alike.
 
     Returns:
@@ -110,11 +110,13 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
         part = parsed(parser, name)
         return _rate_problems(part) if name == "optimizer" else []
     except RuntimeError as error:
-        told = unwrap_own(error)
-        if told is None and name == "optimizer":  # a user's own term may miss a site's place, here where there is none
-            told = component_refusal(error, lambda: parser, file="train.json")
-        if isinstance(told, Refused):
-            return told.problems
+        refused = unwrap_own(error)
+        if (
+            refused is None and name == "optimizer"
+        ):  # a user's own term may miss a site's place, here where there is none
+            refused = component_refusal(error, lambda: parser, file="train.json")
+        if isinstance(refused, Refused):
+            return refused.problems
     return []  # any other error is reported where a site builds the component
 
 
@@ -207,12 +209,12 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _batches(parser: Any) -> dict[str, int]:
-    """Images of each training batch, by the knob where that decides it and else by id."""
-    knob, found = parsed(parser, "batch_size"), dict[str, int]()
+    """Images of each training batch, by the option where that decides it and else by id."""
+    option, found = parsed(parser, "batch_size"), dict[str, int]()
     for name in BATCHES:
         images = parsed(parser, name)
         if isinstance(images, int):
-            found["batch_size" if images == knob else name] = images
+            found["batch_size" if images == option else name] = images
     return found
 
 
@@ -222,7 +224,7 @@ def _require_alike(built: list[BuiltNetwork]) -> None:
     for other in others:
         key = next((k for k in [*first.shapes, *other.shapes] if first.shapes.get(k) != other.shapes.get(k)), None)
         if key is not None:
-            sides = ", ".join(_told(each, key) for each in (first, other))
+            sides = ", ".join(_shape_of(each, key) for each in (first, other))
             expected = "one network at all sites: FedAvg averages weights"
             hint = (
                 "give all sites one network, or use --variant heterogeneous, which lets unlike networks learn together"
@@ -230,6 +232,6 @@ def _require_alike(built: list[BuiltNetwork]) -> None:
             raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, hint=hint)])
 
 
-def _told(one: BuiltNetwork, key: str) -> str:
+def _shape_of(one: BuiltNetwork, key: str) -> str:
     shape = f"shape {list(one.shapes[key])}" if key in one.shapes else "no such tensor"
     return f"{one.site} ({one.network}) has {shape}"

@@ -24,7 +24,7 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         reply: the answer.
-        classes: names of the classes; of several, their scores stand under ``classes``.
+        classes: names of the classes; of several, their scores are under ``classes``.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
     unknown = None if reply.n else 0  # of no image none has an empty mask
@@ -41,6 +41,30 @@ def log_unscored(reasons: Mapping[str, str], what: str) -> None:
     for site, reason in reasons.items():
         if reason != NO_IMAGES:
             logger.warning("%s has no %s: %s", site, what, reason)
+
+
+def collect_scores(
+    transport: Transport, messages: Mapping[str, Message], classes: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
+    """Has sites score what ``messages`` ask for; one that fails does not end the run.
+
+    Returns:
+        Scores by site, reasons of sites that sent none, and those of them that failed.
+    """
+    inbox = Inbox(
+        round=next(iter(messages.values())).round if messages else 0, sites=messages, like=None, kind=Kind.METRICS
+    )
+    replies = transport.send_and_receive(
+        Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
+    )
+    scores, reasons = dict[str, dict[str, Any]](), dict[str, str]()
+    for site, reply in replies.items():
+        reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
+        if isinstance(reply, Failure) or reason is not None:
+            reasons[site] = str(reason)
+        else:
+            scores[site] = site_scores(reply, classes)
+    return scores, reasons, {site for site, reply in replies.items() if isinstance(reply, Failure)}
 
 
 class Evaluation:
@@ -96,21 +120,10 @@ class Evaluation:
             messages[site] = replace(
                 message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
             )
-        inbox = Inbox(round=round, sites=messages, like=None)
-        # quorum 0: a missing score is recorded with its reason and does not end the run
-        replies = self.transport.send_and_receive(
-            Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
-        )
-        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        scores, reasons, failed = collect_scores(self.transport, messages, self.classes)
         if model != "current":
-            self.failed |= {site: reason for site, reason in failures.items() if site in self.sites}
-        reasons = {site: _reason(reply) for site, reply in replies.items()}
-        scores = {
-            site: site_scores(reply, self.classes)
-            for site, reply in replies.items()
-            if isinstance(reply, Message) and reasons[site] is None
-        }
-        return scores, {site: reason for site, reason in reasons.items() if reason is not None}
+            self.failed |= {site: reasons[site] for site in failed if site in self.sites}
+        return scores, reasons
 
     def of_model(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``.
@@ -146,8 +159,3 @@ class Evaluation:
             for site in sites:
                 tables[site][split] = scores.get(site)
         return tables
-
-
-def _reason(reply: Message | Failure) -> str | None:
-    """Why ``reply`` holds no scores; ``None`` where it does."""
-    return reply.reason if isinstance(reply, Failure) else withheld_reason(reply)

@@ -42,7 +42,7 @@ def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Messa
     """What a client answered to ``request``.
 
     A :class:`SamFedAlgo` answers with a header of its own. Any other MONAI FL client is taken to answer the request it
-    was given, and the number of iterations it ran stands in for its number of images, as in NVIDIA FLARE's examples.
+    was given, and the number of iterations it ran is taken as its number of images, as in NVIDIA FLARE's examples.
 
     Raises:
         MessageRefused: weight differences, which the strategies here do not add up.
@@ -154,7 +154,7 @@ class Call:
     Args:
         site: the client's name.
         round: the round, from 0; ``None`` from an FL system that counts none.
-        rounds: how many there are; ``None`` where nobody says.
+        rounds: how many there are; ``None`` where it is not known.
         seed: of the run.
         split: which images ``evaluate`` scores, ``validation`` or ``test``.
         model: what the model is called: ``initial``, ``current``, ``best``, ``last``, ``teacher``; ``None`` is none of
@@ -177,7 +177,7 @@ class Call:
     def of(cls, site: Any, extra: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None) -> Call:
         """The call in which MONAI FL hands a client ``data`` and ``extra``.
 
-        The words travel in the header of ``data`` and stand in ``extra`` once more, where FL systems without our header
+        The words travel in the header of ``data`` and are in ``extra`` once more, where FL systems without our header
         have theirs: ``extra`` goes before the header's own fields, and those before the header's ``extra``.
         """
         header = (data or {}).get(HEADER) or {}

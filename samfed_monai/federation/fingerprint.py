@@ -84,7 +84,7 @@ def list_fingerprint(datalist: DataList, site: str) -> dict[str, str]:
 
 
 def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
-    """The hash of the SAM that a site's network stands on, where it is one; none where the file is missing."""
+    """The hash of the SAM under a site's network, where it is one; none where the file is missing."""
     try:
         found = base_sam(config, network)
     except (Refused, OSError) as error:

@@ -108,7 +108,7 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
 
     Args:
         config: the run's ``train.json``.
-        names: where a name stands (for the message) to the name.
+        names: place of a name (for the message) to the name.
 
     Raises:
         Refused: with every unknown name, each at the first place that has it.
@@ -224,8 +224,8 @@ class Participants:
 
     Args:
         config: ``train.json`` with the variant and the run's overrides.
-        datalist: the frozen list. One without sites, as a server has it that holds nobody's images, is silent on who
-            they are: ``choices`` and ``unseen`` then name every site.
+        datalist: the frozen list. One without sites, as of a server without images, needs ``choices`` and ``unseen`` to
+            name every site.
         choices: ``federate.json -> sites``.
         unseen: names of sites that take no part; those without unlabelled images are added.
 

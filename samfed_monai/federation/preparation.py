@@ -16,11 +16,10 @@ from samfed_monai.data import DataList, check_datalist
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
 from samfed_monai.data.records import masks_only
-from samfed_monai.federation.evaluation import log_unscored, site_scores
+from samfed_monai.federation.evaluation import collect_scores, log_unscored
 from samfed_monai.federation.server import ask_all
-from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
+from samfed_monai.protocol.transport import Task, Transport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,18 +218,10 @@ class Preparation:
         for split in splits:
             words = {"split": split, "model": "teacher"}
             messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
-            inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
-            replies = self.transport.send_and_receive(
-                Task.EVALUATE, messages, on_reply=inbox.check, max_bytes=inbox.max_bytes
-            )
-            unscored = {}
-            for site, reply in replies.items():
-                reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
-                if isinstance(reply, Failure) or reason:
-                    unscored[site] = str(reason)
-                else:
-                    found[site][split] = site_scores(reply, self.classes)
-            log_unscored(unscored, f"{split} scores of the teacher")
+            scores, reasons, _ = collect_scores(self.transport, messages, self.classes)
+            for site, summary in scores.items():
+                found[site][split] = summary
+            log_unscored(reasons, f"{split} scores of the teacher")
         return found
 
     def traffic(self) -> dict[str, int]:

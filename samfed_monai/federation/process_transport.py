@@ -304,7 +304,7 @@ class _SiteProcess:
             return _Answer(sent, error=error)
 
     def _ready(self, until: int | None = None) -> None:
-        """Starts the process where there is none, and brings its sites to where they stood.
+        """Starts the process where there is none, and restores the state of its sites.
 
         Args:
             until: last round whose state may be gone on from; ``None`` is the last one that was stored.

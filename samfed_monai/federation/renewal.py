@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.config.parse import parsed
-from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.json_schema import departures
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.data import SoftMaskStore
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.federation.exchange_object import call_extra, to_exchange_object
 from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher
@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WHERE = "federate.json -> renewal"
+SCHEMA = {
+    "type": ["object", "null"],
+    "properties": {
+        "after": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+        "weight_of_student": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        "views": {"type": "integer", "enum": sorted(VIEWS)},
+    },
+    "additionalProperties": False,
+}
+"""JSON Schema of ``federate.json -> renewal``."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +69,21 @@ class Renewal:
         """Reads ``federate.json -> renewal``; ``None`` where nothing is renewed, as ``after`` is empty or absent.
 
         Args:
-            content: the knob.
+            content: of the option.
             rounds: of the run.
 
         Raises:
             Refused: an unknown name, a number out of its range, no round left to learn; every problem at once.
         """
-        if content is None:
-            return None
-        problems, known = Problems(), [each.name for each in fields(cls)]
-        for name in content:
-            if name not in known:
-                hint = did_you_mean(str(name), known)
-                problems.add(f"{WHERE}#{name}", found="an unknown key", expected=f"one of {known}", hint=hint)
-        after, weight = content.get("after", []), content.get("weight_of_student", cls.weight_of_student)
-        views = content.get("views", cls.views)
-        numbers = after if isinstance(after, (list, tuple)) else []
-        whole = all(type(number) is int and 1 <= number < rounds for number in numbers)
-        if not isinstance(after, (list, tuple)) or not whole or sorted(set(numbers)) != list(numbers):
-            expected = f"a list of rising numbers of rounds below {rounds}, the run's"
+        problems = Problems()
+        problems.extend(departures({"renewal": content}, {"properties": {"renewal": SCHEMA}}, "federate.json"))
+        after = content.get("after", []) if isinstance(content, Mapping) else []
+        whole = isinstance(after, (list, tuple)) and all(type(number) is int for number in after)
+        if whole and (list(after) != sorted(set(after)) or (after and after[-1] >= rounds)):
+            expected = f"rising numbers of rounds below {rounds}, the run's"
             problems.add(f"{WHERE}#after", found=repr(after), expected=expected, hint="for instance [5]; [] is never")
-        if type(weight) not in (int, float) or not 0 < weight <= 1:
-            problems.add(f"{WHERE}#weight_of_student", found=repr(weight), expected="a number in (0, 1]")
-        problems.unless(type(views) is int and views in VIEWS, f"{WHERE}#views", views, f"one of {sorted(VIEWS)}")
         problems.refuse_if_any()
-        return cls(tuple(numbers), float(weight), views) if numbers else None
+        return cls(**{**content, "after": tuple(after)}) if content and after else None
 
     def generation(self, round: int) -> int:
         """How often the masks are renewed before ``round`` (from 0) learns from them."""
@@ -105,13 +105,12 @@ class SiteRenewal:
     Args:
         recipe: of the plan.
         run: folder of the run here; two runs share no generation.
-        site: its name.
         teacher: whose masks are generation 0.
         masks: the site's store.
     """
 
-    def __init__(self, recipe: Renewal, *, run: Path, site: str, teacher: SiteTeacher, masks: SiteMasks) -> None:
-        self.recipe, self.run, self.site, self.teacher, self.masks = recipe, str(run.resolve()), site, teacher, masks
+    def __init__(self, recipe: Renewal, *, run: Path, teacher: SiteTeacher, masks: SiteMasks) -> None:
+        self.recipe, self.run, self.teacher, self.masks = recipe, str(run.resolve()), teacher, masks
         #: Identity of the renewed masks that the site learns from; ``None`` while these are the teacher's own.
         self.sha256: str | None = None
         self._checked: str | None = None
@@ -140,7 +139,7 @@ class SiteRenewal:
         Args:
             below: only generations below this one; ``None`` is every one.
         """
-        for store in self._store(self.teacher.sha256).renewed():
+        for store in self.masks.store(self.teacher.sha256).renewed():
             origin = store.origin() or {}
             old = below is None or (origin["generation"] < below and store.teacher_sha256 != self.sha256)
             if origin.get("run") == self.run and old:
@@ -158,17 +157,11 @@ class SiteRenewal:
         self.sha256 = None if own is None else own.numpy().tobytes().hex()
         return {name: tensor for name, tensor in state.items() if name != _STATE}
 
-    def _store(self, sha256: str) -> SoftMaskStore:
-        return SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=sha256)
-
-    def _records(self) -> list[dict[str, Any]]:
-        return self.masks.records(self.site, "unlabelled")
-
     def _held(self) -> int:
         """The generation of the masks at hand, known to be whole and of this teacher; 0 is the teacher's own."""
         if self.sha256 is None:
             return 0
-        store = self._store(self.sha256)
+        store = self.masks.store(self.sha256)
         origin = store.origin() or {}
         if origin and origin["teacher"] != self.teacher.sha256:
             found = f"those of generation {origin['generation']}, made of teacher {origin['teacher'][:12]}…"
@@ -176,7 +169,11 @@ class SiteRenewal:
             hint = "go on with the teacher.json and adapter that the run began with, or start a run in another folder"
             raise _refusal(found, expected, hint)
         if self._checked != self.sha256:
-            missing = store.missing(record["image_sha256"] for record in self._records()) if origin else ["all"]
+            missing = (
+                store.missing(record["image_sha256"] for record in self.masks.records("unlabelled"))
+                if origin
+                else ["all"]
+            )
             if missing:
                 found = f"{len(missing)} missing" if origin else "none"
                 expected = f"a mask of every image by {self.sha256[:12]}…, which this run learns from"
@@ -201,12 +198,12 @@ class SiteRenewal:
                 "views": recipe.views,
             }
             sha256 = canonical_hash(origin)
-            sam, renewed = self._store(self.teacher.sha256), self._store(sha256)
+            sam, renewed = self.masks.store(self.teacher.sha256), self.masks.store(sha256)
             renewed.write_origin(origin)
-            by_hash = {record["image_sha256"]: record for record in self._records()}
+            by_hash = {record["image_sha256"]: record for record in self.masks.records("unlabelled")}
             missing = renewed.missing(by_hash)
             logits = partial(trainer.inferer, network=network)
-            with progress_bar(total=len(missing), desc=f"{self.site}: renewed soft masks", unit="image") as bar:
+            with progress_bar(total=len(missing), desc=f"{self.masks.site}: renewed soft masks", unit="image") as bar:
                 for image in missing:  # one by one: the bits do not depend on which are left
                     pixels = plain(preprocessing(dict(by_hash[image]))["image"])[None].to(trainer.state.device)
                     student = mean_of_views(pixels, logits, recipe.views).cpu()
@@ -215,8 +212,10 @@ class SiteRenewal:
                     bar.update()
         self.remove(below=generation - 2)
         seconds = time.perf_counter() - started
-        told = "%s: soft masks of generation %d from SAM and the model after %d rounds: %d made, %d there, %.0f s"
-        logger.info(told, self.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds)
+        text = "%s: soft masks of generation %d from SAM and the model after %d rounds: %d made, %d there, %.0f s"
+        logger.info(
+            text, self.masks.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds
+        )
         return sha256
 
 

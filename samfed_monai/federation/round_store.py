@@ -105,7 +105,7 @@ class RoundStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._full: set[int] | None = None  # rounds that may hold more than their record; None: nobody looked yet
+        self._full: set[int] | None = None  # rounds that may hold more than their record; None: not looked at yet
 
     def clean(self) -> None:
         """Removes what killed writers left behind."""
@@ -272,7 +272,7 @@ class RoundStore:
         self._full = keep_models | keep_states
 
     def delete_states(self) -> None:
-        """Removes the sites' states of every round: nobody goes on from them any more. Rounds stay intact."""
+        """Removes the sites' states of every round: no run goes on from them. Rounds stay intact."""
         for number in self.rounds():
             path, record = self._path(number) / "round.json", self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}

@@ -120,11 +120,11 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     """Refuses a transport whose sites are not exactly those of the run.
 
     Raises:
-        Refused: with every site that is missing, and everybody who is not named.
+        Refused: with every site that is missing, and every client that is not named.
     """
     problems, known = Problems(), {*participants.sites, *participants.unseen}
     for site in sorted(known - set(transport.sites)):
-        problems.add(f"site {site}", found="nobody of that name", expected="a client that the transport can reach")
+        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
     for site in sorted(set(transport.sites) - known):
         expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
         problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)

@@ -208,7 +208,7 @@ class RunFolder:
         self._lock = RunLock(self.path / LOCK)
         self._bests = Bests()
         self._terms: list[str] = []  # heads of the table beside COLUMNS
-        self._told = 0  # rounds that this process has written into the table
+        self._written = 0  # rounds that this process has written into the table
 
     def open(
         self,
@@ -312,7 +312,7 @@ class RunFolder:
         path = self.path / "federation.csv"
         rows = [row for record in records[-1:] for row in _rows(record)]
         known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
-        if self._told and self._told == len(records) - 1 and known and path.is_file():
+        if self._written and self._written == len(records) - 1 and known and path.is_file():
             text = to_csv([*COLUMNS, *self._terms], rows)
             append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
         else:  # records are read twice, and never held all at once
@@ -320,7 +320,7 @@ class RunFolder:
             self._terms = sorted(found.difference(COLUMNS))
             rows_of_all = (row for record in records for row in _rows(record))
             write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
-        self._told = len(records)
+        self._written = len(records)
 
     def _refuse_if_read_only(self) -> None:
         try:
@@ -345,7 +345,8 @@ class RunFolder:
                 if before.get(key, _ABSENT) != now.get(key, _ABSENT):
                     hint = "resume with the old value, or choose another output_dir"
                     found, expected = _shown(now, key), f"{_shown(before, key)}, as in run.json"
-                    problems.add(f"{self.path.name} -> {key}", found=found, expected=expected, hint=hint)
+                    option = key.replace("config#client#", "config#")  # as the command line spells it
+                    problems.add(f"{self.path.name} -> {option}", found=found, expected=expected, hint=hint)
         problems.refuse_if_any()
         for name, version in new["versions"].items():
             if old.get("versions", {}).get(name) != version:

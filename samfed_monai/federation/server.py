@@ -47,7 +47,9 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
     """What is wrong with ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
     if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
         hint = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
-        return [Problem("sites", found=str(sites), expected="at least 2, so that no update stands alone", hint=hint)]
+        return [
+            Problem("sites", found=str(sites), expected="at least 2, so that no update is averaged alone", hint=hint)
+        ]
     if quorum is not None and not 1 <= quorum <= sites:
         expected = f"a number from 1 to {sites}, the number of sites"
         return [Problem("quorum", found=str(quorum), expected=expected)]
@@ -330,7 +332,7 @@ class RoundController:
             logger.warning("%s: %s, and the model stays as it was", where, why)
             return {site: Failure(site, why) for site in sites}
         except MessageRefused as refused:
-            whose = "which update spoiled it cannot be seen"
+            whose = "the faulty update cannot be identified"
             raise Stopped(
                 f"{where}: the sum of the updates is not a model ({scrub(refused)}); {whose}; {self._kept()}",
                 AGAIN,

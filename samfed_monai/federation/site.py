@@ -17,7 +17,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import as_file_name
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
-from samfed_monai.data import DataList, SoftMaskStore, load_records
+from samfed_monai.data import DataList, load_records
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
@@ -490,7 +490,7 @@ class Site:
         stage = TeacherStage.of(self.plan, self.places)
         memory = cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json" if alone else None
         recipe = stage.self_training if self.trains and adapt != "none" else None
-        own = None if recipe is None else OwnTeacher(self.site, recipe, stage, self.masks())
+        own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
         return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
 
     @cached_property
@@ -500,7 +500,7 @@ class Site:
         if recipe is None or self.teacher is None or not self.trains:
             return None
         run = self.places.output_dir
-        return SiteRenewal(recipe, run=run, site=self.site, teacher=self.teacher, masks=self.masks())
+        return SiteRenewal(recipe, run=run, teacher=self.teacher, masks=self.masks())
 
     def make_client(self) -> SamFedAlgo:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""
@@ -532,7 +532,7 @@ class Site:
             if self.trains
             else participants.at_server()
         )
-        return SiteMasks(self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
+        return SiteMasks(self.site, self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
 
     def _disagreement(self, config: WorkflowConfig, folder: Path) -> Disagreement | None:
         """Compares student and teacher at a site without masks; ``None`` where there are scores, or no training."""
@@ -541,8 +541,8 @@ class Site:
             return None
         preprocessing, batch_size = config.values("validate#preprocessing", "batch_size")
         return Disagreement(
-            masks.records(self.site, "unlabelled"),
-            lambda: SoftMaskStore(masks.store_dir(self.site), teacher_sha256=teacher.sha256),
+            masks.records("unlabelled"),
+            lambda: masks.store(teacher.sha256),
             preprocessing,
             batch_size=batch_size,
             folder=folder,
@@ -559,6 +559,6 @@ class Site:
             return self.participants.at_server().with_overrides(self.places.sites.get(self.site, {}))
         stored: dict[str, Any] = {}
         if self.teacher is not None:
-            stored = {"store_dir": str(self.masks().store_dir(self.site)), "teacher_sha256": self.teacher.sha256}
+            stored = {"store_dir": str(self.masks().folder), "teacher_sha256": self.teacher.sha256}
         own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
         return self.participants.config.with_overrides({**stored, **own})

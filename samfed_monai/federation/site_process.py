@@ -18,14 +18,9 @@ from samfed_monai.federation.child_process import Answer, serve
 
 logger = logging.getLogger(__name__)
 
-_MOST_LOGGED = 500_000  # characters with one answer
-
 
 def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
     """What answers questions in this process."""
-    # Ctrl-C in a terminal, or a signal to the whole group, is for the process that asks; it ends this one
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
     log, sites = _Log(int(settings["level"])), _Sites(settings)
 
     def answer(head: dict[str, Any], payload: bytes) -> Answer:
@@ -49,15 +44,9 @@ class _Log(logging.Handler):
         self._kept.append((record.name, record.levelno, self.format(record)))
 
     def take(self) -> list[tuple[str, int, str]]:
-        """What was logged since this was last called, from its end as much as a message takes."""
-        kept, self._kept, room = self._kept, [], _MOST_LOGGED
-        taken = []
-        for name, level, text in reversed(kept):
-            if room <= 0:
-                break
-            taken.append((name, level, text[-room:]))
-            room -= len(text)
-        return taken[::-1]
+        """What was logged since this was last called."""
+        kept, self._kept = self._kept, []
+        return kept
 
 
 class _Sites:
@@ -158,14 +147,22 @@ def _described(error: Exception) -> dict[str, Any]:
     from samfed_monai.config.wrapped_errors import unwrap
     from samfed_monai.core.errors import Refused, Stopped
 
-    told = unwrap(error)
-    if isinstance(told, Refused):
-        return {"problems": [[each.where, each.found, each.expected, each.hint] for each in told.problems]}
-    if isinstance(told, Stopped):
-        return {"stopped": [told.reason, told.resume]}
+    known = unwrap(error)
+    if isinstance(known, Refused):
+        return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
+    if isinstance(known, Stopped):
+        return {"stopped": [known.reason, known.resume]}
     number = error.errno if isinstance(error, OSError) else None
-    return {"error": "".join(traceback.format_exception(error))[-_MOST_LOGGED:], "errno": number}
+    return {"error": "".join(traceback.format_exception(error)), "errno": number}
+
+
+def main() -> None:
+    """Answers until the process that asks is gone."""
+    # Ctrl-C in a terminal, or a signal to the whole group, is for the process that asks; it ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    serve(_start)
 
 
 if __name__ == "__main__":
-    serve(_start)
+    main()

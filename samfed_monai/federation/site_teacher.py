@@ -30,68 +30,58 @@ logger = logging.getLogger(__name__)
 
 
 class SiteMasks:
-    """The soft-mask stores of all sites of a run in one process, one folder each; nothing of them is ever sent.
+    """The soft masks at one site; nothing of them is ever sent.
 
     Args:
-        cache_dir: ``<cache_dir>/soft_masks/<site>`` is a site's store.
-        datalist: the frozen list.
+        site: its name.
+        cache_dir: ``<cache_dir>/soft_masks/<site>`` is its store.
+        datalist: the list, which has this site.
         data_root: folder that the list's paths are relative to.
         limit: at most this many images of each split, the same as its trainer and evaluator see; ``None`` is all.
     """
 
     def __init__(
-        self, cache_dir: str | Path, datalist: DataList, data_root: str | Path, *, limit: int | None = None
+        self, site: str, cache_dir: str | Path, datalist: DataList, data_root: str | Path, *, limit: int | None = None
     ) -> None:
-        self.folder, self.datalist, self.data_root = Path(cache_dir) / "soft_masks", datalist, data_root
-        self.limit = limit
+        self.site, self.datalist, self.data_root, self.limit = site, datalist, data_root, limit
+        self.folder = Path(cache_dir) / "soft_masks" / site
 
-    def store_dir(self, site: str) -> Path:
-        """Folder of a site's store."""
-        return self.folder / site
+    def store(self, teacher_sha256: str) -> SoftMaskStore:
+        """The masks of one teacher."""
+        return SoftMaskStore(self.folder, teacher_sha256=teacher_sha256)
 
     def fill(self, teacher: Teacher, splits: Sequence[str]) -> int:
-        """Shows the teacher every image of ``splits`` that its store lacks; returns how many these were."""
+        """Shows the teacher every image of ``splits`` that the store lacks; returns how many these were."""
         from samfed_monai.teacher import fill_store
 
         computed = 0
-        for site in self.datalist.sites:
-            with single_writer(self.folder / f"{site}.complete"):
-                store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher.sha256)
-                for split in splits:
-                    computed += fill_store(teacher, self.records(site, split), store, whose=f"{site} {split}")
+        with single_writer(self.folder.parent / f"{self.site}.complete"):
+            store = self.store(teacher.sha256)
+            for split in splits:
+                computed += fill_store(teacher, self.records(split), store, whose=f"{self.site} {split}")
         return computed
 
-    def teacher_scores(
-        self, teacher_sha256: str, config: WorkflowConfig, splits: Sequence[str]
-    ) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    def teacher_scores(self, teacher_sha256: str, config: WorkflowConfig, split: str) -> list[dict[str, Any]]:
         """The teacher's own scores per image: size, labels and kind of HD95 are those of the students' evaluation.
 
         Returns:
-            Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``, and ``classes`` of several.
+            Rows of ``{"id", "dice", "iou", "hd95", "empty"}``, and ``classes`` of several.
         """
-        import torch
-
         from samfed_monai.data.soft_masks import resize_probabilities
 
         parser = config.parser()
         preprocessing = parser.get_parsed_content("validate#preprocessing")
         handler = parser.get_parsed_content("validate#scores")
-        tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        for site in self.datalist.sites:
-            store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher_sha256)
-            tables[site] = {}
-            for split in splits:
-                rows = tables[site][split] = []
-                for record in different(self.records(site, split)):  # each once, as at the students' evaluation
-                    label = torch.as_tensor(preprocessing(dict(record))["label"])
-                    mask = store.get(record["image_sha256"])[None]
-                    mask = resize_probabilities(mask, label.shape[-2:])
-                    rows.append({"id": record["id"], **handler.row_of(mask[0], label)})
-        return tables
+        store, rows = self.store(teacher_sha256), []
+        for record in different(self.records(split)):  # each once, as at the students' evaluation
+            label = torch.as_tensor(preprocessing(dict(record))["label"])
+            mask = resize_probabilities(store.get(record["image_sha256"])[None], label.shape[-2:])
+            rows.append({"id": record["id"], **handler.row_of(mask[0], label)})
+        return rows
 
-    def records(self, site: str, split: str) -> list[dict[str, Any]]:
-        """Those images of a site's split that are used."""
-        return load_records(self.datalist, self.data_root, split=split, site=site, limit=self.limit)
+    def records(self, split: str) -> list[dict[str, Any]]:
+        """Those images of a split that are used."""
+        return load_records(self.datalist, self.data_root, split=split, site=self.site, limit=self.limit)
 
 
 @dataclass(frozen=True)
@@ -99,13 +89,11 @@ class OwnTeacher:
     """Makes a site's own teacher before round 0; neither it nor anything of it leaves the site.
 
     Args:
-        site: name of the site.
         recipe: how it is trained.
         stage: how the plan uses a teacher.
         masks: the site's list, public images among it, and its store, whose folder (0700) keeps the adapter.
     """
 
-    site: str
     recipe: SelfTraining
     stage: TeacherStage
     masks: SiteMasks
@@ -121,7 +109,7 @@ class OwnTeacher:
             recipe = replace(self.recipe, generations=1, seed=self.recipe.seed + generation)
             made = self._next(teacher, adapter, recipe)
             if made is None:
-                logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.site)
+                logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.masks.site)
                 break
             teacher, adapter = made
         return teacher
@@ -132,8 +120,8 @@ class OwnTeacher:
 
         datalist, root = self.masks.datalist, self.masks.data_root
         self.masks.fill(teacher, ("unlabelled",))
-        store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
-        chosen = confident(self.masks.records(self.site, "unlabelled"), store, recipe.keep)
+        store = self.masks.store(teacher.sha256)
+        chosen = confident(self.masks.records("unlabelled"), store, recipe.keep)
         if not chosen:
             return None
         public = load_records(datalist, root, split="public", with_labels=True)
@@ -145,9 +133,9 @@ class OwnTeacher:
             **read_as(datalist),
         }
         key = canonical_hash(made_of)
-        path = self.masks.store_dir(self.site) / "teachers" / f"{key[:16]}.safetensors"  # in the private folder
+        path = self.masks.folder / "teachers" / f"{key[:16]}.safetensors"  # in the private folder
         with single_writer(path) as exists:
-            logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
+            logger.info("%s: own teacher from %d images%s", self.masks.site, len(chosen), ", reused" if exists else "")
             if not exists:
                 self._make(teacher, adapter, recipe, path, key, PseudoLabelled(chosen, store), public)
         return self.stage.load(datalist, root, adapt="lora", adapter=path), path
@@ -285,8 +273,7 @@ class SiteTeacher:
             expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
             raise _refusal("teacher's scores -> split", repr(split), expected)
 
-        tables = self.masks.teacher_scores(self.sha256, config, (split,))
-        rows = [row for by_split in tables.values() for row in by_split[split]]
+        rows = self.masks.teacher_scores(self.sha256, config, split)
         convention = config.parser().get_parsed_content("validate#scores").convention
         summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
         means = {name: summary[name] for name in ("dice", "iou", "hd95") if summary[name] is not None}

@@ -269,7 +269,7 @@ class TeacherStage:
 
         datalist_file = output.with_suffix(".datalist.json")
         datalist.save(datalist_file)
-        # a fit of the same public images stands, whatever the rest of the list that it was made with
+        # a fit of the same public images is kept, whatever the rest of the list that it was made with
         fitted = {"fit#datalist_hash": read_header(output).fit.get("datalist_hash", "")} if output.exists() else {}
         workflow = ConfigWorkflow(
             config_file=config.paths(),

@@ -24,14 +24,14 @@ TENSORBOARD = "tensorboard"
 
 
 EXPERIMENT = "samfed"
-"""The name of the experiment that runs stand under in MLflow."""
+"""The name of the experiment of all runs in MLflow."""
 DATABASE = "mlflow.db"
 _DRAWING = 0.05  # of a run's time, at the most: a picture holds all rounds, and takes longer with each
 _LONGEST = 500  # characters of a parameter that every version of MLflow takes
 
 
 def mlflow_store(asked: bool | str | None, folder: Path) -> str | None:
-    """The address of MLflow's store; ``None`` where nobody asked for one.
+    """The address of MLflow's store; ``None`` where it is not asked for.
 
     Args:
         asked: ``True`` is an SQLite file ``mlflow.db`` beside the run's folder, which runs of one place share; a
@@ -49,7 +49,7 @@ def mlflow_store(asked: bool | str | None, folder: Path) -> str | None:
         raise Refused([Problem(where, found=repr(asked), expected=expected)])
     package = find_spec("mlflow")
     if package is None or package.origin is None:
-        hint = "pip install 'samfed-monai[watch]', or leave the knob at null"
+        hint = "pip install 'samfed-monai[watch]', or leave the option at null"
         raise Refused([Problem(where, found="MLflow is not installed", expected="it installed", hint=hint)])
     if isinstance(asked, str) and "://" in asked:
         if asked.startswith("file:"):
@@ -179,8 +179,7 @@ class Tracking:
 
 
 def run_name(folder: Path) -> str:
-    """What a run is called in MLflow: its folder's name, and eight letters for where that lies, lest two be taken for
-    one."""
+    """What a run is called in MLflow: its folder's name, and eight letters of the hash of its path."""
     return f"{folder.resolve().name} {hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
 
 

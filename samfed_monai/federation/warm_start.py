@@ -196,8 +196,8 @@ def _train(
                 trainer.run()
         if judge and judge.kept:
             trainer.network.load_state_dict(judge.kept)
-            told = judge.step, steps, mean(judge.best), len(judge.records)
-            logger.info("warm start: step %d of %d is kept; best Dice %.3f on %d held-out public images", *told)
+            numbers = judge.step, steps, mean(judge.best), len(judge.records)
+            logger.info("warm start: step %d of %d is kept; best Dice %.3f on %d held-out public images", *numbers)
         frozen = set(network_split(trainer.network).frozen)  # of a checkpoint that every machine has
         state = get_state_dict(trainer.network)
         weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in frozen}

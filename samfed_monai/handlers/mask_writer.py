@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class MaskFolder:
     Args:
         folder: where the masks go; names with folders in them make sub-folders.
         made_with: what decides the masks, as JSON content; it is written to :data:`RECORD` with the first mask, and
-            what stands there is compared before anything is computed. Empty: no record.
+            what is there is compared before anything is computed. Empty: no record.
 
     Raises:
         Refused: by :meth:`write`, a file of that name with another content.
@@ -63,10 +63,10 @@ class MaskFolder:
                 next run's images.
         """
         for source in [images] if isinstance(images, str | Path) else images or ():
-            if self._lies_in(Path(source).expanduser()):
+            if self._inside(Path(source).expanduser()):
                 expected = f"a folder outside of {source}, in which everything is read as an image"
                 return [Problem("output_dir (--output)", found=str(self.folder), expected=expected, hint=_HINT)]
-        return self._made_otherwise(names) or self._unwritable()
+        return self._other_masks(names) or self._unwritable()
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file, unless it is there already."""
@@ -79,11 +79,11 @@ class MaskFolder:
             write_json(self.folder / RECORD, self.made_with)
         write_bytes(path, content)
 
-    def _lies_in(self, images: Path) -> bool:
+    def _inside(self, images: Path) -> bool:
         folder = self.folder.resolve()  # samefile: a file system may ignore upper and lower case
         return images.is_dir() and any(place.exists() and place.samefile(images) for place in (folder, *folder.parents))
 
-    def _made_otherwise(self, names: Iterable[str]) -> list[Problem]:
+    def _other_masks(self, names: Iterable[str]) -> list[Problem]:
         record, problems = self.folder / RECORD, Problems()
         if not self.made_with:
             return []
@@ -97,7 +97,7 @@ class MaskFolder:
         with problems.collected():
             content = read_json(record)
             known = content if isinstance(content, dict) else {}
-            ours = known.keys() == self.made_with.keys()  # nobody is told to delete what no inference wrote
+            ours = known.keys() == self.made_with.keys()  # what no inference wrote is not to be deleted
             hint = f"{_HINT}, or delete this one" if ours else _HINT
             for key, value in self.made_with.items():
                 if known.get(key) != value:
@@ -117,8 +117,61 @@ class MaskFolder:
 
 
 def _short(value: Any) -> str:
-    """A value for a message; of a hash, enough to tell it from another."""
+    """A value for a message; of a hash, enough to recognise it."""
     return "nothing" if value is None else str(value)[:12]
+
+
+class Prediction(NamedTuple):
+    """What a network found in one image.
+
+    Args:
+        name: the image's ``id``.
+        mask: (H, W) uint8 of the image's own size: 0 and 255, or of several classes their values.
+        probability: (H, W) float32 in [0, 1], of the foreground; of several classes that of any of them.
+    """
+
+    name: str
+    mask: NDArray[np.uint8]
+    probability: NDArray[np.float32]
+
+
+def predictions(
+    batch: Any, output: Any, *, threshold: float = 0.5, classes: Sequence[str] = ()
+) -> Iterator[Prediction]:
+    """The predictions of a batch of a MONAI ``SupervisedEvaluator``.
+
+    Args:
+        batch: ``engine.state.batch``; an item has its name in ``id`` and, where its ``pred`` is logits, the size of its
+            image in ``native_size``.
+        output: ``engine.state.output``; ``pred`` is logits, or the mask (1, H, W) that postprocessing has made, with
+            ``probability`` (C, H, W) beside it.
+        threshold: probability from which a pixel is foreground, of one class.
+        classes: names of several classes; empty for one.
+
+    Raises:
+        Refused: another number of channels than that of the classes.
+    """
+    if isinstance(output, Mapping):  # not decollated: logits of a batch
+        heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch["native_size"])
+        rows = zip(batch["id"], zip(heights, widths, strict=True), output["pred"], strict=True)
+        output = [{"id": name, "native_size": size, "pred": logits} for name, size, logits in rows]
+    batch = batch if isinstance(batch, list) else [{}] * len(output)
+    for item in ({**fields, **made} for fields, made in zip(batch, output, strict=True)):
+        if "native_size" in item:
+            height, width = (int(side) for side in item["native_size"])
+            probabilities = _probabilities(item["pred"], (height, width))
+            foreground = probabilities[0] >= threshold
+        else:
+            foreground, probabilities = item["pred"][0].cpu().numpy() > 0, item["probability"].cpu().numpy()
+        channels = len(classes) + 1
+        if len(probabilities) != channels:
+            found, expected = f"{len(probabilities)} channels", f"{channels}, as classes are {list(classes) or 'one'}"
+            hint = "let `classes` be those that the network was trained on"
+            raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, hint=hint)])
+        if classes:
+            yield Prediction(item["id"], probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0])
+        else:
+            yield Prediction(item["id"], np.where(foreground, 255, 0).astype(np.uint8), probabilities[0])
 
 
 def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -139,9 +192,8 @@ class MaskWriter:
     probability; a map of probabilities is then that of any class.
 
     The file is made of the prediction alone: no EXIF, GPS or colour profile of the image is copied (fault 60). An
-    image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. An item says in
-    ``id`` what it is called; its ``pred`` is the mask (1, H, W) that postprocessing has made, with ``probability``
-    beside it, or logits, where it says in ``native_size`` how high and wide its image was.
+    image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. Items
+    have ``id`` and ``pred`` as for :func:`predictions`.
 
     While an engine runs, masks are encoded and written by a thread of their own, in order, as the network goes on to
     the next images; a mask that cannot be written ends the run at one of the next batches, or at its end.
@@ -164,7 +216,7 @@ class MaskWriter:
 
     Raises:
         Refused: the threshold is not inside (0, 1), or not 0.5 with several classes; the output folder cannot be
-            written to, lies in the folder of images, or has files of these names that this inference did not write; one
+            written to, is in the folder of images, or has files of these names that this inference did not write; one
             image's mask would have the name of another's probabilities.
             When it is built, as far as ``images`` and ``model`` are given, else with the first such mask.
 
@@ -213,22 +265,23 @@ class MaskWriter:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._tell)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def __call__(self, engine: Engine) -> None:
-        for item in self._items(engine.state.batch, engine.state.output):
+        found = predictions(engine.state.batch, engine.state.output, threshold=self.threshold, classes=self.classes)
+        for prediction in found:
             if self._pool is None:
-                self._write(*item)
+                self._write(prediction)
             else:
-                self._pending.append(self._pool.submit(self._write, *item))
+                self._pending.append(self._pool.submit(self._write, prediction))
         self._wait_until_left(_AHEAD)
 
-    def _write(self, name: str, drawn: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
-        mask, *map_of_probabilities = self._files(name)
-        self.masks.write(mask, _png(drawn))
+    def _write(self, found: Prediction) -> None:
+        mask, *map_of_probabilities = self._files(found.name)
+        self.masks.write(mask, _png(found.mask))
         for file in map_of_probabilities:
-            self.masks.write(file, _png(np.rint(probabilities * 255)))
+            self.masks.write(file, _png(np.rint(found.probability * 255)))
         self._written += 1
 
     def _wait_until_left(self, most: int) -> None:
@@ -251,43 +304,13 @@ class MaskWriter:
         self._finish()
         raise error
 
-    def _tell(self) -> None:
+    def _completed(self) -> None:
         self._wait_until_left(0)
         self._finish()
         logger.info("%d %s in %s", self._written, "mask" if self._written == 1 else "masks", self.masks.folder)
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]
-
-    def _items(self, batch: Any, output: Any) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32]]]:
-        """Name, mask as it is written and probabilities of every image, both (H, W)."""
-        if isinstance(output, Mapping):  # not decollated: logits of a batch
-            heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch["native_size"])
-            rows = zip(batch["id"], zip(heights, widths, strict=True), output["pred"], strict=True)
-            output = [{"id": name, "native_size": size, "pred": logits} for name, size, logits in rows]
-        for item in ({**fields, **made} for fields, made in zip(_listed(batch, output), output, strict=True)):
-            if "native_size" in item:
-                height, width = (int(side) for side in item["native_size"])
-                probabilities = _probabilities(item["pred"], (height, width))
-                foreground = probabilities[0] >= self.threshold
-            else:
-                foreground, probabilities = item["pred"][0].cpu().numpy() > 0, item["probability"].cpu().numpy()
-            channels = len(self.classes) + 1
-            if len(probabilities) != channels:
-                found, expected = (
-                    f"{len(probabilities)} channels",
-                    f"{channels}, as classes are {self.classes or 'one'}",
-                )
-                hint = "let `classes` be those that the network was trained on"
-                raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, hint=hint)])
-            if self.classes:
-                yield item["id"], probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
-            else:
-                yield item["id"], np.where(foreground, 255, 0).astype(np.uint8), probabilities[0]
-
-
-def _listed(batch: Any, output: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
-    return batch if isinstance(batch, list) else [{}] * len(output)
 
 
 def _png(pixels: NDArray[Any]) -> bytes:

@@ -103,7 +103,7 @@ class StyleExchange(FedAvg):
 
     A site is asked for its windows until it has sent them once; from the next round on, weights go down with the
     windows of the others beside them. What leaves is under the policy for image-derived statistics
-    (``privacy -> statistics -> spectrum``).
+    (``privacy#statistics#spectrum``).
 
     Args:
         entries: windows of each site, as :class:`SpectrumWindows` has them.

@@ -38,7 +38,7 @@ def load_balance(share: Tensor, probability: Tensor) -> Tensor:
         probability: (..., K) float, ``P``: mean over tokens of the gate's softmax over all experts.
 
     Returns:
-        a scalar >= 0, without the factor (docs/pfedsam.md: 0.01).
+        a scalar >= 0, without the factor (docs/personalised.md: 0.01).
     """
     return share.shape[-1] * (share.detach() * probability).sum(dim=-1).mean()
 
@@ -85,7 +85,7 @@ class LoadBalanceTerm(Term):
 
 @dataclass(kw_only=True, eq=False)
 class MutualDistillationTerm(Term):
-    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/pfedsam.md).
+    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/personalised.md).
 
     The trained path is that of the supervised prediction, the other one runs on the same images without gradient: in
     stage G (see ``DecoupledStages``) that is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It
@@ -133,7 +133,7 @@ class MutualDistillationTerm(Term):
 
 
 class DecoupledStages(PartsInTurn):
-    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/pfedsam.md; a round of the federation is one).
+    """Stage G, then stage L, in every epoch of a trainer, which is a round (pFedSAM, docs/personalised.md).
 
     Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
     personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an

@@ -133,7 +133,7 @@ class ClusteredFedAvg(FedAvg):
     Our reading. The paper clusters *images*: each client sends a private graph of its samples' relations, the server
     joins them into one graph of K connected parts. Here *sites* are clustered, for models: a site's descriptor is a
     graph between intensities (:class:`ColourGraph`), one for all its images, and the server's graph has the sites as
-    nodes (:func:`grouped`). Descriptors leave under the policy for statistics of images (``privacy -> statistics ->
+    nodes (:func:`grouped`). Descriptors leave under the policy for statistics of images (``privacy#statistics ->
     graph``). The paper's are clipped and noised; here they leave as they are unless that rule has a ``clip`` and a
     ``noise_multiplier``, and then ``results.json`` has their epsilon. It is no default: noise that means anything for a
     whole site makes clusters of a few sites random (docs/personalised.md).

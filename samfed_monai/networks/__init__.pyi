@@ -2,8 +2,7 @@
 
 from .autocast import AutocastInferer, bf16_gains
 from .catalogue import CLIENT_NETWORKS, client_network
-from .key_patterns import KeyPatterns, KeySplit, network_split, split_keys
-from .onnx_network import OnnxNetwork
+from .key_patterns import KeySplit, network_split, split_keys
 from .sam.build import SAM_BUILDERS, build_sam
 from .sam.lora import apply_lora
 from .sam.network import SamNetwork, SamPath, sam_outputs
@@ -16,9 +15,7 @@ __all__ = [
     "KNOWN",
     "SAM_BUILDERS",
     "AutocastInferer",
-    "KeyPatterns",
     "KeySplit",
-    "OnnxNetwork",
     "SamNetwork",
     "SamPath",
     "Teacher",

@@ -35,16 +35,16 @@ def bf16_gains(device_type: str) -> bool:
 def bf16_possible(enabled: Switch, device_type: str) -> bool:
     """Whether an encoder computes in bfloat16: where it is asked for and :func:`bf16_gains`.
 
-    ``True`` on a processor that would only emulate it, several times slower than float32, is told once a process.
+    ``True`` on a processor that would only emulate it, several times slower than float32, is reported once a process.
     """
     gains = bf16_gains(device_type)
     if enabled is True and not gains:
-        _tell_float32(device_type)
+        _warn_float32(device_type)
     return gains and enabled is not False
 
 
-@lru_cache  # told once a process
-def _tell_float32(device_type: str) -> None:
+@lru_cache  # once a process
+def _warn_float32(device_type: str) -> None:
     text = "bf16 is true, but the %s of this machine does not compute bfloat16: going on in float32 (auto does so, too)"
     logger.warning(text, device_type)
 

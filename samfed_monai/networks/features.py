@@ -134,16 +134,11 @@ def require_encoder(network: nn.Module, asked_by: str) -> None:
         network: the network.
         asked_by: who needs it, for the message.
     """
-    try:
-        handles = _hooks(network, lambda features: features)
-    except Refused as refused:
-        problem = refused.problems[0]
-        raise Refused([Problem(asked_by, problem.found, problem.expected, problem.hint)]) from None
-    for handle in handles:
+    for handle in _hooks(network, lambda features: features, asked_by):
         handle.remove()
 
 
-def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor]) -> list[Handle]:
+def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str = "feature_dropout") -> list[Handle]:
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, nn.Module):
         return [encoder.register_forward_hook(lambda _, inputs, output: _encoded(inputs, output, change))]
@@ -156,7 +151,7 @@ def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor]) -> list[Handl
         ]
     expected = "an encoder that returns its feature maps (segmentation_models_pytorch, FlexibleUNet, BasicUNet)"
     hint = "choose such a network, or set the weight of what looks at features to 0"
-    raise Refused([Problem("feature_dropout", type(network).__name__, expected, hint)])
+    raise Refused([Problem(asked_by, type(network).__name__, expected, hint)])
 
 
 def _encoded(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Tensor]) -> Any:

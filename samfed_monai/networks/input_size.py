@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,15 @@ def _refuse_unfit(network: nn.Module, inputs: tuple[Tensor]) -> None:
     """Forward pre-hook: ``torch.jit.script`` compiles it, too, and takes its annotations and its branch literally."""
     if not torch.jit.is_scripting() and not torch.jit.is_tracing():
         batch, _, height, width = inputs[0].shape
-        problems = Problems()
-        for intake in _intakes(network):
-            problems.extend(intake.of_sides(height=height, width=width))
-            if network.training:
-                problems.extend(intake.of_batches(batch_size=batch))
-        problems.refuse_if_any()
+        problems = size_problems(network, height=height, width=width)
+        problems += batch_problems(network, batch_size=batch) if network.training else []
+        if problems:
+            raise Refused(problems)
 
 
 def size_advice(network: nn.Module, pixels: int) -> list[str]:
-    """What is worth knowing of images of this side for ``network``, in words; it would take them all the same."""
-    return [told for intake in _intakes(network) if (told := intake.advice(pixels))]
+    """Advice on images of this side for ``network``, which takes them all the same."""
+    return [text for intake in _intakes(network) if (text := intake.advice(pixels))]
 
 
 def size_problems(network: nn.Module, **sides: int) -> list[Problem]:

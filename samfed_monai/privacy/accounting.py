@@ -190,9 +190,9 @@ def privacy_account(
     lost: dict[str, int] = {}  # rounds since then without an answer that counts; it may have been sent
     for record in records:
         for site, entry in record["sites"].items():
-            told = int(entry.get("releases") or 0)
-            lost[site] = 0 if told else lost.get(site, 0) + (entry.get("status") == "skipped")
-            counted[site] = max(counted.get(site, 0), told)
+            sent = int(entry.get("releases") or 0)
+            lost[site] = 0 if sent else lost.get(site, 0) + (entry.get("status") == "skipped")
+            counted[site] = max(counted.get(site, 0), sent)
     releases = {site: count + lost[site] if any(counted.values()) else 0 for site, count in counted.items()}
     if statistic is not None and (rule := privacy.rule(statistic)) is not None:
         multiplier, delta = rule.noise_multiplier, DELTA

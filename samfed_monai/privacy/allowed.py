@@ -264,7 +264,7 @@ def statistic_problems(
         return []
     own, where = allowed.statistic, "message -> statistics"
     if asked is None or own is None or own.kind.value != asked:
-        found = "one that nobody asked for" if asked is None else "a kind that this site does not measure"
+        found = "one that was not asked for" if asked is None else "a kind that this site does not measure"
         return [Problem(where, found=found, expected="what the request names and the bundle measures")]
     if forbidden := forbidden_problems(own.kind, privacy, method):
         return forbidden

@@ -67,7 +67,7 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
     """The records of a file, oldest first.
 
     Raises:
-        Refused: there is no such file, or it holds a line that is no record; the line's number is told.
+        Refused: there is no such file, or it holds a line that is no record; the message has the line's number.
     """
     path = Path(path)
     if not path.is_file():

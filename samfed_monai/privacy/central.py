@@ -31,7 +31,7 @@ FILE_NAME = "privacy.jsonl"
 #: What the guarantee is about; the words of ``results.json`` and of the report.
 UNIT = "the steps of one site, counted as none"
 _CLIP = "central_clip"
-_MEAN = "mean"  # stands where a strategy expects the name of a site
+_MEAN = "mean"  # in place of a site's name
 
 
 def step_noise(noise_multiplier: float, count_noise: float | None) -> float:
@@ -42,7 +42,7 @@ def step_noise(noise_multiplier: float, count_noise: float | None) -> float:
 
     Args:
         noise_multiplier: z, of both releases together.
-        count_noise: s, standard deviation on the number of sites within the clip, > z / 2; ``None``: nobody counts.
+        count_noise: s, standard deviation on the number of sites within the clip, > z / 2; ``None``: not counted.
     """
     if count_noise is None:
         return noise_multiplier
@@ -62,7 +62,7 @@ def next_clip(clip: float, within: float, *, quantile: float, rate: float) -> fl
 
 
 class CentralNoise:
-    """Stands between the answers of a round and a strategy that needs their mean alone (:attr:`Exchange.mean`).
+    """Aggregates the answers of a round for a strategy that needs their mean alone (:attr:`Exchange.mean`).
 
     ``w + (sum of clip(w_i - w) + N(0, (z' * clip)^2)) / S`` over the S sites that answered, where ``z'`` is
     ``noise_multiplier`` without a ``quantile`` and a little more with one (:func:`step_noise`). Every site counts
@@ -100,7 +100,7 @@ class CentralNoise:
 
     @property
     def count_noise(self) -> float | None:
-        """Standard deviation of the noise on the number of sites within the clip; ``None`` where nobody counts them."""
+        """Standard deviation of the noise on the number of sites within the clip; ``None``: not counted."""
         if self.settings.quantile is None:
             return None
         sites = len(self.strategy.server.sites)
@@ -176,8 +176,8 @@ class CentralNoise:
         after = count_noise(self.ledger, _noise_of)
         after[noise] += 1
         if most is not None and (spent := epsilon_of(after, self.settings.delta)) > most:
-            told = f"epsilon would be {spent:.3g} after one more mean, of at most {most:g}; repeated rounds count"
-            raise Stopped(told, "take the last model as it is; more rounds spend more")
+            reason = f"epsilon would be {spent:.3g} after one more mean, of at most {most:g}; repeated rounds count"
+            raise Stopped(reason, "take the last model as it is; more rounds spend more")
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         append_line(self.ledger, json.dumps({"time": now, "round": round, "noise_multiplier": noise}))
 

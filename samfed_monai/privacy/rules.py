@@ -363,20 +363,19 @@ def _require_kept(privacy: Privacy, strategy: Strategy, method: Method | None, g
             require_accountant()
     if privacy.differential_privacy is None:
         return
-    if kind is not None and kind is not StatisticKind.PROTOTYPES:
-        found, expected = f"weights with noise, and {kind.words} beside them", "weights alone"
-        hint = "choose a variant that sends no statistic of images, or differential_privacy: null"
-        raise Refused([Problem(f"{WHERE}#differential_privacy", found=found, expected=expected, hint=hint)])
-    exchange = strategy.exchange
-    if exchange.means_of_terms:
-        found, expected = "weights with noise, and means of loss terms beside them", "weights alone"
-        hint = "choose a variant that weighs sites by their images, such as samfed, or differential_privacy: null"
-        raise Refused([Problem(f"{WHERE}#differential_privacy", found=found, expected=expected, hint=hint)])
+    exchange, found, expected = strategy.exchange, "", "weights alone"
     unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
-    if exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
+    if kind is not None and kind is not StatisticKind.PROTOTYPES:
+        found = f"weights with noise, and {kind.words} beside them"
+        hint = "choose a variant that sends no statistic of images"
+    elif exchange.means_of_terms:
+        found = "weights with noise, and means of loss terms beside them"
+        hint = "choose a variant that weighs sites by their images, such as samfed"
+    elif exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
         found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"
-        expected = "weights of one network, or predictions"
-        hint = "choose a variant that exchanges those, or differential_privacy: null"
+        expected, hint = "weights of one network, or predictions", "choose a variant that exchanges those"
+    if found:
+        hint = f"{hint}, or differential_privacy: null"
         raise Refused([Problem(f"{WHERE}#differential_privacy", found=found, expected=expected, hint=hint)])
     require_accountant()
 

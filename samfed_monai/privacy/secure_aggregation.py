@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int,
 def as_mean(
     total: NDArray[np.int64], like: Mapping[str, Tensor], *, weight: int, fraction_bits: int
 ) -> dict[str, Tensor]:
-    """The weighted mean out of the sum of :func:`as_vector`: what stands in ``like``'s names, shapes and types.
+    """The weighted mean out of the sum of :func:`as_vector`: with ``like``'s names, shapes and types.
 
     Args:
         total: (P,) the sum.
@@ -177,7 +178,7 @@ class SecureSite:
         if not answer.tensors:
             return answer
         self._answer, self._member = answer, None
-        return _of(answer, Kind.METRICS, {}, metrics=answer.metrics)
+        return replace(answer, kind=Kind.METRICS, tensors={}, extra={})
 
     def answer(self, task: Task, message: Message) -> Message:
         """Does one of :data:`STEPS`.
@@ -185,30 +186,28 @@ class SecureSite:
         Raises:
             MessageRefused: out of its turn, of another round, or what :class:`Member` refuses.
         """
-        held = self._answer
+        held, sites = self._answer, len(self.sites)
         if held is None or held.round != message.round or (self._member is None) != (task == Task.KEYS):
             found, expected = f"{Task(task).value} out of its turn", "the steps of one round, after its training"
             raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
-        if self._member is None:
-            self._member = Member(self.number, self.settings.threshold_of(len(self.sites)))
-            return self._said("keys", {self.number: self._member.keys()})
-        member = self._member
-        if task == Task.SHARES:
-            return self._said("shares", member.shares(_rows(message, "keys", KEYS, len(self.sites))))
-        if task == Task.MASKED:
-            sealed = _rows(message, "shares", SEALED, len(self.sites))
-            options: dict[str, int] = {"weight": held.n, "fraction_bits": self.settings.fraction_bits}
-            vector = as_vector(held.tensors, members=len(self.sites), **options)
-            return _of(held, Kind.SECURE, {"masked": torch.from_numpy(member.masked(vector, sealed))})
-        survivors = _rows(message, "survivors", 0, len(self.sites))
-        self._answer, self._member = None, None
-        shares = member.unmask(survivors)
-        self.sums.enter(self.run, held.round, update_hash(held), [self.sites[number] for number in survivors])
-        return _of(held, Kind.SECURE, _packed("shares", shares))
-
-    def _said(self, name: str, rows: Mapping[int, bytes]) -> Message:
-        assert self._answer is not None
-        return _of(self._answer, Kind.SECURE, _packed(name, rows))
+        member = self._member = self._member or Member(self.number, self.settings.threshold_of(sites))
+        match task:
+            case Task.KEYS:
+                tensors = _packed("keys", {self.number: member.keys()})
+            case Task.SHARES:
+                tensors = _packed("shares", member.shares(_rows(message, "keys", KEYS, sites)))
+            case Task.MASKED:
+                sealed = _rows(message, "shares", SEALED, sites)
+                bits = self.settings.fraction_bits
+                vector = as_vector(held.tensors, weight=held.n, fraction_bits=bits, members=sites)
+                tensors = {"masked": torch.from_numpy(member.masked(vector, sealed))}
+            case _:
+                survivors = _rows(message, "survivors", 0, sites)
+                self._answer, self._member = None, None
+                tensors = _packed("shares", member.unmask(survivors))
+                names = [self.sites[number] for number in survivors]
+                self.sums.enter(self.run, held.round, update_hash(held), names)
+        return replace(held, kind=Kind.SECURE, tensors=tensors, metrics={}, extra={})
 
 
 class BelowThreshold(Exception):
@@ -226,7 +225,7 @@ class BelowThreshold(Exception):
 
 
 class OtherMembers(Exception):
-    """A round that is done again cannot have the sum that was begun before: somebody is missing.
+    """A round that is done again cannot have the sum that was begun before: a member is missing.
 
     Args:
         begun: members of that sum.
@@ -238,10 +237,10 @@ class OtherMembers(Exception):
 
 
 class SecureServer:
-    """The server's part: stands between answers without tensors and a strategy that needs their mean alone.
+    """The server's part: it has the sites' updates added, for a strategy that needs their mean alone.
 
     It learns the sum of the sites that gave their masked vector, each weighed by its own number of images, and those
-    numbers. The update guard sees the mean and no step by itself. It trusts sites: a wrong vector spoils the mean.
+    numbers. The update guard sees the mean and no step by itself. It trusts sites: a wrong vector makes the mean wrong.
 
     Before it asks for shares it writes down whose sum they are for. A round that is done again, after a crash or below
     a threshold, has the same members or no sum at all (:class:`SumsOfUpdates`, by which sites hold it to that).
@@ -420,21 +419,6 @@ class SecureServer:
         if len(left) < self.threshold:
             reasons = {site: failure.reason for site, failure in {**self.dropped, **failures}.items()}
             raise BelowThreshold(len(left), self.threshold, reasons)
-
-
-def _of(
-    answer: Message, kind: Kind, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None
-) -> Message:
-    return Message(
-        kind,
-        answer.site,
-        answer.round,
-        answer.rounds,
-        answer.seed,
-        n=answer.n,
-        tensors=dict(tensors),
-        metrics=dict(metrics or {}),
-    )
 
 
 def _table(name: str, rows: int, width: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A sum of which nobody sees the parts: pairwise masks and self-masks, and shares of them for those who drop out.
+"""A sum whose parts stay hidden: pairwise masks and self-masks, and shares of them for those who drop out.
 
 Bonawitz et al., *Practical secure aggregation for privacy-preserving machine learning* (CCS 2017), figure 4, for a
 server that does what it should and looks at everything (honest but curious): there are no signatures. Keys are X25519
@@ -32,7 +32,7 @@ SEALED = 12 + 2 * SHARE + 16
 
 
 def require_cryptography(where: str) -> None:
-    """Refuses a run whose masks nobody could make.
+    """Refuses a run whose masks cannot be made.
 
     Args:
         where: the setting that needs the package.
@@ -212,13 +212,13 @@ class Member:
             sealed: by sender, what the others sent for this member; they and this one are who is masked against.
 
         Raises:
-            MessageRefused: fewer than the threshold, a sender without keys, or what somebody has changed on its way.
+            MessageRefused: fewer than the threshold, a sender without keys, or shares that were changed on their way.
         """
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
         if len(self._held) != 1 or sealed.keys() - self._keys.keys() or self.number in sealed:
-            raise _refusal("shares that nobody waits for", "those of the others, once")
+            raise _refusal("shares out of their turn", "those of the others, once")
         self._require_enough([self.number, *sealed])
         for other, content in sealed.items():
             try:
@@ -238,7 +238,7 @@ class Member:
             survivors: members whose vectors are in the sum.
 
         Raises:
-            MessageRefused: fewer than the threshold, or somebody whose shares this member does not hold.
+            MessageRefused: fewer than the threshold, or a member whose shares are not here.
         """
         inside, held = set(survivors), self._held
         self._require_enough(inside)
@@ -250,7 +250,7 @@ class Member:
     def _require_enough(self, members: Iterable[int]) -> None:
         count = len(set(members))
         if count < self.threshold:
-            raise _refusal(f"{count} members", f"at least {self.threshold}, the threshold, so that none stands alone")
+            raise _refusal(f"{count} members", f"at least {self.threshold}, the threshold, so that no update is alone")
 
 
 def _way(sender: int, receiver: int) -> bytes:

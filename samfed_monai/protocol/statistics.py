@@ -3,7 +3,7 @@
 A statistic is off unless the method that is named sends one (:attr:`.Strategy.statistic`, and ``leaves_site`` of its
 declaration); a run says so before it begins. It travels with a site's trained weights, in names that begin with
 :data:`PREFIX`, where the server asked for it, and it comes from the site's :class:`Statistic`, the id ``statistics`` of
-``train.json``. The release filter holds it to its :class:`StatisticRule` (``federate.json -> privacy -> statistics``)
+``train.json``. The release filter holds it to its :class:`StatisticRule` (``federate.json -> privacy#statistics``)
 and writes the audit line. Prototypes travel in messages of their own and are held to a rule as well.
 """
 
@@ -31,7 +31,7 @@ PREFIX = "statistics."
 
 
 class StatisticKind(str, Enum):
-    """What can leave, in the words of ``_method#leaves_site`` and of ``privacy -> statistics``."""
+    """What can leave, in the words of ``_method#leaves_site`` and of ``privacy#statistics``."""
 
     SPECTRUM = "spectrum"
     FEATURES = "features"
@@ -61,7 +61,7 @@ class StatisticRule:
             are.
         noise_multiplier: standard deviation of Gaussian noise over ``2 * clip * sqrt(entries)``, by which a message
             changes at most when all of a site's images are replaced; 0 adds none.
-        least_images: images behind every entry, at the least; ``privacy -> least_images`` counts where it is larger.
+        least_images: images behind every entry, at the least; ``privacy#least_images`` counts where it is larger.
 
     Example::
 

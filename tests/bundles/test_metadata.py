@@ -14,7 +14,7 @@ from samfed_monai.core.io import read_json, write_json
 
 from .conftest import BUNDLES, REPOSITORY
 
-KNOBS = (REPOSITORY / "docs" / "knobs.md").read_text()
+KNOBS = (REPOSITORY / "docs" / "options.md").read_text()
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_the_docs_explain_every_knob_and_give_its_default(bundle, file):
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
     for name, value in on_top(read_json(bundle / "configs" / file)).items():
         shown = {"": '""', None: "`null`", True: "true", False: "false"}.get(value, f"`{value}`")
-        assert name in rows, f"docs/knobs.md says nothing of {name} of {file}"
+        assert name in rows, f"docs/options.md says nothing of {name} of {file}"
         assert shown in rows[name].split(", ") or str(value) in rows[name].split(", "), f"{file} -> {name}"
 
 

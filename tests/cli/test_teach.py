@@ -67,7 +67,7 @@ def test_a_knob_of_the_file_that_has_no_argument_is_an_override(listed, tmp_path
 
 def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(listed, tmp_path):
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--adapt", "decoder", "--size", "64"]
-    words += ["--epochs", "2", "--learning_rate", "1e30", "--loss", '{"_target_": "monai.losses.DiceLoss"}']
+    words += ["--epochs", "2", "--optimizer#weight_decay", "1e30", "--loss", '{"_target_": "monai.losses.DiceLoss"}']
     guard = '[{"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "server"}]'
     arguments = parse(*words, "--train#handlers", guard)
     with pytest.raises(Stopped, match=r"site 'server', round \d of 2, step \d: the (loss is|weights hold) NaN"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import samfed_monai.federation
-from samfed_monai.cli import export, trained_model
+from samfed_monai.cli import export
 from samfed_monai.cli.arguments import knobs_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, grouped_configs
@@ -29,6 +29,7 @@ from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id,
 from samfed_monai.config.reads import OF_SERVER, Unread
 from samfed_monai.core.io import read_json
 from samfed_monai.flare import job
+from samfed_monai.inference import predictor
 
 SKIN = find_bundle("samfed_skin")
 RECEIVED: list[Any] = []
@@ -80,10 +81,11 @@ COMMANDS = {
     "teach": ("teacher", MONAI_IDS),
     "python -m monai.bundle run train.json": ("train", MONAI_IDS),
     "evaluate": ("evaluate", MONAI_IDS),
-    "evaluate --model ADAPTER": ("evaluate", trained_model._READ["evaluate"]),
+    "evaluate --model ADAPTER": ("evaluate", predictor.TEACHER_READ["evaluate"]),
     "infer": ("inference", MONAI_IDS),
-    "infer --model ADAPTER": ("inference", trained_model._READ["inference"]),
+    "infer --model ADAPTER": ("inference", predictor.TEACHER_READ["inference"]),
     "infer --model ADAPTER --teacher#": ("teacher", USE_OF_TEACHER),
+    "infer --model FILE.onnx": ("inference", predictor.NETWORK_READ),
     "export": ("inference", export._READ),
     "federate": ("federate", MONAI_IDS),
     "flare export": ("federate", job._READ),

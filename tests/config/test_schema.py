@@ -201,9 +201,9 @@ def test_what_a_range_says(value, keywords, told):
 
 
 def test_the_tables_of_the_docs_are_those_of_the_source():
-    text = (DOCS / "knobs.md").read_text(encoding="utf-8")
+    text = (DOCS / "options.md").read_text(encoding="utf-8")
     skin, polyp = find_bundle("samfed_skin"), find_bundle("samfed_polyp")
-    assert page(text, [skin, polyp]) == text, "run `samfed schema samfed_skin --page docs/knobs.md`"
+    assert page(text, [skin, polyp]) == text, "run `samfed schema samfed_skin --page docs/options.md`"
     assert text.count("<!-- end -->") == sum(len(tables) for tables in knob_texts().values())
     emptied = text.replace("| federated rounds |", "| rounds |")
     assert page(emptied, [skin, polyp]) == text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import io
 import pickle
 import pkgutil
+import re
 import string
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import packaged_bundles, strict_bundle_problems, strict_problems
+from samfed_monai.config.inventory import inventory
 from samfed_monai.config.strict import FETCHING, MODULES, strict_files, strict_target, telling_argument
 from samfed_monai.config.variants import PACKAGED
 from samfed_monai.core.io import read_json, save_tensors
@@ -476,3 +479,38 @@ def test_fault_31_the_command_refuses_with_every_problem_and_code_2(bundle, rewr
     assert errors.count("-> rate:") == 1
     assert "train.json -> loss#sigmiod" in errors
     assert "train.json -> initialize#0: expected no expression" in errors
+
+
+def test_an_inventory_lists_components_packages_files_hashes_and_licences(tmp_path: Path):
+    root = tmp_path / "own"
+    for name, text in {
+        "configs/train.json": '{"loss": {"_target_": "monai.losses.DiceLoss"}, "all": [{"_target_": "torch.nn.ReLU"}]}',
+        "models/model.safetensors": "weights",
+        "docs/data_license.txt": "CC-0",
+        "LICENSE": "   Apache License\n   Version 2.0, January 2004\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    listed = inventory(root, [PACKAGED / "ditto.json"]).splitlines()
+    rows = [re.split(r"  +", line) for line in listed]
+    assert ["monai.losses.dice.", "DiceLoss"] in rows
+    assert ["torch.nn.modules.activation.", "ReLU"] in rows
+    assert ["samfed_monai.methods.ditto.", "AnchoredTerm, DittoSharing"] in rows
+    assert ["torch", torch.__version__] in [row[:2] for row in rows]
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert ["models/model.safetensors", "7", digest, "Apache-2.0; data: docs/data_license.txt"] in rows
+    assert [row[0] for row in rows[-4:]] == [
+        "LICENSE",
+        "configs/train.json",
+        "docs/data_license.txt",
+        "models/model.safetensors",
+    ]
+    (root / "LICENSE").unlink()
+    assert inventory(root).splitlines()[-1].endswith("none stated; data: docs/data_license.txt")
+
+
+def test_check_prints_the_inventory_of_a_bundle_that_passes(capsys):
+    assert main(["check", "samfed_skin", "--workflow", "inference", "--strict", "--inventory"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^samfed_monai\.handlers\.mask_writer\. +MaskWriter$", out, re.MULTILINE)
+    assert re.search(r"^models/model\.pt +10554525 +[0-9a-f]{64} +Apache-2\.0; data: ", out, re.MULTILINE)

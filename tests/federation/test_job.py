@@ -125,7 +125,7 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
     logged = (tmp_path / "run.log").read_text()
     with pytest.raises(Refused, match=r"config#update_guard#limit: expected nothing, as in run\.json, found 0\.5"):
         job(small_federation, tmp_path, update_guard={"limit": 0.5}).run()
-    with pytest.raises(Refused, match=r"config#learning_rate.*as in run\.json"):
+    with pytest.raises(Refused, match=r"config#client#learning_rate.*as in run\.json"):
         job(small_federation, tmp_path, rounds=1, train={**CLIENT, "learning_rate": 0.1}).run()
     assert (tmp_path / "run.log").read_text() == logged, "it is the other run's"
 
@@ -252,10 +252,11 @@ def test_privacy_networks_and_teacher_are_told_together():
     found = told(
         privacy={"least_image": 3},
         teacher={"base": "mobile_sam", "size": 300, "lora_targets": "q", "peak": 0.7},
-        train={"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"},
+        teacher_adapt="LoRA",
+        network_name="deeplabv3_resnet18",
     )
     starts = (
-        "federate.json -> privacy: expected one of least_images",
+        "federate.json -> privacy#least_image: expected one of",
         "network of a site: expected one of",
         "teacher -> adapt: expected one of",
         "teacher -> base: expected one of",
@@ -267,7 +268,7 @@ def test_privacy_networks_and_teacher_are_told_together():
 
 
 def test_what_a_network_does_not_take():
-    [height, width, batch] = told(train={"network_name": "deeplabv3plus_resnet18", "image_size": 100, "batch_size": 1})
+    [height, width, batch] = told(network_name="deeplabv3plus_resnet18", image_size=100, batch_size=1)
     assert height.endswith("set image_size to 96 or 112")
     assert "image width" in width
     assert "batch_size: expected at least 2" in batch
@@ -320,7 +321,7 @@ def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak
 
 def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_was_done(weak):
     listed, said = DataList.load(weak / "list.json"), {"images#weak_labels": True}
-    for options in ({"sites": {"site-1": said}}, {"train": said}):
+    for options in ({"sites": {"site-1": said}}, said):
         [problem] = told(listed, variant="supervised", **options)
         assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
 
@@ -335,7 +336,7 @@ def test_too_few_sites_for_the_quorum(small):
 
 
 def test_without_a_teacher_its_settings_are_not_looked_at():
-    assert told(train={"teacher_adapt": "off"}, variant="dp_only", teacher={"peak": 0.7}) == []
+    assert told(teacher_adapt="off", variant="dp_only", teacher={"peak": 0.7}) == []
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

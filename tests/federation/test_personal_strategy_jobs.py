@@ -1,8 +1,7 @@
-"""Whole jobs of the strategies that personalise, by their variants' names: both bundles, in one process and wired."""
+"""Whole jobs by their variants' names: over a transport that serialises and in one process, to the same bits."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,20 @@ import pytest
 import torch
 
 from samfed_monai.config import check_bundle, find_bundle
+from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.data import render_synthetic
 from samfed_monai.results import validate_results
-from tests.federation.test_job import CLIENT, job
+from tests.federation.test_job import CLIENT, UNLIKE, job
 from tests.federation.test_wired_jobs import at_server
 from tests.federation.wired import Homes
 from tests.methods import present
 
 VARIANTS = present("apple", "ditto", "fca", "fedala")
-WIRED = present("apple", "ditto", "fca", "fedala", "fedicra", "fedbn", "fedper", "fedrep", "fedprox")
+WIRED = present("no_sam", "hssf", "apple", "ditto", "fca", "fedala", "fedicra", "fedbn", "fedper", "fedrep", "fedprox")
 SMALL = {**CLIENT, "local_steps": 1}
 SIZES: dict[str, dict[str, Any]] = {
+    "hssf": UNLIKE,
     "fedala": {"sharing#batches": 1, "sharing#first_batches": 1},
     "fedicra": {
         **{"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 1},
@@ -38,17 +38,6 @@ KEPT = {"fedbn": ".adn.N.", "fedper": "final_conv.", "fedrep": "final_conv."}
 STATE = {"apple": "sharing.shares", "ditto": "network.", "fca": ".exp_avg", "fedicra": "sharing."}
 
 
-@pytest.fixture(scope="module")
-def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sites that train and ``site-3``, which has nothing but test images."""
-    folder = tmp_path_factory.mktemp("three")
-    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
-    listed.sites["site-3"] = dataclasses.replace(listed.sites["site-3"], unlabelled=[], validation=[])
-    listed.save(folder / "list.json")
-    return folder
-
-
 def options(variant: str) -> dict[str, Any]:
     client = {**SMALL, **SIZES.get(variant, {})}
     return {"variant": variant, "train": client, "rounds": 2, "privacy": {"least_images": 1}}
@@ -60,7 +49,7 @@ def test_both_bundles_take_it(bundle, variant):
     assert check_bundle(find_bundle(bundle), "train", variant=variant, ready=False) == []
 
 
-@pytest.mark.parametrize("variant", [WIRED[0], *(pytest.param(v, marks=pytest.mark.slow) for v in WIRED[1:])])
+@pytest.mark.parametrize("variant", [*WIRED[:1], *(pytest.param(v, marks=pytest.mark.slow) for v in WIRED[1:])])
 def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path, variant):
     together = job(three_sites, tmp_path / "together", **options(variant)).run()
     homes = Homes(three_sites, tmp_path / "homes")
@@ -70,7 +59,12 @@ def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path
         assert apart[part] == together[part], part
     assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
     assert apart["traffic"]["down_bytes"] == together["traffic"]["down_bytes"]
-    assert together["models"]["last"]["unseen"]["site-3"]["test"]["n"] == 1
+    assert together["models"]["last"]["unseen"]["site-3"]["test"]["n"] == 2
+    assert (together["process"]["device"], "device" in apart["process"]) == (device_name(), False), "sites compute"
+    assert not (tmp_path / "apart" / "evaluation").exists(), "tables of images are at the sites"
+    assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
+    asked = homes.transport.asked
+    assert asked[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
     record = read_json(tmp_path / "together/rounds/001/round.json")
     if variant == "apple":
         assert {"share_0", "share_1"} <= record["sites"]["site-1"]["terms"].keys()

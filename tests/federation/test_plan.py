@@ -52,7 +52,7 @@ def test_every_mistake_is_told_at_once():
     with pytest.raises(Refused) as caught:
         Plan.from_json(wrong)
     found = [problem.where for problem in caught.value.problems]
-    assert found == ["plan -> rounds", "plan -> client", "plan -> quorum", "plan -> sites -> a"]
+    assert found == ["plan -> rounds", "plan -> train", "plan -> quorum", "plan -> sites -> a"]
     assert "expected a whole number, found '3' (str)" in str(caught.value)
     with pytest.raises(
         Refused, match=r"rounds: expected at least 1, found 0\n.*seed: .*0, found -1\n.*steps: .*found -5"

@@ -141,7 +141,8 @@ def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(
 def test_fault_61_a_single_site_is_refused_unless_asked_for(tmp_path):
     with RunFolder(tmp_path).open({}) as folder:
         with pytest.raises(
-            Refused, match=r"sites: expected at least 2, so that no update stands alone.*`--allow_single_site true`"
+            Refused,
+            match=r"sites: expected at least 2, so that no update is averaged alone.*`--allow_single_site true`",
         ):
             controller(folder, {"a": FixedClient("a")})
         controller(folder, {"a": FixedClient("a", step=1.0)}, allow_single_site=True, rounds=1).run()
@@ -319,7 +320,12 @@ def test_how_many_a_round_needs(sites, quorum, single, needed):
     [
         (2, None, False, []),
         (1, None, True, []),
-        (1, None, False, ["sites: expected at least 2, so that no update stands alone, found 1; `--allow_single_site"]),
+        (
+            1,
+            None,
+            False,
+            ["sites: expected at least 2, so that no update is averaged alone, found 1; `--allow_single_site"],
+        ),
         (2, 3, False, ["quorum: expected a number from 1 to 2, the number of sites, found 3"]),
     ],
 )

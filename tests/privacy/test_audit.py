@@ -32,28 +32,11 @@ def test_of_lines_that_were_cut_off_alone_each_counts_as_one_of_noise_1(tmp_path
     assert count_noise(AuditLog(tmp_path).path, _noise_of) == {1.0: 1}
 
 
-def test_a_table_has_a_row_per_message_and_the_sums():
-    records = [
-        {"time": "t", **SENT, "metrics": ["dice", "iou"]},
-        {"time": "t", **SENT, "noise": {"deviation": 0.5, "release": 1}},
-    ]
-    lines = audit_table(iter(records)).splitlines()
-    assert lines[0].split()[:5] == ["time", "site", "round", "task", "outcome"]
-    assert "dice, iou" in lines[1]
-    assert "sd 0.5, release 1" in lines[2]
-    assert lines[-1] == "sent weights: 2 messages, 200 bytes"
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(Refused, match="no such file"):
-        read_audit(tmp_path / "audit.jsonl")
-    assert not count_noise(AuditLog(tmp_path).path, _noise_of)
-
-
 def test_refusals_in_full(tmp_path):
     path = tmp_path / "audit.jsonl"
     with pytest.raises(Refused) as error:
         read_audit(path)
+    assert not count_noise(path, _noise_of)
     assert str(error.value.problems[0]) == (
         f"{path}: expected an audit file, found no such file; name a site's audit.jsonl"
     )

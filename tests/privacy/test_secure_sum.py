@@ -150,13 +150,13 @@ def test_what_is_out_of_order_is_refused():
     keys = {number: member.keys() for number, member in enumerate(members)}
     assert {len(key) for key in keys.values()} == {KEYS}
     with pytest.raises(
-        MessageRefused, match="expected at least 2, the threshold, so that none stands alone, found 1 mem"
+        MessageRefused, match="expected at least 2, the threshold, so that no update is alone, found 1 mem"
     ):
         members[0].shares({0: keys[0]})
     for wrong in ({**keys, 0: keys[1]}, {**keys, 2: keys[1]}, {1: keys[1], 2: keys[2]}):
         with pytest.raises(MessageRefused, match="a list of keys that is not in order"):
             members[0].shares(wrong)
-    with pytest.raises(MessageRefused, match="shares that nobody waits for"):
+    with pytest.raises(MessageRefused, match="shares out of their turn"):
         members[0].masked(np.zeros(2, dtype=np.int64), {})
     with pytest.raises(MessageRefused, match="members whose shares are not here"):
         members[0].unmask([0, 1])

@@ -105,7 +105,7 @@ def test_entries_are_clipped_and_noise_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "options", "given", "told"),
     [
-        (request(), {}, OWN, "found one that nobody asked for"),
+        (request(), {}, OWN, "found one that was not asked for"),
         (request(statistics="graph"), {}, OWN, "found a kind that this site does not measure"),
         (ASKED, {}, {"windows": torch.zeros(3, 2)}, r"statistics -> windows: expected \(2, 2\), torch.float32"),
         (ASKED, {}, {"windows": OWN["windows"].double()}, "another shape or dtype"),

@@ -1,4 +1,4 @@
-"""SAM as a client network: shared LoRA, personal experts, a global and a personal path (docs/pfedsam.md)."""
+"""SAM as a client network: shared LoRA, personal experts, a global and a personal path (docs/personalised.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.validators import one_of, require, switch
 from samfed_monai.networks.autocast import autocast
-from samfed_monai.networks.key_patterns import KeyPatterns, KeySplit, split_keys
+from samfed_monai.networks.key_patterns import KeySplit, split_keys
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
 from samfed_monai.networks.sam.experts import ExpertSwitch, LocalExperts, Routing, apply_experts, joined
 from samfed_monai.networks.sam.geometry import crop, pad, place
@@ -46,7 +46,9 @@ class Decoder(str, Enum):
     """As it comes."""
 
 
-def sam_key_patterns(*, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True) -> KeyPatterns:
+def sam_key_patterns(
+    *, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True
+) -> dict[str, tuple[str, ...]]:
     """What is shared and what is personal of a SAM with LoRA.
 
     Args:
@@ -55,10 +57,10 @@ def sam_key_patterns(*, decoder: str = "personal", lora_targets: str = "qv", exp
         experts: whether it has L-MoE.
     """
     local = EXPERT_KEYS if experts else ()
-    return KeyPatterns(
-        shared=LORA_KEYS[lora_targets] + (DECODER_KEYS if decoder == Decoder.SHARED else ()),
-        personal=local + (DECODER_KEYS if decoder == Decoder.PERSONAL else ()),
-    )
+    return {
+        "shared": LORA_KEYS[lora_targets] + (DECODER_KEYS if decoder == Decoder.SHARED else ()),
+        "personal": local + (DECODER_KEYS if decoder == Decoder.PERSONAL else ()),
+    }
 
 
 class SamPath(str, Enum):
@@ -151,7 +153,7 @@ class SamNetwork(nn.Module):
         self.sam, self.size, self.full, self.path = sam, size, full, SamPath.PERSONAL
         self.switch = ExpertSwitch()
         if full:
-            self.key_patterns = KeyPatterns(shared=("*",), personal=())
+            self.key_patterns: dict[str, tuple[str, ...]] = {"shared": ("*",)}
         else:
             sam.requires_grad_(False)
             apply_lora(sam.image_encoder, rank, lora_targets)
@@ -174,7 +176,7 @@ class SamNetwork(nn.Module):
 
     def key_split(self) -> KeySplit:
         """Names of the state dict by what becomes of them: shared, personal, frozen."""
-        return split_keys(self.state_dict(), self.key_patterns, where=type(self).__name__)
+        return split_keys(self.state_dict(), **self.key_patterns, where=type(self).__name__)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, for an optimizer: the groups ``shared`` and, where there is anything in it, ``personal``."""

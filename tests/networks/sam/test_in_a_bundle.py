@@ -1,4 +1,4 @@
-"""What docs/pfedsam.md shows, on top of a bundle's own train.json: a round of two stages."""
+"""What docs/personalised.md shows, on top of a bundle's own train.json: a round of two stages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def test_a_round_of_both_stages(bundle, checkpoint, tmp_path, monkeypatch):
         "standalone": {},
         **{f"{part}#_disabled_": True for part in OFF},
     }
-    for block in re.findall(r"```json\n(.*?)```", (REPOSITORY / "docs" / "pfedsam.md").read_text(), re.DOTALL):
+    page = (REPOSITORY / "docs" / "personalised.md").read_text().partition("## SAM at the sites")[2]
+    for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL):
         overrides |= json.loads(block)
     before = monai.data.get_track_meta()
     monai.data.set_track_meta(False)

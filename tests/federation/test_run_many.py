@@ -14,9 +14,9 @@ import time
 
 import pytest
 
-from samfed_monai.cli.run_many import FailedRun, Run, RunsRefused, configs_of, failure, last_words, run_all
 from samfed_monai.core.errors import Stopped, message_and_code
 from samfed_monai.core.io import read_json
+from samfed_monai.federation.run_many import FailedRun, Run, RunsRefused, configs_of, failure, last_words, run_all
 
 CONFIGS = {
     "federate": {"rounds": 3, "image_size": 64},
@@ -204,7 +204,7 @@ def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("samfed_monai.cli.run_many._start", start)
+    monkeypatch.setattr("samfed_monai.federation.run_many._start", start)
     threading.Thread(target=ask, daemon=True).start()
     run = Run(bundle, "mine", 0, bundle.parent / "mine", {"rounds": "3"}, ())
     with pytest.raises(Stopped, match="asked to end"):

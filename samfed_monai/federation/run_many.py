@@ -48,10 +48,10 @@ def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
         failed: in the order in which they ended.
         runs: how many there are, those included that did not fail.
     """
-    told: dict[tuple[str, ...], list[FailedRun]] = {}
+    groups: dict[tuple[str, ...], list[FailedRun]] = {}
     for run in failed:
-        told.setdefault(last_words(run.folder, run.code), []).append(run)
-    text = "".join(_paragraph(lines, those) for lines, those in told.items())
+        groups.setdefault(last_words(run.folder, run.code), []).append(run)
+    text = "".join(_paragraph(lines, those) for lines, those in groups.items())
     refused = sum(run.code == ExitCode.REFUSED for run in failed)
     if refused == len(failed):
         return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: fix it, then {AGAIN}")
@@ -60,7 +60,7 @@ def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
 
 
 def last_words(folder: Path, code: int) -> tuple[str, ...]:
-    """What a run that ended with this exit code said last: its problems, its exception, why it stopped, or a line."""
+    """The end of the log of a run with this exit code: its problems, its exception, why it stopped, or a line."""
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     if code == ExitCode.REFUSED:
@@ -70,8 +70,8 @@ def last_words(folder: Path, code: int) -> tuple[str, ...]:
     if code == ExitCode.STOPPED:
         heads = [place for place, line in enumerate(lines) if line.startswith("stopped: ")]
         if heads:  # how to go on is for whoever runs it alone
-            told = [line.strip() for line in lines[heads[-1] :]]
-            return tuple(line for line in told if not _HOW_TO_GO_ON.match(line))
+            ended = [line.strip() for line in lines[heads[-1] :]]
+            return tuple(line for line in ended if not _HOW_TO_GO_ON.match(line))
     if lines and lines[-1] == BUG_NOTE:
         lines = [line for line in lines if _EXCEPTION.match(line) and not _MONAI_S.match(line)] or lines
     return (lines[-1].strip(),) if lines else ("no output",)

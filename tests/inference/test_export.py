@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -16,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.cli.export import _named
+from samfed_monai.cli.export import model_of
 from samfed_monai.cli.main import main
 from samfed_monai.config import bundle_of_command
 from samfed_monai.core.io import save_tensors
-from samfed_monai.networks import client_network, export
-from samfed_monai.networks.export import Measured, exported_metadata, table_of
+from samfed_monai.inference import Predictor, export
+from samfed_monai.inference.export import Measured, exported_metadata, table_of
+from samfed_monai.networks import client_network
 from tests.federation.test_job import CLIENT, job
 
 MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
@@ -161,8 +161,7 @@ def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, mo
         (tmp_path / "run" / "results.json").write_text(json.dumps(results))
         if folder == "mine":
             assert main(["init", "samfed_skin", "mine"]) == 0
-        named = argparse.Namespace(model="run", bundle=None)
-        assert _named(named)[1].name == folder
+        assert model_of("run", None).bundle.name == folder
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +396,7 @@ class TestInferOfAnOnnxFile:
         return run
 
     @pytest.mark.parametrize("views", ["1", "4"])
-    def test_it_draws_the_masks_of_the_network_that_it_was_made_of(self, file, model, infer, views):
+    def test_it_draws_the_masks_of_the_network_that_it_was_made_of(self, file, model, images, infer, views):
         for source, output in ((model, "torch"), (file, "onnx")):
             assert infer(source, output, "--probabilities", "--views", views) == 0
         names = sorted(path.relative_to("torch").as_posix() for path in Path("torch").rglob("*.png"))
@@ -405,6 +404,8 @@ class TestInferOfAnOnnxFile:
         for name in names:
             found, wanted = (np.array(Image.open(f"{output}/{name}"), dtype=int) for output in ("onnx", "torch"))
             assert np.abs(found - wanted).max() <= (1 if "probability" in name else 0)  # rounding of 8 bits
+        for each in Predictor("samfed_skin", file, views=int(views))(images):
+            assert np.array_equal(each.mask, np.array(Image.open(f"onnx/{each.name}.png")))
         made_with = json.loads(Path("onnx/inference.json").read_text())
         assert made_with["image_size"] == 32
         assert made_with["model_sha256"] != json.loads(Path("torch/inference.json").read_text())["model_sha256"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +12,13 @@ import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.cli.trained_model import scored_as, weights_file
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.inference import Predictor
+from samfed_monai.inference.model import TrainedModel, scored_as
 from samfed_monai.networks import Teacher, client_network
 from samfed_monai.teacher.exam import read_image_tensor
 from tests.modes import open_to_others
@@ -79,16 +79,17 @@ def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_pat
     assert evaluate("--image_size", "64", "--teacher#peak", "0.4") == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in shown[1:4]] == [["site-1", "3"], ["site-2", "3"], ["average", "6"]]
-    masks = SiteMasks(tmp_path / "cache", DataList.load(work / "list.json"), work / "images")
-    fitted = teacher(work, peak=0.4)
-    masks.fill(fitted, ("test",))
+    fitted, listed = teacher(work, peak=0.4), DataList.load(work / "list.json")
     config = WorkflowConfig(BUNDLE, ("configs/train.json",), {"image_size": 64})
-    for site, splits in masks.teacher_scores(fitted.sha256, config, ("test",)).items():
+    for site in listed.sites:
+        masks = SiteMasks(site, tmp_path / "cache", listed, work / "images")
+        masks.fill(fitted, ("test",))
+        own = masks.teacher_scores(fitted.sha256, config, "test")
         with open(tmp_path / "scores" / site / "test" / "scores.csv", newline="") as stream:
             rows = list(csv.DictReader(stream))
-        assert [row["id"] for row in rows] == [row["id"] for row in splits["test"]]
+        assert [row["id"] for row in rows] == [row["id"] for row in own]
         # the store has 8 bits: a pixel at the threshold may flip
-        expected = [pytest.approx(row["dice"], abs=0.01) for row in splits["test"]]
+        expected = [pytest.approx(row["dice"], abs=0.01) for row in own]
         assert [float(row["dice"]) for row in rows] == expected
     assert open_to_others(tmp_path / "scores") == []
     found = read_json(tmp_path / "scores" / "metrics.json")
@@ -126,6 +127,9 @@ def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path)
         resized = torch.nn.functional.interpolate(torch.logit(probabilities, 1e-6), (96, 80), mode="bilinear")
         shown = np.asarray(Image.open(tmp_path / "masks" / f"{name}.probability.png")) / 255
         np.testing.assert_allclose(shown, resized.sigmoid()[0, 0].numpy(), atol=0.5 / 255 + 1e-5)
+    predictor = Predictor(BUNDLE, work / "teacher.safetensors", views=2)
+    for found in predictor(work / "images" / "site-1" / "images"):
+        assert np.array_equal(found.mask, np.asarray(Image.open(tmp_path / "masks" / f"{found.name}.png")))
     note = read_json(tmp_path / "masks" / "inference.json")
     assert note == {"model_sha256": fitted.sha256, "image_size": 64, "threshold": 0.5}
 
@@ -237,7 +241,7 @@ def test_a_damaged_adapter_is_refused(work, tmp_path, capsys):
 def test_a_runs_own_way_of_scoring_is_taken_over():
     validate = {"scores": {"_target_": "x", "pooled": True}, "inferer": {"enabled": "auto"}, "dataset": "@images"}
     client = {"label_resize": "nearest", "validate": validate}
-    assert scored_as(SimpleNamespace(run={"config": {"client": client}})) == {
+    assert scored_as({"config": {"client": client}}) == {
         "label_resize": "nearest",
         "validate#scores#pooled": True,
         "validate#inferer#enabled": "auto",
@@ -245,9 +249,9 @@ def test_a_runs_own_way_of_scoring_is_taken_over():
 
 
 def test_what_nobody_says_is_the_bundles():
-    assert scored_as(Path("model.safetensors")) == {}
-    assert scored_as(SimpleNamespace(run={})) == {}
-    assert scored_as(SimpleNamespace(run={"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}})) == {}
+    assert TrainedModel("samfed_skin", "model.safetensors").scored_as == {}
+    assert scored_as({}) == {}
+    assert scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
 
 
 def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, capsys):
@@ -260,4 +264,4 @@ def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, cap
 def test_an_onnx_file_holds_no_weights_to_score_or_export(tmp_path: Path) -> None:
     told = "--model: expected a run or weights: an ONNX file is run by `samfed infer` alone, found a.onnx; name"
     with pytest.raises(Refused, match=told):
-        weights_file(tmp_path / "a.onnx", "", tmp_path)
+        TrainedModel("samfed_skin", tmp_path / "a.onnx").weights()

@@ -20,7 +20,7 @@ from PIL import Image  # noqa: E402
 from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, generate_uid  # noqa: E402
 
-from samfed_monai.cli.dicom_seg import refusals_of, segmentation_of, series_of  # noqa: E402
+from samfed_monai.inference.dicom_seg import refusals_of, segmentation_of, series_of  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 SHIPPED = [
@@ -231,7 +231,7 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
 def test_what_highdicom_refuses_is_told_without_a_traceback() -> None:
     dose = Path(str(get_testdata_file("rtdose.dcm")))  # frames by a vector of offsets, without functional groups
     [problem] = refusals_of([(dose, 15)])
-    assert "expected where in it each of its frames (15) lies, found a frame of reference alone" in str(problem)
+    assert "expected the place of each of its 15 frames in it, found a frame of reference alone" in str(problem)
     assert "leave --dicom-seg out" in str(problem)
 
 
@@ -337,6 +337,6 @@ class TestInfer:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         photograph(tmp_path / "mole.dcm")
-        monkeypatch.setattr("samfed_monai.cli.dicom_seg.installed", lambda: False)
+        monkeypatch.setattr("samfed_monai.inference.dicom_seg.installed", lambda: False)
         assert infer("mole.dcm") == 2
         assert "found no highdicom; pip install 'samfed-monai[dicom]'" in capsys.readouterr().err

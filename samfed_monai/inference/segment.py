@@ -1,25 +1,22 @@
-"""What ``samfed infer`` reads besides pictures, and writes besides masks: volumes, outlines, polygons, areas."""
+"""Pictures, volumes and DICOM objects in; masks, and what viewers and spreadsheets take of them, out."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.cli.arguments import absolute
-from samfed_monai.cli.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
-from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
 from samfed_monai.core.io import read_json
@@ -33,80 +30,85 @@ from samfed_monai.data.reading import read_image, read_mask
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
 from samfed_monai.data.walk import DICOM, NIFTI, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
+from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
+
+if TYPE_CHECKING:
+    from samfed_monai.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
 
-def segment_all(
-    arguments: argparse.Namespace,
+def segment(
+    predictor: Predictor,
     sources: str | list[str],
-    segment: Callable[[str | list[str], str], None],
-    scratch: Path,
+    output: str,
+    also: MaskForms,
+    *,
+    probabilities: bool = False,
+    reorient: bool = False,
+    skip_unreadable: bool = False,
 ) -> None:
-    """Segments pictures where they lie, and slices of volumes in ``scratch``; then writes what else was asked for."""
+    """Writes a PNG mask of every picture and DICOM frame, a NIfTI mask of every volume, and the other forms.
+
+    Args:
+        predictor: what segments.
+        sources: a folder, searched with its sub-folders, or a list of folders and files.
+        output: folder for the masks, outside of the images'. No file is replaced.
+        also: the other forms.
+        probabilities: whether to write 8-bit maps of probabilities, too.
+        reorient: whether NIfTI volumes are turned to RAS+ before they are cut into slices; masks have their own axes.
+        skip_unreadable: whether to leave out files that cannot be read, each with a warning.
+
+    Raises:
+        Refused: files that cannot be read, names that are there twice, folders and files that cannot be written to;
+            before anything is computed.
+    """
     listed = [sources] if isinstance(sources, str) else sources
     volumes, others = volumes_in([Path(source) for source in listed])
     report_not_read("; ".join(source for source in listed if Path(source).is_dir()), others)
-    with _muted("samfed_monai.data.walk"):  # which is not to report the volumes of a folder as not read
-        _segment_all(arguments, listed, volumes, segment, scratch)
-
-
-def _segment_all(
-    arguments: argparse.Namespace,
-    listed: list[str],
-    volumes: Sequence[tuple[str, Path]],
-    segment: Callable[[str | list[str], str], None],
-    scratch: Path,
-) -> None:
-    also = MaskForms(arguments)
-    grids = [path for _, path in volumes if kind_of(path) == NIFTI]
-    if arguments.reorient and not grids:
-        hint = "leave it out"
-        raise Refused([Problem("--reorient", found="no NIfTI volume", expected="one to reorient", hint=hint)])
-    if not volumes:
-        also.refuse_misplaced(listed, [])
-        sources = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
-        segment(sources, arguments.output)
-        also.of_images(sources, Path(arguments.output))
-        also.write()
-        return
-    if odd := name_problems(name for name, _ in volumes):
-        raise Refused(odd)
-    places = {path for _, path in volumes}
-    pictures = [
-        source for source in listed if Path(source) not in places and (image_names(source) or not Path(source).is_dir())
-    ]
-    stack = SliceStack(
-        volumes, scratch / "slices", reorient=arguments.reorient, skip_unreadable=arguments.skip_unreadable
-    )
-    for sentence in [] if arguments.reorient else different_orientations(grids):
-        logger.warning("%s", sentence)
-    _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])
-    objects = [
-        (path, len(n)) for (_, path), n in zip(stack.volumes, stack.names, strict=True) if kind_of(path) == DICOM
-    ]
-    also.refuse_misplaced(listed, objects)
-    problems = Problems()
-    problems.extend(MaskFolder(arguments.output).problems(images=listed))
-    problems.refuse_if_any()
-    if pictures:
-        segment(pictures, arguments.output)
-        also.of_images(pictures, Path(arguments.output))
-    masks, record = scratch / "masks", Path(arguments.output) / RECORD
-    if record.is_file():  # what is there was made with: another model is refused before it computes
-        masks.mkdir()
-        shutil.copy(record, masks / RECORD)
-    try:
-        with _muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
-            segment(str(stack.folder), str(masks))
-    except Refused as refused:
-        there = [replace(each, where=each.where.replace(str(masks), arguments.output)) for each in refused.problems]
-        raise Refused(there) from None
-    stack.write_masks(masks, arguments.output, also)
+    if reorient and not any(kind_of(path) == NIFTI for _, path in volumes):
+        raise Refused([Problem("--reorient", "no NIfTI volume", "one to reorient", "leave it out")])
+    options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
+    pictures: str | list[str] = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
+    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, _muted("samfed_monai.data.walk"):
+        scratch, stack = Path(folder), None  # volumes of a folder are not to be reported as not read
+        if volumes:
+            if odd := name_problems(name for name, _ in volumes):
+                raise Refused(odd)
+            places = {str(path) for _, path in volumes}
+            pictures = [
+                each for each in listed if each not in places and (image_names(each) or not Path(each).is_dir())
+            ]
+            stack = SliceStack(volumes, scratch / "slices", reorient=reorient, skip_unreadable=skip_unreadable)
+            read = [path for _, path in stack.volumes if kind_of(path) == NIFTI]
+            for sentence in [] if reorient else different_orientations(read):
+                logger.warning("%s", sentence)
+            _refuse_twins([*image_names(pictures), *(name for names in stack.names for name in names)])
+        also.refuse_misplaced(listed, stack.objects if stack else [])
+        if stack:
+            problems = Problems()
+            problems.extend(MaskFolder(output).problems(images=listed))
+            problems.refuse_if_any()
+        if pictures:
+            predictor.write(pictures, output, **options)
+            also.of_images(pictures, Path(output))
+        if stack:
+            masks, record = scratch / "masks", Path(output) / RECORD
+            if record.is_file():  # what is there was made with: another model is refused before it computes
+                masks.mkdir()
+                shutil.copy(record, masks / RECORD)
+            try:
+                with _muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
+                    predictor.write(str(stack.folder), str(masks), **options)
+            except Refused as refused:
+                there = [replace(each, where=each.where.replace(str(masks), output)) for each in refused.problems]
+                raise Refused(there) from None
+            stack.write_masks(masks, output, also)
     also.write()
-    number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
-    logger.info("masks of %s in %s", number, arguments.output)
+    if stack:
+        number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
+        logger.info("masks of %s in %s", number, output)
 
 
 @contextmanager
@@ -157,6 +159,12 @@ class SliceStack:
         for problem in problems:
             logger.warning("left out: %s", problem)
 
+    @property
+    def objects(self) -> list[tuple[Path, int]]:
+        """The DICOM objects, with the number of their frames."""
+        read = zip(self.volumes, self.names, strict=True)
+        return [(path, len(names)) for (_, path), names in read if kind_of(path) == DICOM]
+
     def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
         made_with = read_json(masks / RECORD)
@@ -186,21 +194,36 @@ class SliceStack:
 
 
 class MaskForms:
-    """Outlines, polygons, areas and DICOM segmentations, as the command line asks for them; no file is replaced."""
+    """Outlines, polygons, areas, annotations and DICOM segmentations of masks; no file is replaced.
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    Args:
+        bundle: folder of the bundle, whose ``metadata.json`` names the foreground.
+        classes: names of several classes; empty for one.
+        overlays: folder for pictures with the masks' outlines.
+        geojson: folder for polygons.
+        dicom_seg: folder for DICOM segmentations.
+        areas: file for a table of areas, CSV.
+        coco: file for COCO annotations.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        classes: list[str],
+        *,
+        overlays: str | None = None,
+        geojson: str | None = None,
+        dicom_seg: str | None = None,
+        areas: str | None = None,
+        coco: str | None = None,
+    ) -> None:
+        self.classes, self.labels = classes, classes or [foreground_of(bundle)]
         self.folders = {
-            form: MaskFolder(str(absolute(folder)))
-            for form, folder in (("png", arguments.overlays), ("geojson", arguments.geojson))
-            if folder
+            form: MaskFolder(folder) for form, folder in (("png", overlays), ("geojson", geojson)) if folder
         }
-        self.segmentations = MaskFolder(str(absolute(arguments.dicom_seg))) if arguments.dicom_seg else None
-        #: Names of several classes; empty for one.
-        self.classes: list[str] = arguments.classes
-        self.labels: list[str] = self.classes or [foreground_of(arguments.bundle)]
-        self.table = Path(str(absolute(arguments.areas))) if arguments.areas else None
+        self.segmentations = MaskFolder(dicom_seg) if dicom_seg else None
+        self.table, self.coco = (Path(file) if file else None for file in (areas, coco))
         self.rows: list[dict[str, Any]] = []
-        self.coco = Path(str(absolute(arguments.coco))) if arguments.coco else None
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
 
     def refuse_misplaced(self, images: Sequence[str], objects: Sequence[tuple[Path, int]]) -> None:
@@ -211,7 +234,7 @@ class MaskForms:
             objects: DICOM objects, with the number of their frames.
 
         Raises:
-            Refused: a folder lies in one of the images', or cannot be written to; the table's file is something else;
+            Refused: a folder is in one of the images', or cannot be written to; the table's file is something else;
                 no DICOM segmentation can be made of an object.
         """
         problems = Problems()
@@ -235,7 +258,7 @@ class MaskForms:
         problems.refuse_if_any()
 
     def of_images(self, sources: str | list[str], masks: Path) -> None:
-        """All pictures of a folder, or of several, whose masks lie in ``masks``."""
+        """All pictures of a folder, or of several, whose masks are in ``masks``."""
         if not self.folders and not self.table and not self.coco:
             return
         for name, path in image_paths(sources):
@@ -299,9 +322,9 @@ class MaskForms:
             MaskFolder(self.coco.parent).write(self.coco.name, f"{content}\n".encode())
 
 
-def foreground_of(bundle: str) -> str:
+def foreground_of(bundle: Path) -> str:
     """What a bundle calls the foreground: ``channel_def`` of its output, in ``metadata.json``."""
-    metadata = read_json(find_bundle(bundle) / "configs" / "metadata.json")
+    metadata = read_json(bundle / "configs" / "metadata.json")
     label = lookup(metadata, ["network_data_format", "outputs", "pred", "channel_def", "1"])
     return label if isinstance(label, str) and label else "foreground"
 
@@ -317,8 +340,5 @@ def _is_coco(path: Path) -> bool:
 def _refuse_twins(names: Sequence[str]) -> None:
     twins = sorted({name for name in names if names.count(name) > 1})
     hint = "rename one of them: both masks would have the same name"
-    problems = [
-        Problem(name, found="it twice", expected="one image or volume of that name", hint=hint) for name in twins
-    ]
-    if problems:
-        raise Refused(problems)
+    if twins:
+        raise Refused([Problem(name, "it twice", "one image or volume of that name", hint) for name in twins])

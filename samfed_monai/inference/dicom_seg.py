@@ -92,7 +92,7 @@ def series_of(paths: Sequence[Path]) -> list[list[int]]:
         try:
             position, turned = (numbers_of(content, f"Image{name}Patient") for name in ("Position", "Orientation"))
         except ValueError as error:
-            raise _refused(path, str(error), "where the slice lies", _INSTEAD) from None
+            raise _refused(path, str(error), "the place of the slice", _INSTEAD) from None
         if _placed(content) and (len(position), len(turned)) == (3, 6):
             same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
             key = (*(content.get(name) for name in same), tuple(round(value, 4) for value in turned))
@@ -175,7 +175,7 @@ def segmentation_of(
     series, instance = (_uid([part, *objects, *labels, model], pixels) for part in ("series", "object"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they tell patients' names
+            warnings.simplefilter("ignore")  # they show patients' names
             made = highdicom.seg.Segmentation(
                 source_images=contents if placed else [_one_frame(content)],
                 pixel_array=pixels if placed else pixels[:1],
@@ -195,7 +195,7 @@ def segmentation_of(
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         found, expected = f"{type(error).__name__}: {error}", "an object that highdicom takes"
         if "FrameOfReferenceUID" in content and not placed:
-            found, expected = "a frame of reference alone", f"where in it each of its frames ({frames}) lies"
+            found, expected = "a frame of reference alone", f"the place of each of its {frames} frames in it"
         raise _refused(source, found, expected, _INSTEAD) from None
     if not placed:
         made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
@@ -207,7 +207,7 @@ def segmentation_of(
 
 def _coded(label: str, number: int, *, one: bool) -> tuple[Any, Any]:
     """Category and type of a segment's property. A single foreground is a lesion, whatever its name; of several classes
-    one whose name nobody has coded has a code of our own, which claims nothing but the name."""
+    a name that has no code gets a private one, which says nothing but the name."""
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 

@@ -87,7 +87,7 @@ class OnnxNetwork(nn.Module):
         model.reshape([1, 3, *self.size])
         hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
         compiled = core.compile_model(model, "CPU", hints)
-        # What it gives lies in memory that the next image is computed into.
+        # the next image is computed into the same memory
         return lambda numbers: np.concatenate([compiled(image[None])[0].copy() for image in numbers])
 
     def _names(self) -> list[str]:
@@ -106,7 +106,7 @@ class OnnxNetwork(nn.Module):
         whole = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in sides)
         single = len(given) == 1 and len(made) == 1 and given[0].type == "tensor(float)"
         if not (whole and single and len(made[0].shape) == 4 and made[0].shape[1] == outputs_of(self.classes)):
-            found = f"{_told(given)} -> {_told(made)}"
+            found = f"{_described(given)} -> {_described(made)}"
             named = f", for {', '.join(self.classes)}" if self.classes else ""
             expected = f"float32 (B, 3, H, W) -> (B, {outputs_of(self.classes)}, H, W){named}"
             hint = "name a file of `samfed export --to onnx`"
@@ -114,5 +114,5 @@ class OnnxNetwork(nn.Module):
         return int(sides[0]), int(sides[1])
 
 
-def _told(values: Any) -> str:
+def _described(values: Any) -> str:
     return ", ".join(f"{value.type} {tuple(value.shape)}" for value in values)

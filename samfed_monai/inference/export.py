@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -24,9 +25,9 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json, write_text
+from samfed_monai.inference.onnx_network import CLASSES, OnnxNetwork
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
-from samfed_monai.networks.onnx_network import CLASSES, OnnxNetwork
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What ONNX needs beside torch: the extra ``export``."""
@@ -37,7 +38,7 @@ SAME_MASKS = 0.995
 """Least Dice of masks in int8 to those of float32, over all images together."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LONGEST_BATCH = 4096  # torch.export asks for a most; nobody segments as many images at once
+_LONGEST_BATCH = 4096  # torch.export needs an upper bound; this one is above any batch
 _REPEATS = 3
 _FIRST_LINE = 200  # characters of another library's error
 
@@ -162,21 +163,22 @@ def export_network(
         logits = network(images)
     size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
     rows = [Measured("torch, float32", size, len(images) / _seconds(network, images))]
-    with _beside(output) as scratch:
-        if exporter is not None or not isinstance(to, Format):
-            written = scratch / output.name
-            rows.append(_by_exporter(exporter, network, f"--to {to}", written, images, logits))
-        elif to is Format.ONNX:
+    require_writable(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        if to is Format.ONNX:
             written, more = _onnx_forms(network, images, logits, scratch, int8, classes)
             rows += more
         else:
-            program = scratch / f"model{Format.PT2.suffix if to is Format.PT2 else Format.TORCHSCRIPT.suffix}"
-            rows.append(_written(network, to, program, images, logits))
-            written = program
+            name, write = (str(to), exporter) if exporter else _EXPORTERS[Format(to)]
+            form = f"--to {getattr(to, 'value', to)}"
+            written = scratch / output.name
+            rows.append(_written(name, form, write, network, written, images, logits))
+            _require_same(rows[-1], form, logits)
         if bf16_gains("cpu"):
-            rows.append(
-                _compared("torch, bfloat16", size, partial(AutocastInferer(True), network=network), images, logits)
-            )
+            run = partial(AutocastInferer(True), network=network)
+            rows.append(_compared("torch, bfloat16", size, run, images, logits))
         if to is Format.BUNDLE and bundle is not None:
             written = _bundle(scratch / "bundle", written, bundle, images.shape[-1], classes)
         os.rename(written, output)
@@ -201,32 +203,13 @@ def export_problems(to: Format | str, output: Path, int8: Int8 | None = None) ->
 
 def table_of(rows: Sequence[Measured]) -> list[str]:
     """Lines of plain text: a row for each form of the network."""
-    head = ("form", "MB", "images/s", "logits differ by", "mask pixels differ", "Dice to float32")
-    cells = [
-        (
-            row.name,
-            f"{row.megabytes:.1f}" if row.megabytes >= 1 else f"{row.megabytes:.3f}",
-            f"{row.images_per_second:.1f}",
-            *((f"{row.difference:.1e}", f"{100 * row.pixels:.3f} %", f"{row.dice:.4f}") if index else ("-", "-", "-")),
-        )
-        for index, row in enumerate(rows)
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in (head, *cells)
-    ]
-
-
-@contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    """A folder on the same disk that is gone afterwards, whatever happens."""
-    require_writable(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=".export."))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    lines = [("form", "MB", "images/s", "logits differ by", "mask pixels differ", "Dice to float32")]
+    for index, row in enumerate(rows):
+        size = f"{row.megabytes:.1f}" if row.megabytes >= 1 else f"{row.megabytes:.3f}"
+        away = (f"{row.difference:.1e}", f"{100 * row.pixels:.3f} %", f"{row.dice:.4f}") if index else ("-", "-", "-")
+        lines.append((row.name, size, f"{row.images_per_second:.1f}", *away))
+    first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return ["  ".join([line[0].ljust(first), *map(str.rjust, line[1:], widths)]).rstrip() for line in lines]
 
 
 @contextmanager
@@ -241,83 +224,30 @@ def _taken(network: nn.Module, form: str) -> Iterator[None]:
     except Exception as error:
         if machine_failure(error) is not None:
             raise
-        said = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        found, hint = f"{type(network).__name__} ({said[:_FIRST_LINE]})", "try another format; nothing was written"
-        raise Refused(
-            [Problem(form, found=found, expected="a network that this format can take", hint=hint)]
-        ) from error
+        reason = next(
+            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__
+        )
+        found, hint = f"{type(network).__name__} ({reason[:_FIRST_LINE]})", "try another format; nothing was written"
+        expected = "a network that this format can take"
+        raise Refused([Problem(form, found=found, expected=expected, hint=hint)]) from error
 
 
-def _written(network: nn.Module, to: Format, path: Path, images: Tensor, logits: Tensor) -> Measured:
-    """Writes TorchScript or a program of torch.export, and measures the file."""
-    run: Run
+def _to_torchscript(network: nn.Module, path: Path, images: Tensor) -> Run:
     buffer = io.BytesIO()  # on a full disk torch's own writer ends the process, and leaves half a file
-    with _taken(network, f"--to {to.value}"), torch.no_grad():
-        if to is Format.PT2:
-            torch.export.save(_program(network, images), buffer)
-            path.write_bytes(buffer.getbuffer())
-            run = torch.export.load(path).module()
-        else:
-            torch.jit.save(torch.jit.trace(network, images[:2], check_trace=False), buffer)
-            path.write_bytes(buffer.getbuffer())
-            run = torch.jit.load(path)
-        name = "torch.export, float32" if to is Format.PT2 else "TorchScript, float32"
-        row = _measured(name, path, run, images, logits)
-    _require_same(row, f"--to {to.value}", logits)
-    return row
+    torch.jit.save(torch.jit.trace(network, images, check_trace=False), buffer)
+    path.write_bytes(buffer.getbuffer())
+    program: Run = torch.jit.load(path)
+    return program
 
 
-def _by_exporter(exporter: Any, network: nn.Module, form: str, path: Path, images: Tensor, logits: Tensor) -> Measured:
-    """Lets another package's exporter write, and measures what lies there."""
-    with _taken(network, form), torch.no_grad():
-        run = exporter(network, path, images[:2])
-    if not (path.exists() and callable(run)):
-        found = "nothing at its path" if not path.exists() else type(run).__name__
-        expected = "an exporter that writes to its path and returns how to run that"
-        raise Refused([Problem(form, found=found, expected=expected)])
-    with _taken(network, form), torch.no_grad():
-        row = _measured(form.removeprefix("--to "), path, run, images, logits)
-    _require_same(row, form, logits)
-    return row
+def _to_pt2(network: nn.Module, path: Path, images: Tensor) -> Run:
+    buffer = io.BytesIO()  # as above
+    torch.export.save(_program(network, images), buffer)
+    path.write_bytes(buffer.getbuffer())
+    return torch.export.load(path).module()
 
 
-def _program(network: nn.Module, images: Tensor) -> Any:
-    batch = torch.export.Dim("batch", min=1, max=_LONGEST_BATCH)
-    return torch.export.export(network, (images[:2],), dynamic_shapes=({0: batch},))
-
-
-def _onnx_forms(
-    network: nn.Module, images: Tensor, logits: Tensor, scratch: Path, int8: Int8 | None, classes: Sequence[str]
-) -> tuple[Path, list[Measured]]:
-    """The file to hand out, and what all forms measure, that one first; each holds the classes' names."""
-    whole = scratch / "float32.onnx"
-    rows: dict[Int8 | None, Measured] = {}
-    files: dict[Int8 | None, Path] = {None: whole}
-    with _taken(network, "--to onnx"), _quiet():
-        _write_onnx(network, images, whole)
-        _name_classes(whole, classes)
-        rows[None] = _measured("ONNX Runtime, float32", whole, OnnxNetwork(whole), images, logits)
-    _require_same(rows[None], "--to onnx", logits)
-    for how in Int8:
-        try:
-            with _taken(network, f"--int8 {how.value}"), _quiet():
-                files[how] = _quantised(whole, scratch / f"{how.value}.onnx", how, images)
-                _name_classes(files[how], classes)
-                name = f"ONNX Runtime, int8 {how.value}"
-                rows[how] = _measured(name, files[how], OnnxNetwork(files[how]), images, logits)
-        except Refused:
-            if how is int8:
-                raise
-            rows[how] = Measured(f"ONNX Runtime, int8 {how.value}: not taken", *[float("nan")] * 5)
-    chosen = rows.pop(int8)
-    if int8 is not None and chosen.dice < SAME_MASKS:
-        found, expected = f"a Dice of {chosen.dice:.4f} to masks in float32", f"at least {SAME_MASKS}"
-        hint = "give other --images for its scales, the other way, or leave --int8 out; nothing was written"
-        raise Refused([Problem(f"--int8 {int8.value}", found=found, expected=expected, hint=hint)])
-    return files[int8], [chosen, *rows.values()]
-
-
-def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
+def _to_onnx(network: nn.Module, path: Path, images: Tensor) -> None:
     torch.onnx.export(
         _program(network, images),
         f=path,
@@ -329,19 +259,89 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
     )
 
 
+def _program(network: nn.Module, images: Tensor) -> Any:
+    batch = torch.export.Dim("batch", min=1, max=_LONGEST_BATCH)
+    return torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
+
+
+_EXPORTERS: dict[Format, tuple[str, Exporter]] = {
+    Format.TORCHSCRIPT: ("TorchScript, float32", _to_torchscript),
+    Format.PT2: ("torch.export, float32", _to_pt2),
+    Format.BUNDLE: ("TorchScript, float32", _to_torchscript),
+}
+"""What a format's row is called, and what writes it."""
+
+
+def _written(
+    name: str, form: str, write: Exporter, network: nn.Module, path: Path, images: Tensor, logits: Tensor
+) -> Measured:
+    """Writes a file and measures it.
+
+    Args:
+        name: of the row.
+        form: option that asked for it, for messages.
+        write: ours, or another package's.
+    """
+    with _taken(network, form), _quiet(), torch.no_grad():
+        run = write(network, path, images[:2])
+        if not (path.exists() and callable(run)):
+            found = "nothing at its path" if not path.exists() else type(run).__name__
+            expected = "an exporter that writes to its path and returns how to run that"
+            raise Refused([Problem(form, found=found, expected=expected)])
+        return _compared(name, path.stat().st_size / 1e6, run, images, logits)
+
+
+def _onnx_forms(
+    network: nn.Module, images: Tensor, logits: Tensor, scratch: Path, int8: Int8 | None, classes: Sequence[str]
+) -> tuple[Path, list[Measured]]:
+    """The file to hand out, and what all forms measure, that one first; each holds the classes' names."""
+
+    def write(how: Int8 | None) -> Exporter:
+        def written(network: nn.Module, path: Path, some: Tensor) -> Run:
+            if how is None:
+                _to_onnx(network, path, some)
+            else:
+                _quantise(whole, path, how, images)
+            _name_classes(path, classes)
+            return OnnxNetwork(path)
+
+        return written
+
+    whole = scratch / "float32.onnx"
+    files: dict[Int8 | None, Path] = {}
+    rows: dict[Int8 | None, Measured] = {}
+    for how in (None, *Int8):
+        name = "ONNX Runtime, float32" if how is None else f"ONNX Runtime, int8 {how.value}"
+        form = "--to onnx" if how is None else f"--int8 {how.value}"
+        files[how] = whole if how is None else scratch / f"{how.value}.onnx"
+        try:
+            rows[how] = _written(name, form, write(how), network, files[how], images, logits)
+        except Refused:
+            if how in (None, int8):
+                raise
+            rows[how] = Measured(f"{name}: not taken", *[float("nan")] * 5)
+        if how is None:
+            _require_same(rows[how], form, logits)
+    chosen = rows.pop(int8)
+    if int8 is not None and chosen.dice < SAME_MASKS:
+        found, expected = f"a Dice of {chosen.dice:.4f} to masks in float32", f"at least {SAME_MASKS}"
+        hint = "give other --images for its scales, the other way, or leave --int8 out; nothing was written"
+        raise Refused([Problem(f"--int8 {int8.value}", found=found, expected=expected, hint=hint)])
+    return files[int8], [chosen, *rows.values()]
+
+
 def _name_classes(path: Path, classes: Sequence[str]) -> None:
     """Writes names of several classes into an ONNX file's properties, where :class:`OnnxNetwork` finds them."""
-    if not classes:
-        return
-    import onnx
+    if classes:
+        import onnx
 
-    content = onnx.load(path)
-    onnx.helper.set_model_props(content, {CLASSES: json.dumps(list(classes))})
-    onnx.save(content, path)
+        content = onnx.load(path)
+        onnx.helper.set_model_props(content, {CLASSES: json.dumps(list(classes))})
+        onnx.save(content, path)
 
 
-def _quantised(source: Path, target: Path, how: Int8, images: Tensor) -> Path:
-    """An ONNX file in int8 by ONNX Runtime's own quantiser, from one in float32."""
+def _quantise(source: Path, target: Path, how: Int8, images: Tensor) -> None:
+    """Writes an ONNX file in int8 by ONNX Runtime's own quantiser, from one in float32."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -361,7 +361,6 @@ def _quantised(source: Path, target: Path, how: Int8, images: Tensor) -> Path:
         quantize_dynamic(str(ready), str(target), op_types_to_quantize=products, **weights)
     else:
         quantize_static(str(ready), str(target), Samples(), op_types_to_quantize=["Conv", *products], **weights)
-    return target
 
 
 @contextmanager
@@ -373,10 +372,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _measured(name: str, path: Path, run: Run, images: Tensor, logits: Tensor) -> Measured:
-    return _compared(name, path.stat().st_size / 1e6, run, images, logits)
 
 
 def _compared(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor) -> Measured:
@@ -426,13 +421,16 @@ _UNKNOWN = "to be filled in by whoever trained the network"
 def _bundle(folder: Path, program: Path, source: BundleSource, size: int, classes: Sequence[str]) -> Path:
     """A folder that ``python -m monai.bundle run`` takes: the program, how it is run, what it is, its terms."""
     config = read_json(_TEMPLATES / "exported_inference.json") | {"image_size": size, "threshold": source.threshold}
-    write_json(folder / "configs" / "inference.json", exported_inference(config, classes), mode=PUBLIC)
+    if classes:  # a mask has the value of the largest logit
+        config |= read_json(_TEMPLATES / "exported_classes.json")
+        del config["threshold"]
+    write_json(folder / "configs" / "inference.json", config, mode=PUBLIC)
     given = read_json(source.folder / "configs" / "metadata.json")
     metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes)
     write_json(folder / "configs" / "metadata.json", metadata, mode=PUBLIC)
-    names = [f"{number} {name}" for number, name in enumerate(("background", *classes))]
-    told = {"masks": ", ".join(names) if classes else "0 and 255", "channels": len(names) if classes else 1}
-    readme = (_TEMPLATES / "exported_readme.md").read_text().format(name=metadata["name"], size=size, **told)
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(("background", *classes)))
+    about = {"masks": names, "channels": len(classes) + 1} if classes else {"masks": "0 and 255", "channels": 1}
+    readme = (_TEMPLATES / "exported_readme.md").read_text().format(name=metadata["name"], size=size, **about)
     write_text(folder / "docs" / "README.md", readme, mode=PUBLIC)
     (folder / "models").mkdir()
     os.rename(program, folder / "models" / "model.ts")
@@ -440,27 +438,6 @@ def _bundle(folder: Path, program: Path, source: BundleSource, size: int, classe
         if source.shipped and (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
     return folder
-
-
-def exported_inference(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """``inference.json`` of an exported bundle: of several classes its masks are the value of the largest logit.
-
-    Args:
-        config: content of the template, for one class.
-        classes: names of several classes; empty for one.
-    """
-    content: dict[str, Any] = json.loads(json.dumps(config))
-    if not classes:
-        return content
-    steps = content["postprocessing"]["transforms"]
-    largest = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
-    content["postprocessing"]["transforms"] = [
-        largest if step["_target_"] == "AsDiscreted" else step | ({"scale": None} if "scale" in step else {})
-        for step in steps
-        if step["_target_"] != "Activationsd"
-    ]
-    del content["threshold"]
-    return content
 
 
 def exported_metadata(
@@ -474,7 +451,7 @@ def exported_metadata(
         shipped: see :class:`BundleSource`.
         classes: names of several classes; empty for one.
     """
-    content: dict[str, Any] = json.loads(json.dumps(metadata))
+    content: dict[str, Any] = deepcopy(dict(metadata))
     needed = content.get("required_packages_version", {})
     content["required_packages_version"] = {name: needed[name] for name in _PACKAGES_OF_A_BUNDLE if name in needed}
     formats = content["network_data_format"]

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.cli.trained_model import trained_as
+from samfed_monai.config.bundles import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
+from samfed_monai.inference.model import trained_as
 from tests.federation.test_job import CLIENT, job
 
 HEAD = "final_conv.*"
@@ -51,7 +52,7 @@ def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, smal
     where = ("--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation))
     command = ["evaluate", "samfed_skin", "--model", str(fedper[0]), *where, "--output-dir", str(tmp_path / "out")]
     assert main([*command, "--image_size", "64"]) == 2
-    message = "image_size: expected 32, as site-1.safetensors was trained, found 64; give --image_size 32"
+    message = "--image_size: expected 32, as site-1.safetensors was trained, found 64; leave it out"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -91,13 +92,13 @@ def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
         "network_def": '{"experts": 0, "_target_": "os.system"}',
     }
     save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header | {"base_sam": "0" * 64})
-    own = {"network_def#checkpoint": str(tmp_path / "sam.pt"), "image_size": 512}
+    own = {"network_def#checkpoint": str(tmp_path / "sam.pt"), "image_size": 256}
     with pytest.raises(Refused, match=r"SAM's weights: expected 000000000000, on which w.safetensors was trained"):
-        trained_as(tmp_path / "w.safetensors", "samfed_skin", "inference", own)
+        trained_as(tmp_path / "w.safetensors", find_bundle("samfed_skin"), "inference", own)
     header["base_sam"] = sha256_file(tmp_path / "sam.pt")
     save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header)
     for workflow in ("inference", "evaluate"):
-        ids = trained_as(tmp_path / "w.safetensors", "samfed_skin", workflow, own)
+        ids = trained_as(tmp_path / "w.safetensors", find_bundle("samfed_skin"), workflow, own)
         assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
 
 
@@ -107,6 +108,6 @@ def test_a_model_in_half_precision_is_a_plain_state_dict_that_scores_alike(small
     assert main(["model", str(folder), "--output", str(tmp_path / "model.pt")]) == 0
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     assert {tensor.dtype for tensor in state.values()} <= {torch.float16, torch.int64}
-    knobs = [f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")]
+    knobs = [*(f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")), "--allow-other-size"]
     found = evaluate(tmp_path / "model.pt", small_federation, tmp_path / "half", *knobs)
     assert found["average"]["dice"] == pytest.approx(results["average"]["test"]["dice"], abs=0.01)

@@ -1,0 +1,231 @@
+"""A trained model as a user names it: a run, weights, a teacher's adapter, an ONNX file, or what the bundle ships."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Collection, Iterable, Mapping, Set
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.config.bundles import find_bundle
+from samfed_monai.config.parse import lookup, split_id, workflow_files
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import as_file_name, read_json
+from samfed_monai.core.model_file import (
+    SETTINGS,
+    base_sam_of,
+    network_overrides,
+    read_header,
+    settings_of,
+    size_problems,
+    trained_otherwise,
+)
+from samfed_monai.data.classes import class_problems, outputs_of, several
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from samfed_monai.federation.workflow import WorkflowConfig
+
+SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
+"""Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
+_WORDS = ("area", "nearest", "auto")
+
+
+class Kind(str, Enum):
+    """What a model is."""
+
+    RUN = "run"
+    WEIGHTS = "weights"
+    ADAPTER = "adapter"
+    ONNX = "onnx"
+
+
+class TrainedModel:
+    """A model beside the bundle that says how it is used.
+
+    Args:
+        bundle: a bundle's folder, or the name of a packaged one.
+        path: a finished run's folder, a weights file, a teacher's adapter or an exported ONNX file; ``None``: the file
+            in the bundle's ``models/``.
+
+    Raises:
+        Refused: no such bundle; a folder that is no finished run; no path, and a bundle that ships no weights.
+    """
+
+    def __init__(self, bundle: str | Path, path: str | Path | None = None) -> None:
+        self.bundle = find_bundle(bundle)
+        self.path = Path(path).expanduser().resolve() if path else shipped_model(self.bundle)
+        self.run = None
+        if self.path.is_dir():
+            from samfed_monai.federation.run_models import RunModels
+
+            self.kind, self.run = Kind.RUN, RunModels(self.path)
+        elif self.path.suffix.lower() == ".onnx":
+            self.kind = Kind.ONNX
+        else:
+            self.kind = Kind.ADAPTER if "adapter" in read_header(self.path) else Kind.WEIGHTS
+
+    def require_run(self, site: str) -> None:
+        """Refuses a site of a model that is a single file."""
+        if site and self.run is None:
+            hint = "leave it out, or name the folder of the run"
+            raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
+
+    def weights(self, site: str = "") -> Path:
+        """The file with a site's model; one that a run keeps in parts is put together for as long as this object lives.
+
+        Args:
+            site: of a run; "" is the server's model.
+
+        Raises:
+            Refused: there is no such model here; an ONNX file, which holds none to build.
+        """
+        if self.kind is Kind.ONNX:
+            hint = "name the weights that it was exported from"
+            expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
+            raise Refused([Problem("--model", found=self.path.name, expected=expected, hint=hint)])
+        if self.run is None:
+            return self.path
+        if self.run.whole_at_server and not self.run.personal and (not site or site in self.run.sites):
+            return self.run.server
+        return self.run.write(self._folder / f"{as_file_name(site or 'server')}.safetensors", site)
+
+    @cached_property
+    def _folder(self) -> Path:
+        folder = tempfile.mkdtemp(prefix="samfed-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+    def classes(self, given: Any = None) -> list[str]:
+        """Names of the classes that the model was trained on; empty where there is one, or no names are known.
+
+        Args:
+            given: names from the user, which are taken first.
+
+        Raises:
+            Refused: an adapter of another number of classes.
+        """
+        if given is not None and not class_problems(given, "--classes"):
+            names = list(given)
+        elif self.kind is Kind.ONNX:
+            from samfed_monai.inference.onnx_network import OnnxNetwork
+
+            names = OnnxNetwork(self.path).classes
+        elif self.run is not None:
+            names = self.run.run.get("config", {}).get("client", {}).get("classes") or []
+        else:
+            names = settings_of(self.path).get("classes", [])
+        if self.kind is Kind.ADAPTER:
+            from samfed_monai.networks.sam.adapter import read_header as read_adapter
+
+            outputs = read_adapter(self.path).outputs
+            if outputs_of(names) != outputs:
+                expected = f"names of the adapter's {max(1, outputs - 1)}, in the order of its labels"
+                hint = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
+                raise Refused([Problem("--classes", found=str(names or "none"), expected=expected, hint=hint)])
+        return names if several(names) else []
+
+    @property
+    def scored_as(self) -> dict[str, Any]:
+        """Those of :data:`SCORED_AS` with which a run took its own scores; empty for a file."""
+        return {} if self.run is None else scored_as(self.run.run)
+
+
+def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of :data:`SCORED_AS` that the ``run.json`` of a run has as plain values."""
+    client = run.get("config", {}).get("client", {})
+    found = {name: lookup(client, split_id(name)) for name in SCORED_AS}
+    return {name: value for name, value in found.items() if isinstance(value, bool) or value in _WORDS}
+
+
+def shipped_model(bundle: Path) -> Path:
+    """The weights in a bundle's folder ``models``.
+
+    Raises:
+        Refused: there are none.
+    """
+    from samfed_monai.bundle.wiring import model_path
+
+    path = Path(model_path(model=None, bundle_root=bundle))
+    if not path.is_file():
+        hint = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
+        raise Refused([Problem("--model", found="none", expected=f"one: {bundle.name} ships no weights", hint=hint)])
+    return path
+
+
+def trained_as(weights: Path, bundle: Path, workflow: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Ids with which a workflow builds the network of a weights file as it was trained, and ``own`` on top of them.
+
+    Raises:
+        Refused: the file was trained on another SAM than the one that is here, or at another image size than ``own``
+            names.
+    """
+    from samfed_monai.federation.fingerprint import base_sam
+    from samfed_monai.federation.workflow import WorkflowConfig
+
+    files = workflow_files(bundle, workflow)
+    contents = [read_json(path) for path in reversed(files) if path.is_file()]
+    usual = next((content["image_size"] for content in contents if "image_size" in content), None)
+    if problems := size_problems(weights, own, usual):
+        raise Refused(problems)
+    ids = {**settings_of(weights), **network_overrides(weights), **own}
+    if wanted := base_sam_of(weights):
+        config = WorkflowConfig(bundle, tuple(map(str, files)), ids)
+        found = base_sam(config, str(ids.get("network_name", "")))
+        if found not in (wanted, None):
+            expected = f"{wanted[:12]}, on which {weights.name} was trained"
+            hint = "put that one in place: samfed weights"
+            raise Refused([Problem("SAM's weights", found=str(found)[:12], expected=expected, hint=hint)])
+    return ids
+
+
+def checked_config(
+    bundle: Path,
+    workflow: str,
+    ids: Mapping[str, Any],
+    *,
+    asked: Collection[str],
+    reads: Set[str],
+    ready: bool = True,
+    problems: Iterable[Problem] = (),
+) -> WorkflowConfig:
+    """The configuration of a bundle's workflow with ids on top.
+
+    Args:
+        bundle: its folder.
+        workflow: ``inference``, ``evaluate``, …
+        ids: ids and values.
+        asked: those of ``ids`` that the user gave, each of which must be read.
+        reads: ids that are asked for by name.
+        ready: whether all that the workflow names on disk must be there.
+        problems: refused together with those of the bundle.
+    """
+    from samfed_monai.config.check import check_bundle
+    from samfed_monai.federation.workflow import WorkflowConfig
+
+    found = Problems()
+    found.extend(check_bundle(bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked))
+    found.extend(problems)
+    found.refuse_if_any()
+    files = workflow_files(bundle, workflow)
+    return WorkflowConfig(bundle, tuple(map(str, files)), {"bundle_root": str(bundle), **ids})
+
+
+def filled_network(config: WorkflowConfig, weights: Path) -> nn.Module:
+    """The network that a bundle declares, with the weights of a file, in eval mode.
+
+    Raises:
+        Refused: weights of another network, or trained with other settings.
+    """
+    from samfed_monai.handlers.model_loader import trained_weights
+
+    if problems := trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}):
+        raise Refused(problems)
+    network: nn.Module = config.value("network_def")
+    network.load_state_dict(trained_weights(network, weights), strict=False)
+    return network.eval()

@@ -1,0 +1,79 @@
+"""The predictor that Python shares with ``samfed infer`` and ``samfed evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samfed_monai.cli.main import main
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import save_tensors
+from samfed_monai.inference import Kind, Predictor
+from samfed_monai.networks import client_network
+
+ORGANS = ["kidney", "spleen"]
+
+
+def weights(path: Path, **arguments: Any) -> Path:
+    """A network that finds something: the background's logits, or the only ones, are centred on 0."""
+    torch.manual_seed(0)
+    network = client_network("basic_unet", **arguments).eval()
+    with torch.no_grad():
+        network.final_conv.bias -= network(torch.rand(1, 3, 32, 32)).median()
+    header = {"network_name": "basic_unet", "image_size": "32"}
+    header |= {"classes": '["kidney", "spleen"]'} if "classes" in arguments else {}
+    save_tensors(path, network.state_dict(), header)
+    return path
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("classes", [[], ORGANS])
+def test_an_array_has_the_mask_that_infer_writes_of_its_file(tmp_path, picture, classes):
+    model = weights(tmp_path / "w.safetensors", **({"classes": classes} if classes else {}))
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words = ["--model", str(model), "--output-dir", str(tmp_path / "masks"), "--probabilities"]
+    assert main(["infer", "samfed_skin", str(tmp_path / "a.png"), *words]) == 0
+    predictor = Predictor("samfed_skin", model)
+    assert (predictor.model.kind, predictor.classes) == (Kind.WEIGHTS, classes)
+    by_path, by_array = predictor([tmp_path / "a.png", picture])
+    assert (by_path.name, by_array.name) == ("a", "1")
+    written, shown = (np.asarray(Image.open(tmp_path / "masks" / f"a{form}.png")) for form in ("", ".probability"))
+    for found in (by_path, by_array):
+        assert np.array_equal(found.mask, written)
+        assert np.abs(found.probability * 255 - shown).max() <= 0.5 + 1e-4
+    assert set(np.unique(written)) == ({0, 1, 2} if classes else {0, 255})
+
+
+def test_overrides_and_views_count(tmp_path, picture):
+    model = weights(tmp_path / "w.safetensors")
+    (once,) = Predictor("samfed_skin", model, overrides={"threshold": 0.3})([picture])
+    assert np.array_equal(once.mask > 0, once.probability >= 0.3)
+    (four,) = Predictor("samfed_skin", model, views=4)([picture])
+    assert not np.array_equal(once.probability, four.probability)
+
+
+def test_without_a_model_it_is_the_bundles_own(picture):
+    predictor = Predictor("samfed_skin")
+    assert predictor.model.path.name == "model.pt"
+    (found,) = predictor([picture])
+    assert (found.mask.shape, found.probability.dtype) == ((40, 60), np.float32)
+
+
+def test_what_the_model_does_not_have_is_refused(tmp_path, picture):
+    model = weights(tmp_path / "w.safetensors")
+    given: dict[str, Any] = {"overrides": {"teacher#peak": 0.4}, "runtime": "openvino"}
+    with pytest.raises(Refused, match=r"(?s)--teacher#peak: .*--runtime: expected an ONNX file to run"):
+        Predictor("samfed_skin", model, **given)
+    with pytest.raises(Refused, match="did you mean 'threshold'"):
+        Predictor("samfed_skin", model, overrides={"treshold": 0.4})([picture])
+    with pytest.raises(Refused, match="--site: expected a run, found a weights file"):
+        Predictor("samfed_skin", model, site="site-1")

@@ -1,0 +1,15 @@
+"""The strip of pictures on the documentation's first screen."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from study.strip import strip
+
+
+def test_pictures_are_cropped_to_their_middle_and_placed_side_by_side():
+    wide = Image.new("RGB", (30, 10), "red")
+    wide.paste((0, 0, 255), (10, 0, 20, 10))  # the middle third
+    row = strip([wide, Image.new("L", (10, 10), 0)], side=5, gap=2)
+    assert row.size == (12, 5)
+    assert [row.getpixel((x, 2)) for x in (2, 5, 8)] == [(0, 0, 255), (255, 255, 255), (0, 0, 0)]

@@ -1,0 +1,64 @@
+"""Plain words: pages, and rooms of the package, have none of those that :data:`tests.size.DIALECT` lists."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+from tests.size import dialect
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    ROOT / "study" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "bundles").glob("*/docs/README.md")),
+]
+PLAIN = ("bundle", "losses", "metrics", "results")
+"""Rooms of ``samfed_monai`` whose docstrings, comments and messages have plain words alone. The list only grows."""
+
+_QUOTED = (r"(?s)<!--.*?-->", r"(?ms)^```.*?^```", r"`[^`\n]*`", r"\]\([^)]*\)")
+
+
+def prose(page: str) -> str:
+    """A page without comments, code and targets of links: these quote names and messages of the package."""
+    for pattern in _QUOTED:
+        page = re.sub(pattern, "", page)
+    return page
+
+
+def texts(module: str) -> str:
+    """Comments and texts of a module, docstrings and messages included, without names."""
+    tokens = tokenize.generate_tokens(io.StringIO(module).readline)
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    nodes = ast.walk(ast.parse(module))
+    constants = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join([*comments, *constants])
+
+
+def found(text: str) -> dict[str, int]:
+    return {word: number for word, number in dialect(text).items() if number}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_has_plain_words(page: Path):
+    assert found(prose(page.read_text(encoding="utf-8"))) == {}
+
+
+@pytest.mark.parametrize("room", PLAIN)
+def test_a_room_has_plain_words(room: str):
+    files = sorted((ROOT / "samfed_monai" / room).rglob("*.py"))
+    wrong = {path.name: words for path in files if (words := found(texts(path.read_text(encoding="utf-8"))))}
+    assert wrong == {}
+
+
+def test_what_a_page_quotes_and_what_a_module_names_is_left_out():
+    page = "A knob.\n<!-- knobs -->\n`told` [it](lest.md)\n```text\nheed\n```\n"
+    assert found(prose(page)) == {"knob": 1}
+    module = '"""It stands."""\ntold = "nobody"  # mended\nknob = f"{told} lies in"\n'
+    assert found(texts(module)) == {"stands": 1, "nobody, somebody": 1, "mend": 1, "lies in": 1}
