@@ -23,6 +23,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
+# Index that torch is installed from, for instance PyTorch's own of CPU builds; without it, pip's.
+TORCH_INDEX ?=
 
 .PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate size sbom check docs bench clean
 help:
@@ -34,7 +36,7 @@ $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d; choose one: make PYTHON=python3.11 ..." % v)'
 	@echo "creating $(VENV) and installing $(TORCH) (a large download the first time) ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install $(TORCH)
+	@$(PIP) install $(TORCH) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)")
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.torch $(DECLARED)
