@@ -7,7 +7,7 @@ import logging
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -146,8 +146,10 @@ def _on_this_machine(arguments: argparse.Namespace, overrides: Mapping[str, Any]
     output.mkdir(parents=True, exist_ok=True)
     name = _run_name(arguments, run)
     with _workspace(absolute(arguments.workspace), arguments.keep_workspace) as folder:
-        way = {"simulate": local.simulate, "poc": partial(local.run_poc, port=getattr(arguments, "port", 0))}
-        way[arguments.way](
+        start: Callable[..., Any] = local.simulate
+        if arguments.way == "poc":
+            start = partial(local.run_poc, port=arguments.port)
+        start(
             export_plan(folder / name, run.plan, run_name=name),
             sites=run.sites,
             workspace=folder / "workspace",

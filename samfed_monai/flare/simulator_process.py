@@ -28,12 +28,12 @@ class PerThread(threading.local):
         return dict, (self._content,)
 
 
-class ClientRunner(simulator_runner.SimulatorClientRunner):  # type: ignore[misc]
+class ClientRunner(simulator_runner.SimulatorClientRunner):
     """FLARE's, with a context per thread."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.build_ctx = PerThread(self.build_ctx)
+        self.build_ctx: Any = PerThread(vars(self)["build_ctx"])
 
 
 # Not under __main__: where FLARE spawns a further process (macOS), that one imports this module and needs it, too.

@@ -199,9 +199,9 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
     more: list[str] = []
     for row in named:
         for name, each in row.get("classes", {}).items():
-            scores = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
-            row.update(scores if each["empty"] != "both" else dict.fromkeys(scores, ""))
-            more += [column for column in scores if column not in more]
+            measures = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
+            row.update(measures if each["empty"] != "both" else dict.fromkeys(measures, ""))
+            more += [column for column in measures if column not in more]
     write_bytes(path, to_csv((*COLUMNS, *more), named).encode())
 
 

@@ -142,9 +142,7 @@ class HssfNetwork(nn.Module):
 
     def __init__(self, encoder: str, *, in_channels: int = 3, out_channels: int = 1) -> None:
         super().__init__()
-        require(
-            whole("network_def#out_channels", out_channels, least=1),
-        )
+        require(whole("network_def#out_channels", out_channels, least=1))
         declare_torchvision_operators()
         from segmentation_models_pytorch.encoders import get_encoder
 

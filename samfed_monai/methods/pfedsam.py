@@ -116,9 +116,7 @@ class MutualDistillationTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            in_range(f"{self.where}#temperature", self.temperature, above=0),
-        )
+        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
 
     def check(self, engine: Any) -> None:
         """Refuses a network whose two paths are one."""

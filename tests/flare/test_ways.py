@@ -29,7 +29,8 @@ def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, 
     assert main(["init", "samfed_skin", "mine"]) == 0
     here = os.path.relpath(two_sites)
     words = ["--datalist", f"{here}/list.json", "--data-root", here, "--output-dir", "run", "--cache-dir", "cache"]
-    words += ["--workspace", "space", "--variant", "no_sam", "--privacy#least_images", "1"]
+    words += ["--workspace", "space", "--variant", "no_sam", "--network_name", "basic_unet"]
+    words += ["--privacy#least_images", "1"]
     assert main(["flare", way, "./mine", *words]) == 130
 
 
