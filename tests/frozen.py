@@ -71,7 +71,7 @@ VARIANTS: dict[str, list[Any]] = {
     "semifl": [*LIGHT, *SURE],
     "mean_teacher": LIGHT,
     "unimatch": [*LIGHT, "--terms#unimatch#tau", 0.55],
-    "heterogeneous": [*UNLIKE, *TRUNKS],
+    "heterogeneous": [*TEACHER, *UNLIKE, *TRUNKS],
     "hssf_compat": [
         *UNLIKE, *HSSF, "--batch_size", 4, "--strategy#floor", 0.0, "--sharing#gate", "always",
     ],
@@ -80,9 +80,6 @@ VARIANTS: dict[str, list[Any]] = {
     "oracle": LIGHT,
 }  # fmt: skip
 """Name to further options. The defaults' network, which starts from the teacher's trunk, is that of ``samfed``."""
-
-GUIDED = frozenset({"samfed", "heterogeneous"})
-"""Those with a use for the teacher's adapter."""
 
 
 class Failed(Exception):
@@ -183,10 +180,10 @@ def run_variant(folder: Path, name: str) -> dict[str, Any]:
     run, kept = folder / "runs" / name, folder / "rounds" / name
     for old in (run, kept):
         shutil.rmtree(old, ignore_errors=True)
+    adapter = ("--adapter", folder / "teacher.safetensors") if VARIANTS[name][: len(TEACHER)] == TEACHER else ()
     samfed(
         folder, "federate", "samfed_skin", "--variant", name, *_data(folder), *SMALL, *VARIANTS[name],
-        *(("--adapter", folder / "teacher.safetensors") if name in GUIDED else ()),
-        "--cache-dir", folder / "cache", "--output-dir", run,
+        *adapter, "--cache-dir", folder / "cache", "--output-dir", run,
         rounds=run / "rounds", kept=kept,
     )  # fmt: skip
     results = json.loads((run / "results.json").read_text())

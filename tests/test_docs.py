@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,12 @@ def examples():
     from samfed_monai.losses import AGREEMENT_RULES
     from samfed_monai.networks import CLIENT_NETWORKS
 
-    names: dict = {"__name__": "docs_extending"}
+    module = sys.modules["docs_extending"] = types.ModuleType("docs_extending")  # a dataclass looks its module up
+    names = vars(module)
     for block in blocks(REPOSITORY / "docs" / "extending.md", "python"):
         exec(compile(block, "docs/extending.md", "exec"), names)
     yield names
+    del sys.modules["docs_extending"]
     AGREEMENT_RULES._entries.pop("both_sure")
     CLIENT_NETWORKS._entries.pop("three_layers")
 

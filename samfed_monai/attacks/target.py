@@ -169,7 +169,9 @@ def target_of_run(
     most = min(images, run.run.get("config", {}).get("client", {}).get("limit") or images)
 
     def group(part: str, site: str | None, member: bool, limit: int = images) -> Images:
-        records = load_records(listed, given["data_root"], split=part, site=site, with_labels=True, weak_labels=True)
+        records = load_records(
+            listed, str(given["data_root"]), split=part, site=site, with_labels=True, weak_labels=True
+        )
         if site and split == "labelled":  # an image without a label is no member there
             records = [record for record in records if "label" in record]
         records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]

@@ -277,7 +277,7 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _option(about: str, metavar: str | None = None, **how: Any) -> dict[str, Any]:
+def _option(about: str, metavar: str | tuple[str, str] | None = None, **how: Any) -> dict[str, Any]:
     return {"help": about, **({} if metavar is None else {"metavar": metavar}), **how}
 
 

@@ -141,7 +141,11 @@ class Configuration:
             knob = join_id(parts) in knobs and (read or not self.config.federates)
             brief = knob or history[-1][0] not in self.config.own
             yield Shown(parts, said, _lead(self.config, parts, value), brief, read)
-        for parts, value in _leaves(teacher.content) if teacher is not None else ():
+        if teacher is not None:
+            yield from self._of_teacher(teacher)
+
+    def _of_teacher(self, teacher: BundleConfig) -> Iterator[Shown]:
+        for parts, value in _leaves(teacher.content):
             history = teacher.history(parts)
             said = [(self._source(layer, parts), old) for layer, old in reversed(history)]
             read = is_read([of_teacher(teacher.content)], parts) or "run" not in self.config.content

@@ -173,7 +173,7 @@ def export_network(
         else:
             name, write = (str(to), exporter) if exporter else _EXPORTERS[Format(to)]
             form = f"--to {getattr(to, 'value', to)}"
-            written = scratch / output.name
+            written = scratch / (output.name if exporter else "model.pt2" if to is Format.PT2 else "model.ts")
             rows.append(_written(name, form, write, network, written, images, logits))
             _require_same(rows[-1], form, logits)
         if bf16_gains("cpu"):

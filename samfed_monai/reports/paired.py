@@ -52,7 +52,7 @@ class PairedTest:
     holm: float = 1.0
 
     @property
-    def differ(self) -> bool:
+    def significant(self) -> bool:
         """Whether the corrected p is below :data:`ALPHA`."""
         return self.holm < ALPHA
 
@@ -223,7 +223,7 @@ def test_sentence(test: PairedTest) -> str:
     word = f"{'higher' if test.difference > 0 else 'lower'} by {size}" if float(size) else "equal to three decimals"
     means = (
         "Chance among images alone seldom makes such a difference"
-        if test.differ
+        if test.significant
         else "These images do not tell the two apart"
     )
     return (

@@ -125,7 +125,7 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
     logged = (tmp_path / "run.log").read_text()
     with pytest.raises(Refused, match=r"config#update_guard#limit: expected nothing, as in run\.json, found 0\.5"):
         job(small_federation, tmp_path, update_guard={"limit": 0.5}).run()
-    with pytest.raises(Refused, match=r"config#client#learning_rate.*as in run\.json"):
+    with pytest.raises(Refused, match=r"config#learning_rate.*as in run\.json"):
         job(small_federation, tmp_path, rounds=1, train={**CLIENT, "learning_rate": 0.1}).run()
     assert (tmp_path / "run.log").read_text() == logged, "it is the other run's"
 
@@ -135,7 +135,7 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
     [
         ({"unseen": ["site-2"]}, r"sites: expected at least 2, .*--allow_single_site true"),
         ({"quorum": 3}, r"quorum: expected a number from 1 to 2"),
-        ({"variant": "samfed", "teacher": {"peak": 0.7}}, r"teacher -> peak: expected a number above 0"),
+        ({"variant": "samfed", "teacher": {"peak": 0.7}}, r"teacher -> peak: expected a number in \(0, 0.5\]"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(small_federation, tmp_path, knobs, message):
@@ -262,7 +262,7 @@ def test_privacy_networks_and_teacher_are_told_together():
         "teacher -> base: expected one of",
         "teacher -> size: expected a multiple of 16 from 64 to 1024 pixels, found 300; the nearest is 304",
         "teacher -> lora_targets: expected one of",
-        "teacher -> peak: expected a number above 0",
+        "teacher -> peak: expected a number in (0, 0.5]",
     )
     assert all(any(problem.startswith(start) for problem in found) for start in starts), found
 

@@ -265,7 +265,7 @@ def test_a_run_keeps_three_generations_and_none_when_it_is_over(tmp_path):
     own.put("0" * 64, torch.zeros(1, 1, 1))
     masks = SiteMasks("site-1", tmp_path, DataList("", []), tmp_path)
     teacher: Any = SimpleNamespace(sha256=SHA256)
-    site = SiteRenewal(Renewal((1,)), run=tmp_path / "a", site="site-1", teacher=teacher, masks=masks)
+    site = SiteRenewal(Renewal((1,)), run=tmp_path / "a", teacher=teacher, masks=masks)
     site.sha256 = mine[0].teacher_sha256  # the site was away in between
     site.remove(below=3)
     assert [len(each) for each in mine] == [1, 0, 1, 1, 1]

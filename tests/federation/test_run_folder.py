@@ -66,7 +66,7 @@ def test_another_configuration_is_refused_with_every_differing_key(tmp_path):
     text = str(caught.value)
     assert "refused: 4 problems" in text
     assert "config#rounds: expected 3, as in run.json, found 4; resume with the old value, or choose another" in text
-    assert "config#client#sizes: expected [1, 2], as in run.json, found [1, 3]" in text
+    assert "config#sizes: expected [1, 2], as in run.json, found [1, 3]" in text
     assert "config#new: expected nothing, as in run.json, found True" in text
     assert "hashes#datalist: expected 'f0', as in run.json, found 'f1'" in text
     RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()

@@ -504,7 +504,9 @@ def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_load
         (Task.TRAIN, MOST_TRAININGS, Privacy(secure_aggregation=SecureAggregation())),
     ],
 )
-def test_fault_87_96_answers_of_a_round_leave_so_often_and_no_more_restarts_included(tmp_path, task, most, settings):
+def test_faults_87_and_96_answers_of_a_round_leave_so_often_and_no_more_restarts_included(
+    tmp_path, task, most, settings
+):
     make, other = (numbers, reply) if task == Task.EVALUATE else (reply, numbers)
     for _ in range(most // 2):
         release(folder=tmp_path, privacy=settings)(task, request(), make())  # each time a site that was started again

@@ -118,7 +118,7 @@ def test_networks_exchange_and_unseen_hospitals_have_their_place(run_folder, tmp
     far = {"test": {"dice": 0.612, "iou": 0.5, "hd95": 33.3, "n": 9, "empty": {"both": 0, "prediction": 2, "label": 0}}}
     worse = {"test": {**far["test"], "dice": 0.587}}
     results["networks"] = {"Basel": "flexible_unet", "Porto": "deeplabv3plus_resnet34"}
-    results["exchange"], results["unseen"] = "predictions", {"Coimbra": far}
+    results["exchange"], results["own_models"], results["unseen"] = "predictions", True, {"Coimbra": far}
     results["models"]["best"]["unseen"], results["models"]["last"]["unseen"] = {"Coimbra": far}, {"Coimbra": worse}
     results["traffic"].update(up_bytes_per_round=2_621_440.0, down_bytes_per_round=655_360.0)
     results["convention"] = {"hd95": "pooled", "empty": "skipped"}

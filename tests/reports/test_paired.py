@@ -90,7 +90,7 @@ def test_a_row_against_another_image_by_image(tmp_path):
     assert (test.row.name, test.other.name, test.images, test.better, test.worse) == ("samfed", "dp_only", 6, 6, 0)
     assert test.difference == pytest.approx(0.035)
     assert test.holm == test.p == pytest.approx(2 / 64)
-    assert test.told_apart
+    assert test.significant
     (told,) = [text for text in verdicts(table) if "same" in text]
     assert told.startswith(
         "SAM-Fed and Public set only on the same 6 test images: Dice is higher by 0.035 on average (95 %"
@@ -126,7 +126,7 @@ def test_tests_of_several_rows_are_corrected_together(tmp_path):
     runs = [*pair(tmp_path, BETTER, [0.8] * 6), with_images(tmp_path / "C", "no_sam", [0.8] * 6)]
     tests = comparison_table(runs).groups[0].paired.tests
     assert [test.holm for test in tests] == pytest.approx([4 / 64, 4 / 64])
-    assert not any(test.told_apart for test in tests)
+    assert not any(test.significant for test in tests)
 
 
 def test_an_image_counts_once_with_its_mean_over_seeds(tmp_path):
