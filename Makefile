@@ -1,6 +1,6 @@
 # make demo    a whole federated run on four synthetic sites with the real MobileSAM teacher  (DATA=folder: on your images;
 #              BUNDLE=samfed_polyp: colonoscopy instead of skin)
-# make test    all tests                make check   format, lint, types          make test-fast   a part of them, minutes
+# make test    all tests                make check   format, lint, types, size    make test-fast   a part of them, minutes
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
@@ -8,7 +8,7 @@
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make delete-methods  that every method can be deleted: tests in copies without it, an hour (METHODS=ditto,fca: these alone)
 # make mutate  small changes in losses, messages, strategies, store, privacy that no test notices, hours (ROOMS=losses,store)
-# make size    the size of package, tests and docs beside its budget (SIZE_ARGS=--check: an error above it)
+# make size    the size of package, tests and docs beside its budget; `make check` holds the limits that were reached
 # make sbom    every package that is installed with its hashes: sbom.json and requirements-hashed.txt in build/
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
@@ -153,6 +153,7 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.size --check
 
 # Runs the two notebooks (minutes), unless they are as they were at the last build: .cache/ keeps what they showed.
 docs: $(VENV)/.docs

@@ -3,7 +3,7 @@
 Usage::
 
     python -m tests.size            # prints every number beside its bound
-    python -m tests.size --check    # the same, and exit code 1 where a bound is exceeded
+    python -m tests.size --check    # the same, and exit code 1 where a limit is exceeded (part of `make check`)
 
 A line of code is one that has more on it than a docstring, a comment or white space. Words of documentation leave out
 what a command writes: ``docs/results``, ``docs/reference``, :data:`GENERATED` and tables between two marks. Only the
@@ -30,7 +30,10 @@ BOUNDS = {
     "docs, words": 30_000,
     "CHANGELOG, words": 600,
 }
-"""Most that each number may be; the others are printed without a bound."""
+"""The budget; other numbers have none."""
+
+REACHED = {"package, code lines": 35_300, "package, files": 291, "tests, raw lines": 57_300}
+"""Where the budget is not reached yet, the limit that ``--check`` holds meanwhile: it only ever goes down."""
 
 GENERATED = ("benchmarks.md", "methods.md", "results-schema.md")
 """Pages of ``docs`` that a command writes as a whole."""
@@ -103,15 +106,17 @@ def _lines(texts: Iterable[str]) -> int:
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Prints every number; with ``--check``, returns 1 where a bound is exceeded."""
+    """Prints every number; with ``--check``, returns 1 where a limit is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.size", description="The size of the repository.")
-    parser.add_argument("--check", action="store_true", help="exit code 1 where a bound is exceeded")
+    parser.add_argument("--check", action="store_true", help="exit code 1 where a limit is exceeded")
     check, exceeded = parser.parse_args(arguments).check, []
     for name, number in measured(root):
         bound = BOUNDS.get(name)
+        limit = REACHED.get(name, bound)
         over = "" if bound is None or number <= bound else f", {number - bound:,} too many"
+        over += f"; the limit is {limit:,}" if over and limit != bound else ""
         print(f"{name:36} {number:8,}" + ("" if bound is None else f"  of at most {bound:6,}{over}"))
-        exceeded += [name] if over else []
+        exceeded += [name] if limit is not None and number > limit else []
     return int(check and bool(exceeded))
 
 

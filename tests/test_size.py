@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.size import BOUNDS, code_lines, dialect, main, measured
+from tests.size import BOUNDS, REACHED, code_lines, dialect, main, measured
 
 MODULE = '''"""A module.
 
@@ -55,7 +55,11 @@ def test_words_of_the_dialect_count_as_whole_words_and_in_identifiers(text, word
     assert sum(found.values()) == number
 
 
-def test_a_bound_that_is_exceeded_is_an_error_with_check_alone(tmp_path, capsys):
+def test_a_limit_above_the_budget_is_one_of_the_budgets_numbers():
+    assert all(limit > BOUNDS[name] for name, limit in REACHED.items())
+
+
+def test_a_limit_that_is_exceeded_is_an_error_with_check_alone(tmp_path, capsys):
     for name, text in {
         "samfed_monai/a.py": MODULE,
         "samfed_monai/sub/b.py": "x = 1\n",
