@@ -90,7 +90,7 @@ def knobs_help(file: str, *, without: Collection[str] = ()) -> str:
 
     width = max(60, shutil.get_terminal_size().columns - 2)
     contents = shipped(file)
-    lines = [f"knobs of {file} (more: docs/options.md; what a bundle says: samfed show):"]
+    lines = [f"options of {file} (more: docs/options.md; values: samfed show):"]
     tables = knob_texts()[file]
     for name, about in [knob for table in tables if table != "places" for knob in tables[table].items()]:
         if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:

@@ -238,7 +238,7 @@ def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
         return f"known in {TEACHER_FILE} (here: --{TEACHER}#{join_id(parts)})"
     others = {} if len(parts) > 1 else {knob: f"{TEACHER}#{knob}" for knob in shipped_plain(TEACHER_FILE)}
     meant = closest(parts[0], others | {name: name for name in config.content})
-    return f"did you mean {others[meant]!r}?" if meant in others else ""
+    return f"did you mean {others[meant]!r}?" if meant in others and meant not in config.content else ""
 
 
 def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from samfed_monai.cli.main import main
+from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
@@ -20,13 +21,14 @@ from samfed_monai.data.sources.rendered import cut_nifti
 from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
 from samfed_monai.federation.preparation import class_problems
 from samfed_monai.federation.site import Site
+from samfed_monai.federation.workflow import client_config
 
 ORGANS = str(list(CLASSES))
 SMALL = (
     *("--rounds", 1, "--image_size", 32, "--local_steps", 1, "--warm_start_steps", 1, "--batch_size", 2),
-    *("--teacher#size", 64, "--teacher#epochs", 1, "--network_name", "basic_unet", "--encoder_weights", "null"),
-    *("--privacy#least_images", 1),
+    *("--network_name", "basic_unet", "--encoder_weights", "null", "--privacy#least_images", 1),
 )
+TEACHER = ("--teacher#size", 64, "--teacher#epochs", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,9 @@ def run(*words: object) -> int:
 def federate(place, variant, *more, out=None):
     out = out or place / "runs" / variant
     given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
-    return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *SMALL, *more), out
+    guided = client_config(find_bundle("samfed_skin"), variant, {}).value("teacher_adapt") != "off"
+    small = (*SMALL, *(TEACHER if guided else ()))
+    return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *small, *more), out
 
 
 @pytest.mark.slow

@@ -240,7 +240,7 @@ def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compa
     code, runs = compare({"rows": {"late": late, "weak": weak}}, "--variants", "samfed", "--job#quorum", "9")
     said = capsys.readouterr().err
     assert (code, runs) == (2, [])
-    assert "  - row late: federate.json -> renewal#after: expected a list of rising numbers of rounds below 2" in said
+    assert "  - row late: federate.json -> renewal#after: expected rising numbers of rounds below 2" in said
     assert "  - row weak: list -> s1 -> labels: expected labels: this variant learns from them" in said
     assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in said, "of all rows, told once"
 

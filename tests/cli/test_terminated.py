@@ -31,8 +31,8 @@ def test_a_command_says_what_is_kept(monkeypatch, capsys, words, kept):
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    def parsed(argv):
-        arguments, extra = parse(argv)
+    def parsed(argv, *more):
+        arguments, extra = parse(argv, *more)
         arguments.run = ended
         return arguments, extra
 

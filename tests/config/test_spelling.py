@@ -176,6 +176,8 @@ def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(
         "set it there",
         'teacher.json -> adapt: expected "lora" in a federation, which train.json -> teacher_adapt decides, '
         'found "decoder"; set it there',
+        'train.json -> output_dir: expected "runs/skin" in a federation, which federate.json -> output_dir decides, '
+        'found "elsewhere"; set it there',
         "train.json -> local_steps: expected 36 in a federation, which federate.json -> local_steps decides, "
         "found 50; set it there",
     ]

@@ -122,7 +122,7 @@ def test_a_fit_of_the_same_public_images_is_not_repeated_for_another_list(tmp_pa
 
         initialize = run = finalize = lambda self: None
 
-    monkeypatch.setattr("monai.bundle.ConfigWorkflow", Workflow)
+    monkeypatch.setattr("samfed_monai.config.monai_parser.ConfigWorkflow", Workflow)
     monkeypatch.setattr(adapters, "read_header", lambda path: SimpleNamespace(fit={"datalist_hash": "another list's"}))
     stage, output = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path), tmp_path / "a.safetensors"
     for _ in range(2):

@@ -78,7 +78,9 @@ def test_another_average_is_refused():
 
 
 def test_weights_cannot_travel_where_the_server_has_no_network():
-    with pytest.raises(Refused, match=r"strategy#exchange: expected 'predictions', found 'weights'.*variant hssf"):
+    with pytest.raises(
+        Refused, match=r"strategy#exchange: expected one of \['predictions'\], found 'weights'.*variant hssf"
+    ):
         Consensus(exchange="weights")
 
 

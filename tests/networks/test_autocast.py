@@ -47,7 +47,7 @@ def test_auto_follows_the_processor(monkeypatch):
 )
 def test_a_teacher_computes_in_bfloat16_only_where_the_processor_does(monkeypatch, caplog, gains, enabled, used):
     monkeypatch.setattr(room, "bf16_gains", lambda device: gains)
-    room._tell_float32.cache_clear()
+    room._warn_float32.cache_clear()
     with caplog.at_level(logging.WARNING, "samfed_monai"):
         assert [room.bf16_possible(enabled, "cpu") for _ in range(3)] == [used] * 3
     told = ["bf16 is true, but the cpu of this machine does not compute bfloat16: going on in float32"]
