@@ -44,6 +44,7 @@ from samfed_monai.config.parse import (
     BundleConfig,
     flat,
     follow,
+    is_note,
     join_id,
     lookup,
     split_id,
@@ -617,6 +618,11 @@ _RULED_BY = {
 """Ids that do nothing in a federation, each with the one that does; ``federate.json`` adds to them."""
 
 
+def _rules(name: str, value: Any) -> bool:
+    """Whether an id of ``federate.json`` replaces a value of ``train.json``; notes such as ``$schema`` do not."""
+    return is_value(value) and not is_note(name)
+
+
 def overruled(bundle_root: str | Path) -> list[Problem]:
     """Values of ``train.json`` and ``teacher.json`` that were changed and that do nothing in a federation.
 
@@ -629,7 +635,7 @@ def overruled(bundle_root: str | Path) -> list[Problem]:
     paths = [Path(bundle_root) / "configs" / name for name in ("train.json", "teacher.json", FEDERATE)]
     files = {path.name: read_json(path) if path.is_file() else {} for path in paths}
     above = files[FEDERATE]
-    ruled = {**_RULED_BY, **{("train.json", name): (FEDERATE, name) for name in above if is_value(above[name])}}
+    ruled = {**_RULED_BY, **{("train.json", name): (FEDERATE, name) for name in above if _rules(name, above[name])}}
     ruled |= {("teacher.json", name): (FEDERATE, f"{TEACHER}#{name}") for name in above.get(TEACHER) or {}}
     problems = []
     for (file, name), (home, place) in ruled.items():

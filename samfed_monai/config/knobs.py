@@ -226,6 +226,8 @@ def check_override_ids(config: BundleConfig, *, imports: Collection[str] | None 
             hint = lost(below, parts, value, imports=imports is None or layer in imports)
             if hint is not None:
                 hint = _declared_by(parts[0]) or home_of(parts[0], config) or _of_the_teacher(config, parts) or hint
+                if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
+                    hint = f"did you mean {join_id(parts[1:])!r}?"  # a group that there is not
                 expected = "an id that this workflow has"
                 yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, hint=hint)
 

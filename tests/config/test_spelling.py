@@ -105,6 +105,11 @@ def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflo
             assert problem.hint in (f"did you mean {right!r}?" for right in (name, f"{group}{name}"))
 
 
+def test_an_id_inside_a_group_that_there_is_not_is_named_without_it():
+    (problem,) = check_bundle(find_bundle("samfed_skin"), "federate", overrides={"client#local_steps": 2}, ready=False)
+    assert str(problem).endswith("found an unknown id; did you mean 'local_steps'?")
+
+
 @pytest.mark.parametrize("home", FILES)
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
 def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_that_does(mine, home):
@@ -167,7 +172,8 @@ def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(
     assert overruled(mine) == []
     configs = mine / "configs"
     for file, values in {
-        "train.json": {"local_steps": 50, "epochs": 7, "image_size": 192, "output_dir": "elsewhere"},
+        "train.json": {"$schema": "t", "local_steps": 50, "epochs": 7, "image_size": 192, "output_dir": "elsewhere"},
+        "federate.json": {"$schema": "f"},
         "teacher.json": {"adapt": "decoder", "size": 448},
     }.items():
         (configs / file).write_text(json.dumps(read_json(configs / file) | values))
