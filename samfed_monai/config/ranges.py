@@ -30,6 +30,9 @@ _BOUNDS = {
 }
 
 
+_LARGEST = 2**53  # beyond it JSON's numbers lose digits, and torch takes none from 2**63
+
+
 @functools.cache
 def knob_texts() -> dict[str, dict[str, dict[str, Schema]]]:
     """By file, table of ``docs/options.md`` and id: keywords of JSON Schema, of which ``description`` is Markdown."""
@@ -60,6 +63,8 @@ def check_ranges(config: BundleConfig) -> Iterator[Problem]:
                     yield wrong_kind(config.where(parts), value, "a whole number" if whole else "a number")
                     continue
                 expected = unfit(value, each)
+                if isinstance(value, int) and abs(value) > _LARGEST:
+                    expected = f"at most {_LARGEST:,}"
                 if expected:
                     hint = did_you_mean(value, map(str, each["enum"])) if isinstance(value, str) else ""
                     yield Problem(config.where(parts), found=repr(value), expected=expected, hint=hint)

@@ -312,3 +312,9 @@ def test_the_docstring_of_an_argument_is_read_whole():
     text = "of `some` kind, see Other; on two lines."
     assert argument_texts(Documented) == {"one": text, "two": text, "three": "last."}
     assert argument_texts(int) == {}
+
+
+def test_a_whole_number_that_no_tensor_counts_is_refused():
+    for name in ("batch_size", "local_steps", "seed"):
+        (problem,) = check_bundle(find_bundle("samfed_skin"), "federate", overrides={name: 10**24}, ready=False)
+        assert str(problem).endswith(f"{name}: expected at most 9,007,199,254,740,992, found {10**24}")
