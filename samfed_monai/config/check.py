@@ -44,6 +44,7 @@ from samfed_monai.config.parse import (
     BundleConfig,
     flat,
     follow,
+    is_code,
     is_note,
     join_id,
     lookup,
@@ -193,7 +194,7 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
     for parts in (place, *((name,) for name in others)):
         parts, value = follow(config.content, parts, lookup(config.content, parts))
         for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and not name.startswith(("$", "@", "%")) and name not in CLIENT_NETWORKS:
+            if isinstance(name, str) and not is_code(name) and name not in CLIENT_NETWORKS:
                 if name in broken:
                     yield replace(broken[name], where=f"{config.where(parts)} ({broken[name].where})")
                     continue
@@ -345,7 +346,7 @@ def _terms_and_guides(config: BundleConfig) -> tuple[Any, Any]:
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
     value = content.get(name)
-    if not isinstance(value, str) or not value or value.startswith(("$", "@", "%")):
+    if not isinstance(value, str) or not value or is_code(value):
         return None
     return Path(value).expanduser()
 
@@ -361,7 +362,7 @@ def _start(content: Mapping[str, Any], weights: str) -> Path | None:
 
 def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
     declared = config.content.get(f"{name}_sha256")
-    if not isinstance(declared, str) or declared.startswith(("$", "@", "%")):
+    if not isinstance(declared, str) or is_code(declared):
         return
     found = sha256_file(path)
     if found != declared.strip().lower():
@@ -561,7 +562,7 @@ def grouped_configs(config: BundleConfig, bundle_root: Path) -> dict[str, Bundle
     groups, configs = groups_of(config), dict[str, BundleConfig]()
     files = workflow_files(bundle_root, "teacher")
     if all(path.is_file() for path in files):
-        plain = {name: value for name, value in flat(groups[TEACHER]).items() if not _is_code(value)}
+        plain = {name: value for name, value in flat(groups[TEACHER]).items() if not is_code(value)}
         configs[TEACHER] = BundleConfig(files, plain, f"{FEDERATE} -> {TEACHER}")
     for site, choices in groups[SITES].items():
         if isinstance(choices, Mapping):  # "network" is "network_name" there
@@ -570,10 +571,6 @@ def grouped_configs(config: BundleConfig, bundle_root: Path) -> dict[str, Bundle
             layers = [*training_layers(config), (source, flat(pairs))]
             configs[f"{SITES}#{site}"] = BundleConfig.of_layers(layers, source)
     return configs
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:

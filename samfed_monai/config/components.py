@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Literal, Union
 
 from samfed_monai.config.knobs import COMPONENT_KEYS, GROUPS
-from samfed_monai.config.parse import COMMAND_LINE, MISSING, BundleConfig, follow, lookup, split_id, walk
+from samfed_monai.config.parse import COMMAND_LINE, MISSING, BundleConfig, follow, is_code, lookup, split_id, walk
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
@@ -214,7 +214,7 @@ def check_override_kinds(config: BundleConfig, judged: set[tuple[str, ...]]) -> 
                 continue
             if value is None and len(parts) > 1 and parts[0] in GROUPS:
                 continue  # whether a site's knob may be null, what reads it there says
-            if any(isinstance(text, str) and text.startswith(("$", "@", "%")) for text in (default, value)):
+            if is_code(default) or is_code(value):
                 continue
             expected = unlike_default(value, default)
             if expected:

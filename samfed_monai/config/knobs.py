@@ -17,6 +17,7 @@ from samfed_monai.config.parse import (
     WORKFLOWS,
     BundleConfig,
     children,
+    is_code,
     is_note,
     join_id,
     lookup,
@@ -66,7 +67,7 @@ def knobs_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _holds_code(value: Any) -> bool:
     texts = value if isinstance(value, list) else [value]
-    return any(isinstance(text, str) and text.startswith((*_CODE, "@")) for text in texts)
+    return any(map(is_code, texts))
 
 
 def check_knobs(config: BundleConfig) -> Iterator[Problem]:

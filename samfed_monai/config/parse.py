@@ -32,6 +32,11 @@ def is_note(name: str) -> bool:
     return name.startswith("_") or name == "$schema"
 
 
+def is_code(value: Any) -> bool:
+    """Whether a text is an expression, a reference or a macro of MONAI rather than a value."""
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
+
+
 def lookup(content: Any, parts: Iterable[str]) -> Any:
     """What stands at an id, or ``MISSING``."""
     for part in parts:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from samfed_monai.config.entry_points import brought, not_installed, owner_of
+from samfed_monai.config.parse import is_code
 from samfed_monai.config.variants import outside_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is_out_of_memory
 
@@ -87,7 +88,7 @@ def resolve_target(target: Any, where: str) -> Any:
     Raises:
         Refused: not a dotted path, outside the allow-list, or unknown.
     """
-    if not isinstance(target, str) or not target or target.startswith(("$", "@", "%")):
+    if not isinstance(target, str) or not target or is_code(target):
         raise _outside(where, repr(target))
     path = target if "." in target else _monai_path(target, where)
     if not _allowed(path):

@@ -25,7 +25,7 @@ def write_status(folder: str | Path, state: str, message: str = "", exit_code: i
     Args:
         folder: the run's folder.
         state: ``running``, ``done``, ``refused``, ``stopped`` or ``failed``.
-        message: what the user is told.
+        message: what the user is shown.
         exit_code: of the command that waits for the run.
     """
     content = {"state": state, "message": message, "exit_code": int(exit_code), "time": time.time()}
