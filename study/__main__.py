@@ -52,6 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
     listing.set_defaults(run=methods)
 
+    optioned = commands.add_parser("options", help="fill the tables of options of a page anew")
+    optioned.add_argument("page", type=Path, metavar="FILE.md", help="the page")
+    optioned.set_defaults(run=options)
+
     planned = commands.add_parser("related-plan", help="print what is left to run, and the core-hours that it takes")
     _add_related_arguments(planned)
     _add_only(planned)
@@ -149,12 +153,23 @@ def related(args: argparse.Namespace) -> None:
 
 def methods(args: argparse.Namespace) -> None:
     """Writes the page of methods."""
-    from samfed_monai.config.methods_page import methods_page
     from samfed_monai.config.variants import methods
     from samfed_monai.core.io import write_text
     from study.measured import measured
+    from study.methods_page import methods_page
 
     write_text(args.page, methods_page(methods().values(), measured(args.records)))
+    sys.stdout.write(f"{args.page}\n")
+
+
+def options(args: argparse.Namespace) -> None:
+    """Fills the tables of options of a page."""
+    from samfed_monai.config.bundles import packaged_bundle
+    from samfed_monai.core.io import PUBLIC, write_text
+    from study.options_page import options_page
+
+    bundles = [packaged_bundle(name) for name in ("samfed_skin", "samfed_polyp")]
+    write_text(args.page, options_page(args.page.read_text(encoding="utf-8"), bundles), mode=PUBLIC)
     sys.stdout.write(f"{args.page}\n")
 
 

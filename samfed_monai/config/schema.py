@@ -15,18 +15,18 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from samfed_monai.config.components import plain_kind
 from samfed_monai.config.knobs import GIVEN, MONAI_IDS, SITES, TEACHER, TEACHER_FILE, is_plain, is_value
-from samfed_monai.config.parse import FEDERATE, WORKFLOWS, is_note, join_id, lookup, reached, split_id, walk
-from samfed_monai.config.ranges import Schema, knob_texts, knobs_in
+from samfed_monai.config.parse import FEDERATE, WORKFLOWS, is_note, join_id, lookup, reached, walk
+from samfed_monai.config.ranges import Schema, knobs_in
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.config.variants import known_variants
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import PUBLIC, atomic_write, read_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -274,51 +274,3 @@ def write(bundle_root: str | Path, folder: str | Path | None = None) -> list[Pat
             with atomic_write(config, mode=PUBLIC) as stream:
                 stream.write(re.sub(r"\{(\s*)", rf"{{\1{line}{',' if content else ''}\1", text, count=1).encode())
     return written
-
-
-_TABLE = re.compile(r"(<!-- (\w+\.json): ([\w-]+) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
-
-
-def page(text: str, bundles: Sequence[Path]) -> str:
-    """A page with its tables of knobs made anew, from ``<!-- train.json: places -->`` to ``<!-- end -->``.
-
-    Args:
-        text: Markdown.
-        bundles: folders of the bundles whose defaults it shows, each once.
-
-    Raises:
-        Refused: a text without such a place, or one that names no table.
-    """
-    tables = [f"<!-- {file}: {name} -->" for file, tables in knob_texts().items() for name in tables]
-    marks = [match.group(1).strip() for match in _TABLE.finditer(text)]
-    if unknown := [mark for mark in marks if mark not in tables]:
-        raise Refused([Problem("--page", found=mark, expected=f"one of {', '.join(tables)}") for mark in unknown])
-    if not marks:
-        expected = f"a line such as {tables[0]} and below it <!-- end -->"
-        raise Refused([Problem("--page", found="no place for a table", expected=expected)])
-
-    def table(match: re.Match[str]) -> str:
-        begin, file, name, _, end = match.groups()
-        contents = [read_json(bundle / "configs" / file) for bundle in bundles]
-        rows = [
-            f"| `{knob}` | {_defaults(contents, knob)} | {keywords['description']} |\n"
-            for knob, keywords in knob_texts()[file][name].items()
-        ]
-        return f"{begin}| option | default | what it does |\n| --- | --- | --- |\n{''.join(rows)}{end}"
-
-    return _TABLE.sub(table, text)
-
-
-def _defaults(contents: Iterable[Mapping[str, Any]], knob: str) -> str:
-    shown = [_default(lookup(content, split_id(knob))) for content in contents]
-    return ", ".join(dict.fromkeys(shown))
-
-
-def _default(value: Any) -> str:
-    if isinstance(value, Mapping) and value:
-        return ", ".join(f"`{name}` {_default(part)}" for name, part in value.items())
-    if isinstance(value, str) and value.startswith("@"):
-        return f"that of `{value[1:]}`"
-    if isinstance(value, str) and value:
-        return f"`{value}`"
-    return json.dumps(value) if value == "" or isinstance(value, (bool, int, float)) else f"`{json.dumps(value)}`"

@@ -15,15 +15,13 @@ import pytest
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, packaged_bundles
 from samfed_monai.config.parse import WORKFLOWS
-from samfed_monai.config.ranges import knob_texts, knobs_in, unfit
-from samfed_monai.config.schema import argument_texts, file_name, page, schemas, typed_as, write
+from samfed_monai.config.ranges import knobs_in, unfit
+from samfed_monai.config.schema import argument_texts, file_name, schemas, typed_as, write
 from samfed_monai.config.strict import strict_bundle_problems
-from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.federation.workflow import bundle_content, client_config
 from tests.config.test_spelling import SLIPS, keys, renamed
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 FILES = sorted({files[-1] for files in WORKFLOWS.values()})
 
 
@@ -198,32 +196,6 @@ def test_null_is_no_number_where_nothing_reads_it(root, workflow, knob):
 )
 def test_what_a_range_says(value, keywords, told):
     assert unfit(value, keywords) == told
-
-
-def test_the_tables_of_the_docs_are_those_of_the_source():
-    text = (DOCS / "options.md").read_text(encoding="utf-8")
-    skin, polyp = find_bundle("samfed_skin"), find_bundle("samfed_polyp")
-    assert page(text, [skin, polyp]) == text, "run `samfed schema samfed_skin --page docs/options.md`"
-    assert text.count("<!-- end -->") == sum(len(tables) for tables in knob_texts().values())
-    emptied = text.replace("| federated rounds |", "| rounds |")
-    assert page(emptied, [skin, polyp]) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("# Knobs\n", r"expected a line such as <!-- federate\.json: knobs --> .*, found no place for a table"),
-        ("<!-- train.json: place -->\n<!-- end -->\n", r"expected one of .*, found <!-- train\.json: place -->"),
-    ],
-)
-def test_a_page_that_has_no_table_of_ours_is_refused(text, match):
-    with pytest.raises(Refused, match=match):
-        page(text, [find_bundle("samfed_skin")])
-
-
-def test_a_page_that_is_not_there_is_refused(tmp_path, capsys):
-    assert main(["schema", "samfed_skin", "--page", str(tmp_path / "knobs.md")]) == 2
-    assert "--page: expected a Markdown page whose tables are to be filled, found no file" in capsys.readouterr().err
 
 
 def test_a_copy_names_its_schemas_and_nothing_else_is_otherwise(tmp_path, capsys):
