@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
-from samfed_monai.config.entry_points import brought, not_installed
+from samfed_monai.config.entry_points import not_installed
 from samfed_monai.config.knobs import (
     MONAI_IDS,
     SITES,
@@ -37,27 +37,22 @@ from samfed_monai.config.knobs import (
 from samfed_monai.config.layers import groups_of, layered, training_layers
 from samfed_monai.config.parse import (
     COMMAND_LINE,
-    DISABLED,
     FEDERATE,
     MISSING,
     WORKFLOWS,
     BundleConfig,
     flat,
-    follow,
     is_code,
     is_note,
-    join_id,
     lookup,
     split_id,
-    walk,
     workflow_files,
 )
 from samfed_monai.config.ranges import check_ranges
 from samfed_monai.config.reads import runs_of, unread, unread_in_groups, unread_without_teacher
 from samfed_monai.config.spelling import corrected, misspelt
-from samfed_monai.config.targets import CATALOGUE, parameters_of, resolve_target
-from samfed_monai.config.variants import find_variant, methods, networks_elsewhere, read_method
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.config.variants import find_variant, methods, read_method
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
 
 WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
@@ -177,171 +172,6 @@ def _is_there(module: str) -> bool:
         name = f"{name}.{each}"
         spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
     return spec is not None
-
-
-def check_networks(config: BundleConfig) -> Iterator[Problem]:
-    """Names that the catalogue of networks does not have, where the bundle builds its network from it.
-
-    Not where ``imports`` are: they may add to the catalogue.
-    """
-    place = ("network_def", "name")
-    if lookup(config.content, ("network_def", "_target_")) != CATALOGUE or config.content.get("imports"):
-        return
-    from samfed_monai.networks import CLIENT_NETWORKS
-
-    known, others = list(CLIENT_NETWORKS), ("mixed_networks", "server_network")
-    broken = brought("networks").broken
-    for parts in (place, *((name,) for name in others)):
-        parts, value = follow(config.content, parts, lookup(config.content, parts))
-        for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and not is_code(name) and name not in CLIENT_NETWORKS:
-                if name in broken:
-                    yield replace(broken[name], where=f"{config.where(parts)} ({broken[name].where})")
-                    continue
-                expected, hint = f"one of {known}", did_you_mean(name, known)
-                yield Problem(config.where(parts), found=repr(name), expected=expected, hint=hint)
-
-
-def check_sam_arguments(config: BundleConfig) -> Iterator[Problem]:
-    """Another network where ``network_def`` has arguments that SAM alone takes, as ``fedsam`` and its kin have them.
-
-    Neither where ``imports`` are, nor of networks that other packages bring: those say themselves what they take.
-    """
-    definition = lookup(config.content, ("network_def",))
-    if lookup(definition, ("_target_",)) != CATALOGUE or config.content.get("imports"):
-        return
-    from samfed_monai.networks import CLIENT_NETWORKS
-    from samfed_monai.networks.sam.network import SamNetwork
-
-    named = parameters_of(SamNetwork)[0].items()
-    own = [name for name, parameter in named if parameter.kind is parameter.KEYWORD_ONLY and name in definition]
-    place, network = follow(config.content, ("network_def", "name"), definition.get("name"))
-    if not own or not isinstance(network, str) or network not in CLIENT_NETWORKS:
-        return
-    known, elsewhere = [name for name in CLIENT_NETWORKS if name.startswith("sam_")], networks_elsewhere()
-    outside = network in elsewhere and elsewhere[network].owner != "samfed_monai"
-    if network not in known and not outside:
-        expected = f"one of {known}, which alone take network_def#{', #'.join(own)}"
-        hint = "the variant supervised takes other networks"
-        yield Problem(config.where(place), found=repr(network), expected=expected, hint=hint)
-
-
-def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
-    """A strategy whose weights a term's mean decides (:class:`.LearnedWeights`), and no such term that is on.
-
-    Not where ``imports`` are: they may add some.
-    """
-    from samfed_monai.handlers.records import SUPERVISED
-    from samfed_monai.methods.site_weights import LearnedWeights
-
-    strategy, terms = lookup(config.content, ("strategy",)), _terms_and_guides(config)[0]
-    if config.content.get("imports") or not (isinstance(strategy, dict) and isinstance(terms, dict)):
-        return
-    target = _target_of(strategy)
-    if not (isinstance(target, type) and issubclass(target, LearnedWeights)):
-        return
-    default = parameters_of(target)[0].get("number")
-    if default is None:  # what decides is no option of this one
-        return
-    place, number = follow(config.content, ("strategy", "number"), strategy.get("number", default.default))
-    names = [_term_name(config, key, term) for key, term in terms.items() if _target_in(term)]
-    if not isinstance(number, str) or not is_value(number):
-        return
-    if any(_is_of(number, name) for name in (*names, SUPERVISED)):
-        return
-    expected = f"the term whose mean decides what a site weighs, one of {sorted({*names, SUPERVISED})}"
-    hint = did_you_mean(number, names)
-    for key in lookup(config.content, ("terms",)):
-        if _is_of(number, key) and lookup(config.content, ("terms", key, DISABLED)) is True:
-            hint = f"terms#{key}#_disabled_ false enables it"
-    yield Problem(config.where(place), found=repr(number), expected=expected, hint=hint)
-
-
-def _target_in(part: Any) -> bool:
-    """Whether a part of a configuration is a component, rather than arguments of a disabled one."""
-    return isinstance(part, dict) and "_target_" in part
-
-
-def _is_of(number: str, term: str) -> bool:
-    """Whether a term of this name records it: its value, or ``<name>_<more>`` beside it."""
-    return number == term or number.startswith(f"{term}_")
-
-
-def _target_of(component: Mapping[str, Any]) -> Any:
-    """What a component names; ``None`` where that cannot be used, which is told elsewhere."""
-    try:
-        return resolve_target(component.get("_target_"), "")
-    except Refused:
-        return None
-
-
-def _term_name(config: BundleConfig, key: str, term: Mapping[str, Any]) -> str:
-    """Under which name a term is logged."""
-    default = parameters_of(_target_of(term))[0].get("name")
-    own = term.get("name", default.default if default is not None else key)
-    return str(follow(config.content, ("terms", key, "name"), own)[1])
-
-
-def check_agreement(config: BundleConfig) -> Iterator[Problem]:
-    """Rules of agreement and guides that are unknown, thresholds that are no part of the whole, each where it is set.
-
-    Neither rules nor guides are judged where ``imports`` are: they may add some.
-    """
-    from samfed_monai.losses.agreement import AgreementSettings
-
-    kinds: dict[str, Any] = {"tau": (int, float), "delta": (int, float), "least_agreement": (int, float)}
-    kinds |= {} if config.content.get("imports") else {"rule": str}
-    yield from _unknown_guides(config)
-    for parts, component in walk(config.content):
-        if not isinstance(component, dict) or "rule" not in component:
-            continue
-        if not str(component.get("_target_", "")).startswith("samfed_monai."):
-            continue
-        set_at = {name: follow(config.content, (*parts, name), component[name]) for name in kinds if name in component}
-        given = {
-            name: value for name, (_, value) in set_at.items() if is_value(value) and isinstance(value, kinds[name])
-        }
-        try:
-            AgreementSettings(**given)
-        except Refused as refused:
-            for problem in refused.problems:
-                place, _ = set_at[problem.where.rpartition("#")[2]]
-                yield replace(problem, where=config.where(place))
-
-
-def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
-    """Whom a term in use asks (teacher, student, guide) that is neither a guide nor a view of the student."""
-    from samfed_monai.handlers.guide import OWN_VIEWS, unknown_guide
-    from samfed_monai.handlers.term import Term
-
-    terms, guides = _terms_and_guides(config)
-    if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
-        return
-    names = [str(guide.get("name", key)) for key, guide in guides.items() if _target_in(guide)]
-    told = dict[str, Problem]()  # by place: a knob that several terms read is told once
-    for parts, component in walk(terms):
-        if not _target_in(component):
-            continue
-        roles = dict.fromkeys(("teacher", "student")) if "rule" in component else {}
-        target = _target_of(component) if len(parts) == 1 and "_target_" in component else None
-        default = (
-            parameters_of(target)[0].get("guide") if isinstance(target, type) and issubclass(target, Term) else None
-        )
-        roles |= {} if default is None else {"guide": default.default}
-        for role, unsaid in roles.items():
-            place, value = follow(config.content, ("terms", *parts, role), component.get(role, unsaid))
-            if isinstance(value, str) and is_value(value) and value not in (*OWN_VIEWS, *names):
-                problem = replace(unknown_guide(value, names, join_id(("terms", *parts))), where=config.where(place))
-                if lookup(config.content, ("guides", value, DISABLED)) is True:
-                    problem = replace(problem, hint=f"guides#{value}#_disabled_ false enables it")
-                told.setdefault(problem.where, problem)
-    yield from told.values()
-
-
-def _terms_and_guides(config: BundleConfig) -> tuple[Any, Any]:
-    """Those in use; ``None`` where the workflow reads none."""
-    runs = runs_of(config)[-1]
-    return runs.get("terms"), runs.get("guides")
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
@@ -536,10 +366,6 @@ def _problems(config: BundleConfig, root: Path, ready: bool, *, imports: bool | 
         lambda: check_unread_knobs(config, runs_of(config)),
         components.problems,
         lambda: check_override_kinds(config, components.judged),
-        lambda: check_networks(config),
-        lambda: check_sam_arguments(config),
-        lambda: check_agreement(config),
-        lambda: check_deciding_term(config),
         lambda: check_ranges(config),
         lambda: check_files(config, root, ready=ready),
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ from samfed_monai.config import check_bundle, find_bundle, known_variants
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.components import wrong_kind
 from samfed_monai.config.knobs import OPTIONAL
-from samfed_monai.config.reads import Unread
 from tests.config.conftest import TRAIN, Write
-from tests.methods import needs
 
 
 def told(bundle: Path, **arguments) -> list[str]:
@@ -249,140 +246,6 @@ def test_fault_24_a_name_where_a_list_of_names_belongs():
     ]
 
 
-@pytest.mark.parametrize(
-    ("file", "override", "message"),
-    [
-        ("train", {"agreement#rule": "averag"}, r"agreement#rule: expected one of .*'averag'; did you mean 'average'"),
-        ("train", {"agreement#tau": 1.4}, r"agreement#tau: expected a number in \[0, 1\], found 1.4"),
-        ("train", {"terms#sam_kd#rule": "avg"}, r"terms#sam_kd#rule: expected one of .*'avg'"),
-        ("federate", {"agreement#delta": -0.1}, r"agreement#delta: expected a number in \[0, 1\]"),
-        (
-            "train",
-            {"agreement#student": "globl"},
-            r"agreement#student: expected one of .*'globl'; did you mean 'global'",
-        ),
-        (
-            "train",
-            {"agreement#student": "zzz"},
-            r"agreement#student: .*'zzz'; add a guide of that name, or disable terms",
-        ),
-        (
-            "train",
-            {"terms#sam_kd#teacher": "ema"},
-            r"terms#sam_kd#teacher: .*'ema'; guides#ema#_disabled_ false enables it",
-        ),
-    ],
-)
-def test_fault_24_an_unknown_rule_guide_or_threshold_is_told_once_where_it_is_set(file, override, message):
-    (problem,) = check_bundle(find_bundle("samfed_skin"), file, overrides=override, ready=False)
-    assert re.search(rf"command line -> {message}", str(problem))
-
-
-def test_a_guide_is_one_that_is_not_disabled_and_terms_that_nobody_runs_ask_nobody():
-    def told(**overrides: object) -> list:
-        ids = {name.replace("__", "#"): value for name, value in overrides.items()}
-        return check_bundle(find_bundle("samfed_skin"), "train", overrides=ids, ready=False)
-
-    assert told(agreement__student="ema", guides__ema___disabled_=False) == []
-    (unread,) = told(agreement__student="mine", terms__pseudo_label___disabled_=True, terms__sam_kd___disabled_=True)
-    assert isinstance(unread, Unread)
-    assert told(agreement__student="weak") == []
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "expected one of ['global', 'sam', 'strong', 'weak'], found the guide 'ema'; guides#ema#_disabled_ false"),
-        ({"guides#ema#_disabled_": False}, None),
-        ({"guide": "emma"}, "expected one of ['global', 'sam', 'strong', 'weak'], found the guide 'emma'"),
-        ({"guide": "weak"}, None),
-        ({"_disabled_": True}, None),
-    ],
-)
-@needs("mean_teacher")
-def test_a_guide_that_a_term_names_is_one_that_is_not_disabled(given, message):
-    ids = {name: value for name, value in given.items() if "#" in name}
-    own = {name: value for name, value in given.items() if "#" not in name}
-    mine = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "ema", **own}
-    found = check_bundle(find_bundle("samfed_skin"), "train", overrides={"terms#mine": mine, **ids}, ready=False)
-    assert [problem.where.partition(" -> ")[2] for problem in found] == ["terms#mine#guide"] * (message is not None)
-    assert message is None or message in str(found[0])
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (
-            {"strategy#number": "local_mixpu"},
-            "command line -> strategy#number: expected the term whose mean decides what a site weighs, one of "
-            "['local_mixup', 'pseudo_label', 'supervised'], found 'local_mixpu'; did you mean 'local_mixup'?",
-        ),
-        (
-            {"terms#local_mixup#_disabled_": True},
-            "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
-            "['pseudo_label', 'supervised'], found 'local_mixup_all'; terms#local_mixup#_disabled_ false enables it",
-        ),
-        (
-            {"terms#local_mixup#name": "mine"},
-            "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
-            "['mine', 'pseudo_label', 'supervised'], found 'local_mixup_all'",
-        ),
-    ],
-)
-def test_the_term_that_decides_weights_is_one_of_the_bundle_that_is_on(override, message):
-    (problem,) = check_bundle(find_bundle("samfed_skin"), "federate", variant="drflm", overrides=override, ready=False)
-    assert str(problem) == message
-
-
-@pytest.mark.parametrize(
-    ("variant", "override"),
-    [
-        ("drflm", {"strategy#number": "supervised"}),
-        ("drflm", {"strategy#number": "pseudo_label"}),
-        ("drflm", {"strategy": {"_target_": "samfed_monai.methods.drflm.DistributionallyRobust"}}),
-        ("fedsemidg", {"strategy#step": 0.1}),  # whose number is no option
-        ("samfed", {"strategy": {"_target_": "samfed_monai.methods.nobodys.Strategy", "number": "x"}}),
-    ],
-)
-def test_other_numbers_and_strategies_are_left_alone(variant, override):
-    problems = check_bundle(find_bundle("samfed_skin"), "train", variant=variant, overrides=override, ready=False)
-    assert [problem for problem in problems if "decides" in problem.expected] == []
-
-
-@pytest.mark.parametrize("variant", ["fedsam", "zero_shot", "pfedsam"])
-@pytest.mark.parametrize(
-    ("overrides", "place"),
-    [
-        ({"network_name": "basic_unet"}, "network_name"),
-        ({"sites": {"a": {"network": "basic_unet"}}}, "sites#a#network"),
-    ],
-)
-def test_a_variant_of_sam_takes_no_other_network(variant, overrides, place):
-    (problem,) = check_bundle(find_bundle("samfed_skin"), "federate", variant=variant, overrides=overrides, ready=False)
-    assert str(problem) == (
-        f"command line -> {place}: expected one of ['sam_vit_b', 'sam_vit_h', 'sam_vit_l', 'sam_vit_t'], which alone "
-        "take network_def#experts, #decoder, #checkpointing, found 'basic_unet'; the variant supervised takes other "
-        "networks"
-    )
-
-
-def test_a_variant_of_sam_takes_every_sam_and_what_another_package_brings(monkeypatch):
-    from samfed_monai.config import check
-    from samfed_monai.core.registry import Elsewhere
-    from samfed_monai.networks import CLIENT_NETWORKS
-
-    def told(network: str) -> list:
-        given = {"network_name": network}
-        return check_bundle(find_bundle("samfed_skin"), "train", variant="fedsam", overrides=given, ready=False)
-
-    assert told("sam_vit_b") == []
-    assert len(told("hssf_resnet18")) == 1, "a method of this package brings it"
-    brought = {"theirs": Elsewhere("their.networks.build", "theirs 1.0")}
-    monkeypatch.setattr(check, "networks_elsewhere", lambda: brought)
-    monkeypatch.setattr(CLIENT_NETWORKS, "elsewhere", lambda: brought)
-    assert told("theirs") == []
-
-
 def test_modules_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypatch):
     (tmp_path / "my_lab").mkdir()
     (tmp_path / "my_lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")
@@ -431,12 +294,6 @@ def test_modules_of_imports_that_cannot_be_imported_are_refused_where_they_are_a
     assert found == [f"train.json -> {text}" for text in mine]
     assert not [text for text in told(root, ready=False) if "imports#" in text]
     assert not [problem for problem in check_bundle(root, "federate", ready=False) if "imports#" in problem.where]
-
-
-def test_a_rule_may_be_one_that_the_imports_register():
-    own = {"agreement#rule": "both_sure", "agreement#tau": 1.4, "imports": ["$import math"]}
-    problems = check_bundle(find_bundle("samfed_skin"), "train", overrides=own, ready=False)
-    assert [problem.where for problem in problems if "agreement" in problem.where] == ["command line -> agreement#tau"]
 
 
 def test_fault_25_unknown_component(bundle, rewrite: Write):

@@ -192,29 +192,6 @@ def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(
 
 
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
-def test_an_unknown_network_is_told_once_where_it_stands(mine, capsys):
-    path = mine / "configs" / "train.json"
-    content = read_json(path)
-    path.write_text(json.dumps(content | {"network_name": "lite_fpn"}))
-    (problem,) = check_bundle(mine, "federate", overrides={"sites#a#limit": 2, "sites#b#limit": 3}, ready=False)
-    assert (problem.where, problem.found, problem.hint) == (
-        "train.json -> network_name",
-        "'lite_fpn'",
-        "did you mean 'lite0_fpn'?",
-    )
-    assert main(["check", str(mine)]) == 2
-    assert capsys.readouterr().err.count("lite_fpn") == 1
-    path.write_text(json.dumps(content))
-    (problem,) = check_bundle(mine, "federate", overrides={"network_name": "basicunet"}, ready=False)
-    assert problem.where == "command line -> network_name"
-    (problem,) = check_bundle(mine, "federate", overrides={"sites": {"a": {"network": "basicunet"}}}, ready=False)
-    assert problem.where == "command line -> sites#a#network"
-    given = {"mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"}
-    (problem,) = check_bundle(mine, "federate", variant="heterogeneous", overrides=given, ready=False)
-    assert (problem.where, problem.found) == ("command line -> mixed_networks", "'basicunet'")
-
-
-@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
 def test_names_of_ones_own_are_no_misspellings(mine):
     """A second term or guide, one of another name whose first is gone, and a knob renamed with all that refer to it."""
     path = mine / "configs" / "train.json"
