@@ -24,18 +24,18 @@ SCHEMA = {
     [
         ({}, "plan -> rounds: expected federated rounds, found no such key"),
         ({"rounds": 0}, "plan -> rounds: expected at least 1, found 0"),
-        ({"rounds": True}, "plan -> rounds: expected integer, found True (bool)"),
-        ({"rounds": 2.0}, "plan -> rounds: expected integer, found 2.0 (float)"),
-        ({"rounds": 1, "share": math.nan}, "plan -> share: expected number or null, found nan (float)"),
+        ({"rounds": True}, "plan -> rounds: expected a whole number, found True (bool)"),
+        ({"rounds": 2.0}, "plan -> rounds: expected a whole number, found 2.0 (float); write 2"),
+        ({"rounds": 1, "share": math.nan}, "plan -> share: expected a number or null, found nan (float)"),
         ({"rounds": 1, "share": 1}, "plan -> share: expected below 1, found 1"),
-        ({"rounds": 1, "kind": "all"}, "plan -> kind: expected one of ['weights', 'none'], found all"),
+        ({"rounds": 1, "kind": "all"}, "plan -> kind: expected one of ['weights', 'none'], found 'all'"),
         ({"rounds": 1, "sites": ({"name": "a"}, {})}, "plan -> sites#1#name: expected one, found no such key"),
         (
             {"rounds": 1, "round": 2},
             "plan -> round: expected one of ['kind', 'rounds', 'share', 'sites'], found an unknown key; "
             "did you mean 'rounds'?",
         ),
-        ([], "plan: expected object, found [] (list)"),
+        ([], "plan: expected an object, found [] (list)"),
     ],
 )
 def test_a_departure_is_reported_with_its_place(content, message):
