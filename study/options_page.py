@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.options import option_tables
 from samfed_monai.config.parse import lookup, split_id
-from samfed_monai.config.ranges import knob_texts
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
 
@@ -26,7 +26,7 @@ def options_page(text: str, bundles: Sequence[Path]) -> str:
     Raises:
         Refused: a text without such a place, or one that names no table.
     """
-    tables = [f"<!-- {file}: {name} -->" for file, tables in knob_texts().items() for name in tables]
+    tables = [f"<!-- {file}: {name} -->" for file, tables in option_tables().items() for name in tables]
     marks = [match.group(1).strip() for match in _TABLE.finditer(text)]
     if unknown := [mark for mark in marks if mark not in tables] or ([] if marks else ["no place for a table"]):
         expected = f"one of {', '.join(tables)}, and below it <!-- end -->"
@@ -37,7 +37,7 @@ def options_page(text: str, bundles: Sequence[Path]) -> str:
         contents = [read_json(bundle / "configs" / file) for bundle in bundles]
         rows = [
             f"| `{option}` | {_defaults(contents, option)} | {keywords['description']} |\n"
-            for option, keywords in knob_texts()[file][name].items()
+            for option, keywords in option_tables()[file][name].items()
         ]
         return f"{begin}| option | default | what it does |\n| --- | --- | --- |\n{''.join(rows)}{end}"
 

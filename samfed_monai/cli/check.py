@@ -19,8 +19,8 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "check",
         help="look for mistakes in a bundle's JSON, and in a data list",
         description="Reads every configuration file of a bundle strictly and lists every mistake at once: misspelt "
-        "keys, wrong types, unknown components, code in knobs, values that a run would refuse. With a data list, every "
-        "image is decoded and hashed.",
+        "keys, wrong types, unknown components, code in options, values that a run would refuse. With a data list, "
+        "every image is decoded and hashed.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -45,7 +45,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.check import check_bundle, overruled, unlike_networks, workflows_of
+    from samfed_monai.config.check import check_bundle, workflows_of
     from samfed_monai.config.reads import Unread
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants, variant_files
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     unscored = cannot_be_scored(listed) if listed is not None else None
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
-    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *ignored]:
+    for problem in ignored:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")

@@ -15,7 +15,7 @@ def add_schema_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         "schema",
         help="write JSON Schema of a bundle's files, for editors",
         description="Writes a JSON Schema (draft 2020-12) of each of a bundle's files into its folder schemas and "
-        "names it in the file ($schema): an editor then completes knobs, says what they do, and underlines misspelt "
+        "names it in the file ($schema): an editor then completes options, says what they do, and underlines misspelt "
         "ones and values out of range. "
         "`samfed init` has done so; do it again after an update, or when a method or a variant was added.",
         allow_abbrev=False,
@@ -29,7 +29,7 @@ def add_schema_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 def run(arguments: argparse.Namespace) -> int:
     """Writes the schemas and says where they are."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
-    from samfed_monai.config.schema import write
+    from samfed_monai.config.editor import write
 
     root = find_bundle(arguments.bundle)
     if arguments.output_dir is None and root in packaged_bundles().values():

@@ -12,7 +12,6 @@ import configparser
 import importlib
 import importlib.machinery
 import importlib.util
-import json
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
@@ -20,21 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.components import ComponentCheck, check_override_kinds
+from samfed_monai.config.components import check_components, check_options, check_replaced_kinds
 from samfed_monai.config.entry_points import not_installed
-from samfed_monai.config.knobs import (
-    MONAI_IDS,
-    SITES,
-    TEACHER,
-    check_knobs,
-    check_override_ids,
-    check_references,
-    check_unread_knobs,
-    is_value,
-    shipped,
-    shipped_knobs,
-)
+from samfed_monai.config.ids import check_code, check_override_ids, check_reading
 from samfed_monai.config.layers import groups_of, layered, training_layers
+from samfed_monai.config.options import MONAI_IDS, SITES, TEACHER, shipped_options
 from samfed_monai.config.parse import (
     COMMAND_LINE,
     FEDERATE,
@@ -43,25 +32,21 @@ from samfed_monai.config.parse import (
     BundleConfig,
     flat,
     is_code,
-    is_note,
-    lookup,
     split_id,
     workflow_files,
 )
-from samfed_monai.config.ranges import check_ranges
 from samfed_monai.config.reads import runs_of, unread, unread_in_groups, unread_without_teacher
-from samfed_monai.config.spelling import corrected, misspelt
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
 
-WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
-"""Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash.
+WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
+"""Options that hold the path of a weights file or null; ``<option>_sha256`` beside one, if not null, is its hash.
 
 ``encoder_weights`` may hold a word (``pretrained``, ``teacher``) or a name that ``samfed weights`` knows instead."""
 
-FOLDER_KNOBS = ("data_root", "dataset_dir")
-"""Knobs that hold the path of an existing folder or null."""
+FOLDER_OPTIONS = ("data_root", "dataset_dir")
+"""Options that hold the path of an existing folder or null."""
 
 
 def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) -> Iterator[Problem]:
@@ -74,11 +59,11 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
     """
     content = dict(config.content)
     for layer, _ in config.layers:
-        for name, value in shipped_knobs(layer).items():
+        for name, value in shipped_options(layer).items():
             of_teacher = config.federates and name == "encoder_weights"  # the teacher that the federation fits has them
             if (of_teacher or not ready) and content.get(name, MISSING) == value:
                 del content[name]
-    for name in WEIGHT_KNOBS:
+    for name in WEIGHT_OPTIONS:
         path = _given(content, name)
         if name == "encoder_weights" and path is not None:
             try:
@@ -91,7 +76,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
             yield Problem(config.where((name,)), found=f"no file {str(path)!r}", expected="a weights file", hint=hint)
         elif path is not None:
             yield from _hash(config, name, path)
-    for name in FOLDER_KNOBS:
+    for name in FOLDER_OPTIONS:
         path = _given(content, name)
         if path is not None and not path.is_dir():
             where = config.where((name,))
@@ -327,7 +312,13 @@ def check_bundle(
             for each in refused.problems
         ]
     config = BundleConfig(layers, overrides, base=base)
-    problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, ready)]
+    problems = [*check_logging(root), *_problems(config, root, ready)]
+    metadata = root / "configs" / "metadata.json"  # which MONAI reads with every workflow
+    if metadata.exists():
+        try:
+            read_json(metadata, byte_order_mark=False)
+        except Refused as refused:
+            problems += refused.problems
     if config.problems:
         return list(dict.fromkeys(problems))
     told = {problem.where for problem in problems}
@@ -335,42 +326,29 @@ def check_bundle(
     if workflow == "train":
         problems += check_classes(config, root, variant, "variant")
     if config.federates:
-        config, _ = corrected(config)
         problems += check_classes(config, root, config.content.get("variant"), config.where(("variant",)))
         problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
-
-
-def _in_metadata(root: Path) -> list[Problem]:
-    """``metadata.json``, which MONAI reads with every workflow: what keeps it from being read, and misspelt keys."""
-    path = root / "configs" / "metadata.json"
-    if not path.exists():
-        return []
-    try:
-        return misspelt(path.name, read_json(path, byte_order_mark=False))
-    except Refused as refused:
-        return refused.problems
 
 
 def _problems(config: BundleConfig, root: Path, ready: bool, *, imports: bool | None = None) -> list[Problem]:
     """Of one workflow; ``imports`` says whether its modules are imported, by default where it is ready."""
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
-    config, problems = corrected(config)
-    components = ComponentCheck(config)
+    judged, problems = set[tuple[str, ...]](), list[Problem]()
     for check in (
-        lambda: check_override_ids(config),
-        lambda: check_knobs(config),
-        lambda: check_references(config),
-        lambda: check_imports(config, ready=ready if imports is None else imports),
-        lambda: check_unread_knobs(config, runs_of(config)),
-        components.problems,
-        lambda: check_override_kinds(config, components.judged),
-        lambda: check_ranges(config),
-        lambda: check_files(config, root, ready=ready),
+        check_override_ids(config),
+        check_code(config),
+        check_reading(config, runs_of(config)),
+        check_imports(config, ready=ready if imports is None else imports),
+        check_components(config, judged),
+        check_replaced_kinds(config, judged),
+        check_options(config),
+        check_files(config, root, ready=ready),
     ):
-        told = {problem.where for problem in problems}
-        problems += [problem for problem in check() if problem.where not in told]  # one place is told about once
+        for problem in check:
+            if all(problem.where != other.where for other in problems):  # one place is reported once
+                problems.append(problem)
     return problems
 
 
@@ -432,66 +410,6 @@ def _has_teacher(config: BundleConfig, parts: Mapping[str, BundleConfig]) -> boo
     names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
     names += config.content.get("mixed_networks") or ()
     return config.content.get("encoder_weights") == OF_TEACHER and any(takes_teacher(str(name)) for name in names)
-
-
-_RULED_BY = {
-    ("train.json", "epochs"): (FEDERATE, "rounds"),
-    ("teacher.json", "adapt"): ("train.json", "teacher_adapt"),
-}
-"""Ids that do nothing in a federation, each with the one that does; ``federate.json`` adds to them."""
-
-
-def _rules(name: str, value: Any) -> bool:
-    """Whether an id of ``federate.json`` replaces a value of ``train.json``; notes such as ``$schema`` do not."""
-    return is_value(value) and not is_note(name)
-
-
-def overruled(bundle_root: str | Path) -> list[Problem]:
-    """Values of ``train.json`` and ``teacher.json`` that were changed and that do nothing in a federation.
-
-    They are no mistakes: outside of a federation they count. One with the value that the packaged bundles ship, or the
-    one that rules, is not among them.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`check_bundle` found no problem.
-    """
-    paths = [Path(bundle_root) / "configs" / name for name in ("train.json", "teacher.json", FEDERATE)]
-    files = {path.name: read_json(path) if path.is_file() else {} for path in paths}
-    above = files[FEDERATE]
-    ruled = {**_RULED_BY, **{("train.json", name): (FEDERATE, name) for name in above if _rules(name, above[name])}}
-    ruled |= {("teacher.json", name): (FEDERATE, f"{TEACHER}#{name}") for name in above.get(TEACHER) or {}}
-    problems = []
-    for (file, name), (home, place) in ruled.items():
-        value, rules = (lookup(files[where], split_id(key)) for where, key in ((file, name), (home, place)))
-        if MISSING not in (value, rules) and value not in (rules, *(each.get(name) for each in shipped(file))):
-            expected = f"{json.dumps(rules)} in a federation, which {home} -> {place} decides"
-            problems.append(
-                Problem(f"{file} -> {name}", found=json.dumps(value), expected=expected, hint="set it there")
-            )
-    return problems
-
-
-def unlike_networks(bundle_root: str | Path) -> list[Problem]:
-    """The network of ``inference.json`` where it is declared unlike the one of ``train.json``, which gives its weights.
-
-    ``weights`` of the declaration counts for a network that is to be trained, and is not compared; nor are knobs, as
-    ``samfed infer`` takes those of the model.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`check_bundle` found no problem.
-    """
-    declared = []
-    for name in ("train.json", "inference.json"):
-        path = Path(bundle_root) / "configs" / name
-        network = read_json(path).get("network_def") if path.is_file() else None
-        if not isinstance(network, dict):
-            return []
-        declared.append({key: value for key, value in network.items() if key != "weights"})
-    trained, run = (json.dumps(network, sort_keys=True) for network in declared)
-    if trained == run:
-        return []
-    expected = f"{trained}, as in train.json, whose weights it loads"
-    return [Problem("inference.json -> network_def", found=run, expected=expected, hint="declare the same in both")]
 
 
 def _where_said(config: BundleConfig, group: str, part: BundleConfig, problem: Problem) -> Problem:

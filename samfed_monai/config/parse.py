@@ -104,7 +104,7 @@ _MOST_HOPS = 8  # ids that refer to one another in a circle are MONAI's to refus
 
 
 def follow(content: Any, place: Sequence[str], value: Any) -> tuple[tuple[str, ...], Any]:
-    """Where ``value``, which stands at ``place``, leads: ``@knob`` hands a knob on as it is, perhaps by other ids.
+    """Where ``value``, which stands at ``place``, leads: ``@option`` hands an option on as it is, perhaps by other ids.
 
     Returns:
         The last id and what stands there, which may be ``MISSING``; an expression stays as it is.

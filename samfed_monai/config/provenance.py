@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.check import grouped_configs
-from samfed_monai.config.knobs import (
+from samfed_monai.config.ids import check_override_ids, lost
+from samfed_monai.config.layers import layered
+from samfed_monai.config.options import (
     GROUPS,
     TEACHER,
-    all_knobs,
-    check_override_ids,
+    all_options,
     is_plain,
-    lost,
 )
-from samfed_monai.config.layers import layered
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import (
     FEDERATE,
@@ -46,7 +45,7 @@ class Shown:
         parts: the id.
         said: (what said it, value), the one that counts first, then what it replaced.
         leads_to: the plain value that a reference leads to, else ``MISSING``.
-        brief: whether it is shown without being asked for: a knob, or set on top of the workflow's files.
+        brief: whether it is shown without being asked for: an option, or set on top of the workflow's files.
         read: whether what the workflow runs leads to it.
     """
 
@@ -85,7 +84,7 @@ class Configuration:
     Args:
         bundle_root: folder of the bundle.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
-        variant: name of a variant; in ``federate`` it is the knob.
+        variant: name of a variant; in ``federate`` it is the option.
         overrides: ids and values of the command line.
 
     Raises:
@@ -130,7 +129,7 @@ class Configuration:
 
     def ids(self) -> Iterator[Shown]:
         """Every id that holds a plain value, a list of these, or nothing; notes on top are left out."""
-        knobs, runs = all_knobs(self.config), self._runs()
+        options, runs = all_options(self.config), self._runs()
         teacher = self.groups.get(TEACHER)
         for parts, value in _leaves(self.config.content):
             if parts[0] == TEACHER and teacher is not None:
@@ -138,8 +137,8 @@ class Configuration:
             history = self.config.history(parts)
             said = [(self.sources[layer], old) for layer, old in reversed(history)]
             read = self._is_read(runs, parts)
-            knob = join_id(parts) in knobs and (read or not self.config.federates)
-            brief = knob or history[-1][0] not in self.config.own
+            option = join_id(parts) in options and (read or not self.config.federates)
+            brief = option or history[-1][0] not in self.config.own
             yield Shown(parts, said, _lead(self.config, parts, value), brief, read)
         if teacher is not None:
             yield from self._of_teacher(teacher)

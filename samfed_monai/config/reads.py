@@ -1,6 +1,6 @@
 """What a command reads of a configuration, and the options that nothing in its run would read.
 
-Whoever runs a workflow asks its configuration for some ids by name (:data:`~samfed_monai.config.knobs.MONAI_IDS` where
+A command asks a workflow's configuration for some ids by name (:data:`~samfed_monai.config.options.MONAI_IDS` where
 MONAI runs it). What these refer to is read, and nothing else: an option that they do not lead to is refused, with the
 option that is read in its place.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from samfed_monai.config.knobs import (
+from samfed_monai.config.ids import UNREAD, lost
+from samfed_monai.config.options import (
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -21,7 +22,6 @@ from samfed_monai.config.knobs import (
     TEACHER_GIVEN,
     TEACHER_READS,
     TRAINING_READS,
-    lost,
 )
 from samfed_monai.config.parse import (
     DISABLED,
@@ -39,7 +39,6 @@ from samfed_monai.config.parse import (
 from samfed_monai.core.errors import Problem
 
 _LONGEST = 60  # characters of a value in a message
-_UNREAD = "leave it out: nothing that is run refers to it"
 _SET = "leave it out: the federation sets it"
 
 OF_SERVER = frozenset(
@@ -134,12 +133,12 @@ def _elsewhere(config: BundleConfig, parts: Sequence[str]) -> str:
     """The option of a federation for an id that its sites or its teacher read."""
     file, option = config.layers[0][0], join_id(parts)
     if config.federates:
-        return _SET if parts[0] in GIVEN else _UNREAD
+        return _SET if parts[0] in GIVEN else UNREAD
     if file == TEACHER_FILE and is_read([of_teacher(config.content)], parts):
         return f"`samfed federate` reads it: --{TEACHER}#{option}"
     if file == WORKFLOWS[FEDERATE.removesuffix(".json")][0] and is_read([of_training(config.content)], parts):
         return f"`samfed federate` reads it: --{option}"
-    return _UNREAD
+    return UNREAD
 
 
 def unread_without_teacher(config: BundleConfig, *, trunk: bool) -> Iterator[Problem]:
@@ -182,7 +181,7 @@ def unread_in_groups(config: BundleConfig, groups: Mapping[str, BundleConfig], *
         if not site and not teacher:
             hint = "leave it out: this run has no teacher"
         expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
-        yield Unread(f"{config.source} -> {option}", found=_short(value), expected=expected, hint=hint or _UNREAD)
+        yield Unread(f"{config.source} -> {option}", found=_short(value), expected=expected, hint=hint or UNREAD)
 
 
 def _asked(config: BundleConfig) -> Iterator[tuple[str, str, str, Any]]:

@@ -37,7 +37,7 @@ def run_workflow(
         bundle: folder or packaged name.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
         overrides: ids and values.
-        variant: variant, laid on the workflow's first file; not for ``federate``, where it is a knob.
+        variant: variant, laid on the workflow's first file; not for ``federate``, where it is an option.
         asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
 
     Returns:

@@ -80,7 +80,7 @@ class WorkflowConfig:
         return parser
 
     def value(self, name: str) -> Any:
-        """A knob's value, references resolved.
+        """An option's value, references resolved.
 
         Raises:
             Refused: the bundle has no such id, or what stands there is a component that refuses its arguments.
@@ -88,7 +88,7 @@ class WorkflowConfig:
         parser = self.parser()
         if lookup(parser.config, split_id(name)) is MISSING:
             where = f"{Path(self.files[-1]).name} -> {name}"
-            raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
+            raise Refused([Problem(where, found="no such id", expected="an option that the federation reads")])
         with unwrapped(lambda: parser):
             return parser.get_parsed_content(name)
 
@@ -99,7 +99,7 @@ class WorkflowConfig:
             return tuple(parser.get_parsed_content(name) for name in names)
 
     def optional(self, name: str) -> Any:
-        """A knob's value, or ``None`` where the bundle has no such id."""
+        """An option's value, or ``None`` where the bundle has no such id."""
         parser = self.parser()
         with unwrapped(lambda: parser):
             return parsed(parser, name)

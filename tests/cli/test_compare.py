@@ -98,7 +98,9 @@ def test_a_name_twice_in_a_file_is_refused(write):
 
 @pytest.mark.parametrize("content", [[], {}, {"rows": {}}, {"rows": ["samfed"]}])
 def test_a_file_without_rows_is_refused(write, content):
-    with pytest.raises(Refused, match=r"rules\.rows\.json( -> rows)?: expected (an object|rows by name|at least one row)"):
+    with pytest.raises(
+        Refused, match=r"rules\.rows\.json( -> rows)?: expected (an object|rows by name|at least one row)"
+    ):
         read_rows(write(content))
 
 

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from samfed_monai.config import check_bundle, find_bundle, known_variants
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.components import wrong_kind
-from samfed_monai.config.knobs import OPTIONAL
+from samfed_monai.config.options import OPTIONAL
 from tests.config.conftest import TRAIN, Write
 
 

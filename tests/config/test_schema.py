@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import jsonschema
 import pytest
+from samfed_monai.config.ranges import options_in, unfit
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, packaged_bundles
 from samfed_monai.config.parse import WORKFLOWS
-from samfed_monai.config.ranges import knobs_in, unfit
 from samfed_monai.config.schema import argument_texts, file_name, schemas, typed_as, write
 from samfed_monai.config.strict import strict_bundle_problems
 from samfed_monai.core.io import read_json
@@ -49,7 +49,7 @@ def test_every_file_as_it_is_shipped_fits_its_schema(root, validators):
 def test_every_knob_has_a_text_a_default_and_a_type(root, validators):
     for name, validator in validators.items():
         content, properties = read_json(root / "configs" / name), validator.schema["properties"]
-        for knob in knobs_in(name):
+        for knob in options_in(name):
             if "#" not in knob and not isinstance(content[knob], (dict, list)):
                 described = properties[knob]
                 assert described["description"]
@@ -146,7 +146,7 @@ def outside(keywords: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize("file", FILES)
 def test_a_knob_out_of_its_range_is_refused_by_the_check(file):
     workflow = next(name for name, files in WORKFLOWS.items() if files[-1] == file)
-    for knob, keywords in knobs_in(file).items():
+    for knob, keywords in options_in(file).items():
         for below, value in outside(keywords):
             (problem,) = check_bundle(
                 find_bundle("samfed_skin"), workflow, overrides={knob + below: value}, ready=False
@@ -159,7 +159,7 @@ NULLABLE = ["encoder_learning_rate", "local_steps", "encoder_weights"]
 
 
 def test_what_null_means_is_said_of_no_other_knob_of_training():
-    said = {knob for knob, keywords in knobs_in("train.json").items() if "`null`" in keywords["description"]}
+    said = {knob for knob, keywords in options_in("train.json").items() if "`null`" in keywords["description"]}
     assert said == {*NULLABLE, "store_dir"}, "the last is a place"
 
 

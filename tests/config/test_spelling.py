@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.check import overruled, unlike_networks
-from samfed_monai.config.knobs import is_value
+from samfed_monai.config.options import is_value
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.core.io import read_json
 from tests.config.conftest import TRAIN, Write
@@ -150,45 +148,6 @@ def test_a_network_of_ones_own_that_has_no_use_for_a_knob_is_no_mistake_of_the_e
     content["network_def"] = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "in_channels": 3}
     path.write_text(json.dumps(content))
     assert check_bundle(mine, "evaluate", ready=False) == []
-
-
-def test_a_network_that_inference_declares_otherwise_is_noted(mine, capsys):
-    assert unlike_networks(mine) == []
-    path = mine / "configs" / "train.json"
-    network = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "out_channels": 1}
-    path.write_text(json.dumps(read_json(path) | {"network_def": network}))
-    assert main(["check", str(mine), "--workflow", "train"]) == 0
-    said = capsys.readouterr().out
-    assert (
-        'note: inference.json -> network_def: expected {"_target_": "monai.networks.nets.BasicUNet", '
-        '"out_channels": 1, "spatial_dims": 2}, as in train.json, whose weights it loads, found {"_target_": '
-        '"samfed_monai.networks.client_network", ' in said
-    )
-    assert "declare the same in both" in said
-
-
-@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
-def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(mine, capsys):
-    assert overruled(mine) == []
-    configs = mine / "configs"
-    for file, values in {
-        "train.json": {"$schema": "t", "local_steps": 50, "epochs": 7, "image_size": 192, "output_dir": "elsewhere"},
-        "federate.json": {"$schema": "f"},
-        "teacher.json": {"adapt": "decoder", "size": 448},
-    }.items():
-        (configs / file).write_text(json.dumps(read_json(configs / file) | values))
-    assert [str(problem) for problem in overruled(mine)] == [
-        "train.json -> epochs: expected 10 in a federation, which federate.json -> rounds decides, found 7; "
-        "set it there",
-        'teacher.json -> adapt: expected "lora" in a federation, which train.json -> teacher_adapt decides, '
-        'found "decoder"; set it there',
-        'train.json -> output_dir: expected "runs/skin" in a federation, which federate.json -> output_dir decides, '
-        'found "elsewhere"; set it there',
-        "train.json -> local_steps: expected 36 in a federation, which federate.json -> local_steps decides, "
-        "found 50; set it there",
-    ]
-    assert main(["check", str(mine), "--workflow", "federate", "--variant", "no_sam"]) == 0
-    assert "\n  note: train.json -> epochs: expected 10 in a federation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from samfed_monai.config.ranges import option_tables
 
 from samfed_monai.config import find_bundle, known_variants
-from samfed_monai.config.ranges import knob_texts
 from samfed_monai.config.variants import LABELS, declared, methods
 from samfed_monai.core.errors import Refused
 from study.methods_page import methods_page
@@ -62,7 +62,7 @@ def test_the_tables_of_options_are_those_of_the_source():
     text = (DOCS / "options.md").read_text(encoding="utf-8")
     bundles = [find_bundle("samfed_skin"), find_bundle("samfed_polyp")]
     assert options_page(text, bundles) == text, "run `python -m study options docs/options.md`"
-    assert text.count("<!-- end -->") == sum(len(tables) for tables in knob_texts().values())
+    assert text.count("<!-- end -->") == sum(len(tables) for tables in option_tables().values())
     assert options_page(text.replace("| federated rounds |", "| rounds |"), bundles) == text
 
 
