@@ -7,13 +7,10 @@ sockets. What arrives with a bundle, or from a server, gets none of that.
 
 from __future__ import annotations
 
-import ast
 import configparser
 import importlib
-import importlib.machinery
 import importlib.util
-import sys
-import traceback
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -91,72 +88,39 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         yield from check_base_weights(content, bundle_root)
 
 
+_IMPORT = re.compile(r"\$(?:import|from) +([\w.]+)(?: +import +(\w+))?(?: +as +\w+)?\s*")
+
+
 def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
-    """Modules of ``imports`` that are not there or not taken: MONAI goes on without them, whatever they would add.
+    """Modules of ``imports`` that are not there or fail: MONAI goes on without them, whatever they would add.
 
     Args:
         config: with a list ``imports``.
-        ready: whether the workflow is about to run, so that they are imported, too, and one that ends in an error is
-            told, without which MONAI goes on as well. ``False`` looks for them and runs nothing of theirs.
+        ready: whether the workflow is about to run, so that they are imported, too. ``False`` looks for their packages
+            and runs nothing of theirs.
     """
     listed = config.content.get("imports")
     for index, text in enumerate(listed if isinstance(listed, list) else []):
-        place, found = config.where(("imports", str(index))), _imports_in(text)
-        if len(found) > 1:
+        if not (isinstance(text, str) and text.startswith(("$import ", "$from "))):
+            continue
+        place, statement = config.where(("imports", str(index))), _IMPORT.fullmatch(text)
+        if statement is None:
             hint = "MONAI takes the first alone: give each a line of its own"
-            yield Problem(place, f"{len(found)} in {text!r}", "one import", hint)
-        for module, name in found:
-            if not _is_there(module):
-                hint = not_installed(module) or "correct its name, or install the package that has it"
-                yield Problem(place, f"{module}, which it does not", "a module that Python finds", hint)
-            elif ready and (failed := _failed_import(module, name)):
-                yield Problem(place, failed, "a module that can be imported", "mend it: MONAI would go on without it")
-
-
-def _imports_in(text: Any) -> list[tuple[str, str]]:
-    """Modules of ``$import a.b`` and ``$from a.b import c``, the second with the name that is taken from it.
-
-    None of an expression that is not Python, which is told elsewhere.
-    """
-    if not (isinstance(text, str) and text.startswith("$")):
-        return []
-    try:
-        statements = ast.parse(text[1:].strip()).body
-    except SyntaxError:
-        return []
-    found = []
-    for each in statements:
-        if isinstance(each, ast.Import):
-            found += [(alias.name, "") for alias in each.names]
-        elif isinstance(each, ast.ImportFrom) and each.module:
-            found += [(each.module, alias.name) for alias in each.names]
-    return found
-
-
-def _failed_import(module: str, name: str) -> str:
-    """What importing a module ends in, and where; that it lacks the name; empty if all is well."""
-    try:
-        imported = importlib.import_module(module)
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        ends = next((frame for frame in reversed(frames) if frame.name == "<module>"), frames[-1])
-        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (ends.filename, ends.lineno)
-        said = error.msg if isinstance(error, SyntaxError) else error
-        return f"{module}, which ends in {type(error).__name__}: {said} ({file}, line {line})"
-    return f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
-
-
-def _is_there(module: str) -> bool:
-    if module in sys.modules:  # os.path is in no package
-        return True
-    first, *rest = module.split(".")
-    spec, name = importlib.util.find_spec(first), first
-    for each in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return False
-        name = f"{name}.{each}"
-        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
-    return spec is not None
+            yield Problem(place, repr(text), "one import", hint)
+            continue
+        module, name = statement.groups()
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            hint = not_installed(module) or "correct its name, or install the package that has it"
+            yield Problem(place, f"{module}, which it does not", "a module that Python finds", hint)
+        elif ready:
+            try:
+                imported = importlib.import_module(module)
+                found = f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
+            except Exception as error:  # of another package: its import may raise anything
+                found = f"{module}, which ends in {type(error).__name__}: {error}"
+            if found:
+                hint = "correct it: MONAI would go on without it"
+                yield Problem(place, found, "a module that can be imported", hint)
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:

@@ -14,7 +14,7 @@ from samfed_monai.core.errors import Problem, Refused, closest
 from samfed_monai.core.json_schema import departures
 
 _Place = tuple[str, ...]
-_ALIKE = 0.8  # difflib's ratio from which a key is a misspelt ``_target_``
+_CLOSE, _ALIKE = 0.6, 0.8  # difflib's ratios from which an argument means another, where none or any is taken besides
 
 
 def check_components(config: BundleConfig, judged: set[_Place]) -> Iterator[Problem]:
@@ -49,20 +49,20 @@ def _of_arguments(
         elif properties.get(name):
             judged.add(place)
         places[name], given[name] = place, found
-    if component.get("_mode_", "default") != "default":
-        schema = {**schema, "required": []}
-    if wrong := [name for name in given if name.startswith("_") and name not in COMPONENT_KEYS]:
-        schema = {**schema, "additionalProperties": not wrong}
-    short = component["_target_"].rpartition(".")[2]
-    for problem in departures(given, {**schema, "properties": properties}, ""):
-        name = problem.where.partition(" -> ")[2]
-        if name not in given:
-            yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
-        elif name not in properties:
-            hint = problem.hint or f"it takes {', '.join(name for name in properties if name not in COMPONENT_KEYS)}"
+    short, required = component["_target_"].rpartition(".")[2], {*schema["required"]} - given.keys()
+    for name in given.keys() - properties.keys():
+        closed = name.startswith("_") or not schema["additionalProperties"]
+        right = closest(name, properties.keys() - given.keys(), _CLOSE if closed else _ALIKE)
+        right = closest(name, properties) if right is None and closed else right
+        if right is not None or closed:
+            known = ", ".join(each for each in properties if each not in COMPONENT_KEYS) or "no arguments"
+            hint = f"it takes {known}" if right is None else f"did you mean {right!r}?"
             yield Problem(config.where((*parts, name)), "an unexpected argument", f"an argument of {short}", hint)
-        else:
-            yield replace(problem, where=config.where(places[name]))
+        required.discard(str(right))
+    for name in required if component.get("_mode_", "default") == "default" else ():
+        yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
+    for problem in departures(given, {"properties": properties}, ""):
+        yield replace(problem, where=config.where(places[problem.where.partition(" -> ")[2]]))
 
 
 def check_options(config: BundleConfig) -> Iterator[Problem]:

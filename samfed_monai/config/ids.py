@@ -14,6 +14,7 @@ from samfed_monai.config.options import (
     OPTIONAL,
     TEACHER,
     TEACHER_FILE,
+    TRAINING_READS,
     all_options,
     home_of,
     is_plain,
@@ -183,16 +184,20 @@ def check_reading(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> It
         if lookup(config.content, target) is MISSING:
             aims.setdefault(target, place)
     missing = {target[0] for target in aims if target[0] not in config.content}
-    meant = set[str | None]()
+    meant = set[tuple[str | None, ...]]()
     for index in config.own:
         file, pairs = config.layers[index]
         for name, value in pairs.items():
             hint, right = _unread(config, index, name, value, runs, read, missing)
-            meant.add(right)
+            meant.add((right,))
             if hint:
                 yield Problem(f"{file} -> {name}", "a key that nothing reads", "a known key", hint)
+            for part, right in _misspelt_parts(file, name, value):
+                meant.add((name, right))
+                hint = f"did you mean '{name}#{right}'?"
+                yield Problem(f"{file} -> {name}#{part}", "a key that nothing reads", "a known key", hint)
     for target, place in aims.items():
-        if target[0] in meant:
+        if not meant.isdisjoint((target[:1], target[:2])):
             continue
         hint = lost(config.content, target, None) if len(target) > 1 else did_you_mean(target[0], config.content)
         homes = [file for file, _ in config.layers if target[0] in missing and target[0] in shipped_plain(file)]
@@ -225,15 +230,25 @@ def _unread(
     known = any(name in each for each in runs) if above else name in read | MONAI_IDS
     if is_note(name) or name in packaged or known:
         return "", None
-    right = closest(name, (missing | packaged) - pairs.keys(), _ALIKE)
-    if right is None and is_value(value) and name not in read:
-        right = closest(name, read & config.content.keys(), _MORE_ALIKE)
+    absent, there = (missing | packaged) - pairs.keys(), read & config.content.keys() if is_value(value) else set()
+    right = closest(name, absent | there, _ALIKE)
+    if right in there - absent and closest(name, [right], _MORE_ALIKE) is None:
+        right = None
     if home := home_of(name, config) if is_value(value) and name not in read else "":
         return home, None
     if right is not None and name not in read:
         return f"did you mean {right!r}?", right
     counts = name in below.keys() & read
     return (f"delete it: it counts in {bottom}" if counts else UNREAD) if above else "", None
+
+
+def _misspelt_parts(file: str, group: str, content: Any) -> Iterator[tuple[str, str]]:
+    """Keys in a group that a federation asks for by their names, with the one that each means."""
+    if group in TRAINING_READS and isinstance(content, dict) and "_target_" not in content:
+        packaged = {key for each in shipped(file) for key in each.get(group, {})}
+        for name in content.keys() - packaged:
+            if right := closest(name, packaged - content.keys(), _ALIKE):
+                yield name, right
 
 
 def _is_python(text: str) -> bool:

@@ -34,7 +34,6 @@ from samfed_monai.config.parse import (
     lookup,
     reached,
     split_id,
-    walk,
 )
 from samfed_monai.core.errors import Problem
 
@@ -103,30 +102,22 @@ def unread(config: BundleConfig, reads: Set[str], asked: Collection[str] | None 
             expected = of_variant if config.federates else "an option that this command reads"
             hint = _disabled(config.content, parts)
         if config.federates and not hint:
-            expected, hint = _instead(config, parts, value) or (expected, hint)
+            expected, hint = _instead(config, join_id(parts), value) or (expected, hint)
         if expected:
             hint = hint or _elsewhere(config, parts)
             yield Unread(f"{config.source} -> {join_id(parts)}", found=_short(value), expected=expected, hint=hint)
 
 
-def _instead(config: BundleConfig, parts: Sequence[str], value: Any) -> tuple[str, str] | None:
+def _instead(config: BundleConfig, name: str, value: Any) -> tuple[str, str] | None:
     """What a federation reads in place of an option, and what to do about it; ``None`` where it has nothing."""
-    content, name = config.content, join_id(parts)
     if name in ("epochs", "val_interval"):
         hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
         return "none: the federation gives every site its own", hint
-    variant = repr(content.get("variant"))
-    if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
-        expected = f"an id that the variant {variant} reads: sites take theirs from mixed_networks"
+    if name == "network_name" and config.content.get("mixed_networks") and config.content.get("server_network"):
+        variant = config.content.get("variant")
+        expected = f"an id that the variant {variant!r} reads: sites take theirs from mixed_networks"
         return expected, f"set --mixed_networks \"['{value}']\" and --server_network {value}"
-    readers = [place for place, text in walk(config.below(1)) if text == f"@{name}"]
-    own = {join_id(place): lookup(content, place) for place in readers}
-    other = {place: text for place, text in own.items() if text is not MISSING and text != f"@{name}"}
-    if not other or len(other) < len(own) or name in reached(content, [key for key in content if key != name]):
-        return None
-    said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
-    hint = f"set --{next(iter(other))} {value}, or leave {name} out"
-    return f"an option that the variant {variant} reads; it has {said} of its own", hint
+    return None
 
 
 def _elsewhere(config: BundleConfig, parts: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from samfed_monai.config.layers import layered, pairs_for_monai
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import BundleConfig
 from samfed_monai.config.wrapped_errors import unwrapped
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Refused, refused
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
 """What MONAI calls each workflow; ``None`` has only the properties that every bundle has."""
@@ -68,6 +68,8 @@ def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, A
         workflow_type=WORKFLOW_TYPES[workflow],
         **overrides,
     )
+    if "run" not in job.parser:
+        raise refused(files[-1].name, "none", "an id run, which says what the workflow does", "add it")
     with unwrapped(lambda: job.parser):
         job.initialize()
         returned: list[Any] = job.run()

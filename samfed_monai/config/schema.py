@@ -58,7 +58,10 @@ def like(value: Any) -> Schema:
 
 @functools.lru_cache(maxsize=1024)
 def component_schema(component: Any) -> Schema:
-    """What a class or function takes, as an object of its arguments, by its annotations and else its defaults."""
+    """What a class or function takes, as an object of its arguments, by its annotations and else its defaults.
+
+    One that takes any others may hand them to its bases, whose names are known, too.
+    """
     named, anything = parameters_of(component)
     hints, arguments = annotations_of(component), dict[str, Schema]()
     for name, parameter in named.items():
@@ -66,8 +69,9 @@ def component_schema(component: Any) -> Schema:
         typed = typed_as(hints[name]) if name in hints else like(default)
         arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
     required = [name for name, parameter in named.items() if parameter.default is parameter.empty]
-    own = dict.fromkeys(sorted(COMPONENT_KEYS), Schema())
-    return {"properties": {**arguments, **own}, "required": required, "additionalProperties": anything}
+    bases = inspect.getmro(component)[1:] if anything and inspect.isclass(component) else ()
+    others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | {key: {} for key in COMPONENT_KEYS}
+    return {"properties": {**others, **arguments}, "required": required, "additionalProperties": anything}
 
 
 def option_schemas(file: str) -> dict[str, Schema]:

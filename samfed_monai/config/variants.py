@@ -18,6 +18,7 @@ from typing import Any
 from samfed_monai.config.entry_points import Brought, brought, module_file, owner_of, sorted_out
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
+from samfed_monai.core.json_schema import departures
 from samfed_monai.core.registry import Elsewhere
 
 METHOD = "_method"
@@ -105,17 +106,27 @@ class Method:
     where: str = ""
 
 
-_OWN = {"kind": KINDS, "classes": tuple(CLASSES)}
 _INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
-_TYPES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("title", "note", "source", "inferred", "base", "kind", "use", "exchange", "labels", "classes"), str
-    ),
-    "place": int,
-    "leaves_site": list,
-    "networks": dict,
+_TEXT = {"type": "string"}
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        **dict.fromkeys(("title", "note", "source", "inferred", "base", "use"), _TEXT),
+        **{key: {"enum": list(words)} for key, words in {"kind": KINDS, "classes": CLASSES, **_INHERITED}.items()},
+        "leaves_site": {"type": "array", "items": {"enum": list(LEAVES_SITE)}},
+        "networks": {
+            "type": "object",
+            "additionalProperties": {
+                **_TEXT,
+                "pattern": r"\w\.\w",
+                "description": "where its builder is, `package.module.name`",
+            },
+        },
+        "place": {"type": "integer"},
+    },
+    "additionalProperties": False,
 }
-_SPOKEN: dict[Any, str] = {list: "a list", dict: "an object"}
+"""What a block ``_method`` holds."""
 
 
 def read_method(path: str | Path, name: str | None = None) -> Method:
@@ -128,30 +139,11 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
     name, content = name or path.stem, read_json(path, byte_order_mark=False)
     if not isinstance(content, Mapping):
         return Method(name, title=name)
-    block = content.get(METHOD, {})
     where, problems = f"{path.name} -> {METHOD}", Problems()
-    if not isinstance(block, Mapping):
-        raise Refused([Problem(where, found=type(block).__name__, expected="an object")])
-    for key, value in block.items():
-        if key not in _TYPES:
-            hint = did_you_mean(str(key), _TYPES)
-            problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(_TYPES)}", hint=hint)
-        elif not isinstance(value, _TYPES[key]):
-            expected = _SPOKEN.get(_TYPES[key], f"a value of type {_TYPES[key].__name__}")
-            problems.add(f"{where}#{key}", found=repr(value), expected=expected)
-        elif key == "networks":
-            for network, place in value.items():
-                if not (isinstance(place, str) and place.rpartition(".")[0]):
-                    expected = "where its builder is, `package.module.name`"
-                    problems.add(f"{where}#networks#{network}", found=repr(place), expected=expected)
-        elif key in _OWN or key in _INHERITED:
-            known = list(_OWN[key] if key in _OWN else _INHERITED[key])
-            for each in value if isinstance(value, list) else [value]:
-                if each not in known:
-                    hint = did_you_mean(str(each), known)
-                    problems.add(f"{where}#{key}", found=repr(each), expected=f"one of {list(known)}", hint=hint)
+    block = content.get(METHOD, {})
+    problems.extend(departures({METHOD: block}, {"properties": {METHOD: _SCHEMA}}, path.name))
     problems.unless("_base" not in content, f"{path.name} -> _base", content.get("_base"), f"`base` in {METHOD}")
-    if METHOD in content and "base" not in block:
+    if METHOD in content and isinstance(block, Mapping) and "base" not in block:
         for key in _INHERITED.keys() - block.keys():
             found, hint = "nothing", "say it, or name a base that does"
             problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", hint=hint)

@@ -85,7 +85,7 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
         return [Problem(place, shown, expected, _hint(value, expected))]
     if error.validator == "enum":
         known = [each for each in rule if each is not None]
-        close = did_you_mean(value, known) if isinstance(value, str) else ""
+        close = did_you_mean(value, map(str, known)) if isinstance(value, str) else ""
         return [Problem(place, repr(value), f"one of {known}", close)]
     if error.validator in _BOUNDS and not (error.validator == "multipleOf" and "description" in error.schema):
         return [Problem(place, str(value), f"{_BOUNDS[error.validator]} {rule}")]

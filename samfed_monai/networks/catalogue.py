@@ -101,8 +101,8 @@ def client_network(
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        expected, hint = f"arguments that {name} takes", "remove it, or take another network: SAM's own need a sam_..."
-        raise refused("network_def", str(error), expected, hint) from error
+        hint = "remove it, or take another network: those of SAM need a name that begins with sam_"
+        raise refused("network_def", str(error), f"arguments that {name} takes", hint) from error
     start = starts_from(name, weights)
     if start is not None:
         network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives it a learning rate of its own

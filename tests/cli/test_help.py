@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from samfed_monai.config.ranges import option_tables
 
 from samfed_monai.cli.arguments import options_help
 from samfed_monai.cli.main import main
+from samfed_monai.config.options import option_tables
 
 FILES = {
     "federate": ["federate.json", "train.json"],

@@ -100,16 +100,16 @@ def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_
             r"_method#leaves_site: expected one of \['weights', .*, 'graph', 'scores'\], found nothing",
         ),
         ({"exchange": "wieghts"}, r"_method#exchange: expected one of .*, found 'wieghts'; did you mean 'weights'"),
-        ({"exchange": ["weights"]}, r"_method#exchange: expected a value of type str, found \['weights'\]"),
+        ({"exchange": ["weights"]}, r"_method#exchange: expected one of .*, found \['weights'\]"),
         ({"labels": "boxes"}, r"_method#labels: expected one of \['none', 'masks', 'weak'\], found 'boxes'"),
         ({"leaves_site": "scores"}, "_method#leaves_site: expected a list, found 'scores'"),
-        ({"leaves_site": ["scores", "images"]}, "_method#leaves_site: expected one of .*, found 'images'"),
+        ({"leaves_site": ["scores", "images"]}, "_method#leaves_site#1: expected one of .*, found 'images'"),
         ({"networks": ["a"]}, r"_method#networks: expected an object, found \['a'\]"),
         (
             {"networks": {"a": "b"}},
             "_method#networks#a: expected where its builder is, `.*`, found 'b'",
         ),
-        ({"place": "first"}, "_method#place: expected a value of type int, found 'first'"),
+        ({"place": "first"}, "_method#place: expected a whole number, found 'first'"),
     ],
 )
 def test_a_declaration_that_lacks_or_holds_something_else_is_refused(bundle, rewrite: Write, block, told):

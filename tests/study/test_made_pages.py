@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from samfed_monai.config.ranges import option_tables
 
 from samfed_monai.config import find_bundle, known_variants
+from samfed_monai.config.options import option_tables
 from samfed_monai.config.variants import LABELS, declared, methods
 from samfed_monai.core.errors import Refused
 from study.methods_page import methods_page
