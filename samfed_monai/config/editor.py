@@ -177,31 +177,9 @@ def _value(file: str, content: Mapping[str, Any], parts: tuple[str, ...]) -> Sch
         return {"allOf": [_ANY], **({"type": "object", "properties": own} if own else {}), **said}
     if not is_value(value):
         return said
-    read = _as_read(content, parts)
-    typed = {key: each for key, each in read.items() if key != "description"}
-    if {"type", "enum", "anyOf"} & said.keys():
-        typed = {}
-    elif not typed and value is not None:
-        typed = {"type": NAMES[type(value)]}
+    typed = {} if value is None or {"type", "enum", "anyOf"} & said.keys() else {"type": NAMES[type(value)]}
     typed = {"enum": _networks()} if parts[-1] == "network_name" else typed
-    text = {"description": read["description"]} if "description" in read else {}
-    return {**text, **typed, **said, "default": value}
-
-
-def _as_read(content: Mapping[str, Any], parts: tuple[str, ...]) -> Schema:
-    """Type and text of the argument to which a component is handed an option, where one says them."""
-    for place, reference in walk(content):
-        component = lookup(content, place[:-1]) if reference == f"@{join_id(parts)}" else None
-        if not (isinstance(component, dict) and isinstance(component.get("_target_"), str)):
-            continue
-        try:
-            found = resolve_target(component["_target_"], "")
-        except Refused:
-            continue
-        if typed := component_schema(found)["properties"].get(place[-1]):
-            text = argument_texts(found).get(place[-1])
-            return {**typed, **({"description": text} if text else {})}
-    return {}
+    return {**typed, **said, "default": value}
 
 
 def _networks() -> list[str]:

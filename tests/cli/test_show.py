@@ -184,7 +184,7 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(
         'variant          "base"       command line   "gentle" (federate.json)\n'
         "teacher#views    8            federate.json\n"
         "\n"
-        "7 more ids with --all\n"
+        "6 more ids with --all\n"
     )
 
 
