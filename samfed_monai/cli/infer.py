@@ -25,7 +25,7 @@ from samfed_monai.core.words import counted
 
 logger = logging.getLogger(__name__)
 
-FORMS = ("overlays", "geojson", "coco", "dicom_seg", "areas")
+FORMS = ("overlays", "geojson", "coco", "dicom_seg", "areas", "page")
 """Options that write something beside the masks."""
 
 
@@ -72,7 +72,10 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--dicom-seg", metavar="DIR", help=about)
     about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
     parser.add_argument("--reorient", action="store_true", help=about)
-    parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
+    about = "also write a table: pixels, share, pieces, mm², and how far each mask is to be trusted (expected Dice)"
+    parser.add_argument("--areas", metavar="FILE.csv", help=about)
+    about = "also write one page that any browser shows, without a server: outlines, areas, most doubtful masks first"
+    parser.add_argument("--page", metavar="FILE.html", help=about)
     add_views(parser)
     add_other_size(parser)
     add_device(parser)

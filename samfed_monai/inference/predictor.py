@@ -27,6 +27,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predictions
+from samfed_monai.inference.assessment import Assessment, Assessor
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.onnx_network import OnnxNetwork
 from samfed_monai.metrics import pool
@@ -144,7 +145,7 @@ class Predictor:
         *,
         probabilities: bool = False,
         skip_unreadable: bool = False,
-    ) -> None:
+    ) -> dict[str, Assessment]:
         """Writes a PNG mask of every image (:class:`~samfed_monai.handlers.mask_writer.MaskWriter`).
 
         Args:
@@ -152,14 +153,24 @@ class Predictor:
             output_dir: folder for the masks.
             probabilities: whether to write 8-bit maps of probabilities, too.
             skip_unreadable: whether to leave out images that cannot be read, each with a warning.
+
+        Returns:
+            how far each mask is to be trusted, by the image's name.
         """
         given = {"dataset_dir": images, "output_dir": str(output_dir), "probabilities": probabilities}
         given |= {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
         if self.model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
             weights, asked = self.model.weights(self.site), self._asked("views")
             ids = trained_as(weights, self.model.bundle, "inference", asked)
-            run_workflow(self.model.bundle, "inference", {"model": str(weights), **given, **ids}, asked=asked)
-            return
+            assessor = Assessor(classes=self.classes)  # the bundle's postprocessing has made the masks
+            run_workflow(
+                self.model.bundle,
+                "inference",
+                {"model": str(weights), **given, **ids},
+                asked=asked,
+                prepared=lambda job: assessor.attach(job.evaluator),
+            )
+            return assessor.found
         ready = self._ready(images, given)
         writer = MaskWriter(
             output_dir=output_dir,
@@ -169,7 +180,9 @@ class Predictor:
             classes=self.classes,
             **ready.made_by,
         )
-        self._evaluator(ready, [writer, BatchBar(what="segmenting")]).run()
+        assessor = Assessor(threshold=ready.threshold, classes=self.classes)
+        self._evaluator(ready, [writer, assessor, BatchBar(what="segmenting")]).run()
+        return assessor.found
 
     def score(
         self, datalist: str, data_root: str, output_dir: str, *, site: str = "", split: str = "test"

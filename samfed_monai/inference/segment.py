@@ -30,13 +30,20 @@ from samfed_monai.data.reading import read_image, read_mask
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
 from samfed_monai.data.walk import DICOM, NIFTI, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
+from samfed_monai.inference import assessment
+from samfed_monai.inference.assessment import Assessment
 from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
-from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
+from samfed_monai.inference.looks import LooksPage, look_of
+from samfed_monai.reports.masks import COLUMNS as OF_AREA
+from samfed_monai.reports.masks import area_of, geojson_of, outlined, png_of
 
 if TYPE_CHECKING:
     from samfed_monai.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
+
+COLUMNS = (*OF_AREA, *assessment.COLUMNS, "seconds")
+"""Heads of the table of areas; ``seconds`` are those of a video's frame."""
 
 
 def segment(
@@ -91,8 +98,7 @@ def segment(
             problems.extend(MaskFolder(output).problems(images=listed))
             problems.refuse_if_any()
         if pictures:
-            predictor.write(pictures, output, **options)
-            also.of_images(pictures, Path(output))
+            also.of_images(pictures, Path(output), predictor.write(pictures, output, **options))
         if stack:
             masks, record = scratch / "masks", Path(output) / RECORD
             if record.is_file():  # what is there was made with: another model is refused before it computes
@@ -100,11 +106,11 @@ def segment(
                 shutil.copy(record, masks / RECORD)
             try:
                 with _muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
-                    predictor.write(str(stack.folder), str(masks), **options)
+                    assessed = predictor.write(str(stack.folder), str(masks), **options)
             except Refused as refused:
                 there = [replace(each, where=each.where.replace(str(masks), output)) for each in refused.problems]
                 raise Refused(there) from None
-            stack.write_masks(masks, output, also)
+            stack.write_masks(masks, output, also, assessed)
     also.write()
     if stack:
         number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
@@ -165,7 +171,7 @@ class SliceStack:
         read = zip(self.volumes, self.names, strict=True)
         return [(path, len(names)) for (_, path), names in read if kind_of(path) == DICOM]
 
-    def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
+    def write_masks(self, masks: Path, output: str, also: MaskForms, assessed: Mapping[str, Assessment]) -> None:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
         made_with = read_json(masks / RECORD)
         folder = MaskFolder(output, made_with)
@@ -187,7 +193,9 @@ class SliceStack:
             volume = (Path(name).parent / path.name).as_posix()
             for number, (each, picture, mask) in enumerate(zip(names, slices.pictures, found, strict=True), start=1):
                 entry = {"file_name": volume, **({"frame": number} if len(names) > 1 else {})}
-                also.add(each, picture, mask, slices.pixel_area, entry)
+                also.add(
+                    each, picture, mask, entry, assessed[f"{index:06d}/{number - 1:06d}"], pixel_area=slices.pixel_area
+                )
             if slices.kind == "dicom":
                 objects.append((name, path, found))
         also.add_objects(objects, str(made_with["model_sha256"]))
@@ -204,6 +212,7 @@ class MaskForms:
         dicom_seg: folder for DICOM segmentations.
         areas: file for a table of areas, CSV.
         coco: file for COCO annotations.
+        page: file for a page of the images with their outlines, most doubtful first.
     """
 
     def __init__(
@@ -216,6 +225,7 @@ class MaskForms:
         dicom_seg: str | None = None,
         areas: str | None = None,
         coco: str | None = None,
+        page: str | None = None,
     ) -> None:
         self.classes, self.labels = classes, classes or [foreground_of(bundle)]
         self.folders = {
@@ -223,6 +233,7 @@ class MaskForms:
         }
         self.segmentations = MaskFolder(dicom_seg) if dicom_seg else None
         self.table, self.coco = (Path(file) if file else None for file in (areas, coco))
+        self.page = LooksPage(Path(page), self.labels) if page else None
         self.rows: list[dict[str, Any]] = []
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
 
@@ -249,6 +260,7 @@ class MaskForms:
         for option, file, ours, what in (
             ("--areas", self.table, _is_table, "table"),
             ("--coco", self.coco, _is_coco, "annotations"),
+            ("--page", self.page and self.page.path, LooksPage.is_one, "page"),
         ):
             if file and file.exists() and not ours(file):
                 found, hint = "another file", "choose another name"
@@ -257,15 +269,14 @@ class MaskForms:
             problems.extend(require_pycocotools("--coco"))
         problems.refuse_if_any()
 
-    def of_images(self, sources: str | list[str], masks: Path) -> None:
+    def of_images(self, sources: str | list[str], masks: Path, assessed: Mapping[str, Assessment]) -> None:
         """All pictures of a folder, or of several, whose masks are in ``masks``."""
-        if not self.folders and not self.table and not self.coco:
+        if not self.folders and not self.table and not self.coco and not self.page:
             return
         for name, path in image_paths(sources):
-            mask = masks / f"{name}.png"
-            if mask.is_file():  # not so of images that were left out as unreadable
+            if name in assessed:  # not so of images that were left out as unreadable
                 file = {"file_name": f"{name}{path.suffix}"}
-                self.add(name, read_image(path), self.mask_in(mask), None, file)
+                self.add(name, read_image(path), self.mask_in(masks / f"{name}.png"), file, assessed[name])
 
     def mask_in(self, path: Path) -> NDArray[Any]:
         """A written mask (H, W): bool, or of several classes their values."""
@@ -276,18 +287,37 @@ class MaskForms:
         name: str,
         picture: NDArray[np.uint8],
         mask: NDArray[Any],
-        pixel_area: float | None,
         file: Mapping[str, Any],
+        assessed: Assessment,
+        *,
+        pixel_area: float | None = None,
+        seconds: float | None = None,
     ) -> None:
-        """One picture (H, W, 3) uint8 and its mask, as :meth:`mask_in` has it; ``file`` is what COCO calls it."""
+        """One picture and its mask, in all forms.
+
+        Args:
+            name: of the picture.
+            picture: (H, W, 3) uint8.
+            mask: (H, W), as :meth:`mask_in` has it.
+            file: what COCO calls the picture.
+            assessed: how far the mask is to be trusted.
+            pixel_area: mm² of a pixel, where the file says it.
+            seconds: since the beginning of its video; of a frame no picture is written.
+        """
         labels = self.classes or ("foreground",)
-        made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask, labels=labels)}
+        made = {"png": lambda: png_of(outlined(picture, mask)), "geojson": lambda: geojson_of(mask, labels=labels)}
         for form, folder in self.folders.items():
-            folder.write(f"{name}.{form}", made[form]())
+            if form != "png" or seconds is None:
+                folder.write(f"{name}.{form}", made[form]())
+        time = {} if seconds is None else {"seconds": round(seconds, 3)}
+        area = area_of(name, mask > 0, pixel_area)
         if self.table and not self.classes:
-            self.rows.append(area_of(name, mask, pixel_area))
+            self.rows.append(area | assessed.row() | time)
         for number, of_class in enumerate(self.classes if self.table else (), start=1):
-            self.rows.append({**area_of(name, mask == number, pixel_area), "class": of_class})
+            row = area_of(name, mask == number, pixel_area) | assessed.row() | time
+            self.rows.append({**row, "class": of_class})
+        if self.page:
+            self.page.add(look_of(picture, mask, area, assessed, seconds))
         if self.coco:
             size = {"height": mask.shape[0], "width": mask.shape[1]}
             self.outlines[name] = {**file, **size}, list(annotations_of(mask))
@@ -312,7 +342,7 @@ class MaskForms:
                 self.segmentations.write(f"{name}.dcm", content)
 
     def write(self) -> None:
-        """The table of areas, and COCO's annotations in the order of the pictures' names."""
+        """The table of areas, COCO's annotations in the order of the pictures' names, and the page."""
         if self.table:
             columns = (*COLUMNS, "class") if self.classes else COLUMNS
             MaskFolder(self.table.parent).write(self.table.name, to_csv(columns, self.rows).encode())
@@ -320,6 +350,8 @@ class MaskForms:
             pictures, annotations = zip(*(self.outlines[name] for name in sorted(self.outlines)), strict=True)
             content = json.dumps(coco_of(pictures, annotations, self.labels))
             MaskFolder(self.coco.parent).write(self.coco.name, f"{content}\n".encode())
+        if self.page:
+            self.page.write()
 
 
 def foreground_of(bundle: Path) -> str:
