@@ -36,7 +36,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="segment images",
         description="Writes one PNG mask (0 and 255, or the values of several classes) per image, at the image's own "
         "size and under its own name; one NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM "
-        "object. Nothing of the image's metadata is copied, but into a DICOM segmentation, and no file is replaced.",
+        "object and of every n-th frame of a video. Nothing of the image's metadata is copied, but into a DICOM "
+        "segmentation, and no file is replaced.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -44,7 +45,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "sources",
         metavar="IMAGES",
         nargs="*",
-        help="images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders",
+        help="images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
+        "by their names (MP4, AVI, MKV; extra video)",
     )
     parser.add_argument("--images", metavar="DIR", action="append", default=[], help="the same, as an option")
     parser.add_argument(
@@ -64,7 +66,10 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = "leave out files that cannot be read, each with a warning; otherwise one of them refuses all"
     parser.add_argument("--skip-unreadable", action="store_true", help=about)
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
-    parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
+    about = "of a video, segment every n-th frame (default: two of a second)"
+    parser.add_argument("--every", metavar="N", type=int, help=about)
+    about = "also write pictures with the masks' outlines there; of a video, a video in which doubtful ones are framed"
+    parser.add_argument("--overlays", metavar="DIR", help=about)
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
     about = "also write COCO annotations of all pictures: polygons, run lengths where there are holes (the extra coco)"
     parser.add_argument("--coco", metavar="FILE.json", help=about)
@@ -115,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
             probabilities=arguments.probabilities,
             reorient=arguments.reorient,
             skip_unreadable=arguments.skip_unreadable,
+            every=arguments.every,
         )
     return int(ExitCode.DONE)
 

@@ -28,12 +28,13 @@ from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_names, image_paths
 from samfed_monai.data.reading import read_image, read_mask
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
-from samfed_monai.data.walk import DICOM, NIFTI, kind_of, report_not_read, volumes_in
+from samfed_monai.data.walk import DICOM, NIFTI, VIDEO, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.inference import assessment
 from samfed_monai.inference.assessment import Assessment
 from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.inference.looks import LooksPage, look_of
+from samfed_monai.inference.video import Video, segment_video
 from samfed_monai.reports.masks import COLUMNS as OF_AREA
 from samfed_monai.reports.masks import area_of, geojson_of, outlined, png_of
 
@@ -55,23 +56,27 @@ def segment(
     probabilities: bool = False,
     reorient: bool = False,
     skip_unreadable: bool = False,
+    every: int | None = None,
 ) -> None:
-    """Writes a PNG mask of every picture and DICOM frame, a NIfTI mask of every volume, and the other forms.
+    """Writes a PNG mask of every picture, DICOM frame and n-th frame of a video, a NIfTI mask of every volume, and the
+    other forms.
 
     Args:
         predictor: what segments.
-        sources: a folder, searched with its sub-folders, or a list of folders and files.
+        sources: a folder, searched with its sub-folders, or a list of folders and files; videos by name alone.
         output: folder for the masks, outside of the images'. No file is replaced.
         also: the other forms.
         probabilities: whether to write 8-bit maps of probabilities, too.
         reorient: whether NIfTI volumes are turned to RAS+ before they are cut into slices; masks have their own axes.
         skip_unreadable: whether to leave out files that cannot be read, each with a warning.
+        every: n of videos; ``None``: two frames of a second.
 
     Raises:
         Refused: files that cannot be read, names that are there twice, folders and files that cannot be written to;
             before anything is computed.
     """
     listed = [sources] if isinstance(sources, str) else sources
+    videos, listed = _videos(listed, every, skip_unreadable=skip_unreadable)
     volumes, others = volumes_in([Path(source) for source in listed])
     report_not_read("; ".join(source for source in listed if Path(source).is_dir()), others)
     if reorient and not any(kind_of(path) == NIFTI for _, path in volumes):
@@ -93,7 +98,7 @@ def segment(
                 logger.warning("%s", sentence)
             _refuse_twins([*image_names(pictures), *(name for names in stack.names for name in names)])
         also.refuse_misplaced(listed, stack.objects if stack else [])
-        if stack:
+        if stack or videos:
             problems = Problems()
             problems.extend(MaskFolder(output).problems(images=listed))
             problems.refuse_if_any()
@@ -111,10 +116,33 @@ def segment(
                 there = [replace(each, where=each.where.replace(str(masks), output)) for each in refused.problems]
                 raise Refused(there) from None
             stack.write_masks(masks, output, also, assessed)
+    for video in videos:
+        with _muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
+            segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
     also.write()
     if stack:
         number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
+
+
+def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) -> tuple[list[Video], list[str]]:
+    """The videos among files and folders, and the others."""
+    videos, problems = list[Video](), Problems()
+    named = [Path(source) for source in listed if kind_of(Path(source)) == VIDEO]
+    if every is not None:
+        problems.unless(every > 0, "--every", every, "a whole number from 1")
+        problems.unless(bool(named), "--every", every, "a video among the images, named as a file", "leave it out")
+    problems.refuse_if_any()
+    _refuse_twins([path.stem for path in named])
+    for path in named:
+        with problems.collected():
+            videos.append(Video(path))
+    some = bool(videos) or len(named) < len(listed)
+    if problems and not (some and skip_unreadable):
+        raise Refused([or_skip(problem) if some else problem for problem in problems])
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return videos, [source for source in listed if Path(source) not in named]
 
 
 @contextmanager
