@@ -33,6 +33,7 @@ from samfed_monai.federation.preparation import (
     no_public_images,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
+from samfed_monai.federation.quality import write_quality
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
@@ -261,6 +262,7 @@ class Run:
                 command=command_line(),
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
+            write_quality(result.calibration, participants.config, datalist, places)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,8 @@ from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, prediction
 from samfed_monai.inference.assessment import Assessment, Assessor
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.onnx_network import OnnxNetwork
+from samfed_monai.inference.promised import calibrated_on, kept, scored_pairs
+from samfed_monai.inference.quality_file import write_quality
 from samfed_monai.metrics import pool
 from samfed_monai.teacher.exam import read_image_tensor
 from samfed_monai.teacher.inference import TeacherNetwork
@@ -162,13 +165,18 @@ class Predictor:
         if self.model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
             weights, asked = self.model.weights(self.site), self._asked("views")
             ids = trained_as(weights, self.model.bundle, "inference", asked)
-            assessor = Assessor(classes=self.classes)  # the bundle's postprocessing has made the masks
+            assessor = Assessor(self.model.quality, classes=self.classes)
+
+            def attach(job: Any) -> None:
+                assessor.threshold = float(job.parser.get("threshold", 0.5))  # at which postprocessing makes masks
+                assessor.attach(job.evaluator)
+
             run_workflow(
                 self.model.bundle,
                 "inference",
                 {"model": str(weights), **given, **ids},
                 asked=asked,
-                prepared=lambda job: assessor.attach(job.evaluator),
+                prepared=attach,
             )
             return assessor.found
         ready = self._ready(images, given)
@@ -180,12 +188,19 @@ class Predictor:
             classes=self.classes,
             **ready.made_by,
         )
-        assessor = Assessor(threshold=ready.threshold, classes=self.classes)
+        assessor = Assessor(self.model.quality, threshold=ready.threshold, classes=self.classes)
         self._evaluator(ready, [writer, assessor, BatchBar(what="segmenting")]).run()
         return assessor.found
 
     def score(
-        self, datalist: str, data_root: str, output_dir: str, *, site: str = "", split: str = "test"
+        self,
+        datalist: str,
+        data_root: str,
+        output_dir: str,
+        *,
+        site: str = "",
+        split: str = "test",
+        calibrate: bool = False,
     ) -> dict[str, Any]:
         """Scores the model on a split of a data list; writes tables and ``metrics.json`` and returns its content.
 
@@ -199,7 +214,25 @@ class Predictor:
             output_dir: folder to write to.
             site: only this one; "" is all of the list.
             split: ``validation`` or ``test``.
+            calibrate: whether to write, beside the model, what its estimates were worth on these images; on images
+                that it was trained on they look better than they are.
+
+        Raises:
+            Refused: too few images to calibrate on, after the scores were written.
         """
+        result = self._scores(datalist, data_root, output_dir, site=site, split=split)
+        pairs = scored_pairs(Path(output_dir), result)
+        everywhere = [pair for of_site in pairs.values() for pair in of_site]
+        if calibrate:
+            found = replace(self.model.quality, calibration=calibrated_on(everywhere))
+            write_quality(found, self.model.path)
+        else:
+            found = self.model.quality
+        result = {**result, "quality": kept(everywhere, found.calibration)}
+        write_json(Path(output_dir) / "metrics.json", result)
+        return result
+
+    def _scores(self, datalist: str, data_root: str, output_dir: str, *, site: str, split: str) -> dict[str, Any]:
         given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
         if self.model.kind is Kind.ADAPTER:
             return self._score_teacher(given)
@@ -217,9 +250,7 @@ class Predictor:
         rows = {name: row for result in results for name, row in result["sites"].items()}
         skip = results[0]["convention"]["empty"] == "skipped"
         own = {name: result["model"] for result in results for name in result["sites"]}
-        whole = {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
-        write_json(Path(output_dir) / "metrics.json", whole)
-        return whole
+        return {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
 
     def _score(self, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """``metrics.json`` of the model of ``owner``; "" is the server's."""
@@ -350,9 +381,7 @@ class Predictor:
             **given,
         )
         about = {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}
-        result = evaluation.run() | {"teacher": about}
-        write_json(evaluation.output_dir / "metrics.json", result)
-        return result
+        return evaluation.run() | {"teacher": about}
 
 
 def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], folder: Path) -> str | list[str]:

@@ -6,6 +6,7 @@ such images had on average, and into a bound that most of them were above.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,8 +26,14 @@ COVERAGE = 0.9
 """Share of images whose Dice is to be at or above the bound."""
 FEWEST = 20
 """Images with labels that a calibration needs: with fewer, a bound for nine in ten is a guess."""
-GROUPS = 40
+GROUPS = 16
 """Most groups of images that a site sends."""
+IN_RUN = "quality.json"
+"""Name of the file with a :class:`Quality` in a run's folder."""
+SCHEMA = 1
+"""Version of the JSON content of a :class:`Quality`."""
+PREFIX = "quality_"
+"""Before the name of a number that a site sends of a group."""
 _LEAST_SPREAD = 0.05  # of Dice, where the estimate is 1
 
 
@@ -53,6 +60,19 @@ def level_dice(chances: Chances, mask: Mask) -> float:
     return float(np.mean(np.where(sizes > 0, 2 * shared / np.maximum(sizes, 1), 1.0)))
 
 
+def nested_dice(chances: Chances, threshold: float = 0.5) -> float:
+    """Dice between the area that is surely foreground and the one that may be: half-way from the threshold to 1 and 0.
+
+    With a threshold of 0.5 those are the pixels above 0.75 and above 0.25; 1 where both are empty.
+
+    Args:
+        chances: (H, W) float in [0, 1].
+        threshold: from which a pixel is foreground.
+    """
+    inner, outer = (int(np.count_nonzero(chances >= level)) for level in ((1 + threshold) / 2, threshold / 2))
+    return 2 * inner / (inner + outer) if outer else 1.0
+
+
 def agreement(masks: Sequence[Mask]) -> float:
     """Mean Dice between the masks of several views, (H, W) bool each; 1 of a single one."""
     pairs = [soft_dice(one.astype(np.float32), other) for i, one in enumerate(masks) for other in masks[:i]]
@@ -67,21 +87,20 @@ def border_certainty(chances: Chances, mask: Mask) -> float:
     return 1 - float(entropy.mean()) if border.any() else 0.0
 
 
-def estimate(chances: Chances, mask: Mask) -> float:
-    """The estimate that masks are judged by: :func:`level_dice`; of several classes the mean over those in the mask.
+def estimate(chances: Chances, threshold: float = 0.5) -> float:
+    """The estimate that masks are judged by: :func:`nested_dice`; of several classes the mean over those in the mask.
 
     Args:
         chances: (C, H, W) float in [0, 1]: the foreground's probability, or those of the background and K classes.
-        mask: (H, W) bool, or values 0..K.
+        threshold: from which a pixel is foreground, of one class.
 
     Returns:
         In [0, 1], not calibrated: it promises some hundredths too much.
     """
     if len(chances) == 1:
-        return level_dice(chances[0], mask > 0)
-    there = [value for value in range(1, len(chances)) if (mask == value).any()]
-    each = [level_dice(chances[value], mask == value) for value in there]
-    return float(np.mean(each)) if each else level_dice(1 - chances[0], mask > 0)
+        return nested_dice(chances[0], threshold)
+    there = [value for value in np.unique(chances.argmax(axis=0)) if value]
+    return float(np.mean([nested_dice(chances[value]) for value in there])) if there else nested_dice(1 - chances[0])
 
 
 def margin(estimated: float, dice: float) -> float:
@@ -122,6 +141,21 @@ def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int =
     margins = np.sort([margin(*pair) for pair in zip(estimated, true, strict=True)])
     parts = zip(*(np.array_split(values, count) for values in (estimated[order], true[order], margins)), strict=True)
     return [Group(len(a), float(a.mean()), float(b.mean()), float(c.mean())) for a, b, c in parts]
+
+
+def metrics_of(groups: Sequence[Group]) -> dict[str, float]:
+    """Groups as numbers of a message: ``quality_images_0``, ``quality_estimate_0``, …"""
+    return {f"{PREFIX}{key}_{at}": value for at, group in enumerate(groups) for key, value in asdict(group).items()}
+
+
+def groups_in(metrics: Mapping[str, float]) -> list[Group]:
+    """The inverse of :func:`metrics_of`; other numbers are passed over, and so is a group that lacks one of its own."""
+    found = []
+    for at in range(GROUPS):
+        own = {key: metrics.get(f"{PREFIX}{key}_{at}") for key in Group.__dataclass_fields__}
+        if (images := own.pop("images")) and None not in own.values():
+            found.append(Group(int(images), **own))  # type: ignore[arg-type]
+    return found
 
 
 @dataclass(frozen=True)
@@ -179,7 +213,7 @@ class Calibration:
             made = cls(estimates, dice, float(content["margin"]), int(content["images"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"expected estimates, dice, margin and images, found {sorted(content)}") from error
-        rising = all(a < b for a, b in zip(estimates, estimates[1:], strict=False)) and list(dice) == sorted(dice)
+        rising = all(a < b for a, b in itertools.pairwise(estimates)) and list(dice) == sorted(dice)
         if not estimates or len(estimates) != len(dice) or not rising or not math.isfinite(made.margin):
             raise ValueError("expected estimates that increase, as many Dice that never decrease, and a finite margin")
         if min(*estimates, *dice) < 0 or max(*estimates, *dice) > 1 or made.images < FEWEST:
@@ -193,3 +227,69 @@ def _quantile(groups: Sequence[Group], images: int) -> float:
     sizes = np.array([group.images for group in ordered], float)
     middles = np.cumsum(sizes) - (sizes - 1) / 2
     return float(np.interp(min(math.ceil((images + 1) * COVERAGE), images), middles, [g.margin for g in ordered]))
+
+
+def colours_of(image: NDArray[np.float32]) -> list[float]:
+    """Mean and standard deviation of each channel of an image (3, H, W) in [0, 1]: six numbers."""
+    return [*image.mean(axis=(1, 2), dtype=np.float64).tolist(), *image.std(axis=(1, 2), dtype=np.float64).tolist()]
+
+
+@dataclass(frozen=True)
+class Colours:
+    """The range of colours of the images that a model was shown; what is outside it is unlike them.
+
+    Args:
+        low: six numbers as of :func:`colours_of`.
+        high: likewise.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[float]]) -> Colours | None:
+        """The range of the rows of :func:`colours_of`, a tenth wider on each side; ``None`` of fewer than two."""
+        table = np.array(list(rows), float)
+        if len(table) < 2:
+            return None
+        low, high = table.min(axis=0), table.max(axis=0)
+        width = (high - low) / 10
+        return cls(tuple((low - width).tolist()), tuple((high + width).tolist()))
+
+    def hold(self, row: Sequence[float]) -> bool:
+        """Whether an image with such a row is inside."""
+        return all(low <= value <= high for low, value, high in zip(self.low, row, self.high, strict=True))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is known of a model beside its weights: what its estimates are worth, and the colours that it was shown.
+
+    Args:
+        calibration: ``None`` where too few images with labels were at hand.
+        colours: ``None`` where they are not known.
+    """
+
+    calibration: Calibration | None = None
+    colours: Colours | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Quality:
+        """The inverse of :meth:`as_dict`; other keys are passed over.
+
+        Raises:
+            ValueError: no such content, or one of another version.
+        """
+        if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
+            raise ValueError(f"expected an object with schema {SCHEMA}")
+        calibration, colours = content.get("calibration"), content.get("colours")
+        try:
+            found = colours and Colours(*(tuple(float(each) for each in colours[side]) for side in ("low", "high")))
+        except (KeyError, TypeError) as error:
+            raise ValueError("expected colours with low and high") from error
+        if found and not len(found.low) == len(found.high) == 6:
+            raise ValueError("expected six numbers in low and high of colours")
+        return cls(Calibration.from_dict(calibration) if calibration else None, found or None)
