@@ -1,4 +1,4 @@
-"""What a run leaves beside its model for whoever uses it: what the masks' promises are worth, and the colours it saw."""
+"""What a run leaves beside its model for whoever uses it: what masks' promises are worth, and the colours seen."""
 
 from __future__ import annotations
 

@@ -380,9 +380,10 @@ class RunFolder:
 class Bests:
     """The best round as of the last one and as of the one before, found as rounds come: each is looked at once.
 
-    The best is the round with the highest mean validation Dice, the earliest among equals. Where no site has masks it is
-    the one whose masks promise most (:func:`expected_dice`), and the last where nothing was sent of that either. A site that was not scored in a round counts there with its last scores, so that no round looks good because
-    a hard site was away; from the round on that scores a site for the first time, those before it are out.
+    The best is the round with the highest mean validation Dice, the earliest among equals. Where no site has masks it
+    is the one whose masks promise most (:func:`expected_dice`), and the last where nothing was sent of that either. A
+    site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
+    site was away; from the round on that scores a site for the first time, those before it are out.
     """
 
     def __init__(self) -> None:

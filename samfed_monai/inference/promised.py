@@ -54,7 +54,7 @@ def kept(pairs: Pairs, calibration: Calibration | None) -> dict[str, Any]:
         calibration: of the model; ``None`` takes estimates as they are, and there is no bound.
 
     Returns:
-        ``images``; ``calibrated``; ``expected_dice`` and ``dice``, their means; ``error``, the mean distance of the two;
+        ``images``; ``calibrated``; ``expected_dice`` and ``dice``, their means; ``error``, their mean distance;
         ``above_bound``, the share of images with at least their lower bound (``None`` without one); ``spearman``, the
         rank correlation of estimate and Dice (``None`` of fewer than five images, or where one never varies);
         ``worst_in_doubtful``, the share of the tenth with the lowest Dice that is in the fifth with the lowest
