@@ -83,7 +83,7 @@ def segment(
         raise Refused([Problem("--reorient", "no NIfTI volume", "one to reorient", "leave it out")])
     options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     pictures: str | list[str] = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
-    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, _muted("samfed_monai.data.walk"):
+    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.walk"):
         scratch, stack = Path(folder), None  # volumes of a folder are not to be reported as not read
         if volumes:
             if odd := name_problems(name for name, _ in volumes):
@@ -110,14 +110,14 @@ def segment(
                 masks.mkdir()
                 shutil.copy(record, masks / RECORD)
             try:
-                with _muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
+                with muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
                     assessed = predictor.write(str(stack.folder), str(masks), **options)
             except Refused as refused:
                 there = [replace(each, where=each.where.replace(str(masks), output)) for each in refused.problems]
                 raise Refused(there) from None
             stack.write_masks(masks, output, also, assessed)
     for video in videos:
-        with _muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
+        with muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
             segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
     also.write()
     if stack:
@@ -146,7 +146,7 @@ def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) 
 
 
 @contextmanager
-def _muted(name: str) -> Iterator[None]:
+def muted(name: str) -> Iterator[None]:
     """Without records and warnings of a module."""
     muted = logging.getLogger(name)
     before = muted.level
@@ -253,7 +253,7 @@ class MaskForms:
         dicom_seg: str | None = None,
         areas: str | None = None,
         coco: str | None = None,
-        page: str | None = None,
+        page: str | LooksPage | None = None,
     ) -> None:
         self.classes, self.labels = classes, classes or [foreground_of(bundle)]
         self.folders = {
@@ -261,7 +261,7 @@ class MaskForms:
         }
         self.segmentations = MaskFolder(dicom_seg) if dicom_seg else None
         self.table, self.coco = (Path(file) if file else None for file in (areas, coco))
-        self.page = LooksPage(Path(page), self.labels) if page else None
+        self.page = LooksPage(Path(page), self.labels) if isinstance(page, str) else page
         self.rows: list[dict[str, Any]] = []
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
 

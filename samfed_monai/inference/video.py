@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from samfed_monai.handlers.mask_writer import MaskFolder
 from samfed_monai.reports.masks import outlined
 
 if TYPE_CHECKING:
+    import av
+
     from samfed_monai.inference.predictor import Predictor
     from samfed_monai.inference.segment import MaskForms
 
@@ -152,7 +154,8 @@ class OutlineVideo:
 
         self.container = av.open(str(path), "w")
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        self.stream: Any = self.container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
+        rate_of_stream = Fraction(rate).limit_denominator(1000)
+        self.stream = cast("av.VideoStream", self.container.add_stream(codec, rate=rate_of_stream))
         self.stream.pix_fmt = "yuv420p"
         self.stream.codec_context.time_base = Fraction(1, 1000)
         self._last = -1

@@ -24,7 +24,9 @@
     grid.classList.toggle("bare", !wanted.outlines);
     form.querySelector("output").textContent = `${shown} of ${cards.length} shown`;
   }
-  document.addEventListener("input", event => { if (event.target.closest("#controls")) apply(); });
+  for (const kind of ["input", "change"]) {
+    document.addEventListener(kind, event => { if (event.target.closest("#controls")) apply(); });
+  }
   document.addEventListener("submit", event => { if (event.target.id === "controls") event.preventDefault(); });
   window.addEventListener("pageshow", () => { if (document.getElementById("controls")) apply(); });
 })();
