@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import glob
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samfed_monai.cli.arguments import (
     EMPTY_PATH,
@@ -21,7 +23,10 @@ from samfed_monai.cli.arguments import (
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, printable
+
+if TYPE_CHECKING:
+    from samfed_monai.inference import MaskForms, Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +84,10 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--reorient", action="store_true", help=about)
     about = "also write a table: pixels, share, pieces, mm², and how far each mask is to be trusted (expected Dice)"
     parser.add_argument("--areas", metavar="FILE.csv", help=about)
+    about = "expected Dice below which a mask is called doubtful, in tables, pages and the last line (default: 0.7)"
+    parser.add_argument("--flag-below", metavar="DICE", type=float, default=0.7, help=about)
+    about = "write doubtful PNG masks into the folder doubtful of --output-dir, so that only sure ones are beside it"
+    parser.add_argument("--only-sure", action="store_true", help=about)
     about = "also write one page that any browser shows, without a server: outlines, areas, most doubtful masks first"
     parser.add_argument("--page", metavar="FILE.html", help=about)
     add_views(parser)
@@ -104,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         site=arguments.site,
         views=arguments.views,
         runtime=arguments.runtime,
+        doubtful_below=arguments.flag_below,
         overrides=overrides,
     )
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
@@ -121,8 +131,19 @@ def run(arguments: argparse.Namespace) -> int:
             reorient=arguments.reorient,
             skip_unreadable=arguments.skip_unreadable,
             every=arguments.every,
+            only_sure=arguments.only_sure,
         )
+    sys.stdout.write(f"{_answer(also, predictor, output)}\n")
     return int(ExitCode.DONE)
+
+
+def _answer(also: MaskForms, predictor: Predictor, output: str) -> str:
+    """How many masks there are, and how many of them are to be looked at."""
+    doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
+    how = "" if predictor.model.quality.calibration else ", not calibrated"
+    below = f"{len(doubtful)} doubtful (expected Dice below {predictor.doubtful_below:g}{how})"
+    first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
+    return f"{counted(len(also.assessed), 'mask')} in {output}: {below}{first}"
 
 
 def images_of(words: Sequence[str]) -> str | list[str]:

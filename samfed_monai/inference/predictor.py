@@ -28,7 +28,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predictions
-from samfed_monai.inference.assessment import Assessment, Assessor
+from samfed_monai.inference.assessment import DOUBTFUL, Assessment, Assessor
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.onnx_network import OnnxNetwork
 from samfed_monai.inference.promised import calibrated_on, kept, scored_pairs
@@ -79,6 +79,7 @@ class Predictor:
         site: of a run: whose model; "" is the server's.
         views: test-time views (1, 2, 4 or 8); ``None``: the bundle's.
         runtime: what runs an ONNX file: ``onnxruntime`` (default) or ``openvino``.
+        doubtful_below: expected Dice below which a mask is called doubtful, in [0, 1].
         overrides: ids of ``inference.json``, with ``teacher#`` before them of ``teacher.json``, to values.
 
     Raises:
@@ -100,12 +101,15 @@ class Predictor:
         site: str = "",
         views: int | None = None,
         runtime: str | None = None,
+        doubtful_below: float = DOUBTFUL,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.site, self.views, self.runtime = TrainedModel(bundle, model), site, views, runtime
         self.overrides, self._network = dict(overrides or {}), None  # built at first use
         self.model.require_run(site)
         problems, kind = Problems(), self.model.kind
+        self.doubtful_below = doubtful_below
+        problems.unless(0 <= doubtful_below <= 1, "--flag-below", doubtful_below, "a Dice, in [0, 1]")
         for name in self.overrides:
             if name.startswith(TEACHER) and kind is not Kind.ADAPTER:
                 hint = "leave it out, or name the adapter of a teacher as --model"
@@ -165,7 +169,7 @@ class Predictor:
         if self.model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
             weights, asked = self.model.weights(self.site), self._asked("views")
             ids = trained_as(weights, self.model.bundle, "inference", asked)
-            assessor = Assessor(self.model.quality, classes=self.classes)
+            assessor = Assessor(self.model.quality, classes=self.classes, doubtful_below=self.doubtful_below)
 
             def attach(job: Any) -> None:
                 assessor.threshold = float(job.parser.get("threshold", 0.5))  # at which postprocessing makes masks
@@ -188,7 +192,12 @@ class Predictor:
             classes=self.classes,
             **ready.made_by,
         )
-        assessor = Assessor(self.model.quality, threshold=ready.threshold, classes=self.classes)
+        assessor = Assessor(
+            self.model.quality,
+            threshold=ready.threshold,
+            classes=self.classes,
+            doubtful_below=self.doubtful_below,
+        )
         self._evaluator(ready, [writer, assessor, BatchBar(what="segmenting")]).run()
         return assessor.found
 

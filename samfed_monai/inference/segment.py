@@ -19,7 +19,7 @@ from PIL import Image
 
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import make_folder, read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
 from samfed_monai.core.words import counted
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+APART = "doubtful"
+"""Folder below the masks for those that are doubtful."""
 COLUMNS = (*OF_AREA, *assessment.COLUMNS, "seconds")
 """Heads of the table of areas; ``seconds`` are those of a video's frame."""
 
@@ -57,6 +59,7 @@ def segment(
     reorient: bool = False,
     skip_unreadable: bool = False,
     every: int | None = None,
+    only_sure: bool = False,
 ) -> None:
     """Writes a PNG mask of every picture, DICOM frame and n-th frame of a video, a NIfTI mask of every volume, and the
     other forms.
@@ -70,6 +73,7 @@ def segment(
         reorient: whether NIfTI volumes are turned to RAS+ before they are cut into slices; masks have their own axes.
         skip_unreadable: whether to leave out files that cannot be read, each with a warning.
         every: n of videos; ``None``: two frames of a second.
+        only_sure: whether PNG masks that are doubtful go into the folder :data:`APART` of ``output`` instead.
 
     Raises:
         Refused: files that cannot be read, names that are there twice, folders and files that cannot be written to;
@@ -120,9 +124,19 @@ def segment(
         with muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
             segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
     also.write()
+    for name in sorted(name for name, assessed in also.assessed.items() if assessed.doubtful) if only_sure else ():
+        _put_apart(Path(output), name)
     if stack:
         number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
+
+
+def _put_apart(output: Path, name: str) -> None:
+    """Moves a mask, and its map of probabilities, into the folder of doubtful ones; a volume's NIfTI stays."""
+    for file in (f"{name}.png", f"{name}.probability.png"):
+        if (output / file).is_file():
+            make_folder((output / APART / file).parent)
+            (output / file).replace(output / APART / file)
 
 
 def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) -> tuple[list[Video], list[str]]:
@@ -263,6 +277,8 @@ class MaskForms:
         self.table, self.coco = (Path(file) if file else None for file in (areas, coco))
         self.page = LooksPage(Path(page), self.labels) if isinstance(page, str) else page
         self.rows: list[dict[str, Any]] = []
+        #: How far each mask is to be trusted, by its picture's name.
+        self.assessed: dict[str, Assessment] = {}
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
 
     def refuse_misplaced(self, images: Sequence[str], objects: Sequence[tuple[Path, int]]) -> None:
@@ -299,6 +315,7 @@ class MaskForms:
 
     def of_images(self, sources: str | list[str], masks: Path, assessed: Mapping[str, Assessment]) -> None:
         """All pictures of a folder, or of several, whose masks are in ``masks``."""
+        self.assessed |= assessed
         if not self.folders and not self.table and not self.coco and not self.page:
             return
         for name, path in image_paths(sources):
@@ -332,6 +349,7 @@ class MaskForms:
             pixel_area: mm² of a pixel, where the file says it.
             seconds: since the beginning of its video; of a frame no picture is written.
         """
+        self.assessed[name] = assessed
         labels = self.classes or ("foreground",)
         made = {"png": lambda: png_of(outlined(picture, mask)), "geojson": lambda: geojson_of(mask, labels=labels)}
         for form, folder in self.folders.items():
