@@ -163,7 +163,7 @@ class Calibration:
     """What a model's estimates meant on images with labels.
 
     Args:
-        estimates: increasing, in [0, 1].
+        estimates: never decreasing, in [0, 1].
         dice: the Dice that was found there, never decreasing; between two of them it is interpolated.
         margin: the :func:`margin` that a share of :data:`COVERAGE` of the images did not exceed.
         images: how many images there were.
@@ -181,16 +181,19 @@ class Calibration:
         Args:
             groups: of images that the model was not trained on.
         """
-        found = sorted(groups, key=lambda group: group.estimate)
+        found = list(groups)
         images = sum(group.images for group in found)
         if images < FEWEST:
             return None
         weights = np.array([group.images for group in found], float)
-        steps = isotonic_regression([group.dice for group in found], weights=weights)
-        edges = zip(steps.blocks[:-1], steps.blocks[1:], strict=True)
-        blocks = [(found[a:b], weights[a:b], float(steps.x[a])) for a, b in edges]
-        centres = [float(np.average([group.estimate for group in part], weights=w)) for part, w, _ in blocks]
-        return cls(tuple(centres), tuple(min(max(x, 0.0), 1.0) for *_, x in blocks), _quantile(found, images), images)
+        at, which = np.unique([group.estimate for group in found], return_inverse=True)
+        counts = np.bincount(which, weights)
+        dice = np.bincount(which, weights * [group.dice for group in found]) / counts
+        steps = isotonic_regression(dice, weights=counts)
+        parts = [slice(*edges) for edges in itertools.pairwise(steps.blocks)]
+        estimates = [float(np.average(at[part], weights=counts[part])) for part in parts]
+        levels = [min(max(float(steps.x[part][0]), 0.0), 1.0) for part in parts]
+        return cls(tuple(estimates), tuple(levels), _quantile(found, images), images)
 
     def __call__(self, estimated: float) -> tuple[float, float]:
         """Expected Dice and its lower bound, both in [0, 1], of an estimate."""
@@ -213,9 +216,9 @@ class Calibration:
             made = cls(estimates, dice, float(content["margin"]), int(content["images"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"expected estimates, dice, margin and images, found {sorted(content)}") from error
-        rising = all(a < b for a, b in itertools.pairwise(estimates)) and list(dice) == sorted(dice)
+        rising = list(estimates) == sorted(estimates) and list(dice) == sorted(dice)
         if not estimates or len(estimates) != len(dice) or not rising or not math.isfinite(made.margin):
-            raise ValueError("expected estimates that increase, as many Dice that never decrease, and a finite margin")
+            raise ValueError("expected estimates and as many Dice that never decrease, and a finite margin")
         if min(*estimates, *dice) < 0 or max(*estimates, *dice) > 1 or made.images < FEWEST:
             raise ValueError(f"expected estimates and Dice in [0, 1], of at least {FEWEST} images")
         return made
