@@ -1,7 +1,7 @@
 """Kvasir-SEG alone as a public set and three hospitals: the images that the polyp bundle's weights are trained from.
 
-The masks of HyperKvasir's 1,000 segmented polyps are Kvasir-SEG's, under CC BY 4.0. No other collection is trained on, so
-that CVC-ClinicDB and CVC-ColonDB are hospitals that took no part.
+HyperKvasir (CC BY 4.0) has these 1,000 images and masks, too. No other collection is trained on, so that CVC-ClinicDB
+and CVC-ColonDB are hospitals that took no part.
 """
 
 from __future__ import annotations
