@@ -122,7 +122,7 @@ def write_figures(page: str | Path, sections: Sequence[Section]) -> list[str]:
     names = []
     for slug, section in zip(unique_slugs(sections), sections, strict=True):
         path = Path(page).with_name("-".join(filter(None, (Path(page).stem, slug))) + ".png")
-        write_bytes(path, comparison_figure(section.table).light)
+        write_bytes(path, comparison_figure(section.table).png)
         names.append(path.name)
     return names
 

@@ -358,7 +358,7 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     figure = comparison_figure(table) if table.scored else None
     place = "figures/comparison.png" if figure else None
     if figure:
-        write_bytes(folder / "figures" / "comparison.png", figure.light, mode=PUBLIC)
+        write_bytes(folder / "figures" / "comparison.png", figure.png, mode=PUBLIC)
     write_text(folder / "comparison.csv", to_csv(table), mode=PUBLIC)
     write_json(folder / "comparison.json", {**to_json(table), "command": command}, mode=PUBLIC)
     write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure=place), mode=PUBLIC)
