@@ -1,4 +1,4 @@
-"""The forms of a comparison: text, Markdown, CSV, JSON and a page, with a verdict computed from paired differences."""
+"""The forms of a comparison: text, Markdown, JSON and a page, with a verdict computed from paired differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import PUBLIC, write_bytes, write_json, write_page, write_text
-from samfed_monai.core.table import to_csv as csv_text
 from samfed_monai.core.words import counted
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
@@ -245,27 +244,6 @@ def block_markdown(block: Block) -> str:
     return "\n".join(lines)
 
 
-def to_csv(table: Table) -> str:
-    """One line per row, mean and spread in columns of their own, at full precision."""
-    vs = dict.fromkeys(f"vs:{name}" for group in table.groups for name in group.references)
-    places = [
-        *(f"site:{site}" for site in table.sites),
-        *(f"unseen:{name}" for name in table.unseen),
-        *(UNSEEN if table.unseen else ()),
-    ]
-    keys = [*HEADS, *vs, *places, "last", "traffic", *COSTS]
-    named = ["row", "variant", "group", "seeds"]
-    heads = [*named, *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"]
-    rows: list[list[Any]] = []
-    for group in table.groups:
-        for row in group.rows:
-            cells = [row.cells.get(key, Cell()) for key in keys]
-            numbers = [value for cell in cells for value in (cell.mean, cell.spread)]
-            seeds = " ".join(map(str, row.seeds))
-            rows.append([row.name, row.variant, group.label, seeds, *map(_blank, numbers), _blank(row.gap)])
-    return csv_text(heads, rows)
-
-
 def to_json(table: Table) -> dict[str, Any]:
     """The table with every seed's value, for other programs."""
     return {
@@ -323,10 +301,6 @@ def piped(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _blank(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
 TITLE = "Comparison"
 OVER = {
     "dp_only": "public set",
@@ -340,7 +314,7 @@ OVER = {
 
 
 def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None = None, title: str = TITLE) -> Path:
-    """Writes ``comparison.{html,md,csv,json}`` and ``figures/comparison.png``.
+    """Writes ``comparison.{html,md,json}`` and ``figures/comparison.png``.
 
     Args:
         output_dir: folder to write into.
@@ -359,7 +333,6 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     place = "figures/comparison.png" if figure else None
     if figure:
         write_bytes(folder / "figures" / "comparison.png", figure.png, mode=PUBLIC)
-    write_text(folder / "comparison.csv", to_csv(table), mode=PUBLIC)
     write_json(folder / "comparison.json", {**to_json(table), "command": command}, mode=PUBLIC)
     write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure=place), mode=PUBLIC)
     html = (

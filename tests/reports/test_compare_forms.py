@@ -1,9 +1,7 @@
-"""A comparison as text, Markdown, CSV, JSON and figure, with its verdict from paired differences."""
+"""A comparison as text, Markdown, JSON and figure, with its verdict from paired differences."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 
 import pytest
@@ -17,7 +15,6 @@ from samfed_monai.reports.compare_forms import (
     reading,
     spell,
     standings,
-    to_csv,
     to_json,
     to_markdown,
     to_page,
@@ -103,15 +100,6 @@ def test_memory_has_a_column_where_it_was_measured(tmp_path):
     assert "*MB an image* are of its weights and of the most tensors" in reading([comparison_table(runs)])
 
 
-def test_csv_keeps_full_precision(table):
-    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
-    assert float(rows["samfed"]["dice_mean"]) == table.row("samfed").cells["dice"].mean
-    assert rows["dp_only"]["vs:dp_only_mean"] == ""
-    assert rows["samfed"]["seeds"] == "0 1 2"
-    assert float(rows["samfed"]["gap_closed"]) == pytest.approx(0.6)
-    assert float(rows["samfed"]["site:a_spread"]) == pytest.approx(0.02)
-
-
 def test_json_has_every_seed(table):
     content = json.loads(json.dumps(to_json(table)))
     row = next(row for row in content["rows"] if row["row"] == "samfed")
@@ -165,7 +153,6 @@ def test_rows_with_own_labels_have_no_gap_and_are_held_against_fedsam(tmp_path):
 def test_it_writes_every_form(runs, tmp_path):
     path = write_comparison(tmp_path / "C", runs, command="samfed compare B", title="Skin")
     assert sorted(file.name for file in path.parent.iterdir()) == [
-        "comparison.csv",
         "comparison.html",
         "comparison.json",
         "comparison.md",
