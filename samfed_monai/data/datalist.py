@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,9 +12,7 @@ from typing import Any
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
 from samfed_monai.core.json_schema import departures
-from samfed_monai.core.words import counted, normal, printable
-
-logger = logging.getLogger(__name__)
+from samfed_monai.core.words import printable
 
 
 def unsafe(relative: str) -> str | None:
@@ -391,28 +388,10 @@ class DataList:
 
         It does not look at the images; :func:`samfed_monai.data.check_datalist` does.
 
-        Groups that only look the same (a blank at the end) are logged; a partition takes them as one.
-
         Raises:
             Refused: with every problem of the file at once.
         """
-        datalist = _read(read_json(path), Path(path).name)
-        for sentence in look_alikes(item.group for _, _, item in datalist.items()):
-            logger.warning("%s: %s", Path(path).name, sentence)
-        return datalist
-
-
-def look_alikes(groups: Iterable[str | None]) -> list[str]:
-    """A sentence on groups that are spelt in several ways which look the same; they are taken as one."""
-    same: dict[str, set[str]] = {}
-    for group in groups:
-        same.setdefault(normal(group or ""), set()).add(group or "")
-    twice = [sorted(spellings) for group, spellings in same.items() if group and len(spellings) > 1]
-    if not twice:
-        return []
-    who = counted(len(twice), "group is", "groups are")
-    advice = "they may be in several splits: make the list again with `samfed prepare`"
-    return [f"{who} spelt in several ways that look the same, such as {twice[0]}; {advice}"]
+        return _read(read_json(path), Path(path).name)
 
 
 def _item_json(item: Item) -> dict[str, Any]:
