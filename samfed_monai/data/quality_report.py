@@ -88,7 +88,8 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
             bits = f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16"
             first = min(fact.image for fact in dark)
             sentences.append(
-                f"{len(dark)} of {counted(len(images), 'image')} of {name}, such as {first}, are dark: nothing in them is brighter than {brightest} of 255"
+                f"{len(dark)} of {counted(len(images), 'image')} of {name}, such as {first}, are dark: nothing in them "
+                f"is brighter than {brightest} of 255"
                 + (bits if any(fact.mode.startswith("I") for fact in dark) else "")
             )
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)

@@ -87,8 +87,7 @@ def made(tmp_path):
         save(root / "public" / "images" / f"photo {number}.jpg", picture(50 + number, 24, 24), exif=exif)
         save(root / "public" / "masks" / f"photo {number}.png", disc(24, 24, radius=5))
     save(root / "public" / "masks" / "public_000.png", disc(radius=0))
-    options = Options(output=tmp_path / "list.json", progress=False)
-    return prepare_folders(root, public="public", options=options)
+    return prepare_folders(root, Options(output=tmp_path / "list.json", public="public", progress=False))
 
 
 def test_the_page_is_self_contained_and_escaped(made):
