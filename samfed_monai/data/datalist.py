@@ -13,6 +13,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, 
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
 from samfed_monai.core.json_schema import departures
 from samfed_monai.core.words import printable
+from samfed_monai.data.classes import list_class_problems
 
 
 def unsafe(relative: str) -> str | None:
@@ -212,7 +213,7 @@ def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
     content = content if isinstance(content, Mapping) else {}
     threshold = content.get("mask_threshold")
     if "classes" in content:
-        problems.extend(_class_problems(content["classes"], threshold, f"{where} -> classes"))
+        problems.extend(list_class_problems(content["classes"], threshold, f"{where} -> classes"))
     sites = content.get("sites")
     splits = [("public", Split.PUBLIC, content.get("public"))]
     for name, entry in sites.items() if isinstance(sites, Mapping) else ():
@@ -238,20 +239,6 @@ def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
     }
     public = [Item(**item) for item in content["public"]]
     return DataList(content["name"], public, made, threshold, content.get("classes", [])), problems
-
-
-def _class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
-    from samfed_monai.data.classes import class_problems
-
-    problems = Problems()
-    problems.extend(class_problems(classes, where))
-    if isinstance(classes, list) and len(classes) == 1:
-        found, hint = f"one name, {classes[0]!r}", "leave classes out: a list of one class has binary masks"
-        problems.add(where, found=found, expected="the names of two classes or more", hint=hint)
-    if threshold is not None:
-        hint = "leave one of them out: a threshold cuts masks of one class"
-        problems.add(where, found=f"mask_threshold {threshold} beside it", expected="one of the two", hint=hint)
-    return list(problems)
 
 
 def _name_problems(name: str, where: str) -> list[Problem]:

@@ -6,15 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
-from samfed_monai.data.classes import class_problems
+from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
-from samfed_monai.data.grouping import of_several, read_groups, subset, without_group
+from samfed_monai.data.grouping import Groups, subset
 from samfed_monai.data.partitions import (
     Partition,
     Places,
@@ -97,6 +98,11 @@ class Options:
     report: bool = True
     progress: bool = True
 
+    @cached_property
+    def groups_read(self) -> Groups | None:
+        """Content of the file of groups."""
+        return Groups(self.groups, self.group_column) if self.groups else None
+
     @property
     def called(self) -> str:
         """The list's name."""
@@ -122,8 +128,8 @@ def grouped(found: Iterable[Found], options: Options, *, known: bool = False) ->
         options: see :class:`Options`.
         known: whether an image that the file does not name keeps the group that its source knows.
     """
-    group_of = read_groups(options.groups, column=options.group_column) if options.groups else lambda image: None
-    return [one.with_group(group_of(one.image) or (one.group if known else None)) for one in found]
+    groups = options.groups_read
+    return [one.with_group((groups and groups.of(one.image)) or (one.group if known else None)) for one in found]
 
 
 def check_first(options: Options) -> None:
@@ -131,16 +137,10 @@ def check_first(options: Options) -> None:
     problems = Problems()
     problems.extend(share_problems(options.validation, options.test))
     if options.classes:
-        problems.extend(class_problems(options.classes, "--classes"))
-    if len(options.classes) == 1:
-        found, hint = "one name", "leave it out: labels of one class are binary masks"
-        problems.add("--classes", found=found, expected="the names of two classes or more", hint=hint)
-    beside, both = "it beside --classes", "one of the two"
-    if options.classes and options.mask_threshold is not None:
-        hint = "leave it out: a threshold cuts masks of one class"
-        problems.add("--mask-threshold", found=beside, expected=both, hint=hint)
+        problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
     if options.classes and options.label_kinds:
-        problems.add("--label-kind", found=beside, expected=both, hint="leave it out: weak labels are of one class")
+        found, hint = "it beside --classes", "leave it out: weak labels are of one class"
+        problems.add("--label-kind", found=found, expected="one of the two", hint=hint)
     with problems.collected():
         require_free(options.output, name=options.called)
     problems.refuse_if_any()
@@ -305,13 +305,12 @@ def finish(
 
 def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
     """Sentences on images that the options' file gives no group, or one for several; refuses one that gives none."""
-    if not options.groups:
+    groups = options.groups_read
+    if groups is None:
         return []
-    images = {one.image for one in found}
-    lacking = without_group(sorted(images), options.groups, column=options.group_column)
-    name = Path(options.groups).name
+    images = sorted({one.image for one in found})
+    lacking, several, name = groups.without(images), groups.of_several(images), groups.path.name
     sentences = [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
-    several = of_several(images, options.groups, column=options.group_column)
     if several:
         who = counted(len(several), "name is", "names are")
         sentences.append(

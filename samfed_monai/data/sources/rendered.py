@@ -308,7 +308,7 @@ def _is(path: Path, output: str | Path | None) -> bool:
 class _Images:
     """The images of a site, by the names that COCO files have for them.
 
-    A name is compared from its end, as in :func:`~samfed_monai.data.grouping.read_groups`, whatever folder it starts
+    A name is compared from its end, as in :class:`~samfed_monai.data.grouping.Groups`, whatever folder it starts
     at: with slashes or backslashes, as it is or percent-encoded. It is never opened.
     """
 
