@@ -330,11 +330,12 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     """
     table, folder = comparison_table(runs), Path(output_dir)
     figure = comparison_figure(table) if table.scored else None
-    place = "figures/comparison.png" if figure else None
     if figure:
         write_bytes(folder / "figures" / "comparison.png", figure.png, mode=PUBLIC)
     write_json(folder / "comparison.json", {**to_json(table), "command": command}, mode=PUBLIC)
-    write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure=place), mode=PUBLIC)
+    ran = ["```", command, "```", ""] if command else []
+    marks = [*(f"- {text}" for text in [*verdicts(table), *CAVEATS]), "", to_markdown(table)]
+    write_text(folder / "comparison.md", "\n".join([f"# {title}", "", *ran, *marks]), mode=PUBLIC)
     html = (
         environment()
         .get_template("comparison.html.j2")
@@ -353,28 +354,6 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     )
     write_page(folder / "comparison.html", html, mode=PUBLIC)
     return folder / "comparison.html"
-
-
-def to_page(table: Table, *, title: str = TITLE, command: str | None = None, figure: str | None = None) -> str:
-    """A page in Markdown: answers, tables and what their reader must know; the same table gives the same bytes.
-
-    Args:
-        table: the comparison.
-        title: heading.
-        command: command line that made the runs.
-        figure: path of :func:`samfed_monai.reports.figures.comparison_figure` relative to the page.
-    """
-    parts = [f"# {title}", "", *answers(table, command=command, figure=figure), reading([table]), ""]
-    parts += [*row_notes([table]), "## Caveats", "", *(f"- {caveat}" for caveat in CAVEATS)]
-    return "\n".join([*parts, "", "## Provenance", "", *provenance(table)]) + "\n"
-
-
-def answers(table: Table, *, command: str | None = None, figure: str | None = None) -> list[str]:
-    """Lines of Markdown: the command, the answers on top, the verdicts, the tables, the figure."""
-    parts = ["```", command, "```", ""] if command else []
-    parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(table)]
-    parts += [*(f"- {text}" for text in verdicts(table)), "", to_markdown(table)]
-    return [*parts, *([f"![Average test Dice of every row and seed]({figure})", ""] if figure else [])]
 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
@@ -407,16 +386,3 @@ def reading(tables: Sequence[Table]) -> str:
         convention=conventions[0] if all(convention == conventions[0] for convention in conventions) else None,
     )
     return " ".join(text.split())
-
-
-def row_notes(tables: Sequence[Table]) -> list[str]:
-    """What each row is, as lines of Markdown; a row of several tables once."""
-    notes = {row.name: row.note for table in tables for row in table.rows if row.note}
-    return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
-
-
-def provenance(table: Table) -> list[str]:
-    """Data list, versions and seeds, as lines of Markdown."""
-    parts = [f"- data list: `{table.datalist or 'unknown'}` (SHA-256)"]
-    parts += [f"- {name}: {', '.join(found)}" for name, found in table.versions.items()]
-    return [*parts, *dict.fromkeys(f"- {row.name}: seeds {', '.join(map(str, row.seeds))}" for row in table.rows)]
