@@ -17,7 +17,6 @@ from samfed_monai.reports.style import (
     png,
     quiet,
     shortened,
-    spread_labels,
     subplots,
 )
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 Lines = dict[str, list[tuple[int, float]]]
 
 EXPERT = "expert_"
-LABEL = 0.24
-"""Inches from one label to the next."""
 TRUST = {
     "reliability": "Reliability of the teacher",
     "agreement": "Share of pixels that agree",
@@ -50,8 +47,8 @@ def curves(run: RunData) -> Picture | None:
     if not lines:
         return None
     best = run.results["models"].get("best", {}).get("round")
-    figure, (ax,) = subplots(height=_height(3.9, lines))
-    _site_lines(ax, lines, run.sites, labels=True)
+    figure, (ax,) = subplots(height=3.9)
+    _site_lines(ax, lines, run.sites)
     average = _average(lines, {site: run.results["sites"][site]["validation"]["n"] for site in run.sites})
     marker = "o" if len(average) == 1 else None
     ax.plot(*zip(*average, strict=True), color=INK, linewidth=2.6, marker=marker, zorder=4, solid_capstyle="round")
@@ -66,6 +63,7 @@ def curves(run: RunData) -> Picture | None:
             fontsize=9,
         )
     ax.set_ylabel("Dice")
+    _legend(figure, list(lines), run.sites)
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
     text = f"Dice of {what} validation images; the thick line is the average over images."
     return Picture("curves", "Validation by round", text, png(figure))
@@ -88,8 +86,9 @@ def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
     name, lines = next(((name, lines) for name in titles if (lines := series(rows, name))), ("", {}))
     if not lines:
         return None
-    figure, (ax,) = subplots(height=_height(3.9, lines))
-    _site_lines(ax, lines, list(lines), labels=True)
+    figure, (ax,) = subplots(height=3.9)
+    _site_lines(ax, lines, list(lines))
+    _legend(figure, list(lines), list(lines))
     images = {row.site: int(row.values.get("images", 1)) for row in rows}
     ax.plot(*zip(*_average(lines, images), strict=True), color=INK, linewidth=2.6, zorder=4)
     last = max(row.round for row in rows)
@@ -103,9 +102,10 @@ def reliability(run: RunData) -> Picture | None:
     panels = {name: lines for name, lines in panels.items() if lines}
     if not panels:
         return None
-    figure, axes = subplots(len(panels), height=max(_height(3.2, lines) for lines in panels.values()))
+    figure, axes = subplots(len(panels), height=3.2)
+    _legend(figure, list(dict.fromkeys(site for lines in panels.values() for site in lines)), run.sites)
     for ax, (name, lines) in zip(axes, panels.items(), strict=True):
-        _site_lines(ax, lines, run.sites, labels=True)
+        _site_lines(ax, lines, run.sites)
         title = fill(TRUST[name], width=max(16, 88 // len(panels)))
         ax.set_title(title, loc="left", fontsize=10, color=INK)
     text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
@@ -147,10 +147,11 @@ def _panels(panels: dict[str, Lines], sites: list[str], *, top: float | None = N
 
 
 def _legend(figure: Figure, shown: list[str], sites: list[str]) -> None:
-    """The sites' colours and dashes below a figure whose panels have no room for names."""
+    """The sites' colours and dashes, below a figure."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], **line_style(sites.index(site)), linewidth=1.6) for site in shown]
+    every = [*sites, *(site for site in shown if site not in sites)]
+    handles = [Line2D([], [], **line_style(every.index(site)), linewidth=1.6) for site in shown]
     figure.legend(
         handles,
         shortened(shown, 22),
@@ -167,12 +168,7 @@ def _title(name: str) -> str:
     return " ".join("SAM" if word == "sam" else word for word in name.split("_"))
 
 
-def _height(least: float, lines: Lines) -> float:
-    """Inches that axes need for the names of their lines, one below the other."""
-    return max(least, LABEL * len(lines) + 0.8)
-
-
-def _site_lines(ax: Axes, lines: Lines, sites: list[str], *, labels: bool = False) -> None:
+def _site_lines(ax: Axes, lines: Lines, sites: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     every = sites + [site for site in lines if site not in sites]
@@ -187,24 +183,6 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], *, labels: bool = Fals
         ax.set_xticks([number + 1 for number, _ in lines[order[0]]])
     ax.set_xlabel("round", fontsize=9)
     ax.margins(x=0.02)
-    if not labels:
-        return
-    low, high = ax.get_ylim()
-    ends = [lines[site][-1][1] for site in order]
-    height = ax.figure.get_size_inches()[1]  # type: ignore[union-attr]
-    places = spread_labels(ends, gap=(high - low) * LABEL / height, top=high)
-    names = shortened(order, 22)
-    for site, name, end, place in zip(order, names, ends, places, strict=True):
-        ax.annotate(
-            f"{name}  {end:.3f}",
-            (1.01, place),
-            xycoords=("axes fraction", "data"),
-            color=look[site]["color"],
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-        )
-    ax.set_ylim(low, high)
 
 
 def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:

@@ -156,23 +156,6 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
-def spread_labels(values: list[float], *, gap: float, top: float = float("inf")) -> list[float]:
-    """Places for labels near ``values``, at least ``gap`` apart and not above ``top``, in the order given."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    places = [values[index] for index in order]
-    for _ in range(50):
-        for low, high in zip(range(len(places)), range(1, len(places)), strict=False):
-            if (short := gap - (places[high] - places[low])) > 1e-9:
-                places[low] -= short / 2
-                places[high] += short / 2
-    over = max(0.0, max(places, default=0.0) - top)
-    places = [place - over for place in places]
-    found = [0.0] * len(values)
-    for place, index in zip(places, order, strict=True):
-        found[index] = place
-    return found
-
-
 def png(figure: Figure) -> bytes:
     """PNG bytes without a date or a version in them: the same figure is the same file."""
     stream = io.BytesIO()
