@@ -97,7 +97,7 @@ def test_public_masks_that_match_no_image_are_refused_with_the_rule(tmp_path):
         path.rename(masks / f"{path.stem}_lesion.png")
     told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
     assert told[0] == (
-        "public/images/public_000.png: expected a mask, as every public image, found no mask; a mask is called by "
+        "public/images/public_000.png: expected a mask, as every public image, found no mask; a mask is "
         f"{RULE}; rename for instance public_000_lesion.png to public_000.png"
     )
     assert len(told) == 3
