@@ -28,7 +28,7 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
     from samfed_monai.data.prepare import prepare_folders, prepare_to_test
 
     if not arguments.test_only:
-        return _print(prepare_folders(arguments.root, _options(arguments), caveats=caveats), _shares(arguments))
+        return _print(prepare_folders(arguments.root, _options(arguments), caveats=caveats), arguments)
     given = {
         "validation": arguments.validation != SHARE,
         "test": arguments.test != SHARE,
@@ -37,7 +37,7 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
         "label-kind": getattr(arguments, "label_kinds", ()),
     }
     _refuse_unused(given, "nothing beside --test-only, with which every image that has a mask is a test image")
-    return _print(prepare_to_test(arguments.root, _options(arguments), caveats=caveats), root=arguments.root)
+    return _print(prepare_to_test(arguments.root, _options(arguments), caveats=caveats), arguments)
 
 
 def run_coco(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def run_known(arguments: argparse.Namespace) -> int:
     if "partition" in arguments:
         _refuse_unused_of_partition(arguments)
     prepared = getattr(prepare, f"prepare_{arguments.source}")(arguments.root, _options(arguments))
-    return _print(prepared, _shares(arguments))
+    return _print(prepared, arguments)
 
 
 def run_source(arguments: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def run_source(arguments: argparse.Namespace) -> int:
 
     _refuse_unused_of_partition(arguments)
     find = brought("sources").named(arguments.name_of_source, (), "source")
-    return _print(prepare_source(find, arguments.root, _options(arguments)), _shares(arguments))
+    return _print(prepare_source(find, arguments.root, _options(arguments)), arguments)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -93,7 +93,7 @@ def run_list(arguments: argparse.Namespace) -> int:
             problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", hint="for instance Kvasir=kvasir_seg")
         folders[client] = folder
     problems.refuse_if_any()
-    return _print(prepare_list(arguments.split, arguments.data_root, _options(arguments), folders=folders))
+    return _print(prepare_list(arguments.split, arguments.data_root, _options(arguments), folders=folders), arguments)
 
 
 def run_split(arguments: argparse.Namespace) -> int:
@@ -166,10 +166,6 @@ def _options(arguments: argparse.Namespace) -> Options:
     return Options(**given)
 
 
-def _shares(arguments: argparse.Namespace) -> tuple[float, float]:
-    return arguments.validation, arguments.test
-
-
 def _refuse_unused(given: Mapping[str, Any], expected: str, hint: str = "leave it out") -> None:
     """Refuses options that would do nothing."""
     from samfed_monai.core.errors import Problem, Refused
@@ -208,17 +204,11 @@ def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> in
 
     freeze({arguments.output: datalist})
     page = report_on(datalist, root, arguments.output.with_suffix(".report.html")) if arguments.report else None
-    return _print(Prepared(datalist, arguments.output, page))
+    return _print(Prepared(datalist, arguments.output, page), arguments)
 
 
-def _print(prepared: Prepared, shares: tuple[float, float] | None = None, root: Path | None = None) -> int:
-    """Prints what was made.
-
-    Args:
-        prepared: the list.
-        shares: values of ``--validation`` and ``--test``, for a source that has them.
-        root: the data root of a list that only measures.
-    """
+def _print(prepared: Prepared, arguments: argparse.Namespace) -> int:
+    """Prints what was made."""
     datalist = prepared.datalist
     public, sites = counted(len(datalist.public), "public image"), counted(len(datalist.sites), "site")
     lines = [f"{datalist.name}: {public}, {sites}"]
@@ -230,17 +220,18 @@ def _print(prepared: Prepared, shares: tuple[float, float] | None = None, root: 
             place = f"{part.client} ({part.split.value})"
             lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
-    lines += _few_to_measure(datalist, shares) if root is None else []
+    only_test = getattr(arguments, "test_only", False)
+    lines += [] if only_test else _few_to_measure(datalist, arguments)
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
-    if root is not None:
-        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
+    if only_test:
+        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(arguments.root)])
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> list[str]:
+def _few_to_measure(datalist: DataList, arguments: argparse.Namespace) -> list[str]:
     from samfed_monai.data.datalist import LEAST_IMAGES, few_to_measure, without_labels
 
     names, bare, lines = few_to_measure(datalist, LEAST_IMAGES), without_labels(datalist), []
@@ -250,7 +241,8 @@ def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> l
             "and the choice of the best round goes by the other sites"
         )
     if names:
-        more = f"--validation {MORE} --test {MORE} gives more; " if shares and min(shares) < MORE else ""
+        fewer = "validation" in arguments and min(arguments.validation, arguments.test) < MORE
+        more = f"--validation {MORE} --test {MORE} gives more; " if fewer else ""
         lines.append(
             f"  few to measure with: {', '.join(names)}: fewer than {LEAST_IMAGES} validation or test images, and a "
             f"site reports no score of fewer; {more}where all images are on one machine, --privacy#least_images 1 of "
