@@ -145,57 +145,9 @@ SERVER_NAMES = frozenset({"", "public", "server"})
 """Values of the option ``site`` that mean: no site, the public images alone. No site may be called so."""
 SITE_NAME = re.compile(r"[^\x00-\x1f/\\.@$%][^\x00-\x1f/\\]*")
 
-_TEXT = {"type": ["string", "null"]}
-_HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hexadecimal digits"}
-_ITEMS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["image", "sha256"],
-        "properties": {
-            "image": {"type": "string"},
-            "sha256": _HASH,
-            "label": _TEXT,
-            "label_sha256": {**_HASH, "type": ["string", "null"]},
-            "group": _TEXT,
-            "label_kind": {"enum": [None, *(kind.value for kind in LabelKind)]},
-            "volume": _TEXT,
-            "slice": {"type": ["integer", "null"], "minimum": 1},
-            "spacing": {
-                "type": ["array", "null"],
-                "items": {"type": "number", "exclusiveMinimum": 0},
-                "minItems": 3,
-                "maxItems": 3,
-                "description": "three lengths in mm",
-            },
-        },
-    },
-}
-_SPLITS = [split.value for split in SITE_SPLITS]
-LIST_SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["schema", "name", "hash", "public", "sites"],
-    "properties": {
-        "schema": {"enum": [1]},
-        "name": {"type": "string"},
-        "hash": {"type": "string"},
-        "mask_threshold": {"type": ["integer", "null"], "minimum": 1, "maximum": 255},
-        "classes": {},
-        "public": _ITEMS,
-        "sites": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": _SPLITS,
-                "properties": dict.fromkeys(_SPLITS, _ITEMS),
-            },
-        },
-    },
-}
+LIST_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("datalist.schema.json"))
 """What the JSON of a data list looks like; what a schema cannot say is checked beside it."""
+_SPLITS = [split.value for split in SITE_SPLITS]
 
 
 def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
