@@ -204,7 +204,7 @@ def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
 def test_a_store_that_another_teacher_filled_has_none_of_this_one(tmp_path):
     theirs, ours = (SoftMaskStore(tmp_path, teacher_sha256=letter * 64) for letter in "ab")
     theirs.put("c" * 64, torch.zeros(1, 2, 2))
-    with pytest.raises(Refused, match="no readable mask by teacher bbbbbbbbbbbb….*or name the teacher that filled"):
+    with pytest.raises(Refused, match=r"no readable mask by teacher bbbbbbbbbbbb….*or name the teacher that filled"):
         ours.get("c" * 64)
 
 
