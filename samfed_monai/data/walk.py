@@ -19,21 +19,12 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 _SYSTEM = frozenset(
-    {
-        *("__macosx", ".ds_store", ".appledouble", ".trashes", ".trash", ".fseventsd", ".temporaryitems"),
-        *(
-            ".spotlight-v100",
-            ".documentrevisions-v100",
-            ".apdisk",
-            ".volumeicon.icns",
-            "icon\r",
-            "network trash folder",
-        ),
-        *("$recycle.bin", "recycler", "recycled", "system volume information", "thumbs.db", "ehthumbs.db"),
-        *("ehthumbs_vista.db", "desktop.ini"),
-        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@appstore", "#recycle", "#snapshot", ".@__thumb"),
-        *("@sharebin", ".snapshot", ".snapshots", ".zfs", "~snapshot", "lost+found", ".directory", ".nfs"),
-    }
+    """__macosx|.ds_store|.appledouble|.trashes|.trash|.fseventsd|.temporaryitems|.spotlight-v100|.documentrevisions-v100
+.apdisk|.volumeicon.icns|icon\r|network trash folder|$recycle.bin|recycler|recycled|system volume information
+thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|@eadir|@tmp|@recycle|@recently-snapshot|@appstore|#recycle
+#snapshot|.@__thumb|@sharebin|.snapshot|.snapshots|.zfs|~snapshot|lost+found|.directory|.nfs""".replace(
+        "\n", "|"
+    ).split("|")
 )
 """What macOS, Windows, Linux and storage boxes (Synology, QNAP, Asustor, NetApp) put beside files, in small letters."""
 _PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden")

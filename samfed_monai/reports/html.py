@@ -98,7 +98,7 @@ class Report:
         for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # of an earlier report
             path.unlink()
         for figure in figures:
-            write_bytes(folder / f"{figure.name}.png", figure.light, mode=PUBLIC)
+            write_bytes(folder / f"{figure.name}.png", figure.png, mode=PUBLIC)
         number = {site: place for place, site in enumerate(run.sites, start=1)}
         private = {f"overlay-{number[each.site]}-{each.place}": each.png for each in overlays}
         private |= {
