@@ -114,7 +114,7 @@ def page(path: Path, record: Path, *, command: str) -> None:
     parts = [
         f"# {TITLE}",
         f"Made by `{command}`. For those who want to know what *expected Dice* and its *lower bound* are worth.",
-        "A mask's expected Dice is calibrated on the validation images of the same sites, and tested on images of which "
+        "Expected Dice is calibrated on validation images of the same sites, and tested on images of which "
         "the calibration saw none. The lower bound is to hold for nine masks in ten.",
         *_table(_promise_rows(tested, calibrations)),
         f"![promised against true Dice]({figure.name})",
