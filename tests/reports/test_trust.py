@@ -18,12 +18,10 @@ def run(tmp_path) -> RunData:
     folder = write_run(tmp_path, "samfed", 0, 0.8)
     tested, own = (folder / "evaluation" / "best" / site for site in ("a/test", "b/unlabelled"))
     tested.mkdir(parents=True)
-    (tested / "scores.csv").write_text(
-        "id,dice,iou,hd95,empty,estimate,mask\nx,0.5,0.4,1,none,0.6,\ny,0.9,0.8,1,none,0.9,\n"
-    )
+    (tested / "scores.csv").write_text("id,dice,iou,hd95,estimate\nx,0.5,0.4,1,0.6\ny,0.9,0.8,1,0.9\n")
     own.mkdir(parents=True)
     (own / "disagreement.csv").write_text("id,image_sha256,dice,estimate,mask\n<u>,00,0.2,0.75,\nv,01,0.6,1.0,\n")
-    return RunData(folder)
+    return RunData.read(folder)
 
 
 def test_each_site_has_its_share_of_doubtful_masks_most_doubtful_first(run):
