@@ -89,8 +89,6 @@ class Drop:
             offered = [self._offered(*form) for form in FORMS]
             shown = {"offered": list(filter(None, offered)), "notes": map(self._plain, notes), "page": page}
             self.html, self.state = environment().get_template("app_done.html.j2").render(shown), "done"
-        except Refused as error:
-            self.html, self.state = self._plain("\n".join(map(str, error.problems))), "refused"
         except SamFedError as error:
             self.html, self.state = self._plain(str(error)), "refused"
         except Exception:  # the next drop may be sound
@@ -111,22 +109,11 @@ class Drop:
 
     def _written(self, predictor: Predictor, paths: list[Path], reorient: bool, *, dicom: bool) -> LooksPage:
         page = LooksPage(self.folder / "looks.html", predictor.classes or [foreground_of(predictor.model.bundle)])
-        also = MaskForms(
-            predictor.model.bundle,
-            predictor.classes,
-            overlays=str(self.folder / "outlines"),
-            areas=str(self.folder / "areas.csv"),
-            page=page,
-            dicom_seg=str(self.folder / "segmentations") if dicom else None,
-        )
-        segment(
-            predictor,
-            [str(path) for path in paths],
-            str(self.folder / "masks"),
-            also,
-            reorient=reorient,
-            skip_unreadable=len(paths) > 1,
-        )
+        forms = {"overlays": "outlines", "areas": "areas.csv", **({"dicom_seg": "segmentations"} if dicom else {})}
+        places = {form: str(self.folder / place) for form, place in forms.items()}
+        also = MaskForms(predictor.model.bundle, predictor.classes, page=page, **places)
+        options = {"reorient": reorient, "skip_unreadable": len(paths) > 1}
+        segment(predictor, [str(path) for path in paths], str(self.folder / "masks"), also, **options)
         return page
 
     def _offered(self, pattern: str, label: str) -> tuple[str, str] | None:
@@ -192,8 +179,6 @@ class App:
         self.token = secrets.token_urlsafe(16)
         self.address = f"http://{ADDRESS}:{self.server.server_port}/{self.token}/"
         self.drops: dict[str, Drop] = {}
-        #: Set when the model has been tried.
-        self.ready = threading.Event()
         self._lock = threading.Lock()
         self._asked: queue.Queue[Drop | None] = queue.Queue()
 
@@ -208,12 +193,11 @@ class App:
 
     def run(self) -> None:
         """Answers until it is stopped or interrupted; masks are computed in this thread, one drop after the other."""
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
         with tempfile.TemporaryDirectory(prefix="samfed-app-") as folder:
             self.folder = Path(folder)
+            threading.Thread(target=self.server.serve_forever, daemon=True).start()
             try:
                 self._try()
-                self.ready.set()
                 logger.info("open %s in a browser of this machine; Ctrl+C ends it", self.address)
                 for drop in iter(self._asked.get, None):
                     drop.segment(self.predictor, reorient=self.reorient)
