@@ -26,7 +26,7 @@ CODECS = {"mp4": "libx264", "avi": "mpeg4", "mkv": "libx264"}
 
 
 def clip(path: Path, frames: int = 20, *, rate: int = 10, key_frames: int = 5) -> Path:
-    """Frame n is grey of 10 (n modulo 20), with a bright corner on the upper left and noise, so that no frame is empty."""
+    """Frame n is grey of 10 (n modulo 20), with a bright corner on the upper left; with noise, no frame is empty."""
     noise = np.random.default_rng(0).integers(0, 9, (48, 64, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(CODECS[path.suffix[1:]], rate=rate)
