@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import queue
 import re
 import secrets
@@ -30,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Refused, SamFedError, refused
-from samfed_monai.data.walk import DICOM, is_left_out, kind_of
+from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import installed
 from samfed_monai.inference.looks import LooksPage
 from samfed_monai.inference.predictor import Predictor
@@ -40,6 +41,7 @@ from samfed_monai.reports.html import environment
 logger = logging.getLogger(__name__)
 
 ADDRESS, PORT = "127.0.0.1", 7860
+READ = (PICTURE, NIFTI, DICOM, VIDEO)
 LARGEST = 4 * 2**30
 """Bytes of one file."""
 KEPT = 8
@@ -89,8 +91,6 @@ class Drop:
             offered = [self._offered(*form) for form in FORMS]
             shown = {"offered": list(filter(None, offered)), "notes": map(self._plain, notes), "page": page}
             self.html, self.state = environment().get_template("app_done.html.j2").render(shown), "done"
-        except Refused as error:
-            self.html, self.state = self._plain("\n".join(map(str, error.problems))), "refused"
         except SamFedError as error:
             self.html, self.state = self._plain(str(error)), "refused"
         except Exception:  # the next drop may be sound
@@ -98,8 +98,10 @@ class Drop:
             self.html, self.state = "This program made a mistake; its terminal shows which.", "refused"
 
     def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:
-        paths = sorted(self.given.iterdir())
-        dicom = installed() and any(kind_of(path) == DICOM for path in paths)
+        found = walk(self.given)
+        report_not_read("left out", found, READ)
+        paths = [path for kind in READ for path in found.get(kind, ())] or list(self.given.iterdir())
+        dicom = installed() and DICOM in found
         try:
             return self._written(predictor, paths, reorient, dicom=dicom)
         except Refused as error:
@@ -111,22 +113,11 @@ class Drop:
 
     def _written(self, predictor: Predictor, paths: list[Path], reorient: bool, *, dicom: bool) -> LooksPage:
         page = LooksPage(self.folder / "looks.html", predictor.classes or [foreground_of(predictor.model.bundle)])
-        also = MaskForms(
-            predictor.model.bundle,
-            predictor.classes,
-            overlays=str(self.folder / "outlines"),
-            areas=str(self.folder / "areas.csv"),
-            page=page,
-            dicom_seg=str(self.folder / "segmentations") if dicom else None,
-        )
-        segment(
-            predictor,
-            [str(path) for path in paths],
-            str(self.folder / "masks"),
-            also,
-            reorient=reorient,
-            skip_unreadable=len(paths) > 1,
-        )
+        forms = {"overlays": "outlines", "areas": "areas.csv", **({"dicom_seg": "segmentations"} if dicom else {})}
+        places = {form: str(self.folder / place) for form, place in forms.items()}
+        also = MaskForms(predictor.model.bundle, predictor.classes, page=page, **places)
+        options = {"reorient": reorient, "skip_unreadable": len(paths) > 1}
+        segment(predictor, [str(path) for path in paths], str(self.folder / "masks"), also, **options)
         return page
 
     def _offered(self, pattern: str, label: str) -> tuple[str, str] | None:
@@ -192,8 +183,6 @@ class App:
         self.token = secrets.token_urlsafe(16)
         self.address = f"http://{ADDRESS}:{self.server.server_port}/{self.token}/"
         self.drops: dict[str, Drop] = {}
-        #: Set when the model has been tried.
-        self.ready = threading.Event()
         self._lock = threading.Lock()
         self._asked: queue.Queue[Drop | None] = queue.Queue()
 
@@ -208,12 +197,11 @@ class App:
 
     def run(self) -> None:
         """Answers until it is stopped or interrupted; masks are computed in this thread, one drop after the other."""
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
         with tempfile.TemporaryDirectory(prefix="samfed-app-") as folder:
             self.folder = Path(folder)
+            threading.Thread(target=self.server.serve_forever, daemon=True).start()
             try:
                 self._try()
-                self.ready.set()
                 logger.info("open %s in a browser of this machine; Ctrl+C ends it", self.address)
                 for drop in iter(self._asked.get, None):
                     drop.segment(self.predictor, reorient=self.reorient)
@@ -302,22 +290,24 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _take(self, drop: Drop, name: str) -> None:
-        left = int(self.headers.get("Content-Length") or 0)
-        place = drop.given / name
+        left, place, refusal = int(self.headers.get("Content-Length") or 0), drop.given / name, ""
         if name != place.name or not name.isprintable() or is_left_out(name) or len(name.encode()) > _LONGEST_NAME:
-            return self._refuse(HTTPStatus.BAD_REQUEST, f"{name}: not the name of an image")
-        if not 0 < left <= LARGEST:
-            return self._refuse(HTTPStatus.BAD_REQUEST, f"{name}: {left} bytes, expected 1 to {LARGEST}")
-        if place.exists() or drop.state != "waiting":
-            return self._refuse(HTTPStatus.CONFLICT, f"{name}: there is one already")
-        with place.open("wb") as stream:
+            refusal = "not the name of an image"
+        elif not 0 < left <= LARGEST:
+            refusal = f"{left} bytes, expected 1 to {LARGEST}"
+        elif place.exists() or drop.state != "waiting":
+            refusal = "there is one of that name already"
+        with open(os.devnull if refusal else place, "wb") as stream:  # a browser takes no answer before it has sent all
             while left and (block := self.rfile.read(min(left, 2**20))):
                 stream.write(block)
                 left -= len(block)
-        if left:
+        if left and not refusal:
             place.unlink()
-            return self._refuse(HTTPStatus.BAD_REQUEST, f"{name}: it did not arrive whole")
-        return self._answer("{}", "application/json")
+            refusal = "it did not arrive whole"
+        if refusal:
+            self._answer(f"{name}: {refusal}", "text/plain", HTTPStatus.BAD_REQUEST)
+        else:
+            self._answer("{}", "application/json")
 
     def _send(self, path: Path, name: str) -> None:
         with path.open("rb") as stream:
@@ -327,7 +317,6 @@ class _Handler(BaseHTTPRequestHandler):
             shutil.copyfileobj(stream, self.wfile)
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
-        self.close_connection = True  # what is left of the request is not read
         self._answer(text, "text/plain", status)
 
     def _answer(self, text: str, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:

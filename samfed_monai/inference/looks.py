@@ -6,7 +6,7 @@ import base64
 import heapq
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,29 +31,30 @@ MOST = 1000
 _MARK = b'<meta name="generator" content="samfed infer --page">'
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Look:
-    """One picture on the page, ordered by how doubtful its mask is.
+    """One picture on the page.
 
     Args:
-        trust: expected Dice, by which and by ``name`` looks are ordered.
-        name: of the picture.
-        assessed: of its mask.
         area: a row of :data:`samfed_monai.reports.masks.COLUMNS`.
+        assessed: how far the mask is to be trusted.
         picture: the picture as a JPEG, and the outlines as a PNG that is transparent elsewhere: URLs with the content.
         outline: likewise.
         size: width and height of both, in pixels.
         seconds: since the beginning of its video.
     """
 
-    trust: float
-    name: str
-    assessed: Assessment = field(compare=False)
-    area: Mapping[str, Any] = field(compare=False)
-    picture: str = field(compare=False)
-    outline: str = field(compare=False)
-    size: tuple[int, int] = field(compare=False)
-    seconds: float | None = field(compare=False, default=None)
+    area: Mapping[str, Any]
+    assessed: Assessment
+    picture: str
+    outline: str
+    size: tuple[int, int]
+    seconds: float | None = None
+
+    @property
+    def rank(self) -> tuple[float, str]:
+        """Expected Dice and name: the most doubtful first."""
+        return self.assessed.expected_dice, self.area["name"]
 
 
 def look_of(
@@ -72,7 +73,7 @@ def look_of(
     lines = outlined(np.zeros((small.height, small.width, 3), np.uint8), _shrunk(mask, small.size))
     layer = np.dstack([lines, np.where(lines.any(axis=-1), 255, 0).astype(np.uint8)])
     url = data_url(png_of(layer))
-    return Look(assessed.expected_dice, area["name"], assessed, area, photo, url, small.size, seconds)
+    return Look(area, assessed, photo, url, small.size, seconds)
 
 
 def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -104,13 +105,13 @@ class LooksPage:
         """Takes over a picture; the least doubtful one leaves if they are too many."""
         self.total += 1
         self.doubtful += look.assessed.doubtful
-        entry = (-look.trust, -self.total, look)
+        entry = (-look.assessed.expected_dice, -self.total, look)
         (heapq.heappushpop if len(self._worst) == MOST else heapq.heappush)(self._worst, entry)
 
     @property
     def looks(self) -> list[Look]:
         """The pictures that are shown, most doubtful first."""
-        return sorted(look for _, _, look in self._worst)
+        return sorted((look for _, _, look in self._worst), key=lambda look: look.rank)
 
     def html(self, template: str = "looks.html.j2") -> str:
         """The page, or the part of it that another template makes."""

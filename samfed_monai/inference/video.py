@@ -136,7 +136,7 @@ class Video:
                 found = f"no video stream, {counted(len(container.streams.audio), 'stream')} of sound"
                 raise refused(self.path, found, "a video: MP4, AVI, MKV")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            stream.thread_type = "SLICE"  # threads by frame go on failing after the first error
             stream.codec_context.options = {"err_detect": "explode"}  # or what is missing is painted over
             yield container, stream
 
@@ -220,11 +220,5 @@ def segment_video(
         if overlay and outlines:
             overlay.close()
             MaskFolder(outlines.folder).write(f"{name}.mp4", (Path(scratch) / "outlines.mp4").read_bytes())
-    logger.info(
-        "%s: masks of %s (1 of %d) in %s, %d doubtful",
-        video.path.name,
-        counted(total, "frame"),
-        every,
-        Path(output) / name,
-        doubtful,
-    )
+    made = f"masks of {counted(total, 'frame')} (1 of {every}), {doubtful} doubtful"
+    logger.info("%s: %s, in %s", video.path.name, made, Path(output) / name)

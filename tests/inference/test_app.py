@@ -42,9 +42,6 @@ def app() -> Iterator[App]:
     made = App(Predictor("samfed_skin"), port=0)
     running = threading.Thread(target=made.run)
     running.start()
-    deadline = time.monotonic() + 120
-    while not made.ready.is_set() and running.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.05)
     yield made
     made.stop()
     running.join(120)
@@ -126,13 +123,18 @@ def test_a_dicom_object_gives_a_segmentation_or_says_why_not(app: App, tmp_path:
 def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> None:
     found = drop(app, "1" * 16, {"broken.png": png()[:60]})
     assert found["state"] == "refused"
-    assert found["html"].startswith("broken.png: expected an image that decodes, found a damaged file")
+    assert found["html"].startswith(
+        "refused: 1 problem\n  - broken.png: expected an image that decodes, found a damaged file"
+    )
     assert str(app.folder) not in found["html"]
     found = drop(app, "2" * 16, {"broken.png": png()[:60], "a.png": png()})
     assert found["state"] == "done"
     assert "left out: broken.png: expected an image that decodes" in found["html"]
     found = drop(app, "3" * 16, {"notes.txt": b"no image"})
     assert "notes.txt: expected a folder of images" in found["html"]
+    found = drop(app, "6" * 16, {"notes.txt": b"no image", "a.png": png()})
+    assert "left out: not read: 1 text (notes.txt)" in found["html"]
+    assert "1 mask, " in found["html"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_it_listens_to_this_machine_alone_and_its_page_names_no_other(app: App) 
 
 def test_what_is_there_is_not_replaced(app: App) -> None:
     address = f"/{app.token}/{'f' * 16}/a.png"
-    assert [ask(app, "PUT", address, content)[0] for content in (b"", png(), png(90))] == [400, 200, 409]
+    assert [ask(app, "PUT", address, content)[0] for content in (b"", png(), png(90))] == [400, 200, 400]
 
 
 def test_drops_of_long_ago_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +219,7 @@ def test_it_is_used_in_a_browser_with_keys_alone(app: App, tmp_path: Path, width
         assert browser.find_element("css selector", "label[for=files]").is_displayed()
         files.send_keys(str(tmp_path / "broken.png"))
         state = browser.find_element("id", "state")
-        WebDriverWait(browser, 60).until(lambda _: state.text.startswith("broken.png: expected an image"))
+        WebDriverWait(browser, 60).until(lambda _: "broken.png: expected an image" in state.text)
         assert not is_too_wide(browser)
         files.send_keys(f"{tmp_path / 'a.png'}\n{tmp_path / 'b.png'}")
         WebDriverWait(browser, 60).until(lambda _: browser.find_elements("id", "found"))
@@ -233,3 +235,19 @@ def test_it_is_used_in_a_browser_with_keys_alone(app: App, tmp_path: Path, width
         outlines = seen[named.index("outlines")]
         outlines.send_keys(Keys.SPACE)
         assert not browser.find_element("css selector", ".outline").is_displayed()
+
+
+def test_a_folder_is_dropped_with_all_that_is_in_it(app: App, tmp_path: Path) -> None:
+    (tmp_path / "series" / "more").mkdir(parents=True)
+    for name in ("a.png", "more/a.png", ".hidden.png"):
+        (tmp_path / "series" / name).write_bytes(png())
+    with opened(app.address, WIDTHS[0]) as browser:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        data = {"items": [], "files": [str(tmp_path / "series")], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            event = {"type": kind, "x": 300, "y": 300, "data": data}
+            browser.execute_cdp_cmd("Input.dispatchDragEvent", event)
+        WebDriverWait(browser, 60).until(lambda _: browser.find_elements("id", "found"))
+        cards = browser.find_elements("css selector", "#looks article")
+        assert sorted(card.get_attribute("data-name") for card in cards) == ["series-a", "series-more-a"]

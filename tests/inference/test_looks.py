@@ -96,7 +96,7 @@ def test_of_too_many_the_most_doubtful_are_shown(monkeypatch: pytest.MonkeyPatch
     made = LooksPage(Path("x.html"), ["lesion"])
     for n, dice in enumerate((0.9, 0.2, 0.8, 0.5, 0.2, 0.99)):
         made.add(look(f"{n}", dice))
-    assert [each.name for each in made.looks] == ["1", "4", "3"]
+    assert [each.area["name"] for each in made.looks] == ["1", "4", "3"]
     text = made.html()
     assert "6 masks, 3 doubtful" in text
     assert "Only the 3 most doubtful of 6" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import logging
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -25,13 +26,13 @@ CODECS = {"mp4": "libx264", "avi": "mpeg4", "mkv": "libx264"}
 
 
 def clip(path: Path, frames: int = 20, *, rate: int = 10, key_frames: int = 5) -> Path:
-    """Frame n, from 0, is grey of 10 n, with a bright corner on the upper left; noise gives damage something to hit."""
+    """Frame n is grey of 10 (n modulo 20), with a bright corner on the upper left; with noise, no frame is empty."""
     noise = np.random.default_rng(0).integers(0, 9, (48, 64, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(CODECS[path.suffix[1:]], rate=rate)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", key_frames
         for number in range(frames):
-            picture = noise + np.uint8(10 * number)
+            picture = noise + np.uint8(10 * (number % 20))
             picture[:16, :16] = 250
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode())
@@ -50,14 +51,14 @@ def test_every_nth_frame_with_its_time(tmp_path: Path, suffix: str) -> None:
         assert frame.picture[20:].mean() == pytest.approx(10 * (frame.number - 1) + 4, abs=4)
 
 
-@pytest.mark.parametrize(("suffix", "left"), [("avi", 9), ("mkv", 9)])
+@pytest.mark.parametrize("suffix", ["avi", "mkv"])
 def test_of_a_file_that_was_cut_off_the_beginning_is_kept(
-    tmp_path: Path, suffix: str, left: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = clip(tmp_path / f"clip.{suffix}", 60)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     found = list(Video(path).frames(1))
-    assert 15 < len(found) < 45
+    assert 5 < len(found) < 45
     assert [frame.number for frame in found] == list(range(1, len(found) + 1))
     assert f"{path}: " in caplog.text
     assert "of 6.0 seconds" in caplog.text
@@ -68,7 +69,7 @@ def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path: Path, caplog: pyt
     with av.open(str(path)) as container:
         hit = [packet.pos for packet in container.demux(video=0) if packet.pos][7]  # behind the key frame of 5
     content = bytearray(path.read_bytes())
-    content[hit + 4 : hit + 40] = bytes(36)
+    content[hit + 4 : hit + 12] = bytes(8)
     path.write_bytes(content)
     found = list(Video(path).frames(1))
     numbers = {round(frame.seconds * 10) for frame in found}
@@ -109,7 +110,7 @@ def sound(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(clip(path).read_bytes()[:3000])
+    path.write_bytes(clip(path).read_bytes()[:-1000])
 
 
 def packets_gone(path: Path) -> None:
@@ -169,7 +170,7 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(
     monkeypatch.setattr("samfed_monai.inference.video.AT_ONCE", 3)
     with caplog.at_level(logging.INFO):
         segment(predictor, [str(path), "photo.png"], "masks", also)
-    assert "clip.mkv: masks of 4 frames (1 of 5) in masks/clip" in caplog.text
+    assert re.search(r"clip\.mkv: masks of 4 frames \(1 of 5\), \d doubtful, in masks/clip", caplog.text)
     names = [f"clip/{number:06d}" for number in (1, 6, 11, 16)]
     assert sorted(str(mask.relative_to("masks"))[:-4] for mask in Path("masks").rglob("*.png")) == [*names, "photo"]
     with open("areas.csv", newline="") as stream:

@@ -10,15 +10,25 @@
     if (!answer.ok) throw new Error(await answer.text());
     return answer.json();
   }
+  // Files of folders that were dropped: their names have the folders' in them, hidden ones are left out.
+  async function within(entry, before = "") {
+    if (entry.name.startsWith(".")) return [];
+    if (entry.isFile) return [{name: before + entry.name, file: await new Promise((done, fail) => entry.file(done, fail))}];
+    const reader = entry.createReader(), found = [];
+    for (let some; (some = await new Promise((done, fail) => reader.readEntries(done, fail))).length;) {
+      for (const one of some) found.push(...await within(one, `${before}${entry.name}-`));
+    }
+    return found;
+  }
   async function segment(given) {
     if (busy || !given.length) return;
     busy = files.disabled = true;
     const key = random();
     result.replaceChildren();
     try {
-      for (const [place, file] of given.entries()) {
-        say(`Reading ${place + 1} of ${given.length}: ${file.name}`);
-        await ask(`${here}${key}/${encodeURIComponent(file.name)}`, {method: "PUT", body: file});
+      for (const [place, {name, file}] of given.entries()) {
+        say(`Reading ${place + 1} of ${given.length}: ${name}`);
+        await ask(`${here}${key}/${encodeURIComponent(name)}`, {method: "PUT", body: file});
       }
       await ask(here + key, {method: "POST"});
       let found = {state: "waiting"};
@@ -40,12 +50,14 @@
       files.value = "";
     }
   }
-  files.addEventListener("change", () => segment([...files.files]));
+  files.addEventListener("change", () => segment([...files.files].map(file => ({name: file.name, file}))));
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(name, event => {
       event.preventDefault();
       zone.classList.toggle("over", name === "dragenter" || name === "dragover");
-      if (name === "drop") segment([...event.dataTransfer.files]);
+      if (name !== "drop") return;
+      const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry);
+      Promise.all(entries.map(entry => within(entry))).then(found => segment(found.flat()));
     });
   }
 })();
