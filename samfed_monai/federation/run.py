@@ -369,6 +369,8 @@ class Run:
         start = {"start": self.start.sha256} if self.start is not None else {}
         if self.adapt == "off" and begins == "none":
             return start
+        if not self.places.adapter and (sha256 := self.teacher.start_sha256) is not None:
+            start["teacher_start"] = sha256
         hashes, given = {**start, "sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
         if isinstance(given, (str, Path)):
             hashes["adapter"] = sha256_file(given)

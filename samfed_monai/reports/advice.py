@@ -185,6 +185,8 @@ def _student_behind(run: RunData) -> list[Advice]:
 def _from_random_numbers(run: RunData) -> str:
     """What a network that began with random numbers lacks, where it had a say in its own labels; else ""."""
     client = run.run.get("config", {}).get("client", {})
+    if run.results.get("start"):
+        return ""
     if client.get("agreement", {}).get("rule") not in MEANS or not _began_with_random_numbers(client):
         return ""
     return (
