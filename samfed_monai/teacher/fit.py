@@ -253,7 +253,7 @@ class TeacherFit:
             problems.add(where, found=repr(self.start.name), expected="null where adapt is none: nothing is fitted")
             names = ()
         for name in names:
-            found, expected = getattr(header, name), getattr(self, name)
+            found, expected = (getattr(each := getattr(of, name), "value", each) for of in (header, self))
             if found != expected:
                 hint = f"take another adapter, or set {name} to the adapter's: it goes on from what it is"
                 problems.add(
