@@ -11,6 +11,7 @@ from typing import Any
 from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.core.words import counted, uncapitalised
+from samfed_monai.reports.answer import spread
 from samfed_monai.reports.run_data import RunData, series, teacher_alone
 from samfed_monai.reports.style import as_difference, as_score
 
@@ -40,7 +41,11 @@ def verdict(run: RunData) -> str:
         return f"The run goes on. So far {uncapitalised(who)} {_reached(average['validation'], 'validation')}."
     if average["test"]["n"]:
         return " ".join(
-            [f"{who} {_reached(average['test'], 'test')}{_beside(run)}.", *_worst_site(run), *_failures(run)]
+            [
+                f"{who} {_reached(average['test'], 'test', spread(run))}{_beside(run)}.",
+                *_worst_site(run),
+                *_failures(run),
+            ]
         )
     if average["validation"]["n"]:
         return (
@@ -50,8 +55,9 @@ def verdict(run: RunData) -> str:
     return "No mask says how good the model is: look at the images below, and label a few at one site."
 
 
-def _reached(summary: Mapping[str, Any], split: str) -> str:
-    return f"a Dice of {as_score(summary['dice'])} on {counted(summary['n'], f'{split} image')}"
+def _reached(summary: Mapping[str, Any], split: str, spread: str = "") -> str:
+    between = f" ({spread})" if spread else ""
+    return f"a Dice of {as_score(summary['dice'])}{between} on {counted(summary['n'], f'{split} image')}"
 
 
 def _beside(run: RunData) -> str:

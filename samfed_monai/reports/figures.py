@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Lines = dict[str, list[tuple[int, float]]]
 
 EXPERT = "expert_"
+LEAST_SPAN = 0.1
+"""Least height of an axis of Dice or of trust: seeds of one run differ by some 0.01."""
 LABEL = 0.24
 """Inches from one label to the next."""
 TRUST = {
@@ -40,7 +42,7 @@ TRUST = {
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    made = [curves(run), reliability(run), loss_terms(run), expert_usage(run)]
+    made = [curves(run), test_images(run), reliability(run), loss_terms(run), expert_usage(run)]
     return [figure for figure in made if figure is not None]
 
 
@@ -75,6 +77,35 @@ def curves(run: RunData) -> Picture | None:
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
     text = f"Dice of {what} validation images; the thick line is the average over images."
     return Picture("curves", "Validation by round", text, draw)
+
+
+def test_images(run: RunData) -> Picture | None:
+    """A dot for each test image by its Dice, a row for each site and unseen hospital."""
+    sites = [*run.sites, *(run.results.get("unseen") or {})]
+    tables = {site: [row["dice"] for row in run.image_scores(site)] for site in sites}
+    tables = {site: dices for site, dices in tables.items() if dices}
+    if not tables:
+        return None
+
+    def draw(theme: Theme) -> Figure:
+        figure, (ax,) = subplots(theme, height=max(1.8, 0.9 + 0.5 * len(tables)))
+        quiet(ax, theme, grid="x")
+        for place, dices in enumerate(tables.values()):
+            # dots of one row are drawn on three heights in turn, from the lowest Dice on, so that equal ones are seen
+            heights = [place + 0.14 * (index % 3 - 1) for index in range(len(dices))]
+            color = line_style(sites.index(list(tables)[place]), theme)["color"]
+            ax.scatter(sorted(dices), heights, s=20, color=color, alpha=0.7, linewidths=0, zorder=3)
+            mean = sum(dices) / len(dices)
+            ax.plot([mean, mean], [place - 0.32, place + 0.32], color=theme.ink, linewidth=2.2, zorder=4)
+        names = shortened(list(tables), 12 if theme.narrow else 22)
+        ax.set_yticks(range(len(tables)), names)
+        ax.tick_params(axis="y", labelcolor=theme.ink)
+        ax.set_ylim(len(tables) - 0.5, -0.5)
+        ax.set_xlim(-0.02, 1.02)
+        ax.set_xlabel("Dice", fontsize=9)
+        return figure
+
+    return Picture("images", "Test images by Dice", "A dot is a test image, the bar the mean of its site.", draw)
 
 
 def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
@@ -205,7 +236,7 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
     ax.margins(x=0.02)
     if not labels:
         return
-    low, high = ax.get_ylim()
+    low, high = widened(*ax.get_ylim())
     ends = [lines[site][-1][1] for site in order]
     rows = ax.get_subplotspec().get_gridspec().nrows  # type: ignore[union-attr]
     height = ax.figure.get_size_inches()[1] / rows  # type: ignore[union-attr]
@@ -222,6 +253,12 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
             annotation_clip=False,
         )
     ax.set_ylim(low, high)
+
+
+def widened(low: float, high: float, least: float = LEAST_SPAN) -> tuple[float, float]:
+    """Ends of an axis that spans at least ``least`` around its middle, so that noise does not look like a collapse."""
+    room = max(0.0, least - (high - low)) / 2
+    return low - room, high + room
 
 
 def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.metrics import Scores, pool, summarise, summarise_classes, worst
+from samfed_monai.metrics import BESIDE, Scores, pool, summarise, summarise_classes, worst
 from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -141,7 +141,8 @@ def as_summary(table: Table, *, skip_empty: bool = False) -> dict[str, Any]:
 
 
 def _scores(row: Mapping[str, Any]) -> Scores:
-    return Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none")
+    beside = {name: float(row[name]) for name in BESIDE if row.get(name) not in (None, "")}
+    return Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none", **beside)
 
 
 def _teacher(
