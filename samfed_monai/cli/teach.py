@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
 
 from samfed_monai.cli.arguments import add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
+
+logger = logging.getLogger(__name__)
 
 
 def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -37,4 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
     given = {name: value for name, value in given.items() if value is not None}
     run_workflow(arguments.bundle, "teacher", given | overrides_of(arguments.extra))
+    words = ["--datalist", arguments.datalist, "--data-root", arguments.data_root, "--adapter", arguments.output]
+    logger.info("next: %s", shlex.join(["samfed", "federate", arguments.bundle, *words, "--output-dir", "RUN"]))
     return int(ExitCode.DONE)
