@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from samfed_monai.federation.exchange_object import classes_in
 from samfed_monai.metrics.quality import groups_in
-from samfed_monai.metrics.scores import EMPTY, NAMES
+from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
 from samfed_monai.privacy.withholding import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
 
-    A score or a count that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+    A score or a count that the site did not send is ``None``, and sensitivity, precision and area are left out; HD95 is
+    in pixels at the evaluation size.
 
     Args:
         reply: the answer.
@@ -31,7 +32,8 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     unknown = None if reply.n else 0  # of no image none has an empty mask
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
-    return {**scores, "n": reply.n, "empty": empty, **classes_in(reply.metrics, classes)}
+    beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
+    return {**scores, "n": reply.n, "empty": empty, **beside, **classes_in(reply.metrics, classes)}
 
 
 def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:

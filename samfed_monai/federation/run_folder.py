@@ -229,6 +229,8 @@ class RunFolder:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
         self._lock = RunLock(self.path / LOCK)
+        #: Numbers of rounds after which the run was finished, before it was given more.
+        self.rounds_before: list[int] = []
         self._bests = Bests()
         self._terms: list[str] = []  # heads of the table beside COLUMNS
         self._written = 0  # rounds that this process has written into the table
@@ -244,6 +246,7 @@ class RunFolder:
         """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
 
         A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
+        A finished run may be given more ``rounds`` (:meth:`_extend`), unless it is a row of a comparison.
 
         Args:
             config: the resolved configuration, JSON content; machine paths do not belong in it.
@@ -268,7 +271,14 @@ class RunFolder:
             }
             self.store.clean()
             if self._holds_results() and (self.path / "run.json").exists():
-                self._compare(read_json(self.path / "run.json"), content)
+                old = read_json(self.path / "run.json")
+                self.rounds_before = list(old.get("rounds_before", []))
+                rounds = old.get("config", {}).get("rounds")
+                if self._may_have_more(rounds, config.get("rounds")):
+                    self._compare({**old, "config": {**old["config"], "rounds": config["rounds"]}}, content)
+                    self._extend(rounds, content)
+                else:
+                    self._compare(old, content)
             else:
                 write_json(self.path / "run.json", content, mode=PUBLIC)
         except BaseException:
@@ -315,16 +325,19 @@ class RunFolder:
     def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
         """Keeps of a run that has its results what can still be of use: the best and the last model.
 
+        The sites' states of the last round stay, too, from which the run goes on if it is given more rounds.
+
         Args:
             records: of all rounds.
-            keep_states: keep the sites' states of these two rounds as well (where a site's state holds its network).
+            keep_states: keep the sites' states of both rounds (where a site's state holds its network).
         """
-        kept = {best_round(records), len(records) - 1}
+        last = len(records) - 1
+        kept = {best_round(records), last}
         self.store.prune(keep_models=kept, keep_states=kept)
         if keep_states:
             self.store.say_where_states_are()
         else:
-            self.store.delete_states()
+            self.store.delete_states(but=last)
 
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes ``federation.csv`` from the records of all rounds.
@@ -359,6 +372,25 @@ class RunFolder:
     def _holds_results(self) -> bool:
         rounds = self.store.folder
         return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
+
+    def _may_have_more(self, before: Any, now: Any) -> bool:
+        """Whether a finished run of so many rounds may go on to that many: one that no comparison is made of."""
+        if not (type(before) is int and type(now) is int and now > before == len(self.store.rounds())):
+            return False
+        return (self.path / "results.json").is_file() and not (self.path / "compare.json").exists()
+
+    def _extend(self, before: int, content: Mapping[str, Any]) -> None:
+        """Makes a finished run of ``before`` rounds one that is not finished; its results stay under another name.
+
+        What a round does with its number of rounds, a learning-rate schedule for instance, is from now on that of the
+        longer run; rounds that were stored are not repeated.
+        """
+        self.rounds_before.append(before)
+        write_json(self.path / "run.json", {**content, "rounds_before": self.rounds_before}, mode=PUBLIC)
+        os.replace(self.path / "results.json", self.path / f"results-after-{before}-rounds.json")
+        now = content["config"]["rounds"]
+        new = f"round {now} follows" if now == before + 1 else f"rounds {before + 1} to {now} follow"
+        logger.info("more rounds: %s the schedules (learning rate, weights of terms) of a run of %d rounds", new, now)
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         problems = Problems()

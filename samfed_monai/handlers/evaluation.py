@@ -25,6 +25,8 @@ from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.losses import probabilities
 from samfed_monai.metrics import (
+    BESIDE,
+    NAMES,
     Scores,
     convention,
     over_classes,
@@ -45,24 +47,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME_BYTES = 120  # file systems take 255, encrypting ones 143; the rest is for digits, repeat and ending
-COLUMNS = ("id", "dice", "iou", "hd95", "empty", "estimate", "mask")
+COLUMNS = ("id", *NAMES, *BESIDE, "empty", "estimate", "mask")
 
 
 class ScoreHandler:
-    """Computes Dice, IoU and HD95 of each image of a MONAI ``SupervisedEvaluator`` (docs/method.md).
+    """Scores each image of a MONAI ``SupervisedEvaluator``: Dice, IoU, HD95, and what is beside (docs/method.md).
 
     Reads ``pred`` (logits) and ``label`` of ``engine.state.output``, decollated (a list of dicts) or not (a dict of
     batches), and ``id`` of ``engine.state.batch``; images without one are numbered. After every epoch it leaves on
     ``engine.state``:
 
-    - ``metrics["dice" | "iou" | "hd95"]``: means over the images,
+    - ``metrics["dice" | "iou" | "hd95" | "sensitivity" | "precision" | "area"]``: means over the images,
     - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
-    - ``scores``: a list of ``{"id", "dice", "iou", "hd95", "empty", "estimate"}``, one per image in the order seen;
-      ``estimate`` is how good the mask is by its own probabilities (:func:`samfed_monai.metrics.quality.estimate`).
+    - ``scores``: a list of ``{"id", "empty", "estimate"}`` and those six, one per image in the order seen; ``estimate``
+      is how good the mask is by its own probabilities (:func:`samfed_monai.metrics.quality.estimate`).
 
     Of K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background's first; a pixel belongs to the
     class of its highest logit. An image's scores are then means over the classes that it holds
-    (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same four, and the summary has
+    (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same, and the summary has
     ``classes``, see :func:`samfed_monai.metrics.summarise_classes`.
 
     It compares at the size that arrives: prediction and label must agree, nothing is resized. An image that comes again
@@ -150,7 +152,7 @@ class ScoreHandler:
                 row["classes"] = self._named(by_class)
             summary["classes"] = summarise_classes(self._by_class, self.classes, skip_empty=self.skip_empty)
         state.score_summary = {**summary, "convention": self.convention}
-        state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
+        state.metrics.update({key: summary[key] for key in (*NAMES, *BESIDE) if summary.get(key) is not None})
         if self.output_dir is not None:
             write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
 
@@ -207,7 +209,7 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
     more: list[str] = []
     for row in named:
         for name, each in row.get("classes", {}).items():
-            measures = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
+            measures = {f"{key} {name}": each[key] for key in NAMES}
             row.update(measures if each["empty"] != "both" else dict.fromkeys(measures, ""))
             more += [column for column in measures if column not in more]
     write_bytes(path, to_csv((*COLUMNS, *more), named).encode())

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
+from samfed_monai.core.words import counted
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
 from samfed_monai.metrics.quality import estimate
@@ -263,7 +264,7 @@ class MaskWriter:
             problems.add(f"{name}.png", found=found, expected=expected, hint=f"rename the image {name}")
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
-        self._written = 0
+        self._written = self._empty = 0
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
 
@@ -288,6 +289,7 @@ class MaskWriter:
         for file in map_of_probabilities:
             self.masks.write(file, _png(np.rint(found.probability * 255)))
         self._written += 1
+        self._empty += not found.mask.any()
 
     def _wait_until_left(self, most: int) -> None:
         """Waits for the oldest masks until at most so many are to be written; raises what writing one raised."""
@@ -295,7 +297,7 @@ class MaskWriter:
             self._pending.popleft().result()
 
     def _start(self) -> None:
-        self._written = 0
+        self._written = self._empty = 0
         self._pending.clear()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
 
@@ -312,7 +314,8 @@ class MaskWriter:
     def _completed(self) -> None:
         self._wait_until_left(0)
         self._finish()
-        logger.info("%d %s in %s", self._written, "mask" if self._written == 1 else "masks", self.masks.folder)
+        empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""
+        logger.info("%s in %s%s", counted(self._written, "mask"), self.masks.folder, empty)
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

@@ -129,6 +129,7 @@ def segment(
     if stack:
         number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
+    logger.info("%s", also.places())
 
 
 def _put_apart(output: Path, name: str) -> None:
@@ -398,6 +399,16 @@ class MaskForms:
             MaskFolder(self.coco.parent).write(self.coco.name, f"{content}\n".encode())
         if self.page:
             self.page.write()
+
+    def places(self) -> str:
+        """Where the forms are, or which options make some to look at."""
+        folders = {"overlays": self.folders.get("png"), "polygons": self.folders.get("geojson")}
+        places = {name: folder.folder for name, folder in folders.items() if folder}
+        places |= {"DICOM segmentations": self.segmentations.folder} if self.segmentations else {}
+        places |= {name: file for name, file in (("areas", self.table), ("annotations", self.coco)) if file}
+        if not places:
+            return "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
+        return "; ".join(f"{name}: {place}" for name, place in places.items())
 
 
 def foreground_of(bundle: Path) -> str:

@@ -16,6 +16,7 @@ from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
 from samfed_monai.reports import style
 from samfed_monai.reports.advice import advice_on, verdict
+from samfed_monai.reports.answer import answer, more_scores, spread
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnImages, make_overlays, make_own_images
 from samfed_monai.reports.rows import title_of
@@ -112,6 +113,8 @@ class Report:
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)
+        for line in answer(run) if run.planned is None else ():
+            logger.info("%s", line)
         return path
 
 
@@ -144,6 +147,8 @@ def render(
             caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
             command=results.get("command") or run.setting("command"),
             verdict=verdict(run),
+            spread=spread(run),
+            more=more_scores(run),
             teacher_alone=teacher_alone(results),
             apart=[{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
             advice=advice_on(run),
