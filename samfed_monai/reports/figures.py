@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ TRUST = {
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    made = [curves(run), test_images(run), reliability(run), loss_terms(run), expert_usage(run)]
+    made = [curves(run), images_by_dice(run), reliability(run), loss_terms(run), expert_usage(run)]
     return [figure for figure in made if figure is not None]
 
 
@@ -71,7 +72,7 @@ def curves(run: RunData) -> Picture | None:
     return Picture("curves", "Validation by round", text, png(figure))
 
 
-def test_images(run: RunData) -> Picture | None:
+def images_by_dice(run: RunData) -> Picture | None:
     """A dot for each test image by its Dice, a row for each site and unseen hospital."""
     sites = [*run.sites, *(run.results.get("unseen") or {})]
     tables = {site: [row["dice"] for row in run.image_scores(site)] for site in sites}
@@ -79,6 +80,17 @@ def test_images(run: RunData) -> Picture | None:
     if not tables:
         return None
 
+    text = "A dot is a test image, the bar the mean of its site."
+    return Picture("images", "Test images by Dice", text, png(dots(tables, sites)))
+
+
+def dots(tables: Mapping[str, Sequence[float]], sites: Sequence[str]) -> Figure:
+    """A row of dots for each site: its images by Dice.
+
+    Args:
+        tables: Dice of the images, by site.
+        sites: all sites, in the order of their colours.
+    """
     figure, (ax,) = subplots(height=max(1.8, 0.9 + 0.5 * len(tables)))
     quiet(ax, grid="x")
     for place, (site, dices) in enumerate(tables.items()):
@@ -93,7 +105,7 @@ def test_images(run: RunData) -> Picture | None:
     ax.set_ylim(len(tables) - 0.5, -0.5)
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("Dice", fontsize=9)
-    return Picture("images", "Test images by Dice", "A dot is a test image, the bar the mean of its site.", png(figure))
+    return figure
 
 
 def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
