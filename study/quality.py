@@ -39,7 +39,7 @@ def estimates_of(views: Sequence[np.ndarray]) -> dict[str, float]:
     Args:
         views: probabilities (H, W) of one image in several test-time views, turned back; the first is the plain one.
     """
-    found = {}
+    found = dict[str, float]()
     for name, chances in (("", views[0]), ("4", np.mean(views, axis=0))):
         mask = chances >= 0.5
         found |= {

@@ -498,7 +498,8 @@ class Run:
         begun = self.start.weights if self.start is not None and "begin" not in instead else {}
         if begun and not (options["steps"] and self.datalist.public):
             return begun
-        return {**begun, **warm_start(config, **options, **({"begin": begun} if begun else {}))[0]}
+        options |= {"begin": begun} if begun else {}
+        return {**begun, **warm_start(config, **options)[0]}
 
     def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""
