@@ -195,7 +195,8 @@ def reliability(
         label = f"{line['collection']}, {line['part']}, seed {line['seed']} ({len(pairs)})"
         axes.plot(*np.array([group.mean(axis=0) for group in groups]).T, marker="o", markersize=4, label=label)
     axes.set(xlabel="expected Dice", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(fontsize=7, loc="upper left")
+    if tested:
+        axes.legend(fontsize=7, loc="upper left")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     return drawn.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,12 @@ def write_quality(calibration: Calibration | None, config: WorkflowConfig, datal
     if calibration is None:
         text = "expected Dice is not calibrated: fewer than %d validation images say what it is worth"
         logger.info(text, FEWEST)
+    quality = Quality(calibration, public_colours(config, datalist, places.data_root))
+    write_json(places.output_dir / IN_RUN, quality.as_dict(), mode=PUBLIC)
+
+
+def public_colours(config: WorkflowConfig, datalist: DataList, data_root: str | Path) -> Colours | None:
+    """The range of colours of a list's public images, as ``validate#preprocessing`` gives them to a network."""
     preprocessing = config.value("validate#preprocessing")
-    records = load_records(datalist, places.data_root, split="public", with_labels=True)
-    colours = Colours.of(colours_of(np.asarray(preprocessing(dict(record))["image"])) for record in records)
-    write_json(places.output_dir / IN_RUN, Quality(calibration, colours).as_dict(), mode=PUBLIC)
+    records = load_records(datalist, data_root, split="public", with_labels=True)
+    return Colours.of(colours_of(np.asarray(preprocessing(dict(record))["image"])) for record in records)

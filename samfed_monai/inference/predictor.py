@@ -40,6 +40,7 @@ from samfed_monai.teacher.inference import TeacherNetwork
 if TYPE_CHECKING:
     from samfed_monai.federation.teacher import TeacherStage
     from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.metrics.quality import Colours
 
 TEACHER = "teacher#"
 """Before an id of ``teacher.json``."""
@@ -234,12 +235,25 @@ class Predictor:
         everywhere = [pair for of_site in pairs.values() for pair in of_site]
         if calibrate:
             found = replace(self.model.quality, calibration=calibrated_on(everywhere))
+            found = replace(found, colours=self._public_colours(datalist, data_root) or found.colours)
             write_quality(found, self.model.path)
         else:
             found = self.model.quality
         result = {**result, "quality": kept(everywhere, found.calibration)}
         write_json(Path(output_dir) / "metrics.json", result)
         return result
+
+    def _public_colours(self, datalist: str, data_root: str) -> Colours | None:
+        """Those of the list's public images as a student sees them; ``None`` of a teacher, which sees whole images."""
+        from samfed_monai.federation.quality import public_colours
+
+        if self.model.kind is Kind.ADAPTER:
+            return None
+        weights, asked = self.model.weights(self.site), self._asked("validate#inferer#views")
+        ids = {"model": str(weights), **trained_as(weights, self.model.bundle, "evaluate", asked)}
+        reads = {"validate#preprocessing"}
+        config = checked_config(self.model.bundle, "evaluate", ids, asked=(), reads=reads, ready=False)
+        return public_colours(config, DataList.load(datalist), data_root)
 
     def _scores(self, datalist: str, data_root: str, output_dir: str, *, site: str, split: str) -> dict[str, Any]:
         given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
