@@ -52,7 +52,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
     Args:
         config: the layers.
         bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
-        ready: ``False`` takes values that stand as the packaged bundle ships them for placeholders.
+        ready: ``False`` takes values that are those of the packaged bundle for placeholders.
     """
     content = dict(config.content)
     for layer, _ in config.layers:
@@ -230,7 +230,7 @@ def check_logging(bundle_root: Path) -> Iterator[Problem]:
 
 
 def _expected(section: str, option: str, value: str) -> str:
-    """What should stand there instead; empty where the option and its value may."""
+    """What is expected instead; empty where the option and its value may."""
     options = _OPTIONS.get(section.partition("_")[0], frozenset())
     if option not in options:
         return f"none but the options {sorted(options)}"
@@ -285,8 +285,8 @@ def check_bundle(
             problems += refused.problems
     if config.problems:
         return list(dict.fromkeys(problems))
-    told = {problem.where for problem in problems}
-    problems += [problem for problem in unread(config, reads, asked) if problem.where not in told]
+    reported = {problem.where for problem in problems}
+    problems += [problem for problem in unread(config, reads, asked) if problem.where not in reported]
     if workflow == "train":
         problems += check_classes(config, root, variant, "variant")
     if config.federates:
@@ -354,10 +354,10 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
         if not isinstance(choices, dict):
             expected = 'an object, for instance {"network": "basic_unet"}'
             problems.append(Problem(f"{FEDERATE} -> {SITES}#{site}", found=type(choices).__name__, expected=expected))
-    told = {problem.where for problem in problems}
+    reported = {problem.where for problem in problems}
     trunk = _has_teacher(config, parts)
     useless = [*unread_in_groups(config, parts, teacher=trunk), *unread_without_teacher(config, trunk=trunk)]
-    problems += [problem for problem in useless if problem.where not in told]
+    problems += [problem for problem in useless if problem.where not in reported]
     if ready and config.content.get("teacher_adapt", "off") != "off" and TEACHER in parts:
         problems += check_base_weights(parts[TEACHER].content, root)
     return problems

@@ -34,7 +34,7 @@ from samfed_monai.core.io import PUBLIC, atomic_write, read_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = "schemas"
-"""Folder of a bundle in which its schemas lie, beside ``configs``."""
+"""Folder of a bundle in which its schemas are, beside ``configs``."""
 
 _LAYERS = frozenset(files[-1] for files in WORKFLOWS.values() if len(files) > 1)
 _NOT_OF_FEDERATION = frozenset({"epochs", "val_interval", "site", "store_dir", "teacher_sha256"})
@@ -161,7 +161,7 @@ def _component(target: str) -> Schema | None:
 
 
 def _value(file: str, content: Mapping[str, Any], parts: tuple[str, ...]) -> Schema:
-    """What may stand at an id: an option with its type, default and text, or a group of options, or components.
+    """What may be at an id: an option with its type, default and text, or a group of options, or components.
 
     Args:
         file: where ``options.json`` speaks of it.

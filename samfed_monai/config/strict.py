@@ -87,7 +87,7 @@ def strict_target(target: Any, where: str) -> list[Problem]:
     Packages that whoever started the command added in ``SAMFED_ALLOW`` count as allowed here, too.
 
     Args:
-        target: what stands at ``_target_``.
+        target: what is at ``_target_``.
         where: file and id, for the message.
     """
     try:
@@ -132,7 +132,7 @@ SENT_PLACES = frozenset({*WEIGHT_OPTIONS, *FOLDER_OPTIONS}) | {
     *("datalist", "output", "path", "file", "filename", "folder", "root", "store")
 }
 PLACE_ENDINGS = ("_path", "_file", "_filename", "_dir", "_folder", "_root", "_store")
-"""Ids that say where something lies on a machine, and how others of them end. A site's own file says that, never a
+"""Ids that say where something is on a machine, and how others of them end. A site's own file says that, never a
 message."""
 
 SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"})
@@ -186,7 +186,7 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
 
 
 def _values(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Ids with their values; an id below the deepest level counted is not looked into, but told as too deep."""
+    """Ids with their values; an id below the deepest level counted is not looked into, but reported as too deep."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
     while waiting:
         parts, value = waiting.pop()
@@ -272,7 +272,7 @@ def _shown(value: Any) -> str:
 
 
 def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
-    """One text. ``file`` is whether it stands where a bundle's file may hold an expression of a known shape."""
+    """One text. ``file`` is whether it is where a bundle's file may hold an expression of a known shape."""
     if value.startswith("%"):
         yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'%' would read another file")
     elif value.startswith("$") and not file:

@@ -1,8 +1,8 @@
 """Variants: a few ids each on top of ``train.json``. Methods declare theirs beside their code; bundles may add to them.
 
-A variant is a JSON file. Those of the package lie in ``samfed_monai/methods``, beside the code that they need, if they
-need any; another package adds one through the entry point ``samfed_monai.methods``; a bundle's own lie in its
-``configs/variants`` and go before both. What a file says of itself stands in its block ``_method``, the one place that
+A variant is a JSON file. Those of the package are in ``samfed_monai/methods``, beside the code that they need, if they
+need any; another package adds one through the entry point ``samfed_monai.methods``; a bundle's own are in its
+``configs/variants`` and go before both. What a file says of itself is in its block ``_method``, the one place that
 ``samfed variants``, tables and documentation read.
 """
 
@@ -261,7 +261,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         raise Refused([broken_methods()[name]])
     if name not in known:
         hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
-        hint = hint or "one of your own stands in the bundle's configs/variants, or in a package that is installed"
+        hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
         raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", hint=hint)])
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else packaged_methods()[name]

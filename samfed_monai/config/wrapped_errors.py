@@ -79,8 +79,8 @@ def unwrap(error: BaseException, parser: GetParser | None = None) -> SamFedError
 
 def _by_the_machine(error: BaseException | None) -> SamFedError | None:
     while error is not None:
-        if told := machine_failure(error):
-            return told
+        if failure := machine_failure(error):
+            return failure
         error = error.__cause__
     return None
 
@@ -101,7 +101,7 @@ def unwrapped(parser: GetParser | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = unwrap(error, parser)
-        if told is None:
+        known = unwrap(error, parser)
+        if known is None:
             raise
-        raise told from None
+        raise known from None

@@ -189,7 +189,7 @@ class Places:
 
     @property
     def cache(self) -> Path:
-        """The folder that ``cache_dir`` stands for."""
+        """The folder that ``cache_dir`` means."""
         return self.cache_dir or self.output_dir / "cache"
 
     def to_json(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class WorkflowConfig:
         """An option's value, references resolved.
 
         Raises:
-            Refused: the bundle has no such id, or what stands there is a component that refuses its arguments.
+            Refused: the bundle has no such id, or there is a component that refuses its arguments.
         """
         parser = self.parser()
         if lookup(parser.config, split_id(name)) is MISSING:

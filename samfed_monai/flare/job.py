@@ -142,7 +142,7 @@ def _require_no_places(places: Places, *, here: bool) -> None:
     problems.refuse_if_any()
     unheeded = {"mlflow": places.mlflow, "verify": places.verify, "workers": places.workers != 1}
     if names := [name for name, asked in unheeded.items() if asked]:
-        logger.warning("not heeded on FLARE: %s (docs/deploy.md)", ", ".join(names))
+        logger.warning("ignored on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 
 SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"

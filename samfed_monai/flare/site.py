@@ -49,7 +49,7 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Reads a plan that came with a job; nothing in it may be an expression, a place, or a class nobody listed.
+    """Reads a plan that came with a job; nothing in it may be an expression, a place, or a class that is not listed.
 
     Raises:
         Refused: every problem of it.
@@ -132,7 +132,7 @@ class SiteState:
         logger.info("went to the state after round %d", wanted)
 
     def after(self, task: Task, round: int, keep: Iterable[int] = ()) -> None:
-        """Stores the state that ``task`` of ``round`` left behind, and removes those that nobody wants any more.
+        """Stores the state that ``task`` of ``round`` left behind, and removes those that are not needed any more.
 
         Args:
             task: what was done.
@@ -150,14 +150,14 @@ class SiteState:
         if number == PREPARED:
             return  # a run that goes on is prepared again, and its states are still wanted
         stored = self._stored()
-        # a round that this site missed is stood for by the newest one before it
+        # a round that this site missed is replaced by the newest one before it
         wanted = {max((other for other in stored if other <= asked), default=PREPARED) for asked in (*keep, number - 1)}
         for other in stored:
             if other not in wanted | {PREPARED, number}:
                 self._path(other).unlink(missing_ok=True)
 
     def failed(self) -> None:
-        """A task failed half-way: where the holder stands is not known."""
+        """A task failed half-way: what state the holder is in is not known."""
         self.at = None
 
     def _stored(self) -> list[int]:

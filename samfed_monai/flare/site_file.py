@@ -197,7 +197,7 @@ def limit(files: SiteFile) -> None:
 
 #: Runs whose states a site keeps, the one that runs included, and seconds for which a run counts as running.
 KEPT_RUNS, IN_USE = 3, 24 * 3600.0
-#: File that stands where states were removed: whoever asks for them later is told so.
+#: File in the place of states that were removed: whoever asks for them later is answered so.
 REMOVED = "removed"
 
 

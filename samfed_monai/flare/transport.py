@@ -53,7 +53,7 @@ class Post(Protocol):
         """No answer to this request is wanted any more."""
 
     def check_stop(self) -> None:
-        """Raises where FLARE has been told to end the run."""
+        """Raises where FLARE has been asked to end the run."""
 
 
 Answer = Spooled | str
@@ -144,7 +144,7 @@ class FlareTransport:
     decoded by :func:`~samfed_monai.protocol.message.from_bytes` alone, which reads safetensors and nothing else, and
     refuses more than ``max_bytes`` before it looks at them.
 
-    A site that missed a deadline is asked again in every later exchange, but nobody waits for it once the others have
+    A site that missed a deadline is asked again in every later exchange, but no one waits for it once the others have
     answered and the quorum is reached, until something has come from it again (a late answer counts). A late, second or
     unasked answer is dropped with its reason in the log.
 
@@ -241,7 +241,7 @@ class FlareTransport:
                 self._arrivals.wait(_TICK)
         for site in sorted(messages.keys() - replies.keys() - arrived.keys()):
             self.post.cancel(tickets[site])
-            again = "" if site not in self._missing else ", nor in time before; nobody waited for it"
+            again = "" if site not in self._missing else ", nor in time before; no one waited for it"
             failure = Failure(site, f"no answer within {time.monotonic() - started:.0f} s{again}")
             replies[site] = failure
             self._missing.add(site)
@@ -280,7 +280,7 @@ class FlareTransport:
         arrived: Mapping[str, Answer],
         quorum: int,
     ) -> bool:
-        """Whether only sites are left for which nobody waits, and the others suffice."""
+        """Whether only sites are left for which no one waits, and the others suffice."""
         if messages.keys() - replies.keys() - arrived.keys() - self._missing:
             return False
         answers = [isinstance(answer, Spooled) for answer in arrived.values()]

@@ -281,5 +281,5 @@ def test_what_a_job_does_not_heed_is_refused_as_an_option_and_reported_of_a_file
     write_json(bundle / "configs" / "federate.json", content)
     planned(bundle, given, here=False)
     assert [record.message for record in caplog.records] == [
-        "not heeded on FLARE: mlflow, verify, workers (docs/deploy.md)"
+        "ignored on FLARE: mlflow, verify, workers (docs/deploy.md)"
     ]
