@@ -91,11 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
         except Refused as refused:
             problems |= dict.fromkeys(refused.problems)
-    tried = "federate" in workflows and not code  # a check runs no code of a bundle
+    tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
-        from samfed_monai.federation.job import check_job
+        from samfed_monai.federation.job import check_job, check_training
 
-        found, ignored = check_job(root, chosen, listed)
+        if "federate" in workflows:
+            found, ignored = check_job(root, chosen, listed)
+        else:
+            found = check_training(root, overrides, arguments.variant)
         problems |= dict.fromkeys(found)
     if any(problem.where == "command line -> variant" for problem in problems):
         problems = {problem: None for problem in problems if problem.where != "variant"}
@@ -110,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"  note: {unscored}\n")
     for problem in ignored:
         sys.stdout.write(f"  note: {problem}\n")
-    if "federate" in workflows and not tried:
+    if trains and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
     if any(problem.where.rpartition(" -> ")[2].startswith("imports#") for problem in code):
         sys.stdout.write("  names of networks, rules and guides were not judged: modules of imports may add some\n")

@@ -312,8 +312,16 @@ def _problems(config: BundleConfig, root: Path, ready: bool, *, imports: bool | 
     ):
         for problem in check:
             if all(problem.where != other.where for other in problems):  # one place is reported once
-                problems.append(problem)
+                problems.append(_typed(problem))
     return problems
+
+
+def _typed(problem: Problem) -> Problem:
+    """A problem of the command line with a list to write as one types it."""
+    option = problem.where.removeprefix(f"{COMMAND_LINE} -> ")
+    if option == problem.where or not problem.hint.startswith("write ["):
+        return problem
+    return replace(problem, hint=f"write --{option} '{problem.hint.removeprefix('write ')}'")
 
 
 def grouped_configs(config: BundleConfig, bundle_root: Path) -> dict[str, BundleConfig]:

@@ -49,8 +49,8 @@ def _of_arguments(
         elif properties.get(name):
             judged.add(place)
         places[name], given[name] = place, found
-    short, required = component["_target_"].rpartition(".")[2], {*schema["required"]} - given.keys()
-    for name in given.keys() - properties.keys():
+    short, meant = component["_target_"].rpartition(".")[2], set[str | None]()
+    for name in (name for name in given if name not in properties):
         closed = name.startswith("_") or not schema["additionalProperties"]
         right = closest(name, properties.keys() - given.keys(), _CLOSE if closed else _ALIKE)
         right = closest(name, properties) if right is None and closed else right
@@ -58,9 +58,10 @@ def _of_arguments(
             known = ", ".join(each for each in properties if each not in COMPONENT_KEYS) or "no arguments"
             hint = f"it takes {known}" if right is None else f"did you mean {right!r}?"
             yield Problem(config.where((*parts, name)), "an unexpected argument", f"an argument of {short}", hint)
-        required.discard(str(right))
-    for name in required if component.get("_mode_", "default") == "default" else ():
-        yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
+        meant.add(right)
+    for name in schema["required"] if component.get("_mode_", "default") == "default" else ():
+        if name not in {*given, *meant}:
+            yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
     for problem in departures(given, {"properties": properties}, ""):
         yield replace(problem, where=config.where(places[problem.where.partition(" -> ")[2]]))
 

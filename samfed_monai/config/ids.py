@@ -230,24 +230,23 @@ def _unread(
     known = any(name in each for each in runs) if above else name in read | MONAI_IDS
     if is_note(name) or name in packaged or known:
         return "", None
+    if name in read:
+        return f"delete it: it counts in {bottom}" if name in below else UNREAD, None
+    if is_value(value) and (home := home_of(name, config)):
+        return home, None
     absent, there = (missing | packaged) - pairs.keys(), read & config.content.keys() if is_value(value) else set()
     right = closest(name, absent | there, _ALIKE)
-    if right in there - absent and closest(name, [right], _MORE_ALIKE) is None:
-        right = None
-    if home := home_of(name, config) if is_value(value) and name not in read else "":
-        return home, None
-    if right is not None and name not in read:
-        return f"did you mean {right!r}?", right
-    counts = name in below.keys() & read
-    return (f"delete it: it counts in {bottom}" if counts else UNREAD) if above else "", None
+    if right is None or (right not in absent and closest(name, [right], _MORE_ALIKE) is None):
+        return UNREAD if above else "", None
+    return f"did you mean {right!r}?", right
 
 
 def _misspelt_parts(file: str, group: str, content: Any) -> Iterator[tuple[str, str]]:
     """Keys in a group that a federation asks for by their names, with the one that each means."""
     if group in TRAINING_READS and isinstance(content, dict) and "_target_" not in content:
         packaged = {key for each in shipped(file) for key in each.get(group, {})}
-        for name in content.keys() - packaged:
-            if right := closest(name, packaged - content.keys(), _ALIKE):
+        for name in content:
+            if name not in packaged and (right := closest(name, packaged - content.keys(), _ALIKE)):
                 yield name, right
 
 

@@ -94,7 +94,7 @@ def client_network(
         if problems := class_problems(classes, "train.json -> classes"):
             raise Refused(problems)
         out_channels = outputs_of(classes)
-    if problems := network_problems(name, "network_name"):
+    if problems := network_problems(name, "train.json -> network_name"):
         raise Refused(problems)
     try:
         network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)

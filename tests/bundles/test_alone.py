@@ -85,9 +85,8 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
         ),
         (
             {"train#dataset#split": "pubic"},
-            "command line -> train#dataset#split: expected 'public' or 'unlabelled' or 'labelled' or 'validation' "
-            "or 'test', "
-            "found 'pubic' (str)",
+            "command line -> train#dataset#split: expected one of ['public', 'unlabelled', 'labelled', 'validation', "
+            "'test'], found 'pubic'; did you mean 'public'?",
         ),
         ({"image_size": 32.5}, "command line -> image_size: expected a whole number, found 32.5 (float)"),
         (

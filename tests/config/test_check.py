@@ -237,6 +237,11 @@ MISSING = (
 )
 
 
+def test_fault_24_a_name_where_a_list_of_names_belongs_is_shown_as_it_is_typed():
+    (message,) = told(find_bundle("samfed_skin"), workflow="federate", overrides={"unseen": "a, b"}, ready=False)
+    assert message.endswith("""found 'a, b' (str); write --unseen '["a", "b"]'""")
+
+
 def test_packages_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypatch):
     (tmp_path / "my_lab").mkdir()
     (tmp_path / "my_lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")

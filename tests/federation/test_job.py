@@ -22,7 +22,7 @@ from samfed_monai.data import DataList, Item, Site, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.job import check_job
+from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.results import validate_results
 from tests.forking import start
 from tests.methods import needs, present
@@ -379,3 +379,18 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert told(output_dir=str(tmp_path / "run")) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "variant", "message"),
+    [
+        ({"network_name": "lite_fpn"}, None, r"train\.json -> network_name: .*; did you mean 'lite0_fpn'"),
+        ({"agreement#rule": "averag"}, "samfed", r"terms#pseudo_label#rule: .*; did you mean 'average'"),
+        ({}, "fedsam", None),
+    ],
+)
+def test_what_trains_alone_is_built_once_by_check(given, variant, message):
+    found = check_training(find_bundle("samfed_skin"), given, variant)
+    assert [re.search(message, str(problem)) is not None for problem in found[:1]] == (
+        [] if message is None else [True]
+    )
