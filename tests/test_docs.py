@@ -40,6 +40,7 @@ COMMANDS = {
     "compare",
     "evaluate",
     "infer",
+    "app",
     "model",
     "export",
     "report",

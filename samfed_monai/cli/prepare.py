@@ -225,6 +225,8 @@ def _print(prepared: Prepared, arguments: argparse.Namespace) -> int:
     if getattr(arguments, "test_only", False):
         there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(arguments.root)])
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
+    elif prepared.report:
+        lines += [f"next    look at the report, then samfed federate BUNDLE --datalist {prepared.path} --data-root DIR"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from samfed_monai.core.words import counted, uncapitalised
+from samfed_monai.reports.answer import spread
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import as_difference, as_score
 
@@ -39,7 +40,11 @@ def verdict(run: RunData) -> str:
         return f"The run goes on. So far {uncapitalised(who)} {_reached(average['validation'], 'validation')}."
     if average["test"]["n"]:
         return " ".join(
-            [f"{who} {_reached(average['test'], 'test')}{_beside(run)}.", *_worst_site(run), *_failures(run)]
+            [
+                f"{who} {_reached(average['test'], 'test', spread(run))}{_beside(run)}.",
+                *_worst_site(run),
+                *_failures(run),
+            ]
         )
     if average["validation"]["n"]:
         return (
@@ -49,8 +54,9 @@ def verdict(run: RunData) -> str:
     return "No mask says how good the model is: look at the images below, and label a few at one site."
 
 
-def _reached(summary: Mapping[str, Any], split: str) -> str:
-    return f"a Dice of {as_score(summary['dice'])} on {counted(summary['n'], f'{split} image')}"
+def _reached(summary: Mapping[str, Any], split: str, spread: str = "") -> str:
+    between = f" ({spread})" if spread else ""
+    return f"a Dice of {as_score(summary['dice'])}{between} on {counted(summary['n'], f'{split} image')}"
 
 
 def _beside(run: RunData) -> str:

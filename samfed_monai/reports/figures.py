@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Lines = dict[str, list[tuple[int, float]]]
 
 EXPERT = "expert_"
+LEAST_SPAN = 0.1
+"""Least height of an axis of Dice or of trust: seeds of one run differ by some 0.01."""
 TRUST = {
     "reliability": "Reliability of the teacher",
     "agreement": "Share of pixels that agree",
@@ -37,7 +40,7 @@ TRUST = {
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    made = [curves(run), reliability(run), loss_terms(run), expert_usage(run)]
+    made = [curves(run), images_by_dice(run), reliability(run), loss_terms(run), expert_usage(run)]
     return [figure for figure in made if figure is not None]
 
 
@@ -67,6 +70,42 @@ def curves(run: RunData) -> Picture | None:
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
     text = f"Dice of {what} validation images; the thick line is the average over images."
     return Picture("curves", "Validation by round", text, png(figure))
+
+
+def images_by_dice(run: RunData) -> Picture | None:
+    """A dot for each test image by its Dice, a row for each site and unseen hospital."""
+    sites = [*run.sites, *(run.results.get("unseen") or {})]
+    tables = {site: [row["dice"] for row in run.image_scores(site)] for site in sites}
+    tables = {site: dices for site, dices in tables.items() if dices}
+    if not tables:
+        return None
+
+    text = "A dot is a test image, the bar the mean of its site."
+    return Picture("images", "Test images by Dice", text, png(dots(tables, sites)))
+
+
+def dots(tables: Mapping[str, Sequence[float]], sites: Sequence[str]) -> Figure:
+    """A row of dots for each site: its images by Dice.
+
+    Args:
+        tables: Dice of the images, by site.
+        sites: all sites, in the order of their colours.
+    """
+    figure, (ax,) = subplots(height=max(1.8, 0.9 + 0.5 * len(tables)))
+    quiet(ax, grid="x")
+    for place, (site, dices) in enumerate(tables.items()):
+        # dots of one row are drawn on three heights in turn, from the lowest Dice on, so that equal ones are seen
+        heights = [place + 0.14 * (index % 3 - 1) for index in range(len(dices))]
+        color = line_style(sites.index(site))["color"]
+        ax.scatter(sorted(dices), heights, s=20, color=color, alpha=0.7, linewidths=0, zorder=3)
+        mean = sum(dices) / len(dices)
+        ax.plot([mean, mean], [place - 0.32, place + 0.32], color=INK, linewidth=2.2, zorder=4)
+    ax.set_yticks(range(len(tables)), shortened(list(tables), 22))
+    ax.tick_params(axis="y", labelcolor=INK)
+    ax.set_ylim(len(tables) - 0.5, -0.5)
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_xlabel("Dice", fontsize=9)
+    return figure
 
 
 def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
@@ -183,6 +222,13 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str]) -> None:
         ax.set_xticks([number + 1 for number, _ in lines[order[0]]])
     ax.set_xlabel("round", fontsize=9)
     ax.margins(x=0.02)
+    ax.set_ylim(*widened(*ax.get_ylim()))
+
+
+def widened(low: float, high: float, least: float = LEAST_SPAN) -> tuple[float, float]:
+    """Ends of an axis that spans at least ``least`` around its middle, so that noise does not look like a collapse."""
+    room = max(0.0, least - (high - low)) / 2
+    return low - room, high + room
 
 
 def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:

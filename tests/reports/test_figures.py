@@ -11,9 +11,9 @@ from samfed_monai.reports.style import PALETTE, line_style, subplots
 from tests.reports.runs import write_run
 
 
-def test_a_run_has_three_figures_on_white(run_folder):
+def test_a_run_has_four_figures_on_white(run_folder):
     figures = run_figures(RunData.read(run_folder))
-    assert [figure.name for figure in figures] == ["curves", "reliability", "losses"]
+    assert [figure.name for figure in figures] == ["curves", "images", "reliability", "losses"]
     for figure in figures:
         assert Image.open(io.BytesIO(figure.png)).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
 
@@ -23,7 +23,7 @@ def test_local_experts_have_a_figure_of_their_own(run_folder):
     for row in run.rounds:
         row.terms.update(expert_1=0.75, expert_2=0.25, expert_least=0.1)
     figures = {figure.name: figure for figure in run_figures(run)}
-    assert list(figures) == ["curves", "reliability", "losses", "experts"]
+    assert list(figures) == ["curves", "images", "reliability", "losses", "experts"]
     widths = [Image.open(io.BytesIO(figures[name].png)).size[0] for name in ("losses", "experts")]
     assert widths[0] >= widths[1], "no panel of the losses is an expert's"
 
