@@ -10,8 +10,10 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors, sha256_file
+from samfed_monai.core.model_file import usage_of
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.run_folder import RunFolder
+from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.start import StartingPoint, starting_file
 from tests.federation.test_job import CLIENT, job
 from tests.methods import present
@@ -148,3 +150,8 @@ def test_a_run_that_is_not_finished_is_no_start(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(Refused, match=r"expected a finished run, found no results.json in it"):
         starting_file(tmp_path)
+
+
+def test_the_file_of_a_run_s_model_says_how_it_is_used(finished):
+    assert RunModels(finished).header()["usage"] == usage_of(32)
+    assert usage_of(64, ["disc", "cup"]).endswith("; then the largest of 3 logits decides: background, disc, cup")
