@@ -45,6 +45,8 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
+    about = "also write what the expected Dice of masks is worth on these images beside the model, for `samfed infer`"
+    parser.add_argument("--calibrate", action="store_true", help=f"{about}; choose --split validation")
     add_views(parser)
     add_other_size(parser)
     add_device(parser)
@@ -56,14 +58,18 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
     from samfed_monai.inference import Predictor
+    from samfed_monai.inference.promised import sentences
+    from samfed_monai.inference.quality_file import quality_path
 
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     overrides = overrides_of(arguments.extra)
     predictor = Predictor(arguments.bundle, arguments.model, views=arguments.views, overrides=overrides)
     places = [str(absolute(each)) for each in (arguments.datalist, arguments.data_root, arguments.output_dir)]
     with any_image_size(arguments.allow_other_size):
-        result = predictor.score(*places, site=arguments.site, split=arguments.split)
-    lines = [*lines_of(result), *interval_of(result, Path(places[-1])), f"{places[-1]}/metrics.json"]
+        result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
+    written = [str(quality_path(predictor.model.path))] if arguments.calibrate else []
+    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"])]
+    lines = [*lines_of(result), *beside, f"{places[-1]}/metrics.json", *written]
     sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)
 

@@ -34,6 +34,7 @@ from samfed_monai.federation.preparation import (
     no_public_images,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
+from samfed_monai.federation.quality import write_quality
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
@@ -278,6 +279,7 @@ class Run:
                 caveats=[_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before],
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
+            write_quality(result.calibration, participants.config, datalist, places)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 
@@ -496,7 +498,8 @@ class Run:
         begun = self.start.weights if self.start is not None and "begin" not in instead else {}
         if begun and not (options["steps"] and self.datalist.public):
             return begun
-        return {**begun, **warm_start(config, **options, **({"begin": begun} if begun else {}))[0]}
+        options |= {"begin": begun} if begun else {}
+        return {**begun, **warm_start(config, **options)[0]}
 
     def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""

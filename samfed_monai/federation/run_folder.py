@@ -22,6 +22,7 @@ from samfed_monai.core.io import (
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
+from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
 
@@ -102,7 +103,12 @@ class RunLock:
 
 
 def site_record(
-    reply: Message | Failure, scores: Mapping[str, Any] | None, unscored: str | None, traffic: Traffic | None
+    reply: Message | Failure,
+    scores: Mapping[str, Any] | None,
+    unscored: str | None,
+    traffic: Traffic | None,
+    *,
+    expected: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One site's part of ``round.json``.
 
@@ -111,6 +117,7 @@ def site_record(
         scores: its scores of the aggregated model on its validation images.
         unscored: why there are none.
         traffic: its bytes in this round.
+        expected: what the model's masks of its images promise.
 
     With differential privacy, ``releases`` is how many messages with noise the site has sent in this run so far.
     """
@@ -124,6 +131,7 @@ def site_record(
         if "releases" in reply.metrics:
             record["releases"] = int(reply.metrics["releases"])
     record.update(validation=dict(scores) if scores else None, unscored=unscored)
+    record.update({"expected": dict(expected)} if expected else {})
     record.update(up_bytes=traffic.up, down_bytes=traffic.down)
     return record
 
@@ -147,10 +155,25 @@ def round_record(
     }
 
 
+def expected_dice(record: Mapping[str, Any]) -> float | None:
+    """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
+    promised = [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
+    images = sum(each["images"] for each in promised)
+    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
+
+
+def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
+    """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
+    promised = [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
+    return Calibration.fit(Group(**group) for each in promised for group in each["groups"])
+
+
 def round_line(record: Mapping[str, Any]) -> str:
-    """One line about a round: ``round 3 of 30: validation Dice 0.834, lowest 0.790 (site-2), 18 s``."""
+    """One line about a round: ``round 3 of 30: validation Dice 0.834, expected 0.850, lowest 0.790 (site-2), 18 s``."""
     dice, lowest = record["average"]["validation"]["dice"], record["worst"]["validation"]
     parts = [f"validation Dice {dice:.3f}"] if dice is not None else ["no validation scores"]
+    if (expected := expected_dice(record)) is not None:
+        parts.append(f"expected {expected:.3f}")
     if lowest is not None:
         parts.append(f"lowest {lowest['dice']:.3f} ({lowest['site']})")
     skipped = sorted(site for site, entry in record["sites"].items() if entry["status"] != "ok")
@@ -186,7 +209,7 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
 COLUMNS = (
     "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
-    "empty_both", "empty_prediction", "empty_label", "seconds", "up_bytes", "down_bytes",
+    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
 )  # fmt: skip
 
 
@@ -389,9 +412,10 @@ class RunFolder:
 class Bests:
     """The best round as of the last one and as of the one before, found as rounds come: each is looked at once.
 
-    The best is the round with the highest mean validation Dice, the earliest among equals; the last when none was
-    scored. A site that was not scored in a round counts there with its last scores, so that no round looks good because
-    a hard site was away; from the round on that scores a site for the first time, those before it are out.
+    The best is the round with the highest mean validation Dice, the earliest among equals. Where no site has masks it
+    is the one whose masks promise most (:func:`expected_dice`), and the last where nothing was sent of that either. A
+    site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
+    site was away; from the round on that scores a site for the first time, those before it are out.
     """
 
     def __init__(self) -> None:
@@ -415,6 +439,11 @@ class Bests:
             dice = pool(self._known.values())["dice"]
         if dice is not None:
             rated = (len(self._known), dice, -record["round"])
+        elif not self._known and (expected := expected_dice(record)) is not None:
+            rated = (0, expected, -record["round"])
+        else:
+            rated = None
+        if rated is not None:
             self._highest = rated if self._highest is None else max(self._highest, rated)
         best = record["round"] if self._highest is None else -self._highest[2]
         self.before, self.now = self.now if self._seen else best, best
@@ -450,7 +479,7 @@ def _row(round: int, site: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = entry.get("validation") or {}
     plain = {name: entry.get(name) for name in ("status", "reason", "n", "seconds", "up_bytes", "down_bytes")}
     row = {"round": round, "site": site, **plain, **{name: scores.get(name) for name in ("dice", "iou", "hd95")}}
-    row["images"] = scores.get("n")
+    row["images"], row["expected_dice"] = scores.get("n"), (entry.get("expected") or {}).get("dice")
     row.update({f"empty_{side}": count for side, count in (scores.get("empty") or {}).items()})
     row.update({f"term_{name}": value for name, value in (entry.get("terms") or {}).items()})
     return {name: "" if value is None else value for name, value in row.items()}

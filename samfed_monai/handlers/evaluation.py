@@ -23,6 +23,7 @@ from samfed_monai.core.table import to_csv
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.losses import probabilities
 from samfed_monai.metrics import (
     BESIDE,
     NAMES,
@@ -35,6 +36,7 @@ from samfed_monai.metrics import (
     summarise,
     summarise_classes,
 )
+from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME_BYTES = 120  # file systems take 255, encrypting ones 143; the rest is for digits, repeat and ending
-COLUMNS = ("id", *NAMES, *BESIDE, "empty", "mask")
+COLUMNS = ("id", *NAMES, *BESIDE, "empty", "estimate", "mask")
 
 
 class ScoreHandler:
@@ -57,7 +59,8 @@ class ScoreHandler:
 
     - ``metrics["dice" | "iou" | "hd95" | "sensitivity" | "precision" | "area"]``: means over the images,
     - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
-    - ``scores``: a list of ``{"id", "empty"}`` and those six, one per image in the order seen.
+    - ``scores``: a list of ``{"id", "empty", "estimate"}`` and those six, one per image in the order seen; ``estimate``
+      is how good the mask is by its own probabilities (:func:`samfed_monai.metrics.quality.estimate`).
 
     Of K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background's first; a pixel belongs to the
     class of its highest logit. An image's scores are then means over the classes that it holds
@@ -99,9 +102,11 @@ class ScoreHandler:
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.pooled, self.skip_empty = pooled, skip_empty
         # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
+        self._threshold = threshold
         self._logit = float(np.log(threshold) - np.log1p(-threshold))
         self._table: list[tuple[str, Scores]] = []
         self._by_class: list[list[Scores]] = []
+        self._estimates: list[float] = []
         self._files: list[str] = []
         self._seen: Counter[str] = Counter()
 
@@ -118,6 +123,7 @@ class ScoreHandler:
     def start(self, engine: Engine) -> None:
         """Forgets the images of an earlier run."""
         self._table, self._by_class, self._files, self._seen = [], [], [], Counter()
+        self._estimates = []
 
     def __call__(self, engine: Engine) -> None:
         names, repeats = _names(engine.state.batch), getattr(engine.state, "repeats", ())
@@ -129,6 +135,7 @@ class ScoreHandler:
             scores, by_class = self._scored(prediction, label)
             self._table.append((name, scores))
             self._by_class.append(by_class)
+            self._estimates.append(estimate(_chances(logits), self._threshold))
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
@@ -138,7 +145,8 @@ class ScoreHandler:
         if not summary["n"]:
             logger.warning("no image was scored: the evaluator's data loader is empty")
         state: Any = engine.state
-        state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
+        rows = zip(self._table, self._estimates, strict=True)
+        state.scores = [{"id": name, **scores.as_dict(), "estimate": estimated} for (name, scores), estimated in rows]
         if self.classes:
             for row, by_class in zip(state.scores, self._by_class, strict=True):
                 row["classes"] = self._named(by_class)
@@ -258,6 +266,12 @@ def _names(batch: Any) -> list[str]:
     if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
         return [str(item["id"]) for item in batch if "id" in item]
     return []
+
+
+def _chances(logits: Tensor) -> np.ndarray:
+    """Probabilities (C, H, W) float32 of logits."""
+    chances: np.ndarray = probabilities(logits.detach().float()[None])[0].cpu().numpy()
+    return chances
 
 
 def _planes(tensor: Tensor, what: str, channels: int) -> np.ndarray:

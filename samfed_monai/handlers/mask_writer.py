@@ -22,6 +22,7 @@ from samfed_monai.core.io import make_folder, read_json, require_writable, sha25
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
+from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -129,11 +130,14 @@ class Prediction(NamedTuple):
         name: the image's ``id``.
         mask: (H, W) uint8 of the image's own size: 0 and 255, or of several classes their values.
         probability: (H, W) float32 in [0, 1], of the foreground; of several classes that of any of them.
+        estimate: how good the mask is by its own probabilities, in [0, 1]
+            (:func:`samfed_monai.metrics.quality.estimate`).
     """
 
     name: str
     mask: NDArray[np.uint8]
     probability: NDArray[np.float32]
+    estimate: float
 
 
 def predictions(
@@ -170,9 +174,10 @@ def predictions(
             hint = "let `classes` be those that the network was trained on"
             raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, hint=hint)])
         if classes:
-            yield Prediction(item["id"], probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0])
+            mask, probability = probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
         else:
-            yield Prediction(item["id"], np.where(foreground, 255, 0).astype(np.uint8), probabilities[0])
+            mask, probability = np.where(foreground, 255, 0).astype(np.uint8), probabilities[0]
+        yield Prediction(item["id"], mask, probability, estimate(probabilities, threshold))
 
 
 def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnIm
 from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import CAVEATS, Picture
+from samfed_monai.reports.trust import DOUBTFUL, quality_of_run, trust
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -99,7 +100,7 @@ class Report:
         for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # of an earlier report
             path.unlink()
         for figure in figures:
-            write_bytes(folder / f"{figure.name}.png", figure.light, mode=PUBLIC)
+            write_bytes(folder / f"{figure.name}.png", figure.png, mode=PUBLIC)
         number = {site: place for place, site in enumerate(run.sites, start=1)}
         private = {f"overlay-{number[each.site]}-{each.place}": each.png for each in overlays}
         private |= {
@@ -108,7 +109,7 @@ class Report:
         for name, png in private.items():
             write_bytes(folder / f"{name}.png", png)
         path = self.run_folder / "report.html"
-        write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private else PUBLIC)
+        write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private or trust(run) else PUBLIC)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)
@@ -121,7 +122,7 @@ def render(
     run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str], own: Sequence[OwnImages] = ()
 ) -> str:
     """The page as one string of HTML; everything that comes from the run is escaped."""
-    results, apart = run.results, run.student_and_teacher()
+    results, apart, trusted = run.results, run.student_and_teacher(), trust(run)
     rows = {place: {o.site: o for o in overlays if o.place == place} for place in PLACES}
     other = next((name for name in results["models"] if name != results["selected"]), None)
     return (
@@ -136,11 +137,14 @@ def render(
             shown=[site for site in run.sites if any(site in row for row in rows.values())],
             notes=notes,
             own=own,
+            trust=trusted,
+            calibrated=quality_of_run(run).calibration,
+            doubtful_below=DOUBTFUL,
             outlines={name: f"rgb{colour}" for name, colour in OUTLINES.items()},
             other=other,
             measured_on=sum(summary["n"] for name in ("validation", "test") for summary in (results["average"][name],))
             or any(splits for splits in (results.get("teacher") or {}).get("average", {}).values()),
-            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own else [])],
+            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
             command=results.get("command") or run.setting("command"),
             verdict=verdict(run),
             spread=spread(run),

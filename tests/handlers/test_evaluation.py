@@ -187,7 +187,7 @@ def test_an_empty_loader_is_told(caplog):
 def test_a_table_without_masks_leaves_the_column_empty(tmp_path):
     write_scores(tmp_path / "s.csv", [{"id": "a", "dice": 0.5, "iou": 0.25, "hd95": 3.0, "empty": "none"}])
     assert (tmp_path / "s.csv").read_text() == (
-        "id,dice,iou,hd95,sensitivity,precision,area,empty,mask\na,0.5,0.25,3.0,,,,none,\n"
+        "id,dice,iou,hd95,sensitivity,precision,area,empty,estimate,mask\na,0.5,0.25,3.0,,,,none,,\n"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from samfed_monai.reports import Report, RunData
 from samfed_monai.reports.answer import answer, interval, more_scores, spread
-from samfed_monai.reports.figures import LEAST_SPAN, test_images, widened
+from samfed_monai.reports.figures import LEAST_SPAN, dots, images_by_dice, widened
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,10 @@ def test_more_scores_are_those_of_sites_with_test_images(two):
 
 
 def test_every_test_image_is_a_dot(two):
-    from samfed_monai.reports.style import LIGHT
-
-    (ax,) = test_images(two).draw(LIGHT).axes
-    (dots,) = ax.collections
-    assert dots.get_offsets()[:, 0].tolist() == [0.2, 0.4, 0.6, 0.8]
+    assert images_by_dice(two).title == "Test images by Dice"
+    (ax,) = dots({"Porto": [0.4, 0.2, 0.8, 0.6]}, ["Porto"]).axes
+    (drawn,) = ax.collections
+    assert drawn.get_offsets()[:, 0].tolist() == [0.2, 0.4, 0.6, 0.8]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Porto"]
     assert ax.get_xlim() == (-0.02, 1.02)
 

@@ -214,7 +214,7 @@ def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog)
     assert page.index("What to do") < page.index("<h2>Scores</h2>")
     told = [record.getMessage() for record in caplog.records if record.name == "samfed_monai.reports.html"]
     assert told[0].startswith("report: ")
-    assert told[1].startswith("The teacher finds nothing that is right at 1 of 4 sites (Dice 0 at Porto)")
+    assert told[1].startswith("The teacher is wrong more often than right at 1 of 4 sites (Dice 0.000 at Porto)")
 
 
 def test_a_run_in_order_is_given_no_advice(page):
