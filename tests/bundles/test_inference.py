@@ -85,6 +85,18 @@ def test_the_same_inference_runs_again_and_counts_its_masks(infer, model, images
     assert [text for text in caplog.messages if "mask" in text] == [f"3 masks in {tmp_path}/out"] * 2
 
 
+def test_it_ends_with_places_or_with_what_to_look_at_and_counts_empty_masks(
+    model, images, tmp_path, caplog, infer, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])  # as above
+    assert infer(model, images, tmp_path / "out", "--threshold", "0.999999") == 0
+    assert f"3 masks in {tmp_path}/out, 3 of them are empty" in caplog.messages
+    assert "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas" in caplog.text
+    forms = ["--overlays", str(tmp_path / "looks"), "--areas", str(tmp_path / "areas.csv")]
+    assert infer(model, images, tmp_path / "more", *forms) == 0
+    assert f"overlays: {tmp_path}/looks; areas: {tmp_path}/areas.csv" in caplog.text
+
+
 def test_labels_and_masks_of_another_threshold_stay_as_they_are(infer, model, images, tmp_path, capsys):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.png").write_bytes(b"label")

@@ -79,6 +79,7 @@ def test_a_run_name_that_is_a_path_is_refused(tmp_path, name):
         ({"teacher#checkpoint": __file__}, "teacher#checkpoint"),
         ({"device": "cuda:1"}, "device"),
         ({"adapter": __file__}, "adapter"),
+        ({"start_from": "samfed_skin"}, "start_from"),
         ({"cache_dir": "/cache"}, "cache_dir"),
     ],
 )
