@@ -32,7 +32,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "timeout": (*_NUMBER, type(None)),
     "allow_single_site": (bool,),
     "privacy": (Mapping, type(None)),
-    "renewal": (Mapping, type(None)),
 }
 _LEAST = {"rounds": 1, "seed": 0, "warm_start_steps": 0, "quorum": 1}
 _WORDS = {Mapping: "an object", list: "a list", tuple: "a list", str: "a string", int: "a whole number"}
@@ -62,7 +61,6 @@ class Plan:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site (``federate.json -> privacy``); ``None`` is the package's defaults.
-        renewal: after which rounds sites renew their soft masks (``federate.json -> renewal``); ``None`` is never.
 
     Raises:
         Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
@@ -88,7 +86,6 @@ class Plan:
     timeout: float | None = None
     allow_single_site: bool = False
     privacy: Mapping[str, Any] | None = None
-    renewal: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _problems(self).refuse_if_any()
@@ -156,7 +153,6 @@ class Places:
             as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
             result depends on it.
         verify: hash every image again, although they were checked before.
-        mlflow: MLflow's store, see :func:`samfed_monai.federation.tracking.mlflow_store`; ``None`` is none.
 
     Raises:
         Refused: another number of workers.
@@ -173,7 +169,6 @@ class Places:
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     workers: int | str = 1
     verify: bool = False
-    mlflow: bool | str | None = None
 
     def __post_init__(self) -> None:
         if self.workers != AUTO and (type(self.workers) is not int or self.workers < 1):

@@ -33,13 +33,12 @@ from samfed_monai.federation.preparation import (
     no_public_images,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
-from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.tracking import Tracking, mlflow_store
+from samfed_monai.federation.tracking import Tracking
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
@@ -147,8 +146,6 @@ def plan_problems(
         teacher = TeacherStage.of(plan, places)
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-    with problems.collected():
-        Renewal.from_json(plan.renewal, plan.rounds)
     guard = None
     with problems.collected():
         guard = UpdateGuard.from_json(plan.update_guard)
@@ -183,7 +180,6 @@ class Run:
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.places = plan, places
         self.guard, self.privacy = UpdateGuard.from_json(plan.update_guard), Privacy.from_json(plan.privacy)
-        self.renewal = Renewal.from_json(plan.renewal, plan.rounds)
         self.teacher = TeacherStage.of(plan, places)
         self.seconds: dict[str, float] = {}
 
@@ -215,7 +211,6 @@ class Run:
             process["device"] = device_name(places.train.get("device"))
         else:
             require_no_places_of_sites(places)
-        store = mlflow_store(places.mlflow, places.output_dir)
         datalist, participants, begins = self.datalist, self.participants, self._check()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}
@@ -235,7 +230,7 @@ class Run:
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 controller = self._ready(before, folder, carrier, self._trunk(begins))
                 prepared = before.traffic()
-                with Tracking(folder.path, mlflow=store) as controller.on_round:
+                with Tracking(folder.path) as controller.on_round:
                     result = controller.run()
             results = build_results(
                 variant=plan.variant,
@@ -335,7 +330,6 @@ class Run:
             "client": self.participants.config.content(),
             **self.participants.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
-            **({"renewal": plan.to_json()["renewal"]} if self.renewal and adapt != "off" else {}),
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
         }
@@ -354,8 +348,6 @@ class Run:
         """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
         adapt, places = self.adapt, self.places
         if adapt == "off":
-            if self.renewal is not None:
-                logger.info("renewal: none, as the variant %s has no teacher", self.plan.variant)
             return None, None
         with self._timed("teacher"):
             teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
@@ -366,8 +358,7 @@ class Run:
             before.hand_out(tensors, words)
             context.teacher = None  # frees it: the rounds do not need it
         cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
-        renewed = {"renewed_after": list(self.renewal.after)} if self.renewal is not None else {}
-        return {**self.teacher.about(teacher, adapt), **renewed, **cost}, teacher.sha256
+        return {**self.teacher.about(teacher, adapt), **cost}, teacher.sha256
 
     def _start_adapt(self) -> str:
         """How the teacher whose trunk the networks start from is adapted; ``none`` where no network starts from one.

@@ -27,7 +27,6 @@ from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import image_problems, label_problems
-from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -260,13 +259,10 @@ class Site:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
-        renewed = self.renewal.state_dict() if self.renewal is not None else {}
-        return {**(self._algo.state_dict() if self._algo is not None else {}), **renewed}
+        return self._algo.state_dict() if self._algo is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned."""
-        if self.renewal is not None:
-            state = self.renewal.take_state(state)
         if state:
             self._client_site().load_state_dict(state)
             self._has_network = self._has_network or bool(split_state(state)[0])
@@ -290,7 +286,6 @@ class Site:
         if task not in (Task.CHECK, *STEPS) and self._refused:
             hint = "fix it at this site and start the run again"
             raise MessageRefused([Problem("site", found=self._refused, expected="a check that passed", hint=hint)])
-        model = message.extra.get("model")
         match task:
             case Task.CHECK:
                 return self._check(message)
@@ -298,15 +293,11 @@ class Site:
                 return self._prepare(message)
             case Task.TRAIN:
                 self._require_own_weights(task)
-                if self.renewal is not None:
-                    self.renewal.before(message, self.client)
                 return self._train(message)
-            case Task.EVALUATE if model == "teacher":
+            case Task.EVALUATE if message.extra.get("model") == "teacher":
                 return self._teacher_scores(message)
             case Task.EVALUATE:
                 self._require_own_weights(task)
-                if self.renewal is not None and model in ("best", "last"):  # the rounds are over
-                    self.renewal.remove()
                 return self._evaluate(message)
             case _:
                 return self._secure_site().answer(task, message)
@@ -492,15 +483,6 @@ class Site:
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
         return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
-
-    @cached_property
-    def renewal(self) -> SiteRenewal | None:
-        """What renews this site's soft masks; ``None`` where the plan does not, or has no teacher."""
-        recipe = Renewal.from_json(self.plan.renewal, self.plan.rounds)
-        if recipe is None or self.teacher is None or not self.trains:
-            return None
-        run = self.places.output_dir
-        return SiteRenewal(recipe, run=run, teacher=self.teacher, masks=self.masks())
 
     def make_client(self) -> SamFedAlgo:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""

@@ -141,9 +141,9 @@ def _require_no_places(places: Places, *, here: bool) -> None:
             own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"
             problems.add(f"federate.json -> {name}", found="a place", expected=expected, hint=own)
     problems.refuse_if_any()
-    unheeded = {"mlflow": places.mlflow, "verify": places.verify, "workers": places.workers != 1}
-    if names := [name for name, asked in unheeded.items() if asked]:
-        logger.warning("not heeded on FLARE: %s (docs/deploy.md)", ", ".join(names))
+    unused = {"verify": places.verify, "workers": places.workers != 1}
+    if names := [name for name, asked in unused.items() if asked]:
+        logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 
 SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"
@@ -223,7 +223,7 @@ def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
     job = Path(job)
     _require_parts(job)
     meta, plan = read_json(job / "meta.json"), read_plan(job / "app" / "config" / PLAN)
-    rest = {each: getattr(plan, each) or {} for each in ("privacy", "renewal", "update_guard")}
+    rest = {each: getattr(plan, each) or {} for each in ("privacy", "update_guard")}
     if problems := strict_problems(rest, "plan"):
         raise Refused(problems)
     _require_names((*plan.sites, *plan.unseen))

@@ -109,8 +109,8 @@ def test_a_list_that_the_method_cannot_use_is_refused_before_flare_starts(tmp_pa
 
 def test_a_job_that_could_never_run_is_refused_before_flare_starts():
     given = {"rounds": 2, "sites": {"site-1": {}, "site-2": {}}}
-    with pytest.raises(Refused, match=r"(?s)renewal#after: expected .*rounds below 2.*quorum: expected .*from 1 to 2"):
-        planned("samfed_skin", {**given, "job#quorum": 9, "renewal#after": [5]}, here=False)
+    with pytest.raises(Refused, match=r"(?s)threshold: expected from 2 to 2.*quorum: expected .*from 1 to 2"):
+        planned("samfed_skin", {**given, "job#quorum": 9, "privacy#secure_aggregation": {"threshold": 5}}, here=False)
     with pytest.raises(Refused, match=r"sites: expected at least 2"):
         planned("samfed_skin", {"rounds": 2, "sites": {"site-1": {}}}, here=False)
 
@@ -269,17 +269,15 @@ def test_many_foreign_files_are_counted(job, tmp_path):
         exported_again(job, tmp_path / "again")
 
 
-def test_what_a_job_does_not_heed_is_refused_as_an_option_and_reported_of_a_file(caplog, tmp_path):
+def test_what_a_job_does_not_use_is_refused_as_an_option_and_reported_of_a_file(caplog, tmp_path):
     given = {"rounds": 1, "sites": {"site-1": {}, "site-2": {}}}
-    asked = {"mlflow": True, "workers": 2, "job#verify": True, "overlays": False}
+    asked = {"workers": 2, "job#verify": True, "overlays": False}
     with pytest.raises(Refused) as caught:
         planned("samfed_skin", {**given, **asked}, here=False)
     assert [problem.where for problem in caught.value.problems] == [f"command line -> {name}" for name in asked]
     bundle = shutil.copytree(find_bundle("samfed_skin"), tmp_path / "own")
     content = read_json(bundle / "configs" / "federate.json")
-    content["job"] |= {"verify": True, "workers": 2, "mlflow": True}
+    content["job"] |= {"verify": True, "workers": 2}
     write_json(bundle / "configs" / "federate.json", content)
     planned(bundle, given, here=False)
-    assert [record.message for record in caplog.records] == [
-        "not heeded on FLARE: mlflow, verify, workers (docs/deploy.md)"
-    ]
+    assert [record.message for record in caplog.records] == ["not used on FLARE: verify, workers (docs/deploy.md)"]
