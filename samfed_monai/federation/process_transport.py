@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from samfed_monai.core.device import best_device, usable_cores
 from samfed_monai.core.errors import AGAIN, Problem, Refused, Stopped
@@ -24,7 +22,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes
 from samfed_monai.protocol.sent_once import SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Spool, Spooled, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Spooled, Task, Traffic, received
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +74,9 @@ class ProcessTransport:
         self.progress = progress or Progress()
         count = max(1, min(workers, len(self._sites)))
         settings = {"plan": plan.to_json(), "places": places.to_json(), **_shared_with_workers(count)}
-        spool = Spool(places.output_dir)
-        self._processes = [_SiteProcess(self._sites[number::count], settings, spool) for number in range(count)]
+        folder = Path(places.output_dir)
+        self._processes = [_SiteProcess(self._sites[number::count], settings, folder) for number in range(count)]
+        self._process_of = {site: self._processes[number % count] for number, site in enumerate(self._sites)}
         self._traffic: dict[str, Traffic] = {}
 
     @property
@@ -94,43 +93,37 @@ class ProcessTransport:
         on_reply: Callable[[str, Message], None] | None = None,
         max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Message | Failure]:
-        started, known, arrived = time.monotonic(), set(self._sites), dict[str, _Answer]()
-        replies: dict[str, Message | Failure] = {
-            site: Failure(site, "no such site in this federation") for site in messages if site not in known
+        ends = float("inf") if timeout is None else time.monotonic() + timeout
+        work, replies = _Work(Task(task)), dict[str, Message | Failure]()
+        asked = {
+            site: self._process_of[site].thread.submit(self._process_of[site].answer, work, site, messages[site])
+            for site in self._sites
+            if site in messages
         }
-        work = _Work(Task(task), {site: messages[site] for site in sorted(known & messages.keys())})
-        bars = self.progress.sites(len(messages))
-        read = partial(self._read, on_reply=on_reply, max_bytes=max_bytes)
-        with self._side_by_side(lambda process: process.serve(work), work) as asking, bars as bar:
-            while len(replies) + len(arrived) < len(messages):
-                if timeout is not None and time.monotonic() - started > timeout:
-                    work.late = f"the deadline of {timeout:g} s had passed"
-                    self._kill(busy=True)  # at every look: a process may just have been started again
-                try:
-                    site, answer = work.news.get(timeout=_TICK)
-                except queue.Empty:
-                    for each in asking:
-                        if each.done():
-                            each.result()  # raises what ended the thread
+        with self._ended_on_error(asked.values(), work), self.progress.sites(len(messages)) as bar:
+            for site in sorted(messages):
+                if site not in asked:
+                    replies[site] = Failure(site, "no such site in this federation")
                     continue
-                if answer is None:
-                    bar.start(site, work.task.value)
-                    continue
+                bar.start(site, work.task.value)
+                while not wait([asked[site]], timeout=_TICK).done:
+                    if time.monotonic() > ends:
+                        work.late = f"the deadline of {timeout:g} s had passed"
+                        self._kill(busy=True)  # at every look: a process may just have been started again
+                replies[site] = self._read(site, asked[site].result(), on_reply, max_bytes)
                 bar.advance()
-                arrived[site] = answer
-                take_in_order(messages, replies, arrived, read)
-        return {site: replies[site] for site in sorted(replies)}
+        return replies
 
     def take_traffic(self) -> dict[str, Traffic]:
         taken, self._traffic = self._traffic, {}
         return taken
 
     def save_state(self, folder: Path) -> dict[str, str]:
-        digests = self._with_states(folder, lambda process, site, path: process.save(site, path))
+        digests = self._with_states(folder, _SiteProcess.save)
         return {state_file(site): digest for site, digest in digests.items() if digest}
 
     def load_state(self, folder: Path) -> None:
-        self._with_states(folder, lambda process, site, path: process.load(site, path) if path.is_file() else None)
+        self._with_states(folder, _SiteProcess.load)
 
     def finalize(self) -> None:
         """Ends the sites' clients, then the processes."""
@@ -143,6 +136,7 @@ class ProcessTransport:
         self._kill()
         for process in self._processes:
             process.child.stop()
+            process.thread.shutdown()
 
     def __enter__(self) -> ProcessTransport:
         return self
@@ -152,34 +146,33 @@ class ProcessTransport:
 
     def _with_states(self, folder: Path, work: Callable[[_SiteProcess, str, Path], Any]) -> dict[str, Any]:
         """Has every site do something with its file in ``folder``, processes side by side; their answers by site."""
-
-        def each(process: _SiteProcess) -> dict[str, Any]:
-            process.rounds, found = Path(folder).parent.parent, {}
-            for site in process.sites:
+        for process in self._processes:
+            process.rounds = Path(folder).parent.parent
+        asked = {
+            site: process.thread.submit(work, process, site, Path(folder) / state_file(site))
+            for site, process in self._process_of.items()
+        }
+        found = {}
+        with self._ended_on_error(asked.values()):
+            for site, answer in asked.items():
                 try:
-                    found[site] = work(process, site, Path(folder) / state_file(site))
+                    found[site] = answer.result()
                 except ChildDied as error:
                     reason = f"{site}'s state: {error}; the rounds that were stored are kept"
                     raise Stopped(reason, AGAIN) from None
-            return found
-
-        with self._side_by_side(each) as done:
-            found = {site: value for future in done for site, value in future.result().items()}
-        return {site: found[site] for site in self._sites}
+        return found
 
     def _read(
-        self, site: str, answer: _Answer, *, on_reply: OnReply, max_bytes: Callable[[str], int] | None
+        self, site: str, answer: _Answer, on_reply: OnReply, max_bytes: Callable[[str], int] | None
     ) -> Message | Failure:
         traffic = self._traffic.setdefault(site, Traffic())
         traffic.down += answer.sent
-        if answer.error is not None:
-            raise answer.error
-        if answer.failure:
-            logger.warning("%s: %s", site, answer.failure)
-            return Failure(site, answer.failure)
-        payload = answer.payload.read() if answer.payload else b""
-        traffic.up += len(payload)
-        return received(site, payload, on_reply, max_bytes=max_bytes(site) if max_bytes else MAX_BYTES)
+        if isinstance(answer.content, str):
+            logger.warning("%s: %s", site, answer.content)
+            return Failure(site, answer.content)
+        traffic.up += answer.content.size
+        limit = max_bytes(site) if max_bytes else MAX_BYTES
+        return received(site, answer.content.read(), on_reply, max_bytes=limit)
 
     def _kill(self, *, busy: bool = False) -> None:
         for process in self._processes:
@@ -187,45 +180,32 @@ class ProcessTransport:
                 process.child.kill()
 
     @contextmanager
-    def _side_by_side(
-        self, do: Callable[[_SiteProcess], Any], work: _Work | None = None
-    ) -> Iterator[list[Future[Any]]]:
-        """Does something with each process, in a thread each, while the block runs.
-
-        An error in the block, Ctrl-C or SIGTERM ends the processes: no site of ``work`` is asked any more, and threads
-        that wait for an answer, or are starting a process, come back.
-        """
-        with ThreadPoolExecutor(len(self._processes)) as pool:
-            done = [pool.submit(do, process) for process in self._processes]
-            try:
-                yield done
-            except BaseException:
-                if work is not None:
-                    work.late = "the run has ended"
+    def _ended_on_error(self, asked: Iterable[Future[Any]], work: _Work | None = None) -> Iterator[None]:
+        """Ends the processes on an error in the block, Ctrl-C or SIGTERM, and waits until no thread asks them."""
+        try:
+            yield
+        except BaseException:
+            if work is not None:
+                work.late = "the run has ended"
+            self._kill()
+            while wait(asked, timeout=_TICK).not_done:
                 self._kill()
-                while wait(done, timeout=_TICK).not_done:
-                    self._kill()
-                raise
-
-
-@dataclass
-class _Answer:
-    """A site's answer, or why there is none."""
-
-    sent: int
-    payload: Spooled | None = None
-    failure: str = ""
-    error: Exception | None = None
+            raise
 
 
 @dataclass
 class _Work:
-    """One exchange: what is asked of whom, and the queue of (site, answer); an answer of ``None`` is a beginning."""
+    """One exchange: the task, and why no site is asked any more, or ``""``."""
 
     task: Task
-    messages: Mapping[str, Message]
-    news: queue.SimpleQueue[tuple[str, _Answer | None]] = field(default_factory=queue.SimpleQueue)
     late: str = ""
+
+
+class _Answer(NamedTuple):
+    """The bytes that a site was sent, and its answer, or why there is none."""
+
+    sent: int
+    content: Spooled | str
 
 
 @dataclass
@@ -234,7 +214,7 @@ class _SiteProcess:
 
     sites: Sequence[str]
     settings: Mapping[str, Any]
-    spool: Spool
+    folder: Path
     rounds: Path | None = None
     busy: bool = False
     _sent: SentWeights = field(default_factory=SentWeights)
@@ -248,16 +228,19 @@ class _SiteProcess:
             "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
         }
         self.child = Child(PROCESS, self.settings, environment=environment)
+        self.thread = ThreadPoolExecutor(1)  # asks the sites of this process one after the other
 
-    def serve(self, work: _Work) -> None:
-        """Asks the sites of this process one after the other."""
-        asked = [site for site in self.sites if site in work.messages]
-        for site in asked:
-            self.busy = True
-            work.news.put((site, None))
-            answer = self._answer(work, site)
-            self.busy = site != asked[-1]  # before the answer is put: a deadline ends what is at work, and nothing else
-            work.news.put((site, answer))
+    def answer(self, work: _Work, site: str, message: Message) -> _Answer:
+        """A site's answer, which waits on the disk.
+
+        Raises:
+            Exception: what went wrong is not this site's alone.
+        """
+        self.busy = True
+        try:
+            return self._answer(work, site, message)
+        finally:
+            self.busy = False  # before the answer is seen: a deadline ends what is at work, and nothing else
 
     def save(self, site: str, path: Path) -> str | None:
         """Has a site write its state; the file's digest, or ``None`` where it keeps nothing."""
@@ -266,9 +249,10 @@ class _SiteProcess:
         return digest
 
     def load(self, site: str, path: Path) -> None:
-        """Has a site go back to the state of a file."""
-        self._ready()
-        self._ask({"site": site, "what": "load", "path": str(path)})
+        """Has a site go back to the state of a file, where there is one."""
+        if path.is_file():
+            self._ready()
+            self._ask({"site": site, "what": "load", "path": str(path)})
 
     def finalize(self) -> None:
         """Ends the clients of a process that is there."""
@@ -278,30 +262,24 @@ class _SiteProcess:
         except ChildDied as error:  # all that it had to do was done
             logger.warning("%s: %s", ", ".join(self.sites), error)
 
-    def _answer(self, work: _Work, site: str) -> _Answer:
-        task, message, sent = work.task, work.messages[site], 0
-        if work.late:
-            return _Answer(sent, failure=f"not started: {work.late}")
+    def _answer(self, work: _Work, site: str, message: Message) -> _Answer:
+        task, sent = work.task, 0
         try:
-            self._ready(until=message.round if task == Task.EVALUATE else message.round - 1)
-            if work.late:  # while its process was started
-                return _Answer(sent, failure=f"not started: {work.late}")
+            if not work.late:
+                self._ready(until=message.round if task == Task.EVALUATE else message.round - 1)
+            if work.late:  # maybe while its process was started
+                return _Answer(sent, f"not started: {work.late}")
             payload = to_bytes(self._sent.shortened(site, message))
             sent = len(payload)
             head, content = self._ask({"site": site, "what": task.value}, payload)
         except ChildDied as error:
-            return _Answer(sent, failure=f"no answer: {work.late}" if work.late else str(error))
-        except Exception as error:
-            return _Answer(sent, error=error)
+            return _Answer(sent, f"no answer: {work.late}" if work.late else str(error))
         if reason := head.get("refused") or head.get("failed"):
             self._sent.forget(site)
-            return _Answer(sent, failure=str(reason))
+            return _Answer(sent, str(reason))
         if task in (Task.CHECK, Task.PREPARE):
             self._before.setdefault(site, []).append((task, message))
-        try:
-            return _Answer(sent, self.spool.put(content))
-        except OSError as error:  # a full disk is for the server to handle
-            return _Answer(sent, error=error)
+        return _Answer(sent, Spooled(content, self.folder))
 
     def _ready(self, until: int | None = None) -> None:
         """Starts the process where there is none, and restores the state of its sites.

@@ -17,7 +17,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Spool, Spooled, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Spooled, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +65,10 @@ class Arrivals:
 
     Args:
         missing: sites that missed a deadline and have sent nothing since; whoever sends something is taken out.
-        spool: where answers wait.
+        spool: folder in which answers wait; ``None`` is the system's for temporary files.
     """
 
-    def __init__(self, missing: set[str], spool: Spool) -> None:
+    def __init__(self, missing: set[str], spool: Path | None) -> None:
         self.missing, self.spool = missing, spool
         self._queue: queue.Queue[tuple[int, str, Answer | OSError]] = queue.Queue()
         self._first: tuple[int, str, Answer | OSError] | None = None
@@ -76,7 +76,7 @@ class Arrivals:
     def put(self, exchange: int, sender: str, answer: bytes | str) -> None:
         """Called from any thread; what goes wrong with the disk is raised by :meth:`collect`."""
         try:
-            self._queue.put((exchange, sender, self.spool.put(answer) if isinstance(answer, bytes) else answer))
+            self._queue.put((exchange, sender, Spooled(answer, self.spool) if isinstance(answer, bytes) else answer))
         except OSError as error:
             self._queue.put((exchange, sender, error))
 
@@ -183,7 +183,7 @@ class FlareTransport:
         self._sent = SentWeights()
         self._missing: set[str] = set()
         self._exchanges = 0
-        self._arrivals = Arrivals(self._missing, Spool(spool))
+        self._arrivals = Arrivals(self._missing, spool)
         self._rounds: Path | None = None
         self._keep: list[int] = []
 

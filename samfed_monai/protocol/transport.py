@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -213,82 +212,31 @@ class Transport(Protocol):
         """Has clients go back to what :meth:`save_state` wrote."""
 
 
-class Spool:
-    """Answers that wait for their turn, on the disk: in memory they would be as many models as there are sites.
+class Spooled:
+    """An answer that waits for its turn on the disk: in memory they would be as many models as there are sites.
 
-    All are in one file without a name, which the system removes when its process ends, however it ends. Its space is
-    free again once nothing waits. It may be used from any thread.
+    It is in a file without a name, which the system removes with this object or with its process, however that ends.
 
     Args:
-        folder: where the file is; it is created. ``None`` is the system's folder for temporary files.
+        content: of the answer.
+        folder: whose disk it waits on; it is created. ``None`` is the system's folder for temporary files.
+
+    Raises:
+        OSError: the disk is full or fails.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
-        self._file: int | None = None
-        self._end = self._waiting = 0
-        self._lock = threading.RLock()  # an answer may be let go of while another is put
-
-    def put(self, content: bytes) -> Spooled:
-        """Writes an answer; what is returned reads it, and frees its space when it is no longer used.
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
-        with self._lock:
-            if self._file is None:
-                self._file = self._open()
-            start, written, view = self._end, 0, memoryview(content)
-            while written < len(view):
-                written += os.pwrite(self._file, view[written:], start + written)
-            self._end, self._waiting = start + len(view), self._waiting + 1
-            spooled = Spooled(self, start, len(view))
-        weakref.finalize(spooled, self._let_go).atexit = False
-        return spooled
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return 0 if self._file is None else os.fstat(self._file).st_size
-
-    def read(self, start: int, size: int) -> bytes:
-        """A part of the file."""
-        content = bytearray(size)
-        read = 0
-        while self._file is not None and read < size:
-            count = os.preadv(self._file, [memoryview(content)[read:]], start + read)
-            if not count:
-                raise OSError(f"{size - read} bytes of an answer that waited on the disk are gone")
-            read += count
-        return bytes(content)
-
-    def _open(self) -> int:
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.folder) as stream:
-            file = os.dup(stream.fileno())
-        weakref.finalize(self, os.close, file)
-        return file
-
-    def _let_go(self) -> None:
-        with self._lock:
-            self._waiting -= 1
-            if not self._waiting and self._file is not None:
-                os.truncate(self._file, 0)
-                self._end = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Spooled:
-    """An answer that waits on a :class:`Spool`."""
-
-    spool: Spool
-    start: int
-    size: int
+    def __init__(self, content: bytes, folder: Path | None = None) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.size, self._file = len(content), tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the next line
+        weakref.finalize(self, self._file.close)
+        self._file.write(content)
+        self._file.flush()
 
     def read(self) -> bytes:
         """The answer."""
-        return self.spool.read(self.start, self.size)
+        self._file.seek(0)
+        return self._file.read()
 
 
 def take_in_order(
