@@ -69,9 +69,9 @@ class LocalTransport:
                 if time.monotonic() > deadline:
                     replies[site] = Failure(site, f"not started: the deadline of {timeout:g} s had passed")
                 else:
-                    bar.start(site, Task(task).value)
+                    bar.set_description(f"{Task(task).value} {site}")
                     replies[site] = self._ask(task, site, messages[site], on_reply)
-                bar.advance()
+                bar.update()
         return replies
 
     def take_traffic(self) -> dict[str, Traffic]:

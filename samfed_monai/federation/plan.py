@@ -9,33 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.parse import flat
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.json_schema import departures
 from samfed_monai.federation.workflow import PLACES, bundle_content
 
 AUTO = "auto"
-_NUMBER = (int, float)
-_TYPES: dict[str, tuple[type, ...]] = {
-    "bundle": (str,),
-    "rounds": (int,),
-    "variant": (str,),
-    "seed": (int,),
-    "warm_start_steps": (int,),
-    "warm_start_held_out": _NUMBER,
-    "train": (Mapping,),
-    "teacher": (Mapping,),
-    "sites": (Mapping,),
-    "unseen": (list, tuple),
-    "keep_optimizer": (bool,),
-    "update_guard": (Mapping,),
-    "quorum": (int, type(None)),
-    "timeout": (*_NUMBER, type(None)),
-    "allow_single_site": (bool,),
-    "privacy": (Mapping, type(None)),
+_TEXT, _OBJECT, _SWITCH = {"type": "string"}, {"type": "object"}, {"type": "boolean"}
+_FROM_0, _FROM_1 = {"type": "integer", "minimum": 0}, {"type": "integer", "minimum": 1}
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["bundle", "rounds"],
+    "properties": {
+        **{"bundle": _TEXT, "rounds": _FROM_1, "variant": _TEXT, "seed": _FROM_0, "warm_start_steps": _FROM_0},
+        "warm_start_held_out": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+        **{"train": _OBJECT, "teacher": _OBJECT, "sites": {"type": "object", "additionalProperties": _OBJECT}},
+        "unseen": {"type": "array", "items": _TEXT},
+        **{"keep_optimizer": _SWITCH, "update_guard": _OBJECT},
+        "quorum": {"type": ["integer", "null"], "minimum": 1},
+        "timeout": {"type": ["number", "null"], "exclusiveMinimum": 0},
+        **{"allow_single_site": _SWITCH, "privacy": {"type": ["object", "null"]}},
+    },
+    "additionalProperties": False,
 }
-_LEAST = {"rounds": 1, "seed": 0, "warm_start_steps": 0, "quorum": 1}
-_WORDS = {Mapping: "an object", list: "a list", tuple: "a list", str: "a string", int: "a whole number"}
-_WORDS |= {float: "a number", bool: "true or false", type(None): "null"}
+"""Of a plan's JSON content."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,21 @@ class Plan:
     privacy: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _problems(self).refuse_if_any()
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        problems = departures(content, SCHEMA, "plan")
+        for name, value in content.items():
+            try:
+                json.dumps(_plain(value), allow_nan=False)
+            except (TypeError, ValueError):
+                problems.append(Problem(f"plan -> {name}", "something that JSON cannot hold", "plain values"))
+        if problems:
+            raise Refused(problems)
         object.__setattr__(self, "unseen", tuple(self.unseen))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON content."""
-        content: dict[str, Any] = json.loads(json.dumps({name: _plain(getattr(self, name)) for name in _TYPES}))
+        plain = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        content: dict[str, Any] = json.loads(json.dumps(plain))
         return content
 
     @classmethod
@@ -103,17 +109,8 @@ class Plan:
         Raises:
             Refused: unknown or missing keys, or values of another type; every problem at once.
         """
-        if not isinstance(content, Mapping):
-            raise Refused([Problem("plan", found=type(content).__name__, expected="a JSON object")])
-        problems, known = Problems(), [each.name for each in fields(cls)]
-        for name in content:
-            if name not in known:
-                hint = did_you_mean(str(name), known)
-                problems.add(f"plan -> {name}", found="an unknown key", expected=f"one of {known}", hint=hint)
-        for name in ("bundle", "rounds"):
-            if name not in content:
-                problems.add(f"plan -> {name}", found="no such key", expected="one")
-        problems.refuse_if_any()
+        if problems := departures(content, SCHEMA, "plan"):
+            raise Refused(problems)
         return cls(**content)
 
     @property
@@ -211,32 +208,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-def _problems(plan: Plan) -> Problems:
-    problems = Problems()
-    for name, kinds in _TYPES.items():
-        value = getattr(plan, name)
-        wrong_bool = isinstance(value, bool) and bool not in kinds
-        if wrong_bool or not isinstance(value, kinds):
-            expected = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
-            problems.add(f"plan -> {name}", found=f"{value!r} ({type(value).__name__})"[:80], expected=expected)
-            continue
-        least = _LEAST.get(name)
-        if least is not None and isinstance(value, int) and value < least:
-            problems.add(f"plan -> {name}", found=repr(value), expected=f"at least {least}")
-        try:
-            json.dumps(_plain(value), allow_nan=False)
-        except (TypeError, ValueError):
-            problems.add(f"plan -> {name}", found="something that JSON cannot hold", expected="plain values")
-    held_out = plan.warm_start_held_out
-    if isinstance(held_out, _NUMBER) and not 0 <= held_out < 1:
-        problems.add("plan -> warm_start_held_out", found=repr(held_out), expected="a part in [0, 1)")
-    if isinstance(plan.timeout, _NUMBER) and not plan.timeout > 0:
-        problems.add("plan -> timeout", found=repr(plan.timeout), expected="seconds above 0, or null, which waits")
-    if isinstance(plan.sites, Mapping):
-        for site, choice in plan.sites.items():
-            if not isinstance(choice, Mapping):
-                found = type(choice).__name__
-                problems.add(f"plan -> sites -> {site}", found=found, expected="an object of choices, or an empty one")
-    return problems

@@ -47,11 +47,10 @@ from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.privacy import (
     CentralNoise,
     Privacy,
+    notes_on_statistics,
     privacy_account,
     require_possible,
     settings_of,
-    statistics_notice,
-    unsent_rules,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.guard import Counts, UpdateGuard
@@ -266,10 +265,8 @@ class Run:
             How the teacher is adapted that networks start from, see :meth:`_start_adapt`.
         """
         participants, variant = self.participants, self.plan.variant
-        if notice := statistics_notice(self.privacy, participants.strategy, variant):
-            logger.warning("%s", notice)
-        for unsent in unsent_rules(self.privacy, participants.strategy, variant):
-            logger.warning("%s", unsent)
+        for note in notes_on_statistics(self.privacy, participants.strategy, variant):
+            logger.warning("%s", note)
         problems = plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites))
         if problems:
             raise Refused(problems)

@@ -163,6 +163,12 @@ class ProcessContext:
     datalist: DataList
     teacher: Teacher | None = None
 
+    @classmethod
+    def of(cls, plan: Plan, places: Places) -> ProcessContext:
+        """That of a plan on this machine."""
+        datalist = DataList.load(places.datalist)
+        return cls(Participants.of(plan, places, datalist), datalist)
+
 
 class Site:
     """A site, built from the server's plan and from the paths of this machine.
@@ -388,8 +394,12 @@ class Site:
         started, shown = time.perf_counter(), 0
         if message.kind == Kind.ADAPTER:
             if self.teacher is not None:
+                if self.context is not None and self.context.teacher is None:
+                    self.context.teacher = self.teacher.load(message)  # once for all sites of a process
                 shown = self.teacher.take(message, self.context.teacher if self.context else None)
         else:
+            if self.context is not None:
+                self.context.teacher = None  # frees it: the rounds do not need it
             shown = self._client_site().answer(Task.PREPARE, message).n
             if self.trains and self.participants.strategy.exchange.answer is Kind.WEIGHTS:
                 self.release.require_statistics()
@@ -477,9 +487,8 @@ class Site:
         adapt = self.participants.config.value("teacher_adapt")
         if adapt == "off":
             return None
-        cache, alone = self.places.cache, self.context is None
         stage = TeacherStage.of(self.plan, self.places)
-        memory = cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json" if alone else None
+        memory = self.places.cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
         return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)

@@ -192,7 +192,7 @@ class SiteTeacher:
         stage: how the plan uses a teacher; its cache keeps what arrives.
         masks: this site's store.
         adapt: ``teacher_adapt`` of the plan.
-        memory: file in which a site that may be started again notes that it is prepared; ``None`` notes nothing.
+        memory: file in which the site notes that it is prepared, for when its process is started again.
         own: makes the site's own teacher out of the server's; ``None`` takes the server's as it is.
         trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
     """
@@ -203,7 +203,7 @@ class SiteTeacher:
         masks: SiteMasks,
         *,
         adapt: str,
-        memory: Path | None,
+        memory: Path,
         own: OwnTeacher | None = None,
         trains: bool = True,
     ) -> None:
@@ -218,7 +218,7 @@ class SiteTeacher:
         Raises:
             MessageRefused: there was no teacher yet.
         """
-        if self._sha256 is None and self.memory is not None and self.memory.is_file():
+        if self._sha256 is None and self.memory.is_file():
             self._sha256 = str(read_json(self.memory)["teacher"])
         if self._sha256 is None:
             hint = "start the run again: the server sends the adapter before the first round"
@@ -257,8 +257,7 @@ class SiteTeacher:
             teacher = self.own.of(teacher, self._files(contents, message.extra)[0])
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
-        if self.memory is not None:
-            write_json(self.memory, {"teacher": teacher.sha256})
+        write_json(self.memory, {"teacher": teacher.sha256})
         return computed
 
     def scores(self, split: str, config: WorkflowConfig) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     """
     from samfed_monai.federation.participants import Participants
     from samfed_monai.federation.run import plan_problems
-    from samfed_monai.privacy import Privacy, statistics_notice, unsent_rules
+    from samfed_monai.privacy import Privacy, notes_on_statistics
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
@@ -108,11 +108,8 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     _require_names((*participants.sites, *participants.unseen))
     if problems := plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)):
         raise Refused(problems)
-    privacy = Privacy.from_json(job.plan.privacy)
-    if notice := statistics_notice(privacy, participants.strategy, job.plan.variant):
-        logger.warning("%s", notice)
-    for unsent in unsent_rules(privacy, participants.strategy, job.plan.variant):
-        logger.warning("%s", unsent)
+    for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
+        logger.warning("%s", note)
     plan = participants.settled(job.plan)
     return Planned(
         plan=plan,

@@ -16,10 +16,10 @@ from samfed_monai.privacy import (
     Privacy,
     ReleaseFilter,
     audit_table,
+    notes_on_statistics,
     privacy_account,
     read_audit,
     require_possible,
-    statistics_notice,
     too_few_images,
     unsent_rules,
 )
@@ -172,9 +172,8 @@ def test_what_is_forbidden_is_refused_before_any_work():
 
 
 def test_a_run_says_what_leaves_before_it_begins():
-    assert statistics_notice(Privacy(), FedAvg(), "samfed") is None
-    told = statistics_notice(Privacy.from_json({"statistics": {"spectrum": {"clip": 1}}}), Styles(), "styles")
-    assert told is not None
+    assert notes_on_statistics(Privacy(), FedAvg(), "samfed") == []
+    [told] = notes_on_statistics(Privacy.from_json({"statistics": {"spectrum": {"clip": 1}}}), Styles(), "styles")
     assert told.startswith(
         "styles: every site sends amplitude-spectrum windows of its images, each of at least 5 images, clipped to a "
         "norm of 1, without noise (privacy#statistics#spectrum;"
@@ -237,7 +236,7 @@ def test_fedproto_says_so_and_can_be_forbidden():
 
     method = declared(None, "fedproto")
     require_possible(Privacy(), Prototypes(), method)
-    assert "one mean feature per class" in (statistics_notice(Privacy(), Prototypes(), "fedproto") or "")
+    assert "one mean feature per class" in notes_on_statistics(Privacy(), Prototypes(), "fedproto")[0]
     with pytest.raises(Refused, match="statistics#prototypes"):
         require_possible(Privacy.from_json({"statistics": {"prototypes": None}}), Prototypes(), method)
 

@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import sha256_file
 from samfed_monai.federation import RoundController, RunFolder
 from samfed_monai.federation.site import ClientAlgoSite
-from samfed_monai.flare.transport import FlareTransport, Request, waiting
+from samfed_monai.federation.wire_transport import Request, WireTransport, waiting
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
 from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
@@ -64,9 +64,9 @@ class PostOffice:
             raise Stopped(self.stop, "submit the same job again")
 
 
-def make(meddle: Any = None, sites: tuple[str, ...] = SITES, **options: Any) -> tuple[FlareTransport, PostOffice]:
+def make(meddle: Any = None, sites: tuple[str, ...] = SITES, **options: Any) -> tuple[WireTransport, PostOffice]:
     post = PostOffice(meddle, sites)
-    return FlareTransport(post, sites, run="ab", progress=QUIET, **options), post
+    return WireTransport(post, sites, run="ab", progress=QUIET, **options), post
 
 
 def run(path: Path, meddle: Any = None, *, rounds: int = 2, sites: tuple[str, ...] = SITES, **options: Any) -> Any:
