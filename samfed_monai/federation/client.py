@@ -223,7 +223,7 @@ class SamFedAlgo(MonaiAlgo):
 
     Args:
         bundle_root: the bundle's folder.
-        vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in knobs);
+        vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in options);
             only silences MONAI's warning that it executes a bundle.
         keep_optimizer: keep the optimizer's moments from round to round; False starts every round without.
         output_dir: folder of this site's evaluation files; ``None`` writes none.

@@ -48,7 +48,7 @@ def job_of(parser: Any) -> FederatedJob:
 
 
 class JobCheck(NamedTuple):
-    """What keeps a run from its work, and what it would not heed: rules for statistics that its variant does not send.
+    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
 
     Notes are no mistakes; there are none beside problems.
     """
@@ -75,7 +75,7 @@ def check_job(
         job = job_of(federate_parser(Path(bundle_root), overrides))
     except Refused as refused:
         return JobCheck(refused.problems, [])
-    plan, problems = _of_somebody(job.plan, datalist), Problems()
+    plan, problems = _with_a_site(job.plan, datalist), Problems()
     config = client_config(job.places.bundle_root, plan.variant, {**plan.train, **job.places.overrides()})
     participants = None
     with problems.collected():
@@ -93,7 +93,7 @@ def check_job(
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
 
 
-def _of_somebody(plan: Plan, datalist: DataList | None) -> Plan:
+def _with_a_site(plan: Plan, datalist: DataList | None) -> Plan:
     """``plan``, with a site where neither it nor a list names one."""
     return plan if datalist is not None or plan.sites else plan.with_sites({"a site": {}}, plan.unseen)
 

@@ -125,7 +125,7 @@ class Plan:
         return canonical_hash(plain.to_json())
 
     def fingerprint(self, bundle_root: str | Path) -> str:
-        """SHA-256 of the plan and of the bundle's files that it runs with; places and notes in them do not count."""
+        """SHA-256 of the plan and of the bundle's files that it runs with; paths and notes in them do not count."""
         return canonical_hash({"plan": self.to_json(), "bundle": bundle_content(bundle_root, self.variant)})
 
     def with_sites(self, sites: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) -> Plan:
@@ -143,8 +143,8 @@ class Places:
         data_root: folder that the list's paths are relative to.
         output_dir: the run's folder.
         cache_dir: adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
-        adapter: an adapter to use as it is, or several to average; ``None`` fits one, or finds a fitted one.
-        train, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
+        adapter: an adapter to use as it is; ``None`` fits one, or finds a fitted one.
+        train, teacher: ids of :data:`.workflow.PLACES` (``checkpoint``, ``device``, …) to values.
         sites: site to such ids, for sites that share this machine.
         workers: processes in which the sites of this machine work side by side; 1 is this process, ``"auto"`` as many
             as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
@@ -160,7 +160,7 @@ class Places:
     data_root: Path
     output_dir: Path
     cache_dir: Path | None = None
-    adapter: str | Path | Sequence[str | Path] | None = None
+    adapter: str | Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -178,7 +178,7 @@ class Places:
 
     @property
     def cache(self) -> Path:
-        """The folder that ``cache_dir`` stands for."""
+        """``cache_dir``, or its default."""
         return self.cache_dir or self.output_dir / "cache"
 
     def to_json(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Places:
         return cls(**content)
 
     def overrides(self) -> dict[str, Any]:
-        """Ids of ``train.json`` that are places, with their values here."""
+        """Ids of ``train.json`` that are paths, with their values here."""
         given = {name: str(getattr(self, name)) for name in ("datalist", "data_root", "bundle_root", "output_dir")}
         return {**self.train, **given}
 

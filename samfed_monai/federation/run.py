@@ -17,7 +17,7 @@ from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import PUBLIC, canonical_hash, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, sha256_file, write_json
 from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.data import DataList
@@ -334,12 +334,8 @@ class Run:
     def _weight_hashes(self, begins: str) -> dict[str, str]:
         if self.adapt == "off" and begins == "none":
             return {}
-        hashes, given = {"sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
-        if isinstance(given, (str, Path)):
-            hashes["adapter"] = sha256_file(given)
-        elif given:
-            hashes["adapter"] = canonical_hash([sha256_file(path) for path in given])
-        return hashes
+        given = {"adapter": sha256_file(self.places.adapter)} if self.places.adapter else {}
+        return {"sam": sha256_file(self.teacher.checkpoint()), **given}
 
     def _teach(self, before: Preparation, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
@@ -350,7 +346,7 @@ class Run:
             teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
         with self._timed("soft_masks"):
             sam = sha256_file(self.teacher.checkpoint())
-            tensors, words = adapter_message(self.teacher.files, sam=sam, teacher=teacher.sha256)
+            tensors, words = adapter_message(self.teacher.file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
             before.hand_out(tensors, words)
             context.teacher = None  # frees it: the rounds do not need it
@@ -385,10 +381,9 @@ class Run:
         if adapt == "none":
             return None
         with self._timed("teacher"):
-            files = self.teacher.files or self.teacher.adapters(
+            return self.teacher.file or self.teacher.adapter(
                 self.datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
             )
-        return files[0]
 
     def _ready(
         self, before: Preparation, folder: RunFolder, transport: Transport, trunk: Path | None

@@ -476,7 +476,7 @@ class Site:
         return len({item.sha256 for item in items if item.label is not None or not labelled})
 
     def sam_fingerprint(self) -> dict[str, str]:
-        """Hash of the SAM under this site's network, as it lies here."""
+        """Hash of the SAM under this site's network, of the file that is here."""
         participants = self.participants
         config = participants.config.with_overrides(participants.overrides.get(self.site, {}))
         return sam_fingerprint(config, participants.networks.get(self.site, participants.server_network))

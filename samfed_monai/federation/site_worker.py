@@ -128,14 +128,14 @@ class SiteState:
         if number == PREPARED:
             return  # a run that goes on is prepared again, and its states are still wanted
         stored = self._stored()
-        # a round that this site missed is stood for by the newest one before it
+        # for a round that this site missed, the newest one before it
         wanted = {max((other for other in stored if other <= asked), default=PREPARED) for asked in (*keep, number - 1)}
         for other in stored:
             if other not in wanted | {PREPARED, number}:
                 self._path(other).unlink(missing_ok=True)
 
     def failed(self) -> None:
-        """A task failed half-way: where the holder stands is not known."""
+        """A task failed half-way: the holder's state is not known."""
         self.at = None
 
     def _stored(self) -> list[int]:
@@ -147,7 +147,7 @@ class SiteState:
 
 #: Runs whose states a site keeps, the one that runs included, and seconds for which a run counts as running.
 KEPT_RUNS, IN_USE = 3, 24 * 3600.0
-#: File that stands where states were removed: a request for them is refused.
+#: File in place of states that were removed: a request for them is refused.
 REMOVED = "removed"
 
 

@@ -137,7 +137,7 @@ class FederationController(Controller):
     """Runs a federation's server inside a FLARE job.
 
     The rounds are those of :class:`~samfed_monai.federation.RoundController`, over a :class:`WireTransport`; their
-    state lies in the run's folder, outside the job's, so that the same job submitted again goes on where it stopped.
+    state is in the run's folder, outside the job's, so that the same job submitted again goes on where it stopped.
     How the run ended is written to ``flare.json`` there: FLARE's own job status does not say it.
 
     Args:

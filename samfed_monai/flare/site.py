@@ -42,7 +42,7 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Reads a plan that came with a job; nothing in it may be an expression, a place, or a class nobody listed.
+    """Reads a plan that came with a job; nothing in it may be an expression, a path, or a class that is not listed.
 
     Raises:
         Refused: every problem of it.

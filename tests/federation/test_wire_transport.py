@@ -279,7 +279,7 @@ def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_af
     assert time.monotonic() - started < 5, "one deadline, not one per exchange"
     reasons = [record["sites"]["site-3"]["reason"] for record in result.records]
     assert "no answer within 1 s" in reasons[0]
-    assert "nobody waited for it" in reasons[1]
+    assert "it was not waited for" in reasons[1]
     assert reasons[2] is None, "it answered again, and took part"
     assert late[0] in post.cancelled
 
@@ -326,7 +326,7 @@ def test_nobody_waits_for_a_silent_site_that_is_asked_alone_where_no_answer_is_n
         Task.TRAIN, {site: message(site) for site in ("site-1", "site-2")}, quorum=1, timeout=0.5
     )
     replies = transport.send_and_receive(Task.EVALUATE, {"site-2": replace(message("site-2"), round=1)}, quorum=0)
-    assert replies == {"site-2": Failure("site-2", "no answer within 0 s, nor in time before; nobody waited for it")}
+    assert replies == {"site-2": Failure("site-2", "no answer within 0 s, nor in time before; it was not waited for")}
     assert [request.site for request in post.cancelled] == ["site-2", "site-2"]
 
 

@@ -54,7 +54,7 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
     loaded = []
 
     def load(**given):
-        loaded.append([sha256_file(path) for path in given["adapter"]])
+        loaded.append(sha256_file(given["adapter"]))
         teacher = Half(canonical_hash(loaded[-1]))
         teacher.size, teacher.views = 64, 1
         return teacher
@@ -67,7 +67,7 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
     assert len(loaded) == 1, "one process loads its teacher once"
     homes = Homes(three_sites, tmp_path / "homes")
     apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
-    assert loaded == [[sha256_file(tmp_path / "given.safetensors")]] * 5, "and then the server and every site"
+    assert loaded == [sha256_file(tmp_path / "given.safetensors")] * 5, "and then the server and every site"
     assert validate_results(apart) == []
     assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
     assert timeless(apart["teacher"]) == timeless(together["teacher"])

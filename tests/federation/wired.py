@@ -22,13 +22,14 @@ class Homes:
     """Nodes made from their plan alone, each with a list and a folder of its own; and what carries bytes to them.
 
     Args:
-        federation: folder of ``list.json`` and the images.
+        federation: folder of the list and the images.
         folder: gets a folder for each site.
+        listed: name of the list.
     """
 
-    def __init__(self, federation: Path, folder: Path) -> None:
+    def __init__(self, federation: Path, folder: Path, listed: str = "list.json") -> None:
         self.federation, self.folder = federation, folder
-        self.lists = write_site_lists(DataList.load(federation / "list.json"), folder / "lists")
+        self.lists = write_site_lists(DataList.load(federation / listed), folder / "lists")
         self.nodes: dict[str, Site] = {}
         self.asked: list[tuple[str, str]] = []
         self.away: set[str] = set()

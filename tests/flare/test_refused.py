@@ -102,7 +102,7 @@ def test_a_site_whose_sam_is_not_the_adapters_is_refused_with_both_hashes(two_si
     hospitals = Hospitals(two_sites, tmp_path, variant="samfed", adapter=tmp_path / "adapter.safetensors")
 
     def load(**given: Any) -> Half:
-        teacher = Half(canonical_hash([sha256_file(path) for path in given["adapter"]]))
+        teacher = Half(canonical_hash(sha256_file(given["adapter"])))
         teacher.size, teacher.views = 64, 1  # type: ignore[attr-defined]
         return teacher
 
