@@ -20,8 +20,7 @@ from torch import Tensor
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation.wire_transport import Request
 from samfed_monai.protocol import Kind, Message, from_bytes, to_bytes
-from samfed_monai.protocol.sent_once import NOT_HELD
-from samfed_monai.protocol.transport import Task
+from samfed_monai.protocol.transport import NOT_HELD, Task
 
 
 def model(network: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -72,7 +73,7 @@ class ProcessTransport(WireTransport):
         settings = {"plan": plan.to_json(), "places": places.to_json(), "states": str(self._states)}
         settings |= _shared_with_workers(count)
         self._pipes = Pipes([_SiteProcess(sites[number::count], settings) for number in range(count)])
-        super().__init__(self._pipes, sites, progress=progress, spool=Path(places.output_dir))
+        super().__init__(self._pipes, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
 
     def save_state(self, folder: Path) -> dict[str, str]:
         super().save_state(folder)

@@ -12,8 +12,7 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import atomic_write, safe_load
 from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
-from samfed_monai.protocol.sent_once import HeldWeights
-from samfed_monai.protocol.transport import Task
+from samfed_monai.protocol.transport import HeldWeights, Task
 
 logger = logging.getLogger(__name__)
 

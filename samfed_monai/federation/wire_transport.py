@@ -16,8 +16,17 @@ from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes, wire_size
-from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Spooled, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import (
+    NOT_HELD,
+    Failure,
+    OnReply,
+    SentWeights,
+    Spooled,
+    Task,
+    Traffic,
+    received,
+    take_in_order,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +162,7 @@ class WireTransport:
     once the others have answered and the quorum is reached, until something has come from it (a late answer counts). A
     late, second or unasked answer is dropped with its reason in the log.
 
-    Weights that a site was sent last are not sent again (:mod:`samfed_monai.protocol.sent_once`).
+    Weights that a site was sent last are not sent again (:class:`.SentWeights`).
 
     Sites keep their state themselves, by round (:class:`.site_worker.SiteState`): nothing is written by
     :meth:`save_state`. Which rounds' states are still wanted is read from the run's folder, where a round's ``clients``

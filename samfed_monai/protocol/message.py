@@ -56,7 +56,7 @@ MAX_TERMS = 64
 #: Last parts of the names of batch norm's running variances and of its counter of batches (PyTorch).
 _VARIANCE, _BATCHES = "running_var", "num_batches_tracked"
 _HASH = re.compile("[0-9a-f]{64}")
-#: The word that names weights which a site holds already, instead of sending them (:mod:`.sent_once`).
+#: The word that names weights which a site holds already, instead of sending them (:class:`.SentWeights`).
 HELD = "held"
 #: The word by which a server asks for an image-derived statistic (:mod:`.statistics`).
 STATISTICS = "statistics"

@@ -1,4 +1,4 @@
-"""Transports: sending messages, checking who answers (``Inbox``), and failures without private text (``scrub``)."""
+"""Transports: messages out and back, checks of who answers (``Inbox``), failures without private text (``scrub``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from samfed_monai.core.errors import Problem, is_out_of_memory
-from samfed_monai.protocol.message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, wire_size
+from samfed_monai.core.tensor_file import checksum
+from samfed_monai.protocol.message import HELD, MAX_BYTES, Kind, Message, MessageRefused, from_bytes, wire_size
+from samfed_monai.protocol.statistics import split_statistics, with_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,6 +212,64 @@ class Transport(Protocol):
 
     def load_state(self, folder: Path) -> None:
         """Has clients go back to what :meth:`save_state` wrote."""
+
+
+# Weights travel once: a round ends with the validation of its model, and the next one trains from it. Both ends are
+# here, for transports that carry bytes. A site that was started again holds nothing and says so; it is then sent the
+# weights themselves. Statistics beside weights are small and always sent.
+_MISSING = Problem("message -> tensors", found="none", expected="weights, for those that it names are not held here")
+#: What a site answers that does not hold the weights that a message names.
+NOT_HELD = str(_MISSING)
+
+
+class SentWeights:
+    """The server's end: which weights each site was sent last."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}
+
+    def shortened(self, site: str, message: Message) -> Message:
+        """``message`` as it travels to ``site``: without its weights, where the last ones sent there were the same.
+
+        Weights that it does carry count as sent; call :meth:`forget` where they may not have arrived.
+        """
+        if message.kind != Kind.WEIGHTS or not message.tensors:
+            return message
+        weights, statistics = split_statistics(message.tensors)
+        own = checksum(weights)
+        if self._last.get(site) == own:
+            return replace(message, tensors=with_statistics({}, statistics), extra={**message.extra, HELD: own})
+        self._last[site] = own
+        return message
+
+    def forget(self, site: str) -> None:
+        """The next weights for ``site`` are sent, whatever it may hold."""
+        self._last.pop(site, None)
+
+
+class HeldWeights:
+    """A site's end: the weights that arrived last, by reference; they are not to be written to."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def complete(self, message: Message) -> Message:
+        """``message`` with the weights that it names.
+
+        Raises:
+            MessageRefused: others are held here, or none; its text is :data:`NOT_HELD`.
+        """
+        named = message.extra.get(HELD)
+        weights, statistics = split_statistics(message.tensors)
+        if named is None:
+            if message.kind == Kind.WEIGHTS and weights:
+                self._tensors = weights
+            return message
+        if weights or not self._tensors or checksum(self._tensors) != named:
+            self._tensors = {}
+            raise MessageRefused([_MISSING])
+        words = {name: word for name, word in message.extra.items() if name != HELD}
+        return replace(message, tensors=with_statistics(self._tensors, statistics), extra=words)
 
 
 class Spooled:

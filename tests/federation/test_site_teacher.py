@@ -20,10 +20,9 @@ from samfed_monai.federation.workflow import client_config
 from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, read_header, save_adapter
-from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from samfed_monai.teacher import SelfTraining
-from tests.networks.fakes import fake_checkpoint
 
 SAM = sha256_bytes(b"sam")
 
@@ -273,25 +272,28 @@ RECIPE = SelfTraining(epochs=1, keep=1.0, progress=False)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A SAM with random weights and an adapter of it."""
+    """A small SAM with random weights and an adapter of it."""
     folder = tmp_path_factory.mktemp("sam")
-    checkpoint = fake_checkpoint(folder / "mobile_sam.pt")
-    sam = build_sam("vit_t", checkpoint, 256)
-    prepare(sam, Adapt.LORA, 1)
-    save_adapter(
-        folder / "adapter.safetensors", sam, Adapter("vit_t", sha256_file(checkpoint), Adapt.LORA, 1, 256, "public")
-    )
-    return checkpoint, folder / "adapter.safetensors"
+    checkpoint, small = folder / "sam.pt", {"width": 16, "depth": 2, "heads": 2, "global_blocks": (1,)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SAM_BUILDERS._entries, "vit_toy", lambda size: vit_encoder(size, **small))
+        torch.manual_seed(0)
+        torch.save(build_sam("vit_toy", None, 64).state_dict(), checkpoint)
+        sam = build_sam("vit_toy", checkpoint, 64)
+        prepare(sam, Adapt.LORA, 1)
+        about = Adapter("vit_toy", sha256_file(checkpoint), Adapt.LORA, 1, 64, "public")
+        save_adapter(folder / "adapter.safetensors", sam, about)
+        yield checkpoint, folder / "adapter.safetensors"
 
 
 @pytest.fixture
 def site(files, tmp_path, small_list, small_federation):
     """Makes ``site-1``'s part, whose store has the server's masks of the first ``found`` images; the rest is empty."""
     checkpoint, adapter = files
-    teacher = Teacher.load("vit_t", checkpoint, adapter, size=256)
+    teacher = Teacher.load("vit_toy", checkpoint, adapter, size=64)
 
     def make(found: int = 2, recipe: SelfTraining = RECIPE) -> OwnTeacher:
-        overrides = {"checkpoint": str(checkpoint), "size": 256, "views": 1}
+        overrides = {"base": "vit_toy", "checkpoint": str(checkpoint), "size": 64, "views": 1}
         stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path / "cache")
         masks = SiteMasks("site-1", tmp_path / "cache", small_list.for_site("site-1"), small_federation)
         store = masks.store(teacher.sha256)
@@ -318,7 +320,7 @@ def test_it_is_another_teacher_of_the_same_kind_and_made_once(site, caplog):
     (path,) = (store / "teachers").glob("*.safetensors")
     assert store.stat().st_mode & 0o077 == 0, "it has seen private images: only the owner may read it"
     header = read_header(path)
-    assert (header.base, header.rank, header.size, header.public_hash) == ("vit_t", 1, 256, "public")
+    assert (header.base, header.rank, header.size, header.public_hash) == ("vit_toy", 1, 64, "public")
     assert header.fit["self_training"] == RECIPE.content()
     assert not list(path.parent.glob("*.progress.safetensors"))
 

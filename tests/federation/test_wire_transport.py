@@ -22,8 +22,7 @@ from samfed_monai.federation.wire_transport import Request, WireTransport, waiti
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
 from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
-from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights
-from samfed_monai.protocol.transport import Failure, Task, scrub
+from samfed_monai.protocol.transport import NOT_HELD, Failure, HeldWeights, Task, scrub
 from tests.federation.toys import QUIET, FixedClient, weights
 
 SITES = ("site-1", "site-2", "site-3")

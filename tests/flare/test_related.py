@@ -87,8 +87,9 @@ def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_on_a_wire_and_in_one_process_it_comes_to_the_same(images, tmp_path, variant):
     """The models of all rounds, what server and sites go on from, what sites said of their work, and the scores."""
     local, apart = tmp_path / "local", tmp_path / "apart"
-    run = run_here(images, local, apart, {**SMALL, **RELATED[variant][0], "variant": variant}, listed="weak.json")
-    homes = Homes(images, tmp_path / "homes", listed="weak.json")
+    listed = "list.json" if variant == "elcfs_labelled" else "weak.json"
+    run = run_here(images, local, apart, {**SMALL, **RELATED[variant][0], "variant": variant}, listed=listed)
+    homes = Homes(images, tmp_path / "homes", listed=listed)
     Run(run.plan, replace(run.places, datalist=homes.lists["server"])).run(homes)
     assert list(hashes(local)) == ["000", "001"]
     assert hashes(local) == hashes(apart)
