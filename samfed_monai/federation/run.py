@@ -100,17 +100,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def require_no_places_of_sites(places: Places) -> None:
+def require_no_paths_of_sites(places: Places) -> None:
     """Refuses a path that was set for a site outside of this process.
 
     Raises:
-        Refused: with every such place.
+        Refused: with every such path.
     """
     problems = Problems()
     for site, there in sorted(places.sites.items()):
         for name in there:
-            expected, hint = "nothing: where a site keeps things is its own affair", "set it at the site"
-            problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, hint=hint)
+            expected, hint = "nothing: paths are configured at each site", "set it at the site"
+            problems.add(f"federate.json -> sites#{site}#{name}", found="a path", expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
@@ -209,7 +209,7 @@ class Run:
         if transport is None:
             process["device"] = device_name(places.train.get("device"))
         else:
-            require_no_places_of_sites(places)
+            require_no_paths_of_sites(places)
         datalist, participants, begins = self.datalist, self.participants, self._check()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}

@@ -98,7 +98,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         raise Refused(problems)
     parser = federate_parser(root, overrides)
     job = job_of(parser)
-    _require_no_places(job.places, here=here)
+    _require_no_paths(job.places, here=here)
     has_list = bool(overrides.get("datalist"))
     if not has_list and not job.plan.sites:
         hint = "give --datalist, or name every site in federate.json -> sites"
@@ -120,9 +120,9 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     )
 
 
-def _require_no_places(places: Places, *, here: bool) -> None:
-    # a job says nothing of where a site keeps things, and silence about a place that was asked for would be a surprise
-    problems, expected = Problems(), "nothing: a site's own file says where it keeps things"
+def _require_no_paths(places: Places, *, here: bool) -> None:
+    # a job names no path of a site, and one that was asked for is not passed over in silence
+    problems, expected = Problems(), "nothing: paths are configured in each site's own file"
     hint = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
     asked = {f"sites#{site}": there for site, there in places.sites.items()}
     asked |= {"": places.train, "teacher": places.teacher}
@@ -130,11 +130,11 @@ def _require_no_places(places: Places, *, here: bool) -> None:
         for name in sorted(there):
             if not (here and not where and name == "device"):  # that one goes into every file that is written
                 place = "#".join(filter(None, (where, name)))
-                problems.add(f"federate.json -> {place}", found="a place", expected=expected, hint=hint)
+                problems.add(f"federate.json -> {place}", found="a path", expected=expected, hint=hint)
     for name in ("adapter", "cache_dir"):
         if not here and getattr(places, name):  # of the server, which would fit another teacher
             own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"
-            problems.add(f"federate.json -> {name}", found="a place", expected=expected, hint=own)
+            problems.add(f"federate.json -> {name}", found="a path", expected=expected, hint=own)
     problems.refuse_if_any()
     unused = {"verify": places.verify, "workers": places.workers != 1}
     if names := [name for name, asked in unused.items() if asked]:

@@ -84,7 +84,7 @@ def test_a_run_name_that_is_a_path_is_refused(tmp_path, name):
 )
 def test_a_job_names_no_place_of_a_site(given, match):
     sites: dict[str, Any] = {"site-1": {}, "site-2": {}} | given.get("sites", {})
-    with pytest.raises(Refused, match=rf"{match}.*found a place.*samfed_site\.json"):
+    with pytest.raises(Refused, match=rf"{match}.*found a path.*samfed_site\.json"):
         planned("samfed_skin", {"rounds": 1, **given, "sites": sites}, here=False)
 
 
