@@ -20,7 +20,6 @@ from samfed_monai.privacy import (
     privacy_account,
     read_audit,
     require_possible,
-    too_few_images,
     unsent_rules,
 )
 from samfed_monai.privacy.rules import PrivacyFloor
@@ -162,22 +161,6 @@ def test_what_is_forbidden_is_refused_before_any_work():
     with pytest.raises(Refused, match="statistics#spectrum: expected a method without them"):
         require_possible(forbidden, Styles(), METHOD)
     require_possible(forbidden, FedAvg(), METHOD)
-    noise = Privacy.from_json({"differential_privacy": {}})
-    with pytest.raises(Refused, match="expected weights alone, found weights with noise, and amplitude-spectrum"):
-        require_possible(noise, Styles(), METHOD)
-    rule = Privacy.from_json({"statistics": {"spectrum": {"least_images": 12}}})
-    (problem,) = too_few_images(11, rule, Styles())
-    assert "at least 12 images to train on, as privacy#statistics#spectrum#least_images says" in str(problem)
-    assert too_few_images(11, rule, FedAvg()) == []
-
-
-def test_a_run_says_what_leaves_before_it_begins():
-    assert notes_on_statistics(Privacy(), FedAvg(), "samfed") == []
-    [told] = notes_on_statistics(Privacy.from_json({"statistics": {"spectrum": {"clip": 1}}}), Styles(), "styles")
-    assert told.startswith(
-        "styles: every site sends amplitude-spectrum windows of its images, each of at least 5 images, clipped to a "
-        "norm of 1, without noise (privacy#statistics#spectrum;"
-    )
 
 
 def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
