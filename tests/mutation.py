@@ -47,7 +47,7 @@ def _methods(*names: str, code: tuple[str, ...] = (), tests: tuple[str, ...] = (
 ROOMS = {
     "losses": Room(("samfed_monai/losses/*.py",), ("tests/losses", "tests/methods/test_hssf.py")),
     "messages": Room(
-        tuple(f"samfed_monai/protocol/{name}.py" for name in ("message", "guard", "transport")),
+        tuple(f"samfed_monai/protocol/{name}.py" for name in ("message", "guard", "sent_once", "transport")),
         tuple(f"tests/protocol/test_{name}.py" for name in ("message", "guard", "sent_once", "transport")),
     ),
     "strategies": _methods(

@@ -137,14 +137,12 @@ class SoftMaskStore:
 
         pixels = self._read(image_sha256)
         if pixels is None:
-            others = self._others(image_sha256)
-            hint = f"{AGAIN}: it computes what is missing and nothing else"
             raise refused(
                 f"soft-mask store {self.folder} -> image {image_sha256[:12]}…",
-                found=f"no readable mask by teacher {self.teacher_sha256[:12]}…"
-                + (f", but one by another: {others[0]}" if others else ""),
+                found=f"no readable mask by teacher {self.teacher_sha256[:12]}…",
                 expected="a soft mask of every unlabelled image",
-                hint=f"name that teacher (teacher_sha256), or {hint}" if others else hint,
+                hint=f"{AGAIN}: it computes what is missing and nothing else; or name the teacher that filled the "
+                "store (teacher_sha256)",
             )
         levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
         return torch.from_numpy(pixels.astype(np.float32) / levels)
@@ -156,12 +154,6 @@ class SoftMaskStore:
     def __len__(self) -> int:
         """How many masks this teacher has in the store, damaged ones included."""
         return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
-
-    def _others(self, image_sha256: str) -> list[str]:
-        """Other teachers that have a file for the image here."""
-        below = self._path(image_sha256).relative_to(self._masks)
-        folders = sorted(path for path in self.folder.glob("*") if _is_hash(path.name) and path != self._masks)
-        return [path.name for path in folders if (path / below).is_file()]
 
     def _path(self, image_sha256: str) -> Path:
         if not _is_hash(image_sha256):
