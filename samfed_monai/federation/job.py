@@ -48,7 +48,7 @@ def job_of(parser: Any) -> FederatedJob:
 
 
 class JobCheck(NamedTuple):
-    """What keeps a run from its work, and what it would not heed: rules for statistics that its variant does not send.
+    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
 
     Notes are no mistakes; there are none beside problems.
     """
@@ -75,7 +75,7 @@ def check_job(
         job = job_of(federate_parser(Path(bundle_root), overrides))
     except Refused as refused:
         return JobCheck(refused.problems, [])
-    plan, problems = _of_somebody(job.plan, datalist), Problems()
+    plan, problems = _with_a_site(job.plan, datalist), Problems()
     config = client_config(job.places.bundle_root, plan.variant, {**plan.train, **job.places.overrides()})
     participants = None
     with problems.collected():
@@ -93,7 +93,7 @@ def check_job(
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
 
 
-def _of_somebody(plan: Plan, datalist: DataList | None) -> Plan:
+def _with_a_site(plan: Plan, datalist: DataList | None) -> Plan:
     """``plan``, with a site where neither it nor a list names one."""
     return plan if datalist is not None or plan.sites else plan.with_sites({"a site": {}}, plan.unseen)
 
@@ -129,14 +129,10 @@ class FederatedJob:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site, see ``docs/privacy.md``; ``None`` is the package's defaults.
-        renewal: after which rounds sites renew their soft masks, arguments of
-            :class:`~samfed_monai.federation.renewal.Renewal`; ``None`` is never. Variants without a teacher have none.
         workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
             takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
             threads; a run may go on with another one. A transport that is given has its own ways.
         verify: hash every image again, although size and date are those that were checked before.
-        mlflow: write every round's numbers to MLflow: ``True`` is an SQLite store ``mlflow.db`` beside the run's
-            folder, a text another file or the address of a server; ``None`` does not.
 
     Example::
 
@@ -168,10 +164,8 @@ class FederatedJob:
         timeout: float | None = None,
         allow_single_site: bool = False,
         privacy: Mapping[str, Any] | None = None,
-        renewal: Mapping[str, Any] | None = None,
         workers: int | str = 1,
         verify: bool = False,
-        mlflow: bool | str | None = None,
     ) -> None:
         given = training_values_of_command(bundle_root) if train is None else train
         of_sites, site_places = split_places(given)
@@ -195,7 +189,6 @@ class FederatedJob:
             timeout=timeout,
             allow_single_site=allow_single_site,
             privacy=privacy,
-            renewal=renewal,
         )
         #: Paths on this machine.
         self.places = Places(
@@ -211,7 +204,6 @@ class FederatedJob:
             sites={site: there for site, (_, there) in choices.items() if there},
             workers=workers,
             verify=verify,
-            mlflow=mlflow,
         )
         UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
 

@@ -51,7 +51,7 @@ class Server:
         """The server's own network with its public set: whatever sharing the variant has.
 
         Args:
-            variant: one that has what is missing otherwise, for the message.
+            variant: one that has a sharing, for the message.
 
         Raises:
             Refused: the bundle has no ``sharing``.

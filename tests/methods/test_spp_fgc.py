@@ -21,10 +21,10 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.privacy import (
     Privacy,
+    notes_on_statistics,
     privacy_account,
     read_audit,
     require_possible,
-    statistics_notice,
 )
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
@@ -261,7 +261,7 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
 def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:
     method, strategy = declared(None, "spp_fgc"), ClusteredFedAvg()
     require_possible(Privacy(), strategy, method)
-    assert "every site sends a graph descriptor of its images" in (statistics_notice(Privacy(), strategy, "x") or "")
+    assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]
     with pytest.raises(Refused, match="statistics#graph: expected a method without them"):
         require_possible(Privacy.from_json({"statistics": {"graph": None}}), strategy, method)
     require_possible(Privacy.from_json({"statistics": {"graph": None}}), ClusteredFedAvg(clusters=1), method)

@@ -569,7 +569,7 @@ def test_names_that_are_not_on_a_list_are_refused_with_the_list():
         "loss, precision, releases, seconds, sensitivity"
     )
     assert metrics == f"message -> metrics: expected one of {names}, found a name that is not on the list"
-    assert extra.startswith("message -> extra: expected one of adapter_0, adapter_1, ")
+    assert extra.startswith("message -> extra: expected one of adapter, base_sam, ")
     assert extra.endswith(", version, withheld, found a name that is not on the list")
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from samfed_monai.config.variants import LEAVES_SITE
 from samfed_monai.protocol import Collected, Kind, Message, MessageRefused, StatisticKind, StatisticRule
 from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS, from_bytes, to_bytes
-from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
 from samfed_monai.protocol.statistics import limited, split_statistics, with_statistics
+from samfed_monai.protocol.transport import NOT_HELD, HeldWeights, SentWeights
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0])}
 LIKE = {"windows": torch.zeros(2, 3)}
