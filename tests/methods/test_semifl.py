@@ -148,21 +148,6 @@ def test_what_is_tuned_is_the_mean_and_what_is_sent_is_tuned():
     assert found["n"].item() == 4  # the counter of the largest site, one more for the server's step
 
 
-def test_a_tune_that_does_nothing_is_fedavg():
-    plain = FedAvg()
-    plain.attach(Server(["s0", "s1"], 1, weights={"w": torch.zeros(2)}))
-    plain.configure(0)
-    plain.aggregate(
-        0,
-        {
-            name: Message(Kind.WEIGHTS, name, 0, 1, n=n, tensors={"w": torch.full((2,), w)})
-            for name, n, w in (("s0", 1, 0.1), ("s1", 3, 0.7))
-        },
-    )
-    tuned = run(lambda weights, round: weights, ((1, 0.1), (3, 0.7)))
-    assert torch.equal(tuned["w"], plain.global_weights["w"])
-
-
 def test_a_round_that_nobody_answered_is_not_tuned():
     found = run(lambda weights, round: 1 / 0, ())
     assert found["w"].tolist() == [0.0, 0.0]
@@ -196,24 +181,6 @@ def test_without_a_public_phase_it_is_refused_before_the_first_round():
         ServerTuned().attach(Server(["a"], 1, weights={"w": torch.zeros(2)}))
 
 
-def trained(rounds: int, *, resume_after: int | None = None) -> dict[str, torch.Tensor]:
-    """Global weights after rounds in which one site sends back what it got; in two pieces where told to."""
-
-    def attach() -> ServerTuned:
-        start = toy_net(SERVER_WIDTH).state_dict()
-        return ServerTuned().attach(Server(["a"], rounds, seed=3, weights=start, sharing=server_sharing))
-
-    strategy = attach()
-    for round in range(rounds):
-        tensors = dict(strategy.configure(round)["a"].tensors)
-        strategy.aggregate(round, {"a": Message(Kind.WEIGHTS, "a", round, rounds, n=1, tensors=tensors)})
-        if round == resume_after:
-            weights, state = strategy.global_weights, strategy.state_dict()
-            strategy = attach()
-            strategy.load_state_dict(weights, {name: tensor.clone() for name, tensor in state.items()})
-    return strategy.global_weights
-
-
 def test_what_does_not_travel_stays_as_the_server_has_it():
     start = toy_net(SERVER_WIDTH).state_dict()
     shared = {name: tensor for name, tensor in start.items() if not name.startswith("0.")}
@@ -222,13 +189,6 @@ def test_what_does_not_travel_stays_as_the_server_has_it():
     strategy.aggregate(0, {"a": Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors)})
     assert strategy.global_weights.keys() == shared.keys()
     assert any(not torch.equal(strategy.global_weights[name], shared[name]) for name in shared)
-
-
-def test_the_bundles_public_phase_trains_and_its_moments_survive_a_resume():
-    whole, parts = trained(2), trained(2, resume_after=0)
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    start = toy_net(SERVER_WIDTH).state_dict()
-    assert not torch.equal(whole["0.weight"], start["0.weight"])
 
 
 def test_semifls_site_does_not_learn_from_the_public_labels(build: Callable[..., ConfigWorkflow]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EndlessSampler, Guidance, UnlabelledStream
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout, require_encoder
+from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout
 from samfed_monai.networks import client_network
 from samfed_monai.transforms import StrongViewd, WeakViewd
 from tests.handlers.toy import next_round, toy_items, toy_trainer
@@ -76,12 +76,6 @@ def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.Monk
     with feature_dropout(network, 0.5):
         network(torch.rand(1, 3, 32, 32))
     assert channels == [64, 32, 16, 8, 4]  # the deepest map and the skip beside it, then one skip for each stage
-
-
-def test_a_network_without_an_encoder_is_refused() -> None:
-    message = r"terms#unimatch: expected an encoder that returns .*BasicUNet\), found Sequential; choose such a network"
-    with pytest.raises(Refused, match=message):
-        require_encoder(nn.Sequential(nn.Conv2d(3, 1, 1)), "terms#unimatch")
 
 
 def test_an_encoder_that_returns_something_else_is_refused() -> None:
@@ -173,26 +167,3 @@ def test_two_strong_views_of_one_weak_view_and_a_real_network() -> None:
     batch = trainer.state.guidance.batch
     assert not torch.equal(batch["image_strong"], batch["image_strong2"])
     assert trainer.state.terms["unimatch"].item() > 0
-
-
-def test_a_missing_view_is_refused_with_the_hint() -> None:
-    guidance = given()
-    del guidance.batch["image_strong2"]  # type: ignore[attr-defined]
-    message = (
-        r"terms#unimatch: expected the view 'image_strong2', found an unlabelled batch with \['image'\]; let the outp"
-    )
-    with pytest.raises(Refused, match=message):
-        UniMatchTerm().value(guidance, engine_of(Mean()))
-
-
-def test_cutmix_is_refused() -> None:
-    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#unimatch, found CutMix"):
-        UniMatchTerm().value(given(mixed=True), engine_of(Mean()))
-
-
-def test_a_network_without_an_encoder_is_refused_before_any_step() -> None:
-    term = UniMatchTerm()
-    trainer = toy_trainer([UnlabelledStream(loader=[{}]), term])
-    with pytest.raises(Refused, match=r"terms#unimatch: expected an encoder"):
-        trainer.run()
-    assert trainer.state.iteration == 0
