@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import segmentation_models_pytorch.encoders as encoders
 import torch
 
 from samfed_monai.core.io import read_json
@@ -15,6 +14,7 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.run import Run
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.methods import hssf
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
 
@@ -22,6 +22,9 @@ from tests.federation.test_job import job
 @pytest.fixture(autouse=True)
 def small_network() -> Iterator[None]:
     """Whatever ResNet is asked for, one of half a million parameters, and a decoder of 16 channels."""
+    declare_torchvision_operators()
+    from segmentation_models_pytorch import encoders
+
     get_encoder = encoders.get_encoder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hssf, "WIDTH", 16)

@@ -1,4 +1,4 @@
-"""Four of the related systems on real polyps, by the commands that a user types: a few images of ClinicDB and of Kvasir-SEG."""
+"""Four related systems on a few real polyps of ClinicDB and of Kvasir-SEG, by the commands that a user types."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from samfed_monai.methods.see import (
 )
 from samfed_monai.networks import build_sam
 from samfed_monai.networks.views import VIEWS, mean_of_views
+from tests.networks.sam.tiny import tiny_sam
 
 ONE, TWO = "1" * 64, "2" * 64
 
