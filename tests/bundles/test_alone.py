@@ -77,19 +77,12 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
         ),
         ({"weak_view#rotate": "30"}, "command line -> weak_view#rotate: expected a number, found '30' (str); remove"),
         ({"weak_view#zoom": 1.2}, "command line -> weak_view#zoom: expected a list, found 1.2 (float)"),
-        ({"strong_view#hue": None}, "command line -> strong_view#hue: expected a number, found null"),
-        (
-            {"images#limt": 3},
-            "command line -> images#limt: expected an id that this workflow has, found an unknown id; "
-            "did you mean 'images#limit'?",
-        ),
         (
             {"train#dataset#split": "pubic"},
             "command line -> train#dataset#split: expected 'public' or 'unlabelled' or 'labelled' or 'validation' "
             "or 'test', "
             "found 'pubic' (str)",
         ),
-        ({"image_size": 32.5}, "command line -> image_size: expected a whole number, found 32.5 (float)"),
         (
             {"strong_view#_target_": "samfed_monai.transforms.StrongVeiwd"},
             "command line -> strong_view#_target_: expected a component that exists in samfed_monai.transforms, "

@@ -19,7 +19,7 @@ from samfed_monai.core.model_file import settings_in, settings_of, trained_other
 from samfed_monai.data.classes import COLOURS, planes_of
 from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.exchange_object import class_metrics, sendable
-from samfed_monai.handlers.evaluation import ScoreHandler, write_scores
+from samfed_monai.handlers.evaluation import ScoreHandler
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree
 from samfed_monai.losses.unlabelled import probabilities
@@ -30,7 +30,6 @@ from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.views import logits_of
 from samfed_monai.privacy.withholding import withhold_small
 from samfed_monai.protocol import Kind, Message
-from samfed_monai.protocol.message import metric_range
 from samfed_monai.reports.masks import outlined
 from samfed_monai.reports.overlays import draw_classes
 from samfed_monai.teacher.exam import dice_score
@@ -245,11 +244,6 @@ def test_a_threshold_decides_nothing_among_classes(make):
         make(threshold=0.3)
 
 
-def test_a_table_of_one_class_is_what_it_was(tmp_path):
-    write_scores(tmp_path / "a.csv", [{"id": "x", "dice": 1.0, "iou": 1.0, "hd95": 0.0, "empty": "none"}])
-    assert (tmp_path / "a.csv").read_text().splitlines()[0] == "id,dice,iou,hd95,empty,mask"
-
-
 KIDNEY = {"dice": 0.5, "iou": 0.4, "hd95": 2.0, "n": 8}
 SUMMARY = {"classes": {"kidney": KIDNEY, "spleen": {"dice": None, "iou": None, "hd95": None, "n": 0}}}
 
@@ -265,14 +259,6 @@ def test_scores_of_classes_travel_by_number_and_have_their_names_at_the_server()
     message.check(up=True)
     assert site_scores(message, ORGANS)["classes"] == SUMMARY["classes"]
     assert "classes" not in site_scores(message, ["lesion"])
-
-
-@pytest.mark.parametrize(
-    ("name", "fits"),
-    [("dice_class_14", True), ("dice_class_15", False), ("dice_class_0", False), ("dice_class_kidney", False)],
-)
-def test_only_numbers_of_classes_may_leave_a_site(name, fits):
-    assert (metric_range(name) is not None) == fits
 
 
 def test_a_score_out_of_its_range_is_refused_for_a_class_too():

@@ -6,18 +6,13 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.apple import Apple, AppleSharing, annealed, personal_model, shares_gradient
+from samfed_monai.methods.apple import Apple, AppleSharing, annealed, shares_gradient
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 TWO_CORES = torch.tensor([[1.0, 0.0, 2.0, -1.0, 4.0, 0.0], [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]])
-
-
-def test_the_personal_model_is_the_mixture():
-    found = personal_model(torch.tensor([0.75, 0.25]), TWO_CORES)
-    assert found.tolist() == [0.75, 0.5, 2.0, -0.5, 3.0, 2.0]
 
 
 def test_the_gradient_of_the_shares_by_hand_and_by_autograd():

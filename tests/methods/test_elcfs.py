@@ -273,10 +273,13 @@ class Tiny(nn.Module):
         return self.head(self.first(image).relu())
 
 
+LABEL = torch.zeros(2, 1, 8, 8)
+LABEL[:, :, 2:6, 2:6] = 1
+
+
 def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None) -> tuple[torch.Tensor, list]:
     """The term on two images, with the features of the first pass kept as an engine's events have it."""
-    image, label = images(1, 2, 8, 8), torch.zeros(2, 1, 8, 8)
-    label[:, :, 2:6, 2:6] = 1
+    image, label = images(1, 2, 8, 8), LABEL
     seen: list[torch.Tensor] = []
 
     def infer(batch: torch.Tensor, callable_: Any) -> torch.Tensor:
@@ -316,10 +319,8 @@ def test_the_loss_and_its_gradient_are_those_where_a_clipped_step_leads_which_is
     term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
     value, seen = ran(term, network)
     assert not network.head._forward_pre_hooks
-    label = torch.zeros(2, 1, 8, 8)
-    label[:, :, 2:6, 2:6] = 1
-    ahead = stepped(images(1, 2, 8, 8), label, clip)
-    expected = loss(ahead(seen[0]), label)
+    ahead = stepped(images(1, 2, 8, 8), LABEL, clip)
+    expected = loss(ahead(seen[0]), LABEL)
     torch.testing.assert_close(value, expected)
     assert not torch.equal(seen[0], images(1, 2, 8, 8))
     assert 0 <= seen[0].min() <= seen[0].max() <= 1
@@ -351,9 +352,7 @@ def test_the_contrast_is_of_features_before_and_after_and_counts_as_often_as_gam
         torch.manual_seed(5)
         value, seen = ran(term, network)
         values.append(value)
-    label = torch.zeros(2, 1, 8, 8)
-    label[:, :, 2:6, 2:6] = 1
-    bands = boundary_bands(label)
+    bands = boundary_bands(LABEL)
     features = [network.first(each).relu() for each in (images(1, 2, 8, 8), seen[0])]
     vectors = torch.cat([band_features(each, band)[0] for band in bands for each in features])
     contrast = boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
@@ -369,10 +368,8 @@ def test_no_step_and_the_own_spectrum_give_the_batchs_own_loss():
     with pytest.MonkeyPatch.context() as patch:  # all of the own amplitude is kept
         patch.setattr(torch, "rand", lambda *size, **how: draw(*size, **how) if how else torch.ones(*size))
         value, seen = ran(term, network)
-    label = torch.zeros(2, 1, 8, 8)
-    label[:, :, 2:6, 2:6] = 1
     assert torch.equal(seen[0], images(1, 2, 8, 8))
-    assert torch.equal(value, nn.BCEWithLogitsLoss()(network(seen[0]), label))
+    assert torch.equal(value, nn.BCEWithLogitsLoss()(network(seen[0]), LABEL))
 
 
 def test_own_images_count_where_the_student_is_sure():
@@ -385,12 +382,10 @@ def test_own_images_count_where_the_student_is_sure():
     guidance = Guidance(student=torch.zeros(1, 1, 8, 8), weak_view=weak, guides={}, batch={"image_strong": own})
     value, seen = ran(term, network, guidance)
     assert len(seen[0]) == 3
-    label = torch.zeros(2, 1, 8, 8)
-    label[:, :, 2:6, 2:6] = 1
     logits = network(seen[0])
     own_loss = weighted_pseudo_label_loss(logits[2:], (weak > 0.5).long(), (weak > 0.9).float())
     expected = math.exp(-1.25) * own_loss  # half-way up a ramp of four rounds
-    torch.testing.assert_close(value, (nn.BCEWithLogitsLoss()(logits[:2], label) + expected) / 2)
+    torch.testing.assert_close(value, (nn.BCEWithLogitsLoss()(logits[:2], LABEL) + expected) / 2)
     guidance.batch = {}
     with pytest.raises(Refused, match="terms#episode: expected the view 'image_strong'"):
         ran(term, network, guidance)

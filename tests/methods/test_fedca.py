@@ -109,18 +109,6 @@ def test_alone_it_moves_the_encoder_and_nothing_else_whatever_is_bound_behind_it
     assert not torch.equal(after["head.weight"], start["head.weight"]), "the labels' rounds follow"
 
 
-def test_the_alignment_is_nothing_at_the_first_step():
-    class Still(Shown):
-        def train(self, mode: bool = True):
-            return super().train(False)  # batch statistics would differ between the two
-
-    network = Still(norm=True)
-    handlers = [UnlabelledStream(loader=toy_loader(), guides=[]), ContrastiveTerm(), TermLogger()]
-    trainer = toy_trainer(handlers, network=network, steps=1)
-    next_round(trainer, 0, 2)
-    assert trainer.state.term_means["contrast_alignment"] == 0
-
-
 def test_the_average_begins_as_the_student_and_lags_behind_it_and_the_base_is_what_the_round_began_with():
     network, term = (
         Shown(norm=True),
@@ -193,14 +181,6 @@ def test_of_maps_of_one_size_the_deepest_is_trained():
     next_round(trainer, 0, 2)
     moved = {name for name, tensor in weights(network).items() if not torch.equal(tensor, start[name])}
     assert moved == {name for name in start if name.startswith("encoder.")}
-
-
-def test_a_dictionary_of_one_key_no_memory_and_no_alignment_are_taken():
-    term = ContrastiveTerm(queue=1, decay=0, alignment=0, weight=1.0)
-    _, means = trained(1, term)
-    assert means[0]["contrast"] > 0
-    assert "contrast_alignment" not in means[0]
-    assert len(term.dictionary) == 1
 
 
 def aggregated(strategy, warm_start=None) -> list[float]:

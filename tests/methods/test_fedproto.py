@@ -83,12 +83,6 @@ def test_it_pulls_towards_the_global_prototypes_by_its_weight():
     assert network.gain.grad.item() == pytest.approx(3.0 * -1.0)
 
 
-def test_no_hook_is_left_between_iterations_for_guides_to_copy():
-    network = Two()
-    train(PrototypeTerm(network=network), network)
-    assert not network.segmentation_head._forward_pre_hooks
-
-
 class Term:
     """Keeps what it is told to pull towards."""
 

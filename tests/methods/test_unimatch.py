@@ -131,12 +131,6 @@ def test_labels_are_the_weak_views_where_it_is_sure(tau: float) -> None:
     torch.testing.assert_close(value, expected)
 
 
-def test_nobody_sure_costs_nothing() -> None:
-    guidance = given()
-    guidance.weak_view = torch.full_like(guidance.weak, 0.9)
-    assert UniMatchTerm().value(guidance, engine_of(Mean())).item() == 0
-
-
 def test_only_the_feature_stream_sees_dropped_features() -> None:
     guidance, seen = given(), []
     network = Mean()

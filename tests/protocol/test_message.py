@@ -563,6 +563,7 @@ def test_tensors_that_nobody_asked_for_are_refused_in_full():
         ("images_class_9", (0, 10_000_000)),
         ("dice_class_15", None),
         ("dice_class_0", None),
+        ("dice_class_kidney", None),
         ("term_A", None),
         ("term_", None),
         ("term_a.b", None),
