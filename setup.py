@@ -12,7 +12,7 @@ BUNDLES = Path(__file__).parent / "bundles"
 
 
 class BuildWithBundles(build_py):
-    """Copies ``bundles/`` into the wheel as ``samfed_monai/bundles/``, of weights but ``models/model.pt`` alone."""
+    """Copies ``bundles/`` into the wheel as ``samfed_monai/bundles/``, of weights ``models/model.pt`` alone."""
 
     def run(self) -> None:
         super().run()

@@ -52,6 +52,31 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
     listing.set_defaults(run=methods)
 
+    splitted = commands.add_parser("kvasir", help="write the list of who has which image of Kvasir-SEG")
+    splitted.add_argument("folder", type=Path, metavar="DIR", help="Kvasir-SEG, with its folder images")
+    splitted.add_argument("--to", type=Path, metavar="FILE.json", required=True, help="for samfed prepare list --split")
+    splitted.set_defaults(run=kvasir)
+
+    judged = commands.add_parser("quality-measure", help="record every estimate of masks beside their true Dice")
+    judged.add_argument("bundle", help="bundle of the model")
+    judged.add_argument("--model", metavar="MODEL", help="run or weights (default: the bundle's own)")
+    judged.add_argument("--datalist", type=Path, metavar="LIST.json", required=True, help="the list")
+    judged.add_argument("--data-root", type=Path, metavar="DIR", required=True, help="folder of its images")
+    judged.add_argument("--split", choices=("validation", "test"), required=True, help="which images")
+    judged.add_argument("--sites", metavar="A,B", default="", help="whose images (default: all)")
+    judged.add_argument("--limit", type=int, metavar="N", help="at most so many images of a site, chosen by hash")
+    judged.add_argument("--collection", metavar="NAME", required=True, help="what the page calls the images")
+    judged.add_argument("--seed", metavar="N", required=True, help="seed of the run")
+    judged.add_argument("--part", metavar="NAME", required=True, help="validation, which calibrates, or a name")
+    judged.add_argument("--to", type=Path, metavar="FILE.jsonl", required=True, help="the record")
+    judged.set_defaults(run=quality_measure)
+
+    promised = commands.add_parser("quality", help="write the page of expected Dice, and its plot beside it")
+    promised.add_argument("page", type=Path, metavar="FILE.md", help="the page")
+    promised.add_argument("--record", type=Path, metavar="FILE.jsonl", required=True, help="of quality-measure")
+    promised.add_argument("--command", metavar="TEXT", required=True, help="command that made it, shown on top")
+    promised.set_defaults(run=quality)
+
     planned = commands.add_parser("related-plan", help="print what is left to run, and the core-hours that it takes")
     _add_related_arguments(planned)
     _add_only(planned)
@@ -144,6 +169,34 @@ def related(args: argparse.Namespace) -> None:
     commands = _parts_of(args.part_command, "--part-command", "TEXT")
     text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **texts)
     write_related(args.page, text, pictures)
+    sys.stdout.write(f"{args.page}\n")
+
+
+def kvasir(args: argparse.Namespace) -> None:
+    """Writes the split of Kvasir-SEG."""
+    from samfed_monai.core.io import write_json
+    from study.kvasir import split
+
+    names = [path.name for path in sorted((args.folder / "images").iterdir()) if not path.name.startswith(".")]
+    write_json(args.to, split(names))
+    sys.stdout.write(f"{args.to}: {len(names)} images\n")
+
+
+def quality_measure(args: argparse.Namespace) -> None:
+    """Records estimates and Dice of one model on one part of a list."""
+    from study.quality import add, measured
+
+    where = {"datalist": args.datalist, "data_root": args.data_root}
+    rows = measured(args.bundle, args.model, **where, split=args.split, sites=_names_of(args.sites), limit=args.limit)
+    add(args.to, {"collection": args.collection, "seed": args.seed, "part": args.part}, rows)
+    sys.stdout.write(f"{args.to}: {len(rows)} images\n")
+
+
+def quality(args: argparse.Namespace) -> None:
+    """Writes the page of expected Dice."""
+    from study.quality import page as write_quality_page
+
+    write_quality_page(args.page, args.record, command=args.command)
     sys.stdout.write(f"{args.page}\n")
 
 

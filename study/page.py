@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import read_json, write_bytes, write_text
 from samfed_monai.reports.compare import Table, comparison_table
-from samfed_monai.reports.compare_forms import TITLE, answers, provenance, reading, row_notes
+from samfed_monai.reports.compare_forms import TITLE, headlines, reading, to_markdown, verdicts
 from samfed_monai.reports.figures import comparison_figure
+from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS
+from study.notes import notes_on_teachers
 from study.published import published_markdown
 from study.record import SUFFIX, read_record, runs_in
 
@@ -62,8 +64,9 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Se
     for title, folder in folders.items():
         with problems.collected():
             command = shown.get(title) or _command_of(Path(folder))
-            runs = read_record(folder) if folder.endswith(SUFFIX) else runs_in(folder)
-            sections.append(Section(title, comparison_table(runs), command))
+            runs = read_record(folder) if folder.endswith(SUFFIX) else [RunData.read(each) for each in runs_in(folder)]
+            table = comparison_table(runs)
+            sections.append(Section(title, replace(table, notes=[*notes_on_teachers(runs), *table.notes]), command))
     problems.refuse_if_any()
     return sections
 
@@ -102,6 +105,27 @@ def sections_page(
     return "\n".join(parts) + "\n"
 
 
+def answers(table: Table, *, command: str | None = None, figure: str | None = None) -> list[str]:
+    """Lines of Markdown: the command, the answers on top, the verdicts, the tables, the figure."""
+    parts = ["```", command, "```", ""] if command else []
+    parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(table)]
+    parts += [*(f"- {text}" for text in verdicts(table)), "", to_markdown(table)]
+    return [*parts, *([f"![Average test Dice of every row and seed]({figure})", ""] if figure else [])]
+
+
+def row_notes(tables: Sequence[Table]) -> list[str]:
+    """What each row is, as lines of Markdown; a row of several tables once."""
+    notes = {row.name: row.note for table in tables for row in table.rows if row.note}
+    return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
+
+
+def provenance(table: Table) -> list[str]:
+    """Data list, versions and seeds, as lines of Markdown."""
+    parts = [f"- data list: `{table.datalist or 'unknown'}` (SHA-256)"]
+    parts += [f"- {name}: {', '.join(found)}" for name, found in table.versions.items()]
+    return [*parts, *dict.fromkeys(f"- {row.name}: seeds {', '.join(map(str, row.seeds))}" for row in table.rows)]
+
+
 def write_page(
     page: str | Path,
     sections: Sequence[Section],
@@ -122,7 +146,7 @@ def write_figures(page: str | Path, sections: Sequence[Section]) -> list[str]:
     names = []
     for slug, section in zip(unique_slugs(sections), sections, strict=True):
         path = Path(page).with_name("-".join(filter(None, (Path(page).stem, slug))) + ".png")
-        write_bytes(path, comparison_figure(section.table).light)
+        write_bytes(path, comparison_figure(section.table).png)
         names.append(path.name)
     return names
 

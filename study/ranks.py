@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from samfed_monai.reports.paired import holm
-from samfed_monai.reports.style import LIGHT, png, quiet, subplots
+from samfed_monai.reports.style import FAINT, PALETTE, png, quiet, subplots
 
 ALPHA = 0.05
 """Level of the tests."""
@@ -178,18 +178,18 @@ def ranks_figure(ranked: Ranking, titles: Mapping[str, str] | None = None) -> by
         ranked: with at least one row.
         titles: of rows; a row without one has its name.
     """
-    rows, theme = list(ranked.ranks), LIGHT
-    figure, (ax,) = subplots(theme, height=1.1 + 0.24 * len(rows))
+    rows = list(ranked.ranks)
+    figure, (ax,) = subplots(height=1.1 + 0.24 * len(rows))
     best, difference = ranked.ranks[rows[0]], ranked.critical_difference
     if difference is not None:
-        ax.axvspan(best, best + difference, color=theme.palette[4], alpha=0.18, linewidth=0)
+        ax.axvspan(best, best + difference, color=PALETTE[4], alpha=0.18, linewidth=0)
     for place, row in enumerate(rows):
         half = (difference or 0.0) / 2
         rank = ranked.ranks[row]
-        ax.plot([rank - half, rank + half], [place, place], color=theme.faint, linewidth=1.2)
-        ax.plot([rank], [place], marker="o", markersize=5, color=theme.palette[0])
+        ax.plot([rank - half, rank + half], [place, place], color=FAINT, linewidth=1.2)
+        ax.plot([rank], [place], marker="o", markersize=5, color=PALETTE[0])
     ax.set_yticks(range(len(rows)), [(titles or {}).get(row, row) for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(f"mean rank over {len(ranked.blocks)} blocks, 1 is the best; bars: half a critical difference")
-    quiet(ax, theme, grid="x")
-    return png(figure, theme)
+    quiet(ax, grid="x")
+    return png(figure)

@@ -97,6 +97,47 @@ light-teachers: $(VENV)/.package
 shipped-model: $(VENV)/.package
 	@$(BIN)/samfed model "$(LIGHT_RUN)/skin-encoder/samfed/seed-0" --output bundles/samfed_skin/models/model.pt
 
+# The weights that the polyp bundle ships: Kvasir-SEG alone, a part of it public and the rest three hospitals.
+KVASIR := $(SAMFED_DATA)/data/polyp
+KVASIR_RUN ?= runs/kvasir
+KVASIR_FOLDERS := $(foreach each,public hospital_a hospital_b hospital_c,--folder $(each)=kvasir_seg)
+polyp-model: $(VENV)/.package
+	$(call needs-data,data/polyp/kvasir_seg)
+	$(weights)
+	@mkdir -p "$(KVASIR_RUN)"
+	@$(BIN)/python -m study kvasir "$(KVASIR)/kvasir_seg" --to "$(KVASIR_RUN)/split.json"
+	@$(BIN)/samfed prepare list --split "$(KVASIR_RUN)/split.json" --data-root "$(KVASIR)" $(KVASIR_FOLDERS) \
+	    --output "$(KVASIR_RUN)/kvasir.json"
+	@$(BIN)/samfed teach samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" \
+	    --output "$(KVASIR_RUN)/teacher.safetensors"
+	@$(BIN)/samfed federate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --local_steps 48 \
+	    --adapter "$(KVASIR_RUN)/teacher.safetensors" --overlays false --output-dir "$(KVASIR_RUN)/run"
+	@$(BIN)/samfed model "$(KVASIR_RUN)/run" --output bundles/samfed_polyp/models/model.pt
+	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --split validation \
+	    --calibrate --output-dir "$(KVASIR_RUN)/validation"
+
+# What expected Dice is worth, on the validation and test images of the shipped models' lists, and on hospitals that took no part.
+QUALITY := $(RECORDS)/quality.jsonl
+quality: $(VENV)/.package
+	$(call needs-data,$(POLYP_NEEDS) $(SKIN_NEEDS))
+	@mkdir -p "$(KVASIR_RUN)"
+	@$(BIN)/samfed prepare folders "$(KVASIR)" --test-only --no-report --output "$(KVASIR_RUN)/unseen.json"
+	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" --no-report \
+	    --output "$(KVASIR_RUN)/skin.json"
+	$(call measured,polyp,$(KVASIR),kvasir,validation,validation,)
+	$(call measured,polyp,$(KVASIR),kvasir,test,test lists,)
+	$(call measured,polyp,$(KVASIR),unseen,test,unseen ClinicDB,--sites cvc_clinicdb)
+	$(call measured,polyp,$(KVASIR),unseen,test,unseen ColonDB,--sites cvc_colondb)
+	$(call measured,skin,$(SKIN_DATA),skin,validation,validation,)
+	$(call measured,skin,$(SKIN_DATA),skin,test,test lists,)
+	@$(MAKE) quality-page
+# $(1) collection $(2) images $(3) list $(4) split $(5) part $(6) more
+measured = @$(BIN)/python -m study quality-measure samfed_$(1) --datalist "$(KVASIR_RUN)/$(3).json" --data-root "$(2)" --split $(4) \
+    --collection $(1) --seed 0 --part "$(5)" $(6) --to "$(QUALITY)"
+
+quality-page: $(VENV)/.package
+	@$(BIN)/python -m study quality $(PAGES)/quality.md --record "$(QUALITY)" --command 'make quality SAMFED_DATA=DATA'
+
 light-page: $(VENV)/.package
 	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \

@@ -40,6 +40,7 @@ COMMANDS = {
     "compare",
     "evaluate",
     "infer",
+    "app",
     "model",
     "export",
     "report",
@@ -207,14 +208,14 @@ def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
 
 
 def test_the_example_source_becomes_a_list(examples, tmp_path: Path):
-    from samfed_monai.data import Options
+    from samfed_monai.data.prepare import Options, prepare_source
     from tests.data.making import disc, picture, save
 
     for number in range(20):
         save(tmp_path / "archive" / f"p{number}" / f"{number}.jpg", picture(number))
         save(tmp_path / "archive" / f"p{number}" / f"{number}_lesion.png", disc())
-    options = Options(tmp_path / "list.json", progress=False)
-    prepared = examples["prepare_my_archive"](tmp_path / "archive", options)
+    options = Options(tmp_path / "list.json", public="0.25", sites=2, progress=False)
+    prepared = prepare_source(examples["find_my_archive"], tmp_path / "archive", options)
     assert (tmp_path / "list.json").is_file()
     assert prepared.report is not None
     sites = prepared.datalist.sites

@@ -22,8 +22,6 @@ ATTACKS = {
     "membership": "was an image in the training set? by its loss",
     "lira": "the same, by shadow models (slow)",
     "inversion": "image reconstruction from a gradient or an update",
-    "soft_masks": "what soft masks of public images reveal",
-    "prototypes": "image reconstruction from mean features",
     "planted": "a layer planted by the server, and the defences against it",
 }
 """Name to a few words for the command line's help; ``attack_NAME(target, options)`` is in the module of that name."""
@@ -38,7 +36,7 @@ def named(words: str) -> list[str]:
     Raises:
         Refused: a name that is none; all of them are listed.
     """
-    asked = [word.strip().replace("-", "_") for word in words.split(",") if word.strip()]
+    asked = [word.strip() for word in words.split(",") if word.strip()]
     problems, known = Problems(), [*ATTACKS, ALL]
     for word in asked or [""]:
         if word not in known:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ class Options:
     Args:
         images: at most this many of each group (public, a site's training and test images).
         shadows: shadow models of LiRA; 16 at least, an even number.
-        shadow_steps: optimizer steps of each, and of a copy that is learned from soft masks.
+        shadow_steps: optimizer steps of each.
         steps: of a reconstruction's optimizer.
         batch: images behind an update of several.
         seed: of every draw.
@@ -48,7 +49,7 @@ class Shown:
     Args:
         name: of its file, without ending.
         caption: what one sees.
-        rows: words to pictures of that row, (N, 3, H, W) float in [0, 1].
+        rows: words to pictures of that row, (N, 3, H, W) float in [0, 1], as many in each.
     """
 
     name: str
@@ -59,22 +60,13 @@ class Shown:
         """The rows below each other as a PNG; each picture at least 96 pixels wide, by nearest neighbours."""
         from PIL import Image
 
-        width = max(next(iter(self.rows.values())).shape[-1], 1)
-        lines = [torch.cat([_framed(picture) for picture in pictures], dim=-1) for pictures in self.rows.values()]
-        widest = max(line.shape[-1] for line in lines)
-        lines = [torch.nn.functional.pad(line, (0, widest - line.shape[-1]), value=1.0) for line in lines]
-        array = (torch.cat(lines, dim=-2).clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
-        picture, factor = Image.fromarray(array), max(1, math.ceil(96 / width))
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        stream = io.BytesIO()
-        picture.save(stream, format="PNG")
+        framed = functional.pad(torch.stack(list(self.rows.values())).detach().cpu(), (1, 1, 1, 1), value=1.0)
+        rows, count, _, height, width = framed.shape
+        pixels = framed.permute(0, 3, 1, 4, 2).reshape(rows * height, count * width, 3)
+        picture = Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
+        factor, stream = math.ceil(96 / width), io.BytesIO()
+        picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(stream, "PNG")
         return stream.getvalue()
-
-
-def _framed(picture: Tensor) -> Tensor:
-    three = picture.detach().cpu().float()
-    three = three.expand(3, *three.shape[-2:])
-    return torch.nn.functional.pad(three, (1, 1, 1, 1), value=1.0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samfed_monai.attacks.finding import GAIN_DB, Finding, Options, Shown, against_blank, in_order_of_truth
 from samfed_monai.attacks.target import Target
@@ -160,7 +161,8 @@ def invert(
     optimizer = torch.optim.Adam([guess], lr=RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     parameters = _parameters(own)
-    with _listening(own) as seen, _differentiable_twice():
+    # attention by plain matrix products: PyTorch's faster kernels have no second derivative
+    with _listening(own) as seen, sdpa_kernel(SDPBackend.MATH):
         for _ in progress_bar(range(steps), show=bar, desc="reconstruction", unit="step"):
             optimizer.zero_grad()
             gradients = torch.autograd.grad(loss(own(guess), masks), parameters, create_graph=True)
@@ -233,12 +235,3 @@ def _listening(network: nn.Module) -> Iterator[Any]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _differentiable_twice() -> Iterator[None]:
-    """Attention by plain matrix products: PyTorch's faster kernels have no second derivative."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.MATH):
-        yield

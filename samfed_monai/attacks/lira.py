@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from samfed_monai.attacks.finding import Finding, Options
 from samfed_monai.attacks.membership import image_losses, separation
@@ -18,7 +17,7 @@ from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 LEAST_SHADOWS = 16
 
@@ -160,7 +159,6 @@ def train(
     steps: int,
     seed: int,
     batch: int = 8,
-    labels: Tensor | None = None,
 ) -> nn.Module:
     """The run's network from random numbers, trained on some of the images; flips only.
 
@@ -171,24 +169,22 @@ def train(
         steps: of AdamW.
         seed: of the network and of the batches; the process's random numbers are left as they were.
         batch: images in a step.
-        labels: instead of the pool's, probabilities as well; for these the loss is the cross entropy.
+
+    Raises:
+        ValueError: a pool without masks.
     """
-    truth = labels if labels is not None else pool.labels
-    if truth is None:
-        raise ValueError("train: expected labels, or a pool with masks")
+    if pool.labels is None:
+        raise ValueError("train: expected a pool with masks")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = target.fresh().train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=target.learning_rate)
         for _ in range(steps):
             drawn = torch.as_tensor(which)[torch.randint(len(which), (min(batch, len(which)),))]
-            image, label = pool.images[drawn], truth[drawn]
+            image, label = pool.images[drawn], pool.labels[drawn]
             if torch.rand(()) < 0.5:
                 image, label = image.flip(-1), label.flip(-1)
             optimizer.zero_grad()
-            logits = network(image)
-            plain = functional.binary_cross_entropy_with_logits
-            loss = target.loss(logits, label) if labels is None else plain(logits[:, :1], label)
-            loss.backward()
+            target.loss(network(image), label).backward()
             optimizer.step()
     return network.eval()

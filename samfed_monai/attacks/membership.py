@@ -105,7 +105,7 @@ def auc(members: np.ndarray, others: np.ndarray) -> float:
     from scipy.stats import rankdata
 
     ranks = rankdata(np.concatenate([members, others]))[: len(members)]
-    return float((ranks.sum() - len(members) * (len(members) + 1) / 2) / (len(members) * len(others)))
+    return float((ranks.mean() - (len(members) + 1) / 2) / len(others))
 
 
 def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:

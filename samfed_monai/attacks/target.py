@@ -48,7 +48,6 @@ class Target:
         fresh: builds the same network at random numbers.
         loss: ``(logits, label) -> scalar``, that of the training.
         groups: public images, then each site's training and test images.
-        exchange: what the run's sites sent: ``weights``, ``predictions``, ``prototypes`` or ``none``.
         learning_rate: of the sites' optimizer.
         about: of the run, for the report.
     """
@@ -57,7 +56,6 @@ class Target:
     fresh: Callable[[], nn.Module]
     loss: Callable[..., Tensor]
     groups: Sequence[Images]
-    exchange: str = "weights"
     learning_rate: float = 1e-3
     about: Mapping[str, Any] = None  # type: ignore[assignment]
 
@@ -185,8 +183,7 @@ def target_of_run(
         groups.append(group("test", site, False))
     about = {"run": Path(folder).resolve().name, "variant": run.results["variant"], "round": models.round + 1}
     about |= {"network": str(ids.get("network_name", type(network).__name__)), "image_size": ids.get("image_size")}
-    exchange = str(run.results.get("exchange", "weights"))
-    return Target(network.eval(), fresh, loss, groups, exchange=exchange, learning_rate=float(rate), about=about)
+    return Target(network.eval(), fresh, loss, groups, learning_rate=float(rate), about=about)
 
 
 def _images(name: str, member: bool, records: Iterable[Mapping[str, Any]], preprocessing: Callable[..., Any]) -> Images:

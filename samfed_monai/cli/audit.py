@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NUMBERS = {
     "images": ("N", 1, "at most so many images of each group, chosen by hash (default: 64)"),
     "shadows": ("K", 16, "shadow models of lira, an even number (default: 16)"),
-    "shadow-steps": ("N", 0, "optimizer steps of each, and of the copy made from soft masks (default: 200)"),
+    "shadow-steps": ("N", 0, "optimizer steps of each (default: 200)"),
     "steps": ("N", 1, "steps of a reconstruction (default: 200)"),
     "batch": ("B", 1, "images behind an attacked update (default: 4)"),
     "seed": ("SEED", 0, "of every draw (default: 0)"),

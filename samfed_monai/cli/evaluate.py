@@ -6,9 +6,12 @@ A fitted teacher is scored likewise, by the adapter that ``samfed teach`` wrote.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from samfed_monai.cli.arguments import (
@@ -24,6 +27,7 @@ from samfed_monai.cli.arguments import (
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 from samfed_monai.core.model_file import any_image_size
+from samfed_monai.core.table import from_csv
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -41,6 +45,8 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
+    about = "also write what the expected Dice of masks is worth on these images beside the model, for `samfed infer`"
+    parser.add_argument("--calibrate", action="store_true", help=f"{about}; choose --split validation")
     add_views(parser)
     add_other_size(parser)
     add_device(parser)
@@ -52,15 +58,33 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
     from samfed_monai.inference import Predictor
+    from samfed_monai.inference.promised import sentences
+    from samfed_monai.inference.quality_file import quality_path
 
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     overrides = overrides_of(arguments.extra)
     predictor = Predictor(arguments.bundle, arguments.model, views=arguments.views, overrides=overrides)
     places = [str(absolute(each)) for each in (arguments.datalist, arguments.data_root, arguments.output_dir)]
     with any_image_size(arguments.allow_other_size):
-        result = predictor.score(*places, site=arguments.site, split=arguments.split)
-    sys.stdout.write("\n".join(lines_of(result)) + f"\n{places[-1]}/metrics.json\n")
+        result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
+    written = [str(quality_path(predictor.model.path))] if arguments.calibrate else []
+    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"])]
+    lines = [*lines_of(result), *beside, f"{places[-1]}/metrics.json", *written]
+    sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)
+
+
+def interval_of(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """A line with the interval of the mean Dice over all images, from their tables; none of a single image."""
+    from samfed_monai.reports.answer import interval
+
+    tables = [folder / site / result["split"] / "scores.csv" for site in result["sites"]]
+    rows = [row for table in tables for row in from_csv(io.StringIO(table.read_text(encoding="utf-8")))]
+    dices = [float(row["dice"]) for row in rows]
+    found = interval(dices)
+    return (
+        [] if found is None else [f"average Dice {fmean(dices):.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)"]
+    )
 
 
 def lines_of(result: Mapping[str, Any]) -> list[str]:

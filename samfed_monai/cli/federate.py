@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
+from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 
@@ -26,6 +27,8 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--output-dir", metavar="RUN", help="the run's folder")
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
+    about = "begin with the network of a bundle, a finished run or a weights file; the warm start goes on from it"
+    parser.add_argument("--start-from", metavar="BUNDLE|RUN|MODEL", help=about)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -50,6 +53,7 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "output_dir": absolute(arguments.output_dir),
         "variant": arguments.variant,
         "cache_dir": absolute(arguments.cache_dir),
+        "start_from": bundle_or_path(getattr(arguments, "start_from", None)),
     }
     if getattr(arguments, "verify", False):
         given["job#verify"] = True

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import glob
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samfed_monai.cli.arguments import (
     EMPTY_PATH,
@@ -21,11 +23,14 @@ from samfed_monai.cli.arguments import (
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, printable
+
+if TYPE_CHECKING:
+    from samfed_monai.inference import MaskForms, Predictor
 
 logger = logging.getLogger(__name__)
 
-FORMS = ("overlays", "geojson", "coco", "dicom_seg", "areas")
+FORMS = ("overlays", "geojson", "coco", "dicom_seg", "areas", "page")
 """Options that write something beside the masks."""
 
 
@@ -36,7 +41,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="segment images",
         description="Writes one PNG mask (0 and 255, or the values of several classes) per image, at the image's own "
         "size and under its own name; one NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM "
-        "object. Nothing of the image's metadata is copied, but into a DICOM segmentation, and no file is replaced.",
+        "object and of every n-th frame of a video. Nothing of the image's metadata is copied, but into a DICOM "
+        "segmentation, and no file is replaced.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -44,7 +50,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "sources",
         metavar="IMAGES",
         nargs="*",
-        help="images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders",
+        help="images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
+        "by their names (MP4, AVI, MKV; extra video)",
     )
     parser.add_argument("--images", metavar="DIR", action="append", default=[], help="the same, as an option")
     parser.add_argument(
@@ -64,7 +71,10 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = "leave out files that cannot be read, each with a warning; otherwise one of them refuses all"
     parser.add_argument("--skip-unreadable", action="store_true", help=about)
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
-    parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
+    about = "of a video, segment every n-th frame (default: two of a second)"
+    parser.add_argument("--every", metavar="N", type=int, help=about)
+    about = "also write pictures with the masks' outlines there; of a video, a video in which doubtful ones are framed"
+    parser.add_argument("--overlays", metavar="DIR", help=about)
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
     about = "also write COCO annotations of all pictures: polygons, run lengths where there are holes (the extra coco)"
     parser.add_argument("--coco", metavar="FILE.json", help=about)
@@ -72,7 +82,14 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--dicom-seg", metavar="DIR", help=about)
     about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
     parser.add_argument("--reorient", action="store_true", help=about)
-    parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
+    about = "also write a table: pixels, share, pieces, mm², and how far each mask is to be trusted (expected Dice)"
+    parser.add_argument("--areas", metavar="FILE.csv", help=about)
+    about = "expected Dice below which a mask is called doubtful, in tables, pages and the last line (default: 0.7)"
+    parser.add_argument("--flag-below", metavar="DICE", type=float, default=0.7, help=about)
+    about = "write doubtful PNG masks into the folder doubtful of --output-dir, so that only sure ones are beside it"
+    parser.add_argument("--only-sure", action="store_true", help=about)
+    about = "also write one page that any browser shows, without a server: outlines, areas, most doubtful masks first"
+    parser.add_argument("--page", metavar="FILE.html", help=about)
     add_views(parser)
     add_other_size(parser)
     add_device(parser)
@@ -96,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         site=arguments.site,
         views=arguments.views,
         runtime=arguments.runtime,
+        doubtful_below=arguments.flag_below,
         overrides=overrides,
     )
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
@@ -112,8 +130,20 @@ def run(arguments: argparse.Namespace) -> int:
             probabilities=arguments.probabilities,
             reorient=arguments.reorient,
             skip_unreadable=arguments.skip_unreadable,
+            every=arguments.every,
+            only_sure=arguments.only_sure,
         )
+    sys.stdout.write(f"{_answer(also, predictor)}\n")
     return int(ExitCode.DONE)
+
+
+def _answer(also: MaskForms, predictor: Predictor) -> str:
+    """How many masks are to be looked at, and which first."""
+    doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
+    how = "" if predictor.model.quality.calibration else ", not calibrated"
+    first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
+    of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
+    return f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}"
 
 
 def images_of(words: Sequence[str]) -> str | list[str]:

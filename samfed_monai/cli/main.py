@@ -47,7 +47,7 @@ exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (how to go on
 
 COMMANDS = (
     *("prepare", "weights", "init", "check", "show", "schema", "variants", "new", "teach", "federate", "flare"),
-    *("compare", "report", "audit", "evaluate", "infer", "model", "export"),
+    *("compare", "report", "audit", "evaluate", "infer", "app", "model", "export"),
 )
 """Modules of this folder, each with a function ``add_NAME_parser``, in the order in which a user meets them."""
 

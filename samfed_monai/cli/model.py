@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from samfed_monai.core.errors import ExitCode
 
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the file and prints its name."""
     from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.federation.run_models import RunModels
+    from samfed_monai.inference.quality_file import copy_quality, read_quality
 
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
@@ -43,5 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.states and not arguments.site:
         raise Refused([Problem("--states", found="no --site beside it", expected="the site whose states they are")])
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
+    quality = read_quality(Path(arguments.folder).expanduser().resolve())
+    copy_quality(quality, [written])
     sys.stdout.write(f"{written}\n")
     return int(ExitCode.DONE)

@@ -20,28 +20,24 @@ if TYPE_CHECKING:
 
 MORE = 0.3  # share of the images to validate, and to test on, where a tenth is too little; as docs/own-data.md says
 SITES, SHARE, ALPHA = 4, 0.1, 0.5  # defaults
-PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
+PARTITIONS = ("iid", "folder", "dirichlet")
 VOLUMES = "volumes"
 
 
 def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> int:
-    from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.data.prepare import prepare_folders, prepare_to_test
 
-    kinds = _by_site(getattr(arguments, "label_kind", ()), "--label-kind")
     if not arguments.test_only:
-        return _print(_call(prepare_folders, arguments, label_kinds=kinds, caveats=caveats), _shares(arguments))
-    if kinds:
-        found, hint = "it beside --test-only", "leave it out: what is measured with needs masks"
-        raise Refused([Problem("--label-kind", found=found, expected="one of the two", hint=hint)])
+        return _print(prepare_folders(arguments.root, _options(arguments), caveats=caveats), arguments)
     given = {
         "validation": arguments.validation != SHARE,
         "test": arguments.test != SHARE,
         "unseen": arguments.unseen,
         "by-folder": arguments.by_folder and arguments.source != "nifti",
+        "label-kind": getattr(arguments, "label_kinds", ()),
     }
     _refuse_unused(given, "nothing beside --test-only, with which every image that has a mask is a test image")
-    return _print(_call(prepare_to_test, arguments, caveats=caveats), root=arguments.root)
+    return _print(prepare_to_test(arguments.root, _options(arguments), caveats=caveats), arguments)
 
 
 def run_coco(arguments: argparse.Namespace) -> int:
@@ -61,17 +57,20 @@ def _rendered(render: Callable[..., list[str]], arguments: argparse.Namespace, *
     from samfed_monai.data.prepare import check_first
     from samfed_monai.data.sources.rendered import taken_back_if_refused
 
-    check_first(_options(arguments), validation=arguments.validation, test=arguments.test)
+    check_first(_options(arguments))
     with taken_back_if_refused(getattr(arguments, "slices", None)) as written:
         caveats = render(**_matching(render, arguments), written=written)
         return run_folders(argparse.Namespace(**vars(arguments) | changed), caveats)
 
 
-def run_isic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.prepare import prepare_isic
+def run_known(arguments: argparse.Namespace) -> int:
+    """Of ``isic`` and ``polyp``."""
+    from samfed_monai.data import prepare
 
-    _refuse_unused_of_partition(arguments)
-    return _print(_call(prepare_isic, arguments), _shares(arguments))
+    if "partition" in arguments:
+        _refuse_unused_of_partition(arguments)
+    prepared = getattr(prepare, f"prepare_{arguments.source}")(arguments.root, _options(arguments))
+    return _print(prepared, arguments)
 
 
 def run_source(arguments: argparse.Namespace) -> int:
@@ -80,7 +79,7 @@ def run_source(arguments: argparse.Namespace) -> int:
 
     _refuse_unused_of_partition(arguments)
     find = brought("sources").named(arguments.name_of_source, (), "source")
-    return _print(_call(prepare_source, arguments, find=find), _shares(arguments))
+    return _print(prepare_source(find, arguments.root, _options(arguments)), arguments)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -94,13 +93,7 @@ def run_list(arguments: argparse.Namespace) -> int:
             problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", hint="for instance Kvasir=kvasir_seg")
         folders[client] = folder
     problems.refuse_if_any()
-    return _print(_call(prepare_list, arguments, folders=folders))
-
-
-def run_polyp(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.prepare import prepare_polyp
-
-    return _print(_call(prepare_polyp, arguments), _shares(arguments))
+    return _print(prepare_list(arguments.split, arguments.data_root, _options(arguments), folders=folders), arguments)
 
 
 def run_split(arguments: argparse.Namespace) -> int:
@@ -135,8 +128,9 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
         expected = "the data list to write, which only volumes do without"
         raise Refused([Problem("--output", found="none", expected=expected, hint="--output list.json")])
     require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
-    rendered = render_synthetic(arguments.root, **_given(render_synthetic, arguments))
-    return _freeze(rendered, arguments.root, arguments)
+    return _freeze(
+        render_synthetic(arguments.root, **_matching(render_synthetic, arguments)), arguments.root, arguments
+    )
 
 
 def _volumes(arguments: argparse.Namespace) -> int:
@@ -148,7 +142,7 @@ def _volumes(arguments: argparse.Namespace) -> int:
     hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
     _refuse_unused(unused, "none: the scene volumes writes NIfTI files", hint)
     arguments.volumes = arguments.images_per_site
-    sites = render_volumes(arguments.root, **_given(render_volumes, arguments), progress=True)
+    sites = render_volumes(arguments.root, **_matching(render_volumes, arguments), progress=True)
     words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
@@ -156,32 +150,20 @@ def _volumes(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _call(prepare: Callable[..., Prepared], arguments: argparse.Namespace, **more: Any) -> Prepared:
-    matching = _matching(prepare, arguments)
-    if matching.get("public") == "none":
-        matching["public"] = None
-    return prepare(options=_options(arguments), **matching, **more)
-
-
 def _matching(function: Callable[..., Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that a function has parameters for."""
+    """The arguments that were given, or have a default, and that a function has parameters for."""
     names = signature(function).parameters
-    return {name: value for name, value in vars(arguments).items() if name in names}
-
-
-def _given(function: Callable[..., Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """:func:`_matching` without what was left out."""
-    return {name: value for name, value in _matching(function, arguments).items() if value is not None}
+    return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
 
 
 def _options(arguments: argparse.Namespace) -> Options:
     from samfed_monai.data.prepare import Options
 
-    return Options(**_matching(Options, arguments))
-
-
-def _shares(arguments: argparse.Namespace) -> tuple[float, float]:
-    return arguments.validation, arguments.test
+    given = _matching(Options, arguments)
+    if given.get("public") == "none":
+        given["public"] = None
+    given["label_kinds"] = _by_site(given.get("label_kinds", ()), "--label-kind")
+    return Options(**given)
 
 
 def _refuse_unused(given: Mapping[str, Any], expected: str, hint: str = "leave it out") -> None:
@@ -195,7 +177,7 @@ def _refuse_unused(given: Mapping[str, Any], expected: str, hint: str = "leave i
 
 def _refuse_unused_of_partition(arguments: argparse.Namespace) -> None:
     how = arguments.partition
-    alone = {"alpha": arguments.alpha != ALPHA and not how.startswith("dirichlet")}
+    alone = {"alpha": arguments.alpha != ALPHA and how != "dirichlet"}
     _refuse_unused(alone, f"nothing with --partition {how}: it is Dirichlet's concentration")
     _refuse_unused({"sites": arguments.sites != SITES and how == "folder"}, "nothing with --partition folder")
 
@@ -222,17 +204,11 @@ def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> in
 
     freeze({arguments.output: datalist})
     page = report_on(datalist, root, arguments.output.with_suffix(".report.html")) if arguments.report else None
-    return _print(Prepared(datalist, arguments.output, page))
+    return _print(Prepared(datalist, arguments.output, page), arguments)
 
 
-def _print(prepared: Prepared, shares: tuple[float, float] | None = None, root: Path | None = None) -> int:
-    """Prints what was made.
-
-    Args:
-        prepared: the list.
-        shares: values of ``--validation`` and ``--test``, for a source that has them.
-        root: the data root of a list that only measures.
-    """
+def _print(prepared: Prepared, arguments: argparse.Namespace) -> int:
+    """Prints what was made."""
     datalist = prepared.datalist
     public, sites = counted(len(datalist.public), "public image"), counted(len(datalist.sites), "site")
     lines = [f"{datalist.name}: {public}, {sites}"]
@@ -244,17 +220,20 @@ def _print(prepared: Prepared, shares: tuple[float, float] | None = None, root: 
             place = f"{part.client} ({part.split.value})"
             lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
-    lines += _few_to_measure(datalist, shares) if root is None else []
+    only_test = getattr(arguments, "test_only", False)
+    lines += [] if only_test else _few_to_measure(datalist, arguments)
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
-    if root is not None:
-        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
+    if only_test:
+        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(arguments.root)])
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
+    elif prepared.report:
+        lines += [f"next    look at the report, then samfed federate BUNDLE --datalist {prepared.path} --data-root DIR"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> list[str]:
+def _few_to_measure(datalist: DataList, arguments: argparse.Namespace) -> list[str]:
     from samfed_monai.data.datalist import LEAST_IMAGES, few_to_measure, without_labels
 
     names, bare, lines = few_to_measure(datalist, LEAST_IMAGES), without_labels(datalist), []
@@ -264,7 +243,8 @@ def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> l
             "and the choice of the best round goes by the other sites"
         )
     if names:
-        more = f"--validation {MORE} --test {MORE} gives more; " if shares and min(shares) < MORE else ""
+        fewer = "validation" in arguments and min(arguments.validation, arguments.test) < MORE
+        more = f"--validation {MORE} --test {MORE} gives more; " if fewer else ""
         lines.append(
             f"  few to measure with: {', '.join(names)}: fewer than {LEAST_IMAGES} validation or test images, and a "
             f"site reports no score of fewer; {more}where all images are on one machine, --privacy#least_images 1 of "
@@ -296,7 +276,7 @@ OPTIONS = {
     "datalist": _option("a list made by `samfed prepare`", "LIST.json", type=Path),
     "--alpha": _option("Dirichlet's concentration; small makes sites unlike", type=float, default=ALPHA),
     "--by-folder": _switch("images in one folder below images, as of a patient, stay in one split"),
-    "--by-sequence": _option("frames of one video are one group, where known", action=argparse.BooleanOptionalAction),
+    "--by-sequence": _switch("frames of one video are one group, where known"),
     "--category": _list(
         "categories that are foreground, if there are several", "NAME[,NAME]", type=_names, dest="categories"
     ),
@@ -305,14 +285,15 @@ OPTIONS = {
         "where the images are; weak labels are written to its folder weak", "DIR", type=Path, required=True
     ),
     "--divide": _option("cut each site but the unseen ones into N, by whole groups", "N", type=int),
-    "--drop-unlabelled-labels": _switch("record no labels of unlabelled images (no oracle then)"),
     "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER"),
     "--group-column": _option("the CSV's column", "NAME", default="group"),
     "--groups": _option("image (or id) and group; a group is never divided", "CSV", type=Path),
     "--images-per-site": _option("unlabelled images, or volumes, of each site", "N", type=int),
     "--kind": _list("scribble, points, box or block, of all sites or of one", "[SITE=]KIND", required=True),
     "--label": _list("value of foreground in masks, or of each class", "N", type=int, dest="labels"),
-    "--label-kind": _list("scribble, points, box or block (0, 1 and 255: not labelled), or mask", "[SITE=]KIND"),
+    "--label-kind": _list(
+        "scribble, points, box or block (0, 1 and 255: not labelled), or mask", "[SITE=]KIND", dest="label_kinds"
+    ),
     "--labelled": _switch("give unlabelled images masks, too (for the oracle)"),
     "--leave-out": _list("collections to pass over", "NAME[,NAME]", type=_names),
     "--limit-per-site": _option("keep N unlabelled images of each site, chosen by hash", "N", type=int),
@@ -336,7 +317,7 @@ OPTIONS = {
     "--split": _option("the JSON file, or isic_hssf or polyp_hssf", "FILE", required=True),
     "--test": _option("share of a site's images to test on, of those with masks", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("every image that has a mask is a test image (DIR may be a single site)"),
-    "--unpack": _switch("unpack DIR/*.zip first", dest="unpack_archives"),
+    "--unpack": _switch("unpack DIR/*.zip first", dest="unpack"),
     "--unseen": _list("sites that do not train: all their labelled images are test images", "NAME[,NAME]", type=_names),
     "--validation": _option(
         "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
@@ -347,8 +328,8 @@ OPTIONS = {
 """Every option once; what follows a colon tells those of one name apart."""
 
 COMMON = (
-    "--output --name --groups --group-column --limit-per-site --drop-unlabelled-labels --mask-threshold --classes "
-    "--skip-unreadable --seed --no-report"
+    "--output --name --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed "
+    "--no-report"
 )
 MEASURING, RESHAPING, DIVIDING = "--validation --test", "--unseen --divide", "--sites --partition --alpha"
 OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
@@ -386,7 +367,7 @@ SOURCES = (
     Source(
         "isic",
         "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked",
-        run_isic,
+        run_known,
         f"root --public --unpack {DIVIDING} {MEASURING} {COMMON}",
         {"public": "100"},
     ),
@@ -395,14 +376,13 @@ SOURCES = (
         "a published list of who had which image (HSSF's format)",
         run_list,
         f"--split --data-root --folder --by-sequence {RESHAPING} {COMMON}",
-        {"by_sequence": False},
     ),
     Source(
         "polyp",
         "public polyp collections as they unpack, one folder each: one hospital, one site",
-        run_polyp,
-        f"root --public --leave-out --by-sequence --unpack {MEASURING} {RESHAPING} {COMMON}",
-        {"public": "CVC-ColonDB", "by_sequence": True},
+        run_known,
+        f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON}",
+        {"public": "CVC-ColonDB"},
     ),
     Source(
         "source",

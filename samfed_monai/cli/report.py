@@ -20,7 +20,7 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "report",
         help="write report.html of a run, or compare several runs",
-        description="One run: writes its report.html and figures. Several: writes comparison.{html,md,csv,json} "
+        description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} "
         "with a test per image against the first row or the method's, the knobs that differ and what an image costs.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")

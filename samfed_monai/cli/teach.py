@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
 
 from samfed_monai.cli.arguments import add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
+
+logger = logging.getLogger(__name__)
 
 
 def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -23,6 +27,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     add_data(parser)
     parser.add_argument("--output", required=True, metavar="ADAPTER", help="safetensors file to write")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
+    parser.add_argument("--start-from", metavar="ADAPTER", help="an adapter to go on from (default: SAM as it comes)")
     add_device(parser)
     take_overrides(parser, "teacher.json", "teacher.json")
     parser.set_defaults(run=run, kept="the epochs that were complete are kept beside the adapter")
@@ -33,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
     from samfed_monai.config.run_bundle import run_workflow
 
-    given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint")}
+    given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
     given = {name: value for name, value in given.items() if value is not None}
     run_workflow(arguments.bundle, "teacher", given | overrides_of(arguments.extra))
+    words = ["--datalist", arguments.datalist, "--data-root", arguments.data_root, "--adapter", arguments.output]
+    logger.info("next: %s", shlex.join(["samfed", "federate", arguments.bundle, *words, "--output-dir", "RUN"]))
     return int(ExitCode.DONE)

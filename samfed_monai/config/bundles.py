@@ -59,6 +59,13 @@ def find_bundle(path_or_name: str | Path) -> Path:
     return packaged_bundle(str(path_or_name))
 
 
+def bundle_or_path(given: str | Path | None) -> str | None:
+    """The name of a packaged bundle as it is; any other path as an absolute one."""
+    if given is None or (str(given) in packaged_bundles() and not Path(given).exists()):
+        return None if given is None else str(given)
+    return str(Path(given).expanduser().resolve())
+
+
 def bundle_of_command(command: str | None) -> str | None:
     """The bundle that a run's own command names, as it stands there; ``None`` where none is known.
 

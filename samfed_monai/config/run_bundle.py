@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def run_workflow(
     *,
     variant: str | None = None,
     asked: Collection[str] | None = None,
+    prepared: Callable[[Any], None] = lambda job: None,
 ) -> Any:
     """Checks a workflow with its overrides and runs it: initialize, run, finalize.
 
@@ -39,6 +40,7 @@ def run_workflow(
         overrides: ids and values.
         variant: variant, laid on the workflow's first file; not for ``federate``, where it is a knob.
         asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
+        prepared: called with MONAI's workflow when it is initialized, to attach handlers to its ``evaluator``.
 
     Returns:
         what the expressions of the bundle's ``run`` returned.
@@ -53,10 +55,12 @@ def run_workflow(
         raise Refused(problems)
     given = {"bundle_root": str(root), **normal_ids(dict(overrides))}
     files, base = layered(root, workflow, given, variant=variant)
-    return _run(root, files, workflow, pairs_for_monai(BundleConfig(files, given, base=base)))
+    return _run(root, files, workflow, pairs_for_monai(BundleConfig(files, given, base=base)), prepared)
 
 
-def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any]) -> list[Any]:
+def _run(
+    root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any], prepared: Callable[[Any], None]
+) -> list[Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
         from samfed_monai.config.monai_parser import ConfigWorkflow
@@ -70,6 +74,7 @@ def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, A
     )
     with unwrapped(lambda: job.parser):
         job.initialize()
+        prepared(job)
         returned: list[Any] = job.run()
         job.finalize()
     return returned

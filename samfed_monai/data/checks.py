@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
-from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine, look_alikes
+from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
 from samfed_monai.data.reading import Picture, decode_image, decode_mask, is_turned, misfit, read_bytes
 from samfed_monai.data.weak_labels import decode_weak_label
 
@@ -267,7 +266,6 @@ def warnings(datalist: DataList) -> list[str]:
             place = site or "the public set"
             who = counted(twice, f"image of {place} repeats", f"images of {place} repeat")
             sentences.append(f"{who} the bytes of another one there")
-    sentences += [*look_alikes(item.group for _, _, item in datalist.items()), *_nearly_alike(groups)]
     leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))
     if leaky:
         sentences.append(
@@ -275,19 +273,6 @@ def warnings(datalist: DataList) -> list[str]:
             "frames of one sequence look alike, so scores on this list are optimistic"
         )
     return sentences
-
-
-def _nearly_alike(groups: Iterable[str]) -> list[str]:
-    """A sentence on groups that differ only in case, or in zeros in front of a number."""
-    alike: dict[str, list[str]] = {}
-    for group in sorted(groups):
-        alike.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", group.casefold()), []).append(group)
-    near = [ones for ones in alike.values() if len(ones) > 1]
-    if not near:
-        return []
-    who = counted(len(near), "group has", "groups have")
-    advice = "they are kept apart; if they are one patient, give them one spelling"
-    return [f"{who} names that differ only in case or in zeros in front, such as {near[0]}: {advice}"]
 
 
 def _place(site: str, split: Split, _image: str) -> str:

@@ -61,6 +61,25 @@ def class_problems(classes: Any, where: str) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
+def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
+    """What is wrong with the classes of a data list, which has none where its labels are binary masks.
+
+    Args:
+        classes: the content of an option or a file.
+        threshold: that of the list's masks.
+        where: the place of the classes, for the messages.
+    """
+    problems = Problems()
+    problems.extend(class_problems(classes, where))
+    if isinstance(classes, (list, tuple)) and len(classes) == 1:
+        found, hint = f"one name, {classes[0]!r}", "leave it out: labels of one class are binary masks"
+        problems.add(where, found=found, expected="the names of two classes or more", hint=hint)
+    if threshold is not None:
+        found, hint = f"a mask threshold ({threshold}) beside it", "leave it out: a threshold cuts masks of one class"
+        problems.add(where, found=found, expected="one of the two", hint=hint)
+    return list(problems)
+
+
 def other_classes(of_list: Sequence[str], of_run: Sequence[str] | None, where: str) -> list[Problem]:
     """What keeps a data list from being learned from by networks of these classes.
 

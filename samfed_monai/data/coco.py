@@ -44,75 +44,24 @@ def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
     Of class values the pieces of one class after those of the other, each with its value as ``category_id``; an empty
     class has none.
 
-    A piece (8 neighbours) is polygons along the edges of its pixels, as many as touch only at corners; one with holes,
-    which COCO's polygons cannot have, is compressed run lengths. :func:`mask_of` makes the same mask of either.
+    A piece (8 neighbours) is compressed run lengths, of which :func:`mask_of` makes the same mask.
 
     Args:
         mask: (H, W) bool, or the values of several classes.
     """
-    from scipy.ndimage import find_objects, label
+    from pycocotools import mask as coco
+    from scipy.ndimage import label
 
     if mask.dtype != bool:
         for value in range(1, int(mask.max(initial=0)) + 1):
             yield from ({"category_id": value, **one} for one in annotations_of(mask == value))
         return
     pieces, number = label(mask, np.ones((3, 3)))
-    for index, (rows, columns) in enumerate(find_objects(pieces, number), start=1):
-        piece = pieces[rows, columns] == index
-        top, left = rows.start, columns.start
-        box = [left, top, piece.shape[1], piece.shape[0]]
-        polygons = _polygons(piece, left, top)
-        segmentation = _run_lengths(pieces == index) if polygons is None else polygons
-        yield {"segmentation": segmentation, "area": int(piece.sum()), "bbox": box, "iscrowd": 0}
-
-
-def _polygons(piece: Mask, left: int, top: int) -> list[list[int]] | None:
-    from scipy.ndimage import binary_fill_holes, find_objects, label
-
-    parts, number = label(piece)  # 4 neighbours
-    outlines = []
-    for index, place in enumerate(find_objects(parts, number), start=1):
-        part = parts[place] == index
-        if not np.array_equal(binary_fill_holes(part), part):
-            return None
-        corner = np.array([left + place[1].start, top + place[0].start])
-        outlines.append([int(number) for number in (np.array(_outline(part)) + corner).reshape(-1)])
-    return outlines
-
-
-def _outline(part: Mask) -> list[tuple[int, int]]:
-    """Corners (x, y) of the edge of a part without holes, clockwise; of an edge's points only those where it turns.
-
-    The edge passes each corner once: where a part touched itself at a corner it would go round a hole.
-    """
-    padded = np.pad(part, 1)
-    inside = padded[1:-1, 1:-1]
-    away: dict[tuple[int, int], tuple[int, int]] = {}  # from a corner, the step that has the part on its right
-    for step, neighbour, (right, down) in (
-        ((1, 0), padded[:-2, 1:-1], (0, 0)),
-        ((0, 1), padded[1:-1, 2:], (1, 0)),
-        ((-1, 0), padded[2:, 1:-1], (1, 1)),
-        ((0, -1), padded[1:-1, :-2], (0, 1)),
-    ):
-        for y, x in zip(*np.nonzero(inside & ~neighbour), strict=True):
-            away[int(x) + right, int(y) + down] = step
-    corner = start = min(away, key=lambda point: (point[1], point[0]))  # top left: the edge leaves it to the right
-    step = (1, 0)
-    corners: list[tuple[int, int]] = []
-    while not corners or corner != start:
-        taken = away[corner]
-        if taken != step or not corners:
-            corners.append(corner)
-        step = taken
-        corner = (corner[0] + step[0], corner[1] + step[1])
-    return corners
-
-
-def _run_lengths(mask: Mask) -> dict[str, Any]:
-    from pycocotools import mask as coco
-
-    found = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode("ascii")}
+    for index in range(1, number + 1):
+        runs = coco.encode(np.asfortranarray(pieces == index, dtype=np.uint8))
+        size, box = [int(side) for side in runs["size"]], [int(side) for side in coco.toBbox(runs)]
+        segmentation = {"size": size, "counts": runs["counts"].decode("ascii")}
+        yield {"segmentation": segmentation, "area": int(coco.area(runs)), "bbox": box, "iscrowd": 0}
 
 
 def coco_of(

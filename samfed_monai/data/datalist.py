@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,9 +12,8 @@ from typing import Any
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
 from samfed_monai.core.json_schema import departures
-from samfed_monai.core.words import counted, normal, printable
-
-logger = logging.getLogger(__name__)
+from samfed_monai.core.words import printable
+from samfed_monai.data.classes import list_class_problems
 
 
 def unsafe(relative: str) -> str | None:
@@ -147,57 +145,9 @@ SERVER_NAMES = frozenset({"", "public", "server"})
 """Values of the option ``site`` that mean: no site, the public images alone. No site may be called so."""
 SITE_NAME = re.compile(r"[^\x00-\x1f/\\.@$%][^\x00-\x1f/\\]*")
 
-_TEXT = {"type": ["string", "null"]}
-_HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hexadecimal digits"}
-_ITEMS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["image", "sha256"],
-        "properties": {
-            "image": {"type": "string"},
-            "sha256": _HASH,
-            "label": _TEXT,
-            "label_sha256": {**_HASH, "type": ["string", "null"]},
-            "group": _TEXT,
-            "label_kind": {"enum": [None, *(kind.value for kind in LabelKind)]},
-            "volume": _TEXT,
-            "slice": {"type": ["integer", "null"], "minimum": 1},
-            "spacing": {
-                "type": ["array", "null"],
-                "items": {"type": "number", "exclusiveMinimum": 0},
-                "minItems": 3,
-                "maxItems": 3,
-                "description": "three lengths in mm",
-            },
-        },
-    },
-}
-_SPLITS = [split.value for split in SITE_SPLITS]
-LIST_SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["schema", "name", "hash", "public", "sites"],
-    "properties": {
-        "schema": {"enum": [1]},
-        "name": {"type": "string"},
-        "hash": {"type": "string"},
-        "mask_threshold": {"type": ["integer", "null"], "minimum": 1, "maximum": 255},
-        "classes": {},
-        "public": _ITEMS,
-        "sites": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": _SPLITS,
-                "properties": dict.fromkeys(_SPLITS, _ITEMS),
-            },
-        },
-    },
-}
+LIST_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("datalist.schema.json"))
 """What the JSON of a data list looks like; what a schema cannot say is checked beside it."""
+_SPLITS = [split.value for split in SITE_SPLITS]
 
 
 def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
@@ -215,7 +165,7 @@ def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
     content = content if isinstance(content, Mapping) else {}
     threshold = content.get("mask_threshold")
     if "classes" in content:
-        problems.extend(_class_problems(content["classes"], threshold, f"{where} -> classes"))
+        problems.extend(list_class_problems(content["classes"], threshold, f"{where} -> classes"))
     sites = content.get("sites")
     splits = [("public", Split.PUBLIC, content.get("public"))]
     for name, entry in sites.items() if isinstance(sites, Mapping) else ():
@@ -241,20 +191,6 @@ def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
     }
     public = [Item(**item) for item in content["public"]]
     return DataList(content["name"], public, made, threshold, content.get("classes", [])), problems
-
-
-def _class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
-    from samfed_monai.data.classes import class_problems
-
-    problems = Problems()
-    problems.extend(class_problems(classes, where))
-    if isinstance(classes, list) and len(classes) == 1:
-        found, hint = f"one name, {classes[0]!r}", "leave classes out: a list of one class has binary masks"
-        problems.add(where, found=found, expected="the names of two classes or more", hint=hint)
-    if threshold is not None:
-        hint = "leave one of them out: a threshold cuts masks of one class"
-        problems.add(where, found=f"mask_threshold {threshold} beside it", expected="one of the two", hint=hint)
-    return list(problems)
 
 
 def _name_problems(name: str, where: str) -> list[Problem]:
@@ -391,28 +327,10 @@ class DataList:
 
         It does not look at the images; :func:`samfed_monai.data.check_datalist` does.
 
-        Groups that only look the same (a blank at the end) are logged; a partition takes them as one.
-
         Raises:
             Refused: with every problem of the file at once.
         """
-        datalist = _read(read_json(path), Path(path).name)
-        for sentence in look_alikes(item.group for _, _, item in datalist.items()):
-            logger.warning("%s: %s", Path(path).name, sentence)
-        return datalist
-
-
-def look_alikes(groups: Iterable[str | None]) -> list[str]:
-    """A sentence on groups that are spelt in several ways which look the same; they are taken as one."""
-    same: dict[str, set[str]] = {}
-    for group in groups:
-        same.setdefault(normal(group or ""), set()).add(group or "")
-    twice = [sorted(spellings) for group, spellings in same.items() if group and len(spellings) > 1]
-    if not twice:
-        return []
-    who = counted(len(twice), "group is", "groups are")
-    advice = "they may be in several splits: make the list again with `samfed prepare`"
-    return [f"{who} spelt in several ways that look the same, such as {twice[0]}; {advice}"]
+        return _read(read_json(path), Path(path).name)
 
 
 def _item_json(item: Item) -> dict[str, Any]:

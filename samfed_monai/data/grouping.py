@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -79,8 +79,8 @@ def subset(hashes: Sequence[str], limit: int | None) -> list[int]:
     return sorted(chosen if limit is None else chosen[:limit])
 
 
-def read_groups(path: str | Path, *, column: str = "group") -> Callable[[str], str | None]:
-    """A function from an image's relative path to its group.
+class Groups:
+    """The groups that a CSV file gives to images.
 
     Args:
         path: CSV with a header: the group's column, and one of :data:`NAMES`, of which the first that is there counts.
@@ -91,58 +91,52 @@ def read_groups(path: str | Path, *, column: str = "group") -> Callable[[str], s
 
     Raises:
         Refused: no such file or column, another kind of file, a row that names no image or whose values are not those
-            of its columns, two rows that contradict each other; and, when asked, a path that two rows of different
-            groups match equally well.
+            of its columns, two rows that contradict each other.
     """
-    path = Path(path)
-    by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
-    for listed, group in _read(path, column):
-        for name in _stems(listed):
-            by_stem.setdefault(name, []).append((PurePosixPath(listed), group))
 
-    def group_of(image: str) -> str | None:
+    def __init__(self, path: str | Path, column: str = "group") -> None:
+        self.path, self.column = Path(path), column
+        self.rows = _read(self.path, column)
+        self._by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
+        for listed, group in self.rows:
+            for name in _stems(listed):
+                self._by_stem.setdefault(name, []).append((PurePosixPath(listed), group))
+
+    def of(self, image: str) -> str | None:
+        """The group of an image, by its relative path.
+
+        Raises:
+            Refused: two rows of different groups match it equally well.
+        """
         here = PurePosixPath(normal(image))
-        counts = [(parts_in_common(here, listed), group) for listed, group in by_stem.get(stem(image), [])]
+        counts = [(parts_in_common(here, listed), group) for listed, group in self._by_stem.get(stem(image), [])]
         longest = max((1, *(count for count, _ in counts)))  # a row of another folder is of another image
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:
             hint = "give an 'image' column with folders in it"
-            raise refused(path, found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)
+            raise refused(self.path, found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)
         return (groups.pop() or None) if groups else None
 
-    return group_of
+    def without(self, images: Iterable[str]) -> list[str]:
+        """The images that have no group, each once.
 
+        Raises:
+            Refused: not one of the images has a group.
+        """
+        images = list(dict.fromkeys(images))
+        lacking = [image for image in images if self.of(image) is None]
+        if images and len(lacking) == len(images):
+            named = [name for name, group in self.rows if group]
+            found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {self.column!r}"
+            hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
+            raise refused(self.path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
+        return lacking
 
-def without_group(images: Iterable[str], path: str | Path, *, column: str = "group") -> list[str]:
-    """The images that a file gives no group, each once.
-
-    Args:
-        images: relative paths.
-        path: as for :func:`read_groups`, with ``column``.
-
-    Raises:
-        Refused: not one of the images has a group, and what :func:`read_groups` refuses.
-    """
-    images = list(dict.fromkeys(images))
-    group_of = read_groups(path, column=column)
-    lacking = [image for image in images if group_of(image) is None]
-    if images and len(lacking) == len(images):
-        named = [name for name, group in _read(Path(path), column) if group]
-        found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {column!r}"
-        hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
-        raise refused(path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
-    return lacking
-
-
-def of_several(images: Iterable[str], path: str | Path, *, column: str = "group") -> list[str]:
-    """Names of a file without folders that several images have, which then are all of the group of that row.
-
-    Args:
-        images, path, column: as for :func:`without_group`.
-    """
-    count = Counter(stem(image) for image in dict.fromkeys(images))
-    bare = {name for name, group in _read(Path(path), column) if group and "/" not in name}
-    return sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
+    def of_several(self, images: Iterable[str]) -> list[str]:
+        """Names without folders that several images have, which then are all of the group of that row."""
+        count = Counter(stem(image) for image in dict.fromkeys(images))
+        bare = {name for name, group in self.rows if group and "/" not in name}
+        return sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
 
 
 NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "filename", "image_id", "isic_id", "id")
@@ -153,13 +147,8 @@ _WHOLE = re.compile(r"^(\d+)\.0+$")  # as pandas writes a whole number of a colu
 _SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001", which keeps Excel from reading a number
 UNQUOTED = "close its quotes, or double those that belong to a value"
-_OTHER_KINDS = {
-    b"PK\x03\x04": "an Excel or other packed workbook (.xlsx, .ods, .numbers) or a zip file",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls)",
-    b"PAR1": "a Parquet file",
-    b"\x1f\x8b": "a gzip file",
-    b"%PDF": "a PDF file",
-}
+_BINARY = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x1f\x8b", b"%PDF")
+"""First bytes of workbooks (.xlsx, .ods, .xls), Parquet, gzip and PDF."""
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
@@ -223,9 +212,8 @@ def _text(path: Path) -> tuple[str, str]:
         content = path.read_bytes()
     except OSError as error:
         raise refused(path, str(error), "a CSV file", "check the path") from None
-    other = next((kind for magic, kind in _OTHER_KINDS.items() if content.startswith(magic)), None)
-    if other is not None:
-        raise refused(path, other, "a CSV file", "save the sheet as CSV (UTF-8), and give that file")
+    if content.startswith(_BINARY):
+        raise refused(path, "a workbook or another binary file", "a CSV file", "save the sheet as CSV (UTF-8)")
     mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
     guesses = ["utf-8", "cp1252"]
     if content.count(0) > len(content) // 4:  # no mark; in UTF-16 the zeros of plain letters are at every second place

@@ -6,13 +6,10 @@ only on its arguments and the seed, not on file names or the order of the input.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
@@ -32,8 +29,7 @@ class Partition(str, Enum):
 
     IID = "iid"
     FOLDER = "folder"
-    DIRICHLET_SIZE = "dirichlet-size"
-    DIRICHLET_APPEARANCE = "dirichlet-appearance"
+    DIRICHLET = "dirichlet"
 
 
 def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
@@ -66,7 +62,7 @@ def dirichlet(
 
     Args:
         together: clusters of indices.
-        classes: class of every image (:func:`size_classes`, :func:`appearance_classes`); a cluster counts as the most
+        classes: class of every image (:func:`size_classes`); a cluster counts as the most
             frequent one among its images.
         sites: number of parts.
         alpha: concentration, positive.
@@ -98,22 +94,6 @@ def size_classes(foreground: Sequence[float], bins: int = BINS) -> list[int]:
     return np.searchsorted(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]), values, side="right").tolist()
 
 
-def appearance_classes(mean_rgb: Sequence[tuple[float, float, float]], bins: int = BINS) -> list[int]:
-    """Class of every image by its mean colour: k-means from starts spread along the principal axis (no randomness)."""
-    colours = np.asarray(mean_rgb, dtype=float)
-    centred = colours - colours.mean(axis=0)
-    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
-    axis = axis * np.sign(axis[np.abs(axis).argmax()])
-    order = np.argsort(centred @ axis, kind="stable")
-    centres: NDArray[np.float64] = np.stack(
-        [part.mean(axis=0) for part in np.array_split(colours[order], bins) if len(part)]
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a cluster may become empty
-        classes: NDArray[np.int32] = kmeans2(colours, centres, iter=50, minit="matrix")[1]
-    return classes.tolist()
-
-
 def hold_out(
     hashes: Sequence[str],
     groups: Sequence[str | None],
@@ -137,9 +117,6 @@ def hold_out(
     Returns:
         Indices of each split in the order of ``shares``, then of all the rest.
     """
-    if any(not 0 <= share < 1 for share in shares) or sum(shares) >= 1:
-        hint = "for instance 0.1 and 0.1"
-        raise refused("shares", found=str(list(shares)), expected="in [0, 1), together < 1", hint=hint)
     everything = clusters(hashes, groups)
     together = [cluster for cluster in everything if all(labelled[index] for index in cluster)]
     leave = int(len(together) == len(everything))
@@ -226,16 +203,13 @@ def divide(
     together = clusters([fact.sha256 for fact in looked], [one.group for one in found])
     if partition is Partition.IID:
         parts = iid(together, sites, seed=seed)
-    elif partition is Partition.DIRICHLET_SIZE:
+    else:
         sizes = [fact.foreground for fact in looked if fact.foreground is not None]
         if len(sizes) < len(looked):
             unknown = f"{len(looked) - len(sizes)} images without a mask"
-            hint = "use --partition dirichlet-appearance"
+            hint = "use --partition iid"
             raise refused("--partition", found=unknown, expected="masks to take sizes from", hint=hint)
         parts = dirichlet(together, size_classes(sizes), sites, alpha=alpha, seed=seed)
-    else:
-        classes = appearance_classes([fact.mean_rgb for fact in looked])
-        parts = dirichlet(together, classes, sites, alpha=alpha, seed=seed)
     return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
 
 

@@ -6,15 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
-from samfed_monai.data.classes import class_problems
+from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
-from samfed_monai.data.grouping import of_several, read_groups, subset, without_group
+from samfed_monai.data.grouping import Groups, subset
 from samfed_monai.data.partitions import (
     Partition,
     Places,
@@ -29,7 +30,7 @@ from samfed_monai.data.quality_report import doubts, write_report
 from samfed_monai.data.sources.folders import find_folders, one_site, without_mask
 from samfed_monai.data.sources.found import Found, unpack_all
 from samfed_monai.data.sources.isic import find_isic
-from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
+from samfed_monai.data.sources.polyp import collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
 from samfed_monai.data.sources.rendered import volumes_of
 from samfed_monai.data.sources.weak import declare_kinds
@@ -39,16 +40,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What every source understands.
+    """What a list is made by; a source that has no use for an option passes it over.
 
     Args:
         output: the data list to write; the report goes beside it as ``<stem>.report.html`` and ``.report.csv``. A
             file that is there must hold the same list.
+        public: the public images: a site; of one pool a count (``"100"``), a share (``"0.05"``) or the name of a folder
+            in it; ``None``: no image is public. All of them need masks.
+        validation: share of each site's images to validate on, drawn from the labelled ones, in [0, 1).
+        test: likewise, to test on.
+        sites: of one pool, number of sites.
+        partition: of one pool, one of :class:`~.partitions.Partition`.
+        alpha: Dirichlet's concentration: small makes sites unlike each other.
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
+        by_folder: whether images in one folder below ``images`` are a group, as the slices of a volume are.
+        by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
+            are; what is drawn from it later keeps videos whole.
+        label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
+            :func:`~.sources.weak.declare_kinds`.
+        leave_out: collections to pass over.
+        unpack: whether to unpack ``root/*.zip`` first.
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
-        drop_unlabelled_labels: do not record labels of unlabelled images (then there is no oracle variant).
         mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
         classes: names of the classes that the values 1, 2, … of label files mean; empty for binary masks.
         unseen: sites that take no part in training: all their labelled images become test images.
@@ -60,11 +74,21 @@ class Options:
     """
 
     output: str | Path
+    public: str | None = None
+    validation: float = 0.1
+    test: float = 0.1
+    sites: int = 4
+    partition: str = Partition.IID
+    alpha: float = 0.5
     name: str | None = None
     groups: str | Path | None = None
     group_column: str = "group"
+    by_folder: bool = False
+    by_sequence: bool = False
+    label_kinds: Mapping[str, str] = field(default_factory=dict)
+    leave_out: Sequence[str] = ()
+    unpack: bool = False
     limit_per_site: int | None = None
-    drop_unlabelled_labels: bool = False
     mask_threshold: int | None = None
     classes: Sequence[str] = ()
     unseen: Sequence[str] = ()
@@ -73,6 +97,16 @@ class Options:
     skip_unreadable: bool = False
     report: bool = True
     progress: bool = True
+
+    @cached_property
+    def groups_read(self) -> Groups | None:
+        """Content of the file of groups."""
+        return Groups(self.groups, self.group_column) if self.groups else None
+
+    @property
+    def called(self) -> str:
+        """The list's name."""
+        return self.name or Path(self.output).stem
 
 
 @dataclass(frozen=True)
@@ -94,31 +128,21 @@ def grouped(found: Iterable[Found], options: Options, *, known: bool = False) ->
         options: see :class:`Options`.
         known: whether an image that the file does not name keeps the group that its source knows.
     """
-    group_of = read_groups(options.groups, column=options.group_column) if options.groups else lambda image: None
-    return [one.with_group(group_of(one.image) or (one.group if known else None)) for one in found]
+    groups = options.groups_read
+    return [one.with_group((groups and groups.of(one.image)) or (one.group if known else None)) for one in found]
 
 
-def check_first(options: Options, *, validation: float = 0.0, test: float = 0.0, name: str | None = None) -> None:
-    """Refuses what needs no image to be seen: impossible shares, and another list where this one is to be written.
-
-    Args:
-        options: see :class:`Options`.
-        validation: share of each site's images to validate on.
-        test: likewise, to test on.
-        name: what the list is called, if not as the options say.
-    """
+def check_first(options: Options) -> None:
+    """Refuses what needs no image to be seen: impossible shares, and another list where this one is to be written."""
     problems = Problems()
-    problems.extend(share_problems(validation, test))
+    problems.extend(share_problems(options.validation, options.test))
     if options.classes:
-        problems.extend(class_problems(options.classes, "--classes"))
-    if len(options.classes) == 1:
-        found, hint = "one name", "leave it out: labels of one class are binary masks"
-        problems.add("--classes", found=found, expected="the names of two classes or more", hint=hint)
-    if options.classes and options.mask_threshold is not None:
-        hint = "leave it out: a threshold cuts masks of one class"
-        problems.add("--mask-threshold", found="it beside --classes", expected="one of the two", hint=hint)
+        problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
+    if options.classes and options.label_kinds:
+        found, hint = "it beside --classes", "leave it out: weak labels are of one class"
+        problems.add("--label-kind", found=found, expected="one of the two", hint=hint)
     with problems.collected():
-        require_free(options.output, name=name or _name(options))
+        require_free(options.output, name=options.called)
     problems.refuse_if_any()
 
 
@@ -186,21 +210,58 @@ def look_at(
     )
 
 
-def drawn(
-    public: list[Found], sites: Mapping[str, list[Found]], looked: Looked, shares: tuple[float, float], seed: int
-) -> Places:
+def of_sites(
+    found: Mapping[str, Sequence[Found]],
+    root: Path,
+    options: Options,
+    *,
+    known: Iterable[Problem] = (),
+    caveats: Sequence[str] = (),
+) -> Prepared:
+    """Makes a list of sites, of which one may be the public one.
+
+    Args:
+        found: images by site.
+        root: the data root.
+        options: see :class:`Options`.
+        known: problems of the source.
+        caveats: sentences for the report that the source has to add.
+    """
+    looked = look_at(found, root, options, known)
+    private = {site: ones for site, ones in looked.found.items() if site != options.public}
+    public = looked.found.get(options.public, []) if options.public is not None else []
+    return finish(drawn(public, private, looked, options), looked, root, options, caveats=caveats)
+
+
+def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known: Iterable[Problem] = ()) -> Prepared:
+    """Makes a list of one pool: draws public images, and divides the rest among sites.
+
+    Args:
+        found: images; what one of them belongs together by is its group.
+        root: the data root.
+        options: see :class:`Options`.
+        known: problems of the source.
+    """
+    looked = look_at({"": found}, Path(root), options, known)
+    public, rest = draw_public(looked.found[""], looked.facts, options.public, options.seed)
+    partition = Partition(options.partition)
+    by_site = divide(rest, looked.facts, partition, options.sites, options.alpha, options.seed)
+    return finish(drawn(public, by_site, looked, options), looked, Path(root), options)
+
+
+def drawn(public: Sequence[Found], sites: Mapping[str, list[Found]], looked: Looked, options: Options) -> Places:
     """The public images, and those of each site drawn to validate and to test on."""
-    measuring = draw_measuring(sites, looked.facts, *shares, beside=public, seed=seed)
-    return {("", Split.PUBLIC): public, **measuring}
+    shares = options.validation, options.test
+    measuring = draw_measuring(sites, looked.facts, *shares, beside=public, seed=options.seed)
+    return {("", Split.PUBLIC): list(public), **measuring}
 
 
 def finish(
     places: Places,
-    facts: Mapping[str, Facts],
+    looked: Looked,
     root: Path,
     options: Options,
     *,
-    name: str | None = None,
     coverage: Sequence[Coverage] = (),
     caveats: Sequence[str] = (),
 ) -> Prepared:
@@ -208,24 +269,23 @@ def finish(
 
     Args:
         places: images by site and split.
-        facts: by image.
+        looked: what is known of them.
         root: the data root.
         options: see :class:`Options`.
-        name: what the list is called, if not as the options say.
         coverage: for a published list, what of it is at hand.
         caveats: sentences for the report that the source has to add.
     """
-    output = Path(options.output)
+    output, facts = Path(options.output), looked.facts
     ungrouped = _ungrouped([one for ones in places.values() for one in ones], options)
     places, reshaped = make_unseen(places, facts, options.unseen)
     if options.divide is not None:
         places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
         reshaped += divided
     sites = {site: Site() for site, _ in places if site}
-    datalist = DataList(name or _name(options), [], sites, options.mask_threshold, list(options.classes))
+    datalist = DataList(options.called, [], sites, options.mask_threshold, list(options.classes))
     notes = volumes_of(root)
     for (site, split), found in places.items():
-        items = [_item(one, facts[one.image], split, options, notes) for one in found]
+        items = [_item(one, facts[one.image], notes) for one in found]
         if split is Split.UNLABELLED:
             items = [items[index] for index in subset([item.sha256 for item in items], options.limit_per_site)]
         (getattr(sites[site], split.value) if site else datalist.public).extend(items)
@@ -236,26 +296,21 @@ def finish(
     freeze({output: datalist})
     unscored = cannot_be_scored(datalist)
     sentences = [*([unscored] if unscored else []), *warnings(datalist), *doubts(datalist, kept)]
-    sentences += [*reshaped, *ungrouped, *caveats]
+    sentences += [*reshaped, *ungrouped, *caveats, *looked.skipped]
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
         write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)
     return Prepared(datalist, output, page, sentences, list(coverage))
 
 
-def _name(options: Options) -> str:
-    return options.name or Path(options.output).stem
-
-
 def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
     """Sentences on images that the options' file gives no group, or one for several; refuses one that gives none."""
-    if not options.groups:
+    groups = options.groups_read
+    if groups is None:
         return []
-    images = {one.image for one in found}
-    lacking = without_group(sorted(images), options.groups, column=options.group_column)
-    name = Path(options.groups).name
+    images = sorted({one.image for one in found})
+    lacking, several, name = groups.without(images), groups.of_several(images), groups.path.name
     sentences = [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
-    several = of_several(images, options.groups, column=options.group_column)
     if several:
         who = counted(len(several), "name is", "names are")
         sentences.append(
@@ -265,16 +320,15 @@ def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
     return sentences
 
 
-def _item(one: Found, fact: Facts, split: Split, options: Options, notes: Mapping[str, Mapping[str, Any]]) -> Item:
+def _item(one: Found, fact: Facts, notes: Mapping[str, Mapping[str, Any]]) -> Item:
     path = PurePosixPath(one.image)
     note, number = notes.get(path.parent.as_posix(), {}), path.stem.rpartition("_")[2]
-    labelled = one.label is not None and not (split is Split.UNLABELLED and options.drop_unlabelled_labels)
     return Item(
         image=one.image,
         sha256=fact.sha256,
-        label=one.label if labelled else None,
-        label_sha256=fact.label_sha256 if labelled else None,
-        label_kind=one.label_kind if labelled else None,
+        label=one.label,
+        label_sha256=fact.label_sha256 if one.label is not None else None,
+        label_kind=one.label_kind if one.label is not None else None,
         group=one.group,
         volume=note.get("volume"),
         slice=int(number) if note and number.isdigit() else None,
@@ -282,54 +336,32 @@ def _item(one: Found, fact: Facts, split: Split, options: Options, notes: Mappin
     )
 
 
-__all__ = ["Options", "Prepared", "prepare_folders", "prepare_isic", "prepare_list", "prepare_to_test"]
+def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str] = ()) -> Prepared:
+    """Makes a list from ``root/<site>/{images,masks}``; a site without masks has only unlabelled images.
 
-
-def prepare_folders(
-    root: str | Path,
-    *,
-    public: str | None,
-    options: Options,
-    validation: float = 0.1,
-    test: float = 0.1,
-    by_folder: bool = False,
-    label_kinds: Mapping[str, str] | None = None,
-    caveats: Sequence[str] = (),
-) -> Prepared:
-    """Makes a list from ``root/<site>/{images,masks}``.
+    Weak labels stay with the images to train on; what is measured with is drawn from masks.
 
     Args:
         root: the folder of sites; it is the data root of the list.
-        public: name of the site whose images are public; all of them need masks. ``None``: no image is public.
-        options: see :class:`Options`.
-        validation: share of each site's images to validate on, drawn from the labelled ones. A site without masks has
-            only unlabelled images.
-        test: likewise, to test on.
-        by_folder: whether images in one folder below ``images`` are a group, as the slices of a volume are.
-        label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
-            :func:`~.sources.weak.declare_kinds`. Weak labels stay with the images to train on; what is measured with
-            is drawn from masks.
+        options: see :class:`Options`; ``public`` is a site.
         caveats: sentences for the report, of whatever made the folders.
 
     Raises:
         Refused: with everything that is wrong with the folders, the files and the list.
     """
-    check_first(options, validation=validation, test=test)
-    if label_kinds:
-        _check_kinds(options)
+    check_first(options)
     root = Path(root)
-    folders = find_folders(root, public=public, output=options.output)
-    sites = {site: [_by_folder(one) if by_folder else one for one in ones] for site, ones in folders.sites.items()}
-    found = {site: grouped(ones, options, known=by_folder) for site, ones in sites.items()}
+    folders = find_folders(root, public=options.public, output=options.output)
+    found = {
+        site: grouped(map(_by_folder, ones) if options.by_folder else ones, options, known=options.by_folder)
+        for site, ones in folders.sites.items()
+    }
     spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
-    spared |= {public: "they are the public images"} if public is not None else {}
-    found, wrong = declare_kinds(found, label_kinds or {}, root, spared=spared)
-    looked = look_at(found, root, options, [*folders.problems, *wrong])
-    private = {site: ones for site, ones in looked.found.items() if site != public}
-    places = drawn(looked.found.get(public, []), private, looked, (validation, test), options.seed)
-    others = [*folders.passed_over, *looked.skipped, *_only_weak(private), *caveats]
-    others += [] if by_folder or options.groups else _of_one_name(sites)
-    return finish(places, looked.facts, root, options, caveats=others)
+    spared |= {options.public: "they are the public images"} if options.public is not None else {}
+    found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared)
+    others = [*folders.passed_over, *_only_weak(found), *caveats]
+    others += [] if options.by_folder or options.groups else _of_one_name(found)
+    return of_sites(found, root, options, known=[*folders.problems, *wrong], caveats=others)
 
 
 def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
@@ -337,24 +369,15 @@ def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
     count = Counter((site, stem(one.image)) for site, ones in sites.items() for one in ones)
     same = {site: [one.image for one in ones if count[site, stem(one.image)] > 1] for site, ones in sites.items()}
     images = [image for ones in same.values() for image in ones]
-    if not images:
-        return []
     who = ", ".join(site for site, ones in same.items() if ones)
-    return [
-        f"{len(images)} images of {who} have names that others have in other folders, such as {images[0]}: if each "
-        "folder is a patient's, --by-folder keeps its images in one split"
-    ]
-
-
-def _check_kinds(options: Options) -> None:
-    problems = Problems()
-    if options.classes:
-        hint = "leave it out: weak labels are of one class"
-        problems.add("--label-kind", found="it beside --classes", expected="one of the two", hint=hint)
-    if options.drop_unlabelled_labels:
-        hint = "leave it out: the labels that would be dropped are the weak ones"
-        problems.add("--drop-unlabelled-labels", found="it beside --label-kind", expected="one of the two", hint=hint)
-    problems.refuse_if_any()
+    return (
+        [
+            f"{len(images)} images of {who} have names that others have in other folders, such as {images[0]}: if each "
+            "folder is a patient's, --by-folder keeps its images in one split"
+        ]
+        if images
+        else []
+    )
 
 
 def _only_weak(found: Mapping[str, Sequence[Found]]) -> list[str]:
@@ -372,7 +395,7 @@ def _by_folder(one: Found) -> Found:
     return one.with_group(None if folder.name == "images" else str(folder))
 
 
-def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str] = ()) -> Prepared:
+def prepare_to_test(root: str | Path, options: Options, *, caveats: Sequence[str] = ()) -> Prepared:
     """Makes a list that only measures: every image with a mask is a test image, of one site or of several.
 
     Args:
@@ -386,14 +409,11 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
     """
     check_first(options)
     root = Path(root)
-    if (root / "images").is_dir():
-        folders = one_site(root)
-    else:
-        folders = find_folders(root, public=None, output=options.output, alone=True)
-    others = [*folders.passed_over, *caveats]
+    alone = (root / "images").is_dir()
+    folders = one_site(root) if alone else find_folders(root, public=None, output=options.output, alone=True)
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
     looked = look_at(found, root, options, folders.problems)
-    others = [*folders.passed_over, *caveats, *looked.skipped]
+    others = [*folders.passed_over, *caveats]
     places: Places = {}
     for site, ones in looked.found.items():
         labelled = [one for one in ones if one.label is not None]
@@ -403,115 +423,54 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
         if labelled:
             places[site, Split.TEST] = labelled
     if not places:
-        found_here = others[0] if others else "no image with a mask"
+        found_here = next(iter([*others, *looked.skipped]), "no image with a mask")
         hint = "put masks into DIR/<site>/masks, each called as its image"
         raise refused(root, found=found_here, expected="images with masks to measure with", hint=hint)
-    return finish(places, looked.facts, root, replace(options, unseen=()), caveats=others)
+    return finish(places, looked, root, replace(options, unseen=()), caveats=others)
 
 
-def prepare_isic(
-    root: str | Path,
-    *,
-    options: Options,
-    public: str | None = "100",
-    sites: int = 4,
-    partition: str = Partition.IID,
-    alpha: float = 0.5,
-    validation: float = 0.1,
-    test: float = 0.1,
-    unpack_archives: bool = False,
-) -> Prepared:
+def prepare_isic(root: str | Path, options: Options) -> Prepared:
     """Makes a list from the official archives of an ISIC challenge (2016, 2017 or 2018).
 
     Args:
         root: folder that the archives were unpacked into; it is the data root of the list.
-        options: see :class:`Options`.
-        public: the public images: a count (``"100"``), a share (``"0.05"``), or the name of an archive's folder;
-            ``None``: no image is public.
-        sites: number of sites; with ``partition="folder"`` the remaining folders are the sites.
-        partition: ``iid``, ``folder``, ``dirichlet-size`` (of the lesion) or ``dirichlet-appearance`` (mean colour).
-        alpha: Dirichlet's concentration: small makes sites unlike each other.
-        validation: as in :func:`prepare_folders`.
-        test: as in :func:`prepare_folders`.
-        unpack_archives: unpack ``root/*.zip`` first, each into ``root``.
+        options: see :class:`Options`; a folder is an archive's.
 
     Raises:
         Refused: with everything that is wrong with the archives, the files and the list.
     """
-    check_first(options, validation=validation, test=test)
+    check_first(options)
     root = Path(root)
-    if unpack_archives:
+    if options.unpack:
         unpack_all(root)
     found = grouped(find_isic(root), options)
-    lacking = without_mask([one for one in found if one.origin and one.origin == public])
-    return _pool(found, lacking, root, options, public, sites, partition, alpha, (validation, test))
+    lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
+    return of_pool(found, root, options, known=lacking)
 
 
-def _pool(
-    found: list[Found],
-    lacking: Iterable[Problem],
-    root: Path,
-    options: Options,
-    public: str | None,
-    sites: int,
-    partition: str,
-    alpha: float,
-    shares: tuple[float, float],
-) -> Prepared:
-    """Draws public images and sites out of one pool."""
-    looked = look_at({"": found}, root, options, lacking)
-    public_ones, rest = draw_public(looked.found[""], looked.facts, public, options.seed)
-    by_site = divide(rest, looked.facts, Partition(partition), sites, alpha, options.seed)
-    places = drawn(public_ones, by_site, looked, shares, options.seed)
-    return finish(places, looked.facts, root, options, caveats=looked.skipped)
-
-
-def prepare_source(
-    find: Callable[[str | Path], Sequence[Found]],
-    root: str | Path,
-    *,
-    options: Options,
-    public: str | None = "0.25",
-    sites: int = 4,
-    partition: str = Partition.IID,
-    alpha: float = 0.5,
-    validation: float = 0.1,
-    test: float = 0.1,
-) -> Prepared:
+def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Path, options: Options) -> Prepared:
     """Makes a list from what a source of another package finds; groups that it knows are never divided.
 
     Args:
         find: the source: from ``root`` to the images below it, with paths relative to it.
         root: its folder; it is the data root of the list.
-        options: see :class:`Options`.
-        public: as in :func:`prepare_isic`, a name being an ``origin``.
-        sites: as in :func:`prepare_isic`.
-        partition: as in :func:`prepare_isic`.
-        alpha: as in :func:`prepare_isic`.
-        validation: as in :func:`prepare_folders`.
-        test: as in :func:`prepare_folders`.
+        options: see :class:`Options`; a folder is an ``origin``.
 
     Raises:
         Refused: with everything that is wrong with what it found, the files and the list.
     """
-    check_first(options, validation=validation, test=test)
-    root, where = Path(root), getattr(find, "__name__", "source")
+    check_first(options)
     images = list(find(root))
     wrong = [one for one in images if not isinstance(one, Found)]
     if wrong or not images:
         found = f"{type(wrong[0]).__name__} among them" if wrong else f"no image below {root}"
-        raise refused(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")
-    found_images = grouped(images, options, known=True)
-    return _pool(found_images, (), root, options, public, sites, partition, alpha, (validation, test))
+        where, expected = getattr(find, "__name__", "source"), "a list of samfed_monai.data.sources.found.Found"
+        raise refused(where, found=found, expected=expected)
+    return of_pool(grouped(images, options, known=True), root, options)
 
 
 def prepare_list(
-    split: str | Path,
-    data_root: str | Path,
-    *,
-    options: Options,
-    folders: Mapping[str, str] | None = None,
-    by_sequence: bool = False,
+    split: str | Path, data_root: str | Path, options: Options, *, folders: Mapping[str, str] | None = None
 ) -> Prepared:
     """Makes a list from a published one; images that are not at hand are reported, not invented.
 
@@ -520,77 +479,49 @@ def prepare_list(
         data_root: where the images are; see :func:`~.sources.published.find_published`.
         options: see :class:`Options`.
         folders: client to folder, where names do not tell.
-        by_sequence: record which video an image comes from, where that is known of a polyp collection. The list's
-            splits stay as they were published; what is drawn from it later (parts of a site, public images to hold
-            out) keeps videos whole.
 
     Raises:
         Refused: with everything that is wrong with the published list, the files and the result.
     """
     root = Path(data_root)
     published = find_published(split, root, folders=dict(folders or {}))
-    name = options.name or published.name
-    check_first(options, name=name)
-    places = {place: grouped(found, options, known=by_sequence) for place, found in published.places.items()}
+    options = replace(options, name=options.name or published.name)
+    check_first(options)
+    places = {place: grouped(found, options, known=options.by_sequence) for place, found in published.places.items()}
     looked = look_at(places, root, options)
-    return finish(
-        looked.found, looked.facts, root, options, name=name, coverage=published.coverage, caveats=looked.skipped
-    )
+    return finish(looked.found, looked, root, options, coverage=published.coverage)
 
 
-def prepare_polyp(
-    root: str | Path,
-    *,
-    options: Options,
-    public: str | None = "CVC-ColonDB",
-    leave_out: Sequence[str] = (),
-    validation: float = 0.1,
-    test: float = 0.1,
-    by_sequence: bool = True,
-    unpack_archives: bool = False,
-) -> Prepared:
+def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     """Makes a list from the polyp collections in a folder, each in a folder of its own, as it was released.
 
-    Every collection is a site (PolypGen: each of its centres, and its sequences). Masks that are not binary are cut at
-    the level that their collection needs, unless the options say otherwise.
+    Every collection is a site (PolypGen: each of its centres, and its sequences), and frames of one video stay in one
+    split, where the videos are known. Masks that are not binary are cut at the level that their collection needs,
+    unless the options say otherwise.
 
     Args:
         root: folder of collections; it is the data root of the list. See :func:`~.sources.polyp.find_polyps`.
         options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
-        public: the collection whose images are public; ``None``: none, every collection is a site.
-        leave_out: collections to pass over.
-        validation: share of each site's images to validate on.
-        test: likewise, to test on.
-        by_sequence: whether frames of one video stay in one split, where the videos are known; otherwise images are
-            drawn one by one, as the published lists do, and the report warns.
-        unpack_archives: unpack ``root/*.zip`` first, each into a folder of its name.
 
     Raises:
         Refused: with everything that is wrong with the collections, the files and the list.
     """
-    check_first(options, validation=validation, test=test)
+    check_first(options)
     root = Path(root)
-    if unpack_archives:
+    if options.unpack:
         unpack_all(root, apart=True)
     polyps = find_polyps(root)
     sites = {site: grouped(ones, options, known=True) for site, ones in polyps.sites.items()}
-    for name in leave_out:
+    for name in options.leave_out:
         for site in _named(name, sites, "--leave-out"):
             del sites[site]
-    public_site = _one(public, sites) if public is not None else None
+    public = _one(options.public, sites) if options.public is not None else None
     unseen = [site for name in options.unseen for site in _named(name, sites, "--unseen")]
     threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
-    options = replace(options, unseen=unseen, mask_threshold=threshold)
-    looked = look_at(sites, root, options, without_mask(sites[public_site]) if public_site else [])
-    sites = looked.found
-    if not by_sequence:  # draw images one by one; their groups are recorded all the same
-        sites = {site: grouped(ones, options) for site, ones in sites.items()}
-    private = {site: ones for site, ones in sites.items() if site != public_site}
-    places = drawn(sites[public_site] if public_site else [], private, looked, (validation, test), options.seed)
-    known = {one.image: one for ones in looked.found.values() for one in ones}
-    places = {place: [known[one.image] for one in ones] for place, ones in places.items()}
-    caveats = [*looked.skipped, *_caveats(polyps, places, unseen, validation, test)]
-    return finish(places, looked.facts, root, options, caveats=caveats)
+    options = replace(options, public=public, unseen=unseen, mask_threshold=threshold)
+    lacking = without_mask(sites[public]) if public is not None else []
+    caveats = [f"the folder {name} is no known collection and was not read" for name in polyps.unknown]
+    return of_sites(sites, root, options, known=lacking, caveats=caveats)
 
 
 def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:
@@ -613,15 +544,3 @@ def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
         hint = "put at least one collection beside it"
         raise refused("--public", found=f"only {found[0]}", expected="a site beside it", hint=hint)
     return found[0]
-
-
-def _caveats(polyps: Polyps, places: Places, unseen: Sequence[str], validation: float, test: float) -> list[str]:
-    sentences = [f"the folder {name} is no known collection and was not read" for name in polyps.unknown]
-    for (site, split), ones in places.items():
-        asked = {Split.VALIDATION: validation, Split.TEST: test}.get(split, 0)
-        if asked and not ones and site not in unseen:
-            sentences.append(
-                f"{site} has no {split.value} images: what it has without a mask, or shares with the public set or "
-                "another site by bytes or by sequence, may not measure"
-            )
-    return sentences

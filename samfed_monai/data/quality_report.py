@@ -6,8 +6,9 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -28,81 +29,39 @@ from samfed_monai.data.sources.published import Coverage
 from samfed_monai.data.weak_labels import IGNORE, read_weak_label
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one split of one site holds.
+def rows(datalist: DataList, facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
+    """What the public set and every split of every site holds, empty ones included.
 
-    Args:
-        site: ``""`` for the public set.
-        split: its name.
-        images: number of images.
-        labelled: of these, with a mask.
-        groups: number of distinct groups; 0 where none is known.
-        sizes: width x height, most frequent first, with counts.
-        modes: stored pixel types with counts.
-        mask_values: distinct grey levels over all masks.
-        empty: masks without foreground.
-        full: masks without background.
-        repeated: images whose bytes another image of the same site has.
-        turned: images that carry an EXIF orientation.
-        foreground: quartiles (lower, median, upper) of the foreground's share; ``None`` without masks.
-        bins: number of masks in each tenth of the foreground's share.
+    Returns:
+        ``site`` (``""`` is the public set), ``split``; numbers of ``images``, of those with a mask (``labelled``) or an
+        EXIF orientation (``turned``), of ``groups``, of ``empty`` and ``full`` masks; ``sizes`` (width × height) and
+        ``modes`` with their counts, the most frequent first; ``mask_values``, over all masks; ``foreground``, the
+        quartiles of its share, or ``None``.
     """
-
-    site: str
-    split: str
-    images: int
-    labelled: int
-    groups: int
-    sizes: list[tuple[str, int]]
-    modes: list[tuple[str, int]]
-    mask_values: list[int]
-    empty: int
-    full: int
-    repeated: int
-    turned: int
-    foreground: tuple[float, float, float] | None
-    bins: list[int]
-
-
-def rows(datalist: DataList, facts: Mapping[str, Facts]) -> list[Row]:
-    """A row for the public set and for every split of every site, empty ones included."""
-    table = [_row("", "public", datalist.public, facts, first_seen(datalist.public))]
+    table = [_row("", "public", datalist.public, facts)]
     for name, site in datalist.sites.items():
-        first = first_seen([item for _, items in site.splits() for item in items])
-        table += [_row(name, split.value, items, facts, first) for split, items in site.splits()]
+        table += [_row(name, split.value, items, facts) for split, items in site.splits()]
     return table
 
 
-def first_seen(items: Sequence[Item]) -> dict[str, str]:
-    """SHA-256 to the first image that has it."""
-    first: dict[str, str] = {}
-    for item in items:
-        first.setdefault(item.sha256, item.image)
-    return first
-
-
-def _row(site: str, split: str, items: Sequence[Item], facts: Mapping[str, Facts], first: Mapping[str, str]) -> Row:
+def _row(site: str, split: str, items: Sequence[Item], facts: Mapping[str, Facts]) -> dict[str, Any]:
     known = [facts[item.image] for item in items]
     masks = [facts[item.image] for item in items if item.label is not None]
     shares = [fact.foreground for fact in masks if fact.foreground is not None]
-    low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75]).tolist() if shares else (0.0, 0.0, 0.0)
-    return Row(
-        site=site,
-        split=split,
-        images=len(items),
-        labelled=len(masks),
-        groups=len({normal(item.group) for item in items if item.group}),
-        sizes=Counter(f"{fact.width} × {fact.height}" for fact in known).most_common(),
-        modes=Counter(fact.mode for fact in known).most_common(),
-        mask_values=sorted({value for fact in masks for value in fact.mask_values}),
-        empty=sum(share == 0 for share in shares),
-        full=sum(share == 1 for share in shares),
-        repeated=sum(first[item.sha256] != item.image for item in items),
-        turned=sum(fact.turned for fact in known),
-        foreground=(low, middle, high) if shares else None,
-        bins=np.histogram(shares, bins=10, range=(0, 1))[0].tolist(),
-    )
+    return {
+        "site": site,
+        "split": split,
+        "images": len(items),
+        "labelled": len(masks),
+        "groups": len({normal(item.group) for item in items if item.group}),
+        "sizes": Counter(f"{fact.width} × {fact.height}" for fact in known).most_common(),
+        "modes": Counter(fact.mode for fact in known).most_common(),
+        "mask_values": sorted({value for fact in masks for value in fact.mask_values}),
+        "empty": sum(share == 0 for share in shares),
+        "full": sum(share == 1 for share in shares),
+        "turned": sum(fact.turned for fact in known),
+        "foreground": np.quantile(shares, [0.25, 0.5, 0.75]).tolist() if shares else None,
+    }
 
 
 RIM = 0.98
@@ -116,32 +75,49 @@ DARK = 64
 def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     """Sentences on images and masks that exist and decode, but look odd.
 
-    Images: dark, as of 12 bits in 16. Masks: empty or full, with nothing as bright as the list's threshold, inverted,
-    not upright, or fitting better when turned.
+    Images: dark, as of 12 bits in 16. Masks: empty or full, with nothing as bright as the list's threshold (fault 65),
+    inverted, not upright, or fitting better when turned (fault 3); classes that no label of a site has.
     """
     by_image = {fact.image: fact for fact in facts}
     sentences = []
     for name, items in [("the public set", datalist.public), *_by_site(datalist)]:
-        sentences += _dark(name, [by_image[item.image] for item in items])
+        images = [by_image[item.image] for item in items]
         masks = [by_image[item.image] for item in items if item.label is not None]
+        if dark := [fact for fact in images if fact.brightest <= DARK]:
+            brightest = max(fact.brightest for fact in dark)
+            bits = f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16"
+            first = min(fact.image for fact in dark)
+            sentences.append(
+                f"{len(dark)} of {counted(len(images), 'image')} of {name}, such as {first}, are dark: nothing in them "
+                f"is brighter than {brightest} of 255"
+                + (bits if any(fact.mode.startswith("I") for fact in dark) else "")
+            )
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
             sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them apart")
-        sentences += _cut_to_nothing(name, masks, datalist.mask_threshold)
-        sentences += _lacking(name, masks, datalist.classes)
+        threshold = datalist.mask_threshold
+        lost = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
+        highest = max((max(fact.mask_values) for fact in lost), default=0)
+        nothing = f"because nothing in them is as bright as --mask-threshold {threshold}: their highest value is"
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
-        if inverted:
+        look = "foreground all along the border and background inside: they look inverted; if they are, exchange black"
+        for found, what in (
+            (lost, f"empty {nothing} {highest}"),
+            (inverted, f"{look} and white in them"),
+        ):
+            if found:
+                first = min(str(fact.label) for fact in found)
+                sentences.append(f"{len(found)} of {len(masks)} masks of {name}, such as {first}, are {what}")
+        there = {value for fact in masks for value in fact.mask_values}
+        lacking = [each for number, each in enumerate(datalist.classes, start=1) if number not in there]
+        if lacking and masks:
             sentences.append(
-                f"{len(inverted)} of {len(masks)} masks of {name}, such as {_first(inverted)}, are foreground "
-                "all along the border and background inside: they look inverted; "
-                "if they are, exchange black and white in them"
+                f"no label of {name} has {' or '.join(lacking)}: look whether it was drawn there; where it was not, a "
+                "network is taught, and scored as if, it were absent"
             )
-        turned = sum(fact.turned for fact in masks)
-        if turned:
-            sentences.append(
-                f"{counted(turned, f'labelled image of {name} carries', f'labelled images of {name} carry')} an EXIF "
-                "orientation, which is applied; look whether the masks follow it"
-            )
+        if turned := sum(fact.turned for fact in masks):
+            who = counted(turned, f"labelled image of {name} carries", f"labelled images of {name} carry")
+            sentences.append(f"{who} an EXIF orientation, which is applied; look whether the masks follow it")
         square = [fact for fact in masks if fact.misfit]
         better = sum(fact.misfit > 0.02 for fact in square)
         if len(square) >= 8 and better > len(square) / 2:
@@ -150,49 +126,6 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
                 "look at the overlays"
             )
     return sentences
-
-
-def _dark(name: str, images: Sequence[Facts]) -> list[str]:
-    dark = [fact for fact in images if fact.brightest <= DARK]
-    if not dark:
-        return []
-    brightest = max(fact.brightest for fact in dark)
-    deep = any(fact.mode.startswith("I") for fact in dark)
-    bits = (
-        f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16" if deep else ""
-    )
-    return [
-        f"{len(dark)} of {counted(len(images), 'image')} of {name}, such as {min(fact.image for fact in dark)}, are "
-        f"dark: nothing in them is brighter than {brightest} of 255{bits}"
-    ]
-
-
-def _lacking(name: str, masks: Sequence[Facts], classes: Sequence[str]) -> list[str]:
-    """Classes that no label of a site has: its labels may be of other organs than the others'."""
-    there = {value for fact in masks for value in fact.mask_values}
-    lacking = [each for number, each in enumerate(classes, start=1) if number not in there]
-    if not lacking or not masks:
-        return []
-    return [
-        f"no label of {name} has {' or '.join(lacking)}: look whether it was drawn there; where it was not, a network "
-        "is taught, and scored as if, it were absent"
-    ]
-
-
-def _first(masks: Sequence[Facts]) -> str:
-    return min(str(fact.label) for fact in masks)
-
-
-def _cut_to_nothing(name: str, masks: Sequence[Facts], threshold: int | None) -> list[str]:
-    """Fault 65: masks that have something in them, and none of it as bright as the threshold."""
-    lost = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
-    if not lost:
-        return []
-    highest = max(max(fact.mask_values) for fact in lost)
-    return [
-        f"{len(lost)} of {len(masks)} masks of {name}, such as {_first(lost)}, are empty because nothing in them is as "
-        f"bright as --mask-threshold {threshold}: their highest value is {highest}"
-    ]
 
 
 def _by_site(datalist: DataList) -> list[tuple[str, list[Item]]]:
@@ -238,20 +171,8 @@ def data_uri(picture: Picture) -> str:
 
 
 SAMPLES = 6
-SQUARES = 24
-COLUMNS = (
-    *("site", "split", "image", "sha256", "width", "height", "mode", "label", "label_sha256", "mask_values"),
-    *("foreground", "empty", "full", "group", "duplicate_of", "exif_orientation", "misfit"),
-)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture of the report."""
-
-    name: str
-    picture: str
-    note: str
+MEASURED = tuple(each.name for each in fields(Facts) if each.name not in ("unreadable", "problems"))
+"""Columns of the table of images beside its site, split and group."""
 
 
 def report_on(
@@ -298,7 +219,6 @@ def write_report(
     environment = Environment(
         loader=PackageLoader("samfed_monai.data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["bars"] = bars
     html = environment.get_template("data_report.html.j2").render(
         datalist=datalist,
         rows=table,
@@ -306,7 +226,6 @@ def write_report(
         coverage=coverage,
         warnings=warnings,
         galleries=_galleries(datalist, by_image, Path(data_root)),
-        squares=_squares(datalist, by_image, Path(data_root)),
         csv=page.with_suffix(".csv").name,
         version=__version__,
     )
@@ -315,40 +234,26 @@ def write_report(
     return page
 
 
-def totals(table: Sequence[Row]) -> dict[str, int]:
+def totals(table: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Sums over all rows, for the top of the page."""
-    by_split = {split.value: sum(row.images for row in table if row.split == split.value) for split in Split}
-    return {"images": sum(by_split.values()), "masks": sum(row.labelled for row in table), **by_split}
-
-
-def bars(counts: Sequence[int], width: int = 100, height: int = 22) -> str:
-    """Points of an SVG path that draws counts as adjacent bars, the highest filling the height."""
-    step, top = width / len(counts), max([*counts, 1])
-    return " ".join(
-        f"M{index * step:g},{height}v{-height * count / top:.1f}h{step - 1.5:g}V{height}z"
-        for index, count in enumerate(counts)
-        if count
-    )
+    by_split = {split.value: sum(row["images"] for row in table if row["split"] == split.value) for split in Split}
+    return {"images": sum(by_split.values()), **by_split}
 
 
 def table_of_images(datalist: DataList, facts: Mapping[str, Facts]) -> str:
-    """CSV with one row per image; the foreground is a share in [0, 1]."""
-    first = first_seen([item for _, _, item in datalist.items()])
-    rows = []
-    for site, split, item in datalist.items():
-        fact = facts[item.image]
-        share = fact.foreground if item.label else None
-        file = [site, split.value, item.image, item.sha256, fact.width, fact.height, fact.mode]
-        values = " ".join(map(str, fact.mask_values)) if item.label else ""
-        scored = ["", "", ""] if share is None else [f"{share:.5f}", int(share == 0), int(share == 1)]
-        repeats = first[item.sha256] if first[item.sha256] != item.image else ""
-        misfit = f"{fact.misfit:.4f}" if item.label else ""
-        label = [item.label or "", item.label_sha256 or "", values, *scored]
-        rows.append([*file, *label, item.group or "", repeats, int(fact.turned), misfit])
-    return to_csv(COLUMNS, rows)
+    """CSV with one row per image: site, split, group, and the facts of :data:`MEASURED`."""
+
+    def cell(value: Any) -> Any:
+        return " ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else value
+
+    rows = [
+        [site, split.value, item.group or "", *(cell(getattr(facts[item.image], name)) for name in MEASURED)]
+        for site, split, item in datalist.items()
+    ]
+    return to_csv(("site", "split", "group", *MEASURED), rows)
 
 
-def _galleries(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list[tuple[str, list[Sample]]]:
+def _galleries(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list[tuple[str, list[dict[str, str]]]]:
     galleries = []
     for name, items in [("Public", datalist.public), *_by_site(datalist)]:
         candidates = [item for item in items if item.label] or items
@@ -357,29 +262,23 @@ def _galleries(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> li
     return galleries
 
 
-def _squares(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list[Sample]:
-    """Square pictures, those first whose masks would fit better if they were turned."""
-    square = [
-        item
-        for _, _, item in datalist.items()
-        if item.label and facts[item.image].width == facts[item.image].height and facts[item.image].foreground
-    ]
-    square.sort(key=lambda item: (-facts[item.image].misfit, item.sha256))
-    return [_sample(item, facts[item.image], root, datalist) for item in square[:SQUARES]]
-
-
-def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> Sample:
+def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> dict[str, str]:
     picture = read_image(confine(root, item.image, where=item.image))
-    note = f"{fact.width} × {fact.height}"
-    if item.label and item.weak:
-        label = read_weak_label(confine(root, item.label, where=item.label))
-        note += f" · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled"
-        return Sample(Path(item.image).stem, data_uri(overlay(picture, (label == 1).astype(label.dtype))), note)
-    mask, classes = None, datalist.classes
-    if item.label:
-        path = confine(root, item.label, where=item.label)
-        mask = read_classes(path, classes) if classes else read_mask(path, datalist.mask_threshold)
-    if fact.foreground is not None and item.label:
+    mask, classes, note = None, datalist.classes, f"{fact.width} × {fact.height}"
+    path = confine(root, item.label, where=item.label) if item.label else None
+    if path and item.weak:
+        label = read_weak_label(path)
+        mask, note = (
+            (label == 1).astype(label.dtype),
+            f"{note} · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled",
+        )
+    elif path and classes:
         there = [name for number, name in enumerate(classes, start=1) if number in fact.mask_values]
-        note += f" · {', '.join(there) or 'none'}" if classes else f" · {fact.foreground:.0%} lesion"
-    return Sample(Path(item.image).stem, data_uri(overlay(picture, mask, classes=len(classes))), note)
+        mask, note = read_classes(path, classes), f"{note} · {', '.join(there) or 'none'}"
+    elif path:
+        mask, note = read_mask(path, datalist.mask_threshold), f"{note} · {fact.foreground or 0:.0%} lesion"
+    return {
+        "name": Path(item.image).stem,
+        "picture": data_uri(overlay(picture, mask, classes=len(classes))),
+        "note": note,
+    }

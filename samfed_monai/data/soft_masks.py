@@ -142,14 +142,12 @@ class SoftMaskStore:
 
         pixels = self._read(image_sha256)
         if pixels is None:
-            others = self._others(image_sha256)
-            hint = f"{AGAIN}: it computes what is missing and nothing else"
             raise refused(
                 f"soft-mask store {self.folder} -> image {image_sha256[:12]}…",
-                found=f"no readable mask by teacher {self.teacher_sha256[:12]}…"
-                + (f", but one by another: {others[0]}" if others else ""),
+                found=f"no readable mask by teacher {self.teacher_sha256[:12]}…",
                 expected="a soft mask of every unlabelled image",
-                hint=f"name that teacher (teacher_sha256), or {hint}" if others else hint,
+                hint=f"{AGAIN}: it computes what is missing and nothing else; or name the teacher that filled the "
+                "store (teacher_sha256)",
             )
         levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
         return torch.from_numpy(pixels.astype(np.float32) / levels)
@@ -162,7 +160,8 @@ class SoftMaskStore:
 
     def origin(self) -> dict[str, Any] | None:
         """What :meth:`write_origin` noted; ``None`` for masks that are a teacher's own, or for none."""
-        return _origin(self._masks)
+        path = self._masks / ORIGIN
+        return dict(read_json(path)) if path.is_file() else None
 
     def renewed(self) -> list[SoftMaskStore]:
         """The renewed masks in the same folder, each as a store of its own, in the order of their names."""
@@ -182,12 +181,6 @@ class SoftMaskStore:
     def __len__(self) -> int:
         """How many masks this teacher has in the store, damaged ones included."""
         return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
-
-    def _others(self, image_sha256: str) -> list[str]:
-        """Other teachers, or generations of renewed masks, that have a file for the image here."""
-        below = self._path(image_sha256).relative_to(self._masks)
-        folders = sorted(path for path in self.folder.glob("*") if _is_hash(path.name) and path != self._masks)
-        return [_named(path) for path in folders if (path / below).is_file()]
 
     def _path(self, image_sha256: str) -> Path:
         if not _is_hash(image_sha256):
@@ -217,19 +210,6 @@ class SoftMaskStore:
                 return np.frombuffer(pixels, dtype=_DTYPES[bits], offset=start).reshape(planes, height, width)
         logger.warning("soft mask %s is damaged: it counts as missing and will be computed again", path)
         return None
-
-
-def _origin(masks: Path) -> dict[str, Any] | None:
-    path = masks / ORIGIN
-    return dict(read_json(path)) if path.is_file() else None
-
-
-def _named(masks: Path) -> str:
-    """A teacher's identity; of renewed masks also their generation."""
-    origin = _origin(masks)
-    if origin is None:
-        return masks.name
-    return f"{masks.name} (generation {origin['generation']} of teacher {origin['teacher'][:12]}…)"
 
 
 def _is_hash(text: object) -> bool:

@@ -6,13 +6,17 @@ and colon are one scene with two palettes: pigment or blood, hairs or folds, a r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from samfed_monai.core.io import read_json
 from samfed_monai.core.seeds import derive_seed
 
 Field = NDArray[np.floating]  # (H, W) float32
@@ -77,61 +81,20 @@ class Look:
     quality: int = 92
 
 
-SKIN = Look(tissue=(0.93, 0.82, 0.77))
-COLON = Look(
-    tissue=(1.0, 0.80, 0.66), light=(1.0, 0.98, 0.92), tan=(0.0, 0.1), blood=(0.25, 0.55), pigment=(0.0, 0.1),
-    redness=(0.4, 0.8), radius=(0.10, 0.22), edge=(0.03, 0.06), ragged=(0.0, 0.03), bulge=(0.45, 1.0),
-    folds=(1.5, 4.0), hairs=(0, 0), marks=0.0, glare=(0.2, 0.6), framed=1.0, margin=(0.02, 0.06), round=6.0,
-    vignette=(0.2, 0.5), blur=(0.4, 0.9),
-)  # fmt: skip
+_LOOKS = read_json(Path(__file__).with_name("synthetic_looks.json"))
 
-# Skin: fair and bright with big lesions; tanned and hairy; dim, greyish, small lesions with rulers; rosy under gel.
-# Colon: red and bright with big polyps and print; brown, dark, in a wide frame; rosy, blurred, flatter; pale, glaring.
-SITES = {
-    "skin": (
-        replace(
-            SKIN, tissue=(0.97, 0.86, 0.84), light=(1.02, 0.99, 1.03), tan=(0.0, 0.1), framed=0.55, hairs=(0, 5),
-            radius=(0.24, 0.42), pigment=(0.7, 1.7), ragged=(0.08, 0.22), quality=94,
-        ),
-        replace(
-            SKIN, tissue=(0.90, 0.78, 0.66), light=(1.04, 1.0, 0.84), tan=(0.15, 0.4), hairs=(10, 34), marks=0.35,
-            radius=(0.17, 0.36), pigment=(0.45, 1.0), edge=(0.08, 0.22), framed=0.05, quality=88,
-        ),
-        replace(
-            SKIN, tissue=(0.82, 0.76, 0.74), light=(0.94, 0.98, 0.96), exposure=(0.66, 0.84), tan=(0.1, 0.25),
-            radius=(0.07, 0.18), pigment=(0.4, 1.1), marks=0.6, hairs=(0, 10), vignette=(0.25, 0.6), blur=(0.5, 1.1),
-            noise=(0.014, 0.028), quality=85,
-        ),
-        replace(
-            SKIN, tissue=(0.84, 0.72, 0.66), tan=(0.15, 0.4), blood=(0.15, 0.4), radius=(0.12, 0.32),
-            pigment=(0.6, 1.4), edge=(0.07, 0.2), ragged=(0.1, 0.25), glare=(0.2, 0.8), hairs=(2, 16),
-            blur=(0.4, 1.0), quality=90,
-        ),
-    ),
-    "polyp": (
-        replace(
-            COLON, tissue=(1.0, 0.74, 0.62), light=(1.04, 0.97, 0.93), blood=(0.35, 0.7), exposure=(0.92, 1.12),
-            radius=(0.18, 0.36), glare=(0.4, 1.0), margin=(0.0, 0.02), marks=0.8, ragged=(0.0, 0.05), quality=94,
-        ),
-        replace(
-            COLON, tissue=(0.95, 0.80, 0.58), light=(1.03, 0.96, 0.70), exposure=(0.5, 0.75), tan=(0.1, 0.3),
-            blood=(0.1, 0.3), radius=(0.12, 0.28), margin=(0.1, 0.2), noise=(0.01, 0.022), quality=86,
-        ),
-        replace(
-            COLON, tissue=(0.97, 0.80, 0.84), light=(0.98, 0.90, 1.06), exposure=(0.75, 1.0), radius=(0.10, 0.20),
-            bulge=(0.2, 0.5), redness=(0.35, 0.65), marks=0.3, round=4.0, blur=(1.0, 1.8), noise=(0.012, 0.025),
-            quality=80,
-        ),
-        replace(
-            COLON, tissue=(0.92, 0.90, 0.74), light=(0.92, 1.0, 0.88), exposure=(0.75, 1.0), blood=(0.1, 0.25),
-            folds=(0.5, 1.5), radius=(0.12, 0.28), bulge=(0.2, 0.7), glare=(0.6, 1.3), margin=(0.0, 0.03), round=12.0,
-            blur=(0.3, 0.6), quality=90,
-        ),
-    ),
-}  # fmt: skip
-"""Looks of the first four sites of each scene."""
-PUBLIC = {"skin": SKIN, "polyp": COLON}
+
+def _look(of: Mapping[str, Any], base: Look | None = None) -> Look:
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in of.items()}
+    return replace(base, **given) if base else Look(**given)
+
+
+PUBLIC = {scene: _look(looks["public"]) for scene, looks in _LOOKS.items()}
 """Look of the public pictures of each scene."""
+SITES = {scene: tuple(_look(of, PUBLIC[scene]) for of in looks["sites"]) for scene, looks in _LOOKS.items()}
+"""Looks of the first four sites of each scene. Skin: fair and bright with big lesions; tanned and hairy; dim, greyish,
+small lesions with rulers; rosy under gel. Colon: red and bright with big polyps and print; brown, dark, in a wide
+frame; rosy, blurred, flatter; pale, glaring."""
 
 
 def look_of(scene: str, index: int, seed: int) -> Look:

@@ -14,26 +14,17 @@ from samfed_monai.data.reading import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-PICTURE, NIFTI, DICOM = "picture", "NIfTI volume", "DICOM object"
+PICTURE, NIFTI, DICOM, VIDEO = "picture", "NIfTI volume", "DICOM object", "video"
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 _SYSTEM = frozenset(
-    {
-        *("__macosx", ".ds_store", ".appledouble", ".trashes", ".trash", ".fseventsd", ".temporaryitems"),
-        *(
-            ".spotlight-v100",
-            ".documentrevisions-v100",
-            ".apdisk",
-            ".volumeicon.icns",
-            "icon\r",
-            "network trash folder",
-        ),
-        *("$recycle.bin", "recycler", "recycled", "system volume information", "thumbs.db", "ehthumbs.db"),
-        *("ehthumbs_vista.db", "desktop.ini"),
-        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@appstore", "#recycle", "#snapshot", ".@__thumb"),
-        *("@sharebin", ".snapshot", ".snapshots", ".zfs", "~snapshot", "lost+found", ".directory", ".nfs"),
-    }
+    """__macosx|.ds_store|.appledouble|.trashes|.trash|.fseventsd|.temporaryitems|.spotlight-v100|.documentrevisions-v100
+.apdisk|.volumeicon.icns|icon\r|network trash folder|$recycle.bin|recycler|recycled|system volume information
+thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|@eadir|@tmp|@recycle|@recently-snapshot|@appstore|#recycle
+#snapshot|.@__thumb|@sharebin|.snapshot|.snapshots|.zfs|~snapshot|lost+found|.directory|.nfs""".replace(
+        "\n", "|"
+    ).split("|")
 )
 """What macOS, Windows, Linux and storage boxes (Synology, QNAP, Asustor, NetApp) put beside files, in small letters."""
 _PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden")
@@ -66,13 +57,14 @@ def kind_of(path: Path) -> str:
     if picture:
         return f"{picture} without its suffix"
     major = (_TYPES.guess_type(name)[0] or "").partition("/")[0]
-    if major in ("audio", "text", "video"):
+    if major in ("audio", "text", VIDEO):
         return major
     ending = path.suffix[1:]
     return ending.upper() if ending.isalnum() and not ending.isdigit() and len(ending) < 9 else "of an unknown kind"
 
 
 _TYPES = mimetypes.MimeTypes()  # Python's own table, without the machine's
+_TYPES.add_type("video/x-matroska", ".mkv")
 
 
 _STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}

@@ -6,9 +6,10 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,7 +167,14 @@ def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, A
         found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as the bundles do"
         raise MessageRefused([Problem("scores", found, "each image that was read once", hint)])
     empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
-    return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, count
+    rows = list(getattr(state, "scores", None) or [])
+    expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
+    return rows, {**empty, **class_metrics(summary), **expected}, count
+
+
+def expected_of(estimates: Sequence[float]) -> dict[str, float]:
+    """The mean of estimates of masks, and of how many, as metrics of a message; nothing of none."""
+    return {"expected_dice": fmean(estimates), "expected_images": len(estimates)} if estimates else {}
 
 
 def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
@@ -246,13 +254,13 @@ class SamFedAlgo(MonaiAlgo):
         self.logger = logger  # MONAI's own prints several lines per call to standard output, across progress bars
         self.vetted, self.keep_optimizer = vetted, keep_optimizer
         self.output_dir = Path(output_dir) if output_dir is not None else None
-        #: Tables of the last evaluation of each split: a list of {"id", "dice", "iou", "hd95", "empty"}.
+        #: Tables of the last evaluation of each split, as ScoreHandler leaves them.
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
             self.eval_kwargs = with_network_of(self.eval_kwargs, lambda: self._trainers_network)
         #: Called after the evaluations of :data:`COMPARED_AFTER` with the evaluator, which still holds the model, and
         #: the model's name; ``None`` does nothing.
-        self.on_evaluated: Callable[[SupervisedEvaluator, str], None] | None = None
+        self.on_evaluated: Callable[[SupervisedEvaluator, str], list[float]] | None = None
         self._closed = ""
         self._fresh_optimizer: dict[str, Any] = {}
         self._last: Call | None = None
@@ -426,7 +434,7 @@ class SamFedAlgo(MonaiAlgo):
             self.scored_a_part = isinstance(dataset, SplitDataset) and seen < dataset.different_images()
             called = COMPARED_AFTER.get((str(model), split))
             if self.on_evaluated is not None and called is not None:
-                self.on_evaluated(self.evaluator, called)
+                empty = expected_of(self.on_evaluated(self.evaluator, called)) | empty
         answer.metrics = sendable({**(answer.metrics or {}), **empty})
         answer[HEADER] = call.header(Kind.METRICS, n=seen)
         return answer

@@ -15,7 +15,9 @@ from samfed_monai.core.errors import SamFedError
 from samfed_monai.core.io import atomic_write, write_bytes
 from samfed_monai.core.table import to_csv
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
+from samfed_monai.losses import probabilities
 from samfed_monai.metrics import over_classes, scores_by_class, segmentation_scores
+from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
@@ -30,7 +32,7 @@ SAMPLE = 32
 TABLE = "disagreement.csv"
 ROUND = "current"
 """What a round's model is called, until the best one has been looked at."""
-COLUMNS = ("id", "image_sha256", "dice", "mask")
+COLUMNS = ("id", "image_sha256", "dice", "estimate", "mask")
 
 
 class Disagreement:
@@ -38,8 +40,7 @@ class Disagreement:
 
     It writes ``disagreement.csv``, one row per image with the Dice between the two masks, lowest first, and of the
     :data:`KEPT` lowest the masks themselves, ``student/<mask>`` and ``teacher/<mask>`` (PNG, 0 and 255 or the values of
-    classes, at the size of the student's evaluation). All of it is readable by its owner only and stays at the site:
-    nothing is returned.
+    classes, at the size of the student's evaluation). All of it is readable by its owner only and stays at the site.
 
     Args:
         records: the site's unlabelled images: ``id``, ``image``, ``image_sha256``.
@@ -72,15 +73,22 @@ class Disagreement:
         self.records, self.store, self.preprocessing = records, store, preprocessing
         self.batch_size, self._folder, self.site = batch_size, Path(folder), site
 
-    def __call__(self, evaluator: SupervisedEvaluator, model: str = "best") -> None:
-        """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it."""
+    def __call__(self, evaluator: SupervisedEvaluator, model: str = "best") -> list[float]:
+        """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it.
+
+        Returns:
+            The student's estimate of each of its masks (:func:`samfed_monai.metrics.quality.estimate`).
+        """
         try:
             records = self.records if model == "best" else self.records[:: max(1, -(-len(self.records) // SAMPLE))]
-            self._write(self._rows(evaluator, records), self._folder / model / self.site / "unlabelled")
+            rows = self._rows(evaluator, records)
+            self._write(rows, self._folder / model / self.site / "unlabelled")
             if model == "best":
                 shutil.rmtree(self._folder / ROUND / self.site, ignore_errors=True)
+            return [row["estimate"] for row in rows]
         except (SamFedError, OSError) as error:
             logger.warning("student and teacher could not be compared on images without masks: %s", error)
+            return []
 
     def _rows(self, evaluator: SupervisedEvaluator, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         from monai.data import DataLoader, Dataset
@@ -91,14 +99,17 @@ class Disagreement:
         with eval_mode(evaluator.network):
             for batch in loader:
                 logits = evaluator.inferer(batch["image"].to(evaluator.state.device), evaluator.network)
-                for student in _drawn(logits, 0).cpu().numpy():
+                chances = probabilities(logits.float()).cpu().numpy()
+                for student, chance in zip(_drawn(logits, 0).cpu().numpy(), chances, strict=True):
                     record, seen = records[seen], seen + 1
                     soft = resize_probabilities(store.get(record["image_sha256"])[None], student.shape)
                     teacher = _drawn(soft, 0.5)[0].numpy()
                     dice = segmentation_scores(student, teacher).dice
                     if logits.shape[1] > 1:
                         dice = over_classes(scores_by_class(student, teacher, logits.shape[1] - 1)).dice
-                    rows.append({**record, "dice": dice, "student": student, "teacher": teacher})
+                    rows.append(
+                        {**record, "dice": dice, "estimate": estimate(chance), "student": student, "teacher": teacher}
+                    )
                 rows.sort(key=lambda row: (row["dice"], row["id"]))
                 for row in rows[KEPT:]:
                     row["student"] = row["teacher"] = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 from samfed_monai.federation.exchange_object import classes_in
-from samfed_monai.metrics.scores import EMPTY, NAMES
-from samfed_monai.privacy.withholding import NO_IMAGES, WITHHELD, withheld_reason
+from samfed_monai.metrics.quality import groups_in
+from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
+from samfed_monai.privacy.withholding import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
@@ -20,7 +21,8 @@ logger = logging.getLogger(__name__)
 def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
 
-    A score or a count that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+    A score or a count that the site did not send is ``None``, and sensitivity, precision and area are left out; HD95 is
+    in pixels at the evaluation size.
 
     Args:
         reply: the answer.
@@ -30,7 +32,19 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     unknown = None if reply.n else 0  # of no image none has an empty mask
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
-    return {**scores, "n": reply.n, "empty": empty, **classes_in(reply.metrics, classes)}
+    beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
+    return {**scores, "n": reply.n, "empty": empty, **beside, **classes_in(reply.metrics, classes)}
+
+
+def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:
+    """``{"dice", "images", "groups"}`` of one site's answer: what its masks promise, with or without labels.
+
+    ``groups`` are of images with labels (:class:`samfed_monai.metrics.quality.Group`); ``None`` where nothing was sent.
+    """
+    if not metrics.keys() >= EXPECTED:
+        return None
+    groups = [asdict(group) for group in groups_in(metrics)]
+    return {"dice": metrics["expected_dice"], "images": int(metrics["expected_images"]), "groups": groups}
 
 
 def log_unscored(reasons: Mapping[str, str], what: str) -> None:
@@ -43,13 +57,21 @@ def log_unscored(reasons: Mapping[str, str], what: str) -> None:
             logger.warning("%s has no %s: %s", site, what, reason)
 
 
-def collect_scores(
-    transport: Transport, messages: Mapping[str, Message], classes: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
+class Collected(NamedTuple):
+    """What :func:`collect_scores` returns, by site."""
+
+    scores: dict[str, dict[str, Any]]
+    reasons: dict[str, str]
+    failed: set[str]
+    expected: dict[str, dict[str, Any]]
+
+
+def collect_scores(transport: Transport, messages: Mapping[str, Message], classes: Sequence[str]) -> Collected:
     """Has sites score what ``messages`` ask for; one that fails does not end the run.
 
     Returns:
-        Scores by site, reasons of sites that sent none, and those of them that failed.
+        Scores by site, reasons of sites that sent none, and those of them that failed; and what masks promise, of sites
+        without labels, too.
     """
     inbox = Inbox(
         round=next(iter(messages.values())).round if messages else 0, sites=messages, like=None, kind=Kind.METRICS
@@ -57,14 +79,16 @@ def collect_scores(
     replies = transport.send_and_receive(
         Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
     )
-    scores, reasons = dict[str, dict[str, Any]](), dict[str, str]()
+    scores, reasons, expected = dict[str, dict[str, Any]](), dict[str, str](), dict[str, dict[str, Any]]()
     for site, reply in replies.items():
         reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
         if isinstance(reply, Failure) or reason is not None:
             reasons[site] = str(reason)
         else:
             scores[site] = site_scores(reply, classes)
-    return scores, reasons, {site for site, reply in replies.items() if isinstance(reply, Failure)}
+        if not isinstance(reply, Failure) and (promised := expected_scores(reply.metrics)):
+            expected[site] = promised
+    return Collected(scores, reasons, {site for site, reply in replies.items() if isinstance(reply, Failure)}, expected)
 
 
 class Evaluation:
@@ -96,6 +120,8 @@ class Evaluation:
         self.transport, self.strategy = transport, strategy
         self.sites, self.unseen, self.splits = sites, unseen, splits
         self.rounds, self.seed = rounds, seed
+        #: Of the last call of :meth:`scores`, by site, as :func:`expected_scores` has it.
+        self.expected: dict[str, dict[str, Any]] = {}
         #: (site, split) to the reason why a site did not send its scores of the best or the last model.
         self.withheld: dict[tuple[str, str], str] = {}
         #: Sites that failed in the evaluation of the best or the last model, with the last reason.
@@ -120,7 +146,7 @@ class Evaluation:
             messages[site] = replace(
                 message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
             )
-        scores, reasons, failed = collect_scores(self.transport, messages, self.classes)
+        scores, reasons, failed, self.expected = collect_scores(self.transport, messages, self.classes)
         if model != "current":
             self.failed |= {site: reasons[site] for site in failed if site in self.sites}
         return scores, reasons

@@ -114,6 +114,8 @@ class FederatedJob:
         warm_start_held_out: part of the public images, in [0, 1), that the warm start does not train on and that says
             which of its weights are kept; 0 takes the last ones.
         adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
+        start_from: weights that the network begins with: a bundle (name or folder), a finished run's folder or a
+            weights file; the warm start then goes on from them. ``None`` builds the network anew.
         train: ids of ``train.json`` that this federation replaces, to values; ``None`` takes those that
             ``federate.json`` and the command line of ``python -m monai.bundle run`` set, where that runs it.
         teacher: ids of ``teacher.json`` to values.
@@ -155,6 +157,7 @@ class FederatedJob:
         warm_start_steps: int = 0,
         warm_start_held_out: float = 0.0,
         adapter: str | Path | None = None,
+        start_from: str | Path | None = None,
         train: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
         sites: Mapping[str, Mapping[str, Any]] | None = None,
@@ -202,6 +205,7 @@ class FederatedJob:
             output_dir=Path(output_dir),
             cache_dir=Path(cache_dir) if cache_dir else None,
             adapter=adapter,
+            start_from=start_from,
             train=site_places,
             teacher=teacher_places,
             sites={site: there for site, (_, there) in choices.items() if there},

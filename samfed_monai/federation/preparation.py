@@ -218,7 +218,7 @@ class Preparation:
         for split in splits:
             words = {"split": split, "model": "teacher"}
             messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
-            scores, reasons, _ = collect_scores(self.transport, messages, self.classes)
+            scores, reasons, *_ = collect_scores(self.transport, messages, self.classes)
             for site, summary in scores.items():
                 found[site][split] = summary
             log_unscored(reasons, f"{split} scores of the teacher")

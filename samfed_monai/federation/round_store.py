@@ -271,9 +271,11 @@ class RoundStore:
                 (self._path(number) / SERVER).unlink(missing_ok=True)
         self._full = keep_models | keep_states
 
-    def delete_states(self) -> None:
-        """Removes the sites' states of every round: no run goes on from them. Rounds stay intact."""
+    def delete_states(self, but: int | None = None) -> None:
+        """Removes the sites' states of every round but one: no run goes on from them. Rounds stay intact."""
         for number in self.rounds():
+            if number == but:
+                continue
             path, record = self._path(number) / "round.json", self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:

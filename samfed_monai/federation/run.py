@@ -20,6 +20,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, sha256_file, write_json
 from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
+from samfed_monai.core.words import counted
 from samfed_monai.data import DataList
 from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
@@ -33,11 +34,13 @@ from samfed_monai.federation.preparation import (
     no_public_images,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
+from samfed_monai.federation.quality import write_quality
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
+from samfed_monai.federation.start import StartingPoint, start_problems
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.tracking import Tracking, mlflow_store
 from samfed_monai.federation.warm_start import warm_start
@@ -158,6 +161,7 @@ def plan_problems(
         method = declared(places.bundle_root, plan.variant)
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
+    problems.extend(start_problems(places.start_from, participants))
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
     if datalist is not None:
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
@@ -170,6 +174,12 @@ def plan_problems(
 
 
 SPLITS = ("validation", "test")
+
+
+_MORE_ROUNDS = (
+    "The run was finished after {} and then given more: the later rounds follow the learning-rate schedule of a run of "
+    "{} rounds."
+)
 
 
 class Run:
@@ -196,6 +206,12 @@ class Run:
     def participants(self) -> Participants:
         """Who takes part, and with which network."""
         return Participants.of(self.plan, self.places, self.datalist)
+
+    @cached_property
+    def start(self) -> StartingPoint | None:
+        """Weights that the network begins with; ``None`` where it is built anew."""
+        source = self.places.start_from
+        return None if source is None else StartingPoint.read(source, self.participants)
 
     @cached_property
     def adapt(self) -> str:
@@ -259,8 +275,11 @@ class Run:
                 convention=self._convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=command_line(),
+                start=self._started_from(),
+                caveats=[_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before],
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
+            write_quality(result.calibration, participants.config, datalist, places)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 
@@ -279,7 +298,8 @@ class Run:
         if problems:
             raise Refused(problems)
         participants.dry_run()
-        require_starts(participants.config, participants.all_networks)
+        if self.start is None:
+            require_starts(participants.config, participants.all_networks)
         self.teacher.dry_run(self.adapt)
         begins = self._start_adapt()
         if self.adapt == "off" and begins != "none":
@@ -340,10 +360,20 @@ class Run:
             **({"update_guard": guard} if guard else {}),
         }
 
+    def _started_from(self) -> dict[str, Any] | None:
+        """What the report says of weights that the run began with; ``None`` without any."""
+        if self.start is None:
+            return None
+        steps = self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
+        return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": steps}
+
     def _weight_hashes(self, begins: str) -> dict[str, str]:
+        start = {"start": self.start.sha256} if self.start is not None else {}
         if self.adapt == "off" and begins == "none":
-            return {}
-        hashes, given = {"sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
+            return start
+        if not self.places.adapter and (sha256 := self.teacher.start_sha256) is not None:
+            start["teacher_start"] = sha256
+        hashes, given = {**start, "sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
         if isinstance(given, (str, Path)):
             hashes["adapter"] = sha256_file(given)
         elif given:
@@ -377,7 +407,7 @@ class Run:
         """
         config = self.participants.config
         starts = any(map(takes_teacher, self.participants.all_networks))
-        if config.optional("encoder_weights") != TEACHER or not starts:
+        if self.start is not None or config.optional("encoder_weights") != TEACHER or not starts:
             return "none"
         if not self.datalist.public and not self.places.adapter:
             logger.info("start: MobileSAM's own trunk; there are no public images to adapt a teacher to")
@@ -408,6 +438,9 @@ class Run:
         """Warm start and initial weights for every site; the controller of the rounds."""
         plan, participants = self.plan, self.participants
         later = participants.strategy.rounds_before_warm_start > 0
+        if (begun := self._started_from()) is not None:
+            steps = begun["warm_start_steps"] or "no"
+            logger.info("start: the weights of %s, then %s steps of warm start", begun["name"], steps)
         with self._timed("warm_start"):
             starts = {}
             for name in participants.all_networks:
@@ -460,8 +493,13 @@ class Run:
             "cache_dir": self.places.cache,
             "trunk": trunk if takes_teacher(network) else None,
             "held_out": self.plan.warm_start_held_out,
+            **instead,
         }
-        return warm_start(config, **{**options, **instead})[0]
+        begun = self.start.weights if self.start is not None and "begin" not in instead else {}
+        if begun and not (options["steps"] and self.datalist.public):
+            return begun
+        options |= {"begin": begun} if begun else {}
+        return {**begun, **warm_start(config, **options)[0]}
 
     def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""

@@ -22,6 +22,7 @@ from samfed_monai.core.io import (
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
+from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
 
@@ -102,7 +103,12 @@ class RunLock:
 
 
 def site_record(
-    reply: Message | Failure, scores: Mapping[str, Any] | None, unscored: str | None, traffic: Traffic | None
+    reply: Message | Failure,
+    scores: Mapping[str, Any] | None,
+    unscored: str | None,
+    traffic: Traffic | None,
+    *,
+    expected: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One site's part of ``round.json``.
 
@@ -111,6 +117,7 @@ def site_record(
         scores: its scores of the aggregated model on its validation images.
         unscored: why there are none.
         traffic: its bytes in this round.
+        expected: what the model's masks of its images promise.
 
     With differential privacy, ``releases`` is how many messages with noise the site has sent in this run so far.
     """
@@ -124,6 +131,7 @@ def site_record(
         if "releases" in reply.metrics:
             record["releases"] = int(reply.metrics["releases"])
     record.update(validation=dict(scores) if scores else None, unscored=unscored)
+    record.update({"expected": dict(expected)} if expected else {})
     record.update(up_bytes=traffic.up, down_bytes=traffic.down)
     return record
 
@@ -147,10 +155,25 @@ def round_record(
     }
 
 
+def expected_dice(record: Mapping[str, Any]) -> float | None:
+    """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
+    promised = [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
+    images = sum(each["images"] for each in promised)
+    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
+
+
+def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
+    """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
+    promised = [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
+    return Calibration.fit(Group(**group) for each in promised for group in each["groups"])
+
+
 def round_line(record: Mapping[str, Any]) -> str:
-    """One line about a round: ``round 3 of 30: validation Dice 0.834, lowest 0.790 (site-2), 18 s``."""
+    """One line about a round: ``round 3 of 30: validation Dice 0.834, expected 0.850, lowest 0.790 (site-2), 18 s``."""
     dice, lowest = record["average"]["validation"]["dice"], record["worst"]["validation"]
     parts = [f"validation Dice {dice:.3f}"] if dice is not None else ["no validation scores"]
+    if (expected := expected_dice(record)) is not None:
+        parts.append(f"expected {expected:.3f}")
     if lowest is not None:
         parts.append(f"lowest {lowest['dice']:.3f} ({lowest['site']})")
     skipped = sorted(site for site, entry in record["sites"].items() if entry["status"] != "ok")
@@ -186,7 +209,7 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
 COLUMNS = (
     "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
-    "empty_both", "empty_prediction", "empty_label", "seconds", "up_bytes", "down_bytes",
+    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
 )  # fmt: skip
 
 
@@ -206,6 +229,8 @@ class RunFolder:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
         self._lock = RunLock(self.path / LOCK)
+        #: Numbers of rounds after which the run was finished, before it was given more.
+        self.rounds_before: list[int] = []
         self._bests = Bests()
         self._terms: list[str] = []  # heads of the table beside COLUMNS
         self._written = 0  # rounds that this process has written into the table
@@ -221,6 +246,7 @@ class RunFolder:
         """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
 
         A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
+        A finished run may be given more ``rounds`` (:meth:`_extend`), unless it is a row of a comparison.
 
         Args:
             config: the resolved configuration, JSON content; machine paths do not belong in it.
@@ -245,7 +271,14 @@ class RunFolder:
             }
             self.store.clean()
             if self._holds_results() and (self.path / "run.json").exists():
-                self._compare(read_json(self.path / "run.json"), content)
+                old = read_json(self.path / "run.json")
+                self.rounds_before = list(old.get("rounds_before", []))
+                rounds = old.get("config", {}).get("rounds")
+                if self._may_have_more(rounds, config.get("rounds")):
+                    self._compare({**old, "config": {**old["config"], "rounds": config["rounds"]}}, content)
+                    self._extend(rounds, content)
+                else:
+                    self._compare(old, content)
             else:
                 write_json(self.path / "run.json", content, mode=PUBLIC)
         except BaseException:
@@ -292,16 +325,19 @@ class RunFolder:
     def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
         """Keeps of a run that has its results what can still be of use: the best and the last model.
 
+        The sites' states of the last round stay, too, from which the run goes on if it is given more rounds.
+
         Args:
             records: of all rounds.
-            keep_states: keep the sites' states of these two rounds as well (where a site's state holds its network).
+            keep_states: keep the sites' states of both rounds (where a site's state holds its network).
         """
-        kept = {best_round(records), len(records) - 1}
+        last = len(records) - 1
+        kept = {best_round(records), last}
         self.store.prune(keep_models=kept, keep_states=kept)
         if keep_states:
             self.store.say_where_states_are()
         else:
-            self.store.delete_states()
+            self.store.delete_states(but=last)
 
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes ``federation.csv`` from the records of all rounds.
@@ -337,6 +373,25 @@ class RunFolder:
         rounds = self.store.folder
         return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
 
+    def _may_have_more(self, before: Any, now: Any) -> bool:
+        """Whether a finished run of so many rounds may go on to that many: one that no comparison is made of."""
+        if not (type(before) is int and type(now) is int and now > before == len(self.store.rounds())):
+            return False
+        return (self.path / "results.json").is_file() and not (self.path / "compare.json").exists()
+
+    def _extend(self, before: int, content: Mapping[str, Any]) -> None:
+        """Makes a finished run of ``before`` rounds one that is not finished; its results stay under another name.
+
+        What a round does with its number of rounds, a learning-rate schedule for instance, is from now on that of the
+        longer run; rounds that were stored are not repeated.
+        """
+        self.rounds_before.append(before)
+        write_json(self.path / "run.json", {**content, "rounds_before": self.rounds_before}, mode=PUBLIC)
+        os.replace(self.path / "results.json", self.path / f"results-after-{before}-rounds.json")
+        now = content["config"]["rounds"]
+        new = f"round {now} follows" if now == before + 1 else f"rounds {before + 1} to {now} follow"
+        logger.info("more rounds: %s the schedules (learning rate, weights of terms) of a run of %d rounds", new, now)
+
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         problems = Problems()
         for part in ("config", "hashes", "seeds"):
@@ -357,9 +412,10 @@ class RunFolder:
 class Bests:
     """The best round as of the last one and as of the one before, found as rounds come: each is looked at once.
 
-    The best is the round with the highest mean validation Dice, the earliest among equals; the last when none was
-    scored. A site that was not scored in a round counts there with its last scores, so that no round looks good because
-    a hard site was away; from the round on that scores a site for the first time, those before it are out.
+    The best is the round with the highest mean validation Dice, the earliest among equals. Where no site has masks it
+    is the one whose masks promise most (:func:`expected_dice`), and the last where nothing was sent of that either. A
+    site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
+    site was away; from the round on that scores a site for the first time, those before it are out.
     """
 
     def __init__(self) -> None:
@@ -383,6 +439,11 @@ class Bests:
             dice = pool(self._known.values())["dice"]
         if dice is not None:
             rated = (len(self._known), dice, -record["round"])
+        elif not self._known and (expected := expected_dice(record)) is not None:
+            rated = (0, expected, -record["round"])
+        else:
+            rated = None
+        if rated is not None:
             self._highest = rated if self._highest is None else max(self._highest, rated)
         best = record["round"] if self._highest is None else -self._highest[2]
         self.before, self.now = self.now if self._seen else best, best
@@ -418,7 +479,7 @@ def _row(round: int, site: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = entry.get("validation") or {}
     plain = {name: entry.get(name) for name in ("status", "reason", "n", "seconds", "up_bytes", "down_bytes")}
     row = {"round": round, "site": site, **plain, **{name: scores.get(name) for name in ("dice", "iou", "hd95")}}
-    row["images"] = scores.get("n")
+    row["images"], row["expected_dice"] = scores.get("n"), (entry.get("expected") or {}).get("dice")
     row.update({f"empty_{side}": count for side, count in (scores.get("empty") or {}).items()})
     row.update({f"term_{name}": value for name, value in (entry.get("terms") or {}).items()})
     return {name: "" if value is None else value for name, value in row.items()}

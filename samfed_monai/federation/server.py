@@ -21,12 +21,14 @@ from samfed_monai.federation.round_store import RoundRecords
 from samfed_monai.federation.run_folder import (
     RunFolder,
     best_round,
+    calibration_of,
     round_line,
     round_record,
     site_record,
     total_traffic,
 )
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
+from samfed_monai.metrics.quality import Calibration
 from samfed_monai.privacy.central import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.guard import Counts
@@ -106,6 +108,7 @@ class RunResult:
         seconds: ``training``, ``server`` (what a server trains itself), ``controller`` and ``evaluation``, over all
             rounds and the evaluation.
         withheld: (site, split) to the reason why a site did not send its scores of the two models.
+        calibration: of the best model's estimates; ``None`` where too few validation images say anything of them.
     """
 
     models: dict[str, dict[str, Any]]
@@ -113,6 +116,7 @@ class RunResult:
     traffic: dict[str, int]
     seconds: dict[str, float]
     withheld: dict[tuple[str, str], str] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 class RoundController:
@@ -298,7 +302,13 @@ class RoundController:
                 scores, unscored = self.evaluation.scores("validation", round=round)
             traffic = self.transport.take_traffic()
             sites = {
-                site: site_record(replies[site], scores.get(site), unscored.get(site), traffic.get(site))
+                site: site_record(
+                    replies[site],
+                    scores.get(site),
+                    unscored.get(site),
+                    traffic.get(site),
+                    expected=self.evaluation.expected.get(site),
+                )
                 for site in messages
             }
             with termination.deferred():
@@ -360,7 +370,8 @@ class RoundController:
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
         for each in (*(record["seconds"] for record in records), clock.seconds):  # a record is a file: once for all
             seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
-        return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld))
+        best = calibration_of(records[rounds["best"]])
+        return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld), best)
 
     def _model(self, name: str, round: int, records: RoundRecords) -> dict[str, Any]:
         self._load_round(round)

@@ -31,6 +31,7 @@ from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.metrics.quality import groups_of, metrics_of
 from samfed_monai.privacy.accounting import PrivacyLedger
 from samfed_monai.privacy.allowed import require_public_images
 from samfed_monai.privacy.network_check import require_plain_network
@@ -317,7 +318,14 @@ class Site:
         if self.client.scored_a_part and reply.n >= self.privacy.least_images:
             hint = "leave the loader to the bundle that was installed here"
             raise MessageRefused([Problem("scores", "those of a part of the images", "all images of the split", hint)])
-        return reply
+        split = message.extra.get("split")
+        return replace(reply, metrics={**reply.metrics, **self._quality()}) if split == "validation" else reply
+
+    def _quality(self) -> dict[str, float]:
+        """What this site's validation images say of the estimates, in groups of ``least_images``."""
+        rows = [row for row in self.client.scores.get("validation", []) if "estimate" in row]
+        pairs = [row["estimate"] for row in rows], [row["dice"] for row in rows]
+        return metrics_of(groups_of(*pairs, least=max(1, self.privacy.least_images)))
 
     def _train(self, message: Message) -> Message:
         """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""

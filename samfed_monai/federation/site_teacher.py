@@ -17,6 +17,7 @@ from samfed_monai.data.records import different, read_as
 from samfed_monai.federation.exchange_object import class_metrics
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.metrics import BESIDE, NAMES
 from samfed_monai.protocol.message import MAX_ADAPTERS, Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class SiteTeacher:
         rows = self.masks.teacher_scores(self.sha256, config, split)
         convention = config.parser().get_parsed_content("validate#scores").convention
         summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
-        means = {name: summary[name] for name in ("dice", "iou", "hd95") if summary[name] is not None}
+        means = {name: summary[name] for name in (*NAMES, *BESIDE) if summary.get(name) is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
         return {"n": summary["n"], "metrics": {**means, **empty, **class_metrics(summary)}}
 

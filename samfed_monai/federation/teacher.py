@@ -89,6 +89,12 @@ class TeacherStage:
         return content
 
     @property
+    def start_sha256(self) -> str | None:
+        """Of the adapter that the fit goes on from; ``None`` where it begins with SAM as it comes."""
+        start = self._config().optional("start_from")
+        return None if start is None else sha256_file(start)
+
+    @property
     def scored(self) -> tuple[str, ...]:
         """Splits of the sites on which the teacher itself is scored, for its row in tables."""
         return () if self._config().optional("score") is False else ("test",)
@@ -251,7 +257,8 @@ class TeacherStage:
         public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
         about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
-        key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
+        start = {} if (sha256 := self.start_sha256) is None else {"start_from": sha256}
+        key = canonical_hash(about | start | ({"groups": groups} if any(groups) else {}))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
         with single_writer(path) as exists:
             if exists:
@@ -302,7 +309,7 @@ def _recorded(adapter: Path) -> dict[str, Any]:
     fitted = read_json(beside)
     if fitted.get("sha256") != sha256_file(adapter):
         return {}
-    return {name: fitted[name] for name in ("before", "after") if name in fitted}
+    return {name: fitted[name] for name in ("before", "after", "start") if name in fitted}
 
 
 def _without_report(content: dict[str, Any]) -> dict[str, Any]:

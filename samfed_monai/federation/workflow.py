@@ -19,7 +19,7 @@ TRAIN = "train"
 
 PLACES = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
-) | {"checkpoint", "device"}
+) | {"checkpoint", "device", "start_from"}
 """Ids that say where something lies rather than what is computed; they never enter a fingerprint."""
 
 EVALUATION = frozenset(

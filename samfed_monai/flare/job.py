@@ -54,9 +54,8 @@ class Planned:
     report: Any
 
 
-_READ = frozenset(f"job#{each.name}" for each in fields(Plan)) | frozenset(
-    f"job#{name}" for name in ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter")
-)
+_PATHS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter", "start_from")
+_READ = frozenset(f"job#{name}" for name in (*(each.name for each in fields(Plan)), *_PATHS))
 """Ids of ``federate.json`` that a job is planned from, or refused for; the rest each participant's own file says."""
 
 _HERE = _READ | {"report"}
@@ -136,7 +135,7 @@ def _require_no_places(places: Places, *, here: bool) -> None:
             if not (here and not where and name == "device"):  # that one goes into every file that is written
                 place = "#".join(filter(None, (where, name)))
                 problems.add(f"federate.json -> {place}", found="a place", expected=expected, hint=hint)
-    for name in ("adapter", "cache_dir"):
+    for name in ("adapter", "start_from", "cache_dir"):
         if not here and getattr(places, name):  # of the server, which would fit another teacher
             own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"
             problems.add(f"federate.json -> {name}", found="a place", expected=expected, hint=own)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.core.errors import AGAIN, Problem, Refused, Stopped
 from samfed_monai.core.io import write_json
 from samfed_monai.data import DataList
@@ -154,6 +155,8 @@ def write_site_files(
     server = {"datalist": _here(path), "cache_dir": _here(places.cache), **common}
     if places.adapter:
         server["adapter"] = _here(str(places.adapter))
+    if places.start_from:
+        server["start_from"] = bundle_or_path(str(places.start_from))
     write_json(folder / "server.json", server)
     return folder
 

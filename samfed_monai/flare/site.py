@@ -82,6 +82,7 @@ def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
         output_dir=run_folder,
         cache_dir=files.cache_dir,
         adapter=files.adapter,
+        start_from=files.start_from,
         train={"device": files.device} if files.device else {},
     )
 

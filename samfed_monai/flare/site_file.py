@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.core.device import VARIABLE as DEVICE
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json
@@ -60,7 +61,7 @@ _SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device")},
+        **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", "start_from")},
         **dict.fromkeys(("memory_limit_gib", "threads", "epsilon"), _ABOVE_0),
         "least_images": {"type": ["integer", "null"], "minimum": 1},
         "statistics": {"type": ["array", "null"], "items": {"enum": _KINDS}},
@@ -82,6 +83,7 @@ class SiteFile:
         weights: folder of checkpoints (``SAMFED_WEIGHTS``); ``None`` keeps the environment's.
         bundle_root: the bundle's folder; ``None`` takes the packaged bundle of the job's name.
         adapter: server only: an adapter to use as it is.
+        start_from: server only: a bundle, a finished run or a weights file that the network begins with.
         device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
@@ -98,6 +100,7 @@ class SiteFile:
     weights: Path | None = None
     bundle_root: Path | None = None
     adapter: Path | None = None
+    start_from: str | None = None
     device: str | None = None
     memory_limit_gib: float | None = None
     threads: int | None = None
@@ -134,6 +137,8 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
         raise Refused(problems)
     values = {name: value for name, value in content.items() if value is not None and value != ""}
     values |= {name: _place(path, values[name]) for name in _PATHS if name in values}
+    if values.get("start_from", "") not in ("", *packaged_bundles()):
+        values["start_from"] = str(_place(path, values["start_from"]))
     if "statistics" in values:
         values["statistics"] = tuple(values["statistics"])
     return SiteFile(path=path, **values)

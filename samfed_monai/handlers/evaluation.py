@@ -23,7 +23,10 @@ from samfed_monai.core.table import to_csv
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.losses import probabilities
 from samfed_monai.metrics import (
+    BESIDE,
+    NAMES,
     Scores,
     convention,
     over_classes,
@@ -33,6 +36,7 @@ from samfed_monai.metrics import (
     summarise,
     summarise_classes,
 )
+from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -43,23 +47,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME_BYTES = 120  # file systems take 255, encrypting ones 143; the rest is for digits, repeat and ending
-COLUMNS = ("id", "dice", "iou", "hd95", "empty", "mask")
+COLUMNS = ("id", *NAMES, *BESIDE, "empty", "estimate", "mask")
 
 
 class ScoreHandler:
-    """Computes Dice, IoU and HD95 of each image of a MONAI ``SupervisedEvaluator`` (docs/method.md).
+    """Scores each image of a MONAI ``SupervisedEvaluator``: Dice, IoU, HD95, and what is beside (docs/method.md).
 
     Reads ``pred`` (logits) and ``label`` of ``engine.state.output``, decollated (a list of dicts) or not (a dict of
     batches), and ``id`` of ``engine.state.batch``; images without one are numbered. After every epoch it leaves on
     ``engine.state``:
 
-    - ``metrics["dice" | "iou" | "hd95"]``: means over the images,
+    - ``metrics["dice" | "iou" | "hd95" | "sensitivity" | "precision" | "area"]``: means over the images,
     - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
-    - ``scores``: a list of ``{"id", "dice", "iou", "hd95", "empty"}``, one per image in the order seen.
+    - ``scores``: a list of ``{"id", "empty", "estimate"}`` and those six, one per image in the order seen; ``estimate``
+      is how good the mask is by its own probabilities (:func:`samfed_monai.metrics.quality.estimate`).
 
     Of K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background's first; a pixel belongs to the
     class of its highest logit. An image's scores are then means over the classes that it holds
-    (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same four, and the summary has
+    (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same, and the summary has
     ``classes``, see :func:`samfed_monai.metrics.summarise_classes`.
 
     It compares at the size that arrives: prediction and label must agree, nothing is resized. An image that comes again
@@ -97,9 +102,11 @@ class ScoreHandler:
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.pooled, self.skip_empty = pooled, skip_empty
         # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
+        self._threshold = threshold
         self._logit = float(np.log(threshold) - np.log1p(-threshold))
         self._table: list[tuple[str, Scores]] = []
         self._by_class: list[list[Scores]] = []
+        self._estimates: list[float] = []
         self._files: list[str] = []
         self._seen: Counter[str] = Counter()
 
@@ -116,6 +123,7 @@ class ScoreHandler:
     def start(self, engine: Engine) -> None:
         """Forgets the images of an earlier run."""
         self._table, self._by_class, self._files, self._seen = [], [], [], Counter()
+        self._estimates = []
 
     def __call__(self, engine: Engine) -> None:
         names, repeats = _names(engine.state.batch), getattr(engine.state, "repeats", ())
@@ -127,6 +135,7 @@ class ScoreHandler:
             scores, by_class = self._scored(prediction, label)
             self._table.append((name, scores))
             self._by_class.append(by_class)
+            self._estimates.append(estimate(_chances(logits), self._threshold))
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
@@ -136,13 +145,14 @@ class ScoreHandler:
         if not summary["n"]:
             logger.warning("no image was scored: the evaluator's data loader is empty")
         state: Any = engine.state
-        state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
+        rows = zip(self._table, self._estimates, strict=True)
+        state.scores = [{"id": name, **scores.as_dict(), "estimate": estimated} for (name, scores), estimated in rows]
         if self.classes:
             for row, by_class in zip(state.scores, self._by_class, strict=True):
                 row["classes"] = self._named(by_class)
             summary["classes"] = summarise_classes(self._by_class, self.classes, skip_empty=self.skip_empty)
         state.score_summary = {**summary, "convention": self.convention}
-        state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
+        state.metrics.update({key: summary[key] for key in (*NAMES, *BESIDE) if summary.get(key) is not None})
         if self.output_dir is not None:
             write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
 
@@ -199,7 +209,7 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
     more: list[str] = []
     for row in named:
         for name, each in row.get("classes", {}).items():
-            measures = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
+            measures = {f"{key} {name}": each[key] for key in NAMES}
             row.update(measures if each["empty"] != "both" else dict.fromkeys(measures, ""))
             more += [column for column in measures if column not in more]
     write_bytes(path, to_csv((*COLUMNS, *more), named).encode())
@@ -256,6 +266,12 @@ def _names(batch: Any) -> list[str]:
     if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
         return [str(item["id"]) for item in batch if "id" in item]
     return []
+
+
+def _chances(logits: Tensor) -> np.ndarray:
+    """Probabilities (C, H, W) float32 of logits."""
+    chances: np.ndarray = probabilities(logits.detach().float()[None])[0].cpu().numpy()
+    return chances
 
 
 def _planes(tensor: Tensor, what: str, channels: int) -> np.ndarray:

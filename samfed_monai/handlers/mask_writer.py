@@ -19,8 +19,10 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
+from samfed_monai.core.words import counted
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
+from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -128,11 +130,14 @@ class Prediction(NamedTuple):
         name: the image's ``id``.
         mask: (H, W) uint8 of the image's own size: 0 and 255, or of several classes their values.
         probability: (H, W) float32 in [0, 1], of the foreground; of several classes that of any of them.
+        estimate: how good the mask is by its own probabilities, in [0, 1]
+            (:func:`samfed_monai.metrics.quality.estimate`).
     """
 
     name: str
     mask: NDArray[np.uint8]
     probability: NDArray[np.float32]
+    estimate: float
 
 
 def predictions(
@@ -169,9 +174,10 @@ def predictions(
             hint = "let `classes` be those that the network was trained on"
             raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, hint=hint)])
         if classes:
-            yield Prediction(item["id"], probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0])
+            mask, probability = probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
         else:
-            yield Prediction(item["id"], np.where(foreground, 255, 0).astype(np.uint8), probabilities[0])
+            mask, probability = np.where(foreground, 255, 0).astype(np.uint8), probabilities[0]
+        yield Prediction(item["id"], mask, probability, estimate(probabilities, threshold))
 
 
 def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -258,7 +264,7 @@ class MaskWriter:
             problems.add(f"{name}.png", found=found, expected=expected, hint=f"rename the image {name}")
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
-        self._written = 0
+        self._written = self._empty = 0
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
 
@@ -283,6 +289,7 @@ class MaskWriter:
         for file in map_of_probabilities:
             self.masks.write(file, _png(np.rint(found.probability * 255)))
         self._written += 1
+        self._empty += not found.mask.any()
 
     def _wait_until_left(self, most: int) -> None:
         """Waits for the oldest masks until at most so many are to be written; raises what writing one raised."""
@@ -290,7 +297,7 @@ class MaskWriter:
             self._pending.popleft().result()
 
     def _start(self) -> None:
-        self._written = 0
+        self._written = self._empty = 0
         self._pending.clear()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
 
@@ -307,7 +314,8 @@ class MaskWriter:
     def _completed(self) -> None:
         self._wait_until_left(0)
         self._finish()
-        logger.info("%d %s in %s", self._written, "mask" if self._written == 1 else "masks", self.masks.folder)
+        empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""
+        logger.info("%s in %s%s", counted(self._written, "mask"), self.masks.folder, empty)
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

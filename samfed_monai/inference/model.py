@@ -25,11 +25,13 @@ from samfed_monai.core.model_file import (
     trained_otherwise,
 )
 from samfed_monai.data.classes import class_problems, outputs_of, several
+from samfed_monai.inference.quality_file import read_quality
 
 if TYPE_CHECKING:
     from torch import nn
 
     from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.metrics.quality import Quality
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
@@ -129,6 +131,11 @@ class TrainedModel:
                 hint = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
                 raise Refused([Problem("--classes", found=str(names or "none"), expected=expected, hint=hint)])
         return names if several(names) else []
+
+    @cached_property
+    def quality(self) -> Quality:
+        """What is known of how far the model's masks are to be trusted; of a teacher and an exported file, too."""
+        return read_quality(self.path)
 
     @property
     def scored_as(self) -> dict[str, Any]:

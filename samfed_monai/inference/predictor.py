@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,8 +28,11 @@ from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predictions
+from samfed_monai.inference.assessment import DOUBTFUL, Assessment, Assessor
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.onnx_network import OnnxNetwork
+from samfed_monai.inference.promised import calibrated_on, kept, scored_pairs
+from samfed_monai.inference.quality_file import write_quality
 from samfed_monai.metrics import pool
 from samfed_monai.teacher.exam import read_image_tensor
 from samfed_monai.teacher.inference import TeacherNetwork
@@ -36,6 +40,7 @@ from samfed_monai.teacher.inference import TeacherNetwork
 if TYPE_CHECKING:
     from samfed_monai.federation.teacher import TeacherStage
     from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.metrics.quality import Colours
 
 TEACHER = "teacher#"
 """Before an id of ``teacher.json``."""
@@ -75,6 +80,7 @@ class Predictor:
         site: of a run: whose model; "" is the server's.
         views: test-time views (1, 2, 4 or 8); ``None``: the bundle's.
         runtime: what runs an ONNX file: ``onnxruntime`` (default) or ``openvino``.
+        doubtful_below: expected Dice below which a mask is called doubtful, in [0, 1].
         overrides: ids of ``inference.json``, with ``teacher#`` before them of ``teacher.json``, to values.
 
     Raises:
@@ -96,12 +102,15 @@ class Predictor:
         site: str = "",
         views: int | None = None,
         runtime: str | None = None,
+        doubtful_below: float = DOUBTFUL,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.site, self.views, self.runtime = TrainedModel(bundle, model), site, views, runtime
         self.overrides, self._network = dict(overrides or {}), None  # built at first use
         self.model.require_run(site)
         problems, kind = Problems(), self.model.kind
+        self.doubtful_below = doubtful_below
+        problems.unless(0 <= doubtful_below <= 1, "--flag-below", doubtful_below, "a Dice, in [0, 1]")
         for name in self.overrides:
             if name.startswith(TEACHER) and kind is not Kind.ADAPTER:
                 hint = "leave it out, or name the adapter of a teacher as --model"
@@ -144,7 +153,7 @@ class Predictor:
         *,
         probabilities: bool = False,
         skip_unreadable: bool = False,
-    ) -> None:
+    ) -> dict[str, Assessment]:
         """Writes a PNG mask of every image (:class:`~samfed_monai.handlers.mask_writer.MaskWriter`).
 
         Args:
@@ -152,14 +161,29 @@ class Predictor:
             output_dir: folder for the masks.
             probabilities: whether to write 8-bit maps of probabilities, too.
             skip_unreadable: whether to leave out images that cannot be read, each with a warning.
+
+        Returns:
+            how far each mask is to be trusted, by the image's name.
         """
         given = {"dataset_dir": images, "output_dir": str(output_dir), "probabilities": probabilities}
         given |= {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
         if self.model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
             weights, asked = self.model.weights(self.site), self._asked("views")
             ids = trained_as(weights, self.model.bundle, "inference", asked)
-            run_workflow(self.model.bundle, "inference", {"model": str(weights), **given, **ids}, asked=asked)
-            return
+            assessor = Assessor(self.model.quality, classes=self.classes, doubtful_below=self.doubtful_below)
+
+            def attach(job: Any) -> None:
+                assessor.threshold = float(job.parser.get("threshold", 0.5))  # at which postprocessing makes masks
+                assessor.attach(job.evaluator)
+
+            run_workflow(
+                self.model.bundle,
+                "inference",
+                {"model": str(weights), **given, **ids},
+                asked=asked,
+                prepared=attach,
+            )
+            return assessor.found
         ready = self._ready(images, given)
         writer = MaskWriter(
             output_dir=output_dir,
@@ -169,10 +193,24 @@ class Predictor:
             classes=self.classes,
             **ready.made_by,
         )
-        self._evaluator(ready, [writer, BatchBar(what="segmenting")]).run()
+        assessor = Assessor(
+            self.model.quality,
+            threshold=ready.threshold,
+            classes=self.classes,
+            doubtful_below=self.doubtful_below,
+        )
+        self._evaluator(ready, [writer, assessor, BatchBar(what="segmenting")]).run()
+        return assessor.found
 
     def score(
-        self, datalist: str, data_root: str, output_dir: str, *, site: str = "", split: str = "test"
+        self,
+        datalist: str,
+        data_root: str,
+        output_dir: str,
+        *,
+        site: str = "",
+        split: str = "test",
+        calibrate: bool = False,
     ) -> dict[str, Any]:
         """Scores the model on a split of a data list; writes tables and ``metrics.json`` and returns its content.
 
@@ -186,7 +224,38 @@ class Predictor:
             output_dir: folder to write to.
             site: only this one; "" is all of the list.
             split: ``validation`` or ``test``.
+            calibrate: whether to write, beside the model, what its estimates were worth on these images; on images
+                that it was trained on they look better than they are.
+
+        Raises:
+            Refused: too few images to calibrate on, after the scores were written.
         """
+        result = self._scores(datalist, data_root, output_dir, site=site, split=split)
+        pairs = scored_pairs(Path(output_dir), result)
+        everywhere = [pair for of_site in pairs.values() for pair in of_site]
+        if calibrate:
+            found = replace(self.model.quality, calibration=calibrated_on(everywhere))
+            found = replace(found, colours=self._public_colours(datalist, data_root) or found.colours)
+            write_quality(found, self.model.path)
+        else:
+            found = self.model.quality
+        result = {**result, "quality": kept(everywhere, found.calibration)}
+        write_json(Path(output_dir) / "metrics.json", result)
+        return result
+
+    def _public_colours(self, datalist: str, data_root: str) -> Colours | None:
+        """Those of the list's public images as a student sees them; ``None`` of a teacher, which sees whole images."""
+        from samfed_monai.federation.quality import public_colours
+
+        if self.model.kind is Kind.ADAPTER:
+            return None
+        weights, asked = self.model.weights(self.site), self._asked("validate#inferer#views")
+        ids = {"model": str(weights), **trained_as(weights, self.model.bundle, "evaluate", asked)}
+        reads = {"validate#preprocessing"}
+        config = checked_config(self.model.bundle, "evaluate", ids, asked=(), reads=reads, ready=False)
+        return public_colours(config, DataList.load(datalist), data_root)
+
+    def _scores(self, datalist: str, data_root: str, output_dir: str, *, site: str, split: str) -> dict[str, Any]:
         given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
         if self.model.kind is Kind.ADAPTER:
             return self._score_teacher(given)
@@ -204,9 +273,7 @@ class Predictor:
         rows = {name: row for result in results for name, row in result["sites"].items()}
         skip = results[0]["convention"]["empty"] == "skipped"
         own = {name: result["model"] for result in results for name in result["sites"]}
-        whole = {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
-        write_json(Path(output_dir) / "metrics.json", whole)
-        return whole
+        return {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
 
     def _score(self, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """``metrics.json`` of the model of ``owner``; "" is the server's."""
@@ -337,9 +404,7 @@ class Predictor:
             **given,
         )
         about = {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}
-        result = evaluation.run() | {"teacher": about}
-        write_json(evaluation.output_dir / "metrics.json", result)
-        return result
+        return evaluation.run() | {"teacher": about}
 
 
 def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], folder: Path) -> str | list[str]:

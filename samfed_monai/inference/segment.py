@@ -19,7 +19,7 @@ from PIL import Image
 
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import make_folder, read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
 from samfed_monai.core.words import counted
@@ -28,15 +28,25 @@ from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_names, image_paths
 from samfed_monai.data.reading import read_image, read_mask
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
-from samfed_monai.data.walk import DICOM, NIFTI, kind_of, report_not_read, volumes_in
+from samfed_monai.data.walk import DICOM, NIFTI, VIDEO, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
+from samfed_monai.inference import assessment
+from samfed_monai.inference.assessment import Assessment
 from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
-from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
+from samfed_monai.inference.looks import LooksPage, look_of
+from samfed_monai.inference.video import Video, segment_video
+from samfed_monai.reports.masks import COLUMNS as OF_AREA
+from samfed_monai.reports.masks import area_of, geojson_of, outlined, png_of
 
 if TYPE_CHECKING:
     from samfed_monai.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
+
+APART = "doubtful"
+"""Folder below the masks for those that are doubtful."""
+COLUMNS = (*OF_AREA, *assessment.COLUMNS, "seconds")
+"""Heads of the table of areas; ``seconds`` are those of a video's frame."""
 
 
 def segment(
@@ -48,30 +58,36 @@ def segment(
     probabilities: bool = False,
     reorient: bool = False,
     skip_unreadable: bool = False,
+    every: int | None = None,
+    only_sure: bool = False,
 ) -> None:
-    """Writes a PNG mask of every picture and DICOM frame, a NIfTI mask of every volume, and the other forms.
+    """Writes a PNG mask of every picture, DICOM frame and n-th frame of a video, a NIfTI mask of every volume, and the
+    other forms.
 
     Args:
         predictor: what segments.
-        sources: a folder, searched with its sub-folders, or a list of folders and files.
+        sources: a folder, searched with its sub-folders, or a list of folders and files; videos by name alone.
         output: folder for the masks, outside of the images'. No file is replaced.
         also: the other forms.
         probabilities: whether to write 8-bit maps of probabilities, too.
         reorient: whether NIfTI volumes are turned to RAS+ before they are cut into slices; masks have their own axes.
         skip_unreadable: whether to leave out files that cannot be read, each with a warning.
+        every: n of videos; ``None``: two frames of a second.
+        only_sure: whether PNG masks that are doubtful go into the folder :data:`APART` of ``output`` instead.
 
     Raises:
         Refused: files that cannot be read, names that are there twice, folders and files that cannot be written to;
             before anything is computed.
     """
     listed = [sources] if isinstance(sources, str) else sources
+    videos, listed = _videos(listed, every, skip_unreadable=skip_unreadable)
     volumes, others = volumes_in([Path(source) for source in listed])
     report_not_read("; ".join(source for source in listed if Path(source).is_dir()), others)
     if reorient and not any(kind_of(path) == NIFTI for _, path in volumes):
         raise Refused([Problem("--reorient", "no NIfTI volume", "one to reorient", "leave it out")])
     options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     pictures: str | list[str] = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
-    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, _muted("samfed_monai.data.walk"):
+    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.walk"):
         scratch, stack = Path(folder), None  # volumes of a folder are not to be reported as not read
         if volumes:
             if odd := name_problems(name for name, _ in volumes):
@@ -86,33 +102,66 @@ def segment(
                 logger.warning("%s", sentence)
             _refuse_twins([*image_names(pictures), *(name for names in stack.names for name in names)])
         also.refuse_misplaced(listed, stack.objects if stack else [])
-        if stack:
+        if stack or videos:
             problems = Problems()
             problems.extend(MaskFolder(output).problems(images=listed))
             problems.refuse_if_any()
         if pictures:
-            predictor.write(pictures, output, **options)
-            also.of_images(pictures, Path(output))
+            also.of_images(pictures, Path(output), predictor.write(pictures, output, **options))
         if stack:
             masks, record = scratch / "masks", Path(output) / RECORD
             if record.is_file():  # what is there was made with: another model is refused before it computes
                 masks.mkdir()
                 shutil.copy(record, masks / RECORD)
             try:
-                with _muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
-                    predictor.write(str(stack.folder), str(masks), **options)
+                with muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
+                    assessed = predictor.write(str(stack.folder), str(masks), **options)
             except Refused as refused:
                 there = [replace(each, where=each.where.replace(str(masks), output)) for each in refused.problems]
                 raise Refused(there) from None
-            stack.write_masks(masks, output, also)
+            stack.write_masks(masks, output, also, assessed)
+    for video in videos:
+        with muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
+            segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
     also.write()
+    for name in sorted(name for name, assessed in also.assessed.items() if assessed.doubtful) if only_sure else ():
+        _put_apart(Path(output), name)
     if stack:
         number = counted(len(stack.volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
+    logger.info("%s", also.places())
+
+
+def _put_apart(output: Path, name: str) -> None:
+    """Moves a mask, and its map of probabilities, into the folder of doubtful ones; a volume's NIfTI stays."""
+    for file in (f"{name}.png", f"{name}.probability.png"):
+        if (output / file).is_file():
+            make_folder((output / APART / file).parent)
+            (output / file).replace(output / APART / file)
+
+
+def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) -> tuple[list[Video], list[str]]:
+    """The videos among files and folders, and the others."""
+    videos, problems = list[Video](), Problems()
+    named = [Path(source) for source in listed if kind_of(Path(source)) == VIDEO]
+    if every is not None:
+        problems.unless(every > 0, "--every", every, "a whole number from 1")
+        problems.unless(bool(named), "--every", every, "a video among the images, named as a file", "leave it out")
+    problems.refuse_if_any()
+    _refuse_twins([path.stem for path in named])
+    for path in named:
+        with problems.collected():
+            videos.append(Video(path))
+    some = bool(videos) or len(named) < len(listed)
+    if problems and not (some and skip_unreadable):
+        raise Refused([or_skip(problem) if some else problem for problem in problems])
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return videos, [source for source in listed if Path(source) not in named]
 
 
 @contextmanager
-def _muted(name: str) -> Iterator[None]:
+def muted(name: str) -> Iterator[None]:
     """Without records and warnings of a module."""
     muted = logging.getLogger(name)
     before = muted.level
@@ -165,7 +214,7 @@ class SliceStack:
         read = zip(self.volumes, self.names, strict=True)
         return [(path, len(names)) for (_, path), names in read if kind_of(path) == DICOM]
 
-    def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
+    def write_masks(self, masks: Path, output: str, also: MaskForms, assessed: Mapping[str, Assessment]) -> None:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
         made_with = read_json(masks / RECORD)
         folder = MaskFolder(output, made_with)
@@ -187,7 +236,9 @@ class SliceStack:
             volume = (Path(name).parent / path.name).as_posix()
             for number, (each, picture, mask) in enumerate(zip(names, slices.pictures, found, strict=True), start=1):
                 entry = {"file_name": volume, **({"frame": number} if len(names) > 1 else {})}
-                also.add(each, picture, mask, slices.pixel_area, entry)
+                also.add(
+                    each, picture, mask, entry, assessed[f"{index:06d}/{number - 1:06d}"], pixel_area=slices.pixel_area
+                )
             if slices.kind == "dicom":
                 objects.append((name, path, found))
         also.add_objects(objects, str(made_with["model_sha256"]))
@@ -204,6 +255,7 @@ class MaskForms:
         dicom_seg: folder for DICOM segmentations.
         areas: file for a table of areas, CSV.
         coco: file for COCO annotations.
+        page: file for a page of the images with their outlines, most doubtful first.
     """
 
     def __init__(
@@ -216,6 +268,7 @@ class MaskForms:
         dicom_seg: str | None = None,
         areas: str | None = None,
         coco: str | None = None,
+        page: str | LooksPage | None = None,
     ) -> None:
         self.classes, self.labels = classes, classes or [foreground_of(bundle)]
         self.folders = {
@@ -223,7 +276,10 @@ class MaskForms:
         }
         self.segmentations = MaskFolder(dicom_seg) if dicom_seg else None
         self.table, self.coco = (Path(file) if file else None for file in (areas, coco))
+        self.page = LooksPage(Path(page), self.labels) if isinstance(page, str) else page
         self.rows: list[dict[str, Any]] = []
+        #: How far each mask is to be trusted, by its picture's name.
+        self.assessed: dict[str, Assessment] = {}
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
 
     def refuse_misplaced(self, images: Sequence[str], objects: Sequence[tuple[Path, int]]) -> None:
@@ -249,6 +305,7 @@ class MaskForms:
         for option, file, ours, what in (
             ("--areas", self.table, _is_table, "table"),
             ("--coco", self.coco, _is_coco, "annotations"),
+            ("--page", self.page and self.page.path, LooksPage.is_one, "page"),
         ):
             if file and file.exists() and not ours(file):
                 found, hint = "another file", "choose another name"
@@ -257,15 +314,15 @@ class MaskForms:
             problems.extend(require_pycocotools("--coco"))
         problems.refuse_if_any()
 
-    def of_images(self, sources: str | list[str], masks: Path) -> None:
+    def of_images(self, sources: str | list[str], masks: Path, assessed: Mapping[str, Assessment]) -> None:
         """All pictures of a folder, or of several, whose masks are in ``masks``."""
-        if not self.folders and not self.table and not self.coco:
+        self.assessed |= assessed
+        if not self.folders and not self.table and not self.coco and not self.page:
             return
         for name, path in image_paths(sources):
-            mask = masks / f"{name}.png"
-            if mask.is_file():  # not so of images that were left out as unreadable
+            if name in assessed:  # not so of images that were left out as unreadable
                 file = {"file_name": f"{name}{path.suffix}"}
-                self.add(name, read_image(path), self.mask_in(mask), None, file)
+                self.add(name, read_image(path), self.mask_in(masks / f"{name}.png"), file, assessed[name])
 
     def mask_in(self, path: Path) -> NDArray[Any]:
         """A written mask (H, W): bool, or of several classes their values."""
@@ -276,18 +333,38 @@ class MaskForms:
         name: str,
         picture: NDArray[np.uint8],
         mask: NDArray[Any],
-        pixel_area: float | None,
         file: Mapping[str, Any],
+        assessed: Assessment,
+        *,
+        pixel_area: float | None = None,
+        seconds: float | None = None,
     ) -> None:
-        """One picture (H, W, 3) uint8 and its mask, as :meth:`mask_in` has it; ``file`` is what COCO calls it."""
+        """One picture and its mask, in all forms.
+
+        Args:
+            name: of the picture.
+            picture: (H, W, 3) uint8.
+            mask: (H, W), as :meth:`mask_in` has it.
+            file: what COCO calls the picture.
+            assessed: how far the mask is to be trusted.
+            pixel_area: mm² of a pixel, where the file says it.
+            seconds: since the beginning of its video; of a frame no picture is written.
+        """
+        self.assessed[name] = assessed
         labels = self.classes or ("foreground",)
-        made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask, labels=labels)}
+        made = {"png": lambda: png_of(outlined(picture, mask)), "geojson": lambda: geojson_of(mask, labels=labels)}
         for form, folder in self.folders.items():
-            folder.write(f"{name}.{form}", made[form]())
+            if form != "png" or seconds is None:
+                folder.write(f"{name}.{form}", made[form]())
+        time = {} if seconds is None else {"seconds": round(seconds, 3)}
+        area = area_of(name, mask > 0, pixel_area)
         if self.table and not self.classes:
-            self.rows.append(area_of(name, mask, pixel_area))
+            self.rows.append(area | assessed.row() | time)
         for number, of_class in enumerate(self.classes if self.table else (), start=1):
-            self.rows.append({**area_of(name, mask == number, pixel_area), "class": of_class})
+            row = area_of(name, mask == number, pixel_area) | assessed.row() | time
+            self.rows.append({**row, "class": of_class})
+        if self.page:
+            self.page.add(look_of(picture, mask, area, assessed, seconds))
         if self.coco:
             size = {"height": mask.shape[0], "width": mask.shape[1]}
             self.outlines[name] = {**file, **size}, list(annotations_of(mask))
@@ -312,7 +389,7 @@ class MaskForms:
                 self.segmentations.write(f"{name}.dcm", content)
 
     def write(self) -> None:
-        """The table of areas, and COCO's annotations in the order of the pictures' names."""
+        """The table of areas, COCO's annotations in the order of the pictures' names, and the page."""
         if self.table:
             columns = (*COLUMNS, "class") if self.classes else COLUMNS
             MaskFolder(self.table.parent).write(self.table.name, to_csv(columns, self.rows).encode())
@@ -320,6 +397,18 @@ class MaskForms:
             pictures, annotations = zip(*(self.outlines[name] for name in sorted(self.outlines)), strict=True)
             content = json.dumps(coco_of(pictures, annotations, self.labels))
             MaskFolder(self.coco.parent).write(self.coco.name, f"{content}\n".encode())
+        if self.page:
+            self.page.write()
+
+    def places(self) -> str:
+        """Where the forms are, or which options make some to look at."""
+        folders = {"overlays": self.folders.get("png"), "polygons": self.folders.get("geojson")}
+        places = {name: folder.folder for name, folder in folders.items() if folder}
+        places |= {"DICOM segmentations": self.segmentations.folder} if self.segmentations else {}
+        places |= {name: file for name, file in (("areas", self.table), ("annotations", self.coco)) if file}
+        if not places:
+            return "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
+        return "; ".join(f"{name}: {place}" for name, place in places.items())
 
 
 def foreground_of(bundle: Path) -> str:

@@ -5,6 +5,8 @@ A leaf: it imports nothing else of the package.
 
 from .cost import cost_of
 from .scores import (
+    BESIDE,
+    NAMES,
     Scores,
     convention,
     hausdorff95,
@@ -19,6 +21,8 @@ from .scores import (
 )
 
 __all__ = [
+    "BESIDE",
+    "NAMES",
     "Scores",
     "convention",
     "cost_of",

@@ -1,11 +1,11 @@
-"""Dice, IoU and HD95 of one predicted mask, of a site and of all sites, with stated conventions."""
+"""Dice, IoU, HD95, sensitivity, precision and areas of one mask, of a site and of all sites, by stated conventions."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
@@ -152,22 +152,35 @@ class Scores:
         iou: intersection over union, in [0, 1].
         hd95: 95th percentile of the Hausdorff distance, pixels at the size that was compared.
         empty: which of the two masks held no pixel.
+        sensitivity: part of the label that was found, in [0, 1].
+        precision: part of the prediction that is right, in [0, 1].
+        area: the smaller of both areas as part of the larger, in [0, 1]. These three are ``None`` where a table does
+            not have them.
     """
 
     dice: float
     iou: float
     hd95: float
     empty: Empty = "none"
+    sensitivity: float | None = field(default=None, compare=False)
+    precision: float | None = field(default=None, compare=False)
+    area: float | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """By name; of :data:`BESIDE` what is known."""
+        return {name: value for name, value in asdict(self).items() if name not in BESIDE or value is not None}
+
+
+BESIDE = ("sensitivity", "precision", "area")
+"""What is told beside Dice, of images that have it."""
 
 
 def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bool = False) -> Scores:
     """Scores a predicted mask against its label.
 
     Empty masks (docs/method.md): both empty is a right answer, Dice 1, IoU 1 and HD95 0; one empty is a wholly wrong
-    one, Dice 0, IoU 0 and HD95 the image's diagonal. ``empty`` says which, so that they can be counted apart.
+    one, Dice 0, IoU 0 and HD95 the image's diagonal; :data:`BESIDE` are as Dice. ``empty`` says which, so that they can
+    be counted apart.
 
     Args:
         prediction: (H, W) bool, or numbers of which every non-zero one is foreground.
@@ -185,14 +198,17 @@ def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bo
     prediction, label = prediction.astype(bool, copy=False), label.astype(bool, copy=False)
     size_p, size_l = int(np.count_nonzero(prediction)), int(np.count_nonzero(label))
     if not size_p and not size_l:
-        return Scores(1.0, 1.0, 0.0, "both")
+        return Scores(1.0, 1.0, 0.0, "both", 1.0, 1.0, 1.0)
     if not size_p or not size_l:
-        return Scores(0.0, 0.0, math.hypot(*label.shape), "label" if size_p else "prediction")
+        return Scores(0.0, 0.0, math.hypot(*label.shape), "label" if size_p else "prediction", 0.0, 0.0, 0.0)
     overlap = int(np.count_nonzero(prediction & label))
     return Scores(
         dice=2 * overlap / (size_p + size_l),
         iou=overlap / (size_p + size_l - overlap),
         hd95=hausdorff95(prediction, label, pooled=pooled),
+        sensitivity=overlap / size_l,
+        precision=overlap / size_p,
+        area=min(size_p, size_l) / max(size_p, size_l),
     )
 
 
@@ -222,14 +238,20 @@ def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Score
     table = list(scores)
     there = [each for each in table if each.empty != "both"]
     if not there:
-        return Scores(1.0, 1.0, 0.0, "both")
+        return Scores(1.0, 1.0, 0.0, "both", 1.0, 1.0, 1.0)
     sides = {each.empty for each in there}
     empty: Empty = "prediction" if sides == {"prediction"} else "label" if sides == {"label"} else "none"
     measured = [each for each in there if each.empty == "none"] if skip_empty else there
     if not measured and empty == "none":
         empty = "prediction"  # one class is missed, another one is nowhere
     dice, iou = (fmean(getattr(each, name) for each in there) for name in ("dice", "iou"))
-    return Scores(dice, iou, fmean(each.hd95 for each in measured or there), empty)
+    return Scores(dice, iou, fmean(each.hd95 for each in measured or there), empty, **_beside(there))
+
+
+def _beside(table: Sequence[Scores]) -> dict[str, float]:
+    """Means of :data:`BESIDE`; of none that one of the scores lacks."""
+    columns = {name: [getattr(each, name) for each in table] for name in BESIDE}
+    return {name: fmean(values) for name, values in columns.items() if values and None not in values}
 
 
 def summarise_classes(
@@ -267,6 +289,7 @@ def summarise(scores: Iterable[Scores], *, skip_empty: bool = False) -> dict[str
 
     Returns:
         ``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}``; a mean over no image is ``None``.
+        Means of :data:`BESIDE` follow, where every image has them.
     """
     table = list(scores)
     measured = [score for score in table if score.empty == "none"] if skip_empty else table
@@ -277,6 +300,7 @@ def summarise(scores: Iterable[Scores], *, skip_empty: bool = False) -> dict[str
         "hd95": _mean(score.hd95 for score in measured),
         "n": len(table),
         "empty": {which: empty[which] for which in EMPTY},
+        **_beside(table),
     }
 
 
@@ -298,8 +322,14 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
         **{name: _weighted(parts, name, measured if name == "hd95" and skip_empty else images) for name in NAMES},
         "n": sum(images),
         "empty": {which: None if None in found else sum(found) for which, found in counts.items()},
+        **{name: _weighted(parts, name, images) for name in BESIDE if _all_have(parts, name)},
         **_pooled_classes(parts, skip_empty=skip_empty),
     }
+
+
+def _all_have(parts: Iterable[Mapping[str, Any]], name: str) -> bool:
+    with_images = [part for part in parts if part["n"]]
+    return bool(with_images) and all(part.get(name) is not None for part in with_images)
 
 
 def _pooled_classes(parts: list[Mapping[str, Any]], *, skip_empty: bool) -> dict[str, Any]:
@@ -358,6 +388,6 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _weighted(parts: list[Mapping[str, Any]], name: str, weights: list[int]) -> float | None:
-    counted = [(part[name], n) for part, n in zip(parts, weights, strict=True) if n and part[name] is not None]
+    counted = [(part[name], n) for part, n in zip(parts, weights, strict=True) if n and part.get(name) is not None]
     total = sum(n for _, n in counted)
     return sum(value * n for value, n in counted) / total if total else None

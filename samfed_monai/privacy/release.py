@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Bytes of a message beside its tensors: names, shapes and the header.
 _HEADER_BYTES = 1024**2
 #: More numbers than any bundle's terms need.
-_MOST_METRICS = 64
+_MOST_METRICS = 160
 #: Scores of one round that leave a site: its own and those of the best and the last model are seven at most, with the
 #: teacher's; the rest is for runs that were started again in the middle of them.
 MOST_EVALUATIONS = 32

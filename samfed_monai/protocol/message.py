@@ -37,9 +37,14 @@ METRIC_RANGES: Mapping[str, tuple[float, float]] = {
     "dice": _FRACTION,
     "iou": _FRACTION,
     "hd95": (0.0, 1e6),
+    "sensitivity": _FRACTION,
+    "precision": _FRACTION,
+    "area": _FRACTION,
     "empty_both": _COUNT,
     "empty_prediction": _COUNT,
     "empty_label": _COUNT,
+    "expected_dice": _FRACTION,
+    "expected_images": _COUNT,
     "loss": _ANY,
     "seconds": (0.0, 1e9),
     "iterations": (0, 1e9),
@@ -50,6 +55,8 @@ METRIC_NAMES = frozenset(METRIC_RANGES)
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
 #: Scores of one of several classes, which a message knows by its number, and how many images hold it.
 CLASS_METRIC = re.compile(r"(dice|iou|hd95|images)_class_([1-9]|1[0-4])")
+#: What groups of images say of a model's estimates (:mod:`samfed_monai.metrics.quality`).
+QUALITY_METRIC = re.compile(r"quality_(images|estimate|dice|margin)_([0-9]|1[0-5])")
 #: Means of loss terms in one message. Each name is a column of the run's table: without a bound one site could give it
 #: tens of thousands in every round.
 MAX_TERMS = 64
@@ -92,6 +99,8 @@ def metric_range(name: Any) -> tuple[float, float] | None:
     of_class = CLASS_METRIC.fullmatch(name)
     if of_class:
         return _COUNT if of_class[1] == "images" else METRIC_RANGES[of_class[1]]
+    if of_group := QUALITY_METRIC.fullmatch(name):
+        return {"images": _COUNT, "margin": (-20.0, 20.0)}.get(of_group[1], _FRACTION)
     return _ANY if TERM_NAME.fullmatch(name) else None
 
 

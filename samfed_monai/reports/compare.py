@@ -35,51 +35,24 @@ from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import DEFAULT_CONVENTION
 
 
-def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
-    """What adapting SAM brought, from the exam of the fit: a sentence for every teacher that was fitted.
-
-    Where SAM as it comes was not examined, the Dice of the adapted one alone.
-    """
-    notes = []
-    for run in runs:
-        teacher = run.results["teacher"] or {}
-        before, after = teacher.get("before") or {}, teacher.get("after") or {}
-        known = [name for name in after if after[name] is not None and (not before or before.get(name) is not None)]
-        dices = [
-            f"{'public images held out' if name == 'held_out' else name} "
-            + (f"{before[name]:.3f} to {after[name]:.3f}" if before else f"{after[name]:.3f}")
-            for name in known
-        ]
-        if dices:
-            when = "before and after" if before else "after"
-            notes.append(f"Dice of SAM {when} its adaptation, at the masks' own size: {', '.join(dices)}.")
-    return list(dict.fromkeys(notes))
-
-
-_RECIPE = ("base", "adapt", "size", "views", "peak", "refine", "self_training_epochs")
-
-
 def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     """Sentences below the table, computed from the runs."""
     notes = []
     seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
     if len(set(seeds.values())) > 1:
-        notes.append(f"Rows have different seeds ({_listed(seeds)}); differences and shares use the seeds in common.")
+        notes.append(f"Rows have different seeds ({listed(seeds)}); differences and shares use the seeds in common.")
     rounds = {run.row: ", ".join(sorted({str(r.results["rounds"]) for r in runs if r.row == run.row})) for run in runs}
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
-        notes.append(f"Runs have different numbers of rounds ({_listed(rounds)}).")
+        notes.append(f"Runs have different numbers of rounds ({listed(rounds)}).")
     if convention_of(runs) is None:
         counted_as = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
         notes.append(
-            f"Rows count HD95 and empty masks differently ({_listed(counted_as)}): their HD95 cannot be compared."
+            f"Rows count HD95 and empty masks differently ({listed(counted_as)}): their HD95 cannot be compared."
         )
     notes += [
         *_unlike_notes(runs),
         *_unscored_notes(runs),
-        *adaptation_notes(runs),
         *_silent_teacher_notes(runs),
-        *_teacher_notes(runs),
-        *_start_notes(runs),
     ]
     if not any(run.results["average"].get("test", {}).get("n") for run in runs):
         return notes  # without a test image there is neither a gap nor a spread
@@ -113,7 +86,7 @@ def _unscored_notes(runs: Sequence[RunData]) -> list[str]:
     """Runs whose average is over fewer test images than another's: a site was away when the models were scored."""
     counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
     most = max(counts.values(), default=0)
-    fewer = _listed({run: f"{n} of {most}" for run, n in counts.items() if n < most})
+    fewer = listed({run: f"{n} of {most}" for run, n in counts.items() if n < most})
     return [
         f"Some runs were scored on fewer test images than others ({fewer}): a site gave no scores there, so averages, "
         "worst sites and verdicts are not over the same images."
@@ -124,42 +97,6 @@ def _silent_teacher_notes(runs: Sequence[RunData]) -> list[str]:
     """Rows whose runs did not ask for the teacher's scores, so that it is no row beside them."""
     silent = ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False}))
     return [f"The SAM teacher was not scored where `score` of `teacher.json` is false ({silent})."] if silent else []
-
-
-def _teacher_notes(runs: Sequence[RunData]) -> list[str]:
-    """Teachers of one recipe that are not one: an adapter fitted on another machine is another adapter."""
-    fitted: dict[str, dict[str, str]] = {}
-    for run in runs:
-        about, sha256 = run.results["teacher"], run.results["hashes"].get("teacher")
-        if about and sha256:
-            recipe = ", ".join(f"{key} {about[key]}" for key in _RECIPE if key in about)
-            fitted.setdefault(recipe, {}).setdefault(sha256, f"{run.row}, seed {run.seed}")
-    return [
-        f"Runs have SAM teachers of one recipe ({recipe}) that were fitted apart "
-        f"({_listed({sha256[:8]: f'{first}, …' for sha256, first in found.items()})}): a part of what lies between "
-        "them is the teachers'."
-        for recipe, found in fitted.items()
-        if len(found) > 1
-    ]
-
-
-def _start_notes(runs: Sequence[RunData]) -> list[str]:
-    """Rows without SAM that began from another adapter's trunk than the rows of their seed beside them."""
-    notes = []
-    for seed in sorted({run.seed for run in runs}):
-        hashes = {
-            run.row: run.results["hashes"] for run in runs if run.seed == seed and run.results["hashes"].get("adapter")
-        }
-        rows: dict[str, list[str]] = {}
-        for row, of in hashes.items():
-            rows.setdefault(of["adapter"][:8], []).append(row)
-        if len(rows) > 1 and not all(of.get("teacher") for of in hashes.values()):
-            given = _listed({sha256: ", ".join(sorted(names)) for sha256, names in rows.items()})
-            notes.append(
-                f"Runs of seed {seed} were given different adapters ({given}), from whose trunk students start: a part "
-                "of what lies between these rows is their start's."
-            )
-    return notes
 
 
 def _gap_notes(group: Group) -> list[str]:
@@ -177,7 +114,7 @@ def _gap_notes(group: Group) -> list[str]:
     return notes
 
 
-def _listed(values: Mapping[str, str]) -> str:
+def listed(values: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in values.items())
 
 

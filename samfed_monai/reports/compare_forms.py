@@ -1,4 +1,4 @@
-"""The forms of a comparison: text, Markdown, CSV, JSON and a page, with a verdict computed from paired differences."""
+"""The forms of a comparison: text, Markdown, JSON and a page, with a verdict computed from paired differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import PUBLIC, write_bytes, write_json, write_page, write_text
-from samfed_monai.core.table import to_csv as csv_text
 from samfed_monai.core.words import counted
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
@@ -245,27 +244,6 @@ def block_markdown(block: Block) -> str:
     return "\n".join(lines)
 
 
-def to_csv(table: Table) -> str:
-    """One line per row, mean and spread in columns of their own, at full precision."""
-    vs = dict.fromkeys(f"vs:{name}" for group in table.groups for name in group.references)
-    places = [
-        *(f"site:{site}" for site in table.sites),
-        *(f"unseen:{name}" for name in table.unseen),
-        *(UNSEEN if table.unseen else ()),
-    ]
-    keys = [*HEADS, *vs, *places, "last", "traffic", *COSTS]
-    named = ["row", "variant", "group", "seeds"]
-    heads = [*named, *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"]
-    rows: list[list[Any]] = []
-    for group in table.groups:
-        for row in group.rows:
-            cells = [row.cells.get(key, Cell()) for key in keys]
-            numbers = [value for cell in cells for value in (cell.mean, cell.spread)]
-            seeds = " ".join(map(str, row.seeds))
-            rows.append([row.name, row.variant, group.label, seeds, *map(_blank, numbers), _blank(row.gap)])
-    return csv_text(heads, rows)
-
-
 def to_json(table: Table) -> dict[str, Any]:
     """The table with every seed's value, for other programs."""
     return {
@@ -323,10 +301,6 @@ def piped(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _blank(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
 TITLE = "Comparison"
 OVER = {
     "dp_only": "public set",
@@ -340,7 +314,7 @@ OVER = {
 
 
 def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None = None, title: str = TITLE) -> Path:
-    """Writes ``comparison.{html,md,csv,json}`` and ``figures/comparison.png``.
+    """Writes ``comparison.{html,md,json}`` and ``figures/comparison.png``.
 
     Args:
         output_dir: folder to write into.
@@ -356,12 +330,12 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     """
     table, folder = comparison_table(runs), Path(output_dir)
     figure = comparison_figure(table) if table.scored else None
-    place = "figures/comparison.png" if figure else None
     if figure:
-        write_bytes(folder / "figures" / "comparison.png", figure.light, mode=PUBLIC)
-    write_text(folder / "comparison.csv", to_csv(table), mode=PUBLIC)
+        write_bytes(folder / "figures" / "comparison.png", figure.png, mode=PUBLIC)
     write_json(folder / "comparison.json", {**to_json(table), "command": command}, mode=PUBLIC)
-    write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure=place), mode=PUBLIC)
+    ran = ["```", command, "```", ""] if command else []
+    marks = [*(f"- {text}" for text in [*verdicts(table), *CAVEATS]), "", to_markdown(table)]
+    write_text(folder / "comparison.md", "\n".join([f"# {title}", "", *ran, *marks]), mode=PUBLIC)
     html = (
         environment()
         .get_template("comparison.html.j2")
@@ -380,28 +354,6 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     )
     write_page(folder / "comparison.html", html, mode=PUBLIC)
     return folder / "comparison.html"
-
-
-def to_page(table: Table, *, title: str = TITLE, command: str | None = None, figure: str | None = None) -> str:
-    """A page in Markdown: answers, tables and what their reader must know; the same table gives the same bytes.
-
-    Args:
-        table: the comparison.
-        title: heading.
-        command: command line that made the runs.
-        figure: path of :func:`samfed_monai.reports.figures.comparison_figure` relative to the page.
-    """
-    parts = [f"# {title}", "", *answers(table, command=command, figure=figure), reading([table]), ""]
-    parts += [*row_notes([table]), "## Caveats", "", *(f"- {caveat}" for caveat in CAVEATS)]
-    return "\n".join([*parts, "", "## Provenance", "", *provenance(table)]) + "\n"
-
-
-def answers(table: Table, *, command: str | None = None, figure: str | None = None) -> list[str]:
-    """Lines of Markdown: the command, the answers on top, the verdicts, the tables, the figure."""
-    parts = ["```", command, "```", ""] if command else []
-    parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(table)]
-    parts += [*(f"- {text}" for text in verdicts(table)), "", to_markdown(table)]
-    return [*parts, *([f"![Average test Dice of every row and seed]({figure})", ""] if figure else [])]
 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
@@ -434,16 +386,3 @@ def reading(tables: Sequence[Table]) -> str:
         convention=conventions[0] if all(convention == conventions[0] for convention in conventions) else None,
     )
     return " ".join(text.split())
-
-
-def row_notes(tables: Sequence[Table]) -> list[str]:
-    """What each row is, as lines of Markdown; a row of several tables once."""
-    notes = {row.name: row.note for table in tables for row in table.rows if row.note}
-    return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
-
-
-def provenance(table: Table) -> list[str]:
-    """Data list, versions and seeds, as lines of Markdown."""
-    parts = [f"- data list: `{table.datalist or 'unknown'}` (SHA-256)"]
-    parts += [f"- {name}: {', '.join(found)}" for name, found in table.versions.items()]
-    return [*parts, *dict.fromkeys(f"- {row.name}: seeds {', '.join(map(str, row.seeds))}" for row in table.rows)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -10,14 +10,14 @@ from samfed_monai.reports.compare import Table
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Group, Row
 from samfed_monai.reports.run_data import RoundRow, RunData, series
 from samfed_monai.reports.style import (
-    LIGHT,
+    FAINT,
+    INK,
+    PALETTE,
     Picture,
-    Theme,
     line_style,
     png,
     quiet,
     shortened,
-    spread_labels,
     subplots,
 )
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Lines = dict[str, list[tuple[int, float]]]
 
 EXPERT = "expert_"
-LABEL = 0.24
-"""Inches from one label to the next."""
+LEAST_SPAN = 0.1
+"""Least height of an axis of Dice or of trust: seeds of one run differ by some 0.01."""
 TRUST = {
     "reliability": "Reliability of the teacher",
     "agreement": "Share of pixels that agree",
@@ -40,7 +40,7 @@ TRUST = {
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    made = [curves(run), reliability(run), loss_terms(run), expert_usage(run)]
+    made = [curves(run), images_by_dice(run), reliability(run), loss_terms(run), expert_usage(run)]
     return [figure for figure in made if figure is not None]
 
 
@@ -50,35 +50,66 @@ def curves(run: RunData) -> Picture | None:
     if not lines:
         return None
     best = run.results["models"].get("best", {}).get("round")
-
-    def draw(theme: Theme) -> Figure:
-        figure, (ax,) = subplots(theme, height=_height(3.9, lines, theme))
-        _site_lines(ax, lines, run.sites, theme, labels=True)
-        average = _average(lines, {site: run.results["sites"][site]["validation"]["n"] for site in run.sites})
-        marker = "o" if len(average) == 1 else None
-        ax.plot(
-            *zip(*average, strict=True), color=theme.ink, linewidth=2.6, marker=marker, zorder=4, solid_capstyle="round"
+    figure, (ax,) = subplots(height=3.9)
+    _site_lines(ax, lines, run.sites)
+    average = _average(lines, {site: run.results["sites"][site]["validation"]["n"] for site in run.sites})
+    marker = "o" if len(average) == 1 else None
+    ax.plot(*zip(*average, strict=True), color=INK, linewidth=2.6, marker=marker, zorder=4, solid_capstyle="round")
+    if best is not None:
+        ax.axvline(best + 1, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
+        ax.annotate(
+            f" best: round {best + 1} ",
+            (best + 1, 0.02),
+            xycoords=("data", "axes fraction"),
+            ha="right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left",
+            color=FAINT,
+            fontsize=9,
         )
-        if best is not None:
-            ax.axvline(best + 1, color=theme.faint, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
-            ax.annotate(
-                f" best: round {best + 1} ",
-                (best + 1, 0.02),
-                xycoords=("data", "axes fraction"),
-                ha="right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left",
-                color=theme.faint,
-                fontsize=9,
-            )
-        ax.set_ylabel("Dice")
-        return figure
-
+    ax.set_ylabel("Dice")
+    _legend(figure, list(lines), run.sites)
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
     text = f"Dice of {what} validation images; the thick line is the average over images."
-    return Picture("curves", "Validation by round", text, draw)
+    return Picture("curves", "Validation by round", text, png(figure))
+
+
+def images_by_dice(run: RunData) -> Picture | None:
+    """A dot for each test image by its Dice, a row for each site and unseen hospital."""
+    sites = [*run.sites, *(run.results.get("unseen") or {})]
+    tables = {site: [row["dice"] for row in run.image_scores(site)] for site in sites}
+    tables = {site: dices for site, dices in tables.items() if dices}
+    if not tables:
+        return None
+
+    text = "A dot is a test image, the bar the mean of its site."
+    return Picture("images", "Test images by Dice", text, png(dots(tables, sites)))
+
+
+def dots(tables: Mapping[str, Sequence[float]], sites: Sequence[str]) -> Figure:
+    """A row of dots for each site: its images by Dice.
+
+    Args:
+        tables: Dice of the images, by site.
+        sites: all sites, in the order of their colours.
+    """
+    figure, (ax,) = subplots(height=max(1.8, 0.9 + 0.5 * len(tables)))
+    quiet(ax, grid="x")
+    for place, (site, dices) in enumerate(tables.items()):
+        # dots of one row are drawn on three heights in turn, from the lowest Dice on, so that equal ones are seen
+        heights = [place + 0.14 * (index % 3 - 1) for index in range(len(dices))]
+        color = line_style(sites.index(site))["color"]
+        ax.scatter(sorted(dices), heights, s=20, color=color, alpha=0.7, linewidths=0, zorder=3)
+        mean = sum(dices) / len(dices)
+        ax.plot([mean, mean], [place - 0.32, place + 0.32], color=INK, linewidth=2.2, zorder=4)
+    ax.set_yticks(range(len(tables)), shortened(list(tables), 22))
+    ax.tick_params(axis="y", labelcolor=INK)
+    ax.set_ylim(len(tables) - 0.5, -0.5)
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_xlabel("Dice", fontsize=9)
+    return figure
 
 
 def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
-    """A picture of a run that goes on, PNG, for a phone as for a screen: validation Dice by round and site.
+    """A picture of a run that goes on, PNG: validation Dice by round and site.
 
     Where no site has masks to validate on, it is how far the sites trust the teacher, else the first loss term.
 
@@ -94,14 +125,14 @@ def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
     name, lines = next(((name, lines) for name in titles if (lines := series(rows, name))), ("", {}))
     if not lines:
         return None
-    theme = replace(LIGHT, narrow=True)
-    figure, (ax,) = subplots(theme, height=_height(3.9, lines, theme))
-    _site_lines(ax, lines, list(lines), theme, labels=True)
+    figure, (ax,) = subplots(height=3.9)
+    _site_lines(ax, lines, list(lines))
+    _legend(figure, list(lines), list(lines))
     images = {row.site: int(row.values.get("images", 1)) for row in rows}
-    ax.plot(*zip(*_average(lines, images), strict=True), color=theme.ink, linewidth=2.6, zorder=4)
+    ax.plot(*zip(*_average(lines, images), strict=True), color=INK, linewidth=2.6, zorder=4)
     last = max(row.round for row in rows)
-    ax.set_title(f"{titles[name]}, round {last + 1} of {rounds}", loc="left", fontsize=10, color=theme.ink)
-    return png(figure, theme)
+    ax.set_title(f"{titles[name]}, round {last + 1} of {rounds}", loc="left", fontsize=10, color=INK)
+    return png(figure)
 
 
 def reliability(run: RunData) -> Picture | None:
@@ -110,18 +141,14 @@ def reliability(run: RunData) -> Picture | None:
     panels = {name: lines for name, lines in panels.items() if lines}
     if not panels:
         return None
-
-    def draw(theme: Theme) -> Figure:
-        height = max(_height(3.2, lines, theme) for lines in panels.values())
-        figure, axes = subplots(theme, len(panels), height=height)
-        for ax, (name, lines) in zip(axes, panels.items(), strict=True):
-            _site_lines(ax, lines, run.sites, theme, labels=True)
-            title = TRUST[name] if theme.narrow else fill(TRUST[name], width=max(16, 88 // len(panels)))
-            ax.set_title(title, loc="left", fontsize=10, color=theme.ink)
-        return figure
-
+    figure, axes = subplots(len(panels), height=3.2)
+    _legend(figure, list(dict.fromkeys(site for lines in panels.values() for site in lines)), run.sites)
+    for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+        _site_lines(ax, lines, run.sites)
+        title = fill(TRUST[name], width=max(16, 88 // len(panels)))
+        ax.set_title(title, loc="left", fontsize=10, color=INK)
     text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
-    return Picture("reliability", "Trust in the teacher", text, draw)
+    return Picture("reliability", "Trust in the teacher", text, png(figure))
 
 
 def loss_terms(run: RunData) -> Picture | None:
@@ -130,8 +157,7 @@ def loss_terms(run: RunData) -> Picture | None:
     panels = {name: series(run.rounds, name) for name in names if not name.startswith(EXPERT)}
     panels = {name: lines for name, lines in panels.items() if any(value for of in lines.values() for _, value in of)}
     text = "Means over a round, before weights and ramps."
-    picture = Picture("losses", "Loss terms", text, lambda theme: _panels(panels, run.sites, theme))
-    return picture if panels else None
+    return Picture("losses", "Loss terms", text, png(_panels(panels, run.sites))) if panels else None
 
 
 def expert_usage(run: RunData) -> Picture | None:
@@ -142,38 +168,37 @@ def expert_usage(run: RunData) -> Picture | None:
         "Share of all assignments of tokens that went to each local expert, mean over the layers; "
         "expert least is the smallest share of any expert in any layer."
     )
-    title = "Local experts in use"
-    picture = Picture("experts", title, text, lambda theme: _panels(panels, run.sites, theme, top=1))
-    return picture if panels else None
+    return Picture("experts", "Local experts in use", text, png(_panels(panels, run.sites, top=1))) if panels else None
 
 
-def _panels(panels: dict[str, Lines], sites: list[str], theme: Theme, *, top: float | None = None) -> Figure:
+def _panels(panels: dict[str, Lines], sites: list[str], *, top: float | None = None) -> Figure:
     # one small picture per name, from 0, or the lowest value below, to ``top``
-    figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)), abreast=2)
+    figure, axes = subplots(len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
     for ax, (name, lines) in zip(axes, panels.items(), strict=True):
-        _site_lines(ax, lines, sites, theme)
-        ax.set_title(_title(name), loc="left", fontsize=10, color=theme.ink)
+        _site_lines(ax, lines, sites)
+        ax.set_title(_title(name), loc="left", fontsize=10, color=INK)
         lowest = min(value for line in lines.values() for _, value in line)
         ax.set_ylim(0 if lowest >= 0 else None, top)
     shown = [site for site in sites if any(site in lines for lines in panels.values())]
     if len(shown) > 1:
-        _legend(figure, shown, sites, theme)
+        _legend(figure, shown, sites)
     return figure
 
 
-def _legend(figure: Figure, shown: list[str], sites: list[str], theme: Theme) -> None:
-    """The sites' colours and dashes below a figure whose panels have no room for names."""
+def _legend(figure: Figure, shown: list[str], sites: list[str]) -> None:
+    """The sites' colours and dashes, below a figure."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], **line_style(sites.index(site), theme), linewidth=1.6) for site in shown]
+    every = [*sites, *(site for site in shown if site not in sites)]
+    handles = [Line2D([], [], **line_style(every.index(site)), linewidth=1.6) for site in shown]
     figure.legend(
         handles,
-        shortened(shown, 16 if theme.narrow else 22),
+        shortened(shown, 22),
         loc="outside lower left",
-        ncols=2 if theme.narrow else 4,
+        ncols=4,
         frameon=False,
         fontsize=9,
-        labelcolor=theme.ink,
+        labelcolor=INK,
     )
 
 
@@ -182,18 +207,12 @@ def _title(name: str) -> str:
     return " ".join("SAM" if word == "sam" else word for word in name.split("_"))
 
 
-def _height(least: float, lines: Lines, theme: Theme) -> float:
-    """Inches that a row of axes needs for the names of its lines, one below the other."""
-    need = LABEL * len(lines) + 0.8
-    return max(least, need / 0.8 if theme.narrow else need)  # a phone's rows are that much lower
-
-
-def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, labels: bool = False) -> None:
+def _site_lines(ax: Axes, lines: Lines, sites: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     every = sites + [site for site in lines if site not in sites]
     order = [site for site in every if site in lines]
-    look = {site: line_style(every.index(site), theme) for site in order}
+    look = {site: line_style(every.index(site)) for site in order}
     for site in order:
         rounds, values = zip(*((number + 1, value) for number, value in lines[site]), strict=True)
         marker = "o" if len(rounds) == 1 else None
@@ -203,25 +222,13 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
         ax.set_xticks([number + 1 for number, _ in lines[order[0]]])
     ax.set_xlabel("round", fontsize=9)
     ax.margins(x=0.02)
-    if not labels:
-        return
-    low, high = ax.get_ylim()
-    ends = [lines[site][-1][1] for site in order]
-    rows = ax.get_subplotspec().get_gridspec().nrows  # type: ignore[union-attr]
-    height = ax.figure.get_size_inches()[1] / rows  # type: ignore[union-attr]
-    places = spread_labels(ends, gap=(high - low) * LABEL / height, top=high)
-    names = shortened(order, 12 if theme.narrow else 22)
-    for site, name, end, place in zip(order, names, ends, places, strict=True):
-        ax.annotate(
-            f"{name}  {end:.3f}",
-            (1.01, place),
-            xycoords=("axes fraction", "data"),
-            color=look[site]["color"],
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-        )
-    ax.set_ylim(low, high)
+    ax.set_ylim(*widened(*ax.get_ylim()))
+
+
+def widened(low: float, high: float, least: float = LEAST_SPAN) -> tuple[float, float]:
+    """Ends of an axis that spans at least ``least`` around its middle, so that noise does not look like a collapse."""
+    room = max(0.0, least - (high - low)) / 2
+    return low - room, high + room
 
 
 def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:
@@ -246,36 +253,26 @@ def comparison_figure(table: Table) -> Picture:
     for group, rows in groups:
         lines += [group, *rows] if len(groups) > 1 else rows
 
-    def draw(theme: Theme) -> Figure:
-        figure, (ax,) = subplots(theme, height=1.1 + (0.7 if theme.narrow else 0.42) * len(lines))
-        quiet(ax, theme, grid="x")
-        place_of = {id(line): len(lines) - 1 - index for index, line in enumerate(lines)}
-        for group, rows in groups:
-            _bounds(ax, group, [place_of[id(row)] for row in rows], theme)
-            for row in rows:
-                _draw_row(ax, row, place_of[id(row)], group.hero, theme, span)
-        names = [line.label if isinstance(line, Group) else line.title for line in lines]
-        if theme.narrow:  # a phone has no room beside the rows: their names are above them
-            for line, name in zip(lines, names, strict=True):
-                weight = "bold" if isinstance(line, Group) else "normal"
-                above = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
-                place = place_of[id(line)] + 0.36
-                ax.annotate(name, (0, place), va="center", color=theme.ink, fontsize=9, fontweight=weight, **above)
-            names = [""] * len(lines)
-        ax.set_yticks([place_of[id(line)] for line in lines], names)
-        ax.tick_params(axis="y", labelcolor=theme.ink)
-        for label, line in zip(ax.get_yticklabels(), lines, strict=True):
-            label.set_fontweight("bold" if isinstance(line, Group) else "normal")
-        ax.set_ylim(-0.6, len(lines) - (0.4 if not theme.narrow else 0.35))
-        ax.set_xlabel("average test Dice", fontsize=9)
-        return figure
-
+    figure, (ax,) = subplots(height=1.1 + 0.42 * len(lines))
+    quiet(ax, grid="x")
+    place_of = {id(line): len(lines) - 1 - index for index, line in enumerate(lines)}
+    for group, rows in groups:
+        _bounds(ax, group, [place_of[id(row)] for row in rows])
+        for row in rows:
+            _draw_row(ax, row, place_of[id(row)], group.hero, span)
+    names = [line.label if isinstance(line, Group) else line.title for line in lines]
+    ax.set_yticks([place_of[id(line)] for line in lines], names)
+    ax.tick_params(axis="y", labelcolor=INK)
+    for label, line in zip(ax.get_yticklabels(), lines, strict=True):
+        label.set_fontweight("bold" if isinstance(line, Group) else "normal")
+    ax.set_ylim(-0.6, len(lines) - 0.4)
+    ax.set_xlabel("average test Dice", fontsize=9)
     text = (
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle; "
         "an arrow is a row far outside. Behind a mean stand parameters and milliseconds of one image, where they were "
         "measured."
     )
-    return Picture("comparison", "Average test Dice", text, draw)
+    return Picture("comparison", "Average test Dice", text, png(figure))
 
 
 ROOM = 0.05
@@ -294,12 +291,12 @@ def _span(rows: list[Row]) -> tuple[float, float]:
     return least, most
 
 
-def _bounds(ax: Axes, group: Group, places: list[int], theme: Theme) -> None:
+def _bounds(ax: Axes, group: Group, places: list[int]) -> None:
     for variant in (FLOOR, CEILING):
         row = group.of(variant)
         if row is not None and row.cells["dice"].mean is not None:
             x, ends = row.cells["dice"].mean, [min(places) - 0.5, max(places) + 0.5]
-            ax.plot([x, x], ends, color=theme.faint, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+            ax.plot([x, x], ends, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
 
 
 def _cost(row: Row) -> str:
@@ -308,11 +305,11 @@ def _cost(row: Row) -> str:
     return "" if parameters is None or milliseconds is None else f"   {parameters:.1f} M, {milliseconds:.0f} ms"
 
 
-def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, theme: Theme, span: tuple[float, float]) -> None:
+def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[float, float]) -> None:
     cell = row.cells["dice"]
     mean, spread = cell.mean or 0.0, cell.spread or 0.0
-    known = {TEACHER: theme.faint, FLOOR: theme.ink, CEILING: theme.ink}
-    color = theme.palette[1] if row is hero else known.get(row.variant, theme.palette[0])
+    known = {TEACHER: FAINT, FLOOR: INK, CEILING: INK}
+    color = PALETTE[1] if row is hero else known.get(row.variant, PALETTE[0])
     if not span[0] <= mean <= span[1]:
         edge, arrow = (0.01, "<") if mean < span[0] else (0.99, ">")
         ax.plot([edge], [place], marker=arrow, color=color, markersize=6, transform=ax.get_yaxis_transform())
@@ -321,7 +318,7 @@ def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, theme: Theme, sp
         ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)
         ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
     ax.annotate(
-        f"{mean:.3f}" if theme.narrow else f"{mean:.3f}{_cost(row)}",
+        f"{mean:.3f}{_cost(row)}",
         (1.01, place),
         xycoords=("axes fraction", "data"),
         va="center",

@@ -16,11 +16,13 @@ from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
 from samfed_monai.reports import style
 from samfed_monai.reports.advice import advice_on, verdict
+from samfed_monai.reports.answer import answer, more_scores, spread
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnImages, make_overlays, make_own_images
 from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import CAVEATS, Picture
+from samfed_monai.reports.trust import DOUBTFUL, quality_of_run, trust
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -98,7 +100,7 @@ class Report:
         for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # of an earlier report
             path.unlink()
         for figure in figures:
-            write_bytes(folder / f"{figure.name}.png", figure.light, mode=PUBLIC)
+            write_bytes(folder / f"{figure.name}.png", figure.png, mode=PUBLIC)
         number = {site: place for place, site in enumerate(run.sites, start=1)}
         private = {f"overlay-{number[each.site]}-{each.place}": each.png for each in overlays}
         private |= {
@@ -107,10 +109,12 @@ class Report:
         for name, png in private.items():
             write_bytes(folder / f"{name}.png", png)
         path = self.run_folder / "report.html"
-        write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private else PUBLIC)
+        write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private or trust(run) else PUBLIC)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)
+        for line in answer(run) if run.planned is None else ():
+            logger.info("%s", line)
         return path
 
 
@@ -118,7 +122,7 @@ def render(
     run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str], own: Sequence[OwnImages] = ()
 ) -> str:
     """The page as one string of HTML; everything that comes from the run is escaped."""
-    results, apart = run.results, run.student_and_teacher()
+    results, apart, trusted = run.results, run.student_and_teacher(), trust(run)
     rows = {place: {o.site: o for o in overlays if o.place == place} for place in PLACES}
     other = next((name for name in results["models"] if name != results["selected"]), None)
     return (
@@ -133,13 +137,18 @@ def render(
             shown=[site for site in run.sites if any(site in row for row in rows.values())],
             notes=notes,
             own=own,
+            trust=trusted,
+            calibrated=quality_of_run(run).calibration,
+            doubtful_below=DOUBTFUL,
             outlines={name: f"rgb{colour}" for name, colour in OUTLINES.items()},
             other=other,
             measured_on=sum(summary["n"] for name in ("validation", "test") for summary in (results["average"][name],))
             or any(splits for splits in (results.get("teacher") or {}).get("average", {}).values()),
-            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own else [])],
+            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
             command=results.get("command") or run.setting("command"),
             verdict=verdict(run),
+            spread=spread(run),
+            more=more_scores(run),
             teacher_alone=teacher_alone(results),
             apart=[{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
             advice=advice_on(run),

@@ -79,8 +79,8 @@ def geojson_of(mask: NDArray[Any], *, labels: Sequence[str] = ("foreground",)) -
     return (json.dumps({"type": "FeatureCollection", "features": features}) + "\n").encode()
 
 
-def outlined(picture: NDArray[np.uint8], mask: NDArray[Any]) -> bytes:
-    """PNG bytes of a picture (H, W, 3) with its mask's outline, (H, W) bool; of class values one in each class's colour
+def outlined(picture: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with its mask's outline, (H, W) bool; of class values one in each class's colour
     (:func:`samfed_monai.data.classes.colour_of`)."""
     lines, colours = {"student": mask}, OUTLINES
     if mask.dtype != bool:
@@ -89,6 +89,11 @@ def outlined(picture: NDArray[np.uint8], mask: NDArray[Any]) -> bytes:
             {str(each): mask == each for each in numbers},
             {str(each): colour_of(each) for each in numbers},
         )
+    return draw_outlines(picture, lines, colours)
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of pixels (H, W, 3), or of (H, W, 4) with their opacity."""
     stream = io.BytesIO()
-    Image.fromarray(draw_outlines(picture, lines, colours)).save(stream, format="PNG")
+    Image.fromarray(pixels).save(stream, format="PNG")
     return stream.getvalue()

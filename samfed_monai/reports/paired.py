@@ -85,11 +85,14 @@ def signed_rank(differences: Sequence[float]) -> float:
     return float(wilcoxon(apart).pvalue) if apart else 1.0
 
 
-def bootstrap_interval(differences: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    differences: Sequence[float], *, level: float | None = None, seed: int = 0
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, over images (Efron and Tibshirani, 1993, section 13.3).
 
     Args:
         differences: (n,) float.
+        level: share of intervals that hold the mean, up to 1; ``None`` is :data:`LEVEL`.
         seed: of the resamples: the same numbers have the same interval.
     """
     from scipy.stats import bootstrap
@@ -100,7 +103,7 @@ def bootstrap_interval(differences: Sequence[float], *, seed: int = 0) -> tuple[
         (np.asarray(differences),),
         np.mean,
         n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
+        confidence_level=LEVEL if level is None else level,
         method="percentile",
         batch=500,
         rng=np.random.default_rng(seed),

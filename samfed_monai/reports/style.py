@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -90,132 +89,75 @@ def as_difference(value: float, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
-# Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which one of the two themes would swallow.
+# Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which white paper would swallow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# The same hues, lighter, in another order of the two blues.
-PALETTE_ON_DARK = ("#56B4E9", "#EE7733", "#35C297", "#DDA0C4", "#5A94D6", "#F0C246")
 DASHES = ("-", "--", ":", "-.")
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a figure's ground, writing and lines, and whether it is for a phone."""
-
-    ground: str
-    ink: str
-    faint: str
-    grid: str
-    palette: tuple[str, ...]
-    narrow: bool = False
-
-
-LIGHT = Theme(ground="#ffffff", ink="#22252a", faint="#6b7078", grid="#e6e6e3", palette=PALETTE)
-DARK = Theme(ground="#1b1e23", ink="#e4e4e1", faint="#9a9fa7", grid="#32363d", palette=PALETTE_ON_DARK)
+INK, FAINT, GRID = "#22252a", "#6b7078", "#e6e6e3"
+"""Colours of a figure's writing and lines."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a report, drawn in both themes and two widths.
+    """A figure of a report.
 
     Args:
         name: file name without ending.
         title: heading.
         text: what one sees, one or two sentences.
-        draw: draws it in a theme.
+        png: its bytes.
     """
 
     name: str
     title: str
     text: str
-    draw: Callable[[Theme], Figure]
-
-    @cached_property
-    def light(self) -> bytes:
-        """On white paper; the file in ``figures/``."""
-        return self.png()
-
-    def png(self, *, dark: bool = False, narrow: bool = False) -> bytes:
-        """For readers in dark mode, and for a phone, its parts below each other."""
-        theme = replace(DARK if dark else LIGHT, narrow=narrow)
-        return png(self.draw(theme), theme)
+    png: bytes
 
 
-PHONE = 3.7
-"""Inches of a figure for a phone: at 390 px, less the margins of the page, its 9-point writing has some 11 px."""
-
-
-def subplots(
-    theme: Theme, columns: int = 1, *, width: float = 8.6, height: float = 3.4, abreast: int = 1, **kwargs: Any
-) -> Any:
+def subplots(columns: int = 1, *, width: float = 8.6, height: float = 3.4) -> Any:
     """A figure and its axes in a row, without pyplot, which would keep global state.
 
     Args:
-        theme: one for a phone has rows of ``abreast`` axes below each other.
         columns: how many axes.
-        width, height: of the row, inches; a phone's rows are somewhat lower.
-        abreast: axes side by side on a phone.
-        kwargs: of matplotlib's ``subplots``.
+        width, height: of the row, inches.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows, side = (-(-columns // abreast), min(columns, abreast)) if theme.narrow else (1, columns)
-    size = (PHONE, max(1.8, 0.8 * height) * rows) if theme.narrow else (width, height)
     with matplotlib.rc_context({"font.size": 10, "font.family": "sans-serif"}):
-        figure = Figure(figsize=size, layout="constrained", facecolor=theme.ground)
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         figure.get_layout_engine().set(wspace=0.07)  # type: ignore[union-attr, call-arg]
-        every = figure.subplots(rows, side, squeeze=False, **kwargs).ravel()
-    axes = every[:columns]
-    for spare in every[columns:]:
-        spare.set_axis_off()
+        axes = figure.subplots(1, columns, squeeze=False).ravel()
     for ax in axes:
-        quiet(ax, theme)
+        quiet(ax)
     return figure, axes
 
 
-def quiet(ax: Axes, theme: Theme, *, grid: str = "y") -> None:
+def quiet(ax: Axes, *, grid: str = "y") -> None:
     """Takes the frame away and leaves a hairline grid along one axis."""
-    ax.set_facecolor(theme.ground)
+    ax.set_facecolor("white")
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(theme.grid)
+    ax.spines["bottom"].set_color(GRID)
     ax.grid(False)
-    ax.grid(axis=grid, color=theme.grid, linewidth=0.8)  # type: ignore[arg-type]
+    ax.grid(axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
     ax.set_axisbelow(True)
-    ax.tick_params(colors=theme.faint, length=0, labelsize=9)
+    ax.tick_params(colors=FAINT, length=0, labelsize=9)
     for label in (ax.xaxis.label, ax.yaxis.label, ax.title):
-        label.set_color(theme.faint)
+        label.set_color(FAINT)
 
 
-def line_style(index: int, theme: Theme) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour and dashes of the line with this index: both differ, so that print in grey still works."""
     return {
-        "color": theme.palette[index % len(theme.palette)],
-        "linestyle": DASHES[index // len(theme.palette) % len(DASHES)],
+        "color": PALETTE[index % len(PALETTE)],
+        "linestyle": DASHES[index // len(PALETTE) % len(DASHES)],
     }
 
 
-def spread_labels(values: list[float], *, gap: float, top: float = float("inf")) -> list[float]:
-    """Places for labels near ``values``, at least ``gap`` apart and not above ``top``, in the order given."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    places = [values[index] for index in order]
-    for _ in range(50):
-        for low, high in zip(range(len(places)), range(1, len(places)), strict=False):
-            if (short := gap - (places[high] - places[low])) > 1e-9:
-                places[low] -= short / 2
-                places[high] += short / 2
-    over = max(0.0, max(places, default=0.0) - top)
-    places = [place - over for place in places]
-    found = [0.0] * len(values)
-    for place, index in zip(places, order, strict=True):
-        found[index] = place
-    return found
-
-
-def png(figure: Figure, theme: Theme) -> bytes:
+def png(figure: Figure) -> bytes:
     """PNG bytes without a date or a version in them: the same figure is the same file."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150, facecolor=theme.ground, metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return stream.getvalue()

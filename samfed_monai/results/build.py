@@ -6,14 +6,14 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.metrics import Scores, pool, summarise, summarise_classes, worst
+from samfed_monai.metrics import BESIDE, Scores, pool, summarise, summarise_classes, worst
 from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """Scores of a set of images: rows of ``{"id", "dice", "iou", "hd95", "empty"}``, or an already made summary."""
 
 BYTES = ("up_bytes", "down_bytes")
-STATED = ("networks", "costs", "exchange", "convention", "own_models", "own_labels", "privacy", "process")
+STATED = ("networks", "costs", "exchange", "convention", "own_models", "own_labels", "privacy", "process", "start")
 """Keys of the schema that a run states as they are."""
 
 
@@ -141,7 +141,8 @@ def as_summary(table: Table, *, skip_empty: bool = False) -> dict[str, Any]:
 
 
 def _scores(row: Mapping[str, Any]) -> Scores:
-    return Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none")
+    beside = {name: float(row[name]) for name in BESIDE if row.get(name) not in (None, "")}
+    return Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none", **beside)
 
 
 def _teacher(

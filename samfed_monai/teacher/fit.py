@@ -19,7 +19,15 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, switch, whole
 from samfed_monai.networks import find_checkpoint
 from samfed_monai.networks.autocast import Switch
-from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
+from samfed_monai.networks.sam.adapter import (
+    Adapt,
+    Adapter,
+    load_adapted,
+    load_adapter,
+    prepare,
+    read_header,
+    save_adapter,
+)
 from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, check_size
 from samfed_monai.networks.sam.lora import check_targets
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
@@ -62,6 +70,8 @@ class TeacherFit:
         test_records: name to labelled records whose Dice is reported; they decide nothing.
         output: the adapter to write (safetensors).
         base: SAM's name (``vit_t``, ``vit_b``, ...).
+        start_from: an adapter of the same ``base``, ``adapt``, ``rank``, ``lora_targets`` and ``size`` to go on from;
+            ``None`` begins with SAM as it comes.
         checkpoint: its weights; ``None`` looks into ``bundle_root``'s ``models/`` and the weights folder.
         adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
         size: side of the square input in pixels: a multiple of 16 from 64 to 1024; 224 and 448 fill its windows.
@@ -103,6 +113,7 @@ class TeacherFit:
         test_records: Mapping[str, Records] | None = None,
         base: str = "vit_t",
         checkpoint: str | Path | None = None,
+        start_from: str | Path | None = None,
         adapt: str = "lora",
         size: int = 512,
         rank: int = 4,
@@ -173,6 +184,8 @@ class TeacherFit:
         self.size, self.epochs, self.batch_size, self.seed = size, epochs, batch_size, seed
         self.rank = rank if self.adapt is Adapt.LORA else 0
         self.lora_targets = lora_targets if self.adapt is Adapt.LORA else "qv"
+        self.start = None if start_from is None else Path(start_from)
+        self._require_start("adapt", "base", "size", "rank", "lora_targets")
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
         self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
         self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
@@ -192,6 +205,7 @@ class TeacherFit:
         started = time.perf_counter()
         require_writable(self.output)
         self.base_sha256 = sha256_file(self.checkpoint)
+        self._require_start("base_sha256", "outputs")
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
         hashes = {"fit": self._fit_hash(), "exam": self._exam_hash()}
         reused = self._is_fitted(hashes["fit"])
@@ -212,6 +226,7 @@ class TeacherFit:
             after = self._examine(exam, self._refiner(sam), "Dice")
             result = {"after": after, **read_header(self.output).fit["training"], "public_hash": self.public_hash}
             result |= {"before": after} if self.adapt is Adapt.NONE else {}
+            result |= {"start": self.start.name} if self.start is not None else {}
             result |= {"output": str(self.output), "sha256": sha256_file(self.output), "reused": reused}
             result |= {"seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
             write_json(self._result_file, result)
@@ -228,6 +243,23 @@ class TeacherFit:
         """Logits of a pixel: K + 1 where the public labels have K classes."""
         classes = self.records["train"][0].get("classes")
         return 1 if classes is None else int(classes) + 1
+
+    def _require_start(self, *names: str) -> None:
+        """Refuses an adapter to start from that differs from this fit in one of ``names``, or a fit of nothing."""
+        if self.start is None:
+            return
+        header, problems, where = read_header(self.start), Problems(), "teacher.json -> start_from"
+        if self.adapt is Adapt.NONE:
+            problems.add(where, found=repr(self.start.name), expected="null where adapt is none: nothing is fitted")
+            names = ()
+        for name in names:
+            found, expected = (getattr(each := getattr(of, name), "value", each) for of in (header, self))
+            if found != expected:
+                hint = f"take another adapter, or set {name} to the adapter's: it goes on from what it is"
+                problems.add(
+                    where, found=f"{self.start.name} with {name} {found}", expected=f"{name} {expected}", hint=hint
+                )
+        problems.refuse_if_any()
 
     def _sam(self, *, loaded: bool = False) -> PromptFreeSam:
         """SAM as it comes, where it computes best; with a mask for each class, unless an adapter is loaded into it."""
@@ -264,6 +296,9 @@ class TeacherFit:
         with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: no other numbers change
             torch.manual_seed(derive_seed(self.seed, "lora"))
             parts = prepare(sam, self.adapt, self.rank, self.lora_targets)
+        if self.start is not None:
+            load_adapted(self.start, sam, read_header(self.start))
+            logger.info("teacher: goes on from %s", self.start.name)
         rates = {"lora": self.lora_learning_rate, "decoder": self.learning_rate}
         outcome: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
@@ -334,6 +369,8 @@ class TeacherFit:
             settings["outputs"] = self.outputs
         if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
             settings["lora_targets"] = self.lora_targets
+        if self.start is not None:
+            settings["start_from"] = sha256_file(self.start)
         settings["transform"] = content_of(self.transform.flatten().transforms)
         if self._trainer_content != content_of(TRAINER):
             settings["trainer"] = self._trainer_content

@@ -23,7 +23,6 @@ QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0, bar=False)
 
 def test_names_are_sorted_and_all_is_every_one():
     assert named("planted, membership,planted") == ["membership", "planted"]
-    assert named("soft-masks") == ["soft_masks"]
     assert named("all") == list(ATTACKS)
 
 
@@ -46,9 +45,9 @@ def test_another_runs_findings_do_not_stay(tmp_path):
     run_audit(target(count=8), ["membership"], QUICK, tmp_path)
     other = target(count=8)
     object.__setattr__(other, "about", {"run": "<b>other</b>"})
-    page = run_audit(other, ["prototypes"], QUICK, tmp_path)
+    page = run_audit(other, ["planted"], QUICK, tmp_path)
     content = json.loads((tmp_path / "audit.json").read_text())
-    assert [finding["attack"] for finding in content["findings"]] == ["prototypes"]
+    assert [finding["attack"] for finding in content["findings"]] == ["planted"]
     assert "&lt;b&gt;other" in page.read_text()
     assert "<b>other" not in page.read_text()
 
@@ -64,7 +63,7 @@ def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, cap
     run = tmp_path / "run"
     job(small_federation, run, rounds=1).run()
     places = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
-    words = [str(run), "--attack", "membership,prototypes", "--steps", "1"]
+    words = [str(run), "--attack", "membership,planted", "--steps", "1"]
     assert main(["audit", *words, *places]) == 2
     assert "expected one, found no word of bundle; give --bundle" in capsys.readouterr().err
     assert main(["audit", *words, "--bundle", "samfed_skin", *places]) == 0

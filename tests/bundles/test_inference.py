@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,9 +213,9 @@ def test_images_that_are_none_are_refused_by_name(model, images, tmp_path, capsy
 
 def test_without_a_model_the_bundle_s_own_is_taken_or_asked_for(bundle, images, tmp_path, capsys):
     words = ["infer", str(bundle), str(images), "--output-dir", str(tmp_path / "out")]
-    if bundle.name == "samfed_skin":
-        assert main([*words, "--image_size", "64", "--allow-other-size"]) == 0
-        assert Image.open(tmp_path / "out" / "a.png").size == (60, 40)
-    else:
-        assert main(words) == 2
-        assert "--model: expected one: samfed_polyp ships no weights" in capsys.readouterr().err
+    assert main([*words, "--image_size", "64", "--allow-other-size"]) == 0
+    assert Image.open(tmp_path / "out" / "a.png").size == (60, 40)
+    own = tmp_path / "own"
+    shutil.copytree(bundle, own, ignore=shutil.ignore_patterns("model.*"))
+    assert main(["infer", str(own), *words[2:]]) == 2
+    assert "--model: expected one: own ships no weights" in capsys.readouterr().err

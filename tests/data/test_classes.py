@@ -55,7 +55,7 @@ def folders(root, values=(0, 1, 2), sites=("public", "a")):
 def listed(tmp_path, **options):
     root = folders(tmp_path / "data")
     chosen = {"output": tmp_path / "list.json", "classes": ORGANS, "progress": False, "report": False} | options
-    prepare_folders(root, public="public", options=Options(**chosen), validation=0.34, test=0.34)
+    prepare_folders(root, Options(**chosen, public="public", validation=0.34, test=0.34))
     return DataList.load(tmp_path / "list.json"), root
 
 
@@ -129,17 +129,18 @@ def test_a_list_of_binary_masks_is_what_it_was():
 def test_a_site_whose_labels_have_another_class_is_told_where(tmp_path):
     root = folders(tmp_path / "data")
     folders(tmp_path / "data", values=(0, 3), sites=("b",))
-    options = Options(output=tmp_path / "list.json", classes=ORGANS, progress=False)
+    options = Options(output=tmp_path / "list.json", classes=ORGANS, public="public", progress=False)
     with pytest.raises(Refused, match=r"b/masks/b0.png: expected 0 to 2: the background, kidney, spleen, found .* 3"):
-        prepare_folders(root, public="public", options=options)
+        prepare_folders(root, options)
     assert not (tmp_path / "list.json").exists()
 
 
 def test_a_site_that_has_never_seen_a_class_is_worth_a_look(tmp_path):
     root = folders(tmp_path / "data")
     folders(tmp_path / "data", values=(0, 1), sites=("b",))
-    options = Options(output=tmp_path / "list.json", classes=ORGANS, progress=False)
-    prepared = prepare_folders(root, public="public", options=options, validation=0.34, test=0.34)
+    shares = {"public": "public", "validation": 0.34, "test": 0.34}
+    options = Options(output=tmp_path / "list.json", classes=ORGANS, progress=False, **shares)
+    prepared = prepare_folders(root, options)
     assert [each for each in prepared.warnings if "no label of" in each] == [
         "no label of b has spleen: look whether it was drawn there; where it was not, a network is taught, and scored "
         "as if, it were absent"
@@ -151,7 +152,7 @@ def test_a_site_that_has_never_seen_a_class_is_worth_a_look(tmp_path):
     ("options", "message"),
     [
         ({"classes": ["kidney"]}, "--classes: expected the names of two classes or more, found one name"),
-        ({"mask_threshold": 128}, "--mask-threshold: expected one of the two, found it beside --classes"),
+        ({"mask_threshold": 128}, r"--classes: expected one of the two, found a mask threshold \(128\) beside it"),
         ({"classes": ["a", "a"]}, "--classes: expected every name once"),
     ],
 )
@@ -165,7 +166,7 @@ def test_options_that_contradict_each_other_are_refused_before_any_work(tmp_path
     [
         ({"classes": ["kidney"]}, "classes: expected the names of two classes or more, found one name, 'kidney'"),
         ({"classes": "kidney"}, "classes: expected a list of 1 to 14 names, found 'kidney'"),
-        ({"mask_threshold": 100}, "classes: expected one of the two, found mask_threshold 100 beside it"),
+        ({"mask_threshold": 100}, r"classes: expected one of the two, found a mask threshold \(100\) beside it"),
     ],
 )
 def test_a_list_with_such_classes_does_not_load(tmp_path, change, message):

@@ -26,16 +26,6 @@ def edited(path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_a_list_with_groups_that_look_the_same_loads_as_it_is_and_warns(tmp_path, caplog):
-    items = [
-        Item(f"{number}.png", f"{number}" * 64, group=group) for number, group in enumerate(["G0", "G0\u00a0", "G1"])
-    ]
-    datalist = DataList("list", [], {"a": Site(unlabelled=items)})
-    datalist.save(tmp_path / "list.json")
-    assert DataList.load(tmp_path / "list.json").hash == datalist.hash
-    assert "list.json: 1 group is spelt in several ways that look the same, such as ['G0', 'G0\\xa0']" in caplog.text
-
-
 def test_a_saved_list_loads_as_it_was(tmp_path):
     example().save(tmp_path / "list.json")
     loaded = DataList.load(tmp_path / "list.json")

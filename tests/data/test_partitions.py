@@ -14,7 +14,6 @@ from samfed_monai.data.checks import Facts, check_datalist
 from samfed_monai.data.datalist import DataList, Split
 from samfed_monai.data.grouping import clusters
 from samfed_monai.data.partitions import (
-    appearance_classes,
     dirichlet,
     divide_sites,
     hold_out,
@@ -99,12 +98,6 @@ def test_few_labels_are_divided_in_proportion():
     assert [len(part) for part in parts] == [4, 8, 88]
 
 
-@pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.5, 0.5), (1.0, 0.0)])
-def test_impossible_shares_are_refused(shares):
-    with pytest.raises(Refused, match=r"in \[0, 1\), together < 1"):
-        hold_out(["a"], [None], [True], shares)
-
-
 def test_small_alpha_makes_sites_unlike_and_large_alpha_alike():
     hashes = [f"{number:04d}" for number in range(400)]
     classes = [number % 4 for number in range(400)]
@@ -124,12 +117,6 @@ def test_alpha_must_be_positive():
 
 def test_size_classes_are_equally_full():
     assert size_classes([0.5, 0.1, 0.3, 0.2, 0.4], bins=5) == [4, 0, 2, 1, 3]
-
-
-def test_appearance_classes_put_like_colours_together():
-    colours = [(200, 150, 140), (90, 60, 50), (201, 151, 139), (91, 59, 52)]
-    first, second, third, fourth = appearance_classes(colours, bins=2)
-    assert first == third != second == fourth
 
 
 @pytest.mark.parametrize(
@@ -270,8 +257,8 @@ def test_a_list_with_a_site_of_only_test_images_is_sound(tmp_path):
     site(root, "public", 3, 3)
     site(root, "a", 12, 12, first=100)
     site(root, "b", 5, 5, first=200)
-    chosen = options(tmp_path, unseen=["b"], divide=2)
-    made = prepare_folders(root, public="public", options=chosen, validation=0.2, test=0.2)
+    chosen = options(tmp_path, unseen=["b"], divide=2, public="public", validation=0.2, test=0.2)
+    made = prepare_folders(root, chosen)
     assert sizes(made.datalist) == {"a-1": [4, 1, 1], "a-2": [4, 1, 1], "b": [0, 0, 5]}
     again = DataList.load(made.path)
     assert again.hash == made.datalist.hash

@@ -16,7 +16,7 @@ from PIL import Image
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.data.prepare import Options, prepare_folders
-from samfed_monai.data.quality_report import OUTLINE, bars, doubts, outline, overlay, report_on, rows
+from samfed_monai.data.quality_report import OUTLINE, doubts, outline, overlay, report_on, rows
 from tests.data.making import disc, picture, save, site
 
 
@@ -37,25 +37,25 @@ def test_a_row_counts_what_a_split_holds():
         Facts("4", height=9, width=9, mode="L", foreground=0.5),
     ]
     row = rows(DataList("list", public), {one.image: one for one in facts})[0]
-    assert (row.site, row.split, row.images, row.labelled, row.groups) == ("", "public", 4, 4, 1)
-    assert (row.empty, row.full, row.repeated, row.turned) == (1, 1, 1, 1)
-    assert row.sizes == [("4 × 3", 3), ("9 × 9", 1)]
-    assert row.modes == [("RGB", 3), ("L", 1)]
-    assert row.mask_values == [0, 255]
-    assert row.foreground == (0.1875, 0.375, 0.625)
-    assert row.bins == [1, 0, 1, 0, 0, 1, 0, 0, 0, 1]
+    assert row == {
+        **{"site": "", "split": "public", "images": 4, "labelled": 4, "groups": 1, "empty": 1, "full": 1, "turned": 1},
+        "sizes": [("4 × 3", 3), ("9 × 9", 1)],
+        "modes": [("RGB", 3), ("L", 1)],
+        "mask_values": [0, 255],
+        "foreground": [0.1875, 0.375, 0.625],
+    }
 
 
 def test_every_split_of_a_site_has_a_row_and_masks_count_only_where_listed():
     datalist = DataList("list", [], {"a": Site([item("1", "a", label=False)])})
     table = rows(datalist, {"1": fact("1", 0.5)})
-    assert [(row.split, row.images, row.labelled) for row in table] == [
+    assert [(row["split"], row["images"], row["labelled"]) for row in table] == [
         ("public", 0, 0),
         ("unlabelled", 1, 0),
         ("validation", 0, 0),
         ("test", 0, 0),
     ]
-    assert table[1].foreground is None
+    assert table[1]["foreground"] is None
 
 
 def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told():
@@ -87,8 +87,7 @@ def made(tmp_path):
         save(root / "public" / "images" / f"photo {number}.jpg", picture(50 + number, 24, 24), exif=exif)
         save(root / "public" / "masks" / f"photo {number}.png", disc(24, 24, radius=5))
     save(root / "public" / "masks" / "public_000.png", disc(radius=0))
-    options = Options(output=tmp_path / "list.json", progress=False)
-    return prepare_folders(root, public="public", options=options)
+    return prepare_folders(root, Options(output=tmp_path / "list.json", public="public", progress=False))
 
 
 def test_the_page_is_self_contained_and_escaped(made):
@@ -101,7 +100,6 @@ def test_the_page_is_self_contained_and_escaped(made):
     assert "<B>" not in html
     assert made.datalist.hash in html
     assert "the public set has 1 empty and 0 full masks" in html
-    assert "is the mask the right way round?" in html
 
 
 def test_the_table_has_one_row_per_image(made):
@@ -109,14 +107,13 @@ def test_the_table_has_one_row_per_image(made):
         rows = {row["image"]: row for row in csv.DictReader(stream)}
     assert len(rows) == 22
     empty = rows["public/images/public_000.png"]
-    assert (empty["width"], empty["height"], empty["mode"], empty["empty"], empty["full"]) == (
+    assert [empty[name] for name in ("width", "height", "mode", "mask_values", "foreground")] == [
         "32",
         "24",
         "RGB",
-        "1",
         "0",
-    )
-    assert (empty["mask_values"], empty["foreground"]) == ("0", "0.00000")
+        "0.0",
+    ]
     assert rows["public/images/photo 0.jpg"]["mask_values"] == "0 255"
 
 
@@ -143,11 +140,6 @@ def test_the_overlay_draws_the_masks_outline():
     assert (drawn[1, 1] == OUTLINE).all()
     assert (drawn[4:6, 4:-4] == 0).all()
     assert outline(np.zeros((3, 3), bool)).sum() == 0
-
-
-def test_bars_fill_the_height_with_the_largest_count():
-    assert bars([0, 2, 1], width=30, height=10) == "M10,10v-10.0h8.5V10z M20,10v-5.0h8.5V10z"
-    assert bars([0, 0]) == ""
 
 
 def test_dark_images_are_named_with_the_bits_that_they_use():

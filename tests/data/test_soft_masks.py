@@ -201,16 +201,11 @@ def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
     assert store.missing(written) == []
 
 
-def test_a_store_that_another_teacher_filled_says_so(tmp_path):
+def test_a_store_that_another_teacher_filled_has_none_of_this_one(tmp_path):
     theirs, ours = (SoftMaskStore(tmp_path, teacher_sha256=letter * 64) for letter in "ab")
     theirs.put("c" * 64, torch.zeros(1, 2, 2))
-    with pytest.raises(
-        Refused, match=rf"but one by another: {'a' * 64}; name that teacher \(teacher_sha256\), or type"
-    ):
+    with pytest.raises(Refused, match=r"no readable mask by teacher bbbbbbbbbbbb….*or name the teacher that filled"):
         ours.get("c" * 64)
-    with pytest.raises(Refused) as refused:
-        ours.get("d" * 64)
-    assert "by another:" not in str(refused.value)
 
 
 def test_a_mask_of_that_size_is_handed_on_as_it_is():
@@ -247,15 +242,13 @@ def test_probabilities_stay_probabilities_at_any_size(height, width, new_height,
     assert masks.min() - 1e-6 <= resized.min() <= resized.max() <= min(1, masks.max() + 1e-6)
 
 
-def test_renewed_masks_say_what_they_are_made_of_and_a_refusal_names_their_generation(tmp_path):
+def test_renewed_masks_say_what_they_are_made_of(tmp_path):
     renewed = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
     assert renewed.origin() is None
     renewed.write_origin({"teacher": TEACHER, "generation": 2})
     assert renewed.origin() == {"teacher": TEACHER, "generation": 2}
     renewed.put(IMAGE, torch.zeros(1, 2, 2))
     assert len(renewed) == 1, "the note is no mask"
-    with pytest.raises(Refused, match=rf"by another: {'b' * 64} \(generation 2 of teacher aaaaaaaaaaaa…\); name that"):
-        a_store(tmp_path).get(IMAGE)
     assert [store.teacher_sha256 for store in a_store(tmp_path).renewed()] == ["b" * 64]
     renewed.remove()
     assert (len(renewed), renewed.origin(), a_store(tmp_path).renewed()) == (0, None, [])

@@ -18,6 +18,8 @@ from samfed_monai.federation.run_folder import (
     Bests,
     RunLock,
     best_round,
+    calibration_of,
+    expected_dice,
     round_line,
     round_record,
     round_traffic,
@@ -184,6 +186,36 @@ def scored(round: int, **dice: float) -> dict:
     return {"round": round, "average": {"validation": pool(summaries.values())}, "sites": sites}
 
 
+def promised(round: int, **dice: float | None) -> dict:
+    """A round without masks; sites looked at 10 images each, ``b`` at 30."""
+    sites = {
+        site: {"validation": None, **({} if value is None else {"expected": promise(value, 30 if site == "b" else 10)})}
+        for site, value in dice.items()
+    }
+    return {"round": round, "average": {"validation": pool([])}, "sites": sites}
+
+
+def promise(dice: float, images: int, *groups: dict) -> dict:
+    return {"dice": dice, "images": images, "groups": list(groups)}
+
+
+def test_without_masks_the_best_round_is_the_one_whose_masks_promise_most():
+    first, second, third = promised(0, a=0.9, b=0.5), promised(1, a=0.5, b=0.9), promised(2, a=0.9, b=0.6)
+    assert [expected_dice(each) for each in (first, second, third)] == pytest.approx([0.6, 0.8, 0.675])
+    assert best_round([first, second, third]) == 1
+    assert best_round([first, second, scored(2, a=0.1)]) == 2, "true scores are believed first"
+    assert expected_dice(promised(0, a=None)) is None
+
+
+def test_groups_of_all_sites_calibrate_the_model():
+    group = {"images": 10, "estimate": 0.9, "dice": 0.7, "margin": 0.5}
+    record = promised(0, a=0.9, b=0.9)
+    record["sites"]["a"]["expected"]["groups"] = [group]
+    assert calibration_of(record) is None, "ten images are too few"
+    record["sites"]["b"]["expected"]["groups"] = [group]
+    assert calibration_of(record)(0.9) == (pytest.approx(0.7), pytest.approx(0.9 - 0.5 * 0.15))
+
+
 def test_a_round_is_not_the_best_because_a_hard_site_was_away():
     first, away = scored(0, a=0.6, b=0.6, hard=0.3), scored(1, a=0.7, b=0.7)
     better = scored(2, a=0.84, b=0.84, hard=0.39)
@@ -194,7 +226,7 @@ def test_a_round_is_not_the_best_because_a_hard_site_was_away():
     assert best_round([scored(0, a=0.9), scored(1, a=0.8, b=0.2)]) == 1, "before, not all sites were known"
 
 
-@pytest.mark.parametrize(("keep_states", "clients"), [(False, []), (True, [1, 3])])
+@pytest.mark.parametrize(("keep_states", "clients"), [(False, [3]), (True, [1, 3])])
 def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tmp_path, keep_states, clients):
     def save_state(folder):
         save_tensors(folder / "a.safetensors", {"x": torch.ones(1)})

@@ -87,7 +87,7 @@ def test_no_measured_image_leaves_no_hd95():
     handler(engine)
     handler.finish(engine)
     assert engine.state.score_summary["hd95"] is None
-    assert engine.state.metrics == {"dice": 0.0, "iou": 0.0}
+    assert engine.state.metrics == dict.fromkeys(("dice", "iou", "sensitivity", "precision", "area"), 0.0)
 
 
 def test_a_second_run_starts_afresh():
@@ -177,7 +177,9 @@ def test_an_empty_loader_is_told(caplog):
 
 def test_a_table_without_masks_leaves_the_column_empty(tmp_path):
     write_scores(tmp_path / "s.csv", [{"id": "a", "dice": 0.5, "iou": 0.25, "hd95": 3.0, "empty": "none"}])
-    assert (tmp_path / "s.csv").read_text() == "id,dice,iou,hd95,empty,mask\na,0.5,0.25,3.0,none,\n"
+    assert (tmp_path / "s.csv").read_text() == (
+        "id,dice,iou,hd95,sensitivity,precision,area,empty,estimate,mask\na,0.5,0.25,3.0,,,,none,,\n"
+    )
 
 
 def evaluation(folder: Path, **kwargs: Any) -> SiteEvaluation:

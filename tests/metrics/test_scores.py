@@ -17,6 +17,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from samfed_monai.metrics import (
+    BESIDE,
     Scores,
     convention,
     hausdorff95,
@@ -190,6 +191,34 @@ def test_masks_of_two_sizes_are_refused(shape):
 
 
 TABLE = [Scores(0.8, 0.6, 10.0), Scores(0.0, 0.0, 50.0, "prediction"), Scores(1.0, 1.0, 0.0, "both")]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "sensitivity", "precision", "area"),
+    [
+        ([1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], 2 / 3, 2 / 4, 3 / 4),
+        ([1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], 1 / 4, 1, 1 / 4),
+        ([0] * 6, [0] * 6, 1, 1, 1),
+        ([0] * 6, [1] * 6, 0, 0, 0),
+        ([1] * 6, [0] * 6, 0, 0, 0),
+    ],
+)
+def test_sensitivity_precision_and_areas(prediction, label, sensitivity, precision, area):
+    found = segmentation_scores(np.array([prediction]), np.array([label]))
+    assert (found.sensitivity, found.precision, found.area) == (sensitivity, precision, area)
+    assert list(found.as_dict()) == ["dice", "iou", "hd95", "empty", "sensitivity", "precision", "area"]
+
+
+def test_what_is_beside_dice_is_averaged_where_every_image_and_every_site_has_it():
+    one, other = Scores(0.5, 0.3, 1.0, "none", 0.2, 0.4, 0.6), Scores(0.5, 0.3, 1.0, "none", 0.4, 0.8, 1.0)
+    site = summarise([one, other])
+    assert {name: site[name] for name in BESIDE} == pytest.approx({"sensitivity": 0.3, "precision": 0.6, "area": 0.8})
+    assert over_classes([one, other]).area == pytest.approx(0.8)
+    pooled = pool([site, summarise([one]), summarise([])])
+    assert pooled["sensitivity"] == pytest.approx((0.3 * 2 + 0.2) / 3)
+    for table in ([one, Scores(0.5, 0.3, 1.0)], []):
+        assert not set(BESIDE) & summarise(table).keys()
+    assert not set(BESIDE) & pool([site, summarise([Scores(0.5, 0.3, 1.0)])]).keys()
 
 
 def test_means_and_counts_of_three_images():

@@ -6,7 +6,7 @@ import pytest
 
 from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.metrics.scores import pool
-from samfed_monai.privacy.withholding import EFFORT, withhold_small
+from samfed_monai.privacy.withholding import EFFORT, NO_IMAGES, withheld_reason, withhold_small
 from samfed_monai.protocol import Kind, Message
 
 
@@ -59,3 +59,23 @@ def test_fault_59_scores_of_classes_that_few_images_hold_are_left_out_each():
     # of 40 images 36 hold class 4, and 39 class 6: that 4, or one, do not is as few as that 4 do
     assert kept == shown | {"images_class_2", "images_class_5"}
     assert {name: sent[name] for name in ("dice", "hd95", "iterations")} == {"dice": 0.5, "hd95": 3.0, "iterations": 7}
+
+
+GROUPS = {"quality_images_0": 6, "quality_estimate_0": 0.9, "quality_dice_0": 0.8, "quality_margin_0": 0.1}
+
+
+@pytest.mark.parametrize(("least", "left"), [(5, True), (6, True), (7, False)])
+def test_groups_of_images_leave_where_none_is_smaller_than_the_least_number(least, left):
+    sent = withhold_small(scores(**GROUPS), least).metrics
+    assert (sent.keys() >= GROUPS.keys(), bool(sent.keys() & GROUPS.keys())) == (left, left)
+    assert sent["dice"] == 0.5
+
+
+@pytest.mark.parametrize(("images", "left"), [(4, False), (5, True), (32, True)])
+def test_the_expected_dice_of_unlabelled_images_leaves_where_there_are_enough_of_them(images, left):
+    expected = {"expected_dice": 0.8, "expected_images": images}
+    sent = withhold_small(Message(Kind.METRICS, "Bern", 0, 1, n=0, metrics={"seconds": 1.0, **expected}), 5)
+    assert sent.metrics == {"seconds": 1.0, **(expected if left else {})}
+    assert withheld_reason(sent) == NO_IMAGES
+    few = Message(Kind.METRICS, "Bern", 0, 1, n=3, metrics={"dice": 0.5, **expected})
+    assert withhold_small(few, 5).metrics == {}, "with the scores of few labelled images goes what they promised"

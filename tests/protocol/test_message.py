@@ -537,7 +537,10 @@ def test_names_that_are_not_on_a_list_are_refused_with_the_list():
     with pytest.raises(MessageRefused) as caught:
         check(up(metrics={"secret": 1.0}, extra={"secret": "x"}))
     metrics, extra = map(str, caught.value.problems)
-    names = "dice, empty_both, empty_label, empty_prediction, hd95, iou, iterations, loss, releases, seconds"
+    names = (
+        "area, dice, empty_both, empty_label, empty_prediction, expected_dice, expected_images, hd95, iou, iterations, "
+        "loss, precision, releases, seconds, sensitivity"
+    )
     assert metrics == f"message -> metrics: expected one of {names}, found a name that is not on the list"
     assert extra.startswith("message -> extra: expected one of adapter_0, adapter_1, ")
     assert extra.endswith(", version, withheld, found a name that is not on the list")

@@ -7,7 +7,6 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports import comparison_table
-from samfed_monai.reports.compare import adaptation_notes
 from samfed_monai.reports.rows import Cell
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from tests.reports.runs import MIXED, heterogeneous_runs, summary, write_row, write_run
@@ -102,38 +101,6 @@ def test_runs_that_were_scored_on_fewer_images_are_told(runs):
     write_json(runs[0] / "results.json", short)
     (note,) = [note for note in comparison_table(runs).notes if "fewer test images" in note]
     assert "seed 0: 1 of 2): a site gave no scores there" in note
-
-
-def test_teachers_of_one_recipe_that_were_fitted_apart_are_told(tmp_path):
-    def run(seed, sha256, **recipe):
-        about = {"base": "vit_t", "adapt": "lora", "size": 512, "views": 4} | recipe
-        hashes = {"datalist": "d" * 64, "teacher": sha256}
-        return write_run(tmp_path / f"{sha256[0]}{seed}", "samfed", seed, 0.8, teacher=about, hashes=hashes)
-
-    table = comparison_table([run(0, "a" * 64), run(1, "a" * 64), run(2, "b" * 64), run(3, "c" * 64, views=1)])
-    told = [note for note in table.notes if "teachers" in note]
-    assert told == [
-        "Runs have SAM teachers of one recipe (base vit_t, adapt lora, size 512, views 4) that were fitted apart "
-        "(aaaaaaaa: samfed, seed 0, …; bbbbbbbb: samfed, seed 2, …): a part of what lies between them is the teachers'."
-    ]
-    assert not any("teachers" in note for note in comparison_table([run(0, "a" * 64), run(1, "a" * 64)]).notes)
-
-
-def test_rows_without_sam_that_start_from_another_adapter_are_told(tmp_path):
-    def run(row, seed, adapter, **hashes):
-        hashes = {"datalist": "d" * 64, "adapter": adapter * 64, **hashes}
-        return write_run(tmp_path / f"{row}{seed}{adapter}", row, seed, 0.8, hashes=hashes)
-
-    guided = [run("samfed", seed, "a", teacher="c" * 64) for seed in (0, 1)]
-    floor, oracle = [run("dp_only", seed, "a") for seed in (0, 1)], run("oracle", 0, "b")
-    told = [note for note in comparison_table([*guided, *floor, oracle]).notes if "adapters" in note]
-    assert told == [
-        "Runs of seed 0 were given different adapters (aaaaaaaa: dp_only, samfed; bbbbbbbb: oracle), from whose trunk "
-        "students start: a part of what lies between these rows is their start's."
-    ]
-    other = run("no_agreement", 0, "b", teacher="e" * 64)  # two teachers are told of already
-    for runs in ([*guided, *floor], [*guided, other], [*guided, run("oracle", 2, "b")]):
-        assert not any("adapters" in note for note in comparison_table(runs).notes)
 
 
 def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
@@ -312,17 +279,8 @@ def test_a_run_without_a_teacher_or_without_its_scores_has_none(tmp_path):
     assert teacher_alone(told.results) is None
 
 
-def test_what_adaptation_brought_is_told_once(tmp_path):
-    about = {"before": {"held_out": 0.1, "a": 0.25, "b": None}, "after": {"held_out": 0.5, "a": 0.75, "b": 0.5}}
-    runs = [RunData.read(write_run(tmp_path / str(seed), "samfed", seed, 0.8, teacher=about)) for seed in (0, 1)]
-    expected = "Dice of SAM before and after its adaptation, at the masks' own size: "
-    assert adaptation_notes(runs) == [expected + "public images held out 0.100 to 0.500, a 0.250 to 0.750."]
-    assert comparison_table(runs).notes[0] == adaptation_notes(runs)[0]
-    alone = RunData.read(write_run(tmp_path / "e", "samfed", 0, 0.8, teacher={"after": about["after"]}))
-    expected = "Dice of SAM after its adaptation, at the masks' own size: "
-    assert adaptation_notes([alone]) == [expected + "public images held out 0.500, a 0.750, b 0.500."]
-    silent = RunData.read(write_run(tmp_path / "f", "samfed", 0, 0.8, teacher={"score": False}))
-    told = "The SAM teacher was not scored where `score` of `teacher.json` is false (samfed)."
-    assert told in comparison_table([silent]).notes
-    assert told not in comparison_table(runs).notes
-    assert adaptation_notes([RunData.read(write_run(tmp_path / "d", "dp_only", 0, 0.8))]) == []
+def test_a_teacher_that_was_not_scored_is_named(tmp_path):
+    silent = write_run(tmp_path / "f", "samfed", 0, 0.8, teacher={"score": False})
+    assert comparison_table([silent]).notes[0] == (
+        "The SAM teacher was not scored where `score` of `teacher.json` is false (samfed)."
+    )

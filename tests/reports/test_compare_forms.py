@@ -1,9 +1,7 @@
-"""A comparison as text, Markdown, CSV, JSON and figure, with its verdict from paired differences."""
+"""A comparison as text, Markdown, JSON and figure, with its verdict from paired differences."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 
 import pytest
@@ -17,10 +15,8 @@ from samfed_monai.reports.compare_forms import (
     reading,
     spell,
     standings,
-    to_csv,
     to_json,
     to_markdown,
-    to_page,
     to_text,
     verdict,
     verdicts,
@@ -103,15 +99,6 @@ def test_memory_has_a_column_where_it_was_measured(tmp_path):
     assert "*MB an image* are of its weights and of the most tensors" in reading([comparison_table(runs)])
 
 
-def test_csv_keeps_full_precision(table):
-    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
-    assert float(rows["samfed"]["dice_mean"]) == table.row("samfed").cells["dice"].mean
-    assert rows["dp_only"]["vs:dp_only_mean"] == ""
-    assert rows["samfed"]["seeds"] == "0 1 2"
-    assert float(rows["samfed"]["gap_closed"]) == pytest.approx(0.6)
-    assert float(rows["samfed"]["site:a_spread"]) == pytest.approx(0.02)
-
-
 def test_json_has_every_seed(table):
     content = json.loads(json.dumps(to_json(table)))
     row = next(row for row in content["rows"] if row["row"] == "samfed")
@@ -165,7 +152,6 @@ def test_rows_with_own_labels_have_no_gap_and_are_held_against_fedsam(tmp_path):
 def test_it_writes_every_form(runs, tmp_path):
     path = write_comparison(tmp_path / "C", runs, command="samfed compare B", title="Skin")
     assert sorted(file.name for file in path.parent.iterdir()) == [
-        "comparison.csv",
         "comparison.html",
         "comparison.json",
         "comparison.md",
@@ -190,20 +176,6 @@ def test_it_writes_every_form(runs, tmp_path):
     assert balance.open == []
 
 
-def test_its_page_is_the_same_bytes_every_time(table):
-    made = [to_page(table, title="Skin", command="samfed compare B") for _ in range(2)]
-    assert made[0] == made[1]
-    for text in (
-        "# Skin",
-        "samfed compare B",
-        f"- {CAVEATS[1]}",
-        "- torch: 2.13.0",
-        "- samfed: seeds 0, 1, 2",
-    ):
-        assert text in made[0].splitlines()
-    assert f"- data list: `{'d' * 64}` (SHA-256)" in made[0]
-
-
 def test_headlines_answer_the_question(table):
     found = {what: (number, small) for what, number, small in headlines(table)}
     assert found["Dice, SAM-Fed"] == ("0.860 ± 0.020", "3 seeds")
@@ -216,23 +188,18 @@ def test_a_comparison_without_sam_fed_has_no_headlines(tmp_path):
     assert headlines(comparison_table([write_run(tmp_path / "o", "oracle", 0, 0.9)])) == []
 
 
-@pytest.mark.parametrize("figure", [None, "skin.png"])
-def test_the_figure_is_optional(table, figure):
-    assert ("![" in to_page(table, figure=figure)) == (figure is not None)
-
-
 def test_the_convention_of_the_runs_is_told(tmp_path):
     pooled = write_run(tmp_path / "p", "samfed", 0, 0.8, convention={"hd95": "pooled", "empty": "skipped"})
     plain = write_run(tmp_path / "q", "no_sam", 0, 0.8)
     assert (
         "both directions pooled (MedPy), in pixels at the evaluation size; images with an empty mask are left out"
-        in to_page(comparison_table([pooled]))
+        in reading([comparison_table([pooled])])
     )
     assert (
         "the larger of the two directed 95th percentiles (MONAI), in pixels at the evaluation size; an image with"
-        in to_page(comparison_table([plain]))
+        in reading([comparison_table([plain])])
     )
-    assert "HD95 is not counted alike in all rows" in to_page(comparison_table([pooled, plain]))
+    assert "HD95 is not counted alike in all rows" in reading([comparison_table([pooled, plain])])
 
 
 def group_of(tmp_path, **dices):

@@ -79,8 +79,8 @@ def test_it_carries_the_marks_and_the_run_s_own_caveats(page):
 
 def test_pictures_lie_beside_it(written):
     names = {path.name for path in (written.parent / "figures").iterdir()}
-    assert {"curves.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
-    assert len(names) == 3 + 12
+    assert {"curves.png", "images.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
+    assert len(names) == 4 + 12
     assert stat.S_IMODE((written.parent / "figures" / "overlay-1-best.png").stat().st_mode) == 0o600
     assert stat.S_IMODE(written.stat().st_mode) == 0o600, "it shows them, too"
 
@@ -214,7 +214,7 @@ def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog)
     assert page.index("What to do") < page.index("<h2>Scores</h2>")
     told = [record.getMessage() for record in caplog.records if record.name == "samfed_monai.reports.html"]
     assert told[0].startswith("report: ")
-    assert told[1].startswith("The teacher finds nothing that is right at 1 of 4 sites (Dice 0 at Porto)")
+    assert told[1].startswith("The teacher is wrong more often than right at 1 of 4 sites (Dice 0.000 at Porto)")
 
 
 def test_a_run_in_order_is_given_no_advice(page):

@@ -16,7 +16,7 @@ from monai.losses import DiceCELoss
 
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.io import read_json, safe_load, sha256_file
 from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.sam.build import build_sam
@@ -365,3 +365,35 @@ def test_fault_28_missing_weights_are_refused_before_any_work(records, tmp_path,
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     with pytest.raises(Refused, match="run `samfed weights mobile_sam"):
         TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors")
+
+
+def test_a_fit_goes_on_from_an_adapter_and_says_so(fit, tmp_path):
+    first = fit(learning_rate=2e-3)
+    first.run()
+    begun = fit("more.safetensors", start_from=first.output, learning_rate=1e-12, epochs=1)
+    result = begun.run()
+    one, other = (safe_load(path) for path in (first.output, begun.output))
+    # at this rate nothing moves that a float of the decoder's size could show
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+    assert result["start"] == "adapter.safetensors"
+    assert fit("more.safetensors", start_from=first.output, learning_rate=1e-12, epochs=1).run()["reused"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"adapt": "lora"}, "expected adapt lora, found adapter.safetensors with adapt decoder"),
+        ({"adapt": "lora"}, "expected rank 4, found adapter.safetensors with rank 0"),
+        ({"adapt": "none"}, "expected null where adapt is none: nothing is fitted, found 'adapter.safetensors'"),
+    ],
+)
+def test_an_adapter_that_is_otherwise_is_no_start(fit, settings, problem):
+    first = fit(epochs=1)
+    first.run()
+    with pytest.raises(Refused, match=problem):
+        fit("more.safetensors", start_from=first.output, **settings)
+
+
+def test_a_start_that_is_missing_is_refused(fit, tmp_path):
+    with pytest.raises(Refused, match=r"none.safetensors: expected a teacher's adapter, found no such file"):
+        fit(start_from=tmp_path / "none.safetensors")

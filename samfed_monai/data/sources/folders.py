@@ -61,32 +61,31 @@ def find_folders(
         raise refused(root, found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)
     problems = Problems()
     found: dict[str, list[Found]] = {}
-    lonely: dict[str, list[Path]] = {}
     for name in names:
         with problems.collected():
-            found[name], lonely[name] = match_masks(root / name, root, name)
-            others += others_in(root / name)
-            others += _lonely_sentence(name, lonely[name], found[name])
-    for name in found:
-        near = near_miss(root / name, "masks")
-        if near is None or not list_images(root / name / near):
-            continue
-        if name == public:
-            place, hint = f"{root / name / 'masks'}", f"rename {name}/{near} to {name}/masks"
-            problems.add(place, found=f"no such folder, but {near!r}", expected="the public images' masks", hint=hint)
-        else:
-            others.append(
-                f"{name} has no folder 'masks', and {name}/{near} was not read: if it holds {name}'s masks, rename it "
-                f"to {name}/masks"
-            )
-    if public in found and not any(problem.where.endswith("masks") for problem in problems):
-        unmatched = _unmatched(root / public / "masks", lonely[public], found[public])
-        problems.extend(unmatched)
-        inspected = "add it, move the image, or, if it was inspected and shows nothing, give --without-annotation empty"
-        annotated = (root / public / "annotations").is_dir()
-        if not unmatched or any(one.label is not None for one in found[public]):
-            problems.extend(without_mask(found[public], **({"hint": inspected} if annotated else {})))
+            found[name], lonely = match_masks(root / name, root, name)
+            near = near_miss(root / name, "masks")
+            near = near if near and list_images(root / name / near) else None
+            if name == public:
+                problems.extend(without_mask(found[name], _hint(root / name, near, lonely, found[name])))
+            elif near:
+                others.append(
+                    f"{name} has no folder 'masks', and {name}/{near} was not read: if it holds {name}'s masks, rename "
+                    f"it to {name}/masks"
+                )
+            others += [*others_in(root / name), *_lonely_sentence(name, lonely, found[name])]
     return Folders(found, tuple(problems), tuple(others))
+
+
+def _hint(site: Path, near: str | None, lonely: list[Path], found: list[Found]) -> str:
+    """What to do about public images without masks."""
+    if near:
+        return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
+    if lonely and all(one.label is None for one in found):
+        return f"a mask is called by {RULE}; {renaming(lonely, found)}"
+    if (site / "annotations").is_dir():
+        return "add it, move the image, or, if it was inspected and shows nothing, give --without-annotation empty"
+    return "add it, or move the image"
 
 
 def one_site(folder: Path) -> Folders:
@@ -124,16 +123,6 @@ def _lonely_sentence(site: str, masks: list[Path], found: list[Found]) -> list[s
     who = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
     parts = [f"{who} to no image", f"left out, such as {first_two(masks)}", f"a mask is called by {RULE}"]
     return ["; ".join(filter(None, [*parts, renaming(masks, found)]))]
-
-
-def _unmatched(folder: Path, masks: list[Path], found: list[Found]) -> list[Problem]:
-    """The problem of masks without an image where images need one and have none."""
-    if not masks or all(one.label is not None for one in found):
-        return []
-    who = counted(len(masks), "mask that belongs", "masks that belong")
-    found_here = f"{who} to none of the {counted(len(found), 'image')}, such as {first_two(masks)}"
-    expected = f"the public images' masks, called by {RULE}"
-    return [Problem(str(folder), found=found_here, expected=expected, hint=renaming(masks, found))]
 
 
 def without_mask(found: list[Found], hint: str = "add it, or move the image") -> list[Problem]:

@@ -232,6 +232,7 @@ GIB = 1 << 30
 MAX_BYTES = 64 * GIB  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
 MAX_RATIO = 200  # of a large archive's files to itself; images hardly shrink, and zeros to a thousandth (ours)
 ENCRYPTED, UTF_8 = 0x1, 0x800  # bits of a member's flags
+OTHERWISE = "if you trust it, unpack it with another program"
 ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
 
 
@@ -305,43 +306,32 @@ def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
     with _readable(archive) as opened:
         members = opened.infolist()
     for member in members:
-        where, mode = f"{archive.name} -> {member.filename}", stat.S_IFMT(member.external_attr >> 16)
-        member.filename = _name(member)
-        reason = unsafe(member.filename)
+        mode, member.filename = stat.S_IFMT(member.external_attr >> 16), _name(member)
         place = member.filename.rstrip("/")
-        if mode == stat.S_IFLNK:
-            reason = f"the link {member.filename!r}"
-        elif mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-            reason = f"the device {member.filename!r}"
-        if reason is not None:
-            expected, hint = "members inside the archive's own folder", "do not use this archive"
-            problems.add(where, found=reason, expected=expected, hint=hint)
+        reason = unsafe(member.filename)
+        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            reason = f"a link or a device, {member.filename!r}"
         elif member.flag_bits & ENCRYPTED:
-            problems.add(where, found="an encrypted member", expected="a plain one", hint="unpack it with its password")
-        elif not member.is_dir() and places.setdefault(place, member) is not member:
-            hint = "unpack it with another program, and look which is the right one"
-            problems.add(
-                where, found=f"the place of {places[place].orig_filename!r}", expected="a place of its own", hint=hint
-            )
+            reason = "an encrypted member"
+        elif reason is None and not member.is_dir() and places.setdefault(place, member) is not member:
+            reason = f"the place of {places[place].orig_filename!r}"
+        if reason is not None:
+            expected, hint = "plain members inside the archive's own folder, each in a place of its own", OTHERWISE
+            problems.add(f"{archive.name} -> {member.orig_filename}", found=reason, expected=expected, hint=hint)
     for place, member in places.items():
         if above := next((str(each) for each in PurePosixPath(place).parents if str(each) in places), None):
-            expected, hint = "a folder above it", "unpack it with another program"
             where, found = f"{archive.name} -> {member.orig_filename}", f"the file {above!r} above it"
-            problems.add(where, found=found, expected=expected, hint=hint)
+            problems.add(where, found=found, expected="a folder above it", hint=OTHERWISE)
     size, packed = sum(member.file_size for member in members), archive.stat().st_size
     free = shutil.disk_usage(next(each for each in (folder, *folder.resolve().parents) if each.exists())).free
-    hint = "make room, or unpack it elsewhere"
     for most, allowed in (
-        (MAX_BYTES, f"at most {MAX_BYTES // GIB} GiB"),
-        (free, f"at most the free {free / GIB:.1f} GiB"),
+        (MAX_BYTES, f"{MAX_BYTES // GIB} GiB"),
+        (free, f"the free {free / GIB:.1f} GiB"),
+        (max(GIB, MAX_RATIO * packed), f"{MAX_RATIO} times its size"),
     ):
         if size > most:
-            problems.add(archive.name, found=f"{size / GIB:.1f} GiB unpacked", expected=allowed, hint=hint)
-    if size > max(GIB, MAX_RATIO * packed):
-        expected, hint = f"at most {MAX_RATIO} times its size", "unpack it yourself if you trust it"
-        problems.add(
-            archive.name, found=f"{size / GIB:.1f} GiB unpacked of {packed} bytes", expected=expected, hint=hint
-        )
+            found, hint = f"{size / GIB:.1f} GiB unpacked", "make room, or unpack it yourself if you trust it"
+            problems.add(archive.name, found=found, expected=f"at most {allowed}", hint=hint)
     problems.refuse_if_any()
     return members
 

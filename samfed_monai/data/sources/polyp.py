@@ -50,51 +50,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.io import read_json
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
 from samfed_monai.data.sources.found import Found, relative, warn_of_lonely
 from samfed_monai.data.walk import is_left_out
 
 logger = logging.getLogger(__name__)
-
-
-CLINICDB = (
-    *((1, 25), (26, 50), (51, 67), (68, 78), (79, 103), (104, 126), (127, 151), (152, 177), (178, 199), (200, 205)),
-    *((206, 227), (228, 252), (253, 277), (278, 297), (298, 317), (318, 342), (343, 363), (364, 383), (384, 408)),
-    *((409, 428), (429, 447), (448, 466), (467, 478), (479, 503), (504, 528), (529, 546), (547, 571), (572, 591)),
-    (592, 612),
-)
-# sequence number, first and last frame; sequences 4, 8, 12 and 13 are in the later release only
-COLONDB = (
-    *((1, 1, 38), (2, 39, 60), (3, 61, 76), (5, 77, 97), (6, 98, 148), (7, 149, 155), (9, 156, 203), (10, 204, 208)),
-    *((11, 209, 263), (14, 264, 273), (15, 274, 300), (4, 301, 320), (8, 321, 340), (12, 341, 360), (13, 361, 380)),
-)
-
-
-def clinicdb_sequence(frame: str) -> str | None:
-    """Group of a frame of CVC-ClinicDB, by its number (``"1"`` to ``"612"``); ``None`` for other names."""
-    number = int(frame) if frame.isascii() and frame.isdigit() else 0
-    for sequence, (first, last) in enumerate(CLINICDB, start=1):
-        if first <= number <= last:
-            return f"clinicdb_seq{sequence}"
-    return None
-
-
-def colondb_sequence(frame: str) -> str | None:
-    """Group of a frame of CVC-ColonDB, by its number (``"1"`` to ``"380"``); ``None`` for other names."""
-    number = int(frame) if frame.isascii() and frame.isdigit() else 0
-    return next((f"colondb_seq{sequence}" for sequence, first, last in COLONDB if first <= number <= last), None)
-
-
-def cvc300_sequence(frame: str) -> str | None:
-    """Group of a frame of CVC-300, which is ColonDB's; numbers from 613 on follow those of ClinicDB."""
-    number = int(frame) if frame.isascii() and frame.isdigit() else 0
-    return colondb_sequence(str(number - 612 if 613 <= number <= 912 else number)) if 0 < number <= 912 else None
 
 
 def plain(name: str) -> str:
@@ -133,52 +99,39 @@ class Collection:
         folders: regular expressions on the plain name of its folder or archive.
         pairings: its official layouts, best first.
         threshold: grey level that its masks have to be cut at; ``None`` where they are binary.
-        sequence: group of an image by its key, where that is published.
+        videos: name of the table of its videos, and of their groups; empty where none is published.
+        numbered_from: frames with larger numbers are those of the table, counted on from there.
+        frames: the largest number in the table that it has.
     """
 
     name: str
     folders: tuple[str, ...]
     pairings: tuple[Pairing, ...] = ()
     threshold: int | None = None
-    sequence: Callable[[str], str | None] = field(default=lambda key: None)
+    videos: str = ""
+    numbered_from: int = 0
+    frames: int = 1000
 
     @property
     def layouts(self) -> tuple[Pairing, ...]:
         """The official layouts, then the plain one."""
         return (*self.pairings, Pairing("images?", "masks?"))
 
+    def sequence(self, frame: str) -> str | None:
+        """Group of an image by its key, where that is a number of a known video."""
+        number = int(frame) if frame.isascii() and frame.isdigit() else 0
+        if 0 < self.numbered_from < number:
+            number -= self.numbered_from
+        of = (video for video, first, last in VIDEOS.get(self.videos, ()) if first <= number <= min(last, self.frames))
+        return next((f"{self.videos}_seq{video}" for video in of), None)
 
-COLLECTIONS = (
-    Collection(
-        "CVC-ClinicDB",
-        ("cvcclinicdb.*", "clinicdb", "cvc612.*"),
-        (Pairing("original", "groundtruth"), Pairing("bbdd", "gtpolyp")),
-        sequence=clinicdb_sequence,
-    ),
-    Collection(
-        "CVC-ColonDB",
-        ("cvccolondb.*", "colondb"),
-        (Pairing(".*", None, image=r"(\d+)", mask=r"p(\d+)"),),
-        sequence=colondb_sequence,
-    ),
-    Collection("CVC-300", ("cvc300.*",), (Pairing("bbdd", "gtpolyp"),), sequence=cvc300_sequence),
-    Collection(
-        "ETIS-LaribPolypDB",
-        ("etislarib.*", "etis"),
-        (Pairing("etislaribpolypdb", "groundtruth", mask=r"p?(\d+)"),),
-    ),
-    Collection("EndoTect", ("endotect.*",), threshold=128),
-    Collection("Kvasir-SEG", ("kvasirseg.*", "kvasir"), threshold=128),
-    Collection(
-        "PolypGen",
-        ("polypgen.*",),
-        (
-            Pairing("images(?P<centre>c[1-6])", "masks{centre}", image=r"(.+?)[_\]]?", site="-{centre}"),
-            Pairing("images(?P<sequence>seq[0-9]+)", "masks{sequence}", site="-sequences", group="polypgen_{sequence}"),
-        ),
-        threshold=128,
-    ),
-    Collection("BKAI-IGH-NeoPolyp", ("bkai.*", "neopolyp.*"), (Pairing("train", "traingt"),), threshold=128),
+
+_TABLES = read_json(Path(__file__).with_name("polyp.json"))
+VIDEOS: dict[str, list[tuple[int, int, int]]] = _TABLES["videos"]
+"""Number, first and last frame of each video; ColonDB's 4, 8, 12 and 13 are in the later release only."""
+COLLECTIONS = tuple(
+    Collection(name, **{**of, "pairings": tuple(Pairing(**each) for each in of.get("pairings", ()))})
+    for name, of in _TABLES["collections"].items()
 )
 
 

@@ -156,8 +156,8 @@ def cut_nifti(
         Sentences on what was left out.
 
     Raises:
-        Refused: everything that is wrong with any volume, before a file is written; then, a file of another content
-            that is in the way.
+        Refused: everything that is wrong with any volume, and files of another content that are in the way. Nothing
+            that was written is left then.
     """
     root, slices, problems = Path(root), Path(slices), Problems()
     if slices.resolve().is_relative_to(root.resolve()):
@@ -169,47 +169,49 @@ def cut_nifti(
     pairs, sentences = _pairs(root, slices, problems)
     problems.extend(_of_no_volume(pairs))
     unreadable: list[Path] = []
-    for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
-        with problems.collected():
-            try:
-                read_slices(path, reorient=reorient)
-                if drawn is not None:
-                    read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
-            except Refused as refusal:
-                if not any(_is_unreadable(file) for file in (path, drawn) if file):
-                    raise
-                if not skip_unreadable:
-                    raise Refused(map(or_skip, refusal.problems)) from None
-                unreadable.append(path)
-                for problem in refusal.problems:
-                    logger.warning("left out: %s", problem)
-    problems.refuse_if_any()
+    notes = volumes_of(slices)
+    with taken_back_if_refused(slices) as files:
+        for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
+            cut: dict[str, Sequence[bytes]] = {}
+            with problems.collected():
+                try:
+                    volume = read_slices(path, reorient=reorient)
+                    cut["images"] = [_png(picture) for picture in volume.pictures]
+                    if drawn is not None:
+                        values = read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
+                        cut["masks"] = [_png(mask) if classes else _mask_png(mask > 0) for mask in values]
+                except Refused as refusal:
+                    if not any(_is_unreadable(file) for file in (path, drawn) if file):
+                        raise
+                    if not skip_unreadable:
+                        raise Refused(map(or_skip, refusal.problems)) from None
+                    unreadable.append(path)
+                    for problem in refusal.problems:
+                        logger.warning("left out: %s", problem)
+                    continue
+                if len(problems):
+                    continue  # nothing will be kept
+                _write_new(
+                    {
+                        where / kind / name / f"{name}_{number:04d}.png": content
+                        for kind, contents in cut.items()
+                        for number, content in enumerate(contents, start=1)
+                    },
+                    files,
+                )
+                folder = (where / "images" / name).relative_to(slices).as_posix()
+                spacing = list(volume.voxel) if volume.voxel else None
+                notes[folder] = {"volume": relative(path, root), "spacing": spacing}
+        problems.refuse_if_any()
+        files += [] if (slices / VOLUMES).exists() else [slices / VOLUMES]
+    if written is not None:
+        written += files
+    write_json(slices / VOLUMES, notes)
     if unreadable:
         who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
         sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
-    pairs = [pair for pair in pairs if pair[2] not in unreadable]
-    sentences += [] if reorient else different_orientations([path for _, _, path, _ in pairs])
-    notes = volumes_of(slices)
-    for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
-        volume = read_slices(path, reorient=reorient)
-        cut = {"images": [_png(picture) for picture in volume.pictures]}
-        folder = (where / "images" / name).relative_to(slices).as_posix()
-        notes[folder] = {"volume": relative(path, root), "spacing": list(volume.voxel) if volume.voxel else None}
-        if drawn is not None:
-            values = read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
-            cut["masks"] = [_png(mask) if classes else _mask_png(mask > 0) for mask in values]
-        _write_new(
-            {
-                where / kind / name / f"{name}_{number:04d}.png": content
-                for kind, contents in cut.items()
-                for number, content in enumerate(contents, start=1)
-            },
-            written,
-        )
-    if written is not None and not (slices / VOLUMES).exists():
-        written.append(slices / VOLUMES)
-    write_json(slices / VOLUMES, notes)
-    return sentences
+    read = [path for _, _, path, _ in pairs if path not in unreadable]
+    return sentences if reorient else [*sentences, *different_orientations(read)]
 
 
 def _is_unreadable(volume: Path) -> bool:
@@ -306,7 +308,7 @@ def _is(path: Path, output: str | Path | None) -> bool:
 class _Images:
     """The images of a site, by the names that COCO files have for them.
 
-    A name is compared from its end, as in :func:`~samfed_monai.data.grouping.read_groups`, whatever folder it starts
+    A name is compared from its end, as in :class:`~samfed_monai.data.grouping.Groups`, whatever folder it starts
     at: with slashes or backslashes, as it is or percent-encoded. It is never opened.
     """
 

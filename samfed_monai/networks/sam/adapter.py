@@ -159,15 +159,24 @@ def load_adapter(
     if header.outputs > 1:
         sam.tell_apart(header.outputs)
     prepare(sam, header.adapt, header.rank, header.lora_targets)
+    load_adapted(path, sam, header)
+    return header
+
+
+def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
+    """Reads an adapter's tensors into a :func:`prepare`-d SAM, in place.
+
+    Raises:
+        Refused: tensors that are missing, misshapen, not finite, or not those that were written (a flipped bit).
+    """
     like = adapted_tensors(sam)
-    tensors = safe_load(path)
+    tensors, problems = safe_load(path), Problems()
     problems.extend(check_tensors(tensors, like=like, where=Path(path).name))
     problems.refuse_if_any()
     if checksum(tensors) != header.checksum:
         hint = f"copy it again from where it was made, or {_HINT}"
         raise Refused([Problem(str(path), found="other bytes", expected="the tensors that were written", hint=hint)])
     sam.load_state_dict(tensors, strict=False)
-    return header
 
 
 def _hint(header: Adapter, key: str) -> str:

@@ -30,13 +30,15 @@ def test_fault_30_an_archive_that_leaves_its_folder_is_refused_whole(tmp_path, n
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("good.txt", b"x")
         archive.writestr(name, b"x")
-    with pytest.raises(Refused, match="members inside the archive's own folder"):
+    with pytest.raises(Refused, match="plain members inside the archive's own folder"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "evil.txt").exists()
 
 
-@pytest.mark.parametrize(("kind", "told"), [(stat.S_IFLNK, "the link 'x'"), (stat.S_IFIFO, "the device 'x'")])
+@pytest.mark.parametrize(
+    ("kind", "told"), [(stat.S_IFLNK, "a link or a device, 'x'"), (stat.S_IFIFO, "a link or a device, 'x'")]
+)
 def test_fault_30_a_link_or_a_device_in_an_archive_is_refused(tmp_path, kind, told):
     member = zipfile.ZipInfo("x")
     member.external_attr = (kind | 0o777) << 16
@@ -74,8 +76,8 @@ def test_a_name_in_the_code_page_of_dos_is_read_as_such(tmp_path):
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["a/1", "a\\1"], r"a\\1: expected a place of its own, found the place of 'a/1'"),
-        (["a/1", "a/1"], "a/1: expected a place of its own, found the place of 'a/1'"),
+        (["a/1", "a\\1"], r"a\\1: expected .* each in a place of its own, found the place of 'a/1'"),
+        (["a/1", "a/1"], "a/1: expected .* each in a place of its own, found the place of 'a/1'"),
         (["a", "a/1"], "a/1: expected a folder above it, found the file 'a' above it"),
     ],
 )
@@ -142,7 +144,7 @@ def flagged(content: bytes, *, local: int, central: int, value: int) -> bytes:
         (lambda content: flagged(content, local=8, central=10, value=99), "found .*not supported.*; download it again"),
         (
             lambda content: flagged(content, local=6, central=8, value=1),
-            "found an encrypted member; unpack it with its",
+            "found an encrypted member; if you trust it, unpack it with",
         ),
         (lambda content: content.replace(LENGTH, (10_000).to_bytes(4, "little")), "found a member that ends too early"),
     ],

@@ -10,14 +10,15 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.reading import read_mask
 from samfed_monai.data.sources.polyp import (
-    clinicdb_sequence,
     collection_of,
-    colondb_sequence,
-    cvc300_sequence,
     find_polyps,
 )
 from tests.data import polyp_folders
 from tests.data.making import picture, save
+
+clinicdb_sequence, colondb_sequence, cvc300_sequence = (
+    collection_of(name).sequence for name in ("CVC-ClinicDB", "CVC-ColonDB", "CVC-300")
+)
 
 
 def pairs(found) -> list[tuple[str, str | None]]:

@@ -1,0 +1,68 @@
+"""The file beside a model's weights that says how far its masks are to be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import PUBLIC, read_json, sha256_file, write_json
+from samfed_monai.metrics.quality import IN_RUN, Quality
+
+WEIGHTS = "model_sha256"
+"""Key with the SHA-256 of the weights that the file is of, where they are one file."""
+
+_HINT = "delete it, or make it anew with `samfed evaluate … --split validation --calibrate`"
+
+
+def quality_path(model: Path) -> Path:
+    """Where the file of a model is: in a run's folder, or beside a weights file, ``model.quality.json``."""
+    return model / IN_RUN if model.is_dir() else model.with_suffix(".quality.json")
+
+
+def write_quality(quality: Quality, model: Path) -> Path:
+    """Writes the file of a run, or of a weights file with its hash; returns its path."""
+    whose = {} if model.is_dir() else {WEIGHTS: sha256_file(model)}
+    path = quality_path(model)
+    write_json(path, {**quality.as_dict(), **whose}, mode=PUBLIC)
+    return path
+
+
+def read_quality(model: Path) -> Quality:
+    """What is known of a run or a weights file; nothing where it has no such file.
+
+    Raises:
+        Refused: a file of other weights, or another file.
+    """
+    path = quality_path(model)
+    if not path.is_file():
+        return Quality()
+    content = read_json(path)
+    if not model.is_dir() and isinstance(content, dict) and content.get(WEIGHTS) != sha256_file(model):
+        found, expected = f"of weights {str(content.get(WEIGHTS))[:12]}", f"that of {model.name}"
+        raise Refused([Problem(f"{path} -> {WEIGHTS}", found=found, expected=expected, hint=_HINT)])
+    return quality_of(content, str(path))
+
+
+def quality_of(content: Any, where: str) -> Quality:
+    """The quality in JSON content, or in its text.
+
+    Args:
+        content: of a file or of an exported network's metadata; text is decoded.
+        where: for the message.
+
+    Raises:
+        Refused: no such content.
+    """
+    try:
+        return Quality.from_dict(json.loads(content) if isinstance(content, str) else content)
+    except ValueError as error:
+        raise Refused([Problem(where, found=str(error), expected="a model's quality", hint=_HINT)]) from None
+
+
+def copy_quality(quality: Quality, models: Iterable[Path]) -> None:
+    """Writes what is known of a model beside copies of it; nothing where nothing is known."""
+    for model in models if quality != Quality() else ():
+        write_quality(quality, model)

@@ -1,0 +1,224 @@
+"""Videos: every n-th frame in; masks, a video with their outlines, and the forms that pictures have, out."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samfed_monai.core.errors import refused
+from samfed_monai.core.words import counted
+from samfed_monai.handlers.mask_writer import MaskFolder
+from samfed_monai.reports.masks import outlined
+
+if TYPE_CHECKING:
+    import av
+
+    from samfed_monai.inference.predictor import Predictor
+    from samfed_monai.inference.segment import MaskForms
+
+logger = logging.getLogger(__name__)
+
+PER_SECOND = 2
+"""Frames of a second of a video that are segmented where ``--every`` is not given."""
+AT_ONCE = 256
+"""Frames that are on the disk at a time: of full HD some 500 MB."""
+MARK = (213, 94, 0)
+"""Colour of the frame around a picture whose mask is doubtful: Okabe & Ito's vermilion."""
+_CONTAINERS = "mov,avi,matroska,mpeg,mpegts,asf,ogg"
+"""What is opened; playlists, which name other files and addresses, are not."""
+_MISSING = 1.0  # seconds between the last frame and the length that a container gives, which may be that of its sound
+
+
+class Frame(NamedTuple):
+    """One picture of a video.
+
+    Args:
+        number: from 1.
+        seconds: since the beginning.
+        picture: (H, W, 3) uint8, RGB, upright.
+    """
+
+    number: int
+    seconds: float
+    picture: NDArray[np.uint8]
+
+
+class Video:
+    """A video file (MP4, AVI, MKV, …) that PyAV reads.
+
+    Args:
+        path: the file.
+
+    Raises:
+        Refused: PyAV is not installed; no video, no video stream, or not one frame that can be decoded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if importlib.util.find_spec("av") is None:
+            hint = "pip install 'samfed-monai[video]'"
+            raise refused(path, found="a video", expected="PyAV to read it with", hint=hint)
+        with self._opened() as (container, stream):
+            self.rate = float(stream.average_rate or stream.guessed_rate or 25)
+            ends = [(container.duration or 0) / 1e6, stream.frames / self.rate]
+            self.seconds = max(ends)
+        if next(self.frames(1), None) is None:
+            hint = "copy it again from its source, or save it as MP4 (H.264)"
+            raise refused(path, found="no frame that can be decoded", expected="a video", hint=hint)
+
+    def frames(self, every: int) -> Iterator[Frame]:
+        """Every n-th frame from the first on; from a damaged one to the next key frame they are left out.
+
+        At the end a warning says what was lost, if anything was.
+        """
+        import av
+
+        read = left_out = 0
+        end, sound = 0.0, True
+        with self._opened() as (container, stream):
+            for shown in self._decoded(container, stream):
+                if isinstance(shown, av.error.FFmpegError) or shown.is_corrupt:
+                    sound = False
+                elif shown.key_frame:
+                    sound = True
+                if isinstance(shown, av.error.FFmpegError):
+                    left_out += 1
+                    continue
+                number, read = read + 1, read + 1
+                time = (number - 1) / self.rate if shown.time is None else float(shown.time)
+                left_out += not sound
+                end = time + 1 / self.rate if sound else end
+                if sound and (number - 1) % every == 0:
+                    picture = np.rot90(shown.to_ndarray(format="rgb24"), shown.rotation // 90)
+                    yield Frame(number, time, np.ascontiguousarray(picture))
+        if left_out or end < self.seconds - _MISSING:
+            lost = f"{counted(left_out, 'damaged frame is', 'damaged frames are')} left out; " if left_out else ""
+            logger.warning("%s: %sread up to %.1f of %.1f seconds", self.path, lost, end, max(end, self.seconds))
+
+    @staticmethod
+    def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+        """Frames in the order in which they are shown, and errors of packets."""
+        import av
+
+        packets = container.demux(stream)
+        while True:
+            try:
+                yield from next(packets).decode()
+            except StopIteration:
+                return
+            except av.error.FFmpegError as error:
+                yield error
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        import av
+
+        av.logging.set_level(None)  # it would write to standard error
+        limits = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+        try:
+            container = av.open(str(self.path), options=limits)
+        except (av.error.FFmpegError, OSError) as error:
+            hint = "copy it again from its source: of an MP4 that was cut off, nothing can be read"
+            raise refused(self.path, f"no video ({error.strerror})", "a video: MP4, AVI, MKV", hint) from None
+        with container:
+            if not container.streams.video:
+                found = f"no video stream, {counted(len(container.streams.audio), 'stream')} of sound"
+                raise refused(self.path, found, "a video: MP4, AVI, MKV")
+            stream = container.streams.video[0]
+            stream.thread_type = "SLICE"  # threads by frame go on failing after the first error
+            stream.codec_context.options = {"err_detect": "explode"}  # or what is missing is painted over
+            yield container, stream
+
+
+class OutlineVideo:
+    """Writes pictures as an MP4 that plays at the speed of what it was made of.
+
+    Args:
+        path: the file.
+        rate: pictures of a second, about.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        import av
+
+        self.container = av.open(str(path), "w")
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        rate_of_stream = Fraction(rate).limit_denominator(1000)
+        self.stream = cast("av.VideoStream", self.container.add_stream(codec, rate=rate_of_stream))
+        self.stream.pix_fmt = "yuv420p"
+        self.stream.codec_context.time_base = Fraction(1, 1000)
+        self._last = -1
+
+    def add(self, picture: NDArray[np.uint8], seconds: float, *, marked: bool) -> None:
+        """Appends a picture (H, W, 3), with a frame around it if it is marked."""
+        import av
+
+        height, width = (side - side % 2 for side in picture.shape[:2])  # of which the encoder takes even ones alone
+        if self._last < 0:
+            self.stream.height, self.stream.width = height, width
+        if marked:
+            border = max(3, min(height, width) // 50)
+            inside = picture[border:-border, border:-border].copy()
+            picture = np.full_like(picture, MARK)
+            picture[border:-border, border:-border] = inside
+        shown = av.VideoFrame.from_ndarray(picture, "rgb24")
+        shown = shown.reformat(self.stream.width, self.stream.height, "yuv420p")
+        self._last = max(round(seconds * 1000), self._last + 1)
+        shown.pts, shown.time_base = self._last, Fraction(1, 1000)
+        self.container.mux(self.stream.encode(shown))
+
+    def close(self) -> None:
+        self.container.mux(self.stream.encode())
+        self.container.close()
+
+
+def segment_video(
+    predictor: Predictor, video: Video, output: str, also: MaskForms, *, every: int | None, probabilities: bool
+) -> None:
+    """Writes ``<name>/<number of the frame>.png`` for every n-th frame, the other forms, and ``<name>.mp4`` among the
+    outlines.
+
+    Args:
+        predictor: what segments.
+        video: what is segmented.
+        output: folder for the masks.
+        also: the other forms.
+        every: n; ``None`` takes :data:`PER_SECOND` frames of a second.
+        probabilities: whether to write maps of probabilities, too.
+    """
+    name, every = video.path.stem, every or max(1, round(video.rate / PER_SECOND))
+    frames, total, doubtful = video.frames(every), 0, 0
+    outlines = also.folders.get("png")
+    with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
+        overlay = OutlineVideo(Path(scratch) / "outlines.mp4", video.rate / every) if outlines else None
+        while some := list(islice(frames, AT_ONCE)):
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                (Path(folder) / name).mkdir()
+                for frame in some:
+                    picture = Image.fromarray(frame.picture)
+                    picture.save(Path(folder) / name / f"{frame.number:06d}.png", compress_level=1)
+                assessed = predictor.write(folder, output, probabilities=probabilities)
+            for frame in some:
+                called = f"{name}/{frame.number:06d}"
+                mask, found = also.mask_in(Path(output) / f"{called}.png"), assessed[called]
+                file = {"file_name": video.path.name, "frame": frame.number}
+                also.add(called, frame.picture, mask, file, found, seconds=frame.seconds)
+                if overlay:
+                    overlay.add(outlined(frame.picture, mask), frame.seconds, marked=found.doubtful)
+                total, doubtful = total + 1, doubtful + found.doubtful
+        if overlay and outlines:
+            overlay.close()
+            MaskFolder(outlines.folder).write(f"{name}.mp4", (Path(scratch) / "outlines.mp4").read_bytes())
+    made = f"masks of {counted(total, 'frame')} (1 of {every}), {doubtful} doubtful"
+    logger.info("%s: %s, in %s", video.path.name, made, Path(output) / name)

@@ -1,0 +1,298 @@
+"""How far a mask is to be trusted: the Dice that it is expected to have, from the probabilities that it was made of.
+
+An estimate needs no label. Where some images have labels, a :class:`Calibration` turns estimates into the Dice that
+such images had on average, and into a bound that most of them were above.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.optimize import isotonic_regression
+
+Chances = NDArray[np.float32]
+Mask = NDArray[Any]
+
+LEVELS = (np.arange(10) + 0.5) / 10
+"""Thresholds over which :func:`level_dice` averages."""
+COVERAGE = 0.9
+"""Share of images whose Dice is to be at or above the bound."""
+FEWEST = 20
+"""Images with labels that a calibration needs: with fewer, a bound for nine in ten is a guess."""
+GROUPS = 16
+"""Most groups of images that a site sends."""
+IN_RUN = "quality.json"
+"""Name of the file with a :class:`Quality` in a run's folder."""
+SCHEMA = 1
+"""Version of the JSON content of a :class:`Quality`."""
+PREFIX = "quality_"
+"""Before the name of a number that a site sends of a group."""
+_LEAST_SPREAD = 0.05  # of Dice, where the estimate is 1
+
+
+def soft_dice(chances: Chances, mask: Mask) -> float:
+    """Dice that is expected if the pixels were drawn one by one: ``2 sum(q m) / (sum(q) + sum(m))``.
+
+    Args:
+        chances: (H, W) float in [0, 1], the probability q of the foreground.
+        mask: (H, W) bool, m.
+    """
+    both = float(chances.sum(dtype=np.float64)) + float(np.count_nonzero(mask))
+    return 2 * float(chances[mask].sum(dtype=np.float64)) / both if both else 1.0
+
+
+def level_dice(chances: Chances, mask: Mask) -> float:
+    """Dice that is expected if the truth were one of the areas above a threshold, each of :data:`LEVELS` as likely.
+
+    Pixels then come and go together, as a border does that lies further in or out; arguments as :func:`soft_dice`.
+    """
+    inside = np.sort(chances[mask])
+    everywhere = np.sort(chances[chances >= LEVELS[0]])
+    shared = len(inside) - np.searchsorted(inside, LEVELS)
+    sizes = len(everywhere) - np.searchsorted(everywhere, LEVELS) + len(inside)
+    return float(np.mean(np.where(sizes > 0, 2 * shared / np.maximum(sizes, 1), 1.0)))
+
+
+def nested_dice(chances: Chances, threshold: float = 0.5) -> float:
+    """Dice between the area that is surely foreground and the one that may be: half-way from the threshold to 1 and 0.
+
+    With a threshold of 0.5 those are the pixels above 0.75 and above 0.25; 1 where both are empty.
+
+    Args:
+        chances: (H, W) float in [0, 1].
+        threshold: from which a pixel is foreground.
+    """
+    inner, outer = (int(np.count_nonzero(chances >= level)) for level in ((1 + threshold) / 2, threshold / 2))
+    return 2 * inner / (inner + outer) if outer else 1.0
+
+
+def agreement(masks: Sequence[Mask]) -> float:
+    """Mean Dice between the masks of several views, (H, W) bool each; 1 of a single one."""
+    pairs = [soft_dice(one.astype(np.float32), other) for i, one in enumerate(masks) for other in masks[:i]]
+    return float(np.mean(pairs)) if pairs else 1.0
+
+
+def border_certainty(chances: Chances, mask: Mask) -> float:
+    """1 less the mean entropy in bits of the pixels at the mask's border; 0 without one. As :func:`soft_dice`."""
+    border = ndimage.binary_dilation(mask) ^ ndimage.binary_erosion(mask)
+    chance = np.clip(chances[border], 1e-7, 1 - 1e-7)
+    entropy = -chance * np.log2(chance) - (1 - chance) * np.log2(1 - chance)
+    return 1 - float(entropy.mean()) if border.any() else 0.0
+
+
+def estimate(chances: Chances, threshold: float = 0.5) -> float:
+    """The estimate that masks are judged by: :func:`nested_dice`; of several classes the mean over those in the mask.
+
+    Args:
+        chances: (C, H, W) float in [0, 1]: the foreground's probability, or those of the background and K classes.
+        threshold: from which a pixel is foreground, of one class.
+
+    Returns:
+        In [0, 1], not calibrated: it promises some hundredths too much.
+    """
+    if len(chances) == 1:
+        return nested_dice(chances[0], threshold)
+    there = [value for value in np.unique(chances.argmax(axis=0)) if value]
+    return float(np.mean([nested_dice(chances[value]) for value in there])) if there else nested_dice(1 - chances[0])
+
+
+def margin(estimated: float, dice: float) -> float:
+    """By how much an estimate promised too much, as a share of what it left open; below 0 where it promised less."""
+    return (estimated - dice) / (1 + _LEAST_SPREAD - estimated)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What some images say of a model's estimates: means over them, so that no single image can be seen in it.
+
+    Args:
+        images: how many.
+        estimate: their mean estimate; groups are formed in its order.
+        dice: their mean Dice.
+        margin: a mean :func:`margin`, of as many images that follow one another in the order of margins.
+    """
+
+    images: int
+    estimate: float
+    dice: float
+    margin: float
+
+
+def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int = 1) -> list[Group]:
+    """Images as groups of at least ``least`` each, at most :data:`GROUPS` where that is above 1; none of too few.
+
+    Args:
+        estimates: of each image.
+        dice: true Dice of each image.
+        least: images of a group; 1 keeps every image apart.
+    """
+    count = len(estimates) if least == 1 else min(GROUPS, len(estimates) // least)
+    if not count:
+        return []
+    estimated, true = np.asarray(estimates, float), np.asarray(dice, float)
+    order = np.argsort(estimated, kind="stable")
+    margins = np.sort([margin(*pair) for pair in zip(estimated, true, strict=True)])
+    parts = zip(*(np.array_split(values, count) for values in (estimated[order], true[order], margins)), strict=True)
+    return [Group(len(a), float(a.mean()), float(b.mean()), float(c.mean())) for a, b, c in parts]
+
+
+def metrics_of(groups: Sequence[Group]) -> dict[str, float]:
+    """Groups as numbers of a message: ``quality_images_0``, ``quality_estimate_0``, …"""
+    return {f"{PREFIX}{key}_{at}": value for at, group in enumerate(groups) for key, value in asdict(group).items()}
+
+
+def groups_in(metrics: Mapping[str, float]) -> list[Group]:
+    """The inverse of :func:`metrics_of`; other numbers are passed over, and so is a group that lacks one of its own."""
+    found = []
+    for at in range(GROUPS):
+        own = {key: metrics.get(f"{PREFIX}{key}_{at}") for key in Group.__dataclass_fields__}
+        if (images := own.pop("images")) and None not in own.values():
+            found.append(Group(int(images), **own))  # type: ignore[arg-type]
+    return found
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model's estimates meant on images with labels.
+
+    Args:
+        estimates: never decreasing, in [0, 1].
+        dice: the Dice that was found there, never decreasing; between two of them it is interpolated.
+        margin: the :func:`margin` that a share of :data:`COVERAGE` of the images did not exceed.
+        images: how many images there were.
+    """
+
+    estimates: tuple[float, ...]
+    dice: tuple[float, ...]
+    margin: float
+    images: int
+
+    @classmethod
+    def fit(cls, groups: Iterable[Group]) -> Calibration | None:
+        """Isotonic regression of Dice, and the split-conformal quantile of the margins; ``None`` of too few images.
+
+        Args:
+            groups: of images that the model was not trained on.
+        """
+        found = list(groups)
+        images = sum(group.images for group in found)
+        if images < FEWEST:
+            return None
+        weights = np.array([group.images for group in found], float)
+        at, which = np.unique([group.estimate for group in found], return_inverse=True)
+        counts = np.bincount(which, weights)
+        dice = np.bincount(which, weights * [group.dice for group in found]) / counts
+        steps = isotonic_regression(dice, weights=counts)
+        parts = [slice(*edges) for edges in itertools.pairwise(steps.blocks)]
+        estimates = [float(np.average(at[part], weights=counts[part])) for part in parts]
+        levels = [min(max(float(steps.x[part][0]), 0.0), 1.0) for part in parts]
+        return cls(tuple(estimates), tuple(levels), _quantile(found, images), images)
+
+    def __call__(self, estimated: float) -> tuple[float, float]:
+        """Expected Dice and its lower bound, both in [0, 1], of an estimate."""
+        bound = estimated - self.margin * (1 + _LEAST_SPREAD - estimated)
+        expected = float(np.interp(estimated, self.estimates, self.dice))
+        return expected, min(max(bound, 0.0), 1.0)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
+        """The inverse of :meth:`as_dict`.
+
+        Raises:
+            ValueError: no such content.
+        """
+        try:
+            estimates, dice = (tuple(float(each) for each in content[name]) for name in ("estimates", "dice"))
+            made = cls(estimates, dice, float(content["margin"]), int(content["images"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"expected estimates, dice, margin and images, found {sorted(content)}") from error
+        rising = list(estimates) == sorted(estimates) and list(dice) == sorted(dice)
+        if not estimates or len(estimates) != len(dice) or not rising or not math.isfinite(made.margin):
+            raise ValueError("expected estimates and as many Dice that never decrease, and a finite margin")
+        if min(*estimates, *dice) < 0 or max(*estimates, *dice) > 1 or made.images < FEWEST:
+            raise ValueError(f"expected estimates and Dice in [0, 1], of at least {FEWEST} images")
+        return made
+
+
+def _quantile(groups: Sequence[Group], images: int) -> float:
+    """The margin at rank ``ceil((n + 1) * COVERAGE)`` of n, between the middles of groups."""
+    ordered = sorted(groups, key=lambda group: group.margin)
+    sizes = np.array([group.images for group in ordered], float)
+    middles = np.cumsum(sizes) - (sizes - 1) / 2
+    return float(np.interp(min(math.ceil((images + 1) * COVERAGE), images), middles, [g.margin for g in ordered]))
+
+
+def colours_of(image: NDArray[np.float32]) -> list[float]:
+    """Mean and standard deviation of each channel of an image (3, H, W) in [0, 1]: six numbers."""
+    return [*image.mean(axis=(1, 2), dtype=np.float64).tolist(), *image.std(axis=(1, 2), dtype=np.float64).tolist()]
+
+
+@dataclass(frozen=True)
+class Colours:
+    """The range of colours of the images that a model was shown; what is outside it is unlike them.
+
+    Args:
+        low: six numbers as of :func:`colours_of`.
+        high: likewise.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[float]]) -> Colours | None:
+        """The range of the rows of :func:`colours_of`, a tenth wider on each side; ``None`` of fewer than two."""
+        table = np.array(list(rows), float)
+        if len(table) < 2:
+            return None
+        low, high = table.min(axis=0), table.max(axis=0)
+        width = (high - low) / 10
+        return cls(tuple((low - width).tolist()), tuple((high + width).tolist()))
+
+    def hold(self, row: Sequence[float]) -> bool:
+        """Whether an image with such a row is inside."""
+        return all(low <= value <= high for low, value, high in zip(self.low, row, self.high, strict=True))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is known of a model beside its weights: what its estimates are worth, and the colours that it was shown.
+
+    Args:
+        calibration: ``None`` where too few images with labels were at hand.
+        colours: ``None`` where they are not known.
+    """
+
+    calibration: Calibration | None = None
+    colours: Colours | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Quality:
+        """The inverse of :meth:`as_dict`; other keys are passed over.
+
+        Raises:
+            ValueError: no such content, or one of another version.
+        """
+        if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
+            raise ValueError(f"expected an object with schema {SCHEMA}")
+        calibration, colours = content.get("calibration"), content.get("colours")
+        try:
+            found = colours and Colours(*(tuple(float(each) for each in colours[side]) for side in ("low", "high")))
+        except (KeyError, TypeError) as error:
+            raise ValueError("expected colours with low and high") from error
+        if found and not len(found.low) == len(found.high) == 6:
+            raise ValueError("expected six numbers in low and high of colours")
+        return cls(Calibration.from_dict(calibration) if calibration else None, found or None)

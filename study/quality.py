@@ -1,0 +1,202 @@
+"""How well expected Dice tells good masks from bad: estimators compared on images with labels, and a page of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from samfed_monai.core.io import write_bytes, write_text
+from samfed_monai.data import DataList, load_records
+from samfed_monai.inference.model import TrainedModel, checked_config, filled_network, trained_as
+from samfed_monai.inference.promised import calibrated_on, kept
+from samfed_monai.metrics import segmentation_scores
+from samfed_monai.metrics.quality import Calibration, agreement, border_certainty, level_dice, nested_dice, soft_dice
+from samfed_monai.networks.views import VIEWS
+
+TITLE = "How far a mask is to be trusted"
+ESTIMATORS = {
+    "nested": "Dice of the area above 0.75 with that above 0.25",
+    "soft": "2 Σ q m / (Σ q + Σ m)",
+    "level": "mean Dice with the areas above 0.05, 0.15, … 0.95",
+    "border": "1 less the entropy at the border",
+    "agreement": "mean Dice between the masks of four views (four passes)",
+}
+CHOSEN = "nested"
+"""The estimator of the product, :func:`samfed_monai.metrics.quality.estimate`."""
+
+Row = dict[str, Any]
+
+
+def estimates_of(views: Sequence[np.ndarray]) -> dict[str, float]:
+    """Every estimator, of one view, and with ``4`` behind its name of the mean of all.
+
+    Args:
+        views: probabilities (H, W) of one image in several test-time views, turned back; the first is the plain one.
+    """
+    found = dict[str, float]()
+    for name, chances in (("", views[0]), ("4", np.mean(views, axis=0))):
+        mask = chances >= 0.5
+        found |= {
+            f"nested{name}": nested_dice(chances),
+            f"soft{name}": soft_dice(chances, mask),
+            f"level{name}": level_dice(chances, mask),
+            f"border{name}": border_certainty(chances, mask),
+        }
+    return {**found, "agreement": agreement([view >= 0.5 for view in views])}
+
+
+def measured(
+    bundle: str,
+    model: str | None,
+    datalist: Path,
+    data_root: Path,
+    *,
+    split: str,
+    sites: Sequence[str] = (),
+    limit: int | None = None,
+) -> list[Row]:
+    """``{"site", "dice", "dice4", …}`` with every estimator, of the images of a split.
+
+    Args:
+        bundle: name or folder.
+        model: as for ``samfed evaluate``.
+        datalist: file of the list.
+        data_root: folder of its images.
+        split: ``validation`` or ``test``.
+        sites: whose; empty for all.
+        limit: at most so many images of a site, chosen by hash.
+    """
+    trained = TrainedModel(bundle, model)
+    weights, listed = trained.weights(), DataList.load(datalist)
+    given = {"model": str(weights), "datalist": str(datalist), "data_root": str(data_root), "output_dir": "."}
+    ids = {**given, **trained_as(weights, trained.bundle, "evaluate", {})}
+    reads = {"network_def", "validate#preprocessing"}
+    config = checked_config(trained.bundle, "evaluate", ids, asked=(), reads=reads)
+    network, preprocessing, rows = filled_network(config, weights), config.value("validate#preprocessing"), list[Row]()
+    for site in sites or sorted(listed.sites):
+        for record in load_records(listed, data_root, split=split, site=site, with_labels=True, limit=limit):
+            item = preprocessing(dict(record))
+            image, label = torch.as_tensor(item["image"])[None].float(), np.asarray(item["label"])[0] > 0.5
+            with torch.no_grad():
+                turned = [view.undo(torch.sigmoid(network(view.apply(image))))[0, 0].numpy() for view in VIEWS[4]]
+            masks = {"dice": turned[0] >= 0.5, "dice4": np.mean(turned, axis=0) >= 0.5}
+            dice = {name: segmentation_scores(mask, label).dice for name, mask in masks.items()}
+            found = {**dice, **estimates_of(turned)}
+            rows.append({"site": site, **{name: round(value, 4) for name, value in found.items()}})
+    return rows
+
+
+def add(record: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Puts rows into a record, JSON Lines, in place of those of the same collection, seed and part.
+
+    Args:
+        about: ``collection``, ``seed`` and ``part`` (``validation`` calibrates, others are tested).
+    """
+    lines = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
+    same = [line for line in lines if any(line[key] != about[key] for key in about)]
+    found = sorted([*same, {**about, "rows": list(rows)}], key=lambda line: [str(line[key]) for key in about])
+    write_text(record, "".join(f"{json.dumps(line)}\n" for line in found))
+
+
+def page(path: Path, record: Path, *, command: str) -> None:
+    """Writes the page, and a reliability plot beside it."""
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    tested = [line for line in lines if line["part"] != "validation"]
+    calibrations = {_whose(line): _calibration(line["rows"]) for line in lines if line["part"] == "validation"}
+    figure = path.with_name(f"{path.stem}.png")
+    write_bytes(figure, reliability(tested, calibrations))
+    parts = [
+        f"# {TITLE}",
+        f"Made by `{command}`. For those who want to know what *expected Dice* and its *lower bound* are worth.",
+        "Expected Dice is calibrated on validation images of the same sites, and tested on images of which "
+        "the calibration saw none. The lower bound is to hold for nine masks in ten.",
+        *_table(_promise_rows(tested, calibrations)),
+        f"![promised against true Dice]({figure.name})",
+        "Ten groups of images in the order of their expected Dice; a promise that is kept is on the line.",
+        "## Estimators",
+        "Spearman's rank correlation with true Dice, and the share of the worst tenth of the masks that is in the most "
+        f"doubtful fifth. The product uses *{CHOSEN}* ({ESTIMATORS[CHOSEN]}): one view, two comparisons a pixel.",
+        *_table(_estimator_rows(tested)),
+        "".join(f"- *{name}*: {text}\n" for name, text in ESTIMATORS.items()).rstrip(),
+    ]
+    write_text(path, "\n\n".join(part if isinstance(part, str) else "" for part in parts) + "\n")
+
+
+def _whose(line: Mapping[str, Any]) -> tuple[str, Any]:
+    return line["collection"], line["seed"]
+
+
+def _pairs(rows: Iterable[Row], name: str = CHOSEN) -> list[tuple[float, float]]:
+    dice = "dice4" if name.endswith("4") or name == "agreement" else "dice"
+    return [(row[name], row[dice]) for row in rows]
+
+
+def _calibration(rows: Sequence[Row]) -> Calibration:
+    return calibrated_on(_pairs(rows))
+
+
+def _promise_rows(
+    tested: Sequence[Mapping[str, Any]], calibrations: Mapping[tuple[str, Any], Calibration]
+) -> list[list[str]]:
+    head = (
+        "images|seed|n|true Dice|expected|apart|above bound|Spearman|worst tenth in doubtful fifth|Dice of the others"
+    )
+    rows = [head.split("|")]
+    for line in tested:
+        found = kept(_pairs(line["rows"]), calibrations[_whose(line)])
+        rows.append(
+            [
+                f"{line['collection']}, {line['part']}",
+                str(line["seed"]),
+                str(found["images"]),
+                *(f"{found[key]:.3f}" for key in ("dice", "expected_dice", "error")),
+                f"{found['above_bound']:.0%}",
+                f"{found['spearman']:.2f}",
+                f"{found['worst_in_doubtful']:.0%}",
+                f"{found['dice_of_others']:.3f}",
+            ]
+        )
+    return rows
+
+
+def _estimator_rows(tested: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    names = [*(f"{name}{views}" for views in ("", "4") for name in list(ESTIMATORS)[:-1]), "agreement"]
+    rows = [["images", "seed", *(f"{name[:-1]}, 4 views" if name.endswith("4") else name for name in names)]]
+    for line in tested:
+        found = [kept(_pairs(line["rows"], name), None) for name in names]
+        cells = [f"{each['spearman']:.2f}, {each['worst_in_doubtful']:.0%}" for each in found]
+        rows.append([f"{line['collection']}, {line['part']}", str(line["seed"]), *cells])
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return ["\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])]
+
+
+def reliability(
+    tested: Sequence[Mapping[str, Any]], calibrations: Mapping[tuple[str, Any], Callable[[float], tuple[float, float]]]
+) -> bytes:
+    """A PNG: mean true Dice of ten groups of images over their mean expected Dice."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for line in tested:
+        pairs = sorted((calibrations[_whose(line)](estimate)[0], dice) for estimate, dice in _pairs(line["rows"]))
+        groups = np.array_split(np.array(pairs), 10)
+        label = f"{line['collection']}, {line['part']}, seed {line['seed']} ({len(pairs)})"
+        axes.plot(*np.array([group.mean(axis=0) for group in groups]).T, marker="o", markersize=4, label=label)
+    axes.set(xlabel="expected Dice", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1))
+    if tested:
+        axes.legend(fontsize=7, loc="upper left")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    return drawn.getvalue()

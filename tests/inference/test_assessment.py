@@ -1,0 +1,99 @@
+"""How far a mask is to be trusted, by its own probabilities."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from samfed_monai.handlers.mask_writer import predictions
+from samfed_monai.inference.assessment import COLUMNS, Assessment, Assessor, flags_of
+from samfed_monai.inference.segment import COLUMNS as TABLE
+from samfed_monai.metrics.quality import Calibration, Colours, Quality
+
+CALIBRATION = Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)
+"""0.8 of the estimate; the bound is the estimate less half of what is missing to 1.05."""
+
+
+def assessed(quality: Quality, threshold: float = 0.5) -> Assessment:
+    """Of one image (3, 1, 4), all of 0.5, with probabilities of which 2 are above 0.75 and 3 above 0.25."""
+    chances = torch.tensor([[[0.9, 0.8, 0.6, 0.1]]])
+    batch = [{"id": "a", "image": torch.full((3, 1, 4), 0.5)}]
+    output = [{"pred": (chances > threshold).float(), "probability": chances}]
+    assessor = Assessor(quality, threshold=threshold, doubtful_below=0.65)
+    assessor(SimpleNamespace(state=SimpleNamespace(batch=batch, output=output)))
+    return assessor.found["a"]
+
+
+def test_expected_dice_is_calibrated_where_that_is_known() -> None:
+    estimate = 2 * 2 / (2 + 3)
+    assert assessed(Quality()) == Assessment(pytest.approx(estimate), None, ("touches the border",), 0.65)
+    calibrated = assessed(Quality(CALIBRATION))
+    assert calibrated.expected_dice == pytest.approx(0.8 * estimate)
+    assert calibrated.lower_bound == pytest.approx(estimate - 0.5 * (1.05 - estimate))
+    assert calibrated.doubtful
+    assert not assessed(Quality()).doubtful
+
+
+def test_a_calibration_is_not_used_for_another_threshold() -> None:
+    found = assessed(Quality(CALIBRATION), threshold=0.7)  # 1 above 0.85, 3 above 0.35
+    assert (found.expected_dice, found.lower_bound) == (pytest.approx(2 * 1 / (1 + 3)), None)
+
+
+def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
+    logits = torch.tensor([[[[5.0, 0.5], [-0.5, -5.0]]]])  # 0.99, 0.62, 0.38, 0.01
+    batch = {"id": ["a"], "native_size": (torch.tensor([2]), torch.tensor([2]))}
+    (found,) = predictions(batch, {"pred": logits})
+    assert found.estimate == pytest.approx(2 * 1 / (1 + 3))
+
+
+def test_an_image_of_other_colours_is_flagged() -> None:
+    grey = Quality(colours=Colours((0.4,) * 3 + (0.0,) * 3, (0.6,) * 3 + (0.1,) * 3))
+    for value, flags in ((0.5, []), (0.7, ["unlike the training images"])):
+        image = np.full((3, 4, 5), value, np.float32)
+        assert flags_of(_spot(), image, grey) == flags
+
+
+def _spot() -> np.ndarray:
+    mask = np.zeros((4, 5))
+    mask[1, 2] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("places", "flags"),
+    [
+        ([], ("empty",)),
+        ([(0, 2)], ("touches the border",)),
+        ([(1, 1), (2, 2)], ()),
+        ([(1, 1), (2, 3)], ("several pieces",)),
+        ([(1, 0), (2, 3)], ("touches the border", "several pieces")),
+    ],
+)
+def test_flags_say_what_is_unusual(places: list[tuple[int, int]], flags: tuple[str, ...]) -> None:
+    mask = np.zeros((4, 5), np.uint8)
+    for place in places:
+        mask[place] = 1
+    assert tuple(flags_of(mask)) == flags
+
+
+def test_a_speck_is_no_piece_of_its_own() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:12, 2:12] = 1
+    mask[15, 15] = 1  # 1 of 101
+    assert flags_of(mask) == []
+    mask[15, 16] = mask[16, 15] = 1  # 3 of 103
+    assert flags_of(mask) == ["several pieces"]
+
+
+def test_a_row_of_the_table() -> None:
+    assert Assessment(0.69999, 0.41234, ("empty", "several pieces")).row() == {
+        "expected_dice": 0.7,
+        "lower_bound": 0.4123,
+        "doubtful": "yes",
+        "flags": "empty; several pieces",
+    }
+    assert Assessment(0.7).row() == {"expected_dice": 0.7, "doubtful": "", "flags": ""}
+    assert set(COLUMNS) < set(TABLE)

@@ -1,0 +1,97 @@
+"""What masks promised beside what they kept, and the file that a model's quality is in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
+from samfed_monai.inference.promised import calibrated_on, kept, scored_pairs, sentences
+from samfed_monai.inference.quality_file import copy_quality, quality_of, quality_path, read_quality, write_quality
+from samfed_monai.metrics.quality import Calibration, Quality
+
+HALF = Calibration((0.0, 1.0), (0.0, 0.5), 0.2, 40)
+PAIRS = [(0.1 * n, 0.05 * n) for n in range(1, 11)]
+
+
+def test_without_a_calibration_estimates_are_taken_as_they_are():
+    found = kept(PAIRS, None)
+    assert (found["images"], found["calibrated"], found["above_bound"]) == (10, False, None)
+    assert found["expected_dice"] == pytest.approx(0.55)
+    assert found["dice"] == found["error"] == pytest.approx(0.275)
+    assert found["spearman"] == pytest.approx(1)
+    assert found["worst_in_doubtful"] == 1
+    assert found["dice_of_others"] == pytest.approx(0.325)
+    assert sentences(found)[0] == "expected (not calibrated) Dice 0.550, true 0.275, 0.275 apart on average"
+
+
+def test_with_one_the_share_above_the_bound_is_counted():
+    found = kept(PAIRS, HALF)
+    assert found["expected_dice"] == pytest.approx(0.275)
+    assert found["error"] == pytest.approx(0)
+    # bounds: 1.2 e - 0.21, at most e / 2 where e <= 0.3
+    assert found["above_bound"] == pytest.approx(0.3)
+    assert "30% of the masks have at least their lower bound (90 % are to)" in sentences(found)
+
+
+def test_the_worst_that_are_not_among_the_doubtful_are_missed():
+    dice = [0.0, *[0.5] * 9]
+    assert kept([(0.9, dice[0]), *((0.5, each) for each in dice[1:])], None)["worst_in_doubtful"] == 0
+    assert kept([(0.5, 0.5)] * 10, None)["spearman"] is None
+    assert kept(PAIRS[:4], None)["spearman"] is None
+
+
+def test_pairs_are_read_from_the_tables(tmp_path):
+    for site, row in (("a", "x,0.5,0.75"), ("b", "y,0.25,1.0")):
+        (tmp_path / site / "test").mkdir(parents=True)
+        (tmp_path / site / "test" / "scores.csv").write_text(f"id,dice,estimate\n{row}\n")
+    result = {"split": "test", "sites": {"a": {}, "b": {}}}
+    assert scored_pairs(tmp_path, result) == {"a": [(0.75, 0.5)], "b": [(1.0, 0.25)]}
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(Refused, match=r"--calibrate: expected at least 20 with masks, found 19 images"):
+        calibrated_on([(0.5, 0.5)] * 19)
+    assert calibrated_on([(0.5, 0.4)] * 20)(0.5)[0] == pytest.approx(0.4)
+
+
+class TestFile:
+    def test_is_beside_the_weights_and_names_them(self, tmp_path):
+        model = tmp_path / "model.pt"
+        model.write_bytes(b"weights")
+        assert read_quality(model) == Quality()
+        path = write_quality(Quality(HALF), model)
+        assert path == quality_path(model) == tmp_path / "model.quality.json"
+        assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
+        assert read_quality(model) == Quality(HALF)
+
+    def test_of_other_weights_is_refused(self, tmp_path):
+        model = tmp_path / "model.pt"
+        model.write_bytes(b"weights")
+        write_quality(Quality(HALF), model)
+        model.write_bytes(b"others")
+        with pytest.raises(
+            Refused, match=r"model_sha256: expected that of model.pt, found of weights .*; delete it, or"
+        ):
+            read_quality(model)
+
+    def test_of_a_run_is_in_its_folder(self, tmp_path):
+        write_quality(Quality(HALF), tmp_path)
+        assert (tmp_path / "quality.json").is_file()
+        assert read_quality(tmp_path) == Quality(HALF)
+
+    @pytest.mark.parametrize("content", ["{", "[]", {"schema": 1, "calibration": {"images": 40}}])
+    def test_with_other_content_is_refused(self, content):
+        with pytest.raises(Refused, match="expected a model's quality"):
+            quality_of(content, "x.quality.json")
+
+    def test_is_copied_only_where_something_is_known(self, tmp_path):
+        copies = [tmp_path / "a.onnx", tmp_path / "b"]
+        copies[0].write_bytes(b"net")
+        copies[1].mkdir()
+        copy_quality(Quality(), copies)
+        assert not quality_path(copies[0]).exists()
+        copy_quality(Quality(HALF), copies)
+        assert [read_quality(copy) for copy in copies] == [Quality(HALF)] * 2

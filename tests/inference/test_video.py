@@ -1,0 +1,213 @@
+"""Videos: which frames are read and when they are shown, what of a broken file is kept, and what ``infer`` makes."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import logging
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.cli.main import main
+from samfed_monai.core.errors import Refused
+from samfed_monai.inference.predictor import Predictor
+from samfed_monai.inference.segment import MaskForms, segment
+from samfed_monai.inference.video import MARK, OutlineVideo, Video
+
+av = pytest.importorskip("av", reason="PyAV is not installed: pip install samfed-monai[video]")
+
+CODECS = {"mp4": "libx264", "avi": "mpeg4", "mkv": "libx264"}
+
+
+def clip(path: Path, frames: int = 20, *, rate: int = 10, key_frames: int = 5) -> Path:
+    """Frame n is grey of 10 (n modulo 20), with a bright corner on the upper left; with noise, no frame is empty."""
+    noise = np.random.default_rng(0).integers(0, 9, (48, 64, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS[path.suffix[1:]], rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", key_frames
+        for number in range(frames):
+            picture = noise + np.uint8(10 * (number % 20))
+            picture[:16, :16] = 250
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_every_nth_frame_with_its_time(tmp_path: Path, suffix: str) -> None:
+    video = Video(clip(tmp_path / f"clip.{suffix}"))
+    assert (video.rate, video.seconds) == (10, 2)
+    found = list(video.frames(6))
+    assert [frame.number for frame in found] == [1, 7, 13, 19]
+    assert [frame.seconds for frame in found] == pytest.approx([0, 0.6, 1.2, 1.8])
+    for frame in found:
+        assert frame.picture.shape == (48, 64, 3)
+        assert frame.picture[20:].mean() == pytest.approx(10 * (frame.number - 1) + 4, abs=4)
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv"])
+def test_of_a_file_that_was_cut_off_the_beginning_is_kept(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = clip(tmp_path / f"clip.{suffix}", 60)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = list(Video(path).frames(1))
+    assert 5 < len(found) < 45
+    assert [frame.number for frame in found] == list(range(1, len(found) + 1))
+    assert f"{path}: " in caplog.text
+    assert "of 6.0 seconds" in caplog.text
+
+
+def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = clip(tmp_path / "clip.mp4")
+    with av.open(str(path)) as container:
+        hit = [packet.pos for packet in container.demux(video=0) if packet.pos][7]  # behind the key frame of 5
+    content = bytearray(path.read_bytes())
+    content[hit + 4 : hit + 12] = bytes(8)
+    path.write_bytes(content)
+    found = list(Video(path).frames(1))
+    numbers = {round(frame.seconds * 10) for frame in found}
+    assert {*range(5), *range(10, 20)} <= numbers
+    assert numbers != {*range(20)}
+    for frame in found:
+        assert frame.picture[20:].mean() == pytest.approx(100 * frame.seconds + 4, abs=4), "none is painted over"
+    assert "left out; read up to 2.0 of 2.0 seconds" in caplog.text
+
+
+def test_a_sound_video_is_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(list(Video(clip(tmp_path / "clip.mp4")).frames(1))) == 20
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("cosine", "sine", "corner"), [(0, 1, (0, -1)), (-1, 0, (-1, -1)), (0, -1, (-1, 0))])
+def test_pictures_are_turned_upright(tmp_path: Path, cosine: int, sine: int, corner: tuple[int, int]) -> None:
+    """A phone writes how its picture is to be turned into the track's header; (0, 1) is a quarter turn clockwise."""
+    path = clip(tmp_path / "clip.mp4", 3)
+    content = path.read_bytes()
+    matrix = content.index(b"tkhd") + 4 + 40
+    one = [Fraction(each) * 65536 for each in (cosine, sine, 0, -sine, cosine, 0)]
+    turned = b"".join(int(each).to_bytes(4, "big", signed=True) for each in one)
+    path.write_bytes(content[:matrix] + turned + content[matrix + 24 :])
+    (first,) = list(Video(path).frames(3))
+    assert first.picture.shape == ((64, 48, 3) if cosine == 0 else (48, 64, 3))
+    assert first.picture[corner].mean() > 200
+    assert first.picture[0, 0].mean() < 50
+
+
+def sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(clip(path).read_bytes()[:-1000])
+
+
+def packets_gone(path: Path) -> None:
+    content = bytearray(clip(path).read_bytes())
+    begin, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    content[begin:end] = bytes(end - begin)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (sound, "no video stream, 1 stream of sound"),
+        (cut, "no video"),
+        (packets_gone, "no frame that can be decoded"),
+        (lambda path: path.write_text("no video at all"), "no video"),
+        (lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"), "no video"),
+        (lambda path: path.write_bytes(b""), "no video"),
+        (lambda path: None, "no video \\(No such file"),
+    ],
+)
+def test_where_nothing_can_be_read_it_is_refused(tmp_path: Path, make: Callable[[Path], None], found: str) -> None:
+    make(tmp_path / "clip.mp4")
+    with pytest.raises(Refused, match=f"clip.mp4: expected a video.*, found {found}"):
+        Video(tmp_path / "clip.mp4")
+
+
+def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "av" else there(name))
+    with pytest.raises(Refused, match=r"pip install 'samfed-monai\[video\]'"):
+        Video(tmp_path / "clip.mp4")
+
+
+def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tmp_path: Path) -> None:
+    made = OutlineVideo(tmp_path / "o.mp4", 2)
+    for number in range(4):  # of an odd size, which H.264 does not have
+        made.add(np.full((61, 81, 3), 90, np.uint8), number / 2, marked=number == 2)
+    made.close()
+    found = list(Video(tmp_path / "o.mp4").frames(1))
+    assert [frame.seconds for frame in found] == pytest.approx([0, 0.5, 1, 1.5])
+    for frame in found:
+        assert frame.picture.shape == (60, 80, 3)
+        assert frame.picture[30, 40] == pytest.approx(90, abs=6)
+        assert frame.picture[0, 40] == pytest.approx(MARK if frame.number == 3 else (90, 90, 90), abs=25)
+
+
+def test_infer_writes_masks_a_table_by_time_and_a_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.full((48, 64, 3), 180, np.uint8)).save("photo.png")
+    path = clip(tmp_path / "clip.mkv")
+    predictor = Predictor("samfed_skin", overrides={"image_size": 224})
+    files = {"overlays": "looks", "areas": "areas.csv", "coco": None, "page": "looks.html"}
+    also = MaskForms(predictor.model.bundle, [], **files)
+    monkeypatch.setattr("samfed_monai.inference.video.AT_ONCE", 3)
+    with caplog.at_level(logging.INFO):
+        segment(predictor, [str(path), "photo.png"], "masks", also)
+    assert re.search(r"clip\.mkv: masks of 4 frames \(1 of 5\), \d doubtful, in masks/clip", caplog.text)
+    names = [f"clip/{number:06d}" for number in (1, 6, 11, 16)]
+    assert sorted(str(mask.relative_to("masks"))[:-4] for mask in Path("masks").rglob("*.png")) == [*names, "photo"]
+    with open("areas.csv", newline="") as stream:
+        rows = {row["name"]: row for row in csv.DictReader(stream)}
+    assert [rows[name]["seconds"] for name in names] == ["0.0", "0.5", "1.0", "1.5"]
+    assert rows["photo"]["seconds"] == ""
+    for name, row in rows.items():
+        assert int(row["foreground_pixels"]) == (np.array(Image.open(f"masks/{name}.png")) > 0).sum()
+        assert (float(row["expected_dice"]) < 0.7) == (row["doubtful"] == "yes")
+    assert sorted(each.name for each in Path("looks").iterdir()) == ["clip.mp4", "photo.png"]
+    assert len(list(Video(Path("looks/clip.mp4")).frames(1))) == 4
+    assert Path("looks.html").read_text().count("<article") == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["photo.png", "--every", "2"], "--every: expected a video among the images, named as a file, found 2"),
+        (["clip.mkv", "--every", "0"], "--every: expected a whole number from 1, found 0"),
+        (["clip.mkv", "other/clip.mkv"], "clip: expected one image or volume of that name, found it twice"),
+        (["clip.mkv", "broken.mp4"], "broken.mp4: expected a video: MP4, AVI, MKV, found no video"),
+        (["clip.mkv", "--dicom-seg", "segments"], "--dicom-seg: expected DICOM objects to refer to"),
+    ],
+)
+def test_before_anything_is_computed_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 48)).save("photo.png")
+    Path("other").mkdir()
+    for path in ("clip.mkv", "other/clip.mkv"):
+        clip(Path(path), 3)
+    Path("broken.mp4").write_bytes(b"broken")
+    assert main(["infer", "samfed_skin", *words, "--output-dir", "masks"]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("masks").exists()

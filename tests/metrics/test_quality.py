@@ -1,0 +1,204 @@
+"""Expected Dice from probabilities, its calibration and bound, groups of images, ranges of colours."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.metrics.quality import (
+    FEWEST,
+    GROUPS,
+    Calibration,
+    Colours,
+    Group,
+    Quality,
+    agreement,
+    border_certainty,
+    colours_of,
+    estimate,
+    groups_in,
+    groups_of,
+    level_dice,
+    margin,
+    metrics_of,
+    nested_dice,
+    soft_dice,
+)
+from samfed_monai.protocol.message import metric_range
+
+ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
+"""Above 0.75: two; above 0.5: three; above 0.25: four."""
+
+
+def test_each_estimator_has_its_formula():
+    mask = ROW > 0.5
+    assert soft_dice(ROW, mask) == pytest.approx(2 * 2.3 / (2.7 + 3))
+    levels = [2 * 3 / (5 + 3)] + [2 * 3 / (4 + 3)] * 2 + [1.0] * 3 + [2 * 2 / (2 + 3)] * 2 + [2 * 1 / (1 + 3)]
+    assert level_dice(ROW, mask) == pytest.approx((sum(levels) + 0.0) / 10)
+    assert nested_dice(ROW) == pytest.approx(2 * 2 / (2 + 4))
+    assert nested_dice(ROW, threshold=0.7) == pytest.approx(2 * 1 / (1 + 3))  # above 0.85 and above 0.35
+    assert agreement([mask, ROW > 0.7, ROW > 0.7]) == pytest.approx((0.8 + 0.8 + 1) / 3)
+
+
+def test_a_mask_without_any_doubt_is_expected_to_be_right_and_one_without_a_sure_pixel_to_be_wrong():
+    sure, nothing, unsure = (np.array([[value, 0, 0]], np.float32) for value in (1, 0, 0.6))
+    for chances, expected in ((sure, 1.0), (nothing, 1.0), (unsure, 0.0)):
+        assert nested_dice(chances) == expected
+        assert estimate(chances[None]) == expected
+    assert soft_dice(nothing, nothing > 0.5) == level_dice(nothing, nothing > 0.5) == 1.0
+
+
+def test_the_border_is_certain_where_no_pixel_is_near_a_half():
+    square = np.zeros((6, 6), np.float32)
+    square[2:4, 2:4] = 1
+    assert border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
+    assert border_certainty(np.where(square > 0, 0.5, 0.5).astype(np.float32), square > 0.5) == pytest.approx(0)
+    assert border_certainty(square * 0, square > 2) == 0.0
+
+
+def test_of_several_classes_the_estimate_is_the_mean_over_those_in_the_mask():
+    first = np.array([[0.9, 0.6, 0.0, 0.0]], np.float32)
+    second = np.array([[0.0, 0.3, 1.0, 0.0]], np.float32)
+    chances = np.stack([1 - first - second, first, second])
+    assert estimate(chances) == pytest.approx((nested_dice(first) + nested_dice(second)) / 2)
+    assert estimate(np.stack([1 - first * 0, first * 0, second * 0])) == 1.0
+
+
+def test_a_margin_is_a_share_of_what_the_estimate_leaves_open():
+    assert margin(0.85, 0.75) == pytest.approx(0.1 / 0.2)
+    assert margin(0.5, 0.6) == pytest.approx(-0.1 / 0.55)
+
+
+class TestGroups:
+    def test_hold_at_least_so_many_images_in_the_order_of_estimates(self):
+        found = groups_of([0.9, 0.1, 0.8, 0.2, 0.5], [0.9, 0.2, 0.6, 0.0, 0.5], least=2)
+        assert [(each.images, each.estimate, each.dice) for each in found] == [
+            (3, pytest.approx(0.8 / 3), pytest.approx(0.7 / 3)),
+            (2, pytest.approx(0.85), pytest.approx(0.75)),
+        ]
+        margins = sorted(margin(*pair) for pair in ((0.9, 0.9), (0.1, 0.2), (0.8, 0.6), (0.2, 0.0), (0.5, 0.5)))
+        assert [each.margin for each in found] == [
+            pytest.approx(sum(margins[:3]) / 3),
+            pytest.approx(sum(margins[3:]) / 2),
+        ]
+
+    def test_of_too_few_images_there_is_none(self):
+        assert groups_of([0.5] * 4, [0.5] * 4, least=5) == []
+
+    @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=120), st.integers(2, 9))
+    def test_no_group_is_smaller_than_asked_and_each_number_may_leave_a_site(self, pairs, least):
+        found = groups_of([e for e, _ in pairs], [d for _, d in pairs], least=least)
+        assert len(found) <= GROUPS
+        assert sum(each.images for each in found) in (0, len(pairs))
+        assert all(each.images >= least for each in found)
+        numbers = metrics_of(found)
+        for name, value in numbers.items():
+            low, high = metric_range(name)
+            assert low <= value <= high
+        assert groups_in({**numbers, "dice": 0.5}) == found
+
+    def test_one_that_lacks_a_number_is_passed_over(self):
+        numbers = metrics_of([Group(5, 0.5, 0.4, 0.1), Group(5, 0.9, 0.8, 0.2)])
+        del numbers["quality_margin_0"]
+        assert groups_in(numbers) == [Group(5, 0.9, 0.8, 0.2)]
+        assert metric_range(f"quality_images_{GROUPS}") is None
+
+
+GOOD = {"estimates": [0.2, 0.8], "dice": [0.1, 0.9], "margin": 0.3, "images": 40}
+
+
+def singles(pairs):
+    return groups_of([e for e, _ in pairs], [d for _, d in pairs])
+
+
+class TestCalibration:
+    def test_is_monotone_between_the_means_of_blocks(self):
+        pairs = [(0.2, 0.3), (0.4, 0.1), (0.6, 0.5), (0.9, 0.9)] * 5
+        found = Calibration.fit(singles(pairs))
+        assert found.images == FEWEST
+        assert found.estimates == pytest.approx((0.3, 0.6, 0.9))
+        assert found.dice == pytest.approx((0.2, 0.5, 0.9))
+        assert found(0.45)[0] == pytest.approx(0.35)
+        assert found(0.0)[0] == pytest.approx(0.2)
+        assert found(1.0)[0] == pytest.approx(0.9)
+
+    def test_the_bound_is_the_estimate_less_the_margin_that_nine_in_ten_did_not_exceed(self):
+        pairs = [(0.5, 0.5 - 0.55 * place / 100) for place in range(99)]  # margins 0.00, 0.01, … 0.98
+        found = Calibration.fit(singles(pairs))
+        assert found.margin == pytest.approx(0.89)  # the 90th of 99
+        assert found(0.5)[1] == pytest.approx(0.5 - 0.89 * 0.55)
+        assert found(0.05)[1] == 0.0
+
+    def test_too_few_images_give_none(self):
+        assert Calibration.fit(singles([(0.5, 0.5)] * (FEWEST - 1))) is None
+        assert Calibration.fit([]) is None
+
+    @pytest.mark.parametrize("least", [1, 5])
+    def test_nine_in_ten_images_of_the_same_kind_are_above_their_bound(self, least):
+        draw = np.random.default_rng(0)
+
+        def images(count):
+            estimates = draw.beta(8, 2, count)
+            dice = np.clip(estimates - 0.05 - np.abs(draw.normal(0, 0.5, count)) * (1.05 - estimates), 0, 1)
+            return estimates.tolist(), dice.tolist()
+
+        found = Calibration.fit([group for _ in range(8) for group in groups_of(*images(100), least=least)])
+        above = [found(estimate)[1] <= dice for estimate, dice in zip(*images(2000), strict=True)]
+        assert np.mean(above) == pytest.approx(0.9, abs=0.025)
+
+    @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=FEWEST, max_size=60))
+    def test_survives_json_and_never_decreases(self, pairs):
+        found = Calibration.fit(singles(pairs))
+        assert Calibration.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+        at = [found(value) for value in np.linspace(0, 1, 11)]
+        assert all(0 <= number <= 1 for pair in at for number in pair)
+        assert [each for each, _ in at] == sorted(each for each, _ in at)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"estimates": [0.8, 0.2]},
+            {"dice": [0.9, 0.1]},
+            {"dice": [0.1]},
+            {"estimates": [], "dice": []},
+            {"dice": [0.1, 1.5]},
+            {"margin": math.inf},
+            {"images": 3},
+            {"margin": None},
+        ],
+    )
+    def test_content_that_is_none_is_refused(self, change):
+        assert Calibration.from_dict(GOOD)(0.5)[0] == pytest.approx(0.5)
+        with pytest.raises(ValueError, match="expected"):
+            Calibration.from_dict({**GOOD, **change})
+
+
+def test_colours_beyond_a_tenth_of_the_range_are_unlike_the_images():
+    images = [np.full((3, 2, 2), value, np.float32) for value in (0.4, 0.6)]
+    images[1][0, 0, 0] = 1.0
+    rows = [colours_of(image) for image in images]
+    assert rows[0] == pytest.approx([0.4, 0.4, 0.4, 0, 0, 0], abs=1e-6)
+    assert rows[1] == pytest.approx([0.7, 0.6, 0.6, math.sqrt(0.03), 0, 0], abs=1e-6)
+    found = Colours.of(rows)
+    assert found.low[0] == pytest.approx(0.37)
+    assert found.high[0] == pytest.approx(0.73)
+    assert found.hold([0.38, 0.5, 0.5, 0.1, 0, 0])
+    assert not found.hold([0.36, 0.5, 0.5, 0.1, 0, 0])
+    assert Colours.of(rows[:1]) is None
+
+
+def test_what_is_known_of_a_model_survives_json():
+    known = Quality(Calibration.from_dict(GOOD), Colours((0.0,) * 6, (1.0,) * 6))
+    for each in (known, Quality(), Quality(known.calibration)):
+        assert Quality.from_dict(json.loads(json.dumps(each.as_dict()))) == each
+    for wrong in (
+        [],
+        {"schema": 2},
+        {"schema": 1, "colours": {"low": [1]}},
+        {"schema": 1, "colours": {"low": [1], "high": [2]}},
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            Quality.from_dict(wrong)

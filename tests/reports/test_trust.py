@@ -1,0 +1,53 @@
+"""What a report says of masks by their own probabilities."""
+
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.core.io import write_json
+from samfed_monai.metrics.quality import Calibration, Quality
+from samfed_monai.reports.html import render
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.trust import Trust, quality_of_run, trust
+from tests.reports.runs import write_run
+
+
+@pytest.fixture
+def run(tmp_path) -> RunData:
+    """A site whose test images have labels, and one with unlabelled images."""
+    folder = write_run(tmp_path, "samfed", 0, 0.8)
+    tested, own = (folder / "evaluation" / "best" / site for site in ("a/test", "b/unlabelled"))
+    tested.mkdir(parents=True)
+    (tested / "scores.csv").write_text("id,dice,iou,hd95,estimate\nx,0.5,0.4,1,0.6\ny,0.9,0.8,1,0.9\n")
+    own.mkdir(parents=True)
+    (own / "disagreement.csv").write_text("id,image_sha256,dice,estimate,mask\n<u>,00,0.2,0.75,\nv,01,0.6,1.0,\n")
+    return RunData.read(folder)
+
+
+def test_each_site_has_its_share_of_doubtful_masks_most_doubtful_first(run):
+    assert trust(run) == [
+        Trust("a", 2, True, pytest.approx(0.75), 1, [("x", 0.6), ("y", 0.9)]),
+        Trust("b", 2, False, pytest.approx(0.875), 0, [("<u>", 0.75), ("v", 1.0)]),
+    ]
+
+
+def test_they_are_calibrated_where_the_run_is(run):
+    write_json(run.folder / "quality.json", Quality(Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)).as_dict())
+    assert quality_of_run(run).calibration.images == 40
+    assert [(each.expected, each.doubtful) for each in trust(run)] == [(pytest.approx(0.6), 1), (pytest.approx(0.7), 1)]
+
+
+def test_the_page_has_them_escaped_and_says_whether_they_are_calibrated(run):
+    page = " ".join(render(run, [], [], []).split())
+    assert "2 without labels" in page
+    assert "1 (50 %)" in page
+    assert "&lt;u&gt; (0.750)" in page
+    assert "not calibrated" in page
+    assert "treat it as you treat the images" in page, "ids are private"
+
+
+def test_tables_of_before_have_none(run):
+    for path in run.folder.rglob("*.csv"):
+        path.write_text(path.read_text().replace("estimate", "older"))
+    assert trust(run) == []
+    assert 'id="trust"' not in render(run, [], [], [])

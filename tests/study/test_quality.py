@@ -1,0 +1,57 @@
+"""The study of expected Dice: estimators of views, its record and page; the split of Kvasir-SEG."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from study.kvasir import HOSPITALS, PUBLIC, split
+from study.quality import add, estimates_of, page
+
+
+def test_estimators_of_one_view_and_of_the_mean_of_all():
+    views = [np.array([[0.9, 0.6, 0.1]], np.float32), np.array([[0.9, 0.2, 0.1]], np.float32)]
+    found = estimates_of(views)
+    assert found["nested"] == pytest.approx(2 * 1 / (1 + 2))
+    assert found["nested4"] == pytest.approx(2 * 1 / (1 + 2))
+    assert found["soft"] == pytest.approx(2 * 1.5 / (1.6 + 2))
+    assert found["soft4"] == pytest.approx(2 * 0.9 / (1.4 + 1))
+    assert found["agreement"] == pytest.approx(2 / 3)
+
+
+def rows(shift: float) -> list[dict]:
+    names = [f"{name}{views}" for name in ("nested", "soft", "level", "border") for views in ("", "4")]
+    at = np.linspace(0, 1, 30).round(3)
+    return [
+        {"site": "a", "dice": x, "dice4": x, **dict.fromkeys([*names, "agreement"], min(1, x + shift))}
+        for x in at.tolist()
+    ]
+
+
+def test_a_page_has_a_row_for_every_part_but_the_one_that_calibrates(tmp_path):
+    record, about = tmp_path / "r.jsonl", {"collection": "polyps", "seed": "0"}
+    add(record, {**about, "part": "validation"}, rows(0.5))
+    add(record, {**about, "part": "test lists"}, rows(0.2))
+    add(record, {**about, "part": "test lists"}, rows(0.0))
+    assert [json.loads(line)["part"] for line in record.read_text().splitlines()] == ["test lists", "validation"]
+    page(tmp_path / "quality.md", record, command="make quality")
+    text = (tmp_path / "quality.md").read_text()
+    assert "Made by `make quality`" in text
+    promises = [line for line in text.splitlines() if line.startswith("| polyps, test lists")]
+    assert len(promises) == 2, "one of promises, one of estimators"
+    assert "| 30 | 0.500 |" in promises[0]
+    assert "1.00, 100%" in promises[1]
+    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_kvasir_is_divided_by_its_names_alone():
+    names = [f"{place}.jpg" for place in range(1000)]
+    found = split(names)
+    assert found == split(names[::-1])
+    assert len(found["public"]["labeled_train"]) == PUBLIC
+    every = [name for parts in found.values() for listed in parts.values() for name in listed]
+    assert sorted(every) == sorted(names), "each image is in one place"
+    assert [len(found[site]["val_list"]) for site in HOSPITALS] == [35, 35, 35]
+    assert [len(found[site]["unlabeled_train"]) for site in HOSPITALS] == [164, 163, 163]
