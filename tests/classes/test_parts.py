@@ -57,11 +57,6 @@ def test_names_that_are_none_are_refused_where_the_network_is_built():
         client_network("basic_unet", classes=[])
 
 
-def test_sam_as_a_client_has_one_class():
-    with pytest.raises(Refused, match="network_def#out_channels: expected 1 for SAM, found 3"):
-        client_network("sam_vit_t", classes=ORGANS, checkpoint="unread")
-
-
 def test_labels_stay_planes_of_0_and_1_through_the_bundles_own_transforms():
     label = planes(np.repeat(np.array([0, 1, 2, 1]), 16).reshape(8, 8))
     item = {"image": torch.rand(3, 8, 8), "label": label}
@@ -258,12 +253,6 @@ def test_scores_of_classes_travel_by_number_and_have_their_names_at_the_server()
     message.check(up=True)
     assert site_scores(message, ORGANS)["classes"] == SUMMARY["classes"]
     assert "classes" not in site_scores(message, ["lesion"])
-
-
-def test_a_score_out_of_its_range_is_refused_for_a_class_too():
-    message = Message(Kind.METRICS, "a", 0, 1, n=10, metrics={"dice_class_1": 1.5})
-    with pytest.raises(Refused, match="dice_class_1: expected a number from 0 to 1"):
-        message.check(up=True)
 
 
 @pytest.mark.parametrize(

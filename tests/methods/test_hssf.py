@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import DataLoader, Dataset
 from monai.data.meta_tensor import MetaTensor
-from monai.engines.utils import IterationEvents
 from monai.transforms import Compose
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import EndlessSampler, Guidance, TermLogger, UnlabelledStream
+from samfed_monai.handlers import Guidance
 from samfed_monai.losses import StructureLoss, hssf_kl
 from samfed_monai.methods.hssf import (
     ConfidenceBranch,
@@ -39,7 +37,6 @@ from samfed_monai.methods.hssf import (
 )
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
 from samfed_monai.transforms import WeakViewd
-from tests.handlers.toy import toy_trainer, weights
 
 PUBLISHED = {"resnet18": 21.4e6, "resnet34": 31.5e6, "resnet101": 65.7e6}  # HSSF, Ma et al., IEEE TMI 2024
 CLASSIFIER = {"resnet18": 513_000, "resnet34": 513_000, "resnet101": 2_049_000}  # a ResNet's, for 1000 classes
@@ -306,19 +303,6 @@ def test_both_passes_learn_from_their_difference() -> None:
     assert all(bool(each.grad.any()) for each in passes)
 
 
-SIZE = 32
-
-
-def a_loader() -> DataLoader:
-    generator = torch.Generator().manual_seed(0)
-    items = [
-        {"image": torch.rand(3, SIZE, SIZE, generator=generator), "label": (torch.rand(1, SIZE, SIZE) > 0.5).float()}
-        for _ in range(2)
-    ]
-    dataset = Dataset(items, Compose([NoiseViewd()]))
-    return DataLoader(dataset, batch_size=2, sampler=EndlessSampler(dataset), num_workers=0)
-
-
 def predicted(logits: torch.Tensor, confidence: torch.Tensor, dropped: torch.Tensor | None = None) -> torch.Tensor:
     pair = torch.cat([torch.zeros_like(logits), logits], dim=1)
     logits.hssf_outputs = HssfOutputs(pair, confidence, dropped)  # type: ignore[attr-defined]
@@ -397,32 +381,6 @@ def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
     label, gate = (weak > 0).long(), torch.tensor([True, False])
     torch.testing.assert_close(found, gated_loss(loss, weak, label, gate) + gated_loss(loss, strong, label, gate))
     assert engine.state.terms["lssl_counted"] == 0.5
-
-
-def test_one_step_of_monais_trainer_with_both_terms() -> None:
-    network, seen = a_network(), {}
-
-    def look(engine: Any) -> None:  # after the stream's passes, as the terms are
-        seen["student"] = hssf_outputs(engine.state.guidance.student).confidence
-        seen["pred"] = hssf_outputs(engine.state.output["pred"]).confidence
-
-    terms = [ConfidenceTerm(), LsslTerm(least_mean=0.0)]
-    trainer = toy_trainer(
-        [UnlabelledStream(loader=a_loader()), *terms, TermLogger()], network=network, loader=a_loader(), steps=1
-    )
-    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, look)
-    before = weights(network)
-    trainer.run()
-    means = trainer.state.term_means
-    assert set(means) == {"supervised", "confidence", "confidence_mean", "lssl", "lssl_counted", "lssl_flipped"}
-    assert means["lssl_counted"] == 1
-    assert seen["student"] is not seen["pred"]
-    # four passes in train mode (labelled, strong, weak through encoder and heads) and one more of the decoder
-    after = weights(network)
-    assert after["encoder.bn1.num_batches_tracked"] == 3
-    assert after["head.0.1.num_batches_tracked"] == after["decoder.0.1.num_batches_tracked"] == 4
-    for name in ("confidence_head.first.0.weight", "head.0.0.weight", "encoder.conv1.weight"):
-        assert not torch.equal(after[name], before[name])
 
 
 GREY = torch.full((3, 64, 64), 0.5)

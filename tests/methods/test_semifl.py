@@ -9,18 +9,15 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.data import DataLoader, Dataset
-from monai.engines.utils import IterationEvents
 
 from samfed_monai.core.errors import Stopped
-from samfed_monai.handlers import GlobalGuide, Guidance, PseudoLabelTerm, SupervisedWeight, UnlabelledStream
+from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.semifl import MixUpTerm, ServerTuned
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.strategy import Server
 from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
-from tests.handlers.toy import next_round, toy_items, toy_network, toy_trainer
 
 
 def given() -> Guidance:
@@ -52,47 +49,6 @@ def test_image_and_labels_are_mixed_in_one_proportion() -> None:
     own = weighted_pseudo_label_loss(logits, labels, sure)
     other = weighted_pseudo_label_loss(logits, labels.flip(0), torch.ones_like(sure))
     torch.testing.assert_close(value, share * own + (1 - share) * other)
-
-
-def semifl_round(public_seed: int) -> tuple[list[torch.Tensor], torch.nn.Module, list[torch.Tensor]]:
-    """Labels of each step of a round on one and the same batch, the trained network, and the students' weak views."""
-    items = [{**item, "image_strong": item["image"]} for item in toy_items(4, seed=1)]
-    stream = UnlabelledStream(loader=DataLoader(Dataset(items), batch_size=4), guides=[GlobalGuide()])
-    terms = [PseudoLabelTerm(teacher="global", student="global", rule="student", tau=0.5, schedule="constant")]
-    handlers = [SupervisedWeight(), stream, *terms, MixUpTerm(tau=0.5)]
-    public = DataLoader(Dataset(toy_items(8, public_seed)), batch_size=4)
-    network = toy_network()
-    trainer = toy_trainer(handlers, network=network, loader=public, steps=5, learning_rate=0.1)
-    labels: list[torch.Tensor] = []
-    students: list[torch.Tensor] = []
-
-    def watch(engine: Any) -> None:
-        guidance = engine.state.guidance
-        (agreement,) = guidance._agreements.values()
-        labels.append(agreement.label)
-        students.append(guidance.weak)
-        torch.testing.assert_close(agreement.label, (guidance.guides["global"] > 0.5).long())
-
-    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, watch)
-    torch.manual_seed(0)
-    next_round(trainer, 0, 2)
-    next_round(trainer, 1, 2)
-    return labels, network, students
-
-
-def test_semifls_labels_come_from_the_rounds_start_and_do_not_move() -> None:
-    labels, _, students = semifl_round(11)
-    with torch.no_grad():
-        start = toy_network().eval()(torch.stack([item["image"] for item in toy_items(4, seed=1)]))
-    assert all(torch.equal(label, (start > 0).long()) for label in labels[:5])
-    assert all(torch.equal(label, labels[5]) for label in labels[5:])
-    torch.testing.assert_close(labels[5], (students[5] > 0.5).long())  # the next round's labels are its own start's
-    assert not torch.equal(students[0], students[4])  # while the student has moved
-
-
-def test_semifls_site_learns_nothing_from_the_public_labels() -> None:
-    first, second = (semifl_round(seed)[1].state_dict() for seed in (11, 12))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 class Tuned(ServerTuned):

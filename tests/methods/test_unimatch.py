@@ -7,17 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from monai.data import DataLoader
-from monai.transforms import Compose
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import EndlessSampler, Guidance, UnlabelledStream
+from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout
 from samfed_monai.networks import client_network
-from samfed_monai.transforms import StrongViewd, WeakViewd
-from tests.handlers.toy import next_round, toy_items, toy_trainer
 
 NETWORKS = ["basic_unet", "flexible_unet_resnet18", "deeplabv3plus_resnet18"]
 
@@ -141,23 +137,3 @@ def test_only_the_feature_stream_sees_dropped_features() -> None:
     assert weak is guidance.batch["image"]
     assert torch.equal(clean, second.mean(1, keepdim=True))
     assert not torch.allclose(dropped, weak.mean(1, keepdim=True))
-
-
-def test_two_strong_views_of_one_weak_view_and_a_real_network() -> None:
-    views = Compose([WeakViewd(size=32), StrongViewd(["image", "image"], ["image_strong", "image_strong2"])])
-    items = toy_items(4, 0)
-    from monai.data import Dataset
-
-    dataset = Dataset(items, views)
-    stream = UnlabelledStream(loader=DataLoader(dataset, batch_size=4, sampler=EndlessSampler(dataset)))
-    public = [{key: nn.functional.interpolate(item[key][None], 32)[0] for key in ("image", "label")} for item in items]
-    trainer = toy_trainer(
-        [UniMatchTerm(tau=0.5), stream],
-        network=client_network("flexible_unet_resnet18"),
-        loader=DataLoader(Dataset(public), batch_size=4),
-        steps=1,
-    )
-    next_round(trainer, 0, 1)
-    batch = trainer.state.guidance.batch
-    assert not torch.equal(batch["image_strong"], batch["image_strong2"])
-    assert trainer.state.terms["unimatch"].item() > 0
