@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 from samfed_monai.config.layers import layered, pairs_for_monai
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import BundleConfig
+from samfed_monai.config.variants import variant_files
 from samfed_monai.config.workflow import training_values_of_command
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
+from samfed_monai.federation.dry_run import dry_run
 from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.workflow import client_config
+from samfed_monai.federation.workflow import WorkflowConfig, client_config
 from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
@@ -91,6 +93,25 @@ def check_job(
     if problems or participants is None:
         return JobCheck(list(dict.fromkeys(problems)), [])
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
+
+
+def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
+    """Problems of components that ``train.json`` trains with, each built once; see :func:`check_job`.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids to values.
+        variant: name of a variant; ``None`` is the bundle as it is.
+    """
+    files = variant_files(bundle_root, variant) if variant is not None else []
+    config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
+    name = str(config.optional("network_name"))
+    if config.optional_id("network_def") and not is_sam(config, name):
+        try:
+            dry_run(config, {"the site": name}, {}, one_network=False)
+        except Refused as refused:
+            return refused.problems
+    return []
 
 
 def _with_a_site(plan: Plan, datalist: DataList | None) -> Plan:

@@ -158,6 +158,13 @@ class Strategy(ABC):
             Refused: options of this strategy do not fit them.
         """
 
+    def require_terms(self, names: Sequence[str]) -> None:  # noqa: B027 - most strategies read no term
+        """Looks at the names of the terms that sites train with, before anything is computed.
+
+        Raises:
+            Refused: options of this strategy name none of them.
+        """
+
     def require_sites(self, sites: Sequence[str]) -> None:  # noqa: B027 - most strategies take any number
         """Looks at who trains before anything is computed.
 

@@ -59,9 +59,8 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
         ({"weak_view#zoom": 1.2}, "command line -> weak_view#zoom: expected a list, found 1.2 (float)"),
         (
             {"train#dataset#split": "pubic"},
-            "command line -> train#dataset#split: expected 'public' or 'unlabelled' or 'labelled' or 'validation' "
-            "or 'test', "
-            "found 'pubic' (str)",
+            "command line -> train#dataset#split: expected one of ['public', 'unlabelled', 'labelled', 'validation', "
+            "'test'], found 'pubic'; did you mean 'public'?",
         ),
         (
             {"strong_view#_target_": "samfed_monai.transforms.StrongVeiwd"},

@@ -11,10 +11,12 @@ import pytest
 
 import samfed_monai.federation
 from samfed_monai.cli import export
-from samfed_monai.cli.arguments import knobs_help
+from samfed_monai.cli.arguments import options_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, grouped_configs
-from samfed_monai.config.knobs import (
+from samfed_monai.config.layers import layered
+from samfed_monai.config.monai_parser import ConfigParser
+from samfed_monai.config.options import (
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -23,8 +25,6 @@ from samfed_monai.config.knobs import (
     TRAINING_READS,
     USE_OF_TEACHER,
 )
-from samfed_monai.config.layers import layered
-from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, lookup, split_id, walk, workflow_files
 from samfed_monai.config.reads import OF_SERVER, Unread
 from samfed_monai.core.io import read_json
@@ -210,7 +210,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
 )
 def test_the_options_that_help_lists_are_read(workflow, files):
     known = {f"--{name}" for name in ("epochs", "site")} if workflow == "federate" else set()
-    shown = [knobs_help(file, without=known if file == "train.json" else ()) for file in files]
+    shown = [options_help(file, without=known if file == "train.json" else ()) for file in files]
     names = {name for text in shown for name in re.findall(r"^  --([\w#]+)", text, re.MULTILINE)}
     content = BundleConfig(
         [path for file in files for path in workflow_files(SKIN, file.removesuffix(".json"))]
