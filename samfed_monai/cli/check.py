@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.variants import known_variants, own_variants, variant_files
     from samfed_monai.core.words import counted
     from samfed_monai.data import check_datalist
-    from samfed_monai.data.datalist import DataList, cannot_be_scored
+    from samfed_monai.data.datalist import DataList, measuring_notes
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)
@@ -108,10 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
     if fit:
         sys.stdout.write(textwrap.fill(", ".join(fit), _WIDTH, initial_indent="  ", subsequent_indent="  ") + "\n")
-    unscored = cannot_be_scored(listed) if listed is not None else None
-    if unscored:
-        sys.stdout.write(f"  note: {unscored}\n")
-    for problem in ignored:
+    for problem in [*(measuring_notes(listed) if listed is not None else ()), *ignored]:
         sys.stdout.write(f"  note: {problem}\n")
     if trains and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")

@@ -133,15 +133,14 @@ def _elsewhere(config: BundleConfig, parts: Sequence[str]) -> str:
 
 
 def unread_without_teacher(config: BundleConfig, *, trunk: bool) -> Iterator[Problem]:
-    """``adapter`` and ``renewal`` on the command line of a run that has no use for them.
+    """``adapter`` on the command line of a run that has no use for it.
 
     Args:
         config: of a federation, the command line on top.
         trunk: whether the run has a teacher, if only for the trunk that networks start from.
     """
     adapt = config.content.get("teacher_adapt")
-    useless = {"renewal"} if adapt == "off" else set[str]()
-    useless |= {"adapter"} if adapt == "none" or not trunk else set()
+    useless = {"adapter"} if adapt == "none" or not trunk else set[str]()
     expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
     for key, value in config.layers[-1][1].items():
         name = split_id(key)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -82,6 +83,7 @@ def install_exit_hook() -> None:
     """Lets errors of ours that components raise while MONAI builds them end the process in the same way."""
     if started_by_monai() and sys.excepthook is not _exit_hook:
         sys.excepthook = _exit_hook
+        logging.getLogger("samfed_monai.audit").propagate = False  # JSON a message, which the site's audit.jsonl has
 
 
 def _exit_hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:

@@ -164,7 +164,7 @@ def _loss_problems(parser: Any) -> list[Problem]:
     """A loss for probabilities, where the network gives logits.
 
     Of two answers to the same label, logits of 4 and -4 are the better ones, and 0 and 1 as logits the worse. Few
-    pixels are foreground: a Dice of logits would otherwise fall below zero, and look like the best of all.
+    pixels are foreground: without this, a Dice of logits would fall below zero, and look like the best of all.
     """
     try:
         loss, classes = parsed(parser, "loss"), parsed(parser, "classes")

@@ -50,7 +50,7 @@ def job_of(parser: Any) -> FederatedJob:
 
 
 class JobCheck(NamedTuple):
-    """Errors that block a run; settings it ignores: rules for statistics that its variant does not send.
+    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
 
     Notes are no mistakes; there are none beside problems.
     """
@@ -150,14 +150,10 @@ class FederatedJob:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site, see ``docs/privacy.md``; ``None`` is the package's defaults.
-        renewal: after which rounds sites renew their soft masks, arguments of
-            :class:`~samfed_monai.federation.renewal.Renewal`; ``None`` is never. Variants without a teacher have none.
         workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
             takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
             threads; a run may go on with another one. A transport that is given has its own ways.
         verify: hash every image again, although size and date are those that were checked before.
-        mlflow: write every round's numbers to MLflow: ``True`` is an SQLite store ``mlflow.db`` beside the run's
-            folder, a text another file or the address of a server; ``None`` does not.
 
     Example::
 
@@ -189,10 +185,8 @@ class FederatedJob:
         timeout: float | None = None,
         allow_single_site: bool = False,
         privacy: Mapping[str, Any] | None = None,
-        renewal: Mapping[str, Any] | None = None,
         workers: int | str = 1,
         verify: bool = False,
-        mlflow: bool | str | None = None,
     ) -> None:
         given = training_values_of_command(bundle_root) if train is None else train
         of_sites, site_places = split_places(given)
@@ -216,7 +210,6 @@ class FederatedJob:
             timeout=timeout,
             allow_single_site=allow_single_site,
             privacy=privacy,
-            renewal=renewal,
         )
         #: Paths on this machine.
         self.places = Places(
@@ -232,7 +225,6 @@ class FederatedJob:
             sites={site: there for site, (_, there) in choices.items() if there},
             workers=workers,
             verify=verify,
-            mlflow=mlflow,
         )
         UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
 

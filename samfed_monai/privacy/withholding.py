@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from samfed_monai.core.errors import Problem
@@ -39,7 +40,7 @@ def withhold_small(message: Message, least_images: int) -> Message:
     statistics = message.metrics.keys() - EFFORT.union(EXPECTED)
     if message.kind != Kind.METRICS or not (message.n or statistics):
         few = EXPECTED if message.metrics.get("expected_images", 0) < least_images else frozenset()
-        return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in few})
+        return _without(message, few)
     return without_scores(message, str(least_images))
 
 
@@ -66,9 +67,13 @@ def _without_few(message: Message, least_images: int) -> Message:
     groups = {name: value for name, value in message.metrics.items() if name.startswith(PREFIX)}
     if any(value < least_images for name, value in groups.items() if name.startswith(f"{PREFIX}images_")):
         few |= groups.keys()
-    if not few & message.metrics.keys():
+    return _without(message, few)
+
+
+def _without(message: Message, names: Set[str]) -> Message:
+    if not names & message.metrics.keys():
         return message
-    return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in few})
+    return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in names})
 
 
 def withheld_reason(message: Message) -> str | None:

@@ -51,7 +51,7 @@ class Server:
         """The server's own network with its public set: whatever sharing the variant has.
 
         Args:
-            variant: one that has what is missing otherwise, for the message.
+            variant: one that has a sharing, for the message.
 
         Raises:
             Refused: the bundle has no ``sharing``.
@@ -246,7 +246,10 @@ class Strategy(ABC):
 
     def _take(self, weights: Mapping[str, Tensor]) -> None:
         taken = weights if self.exchange.server_model else {}
-        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
+        # A stored file has its names in another order, and in another order norms sum to other last bits.
+        place = {name: number for number, name in enumerate(self.server.weights)}
+        names = sorted(taken, key=lambda name: place.get(name, len(place)))
+        self.global_weights = {name: taken[name].detach().cpu().clone() for name in names}
 
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
         server, extra = self.server, {**self.requirements(), **extra}

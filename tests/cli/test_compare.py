@@ -237,12 +237,12 @@ def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compa
     items = {name: [Item(f"{name}.png", name[-1] * 64)] for name in ("s1", "s2", "s3")}
     public = [Item("p.png", "a" * 64, "m.png", "b" * 64)]
     DataList("list", public, {name: Site(own) for name, own in items.items()}).save(tmp_path / "l.json")
-    late = {"variant": "samfed", "overrides": {"renewal#after": [9]}}
+    late = {"variant": "samfed", "overrides": {"privacy#secure_aggregation": {"threshold": 9}}}
     weak = {"variant": "weak_labels"}
     code, runs = compare({"rows": {"late": late, "weak": weak}}, "--variants", "samfed", "--job#quorum", "9")
     said = capsys.readouterr().err
     assert (code, runs) == (2, [])
-    assert "  - row late: federate.json -> renewal#after: expected rising numbers of rounds below 2" in said
+    assert "  - row late: federate.json -> privacy#secure_aggregation#threshold: expected from 2 to 3" in said
     assert "  - row weak: list -> s1 -> labels: expected labels: this variant learns from them" in said
     assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in said, "of all rows, told once"
 

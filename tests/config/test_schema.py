@@ -92,7 +92,7 @@ def test_every_misspelt_knob_and_argument_of_ours_is_underlined(file, root, vali
         ("federate.json", {"local_stesp": 36}),
         ("federate.json", {"batch_size": "4"}),
         ("federate.json", {"sites": {"a": {"network": "unet"}}}),
-        ("federate.json", {"renewal": {"after": [1], "view": 4}}),
+        ("federate.json", {"privacy": {"least_image": 5}}),
         ("evaluate.json", {"learning_rate": 0.1}),
         ("inference.json", {"threshold": 1}),
     ],

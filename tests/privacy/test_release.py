@@ -95,8 +95,8 @@ def test_what_is_on_the_list_passes_unchanged():
         ({"metrics": {"dice": SECRET}}, "message -> metrics -> dice: expected a finite number, found str"),
         ({"metrics": {"dice": float("nan")}}, "a finite number"),
         (
-            {"metrics": {f"term_a{number}": 0.0 for number in range(65)}},
-            "message -> metrics: expected at most 64, found too many",
+            {"metrics": {f"term_a{number}": 0.0 for number in range(161)}},
+            "message -> metrics: expected at most 160, found too many",
         ),
         ({"extra": {"split": "test"}}, "message -> extra: expected none from a site, found words"),
         ({"extra": {SECRET: SECRET}}, "message -> extra"),

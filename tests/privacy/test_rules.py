@@ -16,10 +16,10 @@ from samfed_monai.privacy.rules import (
     Privacy,
     PrivacyFloor,
     SecureAggregation,
+    notes_on_statistics,
     require_budget,
     require_possible,
     settings_of,
-    statistics_notice,
     too_few_images,
 )
 from samfed_monai.protocol import Exchange, Kind, MessageRefused
@@ -329,14 +329,14 @@ def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
 
 
 def test_what_leaves_of_images_is_said_before_a_run():
-    assert statistics_notice(Privacy(), FedAvg(), "samfed") is None
+    assert notes_on_statistics(Privacy(), FedAvg(), "samfed") == []
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=2.0, noise_multiplier=0.5, least_images=9)}
-    assert statistics_notice(Privacy(statistics=rules), Sending(), "elcfs") == (
+    assert notes_on_statistics(Privacy(statistics=rules), Sending(), "elcfs")[0] == (
         "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 9 images, clipped to a "
         "norm of 2, noise multiplier 0.5 (privacy#statistics#spectrum; docs/privacy.md says what that reveals of "
         "them)"
     )
-    assert statistics_notice(Privacy(statistics={StatisticKind.SPECTRUM: None}), Sending(), "elcfs") is None
+    assert notes_on_statistics(Privacy(statistics={StatisticKind.SPECTRUM: None}), Sending(), "elcfs") == []
 
 
 def test_a_site_with_too_few_images_is_told_so_before_round_0():
