@@ -172,7 +172,7 @@ class Scores:
 
 
 BESIDE = ("sensitivity", "precision", "area")
-"""What is told beside Dice, of images that have it."""
+"""Scores beside Dice, of images that have them."""
 
 
 def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bool = False) -> Scores:
