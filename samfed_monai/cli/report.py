@@ -21,7 +21,7 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         "report",
         help="write report.html of a run, or compare several runs",
         description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} "
-        "with a test per image against the first row or the method's, the knobs that differ and what an image costs.",
+        "with a test per image against the first row or the method's, the options that differ and what an image costs.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--datalist", type=Path, help="data list for the overlays (default: as the run recorded it)")

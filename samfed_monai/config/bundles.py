@@ -67,7 +67,7 @@ def bundle_or_path(given: str | Path | None) -> str | None:
 
 
 def bundle_of_command(command: str | None) -> str | None:
-    """The bundle that a run's own command names, as it stands there; ``None`` where none is known.
+    """The bundle that a run's own command names, as it is spelt there; ``None`` where none is known.
 
     Args:
         command: of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``, or MONAI's with a file of

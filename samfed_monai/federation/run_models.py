@@ -107,7 +107,7 @@ class RunModels:
 
     @property
     def personal(self) -> bool:
-        """Whether sites have models of their own, wherever what is theirs lies."""
+        """Whether sites have models of their own, here or at the sites."""
         return bool(self._tailored) or self._elsewhere or any(self._has_state(site) for site in self.sites)
 
     @property

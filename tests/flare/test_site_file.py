@@ -68,11 +68,11 @@ def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
     ("change", "expected"),
     [
         ({"least_images": 0}, "at least 1"),
-        *(({"least_images": value}, "integer or null") for value in (2.0, True, "5")),
+        *(({"least_images": value}, "a whole number or null") for value in (2.0, True, "5")),
         *(({"epsilon": value}, "above 0") for value in (0, -1.0)),
-        *(({"epsilon": value}, "number or null") for value in (float("nan"), float("inf"), "1")),
+        *(({"epsilon": value}, "a number or null") for value in (float("nan"), float("inf"), "1")),
         ({"statistics": ["weights"]}, r"one of \['spectrum'"),
-        ({"statistics": "spectrum"}, "array or null"),
+        ({"statistics": "spectrum"}, "a list or null"),
     ],
 )
 def test_a_floor_that_is_none_is_refused(tmp_path, change, expected):
