@@ -192,9 +192,9 @@ def check_reading(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> It
             meant.add((right,))
             if hint:
                 yield Problem(f"{file} -> {name}", "a key that nothing reads", "a known key", hint)
-            for part, right in _misspelt_parts(file, name, value):
-                meant.add((name, right))
-                hint = f"did you mean '{name}#{right}'?"
+            for part, spelt in _misspelt_parts(file, name, value):
+                meant.add((name, spelt))
+                hint = f"did you mean '{name}#{spelt}'?"
                 yield Problem(f"{file} -> {name}#{part}", "a key that nothing reads", "a known key", hint)
     for target, place in aims.items():
         if not meant.isdisjoint((target[:1], target[:2])):
