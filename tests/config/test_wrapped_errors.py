@@ -34,10 +34,12 @@ def test_the_component_its_id_and_its_words_are_told():
         ConfigParser(PARTS).get_parsed_content("group")
 
 
-def test_a_component_that_no_configuration_has_or_several_is_known_by_its_name():
+def test_a_component_that_no_configuration_has_is_known_by_its_name_and_one_of_several_by_all_their_ids():
     error = error_of(PARTS, "group")
-    for parser in (None, lambda: None, lambda: ConfigParser({"loss": PARTS["loss"]}), lambda: ConfigParser([ADAM] * 2)):
+    for parser in (None, lambda: None, lambda: ConfigParser({"loss": PARTS["loss"]})):
         assert [problem.where for problem in unwrap(error, parser).problems] == ["torch.optim.AdamW"]
+    [problem] = unwrap(error, lambda: ConfigParser({"one": ADAM, "two": [ADAM]})).problems
+    assert problem.where == "one or two#0"
 
 
 def test_an_argument_that_it_does_not_have_is_one():
