@@ -96,7 +96,7 @@ def _words(schema: Mapping[str, Any]) -> list[str]:
     """What a schema takes, in words: kinds of values, and values."""
     kinds = schema.get("type", [])
     words = [_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
-    words += [repr(value) for value in schema.get("enum", ())]
+    words += [repr(value) for value in schema.get("enum", [schema["const"]] if "const" in schema else [])]
     return list(dict.fromkeys([*words, *(word for each in schema.get("anyOf", ()) for word in _words(each))]))
 
 

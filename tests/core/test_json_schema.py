@@ -62,6 +62,7 @@ def test_what_follows_the_schema_has_no_departure():
             "expected true or false or 'auto', found 'x' (str)",
         ),
         ("of", {"enum": ["off", True]}, "expected one of ['off', True], found 'of'; did you mean 'off'?"),
+        ("all", {"anyOf": [{"type": "integer"}, {"const": "auto"}]}, "expected a whole number or 'auto', found 'all'"),
         (17, {"multipleOf": 16}, "expected a multiple of 16, found 17"),
     ],
 )
