@@ -177,7 +177,7 @@ def _value(file: str, content: Mapping[str, Any], parts: tuple[str, ...]) -> Sch
         return {"allOf": [_ANY], **({"type": "object", "properties": own} if own else {}), **said}
     if not is_value(value):
         return said
-    typed = {} if value is None or {"type", "enum", "anyOf"} & said.keys() else {"type": NAMES[type(value)]}
+    typed: Schema = {} if value is None or {"type", "enum", "anyOf"} & said.keys() else {"type": NAMES[type(value)]}
     typed = {"enum": _networks()} if parts[-1] == "network_name" else typed
     return {**typed, **said, "default": value}
 

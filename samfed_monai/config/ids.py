@@ -192,16 +192,16 @@ def check_reading(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> It
             meant.add((right,))
             if hint:
                 yield Problem(f"{file} -> {name}", "a key that nothing reads", "a known key", hint)
-            for part, right in _misspelt_parts(file, name, value):
-                meant.add((name, right))
-                hint = f"did you mean '{name}#{right}'?"
+            for part, spelt in _misspelt_parts(file, name, value):
+                meant.add((name, spelt))
+                hint = f"did you mean '{name}#{spelt}'?"
                 yield Problem(f"{file} -> {name}#{part}", "a key that nothing reads", "a known key", hint)
     for target, place in aims.items():
         if not meant.isdisjoint((target[:1], target[:2])):
             continue
-        hint = lost(config.content, target, None) if len(target) > 1 else did_you_mean(target[0], config.content)
+        near = lost(config.content, target, None) if len(target) > 1 else did_you_mean(target[0], config.content)
         homes = [file for file, _ in config.layers if target[0] in missing and target[0] in shipped_plain(file)]
-        hint = f"add {target[0]} to {homes[0]}" if homes else hint or ""
+        hint = f"add {target[0]} to {homes[0]}" if homes else near or ""
         expected = "a reference to an id of this workflow"
         yield Problem(config.where(place), f"@{join_id(target)}, which does not exist", expected, hint)
     for parts, value in walk(config.content):

@@ -143,7 +143,7 @@ TRAINING_READS = (
 )
 """Ids on top of ``train.json`` that a federation asks for by their names."""
 
-TEACHER_READS = FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit"}
+TEACHER_READS = FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
 """Ids on top of ``teacher.json`` that a federation asks for by their names."""
 
 OF_VARIANTS = frozenset({"mixed_networks", "server_network", "sharing", "statistics"})

@@ -31,7 +31,7 @@ def component_refusal(error: BaseException, parser: GetParser | None = None, *, 
     Args:
         error: what was raised, however deep MONAI wrapped it.
         parser: gives the ``ConfigParser`` that built the component, for its id; without one, or where that holds no
-            such component, or several, the message has the component's name.
+            such component, the message has the component's name.
         file: the bundle's file that names the component, where that is known.
     """
     seen: BaseException | None = error
@@ -55,10 +55,10 @@ def _ours(cause: BaseException, component: str) -> bool:
 
 
 def _id_of(component: str, get: GetParser | None) -> str:
-    """The id of the component of that name; empty where the configuration has none, or several."""
+    """The id of the component of that name, or those of several; empty where the configuration has none."""
     parser = get() if get is not None else None
     ids = [join_id(parts) for parts, value in walk(parser.get()) if _is(value, component)] if parser else []
-    return ids[0] if len(ids) == 1 else ""
+    return " or ".join(ids)
 
 
 def _is(value: Any, component: str) -> bool:

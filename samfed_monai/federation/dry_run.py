@@ -84,7 +84,7 @@ def dry_run(
         if key in found:
             continue
         parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
-        with own_random_state(0), unwrapped(lambda parser=parser: parser):  # nothing that is drawn here is used
+        with own_random_state(0), unwrapped(lambda: parser):  # noqa: B023 - nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
         size = parsed(parser, "image_size")
         if isinstance(size, int):

@@ -216,7 +216,7 @@ def test_an_evaluation_has_scores_of_each_class_and_masks_of_their_values(tmp_pa
     assert state.score_summary["classes"]["spleen"]["dice"] == 1.0
     assert np.array_equal(np.array(Image.open(tmp_path / "masks/image-0.png")), [[0, 1, 0], [2, 2, 0]])
     head, first, second = (tmp_path / "scores.csv").read_text().splitlines()
-    assert head == "id,dice,iou,hd95,empty,mask," + ",".join(
+    assert head == "id,dice,iou,hd95,sensitivity,precision,area,empty,estimate,mask," + ",".join(
         f"{s} {c}" for c in ORGANS for s in ("dice", "iou", "hd95")
     )
     assert second.endswith(",,,,,,")

@@ -133,6 +133,7 @@ def test_a_start_from_another_network_or_other_classes_is_refused_before_any_wor
         ("folder", "folder', a folder that is none of these"),
         ("net.onnx", "net.onnx, an ONNX file"),
         ("net.pt2", "net.pt2, an exported program"),
+        ("net.ts", "net.ts, a traced program"),
         ("adapter.safetensors", "adapter.safetensors, a teacher's adapter"),
         ("my_bundle", "my_bundle, a bundle without weights"),
     ],
@@ -141,7 +142,7 @@ def test_what_holds_no_weights_of_a_network_is_refused(tmp_path, monkeypatch, na
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     shutil.copytree(find_bundle("samfed_skin") / "configs", tmp_path / "my_bundle" / "configs")
-    for file in ("net.onnx", "net.pt2"):
+    for file in ("net.onnx", "net.pt2", "net.ts"):
         (tmp_path / file).write_bytes(b"")
     save_tensors(tmp_path / "adapter.safetensors", {"w": torch.zeros(1)}, {"adapter": "{}"})
     with pytest.raises(Refused, match=found) as refused:

@@ -196,6 +196,10 @@ def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(model, 
         ("/opt/bin/samfed flare simulate 'my bundle' --rounds 3", "my bundle"),
         ("samfed federate --rounds 3", None),
         ("python -m monai.bundle run", None),
+        (
+            "__main__.py run --config_file '[/b/samfed_skin/configs/train.json,/b/samfed_skin/configs/federate.json]'",
+            "/b/samfed_skin",
+        ),
         (None, None),
     ],
 )

@@ -433,11 +433,10 @@ def test_bad_arguments_of_the_view_are_refused_together() -> None:
         NoiseViewd(output_key=("a", "b"), deviation=-0.1, limit=2)
 
 
-@pytest.mark.parametrize("name", ["hssf_resnet18", "hssf_resnet34", "hssf_resnet101"])
-def test_the_catalogue_has_what_the_method_declares(name: str) -> None:
-    assert name in CLIENT_NETWORKS
-    assert name in list(CLIENT_NETWORKS)
-    network = client_network(name, out_channels=2)
+def test_the_catalogue_has_what_the_method_declares() -> None:
+    assert {"hssf_resnet18", "hssf_resnet34", "hssf_resnet101"} <= set(CLIENT_NETWORKS)
+    assert all(name in CLIENT_NETWORKS for name in ("hssf_resnet34", "hssf_resnet101"))
+    network = client_network("hssf_resnet18", out_channels=2)
     with torch.no_grad():
         assert network.eval()(torch.rand(1, 3, 33, 50)).shape == (1, 2, 33, 50)
     with pytest.raises(Refused, match=r"batch_size: expected at least 2.*, found 1; set batch_size to 2 or more"):
