@@ -37,6 +37,12 @@ NO_ROW = {
 }
 """Methods that have no row, and why."""
 
+EARLIER = {
+    "fedgin": "every site's normalisation layers were its own, which is `fedgin_own_norm` now; as published, all of "
+    "the network is averaged",
+}
+"""Rows whose runs are of an earlier form of their method, and what that was: until they are run again."""
+
 NOT_UNSEEN = {
     "coordinate_median": "two sites train there, and it needs three",
     "trimmed_mean": "two sites train there, and it needs three",
