@@ -23,7 +23,7 @@ from common import Figure, record
 from stand_ins import StandIns, model, resident, site_names
 
 from samfed_monai.federation import Progress, RoundController, RunFolder
-from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.federation.wire_transport import WireTransport
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Server, UpdateGuard
 
@@ -34,7 +34,7 @@ def memory(sites: int, megabytes: int, folder: Path) -> dict[str, float]:
     strategy = FedAvg()
     strategy.attach(Server(names, 2, weights=model(str(megabytes)), guard=UpdateGuard()))
     post = StandIns(sites=sites, backwards=True)
-    transport = FlareTransport(post, names, run="growth", progress=Progress(show=False), spool=folder)
+    transport = WireTransport(post, names, run="growth", progress=Progress(show=False), spool=folder)
     before = resident()
     with RunFolder(folder).open({}) as run:
         RoundController(

@@ -30,7 +30,7 @@ from samfed_monai.core.io import append_line
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
 from samfed_monai.federation import Progress, RoundController, RunFolder
-from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.federation.wire_transport import WireTransport
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
 from samfed_monai.protocol.guard import Counts
@@ -116,7 +116,7 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
 
     post = StandIns(behaviour, sites=options.sites, at_answer=at_answer)
     progress = Progress(show=None if options.progress else False)
-    transport = FlareTransport(post, names, run="soak", patience=60.0, progress=Progress(show=False), spool=folder)
+    transport = WireTransport(post, names, run="soak", patience=60.0, progress=Progress(show=False), spool=folder)
     asked = {"sites": options.sites, "network": options.network, "rounds": options.rounds}
     asked |= {"lies": options.lies, "absences": options.absences}
     with RunFolder(folder).open(asked, seeds={"seed": options.seed}) as run:

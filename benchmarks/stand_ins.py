@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.flare.transport import Request
+from samfed_monai.federation.wire_transport import Request
 from samfed_monai.protocol import Kind, Message, from_bytes, to_bytes
-from samfed_monai.protocol.sent_once import NOT_HELD
-from samfed_monai.protocol.transport import Task
+from samfed_monai.protocol.transport import NOT_HELD, Task
 
 
 def model(network: str) -> dict[str, Tensor]:
@@ -141,7 +140,7 @@ class Behaviour:
 
 
 class StandIns:
-    """A post office (:class:`samfed_monai.flare.transport.Post`) in whose place stand-ins answer, in any order.
+    """A post office (:class:`samfed_monai.federation.Post`) in whose place stand-ins answer, in any order.
 
     Args:
         behaviour: what they do in training; they score honestly.
@@ -169,7 +168,7 @@ class StandIns:
         if not self.backwards or request.task != Task.TRAIN.value:
             self._answer(request)
             return request.site
-        self._kept.append(replace(request, payload=b"") if self._kept else request)
+        self._kept.append(replace(request, message=None) if self._kept else request)
         if len(self._kept) == self.sites:
             self._read(self._kept[0])
             for kept in reversed(self._kept):
@@ -177,14 +176,15 @@ class StandIns:
             self._kept = []
         return request.site
 
-    def cancel(self, site: str) -> None:
+    def cancel(self, site: str) -> bool:
         """Nothing: who is late sends what it has in the next round."""
+        return False
 
     def check_stop(self) -> None:
         """Nobody stops it."""
 
     def _read(self, request: Request) -> Message:
-        message = from_bytes(request.payload) if request.payload else self._blank(request)
+        message = from_bytes(request.payload) if request.message else self._blank(request)
         if message.tensors and message.kind == Kind.WEIGHTS:
             self._weights = message.tensors
         return replace(message, site=request.site)

@@ -52,6 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
     listing.set_defaults(run=methods)
 
+    optioned = commands.add_parser("options", help="fill the tables of options of a page anew")
+    optioned.add_argument("page", type=Path, metavar="FILE.md", help="the page")
+    optioned.set_defaults(run=options)
+
     splitted = commands.add_parser("kvasir", help="write the list of who has which image of Kvasir-SEG")
     splitted.add_argument("folder", type=Path, metavar="DIR", help="Kvasir-SEG, with its folder images")
     splitted.add_argument("--to", type=Path, metavar="FILE.json", required=True, help="for samfed prepare list --split")
@@ -202,12 +206,23 @@ def quality(args: argparse.Namespace) -> None:
 
 def methods(args: argparse.Namespace) -> None:
     """Writes the page of methods."""
-    from samfed_monai.config.methods_page import methods_page
     from samfed_monai.config.variants import methods
     from samfed_monai.core.io import write_text
     from study.measured import measured
+    from study.methods_page import methods_page
 
     write_text(args.page, methods_page(methods().values(), measured(args.records)))
+    sys.stdout.write(f"{args.page}\n")
+
+
+def options(args: argparse.Namespace) -> None:
+    """Fills the tables of options of a page."""
+    from samfed_monai.config.bundles import packaged_bundle
+    from samfed_monai.core.io import PUBLIC, write_text
+    from study.options_page import options_page
+
+    bundles = [packaged_bundle(name) for name in ("samfed_skin", "samfed_polyp")]
+    write_text(args.page, options_page(args.page.read_text(encoding="utf-8"), bundles), mode=PUBLIC)
     sys.stdout.write(f"{args.page}\n")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.speedups import flushed, search_once, small_networks, without_pictures
+from tests.speedups import flushed, pictures, search_once, small_networks
 
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
@@ -60,6 +60,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)  # before the fixtures, of which some make a run for all tests of a file
 def pytest_runtest_setup(item: pytest.Item) -> None:
     small_networks(item.path.relative_to(Path(__file__).parent).parts[0] in OF_FEDERATIONS)
+    pictures(bool(DRAWING & {item.path.parent.name, item.path.name}))
 
 
 @pytest.fixture(autouse=True)
@@ -67,12 +68,6 @@ def nothing_is_waited_for() -> None:
     """Neither the disk, nor a search that was made before."""
     os.fsync = flushed
     search_once()
-
-
-@pytest.fixture(autouse=True)
-def curves_are_drawn_where_they_are_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not DRAWING & {request.path.parent.name, request.path.name}:
-        without_pictures(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

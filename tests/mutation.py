@@ -38,7 +38,7 @@ class Room(NamedTuple):
 
 
 def _methods(*names: str, code: tuple[str, ...] = (), tests: tuple[str, ...] = ()) -> Room:
-    """Methods, each with the test of its name, and what is changed beside them."""
+    """Methods, each with the test of its name if it has one, and what is changed beside them."""
     files = [f"samfed_monai/methods/{name}.py" for name in names]
     known = [f"tests/methods/test_{name}.py" for name in names if (ROOT / f"tests/methods/test_{name}.py").is_file()]
     return Room((*files, *code), (*known, *tests))
@@ -53,12 +53,12 @@ ROOMS = {
     "strategies": _methods(
         *("fedavg", "all_answers", "site_weights", "coordinate_median", "trimmed_mean", "krum", "norm_clipping"),
         code=("samfed_monai/protocol/strategy.py",),
-        tests=("tests/protocol/test_strategy.py",),
+        tests=("tests/protocol/test_strategy.py", "tests/methods/test_robust.py", "tests/methods/test_strategies.py"),
     ),
     "systems": _methods(
         *("cpss", "drflm", "elcfs", "fedca", "fedda", "fedgin", "fedicra", "fedsemidg", "mixup", "see", "spp_fgc"),
         "weak_labels",
-        tests=("tests/methods/test_published.py",),
+        tests=tuple(f"tests/methods/test_{name}.py" for name in ("options", "published", "strategies", "terms")),
     ),
     "store": Room(
         tuple(f"samfed_monai/federation/{name}.py" for name in ("round_store", "run_folder", "run_models")),

@@ -26,18 +26,23 @@ def search_once() -> None:
         parsing.ComponentLocator._find_classes_or_functions = _classes
 
 
-def without_pictures(patch: Any) -> None:
-    """A run and its report have no curves, up to half of the time that a small run takes.
+_UNDRAWN: dict[tuple[str, str], Any] = {
+    ("samfed_monai.reports.html", "run_figures"): lambda run: [],
+    ("samfed_monai.reports.figures", "progress"): lambda rows, rounds: b"a picture",
+}
+
+_drawn: dict[tuple[str, str], Any] = {}
+
+
+def pictures(drawn: bool) -> None:
+    """A run and its report have their curves, or go without them: up to half of the time that a small run takes.
 
     It does nothing while what draws them is not imported: that takes a second, and many tests need none.
-
-    Args:
-        patch: a ``pytest.MonkeyPatch``.
     """
-    if (report := sys.modules.get("samfed_monai.reports.html")) is not None:
-        patch.setattr(report, "run_figures", lambda run: [])
-    if (drawing := sys.modules.get("samfed_monai.reports.figures")) is not None:
-        patch.setattr(drawing, "progress", lambda rows, rounds: b"a picture")
+    for (module, name), undrawn in _UNDRAWN.items():
+        if (drawing := sys.modules.get(module)) is not None:
+            _drawn.setdefault((module, name), getattr(drawing, name))
+            setattr(drawing, name, _drawn[module, name] if drawn else undrawn)
 
 
 SMALL_NETWORKS = "SAMFED_TESTS_SMALL_NETWORKS"

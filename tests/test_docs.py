@@ -19,7 +19,7 @@ import torch
 
 from samfed_monai.cli.main import build_parser, main
 from samfed_monai.config.entry_points import brought
-from samfed_monai.config.knobs import OPTIONAL, shipped_plain
+from samfed_monai.config.options import OPTIONAL, shipped_plain
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.config.variants import networks_elsewhere

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from on_flare.rounds import QUIET, run_rounds
 from samfed_monai.core.io import read_json
+from samfed_monai.federation.wire_transport import WireTransport
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.transport import FlareTransport
 
 
 class BenchController(FederationController):
@@ -16,5 +16,5 @@ class BenchController(FederationController):
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")
         clients = tuple(sorted(client.name for client in self.engine.get_clients()))
-        self.transport = FlareTransport(self.make_post(), clients, run="abc123", progress=QUIET)
+        self.transport = WireTransport(self.make_post(), clients, run="abc123", progress=QUIET)
         run_rounds(self.transport, folder, **plan)

@@ -125,7 +125,7 @@ def target_of_run(
         Refused: no finished run; a run without a model for everybody; a bundle, list or images that cannot be found.
     """
     from samfed_monai.config import bundle_of_command, find_bundle
-    from samfed_monai.config.knobs import MONAI_IDS
+    from samfed_monai.config.options import MONAI_IDS
     from samfed_monai.config.parse import reached
     from samfed_monai.core.model_file import network_overrides, settings_of
     from samfed_monai.data import DataList, load_records

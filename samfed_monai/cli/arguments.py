@@ -35,13 +35,13 @@ def add_other_size(parser: argparse.ArgumentParser) -> None:
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--views``; any other knob of ``teacher.json`` has ``--teacher#`` before it."""
+    """Adds ``--views``; any other option of ``teacher.json`` has ``--teacher#`` before it."""
     parser.add_argument(
         "--views",
         type=int,
         choices=(1, 2, 4, 8),
         help="test-time views: mirrors and quarter turns over which probabilities are averaged, each a pass of the "
-        "network (default: 1; of a teacher's adapter that of teacher.json, whose other knobs are --teacher#…)",
+        "network (default: 1; of a teacher's adapter that of teacher.json, whose other options are --teacher#…)",
     )
 
 
@@ -51,9 +51,9 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose ``--help`` also lists the knobs of the bundle's files, from ``config/knobs.json``."""
+    """A parser whose ``--help`` also lists the options of the bundle's files, from ``config/options.json``."""
 
-    knob_files: tuple[str, ...] = ()
+    option_files: tuple[str, ...] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As ``argparse``; an option spelt with underscores, ``--output_dir``, is the one with hyphens."""
@@ -68,31 +68,30 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args([kebab(word) if word.startswith("--") else word for word in words], namespace)
 
     def format_help(self) -> str:
-        """The help of ``argparse`` and, below it, a line or two of every knob."""
+        """The help of ``argparse`` and, below it, a line or two of every option."""
         text = super().format_help()
         known = {word for action in self._actions for word in action.option_strings}
-        for file in self.knob_files:
-            text += f"\n{knobs_help(file, without=known)}"
+        for file in self.option_files:
+            text += f"\n{options_help(file, without=known)}"
             known |= {f"--{name}" for name in ("seed", "epochs", "site")}  # which a federation sets for every site
         return text
 
 
-def knobs_help(file: str, *, without: Collection[str] = ()) -> str:
-    """The knobs of one of a bundle's files as a command's help shows them.
+def options_help(file: str, *, without: Collection[str] = ()) -> str:
+    """The options of one of a bundle's files as a command's help shows them.
 
     Args:
         file: ``federate.json``, ``train.json``, …
         without: options that the help lists already, ``--rounds``, ``--output-dir``, …
     """
-    from samfed_monai.config.knobs import FEDERATION_ALONE, shipped
+    from samfed_monai.config.options import FEDERATION_ALONE, option_tables, shipped
     from samfed_monai.config.parse import split_id
-    from samfed_monai.config.ranges import knob_texts
 
     width = max(60, shutil.get_terminal_size().columns - 2)
     contents = shipped(file)
     lines = [f"options of {file} (more: docs/options.md; values: samfed show):"]
-    tables = knob_texts()[file]
-    for name, about in [knob for table in tables if table != "places" for knob in tables[table].items()]:
+    tables = option_tables()[file]
+    for name, about in [option for table in tables if table != "places" for option in tables[table].items()]:
         if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:
             continue
         if file == "teacher.json" and split_id(name)[0] in FEDERATION_ALONE:
@@ -114,18 +113,18 @@ _LONGEST = 30  # characters of a default
 _BELOW, _LINK = re.compile(r",? *\[below\]\([^)]*\)"), re.compile(r"\[([^]]*)\]\([^)]*\)")
 
 
-def take_overrides(parser: argparse.ArgumentParser, file: str, *knob_files: str) -> None:
+def take_overrides(parser: argparse.ArgumentParser, file: str, *option_files: str) -> None:
     """Lets a command accept ``--key value`` pairs that its parser does not know.
 
     Args:
         parser: of the command.
         file: what the help calls the file that the pairs are ids of.
-        knob_files: files of a bundle whose knobs the help lists.
+        option_files: files of a bundle whose options the help lists.
     """
     parser.epilog = OVERRIDES_HELP.format(file=file)
     parser.set_defaults(takes_overrides=True)
     if isinstance(parser, CommandParser):
-        parser.knob_files = knob_files
+        parser.option_files = option_files
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,8 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "check",
         help="look for mistakes in a bundle's JSON, and in a data list",
         description="Reads every configuration file of a bundle strictly and lists every mistake at once: misspelt "
-        "keys, wrong types, unknown components, code in knobs, values that a run would refuse. With a data list, every "
-        "image is decoded and hashed.",
+        "keys, wrong types, unknown components, code in options, values that a run would refuse. With a data list, "
+        "every image is decoded and hashed.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -45,13 +45,13 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.check import check_bundle, overruled, unlike_networks, workflows_of
+    from samfed_monai.config.check import check_bundle, workflows_of
     from samfed_monai.config.reads import Unread
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants, variant_files
     from samfed_monai.core.words import counted
     from samfed_monai.data import check_datalist
-    from samfed_monai.data.datalist import DataList, cannot_be_scored
+    from samfed_monai.data.datalist import DataList, measuring_notes
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)
@@ -91,11 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
             problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
         except Refused as refused:
             problems |= dict.fromkeys(refused.problems)
-    tried = "federate" in workflows and not code  # a check runs no code of a bundle
+    tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
-        from samfed_monai.federation.job import check_job
+        from samfed_monai.federation.job import check_job, check_training
 
-        found, ignored = check_job(root, chosen, listed)
+        if "federate" in workflows:
+            found, ignored = check_job(root, chosen, listed)
+        else:
+            found = check_training(root, overrides, arguments.variant)
         problems |= dict.fromkeys(found)
     if any(problem.where == "command line -> variant" for problem in problems):
         problems = {problem: None for problem in problems if problem.where != "variant"}
@@ -105,12 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
     if fit:
         sys.stdout.write(textwrap.fill(", ".join(fit), _WIDTH, initial_indent="  ", subsequent_indent="  ") + "\n")
-    unscored = cannot_be_scored(listed) if listed is not None else None
-    if unscored:
-        sys.stdout.write(f"  note: {unscored}\n")
-    for problem in [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root), *ignored]:
+    for problem in [*(measuring_notes(listed) if listed is not None else ()), *ignored]:
         sys.stdout.write(f"  note: {problem}\n")
-    if "federate" in workflows and not tried:
+    if trains and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
     if any(problem.where.rpartition(" -> ")[2].startswith("imports#") for problem in code):
         sys.stdout.write("  names of networks, rules and guides were not judged: modules of imports may add some\n")

@@ -1,4 +1,4 @@
-"""Completion in a shell: commands, options, knobs, bundles, variants, networks, by the package argcomplete."""
+"""Completion in a shell: commands, options, bundles, variants, networks, by the package argcomplete."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
     folders = DirectoriesCompleter()
     for command in _parsers(parser):
-        for file in command.knob_files if isinstance(command, CommandParser) else ():
-            _add_knobs(command, file)
+        for file in command.option_files if isinstance(command, CommandParser) else ():
+            _add_options(command, file)
         for action in command._actions:
             names = _NAMES.get(action.metavar if isinstance(action.metavar, str) else "") or _OF_OPTION.get(action.dest)
             if names is not None:
@@ -35,12 +35,12 @@ def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
                 yield from _parsers(below)
 
 
-def _add_knobs(parser: argparse.ArgumentParser, file: str) -> None:
-    """The knobs of a bundle's file as options that complete; a run reads them as overrides."""
-    from samfed_monai.config.ranges import knobs_in
+def _add_options(parser: argparse.ArgumentParser, file: str) -> None:
+    """The options of a bundle's file as options that complete; a run reads them as overrides."""
+    from samfed_monai.config.options import options_in
 
     known = {word for action in parser._actions for word in action.option_strings}
-    for name, keywords in knobs_in(file).items():
+    for name, keywords in options_in(file).items():
         if not {f"--{name}", f"--{name.replace('_', '-')}"} & known and "#" not in name:
             words = keywords.get("enum")
             parser.add_argument(f"--{name}", dest=name, choices=words and [str(word) for word in words])

@@ -99,7 +99,7 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         parser.add_argument(
             "--no-wait", action="store_true", help="submit and return; `samfed flare fetch` gets the results"
         )
-    take_overrides(parser, "federate.json, or that knob of the sites' train.json", "federate.json", "train.json")
+    take_overrides(parser, "federate.json, or that option of the sites' train.json", "federate.json", "train.json")
     parser.set_defaults(run=run, way=way)
 
 

@@ -133,17 +133,17 @@ def run(arguments: argparse.Namespace) -> int:
             every=arguments.every,
             only_sure=arguments.only_sure,
         )
-    sys.stdout.write(f"{_answer(also, predictor, output)}\n")
+    sys.stdout.write(f"{_answer(also, predictor)}\n")
     return int(ExitCode.DONE)
 
 
-def _answer(also: MaskForms, predictor: Predictor, output: str) -> str:
-    """How many masks there are, and how many of them are to be looked at."""
+def _answer(also: MaskForms, predictor: Predictor) -> str:
+    """How many masks are to be looked at, and which first."""
     doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
     how = "" if predictor.model.quality.calibration else ", not calibrated"
-    below = f"{len(doubtful)} doubtful (expected Dice below {predictor.doubtful_below:g}{how})"
     first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
-    return f"{counted(len(also.assessed), 'mask')} in {output}: {below}{first}"
+    of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
+    return f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}"
 
 
 def images_of(words: Sequence[str]) -> str | list[str]:

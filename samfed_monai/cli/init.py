@@ -21,7 +21,7 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
         "init",
         help="copy a packaged bundle into a folder of your own",
         description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships and "
-        "with schemas by which an editor completes and underlines knobs; an existing folder is never written into.",
+        "with schemas by which an editor completes and underlines options; an existing folder is never written into.",
     )
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
     parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
@@ -31,12 +31,12 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
 
 def run(arguments: argparse.Namespace) -> int:
     """Copies the bundle, writes its schemas and says where it is."""
-    from samfed_monai.config.schema import write
+    from samfed_monai.config.editor import write
 
     path = copy_bundle(arguments.name, arguments.folder)
     write(path)
-    knobs = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
-    sys.stdout.write(f"{path}\n  knobs:  {knobs}\n")
+    options = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
+    sys.stdout.write(f"{path}\n  options: {options}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")
     return int(ExitCode.DONE)
 

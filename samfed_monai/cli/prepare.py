@@ -220,37 +220,15 @@ def _print(prepared: Prepared, arguments: argparse.Namespace) -> int:
             place = f"{part.client} ({part.split.value})"
             lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
-    only_test = getattr(arguments, "test_only", False)
-    lines += [] if only_test else _few_to_measure(datalist, arguments)
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
-    if only_test:
+    if getattr(arguments, "test_only", False):
         there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(arguments.root)])
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
     elif prepared.report:
         lines += [f"next    look at the report, then samfed federate BUNDLE --datalist {prepared.path} --data-root DIR"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
-
-
-def _few_to_measure(datalist: DataList, arguments: argparse.Namespace) -> list[str]:
-    from samfed_monai.data.datalist import LEAST_IMAGES, few_to_measure, without_labels
-
-    names, bare, lines = few_to_measure(datalist, LEAST_IMAGES), without_labels(datalist), []
-    if bare and len(bare) < len(datalist.sites):  # of no site at all: a warning
-        lines.append(
-            f"  nothing to measure with: {', '.join(bare)}: no image has a mask, so that no score is reported there, "
-            "and the choice of the best round goes by the other sites"
-        )
-    if names:
-        fewer = "validation" in arguments and min(arguments.validation, arguments.test) < MORE
-        more = f"--validation {MORE} --test {MORE} gives more; " if fewer else ""
-        lines.append(
-            f"  few to measure with: {', '.join(names)}: fewer than {LEAST_IMAGES} validation or test images, and a "
-            f"site reports no score of fewer; {more}where all images are on one machine, --privacy#least_images 1 of "
-            "`samfed federate` shows every score"
-        )
-    return lines
 
 
 def _names(text: str) -> list[str]:

@@ -21,7 +21,7 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         "report",
         help="write report.html of a run, or compare several runs",
         description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} "
-        "with a test per image against the first row or the method's, the knobs that differ and what an image costs.",
+        "with a test per image against the first row or the method's, the options that differ and what an image costs.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--datalist", type=Path, help="data list for the overlays (default: as the run recorded it)")
@@ -30,7 +30,9 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
     parser.add_argument("--title", help="heading of a comparison")
     parser.add_argument(
-        "--watch", action="store_true", help="of a run at work: write its report anew after every round, until it ends"
+        "--watch",
+        action="store_true",
+        help="of a run at work: write its report anew after every round, until it ends; an open page reloads itself",
     )
     parser.set_defaults(run=report)
     return parser
@@ -71,7 +73,8 @@ def watch(report: Report, seconds: float = 2.0) -> int:
     """
     from samfed_monai.core.words import counted
     from samfed_monai.federation.run_folder import LOCK, RunLock
-    from samfed_monai.reports.run_data import stored_rounds
+    from samfed_monai.reports.run_data import RunData, stored_rounds
+    from samfed_monai.reports.style import as_seconds
 
     folder, written, worked = report.run_folder, 0, False
     if not folder.is_dir():
@@ -83,7 +86,9 @@ def watch(report: Report, seconds: float = 2.0) -> int:
             if rounds != written:  # fewer, too: a run may be begun anew
                 written = rounds
                 if rounds:
-                    sys.stdout.write(f"{counted(rounds, 'round')}: {report.write()}\n")
+                    path, left = report.write(), RunData.read(folder, unfinished=True).seconds_left
+                    ends = "" if left is None else f", about {as_seconds(left)} left"
+                    sys.stdout.write(f"{counted(rounds, 'round')}: {path}{ends}\n")
                     sys.stdout.flush()
             if worked and not works and not (folder / "results.json").is_file():
                 sys.stdout.write(f"the run was stopped after {counted(rounds, 'round')}\n")

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from samfed_monai.cli.arguments import add_bundle
 from samfed_monai.core.errors import ExitCode, Problem, Refused
 
 
 def add_schema_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed schema BUNDLE [--output-dir DIR] [--page FILE]``."""
+    """Adds ``samfed schema BUNDLE [--output-dir DIR]``."""
     parser = subparsers.add_parser(
         "schema",
         help="write JSON Schema of a bundle's files, for editors",
         description="Writes a JSON Schema (draft 2020-12) of each of a bundle's files into its folder schemas and "
-        "names it in the file ($schema): an editor then completes knobs, says what they do, and underlines misspelt "
+        "names it in the file ($schema): an editor then completes options, says what they do, and underlines misspelt "
         "ones and values out of range. "
         "`samfed init` has done so; do it again after an update, or when a method or a variant was added.",
         allow_abbrev=False,
     )
     add_bundle(parser)
     parser.add_argument("--output-dir", metavar="DIR", help="write the schemas there, and change no file of the bundle")
-    parser.add_argument("--page", metavar="FILE", help="instead, fill the tables of knobs of a Markdown page anew")
     parser.set_defaults(run=run)
     return parser
 
@@ -31,20 +29,10 @@ def add_schema_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 def run(arguments: argparse.Namespace) -> int:
     """Writes the schemas and says where they are."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
-    from samfed_monai.config.schema import page, write
-    from samfed_monai.core.io import PUBLIC, atomic_write
+    from samfed_monai.config.editor import write
 
-    root, packaged = find_bundle(arguments.bundle), packaged_bundles()
-    if arguments.page:
-        path, others = Path(arguments.page), [folder for folder in packaged.values() if folder != root]
-        if not path.is_file():
-            expected = "a Markdown page whose tables are to be filled"
-            raise Refused([Problem("--page", found=f"no file {path}", expected=expected)])
-        text = page(path.read_text(encoding="utf-8"), [root, *others])
-        with atomic_write(path, mode=PUBLIC) as stream:
-            stream.write(text.encode())
-        return int(ExitCode.DONE)
-    if arguments.output_dir is None and root in packaged.values():
+    root = find_bundle(arguments.bundle)
+    if arguments.output_dir is None and root in packaged_bundles().values():
         expected, hint = (
             "a bundle of your own",
             f"name a folder with --output-dir, or `samfed init {root.name} DIR` first",

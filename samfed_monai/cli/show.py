@@ -18,10 +18,9 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
         "show",
         help="show which values a workflow would use, and where each comes from",
         description="Merges a workflow's files, the variant's and the command line's, as a run does, and shows every "
-        "knob, and every other id that the variant or the command line sets: its value, the file that says it, and "
-        "what it replaced. In a federation the ids of the teacher's fit are shown as teacher#ID. A star marks what "
-        "nothing that the workflow runs reads. Nothing is built or evaluated; `samfed check` says whether a run would "
-        "take the values.",
+        "option, and every other id that the variant or the command line sets: its value, the file that says it, and "
+        "what it replaced. A star marks what nothing that the workflow runs reads. Nothing "
+        "is built or evaluated; `samfed check` says whether a run would take the values.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -30,7 +29,7 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     )
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--id", metavar="ID", help="only this part, whole, for instance terms#sam_kd")
-    parser.add_argument("--all", action="store_true", help="every id, not only knobs and what was set on top")
+    parser.add_argument("--all", action="store_true", help="every id, not only options and what was set on top")
     parser.add_argument("--json", action="store_true", help="write a JSON object, with long values whole")
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = Configuration(root, arguments.workflow, arguments.variant, overrides_of(arguments.extra))
     every = list(shown.ids())
     if arguments.id is not None:
-        chosen = inside(every, shown.content, arguments.id)
+        chosen = inside(every, shown.config, arguments.id)
     else:
         chosen = [each for each in every if arguments.all or each.brief]
     if arguments.json:

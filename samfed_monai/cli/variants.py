@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed variants [BUNDLE | VARIANT] [--path NAME] [--markdown]``."""
+    """Adds ``samfed variants [BUNDLE | VARIANT] [--path NAME]``."""
     parser = subparsers.add_parser(
         "variants",
         help="list baselines and ablations",
@@ -33,9 +33,6 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         help="a bundle's folder, or the name of a packaged one; or a variant, whose file is printed",
     )
     parser.add_argument("--path", metavar="NAME", help="only say where the file of this variant is")
-    parser.add_argument(
-        "--markdown", action="store_true", help="write the page of methods, without what was measured of them"
-    )
     parser.set_defaults(run=run)
     return parser
 
@@ -49,15 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         declared,
         find_variant,
         known_variants,
-        methods,
         variant_files,
     )
 
-    if arguments.markdown:
-        from samfed_monai.config.methods_page import methods_page
-
-        sys.stdout.write(methods_page(methods().values()))
-        return int(ExitCode.DONE)
     if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
         sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)

@@ -2,7 +2,7 @@
 
 from .bundles import bundle_of_command, find_bundle, packaged_bundle, packaged_bundles
 from .check import check_bundle
-from .knobs import knobs_of
+from .options import options_of
 from .parse import WORKFLOWS, BundleConfig
 from .strict import strict_bundle_problems, strict_problems
 from .variants import find_variant, known_variants, variant_files
@@ -16,8 +16,8 @@ __all__ = [
     "exit_on_refusal",
     "find_bundle",
     "find_variant",
-    "knobs_of",
     "known_variants",
+    "options_of",
     "packaged_bundle",
     "packaged_bundles",
     "require_checked",

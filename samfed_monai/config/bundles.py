@@ -67,11 +67,14 @@ def bundle_or_path(given: str | Path | None) -> str | None:
 
 
 def bundle_of_command(command: str | None) -> str | None:
-    """The bundle that a run's own command names, as it stands there; ``None`` where none is known.
+    """The bundle that a run's own command names, as it is spelt there; ``None`` where none is known.
 
     Args:
-        command: of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``; whether that bundle still
-            lies there is not looked at.
+        command: of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``, or MONAI's with a file of
+            the bundle's ``configs/``; whether that bundle is still there is not looked at.
     """
     found = re.search(r"\b(?:federate|compare|flare +\w+) +('[^']*'|[^\s'-]\S*)", command or "")
-    return shlex.split(found[1])[0] if found else None
+    if found:
+        return shlex.split(found[1])[0]
+    named = re.search(r"([^\s'\"\[,]+)/configs/\w+\.json", command or "")
+    return named[1] if named else None

@@ -7,66 +7,43 @@ sockets. What arrives with a bundle, or from a server, gets none of that.
 
 from __future__ import annotations
 
-import ast
 import configparser
 import importlib
-import importlib.machinery
 import importlib.util
-import json
-import sys
-import traceback
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.components import ComponentCheck, check_override_kinds
-from samfed_monai.config.entry_points import brought, not_installed
-from samfed_monai.config.knobs import (
-    MONAI_IDS,
-    SITES,
-    TEACHER,
-    check_knobs,
-    check_override_ids,
-    check_references,
-    check_unread_knobs,
-    is_value,
-    shipped,
-    shipped_knobs,
-)
+from samfed_monai.config.components import check_components, check_options, check_replaced_kinds
+from samfed_monai.config.entry_points import not_installed
+from samfed_monai.config.ids import check_code, check_override_ids, check_reading
 from samfed_monai.config.layers import groups_of, layered, training_layers
+from samfed_monai.config.options import MONAI_IDS, SITES, TEACHER, shipped_options
 from samfed_monai.config.parse import (
     COMMAND_LINE,
-    DISABLED,
     FEDERATE,
     MISSING,
     WORKFLOWS,
     BundleConfig,
     flat,
-    follow,
     is_code,
-    is_note,
-    join_id,
-    lookup,
     split_id,
-    walk,
     workflow_files,
 )
-from samfed_monai.config.ranges import check_ranges
 from samfed_monai.config.reads import runs_of, unread, unread_in_groups, unread_without_teacher
-from samfed_monai.config.spelling import corrected, misspelt
-from samfed_monai.config.targets import CATALOGUE, parameters_of, resolve_target
-from samfed_monai.config.variants import find_variant, methods, networks_elsewhere, read_method
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.config.variants import find_variant, methods, read_method
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
 
-WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
-"""Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash.
+WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
+"""Options that hold the path of a weights file or null; ``<option>_sha256`` beside one, if not null, is its hash.
 
 ``encoder_weights`` may hold a word (``pretrained``, ``teacher``) or a name that ``samfed weights`` knows instead."""
 
-FOLDER_KNOBS = ("data_root", "dataset_dir")
-"""Knobs that hold the path of an existing folder or null."""
+FOLDER_OPTIONS = ("data_root", "dataset_dir")
+"""Options that hold the path of an existing folder or null."""
 
 
 def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) -> Iterator[Problem]:
@@ -75,15 +52,15 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
     Args:
         config: the layers.
         bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
-        ready: ``False`` takes values that stand as the packaged bundle ships them for placeholders.
+        ready: ``False`` takes values that are those of the packaged bundle for placeholders.
     """
     content = dict(config.content)
     for layer, _ in config.layers:
-        for name, value in shipped_knobs(layer).items():
+        for name, value in shipped_options(layer).items():
             of_teacher = config.federates and name == "encoder_weights"  # the teacher that the federation fits has them
             if (of_teacher or not ready) and content.get(name, MISSING) == value:
                 del content[name]
-    for name in WEIGHT_KNOBS:
+    for name in WEIGHT_OPTIONS:
         path = _given(content, name)
         if name == "encoder_weights" and path is not None:
             try:
@@ -96,7 +73,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
             yield Problem(config.where((name,)), found=f"no file {str(path)!r}", expected="a weights file", hint=hint)
         elif path is not None:
             yield from _hash(config, name, path)
-    for name in FOLDER_KNOBS:
+    for name in FOLDER_OPTIONS:
         path = _given(content, name)
         if path is not None and not path.is_dir():
             where = config.where((name,))
@@ -111,237 +88,39 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         yield from check_base_weights(content, bundle_root)
 
 
+_IMPORT = re.compile(r"\$(?:import|from) +([\w.]+)(?: +import +(\w+))?(?: +as +\w+)?\s*")
+
+
 def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
-    """Modules of ``imports`` that are not there or not taken: MONAI goes on without them, whatever they would add.
+    """Modules of ``imports`` that are not there or fail: MONAI goes on without them, whatever they would add.
 
     Args:
         config: with a list ``imports``.
-        ready: whether the workflow is about to run, so that they are imported, too, and one that ends in an error is
-            told, without which MONAI goes on as well. ``False`` looks for them and runs nothing of theirs.
+        ready: whether the workflow is about to run, so that they are imported, too. ``False`` looks for their packages
+            and runs nothing of theirs.
     """
     listed = config.content.get("imports")
     for index, text in enumerate(listed if isinstance(listed, list) else []):
-        place, found = config.where(("imports", str(index))), _imports_in(text)
-        if len(found) > 1:
+        if not (isinstance(text, str) and text.startswith(("$import ", "$from "))):
+            continue
+        place, statement = config.where(("imports", str(index))), _IMPORT.fullmatch(text)
+        if statement is None:
             hint = "MONAI takes the first alone: give each a line of its own"
-            yield Problem(place, f"{len(found)} in {text!r}", "one import", hint)
-        for module, name in found:
-            if not _is_there(module):
-                hint = not_installed(module) or "correct its name, or install the package that has it"
-                yield Problem(place, f"{module}, which it does not", "a module that Python finds", hint)
-            elif ready and (failed := _failed_import(module, name)):
-                yield Problem(place, failed, "a module that can be imported", "mend it: MONAI would go on without it")
-
-
-def _imports_in(text: Any) -> list[tuple[str, str]]:
-    """Modules of ``$import a.b`` and ``$from a.b import c``, the second with the name that is taken from it.
-
-    None of an expression that is not Python, which is told elsewhere.
-    """
-    if not (isinstance(text, str) and text.startswith("$")):
-        return []
-    try:
-        statements = ast.parse(text[1:].strip()).body
-    except SyntaxError:
-        return []
-    found = []
-    for each in statements:
-        if isinstance(each, ast.Import):
-            found += [(alias.name, "") for alias in each.names]
-        elif isinstance(each, ast.ImportFrom) and each.module:
-            found += [(each.module, alias.name) for alias in each.names]
-    return found
-
-
-def _failed_import(module: str, name: str) -> str:
-    """What importing a module ends in, and where; that it lacks the name; empty if all is well."""
-    try:
-        imported = importlib.import_module(module)
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        ends = next((frame for frame in reversed(frames) if frame.name == "<module>"), frames[-1])
-        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (ends.filename, ends.lineno)
-        said = error.msg if isinstance(error, SyntaxError) else error
-        return f"{module}, which ends in {type(error).__name__}: {said} ({file}, line {line})"
-    return f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
-
-
-def _is_there(module: str) -> bool:
-    if module in sys.modules:  # os.path is in no package
-        return True
-    first, *rest = module.split(".")
-    spec, name = importlib.util.find_spec(first), first
-    for each in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return False
-        name = f"{name}.{each}"
-        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
-    return spec is not None
-
-
-def check_networks(config: BundleConfig) -> Iterator[Problem]:
-    """Names that the catalogue of networks does not have, where the bundle builds its network from it.
-
-    Not where ``imports`` are: they may add to the catalogue.
-    """
-    place = ("network_def", "name")
-    if lookup(config.content, ("network_def", "_target_")) != CATALOGUE or config.content.get("imports"):
-        return
-    from samfed_monai.networks import CLIENT_NETWORKS
-
-    known, others = list(CLIENT_NETWORKS), ("mixed_networks", "server_network")
-    broken = brought("networks").broken
-    for parts in (place, *((name,) for name in others)):
-        parts, value = follow(config.content, parts, lookup(config.content, parts))
-        for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and not is_code(name) and name not in CLIENT_NETWORKS:
-                if name in broken:
-                    yield replace(broken[name], where=f"{config.where(parts)} ({broken[name].where})")
-                    continue
-                expected, hint = f"one of {known}", did_you_mean(name, known)
-                yield Problem(config.where(parts), found=repr(name), expected=expected, hint=hint)
-
-
-def check_sam_arguments(config: BundleConfig) -> Iterator[Problem]:
-    """Another network where ``network_def`` has arguments that SAM alone takes, as ``fedsam`` and its kin have them.
-
-    Neither where ``imports`` are, nor of networks that other packages bring: those say themselves what they take.
-    """
-    definition = lookup(config.content, ("network_def",))
-    if lookup(definition, ("_target_",)) != CATALOGUE or config.content.get("imports"):
-        return
-    from samfed_monai.networks import CLIENT_NETWORKS
-    from samfed_monai.networks.sam.network import SamNetwork
-
-    named = parameters_of(SamNetwork)[0].items()
-    own = [name for name, parameter in named if parameter.kind is parameter.KEYWORD_ONLY and name in definition]
-    place, network = follow(config.content, ("network_def", "name"), definition.get("name"))
-    if not own or not isinstance(network, str) or network not in CLIENT_NETWORKS:
-        return
-    known, elsewhere = [name for name in CLIENT_NETWORKS if name.startswith("sam_")], networks_elsewhere()
-    outside = network in elsewhere and elsewhere[network].owner != "samfed_monai"
-    if network not in known and not outside:
-        expected = f"one of {known}, which alone take network_def#{', #'.join(own)}"
-        hint = "the variant supervised takes other networks"
-        yield Problem(config.where(place), found=repr(network), expected=expected, hint=hint)
-
-
-def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
-    """A strategy whose weights a term's mean decides (:class:`.LearnedWeights`), and no such term that is on.
-
-    Not where ``imports`` are: they may add some.
-    """
-    from samfed_monai.handlers.records import SUPERVISED
-    from samfed_monai.methods.site_weights import LearnedWeights
-
-    strategy, terms = lookup(config.content, ("strategy",)), _terms_and_guides(config)[0]
-    if config.content.get("imports") or not (isinstance(strategy, dict) and isinstance(terms, dict)):
-        return
-    target = _target_of(strategy)
-    if not (isinstance(target, type) and issubclass(target, LearnedWeights)):
-        return
-    default = parameters_of(target)[0].get("number")
-    if default is None:  # what decides is no option of this one
-        return
-    place, number = follow(config.content, ("strategy", "number"), strategy.get("number", default.default))
-    names = [_term_name(config, key, term) for key, term in terms.items() if _target_in(term)]
-    if not isinstance(number, str) or not is_value(number):
-        return
-    if any(_is_of(number, name) for name in (*names, SUPERVISED)):
-        return
-    expected = f"the term whose mean decides what a site weighs, one of {sorted({*names, SUPERVISED})}"
-    hint = did_you_mean(number, names)
-    for key in lookup(config.content, ("terms",)):
-        if _is_of(number, key) and lookup(config.content, ("terms", key, DISABLED)) is True:
-            hint = f"terms#{key}#_disabled_ false enables it"
-    yield Problem(config.where(place), found=repr(number), expected=expected, hint=hint)
-
-
-def _target_in(part: Any) -> bool:
-    """Whether a part of a configuration is a component, rather than arguments of a disabled one."""
-    return isinstance(part, dict) and "_target_" in part
-
-
-def _is_of(number: str, term: str) -> bool:
-    """Whether a term of this name records it: its value, or ``<name>_<more>`` beside it."""
-    return number == term or number.startswith(f"{term}_")
-
-
-def _target_of(component: Mapping[str, Any]) -> Any:
-    """What a component names; ``None`` where that cannot be used, which is told elsewhere."""
-    try:
-        return resolve_target(component.get("_target_"), "")
-    except Refused:
-        return None
-
-
-def _term_name(config: BundleConfig, key: str, term: Mapping[str, Any]) -> str:
-    """Under which name a term is logged."""
-    default = parameters_of(_target_of(term))[0].get("name")
-    own = term.get("name", default.default if default is not None else key)
-    return str(follow(config.content, ("terms", key, "name"), own)[1])
-
-
-def check_agreement(config: BundleConfig) -> Iterator[Problem]:
-    """Rules of agreement and guides that are unknown, thresholds that are no part of the whole, each where it is set.
-
-    Neither rules nor guides are judged where ``imports`` are: they may add some.
-    """
-    from samfed_monai.losses.agreement import AgreementSettings
-
-    kinds: dict[str, Any] = {"tau": (int, float), "delta": (int, float), "least_agreement": (int, float)}
-    kinds |= {} if config.content.get("imports") else {"rule": str}
-    yield from _unknown_guides(config)
-    for parts, component in walk(config.content):
-        if not isinstance(component, dict) or "rule" not in component:
+            yield Problem(place, repr(text), "one import", hint)
             continue
-        if not str(component.get("_target_", "")).startswith("samfed_monai."):
-            continue
-        set_at = {name: follow(config.content, (*parts, name), component[name]) for name in kinds if name in component}
-        given = {
-            name: value for name, (_, value) in set_at.items() if is_value(value) and isinstance(value, kinds[name])
-        }
-        try:
-            AgreementSettings(**given)
-        except Refused as refused:
-            for problem in refused.problems:
-                place, _ = set_at[problem.where.rpartition("#")[2]]
-                yield replace(problem, where=config.where(place))
-
-
-def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
-    """Whom a term in use asks (teacher, student, guide) that is neither a guide nor a view of the student."""
-    from samfed_monai.handlers.guide import OWN_VIEWS, unknown_guide
-    from samfed_monai.handlers.term import Term
-
-    terms, guides = _terms_and_guides(config)
-    if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
-        return
-    names = [str(guide.get("name", key)) for key, guide in guides.items() if _target_in(guide)]
-    told = dict[str, Problem]()  # by place: a knob that several terms read is told once
-    for parts, component in walk(terms):
-        if not _target_in(component):
-            continue
-        roles = dict.fromkeys(("teacher", "student")) if "rule" in component else {}
-        target = _target_of(component) if len(parts) == 1 and "_target_" in component else None
-        default = (
-            parameters_of(target)[0].get("guide") if isinstance(target, type) and issubclass(target, Term) else None
-        )
-        roles |= {} if default is None else {"guide": default.default}
-        for role, unsaid in roles.items():
-            place, value = follow(config.content, ("terms", *parts, role), component.get(role, unsaid))
-            if isinstance(value, str) and is_value(value) and value not in (*OWN_VIEWS, *names):
-                problem = replace(unknown_guide(value, names, join_id(("terms", *parts))), where=config.where(place))
-                if lookup(config.content, ("guides", value, DISABLED)) is True:
-                    problem = replace(problem, hint=f"guides#{value}#_disabled_ false enables it")
-                told.setdefault(problem.where, problem)
-    yield from told.values()
-
-
-def _terms_and_guides(config: BundleConfig) -> tuple[Any, Any]:
-    """Those in use; ``None`` where the workflow reads none."""
-    runs = runs_of(config)[-1]
-    return runs.get("terms"), runs.get("guides")
+        module, name = statement.groups()
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            hint = not_installed(module) or "correct its name, or install the package that has it"
+            yield Problem(place, f"{module}, which it does not", "a module that Python finds", hint)
+        elif ready:
+            try:
+                imported = importlib.import_module(module)
+                found = f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
+            except Exception as error:  # of another package: its import may raise anything
+                found = f"{module}, which ends in {type(error).__name__}: {error}"
+            if found:
+                hint = "correct it: MONAI would go on without it"
+                yield Problem(place, found, "a module that can be imported", hint)
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
@@ -451,7 +230,7 @@ def check_logging(bundle_root: Path) -> Iterator[Problem]:
 
 
 def _expected(section: str, option: str, value: str) -> str:
-    """What should stand there instead; empty where the option and its value may."""
+    """What is expected instead; empty where the option and its value may."""
     options = _OPTIONS.get(section.partition("_")[0], frozenset())
     if option not in options:
         return f"none but the options {sorted(options)}"
@@ -497,55 +276,52 @@ def check_bundle(
             for each in refused.problems
         ]
     config = BundleConfig(layers, overrides, base=base)
-    problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, ready)]
+    problems = [*check_logging(root), *_problems(config, root, ready)]
+    metadata = root / "configs" / "metadata.json"  # which MONAI reads with every workflow
+    if metadata.exists():
+        try:
+            read_json(metadata, byte_order_mark=False)
+        except Refused as refused:
+            problems += refused.problems
     if config.problems:
         return list(dict.fromkeys(problems))
-    told = {problem.where for problem in problems}
-    problems += [problem for problem in unread(config, reads, asked) if problem.where not in told]
+    reported = {problem.where for problem in problems}
+    problems += [problem for problem in unread(config, reads, asked) if problem.where not in reported]
     if workflow == "train":
         problems += check_classes(config, root, variant, "variant")
     if config.federates:
-        config, _ = corrected(config)
         problems += check_classes(config, root, config.content.get("variant"), config.where(("variant",)))
         problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
-
-
-def _in_metadata(root: Path) -> list[Problem]:
-    """``metadata.json``, which MONAI reads with every workflow: what keeps it from being read, and misspelt keys."""
-    path = root / "configs" / "metadata.json"
-    if not path.exists():
-        return []
-    try:
-        return misspelt(path.name, read_json(path, byte_order_mark=False))
-    except Refused as refused:
-        return refused.problems
 
 
 def _problems(config: BundleConfig, root: Path, ready: bool, *, imports: bool | None = None) -> list[Problem]:
     """Of one workflow; ``imports`` says whether its modules are imported, by default where it is ready."""
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
-    config, problems = corrected(config)
-    components = ComponentCheck(config)
+    judged, problems = set[tuple[str, ...]](), list[Problem]()
     for check in (
-        lambda: check_override_ids(config),
-        lambda: check_knobs(config),
-        lambda: check_references(config),
-        lambda: check_imports(config, ready=ready if imports is None else imports),
-        lambda: check_unread_knobs(config, runs_of(config)),
-        components.problems,
-        lambda: check_override_kinds(config, components.judged),
-        lambda: check_networks(config),
-        lambda: check_sam_arguments(config),
-        lambda: check_agreement(config),
-        lambda: check_deciding_term(config),
-        lambda: check_ranges(config),
-        lambda: check_files(config, root, ready=ready),
+        check_override_ids(config),
+        check_code(config),
+        check_reading(config, runs_of(config)),
+        check_imports(config, ready=ready if imports is None else imports),
+        check_components(config, judged),
+        check_replaced_kinds(config, judged),
+        check_options(config),
+        check_files(config, root, ready=ready),
     ):
-        told = {problem.where for problem in problems}
-        problems += [problem for problem in check() if problem.where not in told]  # one place is told about once
+        for problem in check:
+            if all(problem.where != other.where for other in problems):  # one place is reported once
+                problems.append(_typed(problem))
     return problems
+
+
+def _typed(problem: Problem) -> Problem:
+    """A problem of the command line with a list to write as one types it."""
+    option = problem.where.removeprefix(f"{COMMAND_LINE} -> ")
+    if option == problem.where or not problem.hint.startswith("write ["):
+        return problem
+    return replace(problem, hint=f"write --{option} '{problem.hint.removeprefix('write ')}'")
 
 
 def grouped_configs(config: BundleConfig, bundle_root: Path) -> dict[str, BundleConfig]:
@@ -586,10 +362,10 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
         if not isinstance(choices, dict):
             expected = 'an object, for instance {"network": "basic_unet"}'
             problems.append(Problem(f"{FEDERATE} -> {SITES}#{site}", found=type(choices).__name__, expected=expected))
-    told = {problem.where for problem in problems}
+    reported = {problem.where for problem in problems}
     trunk = _has_teacher(config, parts)
     useless = [*unread_in_groups(config, parts, teacher=trunk), *unread_without_teacher(config, trunk=trunk)]
-    problems += [problem for problem in useless if problem.where not in told]
+    problems += [problem for problem in useless if problem.where not in reported]
     if ready and config.content.get("teacher_adapt", "off") != "off" and TEACHER in parts:
         problems += check_base_weights(parts[TEACHER].content, root)
     return problems
@@ -606,66 +382,6 @@ def _has_teacher(config: BundleConfig, parts: Mapping[str, BundleConfig]) -> boo
     names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
     names += config.content.get("mixed_networks") or ()
     return config.content.get("encoder_weights") == OF_TEACHER and any(takes_teacher(str(name)) for name in names)
-
-
-_RULED_BY = {
-    ("train.json", "epochs"): (FEDERATE, "rounds"),
-    ("teacher.json", "adapt"): ("train.json", "teacher_adapt"),
-}
-"""Ids that do nothing in a federation, each with the one that does; ``federate.json`` adds to them."""
-
-
-def _rules(name: str, value: Any) -> bool:
-    """Whether an id of ``federate.json`` replaces a value of ``train.json``; notes such as ``$schema`` do not."""
-    return is_value(value) and not is_note(name)
-
-
-def overruled(bundle_root: str | Path) -> list[Problem]:
-    """Values of ``train.json`` and ``teacher.json`` that were changed and that do nothing in a federation.
-
-    They are no mistakes: outside of a federation they count. One with the value that the packaged bundles ship, or the
-    one that rules, is not among them.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`check_bundle` found no problem.
-    """
-    paths = [Path(bundle_root) / "configs" / name for name in ("train.json", "teacher.json", FEDERATE)]
-    files = {path.name: read_json(path) if path.is_file() else {} for path in paths}
-    above = files[FEDERATE]
-    ruled = {**_RULED_BY, **{("train.json", name): (FEDERATE, name) for name in above if _rules(name, above[name])}}
-    ruled |= {("teacher.json", name): (FEDERATE, f"{TEACHER}#{name}") for name in above.get(TEACHER) or {}}
-    problems = []
-    for (file, name), (home, place) in ruled.items():
-        value, rules = (lookup(files[where], split_id(key)) for where, key in ((file, name), (home, place)))
-        if MISSING not in (value, rules) and value not in (rules, *(each.get(name) for each in shipped(file))):
-            expected = f"{json.dumps(rules)} in a federation, which {home} -> {place} decides"
-            problems.append(
-                Problem(f"{file} -> {name}", found=json.dumps(value), expected=expected, hint="set it there")
-            )
-    return problems
-
-
-def unlike_networks(bundle_root: str | Path) -> list[Problem]:
-    """The network of ``inference.json`` where it is declared unlike the one of ``train.json``, which gives its weights.
-
-    ``weights`` of the declaration counts for a network that is to be trained, and is not compared; nor are knobs, as
-    ``samfed infer`` takes those of the model.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`check_bundle` found no problem.
-    """
-    declared = []
-    for name in ("train.json", "inference.json"):
-        path = Path(bundle_root) / "configs" / name
-        network = read_json(path).get("network_def") if path.is_file() else None
-        if not isinstance(network, dict):
-            return []
-        declared.append({key: value for key, value in network.items() if key != "weights"})
-    trained, run = (json.dumps(network, sort_keys=True) for network in declared)
-    if trained == run:
-        return []
-    expected = f"{trained}, as in train.json, whose weights it loads"
-    return [Problem("inference.json -> network_def", found=run, expected=expected, hint="declare the same in both")]
 
 
 def _where_said(config: BundleConfig, group: str, part: BundleConfig, problem: Problem) -> Problem:

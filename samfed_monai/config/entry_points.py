@@ -46,7 +46,7 @@ class Brought:
         """The component of that name, imported.
 
         Args:
-            name: what stands at ``where``.
+            name: what is at ``where``.
             known: names that this package has itself, for the message.
             where: place of the name, for instance ``--to``.
 
@@ -123,7 +123,7 @@ def _require_object(point: EntryPoint) -> None:
 def not_installed(target: str) -> str:
     """How to make a package of the current folder importable, where a ``_target_`` names one; else empty.
 
-    ``samfed`` does not look for code in the current folder, where a bundle may have come with some that nobody
+    ``samfed`` does not look for code in the current folder, where a bundle may have come with some that no one
     installed.
     """
     name = target.partition(".")[0]

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.knobs import GIVEN, GROUPS, MONAI_IDS, OPTIONAL, SITES
+from samfed_monai.config.options import GIVEN, GROUPS, MONAI_IDS, OPTIONAL, SITES
 from samfed_monai.config.parse import (
     MISSING,
     BundleConfig,

@@ -80,8 +80,8 @@ def _sets_loader(parts: Sequence[str], value: Any) -> bool:
     """Whether an id below :data:`ROOTS` is on the allow-list, or only holds ids that are looked at next."""
     if isinstance(value, Mapping):
         return tuple(parts[1:]) in ((), (LOADER,)) and "_target_" not in value and bool(value)
-    knob = isinstance(value, str) and value.startswith("@") and value[1:].isidentifier()
-    return len(parts) == 3 and parts[1] == LOADER and parts[2] in LOADER_SETTINGS and (knob or _number(value))
+    option = isinstance(value, str) and value.startswith("@") and value[1:].isidentifier()
+    return len(parts) == 3 and parts[1] == LOADER and parts[2] in LOADER_SETTINGS and (option or _number(value))
 
 
 def _refers_to_images(value: Any) -> bool:

@@ -38,7 +38,7 @@ def is_code(value: Any) -> bool:
 
 
 def lookup(content: Any, parts: Iterable[str]) -> Any:
-    """What stands at an id, or ``MISSING``."""
+    """What is at an id, or ``MISSING``."""
     for part in parts:
         if isinstance(content, dict) and part in content:
             content = content[part]
@@ -57,7 +57,7 @@ def parsed(parser: Any, name: str, default: Any = None) -> Any:
     Args:
         parser: of a bundle; ``None``, of a workflow without a configuration, has nothing.
         name: id, such as ``train#dataset``.
-        default: where nothing stands there.
+        default: where nothing is there.
     """
     if parser is None or lookup(parser.config, split_id(name)) is MISSING:
         return default
@@ -104,10 +104,10 @@ _MOST_HOPS = 8  # ids that refer to one another in a circle are MONAI's to refus
 
 
 def follow(content: Any, place: Sequence[str], value: Any) -> tuple[tuple[str, ...], Any]:
-    """Where ``value``, which stands at ``place``, leads: ``@knob`` hands a knob on as it is, perhaps by other ids.
+    """Where ``value``, which is at ``place``, leads: ``@option`` hands an option on as it is, perhaps by other ids.
 
     Returns:
-        The last id and what stands there, which may be ``MISSING``; an expression stays as it is.
+        The last id and what is there, which may be ``MISSING``; an expression stays as it is.
     """
     place = tuple(place)
     for _ in range(_MOST_HOPS):
@@ -220,7 +220,7 @@ class BundleConfig:
         return any(name == FEDERATE for name, _ in self.layers)
 
     def below(self, layer: int) -> dict[str, Any]:
-        """The configuration as it stands without the layer of that index and those above it; merged once, to read."""
+        """The configuration without the layer of that index and those above it; merged once, to read."""
         if layer not in self._below:
             content: dict[str, Any] = {}
             for _, pairs in self.layers[:layer]:
@@ -236,7 +236,7 @@ class BundleConfig:
         return f"{self.layers[0][0]} -> {join_id(parts)}"
 
     def history(self, parts: Sequence[str]) -> list[tuple[int, Any]]:
-        """Indices of the layers that say something about an id, or about a part of it, each with what stood there then.
+        """Indices of the layers that say something about an id, or about a part of it, each with what was there then.
 
         Bottom first: the last is what counts, those before it are what it replaced, and what a layer took away
         altogether is not among them.
@@ -301,7 +301,7 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
 
     Returns:
         In the order of ``content``; of a dictionary of which only parts are referred to, these parts. All of
-        ``content`` where MONAI's macros (``%``) stand in it, which may copy from anywhere.
+        ``content`` where MONAI's macros (``%``) are in it, which may copy from anywhere.
     """
     found = set[_Path]()
     waiting: list[_Path] = [split_id(name) for name in roots if lookup(content, split_id(name)) is not MISSING]
@@ -315,7 +315,7 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
                 continue
             if text.startswith("%"):
                 return {name: _enabled(value) for name, value in content.items()}
-            if "@#" in text:  # relative to where it stands: somewhere below the same id on top
+            if "@#" in text:  # relative to its place: somewhere below the same id on top
                 waiting.append(path[:1])
             waiting += references(text)
     return {name: _only(value, (name,), found) for name, value in content.items() if _has(found, (name,))}

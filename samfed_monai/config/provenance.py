@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.check import grouped_configs
-from samfed_monai.config.knobs import (
-    GROUPS,
-    TEACHER,
-    all_knobs,
-    check_override_ids,
-    is_plain,
-    lost,
-)
+from samfed_monai.config.ids import check_override_ids, lost
 from samfed_monai.config.layers import layered
+from samfed_monai.config.options import (
+    GROUPS,
+    all_options,
+    is_plain,
+)
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import (
-    FEDERATE,
     MISSING,
     BundleConfig,
-    flat,
     follow,
     is_note,
     join_id,
@@ -31,8 +27,8 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.config.reads import is_read, of_teacher, runs_of
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.config.reads import is_read, runs_of
+from samfed_monai.core.errors import Problem, Refused
 
 _TRAINED = ("train", "evaluate")  # workflows whose files a variant is laid on
 _WIDEST = 60  # characters of a value in the table
@@ -46,7 +42,7 @@ class Shown:
         parts: the id.
         said: (what said it, value), the one that counts first, then what it replaced.
         leads_to: the plain value that a reference leads to, else ``MISSING``.
-        brief: whether it is shown without being asked for: a knob, or set on top of the workflow's files.
+        brief: whether it is shown without being asked for: an option, or set on top of the workflow's files.
         read: whether what the workflow runs leads to it.
     """
 
@@ -80,12 +76,12 @@ def _clipped(text: str) -> str:
 
 
 class Configuration:
-    """A workflow of a bundle with a variant and the command line on top, and whose each value is.
+    """A workflow of a bundle with a variant and the command line on top, and where each value is from.
 
     Args:
         bundle_root: folder of the bundle.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
-        variant: name of a variant; in ``federate`` it is the knob.
+        variant: name of a variant; in ``federate`` it is the option.
         overrides: ids and values of the command line.
 
     Raises:
@@ -108,68 +104,29 @@ class Configuration:
         names = (path.stem if index in variants else path.name for index, path in enumerate(files))
         self.sources = [f"variant {name}" if index in variants else name for index, name in enumerate(names)]
         self.sources.append(self.config.source)
-        self.groups = grouped_configs(self.config, bundle_root) if federate else {}
-        problems = Problems()
-        for config in (self.config, *self.groups.values()):
-            problems.extend(config.problems or check_override_ids(config, imports=(config.source,)))
-        problems.refuse_if_any()
+        problems = list(check_override_ids(self.config, imports=(self.config.source,)))
+        for group in grouped_configs(self.config, bundle_root).values() if federate else ():
+            problems += group.problems or check_override_ids(group, imports=(self.config.source,))
+        if problems:
+            raise Refused(problems)
 
     @property
     def order(self) -> str:
         """Which layer is on which, bottom first."""
-        teacher = self.groups.get(TEACHER)
-        below = "" if teacher is None else f"\n  {TEACHER}#: {teacher.layers[0][0]}, then the values of {TEACHER}"
-        return ", ".join(self.sources) + below
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The merged values, those of the teacher in their group."""
-        return self.config.content | {
-            group: config.content for group, config in self.groups.items() if group == TEACHER
-        }
+        return ", ".join(self.sources)
 
     def ids(self) -> Iterator[Shown]:
         """Every id that holds a plain value, a list of these, or nothing; notes on top are left out."""
-        knobs, runs = all_knobs(self.config), self._runs()
-        teacher = self.groups.get(TEACHER)
+        options = all_options(self.config)
+        runs = runs_of(self.config) if "run" in self.config.content else [self.config.content]
         for parts, value in _leaves(self.config.content):
-            if parts[0] == TEACHER and teacher is not None:
-                continue
             history = self.config.history(parts)
             said = [(self.sources[layer], old) for layer, old in reversed(history)]
-            read = self._is_read(runs, parts)
-            knob = join_id(parts) in knobs and (read or not self.config.federates)
-            brief = knob or history[-1][0] not in self.config.own
+            read = is_read(runs, parts[:1] if self.config.federates and parts[0] in GROUPS else parts)
+            option = join_id(parts) in options and (read or not self.config.federates)
+            in_group = parts[0] in GROUPS and len(parts) > 1
+            brief = option or in_group or history[-1][0] not in self.config.own
             yield Shown(parts, said, _lead(self.config, parts, value), brief, read)
-        if teacher is not None:
-            yield from self._of_teacher(teacher)
-
-    def _of_teacher(self, teacher: BundleConfig) -> Iterator[Shown]:
-        for parts, value in _leaves(teacher.content):
-            history = teacher.history(parts)
-            said = [(self._source(layer, parts), old) for layer, old in reversed(history)]
-            read = is_read([of_teacher(teacher.content)], parts) or "run" not in self.config.content
-            yield Shown((TEACHER, *parts), said, _lead(teacher, parts, value), history[-1][0] > 0, read)
-
-    def _runs(self) -> list[dict[str, Any]]:
-        """What the workflow reads; everything of a bundle that has no ``run``."""
-        return runs_of(self.config) if "run" in self.config.content else [self.config.content]
-
-    def _is_read(self, runs: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> bool:
-        return is_read(runs, parts[:1] if self.config.federates and parts[0] in GROUPS else parts)
-
-    def _source(self, layer: int, parts: tuple[str, ...]) -> str:
-        """Who set an id of the teacher: its own file, or the layer that fills the group."""
-        if layer == 0:
-            return self.groups[TEACHER].layers[0][0]
-        for above in range(len(self.config.layers) - 1, -1, -1):
-            given = BundleConfig([], self.config.layers[above][1]).content.get(TEACHER)
-            for key, value in flat(given).items() if isinstance(given, Mapping) else ():
-                if split_id(key) == parts[: len(split_id(key))]:
-                    place, there = follow(self.config.content, (TEACHER, key), value)
-                    handed_on = there is not MISSING and there is not value
-                    return self.sources[self.config.history(place)[-1][0]] if handed_on else self.sources[above]
-        return FEDERATE
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -184,12 +141,12 @@ def _lead(config: BundleConfig, parts: Sequence[str], value: Any) -> Any:
     return there if there is not value and there is not MISSING and is_plain(there) else MISSING
 
 
-def inside(every: Sequence[Shown], content: Mapping[str, Any], id_: str) -> list[Shown]:
+def inside(every: Sequence[Shown], config: BundleConfig, id_: str) -> list[Shown]:
     """An id and the ids below it.
 
     Args:
         every: all ids of the workflow.
-        content: the merged configuration, for the message.
+        config: of the workflow, for the message.
         id_: the id.
 
     Raises:
@@ -198,6 +155,8 @@ def inside(every: Sequence[Shown], content: Mapping[str, Any], id_: str) -> list
     wanted = split_id(id_)
     found = [each for each in every if each.parts[: len(wanted)] == wanted]
     if not found:
-        hint = lost(dict(content), wanted, None, imports=False) or "nothing sets it: the component's own default counts"
+        hint = (
+            lost(config.content, wanted, None, imports=False) or "nothing sets it: the component's own default counts"
+        )
         raise Refused([Problem("--id", found=repr(id_), expected="an id of this workflow", hint=hint)])
     return found

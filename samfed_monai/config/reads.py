@@ -1,6 +1,6 @@
 """What a command reads of a configuration, and the options that nothing in its run would read.
 
-Whoever runs a workflow asks its configuration for some ids by name (:data:`~samfed_monai.config.knobs.MONAI_IDS` where
+A command asks a workflow's configuration for some ids by name (:data:`~samfed_monai.config.options.MONAI_IDS` where
 MONAI runs it). What these refer to is read, and nothing else: an option that they do not lead to is refused, with the
 option that is read in its place.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from samfed_monai.config.knobs import (
+from samfed_monai.config.ids import UNREAD, lost
+from samfed_monai.config.options import (
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -21,7 +22,6 @@ from samfed_monai.config.knobs import (
     TEACHER_GIVEN,
     TEACHER_READS,
     TRAINING_READS,
-    lost,
 )
 from samfed_monai.config.parse import (
     DISABLED,
@@ -34,12 +34,10 @@ from samfed_monai.config.parse import (
     lookup,
     reached,
     split_id,
-    walk,
 )
 from samfed_monai.core.errors import Problem
 
 _LONGEST = 60  # characters of a value in a message
-_UNREAD = "leave it out: nothing that is run refers to it"
 _SET = "leave it out: the federation sets it"
 
 OF_SERVER = frozenset(
@@ -104,54 +102,45 @@ def unread(config: BundleConfig, reads: Set[str], asked: Collection[str] | None 
             expected = of_variant if config.federates else "an option that this command reads"
             hint = _disabled(config.content, parts)
         if config.federates and not hint:
-            expected, hint = _instead(config, parts, value) or (expected, hint)
+            expected, hint = _instead(config, join_id(parts), value) or (expected, hint)
         if expected:
             hint = hint or _elsewhere(config, parts)
             yield Unread(f"{config.source} -> {join_id(parts)}", found=_short(value), expected=expected, hint=hint)
 
 
-def _instead(config: BundleConfig, parts: Sequence[str], value: Any) -> tuple[str, str] | None:
+def _instead(config: BundleConfig, name: str, value: Any) -> tuple[str, str] | None:
     """What a federation reads in place of an option, and what to do about it; ``None`` where it has nothing."""
-    content, name = config.content, join_id(parts)
     if name in ("epochs", "val_interval"):
         hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
         return "none: the federation gives every site its own", hint
-    variant = repr(content.get("variant"))
-    if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
-        expected = f"an id that the variant {variant} reads: sites take theirs from mixed_networks"
+    if name == "network_name" and config.content.get("mixed_networks") and config.content.get("server_network"):
+        variant = config.content.get("variant")
+        expected = f"an id that the variant {variant!r} reads: sites take theirs from mixed_networks"
         return expected, f"set --mixed_networks \"['{value}']\" and --server_network {value}"
-    readers = [place for place, text in walk(config.below(1)) if text == f"@{name}"]
-    own = {join_id(place): lookup(content, place) for place in readers}
-    other = {place: text for place, text in own.items() if text is not MISSING and text != f"@{name}"}
-    if not other or len(other) < len(own) or name in reached(content, [key for key in content if key != name]):
-        return None
-    said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
-    hint = f"set --{next(iter(other))} {value}, or leave {name} out"
-    return f"an option that the variant {variant} reads; it has {said} of its own", hint
+    return None
 
 
 def _elsewhere(config: BundleConfig, parts: Sequence[str]) -> str:
     """The option of a federation for an id that its sites or its teacher read."""
     file, option = config.layers[0][0], join_id(parts)
     if config.federates:
-        return _SET if parts[0] in GIVEN else _UNREAD
+        return _SET if parts[0] in GIVEN else UNREAD
     if file == TEACHER_FILE and is_read([of_teacher(config.content)], parts):
         return f"`samfed federate` reads it: --{TEACHER}#{option}"
     if file == WORKFLOWS[FEDERATE.removesuffix(".json")][0] and is_read([of_training(config.content)], parts):
         return f"`samfed federate` reads it: --{option}"
-    return _UNREAD
+    return UNREAD
 
 
 def unread_without_teacher(config: BundleConfig, *, trunk: bool) -> Iterator[Problem]:
-    """``adapter`` and ``renewal`` on the command line of a run that has no use for them.
+    """``adapter`` on the command line of a run that has no use for it.
 
     Args:
         config: of a federation, the command line on top.
         trunk: whether the run has a teacher, if only for the trunk that networks start from.
     """
     adapt = config.content.get("teacher_adapt")
-    useless = {"renewal"} if adapt == "off" else set[str]()
-    useless |= {"adapter"} if adapt == "none" or not trunk else set()
+    useless = {"adapter"} if adapt == "none" or not trunk else set[str]()
     expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
     for key, value in config.layers[-1][1].items():
         name = split_id(key)[0]
@@ -182,7 +171,7 @@ def unread_in_groups(config: BundleConfig, groups: Mapping[str, BundleConfig], *
         if not site and not teacher:
             hint = "leave it out: this run has no teacher"
         expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
-        yield Unread(f"{config.source} -> {option}", found=_short(value), expected=expected, hint=hint or _UNREAD)
+        yield Unread(f"{config.source} -> {option}", found=_short(value), expected=expected, hint=hint or UNREAD)
 
 
 def _asked(config: BundleConfig) -> Iterator[tuple[str, str, str, Any]]:

@@ -14,7 +14,7 @@ from samfed_monai.config.layers import layered, pairs_for_monai
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import BundleConfig
 from samfed_monai.config.wrapped_errors import unwrapped
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Refused, refused
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
 """What MONAI calls each workflow; ``None`` has only the properties that every bundle has."""
@@ -38,7 +38,7 @@ def run_workflow(
         bundle: folder or packaged name.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
         overrides: ids and values.
-        variant: variant, laid on the workflow's first file; not for ``federate``, where it is a knob.
+        variant: variant, laid on the workflow's first file; not for ``federate``, where it is an option.
         asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
         prepared: called with MONAI's workflow when it is initialized, to attach handlers to its ``evaluator``.
 
@@ -72,6 +72,8 @@ def _run(
         workflow_type=WORKFLOW_TYPES[workflow],
         **overrides,
     )
+    if "run" not in job.parser:
+        raise refused(files[-1].name, "none", "an id run, which says what the workflow does", "add it")
     with unwrapped(lambda: job.parser):
         job.initialize()
         prepared(job)

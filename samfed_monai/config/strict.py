@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from samfed_monai.config.check import FOLDER_KNOBS, WEIGHT_KNOBS, check_logging
-from samfed_monai.config.knobs import GROUPS, SITES, knobs_of
+from samfed_monai.config.check import FOLDER_OPTIONS, WEIGHT_OPTIONS, check_logging
+from samfed_monai.config.options import GROUPS, SITES, options_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
 from samfed_monai.config.own_images import image_problems
 from samfed_monai.config.parse import join_id, lookup, split_id
@@ -87,7 +87,7 @@ def strict_target(target: Any, where: str) -> list[Problem]:
     Packages that whoever started the command added in ``SAMFED_ALLOW`` count as allowed here, too.
 
     Args:
-        target: what stands at ``_target_``.
+        target: what is at ``_target_``.
         where: file and id, for the message.
     """
     try:
@@ -122,17 +122,17 @@ SHAPES = (
     re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.(?:parameters|run)\(\)"),
     re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.to\(@[A-Za-z]\w*\)"),
 )
-"""Expressions that a bundle's file may hold below its knobs: ``$@network.parameters()``, ``$@trainer.run()``,
+"""Expressions that a bundle's file may hold below its options: ``$@network.parameters()``, ``$@trainer.run()``,
 ``$@network_def.to(@device)``. The bundles of this package hold none."""
 
 IMPORTS = re.compile(r"\$import (?:torch|monai|samfed_monai)(?:\.[a-z]\w*)*(?: as [A-Za-z]\w*)?")
 """What ``imports`` may hold: one module of packages that are there anyway."""
 
-SENT_PLACES = frozenset({*WEIGHT_KNOBS, *FOLDER_KNOBS}) | {
+SENT_PLACES = frozenset({*WEIGHT_OPTIONS, *FOLDER_OPTIONS}) | {
     *("datalist", "output", "path", "file", "filename", "folder", "root", "store")
 }
 PLACE_ENDINGS = ("_path", "_file", "_filename", "_dir", "_folder", "_root", "_store")
-"""Ids that say where something lies on a machine, and how others of them end. A site's own file says that, never a
+"""Ids that say where something is on a machine, and how others of them end. A site's own file says that, never a
 message."""
 
 SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"})
@@ -151,8 +151,8 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     (``%``); a logging configuration, or any other option of MONAI's own command; the debugger; values that JSON does
     not have. Something that was *sent* moreover may not hold any expression at all, set ids of :data:`SENT_WORKFLOW`,
     name places on this machine or say how images are read (:mod:`samfed_monai.config.own_images`). A *file* of a bundle
-    may: there :data:`SHAPES` and :data:`IMPORTS` are allowed below the knobs, and components may name places below the
-    folder of the run.
+    may: there :data:`SHAPES` and :data:`IMPORTS` are allowed below the options, and components may name places below
+    the folder of the run.
 
     It does not say whether an id exists or a value fits; the ordinary check does, where the bundle is at hand.
 
@@ -168,7 +168,7 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     """
     if not isinstance(content, Mapping):
         return [Problem(source, found=type(content).__name__, expected="an object of ids")]
-    knobs = knobs_of(content) if file else {}
+    options = options_of(content) if file else {}
     problems: dict[Problem, None] = {}
     refused: list[tuple[str, ...]] = []
     for parts, value in _values(content):
@@ -181,12 +181,12 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
             refused += [parts] * bool(found)
         problems |= dict.fromkeys(found)
         if isinstance(value, str) and parts[-1] != "_target_":
-            problems |= dict.fromkeys(_of_text(parts, value, where, file=file and parts[0] not in knobs))
+            problems |= dict.fromkeys(_of_text(parts, value, where, file=file and parts[0] not in options))
     return list(problems)
 
 
 def _values(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Ids with their values; an id below the deepest level counted is not looked into, but told as too deep."""
+    """Ids with their values; an id below the deepest level counted is not looked into, but reported as too deep."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
     while waiting:
         parts, value = waiting.pop()
@@ -235,12 +235,14 @@ def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value:
     """A place out of reach in a file's component, there or in the id of the file that it refers to."""
     if isinstance(value, str) and value.startswith("@"):
         leads_to = split_id(value[1:])
-        value = None if _names_place(leads_to[-1]) else lookup(content, leads_to)  # a knob for a place is plain to see
+        value = (
+            None if _names_place(leads_to[-1]) else lookup(content, leads_to)
+        )  # an option for a path is plain to see
     if len(_in_its_workflow(parts)) < 2 or not _names_place(parts[-1]) or not isinstance(value, str):
         return
     path = PureWindowsPath(value)  # it takes both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
-        hint = "refer to a knob for places, for instance @output_dir"
+        hint = "refer to an option for places, for instance @output_dir"
         yield Problem(where, found=_shown(value), expected="a path below the folder of the run", hint=hint)
 
 
@@ -270,7 +272,7 @@ def _shown(value: Any) -> str:
 
 
 def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
-    """One text. ``file`` is whether it stands where a bundle's file may hold an expression of a known shape."""
+    """One text. ``file`` is whether it is where a bundle's file may hold an expression of a known shape."""
     if value.startswith("%"):
         yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'%' would read another file")
     elif value.startswith("$") and not file:

@@ -20,8 +20,8 @@ from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
 """Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
-with a configuration is code nobody installed. Whoever starts the command (never the bundle) can add packages with the
-environment variable ``SAMFED_ALLOW``, for instance ``SAMFED_ALLOW=my_lab.,torchvision.``"""
+with a configuration is code that no one installed. Whoever starts the command (never the bundle) can add packages with
+the environment variable ``SAMFED_ALLOW``, for instance ``SAMFED_ALLOW=my_lab.,torchvision.``"""
 
 DENIED_PREFIXES = (
     "ignite.distributed.",

@@ -1,8 +1,8 @@
 """Variants: a few ids each on top of ``train.json``. Methods declare theirs beside their code; bundles may add to them.
 
-A variant is a JSON file. Those of the package lie in ``samfed_monai/methods``, beside the code that they need, if they
-need any; another package adds one through the entry point ``samfed_monai.methods``; a bundle's own lie in its
-``configs/variants`` and go before both. What a file says of itself stands in its block ``_method``, the one place that
+A variant is a JSON file. Those of the package are in ``samfed_monai/methods``, beside the code that they need, if they
+need any; another package adds one through the entry point ``samfed_monai.methods``; a bundle's own are in its
+``configs/variants`` and go before both. What a file says of itself is in its block ``_method``, the one place that
 ``samfed variants``, tables and documentation read.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 from samfed_monai.config.entry_points import Brought, brought, module_file, owner_of, sorted_out
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
+from samfed_monai.core.json_schema import departures
 from samfed_monai.core.registry import Elsewhere
 
 METHOD = "_method"
@@ -105,17 +106,27 @@ class Method:
     where: str = ""
 
 
-_OWN = {"kind": KINDS, "classes": tuple(CLASSES)}
 _INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
-_TYPES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("title", "note", "source", "inferred", "base", "kind", "use", "exchange", "labels", "classes"), str
-    ),
-    "place": int,
-    "leaves_site": list,
-    "networks": dict,
+_TEXT = {"type": "string"}
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        **dict.fromkeys(("title", "note", "source", "inferred", "base", "use"), _TEXT),
+        **{key: {"enum": list(words)} for key, words in {"kind": KINDS, "classes": CLASSES, **_INHERITED}.items()},
+        "leaves_site": {"type": "array", "items": {"enum": list(LEAVES_SITE)}},
+        "networks": {
+            "type": "object",
+            "additionalProperties": {
+                **_TEXT,
+                "pattern": r"\w\.\w",
+                "description": "where its builder is, `package.module.name`",
+            },
+        },
+        "place": {"type": "integer"},
+    },
+    "additionalProperties": False,
 }
-_SPOKEN: dict[Any, str] = {list: "a list", dict: "an object"}
+"""What a block ``_method`` holds."""
 
 
 def read_method(path: str | Path, name: str | None = None) -> Method:
@@ -128,30 +139,11 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
     name, content = name or path.stem, read_json(path, byte_order_mark=False)
     if not isinstance(content, Mapping):
         return Method(name, title=name)
-    block = content.get(METHOD, {})
     where, problems = f"{path.name} -> {METHOD}", Problems()
-    if not isinstance(block, Mapping):
-        raise Refused([Problem(where, found=type(block).__name__, expected="an object")])
-    for key, value in block.items():
-        if key not in _TYPES:
-            hint = did_you_mean(str(key), _TYPES)
-            problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(_TYPES)}", hint=hint)
-        elif not isinstance(value, _TYPES[key]):
-            expected = _SPOKEN.get(_TYPES[key], f"a value of type {_TYPES[key].__name__}")
-            problems.add(f"{where}#{key}", found=repr(value), expected=expected)
-        elif key == "networks":
-            for network, place in value.items():
-                if not (isinstance(place, str) and place.rpartition(".")[0]):
-                    expected = "where its builder is, `package.module.name`"
-                    problems.add(f"{where}#networks#{network}", found=repr(place), expected=expected)
-        elif key in _OWN or key in _INHERITED:
-            known = list(_OWN[key] if key in _OWN else _INHERITED[key])
-            for each in value if isinstance(value, list) else [value]:
-                if each not in known:
-                    hint = did_you_mean(str(each), known)
-                    problems.add(f"{where}#{key}", found=repr(each), expected=f"one of {list(known)}", hint=hint)
+    block = content.get(METHOD, {})
+    problems.extend(departures({METHOD: block}, {"properties": {METHOD: _SCHEMA}}, path.name))
     problems.unless("_base" not in content, f"{path.name} -> _base", content.get("_base"), f"`base` in {METHOD}")
-    if METHOD in content and "base" not in block:
+    if METHOD in content and isinstance(block, Mapping) and "base" not in block:
         for key in _INHERITED.keys() - block.keys():
             found, hint = "nothing", "say it, or name a base that does"
             problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", hint=hint)
@@ -269,7 +261,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         raise Refused([broken_methods()[name]])
     if name not in known:
         hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
-        hint = hint or "one of your own stands in the bundle's configs/variants, or in a package that is installed"
+        hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
         raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", hint=hint)])
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else packaged_methods()[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -49,10 +50,10 @@ def exit_on_refusal() -> Iterator[None]:
             raise
         _leave(Stopped(f"{ASKED}; what was complete is kept", AGAIN))
     except (SamFedError, KeyboardInterrupt, RuntimeError) as error:
-        told = unwrap(error, _parser_of_command)
-        if told is None or not started_by_monai():
+        known = unwrap(error, _parser_of_command)
+        if known is None or not started_by_monai():
             raise
-        _leave(told)
+        _leave(known)
 
 
 def run_or_exit(job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -82,14 +83,15 @@ def install_exit_hook() -> None:
     """Lets errors of ours that components raise while MONAI builds them end the process in the same way."""
     if started_by_monai() and sys.excepthook is not _exit_hook:
         sys.excepthook = _exit_hook
+        logging.getLogger("samfed_monai.audit").propagate = False  # JSON a message, which the site's audit.jsonl has
 
 
 def _exit_hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    told = unwrap(error, _parser_of_command)
-    if told is None:
+    known = unwrap(error, _parser_of_command)
+    if known is None:
         sys.__excepthook__(kind, error, where)
         return
-    _leave(told)
+    _leave(known)
 
 
 def _parser_of_command() -> Any:

@@ -30,15 +30,15 @@ def component_refusal(error: BaseException, parser: GetParser | None = None, *, 
 
     Args:
         error: what was raised, however deep MONAI wrapped it.
-        parser: gives the ``ConfigParser`` that built the component, whose id is then told; without one, or where that
-            holds no such component, it is told by its name.
+        parser: gives the ``ConfigParser`` that built the component, for its id; without one, or where that holds no
+            such component, the message has the component's name.
         file: the bundle's file that names the component, where that is known.
     """
     seen: BaseException | None = error
     while seen is not None and seen.__cause__ is not None:
         cause, wrapped = seen.__cause__, _WRAPPED.match(str(seen)) if isinstance(seen, RuntimeError) else None
         if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
-            where = " -> ".join(filter(None, (file, _id_of(wrapped[1], cause, parser) or wrapped[1])))
+            where = " -> ".join(filter(None, (file, _id_of(wrapped[1], parser) or wrapped[1])))
             expected = f"values that {wrapped[1]} takes"
             found, hint = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
             return Refused([Problem(where, found=found, expected=expected, hint=hint)])
@@ -54,33 +54,16 @@ def _ours(cause: BaseException, component: str) -> bool:
     return isinstance(cause, TypeError) and module.partition(".")[0] == "samfed_monai"
 
 
-def _id_of(component: str, cause: BaseException, get: GetParser | None) -> str:
-    """The id of the component that raised ``cause``; empty where the configuration has none of that name.
-
-    Of several, each is built again by itself, until one says the same.
-    """
+def _id_of(component: str, get: GetParser | None) -> str:
+    """The id of the component of that name, or those of several; empty where the configuration has none."""
     parser = get() if get is not None else None
-    if parser is None:
-        return ""
-    ids = [join_id(parts) for parts, value in walk(parser.get()) if _is(value, component)]
-    return next((id_ for id_ in ids if len(ids) == 1 or _says_again(parser, id_, cause)), "")
+    ids = [join_id(parts) for parts, value in walk(parser.get()) if _is(value, component)] if parser else []
+    return " or ".join(ids)
 
 
 def _is(value: Any, component: str) -> bool:
     target = value.get("_target_") if isinstance(value, dict) else None
     return isinstance(target, str) and (component == target or component.endswith(f".{target}"))
-
-
-def _says_again(parser: Any, id_: str, cause: BaseException) -> bool:
-    try:
-        parser.get_parsed_content(id_)
-    except Exception as error:
-        seen: BaseException | None = error
-        while seen is not None:
-            if type(seen) is type(cause) and str(seen) == str(cause):
-                return True
-            seen = seen.__cause__
-    return False
 
 
 def unwrap(error: BaseException, parser: GetParser | None = None) -> SamFedError | KeyboardInterrupt | None:
@@ -96,8 +79,8 @@ def unwrap(error: BaseException, parser: GetParser | None = None) -> SamFedError
 
 def _by_the_machine(error: BaseException | None) -> SamFedError | None:
     while error is not None:
-        if told := machine_failure(error):
-            return told
+        if failure := machine_failure(error):
+            return failure
         error = error.__cause__
     return None
 
@@ -118,7 +101,7 @@ def unwrapped(parser: GetParser | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = unwrap(error, parser)
-        if told is None:
+        known = unwrap(error, parser)
+        if known is None:
             raise
-        raise told from None
+        raise known from None

@@ -183,9 +183,6 @@ class Problems:
             raise Refused(self._problems)
 
 
-_SHORT = 3  # letters of names like `run`, `fit` and `pad`, many of which are one letter apart
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """How to fix a misspelt name: ``did you mean 'x'?``, or an empty string when none of ``known`` is close."""
     close = closest(name, known)
@@ -193,38 +190,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The one of ``known`` that a misspelt name means: one slip away, or else with a ratio of difflib's of at
-    least ``cutoff``; ``None`` if none is."""
-    known = sorted(known)
-    alike = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return slip_of(name, known) or (alike[0] if alike else None)
+    """The one of ``known`` that a misspelt name means: the most alike by difflib's ratio, or ``None`` below ``cutoff``.
 
-
-def slip_of(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known``, the most alike, that one slip of the hand makes of ``name``, or ``None``.
-
-    A slip is one letter lost, added, changed or swapped with the next, or another use of capitals and hyphens. A number
-    at the end of a word makes another name (``sam2`` of ``sam``), and so does a changed letter in a word of three.
+    Capitals and hyphens in the place of underscores make no difference.
     """
-    slips = sorted(other for other in known if other != name and _one_slip(name, other))
-    return max(slips, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio(), default=None)
+    spelt = {_folded(each): each for each in sorted(known, reverse=True)}
+    found = difflib.get_close_matches(_folded(name), spelt, n=1, cutoff=cutoff)
+    return spelt[found[0]] if found else None
 
 
-def _one_slip(name: str, other: str) -> bool:
-    one, two = (text.casefold().replace("-", "_") for text in (name, other))
-    begin = _alike(one, two)
-    end = _alike(one[begin:][::-1], two[begin:][::-1])
-    rest, one, two = one[len(one) - end :], one[begin : len(one) - end], two[begin : len(two) - end]
-    if not rest[:1].isalnum() and any(letter.isdigit() for letter in one + two):
-        return False
-    changed = len(one) == len(two) == 1 and len(name) > _SHORT
-    return len(one) + len(two) <= 1 or changed or (len(one) == 2 and one == two[::-1])
-
-
-def _alike(one: str, other: str) -> int:
-    """Letters that two words begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 # torch has no class of its own for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12

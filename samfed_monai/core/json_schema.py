@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,13 +49,24 @@ def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Prob
     return list(dict.fromkeys(problem for found in problems for problem in found))
 
 
+_KINDS = {
+    **{"number": "a number", "integer": "a whole number", "string": "a text", "boolean": "true or false"},
+    **{"array": "a list", "object": "an object", "null": "null"},
+}
+_BOUNDS = {
+    **{"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"},
+    "multipleOf": "a multiple of",
+}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")
+
+
 def _problem(error: ValidationError, where: str) -> list[Problem]:
     first, *rest = error.absolute_path or [None]
     place = where if first is None else f"{where} -> {'#'.join(map(str, [first, *rest]))}"
+    joint = " -> " if first is None else "#"
     value, rule = error.instance, error.validator_value
-    shown = f"{value!r} ({type(value).__name__})"[:_MOST_SHOWN]
+    shown = "null" if value is None else f"{value!r} ({type(value).__name__})"[:_MOST_SHOWN]
     if error.validator == "required":
-        joint = " -> " if first is None else "#"
         known = error.schema.get("properties", {})
         absent = [name for name in rule if name not in value]
         return [
@@ -61,19 +74,44 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
             for name in absent
         ]
     if error.validator == "additionalProperties" and rule is False:
-        joint, known = " -> " if first is None else "#", sorted(error.schema.get("properties", {}))
+        known = sorted(error.schema.get("properties", {}))
         unknown = [name for name in value if name not in known]
         return [
             Problem(f"{place}{joint}{name}", "an unknown key", f"one of {known}", did_you_mean(str(name), known))
             for name in unknown
         ]
-    if error.validator == "type":
-        return [Problem(place, shown, " or ".join([rule] if isinstance(rule, str) else rule))]
+    if error.validator in ("type", "anyOf"):
+        expected = " or ".join(_words({error.validator: rule}))
+        return [Problem(place, shown, expected, _hint(value, expected))]
     if error.validator == "enum":
         known = [each for each in rule if each is not None]
-        close = did_you_mean(value, known) if isinstance(value, str) else ""
-        return [Problem(place, str(value), f"one of {known}", close)]
-    bounds = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
-    if error.validator in bounds:
-        return [Problem(place, str(value), f"{bounds[error.validator]} {rule}")]
+        close = did_you_mean(value, map(str, known)) if isinstance(value, str) else ""
+        return [Problem(place, repr(value), f"one of {known}", close)]
+    if error.validator in _BOUNDS and not (error.validator == "multipleOf" and "description" in error.schema):
+        return [Problem(place, str(value), f"{_BOUNDS[error.validator]} {rule}")]
     return [Problem(place, shown, str(error.schema.get("description", error.message)))]
+
+
+def _words(schema: Mapping[str, Any]) -> list[str]:
+    """What a schema takes, in words: kinds of values, and values."""
+    kinds = schema.get("type", [])
+    words = [_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    words += [repr(value) for value in schema.get("enum", ())]
+    return list(dict.fromkeys([*words, *(word for each in schema.get("anyOf", ()) for word in _words(each))]))
+
+
+def _hint(value: Any, expected: str) -> str:
+    """What to do about a value of the wrong kind, where that is obvious; else an empty string."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word and "number" in expected and _NUMBER.fullmatch(word):
+        return "remove the quotes"
+    if word in ("true", "false") and "true or false" in expected:
+        return f"write {word} without quotes (True or False on MONAI's own command line)"
+    if word and "a list" in expected:
+        return f"write {json.dumps([item.strip(_BRACKETS) for item in value.split(',')])}"
+    if isinstance(value, float) and value.is_integer() and "whole number" in expected:
+        return f"write {int(value)}"
+    return "put it in quotes" if isinstance(value, (bool, int, float)) and "a text" in expected else ""
+
+
+_BRACKETS = " []'\""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,10 +22,30 @@ ARGUMENTS = "network_def"
 BASE_SAM = "base_sam"
 """Key of a file's header, and of a run's hashes, with the SHA-256 of the SAM under its network."""
 
+USAGE = "usage"
+"""Key under which a file says how its network is used: text for a reader (:func:`usage_of`)."""
+
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
 _CATALOGUE = "samfed_monai.networks.client_network"
 _SIDE = re.compile("[0-9]{1,6}")  # of an image, in pixels
 _NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # said elsewhere, or places
+
+
+def usage_of(size: int, classes: Sequence[str] = (), threshold: float = 0.5) -> str:
+    """How masks are made with a network, in a sentence; files hold it, and ``docs/export.md`` has it as code.
+
+    Args:
+        size: side of the images that the network takes, pixels.
+        classes: names of several classes; empty for one.
+        threshold: probability from which a pixel is foreground, of one class.
+    """
+    decides = f"sigmoid; foreground is {threshold:g} or more"
+    if len(classes) > 1:
+        decides = f"the largest of {len(classes) + 1} logits decides: {', '.join(('background', *classes))}"
+    return (
+        f"input: RGB / 255, (B, 3, {size}, {size}) float32, the image resized with mode area; output: logits, to be "
+        f"resized to the image bilinearly (align_corners false); then {decides}"
+    )
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:

@@ -99,8 +99,11 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def digest_like(path: str | Path, known: str) -> str:
     """The digest of a file, of the kind that ``known`` is: SHA-256, or the checksum of :func:`write_state`."""
-    if not known.startswith(_CHECKSUM):
-        return sha256_file(path)
+    return state_digest(path) if known.startswith(_CHECKSUM) else sha256_file(path)
+
+
+def state_digest(path: str | Path) -> str:
+    """The checksum of a file that :func:`write_state` wrote."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):

@@ -404,40 +404,37 @@ def _there(path: str | Path) -> DataList | None:
         raise refused(path, found=found, expected="no file, or a data list", hint=HINT) from refusal
 
 
-def cannot_be_scored(datalist: DataList) -> str | None:
-    """A sentence where no site has an image to validate or to test on (fault 67), or ``None``."""
-    if any(site.validation or site.test for site in datalist.sites.values()):
-        return None
-    return (
-        "nothing here can be scored: no site has a validation or test image, that is one with a mask; rounds are not "
-        "compared, the last one is taken, and only looking at its masks shows whether it is good"
-    )
-
-
 LEAST_IMAGES = 5
 """Fewest images of which a site reports a score, unless ``federate.json -> privacy`` has another number (ours)."""
 
 
-def few_to_measure(datalist: DataList, least: int) -> list[str]:
-    """Sites with masks of which a validation or test split holds fewer than ``least`` images.
+def measuring_notes(datalist: DataList) -> list[str]:
+    """Sentences where little or nothing of a list can be scored (fault 67): at all, or at some of its sites.
 
-    A site without any mask, or with weak labels alone, has nothing to measure, and one without images to train on is
-    tested only.
-
-    Args:
-        datalist: the list.
-        least: fewest images of which a site tells a score (``privacy#least_images``).
+    A site without images to train on is tested only; a list of such sites alone measures, whatever their number.
     """
-    names = []
+    if not any(site.validation or site.test for site in datalist.sites.values()):
+        return [
+            "nothing here can be scored: no site has a validation or test image, that is one with a mask; rounds are "
+            "not compared, the last one is taken, and only looking at its masks shows whether it is good"
+        ]
+    bare, few = [], []
     for name, site in datalist.sites.items():
         measuring = [site.validation, site.test] if site.unlabelled else [site.test]
-        has_masks = any(item.label is not None and not item.weak for _, items in site.splits() for item in items)
-        if has_masks and any(len(items) < least for items in measuring):
-            names.append(name)
-    return names
-
-
-def without_labels(datalist: DataList) -> list[str]:
-    """Sites of which no image has a mask or a weak label."""
-    every = {name: [item for _, items in site.splits() for item in items] for name, site in datalist.sites.items()}
-    return [name for name, items in every.items() if items and all(item.label is None for item in items)]
+        if not any(item.label is not None and not item.weak for _, items in site.splits() for item in items):
+            bare.append(name)
+        elif any(len(items) < LEAST_IMAGES for items in measuring):
+            few.append(name)
+    notes = []
+    if bare:
+        notes.append(
+            f"nothing to measure with at {', '.join(bare)}: no image has a mask, so that no score is reported there, "
+            "and the choice of the best round goes by the other sites"
+        )
+    if few and any(site.unlabelled for site in datalist.sites.values()):
+        notes.append(
+            f"few to measure with at {', '.join(few)}: fewer than {LEAST_IMAGES} validation or test images, and a site "
+            "reports no score of fewer; larger shares (--validation, --test) give more, and where all images are on "
+            "one machine, --privacy#least_images 1 of `samfed federate` shows every score"
+        )
+    return notes

@@ -184,7 +184,7 @@ def draw_public(
 def divide(
     found: list[Found], facts: Mapping[str, Facts], partition: Partition, sites: int, alpha: float, seed: int
 ) -> dict[str, list[Found]]:
-    """The images of each site: by the folder they lie in, or as ``site-1`` and so on.
+    """The images of each site: by the folder that they are in, or as ``site-1`` and so on.
 
     Args:
         found: private images.

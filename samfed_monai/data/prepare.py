@@ -14,7 +14,7 @@ from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, 
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import list_class_problems
-from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
+from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, measuring_notes, require_free
 from samfed_monai.data.grouping import Groups, subset
 from samfed_monai.data.partitions import (
     Partition,
@@ -294,8 +294,7 @@ def finish(
     problems.extend(problems_of(datalist, kept))
     problems.refuse_if_any()
     freeze({output: datalist})
-    unscored = cannot_be_scored(datalist)
-    sentences = [*([unscored] if unscored else []), *warnings(datalist), *doubts(datalist, kept)]
+    sentences = [*measuring_notes(datalist), *warnings(datalist), *doubts(datalist, kept)]
     sentences += [*reshaped, *ungrouped, *caveats, *looked.skipped]
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
@@ -359,7 +358,7 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
     spared |= {options.public: "they are the public images"} if options.public is not None else {}
     found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared)
-    others = [*folders.passed_over, *_only_weak(found), *caveats]
+    others = [*folders.passed_over, *caveats]
     others += [] if options.by_folder or options.groups else _of_one_name(found)
     return of_sites(found, root, options, known=[*folders.problems, *wrong], caveats=others)
 
@@ -378,16 +377,6 @@ def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
         if images
         else []
     )
-
-
-def _only_weak(found: Mapping[str, Sequence[Found]]) -> list[str]:
-    """A sentence on every site that has weak labels and no mask."""
-    return [
-        f"{site} has weak labels and no mask, so that nothing is measured there: give masks, of 0 and 1 alone, of some "
-        "of its images"
-        for site, ones in found.items()
-        if any(one.label_kind is not None for one in ones) and not any(one.has_mask for one in ones)
-    ]
 
 
 def _by_folder(one: Found) -> Found:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import AGAIN, Problems, refused
-from samfed_monai.core.io import make_folder, read_json, write_bytes, write_json
+from samfed_monai.core.io import make_folder, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +46,6 @@ _SEVERAL = b"SFM2"  # of a mask of several classes: the first two bytes of its p
 _PLANES = struct.Struct("<H")
 _DTYPES: dict[int, np.dtype] = {8: np.dtype("u1"), 16: np.dtype("<u2")}
 _HASH = re.compile(r"[0-9a-f]{64}")
-
-ORIGIN = "origin.json"
-"""Beside renewed masks: what they are made of, as ``samfed_monai.federation.renewal`` writes it."""
 
 
 class SoftMaskStore:
@@ -151,28 +146,6 @@ class SoftMaskStore:
             )
         levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
         return torch.from_numpy(pixels.astype(np.float32) / levels)
-
-    def write_origin(self, origin: Mapping[str, Any]) -> None:
-        """Notes, beside the masks, that they are renewed ones, and what they are made of."""
-        for folder in (self.folder, self._masks):
-            _make_private(folder)
-        write_json(self._masks / ORIGIN, dict(origin))
-
-    def origin(self) -> dict[str, Any] | None:
-        """What :meth:`write_origin` noted; ``None`` for masks that are a teacher's own, or for none."""
-        path = self._masks / ORIGIN
-        return dict(read_json(path)) if path.is_file() else None
-
-    def renewed(self) -> list[SoftMaskStore]:
-        """The renewed masks in the same folder, each as a store of its own, in the order of their names."""
-        notes = sorted(self.folder.glob(f"*/{ORIGIN}"))
-        return [SoftMaskStore(self.folder, teacher_sha256=note.parent.name, bits=self.bits) for note in notes]
-
-    def remove(self) -> None:
-        """Removes these masks, the note of their origin last, so that a removal that was killed can be repeated."""
-        for folder in self._masks.glob("??"):
-            shutil.rmtree(folder)
-        shutil.rmtree(self._masks, ignore_errors=True)
 
     def __contains__(self, image_sha256: object) -> bool:
         """Whether a readable mask is there; its checksum is verified."""

@@ -12,6 +12,7 @@ from .run_folder import COLUMNS, RunFolder
 from .server import RoundController, RunResult
 from .signals import Interrupted
 from .site import ClientAlgoSite, Site
+from .wire_transport import Post, WireTransport
 
 __all__ = [
     "COLUMNS",
@@ -21,6 +22,7 @@ __all__ = [
     "LocalTransport",
     "Places",
     "Plan",
+    "Post",
     "ProcessTransport",
     "Progress",
     "RoundController",
@@ -29,6 +31,7 @@ __all__ = [
     "RunResult",
     "SamFedAlgo",
     "Site",
+    "WireTransport",
     "from_exchange_object",
     "to_exchange_object",
 ]

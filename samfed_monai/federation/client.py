@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import torch
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -232,7 +231,7 @@ class SamFedAlgo(MonaiAlgo):
 
     Args:
         bundle_root: the bundle's folder.
-        vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in knobs);
+        vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in options);
             only silences MONAI's warning that it executes a bundle.
         keep_optimizer: keep the optimizer's moments from round to round; False starts every round without.
         output_dir: folder of this site's evaluation files; ``None`` writes none.
@@ -438,26 +437,6 @@ class SamFedAlgo(MonaiAlgo):
         answer.metrics = sendable({**(answer.metrics or {}), **empty})
         answer[HEADER] = call.header(Kind.METRICS, n=seen)
         return answer
-
-    @contextmanager
-    def model_of(self, data: ExchangeObject, extra: Mapping[str, Any]) -> Iterator[nn.Module]:
-        """The trainer's network within a block, in eval mode, with the weights that ``train`` would start from.
-
-        Args:
-            data: as ``train`` is given it.
-            extra: likewise; with a purpose other than ``replace`` a site that has a network of its own uses that.
-
-        Raises:
-            MessageRefused: weights of another network.
-        """
-        if self.trainer is None:
-            raise RuntimeError("model_of() was called before initialize()")
-        network = self.trainer.network
-        with restored_after(network, self._its_parts.split.frozen), torch.no_grad():
-            if self._own_in(Call.of(self.client_name, extra, data)) is None:
-                self._require_fit(data.weights, self._shared())
-                network.load_state_dict(dict(data.weights or {}), strict=False)
-            yield network.eval()
 
     def abort(self, extra: dict | None = None) -> None:
         """Stops the engine that runs, and refuses to evaluate until ``initialize`` or ``train`` is called again."""

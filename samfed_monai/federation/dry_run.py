@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from samfed_monai.config.parse import parsed
-from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own
+from samfed_monai.config.parse import parsed, reached
+from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data.classes import outputs_of
 from samfed_monai.data.weak_labels import IGNORE
-from samfed_monai.federation.workflow import WorkflowConfig, unfilled
+from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, unfilled
+from samfed_monai.handlers.term import Term
 from samfed_monai.networks.input_size import batch_problems, size_advice, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 
@@ -40,12 +41,14 @@ class BuiltNetwork:
         network: its name.
         shapes: of its tensors, by name.
         split: what of it is shared, personal and frozen.
+        terms: names of the terms that it trains with; ``None`` where they cannot be built without a site.
     """
 
     site: str
     network: str
     shapes: Shapes
     split: KeySplit
+    terms: tuple[str, ...] | None
 
 
 def dry_run(
@@ -70,8 +73,9 @@ def dry_run(
     Raises:
         Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
-            term does not take, weak labels (``images#weak_labels``) whose unlabelled pixels would be learned from,
-            missing weights of SAM, or unlike networks where all must be alike.
+            term does not take, a guide that a term names and that is not there, weak labels (``images#weak_labels``)
+            whose unlabelled pixels would be learned from, missing weights of SAM, or unlike networks where all
+            must be alike.
     """
     problems, found = Problems(), dict[str, BuiltNetwork]()
     for site, name in networks.items():
@@ -80,7 +84,7 @@ def dry_run(
         if key in found:
             continue
         parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
-        with own_random_state(0):  # nothing that is drawn here is used
+        with own_random_state(0), unwrapped(lambda: parser):  # noqa: B023 - nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
         size = parsed(parser, "image_size")
         if isinstance(size, int):
@@ -91,12 +95,16 @@ def dry_run(
         split = KeySplit((), (), ())
         for part in PARTS:
             problems.extend(_part_problems(parser, part))
+        terms = _terms(parser)
+        problems.extend(_guide_problems(parser, terms or ()))
         problems.extend(_weak_label_problems(parser))
         problems.extend(_loss_problems(parser))
         with problems.collected():
             split = network_split(network, parsed(parser, "personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-        found[key] = BuiltNetwork(site, name, shapes, split)
+        found[key] = BuiltNetwork(
+            site, name, shapes, split, None if terms is None else tuple(term.name for term in terms)
+        )
     problems.refuse_if_any()
     built = list(found.values())
     if one_network:
@@ -120,6 +128,27 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
     return []  # any other error is reported where a site builds the component
 
 
+def _terms(parser: Any) -> list[Term] | None:
+    """The terms that a site trains with; ``None`` where one cannot be built, which is reported elsewhere."""
+    if "terms" not in reached(parser.get(), [TRAIN]):
+        return []
+    try:
+        terms = parsed(parser, "terms")
+    except RuntimeError:
+        return None
+    return [term for term in terms.values() if isinstance(term, Term)] if isinstance(terms, Mapping) else []
+
+
+def _guide_problems(parser: Any, terms: Sequence[Term]) -> list[Problem]:
+    """Guides that terms name and that are disabled or not there."""
+    try:
+        guides = parsed(parser, "guides")
+    except RuntimeError:
+        return []  # reported where a site builds the component
+    known = [guide.name for guide in guides.values()] if isinstance(guides, Mapping) else []
+    return [problem for term in terms for problem in term.missing_guides(known)]
+
+
 def _rate_problems(optimizer: Any) -> list[Problem]:
     """Learning rates of an optimizer, of whichever option, that no network of this package has learned with."""
     rates = sorted({float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group})
@@ -135,7 +164,7 @@ def _loss_problems(parser: Any) -> list[Problem]:
     """A loss for probabilities, where the network gives logits.
 
     Of two answers to the same label, logits of 4 and -4 are the better ones, and 0 and 1 as logits the worse. Few
-    pixels are foreground: a Dice of logits would otherwise fall below zero, and look like the best of all.
+    pixels are foreground: without this, a Dice of logits would fall below zero, and look like the best of all.
     """
     try:
         loss, classes = parsed(parser, "loss"), parsed(parser, "classes")

@@ -55,7 +55,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 #: Word of the message to its name in messages, and how to fix a difference.
 _MEANING = {
-    "plan": ("plan and bundle", "give both the same bundle and the same job; places may differ, nothing else"),
+    "plan": ("plan and bundle", "give both the same bundle and the same job; paths may differ, nothing else"),
     "version": ("samfed-monai", "install the same version at both ends"),
     "public_list": (
         "public part of the data list",
@@ -101,7 +101,7 @@ def own_fingerprints(
 
 
 def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
-    """One problem for each word of ``wanted`` that this site has otherwise; words of other kinds are passed over."""
+    """One problem for each word of ``wanted`` in which this site differs; words of other kinds are passed over."""
     return [
         Problem(name, found=_short(own.get(word)), expected=f"the server's {_short(wanted[word])}", hint=hint)
         for word, (name, hint) in _MEANING.items()

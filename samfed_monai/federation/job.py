@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 from samfed_monai.config.layers import layered, pairs_for_monai
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import BundleConfig
+from samfed_monai.config.variants import variant_files
 from samfed_monai.config.workflow import training_values_of_command
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
+from samfed_monai.federation.dry_run import dry_run
 from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.workflow import client_config
+from samfed_monai.federation.workflow import WorkflowConfig, client_config
 from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
@@ -48,7 +50,7 @@ def job_of(parser: Any) -> FederatedJob:
 
 
 class JobCheck(NamedTuple):
-    """What keeps a run from its work, and what it would not heed: rules for statistics that its variant does not send.
+    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
 
     Notes are no mistakes; there are none beside problems.
     """
@@ -75,7 +77,7 @@ def check_job(
         job = job_of(federate_parser(Path(bundle_root), overrides))
     except Refused as refused:
         return JobCheck(refused.problems, [])
-    plan, problems = _of_somebody(job.plan, datalist), Problems()
+    plan, problems = _with_a_site(job.plan, datalist), Problems()
     config = client_config(job.places.bundle_root, plan.variant, {**plan.train, **job.places.overrides()})
     participants = None
     with problems.collected():
@@ -93,7 +95,26 @@ def check_job(
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
 
 
-def _of_somebody(plan: Plan, datalist: DataList | None) -> Plan:
+def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
+    """Problems of components that ``train.json`` trains with, each built once; see :func:`check_job`.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids to values.
+        variant: name of a variant; ``None`` is the bundle as it is.
+    """
+    files = variant_files(bundle_root, variant) if variant is not None else []
+    config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
+    name = str(config.optional("network_name"))
+    if config.optional_id("network_def") and not is_sam(config, name):
+        try:
+            dry_run(config, {"the site": name}, {}, one_network=False)
+        except Refused as refused:
+            return refused.problems
+    return []
+
+
+def _with_a_site(plan: Plan, datalist: DataList | None) -> Plan:
     """``plan``, with a site where neither it nor a list names one."""
     return plan if datalist is not None or plan.sites else plan.with_sites({"a site": {}}, plan.unseen)
 
@@ -129,14 +150,10 @@ class FederatedJob:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site, see ``docs/privacy.md``; ``None`` is the package's defaults.
-        renewal: after which rounds sites renew their soft masks, arguments of
-            :class:`~samfed_monai.federation.renewal.Renewal`; ``None`` is never. Variants without a teacher have none.
         workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
             takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
             threads; a run may go on with another one. A transport that is given has its own ways.
         verify: hash every image again, although size and date are those that were checked before.
-        mlflow: write every round's numbers to MLflow: ``True`` is an SQLite store ``mlflow.db`` beside the run's
-            folder, a text another file or the address of a server; ``None`` does not.
 
     Example::
 
@@ -168,10 +185,8 @@ class FederatedJob:
         timeout: float | None = None,
         allow_single_site: bool = False,
         privacy: Mapping[str, Any] | None = None,
-        renewal: Mapping[str, Any] | None = None,
         workers: int | str = 1,
         verify: bool = False,
-        mlflow: bool | str | None = None,
     ) -> None:
         given = training_values_of_command(bundle_root) if train is None else train
         of_sites, site_places = split_places(given)
@@ -195,7 +210,6 @@ class FederatedJob:
             timeout=timeout,
             allow_single_site=allow_single_site,
             privacy=privacy,
-            renewal=renewal,
         )
         #: Paths on this machine.
         self.places = Places(
@@ -211,7 +225,6 @@ class FederatedJob:
             sites={site: there for site, (_, there) in choices.items() if there},
             workers=workers,
             verify=verify,
-            mlflow=mlflow,
         )
         UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
 

@@ -16,8 +16,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import state_file
 from samfed_monai.federation.site import ClientAlgoSite, Site
 from samfed_monai.protocol.message import Message, MessageRefused, wire_size
-from samfed_monai.protocol.sent_once import SentWeights
-from samfed_monai.protocol.transport import Failure, Task, Traffic, scrub
+from samfed_monai.protocol.transport import Failure, SentWeights, Task, Traffic, scrub
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +68,9 @@ class LocalTransport:
                 if time.monotonic() > deadline:
                     replies[site] = Failure(site, f"not started: the deadline of {timeout:g} s had passed")
                 else:
-                    bar.start(site, Task(task).value)
+                    bar.set_description(f"{Task(task).value} {site}")
                     replies[site] = self._ask(task, site, messages[site], on_reply)
-                bar.advance()
+                bar.update()
         return replies
 
     def take_traffic(self) -> dict[str, Traffic]:

@@ -19,7 +19,8 @@ from samfed_monai.federation.fingerprint import sam_fingerprint
 from samfed_monai.federation.workflow import WorkflowConfig, client_config, unfilled
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
-from samfed_monai.networks import CLIENT_NETWORKS, named, starts_from
+from samfed_monai.networks import named, starts_from
+from samfed_monai.networks.catalogue import network_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.networks.weights import encoder_weights_file
 from samfed_monai.protocol.guard import UpdateGuard
@@ -115,10 +116,10 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
     """
     if not in_catalogue(config.parser()):
         return
-    problems, known, first = Problems(), list(CLIENT_NETWORKS), dict[str, str]()
+    problems, first = Problems(), dict[str, str]()
     for where, name in names.items():
-        if first.setdefault(name, where) == where and name not in CLIENT_NETWORKS:
-            problems.add(where, found=repr(name), expected=f"one of {known}", hint=did_you_mean(str(name), known))
+        if first.setdefault(name, where) == where:
+            problems.extend(network_problems(name, where))
     problems.refuse_if_any()
 
 
@@ -247,6 +248,9 @@ class Participants:
         self.overrides = site_overrides(choices, self.sites)
         self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.exchange.alike)
         places = {f"network of {site}": name for site, name in self.networks.items()}
+        places |= {
+            f"mixed_networks#{place}": name for place, name in enumerate(config.optional("mixed_networks") or ())
+        }
         require_known(config, {**places, "network of the server": self.server_network})
         if self.strategy.exchange.alike and self._say_different_things():
             self.dry_run()
@@ -268,6 +272,8 @@ class Participants:
         networks = {**self.networks, **server}
         for each in dry_run(self.config, networks, self.overrides, one_network=self.strategy.exchange.alike):
             self.strategy.require_names(each.split.shared)
+            if each.terms is not None:
+                self.strategy.require_terms(each.terms)
 
     @property
     def exchange(self) -> str:

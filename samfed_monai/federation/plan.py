@@ -9,34 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.parse import flat
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.json_schema import departures
 from samfed_monai.federation.workflow import PLACES, bundle_content
 
 AUTO = "auto"
-_NUMBER = (int, float)
-_TYPES: dict[str, tuple[type, ...]] = {
-    "bundle": (str,),
-    "rounds": (int,),
-    "variant": (str,),
-    "seed": (int,),
-    "warm_start_steps": (int,),
-    "warm_start_held_out": _NUMBER,
-    "train": (Mapping,),
-    "teacher": (Mapping,),
-    "sites": (Mapping,),
-    "unseen": (list, tuple),
-    "keep_optimizer": (bool,),
-    "update_guard": (Mapping,),
-    "quorum": (int, type(None)),
-    "timeout": (*_NUMBER, type(None)),
-    "allow_single_site": (bool,),
-    "privacy": (Mapping, type(None)),
-    "renewal": (Mapping, type(None)),
+_TEXT, _OBJECT, _SWITCH = {"type": "string"}, {"type": "object"}, {"type": "boolean"}
+_FROM_0, _FROM_1 = {"type": "integer", "minimum": 0}, {"type": "integer", "minimum": 1}
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["bundle", "rounds"],
+    "properties": {
+        **{"bundle": _TEXT, "rounds": _FROM_1, "variant": _TEXT, "seed": _FROM_0, "warm_start_steps": _FROM_0},
+        "warm_start_held_out": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+        **{"train": _OBJECT, "teacher": _OBJECT, "sites": {"type": "object", "additionalProperties": _OBJECT}},
+        "unseen": {"type": "array", "items": _TEXT},
+        **{"keep_optimizer": _SWITCH, "update_guard": _OBJECT},
+        "quorum": {"type": ["integer", "null"], "minimum": 1},
+        "timeout": {"type": ["number", "null"], "exclusiveMinimum": 0},
+        **{"allow_single_site": _SWITCH, "privacy": {"type": ["object", "null"]}},
+    },
+    "additionalProperties": False,
 }
-_LEAST = {"rounds": 1, "seed": 0, "warm_start_steps": 0, "quorum": 1}
-_WORDS = {Mapping: "an object", list: "a list", tuple: "a list", str: "a string", int: "a whole number"}
-_WORDS |= {float: "a number", bool: "true or false", type(None): "null"}
+"""Of a plan's JSON content."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,6 @@ class Plan:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site (``federate.json -> privacy``); ``None`` is the package's defaults.
-        renewal: after which rounds sites renew their soft masks (``federate.json -> renewal``); ``None`` is never.
 
     Raises:
         Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
@@ -88,15 +83,23 @@ class Plan:
     timeout: float | None = None
     allow_single_site: bool = False
     privacy: Mapping[str, Any] | None = None
-    renewal: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _problems(self).refuse_if_any()
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        problems = departures(content, SCHEMA, "plan")
+        for name, value in content.items():
+            try:
+                json.dumps(_plain(value), allow_nan=False)
+            except (TypeError, ValueError):
+                problems.append(Problem(f"plan -> {name}", "something that JSON cannot hold", "plain values"))
+        if problems:
+            raise Refused(problems)
         object.__setattr__(self, "unseen", tuple(self.unseen))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON content."""
-        content: dict[str, Any] = json.loads(json.dumps({name: _plain(getattr(self, name)) for name in _TYPES}))
+        plain = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        content: dict[str, Any] = json.loads(json.dumps(plain))
         return content
 
     @classmethod
@@ -106,17 +109,8 @@ class Plan:
         Raises:
             Refused: unknown or missing keys, or values of another type; every problem at once.
         """
-        if not isinstance(content, Mapping):
-            raise Refused([Problem("plan", found=type(content).__name__, expected="a JSON object")])
-        problems, known = Problems(), [each.name for each in fields(cls)]
-        for name in content:
-            if name not in known:
-                hint = did_you_mean(str(name), known)
-                problems.add(f"plan -> {name}", found="an unknown key", expected=f"one of {known}", hint=hint)
-        for name in ("bundle", "rounds"):
-            if name not in content:
-                problems.add(f"plan -> {name}", found="no such key", expected="one")
-        problems.refuse_if_any()
+        if problems := departures(content, SCHEMA, "plan"):
+            raise Refused(problems)
         return cls(**content)
 
     @property
@@ -131,7 +125,7 @@ class Plan:
         return canonical_hash(plain.to_json())
 
     def fingerprint(self, bundle_root: str | Path) -> str:
-        """SHA-256 of the plan and of the bundle's files that it runs with; places and notes in them do not count."""
+        """SHA-256 of the plan and of the bundle's files that it runs with; paths and notes in them do not count."""
         return canonical_hash({"plan": self.to_json(), "bundle": bundle_content(bundle_root, self.variant)})
 
     def with_sites(self, sites: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) -> Plan:
@@ -149,7 +143,7 @@ class Places:
         data_root: folder that the list's paths are relative to.
         output_dir: the run's folder.
         cache_dir: adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
-        adapter: an adapter to use as it is, or several to average; ``None`` fits one, or finds a fitted one.
+        adapter: an adapter to use as it is; ``None`` fits one, or finds a fitted one.
         start_from: a bundle, a finished run or a weights file that the network begins with; read at the server alone,
             whose weights the sites receive. Its content is in ``run.json -> hashes#start``.
         train, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
@@ -158,7 +152,6 @@ class Places:
             as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
             result depends on it.
         verify: hash every image again, although they were checked before.
-        mlflow: MLflow's store, see :func:`samfed_monai.federation.tracking.mlflow_store`; ``None`` is none.
 
     Raises:
         Refused: another number of workers.
@@ -169,14 +162,13 @@ class Places:
     data_root: Path
     output_dir: Path
     cache_dir: Path | None = None
-    adapter: str | Path | Sequence[str | Path] | None = None
+    adapter: str | Path | None = None
     start_from: str | Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     workers: int | str = 1
     verify: bool = False
-    mlflow: bool | str | None = None
 
     def __post_init__(self) -> None:
         if self.workers != AUTO and (type(self.workers) is not int or self.workers < 1):
@@ -189,7 +181,7 @@ class Places:
 
     @property
     def cache(self) -> Path:
-        """The folder that ``cache_dir`` stands for."""
+        """``cache_dir``, or its default."""
         return self.cache_dir or self.output_dir / "cache"
 
     def to_json(self) -> dict[str, Any]:
@@ -203,7 +195,7 @@ class Places:
         return cls(**content)
 
     def overrides(self) -> dict[str, Any]:
-        """Ids of ``train.json`` that are places, with their values here."""
+        """Ids of ``train.json`` that are paths, with their values here."""
         given = {name: str(getattr(self, name)) for name in ("datalist", "data_root", "bundle_root", "output_dir")}
         return {**self.train, **given}
 
@@ -219,32 +211,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-def _problems(plan: Plan) -> Problems:
-    problems = Problems()
-    for name, kinds in _TYPES.items():
-        value = getattr(plan, name)
-        wrong_bool = isinstance(value, bool) and bool not in kinds
-        if wrong_bool or not isinstance(value, kinds):
-            expected = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
-            problems.add(f"plan -> {name}", found=f"{value!r} ({type(value).__name__})"[:80], expected=expected)
-            continue
-        least = _LEAST.get(name)
-        if least is not None and isinstance(value, int) and value < least:
-            problems.add(f"plan -> {name}", found=repr(value), expected=f"at least {least}")
-        try:
-            json.dumps(_plain(value), allow_nan=False)
-        except (TypeError, ValueError):
-            problems.add(f"plan -> {name}", found="something that JSON cannot hold", expected="plain values")
-    held_out = plan.warm_start_held_out
-    if isinstance(held_out, _NUMBER) and not 0 <= held_out < 1:
-        problems.add("plan -> warm_start_held_out", found=repr(held_out), expected="a part in [0, 1)")
-    if isinstance(plan.timeout, _NUMBER) and not plan.timeout > 0:
-        problems.add("plan -> timeout", found=repr(plan.timeout), expected="seconds above 0, or null, which waits")
-    if isinstance(plan.sites, Mapping):
-        for site, choice in plan.sites.items():
-            if not isinstance(choice, Mapping):
-                found = type(choice).__name__
-                problems.add(f"plan -> sites -> {site}", found=found, expected="an object of choices, or an empty one")
-    return problems

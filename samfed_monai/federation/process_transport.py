@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import queue
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core import tensor_file
 from samfed_monai.core.device import best_device, usable_cores
-from samfed_monai.core.errors import AGAIN, Problem, Refused, Stopped
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.io import as_file_name, make_folder
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.round_store import CLIENTS, state_file
-from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes
-from samfed_monai.protocol.sent_once import SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Spool, Spooled, Task, Traffic, received, take_in_order
+from samfed_monai.federation.round_store import state_file
+from samfed_monai.federation.wire_transport import Request, WireTransport
 
 logger = logging.getLogger(__name__)
 
 PROCESS = "samfed_monai.federation.site_process"
-_TICK = 0.2  # seconds between two looks at the clock
+_LOOK = 0.05  # seconds between two looks at a thread
 
 
 def workers_of(places: Places, sites: int) -> int:
@@ -45,22 +43,18 @@ def workers_of(places: Places, sites: int) -> int:
     return max(1, min(sites, usable_cores()))
 
 
-class ProcessTransport:
+class ProcessTransport(WireTransport):
     """Runs the sites of this machine in processes of their own, side by side.
 
-    Site *i* is always with process *i* modulo ``workers``, so that its client, the optimizer's state included, stays
-    where it is; the sites of one process answer one after the other. Every process has their share of the threads that
-    this one would use. Messages, answers and the sums made of them are those of :class:`LocalTransport`, to the bit
-    where the threads of a process are as many as there; so are the states that :meth:`save_state` leaves.
-
-    Weights that a site was sent last are not sent again (:mod:`samfed_monai.protocol.sent_once`).
+    Site *i* is always with process *i* modulo ``workers``; the sites of one process answer one after the other. Every
+    process has its share of the threads that this one would use. Messages, answers and the sums made of them are those
+    of :class:`LocalTransport`, to the bit where the threads of a process are as many as there; so are the states that
+    :meth:`save_state` leaves, out of a folder of this run in which each site keeps its own.
 
     A process that ends (killed, out of memory) is the :class:`Failure` of the site that it worked for. It is started
-    again for the next site that it has: what its sites were sent before round 0 is sent to them once more, and each
-    goes on from its state in the last round that was stored. A deadline ends the processes that are still at work.
-
-    What sites raise in ``CHECK`` and ``PREPARE`` is raised here. Classes that a script registered in this process are
-    not known in the others: name their module in the bundle's ``imports``.
+    again for the next site that it has, which goes on from its last state. A deadline ends the processes that are still
+    at work. What sites raise in ``CHECK`` and ``PREPARE`` is raised here. Classes that a script registered in this
+    process are not known in the others: name their module in the bundle's ``imports``.
 
     Args:
         plan: with every site named.
@@ -72,77 +66,43 @@ class ProcessTransport:
     """
 
     def __init__(self, plan: Plan, places: Places, *, workers: int, progress: Progress | None = None) -> None:
-        self._sites = tuple(sorted({*plan.sites, *plan.unseen}))
-        self.progress = progress or Progress()
-        count = max(1, min(workers, len(self._sites)))
-        settings = {"plan": plan.to_json(), "places": places.to_json(), **_shared_with_workers(count)}
-        spool = Spool(places.output_dir)
-        self._processes = [_SiteProcess(self._sites[number::count], settings, spool) for number in range(count)]
-        self._traffic: dict[str, Traffic] = {}
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return self._sites
-
-    def send_and_receive(
-        self,
-        task: Task,
-        messages: Mapping[str, Message],
-        *,
-        quorum: int = 1,
-        timeout: float | None = None,
-        on_reply: Callable[[str, Message], None] | None = None,
-        max_bytes: Callable[[str], int] | None = None,
-    ) -> dict[str, Message | Failure]:
-        started, known, arrived = time.monotonic(), set(self._sites), dict[str, _Answer]()
-        replies: dict[str, Message | Failure] = {
-            site: Failure(site, "no such site in this federation") for site in messages if site not in known
-        }
-        work = _Work(Task(task), {site: messages[site] for site in sorted(known & messages.keys())})
-        bars = self.progress.sites(len(messages))
-        read = partial(self._read, on_reply=on_reply, max_bytes=max_bytes)
-        with self._side_by_side(lambda process: process.serve(work), work) as asking, bars as bar:
-            while len(replies) + len(arrived) < len(messages):
-                if timeout is not None and time.monotonic() - started > timeout:
-                    work.late = f"the deadline of {timeout:g} s had passed"
-                    self._kill(busy=True)  # at every look: a process may just have been started again
-                try:
-                    site, answer = work.news.get(timeout=_TICK)
-                except queue.Empty:
-                    for each in asking:
-                        if each.done():
-                            each.result()  # raises what ended the thread
-                    continue
-                if answer is None:
-                    bar.start(site, work.task.value)
-                    continue
-                bar.advance()
-                arrived[site] = answer
-                take_in_order(messages, replies, arrived, read)
-        return {site: replies[site] for site in sorted(replies)}
-
-    def take_traffic(self) -> dict[str, Traffic]:
-        taken, self._traffic = self._traffic, {}
-        return taken
+        sites = tuple(sorted({*plan.sites, *plan.unseen}))
+        count = max(1, min(workers, len(sites)))
+        self._states = Path(places.output_dir) / ".states"
+        shutil.rmtree(self._states, ignore_errors=True)
+        settings = {"plan": plan.to_json(), "places": places.to_json(), "states": str(self._states)}
+        settings |= _shared_with_workers(count)
+        self._pipes = Pipes([_SiteProcess(sites[number::count], settings) for number in range(count)])
+        super().__init__(self._pipes, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
 
     def save_state(self, folder: Path) -> dict[str, str]:
-        digests = self._with_states(folder, lambda process, site, path: process.save(site, path))
-        return {state_file(site): digest for site, digest in digests.items() if digest}
+        super().save_state(folder)
+        digests = {}
+        for site in self.sites:
+            states = (self._states / as_file_name(site)).glob("*.safetensors")
+            newest = max(states, key=lambda path: int(path.stem), default=None)
+            if newest is not None:
+                _link(newest, Path(folder) / state_file(site))
+                digests[state_file(site)] = tensor_file.state_digest(newest)
+        return digests
 
     def load_state(self, folder: Path) -> None:
-        self._with_states(folder, lambda process, site, path: process.load(site, path) if path.is_file() else None)
+        super().load_state(folder)
+        shutil.rmtree(self._states, ignore_errors=True)
+        for site in self.sites:
+            path = Path(folder) / state_file(site)
+            if path.is_file():
+                _link(path, self._states / as_file_name(site) / f"{int(Path(folder).parent.name):03d}.safetensors")
 
     def finalize(self) -> None:
-        """Ends the sites' clients, then the processes."""
-        for process in self._processes:
-            process.finalize()
+        """Ends the sites, then the processes."""
+        self._pipes.finalize()
         self.close()
 
     def close(self) -> None:
         """Ends the processes, whatever they do; safe to call at any time."""
-        self._kill()
-        for process in self._processes:
-            process.child.stop()
+        self._pipes.close()
+        shutil.rmtree(self._states, ignore_errors=True)
 
     def __enter__(self) -> ProcessTransport:
         return self
@@ -150,198 +110,130 @@ class ProcessTransport:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _with_states(self, folder: Path, work: Callable[[_SiteProcess, str, Path], Any]) -> dict[str, Any]:
-        """Has every site do something with its file in ``folder``, processes side by side; their answers by site."""
 
-        def each(process: _SiteProcess) -> dict[str, Any]:
-            process.rounds, found = Path(folder).parent.parent, {}
-            for site in process.sites:
-                try:
-                    found[site] = work(process, site, Path(folder) / state_file(site))
-                except ChildDied as error:
-                    reason = f"{site}'s state: {error}; the rounds that were stored are kept"
-                    raise Stopped(reason, AGAIN) from None
-            return found
-
-        with self._side_by_side(each) as done:
-            found = {site: value for future in done for site, value in future.result().items()}
-        return {site: found[site] for site in self._sites}
-
-    def _read(
-        self, site: str, answer: _Answer, *, on_reply: OnReply, max_bytes: Callable[[str], int] | None
-    ) -> Message | Failure:
-        traffic = self._traffic.setdefault(site, Traffic())
-        traffic.down += answer.sent
-        if answer.error is not None:
-            raise answer.error
-        if answer.failure:
-            logger.warning("%s: %s", site, answer.failure)
-            return Failure(site, answer.failure)
-        payload = answer.payload.read() if answer.payload else b""
-        traffic.up += len(payload)
-        return received(site, payload, on_reply, max_bytes=max_bytes(site) if max_bytes else MAX_BYTES)
-
-    def _kill(self, *, busy: bool = False) -> None:
-        for process in self._processes:
-            if process.busy or not busy:
-                process.child.kill()
-
-    @contextmanager
-    def _side_by_side(
-        self, do: Callable[[_SiteProcess], Any], work: _Work | None = None
-    ) -> Iterator[list[Future[Any]]]:
-        """Does something with each process, in a thread each, while the block runs.
-
-        An error in the block, Ctrl-C or SIGTERM ends the processes: no site of ``work`` is asked any more, and threads
-        that wait for an answer, or are starting a process, come back.
-        """
-        with ThreadPoolExecutor(len(self._processes)) as pool:
-            done = [pool.submit(do, process) for process in self._processes]
-            try:
-                yield done
-            except BaseException:
-                if work is not None:
-                    work.late = "the run has ended"
-                self._kill()
-                while wait(done, timeout=_TICK).not_done:
-                    self._kill()
-                raise
+def _link(source: Path, target: Path) -> None:
+    """A second name of a file that is only ever replaced; a copy where the disk has no such names."""
+    make_folder(target.parent)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
-@dataclass
-class _Answer:
-    """A site's answer, or why there is none."""
-
-    sent: int
-    payload: Spooled | None = None
-    failure: str = ""
-    error: Exception | None = None
-
-
-@dataclass
-class _Work:
-    """One exchange: what is asked of whom, and the queue of (site, answer); an answer of ``None`` is a beginning."""
-
-    task: Task
-    messages: Mapping[str, Message]
-    news: queue.SimpleQueue[tuple[str, _Answer | None]] = field(default_factory=queue.SimpleQueue)
-    late: str = ""
-
-
-@dataclass
 class _SiteProcess:
-    """One process, its sites, and what brings a fresh one to where the last one was."""
+    """One process, its sites, and the thread that asks it."""
 
-    sites: Sequence[str]
-    settings: Mapping[str, Any]
-    spool: Spool
-    rounds: Path | None = None
-    busy: bool = False
-    _sent: SentWeights = field(default_factory=SentWeights)
-    _before: dict[str, list[tuple[Task, Message]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, sites: Sequence[str], settings: Mapping[str, Any]) -> None:
         environment = {
             # as multiprocessing does it: what can be imported here can be imported there
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "OMP_NUM_THREADS": str(self.settings["threads"]),
+            "OMP_NUM_THREADS": str(settings["threads"]),
             "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
         }
-        self.child = Child(PROCESS, self.settings, environment=environment)
+        self.sites, self.child = sites, Child(PROCESS, settings, environment=environment)
+        self.thread = ThreadPoolExecutor(1)  # one site after the other
+        self.closed = False
 
-    def serve(self, work: _Work) -> None:
-        """Asks the sites of this process one after the other."""
-        asked = [site for site in self.sites if site in work.messages]
-        for site in asked:
-            self.busy = True
-            work.news.put((site, None))
-            answer = self._answer(work, site)
-            self.busy = site != asked[-1]  # before the answer is put: a deadline ends what is at work, and nothing else
-            work.news.put((site, answer))
+    def start(self) -> None:
+        """Starts the process where there is none."""
+        if not self.child.alive:
+            if self.child.pid is not None:
+                logger.warning("the process of %s is started again", ", ".join(self.sites))
+            self.child.start()
 
-    def save(self, site: str, path: Path) -> str | None:
-        """Has a site write its state; the file's digest, or ``None`` where it keeps nothing."""
-        self._ready()
-        digest: str | None = self._ask({"site": site, "what": "save", "path": str(path)})[0]["sha256"]
-        return digest
-
-    def load(self, site: str, path: Path) -> None:
-        """Has a site go back to the state of a file."""
-        self._ready()
-        self._ask({"site": site, "what": "load", "path": str(path)})
-
-    def finalize(self) -> None:
-        """Ends the clients of a process that is there."""
-        try:
-            if self.child.alive:
-                self._ask({"site": "", "what": "finalize"})
-        except ChildDied as error:  # all that it had to do was done
-            logger.warning("%s: %s", ", ".join(self.sites), error)
-
-    def _answer(self, work: _Work, site: str) -> _Answer:
-        task, message, sent = work.task, work.messages[site], 0
-        if work.late:
-            return _Answer(sent, failure=f"not started: {work.late}")
-        try:
-            self._ready(until=message.round if task == Task.EVALUATE else message.round - 1)
-            if work.late:  # while its process was started
-                return _Answer(sent, failure=f"not started: {work.late}")
-            payload = to_bytes(self._sent.shortened(site, message))
-            sent = len(payload)
-            head, content = self._ask({"site": site, "what": task.value}, payload)
-        except ChildDied as error:
-            return _Answer(sent, failure=f"no answer: {work.late}" if work.late else str(error))
-        except Exception as error:
-            return _Answer(sent, error=error)
-        if reason := head.get("refused") or head.get("failed"):
-            self._sent.forget(site)
-            return _Answer(sent, failure=str(reason))
-        if task in (Task.CHECK, Task.PREPARE):
-            self._before.setdefault(site, []).append((task, message))
-        try:
-            return _Answer(sent, self.spool.put(content))
-        except OSError as error:  # a full disk is for the server to handle
-            return _Answer(sent, error=error)
-
-    def _ready(self, until: int | None = None) -> None:
-        """Starts the process where there is none, and restores the state of its sites.
-
-        Args:
-            until: last round whose state may be gone on from; ``None`` is the last one that was stored.
-        """
-        if self.child.alive:
-            return
-        again = self.child.pid is not None
-        self.child.start()
-        self._sent = SentWeights()
-        if not again:
-            return
-        logger.warning("the process of %s is started again", ", ".join(self.sites))
-        for site in self.sites:
-            for task, message in self._before.get(site, ()):
-                self._ask({"site": site, "what": task.value}, to_bytes(message))
-            if (state := self._stored_state(site, until)) is not None:
-                self._ask({"site": site, "what": "load", "path": str(state)})
-
-    def _stored_state(self, site: str, until: int | None) -> Path | None:
-        found = round_folders(self.rounds) if self.rounds is not None else {}
-        paths = [found[number] / CLIENTS / state_file(site) for number in found if until is None or number <= until]
-        return next((path for path in reversed(paths) if path.is_file()), None)
-
-    def _ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
         """An answer; log records of that process are logged here.
 
         Raises:
             ChildDied: the process ended.
-            Exception: what it was asked for went wrong in a way that this process has to deal with.
         """
         answer, content = self.child.ask(head, payload)
         for name, level, text in answer.pop("log"):
             if logging.getLogger(name).isEnabledFor(level):
                 logging.getLogger(name).log(level, "%s", text)
-        if "raised" in answer:
-            raise _raised(answer["raised"], str(head["site"]))
         return answer, content
+
+
+@dataclass
+class _Ticket:
+    """A request, the process that it is for, its thread's work on it, and whether an answer is still wanted."""
+
+    request: Request
+    process: _SiteProcess
+    work: Future[None] = field(default_factory=Future)
+    cancelled: bool = False
+
+
+class Pipes:
+    """Carries requests to the processes of this machine's sites: the :class:`Post` of a :class:`ProcessTransport`."""
+
+    def __init__(self, processes: Sequence[_SiteProcess]) -> None:
+        self.processes = tuple(processes)
+        self._error: Exception | None = None
+
+    def send(self, request: Request) -> _Ticket:
+        process = next(process for process in self.processes if request.site in process.sites)
+        ticket = _Ticket(request, process)
+        ticket.work = process.thread.submit(self._ask, ticket)
+        return ticket
+
+    def cancel(self, ticket: _Ticket) -> bool:
+        ticket.cancelled = True
+        if not ticket.work.cancel():
+            _kill_until_done(ticket.process.child, ticket.work)
+        return True
+
+    def check_stop(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def finalize(self) -> None:
+        """Ends the sites of the processes that are there."""
+        for process in self.processes:
+            try:
+                if process.child.alive:
+                    process.ask({"task": "finalize"})
+            except ChildDied as error:  # all that it had to do was done
+                logger.warning("%s: %s", ", ".join(process.sites), error)
+
+    def close(self) -> None:
+        """Ends the processes; requests that wait are dropped."""
+        opened = [process for process in self.processes if not process.closed]
+        for process in opened:
+            process.closed = True
+            process.child.kill()
+        for process in opened:
+            _kill_until_done(process.child, process.thread.submit(lambda: None))
+            process.thread.shutdown()
+            process.child.stop()
+
+    def _ask(self, ticket: _Ticket) -> None:
+        """Runs in the thread of the ticket's process."""
+        request, process = ticket.request, ticket.process
+        try:
+            if ticket.cancelled or process.closed:
+                return
+            process.start()
+            if ticket.cancelled or process.closed:
+                return
+            head = {"site": request.site, "task": request.task, "keep": request.words["keep"]}
+            answer, content = process.ask(head, request.payload)
+        except ChildDied as error:
+            if not ticket.cancelled:
+                request.answered(request.site, str(error))
+        except Exception as error:
+            self._error = error
+        else:
+            if "raised" in answer:
+                self._error = _raised(answer["raised"], request.site)
+            else:
+                request.answered(request.site, str(answer.get("failure") or "") or content)
+
+
+def _kill_until_done(child: Child, work: Future[None]) -> None:
+    while not work.done():
+        child.kill()  # at every look: it may just have been started again
+        time.sleep(_LOOK)
 
 
 def _raised(described: Mapping[str, Any], site: str) -> Exception:

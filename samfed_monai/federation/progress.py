@@ -48,21 +48,6 @@ class Clock:
         self._since = now
 
 
-class SiteBar:
-    """The bar of one round's sites."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self._bar = bar
-
-    def start(self, site: str, task: str) -> None:
-        """Names the site that works now."""
-        self._bar.set_description(f"{task} {site}")
-
-    def advance(self) -> None:
-        """One site more is done."""
-        self._bar.update()
-
-
 class Progress:
     """Three nested progress bars.
 
@@ -80,11 +65,9 @@ class Progress:
         with logging_redirect_tqdm(loggers), self._bar(total, "rounds", 0, initial=done, leave=True) as bar:
             yield bar
 
-    @contextmanager
-    def sites(self, total: int) -> Iterator[SiteBar]:
+    def sites(self, total: int) -> tqdm:
         """The bar of one round's sites."""
-        with self._bar(total, "sites", 1) as bar:
-            yield SiteBar(bar)
+        return self._bar(total, "sites", 1)
 
     @contextmanager
     def iterations(self, engine: Any) -> Iterator[None]:

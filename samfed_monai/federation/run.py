@@ -17,7 +17,7 @@ from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import PUBLIC, canonical_hash, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, sha256_file, write_json
 from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.words import counted
@@ -35,14 +35,13 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.quality import write_quality
-from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import StartingPoint, start_problems
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.tracking import Tracking, mlflow_store
+from samfed_monai.federation.tracking import Tracking
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
@@ -51,11 +50,10 @@ from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.privacy import (
     CentralNoise,
     Privacy,
+    notes_on_statistics,
     privacy_account,
     require_possible,
     settings_of,
-    statistics_notice,
-    unsent_rules,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.guard import Counts, UpdateGuard
@@ -105,17 +103,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def require_no_places_of_sites(places: Places) -> None:
+def require_no_paths_of_sites(places: Places) -> None:
     """Refuses a path that was set for a site outside of this process.
 
     Raises:
-        Refused: with every such place.
+        Refused: with every such path.
     """
     problems = Problems()
     for site, there in sorted(places.sites.items()):
         for name in there:
-            expected, hint = "nothing: where a site keeps things is its own affair", "set it at the site"
-            problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, hint=hint)
+            expected, hint = "nothing: paths are configured at each site", "set it at the site"
+            problems.add(f"federate.json -> sites#{site}#{name}", found="a path", expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
@@ -150,8 +148,6 @@ def plan_problems(
         teacher = TeacherStage.of(plan, places)
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-    with problems.collected():
-        Renewal.from_json(plan.renewal, plan.rounds)
     guard = None
     with problems.collected():
         guard = UpdateGuard.from_json(plan.update_guard)
@@ -193,7 +189,6 @@ class Run:
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.places = plan, places
         self.guard, self.privacy = UpdateGuard.from_json(plan.update_guard), Privacy.from_json(plan.privacy)
-        self.renewal = Renewal.from_json(plan.renewal, plan.rounds)
         self.teacher = TeacherStage.of(plan, places)
         self.seconds: dict[str, float] = {}
 
@@ -230,8 +225,7 @@ class Run:
         if transport is None:
             process["device"] = device_name(places.train.get("device"))
         else:
-            require_no_places_of_sites(places)
-        store = mlflow_store(places.mlflow, places.output_dir)
+            require_no_paths_of_sites(places)
         datalist, participants, begins = self.datalist, self.participants, self._check()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}
@@ -251,7 +245,7 @@ class Run:
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 controller = self._ready(before, folder, carrier, self._trunk(begins))
                 prepared = before.traffic()
-                with Tracking(folder.path, mlflow=store) as controller.on_round:
+                with Tracking(folder.path) as controller.on_round:
                     result = controller.run()
             results = build_results(
                 variant=plan.variant,
@@ -290,10 +284,8 @@ class Run:
             How the teacher is adapted that networks start from, see :meth:`_start_adapt`.
         """
         participants, variant = self.participants, self.plan.variant
-        if notice := statistics_notice(self.privacy, participants.strategy, variant):
-            logger.warning("%s", notice)
-        for unsent in unsent_rules(self.privacy, participants.strategy, variant):
-            logger.warning("%s", unsent)
+        for note in notes_on_statistics(self.privacy, participants.strategy, variant):
+            logger.warning("%s", note)
         problems = plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites))
         if problems:
             raise Refused(problems)
@@ -355,7 +347,6 @@ class Run:
             "client": self.participants.config.content(),
             **self.participants.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
-            **({"renewal": plan.to_json()["renewal"]} if self.renewal and adapt != "off" else {}),
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
         }
@@ -373,31 +364,24 @@ class Run:
             return start
         if not self.places.adapter and (sha256 := self.teacher.start_sha256) is not None:
             start["teacher_start"] = sha256
-        hashes, given = {**start, "sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
-        if isinstance(given, (str, Path)):
-            hashes["adapter"] = sha256_file(given)
-        elif given:
-            hashes["adapter"] = canonical_hash([sha256_file(path) for path in given])
-        return hashes
+        given = {"adapter": sha256_file(self.places.adapter)} if self.places.adapter else {}
+        return {**start, "sam": sha256_file(self.teacher.checkpoint()), **given}
 
     def _teach(self, before: Preparation, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
         adapt, places = self.adapt, self.places
         if adapt == "off":
-            if self.renewal is not None:
-                logger.info("renewal: none, as the variant %s has no teacher", self.plan.variant)
             return None, None
         with self._timed("teacher"):
             teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
         with self._timed("soft_masks"):
             sam = sha256_file(self.teacher.checkpoint())
-            tensors, words = adapter_message(self.teacher.files, sam=sam, teacher=teacher.sha256)
+            tensors, words = adapter_message(self.teacher.file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
             before.hand_out(tensors, words)
             context.teacher = None  # frees it: the rounds do not need it
         cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
-        renewed = {"renewed_after": list(self.renewal.after)} if self.renewal is not None else {}
-        return {**self.teacher.about(teacher, adapt), **renewed, **cost}, teacher.sha256
+        return {**self.teacher.about(teacher, adapt), **cost}, teacher.sha256
 
     def _start_adapt(self) -> str:
         """How the teacher whose trunk the networks start from is adapted; ``none`` where no network starts from one.
@@ -427,10 +411,9 @@ class Run:
         if adapt == "none":
             return None
         with self._timed("teacher"):
-            files = self.teacher.files or self.teacher.adapters(
+            return self.teacher.file or self.teacher.adapter(
                 self.datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
             )
-        return files[0]
 
     def _ready(
         self, before: Preparation, folder: RunFolder, transport: Transport, trunk: Path | None

@@ -102,7 +102,7 @@ def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]
 
     Args:
         asked: values of its command line by option; one that is the path of a file counts with the file's content,
-            wherever the file lies.
+            wherever the file is.
         configs: configuration files; notes (top-level keys that begin with ``_``) and white space do not count.
     """
     return {
@@ -131,7 +131,7 @@ def _is_file(value: Any) -> bool:
         return False
 
 
-# Options that say where something lies; the data list names every image by its hash.
+# Options that are paths; the data list names every image by its hash.
 _PLACES = frozenset({"data-root", "cache-dir"})
 
 

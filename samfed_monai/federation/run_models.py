@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from samfed_monai.config.parse import lookup
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
-from samfed_monai.core.model_file import BASE_SAM, settings_in, tensor_names
+from samfed_monai.core.model_file import BASE_SAM, USAGE, settings_in, tensor_names, usage_of
 from samfed_monai.core.round_folders import run_record
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
@@ -106,7 +107,7 @@ class RunModels:
 
     @property
     def personal(self) -> bool:
-        """Whether sites have models of their own, wherever what is theirs lies."""
+        """Whether sites have models of their own, here or at the sites."""
         return bool(self._tailored) or self._elsewhere or any(self._has_state(site) for site in self.sites)
 
     @property
@@ -175,8 +176,10 @@ class RunModels:
         config = self.run.get("config", {})
         network = settings_in(config, site if site in self.trained else "")
         alike = network.get("network_name") == settings_in(config).get("network_name")
+        size, classes = network.get("image_size"), json.loads(network.get("classes", "[]"))
         words = {
             **network,
+            USAGE: usage_of(int(size), classes) if size else None,
             BASE_SAM: self.run.get("hashes", {}).get(BASE_SAM) if alike else None,
             "site": site,
             "round": self.round,

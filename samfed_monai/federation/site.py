@@ -27,7 +27,6 @@ from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import image_problems, label_problems
-from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -165,6 +164,12 @@ class ProcessContext:
     datalist: DataList
     teacher: Teacher | None = None
 
+    @classmethod
+    def of(cls, plan: Plan, places: Places) -> ProcessContext:
+        """That of a plan on this machine."""
+        datalist = DataList.load(places.datalist)
+        return cls(Participants.of(plan, places, datalist), datalist)
+
 
 class Site:
     """A site, built from the server's plan and from the paths of this machine.
@@ -261,13 +266,10 @@ class Site:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
-        renewed = self.renewal.state_dict() if self.renewal is not None else {}
-        return {**(self._algo.state_dict() if self._algo is not None else {}), **renewed}
+        return self._algo.state_dict() if self._algo is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned."""
-        if self.renewal is not None:
-            state = self.renewal.take_state(state)
         if state:
             self._client_site().load_state_dict(state)
             self._has_network = self._has_network or bool(split_state(state)[0])
@@ -291,7 +293,6 @@ class Site:
         if task not in (Task.CHECK, *STEPS) and self._refused:
             hint = "fix it at this site and start the run again"
             raise MessageRefused([Problem("site", found=self._refused, expected="a check that passed", hint=hint)])
-        model = message.extra.get("model")
         match task:
             case Task.CHECK:
                 return self._check(message)
@@ -299,15 +300,11 @@ class Site:
                 return self._prepare(message)
             case Task.TRAIN:
                 self._require_own_weights(task)
-                if self.renewal is not None:
-                    self.renewal.before(message, self.client)
                 return self._train(message)
-            case Task.EVALUATE if model == "teacher":
+            case Task.EVALUATE if message.extra.get("model") == "teacher":
                 return self._teacher_scores(message)
             case Task.EVALUATE:
                 self._require_own_weights(task)
-                if self.renewal is not None and model in ("best", "last"):  # the rounds are over
-                    self.renewal.remove()
                 return self._evaluate(message)
             case _:
                 return self._secure_site().answer(task, message)
@@ -405,8 +402,12 @@ class Site:
         started, shown = time.perf_counter(), 0
         if message.kind == Kind.ADAPTER:
             if self.teacher is not None:
+                if self.context is not None and self.context.teacher is None:
+                    self.context.teacher = self.teacher.load(message)  # once for all sites of a process
                 shown = self.teacher.take(message, self.context.teacher if self.context else None)
         else:
+            if self.context is not None:
+                self.context.teacher = None  # frees it: the rounds do not need it
             shown = self._client_site().answer(Task.PREPARE, message).n
             if self.trains and self.participants.strategy.exchange.answer is Kind.WEIGHTS:
                 self.release.require_statistics()
@@ -483,7 +484,7 @@ class Site:
         return len({item.sha256 for item in items if item.label is not None or not labelled})
 
     def sam_fingerprint(self) -> dict[str, str]:
-        """Hash of the SAM under this site's network, as it lies here."""
+        """Hash of the SAM under this site's network, of the file that is here."""
         participants = self.participants
         config = participants.config.with_overrides(participants.overrides.get(self.site, {}))
         return sam_fingerprint(config, participants.networks.get(self.site, participants.server_network))
@@ -494,21 +495,11 @@ class Site:
         adapt = self.participants.config.value("teacher_adapt")
         if adapt == "off":
             return None
-        cache, alone = self.places.cache, self.context is None
         stage = TeacherStage.of(self.plan, self.places)
-        memory = cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json" if alone else None
+        memory = self.places.cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
         return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
-
-    @cached_property
-    def renewal(self) -> SiteRenewal | None:
-        """What renews this site's soft masks; ``None`` where the plan does not, or has no teacher."""
-        recipe = Renewal.from_json(self.plan.renewal, self.plan.rounds)
-        if recipe is None or self.teacher is None or not self.trains:
-            return None
-        run = self.places.output_dir
-        return SiteRenewal(recipe, run=run, teacher=self.teacher, masks=self.masks())
 
     def make_client(self) -> SamFedAlgo:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""

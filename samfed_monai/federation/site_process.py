@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.own_process import set_up_process
 from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.child_process import Answer, serve
 
@@ -20,12 +21,41 @@ logger = logging.getLogger(__name__)
 
 
 def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
-    """What answers questions in this process."""
-    log, sites = _Log(int(settings["level"])), _Sites(settings)
+    """What answers questions in this process, with sites made from the plan, as in a process that has them all."""
+    set_up_process()
+    import torch
+
+    from samfed_monai.core.io import as_file_name
+    from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.federation.site import ProcessContext, Site
+    from samfed_monai.federation.site_worker import SiteWorker
+    from samfed_monai.protocol.message import MessageRefused
+    from samfed_monai.protocol.transport import Task, scrub
+
+    torch.set_num_threads(int(settings["threads"]))
+    log, plan, places = _Log(settings["level"]), Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
+    contexts: list[ProcessContext] = []
+
+    def make_site(name: str) -> Site:
+        if not contexts:
+            contexts.append(ProcessContext.of(plan, places))
+        return Site(name, plan, places, context=contexts[0])
+
+    worker = SiteWorker(make_site, lambda name: Path(settings["states"]) / as_file_name(name))
 
     def answer(head: dict[str, Any], payload: bytes) -> Answer:
-        reply, content = sites.answer(head, payload)
-        return {**reply, "log": log.take()}, content
+        try:
+            if head["task"] == "finalize":
+                worker.finalize()
+                return {"log": log.take()}, b""
+            content = worker.answer(head["site"], Task(head["task"]), payload, head["keep"])
+            return {"log": log.take()}, content
+        except Exception as error:
+            if not isinstance(error, MessageRefused):
+                if head["task"] in (Task.CHECK, Task.PREPARE):
+                    return {"raised": _described(error), "log": log.take()}, b""
+                logger.exception("%s failed in %s", head["site"], head["task"])
+            return {"failure": scrub(error), "log": log.take()}, b""
 
     return answer
 
@@ -47,99 +77,6 @@ class _Log(logging.Handler):
         """What was logged since this was last called."""
         kept, self._kept = self._kept, []
         return kept
-
-
-class _Sites:
-    """The sites of this process: made from the plan when they are first asked, as in a process that has them all."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        from samfed_monai.core.own_process import set_up_process
-
-        set_up_process()
-        import torch
-
-        from samfed_monai.federation.plan import Places, Plan
-
-        torch.set_num_threads(int(settings["threads"]))
-        self.plan, self.places = Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
-        self._context: Any = None
-        self._executors: dict[str, Any] = {}
-        self._held: dict[str, Any] = {}
-
-    def answer(self, head: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """The answer's head and bytes; a head with ``refused``, ``failed`` or ``raised`` says why there are none."""
-        from samfed_monai.protocol.message import MessageRefused
-        from samfed_monai.protocol.transport import scrub
-
-        site, what = head["site"], head["what"]
-        try:
-            if what == "finalize":
-                self._finalize()
-                return {}, b""
-            if what == "save":
-                return {"sha256": self._save(site, Path(head["path"]))}, b""
-            if what == "load":
-                self._load(site, Path(head["path"]))
-                return {}, b""
-            return {}, self._work(site, what, payload)
-        except MessageRefused as error:
-            return {"refused": scrub(error)}, b""
-        except Exception as error:
-            if what in ("train", "evaluate"):
-                logger.exception("%s failed in %s", site, what)
-                return {"failed": scrub(error)}, b""
-            return {"raised": _described(error)}, b""
-
-    def _work(self, site: str, what: str, payload: bytes) -> bytes:
-        from samfed_monai.protocol.message import from_bytes, to_bytes
-        from samfed_monai.protocol.sent_once import HeldWeights
-        from samfed_monai.protocol.transport import Task
-
-        executor = self._executor(site)
-        message = from_bytes(payload, max_inflated=executor.masks_taken)
-        message = self._held.setdefault(site, HeldWeights()).complete(message)
-        self._share_teacher(executor, message)
-        return to_bytes(executor.answer(Task(what), message))
-
-    def _save(self, site: str, path: Path) -> str | None:
-        from samfed_monai.core import tensor_file
-        from samfed_monai.core.io import atomic_write
-
-        state = self._executors[site].state_dict() if site in self._executors else {}
-        if not state:
-            return None
-        with atomic_write(path) as stream:
-            return tensor_file.write_state(stream, state)
-
-    def _load(self, site: str, path: Path) -> None:
-        from samfed_monai.core.io import safe_load
-
-        self._executor(site).load_state_dict(safe_load(path))
-
-    def _finalize(self) -> None:
-        for executor in self._executors.values():
-            executor.finalize()
-
-    def _executor(self, site: str) -> Any:
-        from samfed_monai.data import DataList
-        from samfed_monai.federation.participants import Participants
-        from samfed_monai.federation.site import ProcessContext, Site
-
-        if self._context is None:
-            datalist = DataList.load(self.places.datalist)
-            self._context = ProcessContext(Participants.of(self.plan, self.places, datalist), datalist)
-        if site not in self._executors:
-            self._executors[site] = Site(site, self.plan, self.places, context=self._context)
-        return self._executors[site]
-
-    def _share_teacher(self, executor: Any, message: Any) -> None:
-        """Loads the server's teacher once for all sites of this process, and lets go of it when they have theirs."""
-        from samfed_monai.protocol.message import Kind
-
-        if message.kind != Kind.ADAPTER:
-            self._context.teacher = None
-        elif self._context.teacher is None and executor.teacher is not None:
-            self._context.teacher = executor.teacher.load(message)
 
 
 def _described(error: Exception) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from samfed_monai.federation.exchange_object import class_metrics
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import BESIDE, NAMES
-from samfed_monai.protocol.message import MAX_ADAPTERS, Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,22 +168,20 @@ class OwnTeacher:
         progress_file.unlink(missing_ok=True)
 
 
-def adapter_message(files: Sequence[Path], *, sam: str, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def adapter_message(file: Path | None, *, sam: str, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and words that carry a teacher to the sites.
 
     Args:
-        files: the adapter, or several to average; none for SAM as it comes.
+        file: the adapter; ``None`` for SAM as it comes.
         sam: SHA-256 of SAM's checkpoint, which every site must have itself.
         teacher: SHA-256 of the whole.
-
-    Raises:
-        Refused: more than :data:`MAX_ADAPTERS`.
     """
-    if len(files) > MAX_ADAPTERS:
-        raise Refused([Problem("adapter", found=f"{len(files)} files", expected=f"at most {MAX_ADAPTERS}")])
-    contents = {f"adapter_{number}": path.read_bytes() for number, path in enumerate(files)}
-    tensors = {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in contents.items()}
-    return tensors, {"sam": sam, "teacher": teacher, **{name: sha256_bytes(c) for name, c in contents.items()}}
+    words = {"sam": sam, "teacher": teacher}
+    if file is None:
+        return {}, words
+    content = file.read_bytes()
+    tensors = {_ADAPTER: torch.frombuffer(bytearray(content), dtype=torch.uint8)}
+    return tensors, {**words, _ADAPTER: sha256_bytes(content)}
 
 
 class SiteTeacher:
@@ -193,7 +191,7 @@ class SiteTeacher:
         stage: how the plan uses a teacher; its cache keeps what arrives.
         masks: this site's store.
         adapt: ``teacher_adapt`` of the plan.
-        memory: file in which a site that may be started again notes that it is prepared; ``None`` notes nothing.
+        memory: file in which the site notes that it is prepared, for when its process is started again.
         own: makes the site's own teacher out of the server's; ``None`` takes the server's as it is.
         trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
     """
@@ -204,7 +202,7 @@ class SiteTeacher:
         masks: SiteMasks,
         *,
         adapt: str,
-        memory: Path | None,
+        memory: Path,
         own: OwnTeacher | None = None,
         trains: bool = True,
     ) -> None:
@@ -219,7 +217,7 @@ class SiteTeacher:
         Raises:
             MessageRefused: there was no teacher yet.
         """
-        if self._sha256 is None and self.memory is not None and self.memory.is_file():
+        if self._sha256 is None and self.memory.is_file():
             self._sha256 = str(read_json(self.memory)["teacher"])
         if self._sha256 is None:
             hint = "start the run again: the server sends the adapter before the first round"
@@ -232,7 +230,7 @@ class SiteTeacher:
         Raises:
             MessageRefused: as :meth:`take`.
         """
-        return self._load(self._adapters(message), message.extra)
+        return self._load(self._file(message), message.extra)
 
     def take(self, message: Message, teacher: Teacher | None = None) -> int:
         """Takes the adapter and shows the teacher what the store lacks; returns how many images these were.
@@ -248,18 +246,17 @@ class SiteTeacher:
         Raises:
             MessageRefused: damaged bytes, another SAM than the server's, a teacher that comes out another one.
         """
-        contents = self._adapters(message)
+        file = self._file(message)
         if teacher is None:
-            teacher = self._load(contents, message.extra)
+            teacher = self._load(file, message.extra)
         if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
             found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
             raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
-        if self.own is not None and contents:
-            teacher = self.own.of(teacher, self._files(contents, message.extra)[0])
+        if self.own is not None and file is not None:
+            teacher = self.own.of(teacher, file)
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
-        if self.memory is not None:
-            write_json(self.memory, {"teacher": teacher.sha256})
+        write_json(self.memory, {"teacher": teacher.sha256})
         return computed
 
     def scores(self, split: str, config: WorkflowConfig) -> dict[str, Any]:
@@ -281,22 +278,39 @@ class SiteTeacher:
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
         return {"n": summary["n"], "metrics": {**means, **empty, **class_metrics(summary)}}
 
-    def _adapters(self, message: Message) -> dict[str, bytes]:
-        contents = _contents(message)
-        if not contents and self.adapt != "none":
-            raise _refusal("adapter", "none", f"one, as teacher_adapt is {self.adapt}")
-        return contents
+    def _file(self, message: Message) -> Path | None:
+        """The message's adapter as a file in the cache, named by its hash; ``None`` where it carries none.
 
-    def _load(self, contents: dict[str, bytes], extra: dict[str, str]) -> Teacher:
+        Raises:
+            MessageRefused: another kind of message, other names, bytes with another SHA-256, or none where one is due.
+        """
+        if message.kind != Kind.ADAPTER or message.tensors.keys() - {_ADAPTER}:
+            raise _refusal("message -> tensors", "other tensors", "an adapter")
+        if not message.tensors:
+            if self.adapt != "none":
+                raise _refusal(_ADAPTER, "none", f"one, as teacher_adapt is {self.adapt}")
+            return None
+        tensor, wanted = message.tensors[_ADAPTER], message.extra.get(_ADAPTER)
+        if tensor.dtype != torch.uint8 or tensor.ndim != 1:
+            raise _refusal("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
+        content = tensor.numpy().tobytes()
+        if (sha256 := sha256_bytes(content)) != wanted:
+            found, expected = f"bytes with SHA-256 {sha256[:12]}", f"{(wanted or 'its own')[:12]}"
+            raise _refusal("message -> adapter", found, expected, "they were damaged on the way: send them again")
+        path = self.stage.cache_dir / "adapters" / f"{sha256}.safetensors"
+        if not path.is_file() or sha256_file(path) != sha256:
+            write_bytes(path, content)
+        return path
+
+    def _load(self, adapter: Path | None, extra: dict[str, str]) -> Teacher:
         from samfed_monai.networks.sam.adapter import read_header
 
         base, wanted = self.stage.base, {"server's SAM": extra.get("sam")}
-        paths = self._files(contents, extra)
-        for name, path in zip(contents, paths, strict=True):
+        if adapter is not None:
             try:
-                wanted[f"SAM that {name} was fitted on"] = read_header(path).base_sha256
+                wanted["SAM that the adapter was fitted on"] = read_header(adapter).base_sha256
             except Refused:
-                raise _refusal(name, "bytes that are no adapter", "an adapter made by `samfed teach`") from None
+                raise _refusal(_ADAPTER, "bytes that are no adapter", "an adapter made by `samfed teach`") from None
         try:
             own = sha256_file(self.stage.checkpoint())
         except (Refused, OSError):
@@ -309,38 +323,10 @@ class SiteTeacher:
                 problems.add("SAM checkpoint", found=f"SHA-256 {own}", expected=f"the {what}, {sha256}", hint=hint)
         if len(problems):
             raise MessageRefused(problems)
-        return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=paths)
-
-    def _files(self, contents: dict[str, bytes], extra: dict[str, str]) -> list[Path]:
-        """The adapters as files in the cache, each named by its hash."""
-        paths = []
-        for name, content in contents.items():
-            paths.append(self.stage.cache_dir / "adapters" / f"{extra[name]}.safetensors")
-            if not paths[-1].is_file() or sha256_file(paths[-1]) != extra[name]:
-                write_bytes(paths[-1], content)
-        return paths
+        return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=adapter)
 
 
-def _contents(message: Message) -> dict[str, bytes]:
-    """Bytes by name, known to be those that the message names.
-
-    Raises:
-        MessageRefused: another kind of message, other names, or bytes with another SHA-256.
-    """
-    names = [f"adapter_{number}" for number in range(len(message.tensors))]
-    if message.kind != Kind.ADAPTER or sorted(message.tensors) != sorted(names) or len(names) > MAX_ADAPTERS:
-        raise _refusal("message -> tensors", "other tensors", "adapter_0, adapter_1, …")
-    contents: dict[str, bytes] = {}
-    for name in names:
-        tensor: Any = message.tensors[name]
-        if tensor.dtype != torch.uint8 or tensor.ndim != 1:
-            raise _refusal(f"message -> {name}", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
-        contents[name] = tensor.numpy().tobytes()
-        sha256 = sha256_bytes(contents[name])
-        if sha256 != message.extra.get(name):
-            found, expected = f"bytes with SHA-256 {sha256[:12]}", f"{(message.extra.get(name) or 'its own')[:12]}"
-            raise _refusal(f"message -> {name}", found, expected, "they were damaged on the way: send them again")
-    return contents
+_ADAPTER = "adapter"  # name of the tensor, and of the word with its hash
 
 
 def _refusal(where: str, found: str, expected: str, hint: str = "") -> MessageRefused:

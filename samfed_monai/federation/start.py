@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WHERE = "federate.json -> start_from"
 _EXPECTED = "a bundle that has weights, a finished run's folder, or a weights file"
-_NO_WEIGHTS = {".onnx": "an ONNX file", ".pt2": "an exported program"}
+_NO_WEIGHTS = {".onnx": "an ONNX file", ".pt2": "an exported program", ".ts": "a traced program"}
 
 
 @dataclass(frozen=True)

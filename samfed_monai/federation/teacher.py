@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class TeacherStage:
     overrides: Mapping[str, Any]
     cache_dir: Path
     _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _files: list[Path] = field(default_factory=list, init=False, repr=False)
+    _loaded: dict[str, Path | None] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, plan: Plan, places: Places) -> TeacherStage:
@@ -77,12 +77,12 @@ class TeacherStage:
         return name
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The adapters that :meth:`load` took last; none for SAM as it comes."""
-        return tuple(self._files)
+    def file(self) -> Path | None:
+        """The adapter that :meth:`load` took last; ``None`` for SAM as it comes."""
+        return self._loaded.get("adapter")
 
     def content(self) -> dict[str, Any]:
-        """The recipe as JSON content, places left out."""
+        """The recipe as JSON content, without paths."""
         content = _without_report(self._config().content())
         if content.get("score") is True:  # the default, and what runs did before there was a choice
             del content["score"]
@@ -175,49 +175,35 @@ class TeacherStage:
         given = self._config().value("checkpoint")
         return Path(given) if given else find_checkpoint(self._config().value("base"), self.bundle_root)
 
-    def load(
-        self,
-        datalist: DataList,
-        data_root: str | Path,
-        *,
-        adapt: str,
-        adapter: str | Path | Sequence[str | Path] | None,
-    ) -> Teacher:
+    def load(self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None) -> Teacher:
         """The frozen teacher; fits its adapter first when there is none.
 
         Args:
             datalist: its public part is what the adapter is fitted on.
             data_root: folder that the list's paths are relative to.
             adapt: ``lora``, ``decoder`` or ``none`` (SAM as it comes).
-            adapter: path of an adapter to use as it is, several to average, or ``None``; left aside with ``none``, so
-                that rows with and without an adapted SAM can be compared by one command.
+            adapter: path of an adapter to use as it is, or ``None``; left aside with ``none``, so that rows with and
+                without an adapted SAM can be compared by one command.
         """
-        paths = self.adapters(datalist, data_root, adapt=adapt, adapter=adapter)
-        return self._teacher(paths, self.checkpoint())
+        return self._teacher(self.adapter(datalist, data_root, adapt=adapt, adapter=adapter), self.checkpoint())
 
-    def adapters(
-        self,
-        datalist: DataList,
-        data_root: str | Path,
-        *,
-        adapt: str,
-        adapter: str | Path | Sequence[str | Path] | None,
-    ) -> list[Path]:
-        """The adapter files of :meth:`load`, fitted first where there are none; none for SAM as it comes."""
+    def adapter(
+        self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None
+    ) -> Path | None:
+        """The adapter file of :meth:`load`, fitted first where there is none; ``None`` for SAM as it comes."""
         from samfed_monai.networks.sam.adapter import read_header
 
         checkpoint = self.checkpoint()
-        paths = [Path(path) for path in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
-        if paths and adapt == "none":
-            logger.info("teacher: SAM as it comes (teacher_adapt is none); the given adapter is not used")
-            paths = []
-        if paths:
-            self._exam["adapt"] = read_header(paths[0]).adapt.value  # what the file is, whatever the bundle asks for
-        if len(paths) == 1:
-            self._exam.update(_recorded(paths[0]))
-        if not paths and adapt != "none":
-            paths = [self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)]
-        return paths
+        if adapt == "none":
+            if adapter:
+                logger.info("teacher: SAM as it comes (teacher_adapt is none); the given adapter is not used")
+            return None
+        if not adapter:
+            return self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
+        path = Path(adapter)
+        self._exam["adapt"] = read_header(path).adapt.value  # what the file is, whatever the bundle asks for
+        self._exam.update(_recorded(path))
+        return path
 
     def fitted(self, adapter: Path) -> Teacher:
         """A teacher by the file of its adapter alone, which must be of this ``base``, its weights and this ``size``.
@@ -226,18 +212,18 @@ class TeacherStage:
             Refused: another SAM or size, damaged tensors.
         """
         self._exam.update(_recorded(adapter))
-        return self._teacher([adapter], self.checkpoint())
+        return self._teacher(adapter, self.checkpoint())
 
-    def _teacher(self, adapters: list[Path], checkpoint: Path) -> Teacher:
+    def _teacher(self, adapter: Path | None, checkpoint: Path) -> Teacher:
         from samfed_monai.core.device import best_device
         from samfed_monai.networks import Teacher
 
-        self._files[:] = adapters
+        self._loaded["adapter"] = adapter
         config = self._config()
         return Teacher.load(
             base=config.value("base"),
             checkpoint=checkpoint,
-            adapter=adapters,
+            adapter=adapter,
             size=config.value("size"),
             views=config.value("views"),
             bf16="auto" if (bf16 := config.optional("bf16")) is None else bf16,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from samfed_monai.config.variants import find_variant
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load, save_tensors, sha256_file
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, load_records, public_hash, split_public
 from samfed_monai.data.records import read_as
@@ -79,7 +77,7 @@ def warm_start(
     groups = [item.group for item in datalist.public]  # they decide which images are held out
     more |= {"groups": groups} if held_out and steps and any(groups) else {}
     more |= {} if trunk is not None else _own_encoder(config)
-    more |= {} if begin is None else {"begin": tensors_hash(begin)}
+    more |= {} if begin is None else {"begin": checksum(begin)}
     key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with single_writer(path) as exists:
@@ -151,16 +149,6 @@ class _Judge:
                 self.kept = {name: value.detach().clone() for name, value in engine.network.state_dict().items()}
 
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=max(1, steps // _LOOKS)), look)
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hexadecimal) of names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _train(

@@ -20,7 +20,7 @@ TRAIN = "train"
 PLACES = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
 ) | {"checkpoint", "device", "start_from"}
-"""Ids that say where something lies rather than what is computed; they never enter a fingerprint."""
+"""Ids that are paths or name a device; they never enter a fingerprint."""
 
 EVALUATION = frozenset(
     ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports")
@@ -80,15 +80,15 @@ class WorkflowConfig:
         return parser
 
     def value(self, name: str) -> Any:
-        """A knob's value, references resolved.
+        """An option's value, references resolved.
 
         Raises:
-            Refused: the bundle has no such id, or what stands there is a component that refuses its arguments.
+            Refused: the bundle has no such id, or a component there refuses its arguments.
         """
         parser = self.parser()
         if lookup(parser.config, split_id(name)) is MISSING:
             where = f"{Path(self.files[-1]).name} -> {name}"
-            raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
+            raise Refused([Problem(where, found="no such id", expected="an option that the federation reads")])
         with unwrapped(lambda: parser):
             return parser.get_parsed_content(name)
 
@@ -99,7 +99,7 @@ class WorkflowConfig:
             return tuple(parser.get_parsed_content(name) for name in names)
 
     def optional(self, name: str) -> Any:
-        """A knob's value, or ``None`` where the bundle has no such id."""
+        """An option's value, or ``None`` where the bundle has no such id."""
         parser = self.parser()
         with unwrapped(lambda: parser):
             return parsed(parser, name)
@@ -110,12 +110,12 @@ class WorkflowConfig:
         return content.get(name) is not None
 
     def content(self, *, without: frozenset[str] = PLACES) -> dict[str, Any]:
-        """The merged configuration as JSON content; places and notes are left out."""
+        """The merged configuration as JSON content, without paths and notes."""
         content = self.parser().get()
         return {key: value for key, value in content.items() if key not in without and not is_note(key)}
 
     def fingerprint(self, **extra: Any) -> str:
-        """Hash of everything that decides what ``train`` trains, without places, plus ``extra``.
+        """Hash of everything that decides what ``train`` trains, without paths, plus ``extra``.
 
         Settings of what is disabled, or of nothing that the trainer refers to, do not count: rows of a sweep over the
         agreement share their warm start.
@@ -150,7 +150,7 @@ def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str,
 
 
 def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
-    """JSON of every file of a bundle that a run of ``variant`` reads at a site, by file name, without places and notes.
+    """JSON of every file of a bundle that a run of ``variant`` reads at a site, by file name, without paths and notes.
 
     Two machines whose bundles give the same content compute the same, wherever they keep their files.
 

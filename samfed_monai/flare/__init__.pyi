@@ -2,11 +2,8 @@
 
 from .controller import FederationController
 from .job import export_job
-from .transport import FlareTransport, Post
 
 __all__ = [
     "FederationController",
-    "FlareTransport",
-    "Post",
     "export_job",
 ]

@@ -27,11 +27,11 @@ from nvflare.apis.signal import Signal
 from samfed_monai.core.errors import ExitCode, SamFedError, Stopped, machine_failure
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
+from samfed_monai.federation.wire_transport import Post, Request, WireTransport
 from samfed_monai.flare.executor import FAILURE, packed, unpacked
 from samfed_monai.flare.site import places_of, read_plan
 from samfed_monai.flare.site_file import PLAN, limit, read_site_file, require_run_name
 from samfed_monai.flare.status import RUN_ID, write_status
-from samfed_monai.flare.transport import FlareTransport, Post, Request
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
@@ -42,7 +42,7 @@ _TASK = "train"  # FLARE's name for every task of ours; the message has the task
 
 
 class FlarePost:
-    """Sends and cancels by a FLARE controller, for a :class:`FlareTransport`.
+    """Sends and cancels by a FLARE controller, for a :class:`WireTransport`.
 
     Args:
         controller: which FLARE runs.
@@ -61,9 +61,10 @@ class FlarePost:
         self.controller.broadcast(task, self.controller.fl_ctx, targets=[request.site], min_responses=1)
         return task
 
-    def cancel(self, ticket: Any) -> None:
+    def cancel(self, ticket: Any) -> bool:
         if ticket is not None:
             self.controller.cancel_task(ticket, fl_ctx=self.controller.fl_ctx)
+        return False
 
     def check_stop(self) -> None:
         if self.controller.abort_signal.triggered:
@@ -84,7 +85,7 @@ def _deliver(request: Request, client_task: ClientTask, fl_ctx: FLContext) -> No
 
 
 def run_server(
-    folder: Path, *, kit: Path, job_config: Path, post: Post, opened: Callable[[FlareTransport], None]
+    folder: Path, *, kit: Path, job_config: Path, post: Post, opened: Callable[[WireTransport], None]
 ) -> None:
     """Runs what is left of the run in ``folder``.
 
@@ -105,10 +106,10 @@ def run_server(
     limit(files)
     plan = read_plan(job_config / PLAN)
 
-    def transport(settled: Plan) -> FlareTransport:
+    def transport(settled: Plan) -> WireTransport:
         sites = tuple(sorted({*settled.sites, *settled.unseen}))
         run = run_identifier(folder)
-        made = FlareTransport(post, sites, run=run, patience=settled.timeout, spool=folder)
+        made = WireTransport(post, sites, run=run, patience=settled.timeout, spool=folder)
         opened(made)
         return made
 
@@ -135,8 +136,8 @@ def _report(folder: Path, datalist: Path, data_root: Path) -> None:
 class FederationController(Controller):
     """Runs a federation's server inside a FLARE job.
 
-    The rounds are those of :class:`~samfed_monai.federation.RoundController`, over a :class:`FlareTransport`; their
-    state lies in the run's folder, outside the job's, so that the same job submitted again goes on where it stopped.
+    The rounds are those of :class:`~samfed_monai.federation.RoundController`, over a :class:`WireTransport`; their
+    state is in the run's folder, outside the job's, so that the same job submitted again goes on where it stopped.
     How the run ended is written to ``flare.json`` there: FLARE's own job status does not say it.
 
     Args:
@@ -150,7 +151,7 @@ class FederationController(Controller):
         require_run_name(run_name, "config_fed_server.json -> run_name")
         super().__init__(task_check_period=0.1)
         self.run_name = run_name
-        self.transport: FlareTransport | None = None
+        self.transport: WireTransport | None = None
         #: Whether whoever started the run reads the run's folder itself, so that nothing has to be fetched.
         self.on_this_machine = True
 
@@ -203,7 +204,7 @@ class FederationController(Controller):
     def federate(self, folder: Path) -> None:
         """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""
 
-        def opened(transport: FlareTransport) -> None:
+        def opened(transport: WireTransport) -> None:
             self.transport = transport
 
         run_server(folder, kit=self.kit_folder(), job_config=self.job_config(), post=self.make_post(), opened=opened)

@@ -23,7 +23,7 @@ from nvflare.apis.signal import Signal
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import make_folder
 from samfed_monai.federation.child_process import Child, ChildDied
-from samfed_monai.flare.site_file import PLAN, SiteFile, forget_old_runs, read_site_file, require_run_name
+from samfed_monai.flare.site_file import PLAN, SiteFile, read_site_file, require_run_name
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,6 @@ class Trainer:
     def _new_child(self, run: str, run_name: str) -> Child:
         state = self.state_of(run)
         make_folder(state)
-        forget_old_runs(state.parent.parent, run)
         settings = {
             "site": self.site,
             "plan": str(self.app / "config" / PLAN),

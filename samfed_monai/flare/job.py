@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from nvflare.job_config.api import FedJob
@@ -91,7 +89,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     """
     from samfed_monai.federation.participants import Participants
     from samfed_monai.federation.run import plan_problems
-    from samfed_monai.privacy import Privacy, statistics_notice, unsent_rules
+    from samfed_monai.privacy import Privacy, notes_on_statistics
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
@@ -99,7 +97,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         raise Refused(problems)
     parser = federate_parser(root, overrides)
     job = job_of(parser)
-    _require_no_places(job.places, here=here)
+    _require_no_paths(job.places, here=here)
     has_list = bool(overrides.get("datalist"))
     if not has_list and not job.plan.sites:
         hint = "give --datalist, or name every site in federate.json -> sites"
@@ -109,11 +107,8 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     _require_names((*participants.sites, *participants.unseen))
     if problems := plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)):
         raise Refused(problems)
-    privacy = Privacy.from_json(job.plan.privacy)
-    if notice := statistics_notice(privacy, participants.strategy, job.plan.variant):
-        logger.warning("%s", notice)
-    for unsent in unsent_rules(privacy, participants.strategy, job.plan.variant):
-        logger.warning("%s", unsent)
+    for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
+        logger.warning("%s", note)
     plan = participants.settled(job.plan)
     return Planned(
         plan=plan,
@@ -124,9 +119,9 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     )
 
 
-def _require_no_places(places: Places, *, here: bool) -> None:
-    # a job says nothing of where a site keeps things, and silence about a place that was asked for would be a surprise
-    problems, expected = Problems(), "nothing: a site's own file says where it keeps things"
+def _require_no_paths(places: Places, *, here: bool) -> None:
+    # a job names no path of a site, and one that was asked for is not passed over in silence
+    problems, expected = Problems(), "nothing: paths are configured in each site's own file"
     hint = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
     asked = {f"sites#{site}": there for site, there in places.sites.items()}
     asked |= {"": places.train, "teacher": places.teacher}
@@ -134,15 +129,15 @@ def _require_no_places(places: Places, *, here: bool) -> None:
         for name in sorted(there):
             if not (here and not where and name == "device"):  # that one goes into every file that is written
                 place = "#".join(filter(None, (where, name)))
-                problems.add(f"federate.json -> {place}", found="a place", expected=expected, hint=hint)
+                problems.add(f"federate.json -> {place}", found="a path", expected=expected, hint=hint)
     for name in ("adapter", "start_from", "cache_dir"):
         if not here and getattr(places, name):  # of the server, which would fit another teacher
             own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"
-            problems.add(f"federate.json -> {name}", found="a place", expected=expected, hint=own)
+            problems.add(f"federate.json -> {name}", found="a path", expected=expected, hint=own)
     problems.refuse_if_any()
-    unheeded = {"mlflow": places.mlflow, "verify": places.verify, "workers": places.workers != 1}
-    if names := [name for name, asked in unheeded.items() if asked]:
-        logger.warning("not heeded on FLARE: %s (docs/deploy.md)", ", ".join(names))
+    unused = {"verify": places.verify, "workers": places.workers != 1}
+    if names := [name for name, asked in unused.items() if asked]:
+        logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 
 SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"
@@ -199,8 +194,8 @@ def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
     return export_job(folder, plan.to_json(), run_name=run_name, min_clients=least)
 
 
-_PARTS = {"app": S_ISDIR, "app/config": S_ISDIR}
-_PARTS |= dict.fromkeys(("meta.json", *(f"app/config/{name}" for name in (SERVER, CLIENT, PLAN))), S_ISREG)
+_KINDS = {"app": S_ISDIR, "app/config": S_ISDIR}
+_KINDS |= dict.fromkeys(("meta.json", *(f"app/config/{name}" for name in (SERVER, CLIENT, PLAN))), S_ISREG)
 _SHOWN = 5  # of what is wrong, which may be a folder that was copied there
 _AGAIN = "a job holds no code, and nothing beside its plan can be changed; export it again, into a new folder"
 
@@ -217,12 +212,12 @@ def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
 
     Raises:
         Refused: a file, a folder or a link that no export writes, a file with other content, or a plan that every site
-            would refuse; every difference at once.
+            would refuse.
     """
     job = Path(job)
     _require_parts(job)
     meta, plan = read_json(job / "meta.json"), read_plan(job / "app" / "config" / PLAN)
-    rest = {each: getattr(plan, each) or {} for each in ("privacy", "renewal", "update_guard")}
+    rest = {each: getattr(plan, each) or {} for each in ("privacy", "update_guard")}
     if problems := strict_problems(rest, "plan"):
         raise Refused(problems)
     _require_names((*plan.sites, *plan.unseen))
@@ -231,57 +226,32 @@ def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
         raise Refused([Problem("meta.json -> name", found=repr(name)[:80], expected="the run's name", hint=_AGAIN)])
     require_run_name(name, "meta.json -> name")
     again = export_plan(Path(folder) / name, plan, run_name=name)
-    differences = Problems()
-    for part in (part for part, kind in _PARTS.items() if kind is S_ISREG):
-        _compare(Path(part).name, read_json(job / part), read_json(again / part), differences)
-    differences.refuse_if_any()
+    changed = [
+        part for part, kind in _KINDS.items() if kind is S_ISREG and _content(job / part) != _content(again / part)
+    ]
+    if changed:
+        expected = "what `samfed flare export` writes for its plan"
+        raise Refused([Problem(str(job), f"other content in {', '.join(changed)}", expected, _AGAIN)])
     return again, plan
 
 
 def _require_parts(job: Path) -> None:
-    found = _entries(job)
-    wrong = [f"no {part}" for part in _PARTS if part not in found]
-    foreign = [part for part in found if part not in _PARTS or not _PARTS[part](found[part])]
-    wrong += [f"{part} ({_KINDS.get(S_IFMT(found[part]), 'a special file')})" for part in foreign]
+    found = {path.relative_to(job).as_posix(): path.lstat().st_mode for path in sorted(job.rglob("*"))}
+    wrong = [f"no {part}" for part in _KINDS if part not in found]
+    wrong += [part for part in found if part not in _KINDS]
+    wrong += [
+        f"{part} (a link, or no {'folder' if kind is S_ISDIR else 'file'})"
+        for part, kind in _KINDS.items()
+        if part in found and not kind(found[part])
+    ]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         expected = "the four files that `samfed flare export` writes, and nothing else"
-        raise Refused([Problem(str(job), found=", ".join(wrong[:_SHOWN]) + more, expected=expected, hint=_AGAIN)])
+        raise Refused([Problem(str(job), ", ".join(wrong[:_SHOWN]) + more, expected, _AGAIN)])
 
 
-_KINDS = {S_IFREG: "a file", S_IFDIR: "a folder", S_IFLNK: "a symbolic link"}
-
-
-def _entries(folder: Path, below: str = "") -> dict[str, int]:
-    """Everything in a folder, with its mode: links are not followed, foreign folders not entered."""
-    found: dict[str, int] = {}
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            part, mode = f"{below}{entry.name}", entry.stat(follow_symlinks=False).st_mode
-            found[part] = mode
-            if S_ISDIR(mode) and part in _PARTS:
-                found |= _entries(folder / entry.name, f"{part}/")
-    return found
-
-
-def _compare(where: str, found: Any, expected: Any, problems: Problems) -> None:
-    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
-        found, expected = ({str(index): each for index, each in enumerate(every)} for every in (found, expected))
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted(found.keys() | expected.keys()):
-            at = f"{where}#{key}" if " -> " in where else f"{where} -> {key}"
-            if key not in expected:
-                problems.add(at[:200], found=_short(found[key]), expected="no such key", hint=_AGAIN)
-            elif key not in found:
-                problems.add(at, found="no such key", expected=_short(expected[key]), hint=_AGAIN)
-            else:
-                _compare(at, found[key], expected[key], problems)
-    elif json.dumps(found, sort_keys=True) != json.dumps(expected, sort_keys=True):  # 1, 1.0 and true are three values
-        problems.add(where, found=_short(found), expected=_short(expected), hint=_AGAIN)
-
-
-def _short(value: Any) -> str:
-    return textwrap.shorten(json.dumps(value), 100, placeholder=" …")
+def _content(path: Path) -> str:
+    return json.dumps(read_json(path), sort_keys=True)  # 1, 1.0 and true are three values
 
 
 #: What a job of ours names. No prefix: single classes.

@@ -214,7 +214,7 @@ def follow(
         fetch: command that fetches the job's results later, for messages.
         timeout: seconds; ``None`` waits.
         poll: seconds between two questions for the job's status.
-        look: seconds between two looks at the job's log, which is sent whole, and at the server and its clients.
+        look: seconds between two looks at the job's log, which is sent whole, and at the server.
         lost: seconds for which the server may not answer.
         clock: has ``monotonic`` and ``sleep``.
 
@@ -281,14 +281,13 @@ _WAITING = 30.0  # seconds of a job that has not started, after which this is sa
 
 
 class _Followed:
-    """A submitted job: its status, what was shown of its log, and when its clients were heard of last."""
+    """A submitted job: its status, and what was shown of its log."""
 
     def __init__(self, session: Any, job_id: str, clock: Any) -> None:
         self.session, self.job_id, self.clock = session, job_id, clock
         self.log = ShownLog()
         self.meta: dict[str, Any] = {}
         self.since = {"": clock.monotonic()}  # of each state, by name: when it began
-        self.heard: dict[str, tuple[float, float]] = {}
 
     def ask(self) -> str:
         """FLARE's status of the job."""
@@ -296,13 +295,11 @@ class _Followed:
         return str(self.meta.get("status", ""))
 
     def look(self, ended: bool) -> None:
-        """Shows what is new in the log; unless the job has ended, looks at the server and its clients, too."""
+        """Shows what is new in the log; unless the job has ended, looks at the server, too."""
         log = job_log(self.session, self.job_id)
         self.log.show(log)
         if not ended:
-            system = self.session.get_system_info()
-            self._look_at_run(system, log)
-            self._look_at_clients(system.client_info)
+            self._look_at_run(self.session.get_system_info(), log)
 
     def _lasts(self, state: str, holds: bool) -> float:
         """Seconds for which a state has lasted; 0 where it does not hold."""
@@ -332,25 +329,6 @@ class _Followed:
         if status == "RUNNING" and "ended" not in self.since:
             self.since["ended"] = 0.0
             logger.info("the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports")
-
-    def _look_at_clients(self, clients: Sequence[Any]) -> None:
-        now, ago = self.clock.monotonic(), _silence(clients)
-        for client in clients:
-            last = float(client.last_connect_time or 0)
-            if last > self.heard.get(client.name, (0.0, 0.0))[0]:
-                self.heard[client.name] = (last, now - ago[client.name])
-        for site, (_, when) in sorted(self.heard.items()):
-            silent = now - when > _SILENT
-            if silent and f"silent {site}" not in self.since:
-                logger.warning(
-                    "%s was heard of %.0f s ago: FLARE still lists it, but its client may have ended; start it again "
-                    "(startup/start.sh); this job goes on without it after a round's deadline, if the plan has one",
-                    site,
-                    now - when,
-                )
-            if not silent and f"silent {site}" in self.since:
-                logger.info("%s is heard of again", site)
-            self._lasts(f"silent {site}", silent)
 
 
 #: Folder of a finished job's workspace in which the server puts the run's results for whoever downloads them.

@@ -1,4 +1,4 @@
-"""How a run on FLARE stands: its status file, and what the server's log says of it."""
+"""The state of a run on FLARE: its status file, and what the server's log says of it."""
 
 from __future__ import annotations
 

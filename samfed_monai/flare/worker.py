@@ -1,6 +1,6 @@
 """The process that trains at a site: ``python -m samfed_monai.flare.worker PIPE``.
 
-Errors stay in its log; only a scrubbed line goes up (:func:`samfed_monai.protocol.transport.scrub`).
+Errors stay in its log; only a scrubbed line is sent (:func:`samfed_monai.protocol.transport.scrub`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
     """Answers until the pipe ends.
 
     Args:
-        make_site: from the settings and the site's file, what answers: ``answer(task, message) -> message``, with
-            ``state_dict`` and ``load_state_dict`` where it keeps something from round to round, and ``masks_taken``
-            (:meth:`Site.masks_taken`) where it takes soft masks.
+        make_site: from the settings and the site's file, what answers, as :class:`.SiteWorker` takes it.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     set_up_process()
@@ -35,56 +33,33 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
         os.environ["SAMFED_SITE"] = settings["site_file"]
         files = read_site_file(Path.cwd(), settings["site"])
         limit(files)
-        worker = _Worker(settings, files, make_site)
-
-        def answer(head: dict[str, Any], payload: bytes) -> Answer:
-            content, failure = worker.answer(head, payload)
-            return {"failure": failure}, content
-
-        return answer
+        return answering(settings, lambda _: make_site(settings, files))
 
     child_process.serve(start)
 
 
-class _Worker:
-    """Decodes, asks the node, keeps its state, encodes."""
+def answering(settings: dict[str, Any], make_site: Callable[[str], Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+    """What answers the FLARE client's questions.
 
-    def __init__(self, settings: dict[str, Any], files: SiteFile, make_site: Callable[..., Any]) -> None:
-        self.settings, self.files, self.make_site = settings, files, make_site
-        self._site: Any = None
-        self._held: Any = None
-        self._state: Any = None
+    Args:
+        settings: ``site``, and ``state``, the folder of what it keeps in this run.
+        make_site: from the site's name, what answers.
+    """
+    from samfed_monai.federation.site_worker import SiteWorker, forget_old_runs  # torch: not before the limits are set
+    from samfed_monai.protocol.transport import Task, scrub
 
-    def answer(self, head: dict[str, Any], payload: bytes) -> tuple[bytes, str]:
-        """The answer's bytes and why there is none."""
-        from samfed_monai.protocol.transport import scrub
+    state = Path(settings["state"])
+    forget_old_runs(state.parent.parent, state.parent.name)
+    worker = SiteWorker(make_site, lambda _: state)
 
+    def answer(head: dict[str, Any], payload: bytes) -> Answer:
         try:
-            return self._answer(head, payload), ""
+            return {}, worker.answer(settings["site"], Task(head["task"]), payload, head.get("keep", ()))
         except Exception as error:
             logger.exception("%s", head.get("task"))
-            if self._state is not None:
-                self._state.failed()
-            return b"", scrub(error)
+            return {"failure": scrub(error)}, b""
 
-    def _answer(self, head: dict[str, Any], payload: bytes) -> bytes:
-        from samfed_monai.flare.site import SiteState
-        from samfed_monai.protocol.message import from_bytes, to_bytes
-        from samfed_monai.protocol.sent_once import HeldWeights
-        from samfed_monai.protocol.transport import Task
-
-        self._held = self._held or HeldWeights()
-        if self._site is None:
-            self._site = self.make_site(self.settings, self.files)
-            self._state = SiteState(self.settings["state"], self._site)
-        most = getattr(self._site, "masks_taken", int)  # one that knows of none takes none
-        task, message = Task(head["task"]), self._held.complete(from_bytes(payload, max_inflated=most))
-        if message.extra.get("model") != "teacher":  # its exam comes before round 0 and looks at no network
-            self._state.before(task, message.round)
-        reply = self._site.answer(task, message)
-        answer = to_bytes(reply)
-        self._state.after(task, message.round, head.get("keep", ()))
-        return answer
+    return answer
 
 
 def make_federated_site(settings: dict[str, Any], files: SiteFile) -> Any:

@@ -323,7 +323,7 @@ class Guidance:
 def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
     """The problem of a term that asks for a guide that is not there."""
     names = sorted({*OWN_VIEWS, *known})
-    hint = did_you_mean(name, names) or f"add a guide of that name, or disable {asked_by}"
+    hint = did_you_mean(name, names) or f"add or enable a guide of that name, or disable {asked_by}"
     return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", hint=hint)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
@@ -132,9 +132,13 @@ class Term(ABC):
         if known is None and self.unlabelled:
             problems.extend([no_stream(self.where)])
         elif known is not None:
-            missing = [name for name in self.needs if name not in known and name not in OWN_VIEWS]
-            problems.extend(unknown_guide(name, known, self.where) for name in missing)
+            problems.extend(self.missing_guides(known))
         problems.refuse_if_any()
+
+    def missing_guides(self, known: Collection[str]) -> list[Problem]:
+        """The guides that this term asks for and that are not among ``known``."""
+        missing = dict.fromkeys(name for name in self.needs if name not in known and name not in OWN_VIEWS)
+        return [unknown_guide(name, known, self.where) for name in missing]
 
     def __call__(self, engine: Any) -> None:
         """Adds the term to ``engine.state.output["loss"]``."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json, write_text
+from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.inference.onnx_network import CLASSES, OnnxNetwork
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
@@ -159,6 +160,7 @@ def export_network(
     problems.extend(size_problems(network, height=images.shape[-2], width=images.shape[-1]))
     problems.refuse_if_any()
     network = network.eval().cpu()
+    usage = usage_of(images.shape[-1], classes, 0.5 if bundle is None else bundle.threshold)
     with torch.no_grad():
         logits = network(images)
     size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
@@ -168,10 +170,10 @@ def export_network(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         if to is Format.ONNX:
-            written, more = _onnx_forms(network, images, logits, scratch, int8, classes)
+            written, more = _onnx_forms(network, images, logits, scratch, int8, classes, usage)
             rows += more
         else:
-            name, write = (str(to), exporter) if exporter else _EXPORTERS[Format(to)]
+            name, write = (str(to), exporter) if exporter else _our_exporter(Format(to), usage)
             form = f"--to {getattr(to, 'value', to)}"
             written = scratch / (output.name if exporter else "model.pt2" if to is Format.PT2 else "model.ts")
             rows.append(_written(name, form, write, network, written, images, logits))
@@ -232,17 +234,17 @@ def _taken(network: nn.Module, form: str) -> Iterator[None]:
         raise Refused([Problem(form, found=found, expected=expected, hint=hint)]) from error
 
 
-def _to_torchscript(network: nn.Module, path: Path, images: Tensor) -> Run:
+def _to_torchscript(network: nn.Module, path: Path, images: Tensor, *, usage: str) -> Run:
     buffer = io.BytesIO()  # on a full disk torch's own writer ends the process, and leaves half a file
-    torch.jit.save(torch.jit.trace(network, images, check_trace=False), buffer)
+    torch.jit.save(torch.jit.trace(network, images, check_trace=False), buffer, {USAGE: usage})
     path.write_bytes(buffer.getbuffer())
     program: Run = torch.jit.load(path)
     return program
 
 
-def _to_pt2(network: nn.Module, path: Path, images: Tensor) -> Run:
+def _to_pt2(network: nn.Module, path: Path, images: Tensor, *, usage: str) -> Run:
     buffer = io.BytesIO()  # as above
-    torch.export.save(_program(network, images), buffer)
+    torch.export.save(_program(network, images), buffer, extra_files={USAGE: usage})
     path.write_bytes(buffer.getbuffer())
     return torch.export.load(path).module()
 
@@ -264,12 +266,11 @@ def _program(network: nn.Module, images: Tensor) -> Any:
     return torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
 
 
-_EXPORTERS: dict[Format, tuple[str, Exporter]] = {
-    Format.TORCHSCRIPT: ("TorchScript, float32", _to_torchscript),
-    Format.PT2: ("torch.export, float32", _to_pt2),
-    Format.BUNDLE: ("TorchScript, float32", _to_torchscript),
-}
-"""What a format's row is called, and what writes it."""
+def _our_exporter(to: Format, usage: str) -> tuple[str, Exporter]:
+    """What a format's row is called, and what writes it with a text on its usage."""
+    if to is Format.PT2:
+        return "torch.export, float32", partial(_to_pt2, usage=usage)
+    return "TorchScript, float32", partial(_to_torchscript, usage=usage)
 
 
 def _written(
@@ -292,9 +293,15 @@ def _written(
 
 
 def _onnx_forms(
-    network: nn.Module, images: Tensor, logits: Tensor, scratch: Path, int8: Int8 | None, classes: Sequence[str]
+    network: nn.Module,
+    images: Tensor,
+    logits: Tensor,
+    scratch: Path,
+    int8: Int8 | None,
+    classes: Sequence[str],
+    usage: str,
 ) -> tuple[Path, list[Measured]]:
-    """The file to hand out, and what all forms measure, that one first; each holds the classes' names."""
+    """The file to hand out, and what all forms measure, that one first; each holds its usage and the classes' names."""
 
     def write(how: Int8 | None) -> Exporter:
         def written(network: nn.Module, path: Path, some: Tensor) -> Run:
@@ -302,7 +309,7 @@ def _onnx_forms(
                 _to_onnx(network, path, some)
             else:
                 _quantise(whole, path, how, images)
-            _name_classes(path, classes)
+            _describe(path, {USAGE: usage, **({CLASSES: json.dumps(list(classes))} if classes else {})})
             return OnnxNetwork(path)
 
         return written
@@ -330,14 +337,13 @@ def _onnx_forms(
     return files[int8], [chosen, *rows.values()]
 
 
-def _name_classes(path: Path, classes: Sequence[str]) -> None:
-    """Writes names of several classes into an ONNX file's properties, where :class:`OnnxNetwork` finds them."""
-    if classes:
-        import onnx
+def _describe(path: Path, properties: dict[str, str]) -> None:
+    """Writes an ONNX file's properties, among which :class:`OnnxNetwork` finds the classes."""
+    import onnx
 
-        content = onnx.load(path)
-        onnx.helper.set_model_props(content, {CLASSES: json.dumps(list(classes))})
-        onnx.save(content, path)
+    content = onnx.load(path)
+    onnx.helper.set_model_props(content, properties)
+    onnx.save(content, path)
 
 
 def _quantise(source: Path, target: Path, how: Int8, images: Tensor) -> None:
@@ -427,6 +433,7 @@ def _bundle(folder: Path, program: Path, source: BundleSource, size: int, classe
     write_json(folder / "configs" / "inference.json", config, mode=PUBLIC)
     given = read_json(source.folder / "configs" / "metadata.json")
     metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes)
+    metadata[USAGE] = usage_of(size, classes, source.threshold)
     write_json(folder / "configs" / "metadata.json", metadata, mode=PUBLIC)
     names = ", ".join(f"{number} {name}" for number, name in enumerate(("background", *classes)))
     about = {"masks": names, "channels": len(classes) + 1} if classes else {"masks": "0 and 255", "channels": 1}

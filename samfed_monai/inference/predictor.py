@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from samfed_monai.config.knobs import USE_OF_TEACHER
+from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.parse import split_id
 from samfed_monai.config.run_bundle import run_workflow
 from samfed_monai.core.device import best_device

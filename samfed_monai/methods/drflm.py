@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.core.validators import in_range, one_of, require
-from samfed_monai.handlers.records import record
+from samfed_monai.handlers.records import SUPERVISED, record
 from samfed_monai.methods.mixup import Mixture, NeighbourMixUp
 from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
 
@@ -80,6 +82,13 @@ class DistributionallyRobust(LearnedWeights):
         )
         super().__init__(number=number, alike=False)
         self.step, self.ascent = float(step), ascent
+
+    def require_terms(self, names: Sequence[str]) -> None:
+        known = sorted({*names, SUPERVISED})
+        if not any(self.number == name or self.number.startswith(f"{name}_") for name in known):
+            expected = f"the term whose mean decides what a site weighs, one of {known}"
+            hint = did_you_mean(self.number, known) or "enable that term"
+            raise refused("strategy#number", repr(self.number), expected, hint)
 
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
         return None if self.step == 0 else ascended(weights, numbers, self.step, ascent=self.ascent)

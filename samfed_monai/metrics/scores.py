@@ -172,7 +172,7 @@ class Scores:
 
 
 BESIDE = ("sensitivity", "precision", "area")
-"""What is told beside Dice, of images that have it."""
+"""What is reported beside Dice, of images that have it."""
 
 
 def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bool = False) -> Scores:

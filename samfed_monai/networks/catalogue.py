@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from samfed_monai.config.entry_points import brought
 from samfed_monai.config.variants import networks_elsewhere
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.registry import Registry
+from samfed_monai.core.validators import one_of
 from samfed_monai.data.classes import class_problems, outputs_of
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
 from samfed_monai.networks.input_size import require_intake
@@ -29,6 +31,20 @@ CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network",
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM.
 Those that another package brings (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are
 imported when they are asked for."""
+
+
+def network_problems(name: str, where: str) -> list[Problem]:
+    """Why a network of that name cannot be built: there is none, or the package that brings it is broken.
+
+    Args:
+        name: of the network.
+        where: the place that names it, for the message.
+    """
+    if name in CLIENT_NETWORKS:
+        return []
+    if name in (broken := brought("networks").broken):
+        return [broken[name]]
+    return one_of(where, name, CLIENT_NETWORKS)
 
 
 def client_network(
@@ -78,7 +94,15 @@ def client_network(
         if problems := class_problems(classes, "train.json -> classes"):
             raise Refused(problems)
         out_channels = outputs_of(classes)
-    network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)
+    if problems := network_problems(name, "train.json -> network_name"):
+        raise Refused(problems)
+    try:
+        network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        hint = "remove it, or take another network: those of SAM need a name that begins with sam_"
+        raise refused("network_def", str(error), f"arguments that {name} takes", hint) from error
     start = starts_from(name, weights)
     if start is not None:
         network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives it a learning rate of its own

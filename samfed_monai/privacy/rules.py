@@ -410,20 +410,19 @@ def _require_blind(guard: UpdateGuard | None, where: str) -> None:
     problems.refuse_if_any()
 
 
-def statistics_notice(privacy: Privacy, strategy: Strategy, name: str) -> str | None:
-    """What is said before a run in which statistics of images leave the sites; ``None`` in any other.
+def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list[str]:
+    """What is said before a run: which statistics of images leave the sites, and rules for others.
 
     Args:
         privacy: the run's settings.
-        strategy: says which.
+        strategy: says which kind it sends, if any.
         name: of the variant.
     """
-    kind = strategy.statistic
-    rule = privacy.rule(kind) if kind is not None else None
-    if kind is None or rule is None:
-        return None
-    text = f"{name}: every site sends {kind.words} of its images, {rule.in_words()}"
-    return f"{text} (privacy#statistics#{kind.value}; docs/privacy.md says what that reveals of them)"
+    notes, kind = [], strategy.statistic
+    if kind is not None and (rule := privacy.rule(kind)) is not None:
+        text = f"{name}: every site sends {kind.words} of its images, {rule.in_words()}"
+        notes.append(f"{text} (privacy#statistics#{kind.value}; docs/privacy.md says what that reveals of them)")
+    return [*notes, *map(str, unsent_rules(privacy, strategy, name))]
 
 
 def unsent_rules(privacy: Privacy, strategy: Strategy, name: str) -> list[Problem]:

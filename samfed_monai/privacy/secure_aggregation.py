@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import append_line, locked, parse_json, read_json, write_json
+from samfed_monai.core.io import append_line, locked, read_json, write_json
+from samfed_monai.privacy.audit import lines
 from samfed_monai.privacy.secure_sum import KEYS, SEALED, SHARE, Member, quantised, require_keys, unmasked
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
@@ -106,7 +108,8 @@ class SumsOfUpdates:
             self._enter(run, round, update, sorted(members))
             return
         with locked(self.path):
-            self._entries = self._read(self.path)
+            known = lines(self.path) if self.path.is_file() else []
+            self._entries = [entry for entry in known if entry is not None]  # what was cut off was never answered for
             if (entry := self._enter(run, round, update, sorted(members))) is not None:
                 append_line(self.path, json.dumps(entry, ensure_ascii=False))
 
@@ -126,25 +129,12 @@ class SumsOfUpdates:
         self._entries.append(entry)
         return entry
 
-    @staticmethod
-    def _read(path: Path) -> list[dict[str, Any]]:
-        """Entries; a line that was cut off was never answered for."""
-        entries = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                entries.append(parse_json(line))
-            except ValueError:
-                continue
-        return entries
-
 
 def update_hash(answer: Message) -> str:
     """SHA-256 of an update: names, types, shapes and bits of its tensors, and the number of images that it weighs."""
-    digest = hashlib.sha256(str(answer.n).encode())
-    for name in sorted(answer.tensors):
-        tensor = answer.tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256(f"{answer.n} ".encode())
+    for piece in tensor_file.pieces(answer.tensors):
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -62,10 +62,8 @@ QUALITY_METRIC = re.compile(r"quality_(images|estimate|dice|margin)_([0-9]|1[0-5
 MAX_TERMS = 64
 #: Last parts of the names of batch norm's running variances and of its counter of batches (PyTorch).
 _VARIANCE, _BATCHES = "running_var", "num_batches_tracked"
-#: Largest number of adapters that one message carries; their probabilities are averaged.
-MAX_ADAPTERS = 8
 _HASH = re.compile("[0-9a-f]{64}")
-#: The word that names weights which a site holds already, instead of sending them (:mod:`.sent_once`).
+#: The word that names weights which a site holds already, instead of sending them (:class:`.SentWeights`).
 HELD = "held"
 #: The word by which a server asks for an image-derived statistic (:mod:`.statistics`).
 STATISTICS = "statistics"
@@ -85,8 +83,8 @@ EXTRA_WORDS = {
     "version": re.compile(r"[0-9A-Za-z.+]{1,40}"),  # of this package
     "sam": _HASH,  # of the checkpoint of the teacher's SAM
     "base_sam": _HASH,  # of the checkpoint that this site's own network is built on
-    "teacher": _HASH,  # of the teacher: checkpoint, adapters, size, views
-    **{f"adapter_{number}": _HASH for number in range(MAX_ADAPTERS)},  # of the adapter files that a message carries
+    "teacher": _HASH,  # of the teacher: checkpoint, adapter, size, views
+    "adapter": _HASH,  # of the adapter's file, which the message carries
 }
 
 
@@ -124,8 +122,8 @@ class Message:
     """One message, up or down.
 
     Args:
-        kind: what ``tensors`` are; ``metrics`` carries none. An ``adapter`` travels down only: each file's bytes as one
-            ``uint8`` tensor ``adapter_0``, …, with its SHA-256 under the same name in ``extra``.
+        kind: what ``tensors`` are; ``metrics`` carries none. An ``adapter`` travels down only: the file's bytes as a
+            ``uint8`` tensor ``adapter``, with its SHA-256 under the same name in ``extra``.
         site: the site it comes from or goes to.
         round: round it belongs to, from 0.
         rounds: number of rounds of the run.

@@ -51,7 +51,7 @@ class Server:
         """The server's own network with its public set: whatever sharing the variant has.
 
         Args:
-            variant: one that has what is missing otherwise, for the message.
+            variant: one that has a sharing, for the message.
 
         Raises:
             Refused: the bundle has no ``sharing``.
@@ -158,6 +158,13 @@ class Strategy(ABC):
             Refused: options of this strategy do not fit them.
         """
 
+    def require_terms(self, names: Sequence[str]) -> None:  # noqa: B027 - most strategies read no term
+        """Looks at the names of the terms that sites train with, before anything is computed.
+
+        Raises:
+            Refused: options of this strategy name none of them.
+        """
+
     def require_sites(self, sites: Sequence[str]) -> None:  # noqa: B027 - most strategies take any number
         """Looks at who trains before anything is computed.
 
@@ -239,7 +246,10 @@ class Strategy(ABC):
 
     def _take(self, weights: Mapping[str, Tensor]) -> None:
         taken = weights if self.exchange.server_model else {}
-        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
+        # A stored file has its names in another order, and in another order norms sum to other last bits.
+        place = {name: number for number, name in enumerate(self.server.weights)}
+        names = sorted(taken, key=lambda name: place.get(name, len(place)))
+        self.global_weights = {name: taken[name].detach().cpu().clone() for name in names}
 
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
         server, extra = self.server, {**self.requirements(), **extra}

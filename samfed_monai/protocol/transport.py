@@ -1,4 +1,4 @@
-"""Transports: sending messages, checking who answers (``Inbox``), and failures without private text (``scrub``)."""
+"""Transports: messages out and back, checks of who answers (``Inbox``), failures without private text (``scrub``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from samfed_monai.core.errors import Problem, is_out_of_memory
-from samfed_monai.protocol.message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, wire_size
+from samfed_monai.core.tensor_file import checksum
+from samfed_monai.protocol.message import HELD, MAX_BYTES, Kind, Message, MessageRefused, from_bytes, wire_size
+from samfed_monai.protocol.statistics import split_statistics, with_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -213,82 +214,89 @@ class Transport(Protocol):
         """Has clients go back to what :meth:`save_state` wrote."""
 
 
-class Spool:
-    """Answers that wait for their turn, on the disk: in memory they would be as many models as there are sites.
+# Weights travel once: a round ends with the validation of its model, and the next one trains from it. Both ends are
+# here, for transports that carry bytes. A site that was started again holds nothing and says so; it is then sent the
+# weights themselves. Statistics beside weights are small and always sent.
+_MISSING = Problem("message -> tensors", found="none", expected="weights, for those that it names are not held here")
+#: What a site answers that does not hold the weights that a message names.
+NOT_HELD = str(_MISSING)
 
-    All are in one file without a name, which the system removes when its process ends, however it ends. Its space is
-    free again once nothing waits. It may be used from any thread.
 
-    Args:
-        folder: where the file is; it is created. ``None`` is the system's folder for temporary files.
-    """
+class SentWeights:
+    """The server's end: which weights each site was sent last."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
-        self._file: int | None = None
-        self._end = self._waiting = 0
-        self._lock = threading.RLock()  # an answer may be let go of while another is put
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}
 
-    def put(self, content: bytes) -> Spooled:
-        """Writes an answer; what is returned reads it, and frees its space when it is no longer used.
+    def shortened(self, site: str, message: Message) -> Message:
+        """``message`` as it travels to ``site``: without its weights, where the last ones sent there were the same.
+
+        Weights that it does carry count as sent; call :meth:`forget` where they may not have arrived.
+        """
+        if message.kind != Kind.WEIGHTS or not message.tensors:
+            return message
+        weights, statistics = split_statistics(message.tensors)
+        own = checksum(weights)
+        if self._last.get(site) == own:
+            return replace(message, tensors=with_statistics({}, statistics), extra={**message.extra, HELD: own})
+        self._last[site] = own
+        return message
+
+    def forget(self, site: str) -> None:
+        """The next weights for ``site`` are sent, whatever it may hold."""
+        self._last.pop(site, None)
+
+
+class HeldWeights:
+    """A site's end: the weights that arrived last, by reference; they are not to be written to."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def complete(self, message: Message) -> Message:
+        """``message`` with the weights that it names.
 
         Raises:
-            OSError: the disk is full or fails.
+            MessageRefused: others are held here, or none; its text is :data:`NOT_HELD`.
         """
-        with self._lock:
-            if self._file is None:
-                self._file = self._open()
-            start, written, view = self._end, 0, memoryview(content)
-            while written < len(view):
-                written += os.pwrite(self._file, view[written:], start + written)
-            self._end, self._waiting = start + len(view), self._waiting + 1
-            spooled = Spooled(self, start, len(view))
-        weakref.finalize(spooled, self._let_go).atexit = False
-        return spooled
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return 0 if self._file is None else os.fstat(self._file).st_size
-
-    def read(self, start: int, size: int) -> bytes:
-        """A part of the file."""
-        content = bytearray(size)
-        read = 0
-        while self._file is not None and read < size:
-            count = os.preadv(self._file, [memoryview(content)[read:]], start + read)
-            if not count:
-                raise OSError(f"{size - read} bytes of an answer that waited on the disk are gone")
-            read += count
-        return bytes(content)
-
-    def _open(self) -> int:
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.folder) as stream:
-            file = os.dup(stream.fileno())
-        weakref.finalize(self, os.close, file)
-        return file
-
-    def _let_go(self) -> None:
-        with self._lock:
-            self._waiting -= 1
-            if not self._waiting and self._file is not None:
-                os.truncate(self._file, 0)
-                self._end = 0
+        named = message.extra.get(HELD)
+        weights, statistics = split_statistics(message.tensors)
+        if named is None:
+            if message.kind == Kind.WEIGHTS and weights:
+                self._tensors = weights
+            return message
+        if weights or not self._tensors or checksum(self._tensors) != named:
+            self._tensors = {}
+            raise MessageRefused([_MISSING])
+        words = {name: word for name, word in message.extra.items() if name != HELD}
+        return replace(message, tensors=with_statistics(self._tensors, statistics), extra=words)
 
 
-@dataclass(frozen=True, eq=False)
 class Spooled:
-    """An answer that waits on a :class:`Spool`."""
+    """An answer that waits for its turn on the disk: in memory they would be as many models as there are sites.
 
-    spool: Spool
-    start: int
-    size: int
+    It is in a file without a name, which the system removes with this object or with its process, however that ends.
+
+    Args:
+        content: of the answer.
+        folder: whose disk it waits on; it is created. ``None`` is the system's folder for temporary files.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+
+    def __init__(self, content: bytes, folder: Path | None = None) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.size, self._file = len(content), tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the next line
+        weakref.finalize(self, self._file.close)
+        self._file.write(content)
+        self._file.flush()
 
     def read(self) -> bytes:
         """The answer."""
-        return self.spool.read(self.start, self.size)
+        self._file.seek(0)
+        return self._file.read()
 
 
 def take_in_order(

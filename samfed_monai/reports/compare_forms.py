@@ -177,7 +177,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     against = standings(group) if table.scored else []
     if hero and against:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
-        rows = {row.name: _standing(cells, columns) for row, cells in against}
+        rows = {row.name: _compared_cells(cells, columns) for row, cells in against}
         heads = [*columns.values(), "Seeds ahead", group.mode.method]
         made.append(Block(f"{_capital(before)}{group.mode.method} minus the row", heads, rows, titles))
     return made
@@ -281,7 +281,7 @@ def _json_test(test: PairedTest, group: Group) -> dict[str, Any]:
     return {**named, **{name: getattr(test, name) for name in numbers}}
 
 
-def _standing(cells: Mapping[str, Cell], columns: Iterable[str]) -> list[str]:
+def _compared_cells(cells: Mapping[str, Cell], columns: Iterable[str]) -> list[str]:
     dice = cells["dice"]
     seeds = f"{ahead(dice)} of {dice.n}" if dice.n else MISSING
     return [*(spell(f"vs:{key}", cells[key]) for key in columns), seeds, word_of(dice)]

@@ -269,7 +269,7 @@ def comparison_figure(table: Table) -> Picture:
     ax.set_xlabel("average test Dice", fontsize=9)
     text = (
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle; "
-        "an arrow is a row far outside. Behind a mean stand parameters and milliseconds of one image, where they were "
+        "an arrow is a row far outside. Behind a mean are parameters and milliseconds of one image, where they were "
         "measured."
     )
     return Picture("comparison", "Average test Dice", text, png(figure))

@@ -18,7 +18,16 @@ from samfed_monai.reports import style
 from samfed_monai.reports.advice import advice_on, verdict
 from samfed_monai.reports.answer import answer, more_scores, spread
 from samfed_monai.reports.figures import run_figures
-from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnImages, make_overlays, make_own_images
+from samfed_monai.reports.overlays import (
+    GIVE,
+    OUTLINES,
+    PLACES,
+    Overlay,
+    OwnImages,
+    make_overlays,
+    make_own_images,
+    show_pictures,
+)
 from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import CAVEATS, Picture
@@ -108,6 +117,9 @@ class Report:
         }
         for name, png in private.items():
             write_bytes(folder / f"{name}.png", png)
+        tags = {f"test/{each.site}/{each.place}": each.png for each in overlays}
+        tags |= {f"own/{of.site}/{place}": image.png for of in own for place, image in enumerate(of.shown, start=1)}
+        show_pictures(self.run_folder, tags, run.results["rounds"])
         path = self.run_folder / "report.html"
         write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private or trust(run) else PUBLIC)
         logger.info("report: %s", path)

@@ -167,6 +167,14 @@ class RunData:
         return canonical_hash({**seal, "asked": {key: value for key, value in seal["asked"].items() if key != "seed"}})
 
     @property
+    def seconds_left(self) -> float | None:
+        """What the rounds of a run that goes on will still take, at the pace of those so far; else ``None``."""
+        if self.planned is None:
+            return None
+        done, spent = self.results["rounds"], sum(self.results["seconds"][name] for name in OF_A_ROUND)
+        return (self.planned - done) * spent / done
+
+    @property
     def own_models(self) -> bool:
         """Whether each site ends with a model of its own: a network, or a part of one, that no other site has."""
         return bool(self.results.get("own_models"))

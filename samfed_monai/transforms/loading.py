@@ -269,13 +269,6 @@ class LoadSoftMaskd(Transform):
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
         self.store = store
 
-    def read_masks_of(self, teacher_sha256: str) -> bool:
-        """Reads that teacher's masks of the same folder from now on; whether it read others, which a cache may have."""
-        if self.store is None or self.store.teacher_sha256 == teacher_sha256:
-            return False
-        self.store = SoftMaskStore(self.store.folder, teacher_sha256=teacher_sha256)
-        return True
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         if self.store is None:

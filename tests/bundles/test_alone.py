@@ -8,14 +8,12 @@ from typing import Any
 
 import monai
 import pytest
-from monai.bundle import ConfigWorkflow
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_variant
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
-
-SMALL = {"image_size": 32, "batch_size": 2, "epochs": 1, "local_steps": 1, "network_name": "basic_unet", "amp": False}
+from tests.workflow import workflow
 
 
 @pytest.fixture
@@ -32,37 +30,19 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
     assert "mine: no problems in train, teacher, federate, evaluate, inference and " in capsys.readouterr().out
     scene = "polyp" if "polyp" in (copy / "configs" / "metadata.json").read_text() else "skin"
     sizes: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 2, "test": 2, "size": (64, 64)}
-    listed = render_synthetic(tmp_path / "images", scene=scene, sites=1, **sizes)
+    listed = render_synthetic(tmp_path, scene=scene, sites=1, **sizes)
     listed.save(tmp_path / "list.json")
     before = monai.data.get_track_meta()
+    out = str(tmp_path / "out")
     try:
-        workflow = ConfigWorkflow(
-            config_file=[str(copy / "configs" / "train.json"), str(find_variant(copy, "no_sam"))],
-            meta_file=str(copy / "configs" / "metadata.json"),
-            logging_file=False,
-            workflow_type="train",
-            bundle_root=str(copy),
-            datalist=str(tmp_path / "list.json"),
-            data_root=str(tmp_path / "images"),
-            output_dir=str(tmp_path / "out"),
-            site=min(listed.sites),
-            **SMALL,
-        )
-        workflow.initialize()
-        workflow.run()
+        made = workflow(copy, tmp_path, [find_variant(copy, "no_sam")], output_dir=out, local_steps=1, amp=False)
+        made.run()
     finally:
         monai.data.set_track_meta(before)
     weights = tmp_path / "out" / "best.safetensors"
-    assert safe_load(weights, like=workflow.trainer.network.state_dict())
-    words = [
-        "--image_size",
-        "32",
-        "--allow-other-size",
-        "--network_name",
-        "basic_unet",
-        "--images",
-        str(tmp_path / "images" / "public"),
-    ]
+    assert safe_load(weights, like=made.trainer.network.state_dict())
+    words = ["--image_size", "32", "--allow-other-size", "--network_name", "basic_unet"]
+    words += ["--images", str(tmp_path / "public")]
     assert main(["infer", str(copy), "--model", str(weights), "--output", str(tmp_path / "masks"), *words]) == 0
     assert list((tmp_path / "masks").rglob("*.png"))
 
@@ -77,19 +57,11 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
         ),
         ({"weak_view#rotate": "30"}, "command line -> weak_view#rotate: expected a number, found '30' (str); remove"),
         ({"weak_view#zoom": 1.2}, "command line -> weak_view#zoom: expected a list, found 1.2 (float)"),
-        ({"strong_view#hue": None}, "command line -> strong_view#hue: expected a number, found null"),
-        (
-            {"images#limt": 3},
-            "command line -> images#limt: expected an id that this workflow has, found an unknown id; "
-            "did you mean 'images#limit'?",
-        ),
         (
             {"train#dataset#split": "pubic"},
-            "command line -> train#dataset#split: expected 'public' or 'unlabelled' or 'labelled' or 'validation' "
-            "or 'test', "
-            "found 'pubic' (str)",
+            "command line -> train#dataset#split: expected one of ['public', 'unlabelled', 'labelled', 'validation', "
+            "'test'], found 'pubic'; did you mean 'public'?",
         ),
-        ({"image_size": 32.5}, "command line -> image_size: expected a whole number, found 32.5 (float)"),
         (
             {"strong_view#_target_": "samfed_monai.transforms.StrongVeiwd"},
             "command line -> strong_view#_target_: expected a component that exists in samfed_monai.transforms, "

@@ -41,7 +41,7 @@ ALLOWED = {
     },
     "configs/metadata.json": {
         **dict.fromkeys(("name", "task", "description", "references"), "what the bundle is made for"),
-        "eval_metrics": "skin alone has a trained network, whose scores they are",
+        "eval_metrics": "scores of its own network",
         **dict.fromkeys(("data_source", "data_type", "label_classes", "pred_classes"), "its images"),
         "network_data_format#inputs#image#modality": "its images",
         "network_data_format#outputs#pred#channel_def#1": "its images",
@@ -49,13 +49,10 @@ ALLOWED = {
 }
 """By file, the ids whose values differ on purpose, each with everything below it, and why."""
 
-ALONE = {
-    "models/model.pt": "skin alone has a trained network",
-}
-"""Files of one bundle, and why the other has none."""
-
 OWN_TEXT, OWN_TERMS = "docs/README.md", "docs/data_license.txt"
-"""The files that are each bundle's own; the first one's table says of every recipe's difference what is particular."""
+"""The texts that are each bundle's own; the first one's table says of every recipe's difference what is particular."""
+OWN = {OWN_TEXT, OWN_TERMS, "models/model.pt", "models/model.quality.json"}
+"""The files that are each bundle's own."""
 
 _ABSENT = "nothing"
 
@@ -67,9 +64,9 @@ def drift(one: Path, other: Path) -> list[str]:
 
 def _of_files(one: Path, other: Path) -> Iterator[str]:
     files = [{path.relative_to(each).as_posix() for path in each.rglob("*") if path.is_file()} for each in (one, other)]
-    for name in sorted((files[0] ^ files[1]) - ALONE.keys()):
+    for name in sorted(files[0] ^ files[1]):
         yield f"{name}: in {(one if name in files[0] else other).name} alone"
-    for name in sorted((files[0] & files[1]) - {*ALLOWED, OWN_TEXT, OWN_TERMS}):
+    for name in sorted((files[0] & files[1]) - {*ALLOWED, *OWN}):
         if (one / name).read_bytes() != (other / name).read_bytes():
             yield f"{name}: not the same in both"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,18 @@ def test_the_same_inference_runs_again_and_counts_its_masks(infer, model, images
     assert infer(model, images, tmp_path / "out", "--probabilities") == 0
     assert before.items() < content().items()
     assert [text for text in caplog.messages if "mask" in text] == [f"3 masks in {tmp_path}/out"] * 2
+
+
+def test_it_ends_with_places_or_with_what_to_look_at_and_counts_empty_masks(
+    model, images, tmp_path, caplog, infer, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])  # as above
+    assert infer(model, images, tmp_path / "out", "--threshold", "0.999999") == 0
+    assert f"3 masks in {tmp_path}/out, 3 of them are empty" in caplog.messages
+    assert "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas" in caplog.text
+    forms = ["--overlays", str(tmp_path / "looks"), "--areas", str(tmp_path / "areas.csv")]
+    assert infer(model, images, tmp_path / "more", *forms) == 0
+    assert f"overlays: {tmp_path}/looks; areas: {tmp_path}/areas.csv" in caplog.text
 
 
 def test_labels_and_masks_of_another_threshold_stay_as_they_are(infer, model, images, tmp_path, capsys):
@@ -212,9 +225,9 @@ def test_images_that_are_none_are_refused_by_name(model, images, tmp_path, capsy
 
 def test_without_a_model_the_bundle_s_own_is_taken_or_asked_for(bundle, images, tmp_path, capsys):
     words = ["infer", str(bundle), str(images), "--output-dir", str(tmp_path / "out")]
-    if bundle.name == "samfed_skin":
-        assert main([*words, "--image_size", "64", "--allow-other-size"]) == 0
-        assert Image.open(tmp_path / "out" / "a.png").size == (60, 40)
-    else:
-        assert main(words) == 2
-        assert "--model: expected one: samfed_polyp ships no weights" in capsys.readouterr().err
+    assert main([*words, "--image_size", "64", "--allow-other-size"]) == 0
+    assert Image.open(tmp_path / "out" / "a.png").size == (60, 40)
+    own = tmp_path / "own"
+    shutil.copytree(bundle, own, ignore=shutil.ignore_patterns("model.*"))
+    assert main(["infer", str(own), *words[2:]]) == 2
+    assert "--model: expected one: own ships no weights" in capsys.readouterr().err

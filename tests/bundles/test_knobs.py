@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.config.check import FOLDER_KNOBS
-from samfed_monai.config.knobs import is_value
+from samfed_monai.config.check import FOLDER_OPTIONS
+from samfed_monai.config.options import is_value
 from samfed_monai.core.io import read_json
 from samfed_monai.federation.workflow import PLACES
 
-ANYWHERE = PLACES | set(FOLDER_KNOBS) | {"adapter", "model", "seed", "imports"}
+ANYWHERE = PLACES | set(FOLDER_OPTIONS) | {"adapter", "model", "seed", "imports"}
 """Places, and what every workflow needs of its own."""
 
 ALIKE = dict.fromkeys(("image_size", "network_name", "classes"), ("train", "inference"))

@@ -15,9 +15,10 @@ from monai.bundle import ConfigWorkflow
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors
-from samfed_monai.data import DataList, SoftMaskStore, load_records, render_synthetic
+from samfed_monai.data import SoftMaskStore, load_records, render_synthetic
+from tests.workflow import workflow
 
-TRAIN, EVALUATE = "train.json", "evaluate.json"
+EVALUATE = "evaluate.json"
 TEACHER = "a" * 64
 NO_SAM = {
     "guides#sam#_disabled_": True,
@@ -42,42 +43,21 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two synthetic sites with a data list and a store of soft masks."""
     folder = tmp_path_factory.mktemp("sites")
     settings = {"images_per_site": 6, "public": 6, "validation": 2, "test": 3, "size": (64, 80)}
-    listed = render_synthetic(folder / "images", sites=2, labelled=True, **settings)  # type: ignore[arg-type]
+    listed = render_synthetic(folder, sites=2, labelled=True, **settings)  # type: ignore[arg-type]
     listed.save(folder / "list.json")
     store = SoftMaskStore(folder / "store", teacher_sha256=TEACHER)
     for name in listed.sites:
-        for record in load_records(listed, folder / "images", split="unlabelled", site=name):
+        for record in load_records(listed, folder, split="unlabelled", site=name):
             store.put(record["image_sha256"], torch.full((1, 16, 16), 0.75))
     return folder
 
 
 @pytest.fixture
 def build(bundle: Path, sites: Path, tmp_path: Path) -> Build:
-    """A workflow on those sites at a size that takes no time."""
+    """A workflow on those sites at a size that takes no time; ``evaluate.json`` goes on top of ``train.json``."""
 
-    def make(files: Any = TRAIN, **override: Any) -> ConfigWorkflow:
-        knobs = {
-            "bundle_root": str(bundle),
-            "datalist": str(sites / "list.json"),
-            "data_root": str(sites / "images"),
-            "output_dir": str(tmp_path / "out"),
-            "site": sorted(DataList.load(sites / "list.json").sites)[0],
-            "image_size": 32,
-            "batch_size": 2,
-            "epochs": 2,
-            "local_steps": 2,
-            "network_name": "basic_unet",
-        }
-        names = [files] if isinstance(files, str) else files
-        workflow = ConfigWorkflow(
-            config_file=[str(bundle / "configs" / name) for name in names],
-            workflow_type="train",
-            logging_file=False,
-            meta_file=str(bundle / "configs" / "metadata.json"),
-            **(knobs | override),
-        )
-        workflow.initialize()
-        return workflow
+    def make(*files: Any, **override: Any) -> ConfigWorkflow:
+        return workflow(bundle, sites, files, **{"output_dir": str(tmp_path / "out"), "epochs": 2, **override})
 
     return make
 
@@ -88,13 +68,13 @@ def with_store(sites: Path) -> dict[str, Any]:
 
 def test_monai_finds_every_property_it_asks_for(build: Build) -> None:
     assert build().check_properties() == []
-    assert build([TRAIN, EVALUATE]).check_properties() == []
+    assert build(EVALUATE).check_properties() == []
 
 
 def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: Path) -> None:
-    workflow = build(**with_store(sites))
-    workflow.run()
-    state = workflow.trainer.state
+    made = build(**with_store(sites))
+    made.run()
+    state = made.trainer.state
     assert state.iteration == 4
     terms = {"supervised", "pseudo_label", "sam_kd", "global_kd"}
     assert set(state.term_means) == terms | {"reliability", "agreement", "trust", "sure_agreement"}
@@ -102,13 +82,13 @@ def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: 
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert 0 <= float(rows[-1]["validation_dice"]) <= 1
-    safe_load(tmp_path / "out" / "best.safetensors", like=workflow.trainer.network.state_dict())
+    safe_load(tmp_path / "out" / "best.safetensors", like=made.trainer.network.state_dict())
 
 
 def test_a_site_learns_how_far_sam_is_to_be_trusted(build: Build, sites: Path) -> None:
-    workflow = build(**with_store(sites), **{"agreement#least_agreement": 0.75})
-    workflow.run()
-    state = workflow.trainer.state
+    made = build(**with_store(sites), **{"agreement#least_agreement": 0.75})
+    made.run()
+    state = made.trainer.state
     (settings,) = state.site_trusts  # one for both terms
     assert settings.least_agreement == 0.75
     assert 0 <= state.term_means["trust"] <= 1
@@ -116,9 +96,9 @@ def test_a_site_learns_how_far_sam_is_to_be_trusted(build: Build, sites: Path) -
 
 
 def test_a_site_trains_on_its_own_without_sam(build: Build) -> None:
-    workflow = build(**NO_SAM)
-    workflow.run()
-    assert set(workflow.trainer.state.term_means) == {
+    made = build(**NO_SAM)
+    made.run()
+    assert set(made.trainer.state.term_means) == {
         "supervised",
         "pseudo_label",
         "global_kd",
@@ -128,29 +108,29 @@ def test_a_site_trains_on_its_own_without_sam(build: Build) -> None:
 
 
 def test_a_site_alone_validates_every_val_interval_epochs(build: Build) -> None:
-    workflow = build(epochs=3, val_interval=2, **NO_SAM)
-    assert workflow.val_interval == 2  # by the name that MONAI asks for
+    made = build(epochs=3, val_interval=2, **NO_SAM)
+    assert made.val_interval == 2  # by the name that MONAI asks for
     validated: list[int] = []
-    workflow.evaluator.add_event_handler("COMPLETED", lambda _: validated.append(workflow.trainer.state.epoch))
-    workflow.run()
+    made.evaluator.add_event_handler("COMPLETED", lambda _: validated.append(made.trainer.state.epoch))
+    made.run()
     assert validated == [2]
 
 
 def test_warm_start_at_the_server_on_public_images_alone(build: Build, tmp_path: Path) -> None:
     off = {f"terms#{name}#_disabled_": True for name in ("pseudo_label", "sam_kd", "global_kd")}
-    workflow = build(site="", local_steps=3, epochs=1, standalone={}, **off, **{"stream#_disabled_": True})
-    workflow.run()
-    assert workflow.trainer.state.iteration == 3
-    assert set(workflow.trainer.state.term_means) == {"supervised"}
+    made = build(site="", local_steps=3, epochs=1, standalone={}, **off, **{"stream#_disabled_": True})
+    made.run()
+    assert made.trainer.state.iteration == 3
+    assert set(made.trainer.state.term_means) == {"supervised"}
     assert not (tmp_path / "out").exists()
 
 
 def test_a_site_alone_without_an_image_to_train_on_is_refused(build: Build) -> None:
     off = {f"terms#{name}#_disabled_": True for name in ("pseudo_label", "sam_kd", "global_kd")}
     split = {"train#dataset#split": "unlabelled"}  # of which the server has none
-    workflow = build(site="", local_steps=1, epochs=1, **off, **split, **{"stream#_disabled_": True})
+    made = build(site="", local_steps=1, epochs=1, **off, **split, **{"stream#_disabled_": True})
     with pytest.raises(RuntimeError) as caught:
-        workflow.run()
+        made.run()
     assert "train#dataset: expected images to train on, found no image" in str(root_of(caught.value))
 
 
@@ -167,18 +147,16 @@ def test_the_oracle_reads_labels_and_nobody_else_does(build: Build) -> None:
 
 
 def test_the_oracle_trains_on_labels_in_the_teachers_place(build: Build) -> None:
-    workflow = build(
-        oracle=True, **{"guides#sam#key": "label", "agreement#rule": "label", "terms#sam_kd#_disabled_": True}
-    )
-    workflow.run()
-    assert "pseudo_label" in workflow.trainer.state.term_means
+    made = build(oracle=True, **{"guides#sam#key": "label", "agreement#rule": "label", "terms#sam_kd#_disabled_": True})
+    made.run()
+    assert "pseudo_label" in made.trainer.state.term_means
 
 
 def test_an_override_file_disables_inside_the_file_before_it(build: Build, tmp_path: Path) -> None:
     later = tmp_path / "later.json"
     later.write_text(json.dumps({"terms#sam_kd#_disabled_": True, "terms#global_kd#weight": 0.25}))
-    workflow = build([TRAIN, str(later)])
-    terms = workflow.parser.get_parsed_content("terms")
+    made = build(later)
+    terms = made.parser.get_parsed_content("terms")
     assert set(terms) == {"pseudo_label", "global_kd"}
     assert terms["global_kd"].weight == 0.25
 
@@ -193,8 +171,8 @@ def test_sam_without_a_store_is_refused_with_the_hint(build: Build) -> None:
 
 def test_rounds_as_monai_fl_runs_them_do_not_depend_on_what_ran_before(build: Build, sites: Path) -> None:
     def run(rounds: list[int]) -> dict[str, torch.Tensor]:
-        workflow = build(standalone={}, **with_store(sites))
-        trainer, optimizer = workflow.trainer, workflow.parser.get_parsed_content("optimizer")
+        made = build(standalone={}, **with_store(sites))
+        trainer, optimizer = made.trainer, made.parser.get_parsed_content("optimizer")
         for number in rounds:
             trainer.network.load_state_dict(start)
             optimizer.state.clear()
@@ -213,7 +191,7 @@ def test_evaluation_of_all_sites(build: Build, tmp_path: Path) -> None:
     trained = build(epochs=1, **NO_SAM)
     trained.run()
     model = str(tmp_path / "out" / "best.safetensors")
-    build([TRAIN, EVALUATE], site="", model=model).run()
+    build(EVALUATE, site="", model=model).run()
     metrics = read_json(tmp_path / "out" / "metrics.json")
     assert metrics["split"] == "test"
     assert [site["n"] for site in metrics["sites"].values()] == [3, 3]
@@ -225,16 +203,16 @@ def test_evaluation_of_all_sites(build: Build, tmp_path: Path) -> None:
 
 
 def test_evaluation_of_one_site_on_validation(build: Build, tmp_path: Path) -> None:
-    workflow = build([TRAIN, EVALUATE], split="validation", model=str(tmp_path / "w.safetensors"))
-    save_tensors(tmp_path / "w.safetensors", workflow.parser.get_parsed_content("network").state_dict())
-    workflow.run()
+    made = build(EVALUATE, split="validation", model=str(tmp_path / "w.safetensors"))
+    save_tensors(tmp_path / "w.safetensors", made.parser.get_parsed_content("network").state_dict())
+    made.run()
     assert [site["n"] for site in read_json(tmp_path / "out" / "metrics.json")["sites"].values()] == [2]
 
 
 def test_evaluation_at_another_size_than_the_model_was_trained_at_is_refused(build: Build, tmp_path: Path) -> None:
     save_tensors(tmp_path / "m.safetensors", {"a": torch.zeros(1)}, {"network_name": "basic_unet", "image_size": "64"})
     with pytest.raises(RuntimeError) as caught:
-        build([TRAIN, EVALUATE], model=str(tmp_path / "m.safetensors")).run()
+        build(EVALUATE, model=str(tmp_path / "m.safetensors")).run()
     told = str(root_of(caught.value))
     assert told.endswith("image_size: expected 64, as m.safetensors was trained, found 32; give --image_size 64")
 
@@ -242,7 +220,7 @@ def test_evaluation_at_another_size_than_the_model_was_trained_at_is_refused(bui
 def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "model.pt")
     with pytest.raises(RuntimeError) as caught:
-        build([TRAIN, EVALUATE], model=str(tmp_path / "model.pt")).run()
+        build(EVALUATE, model=str(tmp_path / "model.pt")).run()
     told = str(root_of(caught.value))
     assert "model.pt: expected weights of this network, found" in told
     assert (
@@ -252,10 +230,10 @@ def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: P
 
 
 def test_evaluator_takes_the_test_loader_as_a_client_gives_it(build: Build) -> None:
-    workflow = build([TRAIN, EVALUATE])
-    evaluator = workflow.evaluator
+    made = build(EVALUATE)
+    evaluator = made.evaluator
     for part, images in (("validate", 2), ("test", 3)):
-        loader = workflow.parser.get_parsed_content(f"{part}#dataloader")
+        loader = made.parser.get_parsed_content(f"{part}#dataloader")
         evaluator.data_loader, evaluator.state.epoch_length = loader, len(loader)
         evaluator.run()
         assert evaluator.state.score_summary["n"] == images

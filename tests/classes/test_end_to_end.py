@@ -26,7 +26,7 @@ from samfed_monai.federation.workflow import client_config
 ORGANS = str(list(CLASSES))
 SMALL = (
     *("--rounds", 1, "--image_size", 32, "--local_steps", 1, "--warm_start_steps", 1, "--batch_size", 2),
-    *("--network_name", "basic_unet", "--encoder_weights", "null", "--privacy#least_images", 1),
+    *("--encoder_weights", "null", "--privacy#least_images", 1),
 )
 TEACHER = ("--teacher#size", 64, "--teacher#epochs", 1)
 
@@ -59,8 +59,9 @@ def run(*words: object) -> int:
 def federate(place, variant, *more, out=None):
     out = out or place / "runs" / variant
     given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
-    guided = client_config(find_bundle("samfed_skin"), variant, {}).value("teacher_adapt") != "off"
-    small = (*SMALL, *(TEACHER if guided else ()))
+    config = client_config(find_bundle("samfed_skin"), variant, {})
+    network = () if config.optional("mixed_networks") else ("--network_name", "basic_unet")
+    small = (*SMALL, *network, *(TEACHER if config.value("teacher_adapt") != "off" else ()))
     return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *small, *more), out
 
 
@@ -97,16 +98,13 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
 
 
 UNLIKE = ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']", "--server_network", "basic_unet")
+LAST_LAYER = ("--personal", "['final_conv.*']")
 #: What methods need with this small network and these two sites.
 NEEDS: dict[str, tuple[object, ...]] = {
-    "fedper": ("--personal", "['final_conv.*']"),
-    **dict.fromkeys(("heterogeneous", "hssf", "fedmd", "local_only"), UNLIKE),
-    "fedproto": ("--mixed_networks", "['basic_unet']", "--server_network", "basic_unet"),
-    "fedrep": ("--personal", "['final_conv.*']", "--local_steps", 2),
-    "spp_fgc": ("--strategy#least", 1),
-    **dict.fromkeys(
-        ("apple", "elcfs", "elcfs_labelled", "fca", "fedda_cyclic"), ("--rounds", 2)
-    ),  # nothing in the first
+    **dict.fromkeys(("apple", "elcfs", "fca"), ("--rounds", 2)),  # in the first they do what no_sam does
+    "fedper": LAST_LAYER,
+    "fedrep": (*LAST_LAYER, "--local_steps", 2),
+    "heterogeneous": UNLIKE,
 }
 #: Rules at the server of samfed, which see tensors alone, and need more sites than these.
 OF_MORE_SITES = {"coordinate_median", "krum", "trimmed_mean"}

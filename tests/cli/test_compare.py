@@ -82,11 +82,11 @@ def test_everything_that_is_wrong_in_a_file_is_told_at_once(write):
         "rows#a/b: expected a name of letters, digits and `_.+-`",
         "rows#cache: expected a name of letters, digits and `_.+-`, none of cache, figures, teacher, found 'cache'",
         "rows#c#variant: expected name of a variant",
-        "rows#c#note: expected string, found 3 (int)",
-        "rows#c#overrides: expected object, found [] (list)",
+        "rows#c#note: expected a text, found 3 (int)",
+        "rows#c#overrides: expected an object, found [] (list)",
         "rows#d#overrides#rounds: expected ids in which rows may differ, found set by a row; give it once",
         "rows#d#overrides#variant: expected ids in which rows may differ, found set by a row; it is the row's",
-        "rows#e: expected object, found 'samfed' (str)",
+        "rows#e: expected an object, found 'samfed' (str)",
     ):
         assert part in text
 
@@ -98,7 +98,9 @@ def test_a_name_twice_in_a_file_is_refused(write):
 
 @pytest.mark.parametrize("content", [[], {}, {"rows": {}}, {"rows": ["samfed"]}])
 def test_a_file_without_rows_is_refused(write, content):
-    with pytest.raises(Refused, match=r"rules\.rows\.json( -> rows)?: expected (object|rows by name|at least one row)"):
+    with pytest.raises(
+        Refused, match=r"rules\.rows\.json( -> rows)?: expected (an object|rows by name|at least one row)"
+    ):
         read_rows(write(content))
 
 
@@ -131,7 +133,7 @@ def test_a_name_that_stands_for_two_things_is_a_problem():
 
 def test_a_row_may_play_the_floor_or_the_ceiling_of_its_setting(write):
     path = write({"rows": {"floor": {"variant": "local_only", "as": "dp_only"}, "b": {"variant": "x", "as": "hero"}}})
-    with pytest.raises(Refused, match=r"rows#b#as: expected one of \['dp_only', 'oracle'\], found hero"):
+    with pytest.raises(Refused, match=r"rows#b#as: expected one of \['dp_only', 'oracle'\], found 'hero'"):
         read_rows(path)
     (row,) = read_rows(write({"rows": {"floor": {"variant": "local_only", "as": "dp_only"}}}))
     assert row.about(0)["as"] == "dp_only"
@@ -235,12 +237,12 @@ def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compa
     items = {name: [Item(f"{name}.png", name[-1] * 64)] for name in ("s1", "s2", "s3")}
     public = [Item("p.png", "a" * 64, "m.png", "b" * 64)]
     DataList("list", public, {name: Site(own) for name, own in items.items()}).save(tmp_path / "l.json")
-    late = {"variant": "samfed", "overrides": {"renewal#after": [9]}}
+    late = {"variant": "samfed", "overrides": {"privacy#secure_aggregation": {"threshold": 9}}}
     weak = {"variant": "weak_labels"}
     code, runs = compare({"rows": {"late": late, "weak": weak}}, "--variants", "samfed", "--job#quorum", "9")
     said = capsys.readouterr().err
     assert (code, runs) == (2, [])
-    assert "  - row late: federate.json -> renewal#after: expected rising numbers of rounds below 2" in said
+    assert "  - row late: federate.json -> privacy#secure_aggregation#threshold: expected from 2 to 3" in said
     assert "  - row weak: list -> s1 -> labels: expected labels: this variant learns from them" in said
     assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in said, "of all rows, told once"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.cli.arguments import knobs_help
+from samfed_monai.cli.arguments import options_help
 from samfed_monai.cli.main import main
-from samfed_monai.config.ranges import knob_texts
+from samfed_monai.config.options import option_tables
 
 FILES = {
     "federate": ["federate.json", "train.json"],
@@ -28,7 +28,7 @@ def test_every_knob_of_its_files_is_in_the_help_at_80_columns(
     knobs = [
         knob
         for file in FILES[command]
-        for name, table in knob_texts()[file].items()
+        for name, table in option_tables()[file].items()
         if name != "places"
         for knob in table
     ]
@@ -48,8 +48,8 @@ def test_every_knob_of_its_files_is_in_the_help_at_80_columns(
 
 def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    lines = {line.split()[0]: line for line in knobs_help("train.json").splitlines() if line.startswith("  --")}
+    lines = {line.split()[0]: line for line in options_help("train.json").splitlines() if line.startswith("  --")}
     assert lines["--batch_size"] == "  --batch_size          labelled images in a step; as many unlabelled ones [4]"
     assert "--seed" not in {
-        line.split()[0] for line in knobs_help("train.json", without=["--seed"]).splitlines() if line
+        line.split()[0] for line in options_help("train.json", without=["--seed"]).splitlines() if line
     }

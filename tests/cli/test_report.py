@@ -97,8 +97,13 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
 
     sleeps += [lambda: store(tmp_path, 1), keep_page, lambda: store(tmp_path, 2), keep_page]
     assert watch(Report(tmp_path, unfinished=True)) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{n}: {tmp_path / 'report.html'}" for n in ("1 round", "2 rounds")]
-    assert "1 of 3 rounds so far · seed 7" in pages[0]
+    page = tmp_path / "report.html"
+    assert capsys.readouterr().out.splitlines() == [
+        f"1 round: {page}, about 10 s left",  # rounds of 5 s
+        f"2 rounds: {page}, about 5.0 s left",
+    ]
+    assert all('<meta http-equiv="refresh" content="10">' in each for each in pages)
+    assert "1 of 3 rounds so far, about 10 s left · seed 7" in pages[0]
     assert "2 of 3 rounds so far" in pages[1]
     for text in (
         "Best Dice so far",
@@ -115,7 +120,9 @@ def test_a_run_that_has_ended_ends_the_watch_with_its_report(run_folder, tmp_pat
     shutil.copytree(run_folder, tmp_path / "R")
     assert watch(Report(tmp_path / "R", unfinished=True, overlays=False)) == 0
     assert capsys.readouterr().out == f"finished: {tmp_path / 'R' / 'report.html'}\n"
-    assert "so far" not in (tmp_path / "R" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "R" / "report.html").read_text(encoding="utf-8")
+    assert "so far" not in page
+    assert "http-equiv" not in page
 
 
 def test_sites_without_masks_are_watched_likewise(tmp_path, sleeps):

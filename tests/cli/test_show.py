@@ -172,7 +172,6 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(
     words = ("--workflow", "federate", "--variant", "base", "--rate", 0.9, "--steps", 5)
     assert shown(capsys, bundle, *words) == (
         "toy, federate: train.json, variant base, federate.json, command line\n"
-        "  teacher#: teacher.json, then the values of teacher\n"
         "\n"
         "id               value        from           replaced\n"
         "rate             0.9          command line   0.3 (federate.json), 0.1 (train.json)\n"
@@ -183,9 +182,9 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(
         "terms#kd#weight  2.0          federate.json  0.5 (variant base), 1.0 (train.json)\n"
         "rounds           2            federate.json\n"
         'variant          "base"       command line   "gentle" (federate.json)\n'
-        "teacher#views    8            federate.json  1 (teacher.json)\n"
+        "teacher#views    8            federate.json\n"
         "\n"
-        "7 more ids with --all\n"
+        "6 more ids with --all\n"
     )
 
 

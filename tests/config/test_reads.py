@@ -11,10 +11,12 @@ import pytest
 
 import samfed_monai.federation
 from samfed_monai.cli import export
-from samfed_monai.cli.arguments import knobs_help
+from samfed_monai.cli.arguments import options_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, grouped_configs
-from samfed_monai.config.knobs import (
+from samfed_monai.config.layers import layered
+from samfed_monai.config.monai_parser import ConfigParser
+from samfed_monai.config.options import (
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -23,8 +25,6 @@ from samfed_monai.config.knobs import (
     TRAINING_READS,
     USE_OF_TEACHER,
 )
-from samfed_monai.config.layers import layered
-from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, lookup, split_id, walk, workflow_files
 from samfed_monai.config.reads import OF_SERVER, Unread
 from samfed_monai.core.io import read_json
@@ -175,8 +175,6 @@ def test_an_id_of_a_federation_and_its_groups_is_received_or_refused(variant):
         taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
         wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], Unread)}
-        if config.content["teacher_adapt"] == "off":  # the run hands it on, and has no soft masks to renew
-            wrongly = {key for key in wrongly if not key.startswith("renewal#")}
         assert wrongly <= {"guides#global#name", "network_name"}, "read and refused"
 
 
@@ -212,7 +210,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
 )
 def test_the_options_that_help_lists_are_read(workflow, files):
     known = {f"--{name}" for name in ("epochs", "site")} if workflow == "federate" else set()
-    shown = [knobs_help(file, without=known if file == "train.json" else ()) for file in files]
+    shown = [options_help(file, without=known if file == "train.json" else ()) for file in files]
     names = {name for text in shown for name in re.findall(r"^  --([\w#]+)", text, re.MULTILINE)}
     content = BundleConfig(
         [path for file in files for path in workflow_files(SKIN, file.removesuffix(".json"))]
@@ -245,21 +243,18 @@ def test_an_option_of_the_teacher_is_refused_where_the_run_has_none():
 
 
 @pytest.mark.parametrize(
-    ("variant", "option", "network", "useless"),
+    ("variant", "network", "useless"),
     [
-        ("no_sam", "renewal#after", "mobile_sam_fpn", True),
-        ("no_sam", "adapter", "basic_unet", True),
-        ("no_sam", "adapter", "mobile_sam_fpn", False),
-        ("unadapted_sam", "adapter", "mobile_sam_fpn", True),
-        ("unadapted_sam", "renewal#after", "mobile_sam_fpn", False),
-        ("samfed", "adapter", "basic_unet", False),
-        ("samfed", "renewal#after", "mobile_sam_fpn", False),
+        ("no_sam", "basic_unet", True),
+        ("no_sam", "mobile_sam_fpn", False),
+        ("unadapted_sam", "mobile_sam_fpn", True),
+        ("samfed", "basic_unet", False),
     ],
 )
-def test_an_adapter_or_a_renewal_that_a_run_has_no_use_for_is_refused(variant, option, network, useless):
-    given = {"variant": variant, "network_name": network, option: "a.safetensors" if option == "adapter" else [1]}
+def test_an_adapter_that_a_run_has_no_use_for_is_refused(variant, network, useless):
+    given = {"variant": variant, "network_name": network, "adapter": "a.safetensors"}
     problems = check_bundle(SKIN, "federate", overrides=given, ready=False)
-    unused = [problem for problem in problems if isinstance(problem, Unread) and option in problem.where]
+    unused = [problem for problem in problems if isinstance(problem, Unread) and "adapter" in problem.where]
     assert bool(unused) is useless
     assert not useless or "leave it out: " in unused[0].hint
 

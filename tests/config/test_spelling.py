@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.check import overruled, unlike_networks
-from samfed_monai.config.knobs import is_value
+from samfed_monai.config.options import is_value
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.core.io import read_json
 from tests.config.conftest import TRAIN, Write
@@ -68,25 +66,33 @@ def renamed(content: Any, parts: tuple[str, ...], name: str) -> Any:
     }
 
 
-def test_every_key_of_every_file_is_named_with_its_right_spelling_and_nothing_else_is_told(mine):
-    """Knobs in both bundles, with another slip in each; of the ids below, which the bundles share, each in one."""
+FREE = ("guides", "terms", "before", "after")
+"""Groups of ``train.json`` in which every key is a name of one's own."""
+REFUSED_WHERE_BUILT = ("privacy", "update_guard", "settings")
+"""Objects whose keys are arguments of what is built of them."""
+
+
+def test_every_misspelt_key_of_every_file_is_refused_with_its_right_spelling(mine):
+    """Options in both bundles, with another slip in each; of the ids below, which the bundles share, each in one."""
     turn = BUNDLES.index(read_json(mine / "configs" / "federate.json")["output_dir"].replace("runs/", "samfed_"))
     tried = 0
-    for file, workflow in {**FILES, "metadata.json": "inference"}.items():
+    for file, workflow in FILES.items():
         path = mine / "configs" / file
         content = read_json(path)
         for index, parts in enumerate(keys(content)):
-            knob = len(parts) == 1 and file != "metadata.json"
-            if parts[-1].isdigit() or (file == "metadata.json" and "." in parts[-1]) or not (knob or index % 2 == turn):
+            option = len(parts) == 1
+            if parts[-1].isdigit() or len(parts[-1]) < 4 or not (option or index % 2 == turn):
                 continue
-            wrong = SLIPS[(index + turn) % 2 if knob else index // 2 % 2](parts[-1])
+            if (parts[0] in FREE and len(parts) == 2) or not {*parts[:-1]}.isdisjoint(REFUSED_WHERE_BUILT):
+                continue
+            wrong = SLIPS[(index + turn) % 2 if option else 0](parts[-1])
             path.write_text(json.dumps(renamed(content, parts, wrong)))
-            told = [str(problem) for problem in check_bundle(mine, workflow, ready=False)]
-            place, right = ("#".join((*parts[:-1], name)) for name in (wrong, parts[-1]))
-            assert told == [f"{file} -> {place}: expected a known key, found an unknown key; did you mean {right!r}?"]
+            found = [str(problem) for problem in check_bundle(mine, workflow, ready=False)]
+            assert any(wrong in problem and parts[-1] in problem for problem in found), (file, parts, found)
+            assert len(found) == 1 or len(parts) > 1, found
             tried += 1
         path.write_text(json.dumps(content))
-    assert tried > 350
+    assert tried > 300
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -152,68 +158,6 @@ def test_a_network_of_ones_own_that_has_no_use_for_a_knob_is_no_mistake_of_the_e
     assert check_bundle(mine, "evaluate", ready=False) == []
 
 
-def test_a_network_that_inference_declares_otherwise_is_noted(mine, capsys):
-    assert unlike_networks(mine) == []
-    path = mine / "configs" / "train.json"
-    network = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "out_channels": 1}
-    path.write_text(json.dumps(read_json(path) | {"network_def": network}))
-    assert main(["check", str(mine), "--workflow", "train"]) == 0
-    said = capsys.readouterr().out
-    assert (
-        'note: inference.json -> network_def: expected {"_target_": "monai.networks.nets.BasicUNet", '
-        '"out_channels": 1, "spatial_dims": 2}, as in train.json, whose weights it loads, found {"_target_": '
-        '"samfed_monai.networks.client_network", ' in said
-    )
-    assert "declare the same in both" in said
-
-
-@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
-def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(mine, capsys):
-    assert overruled(mine) == []
-    configs = mine / "configs"
-    for file, values in {
-        "train.json": {"$schema": "t", "local_steps": 50, "epochs": 7, "image_size": 192, "output_dir": "elsewhere"},
-        "federate.json": {"$schema": "f"},
-        "teacher.json": {"adapt": "decoder", "size": 448},
-    }.items():
-        (configs / file).write_text(json.dumps(read_json(configs / file) | values))
-    assert [str(problem) for problem in overruled(mine)] == [
-        "train.json -> epochs: expected 10 in a federation, which federate.json -> rounds decides, found 7; "
-        "set it there",
-        'teacher.json -> adapt: expected "lora" in a federation, which train.json -> teacher_adapt decides, '
-        'found "decoder"; set it there',
-        'train.json -> output_dir: expected "runs/skin" in a federation, which federate.json -> output_dir decides, '
-        'found "elsewhere"; set it there',
-        "train.json -> local_steps: expected 36 in a federation, which federate.json -> local_steps decides, "
-        "found 50; set it there",
-    ]
-    assert main(["check", str(mine), "--workflow", "federate", "--variant", "no_sam"]) == 0
-    assert "\n  note: train.json -> epochs: expected 10 in a federation" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
-def test_an_unknown_network_is_told_once_where_it_stands(mine, capsys):
-    path = mine / "configs" / "train.json"
-    content = read_json(path)
-    path.write_text(json.dumps(content | {"network_name": "lite_fpn"}))
-    (problem,) = check_bundle(mine, "federate", overrides={"sites#a#limit": 2, "sites#b#limit": 3}, ready=False)
-    assert (problem.where, problem.found, problem.hint) == (
-        "train.json -> network_name",
-        "'lite_fpn'",
-        "did you mean 'lite0_fpn'?",
-    )
-    assert main(["check", str(mine)]) == 2
-    assert capsys.readouterr().err.count("lite_fpn") == 1
-    path.write_text(json.dumps(content))
-    (problem,) = check_bundle(mine, "federate", overrides={"network_name": "basicunet"}, ready=False)
-    assert problem.where == "command line -> network_name"
-    (problem,) = check_bundle(mine, "federate", overrides={"sites": {"a": {"network": "basicunet"}}}, ready=False)
-    assert problem.where == "command line -> sites#a#network"
-    given = {"mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"}
-    (problem,) = check_bundle(mine, "federate", variant="heterogeneous", overrides=given, ready=False)
-    assert (problem.where, problem.found) == ("command line -> mixed_networks", "'basicunet'")
-
-
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
 def test_names_of_ones_own_are_no_misspellings(mine):
     """A second term or guide, one of another name whose first is gone, and a knob renamed with all that refer to it."""
@@ -242,6 +186,7 @@ def test_everything_else_that_is_wrong_is_told_beside_a_misspelt_key(mine):
     content = renamed(read_json(path) | {"batch_size": "4"}, ("learning_rate",), "learning_rat")
     path.write_text(json.dumps(content))
     assert [str(problem) for problem in check_bundle(mine, "train", variant="no_sam", ready=False)] == [
-        "train.json -> learning_rat: expected a known key, found an unknown key; did you mean 'learning_rate'?",
+        "train.json -> learning_rat: expected a known key, found a key that nothing reads; "
+        "did you mean 'learning_rate'?",
         "train.json -> batch_size: expected a whole number, found '4' (str); remove the quotes",
     ]

@@ -165,7 +165,7 @@ def test_fault_31_a_component_of_a_file_stays_below_the_folder_of_the_run(value)
     table = {"_target_": "samfed_monai.handlers.TermTable", "path": value}
     message = (
         f"plan -> after#table#path: expected a path below the folder of the run, found {value!r}; "
-        "refer to a knob for places, for instance @output_dir"
+        "refer to an option for places, for instance @output_dir"
     )
     assert told({"imports": [], "after": {"table": table}}, file=True) == [message]
     table["path"] = "@x"

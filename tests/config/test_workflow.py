@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.config import require_checked, run_or_exit
+from samfed_monai.config.workflow import install_exit_hook
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from tests.config.conftest import Write
 from tests.forking import start
@@ -125,7 +127,9 @@ def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrit
     rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})
     code, told = monai_run(bundle)
     assert code == 2, told
-    assert "- parts#broken: expected values that torch.nn.Dropout takes, found 'dropout probability" in told
+    assert (
+        "- parts#fine or parts#broken: expected values that torch.nn.Dropout takes, found 'dropout probability" in told
+    )
     assert "Traceback" not in told
 
 
@@ -141,3 +145,15 @@ def test_under_monai_what_a_component_refuses_ends_with_code_2(bundle, rewrite: 
     assert code == 2, told
     assert told.rstrip().endswith("  - toy: expected nothing, found a toy")
     assert "Traceback" not in told
+
+
+def test_under_monais_command_a_message_has_no_line_of_json_but_in_the_audit_file(monkeypatch):
+    audit = logging.getLogger("samfed_monai.audit")
+    monkeypatch.setattr(audit, "propagate", True)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    install_exit_hook()
+    assert audit.propagate, "another program's log is its own"
+    monkeypatch.setattr(sys, "argv", ["/site-packages/monai/bundle/__main__.py", "run"])
+    install_exit_hook()
+    assert not audit.propagate

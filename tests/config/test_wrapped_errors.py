@@ -34,15 +34,9 @@ def test_the_component_its_id_and_its_words_are_told():
         ConfigParser(PARTS).get_parsed_content("group")
 
 
-def test_of_several_components_of_one_name_the_one_that_refused_is_told():
-    parts = {"first": {**ADAM, "lr": 1}, "second": [{**ADAM, "_disabled_": True}, ADAM], "torch": "$import torch"}
-    [problem] = unwrap(error_of(parts, "second"), lambda: ConfigParser(parts)).problems
-    assert problem.where == "second#1"
-
-
-def test_a_component_that_no_configuration_has_is_told_by_its_name():
+def test_a_component_that_no_configuration_has_or_several_is_known_by_its_name():
     error = error_of(PARTS, "group")
-    for parser in (None, lambda: None, lambda: ConfigParser({"loss": PARTS["loss"]})):
+    for parser in (None, lambda: None, lambda: ConfigParser({"loss": PARTS["loss"]}), lambda: ConfigParser([ADAM] * 2)):
         assert [problem.where for problem in unwrap(error, parser).problems] == ["torch.optim.AdamW"]
 
 

@@ -112,9 +112,12 @@ OF_BOTH = [{"id": number, "image_id": 1, "category_id": number, "segmentation": 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"images": {}}, r"images: expected array, found \{\} \(dict\)"),
+        ({"images": {}}, r"images: expected a list, found \{\} \(dict\)"),
         ({"images": [{"id": 1, "height": 4, "width": 5}]}, "images#0#file_name: expected one, found no such key"),
-        ({"images": [{"id": 1, "file_name": "a", "height": "4", "width": 0}]}, "0#height: expected num(?s:.*)0#width"),
+        (
+            {"images": [{"id": 1, "file_name": "a", "height": "4", "width": 0}]},
+            "0#height: expected a number(?s:.*)0#width",
+        ),
         ({"images": [{"id": 1, "file_name": "a", "height": 4.5, "width": 5}]}, "0#height: expected pixels, found 4.5"),
         (
             {"images": [{"id": n, "file_name": "a.png", "height": 4, "width": 5} for n in (1, 2)]},
@@ -130,7 +133,7 @@ OF_BOTH = [{"id": number, "image_id": 1, "category_id": number, "segmentation": 
             r"annotations#0: expected the id of one of its categories, \[1\], found category_id 2",
         ),
         ({"categories": [{"id": 1}, {"id": "1"}]}, "categories#1: expected an id of its own, found id 1 a second time"),
-        ({"categories": ["lesion"]}, "categories#0: expected object, found 'lesion'"),
+        ({"categories": ["lesion"]}, "categories#0: expected an object, found 'lesion'"),
         (
             {"annotations": [{"id": n, "image_id": 1, "category_id": 1} for n in (7, "7")]},
             "annotations#1: expected an id of its own, found id 7 a second time for this picture; export",

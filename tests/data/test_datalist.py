@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.datalist import DataList, Item, Site, confine, few_to_measure, freeze, require_free, unsafe
+from samfed_monai.data.datalist import DataList, Item, Site, confine, freeze, measuring_notes, require_free, unsafe
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -253,6 +253,9 @@ def test_sites_with_a_small_split_to_measure_on_are_named():
         "unseen": Site([], [], items("t", 5)),
         "few unseen": Site([], [], items("t", 4)),
     }
-    named = ["few to validate", "few to test", "none drawn", "few unseen"]
-    assert few_to_measure(DataList("list", [], sites), 5) == named
-    assert few_to_measure(DataList("list", [], sites), 1) == ["none drawn"]
+    bare, few = measuring_notes(DataList("list", [], sites))
+    assert bare.startswith("nothing to measure with at no masks, weak labels: no image has a mask")
+    assert few.startswith("few to measure with at few to validate, few to test, none drawn, few unseen: fewer than 5")
+    assert measuring_notes(DataList("list", [], {"test only": sites["few unseen"]})) == []
+    (nothing,) = measuring_notes(DataList("list", [], {"none drawn": sites["none drawn"]}))
+    assert nothing.startswith("nothing here can be scored")

@@ -242,19 +242,6 @@ def test_probabilities_stay_probabilities_at_any_size(height, width, new_height,
     assert masks.min() - 1e-6 <= resized.min() <= resized.max() <= min(1, masks.max() + 1e-6)
 
 
-def test_renewed_masks_say_what_they_are_made_of(tmp_path):
-    renewed = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
-    assert renewed.origin() is None
-    renewed.write_origin({"teacher": TEACHER, "generation": 2})
-    assert renewed.origin() == {"teacher": TEACHER, "generation": 2}
-    renewed.put(IMAGE, torch.zeros(1, 2, 2))
-    assert len(renewed) == 1, "the note is no mask"
-    assert [store.teacher_sha256 for store in a_store(tmp_path).renewed()] == ["b" * 64]
-    renewed.remove()
-    assert (len(renewed), renewed.origin(), a_store(tmp_path).renewed()) == (0, None, [])
-    renewed.remove()
-
-
 @pytest.mark.parametrize("bits", [8, 16])
 def test_planes_of_classes_come_back_in_their_order(tmp_path, bits):
     store = a_store(tmp_path, bits=bits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -21,7 +22,7 @@ from samfed_monai.data import DataList, Item, Site, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.job import check_job
+from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.results import validate_results
 from tests.forking import start
 from tests.methods import needs, present
@@ -274,6 +275,41 @@ def test_what_a_network_does_not_take():
     assert "batch_size: expected at least 2" in batch
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"agreement#rule": "averag"}, r"terms#pseudo_label#rule: .*'averag'; did you mean 'average'"),
+        ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
+        ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),
+        ({"terms#sam_kd#teacher": "ema"}, r"terms#sam_kd: .* the guide 'ema'; add or enable a guide of that name"),
+        ({"variant": "drflm", "strategy#number": "local_mixpu"}, r"strategy#number: .*; did you mean 'local_mixup'"),
+        ({"variant": "drflm", "terms#local_mixup#_disabled_": True}, r"strategy#number: .*; enable that term"),
+        ({"variant": "drflm", "terms#local_mixup#name": "mine"}, r"strategy#number: .* one of \['mine', "),
+        ({"variant": "fedsam", "network_name": "basic_unet"}, r"network_def: expected arguments that basic_unet takes"),
+        (
+            {"variant": "heterogeneous", "mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"},
+            r"mixed_networks#1: expected one of .*; did you mean 'basic_unet'",
+        ),
+    ],
+)
+def test_what_a_component_refuses_is_refused_by_check_where_it_is_built(given, message):
+    found = check_job(find_bundle("samfed_skin"), given, None).problems
+    assert any(re.search(message, str(problem)) for problem in found), found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"guides#ema#_disabled_": False, "agreement#student": "ema"},
+        {"agreement#student": "weak"},
+        {"variant": "drflm", "strategy#number": "supervised"},
+        {"variant": "drflm", "strategy#number": "pseudo_label"},
+    ],
+)
+def test_a_guide_that_is_on_and_a_term_that_is_on_are_taken(given):
+    assert check_job(find_bundle("samfed_skin"), given, None).problems == []
+
+
 def test_names_that_the_list_does_not_have(small):
     [unseen] = told(small, unseen=["site-9"])
     assert unseen.startswith("federate.json -> unseen: expected a site of the list, one of ['site-1', 'site-2']")
@@ -343,3 +379,18 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert told(output_dir=str(tmp_path / "run")) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "variant", "message"),
+    [
+        ({"network_name": "lite_fpn"}, None, r"train\.json -> network_name: .*; did you mean 'lite0_fpn'"),
+        ({"agreement#rule": "averag"}, "samfed", r"terms#pseudo_label#rule: .*; did you mean 'average'"),
+        ({}, "fedsam", None),
+    ],
+)
+def test_what_trains_alone_is_built_once_by_check(given, variant, message):
+    found = check_training(find_bundle("samfed_skin"), given, variant)
+    assert [re.search(message, str(problem)) is not None for problem in found[:1]] == (
+        [] if message is None else [True]
+    )

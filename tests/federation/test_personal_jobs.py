@@ -73,7 +73,7 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     stored = safe_load(tmp_path / "run" / "rounds" / "001" / "global.safetensors")
     assert stored
     assert not KEYS & stored.keys()
-    assert homes.transport.asked.count(("prepare", "site-2")) == 1
+    assert homes.asked.count(("prepare", "site-2")) == 1
     trained, idle = (homes.nodes[site].client for site in ("site-1", "site-2"))
     assert idle.parts.personal().keys() == KEYS, "a hospital that takes no part has the warm start's"
     assert not torch.equal(idle.parts.personal()["final_conv.weight"], trained.parts.personal()["final_conv.weight"])

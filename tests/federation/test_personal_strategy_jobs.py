@@ -63,7 +63,7 @@ def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path
     assert (together["process"]["device"], "device" in apart["process"]) == (device_name(), False), "sites compute"
     assert not (tmp_path / "apart" / "evaluation").exists(), "tables of images are at the sites"
     assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
-    asked = homes.transport.asked
+    asked = homes.asked
     assert asked[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
     record = read_json(tmp_path / "together/rounds/001/round.json")
     if variant == "apple":

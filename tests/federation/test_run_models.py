@@ -13,7 +13,7 @@ from torch import Tensor
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load, save_tensors
-from samfed_monai.core.model_file import read_header
+from samfed_monai.core.model_file import read_header, usage_of
 from samfed_monai.federation import RoundStore
 from samfed_monai.federation.run_models import RunModels
 
@@ -108,6 +108,7 @@ def test_a_file_says_how_its_network_is_built_and_names_no_place_and_no_componen
         "network_name": "sam_vit_t",
         "image_size": "64",
         "network_def": '{"experts": 4, "sizes": [1, 2]}',
+        "usage": usage_of(64),
         "base_sam": "f" * 64,
         "site": "a",
         "round": "1",

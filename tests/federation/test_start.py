@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors, sha256_file
+from samfed_monai.core.model_file import usage_of
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.run_folder import RunFolder
+from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.start import StartingPoint, starting_file
 from tests.federation.test_job import CLIENT, job
 from tests.methods import present
@@ -129,14 +133,16 @@ def test_a_start_from_another_network_or_other_classes_is_refused_before_any_wor
         ("folder", "folder', a folder that is none of these"),
         ("net.onnx", "net.onnx, an ONNX file"),
         ("net.pt2", "net.pt2, an exported program"),
+        ("net.ts", "net.ts, a traced program"),
         ("adapter.safetensors", "adapter.safetensors, a teacher's adapter"),
-        ("samfed_polyp", "samfed_polyp, a bundle without weights"),
+        ("my_bundle", "my_bundle, a bundle without weights"),
     ],
 )
 def test_what_holds_no_weights_of_a_network_is_refused(tmp_path, monkeypatch, name, found):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    for file in ("net.onnx", "net.pt2"):
+    shutil.copytree(find_bundle("samfed_skin") / "configs", tmp_path / "my_bundle" / "configs")
+    for file in ("net.onnx", "net.pt2", "net.ts"):
         (tmp_path / file).write_bytes(b"")
     save_tensors(tmp_path / "adapter.safetensors", {"w": torch.zeros(1)}, {"adapter": "{}"})
     with pytest.raises(Refused, match=found) as refused:
@@ -148,3 +154,8 @@ def test_a_run_that_is_not_finished_is_no_start(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(Refused, match=r"expected a finished run, found no results.json in it"):
         starting_file(tmp_path)
+
+
+def test_the_file_of_a_run_s_model_says_how_it_is_used(finished):
+    assert RunModels(finished).header()["usage"] == usage_of(32)
+    assert usage_of(64, ["disc", "cup"]).endswith("; then the largest of 3 logits decides: background, disc, cup")

@@ -40,7 +40,7 @@ def test_without_one_it_is_what_the_bundle_asked_for(adapt, tmp_path):
 def test_sam_as_it_comes_leaves_a_given_adapter_aside(loaded, tmp_path, small_list, small_federation):
     stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
     teacher = stage.load(small_list, small_federation, adapt="none", adapter=tmp_path / "a.safetensors")
-    assert (loaded["adapter"], stage.files) == ([], ())
+    assert (loaded["adapter"], stage.file) == (None, None)
     assert stage.about(teacher, "none")["adapt"] == "none"
 
 

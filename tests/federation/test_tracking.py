@@ -9,19 +9,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import write_json
 from samfed_monai.federation import tracking
 from samfed_monai.federation.run_folder import RunFolder, round_record, site_record
-from samfed_monai.federation.tracking import (
-    EXPERIMENT,
-    PICTURE,
-    TENSORBOARD,
-    Tracking,
-    mlflow_store,
-    run_name,
-    scalars_of,
-)
+from samfed_monai.federation.tracking import PICTURE, TENSORBOARD, Tracking, scalars_of
 from samfed_monai.protocol import Failure, Kind, Message
 from samfed_monai.protocol.transport import Traffic
 
@@ -152,54 +142,3 @@ def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, installed, monke
         "tensorboard is not written any more: TypeError: Descriptors cannot be created directly"
     ]
     assert (tmp_path / PICTURE).is_file()
-
-
-def test_the_store_of_mlflow(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: SimpleNamespace(origin="mlflow/__init__.py"))
-    run = tmp_path / "runs" / "a"
-    assert mlflow_store(None, run) is mlflow_store(False, run) is None
-    assert mlflow_store(True, run) == f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
-    assert mlflow_store(str(tmp_path / "x.db"), run) == f"sqlite:///{tmp_path / 'x.db'}"
-    assert mlflow_store("http://localhost:5000", run) == "http://localhost:5000"
-
-
-@pytest.mark.parametrize(
-    ("asked", "package", "told"),
-    [
-        (
-            True,
-            None,
-            r"mlflow: expected it installed, found MLflow is not installed; pip install 'samfed-monai\[watch\]'",
-        ),
-        ("file:///tmp/mlruns", 1, "mlflow: expected a database or a server, found file:///tmp/mlruns; name a file"),
-        (
-            "/",
-            1,
-            "mlflow: expected a file for an SQLite store, found the folder /; name a file in it, for instance /mlflow",
-        ),
-        (3, 1, "mlflow: expected true, a file for an SQLite store, an address .* found 3"),
-    ],
-)
-def test_a_store_that_mlflow_does_not_take_is_refused(tmp_path, monkeypatch, asked, package, told):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: package and SimpleNamespace(origin="mlflow"))
-    with pytest.raises(Refused, match=told):
-        mlflow_store(asked, tmp_path)
-
-
-@pytest.mark.slow
-def test_mlflow_has_every_round_and_goes_on_where_a_run_does(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed (the extra watch)")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    run = tmp_path / "runs" / "a"
-    write_json(run / "run.json", {"config": {"variant": "samfed", "client": {"learning_rate": 0.1}}})
-    store, records = mlflow_store(True, run), [record(0), record(1), record(2)]
-    for count in (2, 3):  # stopped after two rounds
-        with Tracking(run, mlflow=store) as show:
-            RunFolder(run).write_table(records[:count])
-            show(records[:count])
-    client = mlflow.MlflowClient(store)
-    (found,) = client.search_runs(client.get_experiment_by_name(EXPERIMENT).experiment_id)
-    assert (found.info.run_name, found.info.status) == (run_name(run), "FINISHED")
-    assert found.data.params["client/learning_rate"] == "0.1"
-    history = client.get_metric_history(found.info.run_id, "dice/a")
-    assert [(point.step, round(point.value, 3)) for point in history] == [(2, 0.6), (3, 0.7)]

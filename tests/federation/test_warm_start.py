@@ -14,7 +14,9 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_bytes, sha256_file
 from samfed_monai.data import DataList
+from samfed_monai.federation import FederatedJob
 from samfed_monai.federation import warm_start as stage
+from samfed_monai.federation.run import Run
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.networks import build_sam, client_network
@@ -124,47 +126,44 @@ def adapter(tmp_path, monkeypatch) -> Path:
     return path
 
 
+def started(made: FederatedJob) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The weights after a run's warm start, without its rounds, and hashes of what they begin with."""
+    run = Run(made.plan, made.places)
+    begins = run._check()
+    return run._warmed("mobile_sam_fpn", run._trunk(begins)), run._weight_hashes(begins)
+
+
+FPN = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
+
+
 @pytest.mark.parametrize(
-    ("variant", "own"),
-    [("dp_only", {}), ("no_sam", {}), ("hssf", {"sharing#mask_size": 8, "mixed_networks": None, "public_steps": 1})],
+    ("variant", "own", "given"),
+    [
+        ("dp_only", {}, True),
+        ("no_sam", {}, True),
+        ("hssf", {"sharing#mask_size": 8, "mixed_networks": None, "public_steps": 1}, True),
+        ("no_sam", {"encoder_weights": "pretrained"}, False),
+    ],
 )
-def test_rows_without_sam_start_from_the_adapted_trunk_too(variant, own, adapter, small_federation, tmp_path):
-    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1, **own}
-    run = job(
-        small_federation,
-        tmp_path / "run",
-        variant=variant,
-        rounds=1,
-        warm_start_steps=0,
-        adapter=adapter,
-        train=client,
-    )
-    results = run.run()
-    (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
-    found = stage.safe_load(warm)
-    merged = client_network("mobile_sam_fpn", weights=adapter).encoder.state_dict()
-    assert all(torch.equal(found[f"encoder.{name}"], value) for name, value in merged.items())
-    assert results["hashes"]["adapter"] == sha256_file(adapter)
-    assert results["teacher"] is None
-
-
-def test_with_pretrained_it_is_sams_own(adapter, small_federation, tmp_path):
-    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "encoder_weights": "pretrained"}
-    job(small_federation, tmp_path / "run", rounds=1, warm_start_steps=0, adapter=adapter, train=client).run()
-    (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
-    own = client_network("mobile_sam_fpn", weights="mobile_sam").encoder.state_dict()
-    assert all(torch.equal(stage.safe_load(warm)[f"encoder.{name}"], value) for name, value in own.items())
+def test_rows_without_sam_start_from_the_adapted_trunk_too_and_with_pretrained_from_sams_own(
+    variant, own, given, adapter, small_federation, tmp_path
+):
+    options = {"variant": variant, "warm_start_steps": 0, "adapter": adapter, "train": {**FPN, **own}}
+    found, hashes = started(job(small_federation, tmp_path / "run", **options))
+    trunk = client_network("mobile_sam_fpn", weights=adapter if given else "mobile_sam").encoder.state_dict()
+    assert all(torch.equal(found[f"encoder.{name}"], value) for name, value in trunk.items())
+    assert hashes.get("adapter") == (sha256_file(adapter) if given else None)
 
 
 def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, tmp_path, caplog):
     listed = DataList.load(small_federation / "list.json")
     listed.public.clear()
     listed.save(tmp_path / "list.json")
-    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
-    knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": client}
+    knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": FPN}
     caplog.set_level("INFO")
-    job(small_federation, tmp_path / "run", **knobs).run()
+    _, hashes = started(job(small_federation, tmp_path / "run", **knobs))
     assert "no public images to adapt a teacher to" in caplog.text
+    assert hashes == {}
 
 
 def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(small_federation, tmp_path, monkeypatch):

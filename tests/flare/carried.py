@@ -16,12 +16,12 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation.run import Run
+from samfed_monai.federation.wire_transport import Request
 from samfed_monai.flare.controller import run_server
 from samfed_monai.flare.executor import WORKER, Trainer
 from samfed_monai.flare.job import Planned, export_job, planned
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import VARIABLE, read_site_file
-from samfed_monai.flare.transport import Request
 from tests.forking import fork_workers
 
 NAME = "carried"
@@ -42,7 +42,7 @@ class Carrier:
         content, failure = self.clients[request.site].answer(words, request.payload)
         request.answered(request.site, failure or content)
 
-    def cancel(self, ticket: Any) -> None:
+    def cancel(self, ticket: Any) -> bool:
         raise AssertionError("every request was answered")
 
     def check_stop(self) -> None:

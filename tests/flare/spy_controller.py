@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.federation.wire_transport import Post, Request
 from samfed_monai.flare.controller import FederationController, FlarePost
-from samfed_monai.flare.transport import Post, Request
 
 FOLDER = "SAMFED_TEST_SPY"
 

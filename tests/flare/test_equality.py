@@ -2,7 +2,7 @@
 
 Masks, unlike networks and classes run in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
 FLARE, and real processes at the sites. What FLARE itself adds, the bytes of a message from here to there, is the same
-for all; :mod:`tests.flare.test_related` has methods of every kind of state go through its simulator, in one job.
+for all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Strategies that personalise: what each site keeps has the same bits in one process and on FLARE.
 
-One variant is enough: ``tests/federation/test_personal_strategy_jobs.py`` compares each on a wire, and some of those in
-:mod:`tests.flare.test_related` keep a part of the network in FLARE's simulator.
+One variant is enough: ``tests/federation/test_personal_strategy_jobs.py`` compares each on a wire.
 """
 
 from __future__ import annotations

@@ -18,9 +18,8 @@ RECIPE = """
 import shutil, sys
 from nvflare.app_opt.pt.recipes import FedAvgRecipe
 from nvflare.recipe import SimEnv, set_per_site_config
-from samfed_monai.flare import plain_client
 
-shutil.copy(plain_client.__file__, "plain_client.py")
+shutil.copy(sys.argv[2], "plain_client.py")
 words = (
     "--bundle samfed_skin --variant no_sam --network_name basic_unet --image_size 32 --batch_size 2"
     " --local_steps 2 --amp false"
@@ -50,7 +49,8 @@ def test_flares_own_fedavg_averages_our_client_and_monais_own_with_our_bundle(th
     places = Places(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
     files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
     environment = os.environ | {"SAMFED_SITE": str(files), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws")]
+    script = Path(__file__).parents[2] / "benchmarks" / "on_flare" / "plain_client.py"
+    command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws"), str(script)]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,12 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob, Places, Plan, fingerprint
+from samfed_monai.federation.child_process import Answer
 from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.wire_transport import Request, WireTransport
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import read_site_file
-from samfed_monai.flare.transport import FlareTransport, Request
-from samfed_monai.flare.worker import _Worker, make_federated_site
+from samfed_monai.flare.worker import answering, make_federated_site
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from tests.federation.test_job import CLIENT
@@ -40,30 +42,30 @@ class Hospitals:
         privacy = {"least_images": 1}
         self.job = FederatedJob(datalist=federation / "list.json", privacy=privacy, **places, **given)
 
-    def transport(self, plan: Plan) -> FlareTransport:
+    def transport(self, plan: Plan) -> WireTransport:
         write_json(self.folder / "samfed_plan.json", plan.to_json())
         files = write_site_files(self.folder / "sites", self.listed, self.places, SITES)
         self.workers = {site: self._worker(site, files) for site in SITES}
-        return FlareTransport(self, SITES, run="ab", progress=QUIET)
+        return WireTransport(self, SITES, run="ab", progress=QUIET)
 
-    def _worker(self, site: str, files: Path) -> _Worker:
+    def _worker(self, site: str, files: Path) -> Callable[[dict[str, Any], bytes], Answer]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SAMFED_SITE", str(files))
             own = read_site_file(files, site)
         settings = {"site": site, "plan": str(self.folder / "samfed_plan.json")}
         settings |= {"run_folder": str(self.folder / site), "state": str(self.folder / "state" / site)}
-        return _Worker(settings, own, make_federated_site)
+        return answering(settings, lambda _: make_federated_site(settings, own))
 
     def send(self, request: Request) -> None:
         self.at = request.site
         try:
-            content, failure = self.workers[request.site].answer({"task": request.task}, request.payload)
+            head, content = self.workers[request.site]({"task": request.task}, request.payload)
         finally:
             self.at = "server"
-        request.answered(request.site, failure or content)
+        request.answered(request.site, head.get("failure") or content)
 
-    def cancel(self, ticket: Any) -> None:
-        return None
+    def cancel(self, ticket: Any) -> bool:
+        return False
 
     def check_stop(self) -> None:
         return None
@@ -100,7 +102,7 @@ def test_a_site_whose_sam_is_not_the_adapters_is_refused_with_both_hashes(two_si
     hospitals = Hospitals(two_sites, tmp_path, variant="samfed", adapter=tmp_path / "adapter.safetensors")
 
     def load(**given: Any) -> Half:
-        teacher = Half(canonical_hash([sha256_file(path) for path in given["adapter"]]))
+        teacher = Half(canonical_hash(sha256_file(given["adapter"])))
         teacher.size, teacher.views = 64, 1  # type: ignore[attr-defined]
         return teacher
 

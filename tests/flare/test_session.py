@@ -136,14 +136,13 @@ class Clock:
 class Job:
     """A session in which a job's status and log are those of a script; an exception is raised in its place.
 
-    The last entry of the script holds on. ``runs`` says whether the server runs the job, ``heard`` when its sites
-    were heard of, by a clock that begins with 1000.
+    The last entry of the script holds on. ``runs`` says whether the server runs the job; a clock begins with 1000.
     """
 
-    def __init__(self, *script: tuple[Any, str], runs: bool = True, started: float = 900.0, **heard: Any) -> None:
+    def __init__(self, *script: tuple[Any, str], runs: bool = True, started: float = 900.0) -> None:
         self.script, self.log, self.detail = list(script), "", list[str]()
         self.jobs = [SimpleNamespace(job_id="id")] if runs else []
-        self.server, self.heard, self.clock = SimpleNamespace(start_time=started), heard, Clock()
+        self.server, self.clock = SimpleNamespace(start_time=started), Clock()
 
     def get_job_meta(self, job_id: str) -> dict[str, Any]:
         status, self.log = self.script.pop(0) if len(self.script) > 1 else self.script[0]
@@ -155,10 +154,7 @@ class Job:
         return {"logs": {"server": self.log}} if self.log else {"logs": {}, "unavailable": {"server": "not yet"}}
 
     def get_system_info(self) -> SimpleNamespace:
-        clients = [
-            SimpleNamespace(name=name, last_connect_time=last(self.clock.now)) for name, last in self.heard.items()
-        ]
-        return SimpleNamespace(job_info=self.jobs, client_info=clients, server_info=self.server)
+        return SimpleNamespace(job_info=self.jobs, server_info=self.server)
 
     def followed(self, **options: Any) -> str:
         return follow(self, "id", clock=self.clock, fetch="`fetch it`", **options)
@@ -231,19 +227,13 @@ def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
     assert stopped.value.exit_code == 3
 
 
-def test_a_client_that_died_a_moment_ago_is_told_while_waiting(caplog):
-    def silent(now: float) -> float:
-        return 990.0 if now < 1100 else now
-
-    job = Job(*[("SUBMITTED", "")] * 80, ("FINISHED:COMPLETED", ""), **{"site-1": float, "site-2": silent})
+def test_a_job_that_waits_for_sites_is_said_once(caplog):
+    job = Job(*[("SUBMITTED", "")] * 30, ("FINISHED:COMPLETED", ""))
     with caplog.at_level("INFO"):
         job.followed()
-    told = [record.message for record in caplog.records]
-    assert [line[:35] for line in told if "site-" in line] == [
-        "site-2 was heard of 50 s ago: FLARE",
-        "site-2 is heard of again",
+    assert [record.message for record in caplog.records] == [
+        "FLARE has not started job id yet: it needs an answer of 2 sites"
     ]
-    assert told[0] == "FLARE has not started job id yet: it needs an answer of 2 sites"
 
 
 @pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])

@@ -68,11 +68,11 @@ def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
     ("change", "expected"),
     [
         ({"least_images": 0}, "at least 1"),
-        *(({"least_images": value}, "integer or null") for value in (2.0, True, "5")),
+        *(({"least_images": value}, "a whole number or null") for value in (2.0, True, "5")),
         *(({"epsilon": value}, "above 0") for value in (0, -1.0)),
-        *(({"epsilon": value}, "number or null") for value in (float("nan"), float("inf"), "1")),
+        *(({"epsilon": value}, "a number or null") for value in (float("nan"), float("inf"), "1")),
         ({"statistics": ["weights"]}, r"one of \['spectrum'"),
-        ({"statistics": "spectrum"}, "array or null"),
+        ({"statistics": "spectrum"}, "a list or null"),
     ],
 )
 def test_a_floor_that_is_none_is_refused(tmp_path, change, expected):
@@ -134,3 +134,19 @@ def test_an_adapter_of_the_command_line_is_the_servers_alone(two_sites, tmp_path
     monkeypatch.setenv("SAMFED_SITE", str(written))
     assert read_site_file("/").adapter == tmp_path / "own.safetensors"
     assert read_site_file("/", "site-1").adapter is None
+
+
+@pytest.mark.parametrize("given", ["samfed_skin", "runs/first"])
+def test_a_start_of_the_command_line_is_the_servers_alone(two_sites, tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    listed = DataList.load(two_sites / "list.json")
+    places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", start_from=given)
+    monkeypatch.setenv("SAMFED_SITE", str(write_site_files(tmp_path / "files", listed, places, ("site-1",))))
+    expected = given if given == "samfed_skin" else str(tmp_path / given)
+    assert read_site_file("/").start_from == expected
+    assert read_site_file("/", "site-1").start_from is None
+    write_json(
+        tmp_path / "files" / "server.json", read_json(tmp_path / "files" / "server.json") | {"start_from": given}
+    )
+    beside = given if given == "samfed_skin" else str(tmp_path / "files" / given)
+    assert read_site_file("/").start_from == beside, "a relative path starts at the file"

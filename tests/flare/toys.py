@@ -7,9 +7,9 @@ from typing import Any
 
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.federation import RoundController, RunFolder
+from samfed_monai.federation.wire_transport import WireTransport
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.job import export_job
-from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Message, Server
 from tests.federation.toys import QUIET, weights
@@ -24,7 +24,7 @@ class ToyController(FederationController):
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")
         clients = tuple(sorted(client.name for client in self.engine.get_clients()))
-        self.transport = FlareTransport(self.make_post(), clients, run=plan["run"], progress=QUIET, notice=1.0)
+        self.transport = WireTransport(self.make_post(), clients, run=plan["run"], progress=QUIET, notice=1.0)
         with RunFolder(folder).open({"rounds": plan["rounds"]}, seeds={"seed": 0}) as run:
             strategy = FedAvg()
             strategy.attach(Server(self.transport.sites, plan["rounds"], weights=weights()))

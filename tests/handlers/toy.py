@@ -24,6 +24,29 @@ def toy_network(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
 
 
+class Shown(nn.Module):
+    """A network whose encoder and head can be reached; images are predicted at their own size.
+
+    Args:
+        stride: of the feature map.
+        channels: of the feature map.
+        norm: batch norm behind the convolution.
+    """
+
+    def __init__(self, stride: int = 1, channels: int = 8, *, norm: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(3, channels, 3, stride=stride, padding=1)
+        self.encoder: nn.Module = nn.Sequential(convolution, nn.BatchNorm2d(channels)) if norm else convolution
+        self.head, self.up = nn.Conv2d(channels, 1, 1), nn.Upsample(scale_factor=stride)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.decoded(self.encoder(image))
+
+    def decoded(self, features: torch.Tensor) -> torch.Tensor:
+        return self.up(self.head(features.relu()))
+
+
 class DilatedEncoder(nn.Module):
     """Two maps of one size, as behind dilated convolutions."""
 

@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import re
+import shutil
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ import pytest
 from PIL import Image
 
 from samfed_monai.cli.main import main
+from samfed_monai.config.bundles import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.inference import Predictor
 from samfed_monai.inference import app as room
@@ -194,11 +196,13 @@ def test_a_port_in_use_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"--port: expected a free port of this machine, found {port}, which is in use; " in said
 
 
-def test_a_port_that_is_none_and_a_bundle_without_weights_are_refused() -> None:
+def test_a_port_that_is_none_and_a_bundle_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="--port: expected a free port of this machine, found 70000"):
         App(Predictor("samfed_skin"), port=70000)
-    with pytest.raises(Refused, match="samfed_polyp"):
-        App(Predictor("samfed_polyp"), port=0).run()
+    own = tmp_path / "own"
+    shutil.copytree(find_bundle("samfed_polyp"), own, ignore=shutil.ignore_patterns("model.*"))
+    with pytest.raises(Refused, match="own ships no weights"):
+        App(Predictor(own), port=0).run()
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -111,6 +112,56 @@ def test_onnx_predicts_the_same_and_its_int8_forms_stand_beside_it(model, tmp_pa
             assert np.abs(found - network(batch(size)).numpy()).max() <= export.SAME_LOGITS
 
 
+def _documented(words: str) -> str:
+    """The Python block of docs/export.md that holds some words."""
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if words in block]
+    return block
+
+
+USAGE = (
+    "input: RGB / 255, (B, 3, 32, 32) float32, the image resized with mode area; output: logits, to be resized to the "
+    "image bilinearly (align_corners false); then sigmoid; foreground is 0.5 or more"
+)
+
+
+@needs_onnx
+@pytest.mark.parametrize("form", ["torchscript", "pt2", "onnx", "bundle", "safetensors"])
+def test_the_documented_code_makes_the_masks_of_infer_and_the_file_says_how(form, model, images, tmp_path):
+    import onnxruntime
+
+    names: dict = {}
+    exec(_documented("def mask_of") + _documented("def torchscript"), names)
+    file, extra = tmp_path / f"model{ENDINGS.get(form, '.safetensors')}", {"usage": ""}
+    if form == "safetensors":
+        file, network = model, names["safetensors"](model, "basic_unet")
+    else:
+        assert main(["export", str(model), "--to", form, "--output", str(file)]) == 0
+        program = file / "models" / "model.ts" if form == "bundle" else file
+        network = names["torchscript" if form == "bundle" else form](str(program))
+    masks = tmp_path / "masks"
+    assert main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", str(masks)]) == 0
+    for name in ("a.png", "deep/b.jpg"):
+        theirs = names["mask_of"](network, images / name, 32)
+        ours = np.asarray(Image.open((masks / name).with_suffix(".png"))) > 0
+        assert theirs.shape == ours.shape
+        assert (theirs != ours).mean() <= 0.001, "logits differ by 1e-5"
+    if form == "onnx":
+        extra = onnxruntime.InferenceSession(str(file)).get_modelmeta().custom_metadata_map
+    elif form == "torchscript":
+        torch.jit.load(file, _extra_files=extra)
+    elif form == "pt2":
+        torch.export.load(file, extra_files=extra)
+    elif form == "bundle":
+        extra = json.loads((file / "configs" / "metadata.json").read_text())
+    if form != "safetensors":  # this one was written without a run; that of a run is in test_run_models.py
+        text = extra["usage"]
+        assert (text.decode() if isinstance(text, bytes) else text) == USAGE
+
+
+ENDINGS = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "bundle": "_bundle"}
+
+
 @needs_onnx
 def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, tmp_path, monkeypatch, capsys):
     output = tmp_path / "net.onnx"
@@ -145,6 +196,10 @@ def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(model, 
         ("/opt/bin/samfed flare simulate 'my bundle' --rounds 3", "my bundle"),
         ("samfed federate --rounds 3", None),
         ("python -m monai.bundle run", None),
+        (
+            "__main__.py run --config_file '[/b/samfed_skin/configs/train.json,/b/samfed_skin/configs/federate.json]'",
+            "/b/samfed_skin",
+        ),
         (None, None),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
+from samfed_monai.config.bundles import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, load_records, render_synthetic
@@ -255,10 +257,12 @@ def test_what_nobody_says_is_the_bundles():
 
 
 def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, capsys):
-    words = ["evaluate", "samfed_polyp", "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
+    own = tmp_path / "own"
+    shutil.copytree(find_bundle("samfed_polyp"), own, ignore=shutil.ignore_patterns("model.*"))
+    words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2
     told = capsys.readouterr().err
-    assert "--model: expected one: samfed_polyp ships no weights, found none; name one with --model" in told
+    assert "--model: expected one: own ships no weights, found none; name one with --model" in told
 
 
 def test_an_onnx_file_holds_no_weights_to_score_or_export(tmp_path: Path) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values, squared_distance
 from samfed_monai.protocol import Kind, Message, Server
 
@@ -55,20 +52,6 @@ def test_answers_are_combined_in_the_order_of_names_when_the_round_ends():
     assert strategy.global_weights["w"].tolist() == [15.0]
 
 
-def test_too_few_answers_leave_the_weights_and_are_told(caplog):
-    strategy = attached()
-    strategy.configure(0)
-    for site in "ab":
-        strategy.accept(0, site, sent(site, 1.0))
-    strategy.finish(0)
-    assert strategy.global_weights["w"].tolist() == [0.5]
-    assert caplog.messages == ["round 1: 2 answers, Sum needs 3; the model stays"]
-    assert caplog.records[0].levelno == logging.WARNING
-    caplog.clear()
-    strategy.finish(1)
-    assert caplog.messages == [], "without answers there is nothing to tell"
-
-
 @pytest.mark.parametrize("forget", ["configure", "load_state_dict", "finish"])
 def test_answers_of_a_round_are_forgotten(forget):
     strategy = attached()
@@ -83,16 +66,6 @@ def test_answers_of_a_round_are_forgotten(forget):
     strategy.accept(1, "c", sent("c", 1.0))
     strategy.finish(1)
     assert strategy.global_weights["w"].tolist() == [0.5]
-
-
-def test_fewer_sites_than_protect_anybody_are_refused():
-    attached().require_sites(["a", "b", "c"])
-    with pytest.raises(Refused) as caught:
-        attached().require_sites(["a", "b"])
-    assert str(caught.value.problems[0]) == (
-        "strategy: expected at least 3, for Sum to protect, found 2 sites; "
-        "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
-    )
 
 
 @pytest.mark.parametrize(

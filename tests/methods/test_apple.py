@@ -6,18 +6,13 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.apple import Apple, AppleSharing, annealed, personal_model, shares_gradient
+from samfed_monai.methods.apple import Apple, AppleSharing, annealed, shares_gradient
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 TWO_CORES = torch.tensor([[1.0, 0.0, 2.0, -1.0, 4.0, 0.0], [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]])
-
-
-def test_the_personal_model_is_the_mixture():
-    found = personal_model(torch.tensor([0.75, 0.25]), TWO_CORES)
-    assert found.tolist() == [0.75, 0.5, 2.0, -0.5, 3.0, 2.0]
 
 
 def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
@@ -63,13 +58,6 @@ def trained(sharing, trainer):
     trainer.state.max_epochs = trainer.state.epoch + 1
     trainer.run()
     return numbers_of(sharing.share()[1])
-
-
-def test_at_the_prior_the_network_is_the_plain_average():
-    sharing, _ = made()
-    means = sharing.receive(1, 3, Kind.WEIGHTS, sent())
-    assert numbers_of(sharing.network.state_dict()) == [0.75, 0.5, 2.0, -0.5, 3.0, 2.0]
-    assert means == {"share_0": 0.75, "share_1": 0.25}
 
 
 def test_a_step_of_core_model_and_shares_by_hand():
@@ -146,10 +134,11 @@ def test_the_factor_of_a_core_models_gradient_has_no_effect_under_an_optimizer_t
     assert lengths[0] / lengths[1] == pytest.approx(ratio, rel=1e-3)
 
 
-def test_without_a_step_size_the_shares_stay_at_the_prior():
+def test_without_a_step_size_the_shares_stay_at_the_prior_and_the_network_is_the_average():
     sharing, trainer = made(rate=0.0)
     for round in (1, 2):
-        sharing.receive(round, 3, Kind.WEIGHTS, sent())
+        means = sharing.receive(round, 3, Kind.WEIGHTS, sent())
+        assert means == {"share_0": 0.75, "share_1": 0.25}
         core = torch.tensor(trained(sharing, trainer))
         assert sharing.state_dict()["shares"].tolist() == [0.75, 0.25]
         average = 0.75 * core + 0.25 * torch.tensor(OTHER)
@@ -172,21 +161,6 @@ def test_before_anybody_answered_the_site_trains_what_it_was_sent():
     assert answer == pytest.approx([o - 0.1 * (o - t) for o, t in zip(OTHER, TARGET, strict=True)])
     assert answer == numbers_of(sharing.network.state_dict())
     assert sharing.state_dict()["core"].tolist() == answer
-
-
-def test_its_state_goes_on_to_the_same_bits():
-    sharing, trainer = made(mu=0.1)
-    sharing.receive(1, 3, Kind.WEIGHTS, sent())
-    trained(sharing, trainer)
-    other, others_trainer = made(mu=0.1)
-    other.network.load_state_dict(sharing.network.state_dict())
-    other.load_state_dict({name: tensor.clone() for name, tensor in sharing.state_dict().items()})
-    answers = []
-    for each, its in ((sharing, trainer), (other, others_trainer)):
-        each.receive(2, 3, Kind.WEIGHTS, sent((0.7, 0.3), other=TARGET))
-        answers.append(trained(each, its))
-    assert answers[0] == answers[1]
-    assert torch.equal(sharing.state_dict()["shares"], other.state_dict()["shares"])
 
 
 @pytest.mark.parametrize(
@@ -269,22 +243,6 @@ def test_a_site_alone_is_refused_before_any_work():
     with pytest.raises(Refused, match=r"strategy: expected two sites or more, .*, found 1 site.*local_only"):
         Apple().require_sites(["a"])
     Apple().require_sites(["a", "b"])
-
-
-def test_a_stored_round_goes_on_to_the_same_messages():
-    strategy, other = server(Apple()), server(Apple())
-    strategy.configure(0)
-    strategy.aggregate(0, answers(sites=("s0", "s2")))
-    stored = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
-    other.load_state_dict({name: tensor.clone() for name, tensor in strategy.global_weights.items()}, stored)
-    for each in (strategy, other):
-        each.configure(1)
-        each.aggregate(1, answers(1, ("s0", "s1")))
-    one, two = strategy.configure(2), other.configure(2)
-    for site in CORES:
-        assert one[site].tensors.keys() == two[site].tensors.keys()
-        assert all(torch.equal(two[site].tensors[name], t) for name, t in one[site].tensors.items())
-    assert torch.equal(strategy.global_weights["a"], other.global_weights["a"])
 
 
 def test_fault_39_a_core_model_that_went_too_far_is_shortened_for_the_others():

@@ -19,7 +19,7 @@ from samfed_monai.handlers import Guidance, TermLogger
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.cpss import AdaptFrom, NoLabels, StyleSwapTerm, patches_of, swap_styles
 from samfed_monai.networks.key_patterns import KeySplit
-from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
+from tests.handlers.toy import Shown, next_round, same, toy_network, toy_trainer, weights
 from tests.methods import needs
 
 
@@ -86,25 +86,10 @@ def test_half_precision_bears_a_patch_that_hardly_varies():
     torch.testing.assert_close(swapped, torch.cat([strong, faint]))
 
 
-class Shown(nn.Module):
-    """A network whose encoder can be reached, and whose feature map has a stride of 2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder, self.head = nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.Conv2d(2, 1, 1)
-
-    def forward(self, image):
-        return self.decoded(self.encoder(image))
-
-    def decoded(self, features):
-        return self.head(features.relu()).repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
 @pytest.mark.parametrize("size", [(8, 12), (12, 8)])
 @pytest.mark.parametrize("labelled", [True, False])
 def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatch, labelled, size):
-    network, seed = Shown(), torch.Generator().manual_seed(2)
+    network, seed = Shown(stride=2, channels=2), torch.Generator().manual_seed(2)
     public, own = torch.rand(2, 2, 3, *size, generator=seed)
     truth, weak = (torch.rand(2, 1, *size, generator=seed) > 0.5).float(), torch.rand(2, 1, *size, generator=seed)
     weak[..., :2, :] = 0.75  # as sure as tau is not surer
@@ -135,26 +120,6 @@ def test_the_contents_have_the_gradient():
     swap_styles(features, torch.tensor([1, 0]), 1).square().sum().backward()
     assert features.grad is not None
     assert bool((features.grad != 0).any())
-
-
-def test_a_network_a_batch_or_guides_that_do_not_fit_are_refused_where_the_term_stands():
-    engine = SimpleNamespace(network=toy_network(), state=SimpleNamespace(guide_names=("weak",)))
-    with pytest.raises(Refused, match=r"terms#style_swap: expected an encoder that .*, found Sequential"):
-        StyleSwapTerm().check(engine)
-    image = torch.zeros(1, 3, 4, 4)
-    guidance = Guidance(student=image, weak_view=image, guides={}, batch={"image": image})
-    with pytest.raises(Refused, match="terms#style_swap: expected the view 'image_strong'"):
-        StyleSwapTerm().value(guidance, engine)
-    guidance.batch = {"image_strong": image}
-    with pytest.raises(Refused, match=r"terms#style_swap: .* found the guide 'sam'"):
-        StyleSwapTerm(guide="sam").value(guidance, engine)
-
-
-def test_the_variant_trains_and_hooks_are_gone(build):
-    workflow = build("cpss")
-    workflow.run()
-    assert workflow.trainer.state.term_means["style_swap"] > 0
-    assert not any(module._forward_pre_hooks for module in workflow.trainer.network.children())
 
 
 @needs("cpss_adapt")

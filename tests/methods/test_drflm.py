@@ -11,24 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascended
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.site_weights import onto_simplex
 from samfed_monai.protocol import Kind, Message, Server
-from samfed_monai.protocol.message import MessageRefused
-from tests.federation.toys import run_toy
-from tests.methods.personal import cut, files
 
 POINTS = st.lists(st.floats(-10, 10), min_size=1, max_size=8)
-
-
-def test_the_projection_by_hand():
-    assert onto_simplex(torch.tensor([0.5, 0.5])).tolist() == [0.5, 0.5]
-    assert onto_simplex(torch.tensor([2.0, 0.0])).tolist() == [1.0, 0.0]
-    assert onto_simplex(torch.tensor([1.0, 0.5, -1.0], dtype=torch.float64)).tolist() == [0.75, 0.25, 0.0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -103,16 +93,6 @@ def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights(ascent, lo
     assert strategy.global_weights["w"][0].item() == pytest.approx(3.0)
 
 
-def test_equal_losses_keep_uniform_weights():
-    strategy, plain = attached(DistributionallyRobust(step=1.0)), attached(FedAvg())
-    for round in range(3):
-        for each in (strategy, plain):
-            each.configure(round)
-            each.aggregate(round, answers(0.3, 0.3, round=round, counts=(2, 2)))
-        assert strategy.weights == {"s0": 0.5, "s1": 0.5}
-        assert torch.equal(strategy.global_weights["w"], plain.global_weights["w"])
-
-
 def test_a_step_of_zero_is_fedavg_to_the_bit():
     strategy, plain = attached(DistributionallyRobust(step=0.0)), attached(FedAvg())
     for round in range(3):
@@ -120,42 +100,6 @@ def test_a_step_of_zero_is_fedavg_to_the_bit():
             each.configure(round)
             each.aggregate(round, answers(0.9, 0.1, round=round, counts=(1 + 2 * round, 3)))
         assert all(torch.equal(strategy.global_weights[name], plain.global_weights[name]) for name in ("w", "count"))
-
-
-def test_a_site_that_did_not_answer_says_what_the_others_say():
-    strategy = attached(DistributionallyRobust(step=1.0))
-    strategy.configure(0)
-    strategy.aggregate(0, {"s0": answers(0.9, 0.0, counts=(2, 2))["s0"]})
-    assert strategy.weights == {"s0": 0.5, "s1": 0.5}
-
-
-def test_a_stored_round_goes_on_to_the_same_bits(tmp_path):
-    def strategy():
-        return DistributionallyRobust(step=3.0, number="supervised", ascent="projected")
-
-    run_toy(tmp_path / "whole", rounds=3, strategy=strategy())
-    cut(tmp_path / "whole", tmp_path / "cut")
-    run_toy(tmp_path / "cut", rounds=3, strategy=strategy())
-    assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
-    run_toy(tmp_path / "plain", rounds=3, strategy=FedAvg())
-    assert files(tmp_path / "plain", 2)["global.safetensors"] != files(tmp_path / "whole", 2)["global.safetensors"]
-
-
-def test_an_answer_without_the_loss_is_refused():
-    strategy = attached(DistributionallyRobust(number="mixed"))
-    strategy.configure(0)
-    with pytest.raises(MessageRefused, match=r"(?s)term_mixed: .*decides.*let strategy -> number be a term"):
-        strategy.accept(0, "s0", answers(0.0, 0.0)["s0"])
-
-
-def test_a_batch_or_guides_that_do_not_fit_are_refused_where_the_term_stands():
-    image = torch.zeros(1, 3, 4, 4)
-    guidance, engine = Guidance(student=image, weak_view=image, guides={}), SimpleNamespace(network=None)
-    with pytest.raises(Refused, match="terms#local_mixup: expected the view 'image'"):
-        LocalMixUpTerm().value(guidance, engine)
-    guidance.batch = {"image": image}
-    with pytest.raises(Refused, match=r"terms#local_mixup: .* found the guide 'sam'"):
-        LocalMixUpTerm(guide="sam").value(guidance, engine)
 
 
 def test_images_and_labels_are_mixed_in_one_proportion():
@@ -185,22 +129,3 @@ def test_images_and_labels_are_mixed_in_one_proportion():
     )
     everywhere = share * first + (1 - share) * second
     torch.testing.assert_close(engine.state.terms["local_mixup_all"], everywhere, msg="over all pixels, sure or not")
-
-
-def test_a_network_that_is_sure_of_nothing_has_the_larger_loss():
-    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    lost = []
-    for chance in (0.99, 0.6):  # sure everywhere, and nowhere
-        infer = lambda image, _, chance=chance: torch.full_like(image[:, :1], math.log(chance / (1 - chance)))  # noqa: E731
-        engine = SimpleNamespace(network=None, inferer=infer, state=SimpleNamespace(iteration=1))
-        own = torch.full((2, 1, 4, 4), chance)
-        guidance = Guidance(student=own, weak_view=own, guides={}, batch={"image": image})
-        LocalMixUpTerm(tau=0.9).value(guidance, engine)
-        lost.append(float(engine.state.terms["local_mixup_all"]))
-    assert lost[0] < lost[1]
-
-
-def test_the_variant_trains_and_says_its_loss(build):
-    workflow = build("drflm")
-    workflow.run()
-    assert workflow.trainer.state.term_means["local_mixup_all"] > 0

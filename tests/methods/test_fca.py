@@ -8,12 +8,9 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import safe_load
 from samfed_monai.methods.fca import ClientTailored, agreement, binary_mask, smooth_mask, tailored
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
-from tests.federation.toys import run_toy, toy_weights
-from tests.methods.personal import cut, files
 
 ONE = torch.ones(3)
 #: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.
@@ -137,22 +134,6 @@ def test_names_that_no_pattern_names_are_averaged():
     assert strategy.evaluation("s0")["a"].tolist() != strategy.evaluation("s1")["a"].tolist()
 
 
-@pytest.mark.parametrize("mask", ["binary", "smooth"])
-def test_a_stored_round_goes_on_to_the_same_bits(mask):
-    strategy, other = made(ClientTailored(mask=mask)), made(ClientTailored(mask=mask))
-    strategy.configure(0)
-    strategy.aggregate(0, FIRST)
-    stored = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
-    other.load_state_dict({name: tensor.clone() for name, tensor in strategy.global_weights.items()}, stored)
-    second = {s: answer(s, [[v, 1.0], [1.0, v]], [v, v], round=1) for s, v in (("s0", 4.0), ("s1", -2.0))}
-    for each in (strategy, other):
-        each.configure(1)
-        each.aggregate(1, second)
-    for site in FIRST:
-        assert all(torch.equal(other.evaluation(site)[n], t) for n, t in strategy.evaluation(site).items())
-    assert strategy.keeps_states, "the best round's models are kept"
-
-
 def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
     strategy = ClientTailored()
     strategy.attach(Server(["s0", "s1"], 1, weights={"w": torch.full((6,), 1.0)}, guard=UpdateGuard(limit=2.0)))
@@ -167,13 +148,3 @@ def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(Refused, match=r"strategy#patterns: expected at least one, found no name like 'c\*'"):
         made(ClientTailored(patterns=["a", "c*"]))
-
-
-def test_fca_scores_every_site_on_its_own_model_and_goes_on_to_the_same_bits(tmp_path):
-    run_toy(tmp_path / "whole", rounds=3, strategy=ClientTailored(mask="smooth", threshold=0.99))
-    cut(tmp_path / "whole", tmp_path / "cut")
-    run_toy(tmp_path / "cut", rounds=3, strategy=ClientTailored(mask="smooth", threshold=0.99))
-    assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
-    server = safe_load(tmp_path / "whole/rounds/002/server.safetensors")
-    assert server.keys() == {f"{place}.{name}" for place in (0, 1) for name in toy_weights()}
-    assert any(not torch.equal(server[f"0.{name}"], server[f"1.{name}"]) for name in toy_weights())

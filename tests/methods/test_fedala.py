@@ -75,13 +75,6 @@ def test_learning_moves_neither_the_optimizer_nor_other_weights(optimizer):
     assert mix_of(sharing)[0] < 0.6, "three steps"
 
 
-def test_a_large_step_is_clipped():
-    sharing, _ = made(rate=100.0)
-    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
-    assert mix_of(sharing) == [0.0, 1.0]
-    assert numbers_of(sharing.network.state_dict())[4:] == [2.0, -2.0], "the site's own, and the global one"
-
-
 def test_without_batches_it_is_fedavg():
     sharing, _ = made(batches=0, first_batches=0)
     sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))

@@ -24,7 +24,7 @@ from samfed_monai.methods.fedda import (
     squared_mmd,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
-from tests.handlers.toy import Dilated, next_round, same, toy_loader, toy_network, toy_trainer, weights
+from tests.handlers.toy import Dilated, Shown, next_round, same, toy_loader, toy_trainer, weights
 
 
 def points(seed: int, count: int = 6) -> torch.Tensor:
@@ -62,20 +62,6 @@ def test_the_discrepancy_by_hand_grows_with_distance_and_pulls_together():
     squared_mmd(own, points(0)).backward()
     assert own.grad is not None
     assert bool((own.grad.mean(dim=0) > 0).all()), "down the gradient is towards the others"
-
-
-class Shown(nn.Module):
-    """A network whose encoder can be reached."""
-
-    def __init__(self, stride: int = 1, channels: int = 8) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder = nn.Conv2d(3, channels, 3, stride=stride, padding=1)
-        self.head = nn.Conv2d(channels, 1, 1)
-        self.up = nn.Upsample(scale_factor=stride)
-
-    def forward(self, image):
-        return self.up(self.head(self.encoder(image).relu()))
 
 
 def trained(network: nn.Module, rounds: int = 1, **options):
@@ -122,22 +108,6 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     for mine, theirs in zip(own, gradients[len(turned) :], strict=True):
         torch.testing.assert_close(mine, theirs)
     assert turned[2].abs().sum() > 0, "the encoder's last layer is reached"
-
-
-def test_features_of_another_scale_are_separated():
-    network, guide = Shown(), GlobalGuide()
-    guide._copy.sync(network)
-    with torch.no_grad():
-        for weight in guide.network.encoder.parameters():
-            weight.mul_(2.0)
-    term, engine = DomainAlignmentTerm(guide=guide, rate=1e-3), engine_of(network)
-    draw = torch.Generator().manual_seed(0)
-    for _ in range(30):
-        image = torch.rand(4, 3, 16, 16, generator=draw)
-        guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
-        term.value(guidance, engine).backward()
-        term._step(engine)
-    assert engine.state.terms["separated"] > 0.9
 
 
 def test_the_discriminator_takes_a_step_of_its_own_after_each_of_the_networks():
@@ -188,6 +158,12 @@ def test_the_light_form_is_nothing_at_first_and_something_once_they_part():
     assert trainer.state.term_means["domain"] == pytest.approx(0, abs=1e-6)
 
 
+def test_images_of_too_small_a_feature_map_are_refused():
+    message = r"terms#domain: expected a feature map of at least 8 .*found images of 16 pixels, .*; raise image_size"
+    with pytest.raises(Refused, match=message):
+        trained(Shown(stride=4))
+
+
 def test_the_discriminator_learns_begins_anew_and_nothing_is_left_on_the_network():
     network = Shown()
     trainer, term = trained(network, rounds=2, rate=0.01, weight=1.0)
@@ -198,33 +174,6 @@ def test_the_discriminator_learns_begins_anew_and_nothing_is_left_on_the_network
     assert term._discriminator is not last
     assert same(weights(trained(Shown(), 2)[0].network), weights(trained(Shown(), 2)[0].network))
     assert not same(weights(trained(Shown(), weight=0.0)[0].network), weights(trained(Shown(), weight=5.0)[0].network))
-
-
-def test_a_bad_choice_and_small_images_are_refused():
-    with pytest.raises(
-        Refused,
-        match=r"(?s)terms#domain#form: expected one of \['adversarial', 'mmd'\], found 'gan'.*"
-        "terms#domain#rate: expected a number > 0, found 0",
-    ):
-        DomainAlignmentTerm(guide=GlobalGuide(), form="gan", rate=0)
-    with pytest.raises(
-        Refused,
-        match=r"terms#domain: expected a feature map of at least 8 .*found images of 16 pixels, .*; raise image_size",
-    ):
-        trained(Shown(stride=4))
-    with pytest.raises(Refused, match=r"terms#domain: expected an encoder that returns .*found Sequential"):
-        trained(toy_network())
-    image, term = torch.rand(2, 3, 8, 8), DomainAlignmentTerm(guide=GlobalGuide())
-    mixed = Guidance(student=image, weak_view=image, guides={}, batch={"image": image}, mixed=True)
-    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#domain, .*disable terms#domain"):
-        term.value(mixed, engine_of(Shown()))
-
-
-@pytest.mark.parametrize("form", ["adversarial", "mmd"])
-def test_the_variant_trains(build, form):
-    workflow = build("fedda", **{"terms#domain#form": form})
-    workflow.run()
-    assert "domain" in workflow.trainer.state.term_means
 
 
 SITES = ("a", "b", "c")
@@ -280,11 +229,6 @@ def test_the_first_target_is_the_next_site_and_two_sites_are_each_others_for_goo
         strategy.aggregate(round, answers(round, **{site: at + 1.0 for at, site in enumerate(sites)}))
     assert [each["a"] for each in found] == [None, *of_a]
     assert [each[sites[-1]] for each in found] == [None, *of_last]
-
-
-def test_what_has_the_mean_alone_is_refused():
-    assert not CyclicTargets.exchange.mean
-    assert FedAvg.exchange.mean
 
 
 def test_a_target_that_did_not_answer_is_the_global_network_and_a_stored_round_goes_on():

@@ -9,7 +9,7 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedmd import Consensus, masks_of, scores_of
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Kind, Message
 from tests.federation.unlike import IMAGES, unlike_server
 
 SITES = ("a", "b", "c")
@@ -24,7 +24,7 @@ def attached(**options) -> Consensus:
     return Consensus(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
 
 
-def test_the_mean_of_all_answers_whatever_their_numbers_of_images():
+def test_the_mean_of_all_answers_whatever_their_numbers_of_images_is_kept_until_there_are_others():
     strategy = attached()
     first = strategy.configure(0)["a"]
     assert (first.kind, first.tensors) == (Kind.METRICS, {}), "nobody has said anything yet"
@@ -33,6 +33,11 @@ def test_the_mean_of_all_answers_whatever_their_numbers_of_images():
     assert {site: message.kind for site, message in sent.items()} == dict.fromkeys(SITES, Kind.SOFT_MASKS)
     masks = sent["a"].tensors["masks"]
     assert (masks.unique().tolist(), masks.dtype) == ([170], torch.uint8)  # 511 / 3 = 170.33
+    strategy.aggregate(1, {})
+    assert strategy.masks.unique().tolist() == [170]
+    strategy.configure(2)
+    strategy.aggregate(2, {"a": answer("a", 30)})
+    assert strategy.masks.unique().tolist() == [30], "a new round starts from zero"
 
 
 def test_scores_are_those_of_probabilities_and_bounded_at_both_ends():
@@ -70,42 +75,15 @@ def test_mean_scores_of_several_classes_are_their_softmax():
     assert masks_of(mean).flatten().tolist() == [127, 127, 1]
 
 
-def test_another_average_is_refused():
-    with pytest.raises(
-        Refused, match=r"strategy#average: expected one of \['probabilities', 'scores'\], found 'logits'"
-    ):
-        Consensus(average="logits")
-
-
-def test_weights_cannot_travel_where_the_server_has_no_network():
-    with pytest.raises(
-        Refused, match=r"strategy#exchange: expected one of \['predictions'\], found 'weights'.*variant hssf"
-    ):
-        Consensus(exchange="weights")
-
-
-def test_a_round_without_answers_keeps_the_last_consensus_and_a_new_round_starts_from_zero():
-    strategy = attached()
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", 10)})
-    strategy.configure(1)
-    strategy.aggregate(1, {})
-    assert strategy.masks.unique().tolist() == [10]
-    strategy.configure(2)
-    strategy.aggregate(2, {"a": answer("a", 30)})
-    assert strategy.masks.unique().tolist() == [30]
-
-
-def test_it_has_no_network_and_its_state_is_the_consensus():
+def test_it_has_no_network_nor_takes_any_and_a_run_that_goes_on_without_a_state_has_no_consensus():
     strategy = attached()
     assert (strategy.global_weights, strategy.state_dict()) == ({}, {})
     strategy.configure(0)
     strategy.aggregate(0, {"a": answer("a", 10)})
-    other = attached()
-    other.load_state_dict({}, strategy.state_dict())
-    assert torch.equal(other.configure(1)["b"].tensors["masks"], strategy.masks)
-    other.load_state_dict({}, {})
-    assert other.masks is None
+    strategy.load_state_dict({}, {})
+    assert strategy.masks is None
+    with pytest.raises(Refused, match=r"strategy#exchange: expected one of \['predictions'\], .*variant hssf"):
+        Consensus(exchange="weights")
 
 
 def test_what_it_expects_has_the_shape_of_masks_and_costs_no_pass_over_the_public_images(monkeypatch):
@@ -114,8 +92,3 @@ def test_what_it_expects_has_the_shape_of_masks_and_costs_no_pass_over_the_publi
     like = strategy.expected("a")["masks"]
     assert (tuple(like.shape), like.dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
     assert strategy.expected("b")["masks"] is like
-
-
-def test_a_bundle_without_sharing_is_refused():
-    with pytest.raises(Refused, match="strategy: expected a PublicMaskSharing, found no sharing in the bundle"):
-        Consensus().attach(Server(SITES, 1))

@@ -83,17 +83,6 @@ def test_it_pulls_towards_the_global_prototypes_by_its_weight():
     assert network.gain.grad.item() == pytest.approx(3.0 * -1.0)
 
 
-def test_no_hook_is_left_between_iterations_for_guides_to_copy():
-    network = Two()
-    train(PrototypeTerm(network=network), network)
-    assert not network.segmentation_head._forward_pre_hooks
-
-
-def test_numbers_out_of_range_are_refused_together():
-    with pytest.raises(Refused, match=r"(?s)terms#prototype#weight.*terms#prototype#tau"):
-        PrototypeTerm(network=Two(), weight=-1.0, tau=1.0)
-
-
 class Term:
     """Keeps what it is told to pull towards."""
 
@@ -224,14 +213,6 @@ def test_the_first_round_says_nothing_and_the_second_sends_the_means():
     message = made.configure(1)["b"]
     assert (message.kind, message.extra["purpose"]) == (Kind.PROTOTYPES, "distil")
     assert message.tensors["prototypes"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
-
-
-def test_state_there_and_back():
-    made, other = strategy(a=2, b=2), strategy(a=2, b=2)
-    made.configure(0)
-    made.aggregate(0, {"a": answer("a", [[1.0, 1.0], [2.0, 2.0]], [1.0, 1.0])})
-    other.load_state_dict(made.global_weights, made.state_dict())
-    assert torch.equal(other.configure(1)["a"].tensors["prototypes"], made.means["prototypes"])
 
 
 def test_features_of_two_widths_are_refused_with_both_sites():

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
+from samfed_monai.federation.workflow import client_config
 from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
+from tests.methods import needs
 
 
 def engine_of(network: torch.nn.Module) -> Any:
@@ -78,19 +79,9 @@ def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
     assert torch.equal(moved(ProximalTerm(mu=0.0)), free)
 
 
-def test_fedprox_without_mu_is_no_sam(build: Callable[..., ConfigWorkflow]) -> None:
-    def weights(variant: str, **override: Any) -> dict[str, torch.Tensor]:
-        workflow = build(variant, **override)
-        torch.manual_seed(5)
-        for weight in workflow.trainer.network.parameters():
-            torch.nn.init.normal_(weight, std=0.1)
-        workflow.run()
-        return workflow.trainer.network.state_dict()
-
-    plain, free, held = (
-        weights("no_sam"),
-        weights("fedprox", **{"terms#proximal#mu": 0.0}),
-        weights("fedprox", **{"terms#proximal#mu": 100.0}),
-    )
-    assert all(torch.equal(plain[name], free[name]) for name in plain)
-    assert not all(torch.equal(plain[name], held[name]) for name in plain)
+@needs("no_sam")
+def test_fedprox_is_no_sam_with_a_term_more() -> None:
+    bundle = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
+    plain, more = (client_config(bundle, variant, {}).content() for variant in ("no_sam", "fedprox"))
+    assert more["terms"].pop("proximal")["_target_"] == "samfed_monai.methods.fedprox.ProximalTerm"
+    assert more == plain

@@ -14,7 +14,6 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.nn.functional import dropout2d
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EmaGuide, GlobalGuide, Guidance, TermLogger, UnlabelledStream
 from samfed_monai.losses import probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.fedsemidg import (
@@ -27,7 +26,7 @@ from samfed_monai.methods.fedsemidg import (
     share_at,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
-from tests.handlers.toy import next_round, toy_loader, toy_network, toy_trainer
+from tests.handlers.toy import Shown, next_round, toy_loader, toy_trainer
 
 
 def test_gaps_move_weights_as_by_hand():
@@ -119,23 +118,6 @@ def test_entropy_by_hand():
     assert entropy(torch.full((1, 1, 1, 1), 0.5)).item() == pytest.approx(math.log(2))
     assert entropy(torch.full((1, 4, 1, 1), 0.25)).item() == pytest.approx(math.log(4), rel=1e-5)
     assert entropy(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)).max().item() == pytest.approx(0, abs=1e-5)
-
-
-def test_the_quantile_rises_over_the_run():
-    assert [share_at(at) for at in (0, 0.5, 1)] == pytest.approx([0.15, 0.225, 0.3])
-
-
-class Shown(nn.Module):
-    """A network whose encoder and head can be reached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder = nn.Conv2d(3, 8, 3, padding=1)
-        self.head = nn.Conv2d(8, 1, 1)
-
-    def forward(self, image):
-        return self.head(self.encoder(image).relu())
 
 
 def stream(*guides):
@@ -265,59 +247,3 @@ def test_nothing_dropped_is_no_difference_and_the_hooks_are_gone():
         assert (trainer.state.term_means["alignment"] > 0) is larger
         assert not network.head._forward_pre_hooks
         assert not network.encoder._forward_hooks
-
-
-def test_the_gap_is_nothing_without_training_and_something_after_it():
-    def gap(rate: float) -> float:
-        guide, network = GlobalGuide(), toy_network()
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.0
-        meter = GapMeter(loader=toy_loader(), guide=guide, batches=2)
-        trainer = toy_trainer([stream(guide), TermLogger(), meter], network=network, learning_rate=rate)
-        next_round(trainer, 0, 1)
-        assert "supervised" in trainer.state.term_means
-        return trainer.state.term_means["generalisation_gap"]
-
-    assert gap(0.0) == pytest.approx(0, abs=1e-6)
-    assert gap(0.5) > 1e-4
-
-
-def test_arguments_out_of_range_are_refused():
-    told = (
-        r"(?s)dual_guide#start: expected two quantiles in \(0, 1\), ascending, found 0\.4 to 0\.3\n"
-        r".*dual_guide#memory: expected a number in \[0, 1\), found 1$"
-    )
-    with pytest.raises(Refused, match=told):
-        DualGuideTerm(start=0.4, memory=1)
-    for quantiles in ({"start": 0}, {"end": 1}):
-        with pytest.raises(Refused, match="dual_guide#start: expected two quantiles"):
-            DualGuideTerm(**quantiles)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match=r"alignment#drop: expected a chance in \[0, 1\), found 1$"):
-        DropoutAlignmentTerm(network=Shown(), drop=1)
-    with pytest.raises(Refused, match=r"terms#alignment: .*found Sequential"):
-        DropoutAlignmentTerm(network=toy_network())
-
-
-def test_the_ends_of_the_ranges_are_in_them():
-    assert GeneralisationAware(step=0).step == 0
-    assert (DualGuideTerm(start=0.3, end=0.3).start, DualGuideTerm(memory=0).memory) == (0.3, 0)
-    assert GapMeter(loader=[], guide=GlobalGuide(), batches=1).batches == 1
-
-
-def test_what_a_term_asks_for_in_vain_is_refused_in_its_name():
-    image = torch.rand(1, 3, 4, 4)
-    guidance = Guidance(student=image[:, :1], weak_view=image[:, :1], guides={"global": image[:, :1]})
-    with pytest.raises(Refused, match=r"terms#dual_guide.*'ema'"):
-        DualGuideTerm().value(guidance, None)
-    network = Shown()
-    term = DropoutAlignmentTerm(network=network)
-    term._features.kept = [image, image]
-    with pytest.raises(Refused, match="terms#alignment: expected the view 'image_strong'"):
-        term.value(guidance, SimpleNamespace(network=network, inferer=None))
-
-
-def test_the_variant_trains_and_says_its_gap(build):
-    workflow = build("fedsemidg")
-    workflow.run()
-    assert {"dual_guide", "alignment", "generalisation_gap"} <= workflow.trainer.state.term_means.keys()

@@ -18,7 +18,7 @@ from samfed_monai.methods.heterogeneous import (
     most_reliable,
     where_better,
 )
-from samfed_monai.protocol import Kind, Message, MessageRefused, Server
+from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
 
 
@@ -137,14 +137,6 @@ def test_weights_without_the_servers_architecture_are_refused():
         sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
 
 
-def test_unknown_options_are_refused_together():
-    with pytest.raises((Refused, RuntimeError)) as caught:
-        server_sharing(exchange="pixels", gate="never")
-    text = str(caught.value.__cause__ or caught.value)
-    assert "sharing#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
-    assert "sharing#gate: expected one of ['better', 'always'], found 'never'" in text
-
-
 def test_some_public_images_are_exchanged_and_trained_on():
     assert evenly_spaced(10, 4) == [0, 2, 5, 7]
     assert evenly_spaced(4, 4) is evenly_spaced(4, None) is None
@@ -254,20 +246,6 @@ def test_an_unseen_hospital_gets_the_servers_network_and_a_site_its_own():
     assert strategy.evaluation("elsewhere") is strategy.global_weights
 
 
-def test_a_stored_round_comes_back_with_the_optimizer():
-    strategy = attached(floor=0.0)
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", label_masks())})
-    weights, state = dict(strategy.global_weights), {k: t.clone() for k, t in strategy.state_dict().items()}
-    other = attached(floor=0.0)
-    other.load_state_dict(weights, state)
-    for each in (strategy, other):
-        each.configure(1)
-        each.aggregate(1, {"a": answer("a", label_masks())})
-    assert all(torch.equal(strategy.global_weights[name], other.global_weights[name]) for name in weights)
-    assert not torch.equal(strategy.global_weights["0.weight"], toy_net(SERVER_WIDTH).state_dict()["0.weight"])
-
-
 def test_the_server_trains_without_touching_anybodys_random_numbers():
     strategy = attached(floor=0.0)
     strategy.configure(0)
@@ -278,23 +256,12 @@ def test_the_server_trains_without_touching_anybodys_random_numbers():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_bundle_without_sharing_is_refused():
-    with pytest.raises(Refused, match=r"strategy: expected a PublicMaskSharing, found no sharing .*heterogeneous"):
-        CondensationFusion().attach(Server(SITES, 1))
-
-
 def test_the_most_reliable_site_counts_where_it_beats_the_server_and_the_floor():
     sites = torch.tensor([[0.9, 0.8, 0.75, 0.76, 0.9], [0.8, 0.95, 0.5, 0.2, 0.9]])
     server = torch.tensor([0.5, 0.95, 0.1, 0.1, 0.89])
     site, gate = most_reliable(sites, server)
     assert site.tolist() == [0, 1, 0, 0, 0], "the first among equals"
     assert gate.tolist() == [True, False, False, True, True], "equal to the server, or to the floor, is not above it"
-
-
-def test_the_floor_is_a_choice():
-    sites, server = torch.tensor([[0.3, 0.0]]), torch.zeros(2)
-    assert most_reliable(sites, server, floor=0.0)[1].tolist() == [True, False]
-    assert most_reliable(sites, server, floor=0.3)[1].tolist() == [False, False]
 
 
 def test_a_site_learns_where_the_server_is_strictly_better():
@@ -315,3 +282,12 @@ def test_the_networks_that_sites_take_by_default_need_no_weights_but_mobile_sams
     require_starts(config, names)
     with pytest.raises(Refused, match="samfed weights efficientnet_lite0"):
         require_starts(config, ["lite0_fpn"])
+
+
+def test_unknown_options_of_the_sharing_are_refused_together():
+    with pytest.raises((Refused, RuntimeError)) as caught:
+        server_sharing(**{"sharing#images": 0}, exchange="pixels", gate="never")
+    text = str(caught.value.__cause__ or caught.value)
+    assert "sharing#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
+    assert "sharing#gate: expected one of ['better', 'always'], found 'never'" in text
+    assert "sharing#images: expected a number of images >= 1, or null, found 0" in text

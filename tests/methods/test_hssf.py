@@ -12,18 +12,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import DataLoader, Dataset
 from monai.data.meta_tensor import MetaTensor
-from monai.engines.utils import IterationEvents
-from monai.inferers import SimpleInferer
 from monai.transforms import Compose
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import EndlessSampler, Guidance, TermLogger, UnlabelledStream
-from samfed_monai.losses import StructureLoss, distillation_kl, hssf_kl
+from samfed_monai.handlers import Guidance
+from samfed_monai.losses import StructureLoss, hssf_kl
 from samfed_monai.methods.hssf import (
-    Aspp,
     ConfidenceBranch,
     ConfidenceTerm,
     HssfNetwork,
@@ -41,7 +37,6 @@ from samfed_monai.methods.hssf import (
 )
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
 from samfed_monai.transforms import WeakViewd
-from tests.handlers.toy import toy_loader, toy_network, toy_trainer, weights
 
 PUBLISHED = {"resnet18": 21.4e6, "resnet34": 31.5e6, "resnet101": 65.7e6}  # HSSF, Ma et al., IEEE TMI 2024
 CLASSIFIER = {"resnet18": 513_000, "resnet34": 513_000, "resnet101": 2_049_000}  # a ResNet's, for 1000 classes
@@ -74,12 +69,6 @@ def test_the_difference_of_two_logits_is_returned_and_the_rest_comes_with_it() -
     assert outputs.dropped is None
     torch.testing.assert_close(prediction.sigmoid(), outputs.logits.softmax(dim=1)[:, 1:])
     assert outputs.confidence.requires_grad
-
-
-def test_classes_are_returned_as_they_are() -> None:
-    prediction = a_network(out_channels=3)(an_image())
-    assert prediction.shape == (2, 3, 40, 52)
-    assert hssf_outputs(prediction).logits is prediction
 
 
 def test_another_pass_does_not_disturb_what_a_prediction_carries() -> None:
@@ -164,17 +153,6 @@ def test_stress_by_hand() -> None:
     assert stressed(features).flatten().tolist() == [3.0, 9.0, 0.0, -0.5]
 
 
-def test_confidence_looks_at_features_and_at_logits() -> None:
-    torch.manual_seed(0)
-    branch = ConfidenceBranch(classes=3).eval()
-    features, logits = torch.randn(2, 256, 4, 5), torch.randn(2, 3, 4, 5)
-    with torch.no_grad():
-        found = branch(features, logits)
-        assert found.shape == (2, 1, 4, 5)
-        assert not torch.allclose(branch(features, logits + 1), found)
-        assert not torch.allclose(branch(features + 1, logits), found)
-
-
 def test_confidence_is_what_its_sums_say() -> None:
     torch.manual_seed(0)
     branch = ConfidenceBranch(classes=2).eval()
@@ -195,13 +173,6 @@ def test_confidence_is_what_its_sums_say() -> None:
     }
     for name, maps in expected.items():
         torch.testing.assert_close(seen[name][0], torch.cat(maps, dim=1))
-
-
-def test_aspp_keeps_the_size_and_joins_five_views() -> None:
-    aspp = Aspp(8).eval()
-    with torch.no_grad():
-        assert aspp(torch.randn(2, 8, 4, 6)).shape == (2, 256, 4, 6)
-    assert aspp.project[0][0].in_channels == 5 * 256
 
 
 def test_convolutions_are_drawn_by_what_comes_in_and_nothing_else_is() -> None:
@@ -277,11 +248,6 @@ def test_kl_is_that_of_two_softmax_channels(seed: int, temperature: float) -> No
     torch.testing.assert_close(hssf_kl(pair, target.softmax(1), temperature=temperature), literal, rtol=1e-3, atol=1e-6)
 
 
-def test_kl_is_ours_without_its_factor() -> None:
-    logits, target = pixels(1, -2, 3, 0, 0.5, -1), pixels(0.2, 0.7, 0.9, 0.5, 0.1, 0.4)
-    torch.testing.assert_close(hssf_kl(logits, target), distillation_kl(logits, target, 2.0) / 8)
-
-
 def logit(*chances: float) -> Tensor:
     return torch.logit(pixels(*chances))
 
@@ -337,19 +303,6 @@ def test_both_passes_learn_from_their_difference() -> None:
     assert all(bool(each.grad.any()) for each in passes)
 
 
-SIZE = 32
-
-
-def a_loader() -> DataLoader:
-    generator = torch.Generator().manual_seed(0)
-    items = [
-        {"image": torch.rand(3, SIZE, SIZE, generator=generator), "label": (torch.rand(1, SIZE, SIZE) > 0.5).float()}
-        for _ in range(2)
-    ]
-    dataset = Dataset(items, Compose([NoiseViewd()]))
-    return DataLoader(dataset, batch_size=2, sampler=EndlessSampler(dataset), num_workers=0)
-
-
 def predicted(logits: torch.Tensor, confidence: torch.Tensor, dropped: torch.Tensor | None = None) -> torch.Tensor:
     pair = torch.cat([torch.zeros_like(logits), logits], dim=1)
     logits.hssf_outputs = HssfOutputs(pair, confidence, dropped)  # type: ignore[attr-defined]
@@ -387,7 +340,7 @@ def test_a_prediction_without_confidence_is_refused() -> None:
 
 @pytest.mark.parametrize("consistency", [0.0, 3.0])
 def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consistency: float) -> None:
-    weak, weak_confidence, strong, strong_confidence = tensors(4)
+    weak, weak_confidence, strong, strong_confidence = (each.requires_grad_() for each in tensors(4))
     dropped = torch.cat([torch.zeros_like(weak), weak - 2], dim=1)  # differs from the pair by (0, 2)
     asked: list[float] = []
 
@@ -413,13 +366,8 @@ def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consis
     assert asked == [0.5]
     assert engine.state.terms["lssl_counted"] == 1
     assert engine.state.terms["lssl_flipped"] == chosen.flipped.float().mean()
-
-
-def test_cutmix_is_refused_because_the_views_would_not_lie_on_each_other() -> None:
-    weak, strong = tensors(2)
-    guidance = Guidance(student=strong, weak_view=weak, guides={}, batch={"image": weak}, mixed=True)
-    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#lssl, found CutMix"):
-        LsslTerm().value(guidance, engine_of(guidance=guidance))
+    found.backward()
+    assert bool(weak.grad.any() and strong.grad.any()), "both views learn"
 
 
 def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
@@ -433,72 +381,6 @@ def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
     label, gate = (weak > 0).long(), torch.tensor([True, False])
     torch.testing.assert_close(found, gated_loss(loss, weak, label, gate) + gated_loss(loss, strong, label, gate))
     assert engine.state.terms["lssl_counted"] == 0.5
-
-
-def test_one_step_of_monais_trainer_with_both_terms() -> None:
-    network, seen = a_network(), {}
-
-    def look(engine: Any) -> None:  # after the stream's passes, as the terms are
-        seen["student"] = hssf_outputs(engine.state.guidance.student).confidence
-        seen["pred"] = hssf_outputs(engine.state.output["pred"]).confidence
-
-    terms = [ConfidenceTerm(), LsslTerm(least_mean=0.0)]
-    trainer = toy_trainer(
-        [UnlabelledStream(loader=a_loader()), *terms, TermLogger()], network=network, loader=a_loader(), steps=1
-    )
-    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, look)
-    before = weights(network)
-    trainer.run()
-    means = trainer.state.term_means
-    assert set(means) == {"supervised", "confidence", "confidence_mean", "lssl", "lssl_counted", "lssl_flipped"}
-    assert means["lssl_counted"] == 1
-    assert seen["student"] is not seen["pred"]
-    # four passes in train mode (labelled, strong, weak through encoder and heads) and one more of the decoder
-    after = weights(network)
-    assert after["encoder.bn1.num_batches_tracked"] == 3
-    assert after["head.0.1.num_batches_tracked"] == after["decoder.0.1.num_batches_tracked"] == 4
-    for name in ("confidence_head.first.0.weight", "head.0.0.weight", "encoder.conv1.weight"):
-        assert not torch.equal(after[name], before[name])
-
-
-class Keeping(SimpleInferer):
-    """Keeps the gradient of the last prediction with feature dropout, and of the last one without."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: dict[bool, torch.Tensor] = {}
-
-    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        prediction = network(inputs, *args, **kwargs)
-        if prediction.requires_grad:
-            prediction.retain_grad()
-            self.kept["feature_dropout" in kwargs] = prediction
-        return prediction
-
-
-def test_both_views_have_a_gradient() -> None:
-    stream, term = UnlabelledStream(loader=a_loader()), LsslTerm(least_mean=0.0)
-    trainer = toy_trainer([stream, term], network=a_network(), loader=a_loader(), steps=1)
-    trainer.inferer = inferer = Keeping()
-    trainer.run()
-    for is_weak in (True, False):  # the last pass without feature dropout is the strong view
-        gradient = inferer.kept[is_weak].grad
-        assert gradient is not None
-        assert bool(gradient.any())
-
-
-def test_another_network_is_refused_before_any_step() -> None:
-    trainer = toy_trainer([UnlabelledStream(loader=toy_loader()), LsslTerm()], network=toy_network())
-    with pytest.raises(
-        Refused, match=r"terms#lssl: expected a network that predicts its confidence, found Sequential; set network_nam"
-    ):
-        trainer.run()
-    assert trainer.state.iteration == 0
-
-
-def test_without_a_stream_it_is_refused() -> None:
-    with pytest.raises(Refused, match=r"terms#lssl: expected an UnlabelledStream"):
-        toy_trainer([LsslTerm()], network=a_network(), loader=a_loader()).run()
 
 
 GREY = torch.full((3, 64, 64), 0.5)
@@ -551,11 +433,10 @@ def test_bad_arguments_of_the_view_are_refused_together() -> None:
         NoiseViewd(output_key=("a", "b"), deviation=-0.1, limit=2)
 
 
-@pytest.mark.parametrize("name", ["hssf_resnet18", "hssf_resnet34", "hssf_resnet101"])
-def test_the_catalogue_has_what_the_method_declares(name: str) -> None:
-    assert name in CLIENT_NETWORKS
-    assert name in list(CLIENT_NETWORKS)
-    network = client_network(name, out_channels=2)
+def test_the_catalogue_has_what_the_method_declares() -> None:
+    assert {"hssf_resnet18", "hssf_resnet34", "hssf_resnet101"} <= set(CLIENT_NETWORKS)
+    assert all(name in CLIENT_NETWORKS for name in ("hssf_resnet34", "hssf_resnet101"))
+    network = client_network("hssf_resnet18", out_channels=2)
     with torch.no_grad():
         assert network.eval()(torch.rand(1, 3, 33, 50)).shape == (1, 2, 33, 50)
     with pytest.raises(Refused, match=r"batch_size: expected at least 2.*, found 1; set batch_size to 2 or more"):

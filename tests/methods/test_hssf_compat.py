@@ -1,80 +1,50 @@
-"""The variant that follows HSSF's conventions, in the skin bundle at a size that takes no time."""
+"""The variant that follows HSSF's conventions, in the skin bundle; ``test_published.py`` has its numbers."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import monai
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
-from samfed_monai.config import variant_files
 from samfed_monai.core.io import read_json
-from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.federation import FederatedJob
+from samfed_monai.data import DataList
 from samfed_monai.federation.run import Run
 from samfed_monai.federation.warm_start import warm_start
-from samfed_monai.methods.hssf import HssfNetwork, NoiseViewd
+from samfed_monai.methods import hssf
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.results import validate_results
-
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
-
-
-@pytest.fixture(scope="module")
-def workflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``train.json`` with the variant on top, two steps on synthetic images of 32 pixels."""
-    before = monai.data.get_track_meta()
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("hssf")
-    settings = {"images_per_site": 4, "public": 4, "validation": 2, "test": 1, "size": (64, 64)}
-    listed = render_synthetic(folder / "images", sites=1, **settings)
-    listed.save(folder / "list.json")
-    made = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / "train.json"), *map(str, variant_files(BUNDLE, "hssf_compat"))],
-        workflow_type="train",
-        logging_file=False,
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        bundle_root=str(BUNDLE),
-        datalist=str(folder / "list.json"),
-        data_root=str(folder / "images"),
-        output_dir=str(folder / "out"),
-        image_size=32,
-        local_steps=2,
-        epochs=1,
-        site=next(iter(DataList.load(folder / "list.json").sites)),
-    )
-    made.initialize()
-    yield made
-    monai.data.set_track_meta(before)
+from tests.federation.test_job import job
 
 
-def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
-    parts = {
-        name: workflow.parser.get_parsed_content(name)
-        for name in ("network", "optimizer", "train#trainer", "unlabelled#dataloader", "validate#scores", "steps")
-    }
-    assert isinstance(parts["network"], HssfNetwork)
-    (group,) = parts["optimizer"].param_groups
-    assert (group["lr"], group["weight_decay"]) == (1e-4, 0.02)
-    rate = workflow.parser.get_parsed_content("before#learning_rate")
-    assert rate.factor(199, 200) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi * 199 / 800)) / 2)
-    assert not workflow.parser.get_parsed_content("loss").weighted_entropy
-    views = parts["unlabelled#dataloader"].dataset.transform.transforms
-    assert isinstance(views[-1], NoiseViewd)
-    assert (views[-1].deviation, views[-1].limit) == (0.05, 0.1)  # 0.1 and 0.2 of images in [-1, 1]
-    weak = views[-2].view
-    assert (weak.flip, weak.quarter_turns, weak.rotate, weak.zoom) == (True, False, 90.0, (1.0, 1.0))
-    assert (weak.shear, weak.shift) == (0.0, 0.125)
-    assert (parts["validate#scores"].pooled, parts["validate#scores"].skip_empty) == (True, True)
-    trainer = parts["train#trainer"]
-    assert trainer.data_loader.batch_size == parts["unlabelled#dataloader"].batch_size == 4
-    trainer.run()
-    assert set(trainer.state.term_means) == {"supervised", "lssl", "lssl_counted", "lssl_flipped"}
-    sharing = workflow.parser.get_parsed_content("sharing")
+@pytest.fixture(autouse=True)
+def small_network() -> Iterator[None]:
+    """Whatever ResNet is asked for, one of half a million parameters, and a decoder of 16 channels."""
+    declare_torchvision_operators()
+    from segmentation_models_pytorch import encoders
+
+    get_encoder = encoders.get_encoder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hssf, "WIDTH", 16)
+        small = "timm-mobilenetv3_small_minimal_100"
+        patch.setattr(encoders, "get_encoder", lambda name, **options: get_encoder(small, **options))
+        yield
+
+
+def test_it_trains_by_the_conventions(build) -> None:
+    workflow = build("hssf_compat", network_name="hssf_resnet18", batch_size=4, local_steps=2)
+    parser = workflow.parser
+    assert isinstance(parser.get_parsed_content("network"), hssf.HssfNetwork)
+    views = parser.get_parsed_content("unlabelled#dataloader").dataset.transform.transforms
+    assert isinstance(views[-1], hssf.NoiseViewd)
+    weak, scores = views[-2].view, parser.get_parsed_content("validate#scores")
+    assert (weak.flip, weak.quarter_turns, weak.zoom, weak.shear) == (True, False, (1.0, 1.0), 0.0)
+    assert (scores.pooled, scores.skip_empty) == (True, True)
+    workflow.run()
+    assert set(workflow.trainer.state.term_means) == {"supervised", "lssl", "lssl_counted", "lssl_flipped"}
+    sharing = parser.get_parsed_content("sharing")
     means = sharing.phase.run(0, 1, sharing.own_masks())
     assert set(means) == {"supervised", "confidence", "confidence_mean", "public_kd", "public_kd_gate"}
     assert sharing.predictor.reliability_measure == "pixel_accuracy"
@@ -82,36 +52,21 @@ def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
 
 
 @pytest.mark.slow
-def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
-    settings = {"images_per_site": 5, "public": 4, "validation": 1, "test": 1, "size": (64, 64)}
-    render_synthetic(tmp_path, sites=2, **settings).save(tmp_path / "list.json")
-    job = FederatedJob(
-        bundle_root=BUNDLE,
-        datalist=tmp_path / "list.json",
-        data_root=tmp_path,
-        output_dir=tmp_path / "run",
-        variant="hssf_compat",
-        rounds=1,
-        warm_start_steps=2,
-        train={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
-        privacy={"least_images": 1},
-    )
-    results = job.run()
+def test_a_federation_warms_up_by_the_conventions_too(small_federation: Path, tmp_path: Path) -> None:
+    client = {"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False}
+    made = job(small_federation, tmp_path / "run", variant="hssf_compat", rounds=1, train=client)
+    results = made.run()
     assert validate_results(results) == []
     assert (results["exchange"], set(results["networks"].values())) == ("predictions", {"hssf_resnet18"})
     assert results["convention"] == {"hd95": "pooled", "empty": "skipped"}
-    listed = DataList.load(tmp_path / "list.json")
-    config, steps = Run(job.plan, job.places).warm_config("hssf_resnet18")
+    config, steps = Run(made.plan, made.places).warm_config("hssf_resnet18")
     warm = config.parser()
-    assert steps == 2
-    assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"], warm["loss#weighted_entropy"]) == (
-        1e-4,
-        4,
-        False,
-    )
-    asked = replace(job.plan, train={**job.plan.train, "learning_rate": 0.5, "batch_size": 2})
-    warm = Run(asked, job.places).warm_config("hssf_resnet18")[0].parser()
-    assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own knobs go before it"
+    numbers = [warm[name] for name in ("optimizer#lr", "train#dataloader#batch_size", "loss#weighted_entropy")]
+    assert (steps, numbers) == (2, [1e-4, 4, False])
+    asked = replace(made.plan, train={**made.plan.train, "learning_rate": 0.5, "batch_size": 2})
+    warm = Run(asked, made.places).warm_config("hssf_resnet18")[0].parser()
+    assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own options go before it"
+    listed = DataList.load(small_federation / "list.json")
     trained, untrained = (
         warm_start(config, datalist=listed, steps=count, seed=0, cache_dir=tmp_path)[0] for count in (2, 0)
     )

@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 from samfed_monai.core.errors import Refused
+from tests.handlers.toy import Shown
 
 # values that are accepted, and values that are not
 NOT_NEGATIVE, POSITIVE = ([0, 0.5], [-0.1, "1"]), ([0.1], [0, True])
@@ -34,6 +35,17 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     "cpss.StyleSwapTerm": ({}, {"tau": FROM_0_TO_1, "side": COUNT, "stride": COUNT, "label_schedule": SCHEDULE}),
     "drflm.DistributionallyRobust": ({}, {"step": NOT_NEGATIVE, "ascent": (["mirror", "projected"], ["steepest"])}),
     "drflm.LocalMixUpTerm": ({}, {"tau": FROM_0_TO_1, "alpha": POSITIVE}),
+    "elcfs.EpisodicTerm": (
+        {"network": Shown()},
+        {
+            **{"inner": NOT_NEGATIVE, "gamma": NOT_NEGATIVE, "clip": POSITIVE, "temperature": POSITIVE},
+            **{"tau": FROM_0_TO_1, "label_schedule": SCHEDULE},
+        },
+    ),
+    "elcfs.SpectrumWindows": (
+        {"data": None, "transform": None, "term": None},
+        {"entries": COUNT, "half": COUNT_OR_0},
+    ),
     "elcfs.StyleExchange": ({}, {"entries": COUNT, "half": COUNT_OR_0}),
     "fca.ClientTailored": (
         {},
@@ -59,9 +71,17 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
             "alignment": NOT_NEGATIVE,
         },
     ),
+    "fedda.DomainAlignmentTerm": ({"guide": None}, {"form": (["adversarial", "mmd"], ["gan"]), "rate": POSITIVE}),
     "fedgin.IntensityViewd": ({}, {"most": FROM_0_TO_1, "layers": COUNT, "width": COUNT}),
+    "fedicra.DecoderMixing": ({**SHARING, "decoder": ["weight"]}, {"after": COUNT_OR_0, "rate": NOT_NEGATIVE}),
+    "fedicra.HeadThenBody": ({"sharing": None}, {"share": BETWEEN}),
+    "fedicra.TreeEnergyTerm": ({"network": Shown()}, {"sigma": POSITIVE, "step": COUNT}),
+    "fedmd.Consensus": ({}, {"average": (["probabilities", "scores"], ["logits"])}),
+    "fedproto.PrototypeTerm": ({"network": Shown()}, {"weight": NOT_NEGATIVE, "tau": ([0.5, 0.9], [0.4, 1])}),
     "fedprox.ProximalTerm": ({}, {"mu": NOT_NEGATIVE}),
     "fedrep.AlternatingParts": ({"personal": ["head.*"]}, {"share": BETWEEN}),
+    "fedsemidg.DropoutAlignmentTerm": ({"network": Shown()}, {"drop": BELOW_1}),
+    "fedsemidg.DualGuideTerm": ({}, {"memory": BELOW_1}),
     "fedsemidg.GapMeter": ({"loader": [], "guide": None}, {"batches": COUNT}),
     "fedsemidg.GeneralisationAware": ({}, {"step": NOT_NEGATIVE}),
     "heterogeneous.CondensationFusion": (
@@ -86,6 +106,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     "norm_clipping.NormClipping": ({}, {"factor": ([0.1], [0, True, float("inf"), "2"]), "window": COUNT}),
     "pfedsam.DecoupledStages": ({}, {"share": ([0, 1], [-0.1, 1.5, "half", True])}),
     "pfedsam.MutualDistillationTerm": ({}, {"temperature": POSITIVE}),
+    "see.RefinedLabelTerm": (
+        {"data": None, "transform": None},
+        {
+            **{"split": (["labelled", "unlabelled"], ["all"]), "views": ([1, 2, 4, 8], [3]), "every": COUNT},
+            **{"absolute": UP_TO_1, "relative": UP_TO_1, "sam_size": ([64, 512], [500])},
+        },
+    ),
     "semifl.MixUpTerm": ({}, {"tau": FROM_0_TO_1, "alpha": POSITIVE}),
     "spp_fgc.ClusteredFedAvg": ({}, {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])}),
     "trimmed_mean.TrimmedMean": ({}, {"trim": ([0.1, 0.49], [0, 0.5, True, "0.25"])}),

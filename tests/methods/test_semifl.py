@@ -9,18 +9,15 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.data import DataLoader, Dataset
-from monai.engines.utils import IterationEvents
 
-from samfed_monai.core.errors import Refused, Stopped
-from samfed_monai.handlers import GlobalGuide, Guidance, PseudoLabelTerm, SupervisedWeight, UnlabelledStream
+from samfed_monai.core.errors import Stopped
+from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.semifl import MixUpTerm, ServerTuned
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.strategy import Server
 from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
-from tests.handlers.toy import next_round, toy_items, toy_network, toy_trainer
 
 
 def given() -> Guidance:
@@ -52,59 +49,6 @@ def test_image_and_labels_are_mixed_in_one_proportion() -> None:
     own = weighted_pseudo_label_loss(logits, labels, sure)
     other = weighted_pseudo_label_loss(logits, labels.flip(0), torch.ones_like(sure))
     torch.testing.assert_close(value, share * own + (1 - share) * other)
-
-
-def test_the_share_is_the_rounds_randomness() -> None:
-    def shares() -> list[float]:
-        torch.manual_seed(3)
-        seen: list[torch.Tensor] = []
-        for _ in range(3):
-            MixUpTerm().value(given(), engine_of(seen))
-        return [image[1, 0, 0, 0].item() for image in seen]
-
-    assert shares() == shares()
-    assert len(set(shares())) == 3
-
-
-def semifl_round(public_seed: int) -> tuple[list[torch.Tensor], torch.nn.Module, list[torch.Tensor]]:
-    """Labels of each step of a round on one and the same batch, the trained network, and the students' weak views."""
-    items = [{**item, "image_strong": item["image"]} for item in toy_items(4, seed=1)]
-    stream = UnlabelledStream(loader=DataLoader(Dataset(items), batch_size=4), guides=[GlobalGuide()])
-    terms = [PseudoLabelTerm(teacher="global", student="global", rule="student", tau=0.5, schedule="constant")]
-    handlers = [SupervisedWeight(), stream, *terms, MixUpTerm(tau=0.5)]
-    public = DataLoader(Dataset(toy_items(8, public_seed)), batch_size=4)
-    network = toy_network()
-    trainer = toy_trainer(handlers, network=network, loader=public, steps=5, learning_rate=0.1)
-    labels: list[torch.Tensor] = []
-    students: list[torch.Tensor] = []
-
-    def watch(engine: Any) -> None:
-        guidance = engine.state.guidance
-        (agreement,) = guidance._agreements.values()
-        labels.append(agreement.label)
-        students.append(guidance.weak)
-        torch.testing.assert_close(agreement.label, (guidance.guides["global"] > 0.5).long())
-
-    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, watch)
-    torch.manual_seed(0)
-    next_round(trainer, 0, 2)
-    next_round(trainer, 1, 2)
-    return labels, network, students
-
-
-def test_semifls_labels_come_from_the_rounds_start_and_do_not_move() -> None:
-    labels, _, students = semifl_round(11)
-    with torch.no_grad():
-        start = toy_network().eval()(torch.stack([item["image"] for item in toy_items(4, seed=1)]))
-    assert all(torch.equal(label, (start > 0).long()) for label in labels[:5])
-    assert all(torch.equal(label, labels[5]) for label in labels[5:])
-    torch.testing.assert_close(labels[5], (students[5] > 0.5).long())  # the next round's labels are its own start's
-    assert not torch.equal(students[0], students[4])  # while the student has moved
-
-
-def test_semifls_site_learns_nothing_from_the_public_labels() -> None:
-    first, second = (semifl_round(seed)[1].state_dict() for seed in (11, 12))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 class Tuned(ServerTuned):
@@ -148,21 +92,6 @@ def test_what_is_tuned_is_the_mean_and_what_is_sent_is_tuned():
     assert found["n"].item() == 4  # the counter of the largest site, one more for the server's step
 
 
-def test_a_tune_that_does_nothing_is_fedavg():
-    plain = FedAvg()
-    plain.attach(Server(["s0", "s1"], 1, weights={"w": torch.zeros(2)}))
-    plain.configure(0)
-    plain.aggregate(
-        0,
-        {
-            name: Message(Kind.WEIGHTS, name, 0, 1, n=n, tensors={"w": torch.full((2,), w)})
-            for name, n, w in (("s0", 1, 0.1), ("s1", 3, 0.7))
-        },
-    )
-    tuned = run(lambda weights, round: weights, ((1, 0.1), (3, 0.7)))
-    assert torch.equal(tuned["w"], plain.global_weights["w"])
-
-
 def test_a_round_that_nobody_answered_is_not_tuned():
     found = run(lambda weights, round: 1 / 0, ())
     assert found["w"].tolist() == [0.0, 0.0]
@@ -191,29 +120,6 @@ def test_weights_that_are_not_the_networks_stop_the_run(change, message):
         run(lambda weights, round: {**weights, **change})
 
 
-def test_without_a_public_phase_it_is_refused_before_the_first_round():
-    with pytest.raises(Refused, match=r"strategy: expected a PublicMaskSharing, found no sharing .*semifl"):
-        ServerTuned().attach(Server(["a"], 1, weights={"w": torch.zeros(2)}))
-
-
-def trained(rounds: int, *, resume_after: int | None = None) -> dict[str, torch.Tensor]:
-    """Global weights after rounds in which one site sends back what it got; in two pieces where told to."""
-
-    def attach() -> ServerTuned:
-        start = toy_net(SERVER_WIDTH).state_dict()
-        return ServerTuned().attach(Server(["a"], rounds, seed=3, weights=start, sharing=server_sharing))
-
-    strategy = attach()
-    for round in range(rounds):
-        tensors = dict(strategy.configure(round)["a"].tensors)
-        strategy.aggregate(round, {"a": Message(Kind.WEIGHTS, "a", round, rounds, n=1, tensors=tensors)})
-        if round == resume_after:
-            weights, state = strategy.global_weights, strategy.state_dict()
-            strategy = attach()
-            strategy.load_state_dict(weights, {name: tensor.clone() for name, tensor in state.items()})
-    return strategy.global_weights
-
-
 def test_what_does_not_travel_stays_as_the_server_has_it():
     start = toy_net(SERVER_WIDTH).state_dict()
     shared = {name: tensor for name, tensor in start.items() if not name.startswith("0.")}
@@ -222,13 +128,6 @@ def test_what_does_not_travel_stays_as_the_server_has_it():
     strategy.aggregate(0, {"a": Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors)})
     assert strategy.global_weights.keys() == shared.keys()
     assert any(not torch.equal(strategy.global_weights[name], shared[name]) for name in shared)
-
-
-def test_the_bundles_public_phase_trains_and_its_moments_survive_a_resume():
-    whole, parts = trained(2), trained(2, resume_after=0)
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    start = toy_net(SERVER_WIDTH).state_dict()
-    assert not torch.equal(whole["0.weight"], start["0.weight"])
 
 
 def test_semifls_site_does_not_learn_from_the_public_labels(build: Callable[..., ConfigWorkflow]) -> None:

@@ -21,16 +21,14 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.privacy import (
     Privacy,
+    notes_on_statistics,
     privacy_account,
     read_audit,
     require_possible,
-    statistics_notice,
 )
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
 from tests.federation.test_job import CLIENT, job
-from tests.federation.toys import run_toy
-from tests.methods.personal import files
 
 SITES = ("a", "b", "c", "d")
 
@@ -165,45 +163,6 @@ def test_rounds_are_fedavgs_until_enough_sites_have_sent_a_descriptor() -> None:
         assert each.evaluation("a")["w"][0].item() == 8.5  # type: ignore[index]
 
 
-def test_a_stored_round_goes_on_to_the_same_bits() -> None:
-    strategy, other = begun(), ClusteredFedAvg(levels=2)
-    other.attach(server())
-    for round in (1, 2):
-        state = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
-        other.load_state_dict({name: t.clone() for name, t in strategy.global_weights.items()}, state)
-        assert other.places == strategy.places
-        for each in (strategy, other):
-            each.configure(round)
-            each.aggregate(round, {s: answer(s, VALUES[s] / (round + 0.3), round=round) for s in SITES[:3]})
-        for site in SITES:
-            mine, theirs = (each.evaluation(site) for each in (strategy, other))
-            assert all(torch.equal(mine[name], theirs[name]) for name in mine)  # type: ignore[index, union-attr]
-    assert {f"{n}.w" for n in range(4)} <= strategy.state_dict().keys(), "a finished run gives each site its model"
-
-
-def test_one_cluster_is_fedavg_to_the_bit_and_asks_for_nothing(tmp_path: Path) -> None:
-    strategy = ClusteredFedAvg(clusters=1)
-    run_toy(tmp_path / "one", rounds=2, strategy=strategy)
-    run_toy(tmp_path / "plain", rounds=2, strategy=FedAvg())
-    assert files(tmp_path / "one", 1) == files(tmp_path / "plain", 1)
-    assert (strategy.statistic, strategy.exchange, strategy.keeps_states) == (None, FedAvg.exchange, False)
-    assert all("statistics" not in message.extra for message in strategy.configure(1).values())
-
-
-def test_one_cluster_runs_where_the_policy_forbids_what_it_does_not_send(tmp_path: Path) -> None:
-    counts: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    render_synthetic(tmp_path, sites=2, **counts).save(tmp_path / "list.json")
-    rules = {"least_images": 1, "statistics": {"graph": None}}
-    options: dict[str, Any] = {"rounds": 1, "warm_start_steps": 0, "privacy": rules}
-    client = {**CLIENT, "strategy#clusters": 1}
-    job(tmp_path, tmp_path / "one", variant="spp_fgc", train=client, **options).run()
-    job(tmp_path, tmp_path / "plain", variant="no_sam", **options).run()
-    one, plain = (safe_load(tmp_path / name / "rounds/000/global.safetensors") for name in ("one", "plain"))
-    assert all(torch.equal(one[name], plain[name]) for name in plain)
-    lines = read_audit(tmp_path / "one/sites/site-1/audit.jsonl")
-    assert not any("statistics" in line for line in lines)
-
-
 @settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=4, max_size=8),
@@ -224,6 +183,12 @@ def test_no_site_is_ever_alone_unless_least_is_1_whenever_sites_answer_first(
         assert all(found.count(place) >= 2 for place in set(found))
     assert len(found) in (0, len(graphs))
     assert (found == []) == (len(graphs) < 2 * clusters)
+
+
+def test_one_cluster_is_fedavg_and_asks_for_nothing() -> None:
+    strategy = ClusteredFedAvg(clusters=1).attach(server())
+    assert (strategy.statistic, strategy.exchange, strategy.keeps_states) == (None, FedAvg.exchange, False)
+    assert all("statistics" not in message.extra for message in strategy.configure(1).values())
 
 
 def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -261,7 +226,7 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
 def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:
     method, strategy = declared(None, "spp_fgc"), ClusteredFedAvg()
     require_possible(Privacy(), strategy, method)
-    assert "every site sends a graph descriptor of its images" in (statistics_notice(Privacy(), strategy, "x") or "")
+    assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]
     with pytest.raises(Refused, match="statistics#graph: expected a method without them"):
         require_possible(Privacy.from_json({"statistics": {"graph": None}}), strategy, method)
     require_possible(Privacy.from_json({"statistics": {"graph": None}}), ClusteredFedAvg(clusters=1), method)

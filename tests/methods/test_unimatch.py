@@ -7,17 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from monai.data import DataLoader
-from monai.transforms import Compose
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import EndlessSampler, Guidance, UnlabelledStream
+from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout, require_encoder
+from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout
 from samfed_monai.networks import client_network
-from samfed_monai.transforms import StrongViewd, WeakViewd
-from tests.handlers.toy import next_round, toy_items, toy_trainer
 
 NETWORKS = ["basic_unet", "flexible_unet_resnet18", "deeplabv3plus_resnet18"]
 
@@ -78,12 +74,6 @@ def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.Monk
     assert channels == [64, 32, 16, 8, 4]  # the deepest map and the skip beside it, then one skip for each stage
 
 
-def test_a_network_without_an_encoder_is_refused() -> None:
-    message = r"terms#unimatch: expected an encoder that returns .*BasicUNet\), found Sequential; choose such a network"
-    with pytest.raises(Refused, match=message):
-        require_encoder(nn.Sequential(nn.Conv2d(3, 1, 1)), "terms#unimatch")
-
-
 def test_an_encoder_that_returns_something_else_is_refused() -> None:
     network = Toy()
     network.encoder.forward = lambda image: {"features": image}  # type: ignore[method-assign]
@@ -137,12 +127,6 @@ def test_labels_are_the_weak_views_where_it_is_sure(tau: float) -> None:
     torch.testing.assert_close(value, expected)
 
 
-def test_nobody_sure_costs_nothing() -> None:
-    guidance = given()
-    guidance.weak_view = torch.full_like(guidance.weak, 0.9)
-    assert UniMatchTerm().value(guidance, engine_of(Mean())).item() == 0
-
-
 def test_only_the_feature_stream_sees_dropped_features() -> None:
     guidance, seen = given(), []
     network = Mean()
@@ -153,46 +137,3 @@ def test_only_the_feature_stream_sees_dropped_features() -> None:
     assert weak is guidance.batch["image"]
     assert torch.equal(clean, second.mean(1, keepdim=True))
     assert not torch.allclose(dropped, weak.mean(1, keepdim=True))
-
-
-def test_two_strong_views_of_one_weak_view_and_a_real_network() -> None:
-    views = Compose([WeakViewd(size=32), StrongViewd(["image", "image"], ["image_strong", "image_strong2"])])
-    items = toy_items(4, 0)
-    from monai.data import Dataset
-
-    dataset = Dataset(items, views)
-    stream = UnlabelledStream(loader=DataLoader(dataset, batch_size=4, sampler=EndlessSampler(dataset)))
-    public = [{key: nn.functional.interpolate(item[key][None], 32)[0] for key in ("image", "label")} for item in items]
-    trainer = toy_trainer(
-        [UniMatchTerm(tau=0.5), stream],
-        network=client_network("flexible_unet_resnet18"),
-        loader=DataLoader(Dataset(public), batch_size=4),
-        steps=1,
-    )
-    next_round(trainer, 0, 1)
-    batch = trainer.state.guidance.batch
-    assert not torch.equal(batch["image_strong"], batch["image_strong2"])
-    assert trainer.state.terms["unimatch"].item() > 0
-
-
-def test_a_missing_view_is_refused_with_the_hint() -> None:
-    guidance = given()
-    del guidance.batch["image_strong2"]  # type: ignore[attr-defined]
-    message = (
-        r"terms#unimatch: expected the view 'image_strong2', found an unlabelled batch with \['image'\]; let the outp"
-    )
-    with pytest.raises(Refused, match=message):
-        UniMatchTerm().value(guidance, engine_of(Mean()))
-
-
-def test_cutmix_is_refused() -> None:
-    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#unimatch, found CutMix"):
-        UniMatchTerm().value(given(mixed=True), engine_of(Mean()))
-
-
-def test_a_network_without_an_encoder_is_refused_before_any_step() -> None:
-    term = UniMatchTerm()
-    trainer = toy_trainer([UnlabelledStream(loader=[{}]), term])
-    with pytest.raises(Refused, match=r"terms#unimatch: expected an encoder"):
-        trainer.run()
-    assert trainer.state.iteration == 0

@@ -177,18 +177,6 @@ def test_a_0_255_mask_counts_as_its_0_1_mask():
 
 
 @given(prediction=MASKS, label=MASKS)
-def test_dice_agrees_with_monai_wherever_a_pixel_is_set(prediction, label):
-    scores = segmentation_scores(prediction, label)
-    expected = compute_dice(
-        torch.from_numpy(prediction)[None, None].float(),
-        torch.from_numpy(label)[None, None].float(),
-        ignore_empty=False,
-    ).item()
-    assert scores.dice == pytest.approx(expected, abs=1e-6)
-    assert scores.iou == pytest.approx(scores.dice / (2 - scores.dice))
-
-
-@given(prediction=MASKS, label=MASKS)
 def test_scores_are_symmetric_and_bounded(prediction, label):
     there, back = segmentation_scores(prediction, label), segmentation_scores(label, prediction)
     assert (there.dice, there.iou, there.hd95) == (back.dice, back.iou, back.hd95)
@@ -381,7 +369,7 @@ def pairs(draw):
     return (second, first) if draw(st.booleans()) else (first, second)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(pair=pairs())
 def test_dice_and_hd95_agree_with_monai(pair):
     scores = segmentation_scores(*pair)
@@ -390,20 +378,13 @@ def test_dice_and_hd95_agree_with_monai(pair):
     assert scores.dice == pytest.approx(dice, abs=TOLERANCE)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(pair=pairs())
 def test_pooled_hd95_agrees_with_medpys_definition(pair):
     found = hausdorff95(*pair, pooled=True)
     # both are float64: what differs is the order of a root and a line
     assert found == pytest.approx(medpys_definition(*pair), abs=1e-9)
     assert segmentation_scores(*pair, pooled=True).hd95 == found
-
-
-@settings(max_examples=100, deadline=None)
-@given(pair=pairs())
-def test_pooled_hd95_agrees_with_medpy(pair):
-    binary = pytest.importorskip("medpy.metric.binary", reason="MedPy is not installed: pip install -e .[dev]")
-    assert hausdorff95(*pair, pooled=True) == pytest.approx(binary.hd95(*pair), abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("seed", range(3))

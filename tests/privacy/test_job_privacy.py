@@ -15,9 +15,8 @@ from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Kind, from_bytes
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
-from tests.federation.test_job import CLIENT, job
+from tests.federation.test_job import job
 from tests.federation.unlike import run_unlike, unlike_algo
-from tests.methods import needs
 from tests.privacy.spy import wired
 
 
@@ -70,23 +69,6 @@ def test_noise_is_accounted_for_in_the_results_and_in_the_report(small_federatio
     lines = [line for line in read_audit(tmp_path / "sites" / "site-2" / "audit.jsonl") if line["noise"]]
     assert [line["noise"]["release"] for line in lines] == [1, 2]
     assert all(line["metrics"] == ["iterations", "releases", "seconds"] for line in lines)
-
-
-@needs("fedproto")
-def test_noise_that_cannot_be_added_is_refused_before_any_work(small_federation, tmp_path):
-    client = {**CLIENT, "network_name": "deeplabv3plus_resnet18"}
-    settings = {"least_images": 1, "differential_privacy": {}}
-    with pytest.raises(
-        Refused, match="expected weights of one network, or predictions, found an exchange of prototypes"
-    ):
-        job(small_federation, tmp_path, variant="fedproto", train=client, privacy=settings).run()
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_misspelt_setting_is_refused_before_any_work(small_federation, tmp_path):
-    with pytest.raises(Refused, match="did you mean 'least_images'"):
-        job(small_federation, tmp_path, privacy={"least_image": 3}).run()
-    assert not tmp_path.joinpath("run.json").exists()
 
 
 def test_audit_lines_go_to_a_logger_of_their_own(small_federation, tmp_path, caplog):

@@ -16,10 +16,10 @@ from samfed_monai.privacy.rules import (
     Privacy,
     PrivacyFloor,
     SecureAggregation,
+    notes_on_statistics,
     require_budget,
     require_possible,
     settings_of,
-    statistics_notice,
     too_few_images,
 )
 from samfed_monai.protocol import Exchange, Kind, MessageRefused
@@ -67,22 +67,25 @@ def test_what_a_rule_of_statistics_leaves_out_has_its_default_and_null_forbids()
 @pytest.mark.parametrize(
     ("content", "problems"),
     [
-        ("strict", [": expected object or null, found 'strict' (str)"]),
+        ("strict", [": expected an object or null, found 'strict' (str)"]),
         ({"least_images": 0}, ["#least_images: expected at least 1, found 0"]),
-        ({"least_images": 2.0}, ["#least_images: expected integer, found 2.0 (float)"]),
+        ({"least_images": 2.0}, ["#least_images: expected a whole number, found 2.0 (float); write 2"]),
         (
             {LOCAL: {"clip": -1, "noise_multiplier": True, "delta": 1.0, "epsilon": 0}},
             [
                 f"#{LOCAL}#clip: expected above 0, found -1",
-                f"#{LOCAL}#noise_multiplier: expected number, found True (bool)",
+                f"#{LOCAL}#noise_multiplier: expected a number, found True (bool)",
                 f"#{LOCAL}#delta: expected below 1, found 1.0",
                 f"#{LOCAL}#epsilon: expected above 0, found 0",
             ],
         ),
-        ({LOCAL: {"clip": None}}, [f"#{LOCAL}#clip: expected number, found None (NoneType)"]),
+        ({LOCAL: {"clip": None}}, [f"#{LOCAL}#clip: expected a number, found null"]),
         (
             {CENTRAL: {"clip_rate": 0, "delta": "a"}},
-            [f"#{CENTRAL}#clip_rate: expected above 0, found 0", f"#{CENTRAL}#delta: expected number, found 'a' (str)"],
+            [
+                f"#{CENTRAL}#clip_rate: expected above 0, found 0",
+                f"#{CENTRAL}#delta: expected a number, found 'a' (str)",
+            ],
         ),
         ({CENTRAL: {"quantile": 1.0}}, [f"#{CENTRAL}#quantile: expected below 1, found 1.0"]),
         (
@@ -93,13 +96,16 @@ def test_what_a_rule_of_statistics_leaves_out_has_its_default_and_null_forbids()
             ],
         ),
         ({SECURE: {"threshold": 1}}, [f"#{SECURE}#threshold: expected at least 2, found 1"]),
-        ({SECURE: {"threshold": True}}, [f"#{SECURE}#threshold: expected integer or null, found True (bool)"]),
+        ({SECURE: {"threshold": True}}, [f"#{SECURE}#threshold: expected a whole number or null, found True (bool)"]),
         ({SECURE: {"fraction_bits": 7}}, [f"#{SECURE}#fraction_bits: expected at least 8, found 7"]),
         ({SECURE: {"fraction_bits": 41}}, [f"#{SECURE}#fraction_bits: expected at most 40, found 41"]),
-        ({SECURE: {"fraction_bits": 9.0}}, [f"#{SECURE}#fraction_bits: expected integer, found 9.0 (float)"]),
-        ({SECURE: 3}, [f"#{SECURE}: expected object or null, found 3 (int)"]),
-        ({"statistics": ["graph"]}, ["#statistics: expected object or null, found ['graph'] (list)"]),
-        ({"statistics": {"graph": False}}, ["#statistics#graph: expected object or null, found False (bool)"]),
+        (
+            {SECURE: {"fraction_bits": 9.0}},
+            [f"#{SECURE}#fraction_bits: expected a whole number, found 9.0 (float); write 9"],
+        ),
+        ({SECURE: 3}, [f"#{SECURE}: expected an object or null, found 3 (int)"]),
+        ({"statistics": ["graph"]}, ["#statistics: expected an object or null, found ['graph'] (list)"]),
+        ({"statistics": {"graph": False}}, ["#statistics#graph: expected an object or null, found False (bool)"]),
         (
             {
                 "least_image": 5,
@@ -323,14 +329,14 @@ def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
 
 
 def test_what_leaves_of_images_is_said_before_a_run():
-    assert statistics_notice(Privacy(), FedAvg(), "samfed") is None
+    assert notes_on_statistics(Privacy(), FedAvg(), "samfed") == []
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=2.0, noise_multiplier=0.5, least_images=9)}
-    assert statistics_notice(Privacy(statistics=rules), Sending(), "elcfs") == (
+    assert notes_on_statistics(Privacy(statistics=rules), Sending(), "elcfs")[0] == (
         "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 9 images, clipped to a "
         "norm of 2, noise multiplier 0.5 (privacy#statistics#spectrum; docs/privacy.md says what that reveals of "
         "them)"
     )
-    assert statistics_notice(Privacy(statistics={StatisticKind.SPECTRUM: None}), Sending(), "elcfs") is None
+    assert notes_on_statistics(Privacy(statistics={StatisticKind.SPECTRUM: None}), Sending(), "elcfs") == []
 
 
 def test_a_site_with_too_few_images_is_told_so_before_round_0():

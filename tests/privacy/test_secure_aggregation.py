@@ -14,6 +14,7 @@ from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, LocalTransport, RunFolder
 from samfed_monai.privacy import SecureAggregation, read_audit
+from samfed_monai.privacy.audit import lines
 from samfed_monai.privacy.secure_aggregation import (
     STEPS,
     SecureServer,
@@ -307,7 +308,7 @@ def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
     with (tmp_path / "sums.jsonl").open("a") as file:
         file.write('{"run": "plan", "rou')  # power was cut: nobody was answered
     again.enter("plan", 2, "u3", ["b", "c"])
-    assert len(SumsOfUpdates._read(tmp_path / "sums.jsonl")) == 4
+    assert [line is None for line in lines(tmp_path / "sums.jsonl")] == [False, False, False, True, False]
 
 
 def test_an_update_is_known_by_its_bits_and_its_weight():

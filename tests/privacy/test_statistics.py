@@ -16,11 +16,10 @@ from samfed_monai.privacy import (
     Privacy,
     ReleaseFilter,
     audit_table,
+    notes_on_statistics,
     privacy_account,
     read_audit,
     require_possible,
-    statistics_notice,
-    too_few_images,
     unsent_rules,
 )
 from samfed_monai.privacy.rules import PrivacyFloor
@@ -162,23 +161,6 @@ def test_what_is_forbidden_is_refused_before_any_work():
     with pytest.raises(Refused, match="statistics#spectrum: expected a method without them"):
         require_possible(forbidden, Styles(), METHOD)
     require_possible(forbidden, FedAvg(), METHOD)
-    noise = Privacy.from_json({"differential_privacy": {}})
-    with pytest.raises(Refused, match="expected weights alone, found weights with noise, and amplitude-spectrum"):
-        require_possible(noise, Styles(), METHOD)
-    rule = Privacy.from_json({"statistics": {"spectrum": {"least_images": 12}}})
-    (problem,) = too_few_images(11, rule, Styles())
-    assert "at least 12 images to train on, as privacy#statistics#spectrum#least_images says" in str(problem)
-    assert too_few_images(11, rule, FedAvg()) == []
-
-
-def test_a_run_says_what_leaves_before_it_begins():
-    assert statistics_notice(Privacy(), FedAvg(), "samfed") is None
-    told = statistics_notice(Privacy.from_json({"statistics": {"spectrum": {"clip": 1}}}), Styles(), "styles")
-    assert told is not None
-    assert told.startswith(
-        "styles: every site sends amplitude-spectrum windows of its images, each of at least 5 images, clipped to a "
-        "norm of 1, without noise (privacy#statistics#spectrum;"
-    )
 
 
 def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
@@ -237,7 +219,7 @@ def test_fedproto_says_so_and_can_be_forbidden():
 
     method = declared(None, "fedproto")
     require_possible(Privacy(), Prototypes(), method)
-    assert "one mean feature per class" in (statistics_notice(Privacy(), Prototypes(), "fedproto") or "")
+    assert "one mean feature per class" in notes_on_statistics(Privacy(), Prototypes(), "fedproto")[0]
     with pytest.raises(Refused, match="statistics#prototypes"):
         require_possible(Privacy.from_json({"statistics": {"prototypes": None}}), Prototypes(), method)
 

@@ -54,9 +54,9 @@ def test_an_answer_that_is_no_step_from_the_servers_weights_is_not_measured_from
 def test_a_guard_from_json_and_every_mistake_in_it_at_once():
     guard = UpdateGuard.from_json({"limit": 2.0, "largest_share": 0.5})
     assert (guard.limit, guard.action, guard.largest_share) == (2.0, "clip", 0.5)
-    told = r"(?s)job#update_guard#max_norm: .*found an unknown key.*UpdateGuard#limit: expected a .*, found -1"
+    told = r"(?s)job#update_guard#max_norm: .*found an unknown key.*UpdateGuard#limit: expected a .*, found -1.*'cut'"
     with pytest.raises(Refused, match=told):
-        UpdateGuard.from_json({"max_norm": 5, "limit": -1})
+        UpdateGuard.from_json({"max_norm": 5, "limit": -1, "action": "cut"})
 
 
 def test_names_that_the_reference_has_not_are_no_part_of_the_step():
@@ -71,18 +71,6 @@ def test_fault_39_a_huge_step_is_skipped_when_told_to():
     assert guard.share({"w": torch.tensor([3.0, 14.0])}, {"w": torch.tensor([3.0, 4.0])}) == 1.0, "10 of 2 * 5"
     with pytest.raises(MessageRefused, match=r"expected at most 10, found a step of norm 1e\+06"):
         guard.share({"w": torch.tensor([3.0, 4.0, 1e6])}, {"w": torch.tensor([3.0, 4.0, 0.0])})
-
-
-def test_fault_39_honest_steps_pass_whole():
-    guard = UpdateGuard(limit=0.5)
-    reference = {"w": torch.full((100,), 1.0)}
-    assert guard.share({"w": torch.full((100,), 1.4)}, reference) == 1.0
-    assert guard.share({"w": torch.full((100,), 2.0)}, reference) == pytest.approx(0.5)
-
-
-def test_impossible_guards_are_refused_with_all_problems():
-    with pytest.raises(Refused, match="refused: 2 problems"):
-        UpdateGuard(limit=0, action="cut")
 
 
 def test_an_update_is_clipped_from_any_reference_and_its_integers_stay():
@@ -111,34 +99,13 @@ def test_an_update_is_clipped_from_any_reference_and_its_integers_stay():
         (0.5, {"a": 4, "b": 4, "c": 0}, {"a": 4, "b": 4, "c": 0}),
         (0.5, {"a": 9, "b": 4, "c": 0}, {"a": 4, "b": 4, "c": 0}),
         (1 / 3, {"a": 5, "b": 5, "c": 1, "d": 0}, {"a": 1, "b": 1, "c": 1, "d": 0}),  # three thirds leave no room
+        (0.4, {"a": 90, "b": 60, "c": 10, "d": 6}, {"a": 32, "b": 32, "c": 10, "d": 6}),
+        (0.25, {"a": 9, "b": 4}, {"a": 1, "b": 1}),
+        (0.25, {"a": 9, "b": 4, "c": 2, "d": 1}, {"a": 1, "b": 1, "c": 1, "d": 1}),
     ],
 )
 def test_a_site_counts_as_no_more_than_its_share_of_all(share, images, counted):
     assert UpdateGuard(largest_share=share).counted(images) == counted
-
-
-@pytest.mark.parametrize("share", [0, -1, 1.1, True, "0.5"])
-def test_a_share_out_of_its_range_is_refused(share):
-    with pytest.raises(Refused, match=r"UpdateGuard#largest_share: expected a number in \(0, 1\], or null"):
-        UpdateGuard(largest_share=share)
-
-
-def test_fault_77_a_site_that_would_be_the_mean_is_told_of(caplog):
-    Counts({"a": 95, "b": 5}).log_shares()
-    assert (
-        "a says it trains on 95 images, 95 % of all; if that is not so, job#update_guard#largest_share" in caplog.text
-    )
-    caplog.clear()
-    Counts({"a": 90, "b": 10}).log_shares()
-    Counts({"a": 9}).log_shares()
-    assert not caplog.text
-
-
-def test_fault_77_with_capped_shares_nobody_counts_who_said_nothing_before_round_0():
-    update = Message(Kind.WEIGHTS, "a", 0, 1, n=5)
-    with pytest.raises(MessageRefused, match="n: expected none, as this site said before, found 5"):
-        Counts({}, UpdateGuard(largest_share=0.5)).counted("a", update)
-    assert Counts({}).counted("a", update) is update
 
 
 def weighing(n: int, site: str = "a") -> Message:
@@ -171,19 +138,6 @@ def test_from_weights_of_zero_hardly_a_step_may_be_taken() -> None:
     assert UpdateGuard(limit=10.0).share({"w": torch.ones(1)}, zero) == pytest.approx(1e-11)
     with pytest.raises(MessageRefused, match="message -> tensors: expected at most 1e-11, found a step of norm 1"):
         UpdateGuard(limit=10.0, action="skip").share({"w": torch.ones(1)}, zero)
-
-
-def test_shares_are_capped_by_bringing_down_the_largest_to_one_number() -> None:
-    assert UpdateGuard().counted({"a": 90, "b": 10}) == {"a": 90, "b": 10}
-    assert UpdateGuard(largest_share=0.5).counted({"a": 90, "b": 10}) == {"a": 10, "b": 10}
-    assert UpdateGuard(largest_share=0.4).counted({"a": 90, "b": 60, "c": 10, "d": 6}) == {
-        "a": 32,
-        "b": 32,
-        "c": 10,
-        "d": 6,
-    }
-    assert UpdateGuard(largest_share=1 / 3).counted({"a": 100, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 1}
-    assert UpdateGuard(largest_share=0.1).counted({"a": 100, "b": 7, "c": 1}) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> None:
@@ -249,12 +203,6 @@ def test_refusals_of_options_in_full(options, problem):
 def test_a_guard_by_default_takes_ten_times_the_norm_clips_and_caps_no_share():
     guard = UpdateGuard()
     assert (guard.limit, guard.action.value, guard.largest_share) == (10.0, "clip", None)
-
-
-def test_shares_that_leave_no_room_weigh_all_alike():
-    assert UpdateGuard(largest_share=0.5).counted({"a": 9, "b": 4}) == {"a": 4, "b": 4}
-    assert UpdateGuard(largest_share=0.25).counted({"a": 9, "b": 4}) == {"a": 1, "b": 1}
-    assert UpdateGuard(largest_share=0.25).counted({"a": 9, "b": 4, "c": 2, "d": 1}) == dict.fromkeys("abcd", 1)
 
 
 @pytest.mark.parametrize(

@@ -117,21 +117,6 @@ def test_fault_40_a_message_without_tensors_is_refused():
         check(up(tensors={}))
 
 
-def test_fault_44_another_round_is_refused():
-    with pytest.raises(MessageRefused, match="message -> round: expected round 2, found round 1"):
-        check(up(round=1))
-
-
-def test_another_sites_name_is_refused():
-    with pytest.raises(MessageRefused, match="message -> site: expected the sender's own name"):
-        check(up(site="b"))
-
-
-def test_another_version_is_refused():
-    with pytest.raises(MessageRefused, match="message -> version: expected 1, found 2; update both ends"):
-        check(up(version=2))
-
-
 def test_fault_55_images_in_a_payload_are_refused():
     image = torch.rand(3, 8, 8)
     with pytest.raises(MessageRefused, match="1 with unknown names"):
@@ -194,10 +179,6 @@ def test_the_size_of_a_message_that_came_is_that_of_its_bytes_however_they_were_
     assert wire_size(received) == len(payload) > len(to_bytes(received))
 
 
-def test_bytes_are_a_safetensors_file():
-    assert torch.equal(load(to_bytes(message()))["w"], weights(0.5)["w"])
-
-
 @settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
@@ -258,21 +239,24 @@ def test_fault_37_an_oversized_payload_is_refused_before_it_is_decoded(monkeypat
         from_bytes(payload, max_bytes=100)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xff" * 8, b"\x02" + b"\0" * 7 + b"{}", b"{" * 5000])
-def test_other_bytes_are_refused(payload):
+NO_OBJECT = json.dumps({"__metadata__": ["samfed"]}).encode()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"\xff" * 8, b"\x02" + b"\0" * 7 + b"{}", b"{" * 5000, to_bytes(message())[:-1]),
+        len(NO_OBJECT).to_bytes(8, "little") + NO_OBJECT,
+    ],
+)
+def test_other_or_fewer_bytes_are_refused(payload):
     with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
         from_bytes(payload)
-
-
-def test_a_truncated_message_is_refused():
-    with pytest.raises(MessageRefused, match="expected safetensors"):
-        from_bytes(to_bytes(message())[:-1])
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"path": "/data"}, "message -> header: expected version, kind"),
         ({"n": "4"}, "message -> n: expected int, found str"),
         ({"round": True}, "message -> round: expected int, found bool"),
         (
@@ -412,17 +396,22 @@ def test_fault_79_a_decompression_bomb_is_not_inflated():
     assert peak < 5 * 1024**2
 
 
-def test_fault_89_a_variance_below_zero_is_refused():
-    like = {"1.norm.running_var": torch.ones(2), "1.norm.running_mean": torch.zeros(2)}
-    sent = {"1.norm.running_var": torch.tensor([1.0, 0.0]), "1.norm.running_mean": torch.tensor([-1.0, 0.0])}
-    found = Message(Kind.WEIGHTS, "a", 0, 1, n=3, tensors=sent)
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "what"),
+    [
+        ("1.norm.running_var", [1.0, 0.0], [1.0, -1e-9], "variances"),
+        ("1.norm.num_batches_tracked", 0, -1, "counters"),
+    ],
+)
+def test_faults_89_and_94_a_variance_or_a_counter_below_zero_is_refused(name, good, bad, what):
+    like = {name: torch.tensor(good), "1.norm.running_mean": torch.zeros(2)}
+    found = Message(Kind.WEIGHTS, "a", 0, 1, n=3, tensors={**like, "1.norm.running_mean": torch.tensor([-1.0, 0.0])})
     found.check(up=True, like=like)
-    found.tensors["1.norm.running_var"] = torch.tensor([1.0, -1e-9])
+    found.tensors[name] = torch.tensor(bad)
     with pytest.raises(MessageRefused) as refused:
         found.check(up=True, like=like)
-    assert [str(problem) for problem in refused.value.problems] == [
-        "message -> tensors: expected variances of at least 0, found 1 with values below 0"
-    ]
+    told = f"message -> tensors: expected {what} of at least 0, found 1 with values below 0"
+    assert [str(problem) for problem in refused.value.problems] == [told]
 
 
 def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_others_do_not_ask():
@@ -444,12 +433,6 @@ def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_ot
 def test_only_soft_masks_are_deflated(shapes, kind, found):
     with pytest.raises(MessageRefused, match=f"message -> tensors: expected soft masks deflated.*found {found}"):
         from_bytes(forged(PACKED, shapes, kind))
-
-
-def test_metadata_that_is_no_object_is_refused():
-    text = json.dumps({"__metadata__": ["samfed"]}).encode()
-    with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
-        from_bytes(len(text).to_bytes(8, "little") + text)
 
 
 def with_types(types: dict[str, str], *, bytes_each: int) -> bytes:
@@ -516,16 +499,6 @@ def test_fault_92_one_site_cannot_give_the_runs_table_thousands_of_columns():
         check(up(metrics={f"term_a{number}": 0.5 for number in range(65)}))
 
 
-def test_fault_94_a_counter_below_zero_is_refused():
-    like = {"norm.num_batches_tracked": torch.tensor(0), "norm.running_var": torch.ones(2)}
-    sent = {"norm.num_batches_tracked": torch.tensor(0), "norm.running_var": torch.ones(2)}
-    found = Message(Kind.WEIGHTS, "a", 0, 1, n=3, tensors=sent)
-    found.check(up=True, like=like)
-    found.tensors["norm.num_batches_tracked"] = torch.tensor(-1)
-    with pytest.raises(MessageRefused, match=r"refused: 1 problem\n.*expected counters of at least 0, found 1 with"):
-        found.check(up=True, like=like)
-
-
 FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: expected a number from 0 to 1, found"
 
 
@@ -569,7 +542,7 @@ def test_names_that_are_not_on_a_list_are_refused_with_the_list():
         "loss, precision, releases, seconds, sensitivity"
     )
     assert metrics == f"message -> metrics: expected one of {names}, found a name that is not on the list"
-    assert extra.startswith("message -> extra: expected one of adapter_0, adapter_1, ")
+    assert extra.startswith("message -> extra: expected one of adapter, base_sam, ")
     assert extra.endswith(", version, withheld, found a name that is not on the list")
 
 
@@ -593,6 +566,7 @@ def test_tensors_that_nobody_asked_for_are_refused_in_full():
         ("images_class_9", (0, 10_000_000)),
         ("dice_class_15", None),
         ("dice_class_0", None),
+        ("dice_class_kidney", None),
         ("term_A", None),
         ("term_", None),
         ("term_a.b", None),

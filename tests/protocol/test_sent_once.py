@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
-from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
 from samfed_monai.protocol.statistics import with_statistics
-from samfed_monai.protocol.transport import scrub
+from samfed_monai.protocol.transport import NOT_HELD, HeldWeights, SentWeights, scrub
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from samfed_monai.config.variants import LEAVES_SITE
 from samfed_monai.protocol import Collected, Kind, Message, MessageRefused, StatisticKind, StatisticRule
-from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS, from_bytes, to_bytes
-from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
-from samfed_monai.protocol.statistics import limited, split_statistics, with_statistics
+from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS
+from samfed_monai.protocol.statistics import limited, with_statistics
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0])}
 LIKE = {"windows": torch.zeros(2, 3)}
@@ -87,16 +86,3 @@ def test_a_site_is_asked_until_it_has_answered_and_the_state_comes_back():
     assert collected.asking(messages, again=True)["a"].extra
     plain = message("a")
     assert collected.taken("a", plain) is plain
-
-
-def test_weights_that_a_site_holds_are_named_and_statistics_are_sent_anew():
-    sent, held = SentWeights(), HeldWeights()
-    weights, both = message("a"), message("a", windows=torch.ones(2, 3))
-    held.complete(from_bytes(to_bytes(sent.shortened("a", weights))))
-    short = sent.shortened("a", both)
-    assert set(short.tensors) == {"statistics.windows"}
-    whole = held.complete(from_bytes(to_bytes(short)))
-    found, statistics = split_statistics(whole.tensors)
-    assert (found["w"].tolist(), statistics["windows"].sum().item()) == ([1.0, 2.0], 6.0)
-    with pytest.raises(MessageRefused, match=NOT_HELD):
-        HeldWeights().complete(short)

@@ -100,21 +100,6 @@ def test_answers_at_once_are_taken_in_the_order_of_names_then_finished_then_refi
     assert strategy.calls == [("accept", 2, "a", [1.0]), ("accept", 2, "b", [1.0]), ("finish", 2), ("refine", 2)]
 
 
-def test_a_step_that_is_too_long_is_shortened_before_a_strategy_sees_it():
-    server = Server(["a"], 9, weights={"w": torch.ones(1)}, guard=UpdateGuard(limit=2.0))
-    strategy = Noting().attach(server)
-    update = Message(Kind.WEIGHTS, "a", 0, 9, n=1, tensors={"w": torch.tensor([101.0])})
-    strategy.take(0, "a", update)
-    strategy.server = Server(["a"], 9)
-    strategy.take(0, "a", update)
-    strategy.server = server
-    strategy.exchange = Exchange(alike=False)  # no one network to measure from
-    strategy.take(0, "a", update)
-    strategy.exchange = Exchange(Kind.PROTOTYPES)
-    strategy.take(0, "a", update)
-    assert [call[3] for call in strategy.calls] == [[3.0], [101.0], [101.0], [101.0]]
-
-
 def test_each_site_s_step_is_measured_from_its_own_reference():
     references = {"a": {"w": torch.tensor([100.0])}, "b": {"w": torch.tensor([1.0])}}
     strategy = Noting().attach(Server(["a", "b"], 9, guard=UpdateGuard(limit=2.0)))

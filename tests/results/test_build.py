@@ -103,7 +103,7 @@ def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
         build(rounds=-1, seeds={"seed": 0.5})
     assert [str(problem) for problem in refused.value.problems] == [
         "results.json -> rounds: expected at least 0, found -1",
-        "results.json -> seeds#seed: expected integer, found 0.5 (float)",
+        "results.json -> seeds#seed: expected a whole number, found 0.5 (float)",
     ]
 
 

@@ -15,13 +15,13 @@ HD95 = r"\['max of directed', 'pooled'\]"
 WRONG = {
     "average#test#dice": (84.9, "expected at most 1, found 84.9"),
     "traffic#up_bytes": (-1, "expected at least 0, found -1"),
-    "rounds": ("16", r"expected integer, found '16' \(str\)"),
-    "seeds#seed": (True, r"expected integer, found True \(bool\)"),
+    "rounds": ("16", r"expected a whole number, found '16' \(str\); remove the quotes"),
+    "seeds#seed": (True, r"expected a whole number, found True \(bool\)"),
     "schema": (2, r"expected one of \[1\], found 2"),
-    "skipped#0#reason": (None, r"expected string, found None \(NoneType\)"),
-    "exchange": ("gradients", f"expected one of {EXCHANGES}, found gradients"),
-    "convention": ({"hd95": "median", "empty": "diagonal"}, f"expected one of {HD95}, found median"),
-    "networks": ({"Basel": None}, r"expected string, found None \(NoneType\)"),
+    "skipped#0#reason": (None, r"expected a text, found null"),
+    "exchange": ("gradients", f"expected one of {EXCHANGES}, found 'gradients'"),
+    "convention": ({"hd95": "median", "empty": "diagonal"}, f"expected one of {HD95}, found 'median'"),
+    "networks": ({"Basel": None}, r"expected a text, found null"),
     "traffic#up_bytes_per_round": (-0.5, "expected at least 0, found -0.5"),
     "selected": ("swa", r"expected one of the models \['best', 'last'\], found 'swa'"),
     "unseen": ({"Basel": {}}, "expected a hospital that is no site of the training, found a site of the same name"),
@@ -67,4 +67,4 @@ def test_all_departures_are_listed_at_once(results):
 
 def test_what_is_not_an_object_is_refused():
     (problem,) = validate_results([])
-    assert str(problem) == "results.json: expected object, found [] (list)"
+    assert str(problem) == "results.json: expected an object, found [] (list)"

@@ -11,7 +11,7 @@ from samfed_monai.networks.sam.geometry import place
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.teacher import evaluation_records, public_hash
 from samfed_monai.teacher import exam as room
-from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, mean, read_pair
+from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, read_pair
 from tests.networks.fakes import fake_records
 
 
@@ -125,7 +125,3 @@ def test_a_refiner_is_asked_for_one_exam_and_gone_afterwards(tmp_path):
 )
 def test_one_unlucky_image_is_forgiven_and_a_loss_on_all_is_not(scores, best, kept):
     assert as_good_as(scores, best) is kept
-
-
-def test_mean():
-    assert mean([0.5, 1.0]) == 0.75

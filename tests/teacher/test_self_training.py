@@ -101,16 +101,16 @@ def test_an_epoch_is_one_pass_over_the_sites_images_and_public_ones_never_run_ou
 @pytest.fixture
 def sam():
     torch.manual_seed(0)
-    sam = build_sam("vit_t", size=256)
+    sam = build_sam("vit_t", size=64)
     prepare(sam, Adapt.LORA, 1)
     return sam.requires_grad_(False)
 
 
 def trained(sam, records, tmp_path, **settings):
-    views = steps()
+    views = steps(size=64)
     recipe = SelfTraining(**{"epochs": 1, "batch_size": 3, "transform": views, "progress": False} | settings)
     own, progress = [LoadRGBd()(record) for record in records[:3]], tmp_path / "progress.safetensors"
-    return self_train(sam, recipe, own, records[3:], size=256, progress_file=progress, fit_hash=KEY)
+    return self_train(sam, recipe, own, records[3:], size=64, progress_file=progress, fit_hash=KEY)
 
 
 def test_a_copy_learns_and_only_its_adapter_changes(sam, records, tmp_path):

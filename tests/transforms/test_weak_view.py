@@ -142,11 +142,6 @@ def test_the_seed_decides_and_nothing_else(seed):
     assert torch.equal(first["label"], second["label"])
 
 
-def test_views_differ_from_draw_to_draw():
-    item, view = an_item(2), WeakViewd(size=32).set_random_state(0)
-    assert not torch.equal(view(item)["image"], view(item)["image"])
-
-
 def test_monai_reaches_its_random_state():
     item = an_item(3)
     views = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Refused, slip_of
+from samfed_monai.core.errors import Problem, Refused, closest
 from samfed_monai.data.reading import decode_image, decode_mask, read_bytes
 
 NEAR_MISSES = {
@@ -18,6 +18,7 @@ NEAR_MISSES = {
 """Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
 LOOKED_AT = 4  # files of each folder that are opened to see what they are
 BLACK_AND_WHITE = 2
+_ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"
 
 
 def near_miss(folder: Path, wanted: str) -> str | None:
@@ -37,7 +38,7 @@ def near_miss(folder: Path, wanted: str) -> str | None:
     for name in names:
         letters = "".join(letter for letter in name.casefold() if letter.isalnum())
         meant = letters == wanted or letters in NEAR_MISSES[wanted]
-        if meant or (letters not in others and slip_of(letters, [wanted])):
+        if meant or (letters not in others and closest(letters, [wanted], _ALIKE)):
             return name
     return None
 

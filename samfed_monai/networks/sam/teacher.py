@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,6 @@ class Teacher(nn.Module):
         bf16: bfloat16 for the encoder: ``"auto"`` is wherever the processor gains. It moves probabilities by about
             1 % and is no part of the identity.
         refiner: a second look at the mean of the views; ``None`` does without.
-        more: further networks of the same size; probabilities are averaged over all.
         peak: foreground begins at this part of the image's highest probability (see ``relative_to_peak``); ``None``
             takes probabilities as they are.
     """
@@ -73,7 +71,6 @@ class Teacher(nn.Module):
         views: int = 1,
         bf16: Switch = "auto",
         refiner: BoxRefiner | None = None,
-        more: Sequence[PromptFreeSam] = (),
         peak: float | None = None,
     ) -> None:
         super().__init__()
@@ -82,7 +79,7 @@ class Teacher(nn.Module):
             found, hint = "a peak or a refinement", "set peak to null and refine to none"
             raise Refused([Problem("teacher -> adapter", found, expected="neither with several classes", hint=hint)])
         require(one_of("teacher -> views", views, sorted(VIEWS)))
-        self.sam, self.refiner, self.more = sam, refiner, nn.ModuleList(more)
+        self.sam, self.refiner = sam, refiner
         self.sha256, self.size, self.views, self.bf16, self.peak = sha256, size, views, bf16, peak
         self.eval()
 
@@ -91,7 +88,7 @@ class Teacher(nn.Module):
         cls,
         base: str = "vit_t",
         checkpoint: str | Path | None = None,
-        adapter: str | Path | Sequence[str | Path] | None = None,
+        adapter: str | Path | None = None,
         size: int = 512,
         views: int = 1,
         *,
@@ -110,8 +107,7 @@ class Teacher(nn.Module):
         Args:
             base: name of the SAM (see ``build_sam``).
             checkpoint: its weights file; ``None`` looks into the weights folder.
-            adapter: an adapter made by ``TeacherFit``, or several, whose probabilities are averaged; ``None`` is SAM as
-                it comes. Each one more costs as much as the first; an ``adapted`` refinement asks the first.
+            adapter: an adapter made by ``TeacherFit``; ``None`` is SAM as it comes.
             size, views, bf16: see the class.
             public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
             device: where it computes; no part of the identity.
@@ -128,29 +124,25 @@ class Teacher(nn.Module):
 
             checkpoint = find_checkpoint(base)
         base_sha256 = sha256_file(checkpoint)
-        paths = [adapter] if isinstance(adapter, (str, Path)) else list(adapter or ())
-        sams = [build_sam(base, checkpoint, size).requires_grad_(False) for _ in range(max(1, len(paths)))]
-        for path, sam in zip(paths, sams, strict=False):
-            load_adapter(path, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
+        sam = build_sam(base, checkpoint, size).requires_grad_(False)
+        if adapter is not None:
+            load_adapter(adapter, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
             sam.requires_grad_(False)
-        for sam in sams:
-            fold_batch_norms(sam.image_encoder)
-        hashes = [sha256_file(path) for path in paths] or ["none"]
+        fold_batch_norms(sam.image_encoder)
         sha256 = identity(
             base_sha256=base_sha256,
-            adapter_sha256=hashes[0] if len(hashes) == 1 else canonical_hash(hashes),
+            adapter_sha256="none" if adapter is None else sha256_file(adapter),
             size=size,
             views=views,
             peak=peak,
             refinement=refinement.content(),
         )
-        refiner = make_refiner(refinement, sams[0], size, base=base, checkpoint=checkpoint, bf16=bf16)
-        made = cls(sams[0], sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner, more=sams[1:], peak=peak)
-        return made.to(device)
+        refiner = make_refiner(refinement, sam, size, base=base, checkpoint=checkpoint, bf16=bf16)
+        return cls(sam, sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner, peak=peak).to(device)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Mean probability over networks and test-time views, relative to its peak and refined where that is set.
+        """Mean probability over test-time views, relative to its peak and refined where that is set.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
@@ -163,20 +155,16 @@ class Teacher(nn.Module):
         """
         images = images.to(self.sam.pixel_mean.device)
         views = VIEWS[self.views]
-        sams: list[Any] = [self.sam, *self.more]
-        total = sum(view.undo(probabilities(self._logits(sam, view.apply(images)))) for sam in sams for view in views)
-        mean = torch.as_tensor(total) / (len(sams) * len(views))
+        total = sum(view.undo(probabilities(self.logits(view.apply(images)))) for view in views)
+        mean = torch.as_tensor(total) / len(views)
         if self.peak is not None:
             mean = relative_to_peak(mean, self.peak)
         return mean if self.refiner is None else self.refiner(images, mean)
 
     def logits(self, images: Tensor) -> Tensor:
-        """One view of :meth:`probabilities` by the first network, before the sigmoid and any refinement."""
-        return self._logits(self.sam, images)
-
-    def _logits(self, sam: PromptFreeSam, images: Tensor) -> Tensor:
+        """One view of :meth:`probabilities`, before the sigmoid and any refinement."""
         height, width = images.shape[-2:]
-        return crop(sam.decode(embed(sam, images, self.size, self.bf16)), height, width, self.size)
+        return crop(self.sam.decode(embed(self.sam, images, self.size, self.bf16)), height, width, self.size)
 
     def embed(self, images: Tensor) -> Tensor:
         """Scaled, normalised, padded and encoded: ``(B, 256, size / 16, size / 16)`` float32."""

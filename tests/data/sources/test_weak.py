@@ -66,11 +66,8 @@ def test_weak_labels_stay_with_training_images_and_masks_measure(root, tmp_path)
     assert kinds_of(listed, "d") == [None] * 2
     assert {item.label_kind for item in listed.public} == {None}
     assert check_datalist(listed, root, progress=False) == []
-    [told] = [sentence for sentence in made.warnings if "no mask" in sentence]
-    assert told == (
-        "b has weak labels and no mask, so that nothing is measured there: give masks, of 0 and 1 alone, of some of "
-        "its images"
-    )
+    [told] = [sentence for sentence in made.warnings if "no image has a mask" in sentence]
+    assert told.startswith("nothing to measure with at b, d: no image has a mask")
     assert "scribble, 0% labelled" in made.report.read_text()
 
 
@@ -157,8 +154,8 @@ def test_the_command(root, tmp_path, capsys):
     assert run(*words, *chosen) == 0
     assert kinds_of(DataList.load(tmp_path / "list.json"), "a") == ["scribble"] * 16
     said = capsys.readouterr().out
-    assert "worth a look: b has weak labels and no mask" in said
-    assert "few to measure with: a, c:" in said, "more of b's images cannot be measured with"
+    assert "worth a look: nothing to measure with at b, d" in said
+    assert "few to measure with at a, c:" in said, "more of b's images cannot be measured with"
     with pytest.raises(Refused, match="--label-kind: expected one for each site, found two kinds for all sites"):
         run(*words, *chosen, "--label-kind", "box")
     with pytest.raises(

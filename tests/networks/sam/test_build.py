@@ -106,13 +106,6 @@ def test_the_large_encoders_have_their_published_size(name, parameters):
     assert sum(parameter.numel() for parameter in sam.parameters()) == parameters
 
 
-@pytest.mark.slow
-def test_vit_b_runs_at_256_px():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        assert build_sam("vit_b", size=256)(torch.rand(1, 3, 256, 256)).shape == (1, 1, 64, 64)
-
-
 def test_a_checkpoint_of_another_sam_is_refused(tmp_path, checkpoint):
     torch.save(tiny(256).state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     with pytest.raises(Refused, match=r"another network's weights; name the base that they are of"):
@@ -133,7 +126,7 @@ def test_sizes_that_no_encoder_takes(size):
         check_size(size, "network_def#size")
 
 
-@pytest.mark.parametrize("size", [64, 80, 144, 224, 448])
+@pytest.mark.parametrize("size", [64, 80, 224])
 def test_every_multiple_of_16_gives_a_mask_of_a_quarter_of_its_side(checkpoint, size):
     sam = build_sam("vit_t", checkpoint, size)
     vit = tiny(size)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
-from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
-from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
+from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher, check_peak, identity, relative_to_peak
 from samfed_monai.networks.views import VIEWS
 
@@ -103,27 +102,6 @@ def test_load_knows_what_it_is(checkpoint):
     assert teacher.sha256 == identity(base_sha256=sha256_file(checkpoint), adapter_sha256="none", size=256, views=2)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not teacher.training
-
-
-def test_several_adapters_are_averaged(checkpoint, tmp_path):
-    paths = []
-    for number in range(2):
-        torch.manual_seed(number)
-        sam = build_sam("vit_t", checkpoint, 256)
-        prepare(sam, Adapt.DECODER, 0)
-        with torch.no_grad():
-            sam.prompt_encoder.no_mask_embed.weight.add_(torch.randn(1, 256))
-        paths.append(tmp_path / f"{number}.safetensors")
-        save_adapter(paths[-1], sam, Adapter("vit_t", sha256_file(checkpoint), Adapt.DECODER, 0, 256, "p"))
-    image = torch.rand(1, 3, 40, 32)
-    alone = [Teacher.load("vit_t", checkpoint, path, 256, 2, bf16=False) for path in paths]
-    both = Teacher.load("vit_t", checkpoint, paths, 256, 2, bf16=False)
-    first, second = (teacher.probabilities(image) for teacher in alone)
-    assert not torch.allclose(first, second, atol=1e-3)
-    torch.testing.assert_close(both.probabilities(image), (first + second) / 2)
-    assert not any(parameter.requires_grad for parameter in both.parameters())
-    assert both.sha256 not in {teacher.sha256 for teacher in alone}
-    assert Teacher.load("vit_t", checkpoint, paths[:1], 256, 2).sha256 == alone[0].sha256
 
 
 def test_identity_depends_on_everything_that_decides_the_masks():

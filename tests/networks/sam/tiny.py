@@ -7,10 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.networks.sam.build import PromptFreeSam, assemble, vit_encoder
 from samfed_monai.networks.sam.network import SamNetwork
 
 SIZE = 64
+
+
+def tiny_sam(seed: int = 0) -> PromptFreeSam:
+    """A SAM of two blocks at 64 px; the same random weights for a seed, which cost its caller no random number."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return assemble(vit_encoder(SIZE, width=16, depth=2, heads=2, global_blocks=(1,)), SIZE)
 
 
 def tiny_network(seed: int = 0, **knobs: Any) -> SamNetwork:

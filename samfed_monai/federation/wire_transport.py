@@ -1,4 +1,4 @@
-"""The federation's transport over NVIDIA FLARE: own deadline, own quorum, each refusal with its reason."""
+"""The transport to sites in other processes: messages as bytes, own deadline, own quorum, failures with reasons."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ from typing import Any, Protocol
 from samfed_monai.core.round_folders import round_folders
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS
-from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes
-from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Spool, Spooled, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes, wire_size
+from samfed_monai.protocol.transport import (
+    NOT_HELD,
+    Failure,
+    OnReply,
+    SentWeights,
+    Spooled,
+    Task,
+    Traffic,
+    received,
+    take_in_order,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,30 +39,35 @@ class Request:
         site: where it goes.
         task: what the site is asked.
         round: the round it belongs to.
-        payload: the message's bytes.
-        words: plain words beside it, for the site's client: ``run``, and ``keep``, the rounds whose states are wanted.
+        message: to the site.
+        words: plain words beside it, for the site's process: ``run``, and ``keep``, the rounds whose states are wanted.
         answered: called once with the sender's name and its answer: bytes, or a failure's reason.
     """
 
     site: str
     task: str
     round: int
-    payload: bytes = field(repr=False)
+    message: Message = field(repr=False)
     words: Mapping[str, Any]
     answered: Callable[[str, bytes | str], None]
 
+    @property
+    def payload(self) -> bytes:
+        """The message's bytes."""
+        return to_bytes(self.message)
+
 
 class Post(Protocol):
-    """What a :class:`FlareTransport` needs of NVIDIA FLARE."""
+    """What carries the requests of a :class:`WireTransport`: NVIDIA FLARE, or pipes to processes of this machine."""
 
     def send(self, request: Request) -> Any:
         """Sends without waiting; returns what :meth:`cancel` takes."""
 
-    def cancel(self, ticket: Any) -> None:
-        """No answer to this request is wanted any more."""
+    def cancel(self, ticket: Any) -> bool:
+        """No answer to this request is wanted any more; whether the site has stopped its work on it."""
 
     def check_stop(self) -> None:
-        """Raises where FLARE has been told to end the run."""
+        """Raises what ends the run, for instance that FLARE ends its job."""
 
 
 Answer = Spooled | str
@@ -65,10 +79,10 @@ class Arrivals:
 
     Args:
         missing: sites that missed a deadline and have sent nothing since; whoever sends something is taken out.
-        spool: where answers wait.
+        spool: folder in which answers wait; ``None`` is the system's for temporary files.
     """
 
-    def __init__(self, missing: set[str], spool: Spool) -> None:
+    def __init__(self, missing: set[str], spool: Path | None) -> None:
         self.missing, self.spool = missing, spool
         self._queue: queue.Queue[tuple[int, str, Answer | OSError]] = queue.Queue()
         self._first: tuple[int, str, Answer | OSError] | None = None
@@ -76,7 +90,7 @@ class Arrivals:
     def put(self, exchange: int, sender: str, answer: bytes | str) -> None:
         """Called from any thread; what goes wrong with the disk is raised by :meth:`collect`."""
         try:
-            self._queue.put((exchange, sender, self.spool.put(answer) if isinstance(answer, bytes) else answer))
+            self._queue.put((exchange, sender, Spooled(answer, self.spool) if isinstance(answer, bytes) else answer))
         except OSError as error:
             self._queue.put((exchange, sender, error))
 
@@ -134,24 +148,25 @@ def waiting(task: str, sites: Iterable[str], left: float | None) -> str:
     return f"{line} ({left / 60:.0f} min left)" if left >= 90 else f"{line} ({left:.0f} s left)"
 
 
-_TICK = 0.2  # seconds between two looks at the clock and at FLARE's wish to stop
+_TICK = 0.2  # seconds between two looks at the clock and at what ends the run
 
 
-class FlareTransport:
-    """Implements :class:`~samfed_monai.protocol.transport.Transport` over messages that FLARE delivers.
+class WireTransport:
+    """A :class:`~samfed_monai.protocol.transport.Transport` whose messages a :class:`Post` carries as bytes.
 
     Payloads are :func:`~samfed_monai.protocol.message.to_bytes` of the same messages as in one process; an answer is
     decoded by :func:`~samfed_monai.protocol.message.from_bytes` alone, which reads safetensors and nothing else, and
     refuses more than ``max_bytes`` before it looks at them.
 
-    A site that missed a deadline is asked again in every later exchange, but nobody waits for it once the others have
-    answered and the quorum is reached, until something has come from it again (a late answer counts). A late, second or
-    unasked answer is dropped with its reason in the log.
+    A site that missed a deadline, and may still be at work, is asked again in every later exchange, but not waited for
+    once the others have answered and the quorum is reached, until something has come from it (a late answer counts). A
+    late, second or unasked answer is dropped with its reason in the log.
 
-    Weights that a site was sent last are not sent again (:mod:`samfed_monai.protocol.sent_once`).
+    Weights that a site was sent last are not sent again (:class:`.SentWeights`).
 
-    Sites keep their state at home, by round: nothing is written by :meth:`save_state`. Which rounds' states are still
-    wanted is read from the run's folder, where a round's ``clients`` folder exists as long as they are.
+    Sites keep their state themselves, by round (:class:`.site_worker.SiteState`): nothing is written by
+    :meth:`save_state`. Which rounds' states are still wanted is read from the run's folder, where a round's ``clients``
+    folder exists as long as they are.
 
     Args:
         post: sends and cancels.
@@ -169,7 +184,7 @@ class FlareTransport:
         post: Post,
         sites: tuple[str, ...],
         *,
-        run: str,
+        run: str = "",
         patience: float | None = None,
         notice: float = 30.0,
         max_bytes: int = MAX_BYTES,
@@ -183,7 +198,7 @@ class FlareTransport:
         self._sent = SentWeights()
         self._missing: set[str] = set()
         self._exchanges = 0
-        self._arrivals = Arrivals(self._missing, Spool(spool))
+        self._arrivals = Arrivals(self._missing, spool)
         self._rounds: Path | None = None
         self._keep: list[int] = []
 
@@ -225,8 +240,7 @@ class FlareTransport:
                     self._sent.forget(site)
                     tickets[site] = self._send(task, site, messages[site])
                 arrived |= taken
-                for _ in taken:
-                    bar.advance()
+                bar.update(len(taken))
                 for site, count in size.items():
                     self._traffic.setdefault(site, Traffic()).up += count
                 take_in_order(messages, replies, arrived, read)
@@ -240,11 +254,11 @@ class FlareTransport:
                     logger.info("%s", waiting(Task(task).value, missing, None if deadline is None else deadline - now))
                 self._arrivals.wait(_TICK)
         for site in sorted(messages.keys() - replies.keys() - arrived.keys()):
-            self.post.cancel(tickets[site])
-            again = "" if site not in self._missing else ", nor in time before; nobody waited for it"
+            again = ", nor in time before; it was not waited for" if site in self._missing else ""
             failure = Failure(site, f"no answer within {time.monotonic() - started:.0f} s{again}")
             replies[site] = failure
-            self._missing.add(site)
+            if not self.post.cancel(tickets[site]):
+                self._missing.add(site)
             logger.warning("%s: %s", site, failure.reason)
         take_in_order(messages, replies, arrived, read)
         for site in [site for site, reply in replies.items() if isinstance(reply, Failure)]:
@@ -252,7 +266,7 @@ class FlareTransport:
         return {site: replies[site] for site in sorted(replies)}
 
     def came_late(self, site: str) -> None:
-        """FLARE got something from ``site`` to a request that was cancelled."""
+        """Something came from ``site`` to a request that was cancelled."""
         self._arrivals.late(site)
 
     def take_traffic(self) -> dict[str, Traffic]:
@@ -268,10 +282,10 @@ class FlareTransport:
 
     def _send(self, task: Task, site: str, message: Message) -> Any:
         """The ticket of a request."""
-        payload = to_bytes(self._sent.shortened(site, message))
-        self._traffic.setdefault(site, Traffic()).down += len(payload)
+        message = self._sent.shortened(site, message)
+        self._traffic.setdefault(site, Traffic()).down += wire_size(message)
         words, answered = {"run": self.run, "keep": self._keep}, partial(self._arrivals.put, self._exchanges)
-        return self.post.send(Request(site, Task(task).value, message.round, payload, words, answered))
+        return self.post.send(Request(site, Task(task).value, message.round, message, words, answered))
 
     def _enough(
         self,
@@ -280,7 +294,7 @@ class FlareTransport:
         arrived: Mapping[str, Answer],
         quorum: int,
     ) -> bool:
-        """Whether only sites are left for which nobody waits, and the others suffice."""
+        """Whether only sites are left that are not waited for, and the others suffice."""
         if messages.keys() - replies.keys() - arrived.keys() - self._missing:
             return False
         answers = [isinstance(answer, Spooled) for answer in arrived.values()]

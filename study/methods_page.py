@@ -69,7 +69,7 @@ samfed variants ditto        # prints its JSON
 ```
 
 Each method is a JSON file in `samfed_monai/methods/`, with its code beside it if it has any. This page is made of their
-blocks `_method` (`samfed variants --markdown`) and of the records of finished runs (`make related-page`). What a method
+blocks `_method` and of the records of finished runs (`make related-page`). What a method
 does not declare does not [leave a site](privacy.md). How to write one: [a method of your
 own](extending.md#a-method-of-your-own).
 

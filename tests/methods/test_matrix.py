@@ -1,0 +1,247 @@
+"""One short job of every method that learns without a SAM, and all that can be asked of it: results, terms, going on.
+
+Each job runs once, for all tests of this file. What a killed run would leave is copied while it goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from samfed_monai.config.variants import declared
+from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data.weak_labels import weaken_list
+from samfed_monai.privacy import read_audit
+from samfed_monai.protocol import Strategy
+from samfed_monai.reports import Report
+from samfed_monai.results import validate_results
+from tests.federation.test_job import CLIENT, UNLIKE, job
+from tests.methods import needs, present
+from tests.networks.sam.tiny import tiny_sam
+
+pytestmark = pytest.mark.slow
+
+SURE = {"agreement#tau": 0.5}
+WITHOUT_SAM = {
+    **{"teacher_adapt": "off", "guides#sam#_disabled_": True, "guides#global#_disabled_": True},
+    **{"terms#sam_kd#_disabled_": True, "terms#global_kd#_disabled_": True, "terms#pseudo_label#teacher": "weak"},
+    **{"agreement#rule": "student", "agreement#student": "weak", "terms#pseudo_label#labels": "hard", **SURE},
+}
+LAST_LAYER = {**SURE, "personal": ["final_conv.*"]}
+SMALL_SAM = {"terms#see#checkpoint": "any", "terms#see#sam_size": 64, "terms#see#views": 1, "terms#see#relative": 1.0}
+ONE_BATCH = {"sharing#batches": 1, "sharing#first_batches": 1}
+IN_TURN = {"sharing#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_steps": 2}
+
+#: Method to what makes it do something in two short rounds, and numbers that its sites report in the second one.
+ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "apple": (SURE, {"share_0", "share_1"}),
+    "coordinate_median": (WITHOUT_SAM, {"pseudo_label"}),
+    "cpss": (SURE, {"style_swap"}),
+    "ditto": (SURE, {"ditto"}),
+    "dp_only": ({}, {"supervised"}),
+    "drflm": ({**SURE, "strategy#step": 5.0}, {"local_mixup", "local_mixup_all"}),
+    "elcfs": (SURE, {"episode", "episode_contrast"}),
+    "elcfs_labelled": ({}, {"episode"}),
+    "fca": (SURE, {"pseudo_label"}),
+    "fedala": ({**SURE, **ONE_BATCH}, {"mixed"}),
+    "fedbn": (SURE, {"pseudo_label"}),
+    "fedca": ({**SURE, "terms#contrast#rounds": 1}, {"pseudo_label"}),
+    "fedda": ({"terms#domain#weight": 1.0}, {"domain", "separated"}),
+    "fedda_cyclic": ({"terms#domain#weight": 1.0, "terms#domain#form": "mmd"}, {"domain"}),
+    "fedgin": (SURE, {"pseudo_label"}),
+    "fedicra": (IN_TURN, {"own", "tree", "crf", "sites"}),
+    "fedmd": (UNLIKE, {"public_kd", "public_supervised"}),
+    "fedper": (LAST_LAYER, {"pseudo_label"}),
+    "fedproto": ({**UNLIKE, "mixed_networks": ["basic_unet"]}, {"prototype"}),
+    "fedprox": ({**SURE, "local_steps": 2}, {"proximal"}),
+    "fedrep": ({**LAST_LAYER, "local_steps": 2}, {"pseudo_label"}),
+    "fedsemidg": ({"after#gap#batches": 1}, {"dual_guide", "alignment", "generalisation_gap"}),
+    "hssf": ({**UNLIKE, "sharing#gate": "always"}, {"public_kd", "public_supervised"}),
+    "krum": (WITHOUT_SAM, {"pseudo_label"}),
+    "local_only": (UNLIKE, {"public_supervised"}),
+    "mean_teacher": ({}, {"consistency"}),
+    "no_sam": (SURE, {"pseudo_label"}),
+    "norm_clipping": (WITHOUT_SAM, {"pseudo_label"}),
+    "oracle": ({}, {"pseudo_label"}),
+    "see": (SMALL_SAM, {"see_labelled", "crf"}),
+    "see_few": (SMALL_SAM, {"see_labelled"}),
+    "semifl": (SURE, {"mixup"}),
+    "spp_fgc": ({**SURE, "strategy#least": 1}, {"pseudo_label"}),
+    "supervised": ({}, {"supervised"}),
+    "trimmed_mean": (WITHOUT_SAM, {"pseudo_label"}),
+    "unimatch": ({"terms#unimatch#tau": 0.5}, {"unimatch"}),
+    "weak_labels": ({}, {"crf", "crf_labelled"}),
+}
+#: How many sites a robust rule asks for; two are enough for the others.
+SITES = {"coordinate_median": 3, "trimmed_mean": 3, "krum": 5}
+#: What a method's word for its exchange is in a site's audit.
+KINDS = {"predictions": "soft_masks", "none": "metrics"}
+#: What the log of a run says before its first round.
+ANNOUNCED = {
+    "elcfs": "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 1 images",
+    "elcfs_labelled": "elcfs_labelled: every site sends amplitude-spectrum windows of its images",
+    "spp_fgc": "spp_fgc: every site sends a graph descriptor of its images, each of at least 1 images",
+}
+
+
+class Ran(NamedTuple):
+    results: dict[str, Any]
+    whole: Path
+    cut: Path
+    options: dict[str, Any]
+    federation: Path
+
+    def record(self, round: int, run: str = "whole") -> dict[str, Any]:
+        found: dict[str, Any] = read_json(getattr(self, run) / "rounds" / f"{round:03d}" / "round.json")
+        return found
+
+    def state(self, of: str) -> dict[str, torch.Tensor]:
+        """What the second round stored of the server, or of a site (``clients/site-1``)."""
+        return safe_load(self.whole / "rounds" / "001" / f"{of}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five small sites with masks (``5.json``), three and two of them, and two with points (``weak.json``)."""
+    folder = tmp_path_factory.mktemp("federation")
+    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
+    listed = render_synthetic(folder, sites=5, labelled=True, **counts)
+    for count in (5, 3, 2):
+        listed = DataList(f"{count}", listed.public, dict(list(listed.sites.items())[:count]), listed.mask_threshold)
+        listed.save(folder / f"{count}.json")
+    weaken_list(listed, folder, dict.fromkeys(listed.sites, "points"), progress=False).save(folder / "weak.json")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def toy_sam(monkeypatch: pytest.MonkeyPatch) -> None:
+    if present("see"):
+        from samfed_monai.methods import see
+
+        monkeypatch.setattr(see, "_sam", lambda base, checkpoint, size: tiny_sam())
+
+
+@pytest.fixture(scope="module")
+def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
+    """Of a method its job, which runs when it is first asked for, and what is left of one that is killed in round 1."""
+    done: dict[str, Ran] = {}
+    cache = tmp_path_factory.mktemp("cache")
+
+    def run(variant: str) -> Ran:
+        if variant in done:
+            return done[variant]
+        folder = tmp_path_factory.mktemp(variant)
+        name = "weak" if declared(None, variant).labels == "weak" else SITES.get(variant, 2)
+        train = {**CLIENT, "local_steps": 1, **ROWS[variant][0]}
+        options = {"variant": variant, "train": train, "datalist": federation / f"{name}.json"}
+        options["cache_dir"] = folder / "cache" if variant == "fedca" else cache
+        take = Strategy.take
+
+        def copied(self: Strategy, round: int, site: str, update: Any) -> None:
+            if round == 1 and not (folder / "cut").exists():
+                shutil.copytree(folder / "whole", folder / "cut")
+            take(self, round, site, update)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Strategy, "take", copied)
+            results = job(federation, folder / "whole", **options).run()
+        done[variant] = Ran(results, folder / "whole", folder / "cut", options, federation)
+        return done[variant]
+
+    return run
+
+
+@pytest.mark.parametrize("variant", present(*ROWS))
+def test_two_rounds_come_to_results_with_what_the_method_declares(ran, variant):
+    method, found = declared(None, variant), ran(variant)
+    results = found.results
+    assert validate_results(results) == []
+    assert (results["exchange"], results["skipped"]) == (method.exchange, [])
+    assert ("statistics" in results["privacy"]) == bool({"spectrum", "graph", "prototypes"} & set(method.leaves_site))
+    assert ANNOUNCED.get(variant, "") in (found.whole / "run.log").read_text()
+    assert {entry["status"] for round in (0, 1) for entry in found.record(round)["sites"].values()} == {"ok"}
+    for site, entry in found.record(1)["sites"].items():
+        terms = entry["terms"]
+        assert all(math.isfinite(terms[name]) and terms[name] != 0 for name in ROWS[variant][1]), terms
+        assert math.isfinite(results["models"]["last"]["sites"][site]["test"]["dice"])
+        kinds = {line["kind"] for line in read_audit(found.whole / "sites" / site / "audit.jsonl")}
+        assert kinds == {"metrics", KINDS.get(method.exchange, method.exchange)}
+
+
+@pytest.mark.parametrize("variant", present(*ROWS))
+def test_what_a_killed_run_leaves_goes_on_to_the_same_bits(ran, variant):
+    found = ran(variant)
+    assert not (found.cut / "rounds" / "001").exists()
+    again = job(found.federation, found.cut, **found.options).run()
+    assert found.record(1, "cut")["files"] == found.record(1)["files"]
+    assert again["hashes"]["model_last"] == found.results["hashes"]["model_last"]
+    for whole in found.whole.glob("pseudo_labels/*/0001.safetensors"):
+        assert (found.cut / whole.relative_to(found.whole)).read_bytes() == whole.read_bytes()
+
+
+PERSONAL = {"ditto": "network.", "fedala": "sharing.", "apple": "sharing."}
+
+
+@pytest.mark.parametrize("variant", present(*PERSONAL))
+def test_a_site_keeps_what_is_its_own_and_sends_the_networks_own_names_alone(ran, variant):
+    found = ran(variant)
+    states = [found.state(f"clients/site-{number}") for number in (1, 2)]
+    own = [name for name in states[0] if name.startswith(PERSONAL[variant])]
+    assert any(not torch.equal(states[0][name], states[1][name]) for name in own)
+    assert any(name.startswith("sharing.") for name in states[0])
+    lines = [line for line in read_audit(found.whole / "sites/site-1/audit.jsonl") if line["kind"] == "weights"]
+    assert [line["tensors"] for line in lines] == [len(found.state("global"))] * 2
+    plain = ran("no_sam").record(1)["sites"]
+    for site, entry in found.record(1)["sites"].items():
+        assert abs(entry["up_bytes"] - plain[site]["up_bytes"]) < 500, "a few more numbers in the header"
+
+
+@needs("fca")
+def test_fca_has_a_model_for_every_site(ran):
+    models = ran("fca").state("server")
+    names = list(ran("fca").state("global"))
+    assert {f"{place}.{name}" for place in (0, 1) for name in names} <= models.keys()
+    assert any(not torch.equal(models[f"0.{name}"], models[f"1.{name}"]) for name in names)
+
+
+@needs("elcfs")
+def test_elcfs_windows_leave_once_and_are_reported(ran):
+    found = ran("elcfs")
+    assert found.results["privacy"]["statistics"]["kind"] == "spectrum"
+    page = Path(Report(run_folder=found.whole, overlays=False).write()).read_text()
+    assert "Every site sent a statistic of its images (spectrum), each entry of at least 1 images, as it is" in page
+    sent = [line.get("statistics") for line in read_audit(found.whole / "sites/site-1/audit.jsonl")]
+    assert [each for each in sent if each] == [{"kind": "spectrum", "images": 1, "clip": None, "noise_multiplier": 0.0}]
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.state("server").items()}
+    assert shapes == {f"statistics.windows@site-{number}": (4, 3, 3, 3) for number in (1, 2)}
+    assert "episode" not in found.record(0)["sites"]["site-1"]["terms"]
+
+
+@needs("fedca")
+def test_fedca_contrasts_before_the_warm_start_and_without_rounds_it_is_a_run_without_it(ran, tmp_path):
+    found, plain = ran("fedca"), ran("no_sam")
+    assert ["contrast" in found.record(round)["sites"]["site-1"]["terms"] for round in (0, 1)] == [True, False]
+    made = (found.whole.parent / "cache" / "warm_start").glob("*.safetensors")
+    assert len(list(made)) == 2, "the network as it is built, and what stage 0 came to"
+    none = {**found.options, "train": {**found.options["train"], "terms#contrast#rounds": 0}}
+    again = job(found.federation, tmp_path, **{**none, "cache_dir": plain.options["cache_dir"]}).run()
+    assert again["hashes"]["model_last"] == plain.results["hashes"]["model_last"]
+
+
+@needs("spp_fgc")
+def test_one_cluster_of_spp_fgc_is_fedavg_and_runs_where_the_policy_forbids_what_it_does_not_send(ran, tmp_path):
+    plain = ran("no_sam")
+    train = {**plain.options["train"], "strategy#clusters": 1}
+    rules = {"least_images": 1, "statistics": {"graph": None}}
+    results = job(
+        plain.federation, tmp_path, **{**plain.options, "variant": "spp_fgc", "train": train, "privacy": rules}
+    ).run()
+    assert results["hashes"]["model_last"] == plain.results["hashes"]["model_last"]
+    assert not any("statistics" in line for line in read_audit(tmp_path / "sites/site-1/audit.jsonl"))

@@ -1,0 +1,102 @@
+"""What terms of methods ask a batch, its guides and the network for: what is missing is refused in the term's name."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers import GlobalGuide, Guidance, UnlabelledStream
+from tests.handlers.toy import Shown, toy_loader, toy_network, toy_trainer
+
+DATA = {"data": None, "transform": None, "split": "unlabelled"}
+#: Class to what it needs, the views that it asks for, and its options that name a guide.
+TERMS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
+    "cpss.StyleSwapTerm": ({}, ("image_strong",), ("guide",)),
+    "drflm.LocalMixUpTerm": ({}, ("image",), ("guide",)),
+    "fedca.ContrastiveTerm": ({}, ("image_strong", "image"), ()),
+    "fedda.DomainAlignmentTerm": ({"guide": GlobalGuide()}, ("image",), ()),
+    "fedsemidg.DropoutAlignmentTerm": ({"network": Shown()}, ("image_strong",), ()),
+    "fedsemidg.DualGuideTerm": ({}, (), ("first", "second")),
+    "hssf.LsslTerm": ({}, ("image",), ()),
+    "mean_teacher.ConsistencyTerm": ({}, (), ("guide",)),
+    "see.RefinedLabelTerm": (DATA, ("teacher",), ()),
+    "semifl.MixUpTerm": ({}, ("image",), ("guide",)),
+    "unimatch.UniMatchTerm": ({}, ("image_strong2", "image"), ()),
+}
+TERMS = {name: row for name, row in TERMS.items() if find_spec(f"samfed_monai.methods.{name.partition('.')[0]}")}
+VIEWS = [(name, view) for name, (_, views, _) in TERMS.items() for view in views]
+GUIDES = [(name, option) for name, (_, _, options) in TERMS.items() for option in options]
+#: Terms that look at features of an encoder, or of a network of their own, and what they expect of one.
+OF_A_NETWORK = {
+    "cpss.StyleSwapTerm": "an encoder that returns ",
+    "fedca.ContrastiveTerm": "an encoder that returns ",
+    "fedda.DomainAlignmentTerm": "an encoder that returns ",
+    "hssf.LsslTerm": "a network that predicts its confidence",
+    "unimatch.UniMatchTerm": "an encoder that returns ",
+}
+
+
+def term(name: str, **options: Any) -> Any:
+    module, _, kind = name.partition(".")
+    return getattr(import_module(f"samfed_monai.methods.{module}"), kind)(**TERMS[name][0], **options)
+
+
+def asked(made: Any, views: set[str], *, mixed: bool = False) -> None:
+    """The term's value for a batch of these views, with the guides ``weak``, ``global`` and ``ema``."""
+    mask, network = torch.full((2, 1, 8, 8), 0.5), Shown()
+    if hasattr(getattr(made, "_features", None), "kept"):
+        made._features.kept = [torch.zeros(2, 8, 8, 8)] * 2
+    batch = {view: mask if view == "teacher" else torch.zeros(2, 3, 8, 8) for view in sorted(views)}
+    guides = {"global": mask, "ema": mask}
+    guidance = Guidance(student=mask, weak_view=mask, guides=guides, batch=batch, mixed=mixed)
+    public = {"image": torch.zeros(2, 3, 8, 8), "label": mask, "teacher": mask}
+    state = SimpleNamespace(round=0, rounds=2, iteration=1, epoch_length=2, batch=public, output={"pred": mask})
+    made.value(guidance, SimpleNamespace(network=network, inferer=lambda image, called: called(image), state=state))
+
+
+@pytest.mark.parametrize(("name", "view"), VIEWS)
+def test_a_view_that_the_batch_has_not_is_refused_with_those_that_it_has(name, view):
+    made, views = term(name), {"image", "image_strong", "image_strong2"} - {view}
+    found = re.escape(str(sorted(views)))
+    with pytest.raises(Refused, match=rf"^.*\n.*{made.where}: expected the view '{view}', found .* with {found}; let"):
+        asked(made, views)
+
+
+@pytest.mark.parametrize("name", dict(VIEWS))
+def test_cutmix_is_refused_where_a_view_would_not_lie_on_the_guides(name):
+    made = term(name)
+    message = rf"stream#cutmix: expected 0 beside {made.where}, found CutMix, .*; set it to 0, or disable {made.where}"
+    with pytest.raises(Refused, match=message):
+        asked(made, {"image", "image_strong", "image_strong2", "teacher"}, mixed=True)
+
+
+@pytest.mark.parametrize(("name", "option"), GUIDES)
+def test_a_guide_that_is_not_there_is_refused(name, option):
+    made = term(name, **{option: "sma"})
+    with pytest.raises(Refused, match=rf"{made.where}: expected one of .* found the guide 'sma'; did you mean"):
+        asked(made, {"image", "image_strong"})
+
+
+@pytest.mark.parametrize("name", OF_A_NETWORK.keys() & TERMS.keys())
+def test_a_network_that_does_not_do_is_refused_before_any_step(name):
+    made = term(name)
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[GlobalGuide()]), made], network=toy_network())
+    with pytest.raises(Refused, match=rf"{made.where}: expected {OF_A_NETWORK[name]}.*found Sequential; "):
+        trainer.run()
+    assert trainer.state.iteration == 0
+
+
+@pytest.mark.parametrize("name", TERMS.keys() - {"see.RefinedLabelTerm", "fedsemidg.DropoutAlignmentTerm"})
+def test_a_term_without_a_stream_is_refused_before_any_step(name):
+    made = term(name)
+    trainer = toy_trainer([made], network=Shown())
+    with pytest.raises(Refused, match=rf"{made.where}: expected an? .*"):
+        trainer.run()
+    assert trainer.state.iteration == 0

@@ -1,0 +1,35 @@
+"""A bundle's trainer on rendered sites, at a size that takes no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from samfed_monai.data import DataList
+
+SMALL = {"image_size": 32, "batch_size": 2, "epochs": 1, "local_steps": 2, "network_name": "basic_unet"}
+
+
+def workflow(bundle: Path, sites: Path, files: Iterable[str | Path] = (), **override: Any) -> ConfigWorkflow:
+    """``train.json`` and what lies on top of it, for the first of the sites.
+
+    Args:
+        bundle: the bundle's folder.
+        sites: a folder with ``list.json`` and the images.
+        files: further files, in the bundle's ``configs`` or elsewhere.
+        override: ids and values in place of those of the files and of :data:`SMALL`.
+    """
+    configs = bundle / "configs"
+    places = {"bundle_root": str(bundle), "datalist": str(sites / "list.json"), "data_root": str(sites)}
+    made = ConfigWorkflow(
+        config_file=[str(configs / name) for name in ("train.json", *files)],
+        meta_file=str(configs / "metadata.json"),
+        workflow_type="train",
+        logging_file=False,
+        **{**places, "site": min(DataList.load(sites / "list.json").sites), **SMALL, **override},
+    )
+    made.initialize()
+    return made
