@@ -9,7 +9,7 @@ from statistics import fmean
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
-from study.related_plan import NO_ROW, gains_by_site, runs_of, site_scores
+from study.related_plan import EARLIER, NO_ROW, gains_by_site, runs_of, site_scores
 
 BESIDE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
 """Part of the related systems to the method that its others are put beside; that one, beside the public set alone."""
@@ -32,6 +32,8 @@ def measured(records: str | Path) -> dict[str, str]:
         for row, blocks in scores.items():
             other = yardstick if row != yardstick else FLOOR
             texts.setdefault(row, []).append(f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}")
+    for row in texts.keys() & EARLIER.keys():
+        texts[row].append(f"of an earlier form: {EARLIER[row]}")
     without = {row: f"not: {why}" for row, why in NO_ROW.items()}
     return without | {row: "; ".join(texts) for row, texts in texts.items()}
 

@@ -22,6 +22,7 @@ from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
 from study.ranks import ALPHA, Ranking, against, ranks_figure
 from study.related_plan import (
     BEST,
+    EARLIER,
     NO_ROW,
     NOT_UNSEEN,
     PARTS,
@@ -418,6 +419,8 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
             texts.append(text)
     texts += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
     texts += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
+    recorded = {run.row for runs in found.values() for run in runs}
+    texts += [f"- Of an earlier form: {_name(row)}, {what}." for row, what in EARLIER.items() if row in recorded]
     return texts
 
 

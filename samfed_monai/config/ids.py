@@ -199,9 +199,9 @@ def check_reading(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> It
     for target, place in aims.items():
         if not meant.isdisjoint((target[:1], target[:2])):
             continue
-        near = lost(config.content, target, None) if len(target) > 1 else did_you_mean(target[0], config.content)
+        guess = lost(config.content, target, None) if len(target) > 1 else did_you_mean(target[0], config.content)
         homes = [file for file, _ in config.layers if target[0] in missing and target[0] in shipped_plain(file)]
-        hint = f"add {target[0]} to {homes[0]}" if homes else near or ""
+        hint = f"add {target[0]} to {homes[0]}" if homes else guess or ""
         expected = "a reference to an id of this workflow"
         yield Problem(config.where(place), f"@{join_id(target)}, which does not exist", expected, hint)
     for parts, value in walk(config.content):

@@ -1,4 +1,11 @@
-"""APPLE (arXiv 2110.08394): each site learns a weight for every other site's core model."""
+"""APPLE (arXiv 2110.08394): each site learns a weight for every other site's core model.
+
+A site's step is that of the authors' code (github.com/ljaiverson/pFL-APPLE): the pull is ``lambda(r) mu |p_i - p_0|^2``
+with the gradient ``2 lambda(r) mu (p_i - p_0)``; shares take steps with a momentum of 0.9, which begins anew in each
+round. The authors train core models by SGD with momentum. The bundle's optimizer is AdamW, as in every other row. It
+divides a gradient by its own size, so that the factor ``p_ii`` of a core model's gradient, one for all its numbers, has
+no effect on its steps; under SGD it has.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +56,7 @@ def personal_model(shares: Tensor, cores: Tensor) -> Tensor:
 
 
 def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tensor, pull: float) -> Tensor:
-    """Gradient of ``L(w_i) + pull / 2 |p_i - p_0|^2`` with respect to ``p_i``: ``<dL/dw_i, c_j> + pull (p_ij - p_0j)``.
+    """Gradient of ``L(w_i) + pull |p_i - p_0|^2`` with respect to ``p_i``: ``<dL/dw_i, c_j> + 2 pull (p_ij - p_0j)``.
 
     Args:
         gradient: (P,) float, ``dL/dw_i``.
@@ -60,7 +67,7 @@ def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tens
     Returns:
         (N,) float.
     """
-    return cores @ gradient + pull * (shares - prior)
+    return cores @ gradient + 2 * pull * (shares - prior)
 
 
 def annealed(round: int, rounds: int, *, schedule: str = "exponential", fraction: float = 0.1) -> float:
@@ -91,9 +98,10 @@ class AppleSharing(TrainerSharing):
     """APPLE (Luo and Wu, arXiv 2110.08394): ``w_i = sum_j p_ij c_j``, with ``p_i`` and ``c_i`` learned here.
 
     The network holds ``w_i``, which is what is trained on and evaluated. After each backward pass the gradient of the
-    core model, ``p_ii dL/dw_i``, is given to the bundle's own optimizer on ``c_i``, and ``p_i`` takes a step of plain
-    gradient descent; then ``w_i`` is mixed anew. Others' core models stay as they arrived. ``c_i`` alone leaves the
-    site; ``p_i`` never does, but for its numbers in the records (``term_share_<place>``: sites in the order of names).
+    core model, ``p_ii dL/dw_i``, is given to the bundle's own optimizer on ``c_i``, and ``p_i`` takes a step of
+    gradient descent with momentum; then ``w_i`` is mixed anew. Others' core models stay as they arrived. ``c_i`` alone
+    leaves the site; ``p_i`` never does, but for its numbers in the records (``term_share_<place>``: sites in the order
+    of names).
 
     Running statistics are the site's own, gathered on ``w_i``. While no number of images is known, in round 0, the site
     trains what it was sent. ``p_i`` begins at the prior and is moved by what the prior moves.
@@ -101,6 +109,7 @@ class AppleSharing(TrainerSharing):
     Args:
         mu: weight of the pull towards the prior (authors' code: 0.1).
         rate: step size of ``p_i`` (authors' code: 0.001); 0 keeps it at the prior, which is the plain average.
+        momentum: of these steps, in [0, 1) (authors' code: 0.9).
         schedule: ``exponential`` or ``cosine``, how that pull fades.
         fraction: part of the rounds in which it fades, in [0, 1] (authors' code: 0.1).
         others: arguments of :class:`TrainerSharing`.
@@ -118,6 +127,7 @@ class AppleSharing(TrainerSharing):
         *,
         mu: float = 0.1,
         rate: float = 0.001,
+        momentum: float = 0.9,
         schedule: str = "exponential",
         fraction: float = 0.1,
         **others: Any,
@@ -125,12 +135,14 @@ class AppleSharing(TrainerSharing):
         require(
             in_range("sharing#mu", mu, least=0),
             in_range("sharing#rate", rate, least=0),
+            in_range("sharing#momentum", momentum, least=0, below=1),
             in_range("sharing#fraction", fraction, "a part of the rounds", least=0, most=1),
             one_of("sharing#schedule", schedule, Annealing),
         )
         super().__init__(**others)
         self.mu, self.rate, self.schedule, self.fraction = float(mu), float(rate), schedule, float(fraction)
-        self._core = self._shares = self._prior = torch.zeros(0)
+        self.momentum = float(momentum)
+        self._core = self._shares = self._prior = self._velocity = torch.zeros(0)
         self._cores: Tensor | None = None
         self._place, self._pull = 0, 0.0
 
@@ -195,7 +207,7 @@ class AppleSharing(TrainerSharing):
         if len(self._prior) != len(prior):
             self._shares = self._prior = torch.zeros_like(prior)
         self._shares, self._prior = self._shares + (prior - self._prior), prior.clone()
-        self._cores = torch.stack(rows)
+        self._cores, self._velocity = torch.stack(rows), torch.zeros_like(self._shares)
         self._mix()
 
     def _checked(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str], int]:
@@ -232,7 +244,8 @@ class AppleSharing(TrainerSharing):
             weight.copy_(part)  # the optimizer moves the core model
             if weight.grad is not None:
                 weight.grad.mul_(shares[self._place])
-        self._shares = (shares - self.rate * step).cpu()
+        self._velocity = self.momentum * self._velocity + step.cpu()
+        self._shares = self._shares - self.rate * self._velocity
 
     @torch.no_grad()
     def _after_step(self, engine: Any) -> None:

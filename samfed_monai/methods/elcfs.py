@@ -308,9 +308,9 @@ class EpisodicTerm(Term):
 
     Boundary-oriented episodic learning (Liu et al., section 3.3; their public code): from the batch's own loss comes
     ``theta' = theta - inner * clamp(gradient)``, whose gradient is not followed a second time (as in the code); with
-    theta' the restyled batch is segmented, and ``gamma`` times the contrast of boundary features, before and after,
-    is added. The loss of the batch itself is the trainer's own. Each image takes one window of another site at random
-    and keeps a share of its own amplitude that is drawn evenly from [0, 1].
+    theta' the restyled batch is segmented, and ``gamma`` times the contrast of boundary features, before and after, is
+    added, summed over several classes. The loss of the batch itself is the trainer's own. Each image takes one window
+    of another site at random and keeps a share of its own amplitude that is drawn evenly from [0, 1].
 
     In the paper sites have labels (variant ``elcfs_labelled``). Ours, at sites without (``elcfs``): the labelled images
     are the public ones, and the strong views of the site's own images are restyled beside them, with the student's
@@ -388,7 +388,9 @@ class EpisodicTerm(Term):
             sure = (confidence > self.tau).to(confidence.dtype)
             factor = self._label_schedule(*round_of(engine), self.fraction)
             loss = (loss + factor * weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
-        contrast = self._contrast([before, self._features.kept[-1][:count]], truth)
+        features = [before, self._features.kept[-1][:count]]
+        planes = truth if truth.shape[1] == 1 else truth[:, 1:]  # of several classes each has a border of its own
+        contrast = torch.stack([self._contrast(features, plane) for plane in planes.split(1, dim=1)]).sum()
         record(engine, f"{self.name}_contrast", contrast)
         return loss + self.gamma * contrast
 
@@ -408,9 +410,9 @@ class EpisodicTerm(Term):
             for (name, weight), gradient in zip(named.items(), gradients, strict=True)
         }
 
-    def _contrast(self, features: Sequence[Tensor], truth: Tensor) -> Tensor:
+    def _contrast(self, features: Sequence[Tensor], plane: Tensor) -> Tensor:
         vectors, labels = [], []
-        for foreground, bands in zip((True, False), boundary_bands((truth > 0).float()), strict=True):
+        for foreground, bands in zip((True, False), boundary_bands((plane > 0).float()), strict=True):
             for each in features:
                 means, there = band_features(each.float(), bands)
                 vectors.append(means[there])

@@ -1,4 +1,9 @@
-"""FedGIN (arXiv 2508.05137): random non-linear intensities as a view; every site normalises by itself."""
+"""FedGIN (arXiv 2508.05137): random non-linear intensities as a view, and plain federated averaging.
+
+The authors' client sends its whole state, normalisation layers with it, and the server is Flower's FedAvg
+(github.com/sachugowda/FedGIN). Domain-specific normalisation is an alternative that GIN beats in arXiv 2602.20773; both
+at once is the variant ``fedgin_own_norm``.
+"""
 
 from __future__ import annotations
 

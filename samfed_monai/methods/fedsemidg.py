@@ -1,4 +1,9 @@
-"""FedSemiDG's FGASL (arXiv 2501.07378): weights by generalisation gap, labels of two guides, dropout alignment."""
+"""FedSemiDG's FGASL (arXiv 2501.07378): weights by generalisation gap, labels of two guides, dropout alignment.
+
+The order of a round is that of the authors' code (github.com/dzp2095/FedSemiDG, ``src/fl/server.py``): the first one is
+averaged with equal weights, which its gaps then move; from the second on the round's own gaps move the weights first,
+and the round is averaged with those.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from samfed_monai.handlers.guide import GlobalGuide
+    from samfed_monai.protocol.message import Message
 
 GAP = "generalisation_gap"
 
@@ -34,10 +40,8 @@ GAP = "generalisation_gap"
 def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, *, step: float = 0.05) -> Tensor:
     """``a_k += (step / 3) (1 - r / R) g_k / max |g|``, cut to [0, 1] and divided by their sum (FGASL's code, GAA).
 
-    Gaps that are all equal return ``weights`` themselves. That case is ours: no site's gap then speaks for more weight,
-    but the formula, which adds the same to all and divides by the new sum, would bring uneven weights nearer to one
-    another. It does so for gaps that are merely almost equal: with a step of 0.05 and gaps of 1, 1 and 1.0001, weights
-    of 0.5, 0.3 and 0.2 become 0.492, 0.302 and 0.206.
+    Gaps that are all 0 return ``weights`` themselves. Equal ones bring uneven weights nearer to one another, since the
+    same is added to all.
 
     Args:
         weights: (N,) float, on the simplex.
@@ -50,7 +54,7 @@ def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, *, ste
     """
     weights, gaps = weights.double(), gaps.double()
     largest = gaps.abs().max()
-    if largest == 0 or bool((gaps == gaps[0]).all()):
+    if largest == 0:
         return weights
     moved = (weights + step / 3 * (1 - round / rounds) * gaps / largest).clamp(0, 1)
     return moved / moved.sum() if moved.sum() > 0 else torch.full_like(weights, 1 / len(weights))
@@ -59,9 +63,8 @@ def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, *, ste
 class GeneralisationAware(LearnedWeights):
     """Sites whose training went farther from the global model weigh more (Deng et al., arXiv 2501.07378, GAA).
 
-    A site's gap is what its :class:`GapMeter` says. The weights begin alike, as in the authors' code. There a round is
-    averaged with weights that its own gaps have moved, from the second round on; here a round's gaps move the weights
-    of the next, so that the server need not hold all answers (ours).
+    A site's gap is what its :class:`GapMeter` says. The weights begin alike. Since a round's own gaps decide how it is
+    averaged, all answers are kept until it ends: as many models in memory as sites, and two.
 
     Args:
         step: s, >= 0; 0 is the mean of sites that weigh alike.
@@ -78,6 +81,28 @@ class GeneralisationAware(LearnedWeights):
         require(in_range("strategy#step", step, least=0))
         super().__init__(number=GAP, alike=True)
         self.step = float(step)
+        self._answers: dict[str, Message] = {}
+
+    def configure(self, round: int) -> dict[str, Message]:
+        self._answers = {}
+        return super().configure(round)
+
+    def accept(self, round: int, site: str, update: Message) -> None:
+        self._numbers[site] = self.number_of(update)
+        self._answers[site] = update
+
+    def finish(self, round: int) -> None:
+        if round > 0:
+            self.learn(round)
+        for site in sorted(self._answers):
+            super().accept(round, site, self._answers.pop(site))
+        self.average(round)
+        if round == 0:
+            self.learn(round)
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self._answers = {}
 
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
         return moved_by_gaps(weights, numbers, round, self.server.rounds, step=self.step)

@@ -48,9 +48,10 @@ class LearnedWeights(FedAvg):
 
     A round is averaged with the weights that the rounds before have led to, so that answers need not wait for each
     other and two models stay the whole of the memory; what sites say in it moves the weights of the next
-    (:meth:`moved`). They begin as shares of all images, or alike. A site that did not answer is taken to say what the
-    others say on average. It believes what sites say: one that overstates its number gains weight, up to the
-    ``largest_share`` of the guard (:meth:`.UpdateGuard.capped`), which is off by default.
+    (:meth:`moved`), unless a rule keeps the answers (:class:`.GeneralisationAware`). They begin as shares of all
+    images, or alike. A site that did not answer is taken to say what the others say on average. It believes what sites
+    say: one that overstates its number gains weight, up to the ``largest_share`` of the guard
+    (:meth:`.UpdateGuard.capped`), which is off by default.
 
     Args:
         number: what decides: the mean of a term of the bundle, by its name, or of what it records beside, ``<name>_…``.
@@ -92,17 +93,34 @@ class LearnedWeights(FedAvg):
         return super().configure(round)
 
     def accept(self, round: int, site: str, update: Message) -> None:
+        number = self.number_of(update)
+        count = _as_count(self._weights[site]) if self._weights else update.n
+        super().accept(round, site, replace(update, n=count))
+        self._numbers[site], self._images[site] = number, update.n
+
+    def finish(self, round: int) -> None:
+        self.average(round)
+        self.learn(round)
+
+    def average(self, round: int) -> None:
+        """Makes the mean of the accepted answers the global model."""
+        super().finish(round)
+
+    def number_of(self, update: Message) -> float:
+        """The number that an answer says.
+
+        Raises:
+            MessageRefused: it says none.
+        """
         name = f"term_{self.number}"
         if name not in update.metrics:
             expected = f"the mean of the term {self.number!r}, which decides this site's weight"
             hint = "let strategy -> number be a term of the bundle that is on"
             raise MessageRefused([Problem(f"message -> metrics -> {name}", "nothing", expected, hint)])
-        count = _as_count(self._weights[site]) if self._weights else update.n
-        super().accept(round, site, replace(update, n=count))
-        self._numbers[site], self._images[site] = float(update.metrics[name]), update.n
+        return float(update.metrics[name])
 
-    def finish(self, round: int) -> None:
-        super().finish(round)
+    def learn(self, round: int) -> None:
+        """Moves the weights by the numbers of the round so far; without any, they stay."""
         if not self._numbers:
             return
         sites = self.server.sites

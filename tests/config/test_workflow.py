@@ -127,7 +127,7 @@ def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrit
     rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})
     code, told = monai_run(bundle)
     assert code == 2, told
-    assert "- parts#fine or parts#broken: expected values that torch.nn.Dropout takes, found 'dropout prob" in told
+    assert "- parts#fine or parts#broken: expected values that torch.nn.Dropout takes, found 'dropout" in told
     assert "Traceback" not in told
 
 

@@ -53,7 +53,7 @@ def test_every_mistake_is_told_at_once():
         Plan.from_json(wrong)
     found = [problem.where for problem in caught.value.problems]
     assert found == ["plan -> rounds", "plan -> sites#a", "plan -> quorum"]
-    assert "expected integer, found '3' (str)" in str(caught.value)
+    assert "expected a whole number, found '3' (str)" in str(caught.value)
     with pytest.raises(Refused, match="plan -> train: expected plain values, found something that JSON cannot hold"):
         Plan("b", 1, train={"x": {1, 2}})
     with pytest.raises(

@@ -39,7 +39,7 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "fedca": ({**SURE, "terms#contrast#rounds": 1}, "pseudo_label"),
     "fedda": ({"terms#domain#weight": 1.0}, "domain"),
     "fedda_cyclic": ({"terms#domain#weight": 1.0}, "domain"),
-    "fedgin": (SURE, "pseudo_label"),
+    "fedgin_own_norm": (SURE, "pseudo_label"),
     "fedicra": (
         {
             **{"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 2},
@@ -53,7 +53,7 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "spp_fgc": ({**SURE, "strategy#least": 1}, "pseudo_label"),
 }
 #: Those whose sites keep a part of the network, or a file of pseudo-labels.
-PARTS, PSEUDO_LABELS = ("fedgin", "fedicra"), ("see", "see_few")
+PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra"), ("see", "see_few")
 
 
 @pytest.fixture(scope="module", autouse=True)

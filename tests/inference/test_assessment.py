@@ -11,15 +11,16 @@ import torch
 from samfed_monai.handlers.mask_writer import predictions
 from samfed_monai.inference.assessment import COLUMNS, Assessment, Assessor, flags_of
 from samfed_monai.inference.segment import COLUMNS as TABLE
-from samfed_monai.metrics.quality import Calibration, Colours, Quality
+from samfed_monai.metrics.quality import Calibration, Colours, Quality, level_dice
 
+CHANCES = np.array([[0.9, 0.8, 0.6, 0.1]], np.float32)
 CALIBRATION = Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)
 """0.8 of the estimate; the bound is the estimate less half of what is missing to 1.05."""
 
 
 def assessed(quality: Quality, threshold: float = 0.5) -> Assessment:
-    """Of one image (3, 1, 4), all of 0.5, with probabilities of which 2 are above 0.75 and 3 above 0.25."""
-    chances = torch.tensor([[[0.9, 0.8, 0.6, 0.1]]])
+    """Of one image (3, 1, 4), all of 0.5, with the probabilities :data:`CHANCES`."""
+    chances = torch.from_numpy(CHANCES)[None]
     batch = [{"id": "a", "image": torch.full((3, 1, 4), 0.5)}]
     output = [{"pred": (chances > threshold).float(), "probability": chances}]
     assessor = Assessor(quality, threshold=threshold, doubtful_below=0.65)
@@ -28,25 +29,26 @@ def assessed(quality: Quality, threshold: float = 0.5) -> Assessment:
 
 
 def test_expected_dice_is_calibrated_where_that_is_known() -> None:
-    estimate = 2 * 2 / (2 + 3)
+    estimate = level_dice(CHANCES, CHANCES >= 0.5)
     assert assessed(Quality()) == Assessment(pytest.approx(estimate), None, ("touches the border",), 0.65)
     calibrated = assessed(Quality(CALIBRATION))
     assert calibrated.expected_dice == pytest.approx(0.8 * estimate)
     assert calibrated.lower_bound == pytest.approx(estimate - 0.5 * (1.05 - estimate))
-    assert calibrated.doubtful
-    assert not assessed(Quality()).doubtful
+    assert calibrated.doubtful_below == 0.65
+    assert (calibrated.doubtful, assessed(Quality()).doubtful) == (0.8 * estimate < 0.65, estimate < 0.65)
 
 
 def test_a_calibration_is_not_used_for_another_threshold() -> None:
-    found = assessed(Quality(CALIBRATION), threshold=0.7)  # 1 above 0.85, 3 above 0.35
-    assert (found.expected_dice, found.lower_bound) == (pytest.approx(2 * 1 / (1 + 3)), None)
+    found = assessed(Quality(CALIBRATION), threshold=0.7)
+    assert (found.expected_dice, found.lower_bound) == (pytest.approx(level_dice(CHANCES, CHANCES >= 0.7)), None)
 
 
 def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
     logits = torch.tensor([[[[5.0, 0.5], [-0.5, -5.0]]]])  # 0.99, 0.62, 0.38, 0.01
     batch = {"id": ["a"], "native_size": (torch.tensor([2]), torch.tensor([2]))}
     (found,) = predictions(batch, {"pred": logits})
-    assert found.estimate == pytest.approx(2 * 1 / (1 + 3))
+    # areas: 3 above 0.05 to 0.35, 2 above 0.45 and 0.55, 1 above 0.65 to 0.95
+    assert found.estimate == pytest.approx((4 * 4 / 5 + 2 * 1 + 4 * 2 / 3) / 10)
 
 
 def test_an_image_of_other_colours_is_flagged() -> None:

@@ -19,12 +19,12 @@ def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
     prior, target = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
     shares = torch.tensor([0.75, 0.25], requires_grad=True)
     model = shares @ TWO_CORES
-    loss = 0.5 * (model - target).square().sum() + 0.5 * 0.2 * (shares - prior).square().sum()
+    loss = 0.5 * (model - target).square().sum() + 0.1 * (shares - prior).square().sum()
     loss.backward()
     gradient = (model - target).detach()  # -0.25, -0.5, 1, -0.5, 2, 1
-    found = shares_gradient(gradient, TWO_CORES, shares.detach(), prior, 0.2)
+    found = shares_gradient(gradient, TWO_CORES, shares.detach(), prior, 0.1)
     torch.testing.assert_close(found, shares.grad)
-    # <g, c_0> = -0.25 + 2 + 0.5 + 8 = 10.25, <g, c_1> = -1 + 2 - 0.5 + 8 = 8.5; the pull adds 0.2 * 0.25 and takes it
+    # <g, c_0> = -0.25 + 2 + 0.5 + 8 = 10.25, <g, c_1> = -1 + 2 - 0.5 + 8 = 8.5; the pull: 2 * 0.1 * 0.25
     assert found.tolist() == pytest.approx([10.30, 8.45])
 
 
@@ -82,8 +82,56 @@ def test_the_pull_draws_shares_back_to_the_prior():
         sharing.receive(2, 4, Kind.WEIGHTS, sent())
         trained(sharing, trainer)
         found[mu] = sharing.state_dict()["shares"]
-    # half way the cosine is 1/2: rate * mu / 2 * (0.5 - 0.75)
-    torch.testing.assert_close(found[4.0] - found[0.0], torch.tensor([0.005, -0.005]), atol=1e-6, rtol=0)
+    # half way the cosine is 1/2: rate * mu / 2 * 2 * (0.5 - 0.75)
+    torch.testing.assert_close(found[4.0] - found[0.0], torch.tensor([0.01, -0.01]), atol=1e-6, rtol=0)
+
+
+def as_published(rounds, *, steps, mu, rate, momentum):
+    """Core model and shares after rounds of the authors' training of one site, by autograd on all that is learned."""
+    core, prior, target = torch.tensor(OWN), torch.tensor([0.75, 0.25]), torch.tensor(TARGET)
+    shares, other = prior.clone(), torch.tensor(OTHER)
+    for number in range(1, rounds):
+        core, shares = core.requires_grad_(), shares.requires_grad_()
+        groups = [{"params": [core]}, {"params": [shares], "lr": rate}]
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=momentum)  # made anew in each round
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = 0.5 * (shares[0] * core + shares[1] * other - target).square().sum()
+            (loss + mu * 0.001 ** (number / rounds) * (shares - prior).square().sum()).backward()
+            optimizer.step()
+        core, shares = core.detach(), shares.detach()
+    return core, shares
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rounds_of_several_steps_are_those_of_the_authors_code(momentum):
+    network = Six(OWN)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
+    options = {"mu": 0.7, "rate": 0.004, "momentum": momentum, "fraction": 1.0}
+    sharing = AppleSharing(network=network, optimizer=optimizer, site="s", **options)
+    trainer = six_trainer(network, optimizer, [sharing], TARGET, steps=4)
+    for round in (1, 2):
+        sharing.receive(round, 3, Kind.WEIGHTS, sent())
+        optimizer.state.clear()
+        answer = trained(sharing, trainer)
+    core, shares = as_published(3, steps=4, mu=0.7, rate=0.004, momentum=momentum)
+    torch.testing.assert_close(torch.tensor(answer), core, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sharing.state_dict()["shares"], shares, atol=1e-6, rtol=0)
+    assert (shares - torch.tensor([0.75, 0.25])).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("kind", "ratio"), [(torch.optim.SGD, 3.0), (torch.optim.AdamW, 1.0)])
+def test_the_factor_of_a_core_models_gradient_has_no_effect_under_an_optimizer_that_divides_by_its_size(kind, ratio):
+    lengths = []
+    for prior in ((0.75, 0.25), (0.25, 0.75)):
+        network = Six(OWN)
+        optimizer = kind(network.parameters(), lr=1e-3, weight_decay=0.0)
+        sharing = AppleSharing(network=network, optimizer=optimizer, site="s", rate=0.0, mu=0.0)
+        trainer = six_trainer(network, optimizer, [sharing], [9.0] * 6)
+        sharing.receive(1, 3, Kind.WEIGHTS, sent(prior, other=OWN))  # of one model, any mixture is that model
+        answer = trained(sharing, trainer)
+        lengths.append((torch.tensor(answer) - torch.tensor(OWN)).norm().item())
+    assert lengths[0] / lengths[1] == pytest.approx(ratio, rel=1e-3)
 
 
 def test_without_a_step_size_the_shares_stay_at_the_prior_and_the_network_is_the_average():

@@ -360,6 +360,27 @@ def test_the_contrast_is_of_features_before_and_after_and_counts_as_often_as_gam
     torch.testing.assert_close(values[1] - values[0], 0.3 * contrast)
 
 
+def test_of_several_classes_each_has_a_contrast_at_its_own_border_and_the_background_none():
+    network, label = Tiny(), torch.zeros(2, 3, 8, 8)
+    label[:, 0], label[:, 1, 1:4, 1:7], label[:, 2, 4:7, 1:7] = 1, 1, 1
+    label[:, 0] -= label[:, 1] + label[:, 2]
+    network.head = nn.Conv2d(4, 3, 1)
+    term, image = EpisodicTerm(network=network, inner=0.0, gamma=1.0, temperature=0.5), images(1, 2, 8, 8)
+    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    term._features.listen()
+    output = {"image": image, "label": label, "pred": network(image)}
+    state = SimpleNamespace(output=output, iteration=1, round=2, rounds=5, batch=output)
+    engine = SimpleNamespace(
+        network=network, inferer=lambda batch, called: called(batch), loss_function=nn.CrossEntropyLoss(), state=state
+    )
+    term.value(None, engine)
+    features = [term._features.kept[0], term._features.kept[-1][:2]]
+    each = [term._contrast(features, label[:, at : at + 1]) for at in (1, 2)]
+    term._features.stop()
+    torch.testing.assert_close(state.terms["episode_contrast"], each[0] + each[1])
+    assert each[0] > 0.01
+
+
 def test_no_step_and_the_own_spectrum_give_the_batchs_own_loss():
     network = Tiny()
     term = EpisodicTerm(network=network, inner=0.0, gamma=0.0)

@@ -1,4 +1,4 @@
-"""FedGIN: random intensities keep norm and geometry, alpha 0 is the identity, and each site keeps its normalisation."""
+"""FedGIN: random intensities keep norm and geometry, alpha 0 is the identity, and all of a network is averaged."""
 
 from __future__ import annotations
 
@@ -135,15 +135,17 @@ def test_the_view_is_reproducible_leaves_the_weak_one_and_is_the_strong_one_with
     assert not torch.equal(two["image"], two["second"])
 
 
-def test_the_variant_trains_and_keeps_normalisation_at_the_site(build):
-    workflow = build("fedgin", network_name="lite0_fpn", encoder_weights=None)
+@pytest.mark.parametrize(("variant", "stays"), [("fedgin", False), ("fedgin_own_norm", True)])
+def test_the_whole_state_is_averaged_and_normalisation_stays_at_the_site_by_name_alone(build, variant, stays):
+    workflow = build(variant, network_name="lite0_fpn", encoder_weights=None)
     workflow.run()
     assert isinstance(workflow.parser.get_parsed_content("strong_view"), IntensityViewd)
-    personal = network_split(workflow.trainer.network, workflow.parser.get("personal")).personal
+    personal = network_split(workflow.trainer.network, workflow.parser.get("personal", [])).personal
     norms = {
         f"{place}.{name}"
         for place, module in workflow.trainer.network.named_modules()
         if isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
         for name in module.state_dict()
     }
-    assert set(personal) == norms != set()
+    assert norms
+    assert set(personal) == (norms if stays else set())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,7 @@ from samfed_monai.methods.fedsemidg import (
     moved_by_gaps,
     share_at,
 )
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from tests.handlers.toy import Shown, next_round, toy_loader, toy_trainer
 
 
@@ -51,14 +52,11 @@ def test_weights_that_leave_the_unit_interval_are_cut_to_it_and_alike_where_none
     torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_equal_gaps_keep_the_weights_to_the_bit():
+def test_gaps_of_0_keep_the_weights_to_the_bit_and_equal_ones_bring_them_nearer_to_one_another():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    for gap in (0.0, 0.7, 1e-9):
-        assert torch.equal(moved_by_gaps(start, torch.full((3,), gap), 0, 10), start)
+    assert torch.equal(moved_by_gaps(start, torch.zeros(3), 0, 10), start)
     assert moved_by_gaps(torch.ones(1), torch.tensor([0.7]), 0, 10).tolist() == [1.0], "of a single site"
-    # almost equal ones are moved by the published formula, as the docstring says
-    almost = moved_by_gaps(start, torch.tensor([1.0, 1.0, 1.0001]), 0, 10, step=0.05)
-    assert almost.tolist() == pytest.approx([0.492, 0.302, 0.206], abs=5e-4)
+    assert moved_by_gaps(start, torch.ones(3), 0, 10, step=0.3).tolist() == pytest.approx([6 / 13, 4 / 13, 3 / 13])
 
 
 @settings(max_examples=100, deadline=None)
@@ -80,21 +78,40 @@ def answers(gaps, round=0):
     }  # fmt: skip
 
 
-def test_sites_begin_alike_and_a_larger_gap_weighs_more_in_the_next_round():
-    strategy = GeneralisationAware(step=0.3).attach(Server(["s0", "s1"], 10, weights={"w": torch.zeros(1)}))
+def as_published(gaps, step=0.3, rounds=10):
+    """Means of rounds in which site k sends k: the server's loop of the authors' code, in its own words."""
+    weights, means = [1 / len(gaps[0])] * len(gaps[0]), []
+    for number, of_round in enumerate(gaps):
+        length = step / 3 * (rounds - number) / rounds
+        moved = [min(max(w + length * gap / max(of_round), 0), 1) for w, gap in zip(weights, of_round, strict=True)]
+        after = [each / sum(moved) for each in moved]
+        used, weights = (weights, after) if number == 0 else (after, after)
+        means.append(sum(at * weight for at, weight in enumerate(used)))
+    return means
+
+
+def test_from_the_second_round_on_a_rounds_own_gaps_decide_how_it_is_averaged_as_in_the_authors_code():
+    gaps = [[1.0, 3.0, 0.5], [2.0, 0.5, 0.0], [0.1, 0.4, 0.9]]
+    names = [f"s{at}" for at in range(3)]
+    strategy, found = GeneralisationAware(step=0.3).attach(Server(names, 10, weights={"w": torch.zeros(1)})), []
+    for number, of_round in enumerate(gaps):
+        other = GeneralisationAware(step=0.3).attach(Server(names, 10, weights={"w": torch.zeros(1)}))
+        other.load_state_dict(strategy.global_weights, strategy.state_dict())
+        for each in (strategy, other):
+            each.configure(number)
+            each.aggregate(number, answers(of_round, number))
+        found.append(strategy.global_weights["w"].item())
+        assert torch.equal(strategy.global_weights["w"], other.global_weights["w"]), "a stored round goes on"
+        assert strategy.weights == other.weights
+    assert found == pytest.approx(as_published(gaps), abs=1e-6)
+    assert found[0] == 1.0
+
+
+def test_an_answer_without_a_gap_is_refused():
+    strategy = GeneralisationAware().attach(Server(["s0"], 10, weights={"w": torch.zeros(1)}))
     strategy.configure(0)
-    strategy.aggregate(0, answers([1.0, 3.0]))
-    assert strategy.global_weights["w"].item() == 0.5
-    low, high = 0.5 + 0.1 / 3, 0.6
-    assert strategy.weights == pytest.approx({"s0": low / (low + high), "s1": high / (low + high)})
-    other = GeneralisationAware(step=0.3).attach(Server(["s0", "s1"], 10, weights={"w": torch.zeros(1)}))
-    other.load_state_dict(strategy.global_weights, strategy.state_dict())
-    for each in (strategy, other):
-        each.configure(1)
-        each.aggregate(1, answers([2.0, 0.5], 1))
-    assert strategy.global_weights["w"].item() == pytest.approx(high / (low + high))
-    assert torch.equal(strategy.global_weights["w"], other.global_weights["w"])
-    assert strategy.weights == other.weights
+    with pytest.raises(MessageRefused, match="the mean of the term 'generalisation_gap'"):
+        strategy.accept(0, "s0", replace(answers([1.0])["s0"], metrics={}))
 
 
 def test_entropy_by_hand():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
+from samfed_monai.federation.participants import require_starts
+from samfed_monai.federation.workflow import client_config
 from samfed_monai.losses import distillation_kl
 from samfed_monai.methods.heterogeneous import (
     CondensationFusion,
@@ -268,6 +271,17 @@ def test_a_site_learns_where_the_server_is_strictly_better():
 def test_each_image_gets_the_mask_of_its_site():
     masks = torch.arange(6, dtype=torch.uint8).reshape(2, 3, 1, 1, 1)  # two sites, three images
     assert choose(masks, torch.tensor([1, 0, 1])).flatten().tolist() == [3, 1, 5]
+
+
+def test_the_networks_that_sites_take_by_default_need_no_weights_but_mobile_sams(tmp_path, monkeypatch):
+    (tmp_path / "mobile_sam.pt").touch()
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    config = client_config(find_bundle("samfed_skin"), "heterogeneous", {})
+    names = [*config.value("mixed_networks"), config.value("server_network")]
+    assert len(set(names)) == 2
+    require_starts(config, names)
+    with pytest.raises(Refused, match="samfed weights efficientnet_lite0"):
+        require_starts(config, ["lite0_fpn"])
 
 
 def test_unknown_options_of_the_sharing_are_refused_together():

@@ -27,6 +27,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         {
             "mu": NOT_NEGATIVE,
             "rate": NOT_NEGATIVE,
+            "momentum": BELOW_1,
             "fraction": FROM_0_TO_1,
             "schedule": (["exponential", "cosine"], ["step"]),
         },

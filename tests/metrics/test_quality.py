@@ -45,10 +45,17 @@ def test_each_estimator_has_its_formula():
 
 def test_a_mask_without_any_doubt_is_expected_to_be_right_and_one_without_a_sure_pixel_to_be_wrong():
     sure, nothing, unsure = (np.array([[value, 0, 0]], np.float32) for value in (1, 0, 0.6))
-    for chances, expected in ((sure, 1.0), (nothing, 1.0), (unsure, 0.0)):
-        assert nested_dice(chances) == expected
-        assert estimate(chances[None]) == expected
-    assert soft_dice(nothing, nothing > 0.5) == level_dice(nothing, nothing > 0.5) == 1.0
+    for chances, nested, expected in ((sure, 1.0, 1.0), (nothing, 1.0, 1.0), (unsure, 0.0, 0.6)):
+        assert nested_dice(chances) == nested
+        assert estimate(chances[None]) == level_dice(chances, chances > 0.5) == pytest.approx(expected)
+    assert soft_dice(nothing, nothing > 0.5) == 1.0
+
+
+def test_another_threshold_is_of_another_mask():
+    assert estimate(ROW[None], threshold=0.7) == pytest.approx(level_dice(ROW, ROW >= 0.7))
+    assert level_dice(ROW, ROW >= 0.7) == pytest.approx(
+        (2 * 2 / 7 + 2 * 2 / 6 * 2 + 2 * 2 / 5 * 3 + 1 * 2 + 2 / 3) / 10
+    )
 
 
 def test_the_border_is_certain_where_no_pixel_is_near_a_half():
@@ -63,7 +70,8 @@ def test_of_several_classes_the_estimate_is_the_mean_over_those_in_the_mask():
     first = np.array([[0.9, 0.6, 0.0, 0.0]], np.float32)
     second = np.array([[0.0, 0.3, 1.0, 0.0]], np.float32)
     chances = np.stack([1 - first - second, first, second])
-    assert estimate(chances) == pytest.approx((nested_dice(first) + nested_dice(second)) / 2)
+    each = level_dice(first, first > 0.5), level_dice(second, second > 0.5)
+    assert estimate(chances) == pytest.approx(sum(each) / 2)
     assert estimate(np.stack([1 - first * 0, first * 0, second * 0])) == 1.0
 
 

@@ -7,6 +7,8 @@ import pytest
 from samfed_monai.core.io import read_json, write_json
 from study.measured import measured
 from study.record import add_to_record
+from study.related import related_page
+from study.related_plan import EARLIER
 from tests.reports.runs import write_row
 
 
@@ -53,6 +55,14 @@ def test_the_yardstick_itself_stands_beside_the_public_set_alone(records):
 
 def test_a_row_without_its_yardstick_says_its_dice_alone(records):
     assert measured(records)["fedsam"] == "sites with masks, 1 seed: mean of the sites 0.600"
+
+
+def test_figures_of_an_earlier_form_of_a_method_say_so(records, monkeypatch):
+    monkeypatch.setitem(EARLIER, "ditto", "it was lambda 1")
+    assert measured(records)["ditto"].endswith("lost at b -0.150; of an earlier form: it was lambda 1")
+    told = "- Of an earlier form: `ditto`, it was lambda 1."
+    assert told in related_page(records, [0])[0]
+    assert "earlier form" not in related_page(records.parent / "none", [0])[0], "there are no figures"
 
 
 def test_without_records_nothing_was_measured_and_what_never_will_be_says_why(tmp_path):
