@@ -138,7 +138,8 @@ def test_both_splits_can_be_evaluated_and_tables_stay_at_the_site(tmp_path):
     for split, images in (("test", 2), ("validation", 3), ("test", 2)):
         answer = algo.evaluate(given(), {**CALL, "split": split, "model": "best"})
         assert answer["samfed"]["n"] == images
-        assert answer.metrics.keys() == {"dice", "iou", "hd95", "empty_both", "empty_prediction", "empty_label"}
+        means = {"dice", "iou", "hd95", "sensitivity", "precision", "area", "expected_dice", "expected_images"}
+        assert answer.metrics.keys() == means | {"empty_both", "empty_prediction", "empty_label"}
         assert [row["id"] for row in algo.scores[split]] == [f"site-1-{split}-{index}" for index in range(images)]
         assert (tmp_path / "best/site-1" / split / "scores.csv").is_file()
     assert algo.evaluator.data_loader is own
