@@ -101,7 +101,10 @@ UNLIKE = ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']", "--serv
 LAST_LAYER = ("--personal", "['final_conv.*']")
 #: What methods need with this small network and these two sites.
 NEEDS: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("apple", "elcfs", "fca"), ("--rounds", 2)),  # in the first they do what no_sam does
+    **dict.fromkeys(
+        ("apple", "elcfs", "elcfs_labelled", "fca", "fedda_cyclic"), ("--rounds", 2)
+    ),  # in the first they do what no_sam does
+    "fedca": ("--rounds", 2, "--terms#contrast#rounds", 1),
     "fedper": LAST_LAYER,
     "fedrep": (*LAST_LAYER, "--local_steps", 2),
     "heterogeneous": UNLIKE,
