@@ -96,7 +96,7 @@ def test_each_round_is_written_once_and_the_picture_replaced(tmp_path, installed
     assert writer.scalars["dice/a", 2] == pytest.approx(0.6)
     assert {step for _, step in writer.scalars} == {1, 2}, "as in the log, rounds count from 1"
     assert writer.calls == ["flush", "flush", "close"]
-    assert Image.open(tmp_path / PICTURE).size[0] < 700
+    assert Image.open(tmp_path / PICTURE).size[0] < 1400
     with Tracking(tmp_path) as show:  # the run goes on
         show([record(0), record(1), record(2)])
     assert Writer.made[1].purge_step == 3
