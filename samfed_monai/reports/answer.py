@@ -13,6 +13,7 @@ from samfed_monai.core.words import counted
 from samfed_monai.metrics import BESIDE
 from samfed_monai.reports.paired import LEVEL, bootstrap_interval
 from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.trust import trust
 
 _MOST_NAMES = 3  # of sites in a sentence
 
@@ -89,16 +90,14 @@ def _how_good(run: RunData) -> str:
 
 
 def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
-    """What is said of sites without a Dice, one after the other; of many, how many they are.
-
-    An expected Dice, which needs no mask (``inference/quality.py``), belongs where student and teacher are compared.
-    """
+    """What is said of sites without a Dice, one after the other; of many, how many they are."""
     if len(sites) > _MOST_NAMES:
         return [f"{len(sites)} sites have no score"]
     held = {each["site"] for each in (run.results.get("privacy") or {}).get("withheld", []) if each["split"] == split}
-    found, apart = [], run.student_and_teacher()
+    found, apart, promised = [], run.student_and_teacher(), {each.site: each for each in trust(run)}
     for site in sites:
         agree = f", student and teacher agree by a Dice of {fmean(apart[site]):.2f}" if site in apart else ""
+        agree += f", expected Dice {promised[site].expected:.2f}" if site in promised else ""
         found.append(f"{site} withheld its score" if site in held else f"{site} has no masks{agree}")
     return found
 

@@ -71,8 +71,8 @@ def test_models_of_sites_are_used_with_the_site_s_name(two):
 def test_a_site_without_masks_says_how_far_student_and_teacher_agree_and_a_withheld_score_is_one(two):
     folder = two.own_images("Basel")
     folder.mkdir(parents=True)
-    (folder / "disagreement.csv").write_text("id,image_sha256,dice,mask\na,0,0.5,\nb,1,0.7,\n")
-    assert "; Basel has no masks, student and teacher agree by a Dice of 0.60)" in answer(two)[0]
+    (folder / "disagreement.csv").write_text("id,image_sha256,dice,estimate,mask\na,0,0.5,0.8,\nb,1,0.7,0.9,\n")
+    assert "; Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85)" in answer(two)[0]
     two.results["privacy"] = {"withheld": [{"site": "Basel", "split": "test", "reason": "withheld"}]}
     assert answer(two)[0].endswith("4 images at Porto; Basel withheld its score)")
 
