@@ -139,7 +139,7 @@ def _pairs(rows: Iterable[Row], name: str = CHOSEN) -> list[tuple[float, float]]
 
 
 def _calibration(rows: Sequence[Row]) -> Calibration:
-    return calibrated_on(_pairs(rows))
+    return calibrated_on(_pairs(rows), "validation")
 
 
 def _promise_rows(

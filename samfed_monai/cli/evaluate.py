@@ -64,11 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     overrides = overrides_of(arguments.extra)
     predictor = Predictor(arguments.bundle, arguments.model, views=arguments.views, overrides=overrides)
+    replaced = quality_path(predictor.model.path).is_file()
     places = [str(absolute(each)) for each in (arguments.datalist, arguments.data_root, arguments.output_dir)]
     with any_image_size(arguments.allow_other_size):
         result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
-    written = [str(quality_path(predictor.model.path))] if arguments.calibrate else []
-    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"])]
+    written = []
+    if arguments.calibrate:
+        found = result["quality"]
+        said = " (the one that was there is replaced)" if replaced else ""
+        written = [f"calibrated on these {found['images']} images: {quality_path(predictor.model.path)}{said}"]
+    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"], own=arguments.calibrate)]
     lines = [*lines_of(result), *beside, f"{places[-1]}/metrics.json", *written]
     sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)

@@ -5,6 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection
+from pathlib import Path
+
+
+def near(path: str | Path) -> str:
+    """A path for a reader: from the current folder, where it is below that."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
 from samfed_monai.metrics.quality import estimate
@@ -315,7 +315,7 @@ class MaskWriter:
         self._wait_until_left(0)
         self._finish()
         empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""
-        logger.info("%s in %s%s", counted(self._written, "mask"), self.masks.folder, empty)
+        logger.info("%s in %s%s", counted(self._written, "mask"), near(self.masks.folder), empty)
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,9 +30,10 @@ from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, prediction
 from samfed_monai.inference.assessment import DOUBTFUL, Assessment, Assessor
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.onnx_network import OnnxNetwork
-from samfed_monai.inference.promised import calibrated_on, kept, scored_pairs
+from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs
 from samfed_monai.inference.quality_file import write_quality
 from samfed_monai.metrics import pool
+from samfed_monai.metrics.quality import Quality
 from samfed_monai.teacher.exam import read_image_tensor
 from samfed_monai.teacher.inference import TeacherNetwork
 
@@ -228,18 +228,21 @@ class Predictor:
                 that it was trained on they look better than they are.
 
         Raises:
-            Refused: too few images to calibrate on, after the scores were written.
+            Refused: too few images to calibrate on, before any is scored.
         """
+        if calibrate:
+            listed = DataList.load(datalist).sites
+            images = sum(len(getattr(listed[name], split)) for name in ([site] if site in listed else listed))
+            require_enough(images, split)
+        else:
+            quality = self.model.quality  # refused before anything is scored, if it is of other weights
         result = self._scores(datalist, data_root, output_dir, site=site, split=split)
         pairs = scored_pairs(Path(output_dir), result)
         everywhere = [pair for of_site in pairs.values() for pair in of_site]
         if calibrate:
-            found = replace(self.model.quality, calibration=calibrated_on(everywhere))
-            found = replace(found, colours=self._public_colours(datalist, data_root) or found.colours)
-            write_quality(found, self.model.path)
-        else:
-            found = self.model.quality
-        result = {**result, "quality": kept(everywhere, found.calibration)}
+            quality = Quality(calibrated_on(everywhere, split), self._public_colours(datalist, data_root))
+            write_quality(quality, self.model.path)
+        result = {**result, "quality": kept(everywhere, quality.calibration)}
         write_json(Path(output_dir) / "metrics.json", result)
         return result
 

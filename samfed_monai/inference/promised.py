@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.stats import rankdata
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.words import counted
 from samfed_monai.metrics.quality import FEWEST, Calibration, groups_of
 
 Pairs = Sequence[tuple[float, float]]
@@ -33,17 +34,24 @@ def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, list[
     return found
 
 
-def calibrated_on(pairs: Pairs) -> Calibration:
-    """The calibration of a model on images that it was not trained on.
+def require_enough(images: int, split: str) -> None:
+    """Refuses a calibration on too few images of a split."""
+    if images < FEWEST:
+        hint = "leave --calibrate out, choose another --split, or label more images"
+        expected, found = f"at least {FEWEST} {split} images with masks", counted(images, "image")
+        raise Refused([Problem("--calibrate", found=found, expected=expected, hint=hint)])
+
+
+def calibrated_on(pairs: Pairs, split: str) -> Calibration:
+    """The calibration of a model on images of a split that it was not trained on.
 
     Raises:
         Refused: too few images.
     """
     made = Calibration.fit(groups_of([estimate for estimate, _ in pairs], [dice for _, dice in pairs]))
     if made is None:
-        expected, hint = f"at least {FEWEST} with masks", "leave --calibrate out, or label more images"
-        raise Refused([Problem("--calibrate", found=f"{len(pairs)} images", expected=expected, hint=hint)])
-    return made
+        require_enough(len(pairs), split)
+    return cast(Calibration, made)
 
 
 def kept(pairs: Pairs, calibration: Calibration | None) -> dict[str, Any]:
@@ -87,14 +95,15 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
-    """What :func:`kept` found, for a reader."""
+def sentences(found: Mapping[str, Any], *, own: bool = False) -> list[str]:
+    """What :func:`kept` found, for a reader; ``own``: on the images of the calibration itself."""
     how = "expected" if found["calibrated"] else "expected (not calibrated)"
     lines = [
         f"{how} Dice {found['expected_dice']:.3f}, true {found['dice']:.3f}, {found['error']:.3f} apart on average"
     ]
     if found["above_bound"] is not None:
-        lines.append(f"{found['above_bound']:.0%} of the masks have at least their lower bound (90 % are to)")
+        where = "; of other images it will be fewer" if own else ""
+        lines.append(f"{found['above_bound']:.0%} of the masks have at least their lower bound (90 % are to{where})")
     if found["spearman"] is not None:
         lines.append(f"rank correlation of expected and true Dice {found['spearman']:.2f}")
     return lines

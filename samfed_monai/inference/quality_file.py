@@ -14,7 +14,7 @@ from samfed_monai.metrics.quality import IN_RUN, Quality
 WEIGHTS = "model_sha256"
 """Key with the SHA-256 of the weights that the file is of, where they are one file."""
 
-_HINT = "delete it, or make it anew with `samfed evaluate … --split validation --calibrate`"
+_HINT = "delete it, or make it anew: samfed evaluate BUNDLE --model MODEL … --split validation --calibrate"
 
 
 def quality_path(model: Path) -> Path:
@@ -41,7 +41,7 @@ def read_quality(model: Path) -> Quality:
         return Quality()
     content = read_json(path)
     if not model.is_dir() and isinstance(content, dict) and content.get(WEIGHTS) != sha256_file(model):
-        found, expected = f"of weights {str(content.get(WEIGHTS))[:12]}", f"that of {model.name}"
+        found, expected = f"{str(content.get(WEIGHTS))[:12]}, which are others", f"the SHA-256 of {model.name}"
         raise Refused([Problem(f"{path} -> {WEIGHTS}", found=found, expected=expected, hint=_HINT)])
     return quality_of(content, str(path))
 

@@ -22,7 +22,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, 
 from samfed_monai.core.io import make_folder, read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_names, image_paths
@@ -408,7 +408,7 @@ class MaskForms:
         places |= {name: file for name, file in (("areas", self.table), ("annotations", self.coco)) if file}
         if not places:
             return "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
-        return "; ".join(f"{name}: {place}" for name, place in places.items())
+        return "; ".join(f"{name}: {near(place)}" for name, place in places.items())
 
 
 def foreground_of(bundle: Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.words import counted, printable, uncapitalised
+from samfed_monai.core.words import counted, near, printable, uncapitalised
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds")])
@@ -47,3 +47,8 @@ def test_any_text_can_be_printed_and_letters_stay(text):
     assert shown.encode().decode() == shown
     assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in shown)
     assert printable(shown, keep="") == shown
+
+
+def test_a_path_below_the_current_folder_is_shown_from_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [near(tmp_path / "masks" / "a"), near("masks"), near("/else/where")] == ["masks/a", "masks", "/else/where"]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
+from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import sha256_file
-from samfed_monai.inference.promised import calibrated_on, kept, scored_pairs, sentences
+from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
+from samfed_monai.data import render_synthetic
+from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs, sentences
 from samfed_monai.inference.quality_file import copy_quality, quality_of, quality_path, read_quality, write_quality
 from samfed_monai.metrics.quality import Calibration, Quality
+from samfed_monai.networks import client_network
 
 HALF = Calibration((0.0, 1.0), (0.0, 0.5), 0.2, 40)
 PAIRS = [(0.1 * n, 0.05 * n) for n in range(1, 11)]
@@ -34,6 +40,7 @@ def test_with_one_the_share_above_the_bound_is_counted():
     # bounds: 1.2 e - 0.21, at most e / 2 where e <= 0.3
     assert found["above_bound"] == pytest.approx(0.3)
     assert "30% of the masks have at least their lower bound (90 % are to)" in sentences(found)
+    assert "(90 % are to; of other images it will be fewer)" in sentences(found, own=True)[1]
 
 
 def test_the_worst_that_are_not_among_the_doubtful_are_missed():
@@ -52,9 +59,14 @@ def test_pairs_are_read_from_the_tables(tmp_path):
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(Refused, match=r"--calibrate: expected at least 20 with masks, found 19 images"):
-        calibrated_on([(0.5, 0.5)] * 19)
-    assert calibrated_on([(0.5, 0.4)] * 20)(0.5)[0] == pytest.approx(0.4)
+    with pytest.raises(
+        Refused, match=r"--calibrate: expected at least 20 validation images with masks, found 19 images"
+    ):
+        calibrated_on([(0.5, 0.5)] * 19, "validation")
+    with pytest.raises(Refused, match="found 1 image"):
+        require_enough(1, "test")
+    require_enough(20, "test")
+    assert calibrated_on([(0.5, 0.4)] * 20, "test")(0.5)[0] == pytest.approx(0.4)
 
 
 class TestFile:
@@ -73,7 +85,7 @@ class TestFile:
         write_quality(Quality(HALF), model)
         model.write_bytes(b"others")
         with pytest.raises(
-            Refused, match=r"model_sha256: expected that of model.pt, found of weights .*; delete it, or"
+            Refused, match=r"model_sha256: expected the SHA-256 of model.pt, found .*, which are others; delete"
         ):
             read_quality(model)
 
@@ -95,3 +107,35 @@ class TestFile:
         assert not quality_path(copies[0]).exists()
         copy_quality(Quality(HALF), copies)
         assert [read_quality(copy) for copy in copies] == [Quality(HALF)] * 2
+
+
+def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, capsys, monkeypatch):
+    """Twenty images; a calibration of other weights does not keep it from being made anew."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save_tensors("model.safetensors", client_network("flexible_unet_resnet18").state_dict())
+    listed = render_synthetic("images", sites=2, images_per_site=1, public=2, validation=10, test=1, size=(64, 64))
+    listed.save("list.json")
+    model = ["--model", "model.safetensors", "--network_name", "flexible_unet_resnet18", "--image_size", "64"]
+    words = [*model, "--allow-other-size", "--datalist", "list.json", "--data-root", "images", "--output-dir", "scores"]
+    write_json("model.quality.json", {"schema": 1, "model_sha256": "0" * 64})
+    assert main(["evaluate", "samfed_skin", *words]) == 2
+    assert "model_sha256: expected the SHA-256 of model.safetensors" in capsys.readouterr().err
+    assert main(["evaluate", "samfed_skin", *words, "--split", "test", "--calibrate"]) == 2
+    assert "expected at least 20 test images with masks, found 2 images" in capsys.readouterr().err
+    assert main(["evaluate", "samfed_skin", *words, "--split", "validation", "--calibrate"]) == 0
+    said = capsys.readouterr().out
+    assert "calibrated on these 20 images" in said
+    assert "(the one that was there is replaced)" in said
+    made = read_quality(Path("model.safetensors"))
+    assert made.calibration.images == 20
+    assert made.colours is not None
+    assert read_json("scores/metrics.json")["quality"]["calibrated"]
+    chosen = [*model, "--allow-other-size", "--areas", "areas.csv", "--only-sure", "--flag-below", "1"]
+    assert main(["infer", "samfed_skin", "images/site-1/images", "--output-dir", "masks", *chosen]) == 0
+    assert "doubtful: 12 of 12 masks (expected Dice below 1); look first at" in capsys.readouterr().out
+    with open("areas.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert all(0 <= float(row["lower_bound"]) <= 1 for row in rows)
+    assert not list(Path("masks").glob("*.png"))
+    assert len(list(Path("masks/doubtful").glob("*.png"))) == 12
