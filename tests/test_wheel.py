@@ -44,9 +44,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         else:
             shutil.copy(source, copy / name)
-    models = copy / "bundles" / "samfed_skin" / "models"
-    models.mkdir(exist_ok=True)
-    shutil.copy(SHIPPED, models)
+    for bundle in ("samfed_skin", "samfed_polyp"):
+        models = copy / "bundles" / bundle / "models"
+        models.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / "bundles" / bundle / "models" / "model.pt", models)
     (models / "stray.pt").write_bytes(b"other weights never travel in a wheel")
     done = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", copy / "dist", copy)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -271,7 +271,7 @@ def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_
     path.write_text(json.dumps({**content, "extra": {"_target_": "$print"}}))
     main(["check", str(copy), "--workflow", "federate"])
     assert "image height" not in capsys.readouterr().err
-    path.write_text(json.dumps({**content, "overlays_": [{"x": "$print('canary')"}]}))
+    path.write_text(json.dumps({**content, "initialize": [*content["initialize"], "$print('canary')"]}))
     assert main(["check", str(copy), "--workflow", "federate"]) == 0
     told = capsys.readouterr().out
     assert "not tried whether a run takes its values: it could run code (--strict says where)" in told

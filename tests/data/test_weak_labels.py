@@ -164,7 +164,7 @@ def test_a_list_keeps_its_kinds_and_refuses_others(masks: tuple[Path, DataList],
     content["public"][0]["label_kind"] = "box"
     content["sites"]["site-1"]["unlabelled"][0]["label_kind"] = "scribbles"
     (tmp_path / "list.json").write_text(json.dumps(content))
-    message = r"(?s)found scribbles; did you mean 'scribble'.*public#0#label_kind: .*found a weak label \(box\)"
+    message = r"(?s)found 'scribbles'; did you mean 'scribble'.*public#0#label_kind: .*found a weak label \(box\)"
     with pytest.raises(Refused, match=message):
         DataList.load(tmp_path / "list.json")
 

@@ -16,7 +16,7 @@ from tests.methods import pick
 
 SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}
 R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"
-FPN, LITE = "mobile_sam_fpn", "lite0_fpn"
+FPN = "mobile_sam_fpn"
 
 
 def participants(
@@ -51,11 +51,11 @@ def test_one_switch_changes_the_exchange_at_both_ends(small_list):
 
 
 def test_sites_take_the_mixed_networks_in_turn_unless_they_choose(small_list):
-    assert participants(small_list).networks == {"site-1": FPN, "site-2": LITE}
+    assert participants(small_list).networks == {"site-1": FPN, "site-2": "basic_unet"}
     chosen = participants(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
-    assert chosen.networks == {"site-1": R34, "site-2": LITE}
+    assert chosen.networks == {"site-1": R34, "site-2": "basic_unet"}
     assert chosen.overrides == {"site-1": {"network_name": R34, "learning_rate": 0.1}, "site-2": {}}
-    assert (chosen.server_network, chosen.all_networks) == (FPN, [R34, LITE, FPN])
+    assert (chosen.server_network, chosen.all_networks) == (FPN, ["basic_unet", R34, FPN])
     alike = participants(small_list, mixed_networks=None, server_network=None)
     assert alike.networks == {"site-1": "basic_unet", "site-2": "basic_unet"}
     assert alike.server_network == "basic_unet"

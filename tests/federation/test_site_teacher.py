@@ -182,7 +182,10 @@ def test_the_teachers_means_are_those_of_its_masks(machine):
     rows = here.masks.teacher_scores(here.sha256, config, "test")
     assert said["n"] == len(rows) == 2
     assert said["metrics"]["dice"] == pytest.approx(sum(row["dice"] for row in rows) / 2)
-    assert set(said["metrics"]) == {"dice", "iou", "hd95", "empty_both", "empty_prediction", "empty_label"}
+    assert set(said["metrics"]) == {
+        *("dice", "iou", "hd95", "sensitivity", "precision", "area"),
+        *("empty_both", "empty_prediction", "empty_label"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.core.registry import Elsewhere
 from tests.flare import tiny_sam
 from tests.flare.carried import hashes, in_both
 from tests.flare.test_equality import SMALL_NETWORK
@@ -47,8 +46,6 @@ def test_what_sites_keep_is_the_same_in_one_process_and_carried(two_sites, tmp_p
 def test_a_sam_whose_lora_alone_travels_is_the_same_in_one_process_and_carried(two_sites, tmp_path, monkeypatch):
     for entries, builder in tiny_sam.catalogues():
         monkeypatch.setitem(entries, tiny_sam.NAME, builder)
-    outside = {tiny_sam.NAME: Elsewhere("tests.flare.tiny_sam.network", "tests")}
-    monkeypatch.setattr("samfed_monai.config.check.networks_elsewhere", lambda: outside)
     small = {name: value for name, value in SMALL.items() if name not in SMALL_NETWORK}
     options = {**small, "batch_size": 1, "local_steps": 2, "variant": "pfedsam", "network_name": tiny_sam.NAME}
     here, there = in_both(two_sites, tmp_path, options, worker="tests.flare.tiny_sam")

@@ -78,7 +78,7 @@ UNLABELLED = {
 def test_an_honest_plan_has_the_counts_that_it_had(node):
     site = node({})
     reply, scores = answered(site, Task.TRAIN), answered(site, Task.EVALUATE)
-    assert (reply.n, scores.n, sorted(scores.metrics)[0]) == (4, 2, "dice")
+    assert (reply.n, scores.n, "dice" in scores.metrics) == (4, 2, True)
     stream = site.client.trained_on.stream
     hashes = {item.sha256 for item in site.datalist.sites["site-1"].unlabelled}
     assert (stream.images, stream.drawn, stream.hashed) == (hashes, 4, True)
