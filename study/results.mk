@@ -101,13 +101,15 @@ shipped-model: $(VENV)/.package
 KVASIR := $(SAMFED_DATA)/data/polyp
 KVASIR_RUN ?= runs/kvasir
 KVASIR_FOLDERS := $(foreach each,public hospital_a hospital_b hospital_c,--folder $(each)=kvasir_seg)
-polyp-model: $(VENV)/.package
+kvasir-list: $(VENV)/.package
 	$(call needs-data,data/polyp/kvasir_seg)
-	$(weights)
 	@mkdir -p "$(KVASIR_RUN)"
 	@$(BIN)/python -m study kvasir "$(KVASIR)/kvasir_seg" --to "$(KVASIR_RUN)/split.json"
 	@$(BIN)/samfed prepare list --split "$(KVASIR_RUN)/split.json" --data-root "$(KVASIR)" $(KVASIR_FOLDERS) \
 	    --output "$(KVASIR_RUN)/kvasir.json"
+
+polyp-model: kvasir-list
+	$(weights)
 	@$(BIN)/samfed teach samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" \
 	    --output "$(KVASIR_RUN)/teacher.safetensors"
 	@$(BIN)/samfed federate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --local_steps 48 \
@@ -118,9 +120,8 @@ polyp-model: $(VENV)/.package
 
 # What expected Dice is worth, on the validation and test images of the shipped models' lists, and on hospitals that took no part.
 QUALITY := $(RECORDS)/quality.jsonl
-quality: $(VENV)/.package
+quality: kvasir-list
 	$(call needs-data,$(POLYP_NEEDS) $(SKIN_NEEDS))
-	@mkdir -p "$(KVASIR_RUN)"
 	@$(BIN)/samfed prepare folders "$(KVASIR)" --test-only --no-report --output "$(KVASIR_RUN)/unseen.json"
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" --no-report \
 	    --output "$(KVASIR_RUN)/skin.json"
