@@ -207,6 +207,7 @@ light-before-page: $(VENV)/.package
 	    --caveat "The encoder's learning rate was 0.0001; the bundles' agreement rule was average until trusted_average, and their steps 12 a round until 36. Commands name what is no default now." \
 	    --caveat "Sections with the rule trusted_average and those beside them, and seed 2 of three times as many steps, have a teacher that was fitted anew with the same command on another machine (Dice 0.814 or 0.816 with its views instead of 0.821): compare rows inside of a section." \
 	    --caveat "Students of unadapted_sam start from SAM's own trunk, since there is no adapted one; no_sam from there has a section of its own." \
+	    --caveat "Renewing soft masks within a run has left the package: that section is a record, and its command does not run." \
 	    --caveat "MB a round are, where they are 126, of runs in which a model went down twice a round, to be scored and to train from; it goes down once now."
 
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
