@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.device import usable_cores
-from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems, or_skip
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
 from samfed_monai.data.walk import PICTURE, kind_of, not_read, report_not_read, walk
@@ -47,7 +48,10 @@ def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: boo
         if not source.exists() or (source.is_file() and kind_of(source) != PICTURE):
             found = f"a file of another kind ({kind_of(source)})" if source.exists() else "no such folder or image"
             expected = f"a folder of images, or a file that ends in {', '.join(sorted(SUFFIXES))}"
-            problems.add(str(source), found=found, expected=expected)
+            readable = not source.exists() and source.parent.is_dir() and os.access(source.parent, os.R_OK)
+            beside = source.parent.iterdir() if readable else ()
+            hint = did_you_mean(source.name, [path.name for path in beside])
+            problems.add(str(source), found=found, expected=expected, hint=hint)
     problems.refuse_if_any()
     images = _images(folder)
     others = {source: walk(source) for source in _sources(folder) if source.is_dir()}

@@ -210,7 +210,10 @@ def test_single_images_and_patterns_have_masks_of_their_own_names(infer, model, 
     [
         ([], "IMAGES: expected images, patterns or folders, found none"),
         (["{images}/*.tiff"], r"\*\.tiff: expected images, or folders of images, found nothing that fits"),
-        (["{images}/c.jpg"], r"c\.jpg: expected a folder of images, or a file .* found no such folder or image"),
+        (
+            ["{images}/c.jpg"],
+            r"c\.jpg: expected a folder of images, or a file .* found no such folder or image; did you mean 'a\.jpg'\?",
+        ),
         (["{images}/notes.txt"], r"notes\.txt: expected a folder of images, or a file .* found a file of another kind"),
         (["{images}/a.jpg", "{images}/deep/a.jpg"], r"a: expected one image of that name, found .*a\.jpg and .*deep/a"),
     ],
