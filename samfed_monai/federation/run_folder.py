@@ -157,15 +157,18 @@ def round_record(
 
 def expected_dice(record: Mapping[str, Any]) -> float | None:
     """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
-    promised = [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
+    promised = _promised(record)
     images = sum(each["images"] for each in promised)
     return sum(each["dice"] * each["images"] for each in promised) / images if images else None
 
 
 def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
     """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
-    promised = [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
-    return Calibration.fit(Group(**group) for each in promised for group in each["groups"])
+    return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
+
+
+def _promised(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
 
 
 def round_line(record: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from samfed_monai.handlers.mask_writer import Prediction, predictions
-from samfed_monai.metrics.quality import Quality, colours_of
+from samfed_monai.metrics.quality import DOUBTFUL, Quality, colours_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
 
-DOUBTFUL = 0.7
-"""Expected Dice below which a mask is called doubtful."""
 COLUMNS = ("expected_dice", "lower_bound", "doubtful", "flags")
 """Heads that a table of areas has for it; ``doubtful`` is yes or empty, several flags have a semicolon between them."""
 ENOUGH = 256

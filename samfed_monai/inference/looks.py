@@ -17,7 +17,7 @@ from PIL import Image
 from samfed_monai.core.words import printable
 from samfed_monai.data.classes import colour_of
 from samfed_monai.handlers.mask_writer import MaskFolder
-from samfed_monai.inference.assessment import DOUBTFUL
+from samfed_monai.metrics.quality import DOUBTFUL
 from samfed_monai.reports.html import PRIVACY, data_url, environment
 from samfed_monai.reports.masks import outlined, png_of
 
@@ -121,7 +121,7 @@ class LooksPage:
             "page": self,
             "looks": looks,
             "flags": sorted({flag for look in looks for flag in look.assessed.flags}),
-            "below": DOUBTFUL,
+            "below": max((look.assessed.doubtful_below for look in looks), default=DOUBTFUL),
             "calibrated": all(look.assessed.lower_bound is not None for look in looks),
             "colours": {name: f"rgb{colour_of(n)}" for n, name in enumerate(self.labels, start=1)} if several else {},
             "timed": any(look.seconds is not None for look in looks),

@@ -27,13 +27,13 @@ from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predictions
-from samfed_monai.inference.assessment import DOUBTFUL, Assessment, Assessor
+from samfed_monai.inference.assessment import Assessment, Assessor
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.onnx_network import OnnxNetwork
 from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs
 from samfed_monai.inference.quality_file import write_quality
 from samfed_monai.metrics import pool
-from samfed_monai.metrics.quality import Quality
+from samfed_monai.metrics.quality import DOUBTFUL, Quality
 from samfed_monai.teacher.exam import read_image_tensor
 from samfed_monai.teacher.inference import TeacherNetwork
 

@@ -22,6 +22,8 @@ Mask = NDArray[Any]
 
 LEVELS = (np.arange(10) + 0.5) / 10
 """Thresholds over which :func:`level_dice` averages."""
+DOUBTFUL = 0.7
+"""Expected Dice below which a mask is called doubtful."""
 COVERAGE = 0.9
 """Share of images whose Dice is to be at or above the bound."""
 FEWEST = 20

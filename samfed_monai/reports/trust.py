@@ -7,11 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from samfed_monai.core.io import read_json
-from samfed_monai.metrics.quality import IN_RUN, Quality
+from samfed_monai.metrics.quality import DOUBTFUL, IN_RUN, Quality
 from samfed_monai.reports.run_data import RunData
 
-DOUBTFUL = 0.7
-"""Expected Dice below which a mask is doubtful, as for ``samfed infer``."""
 FIRST = 5
 """Images of a site that are named, the most doubtful first."""
 

@@ -132,8 +132,10 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert made.colours is not None
     assert read_json("scores/metrics.json")["quality"]["calibrated"]
     chosen = [*model, "--allow-other-size", "--areas", "areas.csv", "--only-sure", "--flag-below", "1"]
+    chosen += ["--page", "looks.html"]
     assert main(["infer", "samfed_skin", "images/site-1/images", "--output-dir", "masks", *chosen]) == 0
     assert "doubtful: 12 of 12 masks (expected Dice below 1); look first at" in capsys.readouterr().out
+    assert "below 1.0" in " ".join(Path("looks.html").read_text().split()), "the value that was asked for"
     with open("areas.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert all(0 <= float(row["lower_bound"]) <= 1 for row in rows)
