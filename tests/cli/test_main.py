@@ -45,18 +45,39 @@ def test_what_is_told_goes_to_the_standard_error_of_the_moment(monkeypatch):
         assert heard.getvalue() == "round 1 of 2\n"
 
 
-def test_help_names_every_command_and_imports_neither_torch_nor_monai():
+#: Commands that answer at once, each with what it prints.
+LIGHT = {
+    ("--help",): "our reading of it",
+    **{
+        ("show", "samfed_skin", "--workflow", workflow, *words, "--all"): "command line"
+        for workflow, words in {
+            "train": ("--variant", "pfedsam", "--batch_size", "2"),
+            "federate": ("--variant", "pfedsam", "--batch_size", "2"),
+            "evaluate": ("--batch_size", "2"),
+            "inference": ("--batch_size", "2"),
+            "teacher": ("--views", "2"),
+        }.items()
+    },
+}
+
+
+def test_help_names_every_command_and_what_answers_at_once_imports_nothing_heavy():
     code = (
-        "import sys; from samfed_monai.cli.main import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "sys.stderr.write(' '.join(sorted({'torch', 'monai', 'numpy', 'ignite', 'PIL'} & sys.modules.keys())))"
+        "import contextlib, io, sys\n"
+        "import samfed_monai.cli.prepare, samfed_monai.cli.report, samfed_monai.cli.teach, samfed_monai.cli.weights\n"
+        "from samfed_monai.cli.main import main\n"
+        f"for words in {list(map(list, LIGHT))}:\n"
+        "    with contextlib.suppress(SystemExit): main(words)\n"
+        "    print('\\f')\n"
+        "heavy = {'torch', 'monai', 'numpy', 'ignite', 'PIL', 'matplotlib', 'jinja2', 'timm'}\n"
+        "sys.stderr.write(' '.join(sorted(heavy & sys.modules.keys())))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+    printed = done.stdout.split("\f\n")
+    assert all(text in page for text, page in zip(LIGHT.values(), printed[:-1], strict=True))
     for command in COMMANDS:
-        assert f"\n    {command} " in done.stdout
-    assert "our reading of it" in done.stdout
+        assert f"\n    {command} " in printed[0]
 
 
 ENCODINGS = ("latin-1", "cp437", "ascii", "utf-8", "utf-16")
