@@ -1,6 +1,6 @@
 """One federation, three ways: in one process, in FLARE's simulator and on a whole FLARE system of this machine.
 
-Masks, unlike networks and classes run in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
+Masks and unlike networks run in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
 FLARE, and real processes at the sites. What FLARE itself adds, the bytes of a message from here to there, is the same
 for all.
 """
@@ -20,7 +20,6 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList
-from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
 from samfed_monai.flare import local as one_machine
 from samfed_monai.flare.job import planned
 from samfed_monai.results import validate_results
@@ -85,18 +84,6 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried
     assert read_json(carried / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
     (audit,) = carried.glob("**/sites/site-2/audit.jsonl")
     assert audit.read_text().count('"outcome": "masked"') == 2
-
-
-def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):
-    organs, slices = tmp_path / "organs", tmp_path / "slices"
-    render_volumes(organs, volumes=3, public=2, size=(32, 32), depth=6)
-    made = ["--slices", str(slices), "--public", "public", "--classes", ",".join(CLASSES), "--no-report"]
-    made += ["--validation", "0.3", "--test", "0.3", "--output", str(slices / "list.json")]
-    assert main(["prepare", "nifti", str(organs), *made]) == 0
-    runs = in_both(slices, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", "classes": list(CLASSES)})
-    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
-    assert scores[0] == scores[1]
-    assert list(scores[1]["mr"]["test"]["classes"]) == list(CLASSES)
 
 
 def test_unlike_networks_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
