@@ -1,5 +1,5 @@
 # The comparisons of docs/results/, included by the Makefile: make light | pfedsam | related runs what is missing and writes the page,
-# make light-page | pfedsam-page | related-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
+# make light-page | account-page | pfedsam-page | related-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
 comma := ,
 
 # Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
@@ -157,6 +157,27 @@ LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand
     --caveat "The teacher is fitted once, with one seed, and shared by all rows, unless a section says otherwise; its row is scored on its own soft masks, with the views that the store is filled with." \
     --caveat "Recipe, views and augmentation were chosen on validation images, with seed 0." \
     --caveat "Milliseconds were taken at the end of each run, beside other work on the same machine, and differ by a factor of two and more; docs/benchmarks.md has them side by side."
+
+# ---- docs/results/account.md: what each part of the default contributes, and what it protects against ---------------------
+# At the bundles' own length, with the teachers of `make light`: the default, each part removed and each alone, a teacher that is wrong
+# at one site and one that is wrong everywhere. Some 70 core-hours; finished runs are kept, and a second call goes on.
+ACCOUNT_ROWS ?= dp_only
+ACCOUNT_SEEDS ?= 0,1,2
+account-files = --rows study/rows/account.rows.json --rows study/rows/wrong.rows.json --rows study/rows/wrong-$(1).rows.json
+account-compare = @$(BIN)/samfed compare samfed_$(1) --rounds 10 --variants $(ACCOUNT_ROWS) $(call account-files,$(1)) --seeds $(ACCOUNT_SEEDS) \
+    --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" \
+    --adapter "$(LIGHT_RUN)/$(1).safetensors" --overlays false --output-dir "$(LIGHT_RUN)/$(1)-account" \
+    $(call record,account-$(1),$(LIGHT_RUN)/$(1)-account)
+account-section = $(call section,$(1),account-$(2),make account SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(ACCOUNT_ROWS) $(call account-files,$(2)) --seeds $(ACCOUNT_SEEDS) --rounds 10 --overlays false)
+
+account: light-teachers
+	$(call account-compare,polyp,$(POLYP_DATA))
+	$(call account-compare,skin,$(SKIN_DATA))
+	@$(MAKE) account-page
+
+account-page: $(VENV)/.package
+	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed $(call account-section,Polyp,polyp) \
+	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS)
 
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_SEEDS ?= 0,1,2
