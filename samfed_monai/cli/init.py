@@ -20,8 +20,8 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     parser = subparsers.add_parser(
         "init",
         help="copy a packaged bundle into a folder of your own",
-        description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships and "
-        "with schemas by which an editor completes and underlines options; an existing folder is never written into.",
+        description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships; "
+        "an existing folder is never written into.",
     )
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
     parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
@@ -30,11 +30,8 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Copies the bundle, writes its schemas and says where it is."""
-    from samfed_monai.config.editor import write
-
+    """Copies the bundle and says where it is."""
     path = copy_bundle(arguments.name, arguments.folder)
-    write(path)
     options = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
     sys.stdout.write(f"{path}\n  options: {options}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")

@@ -46,7 +46,7 @@ a first run:
 exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (how to go on is printed), 130 interrupted"""
 
 COMMANDS = (
-    *("prepare", "weights", "init", "check", "show", "schema", "variants", "new", "teach", "federate", "flare"),
+    *("prepare", "weights", "init", "check", "show", "variants", "new", "teach", "federate", "flare"),
     *("compare", "report", "audit", "evaluate", "infer", "app", "model", "export"),
 )
 """Modules of this folder, each with a function ``add_NAME_parser``, in the order in which a user meets them."""
@@ -80,10 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # a process of our own, which has not imported torch yet
         set_up_process()
     parser = build_parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
-        from samfed_monai.cli.completion import complete
-
-        complete(parser)
     arguments = argparse.Namespace()
     try:
         _parse(parser, argv, arguments)

@@ -28,7 +28,7 @@ def join_id(parts: Iterable[str]) -> str:
 
 
 def is_note(name: str) -> bool:
-    """Whether an id on top of a file says nothing to a run: one that begins with ``_``, or ``$schema`` for editors."""
+    """Whether an id on top of a file says nothing to a run: one that begins with ``_``, or an editor's ``$schema``."""
     return name.startswith("_") or name == "$schema"
 
 

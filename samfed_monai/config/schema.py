@@ -1,11 +1,10 @@
-"""JSON Schema (draft 2020-12) of what code takes: annotations, arguments of components, and their docstrings."""
+"""JSON Schema (draft 2020-12) of what code takes: annotations, and arguments of components."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import os
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -84,20 +83,3 @@ def _of_option(keywords: Mapping[str, Any]) -> Schema:
     if "properties" in schema:
         schema["properties"] = {name: _of_option(inner) for name, inner in schema["properties"].items()}
     return {"type": ["number", "null"], **schema} if _BOUNDS & keywords.keys() else schema
-
-
-def argument_texts(component: Any) -> dict[str, str]:
-    """What a docstring says of each argument, in its section ``Args:``, on one line and without marks of Sphinx."""
-    section = re.search(r"^ *Args:\n((?: *\S.*\n|\n)*?)(?= *\w+::?\n|\Z)", f"{inspect.getdoc(component) or ''}\n", re.M)
-    texts: dict[str, str] = {}
-    names: list[str] = []
-    for line in section[1].splitlines() if section else ():
-        begins = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
-        if begins:
-            names = begins[1].split(", ")
-            texts |= dict.fromkeys(names, begins[2])
-        else:
-            texts |= {name: f"{texts[name]} {line.strip()}" for name in names if line.strip()}
-    return {
-        name: re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text).replace("``", "`") for name, text in texts.items()
-    }

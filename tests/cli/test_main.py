@@ -29,7 +29,7 @@ from samfed_monai.federation import run_many
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 COMMANDS = (
-    *("prepare", "weights", "init", "check", "show", "schema", "variants", "new", "teach", "federate", "flare"),
+    *("prepare", "weights", "init", "check", "show", "variants", "new", "teach", "federate", "flare"),
     *("compare", "report", "audit", "evaluate", "infer", "app", "model", "export"),
 )
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
