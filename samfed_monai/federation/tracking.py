@@ -1,26 +1,19 @@
-"""What can be watched of a run while it goes on: ``progress.png``, and TensorBoard where it is installed."""
+"""Every round of a run as scalars for TensorBoard, where that is installed."""
 
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.io import PUBLIC, write_bytes
 from samfed_monai.federation.run_folder import round_traffic
 
 logger = logging.getLogger(__name__)
 
-PICTURE = "progress.png"
 TENSORBOARD = "tensorboard"
 """The folder of a run that TensorBoard is pointed at, and the name of its package."""
-
-
-_DRAWING = 0.05  # of a run's time, at the most: a picture holds all rounds, and takes longer with each
 
 
 def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
@@ -43,13 +36,12 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Tracking:
-    """Shows every round of a run once it is stored. Its failures are reported once and never end a run.
+    """Writes every round of a run once it is stored. A failure is reported, ends the writing, and never the run.
 
     TensorBoard is written by MONAI's own handler, of an engine whose epochs are the rounds, from 1.
 
     Args:
-        folder: the run's folder; ``progress.png`` is replaced, ``tensorboard/`` is added to. The picture
-            leaves short rounds out, so that drawing takes at most a twentieth of the time, but never the last.
+        folder: the run's folder; its ``tensorboard/`` is added to.
 
     Example::
 
@@ -60,8 +52,8 @@ class Tracking:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._writer: Any = None
-        self._failed: set[str] = set()
-        self._due = -math.inf  # when the next picture is due, in monotonic seconds
+        package = find_spec(TENSORBOARD)
+        self._works = package is not None and package.origin is not None  # without one it is a mere folder, a run's
 
     def __enter__(self) -> Tracking:
         return self
@@ -71,36 +63,18 @@ class Tracking:
             self._writer.close()
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Shows the last of ``records``, which are those of all rounds so far."""
-        for what, show in {PICTURE: self._draw, TENSORBOARD: self._write_scalars}.items():
-            if what in self._failed:
-                continue
-            try:
-                show(records)
-            except Exception as error:  # a broken TensorBoard, a full disk: what matters is stored already
-                self._failed.add(what)
-                logger.warning("%s is not written any more: %s: %s", what, type(error).__name__, error)
-
-    def _draw(self, records: Sequence[Mapping[str, Any]]) -> None:
-        from samfed_monai.reports.figures import progress
-        from samfed_monai.reports.run_data import read_federation
-
-        last, started = records[-1], time.monotonic()
-        if started < self._due and last["round"] + 1 < last["rounds"]:
+        """Writes the last of ``records``, which are those of all rounds so far."""
+        if not self._works:
             return
-        picture = progress(read_federation(self.folder / "federation.csv"), last["rounds"])
-        if picture is not None:
-            write_bytes(self.folder / PICTURE, picture, mode=PUBLIC)
-        ended = time.monotonic()
-        self._due = ended + (ended - started) / _DRAWING
+        try:
+            self._write(records[-1])
+        except Exception as error:  # a broken TensorBoard, a full disk: what matters is stored already
+            self._works = False
+            logger.warning("%s is not written any more: %s: %s", TENSORBOARD, type(error).__name__, error)
 
-    def _write_scalars(self, records: Sequence[Mapping[str, Any]]) -> None:
-        package = find_spec(TENSORBOARD)
-        if package is None or package.origin is None:  # without an origin it is a mere folder, for instance a run's
-            return
+    def _write(self, record: Mapping[str, Any]) -> None:
         from monai.handlers import TensorBoardStatsHandler
 
-        record = records[-1]
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
