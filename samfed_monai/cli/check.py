@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
-    from samfed_monai.config.reads import Unread
+    from samfed_monai.config.ids import Unread
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants, variant_files
     from samfed_monai.core.words import counted
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     for variant, problem in unfit.items():
         sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
     if arguments.inventory:
-        from samfed_monai.config.inventory import inventory
+        from samfed_monai.config.strict import inventory
 
         files = variant_files(root, arguments.variant) if arguments.variant else ()
         sys.stdout.write("\n" + inventory(root, files))

@@ -147,7 +147,7 @@ def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from samfed_monai.data.synthetic_scene import PUBLIC, render_scene
+    from samfed_monai.data.synthetic import PUBLIC, render_scene
 
     side = int(config.value("image_size"))
     drawn = [np.random.default_rng(seed) for seed in range(_SAMPLES)]

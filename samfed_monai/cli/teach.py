@@ -36,7 +36,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
-    from samfed_monai.config.run_bundle import run_workflow
+    from samfed_monai.config.workflow import run_workflow
 
     given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
     given = {name: value for name, value in given.items() if value is not None}

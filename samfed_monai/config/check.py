@@ -18,7 +18,15 @@ from typing import Any
 
 from samfed_monai.config.components import check_components, check_options, check_replaced_kinds
 from samfed_monai.config.entry_points import not_installed
-from samfed_monai.config.ids import check_code, check_override_ids, check_reading
+from samfed_monai.config.ids import (
+    check_code,
+    check_override_ids,
+    check_reading,
+    runs_of,
+    unread,
+    unread_in_groups,
+    unread_without_teacher,
+)
 from samfed_monai.config.layers import groups_of, layered, training_layers
 from samfed_monai.config.options import MONAI_IDS, SITES, TEACHER, shipped_options
 from samfed_monai.config.parse import (
@@ -32,7 +40,6 @@ from samfed_monai.config.parse import (
     split_id,
     workflow_files,
 )
-from samfed_monai.config.reads import runs_of, unread, unread_in_groups, unread_without_teacher
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file

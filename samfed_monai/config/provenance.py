@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.check import grouped_configs
-from samfed_monai.config.ids import check_override_ids, lost
+from samfed_monai.config.ids import check_override_ids, is_read, lost, runs_of
 from samfed_monai.config.layers import layered
 from samfed_monai.config.options import (
     GROUPS,
@@ -27,7 +27,6 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.config.reads import is_read, runs_of
 from samfed_monai.core.errors import Problem, Refused
 
 _TRAINED = ("train", "evaluate")  # workflows whose files a variant is laid on

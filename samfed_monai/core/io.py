@@ -1,20 +1,22 @@
-"""Reading and writing files: atomic writes, strict JSON, no pickle; torch is imported only for tensors."""
+"""Reading and writing files: atomic writes, strict JSON, CSV, no pickle; torch is imported only for tensors."""
 
 from __future__ import annotations
 
 import codecs
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from urllib.parse import quote
 
 from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory
@@ -448,3 +450,38 @@ def all_finite(tensor: Tensor) -> bool:
     ``isfinite``); a sum that overflows without one is looked at again.
     """
     return not tensor.is_floating_point() or math.isfinite(tensor.detach().sum()) or bool(tensor.isfinite().all())
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_QUOTE = "'"
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> str:
+    """The table's text, its heads first.
+
+    Args:
+        columns: heads.
+        rows: cells in their order, or by head: what a row does not have stays empty, what has no column is left out.
+    """
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # Python would leave a bare CR unquoted
+    for row in (columns, *rows):
+        cells = [row.get(column, "") for column in columns] if isinstance(row, Mapping) else row
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if returns else plain).writerow([_harmless(cell) for cell in cells])
+    return text.getvalue()
+
+
+def from_csv(stream: TextIO) -> list[dict[str, str]]:
+    """The rows of :func:`to_csv`'s text by head, cells as they were given."""
+    return [{_given(name): _given(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]
+
+
+def _harmless(cell: Any) -> Any:
+    return _QUOTE + cell if isinstance(cell, str) and cell.lstrip(_QUOTE).startswith(FORMULA) else cell
+
+
+def _given(cell: Any) -> Any:
+    quoted = isinstance(cell, str) and cell.startswith(_QUOTE) and cell.lstrip(_QUOTE).startswith(FORMULA)
+    return cell[1:] if quoted else cell

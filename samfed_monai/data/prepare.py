@@ -27,13 +27,11 @@ from samfed_monai.data.partitions import (
     share_problems,
 )
 from samfed_monai.data.quality_report import doubts, write_report
-from samfed_monai.data.sources.folders import find_folders, one_site, without_mask
+from samfed_monai.data.sources.folders import declare_kinds, find_folders, one_site, without_mask
 from samfed_monai.data.sources.found import Found, unpack_all
-from samfed_monai.data.sources.isic import find_isic
-from samfed_monai.data.sources.polyp import collection_of, find_polyps
+from samfed_monai.data.sources.public import collection_of, find_isic, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
 from samfed_monai.data.sources.rendered import volumes_of
-from samfed_monai.data.sources.weak import declare_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -489,7 +487,7 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     unless the options say otherwise.
 
     Args:
-        root: folder of collections; it is the data root of the list. See :func:`~.sources.polyp.find_polyps`.
+        root: folder of collections; it is the data root of the list. See :func:`~.sources.public.find_polyps`.
         options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
 
     Raises:

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import SamFedError
-from samfed_monai.core.io import atomic_write, write_bytes
-from samfed_monai.core.table import to_csv
+from samfed_monai.core.io import atomic_write, to_csv, write_bytes
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.losses import probabilities
 from samfed_monai.metrics import over_classes, scores_by_class, segmentation_scores

@@ -16,10 +16,10 @@ from samfed_monai.core.io import (
     canonical_hash,
     read_json,
     require_writable,
+    to_csv,
     write_json,
     write_text,
 )
-from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group

@@ -14,7 +14,7 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
 from samfed_monai.core.model_file import BASE_SAM, USAGE, settings_in, tensor_names, usage_of
-from samfed_monai.core.round_folders import run_record
+from samfed_monai.core.run_log import run_record
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 

@@ -16,8 +16,7 @@ from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
 from samfed_monai.metrics.quality import DOUBTFUL
 from samfed_monai.reports import style
-from samfed_monai.reports.advice import advice_on, verdict
-from samfed_monai.reports.answer import answer, more_scores, spread
+from samfed_monai.reports.answer import advice_on, answer, more_scores, quality_of_run, spread, trust, verdict
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import (
     GIVE,
@@ -31,7 +30,6 @@ from samfed_monai.reports.overlays import (
 from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import CAVEATS, Picture
-from samfed_monai.reports.trust import quality_of_run, trust
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import canonical_hash, read_json
-from samfed_monai.core.round_folders import run_record
-from samfed_monai.core.table import from_csv
+from samfed_monai.core.io import canonical_hash, from_csv, read_json
+from samfed_monai.core.run_log import run_record
 from samfed_monai.metrics import pool, worst
 from samfed_monai.results import validate_results
 

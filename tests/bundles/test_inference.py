@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.run_bundle import run_workflow
+from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network

@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import packaged_bundles, strict_bundle_problems, strict_problems
-from samfed_monai.config.inventory import inventory
-from samfed_monai.config.strict import FETCHING, MODULES, strict_files, strict_target, telling_argument
+from samfed_monai.config.strict import FETCHING, MODULES, inventory, strict_files, strict_target, telling_argument
 from samfed_monai.config.variants import PACKAGED
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, Item, Site

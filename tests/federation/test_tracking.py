@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from samfed_monai.federation import tracking
+from samfed_monai.federation import progress
+from samfed_monai.federation.progress import TENSORBOARD, Tracking, scalars_of
 from samfed_monai.federation.run_folder import RunFolder, round_record, site_record
-from samfed_monai.federation.tracking import TENSORBOARD, Tracking, scalars_of
 from samfed_monai.protocol import Failure, Kind, Message
 from samfed_monai.protocol.transport import Traffic
 
@@ -77,7 +77,7 @@ class Writer:
 @pytest.fixture
 def installed(monkeypatch):
     Writer.made = []
-    monkeypatch.setattr(tracking, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
+    monkeypatch.setattr(progress, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
 
 
@@ -102,7 +102,7 @@ def test_each_round_is_written_once(tmp_path, installed):
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)])  # nothing, or a run's own folder
 def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog, found):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: found)
+    monkeypatch.setattr(progress, "find_spec", lambda name: found)
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["federation.csv"]

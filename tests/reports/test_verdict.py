@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.advice import verdict
+from samfed_monai.reports.answer import verdict
 
 
 @pytest.fixture
