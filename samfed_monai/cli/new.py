@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib.util
 import keyword
 import re
@@ -100,17 +99,6 @@ def _rendered(template: str, words: dict[str, str]) -> str:
     return render.get_template(template).render(words)
 
 
-def _names_in(kind: str) -> set[str]:
-    """What the module and the test of a kind call things, whatever their own name."""
-    names: set[str] = set()
-    for template in (f"new_{kind}.py.j2", f"new_{kind}_test.py.j2"):
-        for node in ast.walk(ast.parse(_rendered(template, _words(kind, "x_x")))):
-            found = getattr(node, "id", None) or getattr(node, "arg", None)
-            names |= {found} if isinstance(found, str) else set()
-            names |= {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
-    return names
-
-
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:
     """Refuses a name that Python, pip or a bundle could not carry, or that something else has."""
     from samfed_monai.config.entry_points import brought
@@ -124,9 +112,6 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         expected = f"at most {_LONGEST} small letters, digits and _ that begin with a letter, and no word of Python's"
         hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
-    elif {name, _words(kind, name)["object"]} & _names_in(kind):
-        found, hint = f"{name!r}, which the package itself has a use for", f"for instance samfed new {kind} my_{name}"
-        problems.add("NAME", found=found, expected="another name", hint=hint)
     problems.refuse_if_any()
     if kind == "method":
         taken = name in known_variants() or name in broken_methods()

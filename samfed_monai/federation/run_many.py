@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from samfed_monai.config.layers import layered
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
-from samfed_monai.core.errors import AGAIN, BUG_NOTE, ExitCode, Problems, Refused, SamFedError, Stopped
+from samfed_monai.core.errors import AGAIN, ExitCode, Problems, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.json_schema import departures
 from samfed_monai.core.progress import progress_bar
@@ -178,11 +178,6 @@ def _overrides(part: Any) -> dict[str, Any]:
     return overrides
 
 
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: |$)")  # what a traceback ends with
-_HOW_TO_GO_ON = re.compile(r"to go on: |\d+ of \d+ rounds are kept in ")  # that run alone
-_MONAI_S = re.compile(r"RuntimeError: Failed to (instantiate|evaluate) ")  # around what a component raised
-
-
 class FailedRun(NamedTuple):
     """A run of a comparison that failed: its name, its folder and its exit code."""
 
@@ -198,16 +193,13 @@ class RunsRefused(SamFedError):
 
 
 def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
-    """The error that reports failed runs; runs with the same message are grouped.
+    """The error that names failed runs, each with its log and the end of that.
 
     Args:
         failed: in the order in which they ended.
         runs: how many there are, those included that did not fail.
     """
-    groups: dict[tuple[str, ...], list[FailedRun]] = {}
-    for run in failed:
-        groups.setdefault(last_words(run.folder, run.code), []).append(run)
-    text = "".join(_paragraph(lines, those) for lines, those in groups.items())
+    text = "".join(f"\n    {run.name} ({run.folder / 'log.txt'}):\n      {last_words(run)}" for run in failed)
     refused = sum(run.code == ExitCode.REFUSED for run in failed)
     if refused == len(failed):
         return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: fix it, then {AGAIN}")
@@ -215,27 +207,13 @@ def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
     return Stopped(f"{len(failed)} of {runs} runs failed{text}", resume=resume)
 
 
-def last_words(folder: Path, code: int) -> tuple[str, ...]:
-    """The end of the log of a run with this exit code: its problems, its exception, why it stopped, or a line."""
-    log = folder / "log.txt"
+def last_words(run: FailedRun) -> str:
+    """What a run was refused or stopped for, by the end of its log; else the log's last line."""
+    log = run.folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    if code == ExitCode.REFUSED:
-        heads = [place for place, line in enumerate(lines) if line.startswith("refused: ")]
-        if heads and lines[heads[-1] + 1 :]:
-            return tuple(line.strip() for line in lines[heads[-1] + 1 :])
-    if code == ExitCode.STOPPED:
-        heads = [place for place, line in enumerate(lines) if line.startswith("stopped: ")]
-        if heads:  # how to go on is for whoever runs it alone
-            ended = [line.strip() for line in lines[heads[-1] :]]
-            return tuple(line for line in ended if not _HOW_TO_GO_ON.match(line))
-    if lines and lines[-1] == BUG_NOTE:
-        lines = [line for line in lines if _EXCEPTION.match(line) and not _MONAI_S.match(line)] or lines
-    return (lines[-1].strip(),) if lines else ("no output",)
-
-
-def _paragraph(lines: Sequence[str], runs: Sequence[FailedRun]) -> str:
-    head = "".join(f"\n    {run.name} ({run.folder / 'log.txt'}):" for run in runs)
-    return head + "".join(f"\n      {line}" for line in lines)
+    head = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(run.code)
+    ended = [place for place, line in enumerate(lines) if head and line.startswith(head)]
+    return "\n      ".join(lines[ended[-1] :] if ended else lines[-1:]) or "no output"
 
 
 def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list[Path]:

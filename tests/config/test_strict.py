@@ -441,8 +441,7 @@ def test_every_json_file_is_looked_at_and_the_mistakes_of_all_are_told(bundle, r
     rewrite("metadata.json", '{"version": "0.1.0", "note": {"a": "$print(1)"}}')
     rewrite("logging.conf", "[handler_a]\nclass=FileHandler\nargs=('x',)\n")
     assert [message.partition(":")[0] for message in told_of(bundle)] == [
-        "logging.conf -> handler_a#class",
-        "logging.conf -> handler_a#args",
+        "logging.conf",
         "hidden.json -> x",
         "metadata.json -> note#a",
         "train.json -> imports#0",
