@@ -49,7 +49,10 @@ COMMANDS = (
     *("prepare", "weights", "init", "check", "show", "variants", "new", "teach", "federate", "flare"),
     *("compare", "report", "audit", "evaluate", "infer", "app", "model", "export"),
 )
-"""Modules of this folder, each with a function ``add_NAME_parser``, in the order in which a user meets them."""
+"""In the order in which a user meets them; ``add_NAME_parser`` is in the module of this folder of that name."""
+
+BESIDE = {"weights": "teach", "init": "new", "app": "infer", "model": "export"}
+"""Commands in the module of another."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"samfed {__version__}")
     subparsers: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        getattr(importlib.import_module(f"samfed_monai.cli.{name}"), f"add_{name}_parser")(subparsers)
+        module = importlib.import_module(f"samfed_monai.cli.{BESIDE.get(name, name)}")
+        getattr(module, f"add_{name}_parser")(subparsers)
     return parser
 
 

@@ -42,8 +42,11 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
     weights = tmp_path / "out" / "best.safetensors"
     assert safe_load(weights, like=made.trainer.network.state_dict())
     words = ["--image_size", "32", "--allow-other-size", "--network_name", "basic_unet"]
-    words += ["--images", str(tmp_path / "public")]
-    assert main(["infer", str(copy), "--model", str(weights), "--output", str(tmp_path / "masks"), *words]) == 0
+    images = str(tmp_path / "public")
+    assert (
+        main(["infer", str(copy), images, "--model", str(weights), "--output-dir", str(tmp_path / "masks"), *words])
+        == 0
+    )
     assert list((tmp_path / "masks").rglob("*.png"))
 
 
