@@ -49,7 +49,6 @@ class Options:
         test: likewise, to test on.
         sites: of one pool, number of sites.
         partition: of one pool, one of :class:`~.partitions.Partition`.
-        alpha: Dirichlet's concentration: small makes sites unlike each other.
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
@@ -77,7 +76,6 @@ class Options:
     test: float = 0.1
     sites: int = 4
     partition: str = Partition.IID
-    alpha: float = 0.5
     name: str | None = None
     groups: str | Path | None = None
     group_column: str = "group"
@@ -243,7 +241,7 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
     looked = look_at({"": found}, Path(root), options, known)
     public, rest = draw_public(looked.found[""], looked.facts, options.public, options.seed)
     partition = Partition(options.partition)
-    by_site = divide(rest, looked.facts, partition, options.sites, options.alpha, options.seed)
+    by_site = divide(rest, looked.facts, partition, options.sites, options.seed)
     return finish(drawn(public, by_site, looked, options), looked, Path(root), options)
 
 
