@@ -47,6 +47,7 @@ from samfed_monai.config.targets import parameters_of, resolve_target
 from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
+from samfed_monai.core.words import clipped
 
 _CODE = ("$", "%")
 _MOST_NAMES = 12  # in a message that has no better guess
@@ -267,7 +268,6 @@ def _is_python(text: str) -> bool:
     return True
 
 
-_LONGEST = 60  # characters of a value in a message
 _SET = "leave it out: the federation sets it"
 
 OF_SERVER = frozenset(
@@ -335,7 +335,9 @@ def unread(config: BundleConfig, reads: Set[str], asked: Collection[str] | None 
             expected, hint = _instead(config, join_id(parts), value) or (expected, hint)
         if expected:
             hint = hint or _elsewhere(config, parts)
-            yield Unread(f"{config.source} -> {join_id(parts)}", found=_short(value), expected=expected, hint=hint)
+            yield Unread(
+                f"{config.source} -> {join_id(parts)}", found=clipped(repr(value)), expected=expected, hint=hint
+            )
 
 
 def _instead(config: BundleConfig, name: str, value: Any) -> tuple[str, str] | None:
@@ -376,7 +378,7 @@ def unread_without_teacher(config: BundleConfig, *, trunk: bool) -> Iterator[Pro
         name = split_id(key)[0]
         if name in useless and value is not None:
             hint = "leave it out: this run takes SAM as it is" if adapt == "none" else "leave it out: no teacher here"
-            yield Unread(f"{config.source} -> {join_id(split_id(key))}", _short(value), expected, hint)
+            yield Unread(f"{config.source} -> {join_id(split_id(key))}", clipped(repr(value)), expected, hint)
 
 
 def unread_in_groups(config: BundleConfig, groups: Mapping[str, BundleConfig], *, teacher: bool) -> Iterator[Problem]:
@@ -401,7 +403,7 @@ def unread_in_groups(config: BundleConfig, groups: Mapping[str, BundleConfig], *
         if not site and not teacher:
             hint = "leave it out: this run has no teacher"
         expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
-        yield Unread(f"{config.source} -> {option}", found=_short(value), expected=expected, hint=hint or UNREAD)
+        yield Unread(f"{config.source} -> {option}", found=clipped(repr(value)), expected=expected, hint=hint or UNREAD)
 
 
 def _asked(config: BundleConfig) -> Iterator[tuple[str, str, str, Any]]:
@@ -439,8 +441,3 @@ def _disabled(content: Mapping[str, Any], parts: Sequence[str], before: str = ""
         if isinstance(part, Mapping) and part.get(DISABLED) is True:
             return f"{place} is disabled; --{before}{place}#{DISABLED} false enables it"
     return ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -28,9 +28,9 @@ from samfed_monai.config.parse import (
     walk,
 )
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.words import clipped
 
 _TRAINED = ("train", "evaluate")  # workflows whose files a variant is laid on
-_WIDEST = 60  # characters of a value in the table
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,8 @@ class Shown:
         (source, value), *replaced = self.said
         text = value if isinstance(value, str) and value.startswith("@") else json.dumps(value, ensure_ascii=False)
         lead = "" if self.leads_to is MISSING else f" = {json.dumps(self.leads_to, ensure_ascii=False)}"
-        before = ", ".join(f"{_clipped(json.dumps(old, ensure_ascii=False))} ({name})" for name, old in replaced)
-        return f"{join_id(self.parts)}{'' if self.read else ' *'}", _clipped(f"{text}{lead}"), source, before
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+        before = ", ".join(f"{clipped(json.dumps(old, ensure_ascii=False))} ({name})" for name, old in replaced)
+        return f"{join_id(self.parts)}{'' if self.read else ' *'}", clipped(f"{text}{lead}"), source, before
 
 
 class Configuration:

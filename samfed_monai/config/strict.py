@@ -13,20 +13,20 @@ import importlib.metadata
 import inspect
 import os
 import re
-import reprlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from samfed_monai.config.check import FOLDER_OPTIONS, WEIGHT_OPTIONS, check_logging
 from samfed_monai.config.options import GROUPS, SITES, options_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
-from samfed_monai.config.own_images import image_problems
+from samfed_monai.config.own_images import image_problems, shown
 from samfed_monai.config.parse import join_id, lookup, split_id
 from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.words import aligned
 
 OURS = tuple(
     f"samfed_monai.{room}."
@@ -211,7 +211,7 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
     if last == "_target_":
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
-        yield Problem(where, found=_shown(value), expected="'default' or 'callable'", hint="the debugger is a prompt")
+        yield Problem(where, found=shown(value), expected="'default' or 'callable'", hint="the debugger is a prompt")
     own = _in_its_workflow(parts)  # a group's ids reach MONAI's command as those of the file do
     if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
         hint = "delete it; whoever starts a run decides where it logs and what it reads"
@@ -224,7 +224,7 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
         yield Problem(where, found="what to do", expected="values for ids", hint=hint)
     if _is_place(last, value):
         hint = "set it on this machine, in the site's own file"
-        yield Problem(where, found=_shown(value), expected="nothing that says where files lie", hint=hint)
+        yield Problem(where, found=shown(value), expected="nothing that says where files lie", hint=hint)
 
 
 def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -245,7 +245,7 @@ def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value:
     path = PureWindowsPath(value)  # it takes both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
         hint = "refer to an option for places, for instance @output_dir"
-        yield Problem(where, found=_shown(value), expected="a path below the folder of the run", hint=hint)
+        yield Problem(where, found=shown(value), expected="a path below the folder of the run", hint=hint)
 
 
 def _is_place(name: str, value: Any) -> bool:
@@ -266,31 +266,24 @@ def _leads_to(value: Any, kind: Callable[[str], bool]) -> bool:
     return bool(reference) and kind(split_id(value[1:])[-1])
 
 
-def _shown(value: Any) -> str:
-    """``repr`` of what a stranger wrote, however long or deep it is."""
-    short = reprlib.Repr()
-    short.maxstring = 120
-    return short.repr(value)
-
-
 def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
     """One text. ``file`` is whether it is where a bundle's file may hold an expression of a known shape."""
     if value.startswith("%"):
-        yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'%' would read another file")
+        yield Problem(where, found=shown(value), expected=_PLAIN, hint="'%' would read another file")
     elif value.startswith("$") and not file:
-        yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'$' would run code: write its result")
+        yield Problem(where, found=shown(value), expected=_PLAIN, hint="'$' would run code: write its result")
     elif value.startswith("$") and parts[0] == "imports":
         if not IMPORTS.fullmatch(value):
             expected = "`$import` of a module of torch, monai or samfed_monai"
             yield Problem(
-                where, found=_shown(value), expected=expected, hint="delete it, or name components by _target_"
+                where, found=shown(value), expected=expected, hint="delete it, or name components by _target_"
             )
     elif value.startswith("$") and not any(shape.fullmatch(value) for shape in SHAPES):
         expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
-        yield Problem(where, found=_shown(value), expected=expected, hint="name a component: see samfed_monai.bundle")
+        yield Problem(where, found=shown(value), expected=expected, hint="name a component: see samfed_monai.bundle")
     elif _LOGGING.fullmatch(value.strip()):
         hint = "delete it; whoever starts a run decides where it logs"
-        yield Problem(where, found=_shown(value), expected="no logging configuration", hint=hint)
+        yield Problem(where, found=shown(value), expected="no logging configuration", hint=hint)
 
 
 KINDS = frozenset((".json", ".md", ".rst", ".txt", ".csv", ".safetensors", ".png", ".jpg", ".jpeg", ".svg", ".pdf"))
@@ -371,7 +364,7 @@ def _in_state_dict(path: Path) -> str:
         unsafe = get_unsafe_globals_in_checkpoint(path)
     except Exception as error:  # whatever a stranger's archive provokes
         return f"no state dict that torch can look into ({type(error).__name__})"
-    return f"a pickle that builds {_shown(sorted(unsafe)[0])}" if unsafe else ""
+    return f"a pickle that builds {shown(sorted(unsafe)[0])}" if unsafe else ""
 
 
 def _hint(path: Path) -> str:
@@ -439,11 +432,11 @@ def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
         for path in files
     ]
     sections = (
-        _table(("target prefix", "components"), prefixes),
-        _table(("package", "version", "licence"), installed),
-        _table(("file", "bytes", "SHA-256", "licence"), listed),
+        [("target prefix", "components"), *prefixes],
+        [("package", "version", "licence"), *installed],
+        [("file", "bytes", "SHA-256", "licence"), *listed],
     )
-    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+    return "\n".join(map(aligned, sections))
 
 
 def _targets(content: Any) -> Iterator[str]:
@@ -476,9 +469,3 @@ def _licence(path: Path, root: Path) -> str:
     licence = "Apache-2.0" if apache else "see LICENSE" if stated else "none stated"
     data = path.parent.name == "models" and (root / _DATA_LICENCE).is_file()
     return f"{licence}; data: {_DATA_LICENCE}" if data else licence
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -20,6 +20,7 @@ from samfed_monai.core.io import (
     write_json,
     write_text,
 )
+from samfed_monai.core.words import clipped
 from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
@@ -458,8 +459,7 @@ def _flat(content: Any, prefix: str) -> dict[str, Any]:
 
 
 def _shown(content: Mapping[str, Any], key: str) -> str:
-    text = repr(content[key]) if key in content else "nothing"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return clipped(repr(content[key]), 80) if key in content else "nothing"
 
 
 def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

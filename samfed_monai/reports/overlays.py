@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Refused, SamFedError
 from samfed_monai.data import load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
+from samfed_monai.data.reading import png_of
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
 
@@ -276,9 +276,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
 def _beside(left: np.ndarray, right: np.ndarray) -> bytes:
     """PNG bytes of two pictures side by side."""
     gap = np.full((len(left), 6, 3), 255, np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(np.concatenate([left, gap, right], axis=1)).save(stream, format="PNG")
-    return stream.getvalue()
+    return png_of(np.concatenate([left, gap, right], axis=1))
 
 
 def _resized(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
