@@ -431,7 +431,7 @@ def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
         (path.relative_to(root).as_posix(), str(path.stat().st_size), sha256_file(path), _licence(path, root))
         for path in files
     ]
-    sections = (
+    sections: tuple[list[tuple[str, ...]], ...] = (
         [("target prefix", "components"), *prefixes],
         [("package", "version", "licence"), *installed],
         [("file", "bytes", "SHA-256", "licence"), *listed],
