@@ -7,7 +7,7 @@ import sys
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Refused
+from samfed_monai.core.errors import ExitCode, Problem, Refused, refused
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = overrides_of(arguments.extra)
     if overrides and not arguments.workflow:
         expected = "--workflow NAME beside --key value"
-        raise Refused([Problem("command line", found=f"--{next(iter(overrides))}", expected=expected)])
+        raise refused("command line", found=f"--{next(iter(overrides))}", expected=expected)
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate"} & set(workflows)
     variants = [arguments.variant] if arguments.variant else own_variants(root) if trains else []
@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             listed = DataList.load(arguments.datalist)
             problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
-        except Refused as refused:
-            problems |= dict.fromkeys(refused.problems)
+        except Refused as refusal:
+            problems |= dict.fromkeys(refusal.problems)
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
         from samfed_monai.federation.job import check_job, check_training

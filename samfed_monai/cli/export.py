@@ -11,7 +11,7 @@ from samfed_monai.cli.arguments import add_other_size, take_overrides
 from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.data.classes import several
 
@@ -183,15 +183,14 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run_model(arguments: argparse.Namespace) -> int:
     """Writes the file and prints its name."""
-    from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.inference.quality_file import copy_quality, read_quality
 
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
-        raise Refused([Problem("--output", found=repr(arguments.output), expected=expected)])
+        raise refused("--output", found=repr(arguments.output), expected=expected)
     if arguments.states and not arguments.site:
-        raise Refused([Problem("--states", found="no --site beside it", expected="the site whose states they are")])
+        raise refused("--states", found="no --site beside it", expected="the site whose states they are")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
     quality = read_quality(Path(arguments.folder).expanduser().resolve())
     copy_quality(quality, [written])

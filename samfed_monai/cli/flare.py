@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
-from samfed_monai.core.errors import ExitCode, Problem, Refused
+from samfed_monai.core.errors import ExitCode, Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_text
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def require_flare() -> None:
     """
     if find_spec("nvflare") is None:
         hint = "install it with `pip install 'samfed-monai[flare]'`"
-        raise Refused([Problem("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)])
+        raise refused("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)
 
 
 def _export(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ def _on_this_machine(arguments: argparse.Namespace, overrides: Mapping[str, Any]
 
     run = planned(arguments.bundle, overrides)
     if run.datalist is None:
-        raise Refused([Problem("--datalist", found="nothing", expected="a data list with every site's images")])
+        raise refused("--datalist", found="nothing", expected="a data list with every site's images")
     output = run.places.output_dir
     output.mkdir(parents=True, exist_ok=True)
     name = _run_name(arguments, run)

@@ -21,7 +21,7 @@ from samfed_monai.cli.arguments import (
     take_overrides,
 )
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.words import counted, printable
 
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = overrides_of(arguments.extra)
     if (folder := overrides.get("dataset_dir")) is not None:
         expected, hint = "images without an option", f"samfed infer BUNDLE {folder} …"
-        raise Refused([Problem("--dataset_dir", found=repr(folder), expected=expected, hint=hint)])
+        raise refused("--dataset_dir", found=repr(folder), expected=expected, hint=hint)
     sources, output = images_of(arguments.sources), str(absolute(arguments.output_dir))
     from samfed_monai.inference import Kind, MaskForms, Predictor, segment
 
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
         expected, hint = f"cpu, on which {predictor.model.path.name} is run", "leave it out"
-        raise Refused([Problem("--device", found=arguments.device, expected=expected, hint=hint)])
+        raise refused("--device", found=arguments.device, expected=expected, hint=hint)
     forms = {name: absolute(getattr(arguments, name)) for name in FORMS}
     also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
     with any_image_size(arguments.allow_other_size):

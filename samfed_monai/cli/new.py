@@ -12,7 +12,7 @@ from pathlib import Path
 
 from samfed_monai import __version__
 from samfed_monai.config.bundles import packaged_bundle
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.io import atomic_folder
 
 KINDS = ("method", "term", "network")
@@ -169,7 +169,7 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
     target = Path(folder).expanduser().absolute()
     if target.exists():
         hint = "name a folder that does not exist yet"
-        raise Refused([Problem(str(target), found="it exists already", expected="a new folder", hint=hint)])
+        raise refused(str(target), found="it exists already", expected="a new folder", hint=hint)
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, ignore=_left_out, dirs_exist_ok=True)
         (temporary / "models").mkdir(exist_ok=True)

@@ -118,7 +118,7 @@ def run_weak(arguments: argparse.Namespace) -> int:
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.core.errors import Problem, Refused
+    from samfed_monai.core.errors import refused
     from samfed_monai.data.datalist import require_free
     from samfed_monai.data.synthetic import list_name, render_synthetic
 
@@ -126,7 +126,7 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
         return _volumes(arguments)
     if arguments.output is None:
         expected = "the data list to write, which only volumes do without"
-        raise Refused([Problem("--output", found="none", expected=expected, hint="--output list.json")])
+        raise refused("--output", found="none", expected=expected, hint="--output list.json")
     require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
     return _freeze(
         render_synthetic(arguments.root, **_matching(render_synthetic, arguments)), arguments.root, arguments

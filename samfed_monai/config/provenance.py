@@ -27,7 +27,7 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.words import clipped
 
 _TRAINED = ("train", "evaluate")  # workflows whose files a variant is laid on
@@ -91,7 +91,7 @@ class Configuration:
         if variant is not None and not federate and workflow not in _TRAINED:
             expected = "none: a variant changes train, evaluate and federate"
             found = f"{variant!r} with --workflow {workflow}"
-            raise Refused([Problem("--variant", found=found, expected=expected, hint="leave it out")])
+            raise refused("--variant", found=found, expected=expected, hint="leave it out")
         self.config = BundleConfig(files, given, base=base)
         if self.config.problems:
             raise Refused(self.config.problems)
@@ -153,5 +153,5 @@ def inside(every: Sequence[Shown], config: BundleConfig, id_: str) -> list[Shown
         hint = (
             lost(config.content, wanted, None, imports=False) or "nothing sets it: the component's own default counts"
         )
-        raise Refused([Problem("--id", found=repr(id_), expected="an id of this workflow", hint=hint)])
+        raise refused("--id", found=repr(id_), expected="an id of this workflow", hint=hint)
     return found

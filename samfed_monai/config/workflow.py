@@ -76,7 +76,7 @@ def run_job(*, job: Any, method: _Method = "run") -> Any:
         Refused: another method.
     """
     if method not in get_args(_Method):
-        raise Refused([Problem("run_job -> method", found=repr(method), expected="'run' or 'write'")])
+        raise refused("run_job -> method", found=repr(method), expected="'run' or 'write'")
     if started_by_monai():
         keep_freed_memory()
     return run_or_exit(getattr(job, method))

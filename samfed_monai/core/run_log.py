@@ -14,7 +14,7 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, SamFedError, Terminated, machine_failure
+from samfed_monai.core.errors import SamFedError, Terminated, machine_failure, refused
 from samfed_monai.core.io import PRIVATE, read_json
 from samfed_monai.core.words import printable
 
@@ -141,7 +141,7 @@ def run_record(folder: str | Path) -> dict[str, Any]:
             content = content.get(key) or {}
         if not isinstance(content, dict):
             where, hint = " -> ".join((str(path), *place)), "restore the file from a copy"
-            raise Refused([Problem(where, found=type(content).__name__, expected="an object", hint=hint)])
+            raise refused(where, found=type(content).__name__, expected="an object", hint=hint)
     return record
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
+from samfed_monai.core.errors import DISK_FULL, Problems, Refused, refused
 from samfed_monai.core.io import (
     PUBLIC,
     append_line,
@@ -88,7 +88,7 @@ class RunLock:
     def _refusal(self, owner: str) -> Refused:
         hint = "wait for it, stop it, or choose another output_dir"
         found = f"another run is at work in it (process {owner})"
-        return Refused([Problem(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)])
+        return refused(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)
 
 
 def site_record(
@@ -359,7 +359,7 @@ class RunFolder:
                 raise
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
             hint = "choose another output_dir, or fix its permissions"
-            raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", hint=hint)]) from None
+            raise refused(str(self.path), found=found, expected="a folder for the run", hint=hint) from None
 
     def _holds_results(self) -> bool:
         rounds = self.store.folder

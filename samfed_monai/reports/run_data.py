@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
 from samfed_monai.core.run_log import run_record
 from samfed_monai.metrics import pool, worst
@@ -55,9 +55,7 @@ def read_federation(path: str | Path) -> list[RoundRow]:
             rows = [_row(cells) for cells in from_csv(stream)]
     except (KeyError, ValueError, csv.Error) as error:
         hint = "restore the file from a copy"
-        raise Refused(
-            [Problem(str(path), found=str(error), expected="the table of a run's rounds", hint=hint)]
-        ) from None
+        raise refused(str(path), found=str(error), expected="the table of a run's rounds", hint=hint) from None
     return sorted(rows, key=lambda row: (row.round, row.site))
 
 
@@ -125,7 +123,7 @@ class RunData:
         path = folder / "results.json"
         if not path.is_file():
             hint = "name a finished run; an interrupted one goes on with the command that started it"
-            raise Refused([Problem(str(folder), found="no results.json", expected="a finished run folder", hint=hint)])
+            raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
         results = read_json(path)
         if problems := validate_results(results, where=str(path)):
             raise Refused(problems)
