@@ -26,8 +26,8 @@ from samfed_monai.cli.arguments import (
 )
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.io import from_csv
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.table import from_csv
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -62,7 +62,7 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``federate.json``."""
-    from samfed_monai.config.run_bundle import run_workflow
+    from samfed_monai.config.workflow import run_workflow
 
     run_workflow(arguments.bundle, "federate", overrides_from(arguments))
     return int(ExitCode.DONE)

@@ -15,9 +15,9 @@ from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
-from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
+from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig, client_config

@@ -22,7 +22,6 @@ from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.words import counted
 from samfed_monai.data import DataList
-from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, require_starts
 from samfed_monai.federation.plan import Places, Plan
@@ -31,9 +30,12 @@ from samfed_monai.federation.preparation import (
     check_data,
     class_problems,
     label_problems,
+    list_fingerprint,
     no_public_images,
+    shared_fingerprints,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
+from samfed_monai.federation.progress import Tracking
 from samfed_monai.federation.quality import write_quality
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
@@ -41,7 +43,6 @@ from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import StartingPoint, start_problems
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.tracking import Tracking
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of

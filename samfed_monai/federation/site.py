@@ -22,11 +22,16 @@ from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
-from samfed_monai.federation.fingerprint import differences, own_fingerprints, sam_fingerprint
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import image_problems, label_problems
+from samfed_monai.federation.preparation import (
+    differences,
+    image_problems,
+    label_problems,
+    own_fingerprints,
+    sam_fingerprint,
+)
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.run_bundle import run_workflow
+from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
 from tests.methods import needs, present
