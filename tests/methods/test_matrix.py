@@ -35,7 +35,10 @@ WITHOUT_SAM = {
     **{"agreement#rule": "student", "agreement#student": "weak", "terms#pseudo_label#labels": "hard", **SURE},
 }
 LAST_LAYER = {**SURE, "personal": ["final_conv.*"]}
-SMALL_SAM = {"terms#see#checkpoint": "any", "terms#see#sam_size": 64, "terms#see#views": 1, "terms#see#relative": 1.0}
+SMALL_SAM = {
+    **{"terms#see#checkpoint": "any", "terms#see#sam_size": 64, "terms#see#views": 1, "terms#see#relative": 1.0},
+    "network_def#feature_groups": [],  # of a pyramid, which the network here has not
+}
 ONE_BATCH = {"sharing#batches": 1, "sharing#first_batches": 1}
 IN_TURN = {"sharing#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_steps": 2}
 
