@@ -52,7 +52,6 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "drflm": ({**SURE, "strategy#step": 5.0}, {"local_mixup", "local_mixup_all"}),
     "elcfs": (SURE, {"episode", "episode_contrast"}),
     "elcfs_labelled": ({}, {"episode"}),
-    "fca": (SURE, {"pseudo_label"}),
     "fedala": ({**SURE, **ONE_BATCH}, {"mixed"}),
     "fedbn": (SURE, {"pseudo_label"}),
     "fedca": ({**SURE, "terms#contrast#rounds": 1}, {"pseudo_label"}),
@@ -204,14 +203,6 @@ def test_a_site_keeps_what_is_its_own_and_sends_the_networks_own_names_alone(ran
     plain = ran("no_sam").record(1)["sites"]
     for site, entry in found.record(1)["sites"].items():
         assert abs(entry["up_bytes"] - plain[site]["up_bytes"]) < 500, "a few more numbers in the header"
-
-
-@needs("fca")
-def test_fca_has_a_model_for_every_site(ran):
-    models = ran("fca").state("server")
-    names = list(ran("fca").state("global"))
-    assert {f"{place}.{name}" for place in (0, 1) for name in names} <= models.keys()
-    assert any(not torch.equal(models[f"0.{name}"], models[f"1.{name}"]) for name in names)
 
 
 @needs("elcfs")
