@@ -229,6 +229,24 @@ def test_fedca_contrasts_before_the_warm_start_and_without_rounds_it_is_a_run_wi
     assert again["hashes"]["model_last"] == plain.results["hashes"]["model_last"]
 
 
+@needs("fedca")
+def test_fedca_shares_mean_features_once_a_round_of_contrast_and_is_trained_against_them(ran, tmp_path):
+    train = {**ran("fedca").options["train"], "terms#contrast#rounds": 2}
+    options = {**ran("fedca").options, "rounds": 3}
+    terms = {}
+    for share in (True, False):
+        folder = tmp_path / str(share)
+        results = job(ran("fedca").federation, folder, **{**options, "train": {**train, "strategy#share": share}}).run()
+        sent = [line.get("statistics") for line in read_audit(folder / "sites/site-1/audit.jsonl")]
+        rule = {"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}
+        assert [each for each in sent if each] == ([rule] if share else [])
+        assert (results["privacy"].get("statistics") or {}).get("kind") == ("features" if share else None)
+        rounds = (read_json(folder / f"rounds/{round:03d}/round.json") for round in (0, 1))
+        terms[share] = [round["sites"]["site-1"]["terms"]["contrast"] for round in rounds]
+    assert terms[True][0] == terms[False][0], "in the first round there is nothing to share yet"
+    assert terms[True][1] > terms[False][1], "there is more to be unlike"
+
+
 @needs("spp_fgc")
 def test_one_cluster_of_spp_fgc_is_fedavg_and_runs_where_the_policy_forbids_what_it_does_not_send(ran, tmp_path):
     plain = ran("no_sam")

@@ -134,6 +134,8 @@ OURS: dict[str, dict[str, Any]] = {
         "terms#contrast#temperature": 0.1,
         "terms#contrast#decay": 0.99,
         "terms#contrast#alignment": 1.0,
+        "strategy#share": True,
+        "strategy#entries": 16,
     },
     "fedda": {"terms#domain#weight": 0.01, "terms#domain#rate": 0.0001},
     "fedgin": {"strong_view#most": 1.0},
