@@ -102,7 +102,7 @@ LAST_LAYER = ("--personal", "['final_conv.*']")
 #: What methods need with this small network and these two sites.
 NEEDS: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(
-        ("apple", "elcfs", "elcfs_labelled", "fca", "fedda_cyclic"), ("--rounds", 2)
+        ("apple", "elcfs", "elcfs_labelled", "fedda_cyclic"), ("--rounds", 2)
     ),  # in the first they do what no_sam does
     "fedca": ("--rounds", 2, "--terms#contrast#rounds", 1),
     "fedper": LAST_LAYER,
