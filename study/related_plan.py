@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -56,10 +56,13 @@ EARLIER = {
 }
 """Rows whose runs are of an earlier form of their method, and what that was: until they are run again."""
 
+RENAMED = {"spp_fgc": "clustered_sites"}
+"""Rows of records to what their method is called now; it computes the same."""
+
 NOT_UNSEEN = {
     "coordinate_median": "two sites train there, and it needs three",
     "trimmed_mean": "two sites train there, and it needs three",
-    "spp_fgc": "two sites train there, and two clusters of two sites need four",
+    "clustered_sites": "two sites train there, and two clusters of two sites need four",
 }
 """Rows of polyps that have no run without Kvasir, and why."""
 
@@ -132,7 +135,8 @@ def options_of(row: str, *, local_steps: int) -> list[str]:
 def runs_of(part: str, records: str | Path | None) -> list[RunData]:
     """Runs of a part's record; none where it has none yet."""
     path = Path(records or ".") / f"related-{part}{SUFFIX}"
-    return read_record(path) if records is not None and path.is_file() else []
+    runs = read_record(path) if records is not None and path.is_file() else []
+    return [replace(run, about={**run.about, "row": RENAMED.get(run.row, run.row)}) for run in runs]
 
 
 def device_of(results: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "fedsemidg": ({"after#gap#batches": 1, "strategy#step": 5.0}, "generalisation_gap"),
     "see": (REFINED, "see_labelled"),
     "see_few": (REFINED, "see_labelled"),
-    "spp_fgc": ({**SURE, "strategy#least": 1}, "pseudo_label"),
+    "clustered_sites": ({**SURE, "strategy#least": 1}, "pseudo_label"),
 }
 #: Those whose sites keep a part of the network, or a file of pseudo-labels.
 PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra"), ("see", "see_few")

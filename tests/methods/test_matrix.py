@@ -75,7 +75,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "see": (SMALL_SAM, {"see_labelled", "crf"}),
     "see_few": (SMALL_SAM, {"see_labelled"}),
     "semifl": (SURE, {"mixup"}),
-    "spp_fgc": ({**SURE, "strategy#least": 1}, {"pseudo_label"}),
+    "clustered_sites": ({**SURE, "strategy#least": 1}, {"pseudo_label"}),
     "supervised": ({}, {"supervised"}),
     "trimmed_mean": (WITHOUT_SAM, {"pseudo_label"}),
     "unimatch": ({"terms#unimatch#tau": 0.5}, {"unimatch"}),
@@ -89,7 +89,7 @@ KINDS = {"predictions": "soft_masks", "none": "metrics"}
 ANNOUNCED = {
     "elcfs": "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 1 images",
     "elcfs_labelled": "elcfs_labelled: every site sends amplitude-spectrum windows of its images",
-    "spp_fgc": "spp_fgc: every site sends a graph descriptor of its images, each of at least 1 images",
+    "clustered_sites": "clustered_sites: every site sends a graph descriptor of its images, each of at least 1 images",
 }
 
 
@@ -247,13 +247,15 @@ def test_fedca_shares_mean_features_once_a_round_of_contrast_and_is_trained_agai
     assert terms[True][1] > terms[False][1], "there is more to be unlike"
 
 
-@needs("spp_fgc")
-def test_one_cluster_of_spp_fgc_is_fedavg_and_runs_where_the_policy_forbids_what_it_does_not_send(ran, tmp_path):
+@needs("clustered_sites")
+def test_one_cluster_of_clustered_sites_is_fedavg_and_runs_where_the_policy_forbids_what_it_does_not_send(
+    ran, tmp_path
+):
     plain = ran("no_sam")
     train = {**plain.options["train"], "strategy#clusters": 1}
     rules = {"least_images": 1, "statistics": {"graph": None}}
     results = job(
-        plain.federation, tmp_path, **{**plain.options, "variant": "spp_fgc", "train": train, "privacy": rules}
+        plain.federation, tmp_path, **{**plain.options, "variant": "clustered_sites", "train": train, "privacy": rules}
     ).run()
     assert results["hashes"]["model_last"] == plain.results["hashes"]["model_last"]
     assert not any("statistics" in line for line in read_audit(tmp_path / "sites/site-1/audit.jsonl"))

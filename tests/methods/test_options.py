@@ -115,7 +115,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         },
     ),
     "semifl.MixUpTerm": ({}, {"tau": FROM_0_TO_1, "alpha": POSITIVE}),
-    "spp_fgc.ClusteredFedAvg": ({}, {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])}),
+    "clustered_sites.ClusteredFedAvg": ({}, {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])}),
     "trimmed_mean.TrimmedMean": ({}, {"trim": ([0.1, 0.49], [0, 0.5, True, "0.25"])}),
     "unimatch.UniMatchTerm": (
         {},

@@ -157,7 +157,7 @@ OURS: dict[str, dict[str, Any]] = {
         "terms#mutual#weight": 0.5,
     },
     "see": {"terms#see#views": 4, "terms#see#every": 1},
-    "spp_fgc": {"strategy#clusters": 2, "strategy#least": 2, "strategy#levels": 8},
+    "clustered_sites": {"strategy#clusters": 2, "strategy#least": 2, "strategy#levels": 8},
     "weak_labels": {"terms#crf#step": 2},
 }
 

@@ -49,7 +49,7 @@ STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "local_only.LocalOnly": ({}, {}),
     "norm_clipping.NormClipping": ({}, {}),
     "semifl.ServerTuned": ({}, SHARING),
-    "spp_fgc.ClusteredFedAvg": ({"levels": 2}, {}),
+    "clustered_sites.ClusteredFedAvg": ({"levels": 2}, {}),
     "trimmed_mean.TrimmedMean": ({}, {}),
 }
 STRATEGIES = {n: row for n, row in STRATEGIES.items() if find_spec(f"samfed_monai.methods.{n.partition('.')[0]}")}
