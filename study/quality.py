@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.data import DataList, load_records
 from samfed_monai.inference.model import TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.promised import calibrated_on, kept
 from samfed_monai.metrics import segmentation_scores
-from samfed_monai.metrics.quality import Calibration, agreement, border_certainty, level_dice, nested_dice, soft_dice
+from samfed_monai.metrics.quality import Calibration, Chances, Mask, level_dice
 from samfed_monai.networks.views import VIEWS
 
 TITLE = "How far a mask is to be trusted"
@@ -31,6 +32,40 @@ CHOSEN = "level"
 """The estimator of the product, :func:`samfed_monai.metrics.quality.estimate`."""
 
 Row = dict[str, Any]
+
+
+def soft_dice(chances: Chances, mask: Mask) -> float:
+    """Dice that is expected if the pixels were drawn one by one: ``2 sum(q m) / (sum(q) + sum(m))``.
+
+    Args:
+        chances: (H, W) float in [0, 1], the probability q of the foreground.
+        mask: (H, W) bool, m.
+    """
+    both = float(chances.sum(dtype=np.float64)) + float(np.count_nonzero(mask))
+    return 2 * float(chances[mask].sum(dtype=np.float64)) / both if both else 1.0
+
+
+def nested_dice(chances: Chances) -> float:
+    """Dice between the area that is surely foreground and the one that may be: above 0.75 and above 0.25.
+
+    1 where both are empty; ``chances`` as for :func:`soft_dice`.
+    """
+    inner, outer = (int(np.count_nonzero(chances >= level)) for level in (0.75, 0.25))
+    return 2 * inner / (inner + outer) if outer else 1.0
+
+
+def agreement(masks: Sequence[Mask]) -> float:
+    """Mean Dice between the masks of several views, (H, W) bool each; 1 of a single one."""
+    pairs = [soft_dice(one.astype(np.float32), other) for i, one in enumerate(masks) for other in masks[:i]]
+    return float(np.mean(pairs)) if pairs else 1.0
+
+
+def border_certainty(chances: Chances, mask: Mask) -> float:
+    """1 less the mean entropy in bits of the pixels at the mask's border; 0 without one. As :func:`soft_dice`."""
+    border = ndimage.binary_dilation(mask) ^ ndimage.binary_erosion(mask)
+    chance = np.clip(chances[border], 1e-7, 1 - 1e-7)
+    entropy = -chance * np.log2(chance) - (1 - chance) * np.log2(1 - chance)
+    return 1 - float(entropy.mean()) if border.any() else 0.0
 
 
 def estimates_of(views: Sequence[np.ndarray]) -> dict[str, float]:

@@ -81,7 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.entry_points import brought
     from samfed_monai.inference.export import BundleSource, Format, Int8, export_network, export_problems, table_of
     from samfed_monai.inference.model import Kind, checked_config, filled_network, trained_as
-    from samfed_monai.inference.quality_file import copy_quality
 
     model = model_of(arguments.model, arguments.bundle)
     outside = None if arguments.to in FORMATS else brought("exporters").named(arguments.to, FORMATS, "--to")
@@ -107,8 +106,17 @@ def run(arguments: argparse.Namespace) -> int:
     source = BundleSource(model.bundle, shipped=shipped, threshold=config.value("threshold"))
     classes = config.optional("classes")
     named = classes if several(classes) else ()
-    rows = export_network(network, to, output, images=images, int8=int8, bundle=source, classes=named, exporter=outside)
-    copy_quality(model.quality, [output])
+    rows = export_network(
+        network,
+        to,
+        output,
+        images=images,
+        int8=int8,
+        bundle=source,
+        classes=named,
+        quality=model.quality,
+        exporter=outside,
+    )
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
     sys.stdout.write("".join(f"{line}\n" for line in (head, *table_of(rows), output)))

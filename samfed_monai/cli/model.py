@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the file and prints its name."""
     from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.federation.run_models import RunModels
-    from samfed_monai.inference.quality_file import copy_quality, read_quality
+    from samfed_monai.inference.quality_file import read_quality, write_quality
+    from samfed_monai.metrics.quality import Quality
 
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.states and not arguments.site:
         raise Refused([Problem("--states", found="no --site beside it", expected="the site whose states they are")])
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
-    quality = read_quality(Path(arguments.folder).expanduser().resolve())
-    copy_quality(quality, [written])
+    if (quality := read_quality(Path(arguments.folder).expanduser().resolve())) != Quality():
+        write_quality(quality, written)
     sys.stdout.write(f"{written}\n")
     return int(ExitCode.DONE)

@@ -8,7 +8,27 @@ import numpy as np
 import pytest
 
 from study.kvasir import HOSPITALS, PUBLIC, split
-from study.quality import add, estimates_of, page
+from study.quality import add, agreement, border_certainty, estimates_of, nested_dice, page, soft_dice
+
+ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
+"""Above 0.75: two; above 0.5: three; above 0.25: four."""
+
+
+def test_each_estimator_has_its_formula():
+    mask = ROW > 0.5
+    assert soft_dice(ROW, mask) == pytest.approx(2 * 2.3 / (2.7 + 3))
+    assert nested_dice(ROW) == pytest.approx(2 * 2 / (2 + 4))
+    assert agreement([mask, ROW > 0.7, ROW > 0.7]) == pytest.approx((0.8 + 0.8 + 1) / 3)
+    for nothing in (soft_dice(ROW * 0, ROW > 1), nested_dice(ROW * 0), agreement([mask])):
+        assert nothing == 1.0
+
+
+def test_the_border_is_certain_where_no_pixel_is_near_a_half():
+    square = np.zeros((6, 6), np.float32)
+    square[2:4, 2:4] = 1
+    assert border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
+    assert border_certainty(np.full((6, 6), 0.5, np.float32), square > 0.5) == pytest.approx(0)
+    assert border_certainty(square * 0, square > 2) == 0.0
 
 
 def test_estimators_of_one_view_and_of_the_mean_of_all():
