@@ -108,31 +108,57 @@ kvasir-list: $(VENV)/.package
 
 polyp-model: kvasir-list
 	$(weights)
-	@$(BIN)/samfed teach samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" \
-	    --output "$(KVASIR_RUN)/teacher.safetensors"
-	@$(BIN)/samfed federate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --local_steps 48 \
-	    --adapter "$(KVASIR_RUN)/teacher.safetensors" --overlays false --output-dir "$(KVASIR_RUN)/run"
-	@$(BIN)/samfed model "$(KVASIR_RUN)/run" --output bundles/samfed_polyp/models/model.pt
-	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --split validation \
-	    --calibrate --output-dir "$(KVASIR_RUN)/validation"
+	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
+	$(call kvasir-run,polyp,0,$(KVASIR),kvasir,$(KVASIR_POLYP))
+	@$(BIN)/samfed model "$(KVASIR_RUN)/polyp-0" --output bundles/samfed_polyp/models/model.pt
+	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --calibrate \
+	    --output-dir "$(KVASIR_RUN)/validation"
 
-# What expected Dice is worth, on the validation and test images of the shipped models' lists, and on hospitals that took no part.
+# $(1) collection $(2) images $(3) list: its teacher, shared by all seeds
+kvasir-teacher = @test -f "$(KVASIR_RUN)/$(1).safetensors" || $(BIN)/samfed teach samfed_$(1) --datalist "$(KVASIR_RUN)/$(3).json" \
+    --data-root "$(2)" --output "$(KVASIR_RUN)/$(1).safetensors"
+# $(1) collection $(2) seed $(3) images $(4) list $(5) options: a run; finished ones are kept
+kvasir-run = @test -f "$(KVASIR_RUN)/$(1)-$(2)/results.json" || $(BIN)/samfed federate samfed_$(1) --datalist "$(KVASIR_RUN)/$(4).json" \
+    --data-root "$(3)" --adapter "$(KVASIR_RUN)/$(1).safetensors" --seed $(2) --overlays false $(5) --output-dir "$(KVASIR_RUN)/$(1)-$(2)"
+KVASIR_POLYP := --local_steps 48
+KVASIR_SKIN := --unseen "['domain1']"
+
+# What expected Dice is worth: three seeds of the shipped polyp model's list, with hospitals that took no part, and of the skin list
+# without one of its hospitals; and the skin model that is shipped.
 QUALITY := $(RECORDS)/quality.jsonl
+QUALITY_SEEDS ?= 0,1,2
 quality: kvasir-list
 	$(call needs-data,$(POLYP_NEEDS) $(SKIN_NEEDS))
+	$(weights)
 	@$(BIN)/samfed prepare folders "$(KVASIR)" --test-only --no-report --output "$(KVASIR_RUN)/unseen.json"
-	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" --no-report \
-	    --output "$(KVASIR_RUN)/skin.json"
-	$(call measured,polyp,$(KVASIR),kvasir,validation,validation,)
-	$(call measured,polyp,$(KVASIR),kvasir,test,test lists,)
-	$(call measured,polyp,$(KVASIR),unseen,test,unseen ClinicDB,--sites cvc_clinicdb)
-	$(call measured,polyp,$(KVASIR),unseen,test,unseen ColonDB,--sites cvc_colondb)
-	$(call measured,skin,$(SKIN_DATA),skin,validation,validation,)
-	$(call measured,skin,$(SKIN_DATA),skin,test,test lists,)
+	@$(BIN)/samfed prepare list $(SKIN_LIST) --output "$(KVASIR_RUN)/skin.json"
+	@$(BIN)/samfed prepare list $(SKIN_LIST) --unseen domain1 --output "$(KVASIR_RUN)/skin-unseen.json"
+	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
+	$(call kvasir-teacher,skin,$(SKIN_DATA),skin)
+	@set -e; for seed in $(subst $(comma), ,$(QUALITY_SEEDS)); do $(MAKE) quality-seed SEED=$$seed; done
+	$(call measured,skin,$(SKIN_DATA),skin,validation,skin as shipped,0,validation)
+	$(call measured,skin,$(SKIN_DATA),skin,test,skin as shipped,0,test lists)
 	@$(MAKE) quality-page
-# $(1) collection $(2) images $(3) list $(4) split $(5) part $(6) more
+SKIN_LIST = --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" --no-report
+
+SEED ?= 0
+quality-seed: $(VENV)/.package
+	$(call kvasir-run,polyp,$(SEED),$(KVASIR),kvasir,$(KVASIR_POLYP))
+	$(call kvasir-run,skin,$(SEED),$(SKIN_DATA),skin,$(KVASIR_SKIN))
+	$(call measured-run,polyp,$(KVASIR),kvasir,validation,validation,)
+	$(call measured-run,polyp,$(KVASIR),kvasir,test,test lists,)
+	$(call measured-run,polyp,$(KVASIR),unseen,test,unseen ClinicDB,--sites cvc_clinicdb)
+	$(call measured-run,polyp,$(KVASIR),unseen,test,unseen ColonDB,--sites cvc_colondb)
+	$(call measured-run,skin,$(SKIN_DATA),skin-unseen,validation,validation,)
+	$(call measured-run,skin,$(SKIN_DATA),skin-unseen,test,test lists,--sites domain2$(comma)domain3$(comma)domain4)
+	$(call measured-run,skin,$(SKIN_DATA),skin-unseen,test,unseen domain1,--sites domain1)
+	@set -e; for each in polyp skin; do $(BIN)/python -m study quality-rounds "$(KVASIR_RUN)/$$each-$(SEED)" --collection $$each \
+	    --seed $(SEED) --to "$(QUALITY)"; done
+# $(1) bundle $(2) images $(3) list $(4) split $(5) collection $(6) seed $(7) part $(8) more
 measured = @$(BIN)/python -m study quality-measure samfed_$(1) --datalist "$(KVASIR_RUN)/$(3).json" --data-root "$(2)" --split $(4) \
-    --collection $(1) --seed 0 --part "$(5)" $(6) --to "$(QUALITY)"
+    --collection "$(5)" --seed $(6) --part "$(7)" $(8) --to "$(QUALITY)"
+# $(1) collection $(2) images $(3) list $(4) split $(5) part $(6) more
+measured-run = $(call measured,$(1),$(2),$(3),$(4),$(1),$(SEED),$(5),$(6) --model "$(KVASIR_RUN)/$(1)-$(SEED)")
 
 quality-page: $(VENV)/.package
 	@$(BIN)/python -m study quality $(PAGES)/quality.md --record "$(QUALITY)" --command 'make quality SAMFED_DATA=DATA'

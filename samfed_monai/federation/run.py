@@ -243,6 +243,7 @@ class Run:
                     lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
                 )
                 about, teacher_sha256 = self._teach(before, context)
+                costs = participants.costs()  # right after the teacher's, so that the times may be compared
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 controller = self._ready(before, folder, carrier, self._trunk(begins))
                 prepared = before.traffic()
@@ -252,7 +253,7 @@ class Run:
                 variant=plan.variant,
                 rounds=plan.rounds,
                 **outcome(result, participants),
-                costs=participants.costs(),
+                costs=costs,
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,
