@@ -17,7 +17,7 @@ from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import PUBLIC, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.words import counted
@@ -40,6 +40,7 @@ from samfed_monai.federation.server import RoundController, quorum_of, quorum_pr
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import StartingPoint, start_problems
+from samfed_monai.federation.student_teacher import StudentTeacher, masks_from_problems, packed
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.tracking import Tracking
 from samfed_monai.federation.warm_start import warm_start
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.federation.server import RunResult
+    from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +160,9 @@ def plan_problems(
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
     problems.extend(start_problems(places.start_from, participants))
+    if teacher is not None:
+        adapt = participants.config.value("teacher_adapt")
+        problems.extend(masks_from_problems(places.masks_from, adapt, teacher))
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
     if datalist is not None:
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
@@ -207,6 +212,12 @@ class Run:
         """Weights that the network begins with; ``None`` where it is built anew."""
         source = self.places.start_from
         return None if source is None else StartingPoint.read(source, self.participants)
+
+    @cached_property
+    def student(self) -> bytes | None:
+        """The network of an earlier run that makes the soft masks, as it is sent; ``None`` where SAM makes them."""
+        source = self.places.masks_from
+        return None if source is None else packed(source, self.participants)
 
     @cached_property
     def adapt(self) -> str:
@@ -360,7 +371,8 @@ class Run:
 
     def _weight_hashes(self, begins: str) -> dict[str, str]:
         start = {"start": self.start.sha256} if self.start is not None else {}
-        if self.adapt == "off" and begins == "none":
+        start |= {"masks_from": sha256_bytes(self.student)} if self.student is not None else {}
+        if begins == "none" and (self.adapt == "off" or self.student is not None):
             return start
         if not self.places.adapter and (sha256 := self.teacher.start_sha256) is not None:
             start["teacher_start"] = sha256
@@ -372,16 +384,22 @@ class Run:
         adapt, places = self.adapt, self.places
         if adapt == "off":
             return None, None
+        teacher: Teacher | StudentTeacher
         with self._timed("teacher"):
-            teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
+            if places.masks_from is not None and self.student is not None:
+                file: Path | None = self.teacher.kept(self.student)
+                teacher, sam = StudentTeacher.load(file, self.participants.config, self.teacher), None
+                about = {"model": Path(places.masks_from).name, "size": teacher.size, "views": teacher.views}
+            else:
+                teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
+                file, sam = self.teacher.file, sha256_file(self.teacher.checkpoint())
+                about = self.teacher.about(teacher, adapt)
         with self._timed("soft_masks"):
-            sam = sha256_file(self.teacher.checkpoint())
-            tensors, words = adapter_message(self.teacher.file, sam=sam, teacher=teacher.sha256)
+            tensors, words = adapter_message(file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
             before.hand_out(tensors, words)
             context.teacher = None  # frees it: the rounds do not need it
-        cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
-        return {**self.teacher.about(teacher, adapt), **cost}, teacher.sha256
+        return {**about, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
 
     def _start_adapt(self) -> str:
         """How the teacher whose trunk the networks start from is adapted; ``none`` where no network starts from one.
