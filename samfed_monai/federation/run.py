@@ -35,6 +35,7 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.quality import write_quality
+from samfed_monai.federation.round_store import START
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
@@ -81,9 +82,17 @@ def outcome(result: RunResult, participants: Participants) -> dict[str, Any]:
         "own_models": participants.strategy.keeps_states,
         "own_labels": participants.supervised,
         "traffic": result.traffic,
+        "against_start": result.against_start,
         "rounds_traffic": [round_traffic(record) for record in result.records],
         "skipped": skipped(result.records),
     }
+
+
+def fell_back(result: RunResult) -> list[str]:
+    """What a report says where the best model is the network that the run began with."""
+    if result.models["best"]["round"] != START or result.against_start is None:
+        return []
+    return [_NO_ROUND_BETTER.format(**result.against_start)]
 
 
 def model_hashes(result: RunResult) -> dict[str, str]:
@@ -177,6 +186,10 @@ def plan_problems(
 SPLITS = ("validation", "test")
 
 
+_NO_ROUND_BETTER = (
+    "No round is better than the network that the run began with ({by} {start:.3f}, in the best round "
+    "{rounds:.3f}): that network is the run's model. What the sites learned from may have misled them."
+)
 _MORE_ROUNDS = (
     "The run was finished after {} and then given more: the later rounds follow the learning-rate schedule of a run of "
     "{} rounds."
@@ -281,7 +294,10 @@ class Run:
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=command_line(),
                 start=self._started_from(),
-                caveats=[_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before],
+                caveats=[
+                    *(_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before),
+                    *fell_back(result),
+                ],
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
             write_quality(result.calibration, participants.config, datalist, places)
@@ -471,6 +487,7 @@ class Run:
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
+            score_start=not later and not strategy.keeps_states and self._begins_trained,
             counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
 
@@ -483,6 +500,12 @@ class Run:
         declared = content.get("network_def")
         overrides = {**self.plan.train, **self.places.overrides(), "network_name": network, "network_def": declared}
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
+
+    @property
+    def _begins_trained(self) -> bool:
+        """Whether the network that the rounds begin with was trained: on the public images, or before this run."""
+        steps = self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
+        return self.start is not None or steps > 0
 
     def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:
         """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""
