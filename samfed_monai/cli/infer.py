@@ -144,7 +144,7 @@ def dice_of(word: str) -> float:
         dice = math.nan
     if not 0 <= dice <= 1:
         expected, hint = "a Dice from 0 to 1, or a percentage such as 70%", "--flag-below 0.7"
-        raise Refused([Problem("--flag-below", found=word, expected=expected, hint=hint)])
+        raise refused("--flag-below", found=word, expected=expected, hint=hint)
     return dice
 
 

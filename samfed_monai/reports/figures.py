@@ -58,7 +58,7 @@ def curves(run: RunData) -> Picture | None:
     if best is not None:
         ax.axvline(best + 1, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
         ax.annotate(
-            f" best: round {best + 1} ",
+            " best: the start " if best < 0 else f" best: round {best + 1} ",
             (best + 1, 0.02),
             xycoords=("data", "axes fraction"),
             ha="right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left",
