@@ -37,7 +37,7 @@ FORKING = {
     *(f"federation/test_{name}.py" for name in ("job", "killed_runs", "process_transport", "teacher")),
 }
 # Whose tests look at the curves of runs.
-DRAWING = {"reports", "study", "test_tracking.py"}
+DRAWING = {"reports", "study"}
 # Whose tests are of federations, which do with a small network what they do with a large one.
 OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}
 

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from samfed_monai.cli.weights import add_weights_parser
+from samfed_monai.cli.teach import add_weights_parser
 from samfed_monai.core.errors import Refused
 
 
