@@ -264,13 +264,6 @@ def test_privacy_networks_and_teacher_are_told_together():
     assert all(any(problem.startswith(start) for problem in found) for start in starts), found
 
 
-def test_what_a_network_does_not_take():
-    [height, width, batch] = told(network_name="deeplabv3plus_resnet18", image_size=100, batch_size=1)
-    assert height.endswith("set image_size to 96 or 112")
-    assert "image width" in width
-    assert "batch_size: expected at least 2" in batch
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [

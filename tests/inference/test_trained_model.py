@@ -144,16 +144,6 @@ def test_the_masks_of_other_views_are_another_inference(infer, capsys):
 
 
 @pytest.mark.usefixtures("weights")
-def test_no_mask_lands_among_the_images(infer, tmp_path, capsys):
-    (tmp_path / "own").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "own" / "a.png")
-    assert infer(output="own", images=tmp_path / "own") == 2
-    error = capsys.readouterr().err
-    assert f"output_dir (--output): expected a folder outside of {tmp_path / 'own'}" in error
-    assert "reading" not in error, "refused before the images are looked at"
-
-
-@pytest.mark.usefixtures("weights")
 def test_another_size_or_sam_is_refused_with_what_to_do(evaluate, infer, work, tmp_path, monkeypatch, capsys):
     assert evaluate("--teacher#size", "128") == 2
     told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
