@@ -56,6 +56,7 @@ from samfed_monai.privacy import (
     settings_of,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
+from samfed_monai.protocol.compression import NONE, Compression, compression_problems
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
@@ -157,6 +158,8 @@ def plan_problems(
         method = declared(places.bundle_root, plan.variant)
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
+    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
+    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
     problems.extend(start_problems(places.start_from, participants))
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
     if datalist is not None:
@@ -349,6 +352,7 @@ class Run:
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
+            **({"compression": plan.compression} if plan.compression != NONE else {}),
         }
 
     def _started_from(self) -> dict[str, Any] | None:
@@ -453,6 +457,7 @@ class Run:
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
+            compression=Compression.of(plan.compression),
             counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
 
