@@ -118,6 +118,20 @@ polyp-model: kvasir-list
 	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --split validation \
 	    --calibrate --output-dir "$(KVASIR_RUN)/validation"
 
+# What compressed differences cost in Dice: runs of one seed that differ in `compression` alone; finished runs are kept.
+COMPRESSION_FORMS ?= float32 bfloat16 int8 64 32 16
+COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0
+compression: kvasir-list
+	$(weights)
+	@test -f "$(KVASIR_RUN)/teacher.safetensors" || $(BIN)/samfed teach samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" \
+	    --data-root "$(KVASIR)" --output "$(KVASIR_RUN)/teacher.safetensors"
+	@for form in $(COMPRESSION_FORMS); do \
+	    test -f "$(KVASIR_RUN)/compression-$$form/results.json" || $(BIN)/samfed federate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" \
+	        --data-root "$(KVASIR)" --adapter "$(KVASIR_RUN)/teacher.safetensors" --cache_dir "$(KVASIR_RUN)/cache" $(COMPRESSION) \
+	        --compression $$form --output-dir "$(KVASIR_RUN)/compression-$$form" || exit; \
+	done
+	@$(BIN)/python benchmarks/compression.py $(COMPRESSION_FORMS:%="$(KVASIR_RUN)/compression-%")
+
 # What expected Dice is worth, on the validation and test images of the shipped models' lists, and on hospitals that took no part.
 QUALITY := $(RECORDS)/quality.jsonl
 quality: kvasir-list

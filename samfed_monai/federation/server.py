@@ -35,7 +35,7 @@ from samfed_monai.protocol.compression import Compression, Sender, Step
 from samfed_monai.protocol.guard import Counts
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
-from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, scrub
+from samfed_monai.protocol.transport import Failure, Inbox, SentWeights, Task, Transport, scrub
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,6 +183,8 @@ class RoundController:
     ) -> None:
         self.central, self.secure = central, secure
         self.sender = None if compression is None else Sender(compression)
+        #: Of the transport; one that has none sends whole models to sites.
+        self.sent: SentWeights = getattr(transport, "sent", None) or SentWeights()
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
@@ -324,7 +326,7 @@ class RoundController:
                 for site in messages
             }
             if self.sender is not None:
-                whole = self.transport.sent.take_whole()
+                whole = self.sent.take_whole()
                 sites = {site: {**entry, "whole_models": whole.get(site, 0)} for site, entry in sites.items()}
             with termination.deferred():
                 record = round_record(round, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
@@ -367,7 +369,7 @@ class RoundController:
     def _step(self, before: Mapping[str, Tensor]) -> None:
         """Puts in place of the strategy's model what sites make of its step from the model before."""
         if self.sender is not None:
-            self.transport.sent.step, model = Step.of(self.sender, self.strategy.global_weights, before)
+            self.sent.step, model = Step.of(self.sender, self.strategy.global_weights, before)
             self.strategy.global_weights = model
 
     def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:

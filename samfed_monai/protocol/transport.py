@@ -183,9 +183,6 @@ class Traffic:
 class Transport(Protocol):
     """Carries messages to sites and back."""
 
-    #: Which weights each site was sent last.
-    sent: SentWeights
-
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites, sorted."""
