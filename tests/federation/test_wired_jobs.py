@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-import samfed_monai.networks.fpn
-import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai import __version__
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file
+from samfed_monai.core.io import sha256_bytes, sha256_file
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob, Plan, Site, run
 from samfed_monai.federation.teacher import TeacherStage
@@ -24,7 +21,6 @@ from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
-from tests.federation.test_site_teacher import Half
 from tests.federation.wired import Homes
 
 SITES = ("site-1", "site-2", "site-3")
@@ -45,27 +41,6 @@ def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> Fed
             (public / name).write_bytes((federation / name).read_bytes())
     named = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"], "privacy": {"least_images": 1}}
     return job(public, output, datalist=homes.lists["server"], **{**named, **knobs})
-
-
-@pytest.fixture
-def given(tmp_path, monkeypatch) -> SimpleNamespace:
-    """Options of a run with a given adapter of a SAM that is a file; ``loaded`` has the hash of each that was taken."""
-    (tmp_path / "sam.pt").write_bytes(b"sam")
-    (tmp_path / "given.safetensors").write_bytes(b"adapter")
-    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=sha256_file(tmp_path / "sam.pt"))
-    loaded = []
-
-    def load(**keywords):
-        loaded.append(sha256_file(keywords["adapter"]))
-        teacher = Half(canonical_hash(loaded[-1]))
-        teacher.size, teacher.views = 64, 1
-        return teacher
-
-    monkeypatch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
-    monkeypatch.setattr(adapters, "read_header", lambda path: header)
-    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
-    options = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}}
-    return SimpleNamespace(options={**options, "adapter": tmp_path / "given.safetensors"}, loaded=loaded)
 
 
 def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites, tmp_path, given):
