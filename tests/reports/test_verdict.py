@@ -63,6 +63,7 @@ def test_images_below_one_half_are_counted_and_those_with_an_empty_prediction_am
     run.results["average"]["test"]["empty"]["prediction"] = 1
     assert verdict(run).endswith("On 1 image it draws nothing where there is something to find.")
     scores(run, 0.0, 0.499, 0.5)
+    run = replace(run)  # read anew
     assert "On 2 of 3 images it fails (Dice below 0.5), and on 1 of these it draws nothing where" in verdict(
         replace(run)
     )
