@@ -82,7 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.entry_points import brought
     from samfed_monai.inference.export import BundleSource, Format, Int8, export_network, export_problems, table_of
     from samfed_monai.inference.model import Kind, checked_config, filled_network, trained_as
-    from samfed_monai.inference.quality_file import copy_quality
 
     model = model_of(arguments.model, arguments.bundle)
     outside = None if arguments.to in FORMATS else brought("exporters").named(arguments.to, FORMATS, "--to")
@@ -108,8 +107,17 @@ def run(arguments: argparse.Namespace) -> int:
     source = BundleSource(model.bundle, shipped=shipped, threshold=config.value("threshold"))
     classes = config.optional("classes")
     named = classes if several(classes) else ()
-    rows = export_network(network, to, output, images=images, int8=int8, bundle=source, classes=named, exporter=outside)
-    copy_quality(model.quality, [output])
+    rows = export_network(
+        network,
+        to,
+        output,
+        images=images,
+        int8=int8,
+        bundle=source,
+        classes=named,
+        quality=model.quality,
+        exporter=outside,
+    )
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
     sys.stdout.write("".join(f"{line}\n" for line in (head, *table_of(rows), output)))
@@ -184,7 +192,8 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run_model(arguments: argparse.Namespace) -> int:
     """Writes the file and prints its name."""
     from samfed_monai.federation.run_models import RunModels
-    from samfed_monai.inference.quality_file import copy_quality, read_quality
+    from samfed_monai.inference.quality_file import read_quality, write_quality
+    from samfed_monai.metrics.quality import Quality
 
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
@@ -192,7 +201,7 @@ def run_model(arguments: argparse.Namespace) -> int:
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site beside it", expected="the site whose states they are")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
-    quality = read_quality(Path(arguments.folder).expanduser().resolve())
-    copy_quality(quality, [written])
+    if (quality := read_quality(Path(arguments.folder).expanduser().resolve())) != Quality():
+        write_quality(quality, written)
     sys.stdout.write(f"{written}\n")
     return int(ExitCode.DONE)

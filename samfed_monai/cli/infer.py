@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = "also write a table: pixels, share, pieces, mm², and how far each mask is to be trusted (expected Dice)"
     parser.add_argument("--areas", metavar="FILE.csv", help=about)
     about = "expected Dice below which a mask is called doubtful, in tables, pages and the last line (default: 0.7)"
-    parser.add_argument("--flag-below", metavar="DICE", type=float, default=0.7, help=about)
+    parser.add_argument("--flag-below", metavar="DICE", type=dice_of, default=0.7, help=f"{about}; 70%% is 0.7, too")
     about = "write doubtful PNG masks into the folder doubtful of --output-dir, so that only sure ones are beside it"
     parser.add_argument("--only-sure", action="store_true", help=about)
     about = "also write one page that any browser shows, without a server: outlines, areas, most doubtful masks first"
@@ -132,6 +133,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
     sys.stdout.write(f"{_answer(also, predictor)}\n")
     return int(ExitCode.DONE)
+
+
+def dice_of(word: str) -> float:
+    """A Dice from 0 to 1, which may be given as a percentage (``70%``)."""
+    number, percent = (word[:-1], 100) if word.endswith("%") else (word, 1)
+    try:
+        dice = float(number) / percent
+    except ValueError:
+        dice = math.nan
+    if not 0 <= dice <= 1:
+        expected, hint = "a Dice from 0 to 1, or a percentage such as 70%", "--flag-below 0.7"
+        raise refused("--flag-below", found=word, expected=expected, hint=hint)
+    return dice
 
 
 def _answer(also: MaskForms, predictor: Predictor) -> str:

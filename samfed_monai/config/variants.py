@@ -73,7 +73,9 @@ class Method:
         title: its name in tables.
         note: what it is, in one line.
         source: paper or code that it follows.
-        inferred: what of it is not in the source, left out, or other than there: our reading or our choice.
+        published: what of it is as its source has it, and where that is said.
+        inferred: what of it is not in the source, or different from it: our reading or our choice.
+        left_out: what of its source it does not do.
         base: variant that it builds on.
         kind: one of :data:`KINDS`.
         place: tables show variants in this order.
@@ -93,7 +95,9 @@ class Method:
     title: str = ""
     note: str = ""
     source: str = ""
+    published: str = ""
     inferred: str = ""
+    left_out: str = ""
     base: str | None = None
     kind: str = "baseline"
     place: int = LAST
@@ -111,7 +115,7 @@ _TEXT = {"type": "string"}
 _SCHEMA = {
     "type": "object",
     "properties": {
-        **dict.fromkeys(("title", "note", "source", "inferred", "base", "use"), _TEXT),
+        **dict.fromkeys(("title", "note", "source", "published", "inferred", "left_out", "base", "use"), _TEXT),
         **{key: {"enum": list(words)} for key, words in {"kind": KINDS, "classes": CLASSES, **_INHERITED}.items()},
         "leaves_site": {"type": "array", "items": {"enum": list(LEAVES_SITE)}},
         "networks": {

@@ -27,7 +27,7 @@ from samfed_monai.data.partitions import (
     share_problems,
 )
 from samfed_monai.data.quality_report import doubts, write_report
-from samfed_monai.data.sources.folders import declare_kinds, find_folders, one_site, without_mask
+from samfed_monai.data.sources.folders import declare_kinds, find_folders, without_mask
 from samfed_monai.data.sources.found import Found, unpack_all
 from samfed_monai.data.sources.public import collection_of, find_isic, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
@@ -337,7 +337,8 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     Weak labels stay with the images to train on; what is measured with is drawn from masks.
 
     Args:
-        root: the folder of sites; it is the data root of the list.
+        root: the folder of sites; it is the data root of the list. Without public images it may be one site's own
+            folder, with ``images`` and ``masks``.
         options: see :class:`Options`; ``public`` is a site.
         caveats: sentences for the report, of whatever made the folders.
 
@@ -394,8 +395,7 @@ def prepare_to_test(root: str | Path, options: Options, *, caveats: Sequence[str
     """
     check_first(options)
     root = Path(root)
-    alone = (root / "images").is_dir()
-    folders = one_site(root) if alone else find_folders(root, public=None, output=options.output, alone=True)
+    folders = find_folders(root, public=None, output=options.output)
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
     looked = look_at(found, root, options, folders.problems)
     others = [*folders.passed_over, *caveats]

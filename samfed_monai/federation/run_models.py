@@ -80,7 +80,7 @@ class RunModels:
         #: The command that started it, if that was one of ours.
         self.command: str | None = results.get("command")
         self.store = RoundStore(self.folder / "rounds")
-        self._round = self.store.folder / f"{self.round:03d}"
+        self._round = self.store.path(self.round)
         record = self._round / "round.json"
         self._record = read_json(record) if record.is_file() else {}
         client = self.run.get("config", {}).get("client", {})

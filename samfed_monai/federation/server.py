@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.progress import Clock, Progress
-from samfed_monai.federation.round_store import RoundRecords
+from samfed_monai.federation.round_store import START, RoundRecords
 from samfed_monai.federation.run_folder import (
     RunFolder,
+    against_start,
     best_round,
     calibration_of,
     round_line,
@@ -35,6 +37,9 @@ from samfed_monai.protocol.guard import Counts
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, scrub
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +98,13 @@ def ask_all(
     return agreed
 
 
+BELOW_START = 3
+"""Rounds in a row that score less than the network that the run began with, after which the log says so."""
+_BELOW = (
+    "{} rounds in a row score less than the network that the run began with: what the sites learn from may mislead "
+    "them. If no round is better, the run's model is that network."
+)
+
 ACTIVITIES = ("training", "server", "controller", "evaluation")
 
 
@@ -109,6 +121,7 @@ class RunResult:
             rounds and the evaluation.
         withheld: (site, split) to the reason why a site did not send its scores of the two models.
         calibration: of the best model's estimates; ``None`` where too few validation images say anything of them.
+        against_start: see :func:`samfed_monai.federation.run_folder.against_start`.
     """
 
     models: dict[str, dict[str, Any]]
@@ -117,6 +130,7 @@ class RunResult:
     seconds: dict[str, float]
     withheld: dict[tuple[str, str], str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    against_start: dict[str, Any] | None = None
 
 
 class RoundController:
@@ -126,7 +140,9 @@ class RoundController:
     (or each site's own network, where sites keep one) is validated at every site, and the round is stored. A site that
     fails, or whose answer is refused, is left out, with the reason in the record, as long as the quorum is met. After
     the last round the best model (mean validation Dice over all images) and the last one are evaluated on test images,
-    at every site and at hospitals that took no part. Where both are one model, it is evaluated once, as best.
+    at every site and at hospitals that took no part. Where both are one model, it is evaluated once, as best. With
+    ``score_start`` the network that the run begins with is scored as a round is, and is the best model where no round
+    is better: what sites learn from may mislead them.
 
     Args:
         transport: carries messages.
@@ -147,6 +163,7 @@ class RoundController:
             updates.
         central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
         secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
+        score_start: whether the strategy's first weights are a trained model for all sites.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -173,8 +190,9 @@ class RoundController:
         counts: Counts | None = None,
         central: CentralNoise | None = None,
         secure: SecureServer | None = None,
+        score_start: bool = False,
     ) -> None:
-        self.central, self.secure = central, secure
+        self.central, self.secure, self.score_start = central, secure, score_start
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
@@ -211,6 +229,8 @@ class RoundController:
             with Termination() as termination:
                 self._check_requirements()
                 records = self._resume()
+                if self.score_start and not records and self.folder.store.start() is None:
+                    self._score_start(termination)
                 self.counts.remember(records)
                 self.counts.log_shares()
                 with self.progress.rounds(self.rounds, len(records)) as bar:
@@ -257,6 +277,30 @@ class RoundController:
         if self.central is not None:
             self.central.load_state_dict(state)
         self.transport.load_state(store.clients(round))
+
+    def _score_start(self, termination: Termination) -> None:
+        """Scores and stores the network that the first round begins with."""
+        clock = self._clock()
+        with clock("evaluation"):
+            scores, unscored = self.evaluation.scores("validation", round=0)
+        traffic, expected = self.transport.take_traffic(), self.evaluation.expected
+        sites = {
+            site: site_record(
+                Message(Kind.METRICS, site, 0, self.rounds, self.seed),
+                scores.get(site),
+                unscored.get(site),
+                traffic.get(site),
+                expected=expected.get(site),
+            )
+            for site in self.sites
+        }
+        with termination.deferred():
+            record = round_record(START, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
+            self.folder.store.write(START, self.strategy.global_weights, record, server_state=self._server_state())
+            logger.info("%s", round_line(record))
+
+    def _server_state(self) -> dict[str, Tensor]:
+        return {**self.strategy.state_dict(), **(self.central.state_dict() if self.central else {})}
 
     def _round(self, round: int, records: RoundRecords, termination: Termination) -> None:
         """One round, from what sites are sent to its record on disk, which is added to ``records``.
@@ -319,11 +363,13 @@ class RoundController:
                     records,
                     record,
                     self.transport.save_state,
-                    server_state={**self.strategy.state_dict(), **(self.central.state_dict() if self.central else {})},
+                    server_state=self._server_state(),
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
                 logger.info("%s", round_line(stored.record))
+            if self.folder.rounds_below_start == BELOW_START:
+                logger.warning("%s", _BELOW.format(BELOW_START))
 
     def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:
         came = asked - len(failures)
@@ -356,29 +402,31 @@ class RoundController:
         return clock
 
     def _result(self, records: RoundRecords) -> RunResult:
-        clock = self._clock()
-        rounds = {"best": best_round(records), "last": len(records) - 1}
+        clock, start = self._clock(), self.folder.store.start()
+        best = best_round(records, start)
+        record = records[best] if best != START or start is None else start
         with clock("evaluation"):
-            models = {"best": self._model("best", rounds["best"], records)}
-            one = rounds["best"] == rounds["last"]  # one model, evaluated once
-            models["last"] = deepcopy(models["best"]) if one else self._model("last", rounds["last"], records)
+            models = {"best": self._model("best", best, record)}
+            one = best == len(records) - 1  # one model, evaluated once
+            models["last"] = deepcopy(models["best"]) if one else self._model("last", len(records) - 1, records[-1])
         failed = self.evaluation.failed
         if len(self.sites) - len(failed) < self.quorum:
             scored = len(self.sites) - len(failed)
             raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
-        traffic = total_traffic(records, self.transport.take_traffic().values())
+        scored = [] if start is None else [start]
+        traffic = total_traffic(chain(scored, records), self.transport.take_traffic().values())
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
-        for each in (*(record["seconds"] for record in records), clock.seconds):  # a record is a file: once for all
+        for each in chain((one["seconds"] for one in chain(scored, records)), [clock.seconds]):  # each file read once
             seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
-        best = calibration_of(records[rounds["best"]])
-        return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld), best)
+        withheld, quality = dict(self.evaluation.withheld), calibration_of(record)
+        return RunResult(models, records, traffic, seconds, withheld, quality, against_start(records, start))
 
-    def _model(self, name: str, round: int, records: RoundRecords) -> dict[str, Any]:
+    def _model(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
         self._load_round(round)
-        stored = {"round": round, "sha256": records[round]["files"]["global.safetensors"]}
-        entries = records[round]["sites"].items()
+        stored = {"round": round, "sha256": record["files"]["global.safetensors"]}
+        entries = record["sites"].items()
         known = {site: entry["validation"] for site, entry in entries if entry["validation"]}
-        return {**stored, **self.evaluation.of_model(name, round, known)}
+        return {**stored, **self.evaluation.of_model(name, max(round, 0), known)}  # of START by round 0
 
     def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))

@@ -50,6 +50,7 @@ from samfed_monai.protocol.transport import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samfed_monai.federation.student_teacher import StudentTeacher
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class ProcessContext:
 
     participants: Participants
     datalist: DataList
-    teacher: Teacher | None = None
+    teacher: Teacher | StudentTeacher | None = None
 
     @classmethod
     def of(cls, plan: Plan, places: Places) -> ProcessContext:
@@ -504,7 +505,8 @@ class Site:
         memory = self.places.cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
-        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
+        config = self.participants.config
+        return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, own=own, trains=self.trains)
 
     def make_client(self) -> SamFedAlgo:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""

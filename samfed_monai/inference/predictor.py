@@ -209,7 +209,7 @@ class Predictor:
         output_dir: str,
         *,
         site: str = "",
-        split: str = "test",
+        split: str | None = None,
         calibrate: bool = False,
     ) -> dict[str, Any]:
         """Scores the model on a split of a data list; writes tables and ``metrics.json`` and returns its content.
@@ -223,13 +223,14 @@ class Predictor:
             data_root: folder that its paths start from.
             output_dir: folder to write to.
             site: only this one; "" is all of the list.
-            split: ``validation`` or ``test``.
+            split: ``validation`` or ``test``; ``None`` is ``validation`` to calibrate, else ``test``.
             calibrate: whether to write, beside the model, what its estimates were worth on these images; on images
                 that it was trained on they look better than they are.
 
         Raises:
             Refused: too few images to calibrate on, before any is scored.
         """
+        split = split or ("validation" if calibrate else "test")
         if calibrate:
             listed = DataList.load(datalist).sites
             images = sum(len(getattr(listed[name], split)) for name in ([site] if site in listed else listed))

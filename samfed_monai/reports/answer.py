@@ -67,6 +67,9 @@ def answer(run: RunData) -> list[str]:
     results, folder = run.results, str(run.folder)
     number = results["models"][results["selected"]].get("round")
     round = "" if number is None else f", round {number + 1} of {results['rounds']}"
+    if number == -1:  # of the schema: the network that the rounds began with
+        scores = "{by} {start:.3f}, in the best round {rounds:.3f}".format(**results["against_start"])
+        round = f", the network that the run began with, as no round is better ({scores})"
     site = ["--site", run.sites[0]] if run.own_models else []
     bundle = bundle_of_command(results.get("command")) or "BUNDLE"
     words = ["samfed", "infer", bundle, "IMAGES", "--model", folder, *site, "--output-dir", "MASKS"]

@@ -58,7 +58,7 @@ def curves(run: RunData) -> Picture | None:
     if best is not None:
         ax.axvline(best + 1, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
         ax.annotate(
-            f" best: round {best + 1} ",
+            " best: the start " if best < 0 else f" best: round {best + 1} ",
             (best + 1, 0.02),
             xycoords=("data", "axes fraction"),
             ha="right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left",
@@ -242,8 +242,7 @@ def comparison_figure(table: Table) -> Picture:
     ax.set_xlabel("average test Dice", fontsize=9)
     text = (
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle; "
-        "an arrow is a row far outside. Behind a mean are parameters and milliseconds of one image, where they were "
-        "measured."
+        "an arrow is a row far outside. Behind a mean are its network's parameters."
     )
     return Picture("comparison", "Average test Dice", text, png(figure))
 
@@ -272,10 +271,10 @@ def _bounds(ax: Axes, group: Group, places: list[int]) -> None:
             ax.plot([x, x], ends, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
 
 
-def _cost(row: Row) -> str:
-    """What one image costs the row's network, to be shown after its mean; empty where it was not measured."""
-    parameters, milliseconds = (row.cells.get(key, Cell()).mean for key in ("parameters", "milliseconds"))
-    return "" if parameters is None or milliseconds is None else f"   {parameters:.1f} M, {milliseconds:.0f} ms"
+def _size(row: Row) -> str:
+    """Parameters of the row's network, to be shown after its mean; empty where they are not known."""
+    parameters = row.cells.get("parameters", Cell()).mean
+    return "" if parameters is None else f"   {parameters:.1f} M"
 
 
 def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[float, float]) -> None:
@@ -291,7 +290,7 @@ def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[floa
         ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)
         ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
     ax.annotate(
-        f"{mean:.3f}{_cost(row)}",
+        f"{mean:.3f}{_size(row)}",
         (1.01, place),
         xycoords=("axes fraction", "data"),
         va="center",

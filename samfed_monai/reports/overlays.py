@@ -110,7 +110,7 @@ def make_own_images(
         if datalist is None or data_root is None:
             notes.append(f"{site}: {GIVE}")
         else:
-            with _noted(notes, site):
+            with noted(notes, site):
                 shown = _own(run, site, [row for row in rows if row["mask"]], datalist, data_root)
         dices = [row["dice"] for row in rows]
         sites.append(OwnImages(site, len(rows), sum(dices) / len(rows), sum(dice < 0.5 for dice in dices), shown))
@@ -143,7 +143,7 @@ def make_overlays(
             why = "none of its test images has a mask" if none else "no table of test scores in the run folder"
             notes.append(f"{site}: {why}")
         else:
-            with _noted(notes, site):
+            with noted(notes, site):
                 overlays += _of_site(run, site, rows, datalist, data_root)
     return overlays, notes
 
@@ -247,13 +247,22 @@ def _of_site(
     masks = run.evaluation(site) / "masks"
     if several(run.classes):  # an image without any of them shows nothing
         rows = [row for row in rows if row["empty"] != "both"] or rows
+    pictures = {
+        place: _beside(*drawn(records[row["id"]], masks / mask_name(row))) for place, row in chosen(rows).items()
+    }
     return [
-        Overlay(site, place, row["id"], row["dice"], row["hd95"], _render(records[row["id"]], masks / _mask_name(row)))
+        Overlay(site, place, row["id"], row["dice"], row["hd95"], pictures[place])
         for place, row in chosen(rows).items()
     ]
 
 
-def _render(record: dict[str, Any], mask: Path) -> bytes:
+def drawn(record: dict[str, Any], mask: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A test image, and the same with a predicted mask and its label on it: (H, W, 3) uint8, :data:`LONGEST_SIDE` long.
+
+    Args:
+        record: of the image, with its label.
+        mask: file of the prediction.
+    """
     prediction = Image.open(mask).convert("L")
     size = _size(prediction)
     image = Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS)
@@ -261,10 +270,10 @@ def _render(record: dict[str, Any], mask: Path) -> bytes:
     if record.get("classes") is not None:
         count = int(record["classes"])
         values = [prediction, Image.fromarray(read_classes(record["label"], count))]
-        drawn, truth = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
-        return _beside(pixels, draw_classes(pixels, truth, drawn, count))
+        found, truth = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
+        return pixels, draw_classes(pixels, truth, found, count)
     label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
-    return _beside(pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size)))
+    return pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size))
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
@@ -289,12 +298,13 @@ def _seen(path: Path, of_classes: bool) -> Image.Image:
     return image.point([0] + [255] * 255) if of_classes else image
 
 
-def _mask_name(row: dict[str, Any]) -> str:
+def mask_name(row: dict[str, Any]) -> str:
+    """The file of a scored image's mask."""
     return row.get("mask") or f"{row['id']}.png"
 
 
 @contextmanager
-def _noted(notes: list[str], site: str) -> Iterator[None]:
+def noted(notes: list[str], site: str) -> Iterator[None]:
     """Adds why a site's images cannot be read to the notes, without the folder that they are in."""
     try:
         yield

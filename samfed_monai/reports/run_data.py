@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -108,6 +109,7 @@ class RunData:
     run: dict[str, Any] = field(default_factory=dict)
     rounds: list[RoundRow] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    _tables: dict[Path, list[dict[str, Any]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: str | Path) -> RunData:
@@ -190,22 +192,21 @@ class RunData:
 
     def image_scores(self, site: str, *, split: str = "test", model: str | None = None) -> list[dict[str, Any]]:
         """Rows of ``evaluation/<model>/<site>/<split>/scores.csv``, with ``dice`` and ``hd95`` as numbers."""
-        path = self.evaluation(site, split=split, model=model) / "scores.csv"
-        if not path.is_file():
-            return []
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [{**row, "dice": float(row["dice"]), "hd95": float(row["hd95"])} for row in from_csv(stream)]
+        return self._table(self.evaluation(site, split=split, model=model) / "scores.csv", "dice", "hd95")
 
     def disagreement(self, site: str) -> list[dict[str, Any]]:
         """Rows of ``disagreement.csv``, lowest first: ``id``, ``image_sha256``, ``dice``, ``mask`` (a file, or empty).
 
         Only a site without masks has them, in the run folder of the machine that has its images.
         """
-        path = self.own_images(site) / "disagreement.csv"
-        if not path.is_file():
-            return []
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [{**row, "dice": float(row["dice"])} for row in from_csv(stream)]
+        return self._table(self.own_images(site) / "disagreement.csv", "dice")
+
+    def _table(self, path: Path, *numbers: str) -> list[dict[str, Any]]:
+        """Rows of a site's table, some cells as numbers; read once, none of a missing file."""
+        if path not in self._tables:
+            rows = from_csv(io.StringIO(path.read_text(encoding="utf-8"))) if path.is_file() else []
+            self._tables[path] = [{**row, **{name: float(row[name]) for name in numbers}} for row in rows]
+        return self._tables[path]
 
     def student_and_teacher(self) -> dict[str, list[float]]:
         """Dice between student and teacher on each image of a site without masks, by site, of those that have any."""

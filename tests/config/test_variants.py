@@ -23,6 +23,8 @@ from samfed_monai.config.variants import (
 )
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import client_config
+from study.methods_page import methods_page
+from tests.methods import present
 
 from .conftest import Write
 
@@ -133,6 +135,15 @@ def test_every_published_method_says_what_of_it_is_inferred():
     as_published = {"coordinate_median"}
     silent = {name for name, method in methods().items() if method.source and not method.inferred}
     assert silent <= as_published
+
+
+@pytest.mark.parametrize("name", present("cpss", "drflm", "fedda", "fedda_cyclic", "pfedsam"))
+def test_a_method_of_which_the_text_is_not_public_says_what_is_published_and_what_is_left_out(name):
+    method = methods()[name]
+    assert all((method.published, method.inferred, method.left_out))
+    section = methods_page([method])
+    lines = (f"*As published*: {method.published}.", f"*Left out*: {method.left_out}.")
+    assert all(line in section for line in lines)
 
 
 def test_the_command_says_what_one_variant_is_and_shows_its_file(capsys):

@@ -46,6 +46,15 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     assert made.path.read_bytes() == before
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["its own folder", "a folder of one"])
+def test_one_hospital_alone_has_images_to_validate_and_to_test_on(own, tmp_path):
+    site(tmp_path / "data", "clinic", 20, 20)
+    root = tmp_path / "data" / "clinic" if own else tmp_path / "data"
+    made = prepare_folders(root, options(tmp_path, validation=0.5, test=0.25))
+    assert (made.datalist.public, sizes(made.datalist)) == ([], {"clinic": [5, 10, 5]})
+    assert check_datalist(made.datalist, root, progress=False) == []
+
+
 def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
     (tmp_path / "list.json").write_text("my notes")
     chosen = options(tmp_path)

@@ -44,26 +44,26 @@ class Folders:
     passed_over: tuple[str, ...] = ()
 
 
-def find_folders(
-    root: str | Path, *, public: str | None, output: str | Path | None = None, alone: bool = False
-) -> Folders:
+def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Folders:
     """What each site's folder holds.
 
     Args:
         root: folder of sites; every subfolder with an ``images`` folder in it is one.
-        public: the one whose images are public; each of them needs a mask (fault 1). ``None``: every folder is a site.
+        public: the one whose images are public; each of them needs a mask (fault 1), and another site is beside it.
+            ``None``: every folder is a site, and one will do, whose own folder ``root`` may be.
         output: file that is to be written; the folder that it is in, if it is under ``root``, is no forgotten site.
-        alone: whether one site will do.
 
     Raises:
-        Refused: no such folder, or fewer than two sites.
+        Refused: no such folder, or nothing beside the public one.
     """
     root = Path(root)
     names = [path.name for path in site_folders(root)]
+    if not names and public is None and (root / "images").is_dir():
+        return _one_site(root)
     if not names or (public is not None and public not in names):
         raise Refused([_not_there(root, names, public, output)])
     others = passed_over(root, names, output=output)
-    if len(names) < 2 and not alone:
+    if len(names) < 2 and public is not None:
         hint = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
         raise refused(root, found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)
     problems = Problems()
@@ -95,7 +95,7 @@ def _hint(site: Path, near: str | None, lonely: list[Path], found: list[Found]) 
     return "add it, or move the image"
 
 
-def one_site(folder: Path) -> Folders:
+def _one_site(folder: Path) -> Folders:
     """What a single site's own folder holds, with ``images`` and ``masks`` in it."""
     name = folder.resolve().name
     found, lonely = match_masks(folder, folder, name)
@@ -106,7 +106,7 @@ def _not_there(root: Path, names: list[str], public: str | None, output: str | P
     """Why there is no site among the folders of ``root``, or not the public one among those of ``names``."""
     if not names and (root / "images").is_dir():
         expected, parent = "a folder of sites, DIR/<site>/images and DIR/<site>/masks", root.resolve().parent
-        hint = f"give {parent}, where it lies beside other sites; or, to measure only, --test-only in place of --public"
+        hint = f"give {parent}, where it lies beside other sites; or, to measure only, --public none or --test-only"
         return Problem(str(root), found="the folder 'images' of a single site", expected=expected, hint=hint)
     folders = _folders(root)
     asked = [str(public)] if names else folders
