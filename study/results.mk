@@ -121,7 +121,20 @@ kvasir-teacher = @test -f "$(KVASIR_RUN)/$(1).safetensors" || $(BIN)/samfed teac
 kvasir-run = @test -f "$(KVASIR_RUN)/$(1)-$(2)/results.json" || $(BIN)/samfed federate samfed_$(1) --datalist "$(KVASIR_RUN)/$(4).json" \
     --data-root "$(3)" --adapter "$(KVASIR_RUN)/$(1).safetensors" --seed $(2) --overlays false $(5) --output-dir "$(KVASIR_RUN)/$(1)-$(2)"
 KVASIR_POLYP := --local_steps 48
-KVASIR_SKIN := --unseen "['domain1']"
+KVASIR_SKIN := --rounds 5 --local_steps 24 --unseen "['domain1']"
+
+# What compressed differences cost in Dice: runs of one seed that differ in `compression` alone; finished runs are kept.
+COMPRESSION_FORMS ?= float32 bfloat16 int8 64 32 16
+COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0
+compression: kvasir-list
+	$(weights)
+	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
+	@for form in $(COMPRESSION_FORMS); do \
+	    test -f "$(KVASIR_RUN)/compression-$$form/results.json" || $(BIN)/samfed federate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" \
+	        --data-root "$(KVASIR)" --adapter "$(KVASIR_RUN)/polyp.safetensors" --cache_dir "$(KVASIR_RUN)/cache" $(COMPRESSION) \
+	        --compression $$form --output-dir "$(KVASIR_RUN)/compression-$$form" || exit; \
+	done
+	@$(BIN)/python benchmarks/compression.py $(COMPRESSION_FORMS:%="$(KVASIR_RUN)/compression-%")
 
 # What expected Dice is worth: three seeds of the shipped polyp model's list, with hospitals that took no part, and of the skin list
 # without one of its hospitals; and the skin model that is shipped.

@@ -59,6 +59,7 @@ from samfed_monai.privacy import (
     settings_of,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
+from samfed_monai.protocol.compression import NONE, Compression, compression_problems
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
@@ -169,6 +170,8 @@ def plan_problems(
         method = declared(places.bundle_root, plan.variant)
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
+    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
+    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
     problems.extend(start_problems(places.start_from, participants))
     if teacher is not None:
         adapt = participants.config.value("teacher_adapt")
@@ -378,6 +381,7 @@ class Run:
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
+            **({"compression": plan.compression} if plan.compression != NONE else {}),
         }
 
     def _started_from(self) -> dict[str, Any] | None:
@@ -490,6 +494,7 @@ class Run:
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
             score_start=not later and not strategy.keeps_states and self._begins_trained,
+            compression=Compression.of(plan.compression),
             counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
 
