@@ -520,7 +520,7 @@ def test_safe_load_lists_every_problem_of_a_file_at_once(tmp_path: Path):
 
 def test_fault_71_json_nested_too_deeply_is_refused(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(Refused, match=r"deep\.json: expected .*, objects inside each other a few times, found more than 100"):
+    with pytest.raises(Refused, match=r"deep\.json: expected .*inside each other a few times, found more than 100"):
         read_json(tmp_path / "deep.json")
 
 
