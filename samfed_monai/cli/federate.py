@@ -98,7 +98,7 @@ def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``federate.json``, once for each generation."""
-    from samfed_monai.config.run_bundle import run_workflow
+    from samfed_monai.config.workflow import run_workflow
 
     for overrides in generations_of(arguments.bundle, overrides_from(arguments), arguments.generations):
         run_workflow(arguments.bundle, "federate", overrides)

@@ -12,7 +12,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import parse_json, read_json
-from samfed_monai.core.round_folders import run_record
+from samfed_monai.core.run_log import run_record
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
 """Options that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where

@@ -13,6 +13,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.json_schema import departures
 from samfed_monai.federation.workflow import PLACES, bundle_content
+from samfed_monai.protocol import compression
 
 AUTO = "auto"
 _TEXT, _OBJECT, _SWITCH = {"type": "string"}, {"type": "object"}, {"type": "boolean"}
@@ -29,6 +30,7 @@ SCHEMA: Mapping[str, Any] = {
         "quorum": {"type": ["integer", "null"], "minimum": 1},
         "timeout": {"type": ["number", "null"], "exclusiveMinimum": 0},
         **{"allow_single_site": _SWITCH, "privacy": {"type": ["object", "null"]}},
+        "compression": compression.SCHEMA,
     },
     "additionalProperties": False,
 }
@@ -58,6 +60,7 @@ class Plan:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site (``federate.json -> privacy``); ``None`` is the package's defaults.
+        compression: how weights travel (:class:`.Compression`); ``float32`` sends them whole.
 
     Raises:
         Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
@@ -83,6 +86,7 @@ class Plan:
     timeout: float | None = None
     allow_single_site: bool = False
     privacy: Mapping[str, Any] | None = None
+    compression: str | int = compression.NONE
 
     def __post_init__(self) -> None:
         content = {each.name: getattr(self, each.name) for each in fields(self)}

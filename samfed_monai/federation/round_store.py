@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import PUBLIC, as_file_name, atomic_write, read_json, safe_load, sync_folder, write_json
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.core.run_log import round_folders
 
 if TYPE_CHECKING:
     from torch import Tensor

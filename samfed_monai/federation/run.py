@@ -22,7 +22,6 @@ from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.words import counted
 from samfed_monai.data import DataList
-from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, require_starts
 from samfed_monai.federation.plan import Places, Plan
@@ -31,9 +30,12 @@ from samfed_monai.federation.preparation import (
     check_data,
     class_problems,
     label_problems,
+    list_fingerprint,
     no_public_images,
+    shared_fingerprints,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
+from samfed_monai.federation.progress import Tracking
 from samfed_monai.federation.quality import write_quality
 from samfed_monai.federation.round_store import START
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
@@ -43,7 +45,6 @@ from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import StartingPoint, start_problems
 from samfed_monai.federation.student_teacher import StudentTeacher, masks_from_problems, packed
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.tracking import Tracking
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
@@ -58,6 +59,7 @@ from samfed_monai.privacy import (
     settings_of,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
+from samfed_monai.protocol.compression import NONE, Compression, compression_problems
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
@@ -168,6 +170,8 @@ def plan_problems(
         method = declared(places.bundle_root, plan.variant)
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
+    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
+    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
     problems.extend(start_problems(places.start_from, participants))
     if teacher is not None:
         adapt = participants.config.value("teacher_adapt")
@@ -266,6 +270,7 @@ class Run:
                     lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
                 )
                 about, teacher_sha256 = self._teach(before, context)
+                costs = participants.costs()  # right after the teacher's, so that the times may be compared
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 controller = self._ready(before, folder, carrier, self._trunk(begins))
                 prepared = before.traffic()
@@ -275,7 +280,7 @@ class Run:
                 variant=plan.variant,
                 rounds=plan.rounds,
                 **outcome(result, participants),
-                costs=participants.costs(),
+                costs=costs,
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,
@@ -376,6 +381,7 @@ class Run:
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
+            **({"compression": plan.compression} if plan.compression != NONE else {}),
         }
 
     def _started_from(self) -> dict[str, Any] | None:
@@ -488,6 +494,7 @@ class Run:
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
             score_start=not later and not strategy.keeps_states and self._begins_trained,
+            compression=Compression.of(plan.compression),
             counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
 

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
+from samfed_monai.core.errors import DISK_FULL, Problems, Refused, refused
 from samfed_monai.core.io import (
     PUBLIC,
     append_line,
     canonical_hash,
     read_json,
     require_writable,
+    to_csv,
     write_json,
     write_text,
 )
-from samfed_monai.core.table import to_csv
+from samfed_monai.core.words import clipped
 from samfed_monai.federation.round_store import START, RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
@@ -78,18 +79,6 @@ class RunLock:
         _held[self.path] = stream
         self._holds = True
 
-    @staticmethod
-    def is_held(path: str | Path) -> bool:
-        """Whether another process holds the lock of this file."""
-        try:
-            with open(path, "r+b") as stream:
-                os.lockf(stream.fileno(), os.F_TEST, 0)
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:  # there is none
-            return False
-        return False
-
     def release(self) -> None:
         """Gives the lock back; nothing when it is not held."""
         if self._holds:
@@ -99,7 +88,7 @@ class RunLock:
     def _refusal(self, owner: str) -> Refused:
         hint = "wait for it, stop it, or choose another output_dir"
         found = f"another run is at work in it (process {owner})"
-        return Refused([Problem(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)])
+        return refused(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)
 
 
 def site_record(
@@ -375,7 +364,7 @@ class RunFolder:
                 raise
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
             hint = "choose another output_dir, or fix its permissions"
-            raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", hint=hint)]) from None
+            raise refused(str(self.path), found=found, expected="a folder for the run", hint=hint) from None
 
     def _holds_results(self) -> bool:
         rounds = self.store.folder
@@ -512,8 +501,7 @@ def _flat(content: Any, prefix: str) -> dict[str, Any]:
 
 
 def _shown(content: Mapping[str, Any], key: str) -> str:
-    text = repr(content[key]) if key in content else "nothing"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return clipped(repr(content[key]), 80) if key in content else "nothing"
 
 
 def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,11 @@ from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration
 from samfed_monai.privacy.central import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
+from samfed_monai.protocol.compression import Compression, Sender, Step
 from samfed_monai.protocol.guard import Counts
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
-from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, scrub
+from samfed_monai.protocol.transport import Failure, Inbox, SentWeights, Task, Transport, scrub
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,6 +165,8 @@ class RoundController:
         central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
         secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
         score_start: whether the strategy's first weights are a trained model for all sites.
+        compression: how weights travel; the model of a round is then what sites make of its compressed step. ``None``
+            sends whole weights.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -191,8 +194,12 @@ class RoundController:
         central: CentralNoise | None = None,
         secure: SecureServer | None = None,
         score_start: bool = False,
+        compression: Compression | None = None,
     ) -> None:
         self.central, self.secure, self.score_start = central, secure, score_start
+        self.sender = None if compression is None else Sender(compression)
+        #: Of the transport; one that has none sends whole models to sites.
+        self.sent: SentWeights = getattr(transport, "sent", None) or SentWeights()
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
@@ -273,6 +280,8 @@ class RoundController:
     def _load_round(self, round: int) -> None:
         store = self.folder.store
         state = store.server_state(round)
+        if self.sender is not None:
+            state = self.sender.load_state_dict(state)
         self.strategy.load_state_dict(store.weights(round), state)
         if self.central is not None:
             self.central.load_state_dict(state)
@@ -301,7 +310,8 @@ class RoundController:
         }
 
     def _server_state(self) -> dict[str, Tensor]:
-        return {**self.strategy.state_dict(), **(self.central.state_dict() if self.central else {})}
+        parts = (self.strategy, self.central, self.sender)
+        return {name: tensor for part in parts if part is not None for name, tensor in part.state_dict().items()}
 
     def _round(self, round: int, records: RoundRecords, termination: Termination) -> None:
         """One round, from what sites are sent to its record on disk, which is added to ``records``.
@@ -311,15 +321,16 @@ class RoundController:
         """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
-            messages = self.strategy.configure(round)
+            messages, before = self.strategy.configure(round), self._copy()
             masked = self.secure is not None  # the answer to TRAIN then has numbers alone; masked weights follow
-            like = None if masked else self.strategy.expected
-            kind = Kind.METRICS if masked else self.strategy.exchange.answer
+            like = None if masked else self._expected
+            kind = Kind.METRICS if masked else self.strategy.exchange.answer if self.sender is None else Kind.STEP
             inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
 
             def take(site: str, reply: Message) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
+                    reply = self._restored(reply, messages[site])
                     aggregate.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
@@ -343,7 +354,11 @@ class RoundController:
                     self._require_quorum(round, len(replies), failures)
             with clock("server"):
                 self.strategy.refine(round)
+            self._step(before)
             sites = self._scored(round, {site: replies[site] for site in messages}, clock)
+            if self.sender is not None:
+                whole = self.sent.take_whole()
+                sites = {site: {**entry, "whole_models": whole.get(site, 0)} for site, entry in sites.items()}
             with termination.deferred():
                 record = round_record(round, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
                 started = time.perf_counter()
@@ -359,6 +374,32 @@ class RoundController:
                 logger.info("%s", round_line(stored.record))
             if self.folder.rounds_below_start == BELOW_START:
                 logger.warning("%s", _BELOW.format(BELOW_START))
+
+    def _expected(self, site: str) -> Mapping[str, Tensor] | None:
+        """Names, shapes and dtypes of a site's answer as it travels."""
+        like = self.strategy.expected(site)
+        return like if self.sender is None or like is None else self.sender.compression.like(like)
+
+    def _restored(self, reply: Message, request: Message) -> Message:
+        """A checked answer with the site's weights in place of their difference to the request's, checked once more."""
+        like = self.strategy.expected(reply.site)
+        if self.sender is None or like is None:
+            return reply
+        base = {name: request.tensors[name] for name in like if name in request.tensors}
+        tensors = self.sender.compression.restored(reply.tensors, base)
+        reply = replace(reply, kind=self.strategy.exchange.answer, tensors=tensors)
+        reply.check(up=True, like=like, site=request.site, round=request.round)
+        return reply
+
+    def _copy(self) -> dict[str, Tensor]:
+        """The model that a round begins with, which sites hold once they have its message; empty where none is kept."""
+        return {name: tensor.clone() for name, tensor in self.strategy.global_weights.items()} if self.sender else {}
+
+    def _step(self, before: Mapping[str, Tensor]) -> None:
+        """Puts in place of the strategy's model what sites make of its step from the model before."""
+        if self.sender is not None:
+            self.sent.step, model = Step.of(self.sender, self.strategy.global_weights, before)
+            self.strategy.global_weights = model
 
     def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:
         came = asked - len(failures)
