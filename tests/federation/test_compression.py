@@ -36,13 +36,15 @@ def sites(form: str | int, *clients: FixedClient) -> dict[str, ClientAlgoSite]:
 
 def hashes(run: Path) -> dict[str, str]:
     return {
-        path.parent.name: read_json(path)["files"]["global.safetensors"] for path in run.glob("rounds/*/round.json")
+        path.parent.name: read_json(path)["files"]["global.safetensors"]
+        for path in run.glob("rounds/[0-9]*/round.json")
     }
 
 
 def traffic(run: Path) -> list[dict[str, int]]:
     names = ("up_bytes", "down_bytes", "whole_models")
-    records = [read_json(path) for path in sorted(run.glob("rounds/*/round.json"))]
+    paths = [run / "rounds/start/round.json", *sorted(run.glob("rounds/[0-9]*/round.json"))]
+    records = [read_json(path) for path in paths]
     return [{name: entry.get(name) for name in names} for record in records for entry in record["sites"].values()]
 
 
