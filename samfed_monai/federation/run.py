@@ -407,6 +407,7 @@ class Run:
         if adapt == "off":
             return None, None
         teacher: Teacher | StudentTeacher
+        sam: str | None
         with self._timed("teacher"):
             if places.masks_from is not None and self.student is not None:
                 file: Path | None = self.teacher.kept(self.student)
