@@ -84,6 +84,17 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried
     assert audit.read_text().count('"outcome": "masked"') == 2
 
 
+def test_compressed_differences_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
+    runs = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", "compression": 2})
+    sites = [read_json(run / "rounds" / "001" / "round.json")["sites"] for run in runs]
+    bytes_of_sites = [[(each["up_bytes"], each["down_bytes"]) for each in records.values()] for records in sites]
+    assert bytes_of_sites[0] == bytes_of_sites[1]
+    first = read_json(runs[0] / "rounds" / "000" / "round.json")["sites"]
+    for (up, down), entry in zip(bytes_of_sites[0], first.values(), strict=True):
+        assert 0 < up < 0.6 * (entry["down_bytes"] - down)
+        assert down < 0.6 * (entry["down_bytes"] - down), "the first round has the whole model as well"
+
+
 def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):
     organs, slices = tmp_path / "organs", tmp_path / "slices"
     render_volumes(organs, volumes=3, public=2, size=(32, 32), depth=6)
