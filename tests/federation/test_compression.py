@@ -118,7 +118,8 @@ def test_the_same_bits_and_bytes_in_one_process_and_over_a_wire(three_sites, tmp
     assert hashes(tmp_path / "together") == hashes(tmp_path / "apart")
     assert together["sites"] == apart["sites"]
     first, *later = traffic(tmp_path / "together")
-    assert [first, *later] == traffic(tmp_path / "apart")
+    for here, there in zip([first, *later], traffic(tmp_path / "apart"), strict=True):
+        assert here == {**there, "up_bytes": pytest.approx(there["up_bytes"], abs=64)}, "but for digits of seconds"
     for each in later[1:]:  # of a network so small, half of a message is names
         assert max(each["up_bytes"], each["down_bytes"]) < 0.55 * (first["down_bytes"] - first["up_bytes"])
     assert read_json(tmp_path / "together" / "run.json")["config"]["compression"] == 2
