@@ -15,9 +15,9 @@ from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
-from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
+from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig, client_config
@@ -137,6 +137,8 @@ class FederatedJob:
         adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
         start_from: weights that the network begins with: a bundle (name or folder), a finished run's folder or a
             weights file; the warm start then goes on from them. ``None`` builds the network anew.
+        masks_from: a model (likewise) that makes the soft masks of the sites' images in place of SAM: the student of an
+            earlier run, for a second generation. ``None`` takes SAM.
         train: ids of ``train.json`` that this federation replaces, to values; ``None`` takes those that
             ``federate.json`` and the command line of ``python -m monai.bundle run`` set, where that runs it.
         teacher: ids of ``teacher.json`` to values.
@@ -176,6 +178,7 @@ class FederatedJob:
         warm_start_held_out: float = 0.0,
         adapter: str | Path | None = None,
         start_from: str | Path | None = None,
+        masks_from: str | Path | None = None,
         train: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
         sites: Mapping[str, Mapping[str, Any]] | None = None,
@@ -223,6 +226,7 @@ class FederatedJob:
             cache_dir=Path(cache_dir) if cache_dir else None,
             adapter=adapter,
             start_from=start_from,
+            masks_from=masks_from,
             train=site_places,
             teacher=teacher_places,
             sites={site: there for site, (_, there) in choices.items() if there},

@@ -150,6 +150,8 @@ class Places:
         adapter: an adapter to use as it is; ``None`` fits one, or finds a fitted one.
         start_from: a bundle, a finished run or a weights file that the network begins with; read at the server alone,
             whose weights the sites receive. Its content is in ``run.json -> hashes#start``.
+        masks_from: a bundle, a finished run or a weights file that makes the soft masks in SAM's place; read at the
+            server alone, which sends it to the sites. Its content is in ``run.json -> hashes#masks_from``.
         train, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
         sites: site to such ids, for sites that share this machine.
         workers: processes in which the sites of this machine work side by side; 1 is this process, ``"auto"`` as many
@@ -168,6 +170,7 @@ class Places:
     cache_dir: Path | None = None
     adapter: str | Path | None = None
     start_from: str | Path | None = None
+    masks_from: str | Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

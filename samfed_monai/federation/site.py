@@ -22,11 +22,16 @@ from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
-from samfed_monai.federation.fingerprint import differences, own_fingerprints, sam_fingerprint
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import image_problems, label_problems
+from samfed_monai.federation.preparation import (
+    differences,
+    image_problems,
+    label_problems,
+    own_fingerprints,
+    sam_fingerprint,
+)
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -46,6 +51,7 @@ from samfed_monai.protocol.transport import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samfed_monai.federation.student_teacher import StudentTeacher
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
@@ -163,7 +169,7 @@ class ProcessContext:
 
     participants: Participants
     datalist: DataList
-    teacher: Teacher | None = None
+    teacher: Teacher | StudentTeacher | None = None
 
     @classmethod
     def of(cls, plan: Plan, places: Places) -> ProcessContext:
@@ -505,7 +511,8 @@ class Site:
         memory = self.places.cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
-        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
+        config = self.participants.config
+        return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, own=own, trains=self.trains)
 
     def make_client(self) -> SamFedAlgo:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""

@@ -55,6 +55,8 @@ METRIC_NAMES = frozenset(METRIC_RANGES)
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
 #: Scores of one of several classes, which a message knows by its number, and how many images hold it.
 CLASS_METRIC = re.compile(r"(dice|iou|hd95|images)_class_([1-9]|1[0-4])")
+#: Scores of whole volumes, of all classes or of one, and how many volumes there are.
+VOLUME_METRIC = re.compile(r"volume_(dice|hd95_mm|n|measured)(_class_([1-9]|1[0-4]))?")
 #: What groups of images say of a model's estimates (:mod:`samfed_monai.metrics.quality`).
 QUALITY_METRIC = re.compile(r"quality_(images|estimate|dice|margin)_([0-9]|1[0-5])")
 #: Means of loss terms in one message. Each name is a column of the run's table: without a bound one site could give it
@@ -100,6 +102,8 @@ def metric_range(name: Any) -> tuple[float, float] | None:
     of_class = CLASS_METRIC.fullmatch(name)
     if of_class:
         return _COUNT if of_class[1] == "images" else METRIC_RANGES[of_class[1]]
+    if of_volumes := VOLUME_METRIC.fullmatch(name):
+        return {"dice": _FRACTION, "hd95_mm": METRIC_RANGES["hd95"]}.get(of_volumes[1], _COUNT)
     if of_group := QUALITY_METRIC.fullmatch(name):
         return {"images": _COUNT, "margin": (-20.0, 20.0)}.get(of_group[1], _FRACTION)
     return _ANY if TERM_NAME.fullmatch(name) else None
@@ -136,7 +140,7 @@ class Message:
         n: number of images behind the message (private training images, or images evaluated); 0 on the way down.
         tensors: names to tensors, on the CPU; weights by their state-dict names.
         metrics: finite numbers under allow-listed names (:data:`METRIC_NAMES`, ``term_<name>``, or
-            ``dice_class_<number>`` and the like of :data:`CLASS_METRIC`).
+            ``dice_class_<number>`` and the like of :data:`CLASS_METRIC` and :data:`VOLUME_METRIC`).
         extra: allow-listed words of :data:`EXTRA_WORDS`.
         version: format of the message.
 
