@@ -90,10 +90,8 @@ def test_compressed_differences_have_the_same_bits_in_one_process_and_carried(th
     bytes_of_sites = [[(each["up_bytes"], each["down_bytes"]) for each in records.values()] for records in sites]
     for here, there in zip(*bytes_of_sites, strict=True):
         assert here == pytest.approx(there, abs=64), "but for digits of seconds"
-    first = read_json(runs[0] / "rounds" / "000" / "round.json")["sites"]
-    for (up, down), entry in zip(bytes_of_sites[0], first.values(), strict=True):
-        assert 0 < up < 0.6 * (entry["down_bytes"] - down)
-        assert down < 0.6 * (entry["down_bytes"] - down), "the first round has the whole model as well"
+    whole = (runs[0] / "rounds" / "001" / "global.safetensors").stat().st_size
+    assert max(sum(bytes_of_sites[1], ())) < 0.6 * whole, "of a network so small, half of a message is names"
 
 
 def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):
