@@ -22,6 +22,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList
+from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
 from samfed_monai.flare import local as one_machine
 from samfed_monai.flare.job import planned
 from samfed_monai.results import validate_results
@@ -83,6 +84,28 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried
     assert read_json(carried / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
     (audit,) = carried.glob("**/sites/site-2/audit.jsonl")
     assert audit.read_text().count('"outcome": "masked"') == 2
+
+
+def test_compressed_differences_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
+    runs = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", "compression": 2})
+    sites = [read_json(run / "rounds" / "001" / "round.json")["sites"] for run in runs]
+    bytes_of_sites = [[(each["up_bytes"], each["down_bytes"]) for each in records.values()] for records in sites]
+    for here, there in zip(*bytes_of_sites, strict=True):
+        assert here == pytest.approx(there, abs=64), "but for digits of seconds"
+    whole = (runs[0] / "rounds" / "001" / "global.safetensors").stat().st_size
+    assert max(sum(bytes_of_sites[1], ())) < 0.6 * whole, "of a network so small, half of a message is names"
+
+
+def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):
+    organs, slices = tmp_path / "organs", tmp_path / "slices"
+    render_volumes(organs, volumes=3, public=2, size=(32, 32), depth=6)
+    made = ["--slices", str(slices), "--public", "public", "--classes", ",".join(CLASSES), "--no-report"]
+    made += ["--validation", "0.3", "--test", "0.3", "--output", str(slices / "list.json")]
+    assert main(["prepare", "nifti", str(organs), *made]) == 0
+    runs = in_both(slices, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", "classes": list(CLASSES)})
+    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
+    assert scores[0] == scores[1]
+    assert list(scores[1]["mr"]["test"]["classes"]) == list(CLASSES)
 
 
 def test_unlike_networks_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
