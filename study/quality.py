@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, write_bytes, write_text
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.core.run_log import round_folders
 from samfed_monai.core.words import counted
 from samfed_monai.data import DataList, load_records
 from samfed_monai.federation.run_folder import expected_dice

@@ -56,8 +56,8 @@ ROOMS = {
         tests=("tests/protocol/test_strategy.py", "tests/methods/test_robust.py", "tests/methods/test_strategies.py"),
     ),
     "systems": _methods(
-        *("cpss", "drflm", "elcfs", "fedca", "fedda", "fedgin", "fedicra", "fedsemidg", "mixup", "see", "spp_fgc"),
-        "weak_labels",
+        *("clustered_sites", "cpss", "drflm", "elcfs", "fedca", "fedda", "fedgin", "fedicra", "fedsemidg", "mixup"),
+        *("see", "weak_labels"),
         tests=tuple(f"tests/methods/test_{name}.py" for name in ("options", "published", "strategies", "terms")),
     ),
     "store": Room(

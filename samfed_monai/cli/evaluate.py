@@ -26,8 +26,8 @@ from samfed_monai.cli.arguments import (
 )
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.io import from_csv
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.table import from_csv
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         made_on = f"calibrated on these {found['images']} {result['split']} images, so scores above are no test of it"
         written = [f"{made_on}: {quality_path(predictor.model.path)}{said}"]
     beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"], own=arguments.calibrate)]
-    lines = [*lines_of(result), *beside, f"{places[-1]}/metrics.json", *written]
+    lines = [*lines_of(result), *volume_lines(result), *beside, f"{places[-1]}/metrics.json", *written]
     sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)
 
@@ -102,4 +102,25 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
     for name, row in rows.items():
         far, empty = "-" if row["hd95"] is None else f"{row['hd95']:.1f}", sum(row["empty"].values())
         lines.append(f"{name:<{width}} {row['n']:>5}  {row['dice']:.3f}  {row['iou']:.3f}  {far:>5}  {empty:>5}")
+    return lines
+
+
+def volume_lines(result: Mapping[str, Any]) -> list[str]:
+    """A table of whole volumes, a row for each site and class; none where no slice of a volume was scored."""
+    found = {
+        " ".join(filter(None, (site, name))): part
+        for site, row in {**result["sites"], "average": result["average"]}.items()
+        for name, part in (
+            {"": row["volumes"], **row["volumes"].get("classes", {})} if "volumes" in row else {}
+        ).items()
+    }
+    if not found:
+        return []
+    width = max(map(len, (*found, "whole volumes")))
+    lines = [f"{'whole volumes':<{width}}     n   Dice  HD95 mm"]
+    for name, part in found.items():
+        dice, far = (
+            "-" if part[key] is None else format(part[key], form) for key, form in (("dice", ".3f"), ("hd95_mm", ".1f"))
+        )
+        lines.append(f"{name:<{width}} {part['n']:>5}  {dice:>5}  {far:>7}")
     return lines

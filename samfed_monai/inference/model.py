@@ -178,7 +178,7 @@ def trained_as(weights: Path, bundle: Path, workflow: str, own: Mapping[str, Any
         Refused: the file was trained on another SAM than the one that is here, or at another image size than ``own``
             names.
     """
-    from samfed_monai.federation.fingerprint import base_sam
+    from samfed_monai.federation.preparation import base_sam
     from samfed_monai.federation.workflow import WorkflowConfig
 
     files = workflow_files(bundle, workflow)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.parse import split_id
-from samfed_monai.config.run_bundle import run_workflow
+from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import write_json

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Refused, SamFedError
-from samfed_monai.core.io import PRIVATE
 from samfed_monai.data import load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
+from samfed_monai.data.reading import png_of
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
 
@@ -286,14 +284,8 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 def _beside(left: np.ndarray, right: np.ndarray) -> bytes:
     """PNG bytes of two pictures side by side."""
-    return png_of(np.concatenate([left, np.full((len(left), 6, 3), 255, np.uint8), right], axis=1))
-
-
-def png_of(picture: np.ndarray) -> bytes:
-    """PNG bytes of a picture (H, W, 3) uint8."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG")
-    return stream.getvalue()
+    gap = np.full((len(left), 6, 3), 255, np.uint8)
+    return png_of(np.concatenate([left, gap, right], axis=1))
 
 
 def _resized(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -324,26 +316,3 @@ def noted(notes: list[str], site: str) -> Iterator[None]:
         first, *others = error.problems if isinstance(error, Refused) else [Problem("", type(error).__name__, "")]
         more = f" (and {len(others)} more)" if others else ""
         notes.append(f"{site}: {first.found}: {Path(first.where).name}{more}")
-
-
-def show_pictures(folder: Path, pictures: Mapping[str, bytes], step: int) -> None:
-    """Adds pictures to a run's TensorBoard, where it has one, in a file that its owner alone may read.
-
-    Args:
-        folder: of the run.
-        pictures: tag to PNG; none of them leaves TensorBoard as it is.
-        step: the number of rounds; pictures of the same step are replaced.
-    """
-    there, suffix = folder / "tensorboard", f".pictures-{step}"
-    package = find_spec("tensorboard")
-    if not pictures or not there.is_dir() or package is None or package.origin is None:
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    for path in there.glob(f"*{suffix}"):
-        path.unlink()
-    with SummaryWriter(str(there), filename_suffix=suffix) as writer:
-        for path in there.glob(f"*{suffix}"):
-            path.chmod(PRIVATE)
-        for tag, png in pictures.items():
-            writer.add_image(tag, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), step, dataformats="HWC")

@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from samfed_monai.data import load_records
-from samfed_monai.reports.overlays import GIVE, drawn, mask_name, noted, png_of
+from samfed_monai.data.reading import png_of
+from samfed_monai.reports.overlays import GIVE, drawn, mask_name, noted
 from samfed_monai.reports.run_data import RunData
 
 Scores = dict[str, dict[str, Any]]

@@ -215,10 +215,9 @@ def isic(tmp_path):
     return root
 
 
-@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 @pytest.mark.parametrize(("public", "count"), [(None, 0), ("8", 8), ("0.25", 10), ("ISIC-2017_Test_Data", 10)])
-def test_isic_is_divided_exactly(tmp_path, isic, partition, public, count):
-    made = prepare_isic(isic, options(tmp_path, public=public, sites=3, partition=partition, alpha=2.0))
+def test_isic_is_divided_exactly(tmp_path, isic, public, count):
+    made = prepare_isic(isic, options(tmp_path, public=public, sites=3))
     items = [item.image for _, _, item in made.datalist.items()]
     assert len(items) == len(set(items)) == 40
     assert len(made.datalist.public) == count

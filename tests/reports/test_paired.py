@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.io import write_json, write_text
-from samfed_monai.core.table import to_csv
+from samfed_monai.core.io import to_csv, write_json, write_text
 from samfed_monai.reports import paired
 from samfed_monai.reports.compare import comparison_table
 from samfed_monai.reports.compare_forms import blocks, reading, to_text, verdicts, write_comparison
