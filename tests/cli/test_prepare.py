@@ -141,6 +141,20 @@ def test_synthetic(tmp_path):
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("synthetic", "d"), {"sites": 4}),
+        (("isic", "d", "--public", "4"), {"sites": 4, "test": 0.1, "partition": "iid", "alpha": 0.5}),
+    ],
+)
+def test_defaults(words, expected):
+    parser = argparse.ArgumentParser()
+    add_prepare_parser(parser.add_subparsers())
+    arguments = vars(parser.parse_args(["prepare", *words, "--output", "list.json"]))
+    assert {name: arguments[name] for name in expected} == expected
+
+
 def test_the_parser_imports_nothing_heavy():
     program = (
         "import sys, samfed_monai.cli.prepare, samfed_monai.data;"
