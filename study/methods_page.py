@@ -45,7 +45,9 @@ def _section(method: Method, measured: str | None) -> str:
         "Needs": _needs(method),
         "Use": method.use,
         "Leaves a site": leaves,
+        "As published": method.published,
         "Inferred": method.inferred,
+        "Left out": method.left_out,
         "Measured": measured,
     }
     lines = [f"- *{what}*: {text}." for what, text in said.items() if text]
@@ -110,7 +112,8 @@ like, together if they wish; they keep all updates of a round in memory, where F
 
 ## One by one
 
-*Inferred*: what is not in the source, left out, or different: our reading or our choice; [Method](method.md) and
+*As published*: what agrees with the source, and where it says so, for the methods whose text is not public in full.
+*Inferred*: what is not in the source, or different: our reading or our choice; [Method](method.md) and
 [Sites with models of their own](personalised.md) have it in full. *Measured*: test Dice of short runs on polyps, beside
 the same runs of another method ([all of them](results/related.md)).
 

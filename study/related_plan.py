@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,15 +45,24 @@ EARLIER = {
     "apple": "the pull to the prior was half as strong, and shares took steps without momentum",
     "fedsemidg": "a round was averaged with weights that the gaps of the round before had moved; now its own do, as "
     "published",
+    "fedca": "the dictionary stayed at its site, which is `--strategy#share false` now",
+    "fca": "the student's units were tailored, without labels; now it is SAM's adapter, on the sites' own masks",
+    **dict.fromkeys(
+        ("see", "see_few"),
+        "certainty, agreement and fidelity decided, one label an image was kept, and features were not grouped",
+    ),
     "fedgin": "every site's normalisation layers were its own, which is `fedgin_own_norm` now; as published, all of "
     "the network is averaged",
 }
 """Rows whose runs are of an earlier form of their method, and what that was: until they are run again."""
 
+RENAMED = {"spp_fgc": "clustered_sites"}
+"""Rows of records to what their method is called now; it computes the same."""
+
 NOT_UNSEEN = {
     "coordinate_median": "two sites train there, and it needs three",
     "trimmed_mean": "two sites train there, and it needs three",
-    "spp_fgc": "two sites train there, and two clusters of two sites need four",
+    "clustered_sites": "two sites train there, and two clusters of two sites need four",
 }
 """Rows of polyps that have no run without Kvasir, and why."""
 
@@ -126,7 +135,8 @@ def options_of(row: str, *, local_steps: int) -> list[str]:
 def runs_of(part: str, records: str | Path | None) -> list[RunData]:
     """Runs of a part's record; none where it has none yet."""
     path = Path(records or ".") / f"related-{part}{SUFFIX}"
-    return read_record(path) if records is not None and path.is_file() else []
+    runs = read_record(path) if records is not None and path.is_file() else []
+    return [replace(run, about={**run.about, "row": RENAMED.get(run.row, run.row)}) for run in runs]
 
 
 def device_of(results: Mapping[str, Any]) -> str:

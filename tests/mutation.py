@@ -133,7 +133,6 @@ def changes_of(path: Path) -> Iterator[Change]:
             yield Change(path.relative_to(ROOT).as_posix(), cast(ast.expr, node), other)
 
 
-@functools.cache
 def files_of(path: str) -> list[str]:
     """The test files of a module: the one of its name, then those that name most often what it defines.
 
@@ -251,6 +250,7 @@ def main() -> None:
     files = [path for room in chosen for path in sorted((ROOT / PACKAGE / room).rglob("*.py"))]
     every = [change for path in files for change in changes_of(path)]
     drawn = random.Random(options.seed).sample(every, min(options.sample, len(every)))
+    tests = {change.path: files_of(change.path) for change in drawn}
     for module in _LOADED:
         importlib.import_module(module)
     survivors: Counter[str] = Counter()
@@ -260,7 +260,7 @@ def main() -> None:
         copy_of(folder)
         compileall.compile_dir(folder / PACKAGE, quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
         for change in drawn:
-            seen = noticed(change, folder, files_of(change.path), sound)
+            seen = noticed(change, folder, tests[change.path], sound)
             survivors[change.room] += not seen
             print(f"{'noticed' if seen else 'SURVIVES'}: {change}", flush=True)
     for room, count in sorted(Counter(change.room for change in drawn).items()):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.entry_points import Brought, brought, module_file, owner_of, sorted_out
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.json_schema import departures
 from samfed_monai.core.registry import Elsewhere
@@ -73,7 +73,9 @@ class Method:
         title: its name in tables.
         note: what it is, in one line.
         source: paper or code that it follows.
-        inferred: what of it is not in the source, left out, or other than there: our reading or our choice.
+        published: what of it is as its source has it, and where that is said.
+        inferred: what of it is not in the source, or different from it: our reading or our choice.
+        left_out: what of its source it does not do.
         base: variant that it builds on.
         kind: one of :data:`KINDS`.
         place: tables show variants in this order.
@@ -93,7 +95,9 @@ class Method:
     title: str = ""
     note: str = ""
     source: str = ""
+    published: str = ""
     inferred: str = ""
+    left_out: str = ""
     base: str | None = None
     kind: str = "baseline"
     place: int = LAST
@@ -111,7 +115,7 @@ _TEXT = {"type": "string"}
 _SCHEMA = {
     "type": "object",
     "properties": {
-        **dict.fromkeys(("title", "note", "source", "inferred", "base", "use"), _TEXT),
+        **dict.fromkeys(("title", "note", "source", "published", "inferred", "left_out", "base", "use"), _TEXT),
         **{key: {"enum": list(words)} for key, words in {"kind": KINDS, "classes": CLASSES, **_INHERITED}.items()},
         "leaves_site": {"type": "array", "items": {"enum": list(LEAVES_SITE)}},
         "networks": {
@@ -169,7 +173,7 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
     exchange, leaves = base.exchange, base.leaves_site
     if exchange not in (None, "none") and leaves is not None and exchange not in leaves:
         found, expected = str(list(leaves)), f"{exchange!r} among them, which the method exchanges"
-        raise Refused([Problem(base.where, found, expected, f"add it, or let exchange of {name} be another")])
+        raise refused(base.where, found, expected, f"add it, or let exchange of {name} be another")
     return base
 
 
@@ -262,7 +266,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
     if name not in known:
         hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
         hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
-        raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", hint=hint)])
+        raise refused("variant", found=repr(name), expected=f"one of {known}", hint=hint)
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else packaged_methods()[name]
 
@@ -278,7 +282,7 @@ def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
         path = find_variant(bundle_root, name)
         if path in files:
             found, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
-            raise Refused([Problem(f"{files[0].name} -> {METHOD}#base", found, expected, "remove one")])
+            raise refused(f"{files[0].name} -> {METHOD}#base", found, expected, "remove one")
         files.insert(0, path)
         name = read_method(path).base
     return files

@@ -68,6 +68,9 @@ def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 Record = dict[str, Any]
 
+NO_SPACING = [0.0, 0.0, 0.0]
+"""Spacing of a slice whose volume does not say it, and of an image that is none."""
+
 
 def load_records(
     datalist: str | Path | DataList,
@@ -97,7 +100,8 @@ def load_records(
         One dictionary per image with ``image``, ``id`` (:func:`~.checks.ids_of`), ``image_sha256`` and ``site`` (``""``
         if public); public ones have their place among those returned as ``index``; ``label``, ``mask_threshold`` and
         ``classes`` (how many, where the labels have several) where there are any. Where one image has a ``group`` or a
-        weak label, all say theirs: ``""`` is no group, and the ``label_kind`` of a mask is ``mask``.
+        weak label, all say theirs: ``""`` is no group, and the ``label_kind`` of a mask is ``mask``. Those to measure
+        with that are slices say their ``volume``, ``slice`` and ``spacing``, which is zeros where it is not known.
 
     Raises:
         Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
@@ -136,12 +140,15 @@ def load_records(
                 record["classes"] = len(datalist.classes)
         if item.group is not None:
             record["group"] = item.group
+        if item.volume is not None and split in (Split.VALIDATION, Split.TEST):
+            record |= {"volume": item.volume, "slice": item.slice or 1, "spacing": item.spacing or NO_SPACING}
         records.append(record)
     if not weak_labels:
         kinds = [str(item.label_kind) for item in items if with_labels and item.weak]
         problems.extend(masks_only(kinds, place))
     problems.refuse_if_any()
-    for key, nothing in (("group", ""), ("label_kind", LabelKind.MASK.value)):
+    of_none = {"volume": "", "slice": 0, "spacing": NO_SPACING}
+    for key, nothing in {"group": "", "label_kind": LabelKind.MASK.value, **of_none}.items():
         if any(key in record for record in records):  # a batch is made of equal keys
             for record in records:
                 record.setdefault(key, nothing)

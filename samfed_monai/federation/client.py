@@ -25,7 +25,14 @@ from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
-from samfed_monai.federation.exchange_object import HEADER, Call, as_own_tensors, class_metrics, sendable
+from samfed_monai.federation.exchange_object import (
+    HEADER,
+    Call,
+    as_own_tensors,
+    class_metrics,
+    sendable,
+    volume_metrics,
+)
 from samfed_monai.federation.own_network import (
     OwnNetwork,
     PersonalParts,
@@ -168,7 +175,7 @@ def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, A
     empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
     rows = list(getattr(state, "scores", None) or [])
     expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
-    return rows, {**empty, **class_metrics(summary), **expected}, count
+    return rows, {**empty, **class_metrics(summary), **volume_metrics(summary), **expected}, count
 
 
 def expected_of(estimates: Sequence[float]) -> dict[str, float]:

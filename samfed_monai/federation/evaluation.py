@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from samfed_monai.federation.exchange_object import classes_in
+from samfed_monai.federation.exchange_object import classes_in, volumes_in
 from samfed_monai.metrics.quality import groups_in
 from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
 from samfed_monai.privacy.withholding import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
@@ -27,13 +27,15 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     Args:
         reply: the answer.
         classes: names of the classes; of several, their scores are under ``classes``.
+            Those of whole volumes are under ``volumes``.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
     unknown = None if reply.n else 0  # of no image none has an empty mask
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
     beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
-    return {**scores, "n": reply.n, "empty": empty, **beside, **classes_in(reply.metrics, classes)}
+    named = {**classes_in(reply.metrics, classes), **volumes_in(reply.metrics, classes)}
+    return {**scores, "n": reply.n, "empty": empty, **beside, **named}
 
 
 def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:

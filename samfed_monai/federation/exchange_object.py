@@ -139,6 +139,42 @@ def classes_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str
     return {"classes": found}
 
 
+def volume_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of whole volumes as metrics of a message (:func:`samfed_monai.metrics.volumes.summarise_volumes`).
+
+    Args:
+        summary: of a set of images; one without slices of volumes gives none.
+    """
+    volumes = summary.get("volumes") or {}
+    parts = {"": volumes} if volumes else {}
+    parts |= {f"_class_{k}": each for k, each in enumerate((volumes.get("classes") or {}).values(), start=1)}
+    found = {f"volume_{key}{which}": part[key] for which, part in parts.items() for key in _OF_VOLUMES}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def volumes_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
+    """``{"volumes": …}`` of a message's metrics, as their site had it; nothing where no volume was scored or sent.
+
+    Args:
+        metrics: of a message.
+        classes: names, in the order of their numbers.
+    """
+    if "volume_n" not in metrics:
+        return {}
+    whole = _of_volumes(metrics, "")
+    several = classes if len(classes) > 1 else ()
+    by_class = {name: _of_volumes(metrics, f"_class_{k}") for k, name in enumerate(several, start=1)}
+    return {"volumes": {**whole, **({"classes": by_class} if by_class else {})}}
+
+
+_OF_VOLUMES = ("dice", "hd95_mm", "n", "measured")
+
+
+def _of_volumes(metrics: Mapping[str, float], which: str) -> dict[str, Any]:
+    found: dict[str, Any] = {key: metrics.get(f"volume_{key}{which}") for key in _OF_VOLUMES}
+    return {**found, **{count: int(found[count] or 0) for count in ("n", "measured")}}
+
+
 def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:
     """Those of a client's ``metrics`` that may leave the site: allow-listed names with plain numbers."""
     numbers = {str(name): getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}

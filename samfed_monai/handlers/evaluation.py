@@ -10,16 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ignite.engine import Events
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import atomic_write, require_writable, write_bytes, write_json
+from samfed_monai.core.io import atomic_write, require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
-from samfed_monai.core.table import to_csv
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
@@ -37,6 +36,7 @@ from samfed_monai.metrics import (
     summarise_classes,
 )
 from samfed_monai.metrics.quality import estimate
+from samfed_monai.metrics.volumes import Volume, summarise_volumes
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -66,6 +66,9 @@ class ScoreHandler:
     class of its highest logit. An image's scores are then means over the classes that it holds
     (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same, and the summary has
     ``classes``, see :func:`samfed_monai.metrics.summarise_classes`.
+
+    Of slices of volumes (``volume``, ``slice``, ``spacing`` and ``native_size`` in ``engine.state.batch``), the summary
+    has ``volumes``, see :func:`samfed_monai.metrics.volumes.summarise_volumes`; their masks are held until the end.
 
     It compares at the size that arrives: prediction and label must agree, nothing is resized. An image that comes again
     is scored once where :class:`~samfed_monai.handlers.images_seen.ImagesSeen` looks for repeats, as at a site.
@@ -109,6 +112,7 @@ class ScoreHandler:
         self._estimates: list[float] = []
         self._files: list[str] = []
         self._seen: Counter[str] = Counter()
+        self._volumes: dict[str, Volume] = {}
 
     @property
     def convention(self) -> dict[str, str]:
@@ -123,7 +127,7 @@ class ScoreHandler:
     def start(self, engine: Engine) -> None:
         """Forgets the images of an earlier run."""
         self._table, self._by_class, self._files, self._seen = [], [], [], Counter()
-        self._estimates = []
+        self._estimates, self._volumes = [], {}
 
     def __call__(self, engine: Engine) -> None:
         names, repeats = _names(engine.state.batch), getattr(engine.state, "repeats", ())
@@ -133,6 +137,8 @@ class ScoreHandler:
             name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
             prediction = self._drawn(logits, self._logit)
             scores, by_class = self._scored(prediction, label)
+            if volume := _slice_of(engine.state.batch, index):
+                self._keep(volume, prediction, self._drawn(label, 0.5))
             self._table.append((name, scores))
             self._by_class.append(by_class)
             self._estimates.append(estimate(_chances(logits), self._threshold))
@@ -151,6 +157,8 @@ class ScoreHandler:
             for row, by_class in zip(state.scores, self._by_class, strict=True):
                 row["classes"] = self._named(by_class)
             summary["classes"] = summarise_classes(self._by_class, self.classes, skip_empty=self.skip_empty)
+        if self._volumes:
+            summary["volumes"] = summarise_volumes(self._volumes.values(), self.classes)
         state.score_summary = {**summary, "convention": self.convention}
         state.metrics.update({key: summary[key] for key in (*NAMES, *BESIDE) if summary.get(key) is not None})
         if self.output_dir is not None:
@@ -182,6 +190,14 @@ class ScoreHandler:
         values = _planes(label, "label", len(self.classes) + 1).argmax(axis=0)
         by_class = scores_by_class(prediction, values, len(self.classes), pooled=self.pooled)
         return over_classes(by_class, skip_empty=self.skip_empty), by_class
+
+    def _keep(self, of: _Slice, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Keeps a slice until its volume is scored; mm of its pixels follow from the size that it is compared at."""
+        rows, columns, deep = of.spacing
+        sides = (native / side for native, side in zip(of.native_size, label.shape, strict=True))
+        down, right = (length * scale for length, scale in zip((rows, columns), sides, strict=True))
+        volume = self._volumes.setdefault(of.volume, Volume((deep, down, right) if deep else None))
+        volume.slices[of.number] = (prediction.astype(np.uint8), label.astype(np.uint8))
 
     def _named(self, by_class: Sequence[Scores]) -> dict[str, dict[str, Any]]:
         return {name: each.as_dict() for name, each in zip(self.classes, by_class, strict=True)}
@@ -266,6 +282,25 @@ def _names(batch: Any) -> list[str]:
     if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
         return [str(item["id"]) for item in batch if "id" in item]
     return []
+
+
+class _Slice(NamedTuple):
+    """Which slice of which volume an image is; a spacing of zeros is not known."""
+
+    volume: str
+    number: int
+    spacing: tuple[float, ...]
+    native_size: tuple[float, ...]
+
+
+def _slice_of(batch: Any, index: int) -> _Slice | None:
+    """The slice that one image of a batch is, collated or not; ``None`` of an image that is none."""
+    record = batch if isinstance(batch, Mapping) else batch[index]
+    if "volume" not in record:
+        return None
+    one = (lambda value: value[index]) if isinstance(batch, Mapping) else (lambda value: value)
+    sides = (tuple(float(one(side)) for side in record[key]) for key in ("spacing", "native_size"))
+    return _Slice(one(record["volume"]), int(one(record["slice"])), *sides) if one(record["volume"]) else None
 
 
 def _chances(logits: Tensor) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from samfed_monai.protocol.strategy import Server
+
+
+def with_background(classes: Sequence[str] | None) -> int:
+    """How many prototypes there are: one for each class, and the background's."""
+    return len(classes or "1") + 1
 
 
 def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tensor:
@@ -60,7 +65,7 @@ class PrototypeTerm:
         name: under which the value is logged.
         tau: how sure a private pixel must be, in [0.5, 1).
         weight: factor >= 0 (lambda).
-        classes: the background included.
+        classes: names of the classes; ``None`` is one.
 
     Raises:
         Refused: numbers out of range; a network whose head is not known.
@@ -71,13 +76,19 @@ class PrototypeTerm:
     """
 
     def __init__(
-        self, *, network: nn.Module, name: str = "prototype", tau: float = 0.9, weight: float = 1.0, classes: int = 2
+        self,
+        *,
+        network: nn.Module,
+        name: str = "prototype",
+        tau: float = 0.9,
+        weight: float = 1.0,
+        classes: Sequence[str] | None = None,
     ) -> None:
         require(
             in_range(f"terms#{name}#weight", weight, least=0),
             in_range(f"terms#{name}#tau", tau, least=0.5, below=1),
         )
-        self.name, self.tau, self.weight, self.classes = name, tau, weight, classes
+        self.name, self.tau, self.weight, self.classes = name, tau, weight, with_background(classes)
         self.prototypes: Tensor | None = None
         self.known: Tensor | None = None
         self._collected: ClassSums | None = None
@@ -117,6 +128,7 @@ class PrototypeTerm:
     def _batch(self, engine: Any) -> ClassSums:
         features = self._features.kept
         labels = torch.as_tensor(engine.state.batch["label"]).to(features[0].device)
+        labels = labels.argmax(dim=1, keepdim=True) if labels.shape[1] > 1 else labels
         sums, counts = class_sums(features[0].float(), labels, classes=self.classes)
         guidance = getattr(engine.state, "guidance", None)
         if guidance is not None and len(features) > 1:
@@ -184,7 +196,7 @@ class Prototypes(Strategy):
     of its pixels, class by class. It keeps what all sites sent until the round ends: K (D + 1) numbers each.
 
     Args:
-        classes: the background included.
+        classes: names of the classes; ``None`` is one.
 
     Raises:
         Refused: at :meth:`attach`, sites whose features differ in width; both are named.
@@ -197,8 +209,8 @@ class Prototypes(Strategy):
     exchange = Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
     statistic = StatisticKind.PROTOTYPES
 
-    def __init__(self, *, classes: int = 2) -> None:
-        self.classes = classes
+    def __init__(self, *, classes: Sequence[str] | None = None) -> None:
+        self.classes = with_background(classes)
 
     def attach(self, server: Server) -> Prototypes:
         super().attach(server)

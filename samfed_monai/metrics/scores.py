@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from samfed_monai.metrics.volumes import PERCENTILE, pool_volumes
+
 Mask = np.ndarray
 
 BLOCK = 1 << 16
@@ -84,9 +86,6 @@ def _all_pairs(at_a: np.ndarray, at_b: np.ndarray, shape: tuple[int, ...]) -> tu
         pairs.min(axis=1, out=to_b[start : start + step])
         np.minimum(to_a, pairs.min(axis=0), out=to_a)
     return to_b, to_a
-
-
-PERCENTILE = 95
 
 
 def hausdorff95(prediction: Mask, label: Mask, *, pooled: bool = False) -> float:
@@ -315,7 +314,7 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
         skip_empty: as the summaries were made: HD95 is then weighted by the images without an empty mask.
     """
     parts = list(summaries)
-    images = [part["n"] for part in parts]
+    images, of_volumes = [part["n"] for part in parts], [part["volumes"] for part in parts if part.get("volumes")]
     counts = {which: [part["empty"][which] for part in parts] for which in EMPTY}
     measured = [part["n"] - sum(count or 0 for count in part["empty"].values()) for part in parts]
     return {
@@ -324,6 +323,7 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
         "empty": {which: None if None in found else sum(found) for which, found in counts.items()},
         **{name: _weighted(parts, name, images) for name in BESIDE if _all_have(parts, name)},
         **_pooled_classes(parts, skip_empty=skip_empty),
+        **({"volumes": pool_volumes(of_volumes)} if of_volumes else {}),
     }
 
 

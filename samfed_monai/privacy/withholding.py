@@ -22,7 +22,8 @@ def withhold_small(message: Message, least_images: int) -> Message:
 
     Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
     lesion are three images), and HD95 where the counts that go leave fewer images than that. Of several classes, the
-    scores of one that fewer images hold stay, and how many hold it where fewer do not. Groups of images
+    scores of one that fewer images hold stay, and how many hold it where fewer do not. Of whole volumes, all scores
+    stay where there are fewer, and those of a class that fewer hold, or lack. Groups of images
     (:mod:`samfed_monai.metrics.quality`) stay where one of them is smaller. The expected Dice of images without labels
     leaves where there are enough of them.
     Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
@@ -64,6 +65,11 @@ def _without_few(message: Message, least_images: int) -> Message:
                 few |= {f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images")}
             elif 0 < message.n - value < least_images:
                 few.add(name)
+    volumes = message.metrics.get("volume_n", 0)
+    for name, value in message.metrics.items():
+        if name.startswith("volume_n") and (0 < value < least_images or 0 < volumes - value < least_images):
+            which = name.removeprefix("volume_n")
+            few |= {other for other in message.metrics if other.startswith("volume_") and other.endswith(which)}
     groups = {name: value for name, value in message.metrics.items() if name.startswith(PREFIX)}
     if any(value < least_images for name, value in groups.items() if name.startswith(f"{PREFIX}images_")):
         few |= groups.keys()

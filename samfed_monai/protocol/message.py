@@ -55,6 +55,8 @@ METRIC_NAMES = frozenset(METRIC_RANGES)
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
 #: Scores of one of several classes, which a message knows by its number, and how many images hold it.
 CLASS_METRIC = re.compile(r"(dice|iou|hd95|images)_class_([1-9]|1[0-4])")
+#: Scores of whole volumes, of all classes or of one, and how many volumes there are.
+VOLUME_METRIC = re.compile(r"volume_(dice|hd95_mm|n|measured)(_class_([1-9]|1[0-4]))?")
 #: What groups of images say of a model's estimates (:mod:`samfed_monai.metrics.quality`).
 QUALITY_METRIC = re.compile(r"quality_(images|estimate|dice|margin)_([0-9]|1[0-5])")
 #: Means of loss terms in one message. Each name is a column of the run's table: without a bound one site could give it
@@ -63,8 +65,10 @@ MAX_TERMS = 64
 #: Last parts of the names of batch norm's running variances and of its counter of batches (PyTorch).
 _VARIANCE, _BATCHES = "running_var", "num_batches_tracked"
 _HASH = re.compile("[0-9a-f]{64}")
-#: The word that names weights which a site holds already, instead of sending them (:class:`.SentWeights`).
+#: The word that names weights which a site holds once it has a message, without these (:class:`.SentWeights`).
 HELD = "held"
+#: The word that names how a difference was compressed (:mod:`.compression`).
+COMPRESSION = "compression"
 #: The word by which a server asks for an image-derived statistic (:mod:`.statistics`).
 STATISTICS = "statistics"
 #: Words the server may send: key to the pattern of the values it can take.
@@ -75,6 +79,7 @@ EXTRA_WORDS = {
     # what a site does with the tensors: put them in place of its weights, learn from them, or keep its own network
     "purpose": re.compile("replace|distil|keep"),
     HELD: re.compile("[0-9a-f]{32}"),
+    COMPRESSION: re.compile("bfloat16|int8|[1-9][0-9]{0,3}"),
     STATISTICS: re.compile("spectrum|features|graph"),
     "public": _HASH,  # of the public set as networks see it: images, masks at the evaluation size, order
     "public_list": _HASH,  # of the public part of the data list
@@ -97,6 +102,8 @@ def metric_range(name: Any) -> tuple[float, float] | None:
     of_class = CLASS_METRIC.fullmatch(name)
     if of_class:
         return _COUNT if of_class[1] == "images" else METRIC_RANGES[of_class[1]]
+    if of_volumes := VOLUME_METRIC.fullmatch(name):
+        return {"dice": _FRACTION, "hd95_mm": METRIC_RANGES["hd95"]}.get(of_volumes[1], _COUNT)
     if of_group := QUALITY_METRIC.fullmatch(name):
         return {"images": _COUNT, "margin": (-20.0, 20.0)}.get(of_group[1], _FRACTION)
     return _ANY if TERM_NAME.fullmatch(name) else None
@@ -106,6 +113,7 @@ class Kind(str, Enum):
     """What the tensors of a :class:`Message` are."""
 
     WEIGHTS = "weights"
+    STEP = "step"
     SOFT_MASKS = "soft_masks"
     PROTOTYPES = "prototypes"
     ADAPTER = "adapter"
@@ -122,7 +130,8 @@ class Message:
     """One message, up or down.
 
     Args:
-        kind: what ``tensors`` are; ``metrics`` carries none. An ``adapter`` travels down only: the file's bytes as a
+        kind: what ``tensors`` are; ``metrics`` carries none. A ``step`` is a compressed difference to weights that both
+            ends hold (:class:`.Compression`). An ``adapter`` travels down only: the file's bytes as a
             ``uint8`` tensor ``adapter``, with its SHA-256 under the same name in ``extra``.
         site: the site it comes from or goes to.
         round: round it belongs to, from 0.
@@ -131,7 +140,7 @@ class Message:
         n: number of images behind the message (private training images, or images evaluated); 0 on the way down.
         tensors: names to tensors, on the CPU; weights by their state-dict names.
         metrics: finite numbers under allow-listed names (:data:`METRIC_NAMES`, ``term_<name>``, or
-            ``dice_class_<number>`` and the like of :data:`CLASS_METRIC`).
+            ``dice_class_<number>`` and the like of :data:`CLASS_METRIC` and :data:`VOLUME_METRIC`).
         extra: allow-listed words of :data:`EXTRA_WORDS`.
         version: format of the message.
 

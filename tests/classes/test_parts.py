@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from ignite.engine import Engine
 from monai.transforms import AsDiscreted, Compose
 from PIL import Image
+from torch.utils.data import default_collate
 
 from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Refused
@@ -17,7 +19,7 @@ from samfed_monai.core.io import save_tensors, write_json
 from samfed_monai.core.model_file import settings_in, settings_of, trained_otherwise
 from samfed_monai.data.classes import COLOURS, planes_of
 from samfed_monai.federation.evaluation import site_scores
-from samfed_monai.federation.exchange_object import class_metrics, sendable
+from samfed_monai.federation.exchange_object import class_metrics, sendable, volume_metrics
 from samfed_monai.handlers.evaluation import ScoreHandler
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree
@@ -269,6 +271,58 @@ def test_fault_59_scores_of_a_class_that_few_images_hold_do_not_leave_a_site(ima
     metrics = {"dice_class_1": 0.5, "iou_class_1": 0.4, "images_class_1": images}
     message = Message(Kind.METRICS, "a", 0, 1, n=20, metrics=metrics)
     assert set(withhold_small(message, 5).metrics) == left
+
+
+WHOLE = {"dice": 0.75, "hd95_mm": 4.0, "n": 20, "measured": 12}
+ABSENT = {"dice": None, "hd95_mm": None, "n": 0, "measured": 0}
+VOLUMES = {"volumes": {**WHOLE, "classes": {"kidney": WHOLE, "spleen": ABSENT}}}
+
+
+def test_scores_of_whole_volumes_travel_by_number_and_a_class_absent_at_a_site_stays_undefined():
+    metrics = volume_metrics(VOLUMES)
+    assert metrics["volume_dice_class_1"] == 0.75
+    assert "volume_dice_class_2" not in metrics
+    assert sendable(metrics) == metrics
+    message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics)
+    message.check(up=True)
+    assert site_scores(message, ORGANS)["volumes"] == VOLUMES["volumes"]
+    assert "volumes" not in site_scores(Message(Kind.METRICS, "a", 0, 1, n=100), ORGANS)
+    assert volume_metrics({}) == {}
+
+
+@pytest.mark.parametrize(("volumes", "left"), [(4, {""}), (0, {"", "_class_1"}), (17, {""}), (20, {"", "_class_1"})])
+def test_fault_59_scores_of_a_class_that_few_volumes_hold_or_lack_do_not_leave_a_site(volumes, left):
+    metrics = volume_metrics({"volumes": {**WHOLE, "classes": {"kidney": {**WHOLE, "n": volumes}}}})
+    kept = withhold_small(Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics), 5).metrics
+    assert set(kept) == {f"volume_{key}{which}" for key in WHOLE for which in left}
+
+
+def test_fault_59_scores_of_few_volumes_do_not_leave_a_site_however_many_slices_they_have():
+    metrics = volume_metrics({"volumes": {**WHOLE, "n": 4, "classes": {"kidney": {**WHOLE, "n": 4}}}})
+    message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics={"dice": 0.5, **metrics})
+    assert withhold_small(message, 5).metrics == {"dice": 0.5}
+
+
+def sliced(volume: str, number: int, spacing: list[float]) -> dict[str, Any]:
+    return {"id": f"{volume}-{number}", "volume": volume, "slice": number, "spacing": spacing, "native_size": (8, 4)}
+
+
+@pytest.mark.parametrize("collated", [False, True])
+def test_slices_of_a_volume_are_scored_together_in_millimetres(collated):
+    """Two slices of 8 x 4 pixels, scored at 4 x 4: a row is then 2 x 1 mm, a column 1.5 mm, a slice 5 mm."""
+    label, lower = (planes(np.repeat([[row] for row in rows], 4, axis=1)) for rows in ([1, 1, 0, 0], [0, 1, 1, 0]))
+    records = [sliced("v", 1, [1.0, 1.5, 5.0]), sliced("v", 2, [1.0, 1.5, 5.0]), sliced("", 0, [0.0, 0.0, 0.0])]
+    items = [{"pred": 9 * each, "label": label} for each in (label, lower, label)]
+    scores, engine = handler(), SimpleNamespace(state=SimpleNamespace(metrics={}))
+    scores.start(engine)
+    engine.state.batch = default_collate(records) if collated else records
+    engine.state.output = default_collate(items) if collated else items
+    scores(engine)
+    scores.finish(engine)
+    found = engine.state.score_summary["volumes"]
+    # 16 pixels each, 12 of them common; the second slice is one row lower
+    assert found["classes"]["kidney"] == {"dice": 0.75, "hd95_mm": 2.0, "n": 1, "measured": 1}
+    assert found["classes"]["spleen"] == ABSENT
 
 
 def test_a_mask_holds_the_class_of_the_highest_probability(tmp_path):

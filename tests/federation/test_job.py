@@ -367,7 +367,7 @@ def test_too_few_sites_for_the_quorum(small):
     assert quorum == "quorum: expected a number from 1 to 2, the number of sites, found 3"
     [sites] = told(small, unseen=["site-2"])
     assert sites.startswith("sites: expected at least 2")
-    [clusters] = told(small, variant="spp_fgc")
+    [clusters] = told(small, variant="clustered_sites")
     assert clusters.startswith("strategy: expected 2 clusters of at least 2, found 2 sites; lower strategy#clusters")
 
 

@@ -27,8 +27,11 @@ pytestmark = pytest.mark.slow
 
 SURE = {"agreement#tau": 0.5}
 REFINED = {
-    f"terms#see#{name}": value
-    for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
+    "network_def#feature_groups": [],
+    **{
+        f"terms#see#{name}": value
+        for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
+    },
 }
 #: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
 RELATED: dict[str, tuple[dict[str, Any], str]] = {
@@ -50,7 +53,7 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "fedsemidg": ({"after#gap#batches": 1, "strategy#step": 5.0}, "generalisation_gap"),
     "see": (REFINED, "see_labelled"),
     "see_few": (REFINED, "see_labelled"),
-    "spp_fgc": ({**SURE, "strategy#least": 1}, "pseudo_label"),
+    "clustered_sites": ({**SURE, "strategy#least": 1}, "pseudo_label"),
 }
 #: Those whose sites keep a part of the network, or a file of pseudo-labels.
 PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra"), ("see", "see_few")

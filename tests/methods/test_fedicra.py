@@ -372,6 +372,15 @@ def test_the_contrast_is_the_negative_distance_to_the_other_sites_choice() -> No
     assert gradient[1] == 0, "the other site's choice is not moved"
 
 
+@pytest.mark.parametrize("apart", [0.02, 2.0])
+def test_a_step_of_w_is_the_gradient_times_the_difference_so_that_near_decoders_hardly_mix(apart):
+    """With the published step of 1: W leaves 1 by the square of what the local epoch has set two decoders apart."""
+    sharing, _ = made(rate=1.0)
+    sharing.network.load_state_dict(six([*OWN[:4], 2.0, -2.0 + apart]))  # the loss pulls to -2, where the global one is
+    means = sharing.receive(1, 3, Kind.WEIGHTS, six([*GLOBAL[:4], 2.0, -2.0]))
+    assert means["own"] == pytest.approx(1 - min(1, apart**2) / 2, abs=1e-6)  # of two weights, one alike in both
+
+
 def test_the_contrast_is_0_for_a_site_alone_and_for_sites_that_choose_alike() -> None:
     assert contrast(code(selection(), 0, sites=1)).item() == 0
     assert contrast(code(selection([[2.0, 2.0]]), 0)).item() == 0

@@ -60,7 +60,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         SHARING,
         {"upper": UP_TO_1, "rate": NOT_NEGATIVE, "batches": COUNT_OR_0, "first_batches": COUNT_OR_0},
     ),
-    "fedca.ContrastBeforeLabels": ({}, {"rounds": COUNT_OR_0}),
+    "fedca.ContrastBeforeLabels": ({}, {"rounds": COUNT_OR_0, "entries": COUNT, "share": ([False], [0, "no"])}),
+    "fedca.SharedFeatures": ({"network": None, "term": None, "data": None, "transform": None}, {"entries": COUNT}),
     "fedca.ContrastiveTerm": (
         {},
         {
@@ -114,7 +115,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         },
     ),
     "semifl.MixUpTerm": ({}, {"tau": FROM_0_TO_1, "alpha": POSITIVE}),
-    "spp_fgc.ClusteredFedAvg": ({}, {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])}),
+    "clustered_sites.ClusteredFedAvg": ({}, {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])}),
     "trimmed_mean.TrimmedMean": ({}, {"trim": ([0.1, 0.49], [0, 0.5, True, "0.25"])}),
     "unimatch.UniMatchTerm": (
         {},

@@ -14,6 +14,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import Message, Server, Strategy
 from tests.federation.toys import ToyNet
 from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
+from tests.handlers.toy import Shown
 
 SITES = ("a", "b", "c", "d", "e")
 
@@ -38,7 +39,7 @@ STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fca.ClientTailored": ({"mask": "smooth"}, {}),
     "fedavg.FedAvg": ({}, {}),
     "fedavg.PersonalFedAvg": ({}, {}),
-    "fedca.ContrastBeforeLabels": ({"rounds": 1}, TWICE),
+    "fedca.ContrastBeforeLabels": ({"rounds": 3}, {**TWICE, "networks": dict.fromkeys(SITES, Shown)}),
     "fedda.CyclicTargets": ({}, {}),
     "fedmd.Consensus": ({}, SHARING),
     "fedproto.Prototypes": ({}, {"networks": NETWORKS}),
@@ -48,7 +49,7 @@ STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "local_only.LocalOnly": ({}, {}),
     "norm_clipping.NormClipping": ({}, {}),
     "semifl.ServerTuned": ({}, SHARING),
-    "spp_fgc.ClusteredFedAvg": ({"levels": 2}, {}),
+    "clustered_sites.ClusteredFedAvg": ({"levels": 2}, {}),
     "trimmed_mean.TrimmedMean": ({}, {}),
 }
 STRATEGIES = {n: row for n, row in STRATEGIES.items() if find_spec(f"samfed_monai.methods.{n.partition('.')[0]}")}

@@ -15,6 +15,7 @@ from study.related import figures_of, related_page, told_against, told_help, tol
 from study.related_plan import (
     NO_ROW,
     NOT_UNSEEN,
+    RENAMED,
     options_of,
     plan_text,
     rows_of,
@@ -69,8 +70,15 @@ def test_every_method_is_a_row_of_one_part_or_is_said_to_have_none():
     assert NO_ROW.keys() == {"cpss_adapt", "krum"}
     assert set(named) | set(present(*NO_ROW)) == set(methods())
     assert not set(named) & NO_ROW.keys()
-    assert NOT_UNSEEN.keys() == {"coordinate_median", "spp_fgc", "trimmed_mean"}
+    assert NOT_UNSEEN.keys() == {"coordinate_median", "clustered_sites", "trimmed_mean"}
     assert rows_of("unseen") == [row for row in rows_of("polyp") if row not in ("oracle", *NOT_UNSEEN)]
+
+
+@pytest.mark.parametrize(("before", "now"), [*RENAMED.items(), ("fedper", "fedper")])
+def test_a_record_keeps_the_rows_of_a_method_that_was_renamed(tmp_path, before, now):
+    add_to_record(tmp_path / "related-polyp.jsonl", [write_row(tmp_path / "run/seed-0", before, before, 0, 0.7)])
+    assert [run.row for run in runs_of("polyp", tmp_path)] == [now]
+    assert now not in rows_to_run("polyp", tmp_path, seed=0)
 
 
 def test_figures_of_a_row(records):
@@ -269,7 +277,9 @@ def test_the_page_says_what_has_not_been_run(records):
     assert "- Polyps, trained without Kvasir: " in text
     assert "- Skin: nothing; the 10 rows with the best mean ranks on polyps would be run, `dp_only`, `no" in text
     assert ("- No row: `krum`, it needs five sites" in text) == ("krum" in methods())
-    assert ("- No unseen hospital: `spp_fgc`, two sites train there" in text) == ("spp_fgc" in methods())
+    assert ("- No unseen hospital: `clustered_sites`, two sites train there" in text) == (
+        "clustered_sites" in methods()
+    )
 
 
 def test_a_page_of_nothing_says_so_and_what_would_be_run(tmp_path):

@@ -33,6 +33,8 @@ DECODER_KEYS = tuple(
     for part in ("transformer", "iou_token", "mask_tokens", "output_upscaling", "output_hypernetworks_mlps.0")
 )
 """Patterns of what the single mask of the mask decoder is made with; its other heads are never run and stay frozen."""
+CLASS_KEYS = "sam.mask_decoder.output_hypernetworks_mlps.*"
+"""Pattern of the heads of several classes, all of which are run (:meth:`PromptFreeSam.tell_apart`)."""
 
 
 class Decoder(str, Enum):
@@ -47,7 +49,7 @@ class Decoder(str, Enum):
 
 
 def sam_key_patterns(
-    *, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True
+    *, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True, several: bool = False
 ) -> dict[str, tuple[str, ...]]:
     """What is shared and what is personal of a SAM with LoRA.
 
@@ -55,11 +57,12 @@ def sam_key_patterns(
         decoder: see :class:`Decoder`.
         lora_targets: see ``LoRATargets``.
         experts: whether it has L-MoE.
+        several: whether it tells several classes apart.
     """
-    local = EXPERT_KEYS if experts else ()
+    local, head = EXPERT_KEYS if experts else (), (*DECODER_KEYS[:-1], CLASS_KEYS) if several else DECODER_KEYS
     return {
-        "shared": LORA_KEYS[lora_targets] + (DECODER_KEYS if decoder == Decoder.SHARED else ()),
-        "personal": local + (DECODER_KEYS if decoder == Decoder.PERSONAL else ()),
+        "shared": LORA_KEYS[lora_targets] + (head if decoder == Decoder.SHARED else ()),
+        "personal": local + (head if decoder == Decoder.PERSONAL else ()),
     }
 
 
@@ -160,7 +163,10 @@ class SamNetwork(nn.Module):
             if experts != 0:
                 self.switch = apply_experts(sam.image_encoder, experts, expert_rank, top)
             self.key_patterns = sam_key_patterns(
-                decoder=decoder, lora_targets=lora_targets, experts=bool(self.expert_layers)
+                decoder=decoder,
+                lora_targets=lora_targets,
+                experts=bool(self.expert_layers),
+                several=sam.outputs > 1,
             )
             trained = {*self.key_split().shared, *self.key_split().personal}
             for name, parameter in self.named_parameters():
@@ -203,8 +209,9 @@ class SamNetwork(nn.Module):
             path: for this call alone; ``None`` takes ``network.path``.
 
         Returns:
-            (B, 1, H, W) float32, upsampled from the decoder's quarter resolution. In train mode it carries
-            :func:`sam_outputs`. The encoder runs in whatever precision is set around it, the decoder in float32.
+            (B, 1, H, W) float32, of K classes (B, K + 1, H, W), upsampled from the decoder's quarter resolution. In
+            train mode it carries :func:`sam_outputs`. The encoder runs in whatever precision is set around it, the
+            decoder in float32.
         """
         chosen = SamPath(self.path if path is None else path)
         height, width = image.shape[-2:]
@@ -240,7 +247,8 @@ def sam_network(
 
     Args:
         base: ``vit_t`` (MobileSAM), ``vit_b``, ``vit_l``, ``vit_h``, or a name added to ``SAM_BUILDERS``.
-        in_channels, out_channels: must be 3 and 1.
+        in_channels: must be 3.
+        out_channels: 1, or K + 1 for K classes, each with a mask token of its own (:meth:`PromptFreeSam.tell_apart`).
         size: side of SAM's square input in pixels, a multiple of 16 from 64 to 1024; images of any size are scaled into
             it.
         checkpoint: the official weights file; ``None`` looks into the weights folder, as the teacher does.
@@ -250,8 +258,9 @@ def sam_network(
         Refused: other channels, a size that SAM does not take, weights that are missing or of another network.
     """
     problems = Problems()
-    for name, value, only in (("in_channels", in_channels, 3), ("out_channels", out_channels, 1)):
-        problems.unless(value == only, f"network_def#{name}", value, f"{only} for SAM")
+    problems.unless(in_channels == 3, "network_def#in_channels", in_channels, "3 for SAM")
+    several = out_channels > 2
+    problems.unless(several or out_channels == 1, "network_def#out_channels", out_channels, "1 for SAM, or 3 and more")
     with problems.collected():
         check_size(size, "network_def#size")
     problems.refuse_if_any()
@@ -259,7 +268,10 @@ def sam_network(
         from samfed_monai.networks import find_checkpoint
 
         checkpoint = find_checkpoint(base)
-    return SamNetwork(build_sam(base, checkpoint, size), size, **kwargs)
+    sam = build_sam(base, checkpoint, size)
+    if several:
+        sam.tell_apart(out_channels)
+    return SamNetwork(sam, size, **kwargs)
 
 
 def require_experts(network: Any, where: str) -> None:

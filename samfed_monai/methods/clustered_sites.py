@@ -1,4 +1,4 @@
-"""SPP-FGC (arXiv 2511.10915), our reading: sites are grouped by graphs of their images, each group has one model."""
+"""Clusters of sites, ours: sites are grouped once by the colours of their images, each cluster has one model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ColourGraph(Statistic):
 
     Example::
 
-        "statistics": {"_target_": "samfed_monai.methods.spp_fgc.ColourGraph", "data": "@images", "levels": 8, …}
+        "statistics": {"_target_": "samfed_monai.methods.clustered_sites.ColourGraph", "data": "@images", …}
     """
 
     kind = StatisticKind.GRAPH
@@ -89,8 +89,7 @@ def grouped(descriptors: Mapping[str, Tensor], groups: int, least: int) -> dict[
     """Sites in at most ``groups`` connected parts of a graph, none smaller than ``least``.
 
     The graph is the minimum spanning tree of the sites' distances; its longest edges are cut, one after the other, each
-    only if it leaves no part too small. A graph of K parts is one whose Laplacian has rank N - K, which is what the
-    paper asks of the server's graph.
+    only if it leaves no part too small: single-linkage clustering with a least size.
 
     Args:
         descriptors: site to (…) float, all of one shape.
@@ -128,15 +127,14 @@ def _parts(count: int, edges: Sequence[tuple[float, int, int]]) -> list[int]:
 
 
 class ClusteredFedAvg(FedAvg):
-    """One FedAvg for each cluster of sites whose images are alike (SPP-FGC: He et al., arXiv 2511.10915).
+    """One FedAvg for each cluster of sites whose images are alike; ours.
 
-    Our reading. The paper clusters *images*: each client sends a private graph of its samples' relations, the server
-    joins them into one graph of K connected parts. Here *sites* are clustered, for models: a site's descriptor is a
-    graph between intensities (:class:`ColourGraph`), one for all its images, and the server's graph has the sites as
-    nodes (:func:`grouped`). Descriptors leave under the policy for statistics of images (``privacy#statistics ->
-    graph``). The paper's are clipped and noised; here they leave as they are unless that rule has a ``clip`` and a
-    ``noise_multiplier``, and then ``results.json`` has their epsilon. It is no default: noise that means anything for a
-    whole site makes clusters of a few sites random (docs/personalised.md).
+    Clustered federated learning (Ghosh et al., arXiv 2006.04088) chooses a site's cluster by its losses in every round;
+    here it is chosen once, by what the site's images look like. A site's descriptor is a graph between intensities
+    (:class:`ColourGraph`), one for all its images, and the server's graph has the sites as nodes (:func:`grouped`).
+    Descriptors leave under the policy for statistics of images (``privacy#statistics -> graph``): as they are, unless
+    that rule has a ``clip`` and a ``noise_multiplier``, and then ``results.json`` has their epsilon. It is no default:
+    noise that means anything for a whole site makes clusters of a few sites random (docs/personalised.md).
 
     A round: the first is FedAvg's, and brings the descriptors; so are the next, as long as too few sites have sent one
     for so many clusters. From then on a site is sent its cluster's model, and averages with its cluster alone; who
@@ -158,7 +156,7 @@ class ClusteredFedAvg(FedAvg):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.spp_fgc.ClusteredFedAvg", "clusters": 2}
+        "strategy": {"_target_": "samfed_monai.methods.clustered_sites.ClusteredFedAvg", "clusters": 2}
     """
 
     def __init__(self, *, clusters: int = 2, least: int = 2, levels: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""SPP-FGC: the graph of four pixels by hand, cuts that leave no site alone, and one FedAvg for each cluster."""
+"""Clusters of sites: the graph of four pixels by hand, cuts that leave no site alone, a FedAvg for each cluster."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
 from samfed_monai.federation.run_models import RunModels
+from samfed_monai.methods.clustered_sites import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.privacy import (
     Privacy,
     notes_on_statistics,
@@ -224,7 +224,7 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:
-    method, strategy = declared(None, "spp_fgc"), ClusteredFedAvg()
+    method, strategy = declared(None, "clustered_sites"), ClusteredFedAvg()
     require_possible(Privacy(), strategy, method)
     assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]
     with pytest.raises(Refused, match="statistics#graph: expected a method without them"):
@@ -245,7 +245,11 @@ def test_four_sites_end_with_two_models_and_the_runs_epsilon(tmp_path: Path) -> 
     listed.save(tmp_path / "list.json")
     rule = {"clip": 1.0, "noise_multiplier": 2.0, "least_images": 1}
     client = {**CLIENT, "strategy#least": 1}  # with so much noise any two sites may be nearest to each other
-    options = {"variant": "spp_fgc", "train": client, "privacy": {"least_images": 1, "statistics": {"graph": rule}}}
+    options = {
+        "variant": "clustered_sites",
+        "train": client,
+        "privacy": {"least_images": 1, "statistics": {"graph": rule}},
+    }
     results = job(tmp_path, tmp_path / "run", **options).run()
     account = results["privacy"]["statistics"]
     assert account["kind"] == "graph"
