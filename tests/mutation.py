@@ -143,19 +143,22 @@ def files_of(path: str) -> list[str]:
     kinds = (ast.ClassDef, ast.FunctionDef)
     defined = [node.name for node in ast.parse((ROOT / module).read_bytes()).body if isinstance(node, kinds)]
     names = [module.stem, *(name for name in defined if not name.startswith("_"))]
-    word = re.compile(rf"(?:\b|test_)({'|'.join(names)})\b")
     rank = {}
-    for test, text in _test_files().items():
-        if count := len(word.findall(test) + word.findall(text)):
-            there = Path(test).parts[1] == module.parts[1]
-            rank[test] = (there and Path(test).stem == f"test_{module.stem}", there, count)
+    for test, words in _test_files().items():
+        there, own = Path(test).parts[1] == module.parts[1], Path(test).stem == f"test_{module.stem}"
+        if (count := sum(words[name] for name in names)) or own:
+            rank[test] = (there and own, there, count)
     return sorted(rank, key=rank.__getitem__, reverse=True)[:FILES]
 
 
 @functools.cache
-def _test_files() -> dict[str, str]:
+def _test_files() -> dict[str, Counter[str]]:
+    """How often each word is in each test file."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
+    return {
+        file.relative_to(ROOT).as_posix(): Counter(re.findall(r"\w+", file.read_text(encoding="utf-8")))
+        for file in files
+    }
 
 
 class _Limits:
