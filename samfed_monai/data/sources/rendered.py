@@ -131,6 +131,7 @@ def cut_nifti(
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
     reorient: bool = False,
+    without_spacing: Sequence[str] = (),
     skip_unreadable: bool = False,
     written: list[Path] | None = None,
     progress: bool = True,
@@ -148,6 +149,7 @@ def cut_nifti(
         labels, classes: see :func:`samfed_monai.data.volumes.read_mask_slices`; slices of several classes hold their
             values.
         reorient: see :func:`samfed_monai.data.volumes.read_slices`.
+        without_spacing: sites of which the headers' voxel sizes are not true; no distance in mm is measured there.
         skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
         written: takes the new files.
         progress: whether to show a progress bar.
@@ -169,6 +171,10 @@ def cut_nifti(
     pairs, sentences = _pairs(root, slices, problems)
     problems.extend(_of_no_volume(pairs))
     unreadable: list[Path] = []
+    voxels: dict[str, tuple[float, ...]] = {}
+    named = {where.name for where, *_ in pairs}
+    for site in set(without_spacing) - named:
+        problems.add("--without-spacing", found=repr(site), expected=f"one of {sorted(named)}", hint="name a site")
     notes = volumes_of(slices)
     with taken_back_if_refused(slices) as files:
         for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
@@ -200,7 +206,8 @@ def cut_nifti(
                     files,
                 )
                 folder = (where / "images" / name).relative_to(slices).as_posix()
-                spacing = list(volume.voxel) if volume.voxel else None
+                spacing = list(volume.voxel) if volume.voxel and where.name not in without_spacing else None
+                voxels |= {where.name: tuple(spacing)} if spacing and where.name not in voxels else {}
                 notes[folder] = {"volume": relative(path, root), "spacing": spacing}
         problems.refuse_if_any()
         files += [] if (slices / VOLUMES).exists() else [slices / VOLUMES]
@@ -210,8 +217,25 @@ def cut_nifti(
     if unreadable:
         who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
         sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
+    sentences += unlike_voxels(voxels)
     read = [path for _, _, path, _ in pairs if path not in unreadable]
     return sentences if reorient else [*sentences, *different_orientations(read)]
+
+
+UNLIKE = 1.5
+"""How many times as long as another site's a side of a voxel may be before it is said."""
+
+
+def unlike_voxels(voxels: Mapping[str, Sequence[float]]) -> list[str]:
+    """A sentence where sites' voxels differ much in a side: a network sees organs of another size there.
+
+    Args:
+        voxels: site to mm of a row, of a column and between slices, of its first volume.
+    """
+    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*voxels.values(), strict=True)):
+        return []
+    shown = ", ".join(f"{site} {' x '.join(f'{side:.3g}' for side in sides)}" for site, sides in voxels.items())
+    return [f"volumes of the sites have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
 
 
 def _is_unreadable(volume: Path) -> bool:
