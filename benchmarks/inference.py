@@ -23,7 +23,7 @@ from common import BUNDLE, Figure, record
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.synthetic_scene import PUBLIC, render_scene
+from samfed_monai.data.synthetic import PUBLIC, render_scene
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.inference.export import Int8, export_network
 from samfed_monai.inference.onnx_network import OnnxNetwork

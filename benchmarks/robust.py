@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.data.synthetic_scene import look_of, render_scene
+from samfed_monai.data.synthetic import look_of, render_scene
 from samfed_monai.methods.coordinate_median import CoordinateMedian
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.krum import Krum

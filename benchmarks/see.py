@@ -22,18 +22,18 @@ from PIL import Image
 
 from samfed_monai.data import DataList
 from samfed_monai.data.soft_masks import resize_probabilities
-from samfed_monai.methods.see import PseudoLabelStore, is_kept
+from samfed_monai.methods.see import PseudoLabelStore
 from samfed_monai.metrics import segmentation_scores
 
 
 @dataclass(frozen=True)
 class Change:
-    """One image's pseudo-label in two rounds.
+    """One image's pseudo-labels in two rounds.
 
     Args:
-        before, after: Dice with the image's mask, in [0, 1].
-        replaced: whether the later round has another one.
-        used: whether the later one is sure enough as a whole to be learned from.
+        before, after: Dice of their mean with the image's mask, in [0, 1].
+        replaced: whether the later round has others.
+        used: whether one of the later ones is sure enough as a whole to be learned from.
     """
 
     before: float
@@ -51,10 +51,12 @@ def changes(old: PseudoLabelStore, new: PseudoLabelStore, masks: Mapping[str, np
     """
     found = {}
     for image, mask in masks.items():
-        first, second = old.get(image), new.get(image)
-        if first is not None and second is not None:
+        kept = old.get(image), new.get(image)
+        if all(kept):
+            first, second = (torch.stack([label for label, _ in each]) for each in kept)
+            used = any(scores.sure() for _, scores in kept[1])
             replaced = not torch.equal(first, second)
-            found[image] = Change(_dice(first, mask), _dice(second, mask), replaced, is_kept(second))
+            found[image] = Change(_dice(first.mean(0), mask), _dice(second.mean(0), mask), replaced, used)
     return found
 
 

@@ -75,6 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     judged.add_argument("--to", type=Path, metavar="FILE.jsonl", required=True, help="the record")
     judged.set_defaults(run=quality_measure)
 
+    stepped = commands.add_parser("quality-rounds", help="record the rounds of a run, and print which would be chosen")
+    stepped.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run whose sites have masks")
+    stepped.add_argument("--collection", metavar="NAME", required=True, help="what the page calls the images")
+    stepped.add_argument("--seed", metavar="N", required=True, help="seed of the run")
+    stepped.add_argument("--to", type=Path, metavar="FILE.jsonl", required=True, help="the record")
+    stepped.set_defaults(run=quality_rounds)
+
     promised = commands.add_parser("quality", help="write the page of expected Dice, and its plot beside it")
     promised.add_argument("page", type=Path, metavar="FILE.md", help="the page")
     promised.add_argument("--record", type=Path, metavar="FILE.jsonl", required=True, help="of quality-measure")
@@ -202,6 +209,20 @@ def quality_measure(args: argparse.Namespace) -> None:
     rows = measured(args.bundle, args.model, **where, split=args.split, sites=_names_of(args.sites), limit=args.limit)
     add(args.to, {"collection": args.collection, "seed": args.seed, "part": args.part}, rows)
     sys.stdout.write(f"{args.to}: {len(rows)} images\n")
+
+
+def quality_rounds(args: argparse.Namespace) -> None:
+    """Records the rounds of a run, and prints which one is chosen by true and by expected Dice."""
+    from study.quality import ROUNDS, add, choices, rounds_of
+
+    rows = rounds_of(args.folder)
+    add(args.to, {"collection": args.collection, "seed": args.seed, "part": ROUNDS}, rows)
+    chosen = choices(rows)
+    best, promising = chosen["dice"], chosen["expected"]
+    sys.stdout.write(
+        f"{args.folder}: best round {best['round'] + 1} (validation Dice {best['dice']:.3f}); most promising round "
+        f"{promising['round'] + 1}, which loses {best['dice'] - promising['dice']:.3f}\n"
+    )
 
 
 def quality(args: argparse.Namespace) -> None:

@@ -98,7 +98,8 @@ def sections_page(
             section.table, command=section.command, figure=figures[index] if index < len(figures) else None
         )
     parts += ["## Published numbers", "", published_markdown(published)] if published else []
-    parts += ["## How to read the tables", "", reading(tables), "", *row_notes(tables), "## Caveats", ""]
+    parts += ["## How to read the tables", "", *(f"- {line}" for line in reading(tables)), ""]
+    parts += [*row_notes(tables), "## Caveats", ""]
     parts += [*(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), "", "## Provenance", ""]
     for section in sections:
         parts += section.provenance()

@@ -1,4 +1,4 @@
-"""How well expected Dice tells good masks from bad: estimators compared on images with labels, and a page of it."""
+"""How well expected Dice separates good masks from bad, and good rounds from bad: records of it, and their page."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
-from samfed_monai.core.io import write_bytes, write_text
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json, write_bytes, write_text
+from samfed_monai.core.run_log import round_folders
+from samfed_monai.core.words import counted
 from samfed_monai.data import DataList, load_records
+from samfed_monai.federation.run_folder import expected_dice
 from samfed_monai.inference.model import TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.promised import calibrated_on, kept
 from samfed_monai.metrics import segmentation_scores
-from samfed_monai.metrics.quality import Calibration, agreement, border_certainty, level_dice, nested_dice, soft_dice
+from samfed_monai.metrics.quality import Calibration, Chances, Mask, level_dice
 from samfed_monai.networks.views import VIEWS
 
 TITLE = "How far a mask is to be trusted"
@@ -30,7 +36,45 @@ ESTIMATORS = {
 CHOSEN = "level"
 """The estimator of the product, :func:`samfed_monai.metrics.quality.estimate`."""
 
+ROUNDS = "rounds"
+"""Part of a record with the rounds of a run in place of images."""
+
 Row = dict[str, Any]
+Line = Mapping[str, Any]
+
+
+def soft_dice(chances: Chances, mask: Mask) -> float:
+    """Dice that is expected if the pixels were drawn one by one: ``2 sum(q m) / (sum(q) + sum(m))``.
+
+    Args:
+        chances: (H, W) float in [0, 1], the probability q of the foreground.
+        mask: (H, W) bool, m.
+    """
+    both = float(chances.sum(dtype=np.float64)) + float(np.count_nonzero(mask))
+    return 2 * float(chances[mask].sum(dtype=np.float64)) / both if both else 1.0
+
+
+def nested_dice(chances: Chances) -> float:
+    """Dice between the area that is surely foreground and the one that may be: above 0.75 and above 0.25.
+
+    1 where both are empty; ``chances`` as for :func:`soft_dice`.
+    """
+    inner, outer = (int(np.count_nonzero(chances >= level)) for level in (0.75, 0.25))
+    return 2 * inner / (inner + outer) if outer else 1.0
+
+
+def agreement(masks: Sequence[Mask]) -> float:
+    """Mean Dice between the masks of several views, (H, W) bool each; 1 of a single one."""
+    pairs = [soft_dice(one.astype(np.float32), other) for i, one in enumerate(masks) for other in masks[:i]]
+    return float(np.mean(pairs)) if pairs else 1.0
+
+
+def border_certainty(chances: Chances, mask: Mask) -> float:
+    """1 less the mean entropy in bits of the pixels at the mask's border; 0 without one. As :func:`soft_dice`."""
+    border = ndimage.binary_dilation(mask) ^ ndimage.binary_erosion(mask)
+    chance = np.clip(chances[border], 1e-7, 1 - 1e-7)
+    entropy = -chance * np.log2(chance) - (1 - chance) * np.log2(1 - chance)
+    return 1 - float(entropy.mean()) if border.any() else 0.0
 
 
 def estimates_of(views: Sequence[np.ndarray]) -> dict[str, float]:
@@ -92,11 +136,36 @@ def measured(
     return rows
 
 
+def rounds_of(run: Path) -> list[Row]:
+    """``{"round", "dice", "expected"}`` of every round of a run: true validation Dice, and what masks promised there.
+
+    Raises:
+        Refused: a run without rounds, or with one that lacks either.
+    """
+    records = [read_json(folder / "round.json") for folder in round_folders(run / "rounds").values()]
+    rows = [
+        {"round": each["round"], "dice": each["average"]["validation"]["dice"], "expected": expected_dice(each)}
+        for each in records
+    ]
+    if not rows or any(None in row.values() for row in rows):
+        lacking = next((f"round {row['round']} without" for row in rows if None in row.values()), "no round")
+        expected = "rounds with validation scores and expected Dice"
+        raise Refused([Problem(str(run), found=lacking, expected=expected, hint="name a run of this version")])
+    return rows
+
+
+def choices(rows: Sequence[Row]) -> dict[str, Row]:
+    """The round that each rule chooses, the earliest among equals: highest ``dice`` or ``expected``, and ``last``."""
+    chosen = {key: max(rows, key=lambda row: (row[key], -row["round"])) for key in ("dice", "expected")}
+    return {**chosen, "last": max(rows, key=lambda row: row["round"])}
+
+
 def add(record: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Puts rows into a record, JSON Lines, in place of those of the same collection, seed and part.
 
     Args:
-        about: ``collection``, ``seed`` and ``part`` (``validation`` calibrates, others are tested).
+        about: ``collection``, ``seed`` and ``part`` (``validation`` calibrates, :data:`ROUNDS` has :func:`rounds_of`,
+            others are tested).
     """
     lines = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
     same = [line for line in lines if any(line[key] != about[key] for key in about)]
@@ -107,29 +176,42 @@ def add(record: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
 def page(path: Path, record: Path, *, command: str) -> None:
     """Writes the page, and a reliability plot beside it."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
-    tested = [line for line in lines if line["part"] != "validation"]
     calibrations = {_whose(line): _calibration(line["rows"]) for line in lines if line["part"] == "validation"}
+    tested, runs = dict[str, list[Line]](), list[Line]()
+    for line in lines:
+        if line["part"] == ROUNDS:
+            runs.append(line)
+        elif line["part"] != "validation":
+            tested.setdefault(f"{line['collection']}, {line['part']}", []).append(line)
     figure = path.with_name(f"{path.stem}.png")
     write_bytes(figure, reliability(tested, calibrations))
     parts = [
         f"# {TITLE}",
-        f"Made by `{command}`. For all who ask what *expected Dice* and its *lower bound* are worth. One seed.",
+        f"Made by `{command}`. For all who ask what *expected Dice* and its *lower bound* are worth.",
         "Expected Dice is calibrated on validation images of the same sites, and tested on images of which "
-        "the calibration saw none. The lower bound is to hold for nine masks in ten.",
-        *_table(_promise_rows(tested, calibrations)),
+        "the calibration saw none. The lower bound is to hold for nine masks in ten. A seed is a run of its own.",
+        _table(_promise_rows(tested, calibrations)),
         f"![promised against true Dice]({figure.name})",
-        "Ten groups of images in the order of their expected Dice; a promise that is kept is on the line.",
+        "Ten groups of images, of all seeds together, in the order of their expected Dice; a promise that is kept is "
+        "on the line.",
         "## Estimators",
         "Spearman's rank correlation with true Dice, and the share of the worst tenth of the masks that is in the most "
-        f"doubtful fifth. The product uses *{CHOSEN}* ({ESTIMATORS[CHOSEN]}): one view; chosen by the correlations "
-        "of this table.",
-        *_table(_estimator_rows(tested)),
+        f"doubtful fifth, means over seeds. The product uses *{CHOSEN}* ({ESTIMATORS[CHOSEN]}): one view; chosen by "
+        "the correlations of this table.",
+        _table(_estimator_rows(tested)),
         "".join(f"- *{name}*: {text}\n" for name, text in ESTIMATORS.items()).rstrip(),
     ]
-    write_text(path, "\n\n".join(part if isinstance(part, str) else "" for part in parts) + "\n")
+    if runs:
+        parts += [
+            "## The best round without masks",
+            "Where no site has masks, the round whose masks promise most is chosen. What that costs where masks are "
+            "known: the validation Dice of the round that it chooses, against the best round's and the last one's.",
+            _table(_round_rows(runs)),
+        ]
+    write_text(path, "\n\n".join(parts) + "\n")
 
 
-def _whose(line: Mapping[str, Any]) -> tuple[str, Any]:
+def _whose(line: Line) -> tuple[str, Any]:
     return line["collection"], line["seed"]
 
 
@@ -142,47 +224,66 @@ def _calibration(rows: Sequence[Row]) -> Calibration:
     return calibrated_on(_pairs(rows), "validation")
 
 
+_KEPT = {
+    "dice": ("true Dice", ".3f"),
+    "expected_dice": ("expected", ".3f"),
+    "error": ("apart", ".3f"),
+    "above_bound": ("above bound", ".0%"),
+    "spearman": ("Spearman", ".2f"),
+    "worst_in_doubtful": ("worst tenth in doubtful fifth", ".0%"),
+    "dice_of_others": ("Dice of the others", ".3f"),
+}
+"""Columns of the first table, of what :func:`samfed_monai.inference.promised.kept` finds: head and format."""
+
+
 def _promise_rows(
-    tested: Sequence[Mapping[str, Any]], calibrations: Mapping[tuple[str, Any], Calibration]
+    tested: Mapping[str, Sequence[Line]], calibrations: Mapping[tuple[str, Any], Calibration]
 ) -> list[list[str]]:
-    head = (
-        "images|seed|n|true Dice|expected|apart|above bound|Spearman|worst tenth in doubtful fifth|Dice of the others"
-    )
-    rows = [head.split("|")]
-    for line in tested:
-        found = kept(_pairs(line["rows"]), calibrations[_whose(line)])
-        rows.append(
-            [
-                f"{line['collection']}, {line['part']}",
-                str(line["seed"]),
-                str(found["images"]),
-                *(f"{found[key]:.3f}" for key in ("dice", "expected_dice", "error")),
-                f"{found['above_bound']:.0%}",
-                f"{found['spearman']:.2f}",
-                f"{found['worst_in_doubtful']:.0%}",
-                f"{found['dice_of_others']:.3f}",
-            ]
-        )
+    rows = [["images", "seed", "n", *(head for head, _ in _KEPT.values())]]
+    for images, lines in tested.items():
+        found = [kept(_pairs(line["rows"]), calibrations[_whose(line)]) for line in lines]
+        seeds = [str(line["seed"]) for line in lines]
+        if len(found) > 1:
+            found.append({key: fmean(each[key] for each in found) for key in _KEPT} | {"images": found[0]["images"]})
+            seeds.append("mean")
+        for seed, each in zip(seeds, found, strict=True):
+            cells = [f"{each[key]:{form}}" for key, (_, form) in _KEPT.items()]
+            rows.append([images, seed, str(each["images"]), *cells])
     return rows
 
 
-def _estimator_rows(tested: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _estimator_rows(tested: Mapping[str, Sequence[Line]]) -> list[list[str]]:
     names = [*(f"{name}{views}" for views in ("", "4") for name in list(ESTIMATORS)[:-1]), "agreement"]
-    rows = [["images", "seed", *(f"{name[:-1]}, 4 views" if name.endswith("4") else name for name in names)]]
-    for line in tested:
-        found = [kept(_pairs(line["rows"], name), None) for name in names]
-        cells = [f"{each['spearman']:.2f}, {each['worst_in_doubtful']:.0%}" for each in found]
-        rows.append([f"{line['collection']}, {line['part']}", str(line["seed"]), *cells])
+    rows = [["images", "seeds", *(f"{name[:-1]}, 4 views" if name.endswith("4") else name for name in names)]]
+    for images, lines in tested.items():
+        cells = []
+        for name in names:
+            found = [kept(_pairs(line["rows"], name), None) for line in lines]
+            ranked, worst = (fmean(each[key] for each in found) for key in ("spearman", "worst_in_doubtful"))
+            cells.append(f"{ranked:.2f}, {worst:.0%}")
+        rows.append([images, ", ".join(str(line["seed"]) for line in lines), *cells])
     return rows
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def _round_rows(runs: Sequence[Line]) -> list[list[str]]:
+    rows = [["images", "seed", "rounds", "best round", "its Dice", "most promising round", "loses", "the last loses"]]
+    for line in runs:
+        chosen = choices(line["rows"])
+        best = chosen["dice"]["dice"]
+        lost = [f"{best - chosen[rule]['dice']:.3f}" for rule in ("expected", "last")]
+        named = [str(chosen[rule]["round"] + 1) for rule in ("dice", "expected")]
+        about = [line["collection"], str(line["seed"]), str(len(line["rows"]))]
+        rows.append([*about, named[0], f"{best:.3f}", named[1], *lost])
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return ["\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 def reliability(
-    tested: Sequence[Mapping[str, Any]], calibrations: Mapping[tuple[str, Any], Callable[[float], tuple[float, float]]]
+    tested: Mapping[str, Sequence[Line]], calibrations: Mapping[tuple[str, Any], Callable[[float], tuple[float, float]]]
 ) -> bytes:
     """A PNG: mean true Dice of ten groups of images over their mean expected Dice."""
     from matplotlib.figure import Figure
@@ -190,10 +291,12 @@ def reliability(
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for line in tested:
-        pairs = sorted((calibrations[_whose(line)](estimate)[0], dice) for estimate, dice in _pairs(line["rows"]))
+    for images, lines in tested.items():
+        pairs = sorted(
+            (calibrations[_whose(line)](estimate)[0], dice) for line in lines for estimate, dice in _pairs(line["rows"])
+        )
         groups = np.array_split(np.array(pairs), 10)
-        label = f"{line['collection']}, {line['part']}, seed {line['seed']} ({len(pairs)})"
+        label = f"{images} ({counted(len(lines), 'seed')})"
         axes.plot(*np.array([group.mean(axis=0) for group in groups]).T, marker="o", markersize=4, label=label)
     axes.set(xlabel="expected Dice", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1))
     if tested:

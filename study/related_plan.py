@@ -68,6 +68,12 @@ EARLIER = {
     "apple": "the pull to the prior was half as strong, and shares took steps without momentum",
     "fedsemidg": "a round was averaged with weights that the gaps of the round before had moved; now its own do, as "
     "published",
+    "fedca": "the dictionary stayed at its site, which is `--strategy#share false` now",
+    "fca": "the student's units were tailored, without labels; now it is SAM's adapter, on the sites' own masks",
+    **dict.fromkeys(
+        ("see", "see_few"),
+        "certainty, agreement and fidelity decided, one label an image was kept, and features were not grouped",
+    ),
     "fedgin": "every site's normalisation layers were its own, which is `fedgin_own_norm` now; as published, all of "
     "the network is averaged",
 }

@@ -1,5 +1,5 @@
 # The comparisons of docs/results/, included by the Makefile: make light | pfedsam | related runs what is missing and writes the page,
-# make light-page | light-before-page | pfedsam-page | related-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
+# make light-page | account-page | pfedsam-page | related-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
 comma := ,
 
 # Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
@@ -61,9 +61,7 @@ LIGHT_TWICE_ROWS ?= samfed,dp_only
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(or $(6),$(1)).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" $(if $(7),,--adapter "$(LIGHT_RUN)/$(1).safetensors") \
     --output-dir "$(LIGHT_RUN)/$(1)$(5)" $(3) $(call record,light-$(1)$(5),$(LIGHT_RUN)/$(1)$(5))
-light-section = $(call section,$(1),light-$(2)$(5),make $(7) SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(4) --seeds $(LIGHT_SEEDS) $(subst ",,$(3)))
-light-now = $(call light-section,$(1),$(2),$(3),$(4),$(5),,light)
-light-then = $(call light-section,$(1),$(2),$(3),$(4),$(5),,light-before)
+light-section = $(call section,$(1),light-$(2)$(5),make light SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(4) --seeds $(LIGHT_SEEDS) $(subst ",,$(3)))
 
 light: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice)
@@ -110,31 +108,70 @@ kvasir-list: $(VENV)/.package
 
 polyp-model: kvasir-list
 	$(weights)
-	@$(BIN)/samfed teach samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" \
-	    --output "$(KVASIR_RUN)/teacher.safetensors"
-	@$(BIN)/samfed federate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --local_steps 48 \
-	    --adapter "$(KVASIR_RUN)/teacher.safetensors" --overlays false --output-dir "$(KVASIR_RUN)/run"
-	@$(BIN)/samfed model "$(KVASIR_RUN)/run" --output bundles/samfed_polyp/models/model.pt
-	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --split validation \
-	    --calibrate --output-dir "$(KVASIR_RUN)/validation"
+	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
+	$(call kvasir-run,polyp,0,$(KVASIR),kvasir,$(KVASIR_POLYP))
+	@$(BIN)/samfed model "$(KVASIR_RUN)/polyp-0" --output bundles/samfed_polyp/models/model.pt
+	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --calibrate \
+	    --output-dir "$(KVASIR_RUN)/validation"
 
-# What expected Dice is worth, on the validation and test images of the shipped models' lists, and on hospitals that took no part.
+# $(1) collection $(2) images $(3) list: its teacher, shared by all seeds
+kvasir-teacher = @test -f "$(KVASIR_RUN)/$(1).safetensors" || $(BIN)/samfed teach samfed_$(1) --datalist "$(KVASIR_RUN)/$(3).json" \
+    --data-root "$(2)" --output "$(KVASIR_RUN)/$(1).safetensors"
+# $(1) collection $(2) seed $(3) images $(4) list $(5) options: a run; finished ones are kept
+kvasir-run = @test -f "$(KVASIR_RUN)/$(1)-$(2)/results.json" || $(BIN)/samfed federate samfed_$(1) --datalist "$(KVASIR_RUN)/$(4).json" \
+    --data-root "$(3)" --adapter "$(KVASIR_RUN)/$(1).safetensors" --seed $(2) --overlays false $(5) --output-dir "$(KVASIR_RUN)/$(1)-$(2)"
+KVASIR_POLYP := --local_steps 48
+KVASIR_SKIN := --rounds 5 --local_steps 24 --unseen "['domain1']"
+
+# What compressed differences cost in Dice: runs of one seed that differ in `compression` alone; finished runs are kept.
+COMPRESSION_FORMS ?= float32 bfloat16 int8 64 32 16
+COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0
+compression: kvasir-list
+	$(weights)
+	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
+	@for form in $(COMPRESSION_FORMS); do \
+	    test -f "$(KVASIR_RUN)/compression-$$form/results.json" || $(BIN)/samfed federate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" \
+	        --data-root "$(KVASIR)" --adapter "$(KVASIR_RUN)/polyp.safetensors" --cache_dir "$(KVASIR_RUN)/cache" $(COMPRESSION) \
+	        --compression $$form --output-dir "$(KVASIR_RUN)/compression-$$form" || exit; \
+	done
+	@$(BIN)/python benchmarks/compression.py $(COMPRESSION_FORMS:%="$(KVASIR_RUN)/compression-%")
+
+# What expected Dice is worth: three seeds of the shipped polyp model's list, with hospitals that took no part, and of the skin list
+# without one of its hospitals; and the skin model that is shipped.
 QUALITY := $(RECORDS)/quality.jsonl
+QUALITY_SEEDS ?= 0,1,2
 quality: kvasir-list
 	$(call needs-data,$(POLYP_NEEDS) $(SKIN_NEEDS))
+	$(weights)
 	@$(BIN)/samfed prepare folders "$(KVASIR)" --test-only --no-report --output "$(KVASIR_RUN)/unseen.json"
-	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" --no-report \
-	    --output "$(KVASIR_RUN)/skin.json"
-	$(call measured,polyp,$(KVASIR),kvasir,validation,validation,)
-	$(call measured,polyp,$(KVASIR),kvasir,test,test lists,)
-	$(call measured,polyp,$(KVASIR),unseen,test,unseen ClinicDB,--sites cvc_clinicdb)
-	$(call measured,polyp,$(KVASIR),unseen,test,unseen ColonDB,--sites cvc_colondb)
-	$(call measured,skin,$(SKIN_DATA),skin,validation,validation,)
-	$(call measured,skin,$(SKIN_DATA),skin,test,test lists,)
+	@$(BIN)/samfed prepare list $(SKIN_LIST) --output "$(KVASIR_RUN)/skin.json"
+	@$(BIN)/samfed prepare list $(SKIN_LIST) --unseen domain1 --output "$(KVASIR_RUN)/skin-unseen.json"
+	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
+	$(call kvasir-teacher,skin,$(SKIN_DATA),skin)
+	@set -e; for seed in $(subst $(comma), ,$(QUALITY_SEEDS)); do $(MAKE) quality-seed SEED=$$seed; done
+	$(call measured,skin,$(SKIN_DATA),skin,validation,skin as shipped,0,validation)
+	$(call measured,skin,$(SKIN_DATA),skin,test,skin as shipped,0,test lists)
 	@$(MAKE) quality-page
-# $(1) collection $(2) images $(3) list $(4) split $(5) part $(6) more
+SKIN_LIST = --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" --no-report
+
+SEED ?= 0
+quality-seed: $(VENV)/.package
+	$(call kvasir-run,polyp,$(SEED),$(KVASIR),kvasir,$(KVASIR_POLYP))
+	$(call kvasir-run,skin,$(SEED),$(SKIN_DATA),skin,$(KVASIR_SKIN))
+	$(call measured-run,polyp,$(KVASIR),kvasir,validation,validation,)
+	$(call measured-run,polyp,$(KVASIR),kvasir,test,test lists,)
+	$(call measured-run,polyp,$(KVASIR),unseen,test,unseen ClinicDB,--sites cvc_clinicdb)
+	$(call measured-run,polyp,$(KVASIR),unseen,test,unseen ColonDB,--sites cvc_colondb)
+	$(call measured-run,skin,$(SKIN_DATA),skin-unseen,validation,validation,)
+	$(call measured-run,skin,$(SKIN_DATA),skin-unseen,test,test lists,--sites domain2$(comma)domain3$(comma)domain4)
+	$(call measured-run,skin,$(SKIN_DATA),skin-unseen,test,unseen domain1,--sites domain1)
+	@set -e; for each in polyp skin; do $(BIN)/python -m study quality-rounds "$(KVASIR_RUN)/$$each-$(SEED)" --collection $$each \
+	    --seed $(SEED) --to "$(QUALITY)"; done
+# $(1) bundle $(2) images $(3) list $(4) split $(5) collection $(6) seed $(7) part $(8) more
 measured = @$(BIN)/python -m study quality-measure samfed_$(1) --datalist "$(KVASIR_RUN)/$(3).json" --data-root "$(2)" --split $(4) \
-    --collection $(1) --seed 0 --part "$(5)" $(6) --to "$(QUALITY)"
+    --collection "$(5)" --seed $(6) --part "$(7)" $(8) --to "$(QUALITY)"
+# $(1) collection $(2) images $(3) list $(4) split $(5) part $(6) more
+measured-run = $(call measured,$(1),$(2),$(3),$(4),$(1),$(SEED),$(5),$(6) --model "$(KVASIR_RUN)/$(1)-$(SEED)")
 
 quality-page: $(VENV)/.package
 	@$(BIN)/python -m study quality $(PAGES)/quality.md --record "$(QUALITY)" --command 'make quality SAMFED_DATA=DATA'
@@ -142,18 +179,17 @@ quality-page: $(VENV)/.package
 light-page: $(VENV)/.package
 	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \
-	    $(call light-now,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice) \
-	    $(call light-now,Skin: four sites of ISIC 2017,skin,$(LIGHT),$(LIGHT_ROWS),-encoder) \
-	    $(call light-now,Polyps with half of the steps,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
-	    $(call light-now,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
-	    $(call light-now,Polyps: a teacher of eight images,polyp,$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight) \
-	    $(call light-now,Polyps: 0.7 M parameters from ImageNet,polyp,$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet) \
-	    $(call light-now,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
-	    $(call light-now,Polyps: trained without Kvasir,polyp,$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
-	    $(call light-now,Skin: trained without domain1,skin,$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
+	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice) \
+	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT),$(LIGHT_ROWS),-encoder) \
+	    $(call light-section,Polyps with half of the steps,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
+	    $(call light-section,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
+	    $(call light-section,Polyps: a teacher of eight images,polyp,$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight) \
+	    $(call light-section,Polyps: 0.7 M parameters from ImageNet,polyp,$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet) \
+	    $(call light-section,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
+	    $(call light-section,Polyps: trained without Kvasir,polyp,$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
+	    $(call light-section,Skin: trained without domain1,skin,$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
 	    $(LIGHT_CAVEATS) \
-	    --caveat "Rows and seeds that are not in a table have not been run yet: make light adds them." \
-	    --caveat "What was tried before, with other learning rates, rules and steps, is in light-before.md: hospitals that took no part, a SAM that misleads, soft masks renewed."
+	    --caveat "Rows and seeds that are not in a table have not been run yet: make light adds them."
 
 LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
     --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row, unless a section says otherwise; unadapted_sam starts from SAM's own. The published tables have other networks, 384 px and 200 rounds." \
@@ -161,54 +197,26 @@ LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand
     --caveat "Recipe, views and augmentation were chosen on validation images, with seed 0." \
     --caveat "Milliseconds were taken at the end of each run, beside other work on the same machine, and differ by a factor of two and more; docs/benchmarks.md has them side by side."
 
-# ---- docs/results/light-before.md: the same with a third of the encoder's learning rate, and what was tried from there -----
-LIGHT_BEFORE := --encoder_learning_rate 0.0001
-LIGHT_PLAN := --rounds 10 --local_steps 12 --overlays false $(LIGHT_BEFORE)
-LIGHT_LONG_ROWS ?= samfed,dp_only,oracle,no_sam
-LIGHT_LONG := $(LIGHT) $(LIGHT_BEFORE)
-# Soft masks that the sites renewed once, as the mean of SAM's and the global student's: without gain, so the option is gone.
-LIGHT_RENEWED := $(LIGHT_LONG) --agreement\#rule average --renewal\#after [4]
-# A SAM that misleads: as it comes, with the rule that asks how far it is to be trusted and with the plain mean; and, as students of
-# unadapted_sam start from SAM's own trunk, the row without SAM from there.
-LIGHT_AVERAGE := $(LIGHT_PLAN) --agreement\#rule average
-LIGHT_AVERAGE_LONG := $(LIGHT_LONG) --agreement\#rule average
-LIGHT_THEN_SAMS_TRUNK := $(LIGHT_PLAN) --encoder_weights pretrained
+# ---- docs/results/account.md: what each part of the default contributes, and what it protects against ---------------------
+# At the bundles' own length, with the teachers of `make light`: the default, each part removed and each alone, a teacher that is wrong
+# at one site and one that is wrong everywhere. Some 70 core-hours; finished runs are kept, and a second call goes on.
+ACCOUNT_ROWS ?= dp_only
+ACCOUNT_SEEDS ?= 0,1,2
+account-files = --rows study/rows/account.rows.json --rows study/rows/wrong.rows.json --rows study/rows/wrong-$(1).rows.json
+account-compare = @$(BIN)/samfed compare samfed_$(1) --rounds 10 --variants $(ACCOUNT_ROWS) $(call account-files,$(1)) --seeds $(ACCOUNT_SEEDS) \
+    --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" \
+    --adapter "$(LIGHT_RUN)/$(1).safetensors" --overlays false --output-dir "$(LIGHT_RUN)/$(1)-account" \
+    $(call record,account-$(1),$(LIGHT_RUN)/$(1)-account)
+account-section = $(call section,$(1),account-$(2),make account SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(ACCOUNT_ROWS) $(call account-files,$(2)) --seeds $(ACCOUNT_SEEDS) --rounds 10 --overlays false)
 
-light-before: light-teachers
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE),$(LIGHT_ROWS))
-	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_AVERAGE),$(LIGHT_ROWS))
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE_LONG),$(LIGHT_LONG_ROWS),-long)
-	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_AVERAGE_LONG),$(LIGHT_LONG_ROWS),-long)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_LONG),$(LIGHT_LONG_ROWS),-default)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE_LONG),samfed,-average-long)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_PLAN),samfed$(comma)unadapted_sam,-trusted)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE),samfed,-average)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_THEN_SAMS_TRUNK),no_sam,-sams-trunk)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-unseen,polyp-halves)
-	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_AVERAGE) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-unseen)
-	@$(MAKE) light-before-page
+account: light-teachers
+	$(call account-compare,polyp,$(POLYP_DATA))
+	$(call account-compare,skin,$(SKIN_DATA))
+	@$(MAKE) account-page
 
-light-before-page: $(VENV)/.package
-	@$(BIN)/python -m study page $(PAGES)/light-before.md --title "Light students with a third of the encoder's learning rate" \
-	    --command 'make light-before SAMFED_DATA=DATA' \
-	    $(call light-then,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_AVERAGE),$(LIGHT_ROWS),) \
-	    $(call light-then,Polyps with three times as many steps,polyp,$(LIGHT_AVERAGE_LONG),$(LIGHT_LONG_ROWS),-long) \
-	    $(call light-then,Polyps with the rule trusted_average: one adapter for all rows,polyp,$(LIGHT_LONG),$(LIGHT_LONG_ROWS),-default) \
-	    $(call light-then,Polyps with the plain mean: the same adapter,polyp,$(LIGHT_AVERAGE_LONG),samfed,-average-long) \
-	    $(call light-then,Polyps with soft masks renewed after four rounds,polyp,$(LIGHT_RENEWED),samfed,-renewed) \
-	    $(call light-then,Polyps: SAM counts as far as the sites bear it out,polyp,$(LIGHT_PLAN),samfed$(comma)unadapted_sam,-trusted) \
-	    $(call light-then,Polyps: the plain mean beside it with the same teacher,polyp,$(LIGHT_AVERAGE),samfed,-average) \
-	    $(call light-then,Polyps: without SAM from its own trunk,polyp,$(LIGHT_THEN_SAMS_TRUNK),no_sam,-sams-trunk) \
-	    $(call light-then,Skin: four sites of ISIC 2017,skin,$(LIGHT_AVERAGE),$(LIGHT_ROWS),) \
-	    $(call light-then,Skin with three times as many steps,skin,$(LIGHT_AVERAGE_LONG),$(LIGHT_LONG_ROWS),-long) \
-	    $(call light-then,Polyps: trained without Kvasir,polyp,$(LIGHT_AVERAGE) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-unseen) \
-	    $(call light-then,Skin: trained without domain1,skin,$(LIGHT_AVERAGE) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-unseen) \
-	    $(LIGHT_CAVEATS) \
-	    --caveat "The encoder's learning rate was 0.0001; the bundles' agreement rule was average until trusted_average, and their steps 12 a round until 36. Commands name what is no default now." \
-	    --caveat "Sections with the rule trusted_average and those beside them, and seed 2 of three times as many steps, have a teacher that was fitted anew with the same command on another machine (Dice 0.814 or 0.816 with its views instead of 0.821): compare rows inside of a section." \
-	    --caveat "Students of unadapted_sam start from SAM's own trunk, since there is no adapted one; no_sam from there has a section of its own." \
-	    --caveat "Renewing soft masks within a run has left the package: that section is a record, and its command does not run." \
-	    --caveat "MB a round are, where they are 126, of runs in which a model went down twice a round, to be scored and to train from; it goes down once now."
+account-page: $(VENV)/.package
+	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed $(call account-section,Polyp,polyp) \
+	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS)
 
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_SEEDS ?= 0,1,2
@@ -455,7 +463,7 @@ define related-write
 	    --part-command "cardiac=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC))" \
 	    --part-command "cardiac_unseen=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC) $(CARDIAC_UNSEEN))" \
 	    --caveat "Short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60 (160 on skin), and at most $(RELATED_IMAGES) unlabelled images a site, which a student sees some five times in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has only begun." \
-	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the ResNets of its code, which start untrained, and five rounds are too few for them). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--public_steps $(RELATED_STEPS))." \
+	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; see and see_few group features; hssf_compat has the ResNets of its code, which start untrained, and five rounds are too few for them). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--public_steps $(RELATED_STEPS))." \
 	    --caveat "Rows are run where and when a processor is free, beside other work, which slows caches, too: small differences in processor seconds mean nothing." \
 	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone. On skin they are the four of HSSF's lists, with those images that ISIC 2017 has (66 of 100 public ones) and its masks; the rows there are those that stood best on polyps when they were run."
 	@$(BIN)/python -m study methods "$(METHODS_PAGE)" --records "$(RECORDS)"

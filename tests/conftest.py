@@ -27,7 +27,7 @@ FLARE = Path(__file__).parent / "flare"
 # Their sites are killed, and the others wait for a deadline: long, and hardly any work for a processor.
 DEADLINES = {"test_faults.py", "test_submit.py", "test_system.py"}
 # Whose tests look at the curves of runs.
-DRAWING = {"reports", "study", "test_tracking.py"}
+DRAWING = {"reports", "study"}
 # Whose tests are of federations, which do with a small network what they do with a large one.
 OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}
 

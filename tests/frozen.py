@@ -62,7 +62,6 @@ VARIANTS: dict[str, list[Any]] = {
     "no_sam": [*LIGHT, *SURE],
     "ditto": [*LIGHT, *SURE],
     "apple": [*LIGHT, *SURE, "--sharing#rate", 1.0, "--sharing#fraction", 1.0],
-    "fca": [*LIGHT, *SURE],
     "fedala": [
         *LIGHT, *SURE, "--sharing#rate", 10000,
         "--sharing#first_batches", 3, "--sharing#batches", 2,
@@ -76,6 +75,7 @@ VARIANTS: dict[str, list[Any]] = {
         *UNLIKE, *HSSF, "--batch_size", 4, "--strategy#floor", 0.0, "--sharing#gate", "always",
     ],
     "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--terms#prototype#tau", 0.55],
+    "fca": [],
     "pfedsam": [],
     "oracle": LIGHT,
 }  # fmt: skip

@@ -154,8 +154,7 @@ def test_help_names_every_command(samfed):
 def test_init_copies_a_bundle_that_check_accepts(samfed, copied: Path):
     original = REPOSITORY / "bundles" / "samfed_skin"
     for name in tracked(original):
-        schema = f'"$schema": "../schemas/{Path(name).stem}.schema.json",\n    '.encode()
-        assert (copied / name).read_bytes().replace(schema, b"", 1) == (original / name).read_bytes()
+        assert (copied / name).read_bytes() == (original / name).read_bytes()
     done = samfed("check", copied)
     assert done.returncode == 0, done.stdout + done.stderr
 

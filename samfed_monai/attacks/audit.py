@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problems, did_you_mean, refused
 from samfed_monai.core.io import read_json, require_writable, write_bytes, write_json, write_page
 
 if TYPE_CHECKING:
@@ -132,5 +132,5 @@ def require_folder(path: str | Path) -> Path:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise Refused([Problem(str(path), found="no such folder", expected="the folder of a finished run")])
+        raise refused(str(path), found="no such folder", expected="the folder of a finished run")
     return folder

@@ -11,7 +11,7 @@ import torch
 from samfed_monai.attacks.finding import Finding, Options
 from samfed_monai.attacks.membership import image_losses, separation
 from samfed_monai.attacks.target import Images, Target
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
@@ -39,12 +39,12 @@ def attack_lira(target: Target, options: Options, folder: str | Path | None = No
     """
     if options.shadows < LEAST_SHADOWS or options.shadows % 2:
         expected = f"an even number from {LEAST_SHADOWS}: each image is in half of them"
-        raise Refused([Problem("--shadows", found=str(options.shadows), expected=expected)])
+        raise refused("--shadows", found=str(options.shadows), expected=expected)
     groups = [each for each in target.groups if len(each) and each.labels is not None]
     member = np.concatenate([np.full(len(each), each.member) for each in groups]) if groups else np.zeros(0, bool)
     if member.sum() < 8 or (~member).sum() < 8:
         found = f"{member.sum()} training and {(~member).sum()} test images with masks"
-        raise Refused([Problem("lira", found=found, expected="8 of each at least")])
+        raise refused("lira", found=found, expected="8 of each at least")
     labels = torch.cat([each.labels for each in groups if each.labels is not None])
     pool = Images("all", True, torch.cat([each.images for each in groups]), labels)
     signals, inside = shadow_signals(target, pool, options, folder)

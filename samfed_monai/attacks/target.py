@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Target:
         """
         own = [each for each in self.groups if each.member and each.name != PUBLIC and len(each)]
         if not own:
-            raise Refused([Problem("data list", found="no training images of a site", expected="some of one site")])
+            raise refused("data list", found="no training images of a site", expected="some of one site")
         return next((each for each in own if each.labels is not None), own[0])
 
     def masks_of(self, group: Images, count: int) -> Tensor:
@@ -150,7 +150,7 @@ def target_of_run(
     listed = DataList.load(str(given["datalist"]))
     if several(listed.classes):
         found, expected = f"a run of the classes {listed.classes}", "a run of binary masks"
-        raise Refused([Problem(str(folder), found=found, expected=expected, hint="attacks know one class so far")])
+        raise refused(str(folder), found=found, expected=expected, hint="attacks know one class so far")
     ids = {**settings_of(models.server), **network_overrides(models.server)}
     config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).filled_by_the_server()
     loss, preprocessing, rate, _ = config.values("loss", "validate#preprocessing", "learning_rate", "initialize")

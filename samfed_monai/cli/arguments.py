@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 
 EMPTY_PATH = "is a variable of the shell empty? The current folder is ."
 OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; "
@@ -140,5 +140,5 @@ def absolute(path: str | Path | None) -> str | None:
         Refused: an empty one, which would be the current folder.
     """
     if path == "":
-        raise Refused([Problem("command line", found="an empty path", expected="a file or folder", hint=EMPTY_PATH)])
+        raise refused("command line", found="an empty path", expected="a file or folder", hint=EMPTY_PATH)
     return None if path is None else str(Path(path).expanduser().resolve())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai.cli.arguments import absolute, add_data
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.errors import ExitCode, Problems, refused
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -111,4 +111,4 @@ def _refuse_options_of_attacks(arguments: argparse.Namespace) -> None:
         files = sorted(Path(arguments.path).glob("sites/*/audit.jsonl"))
         hint = f"name a site's file in it, {' or '.join(map(str, files[:3])) or 'sites/SITE/audit.jsonl'}"
         hint += ", or an attack: --attack membership"
-        raise Refused([Problem(str(arguments.path), found="a folder", expected="an audit file", hint=hint)])
+        raise refused(str(arguments.path), found="a folder", expected="an audit file", hint=hint)

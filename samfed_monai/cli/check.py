@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Refused
-
-_WIDTH = 100  # characters of a line of variants
+from samfed_monai.core.errors import ExitCode, Problem, Refused, refused
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -28,7 +25,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument(
         "--workflow", metavar="NAME", help="train, teacher, federate, evaluate or inference; default: all"
     )
-    parser.add_argument("--variant", metavar="NAME", help="only this variant instead of all")
+    parser.add_argument("--variant", metavar="NAME", help="this variant, too (default: the bundle's own ones)")
     parser.add_argument(
         "--strict", action="store_true", help="refuse whatever could become code, too: for a bundle from elsewhere"
     )
@@ -46,10 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
-    from samfed_monai.config.reads import Unread
+    from samfed_monai.config.ids import Unread
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
-    from samfed_monai.config.variants import known_variants, own_variants, variant_files
-    from samfed_monai.core.words import counted
+    from samfed_monai.config.variants import own_variants, variant_files
     from samfed_monai.data import check_datalist
     from samfed_monai.data.datalist import DataList, measuring_notes
 
@@ -57,10 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = overrides_of(arguments.extra)
     if overrides and not arguments.workflow:
         expected = "--workflow NAME beside --key value"
-        raise Refused([Problem("command line", found=f"--{next(iter(overrides))}", expected=expected)])
+        raise refused("command line", found=f"--{next(iter(overrides))}", expected=expected)
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate"} & set(workflows)
-    variants = [arguments.variant] if arguments.variant else known_variants(root) if trains else []
+    variants = [arguments.variant] if arguments.variant else own_variants(root) if trains else []
     chosen = {**overrides, **({"variant": arguments.variant} if arguments.variant else {})}
     problems: dict[Problem, None] = {}
     code = strict_bundle_problems(root)
@@ -71,16 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     for workflow in workflows:
         given = chosen if workflow == "federate" else overrides
         problems |= dict.fromkeys(check_bundle(root, workflow, overrides=given, ready=False))
-    unfit = {}
     for variant in variants:
         own = overrides if arguments.workflow == "train" else None
         found = check_bundle(root, "train", variant=variant, overrides=own, ready=False)
         if variant != arguments.variant:  # an option that another variant reads
             found = [problem for problem in found if not isinstance(problem, Unread)]
-        if variant == arguments.variant or variant in own_variants(root):
-            problems |= dict.fromkeys(found)
-        elif found:
-            unfit[variant] = found[0]
+        problems |= dict.fromkeys(found)
     listed, ignored = None, list[Problem]()
     if arguments.datalist and arguments.data_root is None:
         found = [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
@@ -89,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             listed = DataList.load(arguments.datalist)
             problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
-        except Refused as refused:
-            problems |= dict.fromkeys(refused.problems)
+        except Refused as refusal:
+            problems |= dict.fromkeys(refusal.problems)
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
         from samfed_monai.federation.job import check_job, check_training
@@ -104,10 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         problems = {problem: None for problem in problems if problem.where != "variant"}
     if problems:  # each place is reported once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
-    fit = [variant for variant in variants if variant not in unfit]
-    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
-    if fit:
-        sys.stdout.write(textwrap.fill(", ".join(fit), _WIDTH, initial_indent="  ", subsequent_indent="  ") + "\n")
+    also = f" and the variant{'s' * (len(variants) > 1)} {', '.join(variants)}" if variants else ""
+    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}{also}\n")
     for problem in [*(measuring_notes(listed) if listed is not None else ()), *ignored]:
         sys.stdout.write(f"  note: {problem}\n")
     if trains and not tried:
@@ -116,10 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("  names of networks, rules and guides were not judged: modules of imports may add some\n")
     if arguments.strict:
         sys.stdout.write("  strict: no code, no pickle, no component outside the strict allow-list\n")
-    for variant, problem in unfit.items():
-        sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
     if arguments.inventory:
-        from samfed_monai.config.inventory import inventory
+        from samfed_monai.config.strict import inventory
 
         files = variant_files(root, arguments.variant) if arguments.variant else ()
         sys.stdout.write("\n" + inventory(root, files))

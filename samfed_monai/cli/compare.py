@@ -17,7 +17,7 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_devic
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
 from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
-from samfed_monai.federation.rows import NamedRow, all_rows, read_rows
+from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
 
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
@@ -152,7 +152,7 @@ def _problems(
         Besides, row to the options of the command line that it does not read, but others do.
     """
     from samfed_monai.config.check import check_bundle
-    from samfed_monai.config.reads import Unread
+    from samfed_monai.config.ids import Unread
 
     plain = {
         variant: check_bundle(root, "federate", overrides={**overrides, "variant": variant})

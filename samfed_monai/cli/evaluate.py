@@ -26,8 +26,8 @@ from samfed_monai.cli.arguments import (
 )
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.io import from_csv
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.table import from_csv
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -43,10 +43,11 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the bundle's own, where it has one)")
     add_data(parser)
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
-    parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
+    about = "which images (default: test; with --calibrate validation)"
+    parser.add_argument("--split", choices=("validation", "test"), help=about)
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
     about = "also write what the expected Dice of masks is worth on these images beside the model, for `samfed infer`"
-    parser.add_argument("--calibrate", action="store_true", help=f"{about}; choose --split validation")
+    parser.add_argument("--calibrate", action="store_true", help=f"{about}; other images then say how far it holds")
     add_views(parser)
     add_other_size(parser)
     add_device(parser)
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.calibrate:
         found = result["quality"]
         said = " (the one that was there is replaced)" if replaced else ""
-        written = [f"calibrated on these {found['images']} images: {quality_path(predictor.model.path)}{said}"]
+        made_on = f"calibrated on these {found['images']} {result['split']} images, so scores above are no test of it"
+        written = [f"{made_on}: {quality_path(predictor.model.path)}{said}"]
     beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"], own=arguments.calibrate)]
     lines = [*lines_of(result), *volume_lines(result), *beside, f"{places[-1]}/metrics.json", *written]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""``samfed export``: a trained network in a format that runs without this package, measured on the spot."""
+"""``samfed model`` and ``samfed export``: a run's model as one file, or in a format that runs without this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from samfed_monai.cli.arguments import add_other_size, take_overrides
 from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.data.classes import several
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from samfed_monai.federation.workflow import WorkflowConfig
     from samfed_monai.inference.model import TrainedModel
+
 
 FORMATS = ("torchscript", "pt2", "onnx", "bundle")
 _DEFAULT_BUNDLE = "samfed_skin"
@@ -81,7 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.entry_points import brought
     from samfed_monai.inference.export import BundleSource, Format, Int8, export_network, export_problems, table_of
     from samfed_monai.inference.model import Kind, checked_config, filled_network, trained_as
-    from samfed_monai.inference.quality_file import copy_quality
 
     model = model_of(arguments.model, arguments.bundle)
     outside = None if arguments.to in FORMATS else brought("exporters").named(arguments.to, FORMATS, "--to")
@@ -107,8 +107,17 @@ def run(arguments: argparse.Namespace) -> int:
     source = BundleSource(model.bundle, shipped=shipped, threshold=config.value("threshold"))
     classes = config.optional("classes")
     named = classes if several(classes) else ()
-    rows = export_network(network, to, output, images=images, int8=int8, bundle=source, classes=named, exporter=outside)
-    copy_quality(model.quality, [output])
+    rows = export_network(
+        network,
+        to,
+        output,
+        images=images,
+        int8=int8,
+        bundle=source,
+        classes=named,
+        quality=model.quality,
+        exporter=outside,
+    )
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
     sys.stdout.write("".join(f"{line}\n" for line in (head, *table_of(rows), output)))
@@ -147,10 +156,52 @@ def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from samfed_monai.data.synthetic_scene import PUBLIC, render_scene
+    from samfed_monai.data.synthetic import PUBLIC, render_scene
 
     side = int(config.value("image_size"))
     drawn = [np.random.default_rng(seed) for seed in range(_SAMPLES)]
     look = PUBLIC["polyp" if "polyp" in bundle.name else "skin"]
     pictures = [render_scene(each, (side, side), look)[0] for each in drawn]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed model RUN --output FILE [--site S] [--states DIR]``."""
+    parser = subparsers.add_parser(
+        "model",
+        help="write a run's model, or one site's own, to a file",
+        description="Puts a model of a finished run together: what sites share, with what is one site's own. "
+        "`samfed evaluate` and `samfed infer` take the file as --model.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")
+    parser.add_argument(
+        "--states", metavar="DIR", help="at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="file to write: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it",
+    )
+    parser.set_defaults(run=run_model)
+    return parser
+
+
+def run_model(arguments: argparse.Namespace) -> int:
+    """Writes the file and prints its name."""
+    from samfed_monai.federation.run_models import RunModels
+    from samfed_monai.inference.quality_file import read_quality, write_quality
+    from samfed_monai.metrics.quality import Quality
+
+    if not arguments.output.endswith((".safetensors", ".pt")):
+        expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
+        raise refused("--output", found=repr(arguments.output), expected=expected)
+    if arguments.states and not arguments.site:
+        raise refused("--states", found="no --site beside it", expected="the site whose states they are")
+    written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
+    if (quality := read_quality(Path(arguments.folder).expanduser().resolve())) != Quality():
+        write_quality(quality, written)
+    sys.stdout.write(f"{written}\n")
+    return int(ExitCode.DONE)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
-from samfed_monai.config.bundles import bundle_or_path
+from samfed_monai.config.bundles import bundle_or_path, find_bundle
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.errors import ExitCode, Refused
 
 
 def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -29,6 +30,10 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
     about = "begin with the network of a bundle, a finished run or a weights file; the warm start goes on from it"
     parser.add_argument("--start-from", metavar="BUNDLE|RUN|MODEL", help=about)
+    about = "second generation: soft masks by the model of a bundle, a finished run or a weights file in place of SAM's"
+    parser.add_argument("--masks-from", metavar="BUNDLE|RUN|MODEL", help=about)
+    about = "runs one after the other, in OUTPUT/generation-1, …; each takes its soft masks from the one before it"
+    parser.add_argument("--generations", metavar="N", type=int, default=1, help=about)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -54,15 +59,47 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "variant": arguments.variant,
         "cache_dir": absolute(arguments.cache_dir),
         "start_from": bundle_or_path(getattr(arguments, "start_from", None)),
+        "masks_from": bundle_or_path(getattr(arguments, "masks_from", None)),
     }
     if getattr(arguments, "verify", False):
         given["job#verify"] = True
     return {key: value for key, value in given.items() if value is not None} | overrides_of(arguments.extra)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Runs the bundle's ``federate.json``."""
-    from samfed_monai.config.run_bundle import run_workflow
+def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list[dict[str, Any]]:
+    """The overrides of each of several runs, whose masks come from the run before.
 
-    run_workflow(arguments.bundle, "federate", overrides_from(arguments))
+    Args:
+        bundle: name or folder.
+        given: overrides of all of them; its ``masks_from``, if any, is of the first.
+        generations: how many, from 1.
+
+    Raises:
+        Refused: fewer than one; a run that has no use for the masks of the one before.
+    """
+    from samfed_monai.core.validators import require, whole
+    from samfed_monai.federation.job import check_job, federate_parser
+
+    require(whole("--generations", generations, "a number of runs", least=1))
+    if generations == 1:
+        return [given]
+    root = find_bundle(bundle)
+    parser = federate_parser(root, given)
+    folder = Path(str(parser.get("output_dir")))
+    cache = str(parser.get("cache_dir") or folder / "cache")
+    folders = [str(folder / f"generation-{number + 1}") for number in range(generations)]
+    runs = [{**given, "output_dir": each, "cache_dir": cache} for each in folders]
+    for own, before in zip(runs[1:], folders, strict=False):
+        own["masks_from"] = before
+    if problems := check_job(root, runs[1], None, build=False).problems:
+        raise Refused(problems)
+    return runs
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the bundle's ``federate.json``, once for each generation."""
+    from samfed_monai.config.workflow import run_workflow
+
+    for overrides in generations_of(arguments.bundle, overrides_from(arguments), arguments.generations):
+        run_workflow(arguments.bundle, "federate", overrides)
     return int(ExitCode.DONE)

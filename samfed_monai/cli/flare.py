@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
-from samfed_monai.core.errors import ExitCode, Problem, Refused
+from samfed_monai.core.errors import ExitCode, Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_text
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         parser.set_defaults(output_dir=None)
     if local:
         parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
-        parser.add_argument("--workspace", metavar="DIR", help="FLARE's own folder (default: a temporary one)")
-        parser.add_argument("--keep-workspace", action="store_true", help="leave FLARE's own folder for inspection")
+        parser.add_argument("--workspace", metavar="DIR", help="keep FLARE's own folder there (default: temporary)")
         parser.add_argument("--threads", metavar="N", type=int, help="threads of each process that computes")
     else:
         parser.set_defaults(cache_dir=None)
@@ -118,7 +116,7 @@ def require_flare() -> None:
     """
     if find_spec("nvflare") is None:
         hint = "install it with `pip install 'samfed-monai[flare]'`"
-        raise Refused([Problem("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)])
+        raise refused("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)
 
 
 def _export(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
@@ -141,11 +139,11 @@ def _on_this_machine(arguments: argparse.Namespace, overrides: Mapping[str, Any]
 
     run = planned(arguments.bundle, overrides)
     if run.datalist is None:
-        raise Refused([Problem("--datalist", found="nothing", expected="a data list with every site's images")])
+        raise refused("--datalist", found="nothing", expected="a data list with every site's images")
     output = run.places.output_dir
     output.mkdir(parents=True, exist_ok=True)
     name = _run_name(arguments, run)
-    with _workspace(absolute(arguments.workspace), arguments.keep_workspace) as folder:
+    with _workspace(absolute(arguments.workspace)) as folder:
         start: Callable[..., Any] = local.simulate
         if arguments.way == "poc":
             start = partial(local.run_poc, port=arguments.port)
@@ -229,18 +227,11 @@ def _run_name(arguments: argparse.Namespace, run: Planned) -> str:
 
 
 @contextmanager
-def _workspace(named: str | None, keep: bool) -> Iterator[Path]:
-    """FLARE's own folder: below ``named``, or that itself where it is kept."""
-    if named is not None:
-        Path(named).mkdir(parents=True, exist_ok=True)
-    folder = Path(named) if named is not None and keep else Path(tempfile.mkdtemp(prefix="samfed-flare-", dir=named))
-    try:
-        yield folder
-    finally:
-        if keep:
-            logger.info("FLARE's folder: %s", folder)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            if named is not None:
-                with suppress(OSError):  # a folder that holds something else stays
-                    Path(named).rmdir()
+def _workspace(kept: str | None) -> Iterator[Path]:
+    """FLARE's own folder: ``kept``, or a temporary one."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    else:
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        yield Path(kept)

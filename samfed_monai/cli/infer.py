@@ -1,10 +1,11 @@
-"""``samfed infer``: masks for images without labels."""
+"""``samfed infer`` and ``samfed app``: masks for images without labels, into files or in a browser of this machine."""
 
 from __future__ import annotations
 
 import argparse
 import glob
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,13 @@ from samfed_monai.cli.arguments import (
     take_overrides,
 )
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.words import counted, printable
 
 if TYPE_CHECKING:
     from samfed_monai.inference import MaskForms, Predictor
+
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +55,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
         "by their names (MP4, AVI, MKV; extra video)",
     )
-    parser.add_argument("--images", metavar="DIR", action="append", default=[], help="the same, as an option")
     parser.add_argument(
         "--output-dir",
-        "--output_dir",
-        "--output",
-        dest="output",
         metavar="DIR",
         required=True,
         help="folder for the masks, outside of the images'",
@@ -85,7 +83,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = "also write a table: pixels, share, pieces, mm², and how far each mask is to be trusted (expected Dice)"
     parser.add_argument("--areas", metavar="FILE.csv", help=about)
     about = "expected Dice below which a mask is called doubtful, in tables, pages and the last line (default: 0.7)"
-    parser.add_argument("--flag-below", metavar="DICE", type=float, default=0.7, help=about)
+    parser.add_argument("--flag-below", metavar="DICE", type=dice_of, default=0.7, help=f"{about}; 70%% is 0.7, too")
     about = "write doubtful PNG masks into the folder doubtful of --output-dir, so that only sure ones are beside it"
     parser.add_argument("--only-sure", action="store_true", help=about)
     about = "also write one page that any browser shows, without a server: outlines, areas, most doubtful masks first"
@@ -103,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = overrides_of(arguments.extra)
     if (folder := overrides.get("dataset_dir")) is not None:
         expected, hint = "images without an option", f"samfed infer BUNDLE {folder} …"
-        raise Refused([Problem("--dataset_dir", found=repr(folder), expected=expected, hint=hint)])
-    sources, output = images_of([*arguments.sources, *arguments.images]), str(absolute(arguments.output))
+        raise refused("--dataset_dir", found=repr(folder), expected=expected, hint=hint)
+    sources, output = images_of(arguments.sources), str(absolute(arguments.output_dir))
     from samfed_monai.inference import Kind, MaskForms, Predictor, segment
 
     predictor = Predictor(
@@ -118,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
         expected, hint = f"cpu, on which {predictor.model.path.name} is run", "leave it out"
-        raise Refused([Problem("--device", found=arguments.device, expected=expected, hint=hint)])
+        raise refused("--device", found=arguments.device, expected=expected, hint=hint)
     forms = {name: absolute(getattr(arguments, name)) for name in FORMS}
     also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
     with any_image_size(arguments.allow_other_size):
@@ -135,6 +133,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
     sys.stdout.write(f"{_answer(also, predictor)}\n")
     return int(ExitCode.DONE)
+
+
+def dice_of(word: str) -> float:
+    """A Dice from 0 to 1, which may be given as a percentage (``70%``)."""
+    number, percent = (word[:-1], 100) if word.endswith("%") else (word, 1)
+    try:
+        dice = float(number) / percent
+    except ValueError:
+        dice = math.nan
+    if not 0 <= dice <= 1:
+        expected, hint = "a Dice from 0 to 1, or a percentage such as 70%", "--flag-below 0.7"
+        raise refused("--flag-below", found=word, expected=expected, hint=hint)
+    return dice
 
 
 def _answer(also: MaskForms, predictor: Predictor) -> str:
@@ -181,3 +192,37 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     problems.refuse_if_any()
     paths = list(dict.fromkeys(paths))
     return paths[0] if len(paths) == 1 and Path(paths[0]).is_dir() else paths
+
+
+def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed app [BUNDLE] [--model MODEL] [--port N] …``."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "app",
+        help="segment images that are dropped into a browser of this machine",
+        description="Prints an address. Pictures, NIfTI volumes, DICOM objects and videos that are dropped there are "
+        "segmented as `samfed infer` does it; masks, outlines, NIfTI and DICOM segmentations can be downloaded. It "
+        "listens to 127.0.0.1 alone, loads nothing from the net, and deletes all images when it ends.",
+        allow_abbrev=False,
+    )
+    about = "a bundle's folder, or the name of a packaged one (default: samfed_skin)"
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", default="samfed_skin", help=about)
+    about = f"{MODEL_HELP}, or an exported ONNX file (default: the bundle's own, where it has one)"
+    parser.add_argument("--model", metavar="MODEL", help=about)
+    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
+    parser.add_argument("--port", metavar="N", type=int, default=7860, help="to listen to; 0: a free one (7860)")
+    about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
+    parser.add_argument("--reorient", action="store_true", help=about)
+    add_views(parser)
+    add_device(parser)
+    parser.set_defaults(run=run_app, kept="masks that were downloaded are complete")
+    return parser
+
+
+def run_app(arguments: argparse.Namespace) -> int:
+    """Serves until it is interrupted."""
+    from samfed_monai.inference import Predictor
+    from samfed_monai.inference.app import App
+
+    predictor = Predictor(arguments.bundle, arguments.model, site=arguments.site, views=arguments.views)
+    App(predictor, port=arguments.port, reorient=arguments.reorient).run()
+    return int(ExitCode.DONE)

@@ -46,10 +46,13 @@ a first run:
 exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (how to go on is printed), 130 interrupted"""
 
 COMMANDS = (
-    *("prepare", "weights", "init", "check", "show", "schema", "variants", "new", "teach", "federate", "flare"),
+    *("prepare", "weights", "init", "check", "show", "variants", "new", "teach", "federate", "flare"),
     *("compare", "report", "audit", "evaluate", "infer", "app", "model", "export"),
 )
-"""Modules of this folder, each with a function ``add_NAME_parser``, in the order in which a user meets them."""
+"""In the order in which a user meets them; ``add_NAME_parser`` is in the module of this folder of that name."""
+
+BESIDE = {"weights": "teach", "init": "new", "app": "infer", "model": "export"}
+"""Commands in the module of another."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"samfed {__version__}")
     subparsers: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        getattr(importlib.import_module(f"samfed_monai.cli.{name}"), f"add_{name}_parser")(subparsers)
+        module = importlib.import_module(f"samfed_monai.cli.{BESIDE.get(name, name)}")
+        getattr(module, f"add_{name}_parser")(subparsers)
     return parser
 
 
@@ -80,10 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # a process of our own, which has not imported torch yet
         set_up_process()
     parser = build_parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
-        from samfed_monai.cli.completion import complete
-
-        complete(parser)
     arguments = argparse.Namespace()
     try:
         _parse(parser, argv, arguments)

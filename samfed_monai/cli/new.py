@@ -1,17 +1,18 @@
-"""``samfed new``: writes a package with a method, a term or a network, and a test that passes."""
+"""``samfed init`` and ``samfed new``: a packaged bundle to edit, or a package with a method, a term or a network."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib.util
 import keyword
 import re
+import shutil
 import sys
 from pathlib import Path
 
 from samfed_monai import __version__
-from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.config.bundles import packaged_bundle
+from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.io import atomic_folder
 
 KINDS = ("method", "term", "network")
@@ -100,17 +101,6 @@ def _rendered(template: str, words: dict[str, str]) -> str:
     return render.get_template(template).render(words)
 
 
-def _names_in(kind: str) -> set[str]:
-    """What the module and the test of a kind call things, whatever their own name."""
-    names: set[str] = set()
-    for template in (f"new_{kind}.py.j2", f"new_{kind}_test.py.j2"):
-        for node in ast.walk(ast.parse(_rendered(template, _words(kind, "x_x")))):
-            found = getattr(node, "id", None) or getattr(node, "arg", None)
-            names |= {found} if isinstance(found, str) else set()
-            names |= {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
-    return names
-
-
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:
     """Refuses a name that Python, pip or a bundle could not carry, or that something else has."""
     from samfed_monai.config.entry_points import brought
@@ -124,9 +114,6 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         expected = f"at most {_LONGEST} small letters, digits and _ that begin with a letter, and no word of Python's"
         hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
-    elif {name, _words(kind, name)["object"]} & _names_in(kind):
-        found, hint = f"{name!r}, which the package itself has a use for", f"for instance samfed new {kind} my_{name}"
-        problems.add("NAME", found=found, expected="another name", hint=hint)
     problems.refuse_if_any()
     if kind == "method":
         taken = name in known_variants() or name in broken_methods()
@@ -143,3 +130,52 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         hint = "name a folder that does not exist yet with --output-dir"
         problems.add(str(target), found="it exists already", expected="a new folder", hint=hint)
     problems.refuse_if_any()
+
+
+_WEIGHTS = shutil.ignore_patterns("*.pt", "*.pth", "*.safetensors")
+_OTHERS = shutil.ignore_patterns("__pycache__", "*.pyc", "eval")
+
+
+def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed init NAME DIR``."""
+    parser = subparsers.add_parser(
+        "init",
+        help="copy a packaged bundle into a folder of your own",
+        description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships; "
+        "an existing folder is never written into.",
+    )
+    parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
+    parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
+    parser.set_defaults(run=run_init)
+    return parser
+
+
+def run_init(arguments: argparse.Namespace) -> int:
+    """Copies the bundle and says where it is."""
+    path = copy_bundle(arguments.name, arguments.folder)
+    options = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
+    sys.stdout.write(f"{path}\n  options: {options}\n")
+    sys.stdout.write(f"  check:  samfed check {path}\n")
+    return int(ExitCode.DONE)
+
+
+def copy_bundle(name: str, folder: str | Path) -> Path:
+    """Copies a packaged bundle; the folder appears complete or not at all.
+
+    Raises:
+        Refused: an unknown bundle, or the folder exists.
+    """
+    source = packaged_bundle(name)
+    target = Path(folder).expanduser().absolute()
+    if target.exists():
+        hint = "name a folder that does not exist yet"
+        raise refused(str(target), found="it exists already", expected="a new folder", hint=hint)
+    with atomic_folder(target) as temporary:
+        shutil.copytree(source, temporary, ignore=_left_out, dirs_exist_ok=True)
+        (temporary / "models").mkdir(exist_ok=True)
+    return target
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    shipped = {"model.pt"} if Path(folder).name == "models" else set()  # others are what `samfed weights` put there
+    return _WEIGHTS(folder, names) - shipped | _OTHERS(folder, names)

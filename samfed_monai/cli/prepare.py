@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 MORE = 0.3  # share of the images to validate, and to test on, where a tenth is too little; as docs/own-data.md says
-SITES, SHARE, ALPHA = 4, 0.1, 0.5  # defaults
-PARTITIONS = ("iid", "folder", "dirichlet")
+SITES, SHARE = 4, 0.1  # defaults
+PARTITIONS = ("iid", "folder")
 VOLUMES = "volumes"
 
 
@@ -118,7 +118,7 @@ def run_weak(arguments: argparse.Namespace) -> int:
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.core.errors import Problem, Refused
+    from samfed_monai.core.errors import refused
     from samfed_monai.data.datalist import require_free
     from samfed_monai.data.synthetic import list_name, render_synthetic
 
@@ -126,7 +126,7 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
         return _volumes(arguments)
     if arguments.output is None:
         expected = "the data list to write, which only volumes do without"
-        raise Refused([Problem("--output", found="none", expected=expected, hint="--output list.json")])
+        raise refused("--output", found="none", expected=expected, hint="--output list.json")
     require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
     return _freeze(
         render_synthetic(arguments.root, **_matching(render_synthetic, arguments)), arguments.root, arguments
@@ -176,10 +176,8 @@ def _refuse_unused(given: Mapping[str, Any], expected: str, hint: str = "leave i
 
 
 def _refuse_unused_of_partition(arguments: argparse.Namespace) -> None:
-    how = arguments.partition
-    alone = {"alpha": arguments.alpha != ALPHA and how != "dirichlet"}
-    _refuse_unused(alone, f"nothing with --partition {how}: it is Dirichlet's concentration")
-    _refuse_unused({"sites": arguments.sites != SITES and how == "folder"}, "nothing with --partition folder")
+    unused = {"sites": arguments.sites != SITES and arguments.partition == "folder"}
+    _refuse_unused(unused, "nothing with --partition folder")
 
 
 def _by_site(words: Sequence[str], option: str) -> dict[str, str]:
@@ -252,7 +250,6 @@ OPTIONS = {
     "root": _option("folder of the images, and the data root of the list", "DIR", type=Path),
     "name_of_source": _option("name of an entry point of the group samfed_monai.sources", "NAME"),
     "datalist": _option("a list made by `samfed prepare`", "LIST.json", type=Path),
-    "--alpha": _option("Dirichlet's concentration; small makes sites unlike", type=float, default=ALPHA),
     "--by-folder": _switch("images in one folder below images, as of a patient, stay in one split"),
     "--by-sequence": _switch("frames of one video are one group, where known"),
     "--category": _list(
@@ -312,7 +309,7 @@ COMMON = (
     "--output --name --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed "
     "--no-report"
 )
-MEASURING, RESHAPING, DIVIDING = "--validation --test", "--unseen --divide", "--sites --partition --alpha"
+MEASURING, RESHAPING, DIVIDING = "--validation --test", "--unseen --divide", "--sites --partition"
 OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
 
 

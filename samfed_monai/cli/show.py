@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
 
 from samfed_monai.cli.arguments import add_bundle, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.words import aligned
 
 
 def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -54,16 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
         return int(ExitCode.DONE)
     sys.stdout.write(f"{root.name}, {arguments.workflow}: {shown.order}\n\n")
-    sys.stdout.write("".join(f"{line}\n" for line in _table([each.columns() for each in chosen])))
+    sys.stdout.write(aligned([("id", "value", "from", "replaced"), *(each.columns() for each in chosen)]))
     if not all(each.read for each in chosen):
         sys.stdout.write("\n* nothing that this workflow runs reads it\n")
     if arguments.id is None and len(chosen) < len(every):
         sys.stdout.write(f"\n{len(every) - len(chosen)} more ids with --all\n")
     return int(ExitCode.DONE)
-
-
-def _table(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
-    rows = [("id", "value", "from", "replaced"), *rows]
-    widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)]
-    for row in rows:
-        yield "".join(f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)).rstrip()

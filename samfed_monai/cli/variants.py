@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import ExitCode, Problem, Refused, did_you_mean
+from samfed_monai.core.errors import ExitCode, did_you_mean, refused
 
 if TYPE_CHECKING:
     from samfed_monai.config.variants import Method
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.bundle and not place.exists() and len(place.parts) == 1 and arguments.bundle not in packaged_bundles():
         expected = f"a bundle's folder, one of {sorted(packaged_bundles())}, or a variant"
         hint = did_you_mean(arguments.bundle, [FEDAVG, *known_variants()]) or "`samfed variants` lists the variants"
-        raise Refused([Problem("BUNDLE | VARIANT", repr(arguments.bundle), expected, hint)])
+        raise refused("BUNDLE | VARIANT", repr(arguments.bundle), expected, hint)
     root = find_bundle(arguments.bundle) if arguments.bundle else None
     if arguments.path:
         sys.stdout.write("".join(f"{path}\n" for path in variant_files(root, arguments.path)))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import did_you_mean, refused
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SHELVES = (_PACKAGE / "bundles", _PACKAGE.parent / "bundles")
@@ -39,7 +39,7 @@ def packaged_bundle(name: str) -> Path:
     bundles = packaged_bundles()
     if name not in bundles:
         hint = did_you_mean(name, bundles)
-        raise Refused([Problem("bundle", found=repr(name), expected=f"one of {sorted(bundles)}", hint=hint)])
+        raise refused("bundle", found=repr(name), expected=f"one of {sorted(bundles)}", hint=hint)
     return bundles[name]
 
 
@@ -55,7 +55,7 @@ def find_bundle(path_or_name: str | Path) -> Path:
     if folder.exists() or len(folder.parts) > 1:
         found = "no configs/metadata.json in it" if folder.is_dir() else "no such folder"
         hint = "name the folder that holds configs/, or copy one out with `samfed init samfed_skin DIR`"
-        raise Refused([Problem(str(folder), found=found, expected="a bundle folder", hint=hint)])
+        raise refused(str(folder), found=found, expected="a bundle folder", hint=hint)
     return packaged_bundle(str(path_or_name))
 
 

@@ -1,13 +1,11 @@
 """The whole check of a bundle: every problem of every file at once, before a single component is built.
 
-Of a bundle's ``logging.conf`` only what cannot run code is taken. Python's ``fileConfig`` evaluates the fields
-``class``, ``args`` and ``kwargs`` and, from 3.12 on, ``defaults`` of a formatter, and a handler can open files and
-sockets. What arrives with a bundle, or from a server, gets none of that.
+A ``logging.conf`` that comes with a bundle, or from a server, is the packaged one: Python's ``fileConfig`` evaluates
+some of its fields, and a handler can open files and sockets.
 """
 
 from __future__ import annotations
 
-import configparser
 import importlib
 import importlib.util
 import re
@@ -16,9 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.components import check_components, check_options, check_replaced_kinds
 from samfed_monai.config.entry_points import not_installed
-from samfed_monai.config.ids import check_code, check_override_ids, check_reading
+from samfed_monai.config.ids import (
+    check_code,
+    check_override_ids,
+    check_reading,
+    runs_of,
+    unread,
+    unread_in_groups,
+    unread_without_teacher,
+)
 from samfed_monai.config.layers import groups_of, layered, training_layers
 from samfed_monai.config.options import MONAI_IDS, SITES, TEACHER, shipped_options
 from samfed_monai.config.parse import (
@@ -32,7 +39,6 @@ from samfed_monai.config.parse import (
     split_id,
     workflow_files,
 )
-from samfed_monai.config.reads import runs_of, unread, unread_in_groups, unread_without_teacher
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
@@ -194,48 +200,14 @@ def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterato
         yield from refused.problems
 
 
-_OPTIONS = {
-    **dict.fromkeys(("loggers", "handlers", "formatters"), frozenset({"keys"})),
-    "logger": frozenset({"level", "handlers", "qualname", "propagate"}),
-    "handler": frozenset({"class", "level", "formatter", "args", "kwargs"}),
-    "formatter": frozenset({"class", "format", "datefmt", "style", "validate"}),
-}
-"""Options by kind of section: ``handler_console`` is a ``handler``."""
-
-_VALUES = {
-    "class": {"StreamHandler", "logging.StreamHandler", "Formatter", "logging.Formatter", ""},
-    "args": {"", "()", "(sys.stdout,)", "(sys.stderr,)"},
-    "kwargs": {"", "{}"},
-}
-_WHY = "a bundle logs to the console and nowhere else"
-_HINT = "start the run with --logging_file and a file of your own, or delete this entry"
-
-
 def check_logging(bundle_root: Path) -> Iterator[Problem]:
-    """Everything in a bundle's logging configuration that does more than write to the console."""
+    """Logging configurations of a bundle other than that of the packaged ones, which writes to the console alone."""
+    known = {(folder / "configs" / "logging.conf").read_bytes() for folder in packaged_bundles().values()}
     for path in sorted((bundle_root / "configs").glob("logging*")):
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read_string(path.read_text(encoding="utf-8"))
-        except (configparser.Error, UnicodeDecodeError, OSError) as error:
-            found = str(error).splitlines()[0]
-            yield Problem(path.name, found=found, expected="a logging configuration", hint="delete the file")
-            continue
-        for section in parser.sections():
-            for option, value in parser.items(section, raw=True):
-                expected = _expected(section, option, value.strip())
-                if expected:
-                    where = f"{path.name} -> {section}#{option}"
-                    yield Problem(where, found=repr(value.strip()), expected=f"{expected}: {_WHY}", hint=_HINT)
-
-
-def _expected(section: str, option: str, value: str) -> str:
-    """What is expected instead; empty where the option and its value may."""
-    options = _OPTIONS.get(section.partition("_")[0], frozenset())
-    if option not in options:
-        return f"none but the options {sorted(options)}"
-    allowed = _VALUES.get(option, {value})
-    return "" if value in allowed else f"one of {sorted(allowed - {''})}"
+        if path.is_file() and path.read_bytes() not in known:
+            expected = "that of the packaged bundles: a bundle logs to the console and nowhere else"
+            hint = "delete it, and start the run with --logging_file and a file of your own"
+            yield Problem(path.name, "another logging configuration", expected, hint)
 
 
 def check_bundle(

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean, is_out_of_memory
+from samfed_monai.core.errors import Problem, Refused, did_you_mean, is_out_of_memory, refused
 from samfed_monai.core.registry import Elsewhere
 
 GROUPS = {
@@ -59,7 +59,7 @@ class Brought:
             names = sorted({*known, *self.found})
             expected = f"one of {names}" if names else "a name that an installed package brings"
             hint = did_you_mean(name, names) or "install the package that has it (docs/extending.md)"
-            raise Refused([Problem(where, found=repr(name), expected=expected, hint=hint)])
+            raise refused(where, found=repr(name), expected=expected, hint=hint)
         return self.found[name].load(where)
 
 
@@ -117,7 +117,7 @@ def module_file(point: EntryPoint) -> Path:
 def _require_object(point: EntryPoint) -> None:
     module_file(point)
     if not point.attr:
-        raise Refused([Problem("value", found=repr(point.value), expected="package.module:name")])
+        raise refused("value", found=repr(point.value), expected="package.module:name")
 
 
 def not_installed(target: str) -> str:

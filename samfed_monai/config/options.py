@@ -1,7 +1,7 @@
 """Options: the plain values on top of a bundle's files, which file each belongs to, and what reads it.
 
 What each does and which values it takes is in ``options.json``, in the words of JSON Schema: the tables of
-``docs/options.md``, the schemas for editors (:mod:`samfed_monai.config.editor`) and the check are made of it.
+``docs/options.md``, the help of commands and the check are made of it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.parse import split_id
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import TooDeep, parse_json, read_json
 
 MONAI_OPTIONS = frozenset(
@@ -144,7 +144,7 @@ def samfed_value(text: str) -> Any:
         return value
     except TooDeep as error:
         expected = "objects and lists inside each other a few times"
-        raise Refused([Problem("command line", found=str(error), expected=expected)]) from None
+        raise refused("command line", found=str(error), expected=expected) from None
     except ValueError:
         pass
     try:

@@ -73,7 +73,7 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
     else:
         wrong = (named and not _number(value)) or _refers_to_images(value)
     if wrong:
-        yield Problem(where, found=_shown(value), expected=_EXPECTED, hint=hint)
+        yield Problem(where, found=shown(value), expected=_EXPECTED, hint=hint)
 
 
 def _sets_loader(parts: Sequence[str], value: Any) -> bool:
@@ -189,8 +189,8 @@ class _Comparison:
             yield from self.of(*pair, (*place, name), free=name in _MAY_SET[kind])
 
     def _problem(self, mine: Any, theirs: Any, place: tuple[str, ...]) -> Problem:
-        found = "nothing" if theirs is MISSING else _shown(theirs)
-        expected = "nothing there" if mine is MISSING else f"{_shown(mine)}, as this site's own bundle has it"
+        found = "nothing" if theirs is MISSING else shown(theirs)
+        expected = "nothing there" if mine is MISSING else f"{shown(mine)}, as this site's own bundle has it"
         return Problem(f"{self.where} -> {join_id(place)}", found=found, expected=expected, hint=_HINT)
 
 
@@ -204,7 +204,8 @@ def _plain(value: Any) -> bool:
     return _number(value) or (isinstance(value, str) and not value.startswith(("@", "$", "%")))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """``repr`` of what a stranger wrote, however long or deep it is."""
     short = reprlib.Repr()
     short.maxstring = 120
     return short.repr(value)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
 
 MISSING = object()
@@ -28,7 +28,7 @@ def join_id(parts: Iterable[str]) -> str:
 
 
 def is_note(name: str) -> bool:
-    """Whether an id on top of a file says nothing to a run: one that begins with ``_``, or ``$schema`` for editors."""
+    """Whether an id on top of a file says nothing to a run: one that begins with ``_``, or an editor's ``$schema``."""
     return name.startswith("_") or name == "$schema"
 
 
@@ -141,9 +141,7 @@ def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
     """
     if workflow not in WORKFLOWS:
         expected = f"one of {sorted(WORKFLOWS)}"
-        raise Refused(
-            [Problem("workflow", found=repr(workflow), expected=expected, hint=did_you_mean(workflow, WORKFLOWS))]
-        )
+        raise refused("workflow", found=repr(workflow), expected=expected, hint=did_you_mean(workflow, WORKFLOWS))
     return [bundle_root / "configs" / name for name in WORKFLOWS[workflow]]
 
 

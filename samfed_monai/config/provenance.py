@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.check import grouped_configs
-from samfed_monai.config.ids import check_override_ids, lost
+from samfed_monai.config.ids import check_override_ids, is_read, lost, runs_of
 from samfed_monai.config.layers import layered
 from samfed_monai.config.options import (
     GROUPS,
@@ -27,11 +27,10 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.config.reads import is_read, runs_of
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
+from samfed_monai.core.words import clipped
 
 _TRAINED = ("train", "evaluate")  # workflows whose files a variant is laid on
-_WIDEST = 60  # characters of a value in the table
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,8 @@ class Shown:
         (source, value), *replaced = self.said
         text = value if isinstance(value, str) and value.startswith("@") else json.dumps(value, ensure_ascii=False)
         lead = "" if self.leads_to is MISSING else f" = {json.dumps(self.leads_to, ensure_ascii=False)}"
-        before = ", ".join(f"{_clipped(json.dumps(old, ensure_ascii=False))} ({name})" for name, old in replaced)
-        return f"{join_id(self.parts)}{'' if self.read else ' *'}", _clipped(f"{text}{lead}"), source, before
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+        before = ", ".join(f"{clipped(json.dumps(old, ensure_ascii=False))} ({name})" for name, old in replaced)
+        return f"{join_id(self.parts)}{'' if self.read else ' *'}", clipped(f"{text}{lead}"), source, before
 
 
 class Configuration:
@@ -96,7 +91,7 @@ class Configuration:
         if variant is not None and not federate and workflow not in _TRAINED:
             expected = "none: a variant changes train, evaluate and federate"
             found = f"{variant!r} with --workflow {workflow}"
-            raise Refused([Problem("--variant", found=found, expected=expected, hint="leave it out")])
+            raise refused("--variant", found=found, expected=expected, hint="leave it out")
         self.config = BundleConfig(files, given, base=base)
         if self.config.problems:
             raise Refused(self.config.problems)
@@ -158,5 +153,5 @@ def inside(every: Sequence[Shown], config: BundleConfig, id_: str) -> list[Shown
         hint = (
             lost(config.content, wanted, None, imports=False) or "nothing sets it: the component's own default counts"
         )
-        raise Refused([Problem("--id", found=repr(id_), expected="an id of this workflow", hint=hint)])
+        raise refused("--id", found=repr(id_), expected="an id of this workflow", hint=hint)
     return found

@@ -9,22 +9,24 @@ whether it is harmless, and takes no notice of what it would do.
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import os
 import re
-import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from samfed_monai.config.check import FOLDER_OPTIONS, WEIGHT_OPTIONS, check_logging
 from samfed_monai.config.options import GROUPS, SITES, options_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
-from samfed_monai.config.own_images import image_problems
+from samfed_monai.config.own_images import image_problems, shown
 from samfed_monai.config.parse import join_id, lookup, split_id
 from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, resolve_target
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.words import aligned
 
 OURS = tuple(
     f"samfed_monai.{room}."
@@ -209,7 +211,7 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
     if last == "_target_":
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
-        yield Problem(where, found=_shown(value), expected="'default' or 'callable'", hint="the debugger is a prompt")
+        yield Problem(where, found=shown(value), expected="'default' or 'callable'", hint="the debugger is a prompt")
     own = _in_its_workflow(parts)  # a group's ids reach MONAI's command as those of the file do
     if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
         hint = "delete it; whoever starts a run decides where it logs and what it reads"
@@ -222,7 +224,7 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
         yield Problem(where, found="what to do", expected="values for ids", hint=hint)
     if _is_place(last, value):
         hint = "set it on this machine, in the site's own file"
-        yield Problem(where, found=_shown(value), expected="nothing that says where files lie", hint=hint)
+        yield Problem(where, found=shown(value), expected="nothing that says where files lie", hint=hint)
 
 
 def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -243,7 +245,7 @@ def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value:
     path = PureWindowsPath(value)  # it takes both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
         hint = "refer to an option for places, for instance @output_dir"
-        yield Problem(where, found=_shown(value), expected="a path below the folder of the run", hint=hint)
+        yield Problem(where, found=shown(value), expected="a path below the folder of the run", hint=hint)
 
 
 def _is_place(name: str, value: Any) -> bool:
@@ -264,31 +266,24 @@ def _leads_to(value: Any, kind: Callable[[str], bool]) -> bool:
     return bool(reference) and kind(split_id(value[1:])[-1])
 
 
-def _shown(value: Any) -> str:
-    """``repr`` of what a stranger wrote, however long or deep it is."""
-    short = reprlib.Repr()
-    short.maxstring = 120
-    return short.repr(value)
-
-
 def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
     """One text. ``file`` is whether it is where a bundle's file may hold an expression of a known shape."""
     if value.startswith("%"):
-        yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'%' would read another file")
+        yield Problem(where, found=shown(value), expected=_PLAIN, hint="'%' would read another file")
     elif value.startswith("$") and not file:
-        yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'$' would run code: write its result")
+        yield Problem(where, found=shown(value), expected=_PLAIN, hint="'$' would run code: write its result")
     elif value.startswith("$") and parts[0] == "imports":
         if not IMPORTS.fullmatch(value):
             expected = "`$import` of a module of torch, monai or samfed_monai"
             yield Problem(
-                where, found=_shown(value), expected=expected, hint="delete it, or name components by _target_"
+                where, found=shown(value), expected=expected, hint="delete it, or name components by _target_"
             )
     elif value.startswith("$") and not any(shape.fullmatch(value) for shape in SHAPES):
         expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
-        yield Problem(where, found=_shown(value), expected=expected, hint="name a component: see samfed_monai.bundle")
+        yield Problem(where, found=shown(value), expected=expected, hint="name a component: see samfed_monai.bundle")
     elif _LOGGING.fullmatch(value.strip()):
         hint = "delete it; whoever starts a run decides where it logs"
-        yield Problem(where, found=_shown(value), expected="no logging configuration", hint=hint)
+        yield Problem(where, found=shown(value), expected="no logging configuration", hint=hint)
 
 
 KINDS = frozenset((".json", ".md", ".rst", ".txt", ".csv", ".safetensors", ".png", ".jpg", ".jpeg", ".svg", ".pdf"))
@@ -369,7 +364,7 @@ def _in_state_dict(path: Path) -> str:
         unsafe = get_unsafe_globals_in_checkpoint(path)
     except Exception as error:  # whatever a stranger's archive provokes
         return f"no state dict that torch can look into ({type(error).__name__})"
-    return f"a pickle that builds {_shown(sorted(unsafe)[0])}" if unsafe else ""
+    return f"a pickle that builds {shown(sorted(unsafe)[0])}" if unsafe else ""
 
 
 def _hint(path: Path) -> str:
@@ -405,3 +400,72 @@ def _of_file(path: Path, name: Path) -> list[Problem]:
     if not (configs or isinstance(content, dict)):
         return []
     return strict_problems(content, (name.relative_to("configs") if configs else name).as_posix(), file=True)
+
+
+_DATA_LICENCE = "docs/data_license.txt"
+
+
+def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
+    """Every module and package that a bundle's ``_target_`` name, and every file with its hash and licence, as text.
+
+    Args:
+        bundle_root: folder that holds ``configs/``.
+        variants: further files of JSON whose components count, those of a variant for instance.
+
+    Raises:
+        Refused: a JSON file that cannot be read, or a component outside the allow-list.
+    """
+    root = Path(bundle_root)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    modules: dict[str, set[str]] = defaultdict(set)
+    for path in [*(path for path in files if path.suffix == ".json"), *variants]:
+        for target in _targets(read_json(path, byte_order_mark=path.parent.name != "configs")):
+            found = resolve_target(target, path.name)
+            module = getattr(found, "__module__", None) or target.rpartition(".")[0]
+            modules[module].add(getattr(found, "__qualname__", target.rpartition(".")[2]))
+    packages = sorted({module.partition(".")[0] for module in modules})
+    distributions = importlib.metadata.packages_distributions()
+    prefixes = [(f"{module}.", ", ".join(sorted(names))) for module, names in sorted(modules.items())]
+    installed = [_package(distributions.get(package, [package])[0]) for package in packages]
+    listed = [
+        (path.relative_to(root).as_posix(), str(path.stat().st_size), sha256_file(path), _licence(path, root))
+        for path in files
+    ]
+    sections: tuple[list[tuple[str, ...]], ...] = (
+        [("target prefix", "components"), *prefixes],
+        [("package", "version", "licence"), *installed],
+        [("file", "bytes", "SHA-256", "licence"), *listed],
+    )
+    return "\n".join(map(aligned, sections))
+
+
+def _targets(content: Any) -> Iterator[str]:
+    """Every ``_target_`` in a value of JSON."""
+    if isinstance(content, dict):
+        if isinstance(content.get("_target_"), str):
+            yield content["_target_"]
+        for value in content.values():
+            yield from _targets(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _targets(value)
+
+
+def _package(name: str) -> tuple[str, str, str]:
+    """Name, version and licence of an installed package, as its own metadata state them."""
+    try:
+        metadata = importlib.metadata.metadata(name)
+    except importlib.metadata.PackageNotFoundError:
+        return name, "not installed as a package", "unknown"
+    stated = [text for key in ("License-Expression", "License") for text in metadata.get_all(key) or () if text]
+    return metadata["Name"], metadata["Version"], stated[0].strip().partition("\n")[0] if stated else "unknown"
+
+
+def _licence(path: Path, root: Path) -> str:
+    """The licence in the bundle's ``LICENSE``, and for weights the file on the terms of the data behind them."""
+    text = root / "LICENSE"
+    stated = text.read_text(encoding="utf-8").split() if text.is_file() else []
+    apache = stated[:4] == ["Apache", "License", "Version", "2.0,"]
+    licence = "Apache-2.0" if apache else "see LICENSE" if stated else "none stated"
+    data = path.parent.name == "models" and (root / _DATA_LICENCE).is_file()
+    return f"{licence}; data: {_DATA_LICENCE}" if data else licence

@@ -16,7 +16,7 @@ from typing import Any
 from samfed_monai.config.entry_points import brought, not_installed, owner_of
 from samfed_monai.config.parse import is_code
 from samfed_monai.config.variants import outside_methods
-from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is_out_of_memory
+from samfed_monai.core.errors import Refused, closest, did_you_mean, is_out_of_memory, refused
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
 """Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
@@ -103,7 +103,7 @@ def resolve_target(target: Any, where: str) -> Any:
         found = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         owner = owner_of_target(path).partition(" ")[0]
         hint = f"update or uninstall {owner}, which brings it" if owner else ""
-        raise Refused([Problem(where, found=found, expected=f"{target!r} to be importable", hint=hint)]) from None
+        raise refused(where, found=found, expected=f"{target!r} to be importable", hint=hint) from None
     real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
     if not _allowed(real):  # torch.os.system is spelt like torch's, but is not
         raise _outside(where, f"{target!r} (really {real!r})")
@@ -148,7 +148,7 @@ def _outside(where: str, found: str) -> Refused:
     expected = f"a component of {', '.join(prefix.rstrip('.') for prefix in allowed_prefixes())}"
     hint = "if you trust that package, name it in the environment variable SAMFED_ALLOW"
     hint = not_installed(found.strip("'")) or hint
-    return Refused([Problem(where, found=found, expected=expected, hint=hint)])
+    return refused(where, found=found, expected=expected, hint=hint)
 
 
 def _unknown(where: str, target: str, parts: list[str], depth: int, found: Any) -> Refused:
@@ -159,13 +159,13 @@ def _unknown(where: str, target: str, parts: list[str], depth: int, found: Any) 
     if meant is None:
         return _unknown_name(where, target, known, holder)
     hint = f"did you mean {'.'.join([*parts[:depth], meant, *parts[depth + 1 :]])!r}?"
-    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)])
+    return refused(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)
 
 
 def _unknown_name(where: str, target: str, known: set[str], holder: str) -> Refused:
     name = target.rpartition(".")[2]
     hint = not_installed(target) or did_you_mean(name, known) or "check the spelling"
-    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)])
+    return refused(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)
 
 
 @functools.cache

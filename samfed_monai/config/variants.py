@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.entry_points import Brought, brought, module_file, owner_of, sorted_out
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.json_schema import departures
 from samfed_monai.core.registry import Elsewhere
@@ -173,7 +173,7 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
     exchange, leaves = base.exchange, base.leaves_site
     if exchange not in (None, "none") and leaves is not None and exchange not in leaves:
         found, expected = str(list(leaves)), f"{exchange!r} among them, which the method exchanges"
-        raise Refused([Problem(base.where, found, expected, f"add it, or let exchange of {name} be another")])
+        raise refused(base.where, found, expected, f"add it, or let exchange of {name} be another")
     return base
 
 
@@ -266,7 +266,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
     if name not in known:
         hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
         hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
-        raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", hint=hint)])
+        raise refused("variant", found=repr(name), expected=f"one of {known}", hint=hint)
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else packaged_methods()[name]
 
@@ -282,7 +282,7 @@ def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
         path = find_variant(bundle_root, name)
         if path in files:
             found, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
-            raise Refused([Problem(f"{files[0].name} -> {METHOD}#base", found, expected, "remove one")])
+            raise refused(f"{files[0].name} -> {METHOD}#base", found, expected, "remove one")
         files.insert(0, path)
         name = read_method(path).base
     return files

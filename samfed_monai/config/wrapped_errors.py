@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from samfed_monai.config.parse import join_id, walk
-from samfed_monai.core.errors import Problem, Refused, SamFedError, machine_failure
+from samfed_monai.core.errors import Refused, SamFedError, machine_failure, refused
 
 GetParser = Callable[[], Any]
 """Gives a MONAI ``ConfigParser``, or ``None``; asked only when something failed."""
@@ -41,7 +41,7 @@ def component_refusal(error: BaseException, parser: GetParser | None = None, *, 
             where = " -> ".join(filter(None, (file, _id_of(wrapped[1], parser) or wrapped[1])))
             expected = f"values that {wrapped[1]} takes"
             found, hint = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
-            return Refused([Problem(where, found=found, expected=expected, hint=hint)])
+            return refused(where, found=found, expected=expected, hint=hint)
         seen = cause
     return None
 

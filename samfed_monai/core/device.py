@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ def best_device() -> torch.device:
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
         expected, hint = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
-        raise Refused([Problem(f"--device ({VARIABLE})", found=repr(asked), expected=expected, hint=hint)]) from None
+        raise refused(f"--device ({VARIABLE})", found=repr(asked), expected=expected, hint=hint) from None
     return device
 
 

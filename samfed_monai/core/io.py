@@ -1,23 +1,25 @@
-"""Reading and writing files: atomic writes, strict JSON, no pickle; torch is imported only for tensors."""
+"""Reading and writing files: atomic writes, strict JSON, CSV, no pickle; torch is imported only for tensors."""
 
 from __future__ import annotations
 
 import codecs
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from urllib.parse import quote
 
-from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory
+from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory, refused
 from samfed_monai.core.words import printable
 
 if TYPE_CHECKING:
@@ -269,10 +271,10 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
     except OSError as error:
         hint = "check the path"
         found = error.strerror or str(error)
-        raise Refused([Problem(str(path), found=found, expected="a readable file", hint=hint)]) from error
+        raise refused(str(path), found=found, expected="a readable file", hint=hint) from error
     except UnicodeDecodeError as error:
         found, hint = f"byte {error.start} is not UTF-8", "save it as UTF-8"
-        raise Refused([Problem(str(path), found=found, expected="UTF-8 JSON", hint=hint)]) from error
+        raise refused(str(path), found=found, expected="UTF-8 JSON", hint=hint) from error
     problems = Problems()
     if marked and not byte_order_mark:
         expected, hint = "no byte order mark, as MONAI reads no file with one", "save it as UTF-8 without BOM"
@@ -294,9 +296,7 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
     try:
         parsed = parse_json(text, pairs=no_duplicates)
     except TooDeep as error:
-        raise Refused(
-            [Problem(str(path), found=str(error), expected="objects and lists inside each other a few times")]
-        ) from None
+        raise refused(str(path), found=str(error), expected="objects and lists inside each other a few times") from None
     except json.JSONDecodeError as error:
         lines = text.rstrip().split("\n")
         line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
@@ -308,7 +308,7 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
         )
     except ValueError:  # Python reads no integer of more digits (sys.get_int_max_str_digits)
         expected = "numbers of a few digits"
-        raise Refused([Problem(str(path), found="a whole number of thousands of digits", expected=expected)]) from None
+        raise refused(str(path), found="a whole number of thousands of digits", expected=expected) from None
     problems.refuse_if_any()
     if "\\ud" in text.lower():
         try:
@@ -396,15 +396,15 @@ def safe_load(
         if is_out_of_memory(error):
             raise
         found = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Refused([Problem(str(path), found=found, expected="a readable weights file")]) from error
+        raise refused(str(path), found=found, expected="a readable weights file") from error
     except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
         if is_out_of_memory(error):
             raise
-        raise Refused(
-            [Problem(str(path), found=type(error).__name__, expected="tensors only", hint="never unpickle this file")]
+        raise refused(
+            str(path), found=type(error).__name__, expected="tensors only", hint="never unpickle this file"
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise Refused([Problem(str(path), found="something that is not a state dict", expected="names to tensors")])
+        raise refused(str(path), found="something that is not a state dict", expected="names to tensors")
     problems = Problems()
     problems.extend(check_tensors(tensors, like=like, where=path.name))
     problems.refuse_if_any()
@@ -448,3 +448,38 @@ def all_finite(tensor: Tensor) -> bool:
     ``isfinite``); a sum that overflows without one is looked at again.
     """
     return not tensor.is_floating_point() or math.isfinite(tensor.detach().sum()) or bool(tensor.isfinite().all())
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_QUOTE = "'"
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> str:
+    """The table's text, its heads first.
+
+    Args:
+        columns: heads.
+        rows: cells in their order, or by head: what a row does not have stays empty, what has no column is left out.
+    """
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # Python would leave a bare CR unquoted
+    for row in (columns, *rows):
+        cells = [row.get(column, "") for column in columns] if isinstance(row, Mapping) else row
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if returns else plain).writerow([_harmless(cell) for cell in cells])
+    return text.getvalue()
+
+
+def from_csv(stream: TextIO) -> list[dict[str, str]]:
+    """The rows of :func:`to_csv`'s text by head, cells as they were given."""
+    return [{_given(name): _given(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]
+
+
+def _harmless(cell: Any) -> Any:
+    return _QUOTE + cell if isinstance(cell, str) and cell.lstrip(_QUOTE).startswith(FORMULA) else cell
+
+
+def _given(cell: Any) -> Any:
+    quoted = isinstance(cell, str) and cell.startswith(_QUOTE) and cell.lstrip(_QUOTE).startswith(FORMULA)
+    return cell[1:] if quoted else cell

@@ -12,7 +12,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import parse_json, read_json
-from samfed_monai.core.round_folders import run_record
+from samfed_monai.core.run_log import run_record
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
 """Options that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
@@ -48,14 +48,18 @@ def usage_of(size: int, classes: Sequence[str] = (), threshold: float = 0.5) -> 
     )
 
 
-def settings_of(path: str | Path) -> dict[str, Any]:
-    """Those of :data:`SETTINGS` that a weights file's own header, or the ``run.json`` of its run, knows.
+def words_of(path: str | Path) -> dict[str, str]:
+    """A weights file's own header and, where it lacks a word, what the ``run.json`` of its run says.
 
     Of the file in a bundle's folder ``models``, the image size is that of the bundle's ``metadata.json``.
     """
     path = Path(path)
-    known = {**_size_in_bundle(path), **settings_in(_run_of(path).get("config", {})), **read_header(path)}
-    found: dict[str, Any] = {}
+    return {**_size_in_bundle(path), **settings_in(_run_of(path).get("config", {})), **read_header(path)}
+
+
+def settings_of(path: str | Path) -> dict[str, Any]:
+    """Those of :data:`SETTINGS` that are among the :func:`words_of` a weights file."""
+    known, found = words_of(path), dict[str, Any]()
     for name, kind in SETTINGS.items():
         text = str(known.get(name, ""))
         if kind is list:
@@ -140,10 +144,8 @@ def _listed(value: Any) -> list[Any]:
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
     """Ids that build a weights file's network, beside :func:`settings_of`: ``{"network_def#experts": 4}``."""
-    header = read_header(path)
-    text = header.get(ARGUMENTS) or settings_in(_run_of(Path(path)).get("config", {})).get(ARGUMENTS, "{}")
     try:
-        arguments = parse_json(text)
+        arguments = parse_json(words_of(path).get(ARGUMENTS, "{}"))
     except ValueError:
         return {}
     return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.util
 import io
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from samfed_monai.core.words import printable
 
@@ -27,7 +21,7 @@ def set_up_process() -> None:
     print_safely()
     keep_freed_memory()
     spin_briefly()
-    collect_after_import("torch", "monai")
+    gc.set_threshold(50_000)  # MONAI makes half a million objects that live as long as the process
 
 
 def print_safely() -> None:
@@ -125,53 +119,3 @@ def spin_briefly() -> bool:
         return False
     os.environ["GOMP_SPINCOUNT"] = _SPINS
     return True
-
-
-def collect_after_import(*names: str) -> None:
-    """Has Python's collector pause while one of these packages is imported, and look at what that made no more.
-
-    MONAI makes some half a million objects that live as long as the process. Looking through them again and again for
-    garbage takes more than a third of its import (``benchmarks/imports.py``), and a part of every full collection
-    afterwards. Nothing is imported here, only when it is asked for. For processes of our own, not for a library's
-    caller.
-
-    Args:
-        *names: top-level packages. One that is imported already is left out.
-    """
-    sys.meta_path = [*(_Finder(name) for name in names if name not in sys.modules), *sys.meta_path]
-
-
-class _Finder:
-    """Asked first for the package, it has the others find it, and goes."""
-
-    def __init__(self, package: str) -> None:
-        self.package = package
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != self.package:
-            return None
-        # a new list: another thread may be going through the old one
-        sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            with suppress(AttributeError):  # of a loader that takes no other function: imported as ever
-                _pause_collector(spec.loader)
-        return spec
-
-
-def _pause_collector(loader: Any) -> None:
-    """While this loader, of one module, runs it."""
-    execute = loader.exec_module
-
-    def exec_module(module: ModuleType) -> None:
-        del loader.exec_module  # the class's own again
-        enabled = gc.isenabled()
-        gc.disable()
-        try:
-            execute(module)
-        finally:
-            gc.freeze()
-            if enabled:
-                gc.enable()
-
-    loader.exec_module = exec_module

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean, is_out_of_memory
+from samfed_monai.core.errors import did_you_mean, is_out_of_memory, refused
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Elsewhere:
             found = f"{self.place}, which fails: {type(error).__name__}: {error}"
             owner = self.owner or module.partition(".")[0]
             hint = f"update or uninstall {owner.partition(' ')[0]}"
-            raise Refused([Problem(where, found=found, expected=f"what {owner} brings", hint=hint)]) from error
+            raise refused(where, found=found, expected=f"what {owner} brings", hint=hint) from error
 
 
 class Registry(Generic[T]):
@@ -90,7 +90,7 @@ class Registry(Generic[T]):
             found: T = elsewhere[name].load(where)
             return found
         hint = did_you_mean(str(name), self) or "see the names expected"
-        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(self)}", hint=hint)])
+        raise refused(where, found=repr(name), expected=f"one of {list(self)}", hint=hint)
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self.elsewhere()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import all_finite, parse_json
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (KeyError, ValueError, TypeError) as error:
         expected = f"the state of this {type(optimizer).__name__}"
-        raise Refused([Problem("optimizer state", found=str(error), expected=expected)]) from error
+        raise refused("optimizer state", found=str(error), expected=expected) from error
 
 
 @contextmanager

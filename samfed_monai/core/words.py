@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 
@@ -23,6 +23,18 @@ def counted(count: int, one: str, many: str = "") -> str:
         many: what follows any other, if that is not ``one`` with an s: ``1 image is``, ``2 images are``.
     """
     return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
+
+
+def clipped(text: str, most: int = 60) -> str:
+    """A text of at most so many characters, the end of a longer one left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as lines of a table for a terminal, two spaces between its columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def uncapitalised(sentence: str) -> str:

@@ -20,8 +20,6 @@ from samfed_monai.data.grouping import clusters, draw
 from samfed_monai.data.sources.found import Found
 
 Clusters = list[list[int]]
-BINS = 5
-ATTEMPTS = 200
 
 
 class Partition(str, Enum):
@@ -29,7 +27,6 @@ class Partition(str, Enum):
 
     IID = "iid"
     FOLDER = "folder"
-    DIRICHLET = "dirichlet"
 
 
 def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
@@ -50,48 +47,6 @@ def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     for index in largest_first:
         min(parts, key=len).extend(together[index])
     return [sorted(part) for part in parts]
-
-
-def dirichlet(
-    together: Clusters, classes: Sequence[int], sites: int, *, alpha: float, seed: int = 0
-) -> list[list[int]]:
-    """Divides clusters so that each site has its own mixture of classes (Hsu et al. 2019, arXiv 1909.06335).
-
-    For every class the sites' shares are drawn from Dirichlet(alpha): 100 is nearly IID, 0.1 nearly one class a site.
-    Drawn again until every site has something.
-
-    Args:
-        together: clusters of indices.
-        classes: class of every image (:func:`size_classes`); a cluster counts as the most
-            frequent one among its images.
-        sites: number of parts.
-        alpha: concentration, positive.
-        seed: of the draws.
-    """
-    _enough(together, sites)
-    if not alpha > 0:
-        raise refused("alpha", found=repr(alpha), expected="a positive number", hint="for instance 0.5")
-    random = _random(seed, "dirichlet")
-    by_class: dict[int, list[int]] = {}
-    for index, cluster in enumerate(together):
-        by_class.setdefault(int(np.bincount([classes[i] for i in cluster]).argmax()), []).append(index)
-    for _ in range(ATTEMPTS):
-        parts: list[list[int]] = [[] for _ in range(sites)]
-        for _, members in sorted(by_class.items()):
-            shares = random.dirichlet(np.full(sites, alpha))
-            cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(int)
-            for part, chosen in zip(parts, np.split(random.permutation(members), cuts), strict=True):
-                part.extend(i for index in chosen for i in together[int(index)])
-        if all(parts):
-            return [sorted(part) for part in parts]
-    found = f"no division with images for all of {sites} sites in {ATTEMPTS} draws"
-    raise refused("alpha", found=found, expected="one", hint="raise alpha, or ask for fewer sites")
-
-
-def size_classes(foreground: Sequence[float], bins: int = BINS) -> list[int]:
-    """Class of every image by the size of its lesion: equally full bins of the foreground's share."""
-    values = np.asarray(foreground, dtype=float)
-    return np.searchsorted(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]), values, side="right").tolist()
 
 
 def hold_out(
@@ -182,7 +137,7 @@ def draw_public(
 
 
 def divide(
-    found: list[Found], facts: Mapping[str, Facts], partition: Partition, sites: int, alpha: float, seed: int
+    found: list[Found], facts: Mapping[str, Facts], partition: Partition, sites: int, seed: int
 ) -> dict[str, list[Found]]:
     """The images of each site: by the folder that they are in, or as ``site-1`` and so on.
 
@@ -191,7 +146,6 @@ def divide(
         facts: by image.
         partition: how they are divided.
         sites: number of sites, unless folders are.
-        alpha: Dirichlet's concentration.
         seed: of the draws.
     """
     if partition is Partition.FOLDER:
@@ -201,15 +155,7 @@ def divide(
         return {origin: [one for one in found if one.origin == origin] for origin in sorted({o.origin for o in found})}
     looked = [facts[one.image] for one in found]
     together = clusters([fact.sha256 for fact in looked], [one.group for one in found])
-    if partition is Partition.IID:
-        parts = iid(together, sites, seed=seed)
-    else:
-        sizes = [fact.foreground for fact in looked if fact.foreground is not None]
-        if len(sizes) < len(looked):
-            unknown = f"{len(looked) - len(sizes)} images without a mask"
-            hint = "use --partition iid"
-            raise refused("--partition", found=unknown, expected="masks to take sizes from", hint=hint)
-        parts = dirichlet(together, size_classes(sizes), sites, alpha=alpha, seed=seed)
+    parts = iid(together, sites, seed=seed)
     return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
 
 

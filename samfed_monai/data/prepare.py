@@ -27,13 +27,11 @@ from samfed_monai.data.partitions import (
     share_problems,
 )
 from samfed_monai.data.quality_report import doubts, write_report
-from samfed_monai.data.sources.folders import find_folders, one_site, without_mask
+from samfed_monai.data.sources.folders import declare_kinds, find_folders, without_mask
 from samfed_monai.data.sources.found import Found, unpack_all
-from samfed_monai.data.sources.isic import find_isic
-from samfed_monai.data.sources.polyp import collection_of, find_polyps
+from samfed_monai.data.sources.public import collection_of, find_isic, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
 from samfed_monai.data.sources.rendered import volumes_of
-from samfed_monai.data.sources.weak import declare_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +49,6 @@ class Options:
         test: likewise, to test on.
         sites: of one pool, number of sites.
         partition: of one pool, one of :class:`~.partitions.Partition`.
-        alpha: Dirichlet's concentration: small makes sites unlike each other.
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
@@ -79,7 +76,6 @@ class Options:
     test: float = 0.1
     sites: int = 4
     partition: str = Partition.IID
-    alpha: float = 0.5
     name: str | None = None
     groups: str | Path | None = None
     group_column: str = "group"
@@ -245,7 +241,7 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
     looked = look_at({"": found}, Path(root), options, known)
     public, rest = draw_public(looked.found[""], looked.facts, options.public, options.seed)
     partition = Partition(options.partition)
-    by_site = divide(rest, looked.facts, partition, options.sites, options.alpha, options.seed)
+    by_site = divide(rest, looked.facts, partition, options.sites, options.seed)
     return finish(drawn(public, by_site, looked, options), looked, Path(root), options)
 
 
@@ -341,7 +337,8 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     Weak labels stay with the images to train on; what is measured with is drawn from masks.
 
     Args:
-        root: the folder of sites; it is the data root of the list.
+        root: the folder of sites; it is the data root of the list. Without public images it may be one site's own
+            folder, with ``images`` and ``masks``.
         options: see :class:`Options`; ``public`` is a site.
         caveats: sentences for the report, of whatever made the folders.
 
@@ -398,8 +395,7 @@ def prepare_to_test(root: str | Path, options: Options, *, caveats: Sequence[str
     """
     check_first(options)
     root = Path(root)
-    alone = (root / "images").is_dir()
-    folders = one_site(root) if alone else find_folders(root, public=None, output=options.output, alone=True)
+    folders = find_folders(root, public=None, output=options.output)
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
     looked = look_at(found, root, options, folders.problems)
     others = [*folders.passed_over, *caveats]
@@ -489,7 +485,7 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     unless the options say otherwise.
 
     Args:
-        root: folder of collections; it is the data root of the list. See :func:`~.sources.polyp.find_polyps`.
+        root: folder of collections; it is the data root of the list. See :func:`~.sources.public.find_polyps`.
         options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
 
     Raises:

@@ -16,8 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from samfed_monai import __version__
-from samfed_monai.core.io import write_page, write_text
-from samfed_monai.core.table import to_csv
+from samfed_monai.core.io import to_csv, write_page, write_text
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import Facts, survey_list
 from samfed_monai.data.checks import warnings as duplicate_warnings

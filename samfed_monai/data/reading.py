@@ -151,6 +151,13 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
     return decode_mask(read_bytes(path), str(path), threshold)[0]
 
 
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of pixels (H, W), of (H, W, 3), or of (H, W, 4) with their opacity."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
 def read_bytes(path: str | Path) -> bytes:
     """The file's bytes; a file that is not there or cannot be read is refused."""
     try:

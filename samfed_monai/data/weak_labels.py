@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.io import atomic_write, sha256_bytes
+from samfed_monai.core.io import sha256_bytes, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
-from samfed_monai.data.reading import Picture, decode_grey, read_bytes, read_mask
+from samfed_monai.data.reading import Picture, decode_grey, png_of, read_bytes, read_mask
 
 IGNORE = 255
 """The value of a pixel that is not labelled, in files and in tensors."""
@@ -246,10 +244,6 @@ def _weak_item(item: Item, kind: LabelKind, datalist: DataList, root: Path, seed
     label = weaken(mask, kind, random=random, points=points, width=width)
     drawn = ("" if points == POINTS else f"-{points}-points") + ("" if width == WIDTH else f"-{width}-px")
     relative = PurePosixPath("weak", f"{kind.value}-{seed}{drawn}", item.label).with_suffix(".png")
-    buffer = io.BytesIO()
-    Image.fromarray(label).save(buffer, format="PNG")
-    content = buffer.getvalue()
-    path = confine(root, str(relative), where=str(relative))
-    with atomic_write(path) as stream:
-        stream.write(content)
+    content = png_of(label)
+    write_bytes(confine(root, str(relative), where=str(relative)), content)
     return replace(item, label=str(relative), label_sha256=sha256_bytes(content), label_kind=kind.value)

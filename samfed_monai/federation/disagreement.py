@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import SamFedError
-from samfed_monai.core.io import atomic_write, write_bytes
-from samfed_monai.core.table import to_csv
+from samfed_monai.core.io import atomic_write, to_csv, write_bytes
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.losses import probabilities
 from samfed_monai.metrics import over_classes, scores_by_class, segmentation_scores
@@ -28,10 +27,8 @@ logger = logging.getLogger(__name__)
 KEPT = 6
 """Images per site whose masks are kept: two rows of three on a page, and as many as a person looks at."""
 SAMPLE = 32
-"""Images per site that are looked at after every round; the best model is shown all at the end."""
+"""Images per site whose masks are estimated after every round; the best model is shown all at the end."""
 TABLE = "disagreement.csv"
-ROUND = "current"
-"""What a round's model is called, until the best one has been looked at."""
 COLUMNS = ("id", "image_sha256", "dice", "estimate", "mask")
 
 
@@ -50,7 +47,8 @@ class Disagreement:
         folder: ``evaluation`` of the run: the files go into ``<model>/<site>/unlabelled`` there.
         site: the site.
 
-    Of a round's model, :data:`SAMPLE` images are looked at, the same in every round; of the best one, all.
+    Of a round's model, :data:`SAMPLE` images are looked at, the same in every round, and nothing is written; of the
+    best one, all.
 
     Example::
 
@@ -82,9 +80,8 @@ class Disagreement:
         try:
             records = self.records if model == "best" else self.records[:: max(1, -(-len(self.records) // SAMPLE))]
             rows = self._rows(evaluator, records)
-            self._write(rows, self._folder / model / self.site / "unlabelled")
             if model == "best":
-                shutil.rmtree(self._folder / ROUND / self.site, ignore_errors=True)
+                self._write(rows, self._folder / model / self.site / "unlabelled")
             return [row["estimate"] for row in rows]
         except (SamFedError, OSError) as error:
             logger.warning("student and teacher could not be compared on images without masks: %s", error)
@@ -116,6 +113,7 @@ class Disagreement:
         return rows
 
     def _write(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # of fewer rounds
         named = []
         for row in rows:
             name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
@@ -125,10 +123,6 @@ class Disagreement:
                     Image.fromarray(values).save(stream, format="PNG")
             named.append({**row, "mask": name})
         write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
-        kept = {row["mask"] for row in named}
-        for old in folder.glob("*/*.png"):  # of the round before
-            if old.name not in kept:
-                old.unlink()
 
 
 def _drawn(channels: Tensor, above: float) -> Tensor:

@@ -15,9 +15,9 @@ from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
-from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
+from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig, client_config
@@ -137,6 +137,8 @@ class FederatedJob:
         adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
         start_from: weights that the network begins with: a bundle (name or folder), a finished run's folder or a
             weights file; the warm start then goes on from them. ``None`` builds the network anew.
+        masks_from: a model (likewise) that makes the soft masks of the sites' images in place of SAM: the student of an
+            earlier run, for a second generation. ``None`` takes SAM.
         train: ids of ``train.json`` that this federation replaces, to values; ``None`` takes those that
             ``federate.json`` and the command line of ``python -m monai.bundle run`` set, where that runs it.
         teacher: ids of ``teacher.json`` to values.
@@ -150,6 +152,7 @@ class FederatedJob:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site, see ``docs/privacy.md``; ``None`` is the package's defaults.
+        compression: how weights travel: ``float32`` (whole), ``bfloat16``, ``int8``, or the rank of their differences.
         workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
             takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
             threads; a run may go on with another one. A transport that is given has its own ways.
@@ -175,6 +178,7 @@ class FederatedJob:
         warm_start_held_out: float = 0.0,
         adapter: str | Path | None = None,
         start_from: str | Path | None = None,
+        masks_from: str | Path | None = None,
         train: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
         sites: Mapping[str, Mapping[str, Any]] | None = None,
@@ -185,6 +189,7 @@ class FederatedJob:
         timeout: float | None = None,
         allow_single_site: bool = False,
         privacy: Mapping[str, Any] | None = None,
+        compression: str | int = "float32",
         workers: int | str = 1,
         verify: bool = False,
     ) -> None:
@@ -210,6 +215,7 @@ class FederatedJob:
             timeout=timeout,
             allow_single_site=allow_single_site,
             privacy=privacy,
+            compression=compression,
         )
         #: Paths on this machine.
         self.places = Places(
@@ -220,6 +226,7 @@ class FederatedJob:
             cache_dir=Path(cache_dir) if cache_dir else None,
             adapter=adapter,
             start_from=start_from,
+            masks_from=masks_from,
             train=site_places,
             teacher=teacher_places,
             sites={site: there for site, (_, there) in choices.items() if there},

@@ -45,7 +45,7 @@ class LocalTransport:
         }
         self.progress = progress or Progress()
         self._traffic: dict[str, Traffic] = {}
-        self._sent = SentWeights()
+        self.sent = SentWeights()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ class LocalTransport:
         if client is None:
             return Failure(site, "no such site in this federation")
         traffic = self._traffic.setdefault(site, Traffic())
-        traffic.down += wire_size(self._sent.shortened(site, message))
+        traffic.down += wire_size(self.sent.shortened(site, message))
         try:
             with self.progress.iterations(client.engine(task)):
                 reply = client.answer(task, message)
@@ -111,11 +111,11 @@ class LocalTransport:
                 reply = replace(reply, tensors={})
             return reply
         except MessageRefused as error:
-            self._sent.forget(site)
+            self.sent.forget(site)
             logger.warning("%s: its message was refused: %s", site, scrub(error))
             return Failure(site, scrub(error))
         except Exception as error:
-            self._sent.forget(site)
+            self.sent.forget(site)
             if task in (Task.CHECK, Task.PREPARE):
                 raise
             logger.exception("%s failed in %s", site, Task(task).value)

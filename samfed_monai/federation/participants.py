@@ -15,7 +15,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
-from samfed_monai.federation.fingerprint import sam_fingerprint
+from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.workflow import WorkflowConfig, client_config, unfilled
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of

@@ -13,6 +13,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.json_schema import departures
 from samfed_monai.federation.workflow import PLACES, bundle_content
+from samfed_monai.protocol import compression
 
 AUTO = "auto"
 _TEXT, _OBJECT, _SWITCH = {"type": "string"}, {"type": "object"}, {"type": "boolean"}
@@ -29,6 +30,7 @@ SCHEMA: Mapping[str, Any] = {
         "quorum": {"type": ["integer", "null"], "minimum": 1},
         "timeout": {"type": ["number", "null"], "exclusiveMinimum": 0},
         **{"allow_single_site": _SWITCH, "privacy": {"type": ["object", "null"]}},
+        "compression": compression.SCHEMA,
     },
     "additionalProperties": False,
 }
@@ -58,6 +60,7 @@ class Plan:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site (``federate.json -> privacy``); ``None`` is the package's defaults.
+        compression: how weights travel (:class:`.Compression`); ``float32`` sends them whole.
 
     Raises:
         Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
@@ -83,6 +86,7 @@ class Plan:
     timeout: float | None = None
     allow_single_site: bool = False
     privacy: Mapping[str, Any] | None = None
+    compression: str | int = compression.NONE
 
     def __post_init__(self) -> None:
         content = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -146,6 +150,8 @@ class Places:
         adapter: an adapter to use as it is; ``None`` fits one, or finds a fitted one.
         start_from: a bundle, a finished run or a weights file that the network begins with; read at the server alone,
             whose weights the sites receive. Its content is in ``run.json -> hashes#start``.
+        masks_from: a bundle, a finished run or a weights file that makes the soft masks in SAM's place; read at the
+            server alone, which sends it to the sites. Its content is in ``run.json -> hashes#masks_from``.
         train, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
         sites: site to such ids, for sites that share this machine.
         workers: processes in which the sites of this machine work side by side; 1 is this process, ``"auto"`` as many
@@ -164,6 +170,7 @@ class Places:
     cache_dir: Path | None = None
     adapter: str | Path | None = None
     start_from: str | Path | None = None
+    masks_from: str | Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import PUBLIC, as_file_name, atomic_write, read_json, safe_load, sync_folder, write_json
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.core.run_log import round_folders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "global.safetensors"
 CLIENTS = "clients"
 SERVER = "server.safetensors"
+#: Number of what comes before round 0: the network that a run begins with, which is scored as rounds are.
+START = -1
 #: Key and value of ``round.json`` where the sites' states of the round are with the sites.
 STATES, AT_SITES = "states", "at the sites"
 _RESTORE = "put the file back from a copy of the run folder and go on, or run again in a new output_dir"
@@ -96,7 +98,8 @@ class RoundStore:
 
     ``rounds/NNN/`` holds ``global.safetensors`` (the model after aggregation), ``clients/<site>.safetensors`` (what a
     site needs to go on), ``server.safetensors`` (what a server that trains needs beside the model) and ``round.json``,
-    which is written last and has the digests of the others. Everything is written into a temporary folder that is
+    which is written last and has the digests of the others. ``rounds/start`` has the network that the run began with,
+    where it was scored. Everything is written into a temporary folder that is
     renamed when it is complete and on disk.
 
     Args:
@@ -123,7 +126,7 @@ class RoundStore:
         """Stores a round.
 
         Args:
-            round: its number.
+            round: its number, or :data:`START`.
             weights: the model after aggregation.
             record: content of ``round.json``; ``files`` is added.
             save_state: called with the folder for the sites' states; returns file names and their digests.
@@ -132,7 +135,7 @@ class RoundStore:
         Raises:
             OSError: the disk is full or fails; the rounds before this one are untouched.
         """
-        final, temporary = self._path(round), self.folder / f".{round:03d}.{os.getpid()}.tmp"
+        final, temporary = self.path(round), self.folder / f".{round:03d}.{os.getpid()}.tmp"
         try:
             temporary.mkdir(parents=True)
             with atomic_write(temporary / WEIGHTS, mode=PUBLIC) as stream:
@@ -176,13 +179,21 @@ class RoundStore:
                 return stored
             torn = self.folder / f"{number:03d}.torn"
             shutil.rmtree(torn, ignore_errors=True)
-            os.replace(self._path(number), torn)
+            os.replace(self.path(number), torn)
             logger.warning("round %d is damaged (%s); set aside as %s, going back one round", number, damage, torn.name)
-            if number - 1 not in numbers or not (self._path(number - 1) / WEIGHTS).is_file():
+            if number - 1 not in numbers or not (self.path(number - 1) / WEIGHTS).is_file():
                 break
         if numbers:
             raise Stopped(f"no intact round is left in {self.folder}", "start again in another output_dir")
         return None
+
+    def start(self) -> dict[str, Any] | None:
+        """``round.json`` of the network that the run began with; ``None`` where it was not scored.
+
+        Raises:
+            Stopped: it is damaged.
+        """
+        return self.record(START) if self.path(START).is_dir() else None
 
     def records(self, last: int) -> RoundRecords:
         """``round.json`` of rounds 0 to ``last``, in order; -1: none.
@@ -206,7 +217,7 @@ class RoundStore:
         Raises:
             Stopped: it is missing or damaged.
         """
-        path = self._path(number) / "round.json"
+        path = self.path(number) / "round.json"
         try:
             record = read_json(path)
         except Refused as refused:
@@ -228,7 +239,7 @@ class RoundStore:
             Stopped: it was removed or is damaged.
         """
         self._require_intact(round, WEIGHTS, "the model")
-        return safe_load(self._path(round) / WEIGHTS)
+        return safe_load(self.path(round) / WEIGHTS)
 
     def server_state(self, round: int) -> dict[str, Tensor]:
         """What :meth:`write` was given as ``server_state``; empty where there was none.
@@ -236,7 +247,7 @@ class RoundStore:
         Raises:
             Stopped: it is damaged.
         """
-        path = self._path(round) / SERVER
+        path = self.path(round) / SERVER
         if not path.is_file():
             return {}
         self._require_intact(round, SERVER, "the server's state")
@@ -248,7 +259,7 @@ class RoundStore:
         Raises:
             Stopped: one of them is damaged.
         """
-        folder = self._path(round)
+        folder = self.path(round)
         there = sorted((folder / CLIENTS).glob("*"))
         if there and not any(name.startswith(f"{CLIENTS}/") for name in self.record(round)["files"]):
             shutil.rmtree(folder / CLIENTS)  # delete_states was killed on its way
@@ -263,12 +274,12 @@ class RoundStore:
         All folders are looked through once; from then on only those that hold something, so that the thousandth round
         costs what the first did.
         """
-        for number in sorted(self.rounds() if self._full is None else self._full):
+        for number in sorted({START, *self.rounds()} if self._full is None else self._full):
             if number not in keep_models:
-                (self._path(number) / WEIGHTS).unlink(missing_ok=True)
+                (self.path(number) / WEIGHTS).unlink(missing_ok=True)
             if number not in keep_states:
-                shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
-                (self._path(number) / SERVER).unlink(missing_ok=True)
+                shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
+                (self.path(number) / SERVER).unlink(missing_ok=True)
         self._full = keep_models | keep_states
 
     def delete_states(self, but: int | None = None) -> None:
@@ -276,30 +287,31 @@ class RoundStore:
         for number in self.rounds():
             if number == but:
                 continue
-            path, record = self._path(number) / "round.json", self.record(number)
+            path, record = self.path(number) / "round.json", self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:
                 write_json(path, {**record, "files": files}, mode=PUBLIC)
-            shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
+            shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
 
     def say_where_states_are(self) -> None:
         """Notes in rounds whose states are wanted and not here that sites keep them, for whoever gets a copy."""
         for number in self.rounds():
-            folder = self._path(number) / CLIENTS
+            folder = self.path(number) / CLIENTS
             if folder.is_dir() and not any(folder.iterdir()):
-                write_json(self._path(number) / "round.json", {**self.record(number), STATES: AT_SITES}, mode=PUBLIC)
+                write_json(self.path(number) / "round.json", {**self.record(number), STATES: AT_SITES}, mode=PUBLIC)
 
-    def _path(self, round: int) -> Path:
-        return self.folder / f"{round:03d}"
+    def path(self, round: int) -> Path:
+        """Folder of a round, or of :data:`START`."""
+        return self.folder / ("start" if round == START else f"{round:03d}")
 
     def _require_intact(self, round: int, name: str, what: str) -> None:
-        path = self._path(round) / name
+        path = self.path(round) / name
         expected = self.record(round)["files"].get(name)
         if expected is None or not path.is_file() or tensor_file.digest_like(path, expected) != expected:
             raise Stopped(f"{what} of round {round} is missing or damaged ({path})", "run again in a new output_dir")
 
     def _verify(self, number: int) -> tuple[StoredRound | None, str]:
-        folder = self._path(number)
+        folder = self.path(number)
         try:
             record = read_json(folder / "round.json")
             for name, digest in record["files"].items():

@@ -17,12 +17,11 @@ from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import PUBLIC, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.words import counted
 from samfed_monai.data import DataList
-from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, require_starts
 from samfed_monai.federation.plan import Places, Plan
@@ -31,17 +30,21 @@ from samfed_monai.federation.preparation import (
     check_data,
     class_problems,
     label_problems,
+    list_fingerprint,
     no_public_images,
+    shared_fingerprints,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
+from samfed_monai.federation.progress import Tracking
 from samfed_monai.federation.quality import write_quality
+from samfed_monai.federation.round_store import START
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import StartingPoint, start_problems
+from samfed_monai.federation.student_teacher import StudentTeacher, masks_from_problems, packed
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.tracking import Tracking
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
@@ -56,6 +59,7 @@ from samfed_monai.privacy import (
     settings_of,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
+from samfed_monai.protocol.compression import NONE, Compression, compression_problems
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.federation.server import RunResult
+    from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +84,17 @@ def outcome(result: RunResult, participants: Participants) -> dict[str, Any]:
         "own_models": participants.strategy.keeps_states,
         "own_labels": participants.supervised,
         "traffic": result.traffic,
+        "against_start": result.against_start,
         "rounds_traffic": [round_traffic(record) for record in result.records],
         "skipped": skipped(result.records),
     }
+
+
+def fell_back(result: RunResult) -> list[str]:
+    """What a report says where the best model is the network that the run began with."""
+    if result.models["best"]["round"] != START or result.against_start is None:
+        return []
+    return [_NO_ROUND_BETTER.format(**result.against_start)]
 
 
 def model_hashes(result: RunResult) -> dict[str, str]:
@@ -157,7 +170,12 @@ def plan_problems(
         method = declared(places.bundle_root, plan.variant)
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
+    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
+    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
     problems.extend(start_problems(places.start_from, participants))
+    if teacher is not None:
+        adapt = participants.config.value("teacher_adapt")
+        problems.extend(masks_from_problems(places.masks_from, adapt, teacher))
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
     if datalist is not None:
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
@@ -172,6 +190,10 @@ def plan_problems(
 SPLITS = ("validation", "test")
 
 
+_NO_ROUND_BETTER = (
+    "No round is better than the network that the run began with ({by} {start:.3f}, in the best round "
+    "{rounds:.3f}): that network is the run's model. What the sites learned from may have misled them."
+)
 _MORE_ROUNDS = (
     "The run was finished after {} and then given more: the later rounds follow the learning-rate schedule of a run of "
     "{} rounds."
@@ -209,6 +231,12 @@ class Run:
         return None if source is None else StartingPoint.read(source, self.participants)
 
     @cached_property
+    def student(self) -> bytes | None:
+        """The network of an earlier run that makes the soft masks, as it is sent; ``None`` where SAM makes them."""
+        source = self.places.masks_from
+        return None if source is None else packed(source, self.participants)
+
+    @cached_property
     def adapt(self) -> str:
         """How SAM is adapted to the public images; ``off`` has no teacher."""
         adapt: str = self.participants.config.value("teacher_adapt")
@@ -242,6 +270,7 @@ class Run:
                     lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
                 )
                 about, teacher_sha256 = self._teach(before, context)
+                costs = participants.costs()  # right after the teacher's, so that the times may be compared
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 controller = self._ready(before, folder, carrier, self._trunk(begins))
                 prepared = before.traffic()
@@ -251,7 +280,7 @@ class Run:
                 variant=plan.variant,
                 rounds=plan.rounds,
                 **outcome(result, participants),
-                costs=participants.costs(),
+                costs=costs,
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,
@@ -270,7 +299,10 @@ class Run:
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=command_line(),
                 start=self._started_from(),
-                caveats=[_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before],
+                caveats=[
+                    *(_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before),
+                    *fell_back(result),
+                ],
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
             write_quality(result.calibration, participants.config, datalist, places)
@@ -349,6 +381,7 @@ class Run:
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
+            **({"compression": plan.compression} if plan.compression != NONE else {}),
         }
 
     def _started_from(self) -> dict[str, Any] | None:
@@ -360,7 +393,8 @@ class Run:
 
     def _weight_hashes(self, begins: str) -> dict[str, str]:
         start = {"start": self.start.sha256} if self.start is not None else {}
-        if self.adapt == "off" and begins == "none":
+        start |= {"masks_from": sha256_bytes(self.student)} if self.student is not None else {}
+        if begins == "none" and (self.adapt == "off" or self.student is not None):
             return start
         if not self.places.adapter and (sha256 := self.teacher.start_sha256) is not None:
             start["teacher_start"] = sha256
@@ -372,16 +406,22 @@ class Run:
         adapt, places = self.adapt, self.places
         if adapt == "off":
             return None, None
+        teacher: Teacher | StudentTeacher
         with self._timed("teacher"):
-            teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
+            if places.masks_from is not None and self.student is not None:
+                file: Path | None = self.teacher.kept(self.student)
+                teacher, sam = StudentTeacher.load(file, self.participants.config, self.teacher), None
+                about = {"model": Path(places.masks_from).name, "size": teacher.size, "views": teacher.views}
+            else:
+                teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
+                file, sam = self.teacher.file, sha256_file(self.teacher.checkpoint())
+                about = self.teacher.about(teacher, adapt)
         with self._timed("soft_masks"):
-            sam = sha256_file(self.teacher.checkpoint())
-            tensors, words = adapter_message(self.teacher.file, sam=sam, teacher=teacher.sha256)
+            tensors, words = adapter_message(file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
             before.hand_out(tensors, words)
             context.teacher = None  # frees it: the rounds do not need it
-        cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
-        return {**self.teacher.about(teacher, adapt), **cost}, teacher.sha256
+        return {**about, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
 
     def _start_adapt(self) -> str:
         """How the teacher whose trunk the networks start from is adapted; ``none`` where no network starts from one.
@@ -453,6 +493,8 @@ class Run:
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
+            score_start=not later and not strategy.keeps_states and self._begins_trained,
+            compression=Compression.of(plan.compression),
             counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
 
@@ -465,6 +507,12 @@ class Run:
         declared = content.get("network_def")
         overrides = {**self.plan.train, **self.places.overrides(), "network_name": network, "network_def": declared}
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
+
+    @property
+    def _begins_trained(self) -> bool:
+        """Whether the network that the rounds begin with was trained: on the public images, or before this run."""
+        steps = self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
+        return self.start is not None or steps > 0
 
     def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:
         """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""

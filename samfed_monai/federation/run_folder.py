@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
+from samfed_monai.core.errors import DISK_FULL, Problems, Refused, refused
 from samfed_monai.core.io import (
     PUBLIC,
     append_line,
     canonical_hash,
     read_json,
     require_writable,
+    to_csv,
     write_json,
     write_text,
 )
-from samfed_monai.core.table import to_csv
-from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
+from samfed_monai.core.words import clipped
+from samfed_monai.federation.round_store import START, RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
@@ -78,18 +79,6 @@ class RunLock:
         _held[self.path] = stream
         self._holds = True
 
-    @staticmethod
-    def is_held(path: str | Path) -> bool:
-        """Whether another process holds the lock of this file."""
-        try:
-            with open(path, "r+b") as stream:
-                os.lockf(stream.fileno(), os.F_TEST, 0)
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:  # there is none
-            return False
-        return False
-
     def release(self) -> None:
         """Gives the lock back; nothing when it is not held."""
         if self._holds:
@@ -99,7 +88,7 @@ class RunLock:
     def _refusal(self, owner: str) -> Refused:
         hint = "wait for it, stop it, or choose another output_dir"
         found = f"another run is at work in it (process {owner})"
-        return Refused([Problem(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)])
+        return refused(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)
 
 
 def site_record(
@@ -312,18 +301,23 @@ class RunFolder:
         """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
 
         What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
-        round finds everything; the sites' states of the last two rounds, and with ``keep_best_states`` of those best
-        rounds (where a site's state holds its own network); every ``round.json``.
+        round finds everything; the network that the run began with; the sites' states of the last two rounds, and with
+        ``keep_best_states`` of those best rounds (where a site's state holds its own network); every ``round.json``.
         """
         last = len(records)
         stored = self.store.write(last, weights, record, save_state, server_state)
         records.append(stored)
         self.write_table(records)
         recent = {last, max(last - 1, 0)}
-        self._bests.follow(records)
-        bests = {self._bests.now, self._bests.before}
+        self._bests.follow(records, self.store.start())
+        bests = {self._bests.now, self._bests.before, START}
         self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
         return stored
+
+    @property
+    def rounds_below_start(self) -> int:
+        """Rounds, up to the last one that was written, that score less than the network that the run began with."""
+        return self._bests.below
 
     def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
         """Keeps of a run that has its results what can still be of use: the best and the last model.
@@ -335,7 +329,7 @@ class RunFolder:
             keep_states: keep the sites' states of both rounds (where a site's state holds its network).
         """
         last = len(records) - 1
-        kept = {best_round(records), last}
+        kept = {best_round(records, self.store.start()), last}
         self.store.prune(keep_models=kept, keep_states=kept)
         if keep_states:
             self.store.say_where_states_are()
@@ -370,7 +364,7 @@ class RunFolder:
                 raise
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
             hint = "choose another output_dir, or fix its permissions"
-            raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", hint=hint)]) from None
+            raise refused(str(self.path), found=found, expected="a folder for the run", hint=hint) from None
 
     def _holds_results(self) -> bool:
         rounds = self.store.folder
@@ -419,45 +413,82 @@ class Bests:
     is the one whose masks promise most (:func:`expected_dice`), and the last where nothing was sent of that either. A
     site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
     site was away; from the round on that scores a site for the first time, those before it are out.
+
+    The network that the run began with is one of them, :data:`START`, where it was scored.
     """
 
     def __init__(self) -> None:
         self.now = self.before = 0
+        #: Rounds in a row, up to the last one, that score less than the start.
+        self.below = 0
         self._seen = 0
         self._known: dict[str, Mapping[str, Any]] = {}
         self._highest: tuple[int, float, int] | None = None
+        self._start: tuple[int, float, int] | None = None
 
-    def follow(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Looks at those of ``records`` that were not looked at; they begin with those that were, or it begins anew."""
+    def follow(self, records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> None:
+        """Looks at those of ``records`` that were not looked at; they begin with those that were, or it begins anew.
+
+        Args:
+            records: of the rounds.
+            start: of the network that they began with.
+        """
         if len(records) < self._seen:
             vars(self).update(vars(Bests()))
+        if start is not None and self._seen == 0:
+            self._start = self._highest = self._rated(start)
         for number in range(self._seen, len(records)):
             self._add(records[number])
 
-    def _add(self, record: Mapping[str, Any]) -> None:
+    def _rated(self, record: Mapping[str, Any]) -> tuple[int, float, int] | None:
+        """Number of sites that were ever scored, Dice, and the negative round: the largest is the best."""
         scored = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
         self._known |= scored
         dice = record["average"]["validation"]["dice"]
         if self._known.keys() != scored.keys():
             dice = pool(self._known.values())["dice"]
         if dice is not None:
-            rated = (len(self._known), dice, -record["round"])
-        elif not self._known and (expected := expected_dice(record)) is not None:
-            rated = (0, expected, -record["round"])
-        else:
-            rated = None
+            return len(self._known), dice, -record["round"]
+        if not self._known and (expected := expected_dice(record)) is not None:
+            return 0, expected, -record["round"]
+        return None
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        rated, start = self._rated(record), self._start
         if rated is not None:
             self._highest = rated if self._highest is None else max(self._highest, rated)
+        worse = rated is not None and start is not None and rated[0] == start[0] and rated[1] < start[1]
+        self.below = self.below + 1 if worse else 0
         best = record["round"] if self._highest is None else -self._highest[2]
         self.before, self.now = self.now if self._seen else best, best
         self._seen += 1
 
 
-def best_round(records: Sequence[Mapping[str, Any]]) -> int:
-    """The best of some rounds (:class:`Bests`)."""
+def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:
+    """The best of some rounds, and of the network that they began with (:class:`Bests`)."""
     bests = Bests()
-    bests.follow(records)
+    bests.follow(records, start)
     return bests.now
+
+
+def against_start(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``{"by", "start", "rounds"}``: what the network that a run began with scores, and its best round.
+
+    ``by`` is ``validation Dice``, or ``expected Dice`` where no site has masks; ``None`` where neither is known.
+    """
+    if start is None:
+        return None
+    of = {"start": start, "rounds": records[best_round(records)]}
+    for by, score in (("validation Dice", _validation_dice), ("expected Dice", expected_dice)):
+        found = {name: score(record) for name, record in of.items()}
+        if None not in found.values():
+            return {"by": by, **found}
+    return None
+
+
+def _validation_dice(record: Mapping[str, Any]) -> float | None:
+    dice: float | None = record["average"]["validation"]["dice"]
+    return dice
 
 
 _ABSENT = object()
@@ -470,8 +501,7 @@ def _flat(content: Any, prefix: str) -> dict[str, Any]:
 
 
 def _shown(content: Mapping[str, Any], key: str) -> str:
-    text = repr(content[key]) if key in content else "nothing"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return clipped(repr(content[key]), 80) if key in content else "nothing"
 
 
 def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

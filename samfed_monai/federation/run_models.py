@@ -11,10 +11,10 @@ import torch
 
 from samfed_monai.config.parse import lookup
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
 from samfed_monai.core.model_file import BASE_SAM, USAGE, settings_in, tensor_names, usage_of
-from samfed_monai.core.round_folders import run_record
+from samfed_monai.core.run_log import run_record
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 
@@ -37,14 +37,14 @@ def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[s
     folder = Path(folder).expanduser().resolve()
     if folder.name != site or (run and folder.parent.name != run):
         expected = f"that of this run and site, state/{run or 'RUN'}/{site} in the site's cache_dir"
-        raise Refused([Problem("--states", found=str(folder), expected=expected)])
+        raise refused("--states", found=str(folder), expected=expected)
     rounds = [int(path.stem) for path in folder.glob("*.safetensors") if path.stem.lstrip("-").isdecimal()]
     newest = max((number for number in rounds if number <= round), default=None)
     own = split_state(safe_load(folder / f"{newest:03d}.safetensors"))[0] if newest is not None else {}
     if not own:
         expected = f"a state with the site's own values, of round {round} or before"
         hint = "a site keeps the states of its newest three runs; run it again"
-        raise Refused([Problem("--states", found=f"none in {folder}", expected=expected, hint=hint)])
+        raise refused("--states", found=f"none in {folder}", expected=expected, hint=hint)
     return own
 
 
@@ -66,15 +66,13 @@ class RunModels:
         self.folder = Path(folder).expanduser().resolve()
         if not (self.folder / "results.json").is_file():
             hint = "name a weights file, or wait until the run is finished"
-            raise Refused(
-                [Problem(str(self.folder), found="no results.json in it", expected="a finished run", hint=hint)]
-            )
+            raise refused(str(self.folder), found="no results.json in it", expected="a finished run", hint=hint)
         results = read_json(self.folder / "results.json")
         selected = lookup(results, ("models", str(lookup(results, ("selected",))), "round"))
         if type(selected) is not int or not all(isinstance(results.get(key, {}), dict) for key in ("sites", "unseen")):
             found, hint = "no round of the selected model, or no sites", "restore the file from a copy"
             where = str(self.folder / "results.json")
-            raise Refused([Problem(where, found=found, expected="results of a finished run", hint=hint)])
+            raise refused(where, found=found, expected="results of a finished run", hint=hint)
         #: The selected round, and those who train, and those who do not.
         self.round: int = selected
         self.trained, self.unseen = sorted(results.get("sites", {})), sorted(results.get("unseen", {}))
@@ -82,7 +80,7 @@ class RunModels:
         #: The command that started it, if that was one of ours.
         self.command: str | None = results.get("command")
         self.store = RoundStore(self.folder / "rounds")
-        self._round = self.store.folder / f"{self.round:03d}"
+        self._round = self.store.path(self.round)
         record = self._round / "round.json"
         self._record = read_json(record) if record.is_file() else {}
         client = self.run.get("config", {}).get("client", {})
@@ -160,7 +158,7 @@ class RunModels:
         """Refuses what :meth:`write` would refuse before it reads any tensor."""
         if site and site not in self.sites:
             hint = did_you_mean(site, self.sites)
-            raise Refused([Problem("--site", found=repr(site), expected=f"one of {self.sites}", hint=hint)])
+            raise refused("--site", found=repr(site), expected=f"one of {self.sites}", hint=hint)
         keeps_own = bool(site) and (site in self.trained or not self._whole_networks)
         if keeps_own and (states is not None or self._has_state(site) or site in self._tailored):
             return
@@ -169,7 +167,7 @@ class RunModels:
         if not self.whole_at_server and (not site or not self._shared):
             found = "shared values only" if self._shared else "no network at the server"
             hint = f"choose a site's own with --site: {', '.join(self.sites)}"
-            raise Refused([Problem(str(self.folder), found=found, expected="a model for everybody", hint=hint)])
+            raise refused(str(self.folder), found=found, expected="a model for everybody", hint=hint)
 
     def header(self, site: str = "") -> dict[str, str]:
         """What :meth:`write` says of a model beside its tensors: how its network is built, whose, of which round."""
@@ -199,7 +197,7 @@ class RunModels:
         hint = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
         names = ", ".join(self.trained)
         found = f"none of them: they never left the sites ({names}); each has its own in {place}"
-        raise Refused([Problem(str(self.folder), found=found, expected="the sites' personal values", hint=hint)])
+        raise refused(str(self.folder), found=found, expected="the sites' personal values", hint=hint)
 
     def _own(self, site: str, states: str | Path | None) -> dict[str, Tensor]:
         if states is not None:
@@ -217,9 +215,7 @@ class RunModels:
         if name in known and path.is_file() and tensor_file.digest_like(path, known[name]) == known[name]:
             return path
         hint = "run it again in a new output_dir"
-        raise Refused(
-            [Problem(str(path), found="another, or none", expected="the file as the run wrote it", hint=hint)]
-        )
+        raise refused(str(path), found="another, or none", expected="the file as the run wrote it", hint=hint)
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -10,16 +10,18 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.progress import Clock, Progress
-from samfed_monai.federation.round_store import RoundRecords
+from samfed_monai.federation.round_store import START, RoundRecords
 from samfed_monai.federation.run_folder import (
     RunFolder,
+    against_start,
     best_round,
     calibration_of,
     round_line,
@@ -31,10 +33,14 @@ from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration
 from samfed_monai.privacy.central import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
+from samfed_monai.protocol.compression import Compression, Sender, Step
 from samfed_monai.protocol.guard import Counts
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
-from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, scrub
+from samfed_monai.protocol.transport import Failure, Inbox, SentWeights, Task, Transport, scrub
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +99,13 @@ def ask_all(
     return agreed
 
 
+BELOW_START = 3
+"""Rounds in a row that score less than the network that the run began with, after which the log says so."""
+_BELOW = (
+    "{} rounds in a row score less than the network that the run began with: what the sites learn from may mislead "
+    "them. If no round is better, the run's model is that network."
+)
+
 ACTIVITIES = ("training", "server", "controller", "evaluation")
 
 
@@ -109,6 +122,7 @@ class RunResult:
             rounds and the evaluation.
         withheld: (site, split) to the reason why a site did not send its scores of the two models.
         calibration: of the best model's estimates; ``None`` where too few validation images say anything of them.
+        against_start: see :func:`samfed_monai.federation.run_folder.against_start`.
     """
 
     models: dict[str, dict[str, Any]]
@@ -117,6 +131,7 @@ class RunResult:
     seconds: dict[str, float]
     withheld: dict[tuple[str, str], str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    against_start: dict[str, Any] | None = None
 
 
 class RoundController:
@@ -126,7 +141,9 @@ class RoundController:
     (or each site's own network, where sites keep one) is validated at every site, and the round is stored. A site that
     fails, or whose answer is refused, is left out, with the reason in the record, as long as the quorum is met. After
     the last round the best model (mean validation Dice over all images) and the last one are evaluated on test images,
-    at every site and at hospitals that took no part. Where both are one model, it is evaluated once, as best.
+    at every site and at hospitals that took no part. Where both are one model, it is evaluated once, as best. With
+    ``score_start`` the network that the run begins with is scored as a round is, and is the best model where no round
+    is better: what sites learn from may mislead them.
 
     Args:
         transport: carries messages.
@@ -147,6 +164,9 @@ class RoundController:
             updates.
         central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
         secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
+        score_start: whether the strategy's first weights are a trained model for all sites.
+        compression: how weights travel; the model of a round is then what sites make of its compressed step. ``None``
+            sends whole weights.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -173,8 +193,13 @@ class RoundController:
         counts: Counts | None = None,
         central: CentralNoise | None = None,
         secure: SecureServer | None = None,
+        score_start: bool = False,
+        compression: Compression | None = None,
     ) -> None:
-        self.central, self.secure = central, secure
+        self.central, self.secure, self.score_start = central, secure, score_start
+        self.sender = None if compression is None else Sender(compression)
+        #: Of the transport; one that has none sends whole models to sites.
+        self.sent: SentWeights = getattr(transport, "sent", None) or SentWeights()
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
@@ -211,6 +236,8 @@ class RoundController:
             with Termination() as termination:
                 self._check_requirements()
                 records = self._resume()
+                if self.score_start and not records and self.folder.store.start() is None:
+                    self._score_start(termination)
                 self.counts.remember(records)
                 self.counts.log_shares()
                 with self.progress.rounds(self.rounds, len(records)) as bar:
@@ -253,10 +280,37 @@ class RoundController:
     def _load_round(self, round: int) -> None:
         store = self.folder.store
         state = store.server_state(round)
+        if self.sender is not None:
+            state = self.sender.load_state_dict(state)
         self.strategy.load_state_dict(store.weights(round), state)
         if self.central is not None:
             self.central.load_state_dict(state)
         self.transport.load_state(store.clients(round))
+
+    def _score_start(self, termination: Termination) -> None:
+        """Scores and stores the network that the first round begins with."""
+        clock = self._clock()
+        with clock("evaluation"):
+            scores, unscored = self.evaluation.scores("validation", round=0)
+        traffic, expected = self.transport.take_traffic(), self.evaluation.expected
+        sites = {
+            site: site_record(
+                Message(Kind.METRICS, site, 0, self.rounds, self.seed),
+                scores.get(site),
+                unscored.get(site),
+                traffic.get(site),
+                expected=expected.get(site),
+            )
+            for site in self.sites
+        }
+        with termination.deferred():
+            record = round_record(START, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
+            self.folder.store.write(START, self.strategy.global_weights, record, server_state=self._server_state())
+            logger.info("%s", round_line(record))
+
+    def _server_state(self) -> dict[str, Tensor]:
+        parts = (self.strategy, self.central, self.sender)
+        return {name: tensor for part in parts if part is not None for name, tensor in part.state_dict().items()}
 
     def _round(self, round: int, records: RoundRecords, termination: Termination) -> None:
         """One round, from what sites are sent to its record on disk, which is added to ``records``.
@@ -266,15 +320,16 @@ class RoundController:
         """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
-            messages = self.strategy.configure(round)
+            messages, before = self.strategy.configure(round), self._copy()
             masked = self.secure is not None  # the answer to TRAIN then has numbers alone; masked weights follow
-            like = None if masked else self.strategy.expected
-            kind = Kind.METRICS if masked else self.strategy.exchange.answer
+            like = None if masked else self._expected
+            kind = Kind.METRICS if masked else self.strategy.exchange.answer if self.sender is None else Kind.STEP
             inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
 
             def take(site: str, reply: Message) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
+                    reply = self._restored(reply, messages[site])
                     aggregate.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
@@ -298,6 +353,7 @@ class RoundController:
                     self._require_quorum(round, len(replies), failures)
             with clock("server"):
                 self.strategy.refine(round)
+            self._step(before)
             with clock("evaluation"):
                 scores, unscored = self.evaluation.scores("validation", round=round)
             traffic = self.transport.take_traffic()
@@ -311,6 +367,9 @@ class RoundController:
                 )
                 for site in messages
             }
+            if self.sender is not None:
+                whole = self.sent.take_whole()
+                sites = {site: {**entry, "whole_models": whole.get(site, 0)} for site, entry in sites.items()}
             with termination.deferred():
                 record = round_record(round, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
                 started = time.perf_counter()
@@ -319,11 +378,39 @@ class RoundController:
                     records,
                     record,
                     self.transport.save_state,
-                    server_state={**self.strategy.state_dict(), **(self.central.state_dict() if self.central else {})},
+                    server_state=self._server_state(),
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
                 logger.info("%s", round_line(stored.record))
+            if self.folder.rounds_below_start == BELOW_START:
+                logger.warning("%s", _BELOW.format(BELOW_START))
+
+    def _expected(self, site: str) -> Mapping[str, Tensor] | None:
+        """Names, shapes and dtypes of a site's answer as it travels."""
+        like = self.strategy.expected(site)
+        return like if self.sender is None or like is None else self.sender.compression.like(like)
+
+    def _restored(self, reply: Message, request: Message) -> Message:
+        """A checked answer with the site's weights in place of their difference to the request's, checked once more."""
+        like = self.strategy.expected(reply.site)
+        if self.sender is None or like is None:
+            return reply
+        base = {name: request.tensors[name] for name in like if name in request.tensors}
+        tensors = self.sender.compression.restored(reply.tensors, base)
+        reply = replace(reply, kind=self.strategy.exchange.answer, tensors=tensors)
+        reply.check(up=True, like=like, site=request.site, round=request.round)
+        return reply
+
+    def _copy(self) -> dict[str, Tensor]:
+        """The model that a round begins with, which sites hold once they have its message; empty where none is kept."""
+        return {name: tensor.clone() for name, tensor in self.strategy.global_weights.items()} if self.sender else {}
+
+    def _step(self, before: Mapping[str, Tensor]) -> None:
+        """Puts in place of the strategy's model what sites make of its step from the model before."""
+        if self.sender is not None:
+            self.sent.step, model = Step.of(self.sender, self.strategy.global_weights, before)
+            self.strategy.global_weights = model
 
     def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:
         came = asked - len(failures)
@@ -356,29 +443,31 @@ class RoundController:
         return clock
 
     def _result(self, records: RoundRecords) -> RunResult:
-        clock = self._clock()
-        rounds = {"best": best_round(records), "last": len(records) - 1}
+        clock, start = self._clock(), self.folder.store.start()
+        best = best_round(records, start)
+        record = records[best] if best != START or start is None else start
         with clock("evaluation"):
-            models = {"best": self._model("best", rounds["best"], records)}
-            one = rounds["best"] == rounds["last"]  # one model, evaluated once
-            models["last"] = deepcopy(models["best"]) if one else self._model("last", rounds["last"], records)
+            models = {"best": self._model("best", best, record)}
+            one = best == len(records) - 1  # one model, evaluated once
+            models["last"] = deepcopy(models["best"]) if one else self._model("last", len(records) - 1, records[-1])
         failed = self.evaluation.failed
         if len(self.sites) - len(failed) < self.quorum:
             scored = len(self.sites) - len(failed)
             raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
-        traffic = total_traffic(records, self.transport.take_traffic().values())
+        scored = [] if start is None else [start]
+        traffic = total_traffic(chain(scored, records), self.transport.take_traffic().values())
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
-        for each in (*(record["seconds"] for record in records), clock.seconds):  # a record is a file: once for all
+        for each in chain((one["seconds"] for one in chain(scored, records)), [clock.seconds]):  # each file read once
             seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
-        best = calibration_of(records[rounds["best"]])
-        return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld), best)
+        withheld, quality = dict(self.evaluation.withheld), calibration_of(record)
+        return RunResult(models, records, traffic, seconds, withheld, quality, against_start(records, start))
 
-    def _model(self, name: str, round: int, records: RoundRecords) -> dict[str, Any]:
+    def _model(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
         self._load_round(round)
-        stored = {"round": round, "sha256": records[round]["files"]["global.safetensors"]}
-        entries = records[round]["sites"].items()
+        stored = {"round": round, "sha256": record["files"]["global.safetensors"]}
+        entries = record["sites"].items()
         known = {site: entry["validation"] for site, entry in entries if entry["validation"]}
-        return {**stored, **self.evaluation.of_model(name, round, known)}
+        return {**stored, **self.evaluation.of_model(name, max(round, 0), known)}  # of START by round 0
 
     def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))

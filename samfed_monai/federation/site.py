@@ -22,11 +22,16 @@ from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
-from samfed_monai.federation.fingerprint import differences, own_fingerprints, sam_fingerprint
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import image_problems, label_problems
+from samfed_monai.federation.preparation import (
+    differences,
+    image_problems,
+    label_problems,
+    own_fingerprints,
+    sam_fingerprint,
+)
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -38,6 +43,7 @@ from samfed_monai.privacy.release import ReleaseFilter, site_release
 from samfed_monai.privacy.rules import Privacy, PrivacyFloor, forbidden_problems, too_few_images
 from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
 from samfed_monai.privacy.withholding import WITHHELD
+from samfed_monai.protocol.compression import Compression, Sender
 from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticRule, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task
@@ -45,6 +51,7 @@ from samfed_monai.protocol.transport import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samfed_monai.federation.student_teacher import StudentTeacher
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
@@ -162,7 +169,7 @@ class ProcessContext:
 
     participants: Participants
     datalist: DataList
-    teacher: Teacher | None = None
+    teacher: Teacher | StudentTeacher | None = None
 
     @classmethod
     def of(cls, plan: Plan, places: Places) -> ProcessContext:
@@ -217,6 +224,8 @@ class Site:
         if self.privacy.secure_aggregation is not None:
             self.privacy.secure_aggregation.require_threshold(len(plan.sites))
         self.method = declared(places.bundle_root, plan.variant)
+        compression = Compression.of(plan.compression)
+        self._sender = None if compression is None or not self.trains else Sender(compression)
         self.release = site_release(
             site,
             lambda: self.client,
@@ -226,6 +235,7 @@ class Site:
             self.method,
             plan.rounds,
             floor.least_images,
+            self._sender,
         )
         self._algo: ClientAlgoSite | None = None
         self._secure: SecureSite | None = None
@@ -266,11 +276,13 @@ class Site:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
-        return self._algo.state_dict() if self._algo is not None else {}
+        state = self._algo.state_dict() if self._algo is not None else {}
+        return {**state, **self._sender.state_dict()} if self._sender is not None else state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned."""
         if state:
+            state = self._sender.load_state_dict(state) if self._sender is not None else state
             self._client_site().load_state_dict(state)
             self._has_network = self._has_network or bool(split_state(state)[0])
 
@@ -499,7 +511,8 @@ class Site:
         memory = self.places.cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
-        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
+        config = self.participants.config
+        return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, own=own, trains=self.trains)
 
     def make_client(self) -> SamFedAlgo:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
 from samfed_monai.data.records import different, read_as
 from samfed_monai.federation.exchange_object import class_metrics, volume_metrics
+from samfed_monai.federation.student_teacher import StudentTeacher
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import BESIDE, NAMES
@@ -51,7 +52,7 @@ class SiteMasks:
         """The masks of one teacher."""
         return SoftMaskStore(self.folder, teacher_sha256=teacher_sha256)
 
-    def fill(self, teacher: Teacher, splits: Sequence[str]) -> int:
+    def fill(self, teacher: Teacher | StudentTeacher, splits: Sequence[str]) -> int:
         """Shows the teacher every image of ``splits`` that the store lacks; returns how many these were."""
         from samfed_monai.teacher import fill_store
 
@@ -168,15 +169,15 @@ class OwnTeacher:
         progress_file.unlink(missing_ok=True)
 
 
-def adapter_message(file: Path | None, *, sam: str, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def adapter_message(file: Path | None, *, sam: str | None, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and words that carry a teacher to the sites.
 
     Args:
-        file: the adapter; ``None`` for SAM as it comes.
-        sam: SHA-256 of SAM's checkpoint, which every site must have itself.
+        file: the adapter, or the file of a :class:`StudentTeacher`; ``None`` for SAM as it comes.
+        sam: SHA-256 of SAM's checkpoint, which every site must have itself; ``None``: none is needed.
         teacher: SHA-256 of the whole.
     """
-    words = {"sam": sam, "teacher": teacher}
+    words = {"teacher": teacher, **({} if sam is None else {"sam": sam})}
     if file is None:
         return {}, words
     content = file.read_bytes()
@@ -191,6 +192,7 @@ class SiteTeacher:
         stage: how the plan uses a teacher; its cache keeps what arrives.
         masks: this site's store.
         adapt: ``teacher_adapt`` of the plan.
+        config: the run's ``train.json``, from which the network of an earlier run is built where one makes the masks.
         memory: file in which the site notes that it is prepared, for when its process is started again.
         own: makes the site's own teacher out of the server's; ``None`` takes the server's as it is.
         trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
@@ -202,12 +204,14 @@ class SiteTeacher:
         masks: SiteMasks,
         *,
         adapt: str,
+        config: WorkflowConfig,
         memory: Path,
         own: OwnTeacher | None = None,
         trains: bool = True,
     ) -> None:
         self.trains = trains
         self.stage, self.masks, self.adapt, self.memory, self.own = stage, masks, adapt, memory, own
+        self.config = config
         self._sha256: str | None = None
 
     @property
@@ -224,7 +228,7 @@ class SiteTeacher:
             raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", hint=hint)])
         return self._sha256
 
-    def load(self, message: Message) -> Teacher:
+    def load(self, message: Message) -> Teacher | StudentTeacher:
         """The teacher of a message, for all sites of one process: :meth:`take` is then given it.
 
         Raises:
@@ -232,8 +236,8 @@ class SiteTeacher:
         """
         return self._load(self._file(message), message.extra)
 
-    def take(self, message: Message, teacher: Teacher | None = None) -> int:
-        """Takes the adapter and shows the teacher what the store lacks; returns how many images these were.
+    def take(self, message: Message, teacher: Teacher | StudentTeacher | None = None) -> int:
+        """Takes the adapter, or another run's network, and shows it what the store lacks; returns how many images.
 
         That is the unlabelled images, where the site trains, and those that the teacher is scored on.
 
@@ -253,6 +257,10 @@ class SiteTeacher:
             found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
             raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
         if self.own is not None and file is not None:
+            if isinstance(teacher, StudentTeacher):
+                raise _refusal(
+                    "message -> adapter", "a network", "an adapter: this plan trains it further at each site"
+                )
             teacher = self.own.of(teacher, file)
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
@@ -297,14 +305,16 @@ class SiteTeacher:
         if (sha256 := sha256_bytes(content)) != wanted:
             found, expected = f"bytes with SHA-256 {sha256[:12]}", f"{(wanted or 'its own')[:12]}"
             raise _refusal("message -> adapter", found, expected, "they were damaged on the way: send them again")
-        path = self.stage.cache_dir / "adapters" / f"{sha256}.safetensors"
-        if not path.is_file() or sha256_file(path) != sha256:
-            write_bytes(path, content)
-        return path
+        return self.stage.kept(content)
 
-    def _load(self, adapter: Path | None, extra: dict[str, str]) -> Teacher:
+    def _load(self, adapter: Path | None, extra: dict[str, str]) -> Teacher | StudentTeacher:
         from samfed_monai.networks.sam.adapter import read_header
 
+        if adapter is not None and "sam" not in extra:
+            try:
+                return StudentTeacher.load(adapter, self.config, self.stage)
+            except Refused as refused:
+                raise MessageRefused(refused.problems) from None
         base, wanted = self.stage.base, {"server's SAM": extra.get("sam")}
         if adapter is not None:
             try:

@@ -82,8 +82,12 @@ def start_problems(source: str | Path | None, participants: Participants) -> lis
     return [Problem(WHERE, repr(str(source)), expected, "leave it out, or take a variant with one network")]
 
 
-def starting_file(source: str | Path) -> Path:
+def starting_file(source: str | Path, where: str = WHERE) -> Path:
     """The weights file that a bundle, a finished run or a path names.
+
+    Args:
+        source: as of :meth:`StartingPoint.read`.
+        where: the option that names it, for messages.
 
     Raises:
         Refused: there is none; a teacher's adapter or an exported file; a run without a model for all sites.
@@ -100,12 +104,12 @@ def starting_file(source: str | Path) -> Path:
         path = Path(model_path(model=None, bundle_root=bundle))
         if not path.is_file():
             hint = "name a finished run or a weights file"
-            raise Refused([Problem(WHERE, f"{bundle.name}, a bundle without weights", _EXPECTED, hint)])
+            raise Refused([Problem(where, f"{bundle.name}, a bundle without weights", _EXPECTED, hint)])
     if not path.is_file():
         found = "a folder that is none of these" if path.is_dir() else "none of that name"
-        raise Refused([Problem(WHERE, f"{str(source)!r}, {found}", _EXPECTED, "check the path")])
+        raise Refused([Problem(where, f"{str(source)!r}, {found}", _EXPECTED, "check the path")])
     kind = _NO_WEIGHTS.get(path.suffix.lower(), "a teacher's adapter" if "adapter" in read_header(path) else "")
     if kind:
         hint = "an adapter is given with --adapter" if "adapter" in kind else "name the weights that it was made from"
-        raise Refused([Problem(WHERE, f"{path.name}, {kind}", _EXPECTED, hint)])
+        raise Refused([Problem(where, f"{path.name}, {kind}", _EXPECTED, hint)])
     return path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import canonical_hash, locked, read_json, sha256_file
+from samfed_monai.core.io import canonical_hash, locked, read_json, sha256_bytes, sha256_file, write_bytes
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.records import read_as
 from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
@@ -80,6 +80,18 @@ class TeacherStage:
     def file(self) -> Path | None:
         """The adapter that :meth:`load` took last; ``None`` for SAM as it comes."""
         return self._loaded.get("adapter")
+
+    def option(self, name: str) -> Any:
+        """An option of ``teacher.json``; ``None`` where the bundle does not have it."""
+        return self._config().optional(name)
+
+    def kept(self, content: bytes) -> Path:
+        """A file of the cache with what the server sends to the sites, named by its hash."""
+        sha256 = sha256_bytes(content)
+        path = self.cache_dir / "adapters" / f"{sha256}.safetensors"
+        if not path.is_file() or sha256_file(path) != sha256:
+            write_bytes(path, content)
+        return path
 
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, without paths."""

@@ -16,7 +16,7 @@ from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, load_records, public_hash, split_public
 from samfed_monai.data.records import read_as
-from samfed_monai.federation.fingerprint import base_sam
+from samfed_monai.federation.preparation import base_sam
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.teacher import single_writer
 from samfed_monai.federation.workflow import WorkflowConfig

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.core.run_log import round_folders
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes, wire_size
@@ -195,7 +195,7 @@ class WireTransport:
         self.patience, self.notice, self.max_bytes = patience, notice, max_bytes
         self.progress = progress or Progress()
         self._traffic: dict[str, Traffic] = {}
-        self._sent = SentWeights()
+        self.sent = SentWeights()
         self._missing: set[str] = set()
         self._exchanges = 0
         self._arrivals = Arrivals(self._missing, spool)
@@ -237,7 +237,7 @@ class WireTransport:
                 for site in [site for site, answer in taken.items() if answer == NOT_HELD and site not in whole]:
                     del taken[site]  # it was started again
                     whole.add(site)
-                    self._sent.forget(site)
+                    self.sent.forget(site)
                     tickets[site] = self._send(task, site, messages[site])
                 arrived |= taken
                 bar.update(len(taken))
@@ -262,7 +262,7 @@ class WireTransport:
             logger.warning("%s: %s", site, failure.reason)
         take_in_order(messages, replies, arrived, read)
         for site in [site for site, reply in replies.items() if isinstance(reply, Failure)]:
-            self._sent.forget(site)
+            self.sent.forget(site)
         return {site: replies[site] for site in sorted(replies)}
 
     def came_late(self, site: str) -> None:
@@ -282,7 +282,7 @@ class WireTransport:
 
     def _send(self, task: Task, site: str, message: Message) -> Any:
         """The ticket of a request."""
-        message = self._sent.shortened(site, message)
+        message = self.sent.shortened(site, message)
         self._traffic.setdefault(site, Traffic()).down += wire_size(message)
         words, answered = {"run": self.run, "keep": self._keep}, partial(self._arrivals.put, self._exchanges)
         return self.post.send(Request(site, Task(task).value, message.round, message, words, answered))

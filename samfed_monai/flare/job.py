@@ -52,7 +52,7 @@ class Planned:
     report: Any
 
 
-_PATHS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter", "start_from")
+_PATHS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter", "start_from", "masks_from")
 _READ = frozenset(f"job#{name}" for name in (*(each.name for each in fields(Plan)), *_PATHS))
 """Ids of ``federate.json`` that a job is planned from, or refused for; the rest each participant's own file says."""
 
@@ -130,7 +130,7 @@ def _require_no_paths(places: Places, *, here: bool) -> None:
             if not (here and not where and name == "device"):  # that one goes into every file that is written
                 place = "#".join(filter(None, (where, name)))
                 problems.add(f"federate.json -> {place}", found="a path", expected=expected, hint=hint)
-    for name in ("adapter", "start_from", "cache_dir"):
+    for name in ("adapter", "start_from", "masks_from", "cache_dir"):
         if not here and getattr(places, name):  # of the server, which would fit another teacher
             own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"
             problems.add(f"federate.json -> {name}", found="a path", expected=expected, hint=own)

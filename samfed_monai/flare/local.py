@@ -155,8 +155,9 @@ def write_site_files(
     server = {"datalist": _here(path), "cache_dir": _here(places.cache), **common}
     if places.adapter:
         server["adapter"] = _here(str(places.adapter))
-    if places.start_from:
-        server["start_from"] = bundle_or_path(str(places.start_from))
+    for name in ("start_from", "masks_from"):
+        if model := getattr(places, name):
+            server[name] = bundle_or_path(str(model))
     write_json(folder / "server.json", server)
     return folder
 

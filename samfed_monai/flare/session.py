@@ -18,7 +18,7 @@ from typing import Any
 
 from samfed_monai.core.errors import AGAIN, Problem, Refused, SamFedError, Stopped, Terminated
 from samfed_monai.core.io import atomic_write, read_json
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.federation.round_store import START, RoundStore
 from samfed_monai.federation.signals import ASKED, Interrupted
 from samfed_monai.flare.status import (
     RUN_ID,
@@ -367,7 +367,8 @@ def publish(run_folder: str | Path, job_run: str | Path) -> None:
     """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
     run_folder, target = Path(run_folder), Path(job_run) / RESULTS
     names = ["run.json", "results.json", "report.html", "federation.csv", RUN_ID]
-    stored = [path for round in round_folders(run_folder / "rounds").values() for path in sorted(round.iterdir())]
+    store = RoundStore(run_folder / "rounds")
+    stored = [path for round in (START, *store.rounds()) for path in sorted(store.path(round).glob("*"))]
     rounds = [path.relative_to(run_folder) for path in stored if path.is_file()]
     for name in [*map(Path, names), *rounds, Path(STATUS)]:  # its status last, by which a result is known
         if (run_folder / name).is_file():

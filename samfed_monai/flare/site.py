@@ -76,5 +76,6 @@ def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
         cache_dir=files.cache_dir,
         adapter=files.adapter,
         start_from=files.start_from,
+        masks_from=files.masks_from,
         train={"device": files.device} if files.device else {},
     )

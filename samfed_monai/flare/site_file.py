@@ -50,13 +50,14 @@ def require_run_name(name: str, where: str) -> None:
 NAME, PLAN = "samfed_site.json", "samfed_plan.json"
 VARIABLE = "SAMFED_SITE"
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
+_MODELS = ("start_from", "masks_from")  # paths, or names of bundles
 _ABOVE_0 = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
 _KINDS = ["spectrum", "features", "prototypes", "graph"]  # StatisticKind, without torch
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", "start_from")},
+        **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", *_MODELS)},
         **dict.fromkeys(("memory_limit_gib", "threads", "epsilon"), _ABOVE_0),
         "least_images": {"type": ["integer", "null"], "minimum": 1},
         "statistics": {"type": ["array", "null"], "items": {"enum": _KINDS}},
@@ -79,6 +80,7 @@ class SiteFile:
         bundle_root: the bundle's folder; ``None`` takes the packaged bundle of the job's name.
         adapter: server only: an adapter to use as it is.
         start_from: server only: a bundle, a finished run or a weights file that the network begins with.
+        masks_from: server only: likewise, a model that makes the soft masks in SAM's place.
         device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
@@ -96,6 +98,7 @@ class SiteFile:
     bundle_root: Path | None = None
     adapter: Path | None = None
     start_from: str | None = None
+    masks_from: str | None = None
     device: str | None = None
     memory_limit_gib: float | None = None
     threads: int | None = None
@@ -132,8 +135,9 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
         raise Refused(problems)
     values = {name: value for name, value in content.items() if value is not None and value != ""}
     values |= {name: _place(path, values[name]) for name in _PATHS if name in values}
-    if values.get("start_from", "") not in ("", *packaged_bundles()):
-        values["start_from"] = str(_place(path, values["start_from"]))
+    for name in _MODELS:
+        if values.get(name, "") not in ("", *packaged_bundles()):
+            values[name] = str(_place(path, values[name]))
     if "statistics" in values:
         values["statistics"] = tuple(values["statistics"])
     return SiteFile(path=path, **values)

@@ -17,9 +17,8 @@ from ignite.engine import Events
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import atomic_write, require_writable, write_bytes, write_json
+from samfed_monai.core.io import atomic_write, require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
-from samfed_monai.core.table import to_csv
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights

@@ -180,6 +180,16 @@ def predictions(
         yield Prediction(item["id"], mask, probability, estimate(probabilities, threshold))
 
 
+def predicted(engine: Engine, *, threshold: float, classes: Sequence[str]) -> list[Prediction]:
+    """The :func:`predictions` of an engine's last batch, made once for all handlers that ask for the same."""
+    state, asked = engine.state, (threshold, tuple(classes))
+    output, of, found = getattr(state, "predicted", (None, None, []))
+    if output is not state.output or of != asked:
+        found = list(predictions(state.batch, state.output, threshold=threshold, classes=classes))
+        state.predicted = state.output, asked, found
+    return found
+
+
 def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
     """(C, H, W) of logits (C, h, w): of one channel the sigmoid, else the softmax.
 
@@ -275,8 +285,7 @@ class MaskWriter:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def __call__(self, engine: Engine) -> None:
-        found = predictions(engine.state.batch, engine.state.output, threshold=self.threshold, classes=self.classes)
-        for prediction in found:
+        for prediction in predicted(engine, threshold=self.threshold, classes=self.classes):
             if self._pool is None:
                 self._write(prediction)
             else:

@@ -10,8 +10,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.core.io import write_text
-from samfed_monai.core.table import to_csv
+from samfed_monai.core.io import to_csv, write_text
 from samfed_monai.handlers.rounds import in_federation, round_of
 
 if TYPE_CHECKING:

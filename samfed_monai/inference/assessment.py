@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ignite.engine import Events
 from numpy.typing import NDArray
-from scipy.ndimage import label
+from scipy.ndimage import binary_dilation, label, maximum_filter, minimum_filter
 
-from samfed_monai.handlers.mask_writer import Prediction, predictions
+from samfed_monai.handlers.mask_writer import Prediction, predicted
 from samfed_monai.metrics.quality import DOUBTFUL, Quality, colours_of
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 COLUMNS = ("expected_dice", "lower_bound", "doubtful", "flags")
 """Heads that a table of areas has for it; ``doubtful`` is yes or empty, several flags have a semicolon between them."""
 ENOUGH = 256
-"""Pixels of a side on which pieces are counted."""
+"""Pixels of a side on which pieces are counted, and the border is found."""
 SPECK = 0.02
 """Share of the mask below which a piece of it is a speck and no piece of its own."""
+BLACK = 0.1
+"""Brightest channel of a pixel of an endoscope's frame: black of video is 16 of 255, and frames have noise."""
+HAIR = 5
+"""Pixels below which what is black is too thin for a frame."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Assessment:
     Args:
         expected_dice: Dice with the unknown true mask, in [0, 1]; a little too high where nothing calibrates it.
         lower_bound: nine in ten masks have at least this Dice, in [0, 1]; ``None`` without a calibration.
-        flags: what is unusual: ``empty``, ``touches the border``, ``several pieces``, ``unlike the training images``.
+        flags: what is unusual: ``empty``, ``touches the border`` (of the picture without its black frame), ``several
+            pieces``, ``unlike the training images``.
         doubtful_below: expected Dice below which the mask is doubtful.
     """
 
@@ -63,17 +68,34 @@ def flags_of(mask: NDArray[Any], image: NDArray[np.float32] | None = None, quali
         quality: of the model, which may know the colours of the images that it was shown.
     """
     drawn = mask > 0
-    border = np.concatenate([drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]])
+    seen = np.ones((1, *drawn.shape), np.float32) if image is None else image
+    thin = max(1, max(seen.shape) // ENOUGH)
+    edge = border_of(seen[:, ::thin, ::thin])
+    rows, columns = (np.arange(size) * coarse // size for size, coarse in zip(drawn.shape, edge.shape, strict=True))
     step = max(1, max(drawn.shape) // ENOUGH)  # of a large picture every second, third, … pixel
     pieces = np.bincount(label(drawn[::step, ::step], np.ones((3, 3)))[0].ravel())[1:]
     colours = quality.colours if quality is not None else None
     found = {
         "empty": not drawn.any(),
-        "touches the border": bool(border.any()),
+        "touches the border": bool(edge[np.ix_(rows, columns)][drawn].any()),
         "several pieces": int((pieces >= SPECK * pieces.sum()).sum()) > 1,
         "unlike the training images": bool(colours and image is not None and not colours.hold(colours_of(image))),
     }
     return [name for name, holds in found.items() if holds]
+
+
+def border_of(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a picture's content ends: (H, W), true at its outermost pixels, in its black frame and beside that.
+
+    A frame is black, is connected with the edge of the picture, and is no thinner than :data:`HAIR`.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+    """
+    black = np.pad(image.max(axis=0) < BLACK, HAIR, constant_values=True)
+    regions, _ = label(maximum_filter(minimum_filter(black, HAIR), HAIR))
+    found: NDArray[np.bool_] = binary_dilation(regions == regions[HAIR // 2, HAIR // 2])[HAIR:-HAIR, HAIR:-HAIR]
+    return found
 
 
 class Assessor:
@@ -102,7 +124,7 @@ class Assessor:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        made = predictions(engine.state.batch, engine.state.output, threshold=self.threshold, classes=self.classes)
+        made = predicted(engine, threshold=self.threshold, classes=self.classes)
         for each, image in zip(made, _images(engine.state.batch), strict=True):
             self.found[each.name] = self.assess(each, image)
 

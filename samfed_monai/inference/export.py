@@ -27,6 +27,8 @@ from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.inference.onnx_network import CLASSES, OnnxNetwork
+from samfed_monai.inference.quality_file import QUALITY
+from samfed_monai.metrics.quality import Quality
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 
@@ -124,6 +126,7 @@ def export_network(
     int8: Int8 | str | None = None,
     bundle: BundleSource | None = None,
     classes: Sequence[str] = (),
+    quality: Quality | None = None,
     exporter: Exporter | None = None,
 ) -> list[Measured]:
     """Writes a network in another format, if that predicts the same; nothing is written otherwise.
@@ -139,8 +142,9 @@ def export_network(
         images: (B, 3, H, W) float32 in [0, 1], B >= 2: what is compared, timed, and shown to the quantiser.
         int8: of ONNX: which quantised form to write; ``None`` writes float32. Both are measured in any case.
         bundle: of a bundle: what it takes over from the one that the network belongs to.
-        classes: names of several classes, in the order of their logits; empty for one. An ONNX file and a bundle hold
-            them.
+        classes: names of several classes, in the order of their logits; empty for one.
+        quality: what is known of how far the network's masks are to be trusted. What is written holds it, the classes
+            and :func:`~samfed_monai.core.model_file.usage_of`, but for the format of another package.
         exporter: of another package, what writes the format.
 
     Returns:
@@ -161,6 +165,9 @@ def export_network(
     problems.refuse_if_any()
     network = network.eval().cpu()
     usage = usage_of(images.shape[-1], classes, 0.5 if bundle is None else bundle.threshold)
+    known = {} if quality in (None, Quality()) else {QUALITY: quality.as_dict()}
+    about = {USAGE: usage, **{key: json.dumps(each) for key, each in known.items()}}
+    about |= {CLASSES: json.dumps(list(classes))} if classes else {}
     with torch.no_grad():
         logits = network(images)
     size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
@@ -170,10 +177,10 @@ def export_network(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         if to is Format.ONNX:
-            written, more = _onnx_forms(network, images, logits, scratch, int8, classes, usage)
+            written, more = _onnx_forms(network, images, logits, scratch, int8, about)
             rows += more
         else:
-            name, write = (str(to), exporter) if exporter else _our_exporter(Format(to), usage)
+            name, write = (str(to), exporter) if exporter else _our_exporter(Format(to), about)
             form = f"--to {getattr(to, 'value', to)}"
             written = scratch / (output.name if exporter else "model.pt2" if to is Format.PT2 else "model.ts")
             rows.append(_written(name, form, write, network, written, images, logits))
@@ -182,7 +189,7 @@ def export_network(
             run = partial(AutocastInferer(True), network=network)
             rows.append(_compared("torch, bfloat16", size, run, images, logits))
         if to is Format.BUNDLE and bundle is not None:
-            written = _bundle(scratch / "bundle", written, bundle, images.shape[-1], classes)
+            written = _bundle(scratch / "bundle", written, bundle, images.shape[-1], classes, {USAGE: usage, **known})
         os.rename(written, output)
     return rows
 
@@ -234,17 +241,17 @@ def _taken(network: nn.Module, form: str) -> Iterator[None]:
         raise Refused([Problem(form, found=found, expected=expected, hint=hint)]) from error
 
 
-def _to_torchscript(network: nn.Module, path: Path, images: Tensor, *, usage: str) -> Run:
+def _to_torchscript(network: nn.Module, path: Path, images: Tensor, *, about: dict[str, str]) -> Run:
     buffer = io.BytesIO()  # on a full disk torch's own writer ends the process, and leaves half a file
-    torch.jit.save(torch.jit.trace(network, images, check_trace=False), buffer, {USAGE: usage})
+    torch.jit.save(torch.jit.trace(network, images, check_trace=False), buffer, about)
     path.write_bytes(buffer.getbuffer())
     program: Run = torch.jit.load(path)
     return program
 
 
-def _to_pt2(network: nn.Module, path: Path, images: Tensor, *, usage: str) -> Run:
+def _to_pt2(network: nn.Module, path: Path, images: Tensor, *, about: dict[str, str]) -> Run:
     buffer = io.BytesIO()  # as above
-    torch.export.save(_program(network, images), buffer, extra_files={USAGE: usage})
+    torch.export.save(_program(network, images), buffer, extra_files=about)
     path.write_bytes(buffer.getbuffer())
     return torch.export.load(path).module()
 
@@ -266,11 +273,11 @@ def _program(network: nn.Module, images: Tensor) -> Any:
     return torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
 
 
-def _our_exporter(to: Format, usage: str) -> tuple[str, Exporter]:
-    """What a format's row is called, and what writes it with a text on its usage."""
+def _our_exporter(to: Format, about: dict[str, str]) -> tuple[str, Exporter]:
+    """What a format's row is called, and what writes it with texts about the network."""
     if to is Format.PT2:
-        return "torch.export, float32", partial(_to_pt2, usage=usage)
-    return "TorchScript, float32", partial(_to_torchscript, usage=usage)
+        return "torch.export, float32", partial(_to_pt2, about=about)
+    return "TorchScript, float32", partial(_to_torchscript, about=about)
 
 
 def _written(
@@ -298,10 +305,9 @@ def _onnx_forms(
     logits: Tensor,
     scratch: Path,
     int8: Int8 | None,
-    classes: Sequence[str],
-    usage: str,
+    about: dict[str, str],
 ) -> tuple[Path, list[Measured]]:
-    """The file to hand out, and what all forms measure, that one first; each holds its usage and the classes' names."""
+    """The file to hand out, and what all forms measure, that one first; each holds the texts about the network."""
 
     def write(how: Int8 | None) -> Exporter:
         def written(network: nn.Module, path: Path, some: Tensor) -> Run:
@@ -309,7 +315,7 @@ def _onnx_forms(
                 _to_onnx(network, path, some)
             else:
                 _quantise(whole, path, how, images)
-            _describe(path, {USAGE: usage, **({CLASSES: json.dumps(list(classes))} if classes else {})})
+            _describe(path, about)
             return OnnxNetwork(path)
 
         return written
@@ -338,7 +344,7 @@ def _onnx_forms(
 
 
 def _describe(path: Path, properties: dict[str, str]) -> None:
-    """Writes an ONNX file's properties, among which :class:`OnnxNetwork` finds the classes."""
+    """Writes an ONNX file's properties, among which :class:`OnnxNetwork` finds classes and quality."""
     import onnx
 
     content = onnx.load(path)
@@ -424,7 +430,9 @@ _PACKAGES_OF_A_BUNDLE = ("pytorch-ignite", "pillow", "scipy", "tqdm")
 _UNKNOWN = "to be filled in by whoever trained the network"
 
 
-def _bundle(folder: Path, program: Path, source: BundleSource, size: int, classes: Sequence[str]) -> Path:
+def _bundle(
+    folder: Path, program: Path, source: BundleSource, size: int, classes: Sequence[str], about: Mapping[str, Any]
+) -> Path:
     """A folder that ``python -m monai.bundle run`` takes: the program, how it is run, what it is, its terms."""
     config = read_json(_TEMPLATES / "exported_inference.json") | {"image_size": size, "threshold": source.threshold}
     if classes:  # a mask has the value of the largest logit
@@ -432,8 +440,7 @@ def _bundle(folder: Path, program: Path, source: BundleSource, size: int, classe
         del config["threshold"]
     write_json(folder / "configs" / "inference.json", config, mode=PUBLIC)
     given = read_json(source.folder / "configs" / "metadata.json")
-    metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes)
-    metadata[USAGE] = usage_of(size, classes, source.threshold)
+    metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes) | about
     write_json(folder / "configs" / "metadata.json", metadata, mode=PUBLIC)
     names = ", ".join(f"{number} {name}" for number, name in enumerate(("background", *classes)))
     about = {"masks": names, "channels": len(classes) + 1} if classes else {"masks": "0 and 255", "channels": 1}

@@ -16,10 +16,11 @@ from PIL import Image
 
 from samfed_monai.core.words import printable
 from samfed_monai.data.classes import colour_of
+from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.mask_writer import MaskFolder
 from samfed_monai.metrics.quality import DOUBTFUL
 from samfed_monai.reports.html import PRIVACY, data_url, environment
-from samfed_monai.reports.masks import outlined, png_of
+from samfed_monai.reports.masks import outlined
 
 if TYPE_CHECKING:
     from samfed_monai.inference.assessment import Assessment

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.inference.onnx_network import OnnxNetwork
     from samfed_monai.metrics.quality import Quality
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
@@ -115,9 +116,7 @@ class TrainedModel:
         if given is not None and not class_problems(given, "--classes"):
             names = list(given)
         elif self.kind is Kind.ONNX:
-            from samfed_monai.inference.onnx_network import OnnxNetwork
-
-            names = OnnxNetwork(self.path).classes
+            names = self._exported.classes
         elif self.run is not None:
             names = self.run.run.get("config", {}).get("client", {}).get("classes") or []
         else:
@@ -134,8 +133,15 @@ class TrainedModel:
 
     @cached_property
     def quality(self) -> Quality:
-        """What is known of how far the model's masks are to be trusted; of a teacher and an exported file, too."""
-        return read_quality(self.path)
+        """What is known of how far the model's masks are to be trusted; an exported file holds it itself."""
+        return self._exported.quality if self.kind is Kind.ONNX else read_quality(self.path)
+
+    @cached_property
+    def _exported(self) -> OnnxNetwork:
+        """The network of an ONNX file, for what the file says of it."""
+        from samfed_monai.inference.onnx_network import OnnxNetwork
+
+        return OnnxNetwork(self.path)
 
     @property
     def scored_as(self) -> dict[str, Any]:
@@ -172,7 +178,7 @@ def trained_as(weights: Path, bundle: Path, workflow: str, own: Mapping[str, Any
         Refused: the file was trained on another SAM than the one that is here, or at another image size than ``own``
             names.
     """
-    from samfed_monai.federation.fingerprint import base_sam
+    from samfed_monai.federation.preparation import base_sam
     from samfed_monai.federation.workflow import WorkflowConfig
 
     files = workflow_files(bundle, workflow)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Refused, machine_failure
 from samfed_monai.core.io import parse_json
 from samfed_monai.data.classes import class_problems, outputs_of, several
+from samfed_monai.inference.quality_file import QUALITY, quality_of
+from samfed_monai.metrics.quality import Quality
 
 CLASSES = "classes"
 """Property of an ONNX file that holds the names of several classes, as JSON."""
@@ -38,9 +40,11 @@ class OnnxNetwork(nn.Module):
     Attributes:
         size: height and width that the file takes, in pixels.
         classes: names of several classes; empty for one.
+        quality: what is known of how far its masks are to be trusted; nothing where the file has no such property.
 
     Raises:
-        Refused: what runs it is not installed; no such file, or none that it reads; a network of another kind.
+        Refused: what runs it is not installed; no such file, or none that it reads; a network of another kind; a
+            property that holds no quality.
         ValueError: an unknown runtime.
     """
 
@@ -66,7 +70,11 @@ class OnnxNetwork(nn.Module):
                 raise
             found = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_FIRST_LINE]
             raise Refused([Problem(str(path), found=found, expected="an ONNX file")]) from None
-        self.classes = self._names()
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self.classes = _names_in(properties.get(CLASSES, "[]"))
+        self.quality = Quality()
+        if text := properties.get(QUALITY):
+            self.quality = quality_of(text, f"{path} -> {QUALITY}", "export the network anew: samfed export --to onnx")
         self.size = self._checked(path)
         self._run = self._by_openvino(path) if runtime == "openvino" else self._by_onnxruntime
 
@@ -90,14 +98,6 @@ class OnnxNetwork(nn.Module):
         # the next image is computed into the same memory
         return lambda numbers: np.concatenate([compiled(image[None])[0].copy() for image in numbers])
 
-    def _names(self) -> list[str]:
-        """Names of several classes, as the file has them; none of a file with something else in their place."""
-        try:
-            names = parse_json(self._session.get_modelmeta().custom_metadata_map.get(CLASSES, "[]"))
-        except ValueError:
-            return []
-        return names if not class_problems(names, CLASSES) and several(names) else []
-
     def _checked(self, path: Path) -> tuple[int, int]:
         given, made = self._session.get_inputs(), self._session.get_outputs()
         self._input = given[0].name
@@ -112,6 +112,15 @@ class OnnxNetwork(nn.Module):
             hint = "name a file of `samfed export --to onnx`"
             raise Refused([Problem(str(path), found=found, expected=expected, hint=hint)])
         return int(sides[0]), int(sides[1])
+
+
+def _names_in(text: str) -> list[str]:
+    """Names of several classes, as the file has them; none of a file with something else in their place."""
+    try:
+        names = parse_json(text)
+    except ValueError:
+        return []
+    return names if not class_problems(names, CLASSES) and several(names) else []
 
 
 def _described(values: Any) -> str:

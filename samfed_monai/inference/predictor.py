@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.parse import split_id
-from samfed_monai.config.run_bundle import run_workflow
+from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import write_json
@@ -209,7 +209,7 @@ class Predictor:
         output_dir: str,
         *,
         site: str = "",
-        split: str = "test",
+        split: str | None = None,
         calibrate: bool = False,
     ) -> dict[str, Any]:
         """Scores the model on a split of a data list; writes tables and ``metrics.json`` and returns its content.
@@ -223,13 +223,14 @@ class Predictor:
             data_root: folder that its paths start from.
             output_dir: folder to write to.
             site: only this one; "" is all of the list.
-            split: ``validation`` or ``test``.
+            split: ``validation`` or ``test``; ``None`` is ``validation`` to calibrate, else ``test``.
             calibrate: whether to write, beside the model, what its estimates were worth on these images; on images
                 that it was trained on they look better than they are.
 
         Raises:
             Refused: too few images to calibrate on, before any is scored.
         """
+        split = split or ("validation" if calibrate else "test")
         if calibrate:
             listed = DataList.load(datalist).sites
             images = sum(len(getattr(listed[name], split)) for name in ([site] if site in listed else listed))

@@ -1,9 +1,8 @@
-"""The file beside a model's weights that says how far its masks are to be trusted."""
+"""Where it is kept how far a model's masks are to be trusted: beside weights, and inside an exported file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ from samfed_monai.metrics.quality import IN_RUN, Quality
 
 WEIGHTS = "model_sha256"
 """Key with the SHA-256 of the weights that the file is of, where they are one file."""
+
+QUALITY = "quality"
+"""Key of an exported file's metadata that holds it: text of JSON, in a bundle's ``metadata.json`` an object."""
 
 _HINT = "delete it, or make it anew: samfed evaluate BUNDLE --model MODEL … --split validation --calibrate"
 
@@ -46,12 +48,13 @@ def read_quality(model: Path) -> Quality:
     return quality_of(content, str(path))
 
 
-def quality_of(content: Any, where: str) -> Quality:
+def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
     """The quality in JSON content, or in its text.
 
     Args:
         content: of a file or of an exported network's metadata; text is decoded.
         where: for the message.
+        hint: likewise.
 
     Raises:
         Refused: no such content.
@@ -59,10 +62,4 @@ def quality_of(content: Any, where: str) -> Quality:
     try:
         return Quality.from_dict(json.loads(content) if isinstance(content, str) else content)
     except ValueError as error:
-        raise Refused([Problem(where, found=str(error), expected="a model's quality", hint=_HINT)]) from None
-
-
-def copy_quality(quality: Quality, models: Iterable[Path]) -> None:
-    """Writes what is known of a model beside copies of it; nothing where nothing is known."""
-    for model in models if quality != Quality() else ():
-        write_quality(quality, model)
+        raise Refused([Problem(where, found=str(error), expected="a model's quality", hint=hint)]) from None

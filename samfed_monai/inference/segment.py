@@ -19,14 +19,13 @@ from PIL import Image
 
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
-from samfed_monai.core.io import make_folder, read_json
+from samfed_monai.core.io import make_folder, read_json, to_csv
 from samfed_monai.core.progress import progress_bar
-from samfed_monai.core.table import to_csv
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_names, image_paths
-from samfed_monai.data.reading import read_image, read_mask
+from samfed_monai.data.reading import png_of, read_image, read_mask
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
 from samfed_monai.data.walk import DICOM, NIFTI, VIDEO, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
@@ -36,7 +35,7 @@ from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_h
 from samfed_monai.inference.looks import LooksPage, look_of
 from samfed_monai.inference.video import Video, segment_video
 from samfed_monai.reports.masks import COLUMNS as OF_AREA
-from samfed_monai.reports.masks import area_of, geojson_of, outlined, png_of
+from samfed_monai.reports.masks import area_of, geojson_of, outlined
 
 if TYPE_CHECKING:
     from samfed_monai.inference.predictor import Predictor

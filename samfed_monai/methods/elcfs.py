@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,23 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import all_finite
-from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, require, whole
-from samfed_monai.data.records import different
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import SCHEDULES, Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
-from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.fedavg import FedAvgWithStatistics
 from samfed_monai.networks.features import LastFeatures
-from samfed_monai.protocol.message import Message, MessageRefused
-from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind, with_statistics
+from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 
 if TYPE_CHECKING:
-    from samfed_monai.bundle import SiteImages
     from samfed_monai.protocol.strategy import Server
 
 WINDOWS = "windows"
@@ -83,27 +77,10 @@ def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
     return torch.where(share == 1, images, changed.to(images.dtype))
 
 
-class StyleBank:
-    """Windows of all sites, of which each is given those of the others.
-
-    Args:
-        by_site: site to its windows, (N, C, s, s) float each.
-    """
-
-    def __init__(self, by_site: Mapping[str, Tensor]) -> None:
-        self.by_site = dict(by_site)
-
-    def for_site(self, site: str) -> dict[str, Tensor]:
-        """Windows by site, never ``site``'s own."""
-        return {name: windows for name, windows in sorted(self.by_site.items()) if name != site}
-
-
-class StyleExchange(FedAvg):
+class StyleExchange(FedAvgWithStatistics):
     """FedAvg, whose server also keeps every site's amplitude windows and gives each site those of the others.
 
-    A site is asked for its windows until it has sent them once; from the next round on, weights go down with the
-    windows of the others beside them. What leaves is under the policy for image-derived statistics
-    (``privacy#statistics#spectrum``).
+    A site is asked for its windows until it has sent them once (``privacy#statistics#spectrum``).
 
     Args:
         entries: windows of each site, as :class:`SpectrumWindows` has them.
@@ -130,47 +107,17 @@ class StyleExchange(FedAvg):
         self.collected.load_state_dict({})
         return self
 
-    @property
-    def bank(self) -> StyleBank:
-        """What came so far."""
-        return StyleBank({site: own[WINDOWS] for site, own in self.collected.by_site.items()})
 
-    def configure(self, round: int) -> dict[str, Message]:
-        messages, bank = self.collected.asking(super().configure(round)), self.bank
-        for site, message in messages.items():
-            others = bank.for_site(site)
-            if others:
-                message.tensors = with_statistics(message.tensors, {WINDOWS: torch.cat(list(others.values()))})
-        return messages
-
-    def expected(self, site: str) -> Mapping[str, Tensor] | None:
-        return self.collected.expected(site, super().expected(site))
-
-    def accept(self, round: int, site: str, update: Message) -> None:
-        super().accept(round, site, self.collected.taken(site, update))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {**super().state_dict(), **self.collected.state_dict()}
-
-    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        super().load_state_dict(weights, state)
-        self.collected.load_state_dict(state)
-
-
-class SpectrumWindows(Statistic):
+class SpectrumWindows(MeansOfGroups):
     """The site's amplitude windows, each the mean over several of its images; and what it takes of the others.
 
-    The paper's bank has the amplitude of every image, whole. Ours has ``entries`` windows a site, and every one is the
-    mean over as many different images as the policy asks for, at least: images are dealt out at random, none twice, and
-    a site with few of them has fewer different windows, which it repeats. The random order derives from seed and site.
+    The paper's bank has the amplitude of every image, whole. Ours has ``entries`` windows a site.
 
     Args:
-        data: the site's images.
-        transform: reads one and brings it to the training size, without random changes.
         term: is given the others' windows before each local epoch.
         entries: windows that leave.
         half: of a window's side, in frequencies.
-        seed, site: of the run.
+        images: other arguments of :class:`MeansOfGroups`.
 
     Raises:
         Refused: a number out of its range.
@@ -183,56 +130,22 @@ class SpectrumWindows(Statistic):
         }
     """
 
-    kind = StatisticKind.SPECTRUM
+    kind, name = StatisticKind.SPECTRUM, WINDOWS
 
-    def __init__(
-        self,
-        *,
-        data: SiteImages,
-        transform: Callable[[Any], Any],
-        term: EpisodicTerm,
-        entries: int = 4,
-        half: int = 1,
-        seed: int = 0,
-        site: str = "",
-    ) -> None:
+    def __init__(self, *, term: EpisodicTerm, entries: int = 4, half: int = 1, **images: Any) -> None:
         require(whole("statistics#entries", entries, least=1), whole("statistics#half", half, least=0))
-        self.data, self.transform, self.term = data, transform, term
-        self.entries, self.half, self.seed, self.site = entries, half, seed, site
+        super().__init__(entries=entries, **images)
+        self.term, self.half = term, half
 
     def like(self) -> Mapping[str, Tensor]:
         side = 2 * self.half + 1
         return {WINDOWS: torch.zeros(self.entries, COLOURS, side, side)}
 
-    def images(self, least_images: int) -> int:
-        count = len(different(self.data.records("unlabelled")))
-        return count // self._groups(count, least_images)
-
-    def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        records = different(self.data.records("unlabelled"))
-        order = torch.randperm(
-            len(records), generator=torch.Generator().manual_seed(derive_seed(self.seed, self.site, "spectrum"))
-        )
-        means = []
-        for group in order.tensor_split(self._groups(len(records), least_images)):
-            images = (self.transform(records[index])["image"] for index in group.tolist())
-            windows = [spectrum_windows(torch.as_tensor(image)[None], self.half)[0] for image in images]
-            means.append(torch.stack(windows).mean(dim=0).as_subclass(Tensor))
-        return {WINDOWS: torch.stack([means[entry % len(means)] for entry in range(self.entries)])}
+    def entry(self, image: Tensor) -> Tensor:
+        return spectrum_windows(image[None], self.half)[0]
 
     def receive(self, tensors: Mapping[str, Tensor]) -> None:
-        own = self.like()[WINDOWS]
-        windows = tensors.get(WINDOWS)
-        if tensors and (windows is None or len(tensors) > 1 or windows.shape[1:] != own.shape[1:]):
-            expected = f"{WINDOWS} of shape (N, {', '.join(map(str, own.shape[1:]))})"
-            hint = "give strategy and statistics one half"
-            raise MessageRefused([Problem("message -> statistics", found="others", expected=expected, hint=hint)])
-        if windows is not None and not all_finite(windows):
-            raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
-        self.term.windows = windows
-
-    def _groups(self, count: int, least_images: int) -> int:
-        return max(1, min(self.entries, count // max(1, least_images)))
+        self.term.windows = self.taken(tensors)
 
 
 def boundary_bands(masks: Tensor, *, inside: int = 1, outside: int = 5) -> tuple[Tensor, Tensor]:

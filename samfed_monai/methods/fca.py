@@ -1,4 +1,4 @@
-"""FCA, our reading (arXiv 2504.18020): units whose updates agree between sites are averaged, others stay personal."""
+"""FCA, our reading (arXiv 2504.18020): units of SAM's adapter whose updates agree are averaged, others are not."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ class Mask(str, Enum):
 class ClientTailored(FedAvg):
     """Client-tailored adapters (FCA, Hu et al., arXiv 2504.18020): common and individual units of every site's update.
 
-    From the paper: what is federated is split into common, client-invariant and individual, client-specific units, of
-    which the first are updated globally and the others independently; binary updating (BFU) decides, smooth updating
-    (SFU) weighs. **Our reading**: a unit is one entry of a tensor's first dimension (an output channel, a rank of a
-    LoRA matrix); it is common as far as a site's update of it points where the mean update of the others points
-    (:func:`agreement`); common units get the mean of those who hold them in common (:func:`tailored`). Integer tensors
-    are FedAvg's.
+    From the paper: an adapter in a medical foundation model is split into common, client-invariant and individual,
+    client-specific units, of which the first are updated globally and the others independently; binary updating (BFU)
+    decides, smooth updating (SFU) weighs. The variant ``fca`` does so with the LoRA of SAM. **Our reading**: a unit is
+    one entry of a tensor's first dimension (an output channel, a rank of a LoRA matrix); it is common as far as a
+    site's update of it points where the mean update of the others points (:func:`agreement`); common units get the mean
+    of those who hold them in common (:func:`tailored`). Integer tensors are FedAvg's.
 
     Sites train what they are sent, as in FedAvg; the server sends each its own model, and each is scored on that. A
     site that did not answer keeps its model. Hospitals that take no part are scored on FedAvg's mean. Bytes are those

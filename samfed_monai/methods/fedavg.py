@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from samfed_monai.protocol.message import Kind, Message
+from samfed_monai.protocol.statistics import Collected, with_statistics
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
@@ -97,3 +98,39 @@ class PersonalFedAvg(FedAvg):
     def configure(self, round: int) -> dict[str, Message]:
         messages = super().configure(round)
         return {site: replace(message, extra={"purpose": "distil"}) for site, message in messages.items()}
+
+
+class FedAvgWithStatistics(FedAvg):
+    """FedAvg, whose server also keeps an image-derived statistic of every site and sends each site those of the others.
+
+    Weights go down with the statistics of the others beside them, never a site's own. What leaves is under the policy
+    for image-derived statistics (``privacy#statistics``). A method says which statistic (:attr:`statistic`), sets
+    :attr:`collected`, and may say when sites are asked.
+    """
+
+    collected: Collected
+
+    def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
+        """Messages of a round, which ask for what is missing: each site is asked until it has answered once."""
+        return self.collected.asking(messages)
+
+    def configure(self, round: int) -> dict[str, Message]:
+        messages = self.asking(round, super().configure(round))
+        for site, message in messages.items():
+            others = [own for other, own in sorted(self.collected.by_site.items()) if other != site]
+            given = {name: torch.cat([own[name] for own in others]) for name in self.collected.like if others}
+            message.tensors = with_statistics(message.tensors, given)
+        return messages
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        return self.collected.expected(site, super().expected(site))
+
+    def accept(self, round: int, site: str, update: Message) -> None:
+        super().accept(round, site, self.collected.taken(site, update))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.collected.state_dict()
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self.collected.load_state_dict(state)

@@ -1,24 +1,27 @@
-"""FedCA (arXiv 2010.08982): rounds before the warm start train the encoder alone, by contrast and by alignment."""
+"""FedCA (arXiv 2010.08982): the encoder is trained first, by contrast with a shared dictionary and by alignment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
+from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.validators import in_range, require, whole
+from samfed_monai.core.validators import in_range, require, switch, whole
 from samfed_monai.handlers.guide import Guidance, NetworkCopy
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import Term
-from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.fedavg import FedAvg, FedAvgWithStatistics
 from samfed_monai.networks.features import encoder_maps, require_encoder
+from samfed_monai.protocol.message import Message
+from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 
 if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Server
@@ -93,17 +96,16 @@ class ContrastiveTerm(Term):
 
     Features are the mean over the deepest map of the encoder, of length 1. A query is the student's of the strong view,
     its key that of a moving average of the student of the weak view; the rest of the dictionary are keys of earlier
-    batches, but for those of the same image. Alignment holds the student's features of the public batch near those of
-    the network that the round began with (the paper: of a base network trained on a public set). The student is in
-    train mode, the two others are in eval mode: batch norm keeps even equal encoders apart, which the alignment sees
-    too.
+    batches, but for those of the same image, and what the other sites shared (:class:`SharedFeatures`). Alignment holds
+    the student's features of the public batch near those of the network that the round began with (the paper: of a base
+    network trained on a public set). The student is in train mode, the two others are in eval mode: batch norm keeps
+    even equal encoders apart, which the alignment sees too.
 
     ``alone`` is the paper's: in these rounds nothing but contrast and alignment is learned, no label of any kind, and
     the decoder does not move; the strategy :class:`ContrastBeforeLabels` lets the warm start follow. Otherwise the
     public labels' loss and every other term stay beside them.
 
-    Ours: the paper sends representations to a common dictionary; here it stays at its site and begins anew in each
-    round, nothing but weights leaves. There is no projection head.
+    Ours: keys of a site's own images begin anew in each round. There is no projection head.
 
     In the rounds after, and with ``rounds`` 0 in all, it computes nothing and draws no random number: such a run is one
     without it to the bit. In its rounds a step costs three more forward passes and two backward passes. It records
@@ -150,6 +152,8 @@ class ContrastiveTerm(Term):
         self.rounds, self.temperature, self.decay, self.alignment = rounds, temperature, decay, alignment
         self.alone, self._value = alone, torch.zeros(())
         self.dictionary = Dictionary(queue)
+        #: Features of the other sites, (N, D) float of length 1; ``None`` until there are some.
+        self.shared: Tensor | None = None
         self._base, self._average = NetworkCopy(), NetworkCopy()
 
     def attach(self, engine: Any) -> None:
@@ -177,8 +181,13 @@ class ContrastiveTerm(Term):
             keys = _encoded(engine, guidance.view("image", asked_by=self.where), self._average.network)
             base = _encoded(engine, public, self._base.network) if self.alignment else None
         images = guidance.batch.get("image_sha256")  # a user's own data set may not have it
+        dictionary = self.dictionary.like(keys)
+        if self.shared is not None:
+            dictionary = torch.cat([dictionary, self.shared.to(keys)])
         own = None if images is None else self.dictionary.of(images).to(keys.device)
-        value = contrastive_loss(queries, keys, self.dictionary.like(keys), self.temperature, own)
+        if own is not None:  # what others shared is of other images
+            own = functional.pad(own, (0, len(dictionary) - own.shape[1]))
+        value = contrastive_loss(queries, keys, dictionary, self.temperature, own)
         self.dictionary.add(keys, images or [""] * len(keys))
         if base is not None:
             aligned = alignment_loss(_encoded(engine, public, engine.network), base)
@@ -209,33 +218,96 @@ class ContrastiveTerm(Term):
 
 
 def _encoded(engine: Any, images: Tensor, network: nn.Module) -> Tensor:
-    """Means over the deepest feature map, of length 1: (B, D)."""
-    deepest = encoder_maps(network, lambda: engine.inferer(images, network))[-1]
-    return functional.normalize(deepest.float().mean(dim=(2, 3)), dim=1)
+    return features_of(network, lambda: engine.inferer(images, network))
 
 
-class ContrastBeforeLabels(FedAvg):
+def features_of(network: nn.Module, run: Callable[[], object]) -> Tensor:
+    """Means over the deepest feature map in one call, of length 1: (B, D)."""
+    return functional.normalize(encoder_maps(network, run)[-1].float().mean(dim=(2, 3)), dim=1)
+
+
+FEATURES = "features"
+
+
+class SharedFeatures(MeansOfGroups):
+    """A site's part of the common dictionary, which it sends after each round of contrast; and what it takes of others.
+
+    The paper aggregates the representations of every client's images and shares them with all. Here an entry is the
+    mean over several images' features, as many as the policy for image-derived statistics asks for, and what comes is
+    of length 1 before it is used.
+
+    Args:
+        network: the site's.
+        term: is given the others' features before each local epoch.
+        entries: means that leave.
+        images: other arguments of :class:`MeansOfGroups`.
+
+    Raises:
+        Refused: a number out of its range.
+
+    Example::
+
+        "statistics": {
+            "_target_": "samfed_monai.methods.fedca.SharedFeatures", "data": "@images", "network": "@network",
+            "transform": "@validate#preprocessing", "term": "@terms#contrast", "seed": "@seed", "site": "@site"
+        }
+    """
+
+    kind, name = StatisticKind.FEATURES, FEATURES
+
+    def __init__(self, *, network: nn.Module, term: ContrastiveTerm, entries: int = 16, **images: Any) -> None:
+        require(whole("statistics#entries", entries, least=1))
+        super().__init__(entries=entries, **images)
+        self.network, self.term = network, term
+
+    def like(self) -> Mapping[str, Tensor]:
+        return {FEATURES: torch.zeros(self.entries, len(self.entry(torch.zeros(3, 64, 64))))}
+
+    @torch.no_grad()
+    def entry(self, image: Tensor) -> Tensor:
+        device = next(self.network.parameters()).device
+        with eval_mode(self.network):
+            return features_of(self.network, lambda: self.network(image[None].to(device)))[0].cpu()
+
+    def receive(self, tensors: Mapping[str, Tensor]) -> None:
+        others = self.taken(tensors)
+        self.term.shared = None if others is None else functional.normalize(others, dim=1)
+
+
+class ContrastBeforeLabels(FedAvgWithStatistics):
     """FedAvg whose first rounds come before the warm start: FedCA's pre-training of the encoder (stage 0).
 
     Those rounds begin with the network as it is built; after the last of them the server trains what they came to on
     the public set, as it does before round 0 in any other run, and the rounds with labels go on from there. With 0 such
     rounds it is FedAvg, with the warm start before round 0. Rounds of a schedule are counted from the first one.
 
+    From the second of those rounds on each site is sent what the others shared at the end of the one before
+    (:class:`SharedFeatures`, under ``privacy#statistics#features``): the common dictionary.
+
     Args:
         rounds: that come before, >= 0; those of the bundle's :class:`ContrastiveTerm`.
+        share: whether there is a common dictionary; without it, or with one round, nothing but weights leaves a site.
+        entries: of each site, as :class:`SharedFeatures` has them.
 
     Raises:
-        Refused: a number below 0; at :meth:`attach`, no round that is left for the labels.
+        Refused: an option out of its range; at :meth:`attach`, no round that is left for the labels.
 
     Example::
 
         "strategy": {"_target_": "samfed_monai.methods.fedca.ContrastBeforeLabels", "rounds": "@terms#contrast#rounds"}
     """
 
-    def __init__(self, *, rounds: int = 0) -> None:
+    def __init__(self, *, rounds: int = 0, share: bool = True, entries: int = 16) -> None:
         super().__init__()
-        require(whole("strategy#rounds", rounds, least=0))
-        self.rounds_before_warm_start = rounds
+        require(
+            whole("strategy#rounds", rounds, least=0),
+            switch("strategy#share", share),
+            whole("strategy#entries", entries, least=1),
+        )
+        self.rounds_before_warm_start, self.entries = rounds, entries
+        self.statistic = StatisticKind.FEATURES if share and rounds > 1 else None
+        if self.statistic is None:
+            self.exchange = FedAvg.exchange
 
     def attach(self, server: Server) -> ContrastBeforeLabels:
         if self.rounds_before_warm_start >= server.rounds:
@@ -243,8 +315,20 @@ class ContrastBeforeLabels(FedAvg):
             hint = "raise rounds, or lower terms#contrast#rounds"
             raise Refused([Problem("strategy#rounds", found, "a round that is left for the labels", hint)])
         super().attach(server)
+        like: dict[str, Tensor] = {}
+        if self.statistic is not None:
+            network = server.networks[server.sites[0]]().eval()
+            width = features_of(network, lambda: network(torch.zeros(1, 3, 64, 64))).shape[1]
+            like = {FEATURES: torch.zeros(self.entries, width)}
+        self.collected = Collected(StatisticKind.FEATURES, like)
         return self
 
+    def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
+        more = self.statistic is not None and round < self.rounds_before_warm_start - 1
+        return {**messages, **self.collected.asking(messages if more else {}, again=True)}
+
     def refine(self, round: int) -> None:
-        if round == self.rounds_before_warm_start - 1 and self.server.warm_start is not None:
-            self.global_weights = self.server.warm_start(self.global_weights)
+        if round == self.rounds_before_warm_start - 1:
+            self.collected.load_state_dict({})
+            if self.server.warm_start is not None:
+                self.global_weights = self.server.warm_start(self.global_weights)

@@ -1,10 +1,9 @@
 """SEE (arXiv 2506.08955): SAM refines the network's masks of a site's images; the best pseudo-labels are kept.
 
-The paper and its predecessor WS-SAM (He et al., NeurIPS 2023), of which we had abstracts and public summaries, not
-the code: a mean teacher's masks of several augmentations are brought back and averaged; points, boxes and the mask
-itself prompt SAM; the best pseudo-labels are stored; images and pixels are chosen by entropy. Which three scores
-decide, and what an uncertain pixel is, are our reading, and so is the mean teacher: the network that a round begins
-with, which is the mean of the sites'. Its feature grouping is not here.
+Scores, selection, the three labels of an image and their weights are those of the public code (ChunmingHe/SEE,
+``train_semi_single_withsam.py``); its feature grouping is :class:`~samfed_monai.networks.fpn.FeatureGroups`. Ours: the
+mean teacher is the network that a round begins with, which is the mean of the sites'; its views are mirrored and turned
+back exactly, as in the paper (the code does not turn them back); SAM is prompted as :class:`SamRefiner` says.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import entropy, weighted_pseudo_label_loss
+from samfed_monai.losses import StructureLoss, entropy
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
 from samfed_monai.networks.sam.geometry import MASK_STRIDE, crop, embed, inner_size
 from samfed_monai.networks.sam.refine import connected_components, prompts
@@ -53,9 +52,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEY = "teacher"
-"""Under which an item carries its pseudo-label: a key that the weak view moves with the image."""
+"""Under which an item carries its pseudo-labels: a key that the weak view moves with the image."""
 UNKNOWN = 0.5
 """A probability that says nothing: its entropy is 1, so its weight is 0."""
+UNSURE = 0.9
+"""Entropy in bits above which a pixel is unsure (the public code)."""
+KEPT = 3
+"""Pseudo-labels of an image (the public code's B)."""
+_LOSS = StructureLoss()
 
 
 def uncertainty(probabilities: Tensor) -> Tensor:
@@ -63,66 +67,51 @@ def uncertainty(probabilities: Tensor) -> Tensor:
     return (entropy(probabilities) / math.log(2)).clamp(0, 1)
 
 
-def is_kept(probabilities: Tensor, *, absolute: float = 0.1, relative: float = 0.5, unsure: float = 0.9) -> bool:
-    """Whether a pseudo-label is sure enough as a whole (WS-SAM, entropy-based image-level selection).
-
-    Pixels of an entropy above ``unsure`` bits are unsure: they must be less than ``absolute`` of the image, and less
-    than ``relative`` of its foreground. The two thresholds are the paper's, ``unsure`` is our reading.
-
-    Args:
-        probabilities: (1, h, w) float in [0, 1].
-        absolute, relative, unsure: in (0, 1].
-    """
-    doubtful = int((uncertainty(probabilities[None]) > unsure).sum())
-    foreground = int((probabilities > 0.5).sum())
-    return doubtful < absolute * probabilities.numel() and doubtful < relative * max(foreground, 1)
-
-
 class Scores(NamedTuple):
-    """How good a pseudo-label is; more is better, each in [0, 1].
+    """How unsure a pseudo-label is; less is better.
 
     Args:
-        certainty: 1 minus the mean entropy.
-        agreement: IoU with the network's own mask, from which it was made.
-        fidelity: what of the weak label it says rightly, the mean over its two classes; without one, the IoU that SAM
-            predicts of itself.
+        absolute: unsure pixels, over all pixels, in [0, 1].
+        relative: unsure pixels over the others, >= 0. It is ``absolute / (1 - absolute)``, so that the two agree on
+            which of two labels is better: that is the public code's definition.
+        change: mean entropy in bits of the distance to the network's prediction of the round before, in [0, 1].
     """
 
-    certainty: float
-    agreement: float
-    fidelity: float
+    absolute: float
+    relative: float
+    change: float
 
     def better(self, other: Scores) -> bool:
-        """Whether at least two of the three are above those of ``other``."""
-        return sum(own > old for own, old in zip(self, other, strict=True)) >= 2
+        """Whether at least two of the three are below those of ``other``."""
+        return sum(own < old for own, old in zip(self, other, strict=True)) >= 2
+
+    def sure(self, *, absolute: float = 0.1, relative: float = 0.5) -> bool:
+        """Whether a label is sure enough as a whole to be learned from (entropy-based image-level selection)."""
+        return self.absolute < absolute and self.relative < relative
 
 
-def scored(refined: Tensor, coarse: Tensor, weak: Tensor | None, predicted_iou: float) -> Scores:
+def scored(label: Tensor, previous: Tensor) -> Scores:
     """The three scores of a pseudo-label.
 
     Args:
-        refined, coarse: (1, h, w) float in [0, 1].
-        weak: (1, h, w) in {0, 1, 255}, or ``None``.
-        predicted_iou: of SAM, in [0, 1].
+        label: (1, h, w) float in [0, 1].
+        previous: the network's prediction of the round before, of that shape; in the first round, this one's.
     """
-    mask, before = refined > 0.5, coarse > 0.5
-    union = int((mask | before).sum())
-    agreement = int((mask & before).sum()) / union if union else 1.0
-    classes = [] if weak is None else [(weak == value, mask if value else ~mask) for value in (1, 0)]
-    right = [float(said[there].float().mean()) for there, said in classes if bool(there.any())]
-    fidelity = sum(right) / len(right) if right else predicted_iou
-    return Scores(1 - float(uncertainty(refined[None]).mean()), agreement, fidelity)
+    unsure = int((uncertainty(label[None]) > UNSURE).sum())
+    change = float(uncertainty((label - previous).abs()[None]).mean())
+    return Scores(unsure / label.numel(), unsure / (label.numel() - unsure + 1e-10), change)
 
 
 class PseudoLabelStore:
-    """The best pseudo-label of every image so far, keyed by the SHA-256 of the image's file; 8 bits a pixel.
+    """The best :data:`KEPT` pseudo-labels of every image, keyed by the SHA-256 of its file; 8 bits a pixel.
 
-    A new one replaces the old one where at least two of its three scores are better. Copies of it (a data set copies
-    its transforms) are the store itself.
+    Of an image that has all of them, a new one replaces the first that it is better than. Beside them is the network's
+    prediction of the round before. Copies of a store (a data set copies its transforms) are the store itself.
     """
 
     def __init__(self) -> None:
-        self._labels: dict[str, tuple[Tensor, Scores]] = {}
+        self._labels: dict[str, list[tuple[Tensor, Scores]]] = {}
+        self._previous: dict[str, Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PseudoLabelStore:
         return self
@@ -130,56 +119,63 @@ class PseudoLabelStore:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __contains__(self, image_sha256: object) -> bool:
-        return image_sha256 in self._labels
-
-    def offer(self, image_sha256: str, probabilities: Tensor, scores: Scores) -> bool:
-        """Takes a pseudo-label, if it is the first of its image or better; whether it was taken.
+    def offer(self, image_sha256: str, label: Tensor, scores: Scores) -> bool:
+        """Takes a pseudo-label, if its image has fewer than all, or a worse one; whether it was taken.
 
         Args:
             image_sha256: of the image's file.
-            probabilities: (1, h, w) float in [0, 1].
+            label: (1, h, w) float in [0, 1].
             scores: its own.
         """
-        old = self._labels.get(image_sha256)
-        if old is not None and not scores.better(old[1]):
+        kept = self._labels.setdefault(image_sha256, [])
+        worse = [place for place, (_, old) in enumerate(kept) if scores.better(old)]
+        if len(kept) == KEPT and not worse:
             return False
-        # scores as they are stored, so that a run that goes on compares the same numbers
-        kept = Scores(*torch.tensor(scores, dtype=torch.float64).tolist())
-        self._labels[image_sha256] = ((probabilities.detach().cpu() * 255).round().to(torch.uint8), kept)
+        place = worse[0] if len(kept) == KEPT else len(kept)
+        kept[place : place + 1] = [(_as_bytes(label), scores)]
         return True
 
-    def get(self, image_sha256: str) -> Tensor | None:
-        """An image's pseudo-label, (1, h, w) float in [0, 1]; ``None`` where there is none."""
-        found = self._labels.get(image_sha256)
-        return None if found is None else found[0].float() / 255
+    def get(self, image_sha256: str) -> list[tuple[Tensor, Scores]]:
+        """An image's pseudo-labels, (1, h, w) float in [0, 1], and their scores; at most :data:`KEPT`."""
+        return [(label.float() / 255, scores) for label, scores in self._labels.get(image_sha256, [])]
 
-    def scores(self, image_sha256: str) -> Scores:
-        """Those of an image's pseudo-label."""
-        return self._labels[image_sha256][1]
+    def previous(self, image_sha256: str, prediction: Tensor) -> Tensor:
+        """The prediction (1, h, w) that was given here last, or this one where none was; keeps this one."""
+        last = self._previous.get(image_sha256)
+        self._previous[image_sha256] = _as_bytes(prediction)
+        return prediction if last is None else last.to(prediction.device).float() / 255
 
     def save(self, path: Path) -> None:
         """Writes all of it, for its owner alone: pseudo-labels of private images stay at their site."""
         from safetensors.torch import save
 
-        tensors: dict[str, Tensor] = {}
-        for image, (label, scores) in self._labels.items():
-            tensors |= {f"{image}.label": label, f"{image}.scores": torch.tensor(scores, dtype=torch.float64)}
+        tensors = {f"{image}.previous": prediction for image, prediction in self._previous.items()}
+        for image, kept in self._labels.items():
+            tensors[f"{image}.labels"] = torch.stack([label for label, _ in kept])
+            tensors[f"{image}.scores"] = torch.tensor([scores for _, scores in kept], dtype=torch.float64)
         make_folder(path.parent)
         os.chmod(path.parent, 0o700)
         write_bytes(path, save(tensors))
 
     def load(self, path: Path | None) -> None:
         """Goes back to what :meth:`save` wrote; ``None`` empties it."""
+        self._labels, self._previous = {}, {}
         tensors = {} if path is None else safe_load(path)
-        images = [name.removesuffix(".label") for name in tensors if name.endswith(".label")]
-        self._labels = {
-            image: (tensors[f"{image}.label"], Scores(*tensors[f"{image}.scores"].tolist())) for image in images
-        }
+        for name, tensor in tensors.items():
+            image, _, what = name.partition(".")
+            if what == "previous":
+                self._previous[image] = tensor
+            elif what == "labels":
+                scores = [Scores(*each) for each in tensors[f"{image}.scores"].tolist()]
+                self._labels[image] = list(zip(tensor, scores, strict=True))
+
+
+def _as_bytes(probabilities: Tensor) -> Tensor:
+    return (probabilities.detach().cpu() * 255).round().to(torch.uint8)
 
 
 class LoadPseudoLabeld(Transform, RandomizableTrait):
-    """Adds an image's pseudo-label, where it is sure enough (:func:`is_kept`); elsewhere one half, which has no weight.
+    """Adds an image's pseudo-labels that are sure enough (:meth:`Scores.sure`); one half, without weight, for others.
 
     Comes between the reading and the weak view, so that both move together. It counts as random, so that no cache
     keeps a pseudo-label of an earlier round.
@@ -196,12 +192,13 @@ class LoadPseudoLabeld(Transform, RandomizableTrait):
         self.store, self.absolute, self.relative = term.store, term.absolute, term.relative
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Reads ``image_sha256`` and ``image``, (C, h, w); adds ``teacher``, (1, h, w) float32."""
+        """Reads ``image_sha256`` and ``image``, (C, h, w); adds ``teacher``, (:data:`KEPT`, h, w) float32."""
         size = data["image"].shape[-2:]
-        label = self.store.get(data["image_sha256"])
-        if label is None or not is_kept(label, absolute=self.absolute, relative=self.relative):
-            return {**data, KEY: torch.full((1, *size), UNKNOWN)}
-        return {**data, KEY: resize_probabilities(label[None], size)[0]}
+        planes = torch.full((KEPT, *size), UNKNOWN)
+        for place, (label, scores) in enumerate(self.store.get(data["image_sha256"])):
+            if scores.sure(absolute=self.absolute, relative=self.relative):
+                planes[place] = resize_probabilities(label[None], size)[0, 0]
+        return {**data, KEY: planes}
 
 
 def spread(mask: Tensor, most: int) -> Tensor:
@@ -232,18 +229,6 @@ def part_points(part: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tensor(points), torch.tensor(labels)
 
 
-class Refined(NamedTuple):
-    """What SAM makes of a mask.
-
-    Args:
-        probabilities: (1, h, w) float in [0, 1].
-        predicted_iou: in [0, 1], mean over the parts.
-    """
-
-    probabilities: Tensor
-    predicted_iou: float
-
-
 class SamRefiner:
     """SAM as it comes, prompted with a mask's parts three times, with more each time; the mean of its answers.
 
@@ -264,7 +249,7 @@ class SamRefiner:
         self.sam, self.size = sam, size
 
     @torch.no_grad()
-    def __call__(self, image: Tensor, mask: Tensor, weak: Tensor | None) -> Refined | None:
+    def __call__(self, image: Tensor, mask: Tensor, weak: Tensor | None) -> Tensor | None:
         """Refines one image's mask.
 
         Args:
@@ -273,7 +258,7 @@ class SamRefiner:
             weak: (1, H, W) in {0, 1, 255}, or ``None``.
 
         Returns:
-            ``None`` where the mask has no part that is more than a speck.
+            (1, H, W) float in [0, 1]; ``None`` where the mask has no part that is more than a speck.
         """
         parts = connected_components(mask[0] > 0.5)
         if not parts.numbers:
@@ -283,13 +268,11 @@ class SamRefiner:
         boxes = prompts(parts.boxes.to(image), height, width, self.size)
         points = self._points(parts.labels.to(image.device), parts.numbers, parts.boxes, weak)
         low = self._low(mask).expand(len(boxes), -1, -1, -1)
-        answers, sure = [], []
+        answers = []
         for given in ((), (points,), (points, low)):
-            logits, predicted = self.sam.decode_prompts(embedding, boxes, *given)
+            logits, _ = self.sam.decode_prompts(embedding, boxes, *given)
             answers.append(crop(logits, height, width, self.size).sigmoid().amax(dim=0, keepdim=True))
-            sure.append(float(predicted.clamp(0, 1).mean()))
-        mean = resize_probabilities(torch.stack(answers).mean(dim=0), (height, width))[0]
-        return Refined(mean, sum(sure) / len(sure))
+        return resize_probabilities(torch.stack(answers).mean(dim=0), (height, width))[0]
 
     def _points(
         self, labels: Tensor, numbers: Sequence[int], boxes: Tensor, weak: Tensor | None
@@ -338,16 +321,20 @@ class RefinedLabelTerm(Term):
     """The loss against stored pseudo-labels that SAM refined, each pixel weighing one minus its entropy.
 
     At the start of a round, and of every ``every`` rounds alone (of epochs, where a trainer runs on its own), the
-    site's images are seen by the network in eval mode
-    in ``views`` mirrored and turned views, whose predictions are brought back exactly and averaged; the weak label,
-    where there is one, overrules what they say of its pixels. :class:`SamRefiner` makes a pseudo-label of that, and
-    :class:`PseudoLabelStore` keeps the better one of it and the one before. Images whose pseudo-label is too unsure
-    have no say (:func:`is_kept`), and a round without any pseudo-label is one without the term.
+    site's images are seen by the network in eval mode in ``views`` mirrored and turned views, whose predictions are
+    brought back exactly and averaged; the weak label, where there is one, overrules what they say of its pixels.
+    :class:`SamRefiner` makes a pseudo-label of that, :func:`scored` compares it with the network's prediction of the
+    round before, and :class:`PseudoLabelStore` keeps the three best. Labels that are too unsure have no weight
+    (:meth:`Scores.sure`), and a round without any pseudo-label is one without the term.
+
+    As in the public code the loss is the structure loss of each label times the label's mean weight, summed and divided
+    by three, however many labels there are; as in the paper a pixel's weight counts inside of it, too. The code's term
+    that pushes predictions away from one half is left out.
 
     The store of a round is in ``folder``, readable for its owner alone, beside those of the two before, from which
     this round and the last one would begin if they had to be repeated; a run that goes on goes on with them. Nothing of
     it leaves the site.
-    In memory and on the disk it takes one byte a pixel and image. Each refinement costs SAM's encoder once an image.
+    In memory and on the disk it takes four bytes a pixel and image. Each refinement costs SAM's encoder once an image.
 
     Records ``<name>_labelled``, the share of the site's images with a pseudo-label, and ``<name>_weight``, the mean
     weight of a pixel.
@@ -364,7 +351,7 @@ class RefinedLabelTerm(Term):
         sam_size: side of its input in pixels.
         views: 1, 2, 4 or 8.
         every: rounds between two refinements, 1 or more.
-        absolute, relative: of :func:`is_kept`.
+        absolute, relative: of :meth:`Scores.sure`.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -432,14 +419,15 @@ class RefinedLabelTerm(Term):
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
         """The weighted loss of the batch's pseudo-labels."""
         if guidance is not None and self.unlabelled:
-            label, logits = guidance.view(KEY, asked_by=self.where), guidance.student
+            labels, logits = guidance.view(KEY, asked_by=self.where), guidance.student
         else:
-            label, logits = torch.as_tensor(engine.state.batch[KEY]), engine.state.output["pred"]
-        label = label.to(logits.device).float()
-        weight = 1 - uncertainty(label)
-        record(engine, f"{self.name}_labelled", label.new_tensor(self._labelled))
-        record(engine, f"{self.name}_weight", weight.mean())
-        return weighted_pseudo_label_loss(logits, (label > 0.5).long(), weight)
+            labels, logits = torch.as_tensor(engine.state.batch[KEY]), engine.state.output["pred"]
+        labels = labels.to(logits.device).float()
+        weights = [1 - uncertainty(label) for label in labels.split(1, dim=1)]
+        record(engine, f"{self.name}_labelled", labels.new_tensor(self._labelled))
+        record(engine, f"{self.name}_weight", torch.stack(weights).mean())
+        pairs = zip(labels.split(1, dim=1), weights, strict=True)
+        return torch.stack([weight.mean() * _LOSS(logits, label, weight) for label, weight in pairs]).sum() / KEPT
 
     def _epoch_started(self, engine: Any) -> None:
         if not in_federation(engine) and round_of(engine)[0] != self._round:
@@ -472,12 +460,12 @@ class RefinedLabelTerm(Term):
                 weak = item.get("label") if self.split == "labelled" else None
                 weak = None if weak is None else torch.as_tensor(weak).as_subclass(Tensor).to(device)
                 coarse = self._coarse(engine, image)
+                previous = self.store.previous(each["image_sha256"], coarse)
                 if weak is not None:
                     coarse = torch.where(weak == IGNORE, coarse, (weak == 1).float())
-                refined = refiner(image, coarse, weak)
-                if refined is not None:
-                    scores = scored(refined.probabilities, coarse, weak, refined.predicted_iou)
-                    yield self.store.offer(each["image_sha256"], refined.probabilities, scores)
+                label = refiner(image, coarse, weak)
+                if label is not None:
+                    yield self.store.offer(each["image_sha256"], label, scored(label, previous))
                 bar.update()
 
     def _coarse(self, engine: Any, image: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.optimize import isotonic_regression
 
 Chances = NDArray[np.float32]
@@ -39,54 +38,20 @@ PREFIX = "quality_"
 _LEAST_SPREAD = 0.05  # of Dice, where the estimate is 1
 
 
-def soft_dice(chances: Chances, mask: Mask) -> float:
-    """Dice that is expected if the pixels were drawn one by one: ``2 sum(q m) / (sum(q) + sum(m))``.
-
-    Args:
-        chances: (H, W) float in [0, 1], the probability q of the foreground.
-        mask: (H, W) bool, m.
-    """
-    both = float(chances.sum(dtype=np.float64)) + float(np.count_nonzero(mask))
-    return 2 * float(chances[mask].sum(dtype=np.float64)) / both if both else 1.0
-
-
 def level_dice(chances: Chances, mask: Mask) -> float:
     """Dice that is expected if the truth were one of the areas above a threshold, each of :data:`LEVELS` as likely.
 
-    Pixels then come and go together, as a border does that lies further in or out; arguments as :func:`soft_dice`.
+    Pixels then come and go together, as a border does that lies further in or out.
+
+    Args:
+        chances: (H, W) float in [0, 1], the probability of the foreground.
+        mask: (H, W) bool.
     """
     levels = (chances * len(LEVELS) + 0.5).astype(np.uint8)  # how many thresholds a pixel reaches
     shared, areas = (np.bincount(found.ravel(), minlength=len(LEVELS) + 1) for found in (levels[mask], levels))
     above = [np.cumsum(counts[::-1])[::-1][1:] for counts in (shared, areas)]
     sizes = above[1] + int(np.count_nonzero(mask))
     return float(np.mean(np.where(sizes > 0, 2 * above[0] / np.maximum(sizes, 1), 1.0)))
-
-
-def nested_dice(chances: Chances, threshold: float = 0.5) -> float:
-    """Dice between the area that is surely foreground and the one that may be: half-way from the threshold to 1 and 0.
-
-    With a threshold of 0.5 those are the pixels above 0.75 and above 0.25; 1 where both are empty.
-
-    Args:
-        chances: (H, W) float in [0, 1].
-        threshold: from which a pixel is foreground.
-    """
-    inner, outer = (int(np.count_nonzero(chances >= level)) for level in ((1 + threshold) / 2, threshold / 2))
-    return 2 * inner / (inner + outer) if outer else 1.0
-
-
-def agreement(masks: Sequence[Mask]) -> float:
-    """Mean Dice between the masks of several views, (H, W) bool each; 1 of a single one."""
-    pairs = [soft_dice(one.astype(np.float32), other) for i, one in enumerate(masks) for other in masks[:i]]
-    return float(np.mean(pairs)) if pairs else 1.0
-
-
-def border_certainty(chances: Chances, mask: Mask) -> float:
-    """1 less the mean entropy in bits of the pixels at the mask's border; 0 without one. As :func:`soft_dice`."""
-    border = ndimage.binary_dilation(mask) ^ ndimage.binary_erosion(mask)
-    chance = np.clip(chances[border], 1e-7, 1 - 1e-7)
-    entropy = -chance * np.log2(chance) - (1 - chance) * np.log2(1 - chance)
-    return 1 - float(entropy.mean()) if border.any() else 0.0
 
 
 def estimate(chances: Chances, threshold: float = 0.5) -> float:

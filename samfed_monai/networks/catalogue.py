@@ -13,7 +13,7 @@ from samfed_monai.config.entry_points import brought
 from samfed_monai.config.variants import networks_elsewhere
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.registry import Registry
-from samfed_monai.core.validators import one_of
+from samfed_monai.core.validators import one_of, require
 from samfed_monai.data.classes import class_problems, outputs_of
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
 from samfed_monai.networks.input_size import require_intake
@@ -31,6 +31,8 @@ CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network",
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM.
 Those that another package brings (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are
 imported when they are asked for."""
+PYRAMIDS = ("mobile_sam_fpn", "lite0_fpn", "lite0_fpn_96")
+"""Those whose coarsest features can be in groups."""
 
 
 def network_problems(name: str, where: str) -> list[Problem]:
@@ -56,6 +58,7 @@ def client_network(
     weights: str | Path | None = None,
     load: bool = True,
     site_channels: int | None = None,
+    feature_groups: Sequence[int] = (),
     **kwargs: Any,
 ) -> nn.Module:
     """Builds a client network: ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)`` of the same size.
@@ -79,6 +82,8 @@ def client_network(
         load: ``False`` leaves the weights unread: the network is filled with others before it is used.
         site_channels: the most sites among which the deepest channels are chosen by site
             (:func:`samfed_monai.networks.site_channels.select_channels`); ``None`` chooses none.
+        feature_groups: of a pyramid (``mobile_sam_fpn``, ``lite0_fpn``), see
+            :class:`samfed_monai.networks.fpn.FeatureGroups`; none in other networks.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
     Raises:
@@ -96,6 +101,9 @@ def client_network(
         out_channels = outputs_of(classes)
     if problems := network_problems(name, "train.json -> network_name"):
         raise Refused(problems)
+    if feature_groups:
+        require(one_of("network_def#feature_groups -> network_name", name, PYRAMIDS))
+        kwargs["feature_groups"] = feature_groups
     try:
         network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)
     except TypeError as error:

@@ -39,6 +39,85 @@ class PyramidEncoder(nn.Module):
         return self
 
 
+class GroupAttention(nn.Module):
+    """Slot attention with learned starts (Locatello et al., arXiv 2006.15055): each group's mean, set in every place.
+
+    As in WS-SAM's public code (``SlotAttentionModule``): places compete for groups by a softmax over the groups, three
+    times, and what the groups have gathered is added to a projection of each place's coordinates.
+
+    Args:
+        width: channels.
+        groups: how many, >= 1.
+    """
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.position, self.placed = nn.Linear(4, width), nn.Linear(4, width)
+        self.before = nn.Sequential(nn.LayerNorm(width), *_two_layers(width), nn.LayerNorm(width))
+        self.start = nn.Parameter(torch.randn(groups, width))
+        self.norm, self.query = nn.LayerNorm(width), nn.Linear(width, width)
+        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.update, self.after = nn.GRUCell(width, width), nn.Sequential(nn.LayerNorm(width), *_two_layers(width))
+        self.join = nn.Conv2d(groups * width, width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, width, h, w)`` to the same shape."""
+        batch, width, height, breadth = features.shape
+        rows = torch.linspace(0, 1, height, device=features.device).view(-1, 1).expand(height, breadth)
+        columns = torch.linspace(0, 1, breadth, device=features.device).expand(height, breadth)
+        grid = torch.stack([rows, columns, 1 - rows, 1 - columns], dim=-1).flatten(0, 1).to(features.dtype)
+        places = self.before(features.flatten(2).transpose(1, 2) + self.position(grid))
+        keys, values = self.key(places), self.value(places)
+        groups = self.start.expand(batch, -1, -1)
+        for _ in range(3):
+            share = (self.query(self.norm(groups)) @ keys.transpose(1, 2) * width**-0.5).softmax(dim=1) + 1e-8
+            gathered = share / share.sum(dim=2, keepdim=True) @ values
+            groups = self.update(gathered.flatten(0, 1), groups.flatten(0, 1)).view(groups.shape)
+            groups = groups + self.after(groups)
+        spread = groups.unsqueeze(2) + self.placed(grid)
+        joined: Tensor = self.join(spread.transpose(2, 3).flatten(1, 2).unflatten(2, (height, breadth)))
+        return joined
+
+
+def _two_layers(width: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+
+
+class FeatureGroups(nn.Module):
+    """Hybrid-granularity feature grouping (SEE: He et al., arXiv 2506.08955; WS-SAM, NeurIPS 2023).
+
+    ``x + a F + (1 - a) C`` with ``F`` the finer groups of ``x``, ``C`` the coarser ones of ``x + F``, and ``a`` in
+    (0, 1) what a small network makes of the mean and the maximum of both, by image (WS-SAM's public code, ``ODE``).
+
+    Args:
+        width: channels.
+        groups: how many, of the finer grain and of the coarser one (4 and 2 in the public code).
+
+    Raises:
+        Refused: not two whole numbers of 1 or more.
+    """
+
+    def __init__(self, width: int, groups: Sequence[int]) -> None:
+        super().__init__()
+        if len(groups) != 2 or any(type(number) is not int or number < 1 for number in groups):
+            expected, hint = "two whole numbers of 1 or more, or none", "as published: [4, 2]"
+            raise Refused([Problem("network_def#feature_groups", repr(groups), expected, hint)])
+        self.fine, self.coarse = GroupAttention(width, groups[0]), GroupAttention(width, groups[1])
+        self.mix = nn.Sequential(
+            nn.Conv2d(2 * width, width, 1, bias=False), nn.ReLU(), nn.Conv2d(width, 1, 1, bias=False)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, width, h, w)`` to the same shape."""
+        fine = self.fine(features)
+        coarse = self.coarse(fine + features)
+        both = torch.cat([fine, coarse], dim=1)
+        means, most = both.mean((2, 3), keepdim=True), both.amax((2, 3), keepdim=True)
+        share = torch.sigmoid(self.mix(means) + self.mix(most))
+        mixed: Tensor = features + share * fine + (1 - share) * coarse
+        return mixed
+
+
 class FPNDecoder(nn.Module):
     """Features of several strides to one map at the finest of them.
 
@@ -49,10 +128,12 @@ class FPNDecoder(nn.Module):
     Args:
         channels: of the levels, from the finest to the coarsest.
         width: channels inside; a multiple of 8.
+        feature_groups: of :class:`FeatureGroups` at the coarsest level; none leaves it as it is.
     """
 
-    def __init__(self, channels: Sequence[int], *, width: int = 96) -> None:
+    def __init__(self, channels: Sequence[int], *, width: int = 96, feature_groups: Sequence[int] = ()) -> None:
         super().__init__()
+        self.groups = FeatureGroups(width, feature_groups) if feature_groups else nn.Identity()
         self.lateral = nn.ModuleList(nn.Conv2d(each, width, 1) for each in channels)
         smooth = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.smooth = nn.Sequential(smooth, nn.GroupNorm(_GROUPS, width), nn.SiLU())
@@ -62,7 +143,7 @@ class FPNDecoder(nn.Module):
         levels = []
         for index, lateral in enumerate(self.lateral):
             levels.append(lateral(features[index]))
-        coarse = levels.pop()
+        coarse = self.groups(levels.pop())
         for _ in range(len(levels)):
             level = levels.pop()
             coarse = level + F.interpolate(coarse, level.shape[-2:], mode="bilinear", align_corners=False)
@@ -124,12 +205,15 @@ class MobileSamFPN(nn.Module):
         out_channels: of the logits.
         width: channels of the decoder.
         frozen_stages: see :class:`TinyViTFeatures`.
+        feature_groups: see :class:`FPNDecoder`.
     """
 
-    def __init__(self, *, out_channels: int = 1, width: int = 96, frozen_stages: int = 0) -> None:
+    def __init__(
+        self, *, out_channels: int = 1, width: int = 96, frozen_stages: int = 0, feature_groups: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.encoder = TinyViTFeatures(frozen_stages)
-        self.decoder = FPNDecoder(_CHANNELS, width=width)
+        self.decoder = FPNDecoder(_CHANNELS, width=width, feature_groups=feature_groups)
         self.segmentation_head = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -245,12 +329,15 @@ class Lite0FPN(nn.Module):
     Args:
         in_channels, out_channels: of images and logits.
         width: channels of the decoder.
+        feature_groups: see :class:`FPNDecoder`.
     """
 
-    def __init__(self, *, in_channels: int = 3, out_channels: int = 1, width: int = 64) -> None:
+    def __init__(
+        self, *, in_channels: int = 3, out_channels: int = 1, width: int = 64, feature_groups: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.encoder = Lite0Features(in_channels)
-        self.decoder = FPNDecoder(tuple(_LEVELS.values()), width=width)
+        self.decoder = FPNDecoder(tuple(_LEVELS.values()), width=width, feature_groups=feature_groups)
         self.segmentation_head = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from samfed_monai.privacy.audit import AuditLog
 from samfed_monai.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
 from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, forbidden_problems
 from samfed_monai.privacy.withholding import EFFORT, OWN_NETWORK, withhold_small, without_scores
+from samfed_monai.protocol.compression import Sender
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task, scrub
@@ -54,8 +55,9 @@ class ReleaseFilter:
 
     In this order: the reply is compared with the allow-list (kind, names, shapes, dtypes, size; site, round and seed
     must be those of the request) and with what the method declares (:func:`undeclared`), small counts are withheld,
-    noise is added where it is asked for, and a line is written to the audit file. Whatever is not on the list is
-    refused, and its name or value is not repeated. A message whose line cannot be written does not leave.
+    noise is added where it is asked for, weights are compressed where the plan says so, and a line is written to the
+    audit file. Whatever is not on the list is refused, and its name or value is not repeated. A message whose line
+    cannot be written does not leave.
 
     Args:
         site: the site's name.
@@ -69,6 +71,7 @@ class ReleaseFilter:
         least_seen: different images that a site must have trained on in a round for anything that it learned to leave;
             its own floor, since short rounds of small batches are common where nothing is private.
         noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
+        sender: compresses weights, as the last step; ``None`` sends them whole.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class ReleaseFilter:
         rounds: int | None = None,
         least_seen: int = 1,
         noise: Noise | None = None,
+        sender: Sender | None = None,
     ) -> None:
+        self.sender = sender
         self.site, self.allowed, self.ledger, self.method = site, allowed, ledger, method
         self.rounds, self.least_seen = rounds, least_seen
         self.privacy, self.noise = privacy or Privacy(), noise or SystemNoise()
@@ -108,6 +113,9 @@ class ReleaseFilter:
             self._check(task, request, reply, allowed)
             message, noise = self._noised(task, request, withhold_small(reply, self.privacy.least_images), allowed)
             message, noise, statistics = self._limited(message, noise, allowed)
+            if self.sender is not None and message.kind == Kind.WEIGHTS and message.tensors:
+                step, _ = self.sender.packed(message.tensors, request.tensors)
+                message = replace(message, kind=Kind.STEP, tensors=step)
             content = {**_content(message), **statistics}
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
@@ -336,6 +344,7 @@ def site_release(
     method: Method | None = None,
     rounds: int | None = None,
     least_seen: int = 1,
+    sender: Sender | None = None,
 ) -> ReleaseFilter:
     """What every answer of a :class:`Site` passes.
 
@@ -348,7 +357,8 @@ def site_release(
         method: what the plan's variant says of itself, as this site has it.
         rounds: of the plan.
         least_seen: of the site's own floor: different images trained on in a round.
+        sender: compresses weights; ``None`` sends them whole.
     """
     folder, allowed = Path(run_folder) / "sites" / as_file_name(site), lambda: allowed_of(client())
     settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
-    return ReleaseFilter(site, allowed=allowed, privacy=privacy, folder=folder, **settings)
+    return ReleaseFilter(site, allowed=allowed, privacy=privacy, folder=folder, sender=sender, **settings)

@@ -65,8 +65,10 @@ MAX_TERMS = 64
 #: Last parts of the names of batch norm's running variances and of its counter of batches (PyTorch).
 _VARIANCE, _BATCHES = "running_var", "num_batches_tracked"
 _HASH = re.compile("[0-9a-f]{64}")
-#: The word that names weights which a site holds already, instead of sending them (:class:`.SentWeights`).
+#: The word that names weights which a site holds once it has a message, without these (:class:`.SentWeights`).
 HELD = "held"
+#: The word that names how a difference was compressed (:mod:`.compression`).
+COMPRESSION = "compression"
 #: The word by which a server asks for an image-derived statistic (:mod:`.statistics`).
 STATISTICS = "statistics"
 #: Words the server may send: key to the pattern of the values it can take.
@@ -77,6 +79,7 @@ EXTRA_WORDS = {
     # what a site does with the tensors: put them in place of its weights, learn from them, or keep its own network
     "purpose": re.compile("replace|distil|keep"),
     HELD: re.compile("[0-9a-f]{32}"),
+    COMPRESSION: re.compile("bfloat16|int8|[1-9][0-9]{0,3}"),
     STATISTICS: re.compile("spectrum|features|graph"),
     "public": _HASH,  # of the public set as networks see it: images, masks at the evaluation size, order
     "public_list": _HASH,  # of the public part of the data list
@@ -110,6 +113,7 @@ class Kind(str, Enum):
     """What the tensors of a :class:`Message` are."""
 
     WEIGHTS = "weights"
+    STEP = "step"
     SOFT_MASKS = "soft_masks"
     PROTOTYPES = "prototypes"
     ADAPTER = "adapter"
@@ -126,7 +130,8 @@ class Message:
     """One message, up or down.
 
     Args:
-        kind: what ``tensors`` are; ``metrics`` carries none. An ``adapter`` travels down only: the file's bytes as a
+        kind: what ``tensors`` are; ``metrics`` carries none. A ``step`` is a compressed difference to weights that both
+            ends hold (:class:`.Compression`). An ``adapter`` travels down only: the file's bytes as a
             ``uint8`` tensor ``adapter``, with its SHA-256 under the same name in ``extra``.
         site: the site it comes from or goes to.
         round: round it belongs to, from 0.

@@ -14,17 +14,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.data.records import different
 from samfed_monai.protocol.message import STATISTICS, Message, MessageRefused
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from samfed_monai.bundle import SiteImages
 
 PREFIX = "statistics."
 """What names of a statistic's tensors begin with in a message that has weights, too; no network's name does."""
@@ -154,6 +158,64 @@ class Statistic(ABC):
             return
         names = ", ".join(sorted(tensors))
         raise MessageRefused([Problem("message -> statistics", found=names, expected="none: this site takes none")])
+
+
+class MeansOfGroups(Statistic):
+    """Entries that are each the mean over several of the site's images, as many as the policy asks for, at least.
+
+    Images are dealt out at random, none twice, in the same way every time it is measured; a site with few of them has
+    fewer different entries, which it repeats. The random order derives from seed, site and kind.
+
+    Args:
+        data: the site's images.
+        transform: reads one and brings it to the training size, without random changes.
+        entries: that leave, >= 1.
+        seed, site: of the run.
+    """
+
+    name: str
+    """Of its tensor."""
+
+    def __init__(
+        self, *, data: SiteImages, transform: Callable[[Any], Any], entries: int = 1, seed: int = 0, site: str = ""
+    ) -> None:
+        self.data, self.transform, self.entries, self.seed, self.site = data, transform, entries, seed, site
+
+    @abstractmethod
+    def entry(self, image: Tensor) -> Tensor:
+        """What is averaged, of an image (3, H, W)."""
+
+    def images(self, least_images: int) -> int:
+        count = len(different(self.data.records("unlabelled")))
+        return count // self._groups(count, least_images)
+
+    def measured(self, least_images: int) -> Mapping[str, Tensor]:
+        records = different(self.data.records("unlabelled"))
+        seed = derive_seed(self.seed, self.site, self.kind.value)
+        order, means = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)), []
+        for group in order.tensor_split(self._groups(len(records), least_images)):
+            images = (torch.as_tensor(self.transform(records[index])["image"]) for index in group.tolist())
+            entries = [self.entry(image.as_subclass(torch.Tensor)) for image in images]
+            means.append(torch.stack(entries).mean(dim=0))
+        return {self.name: torch.stack([means[entry % len(means)] for entry in range(self.entries)])}
+
+    def taken(self, tensors: Mapping[str, Tensor]) -> Tensor | None:
+        """Entries of other sites, any number of this one's shape; ``None`` where none came.
+
+        Raises:
+            MessageRefused: tensors that are not those, or not finite.
+        """
+        own, others, where = self.like()[self.name], tensors.get(self.name), "message -> statistics"
+        if tensors and (others is None or len(tensors) > 1 or others.shape[1:] != own.shape[1:]):
+            expected = f"{self.name} of shape (N, {', '.join(map(str, own.shape[1:]))})"
+            hint = "give strategy and statistics the same options"
+            raise MessageRefused([Problem(where, found="others", expected=expected, hint=hint)])
+        if others is not None and not all_finite(others):
+            raise MessageRefused([Problem(where, found="NaN or infinity", expected="finite values")])
+        return others
+
+    def _groups(self, count: int, least_images: int) -> int:
+        return max(1, min(self.entries, count // max(1, least_images)))
 
 
 def split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

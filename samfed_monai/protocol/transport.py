@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -16,7 +17,18 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from samfed_monai.core.errors import Problem, is_out_of_memory
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.protocol.message import HELD, MAX_BYTES, Kind, Message, MessageRefused, from_bytes, wire_size
+from samfed_monai.protocol.compression import Step, stepped
+from samfed_monai.protocol.message import (
+    COMPRESSION,
+    EXTRA_WORDS,
+    HELD,
+    MAX_BYTES,
+    Kind,
+    Message,
+    MessageRefused,
+    from_bytes,
+    wire_size,
+)
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 
 if TYPE_CHECKING:
@@ -214,9 +226,10 @@ class Transport(Protocol):
         """Has clients go back to what :meth:`save_state` wrote."""
 
 
-# Weights travel once: a round ends with the validation of its model, and the next one trains from it. Both ends are
-# here, for transports that carry bytes. A site that was started again holds nothing and says so; it is then sent the
-# weights themselves. Statistics beside weights are small and always sent.
+# Weights travel once: a round ends with the validation of its model, and the next one trains from it. Where a run is
+# compressed, the model of a round is a step from the one before. Both ends are here, for transports that carry bytes.
+# A site that was started again holds nothing and says so; it is then sent the weights themselves. Statistics beside
+# weights are small and always sent.
 _MISSING = Problem("message -> tensors", found="none", expected="weights, for those that it names are not held here")
 #: What a site answers that does not hold the weights that a message names.
 NOT_HELD = str(_MISSING)
@@ -227,24 +240,40 @@ class SentWeights:
 
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
+        #: What leads to the newest model from the one before; ``None`` sends whole models.
+        self.step: Step | None = None
+        self._whole: Counter[str] = Counter()
 
     def shortened(self, site: str, message: Message) -> Message:
-        """``message`` as it travels to ``site``: without its weights, where the last ones sent there were the same.
+        """``message`` as it travels to ``site``: without its weights, where the last ones sent there were the same, or
+        with the :attr:`step` from these.
 
         Weights that it does carry count as sent; call :meth:`forget` where they may not have arrived.
         """
         if message.kind != Kind.WEIGHTS or not message.tensors:
             return message
         weights, statistics = split_statistics(message.tensors)
-        own = checksum(weights)
-        if self._last.get(site) == own:
+        own, last, step = checksum(weights), self._last.get(site), self.step
+        if last == own:
             return replace(message, tensors=with_statistics({}, statistics), extra={**message.extra, HELD: own})
         self._last[site] = own
+        if step is None or own != step.after:
+            return message
+        if last == step.before:
+            tensors, words = with_statistics(step.tensors, statistics), {HELD: own, COMPRESSION: step.form}
+            return replace(message, kind=Kind.STEP, tensors=tensors, extra={**message.extra, **words})
+        self._whole[site] += 1
+        logger.info("%s is sent the whole model of round %d: it has none to step from", site, message.round + 1)
         return message
 
     def forget(self, site: str) -> None:
         """The next weights for ``site`` are sent, whatever it may hold."""
         self._last.pop(site, None)
+
+    def take_whole(self) -> dict[str, int]:
+        """How many models each site was sent whole in place of a :attr:`step`, since this was last called."""
+        taken, self._whole = dict(self._whole), Counter()
+        return taken
 
 
 class HeldWeights:
@@ -254,22 +283,28 @@ class HeldWeights:
         self._tensors: dict[str, Tensor] = {}
 
     def complete(self, message: Message) -> Message:
-        """``message`` with the weights that it names.
+        """``message`` with the weights that it names, or that it leads to.
 
         Raises:
             MessageRefused: others are held here, or none; its text is :data:`NOT_HELD`.
         """
-        named = message.extra.get(HELD)
+        named, form = message.extra.get(HELD), message.extra.get(COMPRESSION)
         weights, statistics = split_statistics(message.tensors)
         if named is None:
             if message.kind == Kind.WEIGHTS and weights:
                 self._tensors = weights
             return message
-        if weights or not self._tensors or checksum(self._tensors) != named:
+        held: dict[str, Tensor] | None = self._tensors
+        if message.kind == Kind.STEP and form is not None and EXTRA_WORDS[COMPRESSION].fullmatch(form):
+            held = stepped(self._tensors, weights, form)
+        elif weights or message.kind == Kind.STEP:
+            held = None
+        if not held or checksum(held) != named:
             self._tensors = {}
             raise MessageRefused([_MISSING])
-        words = {name: word for name, word in message.extra.items() if name != HELD}
-        return replace(message, tensors=with_statistics(self._tensors, statistics), extra=words)
+        self._tensors = held
+        words = {name: word for name, word in message.extra.items() if name not in (HELD, COMPRESSION)}
+        return replace(message, kind=Kind.WEIGHTS, tensors=with_statistics(held, statistics), extra=words)
 
 
 class Spooled:

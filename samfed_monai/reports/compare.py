@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -122,16 +121,29 @@ Runs = Sequence[str | Path | RunData]
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What one image costs networks that were measured one after the other.
+
+    Args:
+        run: row and seed of the run that measured them.
+        networks: name to ``parameters`` (count), ``milliseconds`` and, but in older runs, ``memory_bytes``.
+    """
+
+    run: str
+    networks: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
 class Table:
     """A comparison: groups of rows in the order of :data:`samfed_monai.reports.rows.VARIANTS`.
 
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
     ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,
     ``last`` (average Dice of the last model), ``teacher`` (average Dice of the run's teacher alone), ``traffic``
-    (megabytes per round, both directions, all sites), ``parameters`` (millions), ``milliseconds`` and ``memory``
-    (megabytes) of an image, each of the largest network at a site, ``vs:<row>`` (average Dice minus that of the
-    row with the same seed), and of sites without masks ``between:<site>`` and ``between`` (Dice between the masks of
-    student and teacher on their own images, and over all of these), where the runs' folders have the tables.
+    (megabytes per round, both directions, all sites), ``parameters`` (millions, of the largest network at a
+    site), ``vs:<row>`` (average Dice minus that of the row with the same seed), and of sites without masks
+    ``between:<site>`` and ``between`` (Dice between the masks of student and teacher on their own images, and over all
+    of these), where the runs' folders have the tables.
     """
 
     sites: list[str]
@@ -141,6 +153,7 @@ class Table:
     datalist: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
     convention: dict[str, str] | None = None
+    costs: Costs | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -180,7 +193,7 @@ def comparison_table(runs: Runs) -> Table:
         Refused: a run is unfinished or there twice, or they are of different data lists or
             sites (their rows would not be comparable); everything is listed.
     """
-    read = _read(runs)
+    read = read_runs(runs)
     by_group: dict[tuple[str, Mode], dict[str, list[RunData]]] = {}
     for run in read:
         key = (str(run.about.get("setting", "")), mode_of(run.results))
@@ -196,10 +209,12 @@ def comparison_table(runs: Runs) -> Table:
         datalist=first["hashes"].get("datalist"),
         versions=_versions(read),
         convention=convention_of(read),
+        costs=_side_by_side(read),
     )
 
 
-def _read(runs: Runs) -> list[RunData]:
+def read_runs(runs: Runs) -> list[RunData]:
+    """The runs of a comparison, read, and named as its rows; arguments and refusals of :func:`comparison_table`."""
     problems = Problems()
     read: list[RunData] = []
     for given in runs:
@@ -329,9 +344,7 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
         "teacher": computed(lambda content: _at(teacher_alone(content), ("average", "test", "dice"))),
-        "parameters": computed(partial(_cost, key="parameters", unit=1e6)),
-        "milliseconds": computed(partial(_cost, key="milliseconds")),
-        "memory": computed(partial(_cost, key="memory_bytes", unit=1e6)),
+        "parameters": computed(_parameters),
         "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
     }
 
@@ -358,10 +371,21 @@ def _unseen(results: Mapping[str, Any]) -> float | None:
     return dice
 
 
-def _cost(results: Mapping[str, Any], *, key: str, unit: float = 1.0) -> float | None:
-    """What one image costs the network at a site that takes most of it; ``None`` where one was not measured."""
-    found = [cost.get(key) for cost in results.get("costs", {}).values()]
-    return max(found) / unit if found and None not in found else None
+def _parameters(results: Mapping[str, Any]) -> float | None:
+    """Those of the largest network at a site, in millions; ``None`` where none was measured."""
+    found = [cost["parameters"] for cost in results.get("costs", {}).values()]
+    return max(found) / 1e6 if found else None
+
+
+def _side_by_side(runs: Sequence[RunData]) -> Costs | None:
+    """The costs of the run that measured most networks; times of different runs cannot be compared."""
+
+    def measured(run: RunData) -> dict[str, dict[str, float]]:
+        teacher = run.results["teacher"] or {}
+        return {**run.results.get("costs", {}), **({TEACHER: teacher} if "milliseconds" in teacher else {})}
+
+    run = max(runs, key=lambda each: len(measured(each)))
+    return Costs(f"{run.row}, seed {run.seed}", found) if (found := measured(run)) else None
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:

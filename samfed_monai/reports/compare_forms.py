@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.io import PUBLIC, write_bytes, write_json, write_page, write_text
+from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_json, write_page, write_text
 from samfed_monai.core.words import counted
-from samfed_monai.reports.compare import Runs, Table, comparison_table
+from samfed_monai.reports.compare import Runs, Table, comparison_table, read_runs
 from samfed_monai.reports.figures import comparison_figure
-from samfed_monai.reports.html import environment
+from samfed_monai.reports.html import PRIVACY, environment
 from samfed_monai.reports.paired import LEVEL as CONFIDENCE
 from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, test_sentence
 from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, Row
+from samfed_monai.reports.side_by_side import side_by_side
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent
 
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
@@ -89,10 +90,10 @@ def _elsewhere(where: str, cell: Cell) -> str:
 
 
 HEADS = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "iou": "IoU"}
-COSTS = {"parameters": "M parameters", "milliseconds": "ms an image", "memory": "MB an image"}
+PARAMETERS = {"parameters": "M parameters"}
 AGAINST = ("dice", "worst", "hd95")
 UNSEEN = {"unseen": "All unseen"}
-DIGITS = {"hd95": 1, "traffic": 2, "parameters": 2, "milliseconds": 0, "memory": 0}
+DIGITS = {"hd95": 1, "traffic": 2, "parameters": 2}
 
 
 @dataclass(frozen=True)
@@ -118,25 +119,41 @@ class Block:
 
 def blocks(table: Table) -> list[Block]:
     """The comparison in parts, for every group: all test images, Dice by site, the method against the other rows."""
-    return [block for group in table.groups for block in [*group_blocks(table, group), *_paired_block(table, group)]]
+    of_groups = [[*group_blocks(table, group), *_paired_block(table, group)] for group in table.groups]
+    return [*(block for found in of_groups for block in found), *_costs_block(table)]
+
+
+def _costs_block(table: Table) -> list[Block]:
+    """What an image costs each network of one run; none where none was measured."""
+    if table.costs is None:
+        return []
+    units = {"parameters": ("M parameters", 1e6, 2), "milliseconds": ("ms an image", 1, 0)}
+    units["memory_bytes"] = ("MB an image", 1e6, 0)
+    shown = {key: unit for key, unit in units.items() if any(key in each for each in table.costs.networks.values())}
+    rows = {
+        name: [f"{cost[key] / unit:.{digits}f}" if key in cost else MISSING for key, (_, unit, digits) in shown.items()]
+        for name, cost in table.costs.networks.items()
+    }
+    titles = {TEACHER: "SAM teacher with all its views"}
+    return [Block(f"What an image costs ({table.costs.run})", [head for head, *_ in shown.values()], rows, titles)]
 
 
 def _paired_block(table: Table, group: Group) -> list[Block]:
-    """The tests per image of one group, with what an image costs beside what it gains; none where there are none."""
+    """The tests per image of one group, with the size of both networks; none where there are none."""
     tests = group.paired.tests if group.paired else []
     if not tests:
         return []
     heads = ["Images", "Dice", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "better / worse", "p (Holm)"]
-    costs = {key: head for key, head in COSTS.items() if table.has(key)}
+    size = PARAMETERS if table.has("parameters") else {}
     rows = {}
     for test in tests:
         interval = f"{as_difference(test.low)} to {as_difference(test.high)}"
-        both = [f"{spell(key, test.row.cells.get(key))} / {spell(key, test.other.cells.get(key))}" for key in costs]
+        both = [f"{spell(key, test.row.cells.get(key))} / {spell(key, test.other.cells.get(key))}" for key in size]
         dice = [as_difference(test.difference), interval, f"{test.better} / {test.worse}", as_p(test.holm)]
         rows[test.other.name] = [str(test.images), *dice, *(cell.replace(" ± ", "±") for cell in both)]
     titles = {test.other.name: test.other.title for test in tests}
     title = _capital(f"{table.label(group)}{tests[0].row.title} minus the row, image by image")
-    return [Block(title, [*heads, *costs.values()], rows, titles)]
+    return [Block(title, [*heads, *size.values()], rows, titles)]
 
 
 def group_blocks(table: Table, group: Group) -> list[Block]:
@@ -145,8 +162,8 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     vs = {f"vs:{name}": f"vs {name}" for name in group.references}
     traffic = {"traffic": "MB a round"} if table.has("traffic") else {}
     gap = {"gap": "Gap closed"} if group.mode.gap else {}
-    costs = {key: head for key, head in COSTS.items() if table.has(key)}
-    whole = {"seeds": "Seeds", **HEADS, **vs, **gap, **costs, **traffic}
+    size = PARAMETERS if table.has("parameters") else {}
+    whole = {"seeds": "Seeds", **HEADS, **vs, **gap, **size, **traffic}
     sites = {f"site:{site}": site for site in table.sites}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
     if len(unseen) > 1:
@@ -154,7 +171,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     between = {f"between:{site}": site for site in table.sites if table.has(f"between:{site}")}
     between |= {"between": "All of them"} if len(between) > 1 else {}
     if not table.scored:
-        whole = {"seeds": "Seeds", **costs, **traffic}
+        whole = {"seeds": "Seeds", **size, **traffic}
     by_site = {**sites, "dice": "Average", "worst": "Worst site", **unseen, "last": "Last model"}
     hero = group.hero
     titles = {row.name: row.title for row in group.rows}
@@ -256,6 +273,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "paired": [_json_test(test, group) for group in table.groups if group.paired for test in group.paired.tests],
         "notes": table.notes,
         "convention": table.convention,
+        "costs": table.costs and asdict(table.costs),
         "versions": table.versions,
     }
 
@@ -314,7 +332,7 @@ OVER = {
 
 
 def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None = None, title: str = TITLE) -> Path:
-    """Writes ``comparison.{html,md,json}`` and ``figures/comparison.png``.
+    """Writes ``comparison.{html,md,json}`` and ``figures/comparison.png``; the page shows test images, if it can.
 
     Args:
         output_dir: folder to write into.
@@ -328,7 +346,8 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     Raises:
         Refused: as ``comparison_table``.
     """
-    table, folder = comparison_table(runs), Path(output_dir)
+    read, folder = read_runs(runs), Path(output_dir)
+    table, (images, notes) = comparison_table(read), side_by_side(read)
     figure = comparison_figure(table) if table.scored else None
     if figure:
         write_bytes(folder / "figures" / "comparison.png", figure.png, mode=PUBLIC)
@@ -346,13 +365,16 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
             headlines=headlines(table),
             verdicts=verdicts(table),
             rows={row.name: row.note for row in table.rows if row.note},
+            titles={row.name: row.title for row in table.rows},
             figure=figure,
             command=command,
-            caveats=[*CAVEATS, *table.notes],
-            reading=reading([table]).replace("*", ""),
+            caveats=[*CAVEATS, *table.notes, *([PRIVACY] if images else [])],
+            reading=[line.replace("*", "") for line in reading([table])],
+            images=images,
+            without=notes,
         )
     )
-    write_page(folder / "comparison.html", html, mode=PUBLIC)
+    write_page(folder / "comparison.html", html, mode=PRIVATE if images else PUBLIC)
     return folder / "comparison.html"
 
 
@@ -375,14 +397,15 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
     return found
 
 
-def reading(tables: Sequence[Table]) -> str:
-    """How to read the tables, with the convention that their runs followed."""
+def reading(tables: Sequence[Table]) -> list[str]:
+    """How to read the tables, in at most five lines, with the convention that their runs followed."""
     conventions = [table.convention for table in tables]
-    columns = {key for key in ("dice", "milliseconds", "memory", "between") if any(table.has(key) for table in tables)}
+    columns = {key for key in ("dice", "between") if any(table.has(key) for table in tables)}
     template = environment().get_template("reading.html.j2")
     text = template.render(
         columns=columns,
+        costs=any(table.costs for table in tables),
         paired=any(group.paired.tests for table in tables for group in table.groups if group.paired),
         convention=conventions[0] if all(convention == conventions[0] for convention in conventions) else None,
     )
-    return " ".join(text.split())
+    return [" ".join(line.split()) for line in text.split("\n- ")[1:]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Group, Row
-from samfed_monai.reports.run_data import RoundRow, RunData, series
+from samfed_monai.reports.run_data import RunData, series
 from samfed_monai.reports.style import (
     FAINT,
     INK,
@@ -58,7 +58,7 @@ def curves(run: RunData) -> Picture | None:
     if best is not None:
         ax.axvline(best + 1, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
         ax.annotate(
-            f" best: round {best + 1} ",
+            " best: the start " if best < 0 else f" best: round {best + 1} ",
             (best + 1, 0.02),
             xycoords=("data", "axes fraction"),
             ha="right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left",
@@ -106,33 +106,6 @@ def dots(tables: Mapping[str, Sequence[float]], sites: Sequence[str]) -> Figure:
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("Dice", fontsize=9)
     return figure
-
-
-def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
-    """A picture of a run that goes on, PNG: validation Dice by round and site.
-
-    Where no site has masks to validate on, it is how far the sites trust the teacher, else the first loss term.
-
-    Args:
-        rows: of ``federation.csv``.
-        rounds: that the run will have.
-
-    Returns:
-        ``None`` where there is nothing to draw yet.
-    """
-    terms = dict.fromkeys(name for row in rows for name in row.terms)
-    titles = {"dice": "Validation Dice", **TRUST, **{name: _title(name) for name in terms}}
-    name, lines = next(((name, lines) for name in titles if (lines := series(rows, name))), ("", {}))
-    if not lines:
-        return None
-    figure, (ax,) = subplots(height=3.9)
-    _site_lines(ax, lines, list(lines))
-    _legend(figure, list(lines), list(lines))
-    images = {row.site: int(row.values.get("images", 1)) for row in rows}
-    ax.plot(*zip(*_average(lines, images), strict=True), color=INK, linewidth=2.6, zorder=4)
-    last = max(row.round for row in rows)
-    ax.set_title(f"{titles[name]}, round {last + 1} of {rounds}", loc="left", fontsize=10, color=INK)
-    return png(figure)
 
 
 def reliability(run: RunData) -> Picture | None:
@@ -269,8 +242,7 @@ def comparison_figure(table: Table) -> Picture:
     ax.set_xlabel("average test Dice", fontsize=9)
     text = (
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle; "
-        "an arrow is a row far outside. Behind a mean are parameters and milliseconds of one image, where they were "
-        "measured."
+        "an arrow is a row far outside. Behind a mean are its network's parameters."
     )
     return Picture("comparison", "Average test Dice", text, png(figure))
 
@@ -299,10 +271,10 @@ def _bounds(ax: Axes, group: Group, places: list[int]) -> None:
             ax.plot([x, x], ends, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
 
 
-def _cost(row: Row) -> str:
-    """What one image costs the row's network, to be shown after its mean; empty where it was not measured."""
-    parameters, milliseconds = (row.cells.get(key, Cell()).mean for key in ("parameters", "milliseconds"))
-    return "" if parameters is None or milliseconds is None else f"   {parameters:.1f} M, {milliseconds:.0f} ms"
+def _size(row: Row) -> str:
+    """Parameters of the row's network, to be shown after its mean; empty where they are not known."""
+    parameters = row.cells.get("parameters", Cell()).mean
+    return "" if parameters is None else f"   {parameters:.1f} M"
 
 
 def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[float, float]) -> None:
@@ -318,7 +290,7 @@ def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[floa
         ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)
         ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
     ax.annotate(
-        f"{mean:.3f}{_cost(row)}",
+        f"{mean:.3f}{_size(row)}",
         (1.01, place),
         xycoords=("axes fraction", "data"),
         va="center",

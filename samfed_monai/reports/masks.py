@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from samfed_monai.data.classes import colour_of
 from samfed_monai.reports.overlays import OUTLINES, draw_outlines
@@ -90,10 +88,3 @@ def outlined(picture: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8
             {str(each): colour_of(each) for each in numbers},
         )
     return draw_outlines(picture, lines, colours)
-
-
-def png_of(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of pixels (H, W, 3), or of (H, W, 4) with their opacity."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return stream.getvalue()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Refused, SamFedError
-from samfed_monai.core.io import PRIVATE
 from samfed_monai.data import load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
+from samfed_monai.data.reading import png_of
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
 
@@ -112,7 +110,7 @@ def make_own_images(
         if datalist is None or data_root is None:
             notes.append(f"{site}: {GIVE}")
         else:
-            with _noted(notes, site):
+            with noted(notes, site):
                 shown = _own(run, site, [row for row in rows if row["mask"]], datalist, data_root)
         dices = [row["dice"] for row in rows]
         sites.append(OwnImages(site, len(rows), sum(dices) / len(rows), sum(dice < 0.5 for dice in dices), shown))
@@ -145,7 +143,7 @@ def make_overlays(
             why = "none of its test images has a mask" if none else "no table of test scores in the run folder"
             notes.append(f"{site}: {why}")
         else:
-            with _noted(notes, site):
+            with noted(notes, site):
                 overlays += _of_site(run, site, rows, datalist, data_root)
     return overlays, notes
 
@@ -249,13 +247,22 @@ def _of_site(
     masks = run.evaluation(site) / "masks"
     if several(run.classes):  # an image without any of them shows nothing
         rows = [row for row in rows if row["empty"] != "both"] or rows
+    pictures = {
+        place: _beside(*drawn(records[row["id"]], masks / mask_name(row))) for place, row in chosen(rows).items()
+    }
     return [
-        Overlay(site, place, row["id"], row["dice"], row["hd95"], _render(records[row["id"]], masks / _mask_name(row)))
+        Overlay(site, place, row["id"], row["dice"], row["hd95"], pictures[place])
         for place, row in chosen(rows).items()
     ]
 
 
-def _render(record: dict[str, Any], mask: Path) -> bytes:
+def drawn(record: dict[str, Any], mask: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A test image, and the same with a predicted mask and its label on it: (H, W, 3) uint8, :data:`LONGEST_SIDE` long.
+
+    Args:
+        record: of the image, with its label.
+        mask: file of the prediction.
+    """
     prediction = Image.open(mask).convert("L")
     size = _size(prediction)
     image = Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS)
@@ -263,10 +270,10 @@ def _render(record: dict[str, Any], mask: Path) -> bytes:
     if record.get("classes") is not None:
         count = int(record["classes"])
         values = [prediction, Image.fromarray(read_classes(record["label"], count))]
-        drawn, truth = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
-        return _beside(pixels, draw_classes(pixels, truth, drawn, count))
+        found, truth = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
+        return pixels, draw_classes(pixels, truth, found, count)
     label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
-    return _beside(pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size)))
+    return pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size))
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
@@ -278,9 +285,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
 def _beside(left: np.ndarray, right: np.ndarray) -> bytes:
     """PNG bytes of two pictures side by side."""
     gap = np.full((len(left), 6, 3), 255, np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(np.concatenate([left, gap, right], axis=1)).save(stream, format="PNG")
-    return stream.getvalue()
+    return png_of(np.concatenate([left, gap, right], axis=1))
 
 
 def _resized(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -293,12 +298,13 @@ def _seen(path: Path, of_classes: bool) -> Image.Image:
     return image.point([0] + [255] * 255) if of_classes else image
 
 
-def _mask_name(row: dict[str, Any]) -> str:
+def mask_name(row: dict[str, Any]) -> str:
+    """The file of a scored image's mask."""
     return row.get("mask") or f"{row['id']}.png"
 
 
 @contextmanager
-def _noted(notes: list[str], site: str) -> Iterator[None]:
+def noted(notes: list[str], site: str) -> Iterator[None]:
     """Adds why a site's images cannot be read to the notes, without the folder that they are in."""
     try:
         yield
@@ -310,26 +316,3 @@ def _noted(notes: list[str], site: str) -> Iterator[None]:
         first, *others = error.problems if isinstance(error, Refused) else [Problem("", type(error).__name__, "")]
         more = f" (and {len(others)} more)" if others else ""
         notes.append(f"{site}: {first.found}: {Path(first.where).name}{more}")
-
-
-def show_pictures(folder: Path, pictures: Mapping[str, bytes], step: int) -> None:
-    """Adds pictures to a run's TensorBoard, where it has one, in a file that its owner alone may read.
-
-    Args:
-        folder: of the run.
-        pictures: tag to PNG; none of them leaves TensorBoard as it is.
-        step: the number of rounds; pictures of the same step are replaced.
-    """
-    there, suffix = folder / "tensorboard", f".pictures-{step}"
-    package = find_spec("tensorboard")
-    if not pictures or not there.is_dir() or package is None or package.origin is None:
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    for path in there.glob(f"*{suffix}"):
-        path.unlink()
-    with SummaryWriter(str(there), filename_suffix=suffix) as writer:
-        for path in there.glob(f"*{suffix}"):
-            path.chmod(PRIVATE)
-        for tag, png in pictures.items():
-            writer.add_image(tag, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), step, dataformats="HWC")

@@ -13,7 +13,10 @@ Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """Scores of a set of images: rows of ``{"id", "dice", "iou", "hd95", "empty"}``, or an already made summary."""
 
 BYTES = ("up_bytes", "down_bytes")
-STATED = ("networks", "costs", "exchange", "convention", "own_models", "own_labels", "privacy", "process", "start")
+STATED = (
+    *("networks", "costs", "exchange", "convention", "own_models", "own_labels", "privacy", "process"),
+    *("start", "against_start"),
+)
 """Keys of the schema that a run states as they are."""
 
 

@@ -23,8 +23,14 @@ class Store(Protocol):
     def put(self, image_sha256: str, probabilities: Tensor) -> None: ...
 
 
+class MaskMaker(Protocol):
+    """What :func:`fill_store` needs of a teacher."""
+
+    def probabilities(self, images: Tensor) -> Tensor: ...
+
+
 def fill_store(
-    teacher: Teacher,
+    teacher: MaskMaker,
     records: Sequence[dict[str, Any]],
     store: Store,
     *,

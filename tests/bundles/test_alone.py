@@ -27,7 +27,7 @@ def copy(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["check", str(copy)]) == 0
-    assert "mine: no problems in train, teacher, federate, evaluate, inference and " in capsys.readouterr().out
+    assert "mine: no problems in train, teacher, federate, evaluate, inference\n" in capsys.readouterr().out
     scene = "polyp" if "polyp" in (copy / "configs" / "metadata.json").read_text() else "skin"
     sizes: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 2, "test": 2, "size": (64, 64)}
     listed = render_synthetic(tmp_path, scene=scene, sites=1, **sizes)
@@ -42,8 +42,11 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
     weights = tmp_path / "out" / "best.safetensors"
     assert safe_load(weights, like=made.trainer.network.state_dict())
     words = ["--image_size", "32", "--allow-other-size", "--network_name", "basic_unet"]
-    words += ["--images", str(tmp_path / "public")]
-    assert main(["infer", str(copy), "--model", str(weights), "--output", str(tmp_path / "masks"), *words]) == 0
+    images = str(tmp_path / "public")
+    assert (
+        main(["infer", str(copy), images, "--model", str(weights), "--output-dir", str(tmp_path / "masks"), *words])
+        == 0
+    )
     assert list((tmp_path / "masks").rglob("*.png"))
 
 

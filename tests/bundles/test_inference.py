@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.run_bundle import run_workflow
+from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network
@@ -53,7 +53,7 @@ def infer() -> Callable[..., int]:
     """``samfed infer`` by one bundle: the other's ``inference.json`` is the same but for the names of things."""
 
     def run(model: Path, images: Path, output: Path, *words: str) -> int:
-        command = ["infer", "samfed_skin", "--model", str(model), "--images", str(images), "--output", str(output)]
+        command = ["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", str(output)]
         return main([*command, *words])
 
     return run

@@ -103,7 +103,7 @@ SAM = ("--network_name", "sam_vit_t", "--network_def#size", 64, "--image_size", 
 #: What methods need with this small network and these two sites.
 NEEDS: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(
-        ("apple", "elcfs", "elcfs_labelled", "fca", "fedda_cyclic"), ("--rounds", 2)
+        ("apple", "elcfs", "elcfs_labelled", "fedda_cyclic"), ("--rounds", 2)
     ),  # in the first they do what no_sam does
     **dict.fromkeys(("fedsam", "full_sam", "local_sam", "pfedsam", "pfedsam_joint"), SAM),
     **dict.fromkeys(("fedmd", "hssf", "local_only"), UNLIKE),

@@ -18,7 +18,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item, Site
 from samfed_monai.federation import run_many
 from samfed_monai.federation.job import JobCheck, check_job
-from samfed_monai.federation.rows import NamedRow, all_rows, read_rows
+from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
 from tests.reports.runs import write_run
 
 

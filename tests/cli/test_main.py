@@ -21,7 +21,7 @@ from samfed_monai.cli import main as cli
 from samfed_monai.cli.evaluate import lines_of
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.cli.main import build_parser, main
-from samfed_monai.config import find_bundle, packaged_bundles, run_bundle
+from samfed_monai.config import find_bundle, packaged_bundles, workflow
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.model_file import read_header, settings_of
 from samfed_monai.core.own_process import print_safely
@@ -29,7 +29,7 @@ from samfed_monai.federation import run_many
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 COMMANDS = (
-    *("prepare", "weights", "init", "check", "show", "schema", "variants", "new", "teach", "federate", "flare"),
+    *("prepare", "weights", "init", "check", "show", "variants", "new", "teach", "federate", "flare"),
     *("compare", "report", "audit", "evaluate", "infer", "app", "model", "export"),
 )
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
@@ -140,7 +140,7 @@ def test_each_error_has_its_exit_code_and_no_traceback(monkeypatch, capsys, erro
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    monkeypatch.setattr(workflow, "run_workflow", fail)
     assert main(FEDERATE) == code
     assert capsys.readouterr().err == text
 
@@ -149,7 +149,7 @@ def test_an_error_that_monai_wrapped_is_unwrapped(monkeypatch, capsys):
     def fail(*_: object) -> None:
         raise RuntimeError("Failed to evaluate") from Stopped("disk full")
 
-    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    monkeypatch.setattr(workflow, "run_workflow", fail)
     assert main(FEDERATE) == 3
     assert capsys.readouterr().err == "stopped: disk full\n"
 
@@ -201,7 +201,7 @@ def test_fault_81_84_what_the_machine_cannot_do_is_no_mistake_of_ours(monkeypatc
             raise RuntimeError("Failed to evaluate") from error
         raise error
 
-    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    monkeypatch.setattr(workflow, "run_workflow", fail)
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     assert main(FEDERATE) == code
     message = capsys.readouterr().err
@@ -213,7 +213,7 @@ def test_an_error_of_the_system_without_a_place_keeps_its_traceback(monkeypatch,
     def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    monkeypatch.setattr(workflow, "run_workflow", fail)
     assert main(FEDERATE) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -222,7 +222,7 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_says_so(monkeypatch, capsys):
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    monkeypatch.setattr(workflow, "run_workflow", fail)
     assert main(FEDERATE) == 1
     message = capsys.readouterr().err
     assert "Traceback" in message
@@ -231,7 +231,7 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_says_so(monkeypatch, capsys):
 
 def test_federate_turns_arguments_into_ids_of_federate_json(monkeypatch):
     seen: list[object] = []
-    monkeypatch.setattr(run_bundle, "run_workflow", lambda *given: seen.extend(given))
+    monkeypatch.setattr(workflow, "run_workflow", lambda *given: seen.extend(given))
     assert main([*FEDERATE, "--variant", "no_sam", "--image_size", "128", "--a#b", "true", "--local-steps", "8"]) == 0
     assert seen[:2] == ["samfed_skin", "federate"]
     assert seen[2] == {
@@ -248,7 +248,7 @@ def test_federate_turns_arguments_into_ids_of_federate_json(monkeypatch):
 
 def test_what_federate_is_not_given_stands_in_federate_json(monkeypatch):
     seen: list[object] = []
-    monkeypatch.setattr(run_bundle, "run_workflow", lambda *given: seen.extend(given))
+    monkeypatch.setattr(workflow, "run_workflow", lambda *given: seen.extend(given))
     assert main(["federate", "my_bundle"]) == 0
     assert seen == ["my_bundle", "federate", {}]
 
@@ -438,7 +438,7 @@ def test_fault_82_sigterm_outside_of_rounds_ends_what_it_had_open_and_says_how_t
         finally:
             ended.append(True)
 
-    monkeypatch.setattr(run_bundle, "run_workflow", run)
+    monkeypatch.setattr(workflow, "run_workflow", run)
     assert main(FEDERATE) == 3
     assert ended == [True], "locks and children are let go"
     told = capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypat
     train.write_text(train.read_text().replace('"terms": {', f'"terms": {{{block},', 1))
     options = ["--workflow", "train", "--variant", names["method"], "--network_name", names["network"]]
     told = in_a_process("samfed_monai", "check", str(bundle), *options, where=tmp_path, path=[site])
-    assert "no problems in train and 1 variant\n  equal_share" in told
+    assert "no problems in train and the variant equal_share" in told
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,12 +68,6 @@ def test_a_new_package_says_what_it_is_in_every_file_and_is_well_formed(kind, tm
         ("term", "7", "for instance samfed new term my_term"),
         ("term", "../up", "type samfed new term up"),
         ("network", "a" * 41, "expected at most 40"),
-        (
-            "method",
-            "kind",
-            "found 'kind', which the package itself has a use for; for instance samfed new method my_kin",
-        ),
-        ("term", "guidance", "found 'guidance', which the package itself has a use for"),
         ("method", "no_sam", "found 'no_sam', a method that is installed; for instance samfed new method my_no_sam"),
         ("network", "basic_unet", "found 'basic_unet', a network that is installed"),
         ("term", "monai", "found samfed_monai, a package that is installed"),

@@ -243,8 +243,6 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
 
 def test_options_that_a_partition_does_not_heed_are_refused(tmp_path):
     words = ("isic", tmp_path, "--output", tmp_path / "list.json")
-    with pytest.raises(Refused, match="--alpha: expected nothing with --partition iid: it is Dirichlet's"):
-        run(*words, "--alpha", 0.1)
     with pytest.raises(Refused, match="--sites: expected nothing with --partition folder"):
         run(*words, "--partition", "folder", "--sites", 2)
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from samfed_monai.cli.weights import add_weights_parser
+from samfed_monai.cli.teach import add_weights_parser
 from samfed_monai.core.errors import Refused
 
 
@@ -43,7 +43,7 @@ def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
 
 def test_the_parsers_import_nothing_heavy():
     code = (
-        "import sys, samfed_monai.cli.weights, samfed_monai.cli.teach\n"
+        "import sys, samfed_monai.cli.teach, samfed_monai.cli.teach\n"
         "print(sorted({'torch', 'monai', 'timm', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -14,6 +14,7 @@ from samfed_monai.cli import export
 from samfed_monai.cli.arguments import options_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, grouped_configs
+from samfed_monai.config.ids import OF_SERVER, Unread
 from samfed_monai.config.layers import layered
 from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.options import (
@@ -26,7 +27,6 @@ from samfed_monai.config.options import (
     USE_OF_TEACHER,
 )
 from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, lookup, split_id, walk, workflow_files
-from samfed_monai.config.reads import OF_SERVER, Unread
 from samfed_monai.core.io import read_json
 from samfed_monai.flare import job
 from samfed_monai.inference import predictor

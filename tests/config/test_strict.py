@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import packaged_bundles, strict_bundle_problems, strict_problems
-from samfed_monai.config.inventory import inventory
-from samfed_monai.config.strict import FETCHING, MODULES, strict_files, strict_target, telling_argument
+from samfed_monai.config.strict import FETCHING, MODULES, inventory, strict_files, strict_target, telling_argument
 from samfed_monai.config.variants import PACKAGED
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, Item, Site
@@ -370,7 +369,7 @@ def test_the_packages_bundles_are_strict_and_hold_no_expression_at_all(name):
     root = packaged_bundles()[name]
     assert told_of(root) == []
     for path in root.rglob("*.json"):
-        assert '"$' not in path.read_text().replace('"$schema"', ""), path
+        assert '"$' not in path.read_text(), path
     assert main(["check", str(root), "--strict"]) == 0
 
 
@@ -442,8 +441,7 @@ def test_every_json_file_is_looked_at_and_the_mistakes_of_all_are_told(bundle, r
     rewrite("metadata.json", '{"version": "0.1.0", "note": {"a": "$print(1)"}}')
     rewrite("logging.conf", "[handler_a]\nclass=FileHandler\nargs=('x',)\n")
     assert [message.partition(":")[0] for message in told_of(bundle)] == [
-        "logging.conf -> handler_a#class",
-        "logging.conf -> handler_a#args",
+        "logging.conf",
         "hidden.json -> x",
         "metadata.json -> note#a",
         "train.json -> imports#0",

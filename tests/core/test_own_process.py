@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import gc
-import importlib
 import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from samfed_monai.core.own_process import collect_after_import, keep_freed_memory, spin_briefly
+from samfed_monai.core.own_process import keep_freed_memory, spin_briefly
 
 CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -59,81 +56,6 @@ def test_a_process_of_ours_spins_briefly_before_it_imports_torch(started, asked)
         check=False,
     )
     assert done.stderr.splitlines()[-1] == "1000 False"
-
-
-WATCHED = """
-import gc
-seen = gc.isenabled()
-loader = __spec__.loader
-"""
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch):
-    """A package that notes whether the collector is at work while it is imported; another is in it."""
-    (tmp_path / "watched" / "inner").mkdir(parents=True)
-    (tmp_path / "watched" / "__init__.py").write_text(WATCHED + "from watched import inner\n")
-    (tmp_path / "watched" / "inner" / "__init__.py").write_text(WATCHED)
-    (tmp_path / "broken.py").write_text("raise RuntimeError('as it is')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    before = sys.meta_path
-    yield
-    sys.meta_path = before
-    for name in ("watched", "watched.inner", "broken"):
-        sys.modules.pop(name, None)
-
-
-@pytest.mark.usefixtures("package")
-def test_it_pauses_for_the_package_and_what_that_imports_and_looks_at_neither_any_more():
-    frozen, finders = gc.get_freeze_count(), len(sys.meta_path)
-    collect_after_import("watched", "not_there")
-    assert len(sys.meta_path) == finders + 2
-    watched = importlib.import_module("watched")
-    assert (watched.seen, watched.inner.seen) == (False, False)
-    assert gc.isenabled()
-    assert gc.get_freeze_count() > frozen
-    assert len(sys.meta_path) == finders + 1, "of the one that was not asked for"
-    with pytest.raises(ModuleNotFoundError, match="not_there"):
-        importlib.import_module("not_there")
-    assert len(sys.meta_path) == finders
-    assert importlib.reload(watched).seen is True, "the loader is as it was"
-    assert "exec_module" not in vars(watched.loader)
-
-
-@pytest.mark.usefixtures("package")
-def test_a_package_that_cannot_be_imported_says_why_and_the_collector_is_at_work_again():
-    collect_after_import("broken")
-    with pytest.raises(RuntimeError, match="as it is"):
-        importlib.import_module("broken")
-    assert gc.isenabled()
-
-
-@pytest.mark.usefixtures("package")
-def test_a_collector_that_was_off_stays_off():
-    collect_after_import("watched")
-    gc.disable()
-    try:
-        importlib.import_module("watched")
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
-def test_what_is_imported_already_is_left_out():
-    finders = list(sys.meta_path)
-    collect_after_import("gc", "pytest")
-    assert sys.meta_path == finders
-
-
-def test_a_process_of_ours_pauses_it_for_torch_and_monai():
-    code = (
-        "import sys\n"
-        "from samfed_monai.core.own_process import set_up_process\n"
-        "set_up_process()\n"
-        "print('torch' in sys.modules, *(finder.package for finder in sys.meta_path if hasattr(finder, 'package')))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False torch monai"
 
 
 # minor page faults of asking for 64 MiB, writing to all of it and freeing it, for the third time

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samfed_monai.core.round_folders import round_folders
+from samfed_monai.core.run_log import round_folders
 
 
 def test_rounds_come_by_number_and_nothing_else_is_one(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.table import from_csv, to_csv
+from samfed_monai.core.io import from_csv, to_csv
 
 
 def test_rows_by_head_or_in_order_with_empty_cells_for_what_is_missing():

@@ -14,13 +14,11 @@ from samfed_monai.data.checks import Facts, check_datalist
 from samfed_monai.data.datalist import DataList, Split
 from samfed_monai.data.grouping import clusters
 from samfed_monai.data.partitions import (
-    dirichlet,
     divide_sites,
     hold_out,
     iid,
     make_unseen,
     share_problems,
-    size_classes,
 )
 from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.quality_report import report_on
@@ -58,19 +56,6 @@ def test_iid_is_exact_grouped_and_deterministic(images, sites, seed):
     assert parts == iid(together, sites, seed=seed)
 
 
-@given(collections, st.integers(1, 3), st.sampled_from([0.1, 1.0, 100.0]), st.integers(0, 5))
-def test_dirichlet_is_exact_grouped_and_deterministic(images, sites, alpha, seed):
-    _, _, together = divided(images)
-    classes = [digest % 3 for digest, _, _ in images]
-    try:
-        parts = dirichlet(together, classes, sites, alpha=alpha, seed=seed)
-    except Refused:  # too few clusters, or too uneven for so small an alpha
-        return
-    assert_exact_and_grouped(parts, together, len(images))
-    assert all(parts)
-    assert parts == dirichlet(together, classes, sites, alpha=alpha, seed=seed)
-
-
 @given(collections, st.sampled_from([(0.1, 0.1), (0.0, 0.3), (0.4, 0.4)]), st.integers(0, 5))
 def test_held_out_splits_are_exact_grouped_labelled_and_deterministic(images, shares, seed):
     hashes, groups, together = divided(images)
@@ -96,27 +81,6 @@ def test_few_labels_are_divided_in_proportion():
     hashes = [f"{number:03d}" for number in range(100)]
     parts = hold_out(hashes, [None] * 100, [number < 12 for number in range(100)], [0.1, 0.2], seed=0)
     assert [len(part) for part in parts] == [4, 8, 88]
-
-
-def test_small_alpha_makes_sites_unlike_and_large_alpha_alike():
-    hashes = [f"{number:04d}" for number in range(400)]
-    classes = [number % 4 for number in range(400)]
-
-    def spread(alpha):
-        parts = dirichlet(clusters(hashes, [None] * 400), classes, 4, alpha=alpha, seed=1)
-        shares = [np.bincount([classes[i] for i in part], minlength=4) / len(part) for part in parts]
-        return float(np.std(shares, axis=0).mean())
-
-    assert spread(100.0) < 0.05 < 0.15 < spread(0.2)
-
-
-def test_alpha_must_be_positive():
-    with pytest.raises(Refused, match="alpha: expected a positive number, found 0"):
-        dirichlet([[0], [1]], [0, 1], 2, alpha=0)
-
-
-def test_size_classes_are_equally_full():
-    assert size_classes([0.5, 0.1, 0.3, 0.2, 0.4], bins=5) == [4, 0, 2, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,15 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     assert made.path.read_bytes() == before
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["its own folder", "a folder of one"])
+def test_one_hospital_alone_has_images_to_validate_and_to_test_on(own, tmp_path):
+    site(tmp_path / "data", "clinic", 20, 20)
+    root = tmp_path / "data" / "clinic" if own else tmp_path / "data"
+    made = prepare_folders(root, options(tmp_path, validation=0.5, test=0.25))
+    assert (made.datalist.public, sizes(made.datalist)) == ([], {"clinic": [5, 10, 5]})
+    assert check_datalist(made.datalist, root, progress=False) == []
+
+
 def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
     (tmp_path / "list.json").write_text("my notes")
     chosen = options(tmp_path)
@@ -206,10 +215,9 @@ def isic(tmp_path):
     return root
 
 
-@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 @pytest.mark.parametrize(("public", "count"), [(None, 0), ("8", 8), ("0.25", 10), ("ISIC-2017_Test_Data", 10)])
-def test_isic_is_divided_exactly(tmp_path, isic, partition, public, count):
-    made = prepare_isic(isic, options(tmp_path, public=public, sites=3, partition=partition, alpha=2.0))
+def test_isic_is_divided_exactly(tmp_path, isic, public, count):
+    made = prepare_isic(isic, options(tmp_path, public=public, sites=3))
     items = [item.image for _, _, item in made.datalist.items()]
     assert len(items) == len(set(items)) == 40
     assert len(made.datalist.public) == count

@@ -12,8 +12,7 @@ from scipy import ndimage
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
-from samfed_monai.data.synthetic import render_synthetic
-from samfed_monai.data.synthetic_scene import PUBLIC, SITES, look_of, render_scene
+from samfed_monai.data.synthetic import PUBLIC, SITES, look_of, render_scene, render_synthetic
 from tests.cli.test_prepare import run
 
 FEW = {"sites": 2, "images_per_site": 3, "public": 2, "validation": 1, "test": 2, "size": (64, 80)}

@@ -96,7 +96,11 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
                 {"network_name": R18, "image_size": 100},
                 r"image height: .*found 100 pixels; set image_size to 96 or 112",
             ),
-            ("fca", {"strategy#patterns": ["haed.*"]}, r"strategy#patterns: .*found no name like 'haed\.\*'"),
+            (
+                "no_sam",
+                {"strategy": {"_target_": "samfed_monai.methods.fca.ClientTailored", "patterns": ["haed.*"]}},
+                r"strategy#patterns: .*found no name like 'haed\.\*'",
+            ),
             ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
             (
                 "no_sam",

@@ -172,12 +172,12 @@ def test_pfedsam_runs_on_the_polyp_bundle(small_federation, tmp_path, toy_sam):
         assert {"expert_1", "mutual_kd", "load_balance", "supervised"} <= entry["terms"].keys()
 
 
-@pytest.mark.parametrize("variant", present("pfedsam_joint", "fedsam", "local_sam", "full_sam", "zero_shot"))
+@pytest.mark.parametrize("variant", present("pfedsam_joint", "fca", "fedsam", "local_sam", "full_sam", "zero_shot"))
 def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
     knobs = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}
     results = job(small_federation, tmp_path / "run", **knobs).run()
     assert validate_results(results) == []
-    if variant in ("pfedsam_joint", "fedsam", "local_sam"):
+    if variant in ("pfedsam_joint", "fca", "fedsam", "local_sam"):
         apart = job(small_federation, tmp_path / "apart", **knobs).run(Homes(small_federation, tmp_path / "homes"))
         assert apart["hashes"]["model_last"] == results["hashes"]["model_last"]
         assert apart["sites"] == results["sites"], "and over a transport that serialises"
@@ -195,12 +195,19 @@ def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, va
         found
         == {
             "pfedsam_joint": {**nothing, "lora": True},
+            "fca": {**nothing, "lora": True, "decoder": True},
             "fedsam": {**nothing, "lora": True, "decoder": True},
             "local_sam": nothing,
             "full_sam": {**nothing, "decoder": True, "encoder": True},
             "zero_shot": {**nothing, "trained": False},
         }[variant]
     )
+    if variant == "fca":
+        models = safe_load(tmp_path / "run" / "rounds" / "000" / "server.safetensors")
+        assert {f"{place}.{name}" for place in (0, 1) for name in stored} <= models.keys()
+        own = {name for name in stored if not torch.equal(models[f"0.{name}"], models[f"1.{name}"])}
+        assert own
+        assert own <= {name for name in stored if name.endswith(("_a", "_b"))}, "the decoder is one for all"
 
 
 def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_federation, tmp_path, toy_sam, caplog):

@@ -14,8 +14,8 @@ from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.data.records import write_site_lists
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import ClientAlgoSite, Plan, Site
-from samfed_monai.federation.fingerprint import own_fingerprints
 from samfed_monai.federation.participants import Participants
+from samfed_monai.federation.preparation import own_fingerprints
 from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, scrub
 from tests.federation.test_job import CLIENT

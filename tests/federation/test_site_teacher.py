@@ -62,7 +62,8 @@ def machine(tmp_path, monkeypatch, small_list, small_federation):
     def site(name: str = "site-1", adapt: str = "lora", limit=None, trains=True, **overrides) -> SiteTeacher:
         stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path / "cache")
         masks = SiteMasks(name, tmp_path / "cache", small_list.for_site(name), small_federation, limit=limit)
-        return SiteTeacher(stage, masks, adapt=adapt, memory=tmp_path / "prepared.json", trains=trains)
+        config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
+        return SiteTeacher(stage, masks, adapt=adapt, config=config, memory=tmp_path / "prepared.json", trains=trains)
 
     return SimpleNamespace(site=site, folder=tmp_path, loaded=loaded)
 

@@ -1,4 +1,4 @@
-"""What can be watched of a run: scalars by tag, a picture, and neither of them ever ends a run."""
+"""What TensorBoard shows of a run: scalars by tag, which never end a run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
-from samfed_monai.federation import tracking
+from samfed_monai.federation import progress
+from samfed_monai.federation.progress import TENSORBOARD, Tracking, scalars_of
 from samfed_monai.federation.run_folder import RunFolder, round_record, site_record
-from samfed_monai.federation.tracking import PICTURE, TENSORBOARD, Tracking, scalars_of
 from samfed_monai.protocol import Failure, Kind, Message
 from samfed_monai.protocol.transport import Traffic
 
@@ -78,7 +77,7 @@ class Writer:
 @pytest.fixture
 def installed(monkeypatch):
     Writer.made = []
-    monkeypatch.setattr(tracking, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
+    monkeypatch.setattr(progress, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
 
 
@@ -89,46 +88,25 @@ def watch(folder, *records) -> None:
             show(records[:count])
 
 
-def test_each_round_is_written_once_and_the_picture_replaced(tmp_path, installed):
+def test_each_round_is_written_once(tmp_path, installed):
     watch(tmp_path, record(0), record(1))
     (writer,) = Writer.made
     assert (writer.log_dir, writer.purge_step) == (str(tmp_path / TENSORBOARD), 1)
     assert writer.scalars["dice/a", 2] == pytest.approx(0.6)
     assert {step for _, step in writer.scalars} == {1, 2}, "as in the log, rounds count from 1"
     assert writer.calls == ["flush", "flush", "close"]
-    assert Image.open(tmp_path / PICTURE).size[0] < 1400
     with Tracking(tmp_path) as show:  # the run goes on
         show([record(0), record(1), record(2)])
     assert Writer.made[1].purge_step == 3
 
 
-def test_drawing_takes_a_twentieth_of_the_time_and_the_last_round_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    clock, drawn = iter([0.0, 1.0, 20.9, 21.0, 22.0, 23.0, 24.0]), []  # a picture takes 1 s: the next is due at 21
-    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(tracking, "write_bytes", lambda path, _, mode: drawn.append(len(records)))
-    records = []
-    with Tracking(tmp_path) as show:
-        for number in range(4):
-            records.append({**record(number), "rounds": 4})
-            RunFolder(tmp_path).write_table(records)
-            show(records)
-    assert drawn == [1, 3, 4]
-
-
 @pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)])  # nothing, or a run's own folder
 def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog, found):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: found)
+    monkeypatch.setattr(progress, "find_spec", lambda name: found)
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["federation.csv", PICTURE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["federation.csv"]
     assert caplog.records == []
-
-
-def test_sites_without_masks_have_a_picture_of_what_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    watch(tmp_path, record(0, scored=False), record(1, scored=False))
-    assert (tmp_path / PICTURE).is_file()
 
 
 def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, installed, monkeypatch, caplog):
@@ -141,4 +119,3 @@ def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, installed, monke
     assert [r.getMessage() for r in caplog.records] == [
         "tensorboard is not written any more: TypeError: Descriptors cannot be created directly"
     ]
-    assert (tmp_path / PICTURE).is_file()

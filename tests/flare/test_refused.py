@@ -14,7 +14,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation import FederatedJob, Places, Plan, fingerprint
+from samfed_monai.federation import FederatedJob, Places, Plan, preparation
 from samfed_monai.federation.child_process import Answer
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.wire_transport import Request, WireTransport
@@ -80,12 +80,12 @@ class Hospitals:
 
 def test_a_site_with_another_version_is_refused_with_both_versions_and_what_to_do(two_sites, tmp_path, monkeypatch):
     hospitals = Hospitals(two_sites, tmp_path)
-    shared = fingerprint.shared_fingerprints
+    shared = preparation.shared_fingerprints
 
     def there(*given: Any) -> dict[str, str]:
         return shared(*given) | ({"version": "0.0.9"} if hospitals.at == "site-2" else {})
 
-    monkeypatch.setattr(fingerprint, "shared_fingerprints", there)
+    monkeypatch.setattr(preparation, "shared_fingerprints", there)
     told = hospitals.refusal()
     hint = "install the same version at both ends"
     assert (

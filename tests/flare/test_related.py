@@ -27,8 +27,11 @@ pytestmark = pytest.mark.slow
 
 SURE = {"agreement#tau": 0.5}
 REFINED = {
-    f"terms#see#{name}": value
-    for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
+    "network_def#feature_groups": [],
+    **{
+        f"terms#see#{name}": value
+        for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
+    },
 }
 #: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
 RELATED: dict[str, tuple[dict[str, Any], str]] = {

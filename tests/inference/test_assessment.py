@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from samfed_monai.handlers import mask_writer
 from samfed_monai.handlers.mask_writer import predictions
 from samfed_monai.inference.assessment import COLUMNS, Assessment, Assessor, flags_of
 from samfed_monai.inference.segment import COLUMNS as TABLE
@@ -51,6 +52,18 @@ def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
     assert found.estimate == pytest.approx((4 * 4 / 5 + 2 * 1 + 4 * 2 / 3) / 10)
 
 
+def test_writer_and_assessor_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> None:
+    made = []
+    monkeypatch.setattr(mask_writer, "estimate", lambda *_: made.append(1) or 0.5)
+    chances = torch.from_numpy(CHANCES)[None]
+    state = SimpleNamespace(batch=[{"id": "a", "image": torch.full((3, 1, 4), 0.5)}])
+    for count, threshold in ((1, 0.5), (2, 0.5), (4, 0.6)):  # another threshold is another estimate
+        state.output = [{"pred": (chances > 0.5).float(), "probability": chances}]
+        mask_writer.MaskWriter(output_dir=tmp_path)(SimpleNamespace(state=state))
+        Assessor(threshold=threshold)(SimpleNamespace(state=state))
+        assert len(made) == count
+
+
 def test_an_image_of_other_colours_is_flagged() -> None:
     grey = Quality(colours=Colours((0.4,) * 3 + (0.0,) * 3, (0.6,) * 3 + (0.1,) * 3))
     for value, flags in ((0.5, []), (0.7, ["unlike the training images"])):
@@ -79,6 +92,32 @@ def test_flags_say_what_is_unusual(places: list[tuple[int, int]], flags: tuple[s
     for place in places:
         mask[place] = 1
     assert tuple(flags_of(mask)) == flags
+
+
+@pytest.mark.parametrize(
+    ("columns", "touches"),
+    [(slice(7, 11), False), (slice(6, 11), True), (slice(2, 5), True), (slice(15, 19), False), (slice(15, 20), True)],
+    ids=["inside", "beside the frame", "in the frame", "near the edge", "at the edge"],
+)
+@pytest.mark.parametrize("enlarged", [1, 3])
+def test_the_border_is_that_of_the_content_without_a_black_frame(columns: slice, touches: bool, enlarged: int) -> None:
+    """A frame of six columns to the left, as an endoscope's, and a hair of two rows."""
+    image = np.full((3, 20, 20), 0.5, np.float32)
+    image[:, :, :6] = 0.05
+    image[:, 10:12] = 0.0
+    mask = np.zeros((20 * enlarged, 20 * enlarged), np.uint8)
+    mask[8 * enlarged : 12 * enlarged, columns.start * enlarged : columns.stop * enlarged] = 255
+    assert ("touches the border" in flags_of(mask, image)) is touches
+
+
+def test_the_border_of_a_large_picture_is_found_on_a_coarser_one() -> None:
+    image = np.full((3, 1200, 900), 0.5, np.float32)
+    image[:, :100] = 0.0
+    mask = np.zeros((1200, 900), np.uint8)
+    mask[120:300, 300:400] = 1
+    assert flags_of(mask, image) == []
+    mask[102:120, 300:400] = 1
+    assert flags_of(mask, image) == ["touches the border"]
 
 
 def test_a_speck_is_no_piece_of_its_own() -> None:

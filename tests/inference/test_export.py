@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -19,15 +20,20 @@ from PIL import Image
 from samfed_monai.cli.export import model_of
 from samfed_monai.cli.main import main
 from samfed_monai.config import bundle_of_command
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
 from samfed_monai.inference import Predictor, export
 from samfed_monai.inference.export import Measured, exported_metadata, table_of
+from samfed_monai.inference.onnx_network import OnnxNetwork
+from samfed_monai.inference.quality_file import write_quality
+from samfed_monai.metrics.quality import Calibration, Quality
 from samfed_monai.networks import client_network
 from tests.federation.test_job import CLIENT, job
 
 MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (extra export)")
 ORGANS = ["kidney", "spleen"]
+HALF = Quality(Calibration((0.0, 1.0), (0.0, 0.5), 0.2, 40))
 WITHOUT_US = """
 import os, sys
 sys.modules["samfed_monai"] = None  # an import of it fails
@@ -41,13 +47,14 @@ for bundle, images, masks in zip(*[iter(sys.argv[1:])] * 3):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that finds something: its logits are centred on 0."""
+    """A network that finds something: its logits are centred on 0; its masks are promised half of what they seem."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
     network = client_network("basic_unet").eval()
     with torch.no_grad():
         network.final_conv.bias -= network(torch.rand(1, 3, 32, 32)).median()
     save_tensors(path, network.state_dict(), {"network_name": "basic_unet", "image_size": "32"})
+    write_quality(HALF, path)
     return path
 
 
@@ -132,7 +139,7 @@ def test_the_documented_code_makes_the_masks_of_infer_and_the_file_says_how(form
 
     names: dict = {}
     exec(_documented("def mask_of") + _documented("def torchscript"), names)
-    file, extra = tmp_path / f"model{ENDINGS.get(form, '.safetensors')}", {"usage": ""}
+    file, extra = tmp_path / f"model{ENDINGS.get(form, '.safetensors')}", {"usage": "", "quality": ""}
     if form == "safetensors":
         file, network = model, names["safetensors"](model, "basic_unet")
     else:
@@ -155,8 +162,39 @@ def test_the_documented_code_makes_the_masks_of_infer_and_the_file_says_how(form
     elif form == "bundle":
         extra = json.loads((file / "configs" / "metadata.json").read_text())
     if form != "safetensors":  # this one was written without a run; that of a run is in test_run_models.py
-        text = extra["usage"]
-        assert (text.decode() if isinstance(text, bytes) else text) == USAGE
+        text, quality = (
+            each.decode() if isinstance(each, bytes) else each for each in map(extra.get, ("usage", "quality"))
+        )
+        assert text == USAGE
+        assert Quality.from_dict(json.loads(quality) if isinstance(quality, str) else quality) == HALF
+        assert [path.name for path in tmp_path.iterdir() if "quality" in path.name] == [], "the file itself holds it"
+
+
+@needs_onnx
+def test_masks_of_an_onnx_file_are_calibrated_as_those_of_its_weights(model, images, tmp_path, capsys):
+    """Without the property they are estimated and said not to be calibrated; another content is refused."""
+    import onnx
+
+    file = tmp_path / "net.onnx"
+    assert main(["export", str(model), "--to", "onnx", "--output", str(file)]) == 0
+    assert OnnxNetwork(file).quality == HALF
+    promised = {}
+    for made_by in (model, file):
+        areas = tmp_path / f"{made_by.stem}.csv"
+        words = ["--model", str(made_by), "--output-dir", str(tmp_path / made_by.stem), "--areas", str(areas)]
+        assert main(["infer", "samfed_skin", str(images), *words]) == 0
+        promised[made_by] = [(row["expected_dice"], row["lower_bound"]) for row in csv.DictReader(areas.open())]
+    assert promised[file] == promised[model]
+    content = onnx.load(file)
+    onnx.helper.set_model_props(content, {"quality": "{}"})
+    onnx.save(content, file)
+    with pytest.raises(Refused, match=r"net\.onnx -> quality: expected a model's quality, .* export the network anew"):
+        OnnxNetwork(file)
+    onnx.helper.set_model_props(content, {})
+    onnx.save(content, file)
+    capsys.readouterr()
+    assert main(["infer", "samfed_skin", str(images), "--model", str(file), "--output-dir", str(tmp_path / "old")]) == 0
+    assert "(expected Dice below 0.7, not calibrated)" in capsys.readouterr().out
 
 
 ENDINGS = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "bundle": "_bundle"}
@@ -467,9 +505,11 @@ class TestInferOfAnOnnxFile:
 
     def test_ids_that_it_has_settled_are_refused_before_anything_is_read(self, file, infer, capsys):
         assert infer(file, "masks", "--network_name", "segresnet", "--amp", "auto") == 2
-        told = capsys.readouterr().err
-        assert "--network_name: expected nothing: float32.onnx has settled it, found segresnet; leave it out" in told
-        assert "--amp: expected nothing" in told
+        promised = capsys.readouterr().err
+        assert (
+            "--network_name: expected nothing: float32.onnx has settled it, found segresnet; leave it out" in promised
+        )
+        assert "--amp: expected nothing" in promised
         assert infer(file, "masks", "--image_size", "64") == 2
         assert "float32.onnx -> input: expected a square of 64 pixels, found 32 x 32 pixels" in capsys.readouterr().err
         assert infer(file, "masks", "--device", "meta") == 2

@@ -59,7 +59,7 @@ def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, smal
 
 def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
     run, _ = fedper
-    infer = ["infer", "samfed_skin", "--images", str(small_federation / "public"), "--output", str(tmp_path / "masks")]
+    infer = ["infer", "samfed_skin", str(small_federation / "public"), "--output-dir", str(tmp_path / "masks")]
     assert main([*infer, "--model", str(run)]) == 2
     assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
     assert main([*infer, "--model", str(run / "rounds" / "000" / "global.safetensors")]) == 2

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from samfed_monai.cli.infer import dice_of
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.data import render_synthetic
 from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs, sentences
-from samfed_monai.inference.quality_file import copy_quality, quality_of, quality_path, read_quality, write_quality
+from samfed_monai.inference.quality_file import quality_of, quality_path, read_quality, write_quality
 from samfed_monai.metrics.quality import Calibration, Quality
 from samfed_monai.networks import client_network
 
@@ -99,14 +100,20 @@ class TestFile:
         with pytest.raises(Refused, match="expected a model's quality"):
             quality_of(content, "x.quality.json")
 
-    def test_is_copied_only_where_something_is_known(self, tmp_path):
-        copies = [tmp_path / "a.onnx", tmp_path / "b"]
-        copies[0].write_bytes(b"net")
-        copies[1].mkdir()
-        copy_quality(Quality(), copies)
-        assert not quality_path(copies[0]).exists()
-        copy_quality(Quality(HALF), copies)
-        assert [read_quality(copy) for copy in copies] == [Quality(HALF)] * 2
+
+@pytest.mark.parametrize(
+    ("word", "dice"), [("0.7", 0.7), ("70%", 0.7), ("62.5%", 0.625), ("0", 0), ("1", 1), ("100%", 1)]
+)
+def test_a_dice_may_be_a_percentage(word, dice):
+    assert dice_of(word) == pytest.approx(dice)
+
+
+@pytest.mark.parametrize("word", ["70", "7O%", "", "%", "-0.1", "101%", "nan"])
+def test_what_is_no_dice_is_refused_with_what_is(word):
+    with pytest.raises(
+        Refused, match=f"--flag-below: expected a Dice from 0 to 1, or a percentage such as 70%, found {word}"
+    ):
+        dice_of(word)
 
 
 def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, capsys, monkeypatch):
@@ -123,15 +130,15 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert "model_sha256: expected the SHA-256 of model.safetensors" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--split", "test", "--calibrate"]) == 2
     assert "expected at least 20 test images with masks, found 2 images" in capsys.readouterr().err
-    assert main(["evaluate", "samfed_skin", *words, "--split", "validation", "--calibrate"]) == 0
+    assert main(["evaluate", "samfed_skin", *words, "--calibrate"]) == 0
     said = capsys.readouterr().out
-    assert "calibrated on these 20 images" in said
+    assert "calibrated on these 20 validation images, so scores above are no test of it" in said
     assert "(the one that was there is replaced)" in said
     made = read_quality(Path("model.safetensors"))
     assert made.calibration.images == 20
     assert made.colours is not None
     assert read_json("scores/metrics.json")["quality"]["calibrated"]
-    chosen = [*model, "--allow-other-size", "--areas", "areas.csv", "--only-sure", "--flag-below", "1"]
+    chosen = [*model, "--allow-other-size", "--areas", "areas.csv", "--only-sure", "--flag-below", "100%"]
     chosen += ["--page", "looks.html"]
     assert main(["infer", "samfed_skin", "images/site-1/images", "--output-dir", "masks", *chosen]) == 0
     assert "doubtful: 12 of 12 masks (expected Dice below 1); look first at" in capsys.readouterr().out

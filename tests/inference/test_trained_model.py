@@ -65,8 +65,8 @@ def evaluate(work: Path, tmp_path: Path) -> Callable[..., int]:
 @pytest.fixture
 def infer(work: Path, tmp_path: Path) -> Callable[..., int]:
     def run(*words: str, output: str = "masks", images: Path = work / "images" / "site-1" / "images") -> int:
-        model = ["--model", str(work / "teacher.safetensors"), "--images", str(images)]
-        return main(["infer", str(BUNDLE), *model, "--output", str(tmp_path / output), *words])
+        model = [str(images), "--model", str(work / "teacher.safetensors")]
+        return main(["infer", str(BUNDLE), *model, "--output-dir", str(tmp_path / output), *words])
 
     return run
 
@@ -202,7 +202,7 @@ def student(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("weights")
 def test_a_students_weights_have_no_knobs_of_a_teacher(work, student, tmp_path, capsys):
-    words = ["--model", str(student), "--images", str(work / "images"), "--output", str(tmp_path / "masks")]
+    words = [str(work / "images"), "--model", str(student), "--output-dir", str(tmp_path / "masks")]
     assert main(["infer", str(BUNDLE), *words, "--views", "2", "--teacher#peak", "0.4"]) == 2
     error = capsys.readouterr().err
     assert f"--teacher#peak: expected a teacher's adapter, found {student}, which is no teacher's adapter" in error

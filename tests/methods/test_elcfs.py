@@ -19,7 +19,6 @@ from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.elcfs import (
     EpisodicTerm,
     SpectrumWindows,
-    StyleBank,
     StyleExchange,
     band_features,
     boundary_bands,
@@ -91,13 +90,6 @@ def test_half_of_another_colour_by_hand_in_the_images_own_dtype(dtype, others):
     torch.testing.assert_close(changed, expected, atol=1e-3 if torch.float16 in (dtype, others) else 1e-6, rtol=0)
 
 
-def test_the_bank_never_returns_a_sites_own():
-    bank = StyleBank({name: torch.full((1, 3, 1, 1), float(at)) for at, name in enumerate("cab")})
-    assert {site: list(bank.for_site(site)) for site in "abc"} == {"a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"]}
-    assert StyleBank({"a": torch.zeros(1, 3, 1, 1)}).for_site("a") == {}
-    assert list(bank.for_site("unknown")) == ["a", "b", "c"]
-
-
 def answer(site: str, round: int, windows: float | None = None) -> Message:
     given = {} if windows is None else {"windows": torch.full((2, 3, 1, 1), windows)}
     tensors = with_statistics({"w": torch.full((2,), 1.0 if site == "a" else 5.0)}, given)
@@ -126,7 +118,10 @@ def test_sites_are_asked_once_and_given_what_the_others_sent():
     assert set(strategy.expected("a")) == {"w"}
     again = attached()
     again.load_state_dict(strategy.global_weights, strategy.state_dict())
-    assert {site: windows.mean().item() for site, windows in again.bank.by_site.items()} == {"a": 0.25, "b": 0.5}
+    assert {site: own["windows"].mean().item() for site, own in again.collected.by_site.items()} == {
+        "a": 0.25,
+        "b": 0.5,
+    }
     assert all(torch.equal(again.configure(1)[s].tensors[n], t) for s in "ab" for n, t in messages[s].tensors.items())
 
 

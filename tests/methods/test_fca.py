@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,6 +103,48 @@ def test_the_threshold_below_every_cosine_is_fedavg_and_above_all_is_training_al
             torch.testing.assert_close(common.evaluation(site)[name], plain.global_weights[name])
         assert torch.equal(alone.evaluation(site)["a"], updates[site].tensors["a"])
     assert torch.equal(alone.global_weights["a"], plain.global_weights["a"])
+
+
+def in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
+    """A smooth step on one tensor, unit by unit."""
+    models = [each.copy() for each in sent]
+    for unit in range(len(start)):
+        steps = [each[unit] - start[unit] for each in sent]
+        masks = []
+        for site, step in enumerate(steps):
+            others = sum(n * s for i, (n, s) in enumerate(zip(counts, steps, strict=True)) if i != site)
+            cosine = (step * others).sum() / np.sqrt((step**2).sum() * (others**2).sum())
+            masks.append(1 / (1 + np.exp(-(cosine - 0.2) / 0.3)))
+        shares = [mask * n for mask, n in zip(masks, counts, strict=True)]
+        common = sum(share * each[unit] for share, each in zip(shares, sent, strict=True)) / sum(shares)
+        for model, mask, each in zip(models, masks, sent, strict=True):
+            model[unit] = (1 - mask) * each[unit] + mask * common
+    return models
+
+
+def test_a_smooth_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
+    random, counts = np.random.default_rng(0), [1, 2, 5]
+    start = {
+        "x_a": random.normal(size=(2, 5)),
+        "x_b": random.normal(size=(7, 2)),
+        "decoder": random.normal(size=(3, 3)),
+    }
+    weights = {name: torch.tensor(values, dtype=torch.float32) for name, values in start.items()}
+    sites = [f"s{number}" for number in range(3)]
+    strategy = ClientTailored(mask="smooth", threshold=0.2, temperature=0.3, patterns=["*_[ab]"])
+    strategy.attach(Server(sites, 3, weights=weights)).configure(0)
+    sent = [{name: values + random.normal(size=values.shape) for name, values in start.items()} for _ in sites]
+    updates = {}
+    for site, n, own in zip(sites, counts, sent, strict=True):
+        tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in own.items()}
+        updates[site] = Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors=tensors)
+    strategy.aggregate(0, updates)
+    for name in ("x_a", "x_b"):
+        for site, expected in zip(sites, in_loops(start[name], [own[name] for own in sent], counts), strict=True):
+            np.testing.assert_allclose(strategy.evaluation(site)[name].numpy(), expected, atol=1e-6)
+    mean = sum(n * own["decoder"] for n, own in zip(counts, sent, strict=True)) / 8
+    for site in sites:
+        np.testing.assert_allclose(strategy.evaluation(site)["decoder"].numpy(), mean, atol=1e-6)
 
 
 def test_updates_count_from_what_a_site_was_sent():

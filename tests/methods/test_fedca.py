@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -18,10 +20,12 @@ from samfed_monai.methods.fedca import (
     ContrastBeforeLabels,
     ContrastiveTerm,
     Dictionary,
+    SharedFeatures,
     alignment_loss,
     contrastive_loss,
 )
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server
+from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from tests.handlers.toy import Dilated, Shown, next_round, same, toy_loader, toy_trainer, weights
 
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -173,6 +177,101 @@ def test_a_query_is_not_held_against_earlier_keys_of_its_own_image():
     assert term.value(given(images), engine) > 0, "nobody says whose they are"
 
 
+def test_a_query_is_held_against_what_the_others_shared_too():
+    """A step by hand, in numpy: InfoNCE over a site's own keys of other images and the common dictionary."""
+    network, before, term = Shown(norm=True), Shown(norm=True).eval(), ContrastiveTerm(alignment=0, temperature=0.3)
+    term._average.sync(network)
+    engine = SimpleNamespace(network=network, inferer=lambda image, called: called(image))
+    first, second = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    engine.state = SimpleNamespace(batch={"image": first})
+    term.value(given(first, "a", "b"), engine)
+    term.shared = normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(4)), dim=1)
+    value = float(term.value(given(second, "a", "c"), engine))
+
+    def unit(network: Shown, images: torch.Tensor) -> np.ndarray:
+        means = network.encoder(images).mean(dim=(2, 3)).detach().double().numpy()
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    queries, keys, earlier = unit(network, second), unit(before, second), unit(before, first)
+    shared, losses = term.shared.double().numpy(), []
+    for query, key, others in zip(queries, keys, ([1], [0, 1]), strict=True):  # the first of the keys is of "a"
+        against = np.exp(np.concatenate([earlier[others] @ query, shared @ query]) / 0.3).sum()
+        losses.append(-np.log(np.exp(key @ query / 0.3) / (np.exp(key @ query / 0.3) + against)))
+    assert value == pytest.approx(np.mean(losses), abs=1e-6)
+
+
+class Images:
+    def records(self, split: str) -> list[dict[str, int]]:
+        assert split == "unlabelled"
+        return [{"at": at} for at in range(11)]
+
+
+def shared(**options: Any) -> SharedFeatures:
+    def transform(record: dict[str, int]) -> dict[str, torch.Tensor]:
+        return {"image": torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(record["at"]))}
+
+    term = SimpleNamespace(shared=None)
+    return SharedFeatures(data=Images(), transform=transform, network=Shown(norm=True), term=term, **options)  # type: ignore[arg-type]
+
+
+def test_what_a_site_shares_are_means_over_several_images_by_the_network_in_eval_mode():
+    statistic = shared(entries=4)
+    found = statistic.measured(5)["features"]
+    assert found.shape == statistic.like()["features"].shape == (4, 8)
+    assert statistic.network.training, "as it was before"
+    assert torch.equal(found[:2], found[2:]), "two groups of at least five, repeated"
+    images = torch.stack([statistic.transform(record)["image"] for record in Images().records("unlabelled")])
+    with torch.no_grad():
+        features = normalize(statistic.network.eval().encoder(images).mean(dim=(2, 3)), dim=1)
+    torch.testing.assert_close(found[0] * 6 + found[1] * 5, features.sum(dim=0))
+    assert [statistic.images(least) for least in (1, 5, 12)] == [2, 5, 11]
+
+
+def test_what_comes_is_of_length_one_and_odd_tensors_are_refused():
+    statistic = shared()
+    statistic.receive({"features": torch.full((3, 8), 1e6)})
+    torch.testing.assert_close(statistic.term.shared, torch.full((3, 8), 8**-0.5))
+    statistic.receive({})
+    assert statistic.term.shared is None
+    with pytest.raises(MessageRefused, match=r"expected features of shape \(N, 8\), found others"):
+        statistic.receive({"features": torch.ones(3, 7)})
+    with pytest.raises(MessageRefused, match="expected finite values, found NaN"):
+        statistic.receive({"features": torch.full((3, 8), float("nan"))})
+
+
+def test_sites_are_asked_in_all_rounds_of_contrast_but_the_last_and_sent_what_the_others_shared():
+    networks = dict.fromkeys(("a", "b"), Shown)
+    strategy = ContrastBeforeLabels(rounds=3, entries=2).attach(
+        Server(("a", "b"), 5, weights={"w": torch.zeros(1)}, networks=networks)
+    )
+    asked, sent = [], []
+    for round in range(5):
+        messages = strategy.configure(round)
+        asked.append([message.extra.get("statistics") for message in messages.values()])
+        given_ = [split_statistics(message.tensors)[1] for message in messages.values()]
+        sent.append([each["features"][:, 0].tolist() if each else [] for each in given_])
+        updates = {}
+        for value, site in enumerate("ab"):
+            own = {"features": torch.full((2, 8), 10.0 * round + value)} if asked[-1][0] else {}
+            tensors = with_statistics({"w": torch.ones(1)}, own)
+            assert strategy.expected(site).keys() == tensors.keys()
+            updates[site] = Message(Kind.WEIGHTS, site, round, 5, n=1, tensors=tensors)
+        strategy.aggregate(round, updates)
+    assert asked == [["features"] * 2] * 2 + [[None] * 2] * 3
+    assert sent == [[[], []], [[1.0, 1.0], [0.0, 0.0]], [[11.0, 11.0], [10.0, 10.0]], [[], []], [[], []]]
+    assert strategy.state_dict() == {}
+
+
+@pytest.mark.parametrize("options", [{"rounds": 1}, {"rounds": 3, "share": False}])
+def test_without_a_common_dictionary_nothing_but_weights_travels_and_the_mean_does(options):
+    strategy = ContrastBeforeLabels(**options)
+    assert (strategy.statistic, strategy.exchange) == (None, FedAvg.exchange)
+    strategy.attach(Server(("a", "b"), 5, weights={"w": torch.zeros(1)}))
+    assert [message.extra for message in strategy.configure(0).values()] == [{}, {}]
+    assert strategy.expected("a").keys() == {"w"}
+    assert not ContrastBeforeLabels(rounds=2).exchange.mean
+
+
 def test_of_maps_of_one_size_the_deepest_is_trained():
     network = Dilated()
     start = weights(network)
@@ -208,7 +307,7 @@ def test_the_warm_start_follows_the_last_of_its_rounds_and_happens_once():
     assert aggregated(FedAvg()) == [2.0, 4.0, 6.0]
     assert aggregated(ContrastBeforeLabels(rounds=0), warm) == [2.0, 4.0, 6.0]
     assert aggregated(ContrastBeforeLabels(rounds=1), warm) == [20.0, 22.0, 24.0]
-    assert aggregated(ContrastBeforeLabels(rounds=2), warm) == [2.0, 40.0, 42.0]
+    assert aggregated(ContrastBeforeLabels(rounds=2, share=False), warm) == [2.0, 40.0, 42.0]
 
 
 def test_a_run_without_rounds_for_labels_is_refused():

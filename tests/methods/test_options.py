@@ -60,7 +60,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
         SHARING,
         {"upper": UP_TO_1, "rate": NOT_NEGATIVE, "batches": COUNT_OR_0, "first_batches": COUNT_OR_0},
     ),
-    "fedca.ContrastBeforeLabels": ({}, {"rounds": COUNT_OR_0}),
+    "fedca.ContrastBeforeLabels": ({}, {"rounds": COUNT_OR_0, "entries": COUNT, "share": ([False], [0, "no"])}),
+    "fedca.SharedFeatures": ({"network": None, "term": None, "data": None, "transform": None}, {"entries": COUNT}),
     "fedca.ContrastiveTerm": (
         {},
         {

@@ -27,7 +27,7 @@ ELCFS = {
     "statistics#half": 1,
 }
 # He et al.: doubtful pixels of the image, and of its foreground
-SEE = {"terms#see#absolute": 0.1, "terms#see#relative": 0.5}
+SEE = {"terms#see#absolute": 0.1, "terms#see#relative": 0.5, "network_def#feature_groups": [4, 2]}
 # Ma et al., text and code: least reliability of a site that the server learns from; KL at T = 2
 HSSF = {"strategy#floor": 0.75, "sharing#term#temperature": 2.0}
 
@@ -134,6 +134,8 @@ OURS: dict[str, dict[str, Any]] = {
         "terms#contrast#temperature": 0.1,
         "terms#contrast#decay": 0.99,
         "terms#contrast#alignment": 1.0,
+        "strategy#share": True,
+        "strategy#entries": 16,
     },
     "fedda": {"terms#domain#weight": 0.01, "terms#domain#rate": 0.0001},
     "fedgin": {"strong_view#most": 1.0},

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.run_bundle import run_workflow
+from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
 from tests.methods import needs, present
@@ -27,7 +27,7 @@ SMALL = {
     **{"network_name": "basic_unet", "amp": False, "overlays": False, "privacy#least_images": 2},
 }
 TWO = {"rounds": 2}
-REFINED = {"terms#see#sam_size": 256, "terms#see#views": 1}
+REFINED = {"terms#see#sam_size": 256, "terms#see#views": 1, "network_def#feature_groups": []}
 #: Variant to what makes it do something in so few rounds, a number that sites report in the last one, and what the run
 #: says before it begins. Others are in ``test_matrix.py``, on rendered images.
 VARIANTS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "own",
         "",
     ),
-    "see": ({"terms#see#sam_size": 256, "terms#see#views": 1}, "see_labelled", ""),
+    "see": (REFINED, "see_labelled", ""),
 }
 WEAK = ("fedicra", "see")
 

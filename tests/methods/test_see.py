@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import Guidance
-from samfed_monai.losses import dice_of_labels, weighted_pseudo_label_loss
+from samfed_monai.losses import StructureLoss, dice_of_labels
 from samfed_monai.methods import see
 from samfed_monai.methods.see import (
     LoadPseudoLabeld,
@@ -24,7 +24,6 @@ from samfed_monai.methods.see import (
     RefinedLabelTerm,
     SamRefiner,
     Scores,
-    is_kept,
     part_points,
     scored,
     spread,
@@ -49,38 +48,52 @@ def label(unsure: int, foreground: int) -> torch.Tensor:
     return flat.view(1, 10, 10)
 
 
-def test_images_are_chosen_by_unsure_pixels_of_all_and_of_the_foreground():
-    assert is_kept(label(9, 40))
-    assert not is_kept(label(10, 40)), "10 of 100 are not below 0.1"
-    assert is_kept(label(9, 19))
-    assert not is_kept(label(9, 18)), "9 of 18 are not below 0.5"
-    assert is_kept(label(0, 0))
-    assert not is_kept(label(1, 0))
-    assert not is_kept(label(1, 0), relative=1.0)
-    assert is_kept(label(60, 40), absolute=1.0, relative=1.0, unsure=1.0), "no entropy is above one bit"
+def published(label: np.ndarray, previous: np.ndarray) -> tuple[float, float, float]:
+    """Ua, Ur and Ud of the public code (`compute_uncertainty_metrics`), in numpy."""
+
+    def bits(p: np.ndarray) -> np.ndarray:
+        return -p * np.log2(p + 1e-10) - (1 - p) * np.log2(1 - p + 1e-10)
+
+    high, low = (bits(label) > 0.9).sum(), (bits(label) <= 0.9).sum()
+    return high / label.size, high / (low + 1e-10), bits(np.abs(label - previous)).mean()
 
 
-@pytest.mark.parametrize(("probability", "kept"), [(0.3, True), (0.33, False), (0.67, False), (0.7, True)])
-def test_a_pixel_is_unsure_above_nine_tenths_of_a_bit(probability, kept):
-    found = label(0, 40)
-    found[0, 0] = probability  # 10 of 100: of 0.3 and 0.7 the entropy is 0.881 bits, of 0.33 and 0.67 it is 0.915
-    assert is_kept(found) is kept
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_and_selection_are_those_of_the_public_code(seed):
+    random = torch.Generator().manual_seed(seed)
+    labels = [torch.sigmoid((6 - seed) * torch.randn(1, 17, 13, generator=random)) for _ in range(2)]
+    found, expected = scored(*labels), published(*(label.double().numpy() for label in labels))
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert 0.05 < found.absolute < 0.4, "some pixels are unsure, and not all of them"
+    assert found.sure() == (expected[0] < 0.1 and expected[1] < 0.5)
 
 
 def test_the_three_scores_by_hand():
-    refined, coarse = torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
-    refined[0, 0] = 1.0
-    coarse[0, 0, 0] = coarse[0, 1, 0] = 1.0
-    weak = torch.tensor([[[1.0, 255.0], [0.0, 255.0]]])
-    assert scored(refined, coarse, weak, 0.3) == pytest.approx((1.0, 1 / 3, 1.0), abs=1e-5)
-    assert scored(refined, coarse, 1 - weak.clamp(max=1) + 254 * (weak > 1), 0.3).fidelity == 0
-    assert scored(refined, coarse, None, 0.3).fidelity == 0.3
-    assert scored(refined, coarse, torch.full((1, 2, 2), 255.0), 0.3).fidelity == 0.3
-    assert scored(refined, coarse, torch.tensor([[[1.0, 0.0], [0.0, 255.0]]]), 0.3).fidelity == 0.75
-    half, empty = torch.full((1, 2, 2), 0.5), torch.zeros(1, 2, 2)
-    assert (scored(half, coarse, None, 0.0).agreement, scored(refined, half, None, 0.0).agreement) == (0, 0)
-    assert scored(empty, empty, None, 0.0).agreement == 1
-    assert scored(half, coarse, None, 0.0).certainty == pytest.approx(0, abs=1e-6)
+    pseudo = label(9, 40)
+    assert scored(pseudo, pseudo) == pytest.approx((0.09, 9 / 91, 0.0), abs=1e-5)
+    assert scored(pseudo, 1 - pseudo).change == pytest.approx(0.0, abs=1e-5), "what has turned round is sure"
+    assert scored(pseudo, 0.5 + 0 * pseudo).change == pytest.approx(0.91), "what was one half has changed by one half"
+    assert scored(0.5 + 0 * pseudo, pseudo)[:2] == (1.0, pytest.approx(1e12)), "a number that can be stored"
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "kept"),
+    [
+        ((0.09, 0.4, 1.0), {}, True),
+        ((0.1, 0.4, 0.0), {}, False),
+        ((0.09, 0.5, 0.0), {}, False),
+        ((0.1, 0.5, 0.0), {"absolute": 0.2, "relative": 0.6}, True),
+    ],
+)
+def test_images_are_chosen_by_the_first_two_scores(scores, options, kept):
+    assert Scores(*scores).sure(**options) is kept
+
+
+@pytest.mark.parametrize(("probability", "unsure"), [(0.3, 0), (0.33, 10), (0.67, 10), (0.7, 0)])
+def test_a_pixel_is_unsure_above_nine_tenths_of_a_bit(probability, unsure):
+    found = label(0, 40)
+    found[0, 0] = probability  # 10 of 100: of 0.3 and 0.7 the entropy is 0.881 bits, of 0.33 and 0.67 it is 0.915
+    assert scored(found, found).absolute == unsure / 100
 
 
 OLD = Scores(0.5, 0.5, 0.5)
@@ -89,63 +102,84 @@ OLD = Scores(0.5, 0.5, 0.5)
 @pytest.mark.parametrize(
     ("new", "taken"),
     [
-        ((0.6, 0.6, 0.1), True),
-        ((0.6, 0.1, 0.6), True),
-        ((0.1, 0.6, 0.6), True),
-        ((0.6, 0.6, 0.6), True),
-        ((0.9, 0.5, 0.5), False),
-        ((0.9, 0.4, 0.4), False),
+        ((0.4, 0.4, 0.9), True),
+        ((0.4, 0.9, 0.4), True),
+        ((0.9, 0.4, 0.4), True),
+        ((0.4, 0.4, 0.4), True),
+        ((0.1, 0.5, 0.5), False),
+        ((0.1, 0.6, 0.6), False),
         ((0.5, 0.5, 0.5), False),
     ],
 )
-def test_the_store_is_keyed_by_image_and_replaced_where_two_scores_are_better(new, taken):
-    store = PseudoLabelStore()
-    assert store.offer(ONE, torch.zeros(1, 2, 2), OLD)
+def test_three_labels_of_an_image_are_kept_and_the_first_that_is_worse_in_two_scores_is_replaced(new, taken):
+    store, better = PseudoLabelStore(), Scores(0.0, 0.0, 0.0)
+    for value, scores in ((0.0, better), (0.2, OLD), (0.4, OLD)):
+        assert store.offer(ONE, torch.full((1, 2, 2), value), scores)
     assert store.offer(TWO, torch.full((1, 2, 2), 0.2), OLD)
     assert store.offer(ONE, torch.ones(1, 2, 2), Scores(*new)) is taken
-    assert store.get(ONE).mean() == float(taken)
-    assert store.scores(ONE) == (Scores(*new) if taken else OLD)
-    assert torch.equal(store.get(TWO), torch.full((1, 2, 2), 0.2)), "51 of 255"
-    assert store.get("3" * 64) is None
-    assert (ONE in store, "3" * 64 in store, len(store)) == (True, False, 2)
+    means = [round(float(pseudo.mean()), 6) for pseudo, _ in store.get(ONE)]
+    assert means == [0.0, 1.0 if taken else 0.2, 0.4]
+    assert [scores for _, scores in store.get(ONE)] == [better, Scores(*new) if taken else OLD, OLD]
+    assert [each.tolist() for each, _ in store.get(TWO)] == [torch.full((1, 2, 2), 0.2).tolist()], "51 of 255"
+    assert (store.get("3" * 64), len(store)) == ([], 2)
+
+
+def test_the_prediction_of_the_round_before_is_kept_and_the_first_is_its_own():
+    store, first, second = PseudoLabelStore(), torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.4)
+    assert torch.equal(store.previous(ONE, first), first)
+    assert torch.equal(store.previous(ONE, second), first)
+    assert torch.equal(store.previous(ONE, first), second)
+    assert torch.equal(store.previous(TWO, first), first)
 
 
 def test_what_is_saved_comes_back_for_its_owner_alone(tmp_path):
     store, path = PseudoLabelStore(), tmp_path / "labels" / "0000.safetensors"
-    store.offer(ONE, torch.rand(1, 5, 4), Scores(1 / 3, 0.1, 0.7))
+    for scores in (Scores(1 / 3, 0.1, 0.7), OLD):
+        store.offer(ONE, torch.rand(1, 5, 4), scores)
+    store.previous(TWO, torch.full((1, 5, 4), 0.2))
     store.save(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     again = PseudoLabelStore()
     again.load(path)
-    assert torch.equal(again.get(ONE), store.get(ONE))
-    assert again.scores(ONE) == store.scores(ONE) == (1 / 3, 0.1, 0.7)
+    assert len(again) == len(store) == 1, "of the other image there is a prediction alone"
+    for (found, scores), (pseudo, old) in zip(again.get(ONE), store.get(ONE), strict=True):
+        assert torch.equal(found, pseudo)
+        assert scores == old
+    assert torch.equal(again.previous(TWO, torch.zeros(1, 5, 4)), torch.full((1, 5, 4), 0.2))
     again.load(None)
     assert len(again) == 0
+    assert torch.equal(again.previous(TWO, torch.zeros(1, 5, 4)), torch.zeros(1, 5, 4))
 
 
-def test_a_copied_reader_reads_the_one_store_and_unsure_images_have_no_weight():
+SURE, DOUBTFUL = Scores(0.05, 0.05, 0.9), Scores(0.15, 0.2, 0.0)
+
+
+def test_a_copied_reader_reads_the_one_store_and_unsure_labels_have_no_weight():
     term = SimpleNamespace(store=PseudoLabelStore(), absolute=0.1, relative=0.5)
     reader = copy.deepcopy(LoadPseudoLabeld(term=term))  # type: ignore[arg-type]
-    term.store.offer(ONE, label(0, 40), OLD)
-    term.store.offer(TWO, label(60, 40), OLD)
+    for unsure, scores in ((0, SURE), (60, DOUBTFUL), (5, SURE)):
+        term.store.offer(ONE, label(unsure, 40), scores)
+    term.store.offer(TWO, label(60, 40), DOUBTFUL)
     image = torch.zeros(3, 10, 10)
-    assert torch.equal(reader({"image": image, "image_sha256": ONE})["teacher"], label(0, 40))
+    found = reader({"image": image, "image_sha256": ONE})["teacher"]
+    assert torch.equal(found[0], label(0, 40)[0])
+    assert uncertainty(found[None, 1:2]).min() == 1, "one half, without weight"
+    torch.testing.assert_close(found[2], label(5, 40)[0], atol=1 / 255, rtol=0)
     for key in (TWO, "3" * 64):
         found = reader({"image": image, "image_sha256": key})["teacher"]
-        assert uncertainty(found[None]).min() == 1
-    assert reader({"image": torch.zeros(3, 5, 5), "image_sha256": ONE})["teacher"].shape == (1, 5, 5)
+        assert torch.equal(found, torch.full((3, 10, 10), 0.5))
+    assert reader({"image": torch.zeros(3, 5, 5), "image_sha256": ONE})["teacher"].shape == (3, 5, 5)
 
 
 @pytest.mark.parametrize(
-    ("absolute", "relative", "pseudo", "weighs"),
-    [(0.1, 0.5, (15, 40), False), (0.2, 0.5, (15, 40), True), (0.1, 0.5, (9, 10), False), (0.1, 1.0, (9, 10), True)],
+    ("absolute", "relative", "weighs"), [(0.15, 0.3, False), (0.16, 0.2, False), (0.16, 0.21, True)]
 )
-def test_which_images_have_a_say_is_decided_by_the_terms_two_thresholds(absolute, relative, pseudo, weighs):
+def test_which_images_have_a_say_is_decided_by_the_terms_two_thresholds(absolute, relative, weighs):
     term = SimpleNamespace(store=PseudoLabelStore(), absolute=absolute, relative=relative)
-    term.store.offer(ONE, 0.9 * label(*pseudo), OLD)
+    term.store.offer(ONE, 0.9 * label(15, 40), DOUBTFUL)
     found = LoadPseudoLabeld(term=term)({"image": torch.zeros(3, 10, 10), "image_sha256": ONE})["teacher"]  # type: ignore[arg-type]
-    assert bool((uncertainty(found[None]) < 1).any()) is weighs
+    assert bool((uncertainty(found[None, :1]) < 1).any()) is weighs
 
 
 def test_points_by_hand():
@@ -193,9 +227,8 @@ def test_prompts_are_boxes_then_points_then_the_mask_and_answers_are_averaged():
     weak[0, 8, 6], weak[0, 30, 30], weak[0, 31, 31] = 1, 0, 0
     refined = SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
     assert refined is not None
-    assert refined.predicted_iou == pytest.approx((0.6 + 0.7 + 0.8) / 3)
-    assert refined.probabilities[0, :15].min() == 1
-    assert refined.probabilities[0, 17:].max() < 1e-9
+    assert refined[0, :15].min() == 1
+    assert refined[0, 17:].max() < 1e-9
     (boxes, none, no_mask), (_, points, _), (_, again, low) = sam.asked
     # 4 to 12 of 32 pixels, 5 % wider at either end, in an input of 64 pixels, as indices of pixels
     torch.testing.assert_close(boxes[0, [0, 2]], torch.tensor([(4 - 0.4) * 2 - 0.5, (12 + 0.4) * 2 - 0.5]))
@@ -219,9 +252,9 @@ def test_prompts_of_an_image_that_is_not_square_lie_where_it_lies_in_sams_input(
     weak[0, 20, 10], weak[0, 47, 31] = 1, 0
     refined = SamRefiner(sam, 64)(torch.rand(3, 48, 32), torch.ones(1, 48, 32), weak)  # type: ignore[arg-type]
     assert refined is not None
-    assert refined.probabilities.shape == (1, 48, 32)
-    assert refined.probabilities[0, :22].min() > 1 - 1e-6
-    assert refined.probabilities[0, 26:].max() < 1e-9
+    assert refined.shape == (1, 48, 32)
+    assert refined[0, :22].min() > 1 - 1e-6
+    assert refined[0, 26:].max() < 1e-9
     boxes, (points, _), low = sam.asked[-1]
     # 48 x 32 pixels become 64 x 44, and a quarter of that: 16 x 11
     assert boxes.tolist() == [[-0.5, -0.5, 43.5, 63.5]]
@@ -272,8 +305,8 @@ def test_a_real_sam_takes_the_prompts():
     mask[0, 4:24, 4:24] = 1
     refined = SamRefiner(sam, 64)(torch.rand(3, 48, 32), mask, None)
     assert refined is not None
-    assert refined.probabilities.shape == (1, 48, 32)
-    assert 0 <= refined.probabilities.min() <= refined.probabilities.max() <= 1
+    assert refined.shape == (1, 48, 32)
+    assert 0 <= refined.min() <= refined.max() <= 1
     embedding, boxes = torch.rand(1, 256, 4, 4), torch.tensor([[4.0, 4.0, 40.0, 40.0]])
     with torch.no_grad():
         assert torch.equal(sam.decode_prompts(embedding, boxes)[0], sam.decode_boxes(embedding, boxes)[0])
@@ -306,14 +339,18 @@ def test_on_real_images_a_better_network_replaces_pseudo_labels_by_better_ones(s
         for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
             coarse = seen_by(mask, shift, blur)
             refined = refiner(image, coarse, None)
+            previous = store.previous(str(number), coarse)
             if refined is not None:
-                scores = scored(refined.probabilities, coarse, None, refined.predicted_iou)
-                taken |= {str(number)} if store.offer(str(number), refined.probabilities, scores) else set()
+                taken |= {str(number)} if store.offer(str(number), refined, scored(refined, previous)) else set()
         labels = {str(number): store.get(str(number)) for number in range(len(masks))}
         dice = {
-            number: float(dice_of_labels((label > 0.5)[None].long(), masks[int(number)][None].long()))
-            for number, label in labels.items()
-            if label is not None
+            number: float(
+                dice_of_labels(
+                    (min(kept, key=lambda each: each[1])[0] > 0.5)[None].long(), masks[int(number)][None].long()
+                )
+            )
+            for number, kept in labels.items()
+            if kept
         }
         return dice, taken
 
@@ -326,16 +363,49 @@ def test_on_real_images_a_better_network_replaces_pseudo_labels_by_better_ones(s
     assert np.mean(gains) > 0.1, gains
 
 
-def test_the_loss_is_that_of_the_label_with_one_minus_its_entropy():
+def published_loss(logits: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
+    """`compute_loss` and `structure_loss` of the public code for one image, without the term against one half.
+
+    The weights, by whose mean a label's loss is scaled there, count inside of it as well, as in the paper.
+    """
+    whole = torch.zeros(())
+    for pseudo in labels:
+        bits = -(pseudo * pseudo.log2() + (1 - pseudo) * (1 - pseudo).log2())
+        share = (1 + 5 * (avg_pool2d(pseudo, 31, 1, 15) - pseudo).abs()) * (1 - bits)
+        entropy = binary_cross_entropy_with_logits(logits, pseudo, reduction="none")
+        chances = logits.sigmoid()
+        overlap, union = (share * chances * pseudo).sum(), (share * (chances + pseudo)).sum()
+        loss = (share * entropy).sum() / share.sum() + 1 - (overlap + 1) / (union - overlap + 1)
+        whole = whole + (1 - bits).mean() * loss
+    return whole / 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_loss_is_the_public_codes_and_images_have_the_same_say(count):
     term = RefinedLabelTerm(data=None, transform=None)  # type: ignore[arg-type]
-    pseudo, logits = torch.tensor([[[[0.75, 0.5]]]]), torch.tensor([[[[0.3, 9.0]]]])
-    state = SimpleNamespace(batch={"teacher": pseudo}, output={"pred": logits}, iteration=1)
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 20, 20, generator=random)
+    batch = torch.full((2, 3, 20, 20), 0.5)
+    batch[:, :count] = torch.sigmoid(4 * torch.randn(2, count, 20, 20, generator=random))
+    state = SimpleNamespace(batch={"teacher": batch}, output={"pred": logits}, iteration=1)
     value = term.value(None, SimpleNamespace(state=state))
-    weight = torch.tensor([[[[1 - 0.8112781, 0.0]]]])
-    expected = weighted_pseudo_label_loss(logits, torch.tensor([[[[1, 0]]]]), weight)
-    torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(state.terms["see_weight"], weight.mean())
+    each = [published_loss(logits[[i]], [batch[[i], [b]][None] for b in range(count)]) for i in range(2)]
+    torch.testing.assert_close(value, torch.stack(each).mean(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(state.terms["see_weight"], (1 - uncertainty(batch.flatten(0, 1)[:, None])).mean())
     assert state.terms["see_labelled"] == 0, "before it has seen the site's images"
+
+
+def test_an_unsure_pixel_has_no_say_in_the_loss():
+    term = RefinedLabelTerm(data=None, transform=None)  # type: ignore[arg-type]
+    pseudo = torch.full((1, 3, 4, 4), 0.5)
+    pseudo[:, :, 0] = 1.0
+    logits = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    term.value(
+        None, SimpleNamespace(state=SimpleNamespace(batch={"teacher": pseudo}, output={"pred": logits}))
+    ).backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 0, 0].abs().min() > 0
+    assert logits.grad[0, 0, 1:].abs().max() == 0
 
 
 def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypatch, tmp_path):
@@ -353,15 +423,15 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypat
 
 @pytest.mark.parametrize(("split", "pseudo", "logit"), [("labelled", 0.1, -2.0), ("unlabelled", 0.8, 3.0)])
 def test_pseudo_labels_are_learned_with_the_batch_that_they_belong_to(split, pseudo, logit):
-    def plane(value: float) -> torch.Tensor:
-        return torch.full((1, 1, 2, 2), value)
+    def plane(value: float, planes: int = 1) -> torch.Tensor:
+        return torch.full((1, planes, 2, 2), value)
 
     term = RefinedLabelTerm(data=None, transform=None, split=split)  # type: ignore[arg-type]
-    state = SimpleNamespace(batch={"teacher": plane(0.1)}, output={"pred": plane(-2.0)}, iteration=1)
-    guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"teacher": plane(0.8)})
+    state = SimpleNamespace(batch={"teacher": plane(0.1, 3)}, output={"pred": plane(-2.0)}, iteration=1)
+    guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"teacher": plane(0.8, 3)})
     value = term.value(guidance, SimpleNamespace(state=state))
-    label, weight = (plane(pseudo) > 0.5).long(), 1 - uncertainty(plane(pseudo))
-    torch.testing.assert_close(value, weighted_pseudo_label_loss(plane(logit), label, weight))
+    weight = (1 - uncertainty(plane(pseudo))).mean()
+    torch.testing.assert_close(value, weight * StructureLoss()(plane(logit), plane(pseudo)))
     if split == "unlabelled":
         guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"image": plane(0.0)})
         with pytest.raises(Refused, match="terms#see: expected the view 'teacher'"):
@@ -385,14 +455,16 @@ def test_the_weak_label_overrules_what_the_network_says_of_its_pixels(monkeypatc
 
     def refine(image, mask, label):
         asked.append((mask, label))
-        return see.Refined(torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]), 0.5)
+        return torch.tensor([[[1.0, 0.9], [0.6, 0.0]]])
 
     term, engine = refined_by(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2), "label": weak}, refine)
     term._refine(engine)
     ((mask, label_),) = asked
     assert mask.tolist() == [[[1.0, 0.5], [0.0, 0.5]]]
     assert label_.tolist() == weak.tolist()
-    assert term.store.scores(ONE) == pytest.approx((1.0, 0.5, 1.0), abs=1e-5), "of two pixels the network says one"
+    ((_, scores),) = term.store.get(ONE)
+    # the network says one half: of 1.0 and 0.0 that is a change of one bit, of 0.9 and 0.6 of 0.971 and 0.469
+    assert scores == pytest.approx((0.25, 1 / 3, (1 + 0.9709506 + 0.4689956 + 1) / 4), abs=1e-5)
     assert term._labelled == 1.0
 
 
@@ -417,47 +489,53 @@ def test_the_network_is_asked_in_eval_mode_and_a_site_without_labels_reads_none(
     assert engine.network.training, "as it was before"
 
 
-def rounds_of(monkeypatch, tmp_path, answers, better, **options):
-    """A term whose SAM answers with these values in turn, and a function of a round to the mean of what it then has."""
+def rounds_of(monkeypatch, tmp_path, answers, **options):
+    """A term whose SAM answers with these values in turn, and a function of a round to what it then has."""
     given_ = iter(answers)
     item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
-    monkeypatch.setattr(Scores, "better", better)
 
     def refine(image, mask, label):
-        return see.Refined(torch.full((1, 2, 2), next(given_)), 0.5)
+        return torch.full((1, 2, 2), next(given_))
 
     term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, **options)
 
-    def after(number: int) -> float:
+    def after(number: int) -> list[float]:
         engine.state.round = number
         term._refine(engine)
         assert term._labelled == 1.0
-        return pytest.approx(term.store.get(ONE).mean().item(), abs=0.005)
+        return [round(float(pseudo.mean()), 1) for pseudo, _ in term.store.get(ONE)]
 
     return term, after
 
 
-def surer(self, other):
-    return self.certainty > other.certainty
-
-
 def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monkeypatch, tmp_path):
-    # the second time round 1 is worse than the first time, but better than round 0
-    _, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.9, 0.8], surer)
-    assert [after(number) for number in (0, 1, 1)] == [0.6, 0.9, 0.8]
+    _, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.9, 0.8])
+    assert [after(number) for number in (0, 1, 1)] == [[0.6], [0.6, 0.9], [0.6, 0.8]]
 
 
 def test_of_every_two_rounds_the_second_takes_nothing_and_goes_on_with_what_there_is(monkeypatch, tmp_path):
-    term, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.8], surer, every=2)
-    assert [after(number) for number in range(4)] == [0.6, 0.6, 0.8, 0.8]
+    term, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.8], every=2)
+    assert [after(number) for number in range(4)] == [[0.6], [0.6], [0.6, 0.8], [0.6, 0.8]]
     assert [path.stem for path in term._saved()] == ["0001", "0002", "0003"], "stores of three rounds are kept"
 
 
-@pytest.mark.parametrize("again", [1, 2])
-def test_this_round_and_the_last_one_can_be_repeated(monkeypatch, tmp_path, again):
+@pytest.mark.parametrize(("again", "expected"), [(1, [0.5, 0.8]), (2, [0.5, 0.6, 0.8])])
+def test_this_round_and_the_last_one_can_be_repeated(monkeypatch, tmp_path, again, expected):
     # a site that had begun round 2 when the server found round 1 torn
-    term, after = rounds_of(monkeypatch, tmp_path, [0.5, 0.6, 0.7, 0.8], lambda self, other: False)
-    assert [after(number) for number in (0, 1, 2)] == [0.5] * 3
+    term, after = rounds_of(monkeypatch, tmp_path, [0.5, 0.6, 0.7, 0.8])
+    assert [after(number) for number in (0, 1, 2)] == [[0.5], [0.5, 0.6], [0.5, 0.6, 0.7]]
     term.store.load(None)  # another process
     term._round = None
-    assert after(again) == 0.5, "none was better than the first"
+    assert after(again) == expected
+
+
+def test_what_the_network_said_in_the_round_before_is_what_a_label_is_compared_with(monkeypatch, tmp_path):
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2)}, None, split="unlabelled")
+    monkeypatch.setattr(see, "SamRefiner", lambda sam, size: lambda image, mask, label: torch.ones(1, 2, 2))
+    for number, chance in enumerate((0.2, 0.4, 0.6)):  # fifths, which eight bits hold exactly
+        engine.state.round = number
+        engine.inferer = lambda images, network, chance=chance: torch.full_like(images[:, :1], chance).logit()
+        term._refine(engine)
+    changes = [scores.change for _, scores in term.store.get(ONE)]
+    # |1 - 0.2| of the first round's own, |1 - 0.2| of it again, |1 - 0.4|
+    assert changes == pytest.approx([0.7219281, 0.7219281, 0.9709506], abs=1e-5)

@@ -14,6 +14,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import Message, Server, Strategy
 from tests.federation.toys import ToyNet
 from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
+from tests.handlers.toy import Shown
 
 SITES = ("a", "b", "c", "d", "e")
 
@@ -38,7 +39,7 @@ STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fca.ClientTailored": ({"mask": "smooth"}, {}),
     "fedavg.FedAvg": ({}, {}),
     "fedavg.PersonalFedAvg": ({}, {}),
-    "fedca.ContrastBeforeLabels": ({"rounds": 1}, TWICE),
+    "fedca.ContrastBeforeLabels": ({"rounds": 3}, {**TWICE, "networks": dict.fromkeys(SITES, Shown)}),
     "fedda.CyclicTargets": ({}, {}),
     "fedmd.Consensus": ({}, SHARING),
     "fedproto.Prototypes": ({}, {"networks": NETWORKS}),

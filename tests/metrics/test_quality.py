@@ -15,8 +15,6 @@ from samfed_monai.metrics.quality import (
     Colours,
     Group,
     Quality,
-    agreement,
-    border_certainty,
     colours_of,
     estimate,
     groups_in,
@@ -24,8 +22,6 @@ from samfed_monai.metrics.quality import (
     level_dice,
     margin,
     metrics_of,
-    nested_dice,
-    soft_dice,
 )
 from samfed_monai.protocol.message import metric_range
 
@@ -33,22 +29,16 @@ ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
 """Above 0.75: two; above 0.5: three; above 0.25: four."""
 
 
-def test_each_estimator_has_its_formula():
+def test_the_estimate_has_its_formula():
     mask = ROW > 0.5
-    assert soft_dice(ROW, mask) == pytest.approx(2 * 2.3 / (2.7 + 3))
     levels = [2 * 3 / (5 + 3)] + [2 * 3 / (4 + 3)] * 2 + [1.0] * 3 + [2 * 2 / (2 + 3)] * 2 + [2 * 1 / (1 + 3)]
     assert level_dice(ROW, mask) == pytest.approx((sum(levels) + 0.0) / 10)
-    assert nested_dice(ROW) == pytest.approx(2 * 2 / (2 + 4))
-    assert nested_dice(ROW, threshold=0.7) == pytest.approx(2 * 1 / (1 + 3))  # above 0.85 and above 0.35
-    assert agreement([mask, ROW > 0.7, ROW > 0.7]) == pytest.approx((0.8 + 0.8 + 1) / 3)
 
 
 def test_a_mask_without_any_doubt_is_expected_to_be_right_and_one_without_a_sure_pixel_to_be_wrong():
     sure, nothing, unsure = (np.array([[value, 0, 0]], np.float32) for value in (1, 0, 0.6))
-    for chances, nested, expected in ((sure, 1.0, 1.0), (nothing, 1.0, 1.0), (unsure, 0.0, 0.6)):
-        assert nested_dice(chances) == nested
+    for chances, expected in ((sure, 1.0), (nothing, 1.0), (unsure, 0.6)):
         assert estimate(chances[None]) == level_dice(chances, chances > 0.5) == pytest.approx(expected)
-    assert soft_dice(nothing, nothing > 0.5) == 1.0
 
 
 def test_another_threshold_is_of_another_mask():
@@ -56,14 +46,6 @@ def test_another_threshold_is_of_another_mask():
     assert level_dice(ROW, ROW >= 0.7) == pytest.approx(
         (2 * 2 / 7 + 2 * 2 / 6 * 2 + 2 * 2 / 5 * 3 + 1 * 2 + 2 / 3) / 10
     )
-
-
-def test_the_border_is_certain_where_no_pixel_is_near_a_half():
-    square = np.zeros((6, 6), np.float32)
-    square[2:4, 2:4] = 1
-    assert border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
-    assert border_certainty(np.where(square > 0, 0.5, 0.5).astype(np.float32), square > 0.5) == pytest.approx(0)
-    assert border_certainty(square * 0, square > 2) == 0.0
 
 
 def test_of_several_classes_the_estimate_is_the_mean_over_those_in_the_mask():

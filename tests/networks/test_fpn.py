@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,7 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.networks import build_sam, client_network, starts_from, takes_teacher
-from samfed_monai.networks.fpn import FPNDecoder
+from samfed_monai.networks.fpn import FeatureGroups, FPNDecoder, GroupAttention
 from samfed_monai.networks.input_size import feature_width, size_advice, size_problems
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 
@@ -101,6 +102,79 @@ def test_leading_parts_can_be_frozen(checkpoint):
     assert frozen == {"patch_embedconv1", "patch_embedconv2", "stages0"}
     with pytest.raises(Refused, match=r"network_def#frozen_stages: expected 0, 1 or 2, found 5"):
         client_network("mobile_sam_fpn", frozen_stages=5)
+
+
+def grouped(attention: GroupAttention, x: np.ndarray) -> np.ndarray:
+    """Slot attention of WS-SAM's public code, for one image (C, h, w), in numpy with loops over the groups."""
+    w = {name: value.double().numpy() for name, value in attention.state_dict().items()}
+
+    def linear(name, v):
+        return v @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def norm(name, v):
+        v = (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + 1e-5)
+        return v * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def sigmoid(v):
+        return 1 / (1 + np.exp(-v))
+
+    channels, height, width = x.shape
+    grid = np.array([[i / (height - 1), j / (width - 1)] for i in range(height) for j in range(width)])
+    grid = np.concatenate([grid, 1 - grid], axis=1)
+    places = norm("before.0", x.reshape(channels, -1).T + linear("position", grid))
+    places = norm("before.4", linear("before.3", np.maximum(linear("before.1", places), 0)))
+    keys, values, groups = linear("key", places), linear("value", places), w["start"]
+    for _ in range(3):
+        score = linear("query", norm("norm", groups)) @ keys.T / np.sqrt(channels)
+        share = np.exp(score) / np.exp(score).sum(0) + 1e-8
+        seen = share / share.sum(1, keepdims=True) @ values
+        given = seen @ w["update.weight_ih"].T + w["update.bias_ih"]
+        before = groups @ w["update.weight_hh"].T + w["update.bias_hh"]
+        (r1, z1, n1), (r2, z2, n2) = (np.split(each, 3, axis=1) for each in (given, before))
+        new, kept = np.tanh(n1 + sigmoid(r1 + r2) * n2), sigmoid(z1 + z2)
+        groups = (1 - kept) * new + kept * groups
+        groups = groups + linear("after.3", np.maximum(linear("after.1", norm("after.0", groups)), 0))
+    spread = np.concatenate([group + linear("placed", grid) for group in groups], axis=1)
+    joined = spread @ w["join.weight"][:, :, 0, 0].T + w["join.bias"]
+    return joined.T.reshape(channels, height, width)
+
+
+def test_features_are_grouped_as_in_the_public_code():
+    torch.manual_seed(0)
+    groups, features = FeatureGroups(6, [4, 2]).double(), torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        found = groups(features).numpy()
+    first, second = (groups.mix[place].weight.detach().numpy()[:, :, 0, 0].T for place in (0, 2))
+    for image, x in zip(found, features.numpy(), strict=True):
+        fine = grouped(groups.fine, x)
+        coarse = grouped(groups.coarse, fine + x)
+        both = np.concatenate([fine, coarse]).reshape(12, -1)
+        pooled = [np.maximum(each @ first, 0) @ second for each in (both.mean(1), both.max(1))]
+        share = 1 / (1 + np.exp(-sum(pooled)))
+        np.testing.assert_allclose(image, x + share * fine + (1 - share) * coarse, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mobile_sam_fpn", "lite0_fpn"])
+def test_features_can_be_grouped_and_a_network_without_groups_is_as_it_was(name):
+    torch.manual_seed(0)
+    plain, network = client_network(name), client_network(name, feature_groups=[4, 2])
+    added = network.state_dict().keys() - plain.state_dict().keys()
+    assert plain.state_dict().keys() <= network.state_dict().keys()
+    assert {key.split(".")[1] for key in added} == {"groups"}
+    assert network.eval()(torch.rand(1, 3, 64, 32)).shape == (1, 1, 64, 32)
+
+
+@pytest.mark.parametrize("groups", [[4], [4, 0], [4.0, 2], [4, 2, 1]])
+def test_groups_are_of_two_grains(groups):
+    with pytest.raises(Refused, match=r"network_def#feature_groups: expected two whole numbers of 1 or more"):
+        client_network("lite0_fpn", feature_groups=groups)
+
+
+@pytest.mark.parametrize("name", ["basic_unet", "deeplabv3plus_resnet18"])
+def test_a_network_without_a_pyramid_takes_no_groups(name):
+    assert client_network(name, feature_groups=[]) is not None
+    with pytest.raises(Refused, match=rf"feature_groups -> network_name: expected one of .*lite0_fpn.*found '{name}'"):
+        client_network(name, feature_groups=[4, 2])
 
 
 def test_it_takes_rgb_alone():

@@ -261,7 +261,8 @@ def test_other_or_fewer_bytes_are_refused(payload):
         ({"round": True}, "message -> round: expected int, found bool"),
         (
             {"kind": "pixels"},
-            "message -> kind: expected weights, soft_masks, prototypes, adapter, secure, metrics, found another kind",
+            "message -> kind: expected weights, step, soft_masks, prototypes, adapter, secure, metrics, "
+            "found another kind",
         ),
     ],
 )

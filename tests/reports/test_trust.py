@@ -6,9 +6,9 @@ import pytest
 
 from samfed_monai.core.io import write_json
 from samfed_monai.metrics.quality import Calibration, Quality
+from samfed_monai.reports.answer import Trust, quality_of_run, trust
 from samfed_monai.reports.html import render
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.trust import Trust, quality_of_run, trust
 from tests.reports.runs import write_run
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.advice import verdict
+from samfed_monai.reports.answer import verdict
 
 
 @pytest.fixture
@@ -81,11 +79,3 @@ def test_without_test_masks_it_falls_back_to_validation_and_to_nothing(run):
     )
     run.results["average"]["validation"] |= {"n": 0, "dice": None}
     assert verdict(run).startswith("No mask says how good the model is")
-
-
-def test_a_run_that_goes_on_has_its_validation_so_far(run):
-    run.results["average"]["validation"] |= {"n": 12, "dice": 0.875}
-    going = replace(run, planned=20)
-    assert verdict(going) == "The run goes on. So far the model reaches a Dice of 0.875 on 12 validation images."
-    run.results["average"]["validation"] |= {"n": 0, "dice": None}
-    assert verdict(going) == "The run goes on; no mask says yet how good the model is."

@@ -13,7 +13,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
 NEEDED = {
     "light": {"light-polyp-encoder": "samfed"},
-    "light-before": {"light-polyp": "samfed", "light-skin": "samfed"},
     "skin": {
         "skin-one": "samfed",
         "skin-mixed": "heterogeneous",

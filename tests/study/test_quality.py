@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import write_json
+from study.__main__ import main
 from study.kvasir import HOSPITALS, PUBLIC, split
-from study.quality import add, estimates_of, page
+from study.quality import (
+    add,
+    agreement,
+    border_certainty,
+    choices,
+    estimates_of,
+    nested_dice,
+    page,
+    rounds_of,
+    soft_dice,
+)
+
+ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
+"""Above 0.75: two; above 0.5: three; above 0.25: four."""
+
+
+def test_each_estimator_has_its_formula():
+    mask = ROW > 0.5
+    assert soft_dice(ROW, mask) == pytest.approx(2 * 2.3 / (2.7 + 3))
+    assert nested_dice(ROW) == pytest.approx(2 * 2 / (2 + 4))
+    assert agreement([mask, ROW > 0.7, ROW > 0.7]) == pytest.approx((0.8 + 0.8 + 1) / 3)
+    for nothing in (soft_dice(ROW * 0, ROW > 1), nested_dice(ROW * 0), agreement([mask])):
+        assert nothing == 1.0
+
+
+def test_the_border_is_certain_where_no_pixel_is_near_a_half():
+    square = np.zeros((6, 6), np.float32)
+    square[2:4, 2:4] = 1
+    assert border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
+    assert border_certainty(np.full((6, 6), 0.5, np.float32), square > 0.5) == pytest.approx(0)
+    assert border_certainty(square * 0, square > 2) == 0.0
 
 
 def test_estimators_of_one_view_and_of_the_mean_of_all():
@@ -36,14 +70,50 @@ def test_a_page_has_a_row_for_every_part_but_the_one_that_calibrates(tmp_path):
     add(record, {**about, "part": "test lists"}, rows(0.2))
     add(record, {**about, "part": "test lists"}, rows(0.0))
     assert [json.loads(line)["part"] for line in record.read_text().splitlines()] == ["test lists", "validation"]
+    add(record, {**about, "seed": "1", "part": "validation"}, rows(0.0))
+    add(record, {**about, "seed": "1", "part": "test lists"}, [{**row, "dice": row["dice"] / 2} for row in rows(0.0)])
     page(tmp_path / "quality.md", record, command="make quality")
     text = (tmp_path / "quality.md").read_text()
     assert "Made by `make quality`" in text
     promises = [line for line in text.splitlines() if line.startswith("| polyps, test lists")]
-    assert len(promises) == 2, "one of promises, one of estimators"
-    assert "| 30 | 0.500 |" in promises[0]
-    assert "1.00, 100%" in promises[1]
+    assert [line[:33] for line in promises] == [
+        "| polyps, test lists | 0 | 30 | 0",
+        "| polyps, test lists | 1 | 30 | 0",
+        "| polyps, test lists | mean | 30 ",
+        "| polyps, test lists | 0, 1 | 1.0",
+    ], "three of promises, one of estimators"
+    assert [line.split(" | ")[3] for line in promises[:3]] == ["0.500", "0.250", "0.375"]
+    assert "1.00, 100%" in promises[3]
+    assert "best round" not in text
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def rounds_in(run: Path, *, dice: list[float | None], expected: list[float]) -> Path:
+    for number, (true, promised) in enumerate(zip(dice, expected, strict=True)):
+        site = {"expected": {"dice": promised, "images": 10, "groups": []}}
+        record = {"round": number, "sites": {"a": site}, "average": {"validation": {"dice": true}}}
+        write_json(run / "rounds" / f"{number:03d}" / "round.json", record)
+    return run
+
+
+def test_what_a_round_costs_that_is_chosen_by_its_promises(tmp_path, capsys):
+    """The earliest of equals is chosen, and the run's rounds are a table of the page."""
+    record = tmp_path / "r.jsonl"
+    run = rounds_in(tmp_path / "run", dice=[0.7, 0.8, 0.9, 0.75], expected=[0.6, 0.95, 0.9, 0.95])
+    chosen = {rule: row["round"] for rule, row in choices(rounds_of(run)).items()}
+    assert chosen == {"dice": 2, "expected": 1, "last": 3}
+    main(["quality-rounds", str(run), "--collection", "polyps", "--seed", "0", "--to", str(record)])
+    said = "best round 3 (validation Dice 0.900); most promising round 2, which loses 0.100"
+    assert said in capsys.readouterr().out
+    page(tmp_path / "quality.md", record, command="make quality")
+    assert "| polyps | 0 | 4 | 3 | 0.900 | 2 | 0.100 | 0.150 |" in (tmp_path / "quality.md").read_text()
+
+
+@pytest.mark.parametrize(("dice", "found"), [([], "no round"), ([0.7, None], "round 1 without")])
+def test_a_run_whose_rounds_were_not_scored_is_refused(dice, found, tmp_path):
+    run = rounds_in(tmp_path, dice=dice, expected=[0.5] * len(dice))
+    with pytest.raises(Refused, match=f"expected rounds with validation scores and expected Dice, found {found}"):
+        rounds_of(run)
 
 
 def test_kvasir_is_divided_by_its_names_alone():

@@ -1,24 +1,31 @@
-"""Plain folders: ``DIR/<site>/images`` and, where there are masks, ``DIR/<site>/masks``."""
+"""Plain folders: ``DIR/<site>/images`` and, where there are masks or weak labels, ``DIR/<site>/masks``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused, refused
+import numpy as np
+
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.words import counted
-from samfed_monai.data.sources.doctor import near_miss
+from samfed_monai.data.datalist import LabelKind, confine
+from samfed_monai.data.reading import decode_grey, read_bytes
 from samfed_monai.data.sources.found import (
     RULE,
     Found,
     first_two,
     list_images,
     match_masks,
+    near_miss,
     others_in,
     passed_over,
     renaming,
     site_folders,
 )
+from samfed_monai.data.weak_labels import IGNORE
 
 
 @dataclass(frozen=True)
@@ -37,26 +44,26 @@ class Folders:
     passed_over: tuple[str, ...] = ()
 
 
-def find_folders(
-    root: str | Path, *, public: str | None, output: str | Path | None = None, alone: bool = False
-) -> Folders:
+def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Folders:
     """What each site's folder holds.
 
     Args:
         root: folder of sites; every subfolder with an ``images`` folder in it is one.
-        public: the one whose images are public; each of them needs a mask (fault 1). ``None``: every folder is a site.
+        public: the one whose images are public; each of them needs a mask (fault 1), and another site is beside it.
+            ``None``: every folder is a site, and one will do, whose own folder ``root`` may be.
         output: file that is to be written; the folder that it is in, if it is under ``root``, is no forgotten site.
-        alone: whether one site will do.
 
     Raises:
-        Refused: no such folder, or fewer than two sites.
+        Refused: no such folder, or nothing beside the public one.
     """
     root = Path(root)
     names = [path.name for path in site_folders(root)]
+    if not names and public is None and (root / "images").is_dir():
+        return _one_site(root)
     if not names or (public is not None and public not in names):
         raise Refused([_not_there(root, names, public, output)])
     others = passed_over(root, names, output=output)
-    if len(names) < 2 and not alone:
+    if len(names) < 2 and public is not None:
         hint = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
         raise refused(root, found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)
     problems = Problems()
@@ -88,7 +95,7 @@ def _hint(site: Path, near: str | None, lonely: list[Path], found: list[Found]) 
     return "add it, or move the image"
 
 
-def one_site(folder: Path) -> Folders:
+def _one_site(folder: Path) -> Folders:
     """What a single site's own folder holds, with ``images`` and ``masks`` in it."""
     name = folder.resolve().name
     found, lonely = match_masks(folder, folder, name)
@@ -99,7 +106,7 @@ def _not_there(root: Path, names: list[str], public: str | None, output: str | P
     """Why there is no site among the folders of ``root``, or not the public one among those of ``names``."""
     if not names and (root / "images").is_dir():
         expected, parent = "a folder of sites, DIR/<site>/images and DIR/<site>/masks", root.resolve().parent
-        hint = f"give {parent}, where it lies beside other sites; or, to measure only, --test-only in place of --public"
+        hint = f"give {parent}, where it lies beside other sites; or, to measure only, --public none or --test-only"
         return Problem(str(root), found="the folder 'images' of a single site", expected=expected, hint=hint)
     folders = _folders(root)
     asked = [str(public)] if names else folders
@@ -132,3 +139,78 @@ def without_mask(found: list[Found], hint: str = "add it, or move the image") ->
         for one in found
         if one.label is None
     ]
+
+
+EXPECTED = "0 background, 1 foreground, 255 not labelled, in masks as in weak labels"
+
+
+def declare_kinds(
+    found: Mapping[str, Sequence[Found]], given: Mapping[str, str], root: Path, *, spared: Mapping[str, str]
+) -> tuple[dict[str, list[Found]], list[Problem]]:
+    """The images with the kinds that are declared of their sites' labels.
+
+    At such a site 255 is "not labelled" in every file. A label of 0 and 1 alone says all of its image, so it is a mask,
+    which may be measured with; every other one is of the declared kind. One of 0 and 255 alone could be a mask or
+    scribbles without foreground, and is refused.
+
+    Args:
+        found: images of each site.
+        given: site to one of :class:`LabelKind`; ``""`` is every site that is neither named nor spared.
+        root: the data root.
+        spared: sites whose labels have to be masks, with what for.
+
+    Returns:
+        Images of each site, and what is wrong with the declaration or with the labels. What else is wrong with a file
+        is found where it is read as what it is declared to be.
+    """
+    problems, names = Problems(), [kind.value for kind in LabelKind]
+    for site, kind in given.items():
+        if site and site not in found:
+            hint = did_you_mean(site, found)
+            problems.add("--label-kind", found=f"the site {site!r}", expected=f"one of {sorted(found)}", hint=hint)
+        elif kind not in names:
+            where, hint = f"--label-kind of {site or 'all sites'}", did_you_mean(kind, names)
+            problems.add(where, found=repr(kind), expected=f"one of {names}", hint=hint)
+        elif site in spared and kind != LabelKind.MASK:
+            hint = "leave it out, or let another site's images be those"
+            problems.add(f"--label-kind of {site}", found=repr(kind), expected=f"masks: {spared[site]}", hint=hint)
+    every = {} if "" not in given else dict.fromkeys(found.keys() - spared.keys(), given[""])
+    kinds = {site: kind for site, kind in {**every, **given}.items() if site and kind != LabelKind.MASK}
+    declared = {site: list(ones) for site, ones in found.items()}
+    if not len(problems):
+        for site in sorted(kinds):
+            declared[site], wrong = _of_site(site, found[site], kinds[site], root, named=site in given)
+            problems.extend(wrong)
+    return declared, list(problems)
+
+
+def _of_site(
+    site: str, ones: Sequence[Found], kind: str, root: Path, *, named: bool
+) -> tuple[list[Found], list[Problem]]:
+    labels = [one.label for one in ones if one.label is not None]
+    with ThreadPoolExecutor() as pool:
+        values = dict(zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True))
+    unclear = sorted(label for label, there in values.items() if IGNORE in there and there <= {0, IGNORE})
+    weak = {label for label, there in values.items() if not there <= {0, 1}} - set(unclear)
+    where, problems = f"--label-kind of {site}", Problems()
+    masks = f"if {site} has masks alone, give --label-kind {site}=mask"
+    if unclear:
+        who = counted(len(unclear), "label has", "labels have")
+        found_here = f"{who} the values 0 and 255 alone, such as {unclear[0]}: masks, or weak labels without foreground"
+        hint = f"write foreground as 1, that of masks, too; {masks}"
+        problems.add(where, found=found_here, expected=EXPECTED, hint=hint)
+    elif labels and not weak:
+        found_here = f"{counted(len(labels), 'label')} without any 255: masks alone"
+        problems.add(where, found=found_here, expected=EXPECTED, hint=f"write what is not labelled as 255; {masks}")
+    elif named and not labels:
+        hint = f"put labels into {site}/masks, each called as its image"
+        problems.add(where, found="no labels", expected=f"some of the kind {kind}", hint=hint)
+    return [one.with_kind(kind) if one.label in weak else one for one in ones], list(problems)
+
+
+def _values(label: str, root: Path) -> set[int]:
+    """Values of a label's file; of one that is no weak label, because it cannot be read as grey, none of a mask's."""
+    try:
+        return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())
+    except Refused:
+        return {-1}

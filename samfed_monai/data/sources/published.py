@@ -17,8 +17,7 @@ from samfed_monai.core.json_schema import departures
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.sources.found import Found, pair_up
-from samfed_monai.data.sources.isic import find_isic
-from samfed_monai.data.sources.polyp import collection_of, find_collection
+from samfed_monai.data.sources.public import collection_of, find_collection, find_isic
 
 KNOWN = {
     "isic_hssf": "6ed3978862a38f5a5b77f3d6129609d968879b09a6b93218c601c95b4e68a2c7",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections import Counter
@@ -14,7 +13,6 @@ from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
 from samfed_monai.core.io import read_json, write_bytes, write_json
@@ -23,7 +21,7 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.grouping import parts_in_common
-from samfed_monai.data.reading import read_image
+from samfed_monai.data.reading import png_of, read_image
 from samfed_monai.data.sources.found import list_images, mask_stem, relative, site_folders
 from samfed_monai.data.volumes import different_orientations, read_mask_slices, read_slices
 from samfed_monai.data.walk import NIFTI, not_read, stem_of, walk
@@ -182,10 +180,10 @@ def cut_nifti(
             with problems.collected():
                 try:
                     volume = read_slices(path, reorient=reorient)
-                    cut["images"] = [_png(picture) for picture in volume.pictures]
+                    cut["images"] = [png_of(picture) for picture in volume.pictures]
                     if drawn is not None:
                         values = read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
-                        cut["masks"] = [_png(mask) if classes else _mask_png(mask > 0) for mask in values]
+                        cut["masks"] = [png_of(mask) if classes else _mask_png(mask > 0) for mask in values]
                 except Refused as refusal:
                     if not any(_is_unreadable(file) for file in (path, drawn) if file):
                         raise
@@ -385,13 +383,7 @@ class _Images:
 
 
 def _mask_png(mask: NDArray[np.bool_]) -> bytes:
-    return _png(np.where(mask, 255, 0).astype(np.uint8))
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return stream.getvalue()
+    return png_of(np.where(mask, 255, 0).astype(np.uint8))
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.prepare import Options, prepare_folders, prepare_to_test
 from samfed_monai.data.reading import decode_mask
-from samfed_monai.data.sources.doctor import near_miss
 from samfed_monai.data.sources.folders import find_folders
+from samfed_monai.data.sources.found import near_miss
 from tests.data.making import disc, picture, save, site
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.sources.isic import find_isic
+from samfed_monai.data.sources.public import find_isic
 from tests.data.making import disc, picture, save
 
 LAYOUTS = {

@@ -9,7 +9,7 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.reading import read_mask
-from samfed_monai.data.sources.polyp import (
+from samfed_monai.data.sources.public import (
     collection_of,
     find_polyps,
 )

@@ -1,0 +1,45 @@
+"""Bytes of a site and round against Dice, of runs that differ in ``federate.json -> compression`` alone.
+
+``make compression SAMFED_DATA=DATA`` makes the runs: ``python benchmarks/compression.py runs/kvasir/compression-*``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from samfed_monai.core.io import read_json
+
+
+def row(run: Path) -> str:
+    """One line: form, bytes, Dice of the last model. The first round, in which whole models go down, is left out."""
+    form = read_json(run / "run.json")["config"].get("compression", "float32")
+    results: Mapping[str, Any] = read_json(run / "results.json")
+    records = [read_json(path) for path in sorted(run.glob("rounds/*/round.json"))]
+    sites = [entry for record in records[1:] for entry in record["sites"].values() if entry["status"] == "ok"]
+    up, down = (fmean(entry[way] for entry in sites) / 1e6 for way in ("up_bytes", "down_bytes"))
+    last = results["models"]["last"]["sites"].values()
+    dice = [
+        sum(site[split]["dice"] * site[split]["n"] for site in last) / sum(site[split]["n"] for site in last)
+        for split in ("validation", "test")
+    ]
+    return f"| `{form}` | {up:.2f} | {down:.2f} | {up + down:.2f} | {dice[0]:.4f} | {dice[1]:.4f} |"
+
+
+def table(runs: list[Path]) -> str:
+    """Markdown."""
+    head = "| compression | MB up | MB down | MB both ways | Dice, validation | Dice, test |"
+    return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *map(row, runs)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs of two rounds or more")
+    print(table(parser.parse_args().runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What model-zoo's ``ci/verify_bundle.py`` checks of a bundle, step by step, by MONAI's own functions.
+
+Its metadata step is in ``test_metadata.py``, which has the schema. Its step of large files has nothing to fetch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ckpt_export, create_workflow, verify_net_in_out
+
+from samfed_monai.core.io import read_json
+from tests.data.making import picture, save
+
+NECESSARY, PREFERRED = ("configs/metadata.json", "LICENSE"), ("models/model.pt", "configs/inference.json")
+
+
+@pytest.fixture
+def handed_in(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle, in which the checks may write."""
+    return Path(shutil.copytree(bundle, tmp_path / "models" / bundle.name))
+
+
+def files_of(bundle: Path) -> dict[str, str]:
+    """The arguments with which the script calls MONAI's functions."""
+    configs = bundle / "configs"
+    about = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
+    return {**about, "bundle_root": str(bundle)}
+
+
+def test_necessary_and_preferred_files_are_there(handed_in):
+    assert [name for name in (*NECESSARY, *PREFERRED) if not (handed_in / name).is_file()] == []
+    assert not list(handed_in.glob("large_files.*"))
+
+
+def test_the_version_is_the_newest_of_its_changelog(handed_in):
+    metadata = read_json(handed_in / "configs" / "metadata.json")
+    numbers = [tuple(map(int, version.split("."))) for version in metadata["changelog"]]
+    assert tuple(map(int, metadata["version"].split("."))) == max(numbers)
+    assert all(len(number) == 3 for number in numbers)
+
+
+def test_properties_of_inference_are_all_there(handed_in, tmp_path):
+    """The script asks for those of named applications; these are all that MONAI itself knows."""
+    save(tmp_path / "images" / "1.png", picture(1))
+    places = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "masks")}
+    logging_file = str(handed_in / "configs" / "logging.conf")
+    workflow = create_workflow(workflow_type="inference", logging_file=logging_file, **files_of(handed_in), **places)
+    assert workflow.check_properties() == []
+
+
+def test_the_network_takes_and_gives_what_the_metadata_says(handed_in):
+    verify_net_in_out(net_id="network_def", **files_of(handed_in))
+
+
+@pytest.mark.slow
+def test_the_checkpoint_is_exported_to_torchscript(handed_in):
+    models = handed_in / "models"
+    exported = models / "verify_model.ts"
+    ckpt_export(net_id="network_def", filepath=str(exported), ckpt_file=str(models / "model.pt"), **files_of(handed_in))
+    side = read_json(handed_in / "configs" / "metadata.json")["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    with torch.no_grad():
+        assert torch.jit.load(exported)(torch.zeros(1, 3, *side)).shape == (1, 1, *side)
+    assert not (models / "model.ts").exists(), "none is shipped; one would have to load"

@@ -1,0 +1,175 @@
+"""A federation whose weights travel as compressed differences: the same bits everywhere, through faults and resumes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.federation import ClientAlgoSite, Interrupted, RunFolder
+from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter
+from samfed_monai.protocol import Kind, Message
+from samfed_monai.protocol.compression import Compression, Sender
+from tests.federation.test_job import job
+from tests.federation.test_wired_jobs import at_server
+from tests.federation.toys import FixedClient, RogueClient, controller, weights
+from tests.federation.wired import Homes
+
+THREE = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"]}
+
+
+def sites(form: str | int, *clients: FixedClient) -> dict[str, ClientAlgoSite]:
+    allowed = Allowed({Kind.WEIGHTS: weights()})
+
+    def release(site: str) -> ReleaseFilter:
+        own = {"privacy": Privacy(least_images=1), "sender": Sender(Compression(form))}
+        return ReleaseFilter(site, allowed=lambda: allowed, **own)
+
+    return {client.site: ClientAlgoSite(client.site, client, release(client.site)) for client in clients}
+
+
+def hashes(run: Path) -> dict[str, str]:
+    return {
+        path.parent.name: read_json(path)["files"]["global.safetensors"] for path in run.glob("rounds/*/round.json")
+    }
+
+
+def traffic(run: Path) -> list[dict[str, int]]:
+    names = ("up_bytes", "down_bytes", "whole_models")
+    records = [read_json(path) for path in sorted(run.glob("rounds/*/round.json"))]
+    return [{name: entry.get(name) for name in names} for record in records for entry in record["sites"].values()]
+
+
+def test_steps_are_averaged_by_number_of_images(tmp_path):
+    clients = sites("int8", FixedClient("a", step=1.0, n=1), FixedClient("b", step=3.0, n=3))
+    with RunFolder(tmp_path).open({}) as folder:
+        controller(folder, clients, rounds=2, compression=Compression("int8")).run()
+    final = safe_load(tmp_path / "rounds/001/global.safetensors")
+    torch.testing.assert_close(final["w"], torch.full((2, 3), 6.0))
+    assert final["b"].tolist() == [6.0, 6.0]
+    assert final["count"].item() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda step: step.update({"w:scales": torch.tensor([torch.inf, 1.0])}), "found NaN or infinity"),
+        (lambda step: step.update({"w:scales": torch.full((2,), 3e38)}), "found NaN or infinity"),
+        (lambda step: step.update({"w:codes": torch.zeros(3, 2, dtype=torch.int8)}), "w:codes: expected shape"),
+        (lambda step: step.pop("w:codes"), "w:codes: .*found no such tensor"),
+        (lambda step: step.update({"w": torch.ones(2, 3)}), "found 1 with unknown names"),
+        (lambda step: step.update({"count": torch.tensor(1.0)}), "count: expected torch.int64"),
+    ],
+)
+def test_a_step_is_checked_as_it_travels_and_once_more_as_weights(change, says, tmp_path):
+    class Rogue(ClientAlgoSite):
+        def answer(self, task: Any, message: Message) -> Message:
+            reply = super().answer(task, message)
+            if reply.tensors:
+                change(reply.tensors)
+            return reply
+
+    clients: dict[str, Any] = sites("int8", *(FixedClient(site, step=1.0) for site in "abc"))
+    clients["c"] = Rogue("c", clients["c"].client, clients["c"].release)
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=1, compression=Compression("int8")).run()
+    entry = result.records[0]["sites"]["c"]
+    assert entry["status"] == "skipped"
+    assert pytest.approx(2.0) == safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item()
+    assert re.search(says, entry["reason"]), entry["reason"]
+
+
+def test_weights_that_are_not_compressed_are_refused(tmp_path):
+    clients = {**sites("int8", *(FixedClient(site, step=1.0) for site in "ab")), "c": FixedClient("c")}
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=1, compression=Compression("int8")).run()
+    assert "expected step, which this round exchanges, found weights" in result.records[0]["sites"]["c"]["reason"]
+
+
+def test_a_site_that_failed_is_sent_the_whole_model_once_and_that_is_counted(tmp_path):
+    def die(answer: Any) -> None:
+        raise RuntimeError
+
+    rogue = RogueClient("c", change=die, rounds=[1], step=1.0)
+    clients = sites("int8", FixedClient("a", step=1.0), FixedClient("b", step=1.0), rogue)
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=4, compression=Compression("int8")).run()
+    counted = [{site: entry["whole_models"] for site, entry in record["sites"].items()} for record in result.records]
+    assert counted == [{**dict.fromkeys("ab", 0), "c": n} for n in (0, 1, 0, 0)]
+    assert not any("whole_models" in entry for entry in _plain(tmp_path / "plain").records[0]["sites"].values())
+
+
+def _plain(path: Path) -> Any:
+    with RunFolder(path).open({}) as folder:
+        return controller(folder, {site: FixedClient(site, step=1.0) for site in "ab"}, rounds=1).run()
+
+
+def test_the_same_bits_and_bytes_in_one_process_and_over_a_wire(three_sites, tmp_path):
+    together = job(three_sites, tmp_path / "together", compression=2, **THREE).run()
+    homes = Homes(three_sites, tmp_path / "homes")
+    apart = at_server(three_sites, homes, tmp_path / "apart", compression=2).run(homes)
+    assert len(hashes(tmp_path / "together")) == 2
+    assert hashes(tmp_path / "together") == hashes(tmp_path / "apart")
+    assert together["sites"] == apart["sites"]
+    first, *later = traffic(tmp_path / "together")
+    assert [first, *later] == traffic(tmp_path / "apart")
+    for each in later[1:]:  # of a network so small, half of a message is names
+        assert max(each["up_bytes"], each["down_bytes"]) < 0.55 * (first["down_bytes"] - first["up_bytes"])
+    assert read_json(tmp_path / "together" / "run.json")["config"]["compression"] == 2
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(small_federation, tmp_path, monkeypatch):
+    knobs = {"compression": 2, "rounds": 3}
+    job(small_federation, tmp_path / "whole", **knobs).run()
+    packed, calls = Sender.packed, []
+
+    def interrupted(self: Sender, *given: Any) -> Any:
+        calls.append(self)
+        if len(calls) == 8:  # two sites and the server in a round: in the third, after the first site has sent
+            raise KeyboardInterrupt
+        return packed(self, *given)
+
+    monkeypatch.setattr(Sender, "packed", interrupted)
+    with pytest.raises(Interrupted):
+        job(small_federation, tmp_path / "resumed", **knobs).run()
+    monkeypatch.undo()
+    assert len(hashes(tmp_path / "resumed")) == 2
+    job(small_federation, tmp_path / "resumed", **knobs).run()
+    assert hashes(tmp_path / "resumed") == hashes(tmp_path / "whole")
+
+
+def test_what_the_audit_says_left_is_what_travels(small_federation, tmp_path):
+    job(small_federation, tmp_path / "run", compression=2, rounds=1).run()
+    lines = (tmp_path / "run" / "sites" / "site-1" / "audit.jsonl").read_text().splitlines()
+    (sent,) = [line for line in map(json.loads, lines) if line["task"] == "train"]
+    assert sent["kind"] == "step"
+    trained = read_json(tmp_path / "run" / "rounds/000/round.json")["sites"]["site-1"]["up_bytes"]
+    assert 0 < trained - sent["bytes"] < 2048, "the rest is its scores"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"compression": "int4"}, r"plan -> compression: expected 'float32' or 'bfloat16' or 'int8' or a whole number"),
+        ({"compression": 0}, r"plan -> compression"),
+        (
+            {"compression": "int8", "variant": "fedmd"},
+            r"federate\.json -> compression: expected weights, .* predictions",
+        ),
+        ({"compression": "int8", "variant": "ditto"}, r"federate\.json -> compression: expected sites that all train"),
+        (
+            {"compression": 4, "privacy": {"least_images": 1, "secure_aggregation": {"threshold": 2}}},
+            r"federate\.json -> compression: expected updates that the server reads",
+        ),
+    ],
+)
+def test_what_cannot_be_compressed_is_refused_before_any_work(knobs, says, small_federation, tmp_path):
+    with pytest.raises(Refused, match=says):
+        job(small_federation, tmp_path / "run", **knobs).run()
+    assert not (tmp_path / "run").exists()

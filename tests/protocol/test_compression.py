@@ -1,0 +1,271 @@
+"""Compressed differences: what travels, what both ends make of it, and what is kept for the next message."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.core.json_schema import departures
+from samfed_monai.core.tensor_file import checksum
+from samfed_monai.methods.fca import ClientTailored
+from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
+from samfed_monai.methods.fedca import ContrastBeforeLabels
+from samfed_monai.methods.fedmd import Consensus
+from samfed_monai.methods.fedproto import Prototypes
+from samfed_monai.methods.local_only import LocalOnly
+from samfed_monai.protocol.compression import (
+    BYTES,
+    HALF,
+    MOST_RANK,
+    NONE,
+    SCHEMA,
+    Compression,
+    Sender,
+    Step,
+    compression_problems,
+    stepped,
+)
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol.transport import NOT_HELD, HeldWeights, SentWeights, scrub
+
+FORMS = [HALF, BYTES, 1, 3]
+
+
+def network(seed: int = 0, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    """Two matrices, one of them a convolution that no rank makes smaller, a vector, a counter."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "linear.weight": scale * torch.randn(24, 20, generator=draw),
+        "depthwise.weight": scale * torch.randn(6, 1, 3, 3, generator=draw),
+        "norm.running_var": torch.rand(6, generator=draw),
+        "norm.num_batches_tracked": torch.tensor(seed),
+    }
+
+
+def moved(base: dict[str, torch.Tensor], seed: int, scale: float = 0.1) -> dict[str, torch.Tensor]:
+    step = network(seed, scale)
+    return {name: base[name] + step[name] if tensor.ndim > 1 else step[name] for name, tensor in base.items()}
+
+
+@pytest.mark.parametrize(
+    ("form", "steps", "arrives"),
+    [
+        (HALF, [[1 + 2**-7, 1 + 2**-9]], [[1 + 2**-7, 1.0]]),  # 8 bits of a number
+        (BYTES, [[127.0, 2.4], [0.0, 0.0], [-1.27, 0.005]], [[127.0, 2.0], [0.0, 0.0], [-1.27, 0.0]]),
+        (1, [[2.0, 4.0, 4.0], [1.0, 2.0, 2.0], [2.0, 4.0, 4.0]], [[2.0, 4.0, 4.0], [1.0, 2.0, 2.0], [2.0, 4.0, 4.0]]),
+    ],
+)
+def test_what_arrives_of_a_step(form, steps, arrives):
+    base, step = {"w": torch.ones(len(steps), len(steps[0]))}, {"w": torch.tensor(steps)}
+    if form == 1:  # one row and column are more than the matrix saves on 3 x 3: repeat it
+        base, step, arrives = (
+            {"w": torch.ones(9, 9)},
+            {"w": step["w"].repeat(3, 3)},
+            torch.tensor(arrives).repeat(3, 3).tolist(),
+        )
+    compression = Compression(form)
+    tensors = compression.packed(base, step)
+    assert ("w:right" in tensors) == (form == 1)
+    whole = compression.restored(tensors, base)["w"] - 1
+    torch.testing.assert_close(whole, torch.tensor(arrives), atol=4e-6 if form != 1 else 4 / 127, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=30)
+@given(shapes=st.dictionaries(st.sampled_from("abc"), st.lists(st.integers(0, 9), max_size=4), min_size=1))
+def test_the_form_of_a_message_is_known_before_it_comes(form, shapes):
+    weights = {name: torch.ones(shape) for name, shape in shapes.items()}
+    steps = {name: tensor for name, tensor in weights.items() if tensor.ndim > 1 and tensor.numel()}
+    compression = Compression(form)
+    tensors, like = compression.packed(weights, steps), compression.like(weights)
+    assert {name: (each.shape, each.dtype) for name, each in tensors.items()} == {
+        name: (each.shape, each.dtype) for name, each in like.items()
+    }
+    restored = compression.restored(tensors, {name: torch.zeros_like(tensor) for name, tensor in weights.items()})
+    assert list(restored) == list(weights), "in the order of the base"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_vectors_counters_and_statistics_travel_as_they_are(form):
+    base = network()
+    weights = {**moved(base, 1), "statistics.spectrum": torch.rand(4, 5)}
+    tensors, restored = Sender(Compression(form)).packed(weights, base)
+    for name in ("norm.running_var", "norm.num_batches_tracked", "statistics.spectrum"):
+        assert tensors[name].equal(weights[name])
+        assert restored[name].equal(weights[name])
+    assert list(restored) == list(weights)
+
+
+@pytest.mark.parametrize("form", [BYTES, 3])
+def test_what_is_left_out_of_one_message_is_in_the_next(form):
+    """Twelve times the same step: what is left out grows no more, where it would grow with every message."""
+    base, step = network(), network(1)["linear.weight"]
+    missing = []
+    for forgets in (False, True):
+        held, sender = base, Sender(Compression(form))
+        for _ in range(12):
+            sender = Sender(Compression(form)) if forgets else sender
+            _, held = sender.packed({**held, "linear.weight": held["linear.weight"] + step}, held)
+        missing.append(float((held["linear.weight"] - base["linear.weight"] - 12 * step).norm()))
+    assert missing[0] < missing[1] / 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_steps_and_what_is_left_add_up_to_all_that_was_to_be_sent(form):
+    sender, wanted, arrived = Sender(Compression(form)), torch.zeros(24, 20), torch.zeros(24, 20)
+    base = network()
+    for seed in range(5):
+        weights = moved(base, seed)
+        _, after = sender.packed(weights, base)
+        wanted += weights["linear.weight"] - base["linear.weight"]
+        arrived += after["linear.weight"] - base["linear.weight"]
+        base = after
+    left = sender.state_dict()["compression.left.linear.weight"]
+    torch.testing.assert_close(arrived + left, wanted, atol=2e-6, rtol=0)
+    assert left.abs().max() > 1e-6
+
+
+def test_whole_numbers_of_the_largest_rank_are_added_without_rounding():
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randint(-127, 128, (5, MOST_RANK), generator=generator, dtype=torch.int8) for _ in "lr")
+    left[0], right[0] = 127, 127
+    ones = torch.ones(5)
+    tensors = {"w:codes": left, "w:scales": ones, "w:right": right, "w:right_scales": ones}
+    restored = Compression(MOST_RANK).restored(tensors, {"w": torch.zeros(5, 5)})["w"]
+    assert restored.tolist() == (left.long() @ right.long().T).tolist()
+
+
+def test_what_cannot_be_sent_is_refused_and_nothing_of_it_remembered():
+    base, sender = network(), Sender(Compression(BYTES))
+    sender.packed(moved(base, 1), base)
+    before = sender.state_dict()
+    broken = moved(base, 2)
+    broken["linear.weight"][0, 0] = torch.nan
+    with pytest.raises(MessageRefused, match="expected finite values, found NaN or infinity"):
+        sender.packed(broken, base)
+    with pytest.raises(MessageRefused, match="expected those of the request"):
+        sender.packed(moved(base, 2), {"linear.weight": torch.ones(2, 2)})
+    after = sender.state_dict()
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sender_goes_on_from_its_state_bit_for_bit(form):
+    base, one, other = network(), Sender(Compression(form)), Sender(Compression(form))
+    assert one.state_dict().keys() == {"compression.sent"}, "the start is a state as well"
+    one.packed(moved(base, 1), base)
+    assert other.load_state_dict({**one.state_dict(), "0.exp_avg": torch.ones(1)}).keys() == {"0.exp_avg"}
+    first, second = (sender.packed(moved(base, 2), base)[0] for sender in (one, other))
+    assert all(first[name].equal(second[name]) for name in first)
+    one.load_state_dict({})
+    fresh = Sender(Compression(form)).packed(moved(base, 2), base)[0]
+    assert not all(first[name].equal(fresh[name]) for name in first), "what was left out counts"
+
+
+def message(weights: dict[str, torch.Tensor], site: str = "a") -> Message:
+    return Message(Kind.WEIGHTS, site, 1, 3, tensors=dict(weights), extra={"split": "validation"})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_site_that_holds_the_model_before_is_sent_the_step_and_one_that_does_not_the_model(form, caplog):
+    base = network()
+    sent, held = SentWeights(), {site: HeldWeights() for site in "ab"}
+    for site in "ab":
+        held[site].complete(sent.shortened(site, message(base, site)))
+    sent.step, model = Step.of(Sender(Compression(form)), moved(base, 1), base)
+    sent.forget("b")
+    with caplog.at_level(logging.INFO):
+        payloads = {site: to_bytes(sent.shortened(site, message(model, site))) for site in "ab"}
+    assert len(payloads["a"]) < len(payloads["b"])
+    assert sent.take_whole() == {"b": 1}
+    assert sent.take_whole() == {}
+    assert "b is sent the whole model of round 2" in caplog.text
+    for site, payload in payloads.items():
+        arrived = held[site].complete(from_bytes(payload))
+        assert arrived.kind == Kind.WEIGHTS
+        assert arrived.extra == {"split": "validation"}
+        assert checksum(arrived.tensors) == checksum(model), "to the bit"
+        again = held[site].complete(sent.shortened(site, message(model, site)))
+        assert checksum(again.tensors) == checksum(model)
+
+
+def test_a_site_that_holds_something_else_says_so_and_holds_nothing_then():
+    base = network()
+    step, model = Step.of(Sender(Compression(3)), moved(base, 1), base)
+    sent = SentWeights()
+    sent.shortened("a", message(base))
+    sent.step = step
+    short = sent.shortened("a", message(model))
+    assert (short.kind, short.extra["compression"]) == (Kind.STEP, "3")
+    changed = {**short.tensors, "linear.weight:scales": short.tensors["linear.weight:scales"] * 2}
+    cut = {**short.tensors, "linear.weight:codes": torch.zeros(1, 1, dtype=torch.int8)}
+    for start, sent_here in (
+        (None, short),
+        (network(7), short),
+        ({"x": torch.ones(2)}, short),
+        (base, replace(short, tensors=changed)),
+        (base, replace(short, tensors=cut)),
+        (base, replace(short, extra={**short.extra, "compression": "zip"})),
+        (base, replace(short, kind=Kind.WEIGHTS)),
+    ):
+        held = HeldWeights()
+        if start is not None:
+            held.complete(message(start))
+        for _ in range(2):
+            with pytest.raises(MessageRefused) as refused:
+                held.complete(sent_here)
+            assert scrub(refused.value) == NOT_HELD
+
+
+def test_weights_of_other_names_are_not_stepped_from():
+    base = network()
+    tensors, _ = Sender(Compression(BYTES)).packed(moved(base, 1), base)
+    assert stepped({}, tensors, BYTES) is None
+    assert stepped(base, tensors, HALF) is None
+    assert stepped(base, tensors, BYTES) is not None
+
+
+@pytest.mark.parametrize("value", [NONE, HALF, BYTES, 1, MOST_RANK])
+def test_values_that_the_option_takes(value):
+    assert departures({"compression": value}, {"properties": {"compression": SCHEMA}}, "plan") == []
+
+
+@pytest.mark.parametrize("value", ["int4", 0, MOST_RANK + 1, 0.1, True, None])
+def test_values_that_it_does_not(value):
+    assert departures({"compression": value}, {"properties": {"compression": SCHEMA}}, "plan")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "value", "noise", "sums", "says"),
+    [
+        (FedAvg(), NONE, True, True, []),
+        (FedAvg(), 8, False, False, []),
+        (FedAvg(), BYTES, True, False, []),
+        (FedAvg(), 8, True, False, ["noise of differential_privacy has no low rank, .*, found rank 8"]),
+        (FedAvg(), BYTES, False, True, ["masked ones hide in all their bits, found secure_aggregation"]),
+        (FedAvg(), 8, True, True, ["secure_aggregation", "rank 8"]),
+        (Consensus(), BYTES, False, False, ["expected weights, .*, found an exchange of predictions"]),
+        (Prototypes(), BYTES, False, False, ["found an exchange of prototypes"]),
+        (LocalOnly(), BYTES, False, False, ["found an exchange of none"]),
+        (ClientTailored(), BYTES, False, False, ["found ClientTailored, which has a model for each site"]),
+        (PersonalFedAvg(), BYTES, False, False, ["found PersonalFedAvg, whose sites train networks of their own"]),
+        (
+            ContrastBeforeLabels(rounds=1),
+            8,
+            False,
+            False,
+            ["found ContrastBeforeLabels, which trains anew between two rounds"],
+        ),
+    ],
+)
+def test_runs_that_cannot_compress_are_refused_with_the_reason(strategy, value, noise, sums, says):
+    problems = [str(each) for each in compression_problems(value, strategy, noise=noise, sums=sums)]
+    assert len(problems) == len(says)
+    assert all(re.search(text, problem) for text, problem in zip(says, problems, strict=True)), problems
