@@ -24,8 +24,8 @@ from samfed_monai.core.model_file import (
 )
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data.soft_masks import resize_probabilities
-from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.participants import Participants, network_builder
+from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.start import starting_file
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
