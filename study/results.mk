@@ -443,7 +443,7 @@ ifneq (,$(call related-asks,abdomen))
 	    --data-root "$(RELATED_RUN)/abdomen" --output "$(RELATED_RUN)/abdomen.safetensors"
 endif
 ifneq (,$(call related-asks,cardiac cardiac_unseen))
-	$(call volumes-list,cardiac,cardiac_mr,acdc,right_ventricle$(comma)myocardium$(comma)left_ventricle,--without-spacing acdc)
+	$(call volumes-list,cardiac,cardiac_mr,acdc,right_ventricle$(comma)myocardium$(comma)left_ventricle,--without-spacing acdc$(comma)public)
 	@test -f "$(RELATED_RUN)/cardiac.safetensors" || $(BIN)/samfed teach samfed_skin $(CARDIAC) --datalist "$(RELATED_RUN)/cardiac.json" \
 	    --data-root "$(RELATED_RUN)/cardiac" --output "$(RELATED_RUN)/cardiac.safetensors"
 endif

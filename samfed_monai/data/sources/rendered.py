@@ -138,7 +138,8 @@ def cut_nifti(
 
     A volume ``<site>/images/NAME.nii.gz`` becomes ``<slices>/<site>/images/NAME/NAME_0001.png`` and so on, along its
     last axis, with the grey values of ``samfed infer`` (:func:`samfed_monai.data.volumes.read_slices`); likewise its
-    mask, called as masks of images are. Slices without foreground have empty masks. :data:`VOLUMES` notes where they
+    mask, called as masks of images are. Slices without foreground have empty masks; those of a single grey value, which
+    are the same in every volume and would tie patients together, are left out. :data:`VOLUMES` notes where they
     come from.
 
     Args:
@@ -169,6 +170,7 @@ def cut_nifti(
     pairs, sentences = _pairs(root, slices, problems)
     problems.extend(_of_no_volume(pairs))
     unreadable: list[Path] = []
+    blank = 0
     voxels: dict[str, tuple[float, ...]] = {}
     named = {where.name for where, *_ in pairs}
     for site in set(without_spacing) - named:
@@ -177,13 +179,18 @@ def cut_nifti(
     with taken_back_if_refused(slices) as files:
         for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
             cut: dict[str, Sequence[bytes]] = {}
+            kept: list[int] = []
             with problems.collected():
                 try:
                     volume = read_slices(path, reorient=reorient)
                     cut["images"] = [png_of(picture) for picture in volume.pictures]
+                    showing = volume.pictures.min((1, 2, 3)) < volume.pictures.max((1, 2, 3))
                     if drawn is not None:
                         values = read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
                         cut["masks"] = [png_of(mask) if classes else _mask_png(mask > 0) for mask in values]
+                        showing |= values.any((1, 2))
+                    kept = [number for number, shows in enumerate(showing) if shows or not showing.any()]
+                    blank += len(showing) - len(kept)
                 except Refused as refusal:
                     if not any(_is_unreadable(file) for file in (path, drawn) if file):
                         raise
@@ -197,9 +204,9 @@ def cut_nifti(
                     continue  # nothing will be kept
                 _write_new(
                     {
-                        where / kind / name / f"{name}_{number:04d}.png": content
+                        where / kind / name / f"{name}_{number + 1:04d}.png": contents[number]
                         for kind, contents in cut.items()
-                        for number, content in enumerate(contents, start=1)
+                        for number in kept
                     },
                     files,
                 )
@@ -215,6 +222,7 @@ def cut_nifti(
     if unreadable:
         who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
         sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
+    sentences += [f"{counted(blank, 'slice')} of a single grey value left out"] if blank else []
     sentences += unlike_voxels(voxels)
     read = [path for _, _, path, _ in pairs if path not in unreadable]
     return sentences if reorient else [*sentences, *different_orientations(read)]

@@ -230,6 +230,19 @@ class TestNifti:
         cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
         assert len(list((tmp_path / "out").rglob("*.png"))) == 4
 
+    def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(
+        self, tmp_path: Path
+    ) -> None:
+        data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
+        data[0, 0, 1] = drawn[0, 0, 2] = 1
+        self.volume(tmp_path / "in/a/images/p.nii", data)
+        self.volume(tmp_path / "in/a/masks/p.nii", drawn)
+        assert cut_nifti(tmp_path / "in", tmp_path / "out", progress=False) == [
+            "2 slices of a single grey value left out"
+        ]
+        kept = {path.relative_to(tmp_path / "out/a").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+        assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
+
     def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(self, tmp_path: Path) -> None:
         data, wide = np.zeros((4, 3, 2), np.uint8), np.diag([0.5, 0.5, 6.0, 1.0])
         self.volume(tmp_path / "in/a/images/p1.nii", data)
