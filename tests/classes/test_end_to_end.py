@@ -66,7 +66,7 @@ def federate(place, variant, *more, out=None):
 
 
 @pytest.mark.slow
-def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_data):
+def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_data, capsys):
     code, out = federate(place, "samfed", "--classes", ORGANS)
     assert code == 0
     results = read_json(out / "results.json")
@@ -95,6 +95,11 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     again = read_json(place / "scores/metrics.json")["average"]["classes"]
     known = results["average"]["test"]["classes"]
     assert again["kidney"]["dice"] == pytest.approx(known["kidney"]["dice"])
+    whole = results["average"]["test"]["volumes"]
+    assert whole["n"] == sum(site["test"]["volumes"]["n"] for site in results["sites"].values()) == 2
+    assert whole["classes"]["kidney"]["dice"] != known["kidney"]["dice"], "slices of a volume count together"
+    assert read_json(place / "scores/metrics.json")["average"]["volumes"] == whole
+    assert re.search(r"whole volumes +n +Dice +HD95 mm\n(.*\n)*mr kidney +1 +0\.\d{3}", capsys.readouterr().out)
 
 
 UNLIKE = ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']", "--server_network", "basic_unet")
