@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+
+if TYPE_CHECKING:
+    from samfed_monai.reports.html import Report
 
 
 def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -23,6 +29,11 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     parser.add_argument("--no-overlays", action="store_true", help="leave test images and their ids out")
     parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
     parser.add_argument("--title", help="heading of a comparison")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="of a run at work: write its report anew after every round, until it ends; an open page reloads itself",
+    )
     parser.set_defaults(run=report)
     return parser
 
@@ -34,7 +45,10 @@ def report(args: argparse.Namespace) -> int:
         from samfed_monai.reports.html import Report
 
         given = {"datalist": args.datalist, "data_root": args.data_root, "overlays": not args.no_overlays}
-        sys.stdout.write(f"{Report(args.runs[0], **given).write()}\n")
+        run = Report(args.runs[0], **given, unfinished=args.watch)
+        if args.watch:
+            return watch(run)
+        sys.stdout.write(f"{run.write()}\n")
         return 0
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
@@ -45,10 +59,50 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def watch(report: Report, seconds: float = 2.0) -> int:
+    """Writes a run's report whenever a round was stored, and once more when the run is finished.
+
+    It also ends when the run was stopped, and with Ctrl-C.
+
+    Args:
+        report: of the run, which may not have begun.
+        seconds: between two looks at the run's folder.
+
+    Raises:
+        Refused: there is no such folder.
+    """
+    from samfed_monai.core.words import counted
+    from samfed_monai.federation.run_folder import LOCK, RunLock
+    from samfed_monai.reports.run_data import RunData, stored_rounds
+    from samfed_monai.reports.style import as_seconds
+
+    folder, written, worked = report.run_folder, 0, False
+    if not folder.is_dir():
+        raise Refused([Problem(str(folder), found="no such folder", expected="that of a run at work")])
+    with suppress(KeyboardInterrupt):
+        while not (folder / "results.json").is_file():
+            works = RunLock.is_held(folder / LOCK)
+            rounds = stored_rounds(folder)
+            if rounds != written:  # fewer, too: a run may be begun anew
+                written = rounds
+                if rounds:
+                    path, left = report.write(), RunData.read(folder, unfinished=True).seconds_left
+                    ends = "" if left is None else f", about {as_seconds(left)} left"
+                    sys.stdout.write(f"{counted(rounds, 'round')}: {path}{ends}\n")
+                    sys.stdout.flush()
+            if worked and not works and not (folder / "results.json").is_file():
+                sys.stdout.write(f"the run was stopped after {counted(rounds, 'round')}\n")
+                return int(ExitCode.DONE)
+            worked = works
+            time.sleep(seconds)
+        sys.stdout.write(f"finished: {report.write()}\n")
+    return int(ExitCode.DONE)
+
+
 def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
     problems, one = Problems(), len(args.runs) == 1
     form = "the report of one run" if one else "a comparison"
-    for name in ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays"):
+    for name in ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch"):
         if getattr(args, name):
             problems.add(f"--{name.replace('_', '-')}", found=f"it with {form}", expected="no such option there")
     problems.refuse_if_any()

@@ -56,7 +56,7 @@ class Options:
         by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
             are; what is drawn from it later keeps videos whole.
         label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
-            :func:`~.sources.weak.declare_kinds`.
+            :func:`~.sources.folders.declare_kinds`.
         leave_out: collections to pass over.
         unpack: whether to unpack ``root/*.zip`` first.
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.

@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 KEPT = 6
 """Images per site whose masks are kept: two rows of three on a page, and as many as a person looks at."""
 SAMPLE = 32
-"""Images per site whose masks are estimated after every round; the best model is shown all at the end."""
+"""Images per site that are looked at after every round; the best model is shown all at the end."""
 TABLE = "disagreement.csv"
+ROUND = "current"
+"""What a round's model is called, until the best one has been looked at."""
 COLUMNS = ("id", "image_sha256", "dice", "estimate", "mask")
 
 
@@ -47,8 +49,7 @@ class Disagreement:
         folder: ``evaluation`` of the run: the files go into ``<model>/<site>/unlabelled`` there.
         site: the site.
 
-    Of a round's model, :data:`SAMPLE` images are looked at, the same in every round, and nothing is written; of the
-    best one, all.
+    Of a round's model, :data:`SAMPLE` images are looked at, the same in every round; of the best one, all.
 
     Example::
 
@@ -80,8 +81,9 @@ class Disagreement:
         try:
             records = self.records if model == "best" else self.records[:: max(1, -(-len(self.records) // SAMPLE))]
             rows = self._rows(evaluator, records)
+            self._write(rows, self._folder / model / self.site / "unlabelled")
             if model == "best":
-                self._write(rows, self._folder / model / self.site / "unlabelled")
+                shutil.rmtree(self._folder / ROUND / self.site, ignore_errors=True)
             return [row["estimate"] for row in rows]
         except (SamFedError, OSError) as error:
             logger.warning("student and teacher could not be compared on images without masks: %s", error)
@@ -113,7 +115,6 @@ class Disagreement:
         return rows
 
     def _write(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)  # of fewer rounds
         named = []
         for row in rows:
             name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
@@ -123,6 +124,10 @@ class Disagreement:
                     Image.fromarray(values).save(stream, format="PNG")
             named.append({**row, "mask": name})
         write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
+        kept = {row["mask"] for row in named}
+        for old in folder.glob("*/*.png"):  # of the round before
+            if old.name not in kept:
+                old.unlink()
 
 
 def _drawn(channels: Tensor, above: float) -> Tensor:

@@ -79,6 +79,18 @@ class RunLock:
         _held[self.path] = stream
         self._holds = True
 
+    @staticmethod
+    def is_held(path: str | Path) -> bool:
+        """Whether another process holds the lock of this file."""
+        try:
+            with open(path, "r+b") as stream:
+                os.lockf(stream.fileno(), os.F_TEST, 0)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:  # there is none
+            return False
+        return False
+
     def release(self) -> None:
         """Gives the lock back; nothing when it is not held."""
         if self._holds:

@@ -184,16 +184,20 @@ UNADAPTED = "SAM as it comes was the teacher: --teacher_adapt lora fits it to th
 
 
 def verdict(run: RunData) -> str:
-    """Test Dice beside the teacher's and the worst site's, and on how many images the model fails; of a run without
-    test masks, the validation Dice.
+    """Test Dice beside the teacher's and the worst site's, and on how many images the model fails; of a run that goes
+    on, or that has no test masks, the validation Dice.
 
     It does not say that a model may be used: how much is enough is for those to say who use it.
 
     Args:
-        run: finished.
+        run: finished, or going on.
     """
     average = run.results["average"]
     who = "The sites' own models reach" if run.own_models else "The model reaches"
+    if run.planned is not None:
+        if not average["validation"]["n"]:
+            return "The run goes on; no mask says yet how good the model is."
+        return f"The run goes on. So far {uncapitalised(who)} {_reached(average['validation'], 'validation')}."
     if average["test"]["n"]:
         return " ".join(
             [
@@ -282,6 +286,8 @@ def _hints(run: RunData) -> str:
 
 
 def _student_behind(run: RunData) -> list[str]:
+    if "model" in (run.results.get("teacher") or {}):  # the student of another run, with more views
+        return []
     gaps = _gaps(run)
     far = {name: both for name, both in gaps.items() if both[0] < both[1] - BEHIND}
     named = ", ".join(f"{as_score(student)} and {as_score(teacher)} {name}" for name, (student, teacher) in far.items())

@@ -26,6 +26,7 @@ from samfed_monai.reports.overlays import (
     OwnImages,
     make_overlays,
     make_own_images,
+    show_pictures,
 )
 from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData, teacher_alone
@@ -57,6 +58,8 @@ class Report:
         datalist: data list for the overlays; ``None`` takes what ``run.json`` names.
         data_root: folder of the images, likewise.
         overlays: whether to show test images; ``False`` leaves every image and id out of the report.
+        unfinished: take a run that goes on as far as its stored rounds go; test images are shown when it has ended,
+            those of sites without masks after every round.
 
     Example::
 
@@ -70,8 +73,9 @@ class Report:
         datalist: str | Path | None = None,
         data_root: str | Path | None = None,
         overlays: bool = True,
+        unfinished: bool = False,
     ) -> None:
-        self.run_folder = Path(run_folder)
+        self.run_folder, self.unfinished = Path(run_folder), unfinished
         self.datalist, self.data_root, self.overlays = datalist, data_root, overlays
 
     def write(self) -> Path:
@@ -80,7 +84,9 @@ class Report:
         Raises:
             Refused: there is no ``results.json``, or it does not follow the schema.
         """
-        run = RunData.read(self.run_folder)
+        run = RunData.read(self.run_folder, unfinished=self.unfinished)
+        if run.planned is not None:  # its log is the run's own, for which a page a round is nothing new
+            return self._write(run)
         with RunLog().kept() as log:
             log.into(self.run_folder)
             return self._write(run)
@@ -92,10 +98,11 @@ class Report:
         notes: list[str] = []
         if self.overlays:
             paths = {name: getattr(self, name) or run.setting(name) for name in ("datalist", "data_root")}
-            overlays, notes = make_overlays(run, **paths)
+            if run.planned is None:
+                overlays, notes = make_overlays(run, **paths)
             own, unread = make_own_images(run, **paths)
             notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
-        else:
+        elif run.planned is None:
             notes = ["all sites: left out on request"]
         folder = self.run_folder / "figures"
         for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # of an earlier report
@@ -109,12 +116,15 @@ class Report:
         }
         for name, png in private.items():
             write_bytes(folder / f"{name}.png", png)
+        tags = {f"test/{each.site}/{each.place}": each.png for each in overlays}
+        tags |= {f"own/{of.site}/{place}": image.png for of in own for place, image in enumerate(of.shown, start=1)}
+        show_pictures(self.run_folder, tags, run.results["rounds"])
         path = self.run_folder / "report.html"
         write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private or trust(run) else PUBLIC)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)
-        for line in answer(run):
+        for line in answer(run) if run.planned is None else ():
             logger.info("%s", line)
         return path
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Refused, SamFedError
+from samfed_monai.core.io import PRIVATE
 from samfed_monai.data import load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
 from samfed_monai.data.reading import png_of
@@ -316,3 +319,26 @@ def noted(notes: list[str], site: str) -> Iterator[None]:
         first, *others = error.problems if isinstance(error, Refused) else [Problem("", type(error).__name__, "")]
         more = f" (and {len(others)} more)" if others else ""
         notes.append(f"{site}: {first.found}: {Path(first.where).name}{more}")
+
+
+def show_pictures(folder: Path, pictures: Mapping[str, bytes], step: int) -> None:
+    """Adds pictures to a run's TensorBoard, where it has one, in a file that its owner alone may read.
+
+    Args:
+        folder: of the run.
+        pictures: tag to PNG; none of them leaves TensorBoard as it is.
+        step: the number of rounds; pictures of the same step are replaced.
+    """
+    there, suffix = folder / "tensorboard", f".pictures-{step}"
+    package = find_spec("tensorboard")
+    if not pictures or not there.is_dir() or package is None or package.origin is None:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    for path in there.glob(f"*{suffix}"):
+        path.unlink()
+    with SummaryWriter(str(there), filename_suffix=suffix) as writer:
+        for path in there.glob(f"*{suffix}"):
+            path.chmod(PRIVATE)
+        for tag, png in pictures.items():
+            writer.add_image(tag, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), step, dataformats="HWC")

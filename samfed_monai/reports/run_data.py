@@ -13,11 +13,13 @@ from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
-from samfed_monai.core.run_log import run_record
+from samfed_monai.core.run_log import round_folders, run_record
 from samfed_monai.metrics import pool, worst
-from samfed_monai.results import validate_results
+from samfed_monai.results import build_results, validate_results
 
 TERM = "term_"
+OF_A_ROUND = ("training", "server", "controller", "evaluation")
+"""Activities whose seconds a stored round has."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class RunData:
         run: content of ``run.json``; empty where there is none.
         rounds: rows of ``federation.csv``.
         about: content of ``compare.json``, which a comparison leaves in its runs: ``row``, ``title``, ``note``, …
+        planned: rounds that a run will have which goes on; ``None`` of a finished one.
     """
 
     folder: Path
@@ -109,20 +112,26 @@ class RunData:
     run: dict[str, Any] = field(default_factory=dict)
     rounds: list[RoundRow] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    planned: int | None = None
     _tables: dict[Path, list[dict[str, Any]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def read(cls, folder: str | Path) -> RunData:
+    def read(cls, folder: str | Path, *, unfinished: bool = False) -> RunData:
         """Reads a run folder.
 
         Args:
             folder: of the run.
+            unfinished: take a run that has no ``results.json`` as far as its stored rounds go.
 
         Raises:
             Refused: there is no ``results.json``, or it does not follow the schema (every departure is listed).
         """
         folder = Path(folder)
         path = folder / "results.json"
+        if not path.is_file() and unfinished and stored_rounds(folder):
+            rounds, run = read_federation(folder / "federation.csv"), run_record(folder)
+            planned = run["config"].get("rounds")
+            return cls(folder, results_so_far(folder), run, rounds, planned=planned)
         if not path.is_file():
             hint = "name a finished run; an interrupted one goes on with the command that started it"
             raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
@@ -155,6 +164,14 @@ class RunData:
         if not isinstance(seal, Mapping) or "asked" not in seal:
             return str(self.about.get("asked", ""))
         return canonical_hash({**seal, "asked": {key: value for key, value in seal["asked"].items() if key != "seed"}})
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the rounds of a run that goes on will still take, at the pace of those so far; else ``None``."""
+        if self.planned is None:
+            return None
+        done, spent = self.results["rounds"], sum(self.results["seconds"][name] for name in OF_A_ROUND)
+        return (self.planned - done) * spent / done
 
     @property
     def own_models(self) -> bool:
@@ -214,8 +231,8 @@ class RunData:
         return {site: found for site, found in dices.items() if found}
 
     def own_images(self, site: str) -> Path:
-        """Where a site without masks keeps what it saw on its own images, of the best model."""
-        return self.evaluation(site, split="unlabelled", model="best")
+        """Where a site without masks keeps what it saw on its own images: of the best model, or of the last round's."""
+        return self.evaluation(site, split="unlabelled", model="best" if self.planned is None else "current")
 
     def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
         """The folder of one site's evaluation."""
@@ -249,3 +266,72 @@ def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
         **({"costs": {"teacher": teacher}} if "milliseconds" in teacher else {}),
         **({"convention": results["convention"]} if "convention" in results else {}),
     }
+
+
+def stored_rounds(folder: str | Path) -> int:
+    """How many rounds of a run are stored."""
+    return len(_round_files(Path(folder)))
+
+
+def results_so_far(folder: str | Path) -> dict[str, Any]:
+    """Validation scores of the best and of the last round so far, and what the rounds took; nothing is tested yet.
+
+    Args:
+        folder: of a run with at least one stored round.
+
+    Returns:
+        What follows the schema of ``results.json``; ``best`` is the round with the highest mean Dice, and the run's
+        own choice may differ where a site was away.
+    """
+    folder = Path(folder)
+    records = [read_json(path) for path in _round_files(folder)]
+    run = run_record(folder)
+    last = records[-1]
+    best = max(records, key=lambda record: (record["average"]["validation"]["dice"] or 0.0, -record["round"]))
+    if best["average"]["validation"]["dice"] is None:
+        best = last
+    sites = dict.fromkeys(site for record in records for site in record["sites"])
+    traffic = [
+        {way: sum(entry[way] for entry in record["sites"].values()) for way in ("up_bytes", "down_bytes")}
+        for record in records
+    ]
+    return build_results(
+        variant=run["config"].get("variant") or "samfed",
+        rounds=len(records),
+        scores={
+            name: {site: _validation(record["sites"].get(site)) for site in sites}
+            for name, record in (("best", best), ("last", last))
+        },
+        model_rounds={"best": best["round"], "last": last["round"]},
+        traffic={way: sum(one[way] for one in traffic) for way in ("up_bytes", "down_bytes")},
+        rounds_traffic=traffic,
+        seconds={
+            name: sum(record["seconds"].get(name, 0.0) for record in records)
+            for name in ("training", "server", "controller", "evaluation")
+        },
+        hashes=run.get("hashes"),
+        versions=run.get("versions"),
+        seeds=run.get("seeds"),
+        command=_command(folder / "run.log"),
+        caveats=[
+            f"The run goes on: {len(records)} of {last['rounds']} rounds are stored, and no test image is scored."
+        ],
+    )
+
+
+def _round_files(folder: Path) -> list[Path]:
+    found = (round / "round.json" for round in round_folders(folder / "rounds").values())
+    return [path for path in found if path.is_file()]
+
+
+def _command(log: Path) -> str | None:
+    """The command that works on the run, as its log begins with it."""
+    if not log.is_file():
+        return None
+    found = re.findall(r"^\S+ \S+ INFO +(.* federate .*)$", log.read_text(encoding="utf-8", errors="replace"), re.M)
+    return found[-1] if found else None
+
+
+def _validation(entry: dict[str, Any] | None) -> dict[str, Any]:
+    scores = (entry or {}).get("validation")
+    return {"validation": scores} if scores else {}

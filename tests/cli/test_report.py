@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
 
-from samfed_monai.cli.report import add_report_parser
+from samfed_monai.cli import report as command
+from samfed_monai.cli.report import add_report_parser, watch
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import write_json
+from samfed_monai.federation.run_folder import RunFolder, RunLock
+from samfed_monai.reports import Report
+from tests.federation.test_tracking import record
 
 
 @pytest.fixture
@@ -48,13 +52,88 @@ def test_options_that_would_do_nothing_are_refused(parser, words, told):
         args.run(args)
 
 
-def test_its_parser_imports_nothing_heavy():
-    heavy = {"torch", "monai", "matplotlib", "jinja2", "numpy"}
-    code = f"import sys, samfed_monai.cli.report; print(sorted({heavy} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
 def test_without_a_run_there_is_nothing_to_report(parser, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["report"])
     assert "the following arguments are required: RUN" in capsys.readouterr().err
+
+
+def store(folder, count, *, scored=True):
+    """A run of three rounds of which ``count`` are stored."""
+    records = [record(number, scored=scored) for number in range(count)]
+    for number, content in enumerate(records):
+        write_json(folder / "rounds" / f"{number:03d}" / "round.json", content)
+    write_json(folder / "run.json", {"config": {"variant": "samfed", "rounds": 3}, "seeds": {"seed": 7}})
+    RunFolder(folder).write_table(records)
+
+
+@pytest.fixture
+def sleeps(monkeypatch):
+    """What happens to a run between two looks; then Ctrl-C."""
+    events = []
+
+    def sleep(seconds):
+        if not events:
+            raise KeyboardInterrupt
+        events.pop(0)()
+
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=sleep))  # of this module alone: other threads sleep, too
+    return events
+
+
+def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, capsys):
+    pages = []
+
+    def keep_page():
+        pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    sleeps += [lambda: store(tmp_path, 1), keep_page, lambda: store(tmp_path, 2), keep_page]
+    assert watch(Report(tmp_path, unfinished=True)) == 0
+    page = tmp_path / "report.html"
+    assert capsys.readouterr().out.splitlines() == [
+        f"1 round: {page}, about 10 s left",  # rounds of 5 s
+        f"2 rounds: {page}, about 5.0 s left",
+    ]
+    assert all('<meta http-equiv="refresh" content="10">' in each for each in pages)
+    assert "1 of 3 rounds so far, about 10 s left · seed 7" in pages[0]
+    assert "2 of 3 rounds so far" in pages[1]
+    for text in (
+        "Best Dice so far",
+        "0.825",
+        "round 2, 4 validation images",
+        "The run goes on: 2 of 3 rounds are stored",
+    ):
+        assert text in pages[1]  # (0.6 + 3 * 0.9) / 4
+    assert "No overlays for" not in pages[1]
+    assert not (tmp_path / "run.log").exists(), "that is the run's own"
+
+
+def test_a_run_that_has_ended_ends_the_watch_with_its_report(run_folder, tmp_path, sleeps, capsys):
+    shutil.copytree(run_folder, tmp_path / "R")
+    assert watch(Report(tmp_path / "R", unfinished=True, overlays=False)) == 0
+    assert capsys.readouterr().out == f"finished: {tmp_path / 'R' / 'report.html'}\n"
+    page = (tmp_path / "R" / "report.html").read_text(encoding="utf-8")
+    assert "so far" not in page
+    assert "http-equiv" not in page
+
+
+def test_sites_without_masks_are_watched_likewise(tmp_path, sleeps):
+    store(tmp_path, 2, scored=False)
+    assert watch(Report(tmp_path, unfinished=True)) == 0
+    assert "–" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_stopped_ends_the_watch_and_one_that_has_not_begun_does_not(
+    tmp_path, sleeps, monkeypatch, capsys
+):
+    works = iter([False, True, True, False])
+    monkeypatch.setattr(RunLock, "is_held", lambda path: next(works))
+    sleeps += [lambda: store(tmp_path, 1), lambda: None, lambda: None]
+    assert watch(Report(tmp_path, unfinished=True)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the run was stopped after 1 round"
+    assert next(works, None) is None
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(Refused, match="expected that of a run at work, found no such folder"):
+        watch(Report(tmp_path / "typo", unfinished=True))

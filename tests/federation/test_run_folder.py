@@ -135,10 +135,13 @@ def test_fault_51_another_process_is_refused_and_a_dead_ones_lock_is_taken_over(
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(Refused, match=rf"another run is at work in it \(process {holder.pid}\)"):
                 RunFolder(tmp_path).open(CONFIG)
+            assert RunLock.is_held(tmp_path / LOCK)
         finally:
             holder.kill()
             holder.wait()
     assert (tmp_path / LOCK).exists(), "the file of the dead process is still there"
+    assert not RunLock.is_held(tmp_path / LOCK)
+    assert not RunLock.is_held(tmp_path / "none")
     RunFolder(tmp_path).open(CONFIG).close()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from samfed_monai.core.io import read_json, write_json
@@ -22,6 +23,7 @@ from samfed_monai.reports.overlays import (
     draw_overlay,
     make_overlays,
     make_own_images,
+    show_pictures,
 )
 
 
@@ -147,3 +149,20 @@ def test_where_its_images_are_not_the_numbers_stay(run_folder, tmp_path):
     (own,), notes = make_own_images(RunData.read(folder), datalist=folder / "list.json", data_root=tmp_path)
     assert (own.count, own.shown, len(notes)) == (7, [], 1)
     assert str(tmp_path) not in notes[0]
+
+
+def test_pictures_are_added_to_a_run_that_has_tensorboard_and_read_by_their_owner_alone(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 2), (255, 0, 0)).save(stream, format="PNG")
+    show_pictures(tmp_path, {"test/a/best": stream.getvalue()}, 3)
+    assert list(tmp_path.iterdir()) == [], "it has none"
+    (tmp_path / "tensorboard").mkdir()
+    for _ in range(2):
+        show_pictures(tmp_path, {"test/a/best": stream.getvalue()}, 3)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["images"] == ["test/a/best"]
+    (shown,) = events.Images("test/a/best")
+    assert (shown.step, shown.width, shown.height) == (3, 4, 2)

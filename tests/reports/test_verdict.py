@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from samfed_monai.reports import RunData
@@ -61,7 +63,10 @@ def test_images_below_one_half_are_counted_and_those_with_an_empty_prediction_am
     run.results["average"]["test"]["empty"]["prediction"] = 1
     assert verdict(run).endswith("On 1 image it draws nothing where there is something to find.")
     scores(run, 0.0, 0.499, 0.5)
-    assert "On 2 of 3 images it fails (Dice below 0.5), and on 1 of these it draws nothing where" in verdict(run)
+    run = replace(run)  # read anew
+    assert "On 2 of 3 images it fails (Dice below 0.5), and on 1 of these it draws nothing where" in verdict(
+        replace(run)
+    )
     run.results["average"]["test"]["empty"]["prediction"] = 0
     assert verdict(run).endswith("On 2 of 3 images it fails (Dice below 0.5).")
 
@@ -79,3 +84,11 @@ def test_without_test_masks_it_falls_back_to_validation_and_to_nothing(run):
     )
     run.results["average"]["validation"] |= {"n": 0, "dice": None}
     assert verdict(run).startswith("No mask says how good the model is")
+
+
+def test_a_run_that_goes_on_has_its_validation_so_far(run):
+    run.results["average"]["validation"] |= {"n": 12, "dice": 0.875}
+    going = replace(run, planned=20)
+    assert verdict(going) == "The run goes on. So far the model reaches a Dice of 0.875 on 12 validation images."
+    run.results["average"]["validation"] |= {"n": 0, "dice": None}
+    assert verdict(going) == "The run goes on; no mask says yet how good the model is."
