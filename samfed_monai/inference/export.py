@@ -165,7 +165,7 @@ def export_network(
     problems.refuse_if_any()
     network = network.eval().cpu()
     usage = usage_of(images.shape[-1], classes, 0.5 if bundle is None else bundle.threshold)
-    known = {} if quality in (None, Quality()) else {QUALITY: quality.as_dict()}
+    known = {QUALITY: quality.as_dict()} if quality is not None and quality != Quality() else {}
     about = {USAGE: usage, **{key: json.dumps(each) for key, each in known.items()}}
     about |= {CLASSES: json.dumps(list(classes))} if classes else {}
     with torch.no_grad():
