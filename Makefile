@@ -7,7 +7,7 @@
 # make related every method of the package, ranked: docs/results/related.md; many hours, resumable (RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0: a part)
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make delete-methods  that every method can be deleted: tests in copies without it, an hour (METHODS=ditto,fca: these alone)
-# make mutate  small changes in losses, messages, strategies, store, privacy that no test notices, hours (ROOMS=losses,store)
+# make mutate  200 small changes of the package, drawn at random, and those that no test notices; an hour (ROOMS=losses,privacy)
 # make size    the size of package, tests and docs beside its budget; `make check` holds the limits that were reached
 # make sbom    every package that is installed with its hashes: sbom.json and requirements-hashed.txt in build/
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
@@ -57,11 +57,6 @@ $(VENV)/.flare: $(VENV)/.package
 $(VENV)/.docs: $(VENV)/.package
 	@echo "installing the tools for the documentation ..."
 	@$(PIP) install -c constraints.txt -e '.[docs]'
-	@touch $@
-
-$(VENV)/.mutate: $(VENV)/.dev
-	@echo "installing the tool for mutations ..."
-	@$(PIP) install -c constraints.txt -e '.[mutate]'
 	@touch $@
 
 # Apart from the product's packages, of which it writes the list.
@@ -131,7 +126,7 @@ delete-methods: $(VENV)/.dev
 	@$(BIN)/python tests/delete_methods.py $(if $(METHODS),--methods "$(METHODS)") $(DELETE_ARGS)
 
 # Slow, and no part of `make test`: docs/mutation.md has what is known to survive.
-mutate: $(VENV)/.mutate
+mutate: $(VENV)/.dev
 	@$(BIN)/python tests/mutation.py $(if $(ROOMS),--rooms "$(ROOMS)") $(MUTATE_ARGS)
 
 # Needs no package, so no environment is made for it.

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import nibabel
 import numpy as np
@@ -139,15 +137,6 @@ def test_synthetic(tmp_path):
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
         run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")
     assert output.read_bytes() == before
-
-
-def test_the_parser_imports_nothing_heavy():
-    program = (
-        "import sys, samfed_monai.cli.prepare, samfed_monai.data;"
-        "print([m for m in ('torch', 'monai', 'numpy', 'PIL', 'jinja2') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
