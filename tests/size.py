@@ -32,7 +32,7 @@ BOUNDS = {
 }
 """The budget; other numbers have none."""
 
-REACHED = {"package, code lines": 34_900, "package, files": 298, "tests, raw lines": 56_500}
+REACHED = {"package, code lines": 34_900, "package, files": 282, "tests, raw lines": 56_500}
 """Where the budget is not reached yet, the limit that ``--check`` holds meanwhile: it only ever goes down."""
 
 GENERATED = ("benchmarks.md", "methods.md", "results-schema.md")

@@ -150,7 +150,7 @@ def test_the_command_says_what_one_variant_is_and_shows_its_file(capsys):
     assert main(["variants", "local_only"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("local_only  nothing is exchanged: every site's own network")
-    assert "\n            exchange: none; labels: none; leaves a site: scores\n\n{\n" in said
+    assert "\n            exchange: none; labels: none; leaves a site: scores; several classes\n\n{\n" in said
     assert said.endswith((PACKAGED / "local_only.json").read_text(encoding="utf-8"))
 
 
