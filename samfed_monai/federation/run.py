@@ -409,10 +409,11 @@ class Run:
         if adapt == "off":
             return None, None
         teacher: Teacher | StudentTeacher
+        file: Path | None
         sam: str | None
         with self._timed("teacher"):
             if places.masks_from is not None and self.student is not None:
-                file: Path | None = self.teacher.kept(self.student)
+                file = self.teacher.kept(self.student)
                 teacher, sam = StudentTeacher.load(file, self.participants.config, self.teacher), None
                 about = {"model": Path(places.masks_from).name, "size": teacher.size, "views": teacher.views}
             else:

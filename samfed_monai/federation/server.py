@@ -443,10 +443,10 @@ class RoundController:
         if len(self.sites) - len(failed) < self.quorum:
             scored = len(self.sites) - len(failed)
             raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
-        scored = [] if start is None else [start]
-        traffic = total_traffic(chain(scored, records), self.transport.take_traffic().values())
+        begun = [] if start is None else [start]
+        traffic = total_traffic(chain(begun, records), self.transport.take_traffic().values())
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
-        for each in chain((one["seconds"] for one in chain(scored, records)), [clock.seconds]):  # each file read once
+        for each in chain((one["seconds"] for one in chain(begun, records)), [clock.seconds]):  # each file read once
             seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
         withheld, quality = dict(self.evaluation.withheld), calibration_of(record)
         return RunResult(models, records, traffic, seconds, withheld, quality, against_start(records, start))

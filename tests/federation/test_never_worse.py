@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +15,15 @@ from samfed_monai.federation.round_store import START, RoundStore
 from samfed_monai.federation.run_folder import Bests, against_start, best_round, expected_dice
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.server import RoundController
+from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.networks.sam import adapter
+from samfed_monai.networks.sam.adapter import Adapt
+from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.reports.answer import answer
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.results import validate_results
-from tests.federation import half_teacher
 from tests.federation.test_job import CLIENT, job
+from tests.federation.test_site_teacher import Half
 from tests.federation.test_start import equal, model_of
 
 
@@ -62,6 +69,24 @@ def test_a_start_without_a_site_that_is_scored_later_is_not_compared():
     assert best_round(records, record(START, 0.9, sites="a")) == 0
 
 
+class LeftHalf(Half):
+    """One whose masks are 1 on the left half and 0 on the right one, in 16 x 16 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__("d" * 64)
+        self.size, self.views = 64, 1
+
+
+def without_sam(patch: Callable[[Any, str, Any], None]) -> Path:
+    """Has runs take that teacher, whatever adapter they are given; returns one to give, which is also its SAM."""
+    file = Path(__file__)
+    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=sha256_file(file))
+    patch(Teacher, "load", lambda **given: LeftHalf())
+    patch(adapter, "read_header", lambda path: header)
+    patch(TeacherStage, "checkpoint", lambda self: file)
+    return file
+
+
 @pytest.fixture(scope="module")
 def misled(small_federation, tmp_path_factory):
     """A job whose sites learn from masks of the left half of every image, whatever it shows; and its results."""
@@ -69,7 +94,7 @@ def misled(small_federation, tmp_path_factory):
     strongly = {"agreement#rule": "teacher", "terms#pseudo_label#weight": 4.0}
     train = {**CLIENT, "local_steps": 8, "learning_rate": 0.003, **strongly}
     with pytest.MonkeyPatch.context() as patch:
-        file, level = half_teacher.install(patch.setattr), logger.level
+        file, level = without_sam(patch.setattr), logger.level
         options: dict[str, Any] = {"rounds": 3, "variant": "samfed", "warm_start_steps": 40, "adapter": str(file)}
         made = job(small_federation, folder, train=train, **options)
         logger.setLevel(logging.INFO)
@@ -123,7 +148,7 @@ def test_what_masks_promise_says_so_too(misled):
 def test_a_run_that_is_started_again_does_not_score_the_start_again(misled, monkeypatch):
     made, results = misled
     monkeypatch.setattr(RoundController, "_score_start", None)
-    half_teacher.install(monkeypatch.setattr)
+    without_sam(monkeypatch.setattr)
     again = made.run()
     assert again["models"] == results["models"]
     assert again["against_start"] == results["against_start"]
