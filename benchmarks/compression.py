@@ -18,7 +18,7 @@ def row(run: Path) -> str:
     """One line: form, bytes, Dice of the last model. The first round, in which whole models go down, is left out."""
     form = read_json(run / "run.json")["config"].get("compression", "float32")
     results: Mapping[str, Any] = read_json(run / "results.json")
-    records = [read_json(path) for path in sorted(run.glob("rounds/*/round.json"))]
+    records = [read_json(path) for path in sorted(run.glob("rounds/[0-9]*/round.json"))]
     sites = [entry for record in records[1:] for entry in record["sites"].values() if entry["status"] == "ok"]
     up, down = (fmean(entry[way] for entry in sites) / 1e6 for way in ("up_bytes", "down_bytes"))
     last = results["models"]["last"]["sites"].values()

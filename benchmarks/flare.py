@@ -94,7 +94,9 @@ def _beyond_work(run: Path, folder: Path, of_all: Callable[[Iterable[float]], fl
     """Seconds of each exchange beyond the sites' work: that of the slowest (``max``), or of all in turn (``sum``)."""
     names = [path.name for path in sorted((folder / "stamps").iterdir())]
     worked = zip(*([seconds for _, seconds in stamps(folder / "stamps", name)] for name in names), strict=False)
-    spent = [json.loads(path.read_text())["seconds"]["training"] for path in sorted(run.glob("rounds/*/round.json"))]
+    spent = [
+        json.loads(path.read_text())["seconds"]["training"] for path in sorted(run.glob("rounds/[0-9]*/round.json"))
+    ]
     return [seconds - of_all(each) for seconds, each in zip(spent, worked, strict=False)][FIRST:]
 
 

@@ -60,7 +60,7 @@ def samfed(words: str, log: Path) -> float:
 
 def models(run: Path) -> list[str]:
     """SHA-256 of the models that a run has kept."""
-    return [sha256_file(path) for path in sorted(run.glob("rounds/*/global.safetensors"))]
+    return [sha256_file(path) for path in sorted(run.glob("rounds/[0-9]*/global.safetensors"))]
 
 
 def free_port() -> int:

@@ -100,7 +100,7 @@ def main() -> None:
         site = listed.sites[unquote(folder.name)]
         paths_of = {item.sha256: str(item.label) for item in site.unlabelled if item.label and not item.weak}
         masks = {image: _mask(options.data_root / path) for image, path in paths_of.items()}
-        found = list(changes(*stores, masks).values())
+        found = list(changes(stores[0], stores[1], masks).values())
         everywhere += found
         sys.stdout.write(f"{told(f'{unquote(folder.name)}, rounds {paths[0].stem} and {paths[1].stem}', found)}\n")
     sys.stdout.write(f"{told('all', everywhere)}\n")

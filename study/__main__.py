@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     planned.set_defaults(run=related_plan)
 
     listed = commands.add_parser("related-rows", help="print the rows of a part that are to be run, a line each")
-    listed.add_argument("part", help="polyp, labelled, weak, unseen or skin")
+    listed.add_argument("part", help="polyp, labelled, weak, unseen, skin, abdomen, cardiac or cardiac_unseen")
     listed.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
     listed.add_argument("--seed", type=int, metavar="N", help="leave out rows whose run with this seed is recorded")
     _add_only(listed)
@@ -107,6 +107,14 @@ def build_parser() -> argparse.ArgumentParser:
     chosen.add_argument("row", help="name of a method")
     chosen.add_argument("--local-steps", type=int, metavar="N", required=True, help="steps of a site in a round")
     chosen.set_defaults(run=related_options)
+
+    staged = commands.add_parser("stage-volumes", help="copy a collection of volumes into folders of sites")
+    staged.add_argument("source", type=Path, metavar="DIR", help="folder with a manifest.csv")
+    staged.add_argument("to", type=Path, metavar="DIR", help="for samfed prepare nifti")
+    staged.add_argument(
+        "--public", metavar="SITE", required=True, help="site of which a fifth of the patients is public"
+    )
+    staged.set_defaults(run=stage)
     return parser
 
 
@@ -245,6 +253,14 @@ def options(args: argparse.Namespace) -> None:
     bundles = [packaged_bundle(name) for name in ("samfed_skin", "samfed_polyp")]
     write_text(args.page, options_page(args.page.read_text(encoding="utf-8"), bundles), mode=PUBLIC)
     sys.stdout.write(f"{args.page}\n")
+
+
+def stage(args: argparse.Namespace) -> None:
+    """Copies a collection of volumes into folders of sites."""
+    from study.volumes import stage_volumes
+
+    for folder, count in stage_volumes(args.source, args.to, public_of=args.public).items():
+        sys.stdout.write(f"{folder}: {count} volumes\n")
 
 
 def related_plan(args: argparse.Namespace) -> None:

@@ -127,6 +127,29 @@ def table_block(
     return Block(title, [HEADS[key] for key in keys], rows, {row: title_of(row) for row in order}, frozenset())
 
 
+def volumes_table(runs: Sequence[RunData]) -> list[str]:
+    """Lines of a table of whole volumes: Dice of each row by site and class; none of a part without volumes.
+
+    Args:
+        runs: of one part.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, float | None]]] = {}
+    for run in runs:
+        unseen = run.results.get("unseen", {})
+        for site, splits in {**run.results["sites"], **unseen}.items():
+            volumes = (splits.get("test") or {}).get("volumes") or {}
+            for name, part in (volumes.get("classes") or {}).items():
+                dice = {run.seed: part["dice"]} if part["dice"] is not None else {}
+                found.setdefault((site, name), {}).setdefault(run.row, {}).update(dice)
+    if not found:
+        return []
+    order = sorted({row for of in found.values() for row in of}, key=place_of)
+    rows = {row: [_spelt("dice", Cell(of.get(row, {})), 0) for of in found.values()] for row in order}
+    heads, titles = [f"{site}: {name}" for site, name in found], {row: title_of(row) for row in order}
+    block = block_markdown(Block("Dice of whole volumes", heads, rows, titles, frozenset()))
+    return ["Dice of whole volumes, by site and class:", "", block, ""]
+
+
 def _spelt(key: str, cell: Cell | None, seeds: int) -> str:
     if cell is None or cell.mean is None:
         return MISSING
@@ -365,6 +388,7 @@ def related_page(
         of_it = [part, *(["unseen"] if part == "polyp" and found["unseen"] else [])]
         parts += ["```", *(text for key in of_it if (text := (commands or {}).get(key))), "```", ""]
         parts += [block_markdown(table_block("Row", of, ranked, count)), ""]
+        parts += volumes_table(runs)
         if part != "polyp":
             parts += [told_ranks(ranked), "", *told_against(runs)]
         if len(ranked.ranks) > 1:

@@ -22,8 +22,31 @@ PARTS = {
     "weak": "Polyps, sites with scribbles",
     "unseen": "Polyps, trained without Kvasir",
     "skin": "Skin",
+    "abdomen": "Organs of the abdomen: a site with CT and one with MR",
+    "cardiac": "Chambers of the heart: three sequences of two hospitals",
+    "cardiac_unseen": "Chambers of the heart, trained without late enhancement",
 }
 """What is run, in this order; each has a record ``related-<part>.jsonl``."""
+
+VOLUMES = (
+    *(
+        "local_only",
+        "no_sam",
+        "samfed",
+        "fedgin",
+        "fedda",
+        "fedda_cyclic",
+        "elcfs",
+        "fedsemidg",
+        "fca",
+        "heterogeneous",
+    ),
+    *("pfedsam", "pfedsam_joint", "oracle"),
+)
+"""Rows of the parts of several classes."""
+
+NEVER_AWAY = {"local_only", "heterogeneous", "pfedsam", "pfedsam_joint"}
+"""Of them, those of which sites have networks or parts of their own: a hospital that took no part has none of them."""
 
 YARDSTICK = "no_sam"
 """Federated averaging on a student's own confident labels: what most of the systems are put on top of."""
@@ -109,6 +132,9 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
             raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", hint=hint)])
         best = [row for row in ranked_rows(found).ranks if row in known][:BEST]
         return list(dict.fromkeys([*best, FLOOR, YARDSTICK, CEILING]))
+    if part in ("abdomen", "cardiac", "cardiac_unseen"):
+        away = NEVER_AWAY if part == "cardiac_unseen" else set()
+        return [name for name in named if name in VOLUMES and name not in away]
     if part == "weak":
         return [name for name in named if known[name].labels == "weak"]
     if part == "labelled":

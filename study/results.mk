@@ -363,19 +363,33 @@ RELATED_PLAN := --rounds 5 --local_steps $(RELATED_STEPS) --overlays false
 RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
 related-asks = $(filter $(1),$(subst $(comma), ,$(RELATED_PARTS)))
-# $(1) part, $(2) bundle, $(3) list and adapter, $(4) folder of the images, $(5) further options
+# $(1) part, $(2) bundle, $(3) list, $(4) folder of the images, $(5) further options, $(6) adapter, if not the bundle's
 define related-run
 	@test -n "$(call related-asks,$(1))" || exit 0; \
 	for seed in $(subst $(comma), ,$(RELATED_SEEDS)); do \
 	    for row in $$($(BIN)/python -m study related-rows $(1) --records "$(RECORDS)" --seed $$seed $(related-rows)); do \
 	        $(BIN)/samfed compare samfed_$(2) --variants $$row --seeds $$seed --datalist "$(RELATED_RUN)/$(3).json" --data-root "$(4)" \
-	            --cache-dir "$(RELATED_RUN)/cache" --adapter "$(RELATED_RUN)/$(2).safetensors" --output-dir "$(RELATED_RUN)/$(1)" $(RELATED_PLAN) \
+	            --cache-dir "$(RELATED_RUN)/cache" --adapter "$(RELATED_RUN)/$(or $(6),$(2)).safetensors" --output-dir "$(RELATED_RUN)/$(1)" $(RELATED_PLAN) \
 	            $$($(BIN)/python -m study related-options $$row --local-steps $(RELATED_STEPS)) $(5) \
 	        && $(BIN)/python -m study record "$(RELATED_RUN)/$(1)" --to "$(RECORDS)/related-$(1).jsonl"; code=$$?; \
 	        test $$code -ne 130 && test $$code -ne 143 || exit $$code; \
 	        test $$code -eq 0 || echo "$(1): $$row, seed $$seed" >> "$(RELATED_RUN)/failed.txt"; \
 	    done; \
 	done
+endef
+# Parts of several classes are asked for by name: make related RELATED_PARTS=abdomen,cardiac,cardiac_unseen. Their list has every slice; a
+# run of them is long on a CPU, and --limit_per_site of a trial goes into VOLUMES_MORE.
+VOLUMES_MORE ?=
+ABDOMEN = --classes "['liver','right_kidney','left_kidney','spleen']" $(VOLUMES_MORE)
+CARDIAC = --classes "['right_ventricle','myocardium','left_ventricle']" $(VOLUMES_MORE)
+CARDIAC_UNSEEN := --unseen "['mscmr_lge']"
+# $(1) part, $(2) collection, $(3) site of which a fifth of the patients is public, $(4) names of the classes, $(5) more of samfed prepare
+define volumes-list
+	@test -f "$(RELATED_RUN)/$(1).json" || { \
+	    $(BIN)/python -m study stage-volumes "$(SAMFED_DATA)/data/volumes/$(2)" "$(RELATED_RUN)/$(1)-volumes" --public $(3) \
+	    && $(BIN)/samfed prepare nifti "$(RELATED_RUN)/$(1)-volumes" --slices "$(RELATED_RUN)/$(1)" --public public --classes $(4) \
+	        --groups "$(RELATED_RUN)/$(1)-volumes/patients.csv" --group-column patient --validation 0.2 --test 0.3 $(5) \
+	        --output "$(RELATED_RUN)/$(1).json"; }
 endef
 related-list = --split "$(SAMFED_DATA)/data/splits/$(1)_hssf.json" --limit-per-site $(RELATED_IMAGES)
 
@@ -386,6 +400,9 @@ related: related-prepared related-plan
 	$(call related-run,weak,polyp,polyp-scribbles,$(RELATED_RUN)/weak-data)
 	$(call related-run,unseen,polyp,polyp,$(POLYP_DATA),$(RELATED_UNSEEN))
 	$(call related-run,skin,skin,skin,$(SKIN_DATA))
+	$(call related-run,abdomen,skin,abdomen,$(RELATED_RUN)/abdomen,$(ABDOMEN),abdomen)
+	$(call related-run,cardiac,skin,cardiac,$(RELATED_RUN)/cardiac,$(CARDIAC),cardiac)
+	$(call related-run,cardiac_unseen,skin,cardiac,$(RELATED_RUN)/cardiac,$(CARDIAC) $(CARDIAC_UNSEEN),cardiac)
 	$(related-write)
 	@! test -f "$(RELATED_RUN)/failed.txt" || { echo "failed or refused, log.txt in the run's folder says why:"; cat "$(RELATED_RUN)/failed.txt"; exit 3; }
 
@@ -397,6 +414,8 @@ related-plan: $(VENV)/.package
 related-prepared: $(VENV)/.package
 	$(if $(call related-asks,polyp labelled weak unseen),$(call needs-data,$(POLYP_NEEDS)))
 	$(if $(call related-asks,skin),$(call needs-data,$(SKIN_NEEDS)))
+	$(if $(call related-asks,abdomen),$(call needs-data,data/volumes/abdomen_ct_mr))
+	$(if $(call related-asks,cardiac cardiac_unseen),$(call needs-data,data/volumes/cardiac_mr))
 	$(weights)
 	@mkdir -p "$(RELATED_RUN)/weak-data"
 ifneq (,$(call related-asks,polyp labelled weak unseen))
@@ -418,6 +437,17 @@ ifneq (,$(call related-asks,skin))
 	    --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.safetensors"
 endif
 
+ifneq (,$(call related-asks,abdomen))
+	$(call volumes-list,abdomen,abdomen_ct_mr,ct_sabs,liver$(comma)right_kidney$(comma)left_kidney$(comma)spleen)
+	@test -f "$(RELATED_RUN)/abdomen.safetensors" || $(BIN)/samfed teach samfed_skin $(ABDOMEN) --datalist "$(RELATED_RUN)/abdomen.json" \
+	    --data-root "$(RELATED_RUN)/abdomen" --output "$(RELATED_RUN)/abdomen.safetensors"
+endif
+ifneq (,$(call related-asks,cardiac cardiac_unseen))
+	$(call volumes-list,cardiac,cardiac_mr,acdc,right_ventricle$(comma)myocardium$(comma)left_ventricle,--without-spacing acdc$(comma)public)
+	@test -f "$(RELATED_RUN)/cardiac.safetensors" || $(BIN)/samfed teach samfed_skin $(CARDIAC) --datalist "$(RELATED_RUN)/cardiac.json" \
+	    --data-root "$(RELATED_RUN)/cardiac" --output "$(RELATED_RUN)/cardiac.safetensors"
+endif
+
 related-page: $(VENV)/.package
 	$(related-write)
 
@@ -429,6 +459,9 @@ define related-write
 	    --part-command "labelled=samfed compare samfed_polyp $(RELATED_PLAN)" \
 	    --part-command "weak=samfed compare samfed_polyp $(RELATED_PLAN)  (of a list with scribbles)" \
 	    --part-command "skin=samfed compare samfed_skin $(RELATED_PLAN)" \
+	    --part-command "abdomen=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(ABDOMEN))" \
+	    --part-command "cardiac=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC))" \
+	    --part-command "cardiac_unseen=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC) $(CARDIAC_UNSEEN))" \
 	    --caveat "Short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60 (160 on skin), and at most $(RELATED_IMAGES) unlabelled images a site, which a student sees some five times in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has only begun." \
 	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; see and see_few group features; hssf_compat has the ResNets of its code, which start untrained, and five rounds are too few for them). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--public_steps $(RELATED_STEPS))." \
 	    --caveat "Rows are run where and when a processor is free, beside other work, which slows caches, too: small differences in processor seconds mean nothing." \

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.speedups import flushed, pictures, search_once, small_networks
 
@@ -23,9 +24,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Objects of torch and MONAI, half a million, live as long as the process: not looked through, tests take less.
 gc.disable()
 
+# A property has a bounded number of examples, and none of them fails where a machine is busy.
+settings.register_profile("suite", max_examples=40, deadline=None)
+settings.load_profile("suite")
+
 FLARE = Path(__file__).parent / "flare"
 # Their sites are killed, and the others wait for a deadline: long, and hardly any work for a processor.
-DEADLINES = {"test_faults.py", "test_submit.py", "test_system.py"}
+DEADLINES = {"test_faults.py", "test_submit.py"}
+# Whose processes are forked from one that has torch: it takes seconds to start, once for all of them.
+FORKING = {
+    "config/test_workflow.py",
+    *(f"federation/test_{name}.py" for name in ("job", "killed_runs", "process_transport", "teacher")),
+}
 # Whose tests look at the curves of runs.
 DRAWING = {"reports", "study"}
 # Whose tests are of federations, which do with a small network what they do with a large one.
@@ -33,7 +43,9 @@ OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}
 
 
 def group_of(path: Path) -> str:
-    """What runs in one process, one test after the other: those of a file, and those that start processes of FLARE."""
+    """What runs in one process, one test after the other: those of a file, and those that start many processes."""
+    if path.is_relative_to(FLARE.parent) and path.relative_to(FLARE.parent).as_posix() in FORKING:
+        return "flare"
     if not path.is_relative_to(FLARE) or path.name == "test_related.py":  # which is as long as all others of a group
         return str(path)
     return "flare-deadlines" if path.name in DEADLINES else "flare"

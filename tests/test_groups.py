@@ -8,20 +8,27 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.conftest import FLARE, group_of, pytest_collection_modifyitems
+from tests.conftest import FLARE, FORKING, group_of, pytest_collection_modifyitems
 
 
 def test_a_file_is_a_group_and_flare_is_two() -> None:
     assert group_of(Path(__file__)) == __file__
     assert group_of(FLARE / "test_site.py") == group_of(FLARE / "test_job.py") == "flare"
-    assert group_of(FLARE / "test_faults.py") == group_of(FLARE / "test_system.py") == "flare-deadlines"
+    assert group_of(FLARE / "test_faults.py") == group_of(FLARE / "test_submit.py") == "flare-deadlines"
+
+
+def test_all_that_fork_are_in_one_group() -> None:
+    tests = FLARE.parent
+    forking = {path for path in tests.rglob("test_*.py") if "\nfrom tests.forking import" in path.read_text()}
+    assert {path.relative_to(tests).as_posix() for path in forking if FLARE not in path.parents} == FORKING
+    assert {group_of(path) for path in forking} == {"flare"}
 
 
 def test_files_with_most_slow_tests_begin_first_after_those_of_flare() -> None:
     def item(path: Path, slow: bool = False) -> Any:
         return Mock(path=path, get_closest_marker=lambda name: slow or None)
 
-    short, long, system, flare = Path("short.py"), Path("long.py"), FLARE / "test_system.py", FLARE / "test_job.py"
+    short, long, system, flare = Path("short.py"), Path("long.py"), FLARE / "test_submit.py", FLARE / "test_job.py"
     items = [item(short), item(long, True), item(flare), item(long), item(long, True), item(system, True)]
     pytest_collection_modifyitems(items)
     assert [each.path for each in items] == [system, flare, long, long, long, short]

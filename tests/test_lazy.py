@@ -1,4 +1,4 @@
-"""Importing the package, any room of it or the command's help imports neither torch nor MONAI."""
+"""Importing the package or any room of it imports neither torch nor MONAI."""
 
 from __future__ import annotations
 
@@ -35,16 +35,6 @@ def imported_after(code: str) -> set[str]:
 def test_the_package_and_its_rooms_import_neither_torch_nor_monai():
     code = "\n".join(["import samfed_monai", *(f"import samfed_monai.{room}" for room in ROOMS)])
     assert not {"torch", "monai", "numpy", "ignite", "timm"} & imported_after(code)
-
-
-def test_the_help_of_the_command_imports_neither_torch_nor_monai():
-    code = (
-        "import contextlib, io\n"
-        "from samfed_monai.cli.main import main\n"
-        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-        "    main(['--help'])\n"
-    )
-    assert not {"torch", "monai", "ignite", "timm"} & imported_after(code)
 
 
 @pytest.mark.parametrize("room", ROOMS)

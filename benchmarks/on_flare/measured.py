@@ -67,7 +67,7 @@ def on_flare(folder: Path, sites: int, **plan: int | bool) -> Path:
 
 def bytes_per_round(run: Path) -> dict[str, float]:
     """Bytes ``down`` and ``up`` of a round, all sites together: the last round's."""
-    last = json.loads(max((run / "rounds").glob("*/round.json")).read_text())
+    last = json.loads(max((run / "rounds").glob("[0-9]*/round.json")).read_text())
     way = {"down": "down_bytes", "up": "up_bytes"}
     return {name: float(sum(site[key] for site in last["sites"].values())) for name, key in way.items()}
 

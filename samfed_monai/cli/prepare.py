@@ -298,6 +298,9 @@ OPTIONS = {
         "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
     ),
     "--width": _option("of scribbles and points, in pixels of the image, odd", "N", type=int, default=3),
+    "--without-spacing": _list(
+        "sites of which the headers' voxel sizes are not true: no HD95 in mm", "NAME[,NAME]", type=_names
+    ),
     "--without-annotation": _option("what such pictures are", choices=("unlabelled", "empty"), default="unlabelled"),
 }
 """Every option once; what follows a colon tells those of one name apart."""
@@ -337,7 +340,7 @@ SOURCES = (
         "nifti",
         "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; those of one volume stay together",
         run_nifti,
-        f"root --slices --label --reorient {OF_SITES}",
+        f"root --slices --label --reorient --without-spacing {OF_SITES}",
     ),
     Source(
         "isic",

@@ -284,40 +284,24 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
-                problems.add(
-                    f"{path.name} -> {key}",
-                    found="the same key twice in one object",
-                    expected="each key once",
-                    hint="delete one of them (JSON would silently keep the last)",
-                )
+                found, hint = "the same key twice in one object", "delete one (JSON would silently keep the last)"
+                problems.add(f"{path.name} -> {key}", found=found, expected="each key once", hint=hint)
             seen[key] = value
         return seen
 
     try:
         parsed = parse_json(text, pairs=no_duplicates)
-    except TooDeep as error:
-        raise refused(str(path), found=str(error), expected="objects and lists inside each other a few times") from None
+        if "\\ud" in text.lower():  # a half of a character, which no file can hold
+            json.dumps(parsed, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         lines = text.rstrip().split("\n")
         line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
-        problems.add(
-            f"{path.name}, line {error.lineno}, column {error.colno}",
-            found=f"{line!r} ({error.msg})",
-            expected="valid JSON",
-            hint=_hint(text, error.pos),
-        )
-    except ValueError:  # Python reads no integer of more digits (sys.get_int_max_str_digits)
-        expected = "numbers of a few digits"
-        raise refused(str(path), found="a whole number of thousands of digits", expected=expected) from None
+        where, found = f"{path.name}, line {error.lineno}, column {error.colno}", f"{line!r} ({error.msg})"
+        problems.add(where, found=found, expected="valid JSON", hint=_hint(text, error.pos))
+    except ValueError as error:  # too deep; a number of thousands of digits, which Python does not read; half a letter
+        expected = "whole characters, numbers of a few digits, objects inside each other a few times"
+        problems.add(path.name, found=str(error).partition(";")[0], expected=expected)
     problems.refuse_if_any()
-    if "\\ud" in text.lower():
-        try:
-            json.dumps(parsed, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start].encode("unicode_escape").decode()
-            hint = "write the character itself, or both halves"
-            problem = Problem(path.name, found=f"half a character ({half})", expected="text", hint=hint)
-            raise Refused([problem]) from None
     return parsed
 
 

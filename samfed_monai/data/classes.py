@@ -50,15 +50,15 @@ def class_problems(classes: Any, where: str) -> list[Problem]:
         where: its place, for the messages.
     """
     problems, hint = Problems(), 'for instance ["kidney", "spleen"]'
-    if not isinstance(classes, (list, tuple)) or not classes or len(classes) > MOST:
+    if not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MOST or not all(map(_is_name, classes)):
         problems.add(where, found=repr(classes), expected=f"a list of 1 to {MOST} names", hint=hint)
-        return list(problems)
-    for name in classes:
-        if not isinstance(name, str) or not name.strip() or any(ord(character) < 32 for character in name):
-            problems.add(where, found=repr(name), expected="a name", hint=hint)
-        elif list(classes).count(name) > 1:
-            problems.add(where, found=f"{name!r} more than once", expected="every name once")
-    return list(dict.fromkeys(problems))
+    elif twice := sorted({name for name in classes if list(classes).count(name) > 1}):
+        problems.add(where, found=f"{', '.join(twice)} more than once", expected="every name once")
+    return list(problems)
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(name.strip()) and not any(ord(character) < 32 for character in name)
 
 
 def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:

@@ -88,14 +88,15 @@ class Groups:
             its end, whichever folder it or the image's starts at: a row ``a/1.png`` is of ``site/a/1.png`` and not of
             ``b/1.png``. An empty group means none. Names and groups are compared as :func:`normal` writes them.
         column: name of the group's column (``lesion_id``, ``patient`` ...), in upper or lower case.
+        of_folders: whether a row may name the folder of images that no row names, as the volume that slices are of.
 
     Raises:
         Refused: no such file or column, another kind of file, a row that names no image or whose values are not those
             of its columns, two rows that contradict each other.
     """
 
-    def __init__(self, path: str | Path, column: str = "group") -> None:
-        self.path, self.column = Path(path), column
+    def __init__(self, path: str | Path, column: str = "group", *, of_folders: bool = False) -> None:
+        self.path, self.column, self.of_folders = Path(path), column, of_folders
         self.rows = _read(self.path, column)
         self._by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
         for listed, group in self.rows:
@@ -109,7 +110,11 @@ class Groups:
             Refused: two rows of different groups match it equally well.
         """
         here = PurePosixPath(normal(image))
-        counts = [(parts_in_common(here, listed), group) for listed, group in self._by_stem.get(stem(image), [])]
+        rows = self._by_stem.get(stem(image), [])
+        if not rows and self.of_folders:
+            here = here.parent
+            rows = self._by_stem.get(here.name, [])
+        counts = [(parts_in_common(here, listed), group) for listed, group in rows]
         longest = max((1, *(count for count, _ in counts)))  # a row of another folder is of another image
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:

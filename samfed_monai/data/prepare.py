@@ -97,7 +97,7 @@ class Options:
     @cached_property
     def groups_read(self) -> Groups | None:
         """Content of the file of groups."""
-        return Groups(self.groups, self.group_column) if self.groups else None
+        return Groups(self.groups, self.group_column, of_folders=self.by_folder) if self.groups else None
 
     @property
     def called(self) -> str:

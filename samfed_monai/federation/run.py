@@ -271,6 +271,8 @@ class Run:
                 )
                 about, teacher_sha256 = self._teach(before, context)
                 costs = participants.costs()  # right after the teacher's, so that the times may be compared
+                if about is not None:
+                    costs["teacher"] = {key: about[key] for key in ("parameters", "milliseconds", "memory_bytes")}
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 controller = self._ready(before, folder, carrier, self._trunk(begins))
                 prepared = before.traffic()
@@ -407,6 +409,7 @@ class Run:
         if adapt == "off":
             return None, None
         teacher: Teacher | StudentTeacher
+        sam: str | None
         with self._timed("teacher"):
             if places.masks_from is not None and self.student is not None:
                 file: Path | None = self.teacher.kept(self.student)

@@ -290,23 +290,24 @@ class RoundController:
     def _score_start(self, termination: Termination) -> None:
         """Scores and stores the network that the first round begins with."""
         clock = self._clock()
-        with clock("evaluation"):
-            scores, unscored = self.evaluation.scores("validation", round=0)
-        traffic, expected = self.transport.take_traffic(), self.evaluation.expected
-        sites = {
-            site: site_record(
-                Message(Kind.METRICS, site, 0, self.rounds, self.seed),
-                scores.get(site),
-                unscored.get(site),
-                traffic.get(site),
-                expected=expected.get(site),
-            )
-            for site in self.sites
-        }
+        nothing = {site: Message(Kind.METRICS, site, 0, self.rounds, self.seed) for site in self.sites}
+        sites = self._scored(0, nothing, clock)
         with termination.deferred():
             record = round_record(START, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
             self.folder.store.write(START, self.strategy.global_weights, record, server_state=self._server_state())
             logger.info("%s", round_line(record))
+
+    def _scored(self, round: int, replies: Mapping[str, Message | Failure], clock: Clock) -> dict[str, dict[str, Any]]:
+        """Has sites score the model; the part of each in the record of a round, with its answer to TRAIN."""
+        with clock("evaluation"):
+            scores, unscored = self.evaluation.scores("validation", round=round)
+        traffic, expected = self.transport.take_traffic(), self.evaluation.expected
+        return {
+            site: site_record(
+                reply, scores.get(site), unscored.get(site), traffic.get(site), expected=expected.get(site)
+            )
+            for site, reply in replies.items()
+        }
 
     def _server_state(self) -> dict[str, Tensor]:
         parts = (self.strategy, self.central, self.sender)
@@ -354,19 +355,7 @@ class RoundController:
             with clock("server"):
                 self.strategy.refine(round)
             self._step(before)
-            with clock("evaluation"):
-                scores, unscored = self.evaluation.scores("validation", round=round)
-            traffic = self.transport.take_traffic()
-            sites = {
-                site: site_record(
-                    replies[site],
-                    scores.get(site),
-                    unscored.get(site),
-                    traffic.get(site),
-                    expected=self.evaluation.expected.get(site),
-                )
-                for site in messages
-            }
+            sites = self._scored(round, {site: replies[site] for site in messages}, clock)
             if self.sender is not None:
                 whole = self.sent.take_whole()
                 sites = {site: {**entry, "whole_models": whole.get(site, 0)} for site, entry in sites.items()}

@@ -11,6 +11,7 @@ from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import AgreedTerm, Term
 from samfed_monai.losses import StructureLoss, distillation_kl, weighted_pseudo_label_loss
+from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -30,6 +31,8 @@ class PseudoLabelTerm(AgreedTerm):
         labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
         loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
             entropy and soft Dice.
+        by_expected_dice: whether an image also counts by the Dice that its label is expected to have, by its own
+            probabilities (:func:`samfed_monai.metrics.quality.estimate`).
         teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
             :class:`samfed_monai.handlers.term.AgreedTerm`.
 
@@ -43,6 +46,7 @@ class PseudoLabelTerm(AgreedTerm):
     name: str = "pseudo_label"
     labels: str = "hard"
     loss: str = "dice_ce"
+    by_expected_dice: bool = False
     schedule: str = "gaussian_ramp"
 
     def __post_init__(self) -> None:
@@ -58,7 +62,11 @@ class PseudoLabelTerm(AgreedTerm):
         """``L_pl``."""
         agreement = self.agreement(guidance, engine)
         label = agreement.soft_label if self.labels == "soft" else agreement.label
-        return self._loss(guidance.student, label, agreement.weight)
+        weight = agreement.weight
+        if self.by_expected_dice:
+            expected = [estimate(each) for each in agreement.soft_label.detach().float().cpu().numpy()]
+            weight = weight * weight.new_tensor(expected).view(-1, 1, 1, 1)
+        return self._loss(guidance.student, label, weight)
 
 
 @dataclass(kw_only=True, eq=False)

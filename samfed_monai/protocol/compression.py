@@ -8,7 +8,7 @@ batch norm falls below 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ class Compression:
 
     def like(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names, shapes and dtypes of the message that ``weights`` become, without values."""
-        return self.packed(weights, {name: tensor.to("meta") for name, tensor in weights.items()})
+        return _by_name(weights, lambda name: _blank(*_sides(weights[name]), self.form))
 
     @torch.no_grad()
     def packed(self, weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,14 +76,7 @@ class Compression:
             weights: at the sender; what is no matrix is taken from here.
             steps: the differences of the matrices, float32 and finite.
         """
-        tensors: dict[str, Tensor] = {}
-        for name, tensor in weights.items():
-            if _is_matrix(name, tensor):
-                parts = _encoded(steps[name].flatten(1), self.form)
-                tensors |= {name + part: values for part, values in parts.items()}
-            else:
-                tensors[name] = tensor
-        return tensors
+        return _by_name(weights, lambda name: _encoded(steps[name].flatten(1), self.form))
 
     @torch.no_grad()
     def restored(self, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,6 +100,19 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
     return tensor.ndim > 1 and tensor.numel() > 0 and tensor.is_floating_point() and not name.startswith(PREFIX)
 
 
+def _sides(matrix: Tensor) -> tuple[int, int]:
+    return len(matrix), matrix.numel() // len(matrix)
+
+
+def _by_name(weights: Mapping[str, Tensor], parts_of: Callable[[str], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """``weights`` with the parts of each matrix in its place."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        parts = parts_of(name) if _is_matrix(name, tensor) else {"": tensor}
+        tensors |= {name + part: values for part, values in parts.items()}
+    return tensors
+
+
 _HALF, _CODES, _SCALES, _RIGHT, _RIGHT_SCALES = _PARTS = (":half", ":codes", ":scales", ":right", ":right_scales")
 
 
@@ -122,6 +128,12 @@ def _encoded(matrix: Tensor, form: str | int) -> dict[str, Tensor]:
             right = matrix.T @ left
         return dict(zip((_CODES, _SCALES, _RIGHT, _RIGHT_SCALES), (*_quantised(left), *_quantised(right)), strict=True))
     return dict(zip((_CODES, _SCALES), _quantised(matrix), strict=True))
+
+
+@lru_cache(maxsize=1024)
+def _blank(rows: int, columns: int, form: str | int) -> dict[str, Tensor]:
+    """The parts of a matrix of this size, without values."""
+    return _encoded(torch.empty(rows, columns, device="meta"), form)
 
 
 def _decoded(parts: Mapping[str, Tensor]) -> Tensor:

@@ -286,6 +286,8 @@ def _hints(run: RunData) -> str:
 
 
 def _student_behind(run: RunData) -> list[str]:
+    if "model" in (run.results.get("teacher") or {}):  # the student of another run, with more views
+        return []
     gaps = _gaps(run)
     far = {name: both for name, both in gaps.items() if both[0] < both[1] - BEHIND}
     named = ", ".join(f"{as_score(student)} and {as_score(teacher)} {name}" for name, (student, teacher) in far.items())

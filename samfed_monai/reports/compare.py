@@ -373,19 +373,15 @@ def _unseen(results: Mapping[str, Any]) -> float | None:
 
 def _parameters(results: Mapping[str, Any]) -> float | None:
     """Those of the largest network at a site, in millions; ``None`` where none was measured."""
-    found = [cost["parameters"] for cost in results.get("costs", {}).values()]
+    found = [cost["parameters"] for name, cost in results.get("costs", {}).items() if name != TEACHER]
     return max(found) / 1e6 if found else None
 
 
 def _side_by_side(runs: Sequence[RunData]) -> Costs | None:
-    """The costs of the run that measured most networks; times of different runs cannot be compared."""
-
-    def measured(run: RunData) -> dict[str, dict[str, float]]:
-        teacher = run.results["teacher"] or {}
-        return {**run.results.get("costs", {}), **({TEACHER: teacher} if "milliseconds" in teacher else {})}
-
-    run = max(runs, key=lambda each: len(measured(each)))
-    return Costs(f"{run.row}, seed {run.seed}", found) if (found := measured(run)) else None
+    """The costs of the run that measured most networks, two at least; times of different runs cannot be compared."""
+    run = max(runs, key=lambda each: len(each.results.get("costs", {})))
+    found = run.results.get("costs", {})
+    return Costs(f"{run.row}, seed {run.seed}", found) if len(found) > 1 else None
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:

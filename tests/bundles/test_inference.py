@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.workflow import run_workflow
-from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network
 
@@ -163,12 +161,6 @@ def test_fault_19_link_out_of_the_folder_is_refused(infer, model, images, tmp_pa
     assert "found a link that leads out of the folder" in capsys.readouterr().err
 
 
-def test_a_folder_without_images_is_refused(infer, model, tmp_path, capsys):
-    (tmp_path / "none").mkdir()
-    assert infer(model, tmp_path / "none", tmp_path / "out") == 2
-    assert "found no image" in capsys.readouterr().err
-
-
 def test_monai_finds_every_property_of_an_inference_workflow(bundle, model, images, tmp_path):
     from monai.bundle import ConfigWorkflow
 
@@ -186,14 +178,6 @@ def test_monai_finds_every_property_of_an_inference_workflow(bundle, model, imag
     )
     workflow.initialize()
     assert workflow.check_properties() == []
-
-
-def test_weights_of_another_network_are_refused(images, tmp_path):
-    path = tmp_path / "other.safetensors"
-    save_tensors(path, {"weight": torch.zeros(1)})
-    knobs = {"model": str(path), "dataset_dir": str(images), "output_dir": str(tmp_path / "out")}
-    with pytest.raises(Refused, match=r"expected weights of this network, found \d+ tensors that differ"):
-        run_workflow("samfed_skin", "inference", {**knobs, "network_name": "basic_unet"})
 
 
 def test_single_images_and_patterns_have_masks_of_their_own_names(infer, model, images, tmp_path):

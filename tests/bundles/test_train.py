@@ -18,6 +18,8 @@ from samfed_monai.core.io import read_json, safe_load, save_tensors
 from samfed_monai.data import SoftMaskStore, load_records, render_synthetic
 from tests.workflow import workflow
 
+from .conftest import BUNDLES, REPOSITORY
+
 EVALUATE = "evaluate.json"
 TEACHER = "a" * 64
 NO_SAM = {
@@ -27,6 +29,14 @@ NO_SAM = {
     "agreement#rule": "student",
 }
 Build = Callable[..., ConfigWorkflow]
+both_bundles = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name, indirect=True)
+
+
+@pytest.fixture
+def bundle(request: pytest.FixtureRequest) -> Path:
+    """One of them unless a test wants both: where they differ is in ``test_drift.py``."""
+    folder: Path = getattr(request, "param", REPOSITORY / "bundles" / "samfed_skin")
+    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,11 +76,13 @@ def with_store(sites: Path) -> dict[str, Any]:
     return {"store_dir": str(sites / "store"), "teacher_sha256": TEACHER}
 
 
+@both_bundles
 def test_monai_finds_every_property_it_asks_for(build: Build) -> None:
     assert build().check_properties() == []
     assert build(EVALUATE).check_properties() == []
 
 
+@both_bundles
 def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: Path) -> None:
     made = build(**with_store(sites))
     made.run()
@@ -187,6 +199,7 @@ def test_rounds_as_monai_fl_runs_them_do_not_depend_on_what_ran_before(build: Bu
     assert all(torch.equal(once[name], later[name]) for name in once)
 
 
+@both_bundles
 def test_evaluation_of_all_sites(build: Build, tmp_path: Path) -> None:
     trained = build(epochs=1, **NO_SAM)
     trained.run()

@@ -12,19 +12,19 @@ import pytest
 from samfed_monai.cli.main import main
 from samfed_monai.cli.new import KINDS, new_package
 from samfed_monai.core.errors import Refused
+from tests.conftest import forget_outside
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def in_a_process(*words: str, where: Path, path: list[Path]) -> str:
+def in_a_process(*words: str, where: Path, path: list[Path]) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, REPOSITORY]))}
     done = subprocess.run([sys.executable, "-m", *words], cwd=where, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
-def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypatch, capsys):
+def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypatch, capsys, request):
     monkeypatch.chdir(tmp_path)
     names = dict(zip(KINDS, ("equal_share", "sure_mask", "three_layers"), strict=True))
     for kind, name in names.items():
@@ -40,8 +40,11 @@ def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypat
     block = (packages[1] / "README.md").read_text().split("```json\n")[1].split("\n```")[0]
     train.write_text(train.read_text().replace('"terms": {', f'"terms": {{{block},', 1))
     options = ["--workflow", "train", "--variant", names["method"], "--network_name", names["network"]]
-    told = in_a_process("samfed_monai", "check", str(bundle), *options, where=tmp_path, path=[site])
-    assert "no problems in train and the variant equal_share" in told
+    monkeypatch.syspath_prepend(site)
+    request.addfinalizer(forget_outside)
+    forget_outside()
+    assert main(["check", str(bundle), *options]) == 0
+    assert "no problems in train and the variant equal_share" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", KINDS)

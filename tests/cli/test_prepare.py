@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import nibabel
 import numpy as np
@@ -139,29 +137,6 @@ def test_synthetic(tmp_path):
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
         run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")
     assert output.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("synthetic", "d"), {"sites": 4}),
-        (("isic", "d", "--public", "4"), {"sites": 4, "test": 0.1, "partition": "iid", "alpha": 0.5}),
-    ],
-)
-def test_defaults(words, expected):
-    parser = argparse.ArgumentParser()
-    add_prepare_parser(parser.add_subparsers())
-    arguments = vars(parser.parse_args(["prepare", *words, "--output", "list.json"]))
-    assert {name: arguments[name] for name in expected} == expected
-
-
-def test_the_parser_imports_nothing_heavy():
-    program = (
-        "import sys, samfed_monai.cli.prepare, samfed_monai.data;"
-        "print([m for m in ('torch', 'monai', 'numpy', 'PIL', 'jinja2') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -23,13 +24,18 @@ from samfed_monai.federation.signals import ASKED, Terminated, Termination
         (["report", "R"], "what was complete is kept"),
     ],
 )
-def test_a_command_says_what_is_kept(monkeypatch, capsys, words, kept):
+def test_fault_82_a_command_ends_what_it_had_open_and_says_what_is_kept(monkeypatch, capsys, words, kept):
     parser = cli.build_parser()
     parse = parser.parse_known_args
 
+    closed = []
+
     def ended(arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return 0
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            closed.append(True)
 
     def parsed(argv, *more):
         arguments, extra = parse(argv, *more)
@@ -40,6 +46,7 @@ def test_a_command_says_what_is_kept(monkeypatch, capsys, words, kept):
     monkeypatch.setattr(cli, "build_parser", lambda: parser)
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(words) == 3
+    assert closed == [True], "locks and children are let go"
     assert signal.getsignal(signal.SIGTERM) == before
     told = capsys.readouterr().err
     assert told.startswith(f"stopped: asked to end (SIGTERM); {kept}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 
 import pytest
 
@@ -39,11 +37,3 @@ def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     assert run("mobile_sam", "--from", str(samfed_data / "weights" / "mobile_sam.pt")) == 0
     assert (tmp_path / "mobile_sam.pt").stat().st_size == 40_728_226
-
-
-def test_the_parsers_import_nothing_heavy():
-    code = (
-        "import sys, samfed_monai.cli.teach, samfed_monai.cli.teach\n"
-        "print(sorted({'torch', 'monai', 'timm', 'numpy'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

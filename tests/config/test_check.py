@@ -303,7 +303,7 @@ def test_fault_26_duplicate_key(bundle, rewrite: Write):
     rewrite("train.json", '{"rate": 1, "rate": 2}')
     assert told(bundle) == [
         "train.json -> rate: expected each key once, found the same key twice in one object; "
-        "delete one of them (JSON would silently keep the last)"
+        "delete one (JSON would silently keep the last)"
     ]
 
 

@@ -77,8 +77,8 @@ def test_one_class_has_one_logit_and_more_have_one_for_the_background():
     [
         ([], r"classes: expected a list of 1 to 14 names, found \[\]; for instance \[\"kidney\", \"spleen\"\]"),
         ("kidney", "expected a list of 1 to 14 names, found 'kidney'"),
-        (["kidney", 2], "expected a name, found 2"),
-        (["kidney", "kidney"], "expected every name once, found 'kidney' more than once"),
+        (["kidney", 2], r"expected a list of 1 to 14 names, found \['kidney', 2\]"),
+        (["kidney", "kidney"], "expected every name once, found kidney more than once"),
         ([str(number) for number in range(15)], "expected a list of 1 to 14 names"),
     ],
 )

@@ -94,6 +94,17 @@ def test_backslashes_and_other_unicode_forms_are_the_same_path(tmp_path):
     assert Groups(tmp_path / "g.csv").of(unicodedata.normalize("NFD", "Süd/images/1.jpg")) == "x"
 
 
+def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
+    table = tmp_path / "patients.csv"
+    table.write_text("image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n")
+    groups = Groups(table, "patient", of_folders=True)
+    assert groups.of("a/images/ed/ed_0001.png") == "one"
+    assert groups.of("b/images/ed/ed_0007.png") == "two"
+    assert groups.of("a/images/es/es_0001.png") == "three", "a row of the slice itself goes before its volume's"
+    assert groups.of("c/images/ed/ed_0001.png") is None
+    assert Groups(table, "patient").of("a/images/ed/ed_0001.png") is None
+
+
 def test_images_without_a_group_are_found(tmp_path):
     (tmp_path / "g.csv").write_text("id,patient\n1,x\n2,\n")
     images = ["a/1.png", "a/2.png", "a/3.png", "a/3.png"]

@@ -36,13 +36,14 @@ def sites(form: str | int, *clients: FixedClient) -> dict[str, ClientAlgoSite]:
 
 def hashes(run: Path) -> dict[str, str]:
     return {
-        path.parent.name: read_json(path)["files"]["global.safetensors"] for path in run.glob("rounds/*/round.json")
+        path.parent.name: read_json(path)["files"]["global.safetensors"]
+        for path in run.glob("rounds/[0-9]*/round.json")
     }
 
 
 def traffic(run: Path) -> list[dict[str, int]]:
     names = ("up_bytes", "down_bytes", "whole_models")
-    records = [read_json(path) for path in sorted(run.glob("rounds/*/round.json"))]
+    records = [read_json(path) for path in sorted(run.glob("rounds/[0-9]*/round.json"))]
     return [{name: entry.get(name) for name in names} for record in records for entry in record["sites"].values()]
 
 
@@ -117,10 +118,11 @@ def test_the_same_bits_and_bytes_in_one_process_and_over_a_wire(three_sites, tmp
     assert len(hashes(tmp_path / "together")) == 2
     assert hashes(tmp_path / "together") == hashes(tmp_path / "apart")
     assert together["sites"] == apart["sites"]
-    first, *later = traffic(tmp_path / "together")
-    assert [first, *later] == traffic(tmp_path / "apart")
-    for each in later[1:]:  # of a network so small, half of a message is names
-        assert max(each["up_bytes"], each["down_bytes"]) < 0.55 * (first["down_bytes"] - first["up_bytes"])
+    for here, there in zip(traffic(tmp_path / "together"), traffic(tmp_path / "apart"), strict=True):
+        assert here == {**there, "up_bytes": pytest.approx(there["up_bytes"], abs=64)}, "but for digits of seconds"
+    whole = (tmp_path / "together" / "rounds" / "001" / "global.safetensors").stat().st_size
+    for each in traffic(tmp_path / "together")[2:]:  # of a network so small, half of a message is names
+        assert max(each["up_bytes"], each["down_bytes"]) < 0.55 * whole
     assert read_json(tmp_path / "together" / "run.json")["config"]["compression"] == 2
 
 

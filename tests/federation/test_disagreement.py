@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import logging
 import stat
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,18 +13,11 @@ import torch
 from monai.engines import SupervisedEvaluator
 from PIL import Image
 
-import samfed_monai.networks.fpn
-import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
-from samfed_monai.core.io import canonical_hash
 from samfed_monai.data import DataList, SoftMaskStore
 from samfed_monai.federation import disagreement
 from samfed_monai.federation.disagreement import KEPT, TABLE, Disagreement
-from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.networks.sam import adapter as adapters
-from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.reports import Report
 from tests.federation.test_job import job
-from tests.federation.test_site_teacher import Half
 
 TEACHER = "7e" * 32
 RECORDS = [{"id": f"image-{index}", "image": "", "image_sha256": f"{index:02d}" * 32} for index in range(KEPT + 2)]
@@ -86,23 +78,6 @@ def test_a_mask_that_is_missing_ends_no_run(tmp_path, caplog):
     assert not (tmp_path / "own").exists()
 
 
-@pytest.fixture
-def fake_teacher(tmp_path, monkeypatch):
-    (tmp_path / "sam.pt").write_bytes(b"sam")
-    (tmp_path / "given.safetensors").write_bytes(b"adapter")
-    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=None)
-
-    def load(**given):
-        teacher = Half(canonical_hash("half"))
-        teacher.size, teacher.views = 64, 1
-        return teacher
-
-    monkeypatch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
-    monkeypatch.setattr(adapters, "read_header", lambda path: header)
-    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
-    return tmp_path / "given.safetensors"
-
-
 def without_masks(federation, folder, *sites):
     listed = DataList.load(federation / "list.json")
     for site in sites:
@@ -112,9 +87,9 @@ def without_masks(federation, folder, *sites):
     return folder / "list.json"
 
 
-def test_sites_without_masks_see_their_own_images_and_others_their_scores(small_federation, tmp_path, fake_teacher):
+def test_sites_without_masks_see_their_own_images_and_others_their_scores(small_federation, tmp_path, given):
     listed, run = without_masks(small_federation, tmp_path, "site-1"), tmp_path / "run"
-    knobs = {"variant": "samfed", "rounds": 1, "adapter": fake_teacher, "datalist": listed}
+    knobs = {"variant": "samfed", "rounds": 1, "adapter": given.options["adapter"], "datalist": listed}
     job(small_federation, run, **knobs).run()
     own = run / "evaluation" / "best" / "site-1" / "unlabelled"
     assert len(list(csv.DictReader((own / TABLE).open()))) == 4
@@ -126,9 +101,9 @@ def test_sites_without_masks_see_their_own_images_and_others_their_scores(small_
     assert len(list((run / "figures").glob("overlay-2-*.png"))) == 2
 
 
-def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_federation, tmp_path, fake_teacher):
+def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_federation, tmp_path, given):
     listed, run = without_masks(small_federation, tmp_path, "site-1", "site-2"), tmp_path / "run"
-    job(small_federation, run, variant="samfed", rounds=1, adapter=fake_teacher, datalist=listed).run()
+    job(small_federation, run, variant="samfed", rounds=1, adapter=given.options["adapter"], datalist=listed).run()
     page = Report(run, datalist=listed, data_root=small_federation).write().read_text(encoding="utf-8")
     assert page.count("outlines of student and teacher") == 8
     assert "Test images" not in page

@@ -72,8 +72,8 @@ def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_pat
     ("variant", "client"),
     [
         ("no_sam", {}),
-        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in present("fedbn", "ditto", "apple")),
-        *(pytest.param(name, UNLIKE, marks=pytest.mark.slow) for name in present("hssf", "local_only")),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in present("ditto")),
+        *(pytest.param(name, UNLIKE, marks=pytest.mark.slow) for name in present("hssf")),
     ],
 )
 def test_scores_of_the_rounds_are_those_that_would_be_computed_again_at_the_end(
@@ -152,28 +152,24 @@ def test_a_missing_checkpoint_is_refused_before_any_work(small_federation, tmp_p
     assert not (tmp_path / "run" / "rounds").exists()
 
 
-def _four_rounds(federation: Path, output: Path) -> None:
-    job(federation, output, rounds=4).run()
+def _three_rounds(federation: Path, output: Path) -> None:
+    job(federation, output, rounds=3).run()
 
 
 @pytest.mark.slow
 def test_fault_48_a_killed_job_typed_again_ends_in_the_same_bits(small_federation, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    first = start(_four_rounds, small_federation, whole)
-    first.join()
-    assert first.exitcode == 0
+    _three_rounds(small_federation, whole)
     shutil.copytree(whole / "cache", killed / "cache")
-    process = start(_four_rounds, small_federation, killed)
+    process = start(_three_rounds, small_federation, killed)
     deadline = time.monotonic() + 120
-    while not (killed / "rounds" / "001").is_dir() and time.monotonic() < deadline:
+    while not (killed / "rounds" / "000").is_dir() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.join()
     assert not (killed / "results.json").exists()
-    again = start(_four_rounds, small_federation, killed)
-    again.join()
-    assert again.exitcode == 0
-    last = Path("rounds") / "003" / "global.safetensors"
+    _three_rounds(small_federation, killed)
+    last = Path("rounds") / "002" / "global.safetensors"
     assert sha256_file(killed / last) == sha256_file(whole / last)
 
 
@@ -266,13 +262,6 @@ def test_privacy_networks_and_teacher_are_told_together():
         "teacher -> peak: expected a number in (0, 0.5]",
     )
     assert all(any(problem.startswith(start) for problem in found) for start in starts), found
-
-
-def test_what_a_network_does_not_take():
-    [height, width, batch] = told(network_name="deeplabv3plus_resnet18", image_size=100, batch_size=1)
-    assert height.endswith("set image_size to 96 or 112")
-    assert "image width" in width
-    assert "batch_size: expected at least 2" in batch
 
 
 @pytest.mark.parametrize(

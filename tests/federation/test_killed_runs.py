@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,25 @@ from samfed_monai.core.errors import SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import RunFolder
 from samfed_monai.methods.fedavg import FedAvg
-from tests.federation.toys import FixedClient, controller, run_toy, weights
+from tests.federation.toys import FixedClient, ToyTerms, controller, run_toy, weights
 from tests.forking import start
 
-ROOT = Path(__file__).parents[2]
 ROUNDS = 24
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, rounds: int = ROUNDS) -> None:
     """What the killed processes do."""
     try:
-        run_toy(folder, rounds=ROUNDS, splits=())
+        run_toy(folder, rounds=rounds, splits=())
     except SamFedError as error:
         print(error, file=sys.stderr)
         sys.exit(int(error.exit_code))
 
 
 @contextlib.contextmanager
-def started(folder: Path) -> Iterator[Any]:
-    """A process that runs it; ``errors`` in the folder is what it writes to standard error."""
-    process = start(run, folder, errors=folder / "errors")
+def started(folder: Path, work: Callable[[Path], None] = run) -> Iterator[Any]:
+    """A process that works in a folder; ``errors`` in it is what it writes to standard error."""
+    process = start(work, folder, errors=folder / "errors")
     try:
         yield process
         process.join(60)
@@ -134,42 +134,33 @@ def test_fault_49_a_full_disk_stops_with_the_last_good_round_and_goes_on_after_r
         assert folder.store.weights(8)["w"][0, 0].item() == 10.0
 
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-import torch
-from samfed_monai.core.errors import SamFedError
-from tests.federation.toys import ToyTerms, run_toy
+def run_within_limits(folder: Path) -> None:
+    """A process that may not grow by more than 192 MiB, in whose third round images take 256."""
+    modest = ToyTerms.__call__
 
-modest = ToyTerms.__call__
+    def grow(self: ToyTerms, engine: Any) -> None:
+        modest(self, engine)
+        if engine.state.round == 2:
+            self.grown = torch.ones(256 << 20, dtype=torch.uint8)
 
-def grow(self, engine):
-    modest(self, engine)
-    if engine.state.round == 2:  # stands for images that are larger than the others
-        self.grown = torch.ones(256 << 20, dtype=torch.uint8)
-
-ToyTerms.__call__ = grow
-pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + (192 << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-try:
-    run_toy(Path(sys.argv[1]), rounds=4, splits=())
-except SamFedError as error:
-    print(error, file=sys.stderr)
-    sys.exit(int(error.exit_code))
-"""
+    ToyTerms.__call__ = grow
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (192 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    run(folder, rounds=4)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to set a limit just above what the process has")
 def test_fault_50_sites_over_a_memory_limit_stop_the_run_and_it_resumes_to_the_same_hash(tmp_path):
-    limited = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert limited.returncode == 3, limited.stderr
-    assert re.search(r"round 3 of \d+: 0 of 2 updates, 2 needed", limited.stderr), limited.stderr
-    assert "site-1: out of memory" in limited.stderr
-    assert "2 of 4 rounds are kept in" in limited.stderr
+    (tmp_path / "run").mkdir()
+    with started(tmp_path / "run", run_within_limits) as limited:
+        pass
+    told = (tmp_path / "run" / "errors").read_text()
+    assert limited.exitcode == 3, told
+    assert re.search(r"round 3 of \d+: 0 of 2 updates, 2 needed", told), told
+    assert "site-1: out of memory" in told
+    assert "2 of 4 rounds are kept in" in told
     assert len(RunFolder(tmp_path / "run").store.rounds()) == 2
     for name in ("run", "whole"):
         run_toy(tmp_path / name, rounds=4, splits=())

@@ -161,17 +161,6 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     shutil.rmtree(tmp_path)  # a decoder with its moments, at every site and round: 400 MB
 
 
-@pytest.mark.slow
-def test_pfedsam_runs_on_the_polyp_bundle(small_federation, tmp_path, toy_sam):
-    polyp = find_bundle("samfed_polyp")
-    job(small_federation, tmp_path / "run", bundle_root=polyp, variant="pfedsam", rounds=1, train=toy_sam).run()
-    stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
-    assert {name.rpartition(".")[2] for name in stored} == {"query_a", "query_b", "value_a", "value_b"}
-    record = json.loads((tmp_path / "run" / "rounds" / "000" / "round.json").read_text())
-    for entry in record["sites"].values():
-        assert {"expert_1", "mutual_kd", "load_balance", "supervised"} <= entry["terms"].keys()
-
-
 @pytest.mark.parametrize("variant", present("pfedsam_joint", "fca", "fedsam", "local_sam", "full_sam", "zero_shot"))
 def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
     knobs = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}

@@ -94,36 +94,25 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(small_federation, tmp_path):
-    folder = tmp_path / "killed"
-    process = start(run_with_workers, small_federation, folder, 4)
-    wait_for(folder / "rounds/001/round.json", process)
-    children = children_of(process.pid)
-    assert len(children) == 2
-    process.kill()
-    process.join()
-    assert gone(children), "nobody is left"
-    assert not (folder / "results.json").exists()
-    resumed = job(small_federation, folder, train=STEPS, warm_start_steps=0, rounds=4).run()
-    whole = job(small_federation, tmp_path / "whole", train=STEPS, warm_start_steps=0, rounds=4).run()
-    assert resumed["hashes"] == whole["hashes"]
-    assert resumed["sites"] == whole["sites"]
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_the_run_and_its_processes_with_what_was_done_kept(small_federation, tmp_path):
-    folder = tmp_path / "run"
-    process = start(run_with_workers, small_federation, folder, 40, errors=tmp_path / "errors")
-    wait_for(folder / "rounds/001/round.json", process)
+def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_of_them(small_federation, tmp_path):
+    folder, rounds = tmp_path / "run", 8
+    process = start(run_with_workers, small_federation, folder, rounds, errors=tmp_path / "errors")
+    wait_for(folder / "rounds/000/round.json", process)
     children = children_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to everybody
     process.join(60)
     text = (tmp_path / "errors").read_text()
     assert process.exitcode == 130, text
-    assert "of 40 rounds are kept" in text
+    assert f"of {rounds} rounds are kept" in text
     assert "Traceback" not in text
     assert len(children) == 2
     assert gone(children)
+    resumed, whole = (
+        job(small_federation, each, train=STEPS, warm_start_steps=0, rounds=rounds).run()
+        for each in (folder, tmp_path / "whole")
+    )
+    assert resumed["hashes"] == whole["hashes"]
+    assert resumed["sites"] == whole["sites"]
 
 
 def test_answers_are_those_of_one_process_and_are_taken_in_by_name(running):

@@ -174,6 +174,22 @@ def test_a_run_that_fails_is_told_with_its_last_line(bundle, monkeypatch, progra
         run_all([run])
 
 
+def test_finished_runs_are_kept_and_a_failed_one_is_made_again(bundle, monkeypatch):
+    program = (
+        "import pathlib, sys; folder = pathlib.Path(sys.argv[1])\n"
+        "with open(folder / 'calls', 'a') as f: f.write('x')\n"
+        "if folder.name == 'r9' and not (folder.parent / 'room').exists(): sys.exit('the disk is full')\n"
+        "(folder / 'results.json').write_text('{}')"
+    )
+    monkeypatch.setattr(Run, "command", lambda run: [sys.executable, "-c", program, str(run.folder)])
+    runs = [Run(bundle, "mine", seed, bundle.parent / f"r{seed}", {}, ()) for seed in (0, 1, 9)]
+    with pytest.raises(Stopped, match=r"1 of 3 runs failed\n    mine, seed 9 \(.*\):\n      the disk is full"):
+        run_all(runs, jobs=2)
+    (bundle.parent / "room").touch()
+    run_all(runs, jobs=2)
+    assert [(run.folder / "calls").read_text() for run in runs] == ["x", "x", "xx"]
+
+
 def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle, monkeypatch):
     refused = "print(Refused([Problem('a', '1', '2', 'hint')])); sys.exit(2)"
     code = f"import sys; from samfed_monai.core.errors import *; {refused}"

@@ -9,8 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import samfed_monai.networks.fpn
-import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_bytes, write_json

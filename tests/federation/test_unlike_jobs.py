@@ -104,20 +104,6 @@ def test_every_row_runs_on_two_unlike_networks(five_sites, tmp_path, variant, cl
         assert tensor in safe_load(tmp_path / f"run/rounds/000/clients/{site}.safetensors")
 
 
-def test_another_public_set_at_one_site_stops_the_job_before_anything_is_trained(five_sites, tmp_path):
-    datalist = two_sites(five_sites, tmp_path / "two.json")
-    other = DataList.load(datalist)
-    other.public.reverse()
-    other.save(tmp_path / "other.json")
-    sites = {"site-2": {"datalist": str(tmp_path / "other.json")}}
-    with pytest.raises(
-        Refused,
-        match=r"site-2: expected a site that can take part, found public part of the data list: expected the server's",
-    ):
-        job(five_sites, tmp_path / "run", "hssf", datalist=datalist, train=SMALL, sites=sites).run()
-    assert not (tmp_path / "run" / "cache" / "warm_start").exists()
-
-
 def test_the_same_images_at_another_size_stop_the_job_before_round_0(five_sites, tmp_path):
     datalist = two_sites(five_sites, tmp_path / "two.json")
     sites = {"site-2": {"image_size": 64}}
@@ -126,18 +112,3 @@ def test_the_same_images_at_another_size_stop_the_job_before_round_0(five_sites,
     ):
         job(five_sites, tmp_path / "run", "hssf", datalist=datalist, train=SMALL, sites=sites).run()
     assert not (tmp_path / "run" / "rounds").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.data
-def test_sam_guides_unlike_networks(five_sites, samfed_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("SAMFED_WEIGHTS", str(samfed_data / "weights"))
-    teacher = {"adapt": "decoder", "size": 256, "epochs": 1, "cached_views": 1, "views": 1, "progress": False}
-    datalist = two_sites(five_sites, tmp_path / "two.json")
-    run = job(five_sites, tmp_path / "run", "heterogeneous", datalist=datalist, train=SMALL, teacher=teacher)
-    results = run.run()
-    assert validate_results(results) == []
-    assert results["teacher"]["base"] == "vit_t"
-    for row in csv.DictReader((tmp_path / "run" / "federation.csv").open()):
-        assert {"term_pseudo_label", "term_sam_kd", "term_public_supervised"} <= set(row)
-        assert "term_global_kd" not in row

@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-import samfed_monai.networks.fpn
-import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai import __version__
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import canonical_hash, sha256_file
+from samfed_monai.core.io import sha256_bytes, sha256_file
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob, Plan, Site, run
 from samfed_monai.federation.teacher import TeacherStage
@@ -24,7 +21,6 @@ from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
-from tests.federation.test_site_teacher import Half
 from tests.federation.wired import Homes
 
 SITES = ("site-1", "site-2", "site-3")
@@ -47,22 +43,8 @@ def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> Fed
     return job(public, output, datalist=homes.lists["server"], **{**named, **knobs})
 
 
-def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites, tmp_path, monkeypatch):
-    (tmp_path / "sam.pt").write_bytes(b"sam")
-    (tmp_path / "given.safetensors").write_bytes(b"adapter")
-    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=sha256_file(tmp_path / "sam.pt"))
-    loaded = []
-
-    def load(**given):
-        loaded.append(sha256_file(given["adapter"]))
-        teacher = Half(canonical_hash(loaded[-1]))
-        teacher.size, teacher.views = 64, 1
-        return teacher
-
-    monkeypatch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
-    monkeypatch.setattr(adapters, "read_header", lambda path: header)
-    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
-    ours = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}, "adapter": tmp_path / "given.safetensors"}
+def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites, tmp_path, given):
+    ours, loaded = given.options, given.loaded
     together = job(three_sites, tmp_path / "together", **ours).run()
     assert len(loaded) == 1, "one process loads its teacher once"
     homes = Homes(three_sites, tmp_path / "homes")
@@ -140,23 +122,35 @@ def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(th
     assert "site-3" in text, "every site's differences"
 
 
-def test_a_server_that_knows_the_whole_list_sees_that_a_sites_part_differs(three_sites, tmp_path):
-    def change(homes: Homes, plan: Plan) -> None:
-        listed = DataList.load(homes.lists["site-1"])
-        del listed.sites["site-1"].unlabelled[0]
-        listed.save(homes.lists["site-1"])
-        homes.nodes["site-1"] = homes.node("site-1", plan)
+def test_a_site_whose_sam_is_not_the_adapters_is_refused_with_both_hashes(three_sites, tmp_path, given, monkeypatch):
+    (tmp_path / "other.pt").write_bytes(b"another sam")
 
-    whole = {"datalist": three_sites / "list.json"}
+    def checkpoint(stage: TeacherStage) -> Path:
+        return tmp_path / ("other.pt" if "site-2" in stage.cache_dir.parts else "sam.pt")
+
+    monkeypatch.setattr(TeacherStage, "checkpoint", checkpoint)
+    homes = Homes(three_sites, tmp_path / "homes")
+    with pytest.raises(Refused, match=r"site-2: .*SAM checkpoint: expected the server's SAM") as caught:
+        at_server(three_sites, homes, tmp_path / "run", **given.options).run(homes)
+    told = str(caught.value)
+    assert f"{sha256_bytes(b'sam')}, found SHA-256 {sha256_bytes(b'another sam')}" in told
+    assert "give this site the server's checkpoint of vit_t" in told
+    assert str(tmp_path) not in told, "no path of a site travels"
+    assert not (tmp_path / "run" / "rounds").exists()
+
+
+def test_a_server_that_knows_the_whole_list_sees_that_a_sites_part_differs(three_sites, tmp_path):
     homes = Homes(three_sites, tmp_path / "homes")
 
     def changed(plan: Plan):
-        transport = homes(plan)
-        change(homes, plan)
+        transport, listed = homes(plan), DataList.load(homes.lists["site-1"])
+        del listed.sites["site-1"].unlabelled[0]
+        listed.save(homes.lists["site-1"])
+        homes.nodes["site-1"] = homes.node("site-1", plan)
         return transport
 
     with pytest.raises(Refused, match=r"site-1: .*this site's part of the data list: expected the server's .*split"):
-        job(three_sites, tmp_path / "run", **whole).run(changed)
+        job(three_sites, tmp_path / "run").run(changed)
 
 
 def test_an_image_that_changed_at_a_site_is_refused_without_its_name(three_sites, tmp_path):

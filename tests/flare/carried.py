@@ -109,8 +109,8 @@ def in_both(folder: Path, output: Path, options: Mapping[str, Any], *, worker: s
 
 def hashes(run: Path) -> dict[str, str]:
     """SHA-256 of every round's model, as recorded when it was written; those that are still there have it."""
-    records = sorted(run.glob("rounds/*/round.json"))
+    records = sorted(run.glob("rounds/[0-9]*/round.json"))
     digests = {path.parent.name: read_json(path)["files"]["global.safetensors"] for path in records}
-    for path in run.glob("rounds/*/global.safetensors"):
+    for path in run.glob("rounds/[0-9]*/global.safetensors"):
         assert sha256_file(path) == digests[path.parent.name]
     return digests

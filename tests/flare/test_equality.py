@@ -1,6 +1,8 @@
-"""One federation, three ways: in one process, in FLARE's simulator and on a whole FLARE system of this machine.
+"""One federation, two ways: in one process and on a whole FLARE system of this machine.
 
-Masks, unlike networks and classes run in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
+The simulator's bits are compared in ``test_spy.py``.
+
+Masks and unlike networks run in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
 FLARE, and real processes at the sites. What FLARE itself adds, the bytes of a message from here to there, is the same
 for all.
 """
@@ -40,6 +42,8 @@ OPTIONS = {
     "amp": False,
 }
 TWO_ROUNDS = {**OPTIONS, "rounds": 2}
+#: Of ``two_sites``, which has less than five of a kind.
+FEW_IMAGES = {"privacy#least_images": 1}
 
 
 def words(folder: Path, output: Path, **options: Any) -> list[str]:
@@ -55,21 +59,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_poc(three_sites, tmp_path):
-    local, simulated, poc = tmp_path / "local", tmp_path / "simulated", tmp_path / "poc"
-    assert main(["federate", *words(three_sites, local, variant="no_sam")]) == 0
-    on_flare = ["--threads", "1", "--stop-after", "240"]
-    assert main(["flare", "simulate", *words(three_sites, simulated, variant="no_sam"), *on_flare]) == 0
-    port = ["--port", str(free_port())]
-    assert main(["flare", "poc", *words(three_sites, poc, variant="no_sam"), *on_flare, *port]) == 0
-    assert list(hashes(local)) == ["000", "001", "002"]
-    assert hashes(local) == hashes(simulated) == hashes(poc)
-    scores = [read_json(run / "results.json")["models"]["last"] for run in (local, simulated, poc)]
-    assert scores[0]["sites"] == scores[1]["sites"] == scores[2]["sites"]
-    for run in (simulated, poc):
-        assert validate_results(read_json(run / "results.json")) == []
-        assert (run / "report.html").is_file()
-        assert len(list((run / "evaluation" / "best" / "site-3" / "test" / "masks").iterdir())) == 5
+def test_averaged_networks_have_the_same_bits_in_one_process_and_on_a_whole_system(two_sites, tmp_path):
+    local, poc = tmp_path / "local", tmp_path / "poc"
+    options = {"variant": "no_sam", **TWO_ROUNDS, **FEW_IMAGES}
+    assert main(["federate", *words(two_sites, local, **options)]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240", "--port", str(free_port())]
+    assert main(["flare", "poc", *words(two_sites, poc, **options), *on_flare]) == 0
+    assert list(hashes(local)) == ["000", "001"]
+    assert hashes(local) == hashes(poc)
+    scores = [read_json(run / "results.json")["models"]["last"] for run in (local, poc)]
+    assert scores[0]["sites"] == scores[1]["sites"]
+    assert validate_results(read_json(poc / "results.json")) == []
+    assert (poc / "report.html").is_file()
+    assert len(list((poc / "evaluation" / "best" / "site-2" / "test" / "masks").iterdir())) == 1
     lists = [DataList.load(path) for path in sorted(tmp_path.glob("poc/**/*.list.json"))]
     assert lists == [], "what was made for the sites is removed"
 
@@ -82,6 +84,16 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried
     assert read_json(carried / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
     (audit,) = carried.glob("**/sites/site-2/audit.jsonl")
     assert audit.read_text().count('"outcome": "masked"') == 2
+
+
+def test_compressed_differences_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
+    runs = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", "compression": 2})
+    sites = [read_json(run / "rounds" / "001" / "round.json")["sites"] for run in runs]
+    bytes_of_sites = [[(each["up_bytes"], each["down_bytes"]) for each in records.values()] for records in sites]
+    for here, there in zip(*bytes_of_sites, strict=True):
+        assert here == pytest.approx(there, abs=64), "but for digits of seconds"
+    whole = (runs[0] / "rounds" / "001" / "global.safetensors").stat().st_size
+    assert max(sum(bytes_of_sites[1], ())) < 0.6 * whole, "of a network so small, half of a message is names"
 
 
 def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):

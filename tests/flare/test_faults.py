@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ class Here(ClientAlgoSite):
         return self.client.answer(task, message)
 
 
-def unbroken(path: Path, *, rounds: int, sites: tuple[str, ...] = TWO, absent: dict[str, Any] | None = None) -> str:
+def unbroken(
+    path: Path, *, rounds: int, sites: tuple[str, ...] = TWO, absent: dict[str, Any] | None = None, quorum: int = 2
+) -> str:
     """SHA-256 of the last model of the same run in one process, in which nobody was killed."""
     clients = {site: Here(site, (absent or {}).get(site, ())) for site in sites}
     with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
@@ -51,7 +53,7 @@ def unbroken(path: Path, *, rounds: int, sites: tuple[str, ...] = TWO, absent: d
         strategy.attach(Server(sites, rounds, weights=weights()))
         transport = LocalTransport(clients, progress=QUIET)
         RoundController(
-            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, quorum=2
+            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, quorum=quorum
         ).run()
     return model(path, rounds - 1)
 
@@ -106,21 +108,40 @@ def test_fault_41_42_50_a_killed_trainer_a_straggler_and_want_of_memory_cost_one
     assert marks[0].marked() == [], "no process is left behind"
 
 
+def after_the_first_round(run: Path, act: Callable[[Processes], None]) -> Callable[[Processes], None]:
+    """What :func:`on_flare` takes as ``on_start``: a thread that acts once round 0 is stored."""
+
+    def watch(processes: Processes) -> None:
+        while not (run / "rounds" / "000" / "round.json").is_file():
+            time.sleep(0.02)
+        act(processes)
+
+    return lambda processes: threading.Thread(target=watch, args=(processes,), daemon=True).start()
+
+
+def test_fault_53_nothing_is_left_behind_when_the_command_is_asked_to_end(tmp_path):
+    started: list[Processes] = []
+
+    def end(processes: Processes) -> None:
+        started.append(processes)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"asked to end \(SIGTERM\)(.|\n)*type the same command again") as stopped:
+        on_flare(tmp_path, TWO, rounds=500, on_start=after_the_first_round(tmp_path / "run", end))
+    assert stopped.value.exit_code == 3
+    assert started[0].marked() == []
+
+
 def test_fault_47_48_a_killed_server_goes_on_to_the_same_model_and_below_quorum_stops(tmp_path):
     options = {"rounds": 4, "quorum": 2, "timeout": 240, "faults": {"site-2": {"round": 2, "what": "kill"}}}
     run = tmp_path / "run"
 
-    def kill_in_round_1(processes: Processes) -> None:
-        def watch() -> None:
-            while not (run / "rounds" / "000").is_dir():
-                time.sleep(0.02)
-            for pid in processes.marked():
-                os.kill(pid, signal.SIGKILL)
-
-        threading.Thread(target=watch, daemon=True).start()
+    def kill(processes: Processes) -> None:
+        for pid in processes.marked():
+            os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(Stopped, match="ended before the run did"):
-        on_flare(tmp_path, TWO, on_start=kill_in_round_1, **options)
+        on_flare(tmp_path, TWO, on_start=after_the_first_round(run, kill), **options)
     stored = {path.name for path in (run / "rounds").glob("[0-9]*")}
     assert stored <= {"000", "001"}
     with pytest.raises(SamFedError, match=r"round 3 of \d+: 1 of 2 updates, 2 needed(.|\n)*SIGKILL(.|\n)*to go on"):
@@ -149,18 +170,15 @@ def test_fault_49_a_full_disk_at_the_server_stops_with_the_last_good_state(tmp_p
     run = tiny_disk / "run"
 
     def fill(processes: Processes) -> None:
-        def watch() -> None:
-            while not (run / "rounds" / "000" / "round.json").is_file():
-                time.sleep(0.02)
-            with contextlib.suppress(OSError), open(tiny_disk / "full", "wb") as stream:
-                while True:
-                    stream.write(bytes(512))
-                    stream.flush()
-
-        threading.Thread(target=watch, daemon=True).start()
+        with contextlib.suppress(OSError), open(tiny_disk / "full", "wb") as stream:
+            while True:
+                stream.write(bytes(512))
+                stream.flush()
 
     with pytest.raises(SamFedError, match=r"disk is full(.|\n)*to go on: make room"):
-        on_flare(tmp_path, TWO, run=run, rounds=6, on_start=fill, log=tmp_path / "flare.log")
+        on_flare(
+            tmp_path, TWO, run=run, rounds=6, on_start=after_the_first_round(run, fill), log=tmp_path / "flare.log"
+        )
     (tiny_disk / "full").unlink(missing_ok=True)
     kept = max(int(path.name) for path in (run / "rounds").glob("[0-9]*"))
     assert len(model(run, kept)) == 64

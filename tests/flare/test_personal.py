@@ -1,12 +1,11 @@
-"""Strategies that personalise: what each site keeps has the same bits in one process and on FLARE.
+"""What each site keeps has the same bits in one process and on FLARE.
 
-One variant is enough: ``tests/federation/test_personal_strategy_jobs.py`` compares each on a wire.
+One method is enough: ``tests/federation/test_personal_strategy_jobs.py`` compares each on a wire.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from samfed_monai.core.io import read_json, safe_load
 from tests.flare import tiny_sam
 from tests.flare.carried import hashes, in_both
 from tests.flare.test_equality import SMALL_NETWORK
-from tests.methods import present
 
 pytestmark = pytest.mark.slow
 
@@ -30,17 +28,6 @@ SMALL = {
     "amp": False,
     "privacy#least_images": 1,
 }
-#: Variant to its options and to one name, at least, that a site keeps and that is in no message.
-VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
-    "apple": ({}, "sharing.shares"),
-    "fedper": ({"personal": ["final_conv.*"]}, "final_conv.weight"),
-}
-
-
-@pytest.mark.parametrize("variant", present(*VARIANTS)[:1])
-def test_what_sites_keep_is_the_same_in_one_process_and_carried(two_sites, tmp_path, variant):
-    more, kept = VARIANTS[variant]
-    assert_same(*in_both(two_sites, tmp_path, {**SMALL, **more, "variant": variant}), kept)
 
 
 def test_a_sam_whose_lora_alone_travels_is_the_same_in_one_process_and_carried(two_sites, tmp_path, monkeypatch):

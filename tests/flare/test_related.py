@@ -38,7 +38,6 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "cpss": (SURE, "style_swap"),
     "drflm": ({**SURE, "strategy#step": 5.0}, "local_mixup"),
     "elcfs": ({"privacy#least_images": 2}, "episode"),
-    "elcfs_labelled": ({"privacy#least_images": 2}, "episode"),
     "fedca": ({**SURE, "terms#contrast#rounds": 1}, "pseudo_label"),
     "fedda": ({"terms#domain#weight": 1.0}, "domain"),
     "fedda_cyclic": ({"terms#domain#weight": 1.0}, "domain"),
@@ -52,11 +51,10 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fedsemidg": ({"after#gap#batches": 1, "strategy#step": 5.0}, "generalisation_gap"),
     "see": (REFINED, "see_labelled"),
-    "see_few": (REFINED, "see_labelled"),
     "clustered_sites": ({**SURE, "strategy#least": 1}, "pseudo_label"),
 }
 #: Those whose sites keep a part of the network, or a file of pseudo-labels.
-PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra"), ("see", "see_few")
+PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra"), ("see",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,9 +88,8 @@ def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_on_a_wire_and_in_one_process_it_comes_to_the_same(images, tmp_path, variant):
     """The models of all rounds, what server and sites go on from, what sites said of their work, and the scores."""
     local, apart = tmp_path / "local", tmp_path / "apart"
-    listed = "list.json" if variant == "elcfs_labelled" else "weak.json"
-    run = run_here(images, local, apart, {**SMALL, **RELATED[variant][0], "variant": variant}, listed=listed)
-    homes = Homes(images, tmp_path / "homes", listed=listed)
+    run = run_here(images, local, apart, {**SMALL, **RELATED[variant][0], "variant": variant}, listed="weak.json")
+    homes = Homes(images, tmp_path / "homes", listed="weak.json")
     Run(run.plan, replace(run.places, datalist=homes.lists["server"])).run(homes)
     assert list(hashes(local)) == ["000", "001"]
     assert hashes(local) == hashes(apart)

@@ -1,15 +1,24 @@
-"""What a curious server could read of a run on FLARE: every byte that reached it, and every file that it holds."""
+"""A run in FLARE's simulator: the bits of one process, and what a curious server could read of it.
+
+That is every byte that reached it, and every file that it holds.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, write_json
+from samfed_monai.data import DataList
+from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.run import Run
 from samfed_monai.flare.job import export_job, planned
 from samfed_monai.flare.local import simulate
+from samfed_monai.results import validate_results
+from tests.flare.carried import hashes
 from tests.flare.spy_controller import FOLDER, SpyController
 from tests.flare.test_equality import SMALL_NETWORK
 from tests.flare.toys import REPO
@@ -32,7 +41,17 @@ def own_files(hospital: Path, at: Path) -> Path:
     return at / "files"
 
 
-def test_fault_55_58_60_nothing_private_reaches_a_flare_server_in_messages_or_files(hospital, tmp_path, monkeypatch):
+def in_one_process(plan: Plan, hospital: Path, output: Path) -> dict[str, Any]:
+    """Results of the same plan where one process has the images of all sites."""
+    public, *sites = (DataList.load(hospital / f"{name}.json") for name in ("server", *SITES))
+    own = {name: site for listed in sites for name, site in listed.sites.items()}
+    DataList(public.name, public.public, own).save(output.parent / "list.json")
+    return Run(plan, Places(find_bundle("samfed_skin"), output.parent / "list.json", hospital, output)).run()
+
+
+def test_fault_55_58_60_nothing_private_reaches_a_flare_server_and_the_bits_are_those_of_one_process(
+    hospital, tmp_path, monkeypatch
+):
     (tmp_path / "messages").mkdir()
     monkeypatch.setenv(FOLDER, str(tmp_path / "messages"))
     given = {"variant": "no_sam", "rounds": 2, "warm_start_steps": 1, "privacy": {"least_images": 1}}
@@ -50,7 +69,12 @@ def test_fault_55_58_60_nothing_private_reaches_a_flare_server_in_messages_or_fi
         more_classes=["tests."],
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
     )
-    assert read_json(run / "results.json")["average"]["test"]["n"] == 4
+    results = read_json(run / "results.json")
+    assert validate_results(results) == []
+    assert results["average"]["test"]["n"] == 4
+    alone = in_one_process(plan, hospital, tmp_path / "alone")
+    assert hashes(run) == hashes(tmp_path / "alone") != {}
+    assert results["models"]["last"]["sites"] == alone["models"]["last"]["sites"]
     messages = [path.read_bytes() for path in sorted((tmp_path / "messages").iterdir())]
     assert len(messages) >= 2 * 2 * (1 + 2 * 2 + 2), "down and up: a check, two rounds of two, scores of two models"
     held = server_files(tmp_path / "server", site_local=())

@@ -39,12 +39,12 @@ class ToyController(FederationController):
             ).run()
 
 
-def toy_job(folder: Path, **plan: Any) -> Path:
+def toy_job(folder: Path, run_name: str = "toy", **plan: Any) -> Path:
     """A job of the toy federation."""
     return export_job(
         folder,
         {"rounds": 3, "run": "abc123", **plan},
-        run_name="toy",
+        run_name=run_name,
         controller=ToyController,
         executor=ToyExecutor,
     )

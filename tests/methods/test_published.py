@@ -187,6 +187,7 @@ def test_a_run_that_sets_nothing_has_the_numbers_of_the_method(variant):
 #: Where a method's file says something else than its class does alone: a name, what the method is, or its speed.
 DEPARTS = {
     ("ditto", "terms#ditto#name"),
+    ("fca", "strategy#patterns"),  # of the adapter, which its network has
     ("fedca", "terms#contrast#alone"),
     ("fedca", "terms#contrast#weight"),  # that of a term beside others
     ("fedicra", "terms#tree#step"),

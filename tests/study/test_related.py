@@ -7,15 +7,26 @@ import pytest
 from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Refused
 from samfed_monai.reports.rows import Cell
+from samfed_monai.reports.run_data import RunData
 from study import related
 from study.__main__ import main
 from study.ranks import ranking
 from study.record import add_to_record, read_record
-from study.related import figures_of, related_page, told_against, told_help, told_ranks, told_when
+from study.related import (
+    figures_of,
+    related_page,
+    told_against,
+    told_help,
+    told_ranks,
+    told_when,
+    volumes_table,
+)
 from study.related_plan import (
+    NEVER_AWAY,
     NO_ROW,
     NOT_UNSEEN,
     RENAMED,
+    VOLUMES,
     options_of,
     plan_text,
     rows_of,
@@ -79,6 +90,25 @@ def test_a_record_keeps_the_rows_of_a_method_that_was_renamed(tmp_path, before, 
     add_to_record(tmp_path / "related-polyp.jsonl", [write_row(tmp_path / "run/seed-0", before, before, 0, 0.7)])
     assert [run.row for run in runs_of("polyp", tmp_path)] == [now]
     assert now not in rows_to_run("polyp", tmp_path, seed=0)
+
+
+def test_parts_of_several_classes_have_the_methods_that_learn_them():
+    rows = rows_of("cardiac")
+    assert rows == rows_of("abdomen") == [name for name in methods() if name in VOLUMES]
+    assert all(methods()[name].classes == "several" for name in rows)
+    assert set(rows_of("cardiac_unseen")) == set(rows) - NEVER_AWAY
+
+
+def test_dice_of_whole_volumes_is_by_site_and_class(tmp_path):
+    run = RunData.read(write_row(tmp_path / "run/seed-0", "no_sam", "no_sam", 0, 0.7))
+    assert volumes_table([run]) == []
+    part = {"dice": 0.8125, "hd95_mm": 3.0, "n": 4, "measured": 4}
+    absent = {"dice": None, "hd95_mm": None, "n": 0, "measured": 0}
+    site = next(iter(run.results["sites"]))
+    run.results["sites"][site]["test"]["volumes"] = {**part, "classes": {"liver": part, "spleen": absent}}
+    text = "\n".join(volumes_table([run]))
+    assert f"{site}: liver | {site}: spleen |" in text
+    assert "| 0.812 | – |" in text
 
 
 def test_figures_of_a_row(records):

@@ -129,6 +129,7 @@ def cut_nifti(
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
     reorient: bool = False,
+    without_spacing: Sequence[str] = (),
     skip_unreadable: bool = False,
     written: list[Path] | None = None,
     progress: bool = True,
@@ -137,7 +138,8 @@ def cut_nifti(
 
     A volume ``<site>/images/NAME.nii.gz`` becomes ``<slices>/<site>/images/NAME/NAME_0001.png`` and so on, along its
     last axis, with the grey values of ``samfed infer`` (:func:`samfed_monai.data.volumes.read_slices`); likewise its
-    mask, called as masks of images are. Slices without foreground have empty masks. :data:`VOLUMES` notes where they
+    mask, called as masks of images are. Slices without foreground have empty masks; those of a single grey value, which
+    are the same in every volume and would tie patients together, are left out. :data:`VOLUMES` notes where they
     come from.
 
     Args:
@@ -146,6 +148,7 @@ def cut_nifti(
         labels, classes: see :func:`samfed_monai.data.volumes.read_mask_slices`; slices of several classes hold their
             values.
         reorient: see :func:`samfed_monai.data.volumes.read_slices`.
+        without_spacing: sites of which the headers' voxel sizes are not true; no distance in mm is measured there.
         skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
         written: takes the new files.
         progress: whether to show a progress bar.
@@ -167,17 +170,27 @@ def cut_nifti(
     pairs, sentences = _pairs(root, slices, problems)
     problems.extend(_of_no_volume(pairs))
     unreadable: list[Path] = []
+    blank = 0
+    voxels: dict[str, tuple[float, ...]] = {}
+    named = {where.name for where, *_ in pairs}
+    for site in set(without_spacing) - named:
+        problems.add("--without-spacing", found=repr(site), expected=f"one of {sorted(named)}", hint="name a site")
     notes = volumes_of(slices)
     with taken_back_if_refused(slices) as files:
         for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
             cut: dict[str, Sequence[bytes]] = {}
+            kept: list[int] = []
             with problems.collected():
                 try:
                     volume = read_slices(path, reorient=reorient)
                     cut["images"] = [png_of(picture) for picture in volume.pictures]
+                    showing = volume.pictures.min((1, 2, 3)) < volume.pictures.max((1, 2, 3))
                     if drawn is not None:
                         values = read_mask_slices(drawn, path, labels=labels, classes=classes, reorient=reorient)
                         cut["masks"] = [png_of(mask) if classes else _mask_png(mask > 0) for mask in values]
+                        showing |= values.any((1, 2))
+                    kept = [number for number, shows in enumerate(showing) if shows or not showing.any()]
+                    blank += len(showing) - len(kept)
                 except Refused as refusal:
                     if not any(_is_unreadable(file) for file in (path, drawn) if file):
                         raise
@@ -191,14 +204,15 @@ def cut_nifti(
                     continue  # nothing will be kept
                 _write_new(
                     {
-                        where / kind / name / f"{name}_{number:04d}.png": content
+                        where / kind / name / f"{name}_{number + 1:04d}.png": contents[number]
                         for kind, contents in cut.items()
-                        for number, content in enumerate(contents, start=1)
+                        for number in kept
                     },
                     files,
                 )
                 folder = (where / "images" / name).relative_to(slices).as_posix()
-                spacing = list(volume.voxel) if volume.voxel else None
+                spacing = list(volume.voxel) if volume.voxel and where.name not in without_spacing else None
+                voxels |= {where.name: tuple(spacing)} if spacing and where.name not in voxels else {}
                 notes[folder] = {"volume": relative(path, root), "spacing": spacing}
         problems.refuse_if_any()
         files += [] if (slices / VOLUMES).exists() else [slices / VOLUMES]
@@ -208,8 +222,26 @@ def cut_nifti(
     if unreadable:
         who = counted(len(unreadable), "unreadable volume was", "unreadable volumes were")
         sentences.append(f"{who} left out, such as {relative(unreadable[0], root)}")
+    sentences += [f"{counted(blank, 'slice')} of a single grey value left out"] if blank else []
+    sentences += unlike_voxels(voxels)
     read = [path for _, _, path, _ in pairs if path not in unreadable]
     return sentences if reorient else [*sentences, *different_orientations(read)]
+
+
+UNLIKE = 1.5
+"""How many times as long as another site's a side of a voxel may be before it is said."""
+
+
+def unlike_voxels(voxels: Mapping[str, Sequence[float]]) -> list[str]:
+    """A sentence where sites' voxels differ much in a side: a network sees organs of another size there.
+
+    Args:
+        voxels: site to mm of a row, of a column and between slices, of its first volume.
+    """
+    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*voxels.values(), strict=True)):
+        return []
+    shown = ", ".join(f"{site} {' x '.join(f'{side:.3g}' for side in sides)}" for site, sides in voxels.items())
+    return [f"volumes of the sites have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
 
 
 def _is_unreadable(volume: Path) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.coco import annotations_of, coco_of
-from samfed_monai.data.sources.rendered import cut_nifti, draw_coco, taken_back_if_refused
+from samfed_monai.data.sources.rendered import cut_nifti, draw_coco, taken_back_if_refused, volumes_of
 from tests.data.making import disc, picture, save
 
 
@@ -229,6 +229,32 @@ class TestNifti:
             self.volume(tmp_path / f"in/a/{name}.nii.gz", np.zeros((4, 3, 1), np.uint8))
         cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
         assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+
+    def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(
+        self, tmp_path: Path
+    ) -> None:
+        data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
+        data[0, 0, 1] = drawn[0, 0, 2] = 1
+        self.volume(tmp_path / "in/a/images/p.nii", data)
+        self.volume(tmp_path / "in/a/masks/p.nii", drawn)
+        assert cut_nifti(tmp_path / "in", tmp_path / "out", progress=False) == [
+            "2 slices of a single grey value left out"
+        ]
+        kept = {path.relative_to(tmp_path / "out/a").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+        assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
+
+    def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(self, tmp_path: Path) -> None:
+        data, wide = np.zeros((4, 3, 2), np.uint8), np.diag([0.5, 0.5, 6.0, 1.0])
+        self.volume(tmp_path / "in/a/images/p1.nii", data)
+        self.volume(tmp_path / "in/b/images/p2.nii", data, wide)
+        [said] = cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
+        assert "unlike voxels (mm of rows, columns, slices): a 0.5 x 0.5 x 2, b 0.5 x 0.5 x 6;" in said
+        given = {"without_spacing": ["b"], "progress": False}
+        assert cut_nifti(tmp_path / "in", tmp_path / "without", **given) == []
+        notes = volumes_of(tmp_path / "without")
+        assert [note["spacing"] for note in notes.values()] == [[0.5, 0.5, 2.0], None]
+        with pytest.raises(Refused, match=r"--without-spacing: expected one of \['a', 'b'\], found 'c'; name a site"):
+            cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"], progress=False)
 
     def test_axes_are_told_or_turned(self, tmp_path: Path) -> None:
         data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
