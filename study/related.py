@@ -133,7 +133,7 @@ def volumes_table(runs: Sequence[RunData]) -> list[str]:
     Args:
         runs: of one part.
     """
-    found: dict[tuple[str, str], dict[str, dict[int, float | None]]] = {}
+    found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     for run in runs:
         unseen = run.results.get("unseen", {})
         for site, splits in {**run.results["sites"], **unseen}.items():

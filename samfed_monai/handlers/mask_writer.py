@@ -182,7 +182,8 @@ def predictions(
 
 def predicted(engine: Engine, *, threshold: float, classes: Sequence[str]) -> list[Prediction]:
     """The :func:`predictions` of an engine's last batch, made once for all handlers that ask for the same."""
-    state, asked = engine.state, (threshold, tuple(classes))
+    state: Any = engine.state
+    asked = threshold, tuple(classes)
     output, of, found = getattr(state, "predicted", (None, None, []))
     if output is not state.output or of != asked:
         found = list(predictions(state.batch, state.output, threshold=threshold, classes=classes))

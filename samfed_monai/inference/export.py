@@ -440,7 +440,7 @@ def _bundle(
         del config["threshold"]
     write_json(folder / "configs" / "inference.json", config, mode=PUBLIC)
     given = read_json(source.folder / "configs" / "metadata.json")
-    metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes) | about
+    metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes) | dict(about)
     write_json(folder / "configs" / "metadata.json", metadata, mode=PUBLIC)
     names = ", ".join(f"{number} {name}" for number, name in enumerate(("background", *classes)))
     about = {"masks": names, "channels": len(classes) + 1} if classes else {"masks": "0 and 255", "channels": 1}
