@@ -93,15 +93,15 @@ class Group:
     margin: float
 
 
-def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int = 1) -> list[Group]:
-    """Images as groups of at least ``least`` each, at most :data:`GROUPS` where that is above 1; none of too few.
+def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int | None = None) -> list[Group]:
+    """Images as at most :data:`GROUPS` groups of at least ``least`` each, which a message holds; none of too few.
 
     Args:
         estimates: of each image.
         dice: true Dice of each image.
-        least: images of a group; 1 keeps every image apart.
+        least: images of a group; ``None`` keeps every image apart, however many there are.
     """
-    count = len(estimates) if least == 1 else min(GROUPS, len(estimates) // least)
+    count = len(estimates) if least is None else min(GROUPS, len(estimates) // least)
     if not count:
         return []
     estimated, true = np.asarray(estimates, float), np.asarray(dice, float)
