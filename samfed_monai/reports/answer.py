@@ -180,6 +180,7 @@ HINTS = (
     "What helps, in this order: public images that look like the sites', a longer fit (--teacher#epochs), a teacher "
     "that each site trains further on its own images (--teacher#self_training#epochs 10)."
 )
+NETWORK = "A trained network made them: begin with a better one, or with SAM (no --masks-from)."
 UNADAPTED = "SAM as it comes was the teacher: --teacher_adapt lora fits it to the public images."
 
 
@@ -282,7 +283,10 @@ def _weak_teacher(run: RunData) -> list[str]:
 
 def _hints(run: RunData) -> str:
     """What makes a teacher better."""
-    return UNADAPTED if (run.results.get("teacher") or {}).get("adapt") == "none" else HINTS
+    teacher = run.results.get("teacher") or {}
+    if "model" in teacher:
+        return NETWORK
+    return UNADAPTED if teacher.get("adapt") == "none" else HINTS
 
 
 def _student_behind(run: RunData) -> list[str]:

@@ -26,6 +26,8 @@ def test_a_teacher_below_one_half_is_told_with_its_sites_and_what_helps(run):
     assert "--teacher#self_training#epochs 10" in text
     run.results["teacher"]["adapt"] = "none"
     assert "--teacher_adapt lora" in advice_on(run)[0]
+    run.results["teacher"]["model"] = "generation-1"
+    assert advice_on(run)[0].endswith("or with SAM (no --masks-from).")
     set_teacher(run, Porto=0.5, Basel=0.5)
     assert advice_on(run) == []
 
