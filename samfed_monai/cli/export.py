@@ -41,7 +41,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         "model",
         metavar="RUN|MODEL",
         nargs="?",
-        help="a finished run's folder, or a weights file (default: the bundle's own)",
+        help="a finished run's folder, a weights file, or a bundle whose own it is (default: the skin bundle)",
     )
     parser.add_argument(
         "--to",
@@ -128,6 +128,8 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
     """The model, beside the bundle that is named, else that of the run's command where it is here, else the default."""
     from samfed_monai.inference.model import TrainedModel
 
+    if path is not None and path in packaged_bundles() and bundle is None and not Path(path).exists():
+        return TrainedModel(path)
     model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
     own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
     return TrainedModel(own, path) if own and (own in packaged_bundles() or Path(own).is_dir()) else model

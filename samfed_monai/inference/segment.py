@@ -404,7 +404,8 @@ class MaskForms:
         folders = {"overlays": self.folders.get("png"), "polygons": self.folders.get("geojson")}
         places = {name: folder.folder for name, folder in folders.items() if folder}
         places |= {"DICOM segmentations": self.segmentations.folder} if self.segmentations else {}
-        places |= {name: file for name, file in (("areas", self.table), ("annotations", self.coco)) if file}
+        files = {"areas": self.table, "annotations": self.coco, "page": self.page and self.page.path}
+        places |= {name: file for name, file in files.items() if file}
         if not places:
             return "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
         return "; ".join(f"{name}: {near(place)}" for name, place in places.items())
