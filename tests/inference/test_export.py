@@ -245,11 +245,10 @@ def test_the_bundle_of_a_run_is_the_one_that_its_command_names(command, bundle):
     assert bundle_of_command(command) == bundle
 
 
-def test_the_name_of_a_bundle_is_its_own_network_unless_a_file_has_it(tmp_path, monkeypatch):
+def test_the_name_of_a_bundle_is_its_own_network_unless_a_bundle_is_named_beside_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert model_of("samfed_polyp", None).path.parts[-3:] == ("samfed_polyp", "models", "model.pt")
-    with pytest.raises(Refused, match="no such file"):
-        model_of("samfed_polyp", "samfed_skin")
+    assert model_of("samfed_polyp", "samfed_skin").path == tmp_path / "samfed_polyp"
 
 
 def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, monkeypatch):
