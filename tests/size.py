@@ -32,8 +32,9 @@ BOUNDS = {
 }
 """The budget; other numbers have none."""
 
-REACHED = {"package, code lines": 34_900, "package, files": 282, "tests, raw lines": 56_500}
-"""Where the budget is not reached yet, the limit that ``--check`` holds meanwhile: it only ever goes down."""
+REACHED = {"package, code lines": 35_200, "package, files": 280, "tests, raw lines": 57_450}
+"""Where the budget is not reached yet, the limit that ``--check`` holds meanwhile. It goes down; it went up once, for
+compression, generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
 
 GENERATED = ("benchmarks.md", "methods.md", "results-schema.md")
 """Pages of ``docs`` that a command writes as a whole."""
