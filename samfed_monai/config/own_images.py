@@ -110,10 +110,17 @@ def _component(target: Any) -> Any:
 
 
 def _arguments(component: Any) -> set[str]:
-    try:
-        return set(inspect.signature(component).parameters)
-    except (TypeError, ValueError):
-        return set()
+    """Names of what a component takes; of a class that passes on ``**others`` those of its bases, too."""
+    found = set[str]()
+    for each in inspect.getmro(component) if inspect.isclass(component) else (component,):
+        try:
+            parameters = inspect.signature(each).parameters
+        except (TypeError, ValueError):
+            break
+        found |= set(parameters)
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return found
 
 
 def _kind(component: Any) -> str:

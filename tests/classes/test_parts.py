@@ -382,10 +382,10 @@ def test_a_model_says_its_classes_and_another_number_of_them_is_refused(tmp_path
 @pytest.mark.parametrize("workflow", ["train", "federate"])
 def test_a_method_of_one_class_refuses_several_by_name(workflow):
     overrides = {"classes": ORGANS}
-    told = [str(each) for each in check_bundle(SKIN, workflow, variant="hssf", overrides=overrides, ready=False)]
-    (said,) = [each for each in told if "'hssf'" in each]
+    told = [str(each) for each in check_bundle(SKIN, workflow, variant="hssf_compat", overrides=overrides, ready=False)]
+    (said,) = [each for each in told if "'hssf_compat'" in each]
     assert "'samfed'" in said
-    assert "which learn 2 classes, found 'hssf'; or make a list of one class" in said
+    assert "which learn 2 classes, found 'hssf_compat'; or make a list of one class" in said
     fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
     assert not [each for each in fine if "classes" in str(each)]
 

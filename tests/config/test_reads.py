@@ -132,7 +132,7 @@ def test_an_id_of_another_file_is_handed_to_the_sites_or_refused():
     [
         ("strategy#faulty", "known here: "),
         ("sharing", "variants that read it, and those that build on them: apple"),
-        ("statistics", "variants that read it, and those that build on them: elcfs"),
+        ("statistics", "variants that read it, and those that build on them: clustered_sites, elcfs"),
         ("teacher#adapt", "--teacher_adapt"),
         ("sites#A#strategy", "--strategy"),
         ("sites#A#teacher_adapt", "--teacher_adapt"),

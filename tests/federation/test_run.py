@@ -36,6 +36,7 @@ def test_what_the_rounds_decide():
         "traffic": {"up_bytes": 7, "down_bytes": 8},
         "rounds_traffic": [{"up_bytes": 2, "down_bytes": 4}],
         "skipped": [{"round": 0, "site": "a", "reason": "late"}],
+        "against_start": None,
     }
 
 

@@ -377,7 +377,7 @@ def test_the_commands(records, tmp_path, capsys):
         (["related-rows", "skin", "--records", "."], "run the part polyp first"),
         (
             ["related-rows", "lungs", "--records", "."],
-            "PART: expected one of polyp, labelled, weak, unseen, skin, found 'lungs'",
+            "skin, abdomen, cardiac, cardiac_unseen, found 'lungs'",
         ),
         (["related-plan", "--records", ".", "--seeds", "a"], "whole numbers with commas"),
         (["related", "P.md", "--records", ".", "--part-command", "polyp"], "PART=TEXT, where PART is one of polyp"),
