@@ -53,7 +53,13 @@ def unbroken(
         strategy.attach(Server(sites, rounds, weights=weights()))
         transport = LocalTransport(clients, progress=QUIET)
         RoundController(
-            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, quorum=quorum
+            transport=transport,
+            strategy=strategy,
+            folder=folder,
+            rounds=rounds,
+            progress=QUIET,
+            quorum=quorum,
+            allow_single_site=quorum == 1,
         ).run()
     return model(path, rounds - 1)
 

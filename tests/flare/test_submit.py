@@ -225,7 +225,7 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(sy
 
     threading.Thread(target=kill_site_2, daemon=True).start()
     faults = {site: {"round": 1, "what": "sleep", "seconds": 2} for site in SITES}  # it is killed while it works
-    job = toy_job(tmp_path / "job", rounds=4, quorum=1, timeout=deadline, faults=faults)
+    job = toy_job(tmp_path / "job", rounds=4, timeout=deadline, faults=faults, allow_single_site=True, quorum=1)
     with system.poc.open_session() as session:  # the server was killed a moment ago
         wait_for_sites(session, SITES, timeout=120)
         submit_job(session, job)

@@ -35,6 +35,7 @@ class ToyController(FederationController):
                 rounds=plan["rounds"],
                 progress=QUIET,
                 quorum=plan.get("quorum"),
+                allow_single_site=plan.get("allow_single_site", False),
                 timeout=plan.get("timeout"),
             ).run()
 
