@@ -124,7 +124,7 @@ KVASIR_POLYP := --local_steps 48
 KVASIR_SKIN := --rounds 5 --local_steps 24 --unseen "['domain1']"
 
 # What compressed differences cost in Dice: runs of one seed that differ in `compression` alone; finished runs are kept.
-COMPRESSION_FORMS ?= float32 bfloat16 int8 64 32 16
+COMPRESSION_FORMS ?= float32 int8 32 16
 COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0
 compression: kvasir-list
 	$(weights)
