@@ -100,27 +100,27 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
     width = max(len(name) for name in rows)
     lines = [f"{result['split']:<{width}}     n   Dice    IoU   HD95  empty"]
     for name, row in rows.items():
-        far, empty = "-" if row["hd95"] is None else f"{row['hd95']:.1f}", sum(row["empty"].values())
+        far, empty = _number(row["hd95"], ".1f"), sum(row["empty"].values())
         lines.append(f"{name:<{width}} {row['n']:>5}  {row['dice']:.3f}  {row['iou']:.3f}  {far:>5}  {empty:>5}")
     return lines
 
 
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
 def volume_lines(result: Mapping[str, Any]) -> list[str]:
     """A table of whole volumes, a row for each site and class; none where no slice of a volume was scored."""
-    found = {
-        " ".join(filter(None, (site, name))): part
-        for site, row in {**result["sites"], "average": result["average"]}.items()
-        for name, part in (
-            {"": row["volumes"], **row["volumes"].get("classes", {})} if "volumes" in row else {}
-        ).items()
-    }
+    found = dict[str, Mapping[str, Any]]()
+    for site, row in {**result["sites"], "average": result["average"]}.items():
+        if "volumes" in row:
+            found[site] = row["volumes"]
+            found |= {f"{site} {name}": part for name, part in row["volumes"].get("classes", {}).items()}
     if not found:
         return []
     width = max(map(len, (*found, "whole volumes")))
     lines = [f"{'whole volumes':<{width}}     n   Dice  HD95 mm"]
     for name, part in found.items():
-        dice, far = (
-            "-" if part[key] is None else format(part[key], form) for key, form in (("dice", ".3f"), ("hd95_mm", ".1f"))
-        )
+        dice, far = _number(part["dice"], ".3f"), _number(part["hd95_mm"], ".1f")
         lines.append(f"{name:<{width}} {part['n']:>5}  {dice:>5}  {far:>7}")
     return lines

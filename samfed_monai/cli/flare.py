@@ -6,8 +6,8 @@ import argparse
 import logging
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,7 +143,8 @@ def _on_this_machine(arguments: argparse.Namespace, overrides: Mapping[str, Any]
     output = run.places.output_dir
     output.mkdir(parents=True, exist_ok=True)
     name = _run_name(arguments, run)
-    with _workspace(absolute(arguments.workspace)) as folder:
+    with _workspace(absolute(arguments.workspace)) as place:
+        folder = Path(place)
         start: Callable[..., Any] = local.simulate
         if arguments.way == "poc":
             start = partial(local.run_poc, port=arguments.port)
@@ -226,12 +227,9 @@ def _run_name(arguments: argparse.Namespace, run: Planned) -> str:
     return folder if RUN_NAME.fullmatch(folder) else f"{run.plan.bundle}-{run.plan.variant}"
 
 
-@contextmanager
-def _workspace(kept: str | None) -> Iterator[Path]:
+def _workspace(kept: str | None) -> AbstractContextManager[str]:
     """FLARE's own folder: ``kept``, or a temporary one."""
     if kept is None:
-        with tempfile.TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
-    else:
-        Path(kept).mkdir(parents=True, exist_ok=True)
-        yield Path(kept)
+        return tempfile.TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True)
+    Path(kept).mkdir(parents=True, exist_ok=True)
+    return nullcontext(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from samfed_monai.networks.features import LastFeatures
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 
 if TYPE_CHECKING:
+    from samfed_monai.bundle import SiteImages
     from samfed_monai.protocol.strategy import Server
 
 WINDOWS = "windows"
@@ -117,7 +118,7 @@ class SpectrumWindows(MeansOfGroups):
         term: is given the others' windows before each local epoch.
         entries: windows that leave.
         half: of a window's side, in frequencies.
-        images: other arguments of :class:`MeansOfGroups`.
+        data, transform, seed, site: of :class:`MeansOfGroups`.
 
     Raises:
         Refused: a number out of its range.
@@ -132,9 +133,19 @@ class SpectrumWindows(MeansOfGroups):
 
     kind, name = StatisticKind.SPECTRUM, WINDOWS
 
-    def __init__(self, *, term: EpisodicTerm, entries: int = 4, half: int = 1, **images: Any) -> None:
+    def __init__(
+        self,
+        *,
+        data: SiteImages,
+        transform: Callable[[Any], Any],
+        term: EpisodicTerm,
+        entries: int = 4,
+        half: int = 1,
+        seed: int = 0,
+        site: str = "",
+    ) -> None:
         require(whole("statistics#entries", entries, least=1), whole("statistics#half", half, least=0))
-        super().__init__(entries=entries, **images)
+        super().__init__(data=data, transform=transform, entries=entries, seed=seed, site=site)
         self.term, self.half = term, half
 
     def like(self) -> Mapping[str, Tensor]:

@@ -24,6 +24,7 @@ from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 
 if TYPE_CHECKING:
+    from samfed_monai.bundle import SiteImages
     from samfed_monai.protocol.strategy import Server
 
 
@@ -240,7 +241,7 @@ class SharedFeatures(MeansOfGroups):
         network: the site's.
         term: is given the others' features before each local epoch.
         entries: means that leave.
-        images: other arguments of :class:`MeansOfGroups`.
+        data, transform, seed, site: of :class:`MeansOfGroups`.
 
     Raises:
         Refused: a number out of its range.
@@ -255,9 +256,19 @@ class SharedFeatures(MeansOfGroups):
 
     kind, name = StatisticKind.FEATURES, FEATURES
 
-    def __init__(self, *, network: nn.Module, term: ContrastiveTerm, entries: int = 16, **images: Any) -> None:
+    def __init__(
+        self,
+        *,
+        data: SiteImages,
+        transform: Callable[[Any], Any],
+        network: nn.Module,
+        term: ContrastiveTerm,
+        entries: int = 16,
+        seed: int = 0,
+        site: str = "",
+    ) -> None:
         require(whole("statistics#entries", entries, least=1))
-        super().__init__(entries=entries, **images)
+        super().__init__(data=data, transform=transform, entries=entries, seed=seed, site=site)
         self.network, self.term = network, term
 
     def like(self) -> Mapping[str, Tensor]:

@@ -126,8 +126,7 @@ WEIGHTS = {"dice": "n", "hd95_mm": "measured"}
 def _means(scores: Sequence[VolumeScores]) -> dict[str, Any]:
     dices = [each.dice for each in scores if each.dice is not None]
     distances = [each.hd95 for each in scores if each.hd95 is not None]
-    means = {"dice": fmean(dices) if dices else None, "hd95_mm": fmean(distances) if distances else None}
-    return {**means, "n": len(dices), "measured": len(distances)}
+    return {"dice": _mean(dices), "hd95_mm": _mean(distances), "n": len(dices), "measured": len(distances)}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
