@@ -165,8 +165,9 @@ def test_what_is_out_of_order_is_refused():
     with pytest.raises(MessageRefused, match="a second list of keys"):
         members[0].shares(keys)
     mail = {1: sealed[1][0], 2: sealed[2][0]}
+    changed = sealed[0][1][:-1] + bytes([sealed[0][1][-1] ^ 1])
     with pytest.raises(MessageRefused, match="shares that were changed on their way"):
-        members[1].masked(np.zeros(2, dtype=np.int64), {0: sealed[0][1][:-1] + b"x"})
+        members[1].masked(np.zeros(2, dtype=np.int64), {0: changed})
     with pytest.raises(MessageRefused, match="changed on their way"):
         members[2].masked(np.zeros(2, dtype=np.int64), {1: sealed[2][1]})  # its own, sent back
     members[0].masked(np.zeros(2, dtype=np.int64), mail)
