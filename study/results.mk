@@ -439,12 +439,12 @@ endif
 
 ifneq (,$(call related-asks,abdomen))
 	$(call volumes-list,abdomen,abdomen_ct_mr,ct_sabs,liver$(comma)right_kidney$(comma)left_kidney$(comma)spleen)
-	@test -f "$(RELATED_RUN)/abdomen.safetensors" || $(BIN)/samfed teach samfed_skin $(ABDOMEN) --datalist "$(RELATED_RUN)/abdomen.json" \
+	@test -f "$(RELATED_RUN)/abdomen.safetensors" || $(BIN)/samfed teach samfed_skin --datalist "$(RELATED_RUN)/abdomen.json" \
 	    --data-root "$(RELATED_RUN)/abdomen" --output "$(RELATED_RUN)/abdomen.safetensors"
 endif
 ifneq (,$(call related-asks,cardiac cardiac_unseen))
 	$(call volumes-list,cardiac,cardiac_mr,acdc,right_ventricle$(comma)myocardium$(comma)left_ventricle,--without-spacing acdc$(comma)public)
-	@test -f "$(RELATED_RUN)/cardiac.safetensors" || $(BIN)/samfed teach samfed_skin $(CARDIAC) --datalist "$(RELATED_RUN)/cardiac.json" \
+	@test -f "$(RELATED_RUN)/cardiac.safetensors" || $(BIN)/samfed teach samfed_skin --datalist "$(RELATED_RUN)/cardiac.json" \
 	    --data-root "$(RELATED_RUN)/cardiac" --output "$(RELATED_RUN)/cardiac.safetensors"
 endif
 
