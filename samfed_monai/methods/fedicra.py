@@ -11,11 +11,10 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.validators import in_range, require, whole
-from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import probabilities
+from samfed_monai.losses import probabilities, without_label
 from samfed_monai.losses.tree_energy import tree_energy
 from samfed_monai.methods.fedala import AdaptiveMixing
 from samfed_monai.methods.fedavg import PersonalFedAvg
@@ -225,11 +224,11 @@ class TreeEnergyTerm(Term):
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The tree energy."""
         output, step = engine.state.output, self.step
-        chances, image, label = (
+        chances, image, unknown = (
             each[..., ::step, ::step]
-            for each in (probabilities(output["pred"].float()), output["image"].float(), output["label"])
+            for each in (probabilities(output["pred"].float()), output["image"].float(), without_label(output["label"]))
         )
-        return tree_energy(chances, image, label == IGNORE, self._features.kept[0], sigma=self.sigma)
+        return tree_energy(chances, image, unknown, self._features.kept[0], sigma=self.sigma)
 
 
 class SiteCodes(PersonalFedAvg):
