@@ -27,7 +27,7 @@ KEPT = {
     "samfed": "the method itself",
     "dp_only": "warm starts train it, and it is the floor of tables",
     "oracle": "the ceiling of tables",
-    "pfedsam_joint": "the method of the tables on labels of the sites' own",
+    "pfedsam": "the method of the tables on labels of the sites' own",
     "local_only": "a reference of the tables of unlike networks",
 }
 """Methods that code names, and why."""

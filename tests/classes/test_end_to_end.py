@@ -107,7 +107,7 @@ SAM = ("--network_name", "sam_vit_t", "--network_def#size", 64, "--image_size", 
 #: What methods need with this small network and these two sites.
 NEEDS: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("apple", "elcfs", "fedda_cyclic"), ("--rounds", 2)),  # in the first they do what no_sam does
-    **dict.fromkeys(("fca", "fedsam", "full_sam", "local_sam", "pfedsam", "pfedsam_joint"), SAM),
+    **dict.fromkeys(("fca", "fedsam", "full_sam", "local_sam", "pfedsam", "pfedsam_two_stage"), SAM),
     **dict.fromkeys(("fedmd", "hssf", "local_only"), UNLIKE),
     "fedproto": ("--mixed_networks", "['basic_unet']", "--rounds", 2),
     "clustered_sites": ("--strategy#least", 1, "--rounds", 2),

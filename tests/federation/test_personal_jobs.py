@@ -121,7 +121,7 @@ def test_what_a_variant_declares_itself_stays_at_its_sites(bundle, variant):
 
 
 def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_path, toy_sam):
-    knobs = {"variant": "pfedsam", "train": toy_sam, "cache_dir": tmp_path / "cache"}
+    knobs = {"variant": "pfedsam_two_stage", "train": toy_sam, "cache_dir": tmp_path / "cache"}
     homes = Homes(small_federation, tmp_path / "homes")
     whole = job(small_federation, tmp_path / "whole", rounds=2, **knobs).run(homes)
     assert validate_results(whole) == []
@@ -161,12 +161,12 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     shutil.rmtree(tmp_path)  # a decoder with its moments, at every site and round: 400 MB
 
 
-@pytest.mark.parametrize("variant", present("pfedsam_joint", "fca", "fedsam", "local_sam", "full_sam", "zero_shot"))
-def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
+@pytest.mark.parametrize("variant", present("pfedsam", "fca", "fedsam", "local_sam", "full_sam", "zero_shot"))
+def test_the_variants_beside_the_two_stages_run(small_federation, tmp_path, toy_sam, variant):
     knobs = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}
     results = job(small_federation, tmp_path / "run", **knobs).run()
     assert validate_results(results) == []
-    if variant in ("pfedsam_joint", "fca", "fedsam", "local_sam"):
+    if variant in ("pfedsam", "fca", "fedsam", "local_sam"):
         apart = job(small_federation, tmp_path / "apart", **knobs).run(Homes(small_federation, tmp_path / "homes"))
         assert apart["hashes"]["model_last"] == results["hashes"]["model_last"]
         assert apart["sites"] == results["sites"], "and over a transport that serialises"
@@ -177,13 +177,13 @@ def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, va
     encoder = {name for name in stored if name.endswith("blocks.0.attn.qkv.weight")}
     found = {"lora": bool(lora), "decoder": bool(decoder), "encoder": bool(encoder), "trained": bool(record["terms"])}
     assert not [name for name in stored if ".experts." in name]
-    assert ("load_balance" in record["terms"]) is (variant == "pfedsam_joint")
+    assert ("load_balance" in record["terms"]) is (variant == "pfedsam")
     assert "mutual_kd" not in record["terms"]
     nothing = {"lora": False, "decoder": False, "encoder": False, "trained": True}
     assert (
         found
         == {
-            "pfedsam_joint": {**nothing, "lora": True},
+            "pfedsam": {**nothing, "lora": True},
             "fca": {**nothing, "lora": True, "decoder": True},
             "fedsam": {**nothing, "lora": True, "decoder": True},
             "local_sam": nothing,
@@ -203,7 +203,7 @@ def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_fe
     federation = tmp_path / "federation"
     shutil.copytree(small_federation, federation)
     replace(DataList.load(federation / "list.json"), public=[]).save(federation / "list.json")
-    knobs = {"variant": "pfedsam_joint", "rounds": 1, "train": toy_sam}
+    knobs = {"variant": "pfedsam", "rounds": 1, "train": toy_sam}
     with caplog.at_level("INFO", logger="samfed_monai"):
         results = job(federation, tmp_path / "run", warm_start_steps=50, **knobs).run()
     assert validate_results(results) == []
@@ -246,7 +246,9 @@ def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(
     small_federation, tmp_path, toy_sam, options, message
 ):
     with pytest.raises(Refused, match=message):
-        job(small_federation, tmp_path / "run", variant="pfedsam", rounds=1, train={**toy_sam, **options}).run()
+        job(
+            small_federation, tmp_path / "run", variant="pfedsam_two_stage", rounds=1, train={**toy_sam, **options}
+        ).run()
     assert not (tmp_path / "run" / "rounds").exists()
     assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "nothing was trained"
 

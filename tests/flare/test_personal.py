@@ -34,7 +34,13 @@ def test_a_sam_whose_lora_alone_travels_is_the_same_in_one_process_and_carried(t
     for entries, builder in tiny_sam.catalogues():
         monkeypatch.setitem(entries, tiny_sam.NAME, builder)
     small = {name: value for name, value in SMALL.items() if name not in SMALL_NETWORK}
-    options = {**small, "batch_size": 1, "local_steps": 2, "variant": "pfedsam", "network_name": tiny_sam.NAME}
+    options = {
+        **small,
+        "batch_size": 1,
+        "local_steps": 2,
+        "variant": "pfedsam_two_stage",
+        "network_name": tiny_sam.NAME,
+    }
     here, there = in_both(two_sites, tmp_path, options, worker="tests.flare.tiny_sam")
     assert_same(here, there, "mlp.experts.up")
     shared = safe_load(there / "rounds" / "001" / "global.safetensors")

@@ -128,7 +128,11 @@ def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_ref
         ({"public": "box"}, {}, "--label-kind of public: expected masks: they are the public images, found 'box'"),
         ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are meas"),
         ({"d": "box"}, {}, "--label-kind of d: expected some of the kind box, found no labels"),
-        ({"c": "box"}, {"classes": ["one", "two"]}, "of c: expected 0 background, 1 to 2 foreground, .*write foreground as 1"),
+        (
+            {"c": "box"},
+            {"classes": ["one", "two"]},
+            "of c: expected 0 background, 1 to 2 foreground, .*write foreground as 1",
+        ),
     ],
 )
 def test_a_declaration_that_cannot_be_is_refused(root, tmp_path, kinds, chosen, told):
