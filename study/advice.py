@@ -45,8 +45,8 @@ def advice(records: str | Path) -> str:
 _ADVICE = """## Which one for you
 
 Figures are mean test Dice of short runs on polyps, four sites, three seeds ([tables and
-spread](results/related.md)), with \\* of an earlier form of the method (below). Under 0.01 most differences are within the
-spread: measure the two or three that fit you on your own validation images (`samfed compare`).
+spread](results/related.md)), with \\* of an earlier form of the method (below). Under 0.01 most differences are within
+the spread: measure the two or three that fit you on your own validation images (`samfed compare`).
 
 **Labels at some sites.** All sites of a run learn from the same kind of label, and one without it is refused. Among
 sites with masks of their own: {masks}. `supervised` is the simplest; `elcfs_labelled` also sends spectra of images;
