@@ -66,4 +66,5 @@ spectra of images.
 **One centre unseen.** Dice at the hospital that took no part: {seen}. A method that keeps layers at the sites (`fedbn`,
 `fedper`, `fedrep`, `pfedsam`) or a network for each (`ditto`, `apple`) has nothing of that hospital: a site must be
 chosen for it ([how](personalised.md)). `cpss_adapt` goes on there from a finished model, without labels.
+
 """

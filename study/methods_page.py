@@ -89,8 +89,7 @@ exchanged instead of predictions, and `personal` keeps part of a network at its 
 
 Number of images, seconds and steps leave a site under every method; failures leave as one line without paths.
 
-{advice}
-## Sites that lie: what so many sites allow
+{advice}## Sites that lie: what so many sites allow
 
 FedAvg, and every method above that averages, believes each site. Four rules tolerate so many sites that send what they
 like, together if they wish; they keep all updates of a round in memory, where FedAvg keeps two models.
