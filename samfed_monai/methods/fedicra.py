@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -246,14 +246,14 @@ class SiteCodes(PersonalFedAvg):
     """
 
     def require_names(self, shared: Sequence[str]) -> None:
-        if not _codes_in(shared):
+        if not any(name.endswith(CODES) for name in shared):
             expected, hint = "a network that knows its site", "set network_def#site_channels, for instance to 16"
             raise Refused([Problem("strategy", found=f"no weights {CODES}", expected=expected, hint=hint)])
 
     def attach(self, server: Server) -> SiteCodes:
         super().attach(server)
         self.require_names(list(self.global_weights))
-        (self.name,) = _codes_in(self.global_weights)
+        (self.name,) = (name for name in self.global_weights if name.endswith(CODES))
         places, sites = self.global_weights[self.name].shape[1], sorted(server.sites)
         if len(sites) > places:
             where, hint = "network_def#site_channels", f"set it to {len(sites)} or more"
@@ -268,10 +268,6 @@ class SiteCodes(PersonalFedAvg):
             site: replace(message, tensors={**message.tensors, self.name: self.codes[site].clone()})
             for site, message in super().configure(round).items()
         }
-
-
-def _codes_in(names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.endswith(CODES)]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -237,7 +237,7 @@ def test_a_site_without_labels_is_refused_before_round_0(small_federation, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"local_steps": 1}, r"site-1: .*at least one step for each stage.*found 1 steps with a share of 0\.5"),
+        ({"local_steps": 1}, r"site-1: .*at least one step for each part.*found 1 steps with a share of 0\.5"),
         ({"network_def#experts": 0}, r"optimizer#params#groups#0#params: .*found no parameter like '\*\.experts\.\*'"),
         ({"network_def#experts": 0, "optimizer#params#groups": []}, r"site-2: .*terms#load_balance: .*experts"),
     ],

@@ -303,7 +303,7 @@ def test_all_else_that_is_wrong_is_refused_together():
 def test_an_epoch_of_unknown_length_is_refused():
     trainer = sam_trainer([], steps=2)
     trainer.state.epoch_length = None
-    with pytest.raises(Refused, match=r"expected a number of steps, found an epoch of unknown length; set local_steps"):
+    with pytest.raises(Refused, match=r"one step for each part, found an epoch of unknown length; set local_steps"):
         DecoupledStages().check(trainer)
 
 
