@@ -75,10 +75,11 @@ def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list
         generations: how many, from 1.
 
     Raises:
-        Refused: fewer than one; a run that has no use for the masks of the one before.
+        Refused: fewer than one; a run that has no use for the masks of the one before, or that could make none.
     """
     from samfed_monai.core.validators import require, whole
     from samfed_monai.federation.job import check_job, federate_parser
+    from samfed_monai.federation.student_teacher import next_run_problems
 
     require(whole("--generations", generations, "a number of runs", least=1))
     if generations == 1:
@@ -91,7 +92,8 @@ def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list
     runs = [{**given, "output_dir": each, "cache_dir": cache} for each in folders]
     for own, before in zip(runs[1:], folders, strict=False):
         own["masks_from"] = before
-    if problems := check_job(root, runs[1], None, build=False).problems:
+    check = check_job(root, runs[1], None, build=False)
+    if problems := check.problems or next_run_problems(check.participants):
         raise Refused(problems)
     return runs
 

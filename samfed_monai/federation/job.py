@@ -52,11 +52,12 @@ def job_of(parser: Any) -> FederatedJob:
 class JobCheck(NamedTuple):
     """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
 
-    Notes are no mistakes; there are none beside problems.
+    There are participants where there is no problem. Notes are no mistakes; there are none beside problems.
     """
 
     problems: list[Problem]
     notes: list[Problem]
+    participants: Participants | None = None
 
 
 def check_job(
@@ -92,7 +93,8 @@ def check_job(
             TeacherStage.of(plan, job.places).dry_run(config.value("teacher_adapt"))
     if problems or participants is None:
         return JobCheck(list(dict.fromkeys(problems)), [])
-    return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
+    notes = unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant)
+    return JobCheck([], notes, participants)
 
 
 def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
