@@ -79,7 +79,6 @@ def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list
     """
     from samfed_monai.core.validators import require, whole
     from samfed_monai.federation.job import check_job, federate_parser
-    from samfed_monai.federation.student_teacher import next_run_problems
 
     require(whole("--generations", generations, "a number of runs", least=1))
     if generations == 1:
@@ -92,8 +91,7 @@ def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list
     runs = [{**given, "output_dir": each, "cache_dir": cache} for each in folders]
     for own, before in zip(runs[1:], folders, strict=False):
         own["masks_from"] = before
-    check = check_job(root, runs[1], None, build=False)
-    if problems := check.problems or next_run_problems(check.participants):
+    if problems := check_job(root, runs[1], None, build=False, last=False).problems:
         raise Refused(problems)
     return runs
 
