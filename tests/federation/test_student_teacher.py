@@ -200,6 +200,9 @@ def test_each_generation_takes_its_masks_from_the_one_before(tmp_path):
     ("given", "generations", "found"),
     [
         ({}, 0, "--generations: expected a number of runs >= 1, found 0"),
+        ({"variant": "local_only", "teacher_adapt": "lora"}, 2, "--generations: .*, found no network at the server"),
+        ({"personal": ["<norm>"]}, 2, "--generations: .*, found sites that keep a part of the network"),
+        ({"network_name": "sam_vit_t"}, 2, "--generations: .*, found sam_vit_t, on SAM's frozen weights"),
         ({"variant": "dp_only"}, 2, "masks_from: expected null: this variant learns from no soft masks"),
     ],
 )
