@@ -138,7 +138,6 @@ def test_the_view_is_reproducible_leaves_the_weak_one_and_is_the_strong_one_with
 @pytest.mark.parametrize(("variant", "stays"), [("fedgin", False), ("fedgin_own_norm", True)])
 def test_the_whole_state_is_averaged_and_normalisation_stays_at_the_site_by_name_alone(build, variant, stays):
     workflow = build(variant, network_name="lite0_fpn", encoder_weights=None)
-    workflow.run()
     assert isinstance(workflow.parser.get_parsed_content("strong_view"), IntensityViewd)
     personal = network_split(workflow.trainer.network, workflow.parser.get("personal", [])).personal
     norms = {

@@ -219,14 +219,6 @@ def test_confidence_leaves_the_prediction_it_judges_alone() -> None:
     torch.testing.assert_close(confidence.grad, expected)
 
 
-def test_kl_by_hand() -> None:
-    # logits 2 ln 3 and targets 0.9 (logit ln 9): softened by 2 both are 3/4; against 0 (1/2) they cost KL(3/4 || 1/2)
-    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    logits = pixels(2 * LN3, 2 * LN3, 2 * LN3, 0, 0, 0)
-    found = hssf_kl(logits, torch.full((1, 1, 2, 3), 0.9))
-    assert found.item() == pytest.approx(3 / 6 * divergence / 2, rel=1e-4)  # mean over six pixels and two channels
-
-
 def test_kl_counts_a_closed_gate_as_zero() -> None:
     logits, target = torch.zeros(2, 1, 2, 3), torch.full((2, 1, 2, 3), 0.9)
     whole = hssf_kl(logits, target).item()

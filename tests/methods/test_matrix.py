@@ -177,7 +177,14 @@ def test_two_rounds_come_to_results_with_what_the_method_declares(ran, variant):
         assert kinds == {"metrics", KINDS.get(method.exchange, method.exchange)}
 
 
-@pytest.mark.parametrize("variant", present(*ROWS))
+#: Rules at the server, whose rounds ``test_strategies.py`` goes on with, and rows whose sites do what another row's do.
+SAME_SITES = {
+    *("coordinate_median", "krum", "norm_clipping", "trimmed_mean", "oracle", "supervised", "fedbn"),
+    *("dp_only", "elcfs_labelled", "fedda_cyclic", "see_few"),
+}
+
+
+@pytest.mark.parametrize("variant", present(*[name for name in ROWS if name not in SAME_SITES]))
 def test_what_a_killed_run_leaves_goes_on_to_the_same_bits(ran, variant):
     found = ran(variant)
     assert not (found.cut / "rounds" / "001").exists()
@@ -230,21 +237,13 @@ def test_fedca_contrasts_before_the_warm_start_and_without_rounds_it_is_a_run_wi
 
 
 @needs("fedca")
-def test_fedca_shares_mean_features_once_a_round_of_contrast_and_is_trained_against_them(ran, tmp_path):
+def test_fedca_shares_mean_features_once_in_two_rounds_of_contrast(ran, tmp_path):
     train = {**ran("fedca").options["train"], "terms#contrast#rounds": 2}
-    options = {**ran("fedca").options, "rounds": 3}
-    terms = {}
-    for share in (True, False):
-        folder = tmp_path / str(share)
-        results = job(ran("fedca").federation, folder, **{**options, "train": {**train, "strategy#share": share}}).run()
-        sent = [line.get("statistics") for line in read_audit(folder / "sites/site-1/audit.jsonl")]
-        rule = {"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}
-        assert [each for each in sent if each] == ([rule] if share else [])
-        assert (results["privacy"].get("statistics") or {}).get("kind") == ("features" if share else None)
-        rounds = (read_json(folder / f"rounds/{round:03d}/round.json") for round in (0, 1))
-        terms[share] = [round["sites"]["site-1"]["terms"]["contrast"] for round in rounds]
-    assert terms[True][0] == terms[False][0], "in the first round there is nothing to share yet"
-    assert terms[True][1] > terms[False][1], "there is more to be unlike"
+    results = job(ran("fedca").federation, tmp_path, **{**ran("fedca").options, "rounds": 3, "train": train}).run()
+    sent = [line.get("statistics") for line in read_audit(tmp_path / "sites/site-1/audit.jsonl")]
+    rule = {"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}
+    assert [each for each in sent if each] == [rule]
+    assert results["privacy"]["statistics"]["kind"] == "features"
 
 
 @needs("clustered_sites")

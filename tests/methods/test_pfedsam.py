@@ -15,7 +15,6 @@ from monai.inferers import SimpleInferer
 
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.pfedsam import (
     DecoupledStages,
     ExpertUsage,
@@ -28,7 +27,7 @@ from samfed_monai.networks.sam.experts import Routing
 from samfed_monai.networks.sam.network import SamOutputs
 from tests.handlers.sam_toy import sam_trainer
 from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
-from tests.networks.sam.tiny import SIZE, tiny_network, wake
+from tests.networks.sam.tiny import tiny_network
 
 
 def test_hand_computed_and_averaged_over_layers():
@@ -112,27 +111,6 @@ def test_paths_that_are_sure_and_agree_teach_each_other_nothing():
     value.backward()
     assert value == 0
     assert not prediction.grad.any()
-
-
-def test_the_gradient_reaches_the_trained_path_alone():
-    for path in SamPath:
-        network = tiny_network()
-        wake(network)
-        trainer = sam_trainer([], network=network)
-        image = torch.rand(2, 3, SIZE, SIZE)
-        trainer.state.output = {"pred": network(image, path=path), "image": image}
-        MutualDistillationTerm().value(None, trainer).backward()
-        experts = [p.grad for name, p in network.named_parameters() if ".experts." in name]
-        assert {grad is None for grad in experts} == {path is SamPath.GLOBAL}
-
-
-def test_in_a_trainer_its_weight_is_one_half_and_fresh_experts_cost_nothing():
-    network = tiny_network()  # both paths are one
-    term = MutualDistillationTerm()
-    trainer = sam_trainer([DecoupledStages(share=1.0), term, TermLogger()], network=network, steps=1)
-    trainer.run()
-    assert trainer.state.term_means["mutual_kd"] == pytest.approx(0, abs=1e-6)
-    assert (term.weight, term.temperature, term.needs) == (0.5, 2.0, ())
 
 
 def test_networks_without_two_paths_are_refused_before_any_step():

@@ -112,12 +112,6 @@ def test_the_same_mask_is_zero_pixels_away():
     assert hausdorff95(*squares(0)) == 0.0
 
 
-def test_two_single_pixels_are_as_far_apart_as_they_are():
-    a, b = np.zeros((2, 30, 30), bool)
-    a[3, 4] = b[6, 8] = True
-    assert hausdorff95(a, b) == 5.0
-
-
 def test_the_percentile_lies_on_the_line_between_two_pixels():
     a, b = np.zeros((2, 1, 12), bool)
     a[0, :11] = True  # distances to pixel 0 of b: 0 to 10, the 95th percentile at place 9.5
@@ -385,15 +379,6 @@ def test_pooled_hd95_agrees_with_medpys_definition(pair):
     # both are float64: what differs is the order of a root and a line
     assert found == pytest.approx(medpys_definition(*pair), abs=1e-9)
     assert segmentation_scores(*pair, pooled=True).hd95 == found
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_at_the_evaluation_size_too(seed):
-    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(3, 384, 384)), (0, 25, 25))
-    label = noise[0] > noise[0].std()
-    prediction = noise[0] + 0.3 * noise[1] > 0.9 * noise[0].std()
-    assert segmentation_scores(prediction, label).hd95 == pytest.approx(monai(prediction, label)[1], abs=TOLERANCE)
-    assert hausdorff95(prediction, label, pooled=True) == pytest.approx(medpys_definition(prediction, label))
 
 
 KIDNEY_ALONE = np.array([[1, 1, 0], [0, 0, 0]])

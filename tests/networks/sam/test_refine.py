@@ -254,25 +254,24 @@ def test_the_identity_knows_of_refinement_only_where_there_is_one():
 
 
 def test_load_builds_the_sam_that_was_asked_for(checkpoint):
-    assert Teacher.load("vit_t", checkpoint, size=256).refiner is None
-    base = Teacher.load("vit_t", checkpoint, size=256, refine="boxes", refine_size=512)
+    plain = Teacher.load("vit_t", checkpoint, size=64)
+    assert plain.refiner is None
+    base = Teacher.load("vit_t", checkpoint, size=64, refine="boxes", refine_size=128)
     assert base.refiner is not None
-    assert base.refiner.size == 512
+    assert base.refiner.size == 128
     assert base.refiner.sam is not base.sam
     assert not any(parameter.requires_grad for parameter in base.parameters())
-    adapted = Teacher.load("vit_t", checkpoint, size=256, refine="mean", refine_with="adapted")
+    adapted = Teacher.load("vit_t", checkpoint, size=64, refine="mean", refine_with="adapted")
     assert adapted.refiner is not None
-    assert (adapted.refiner.sam, adapted.refiner.size) == (adapted.sam, 256)
-    assert len({base.sha256, adapted.sha256, Teacher.load("vit_t", checkpoint, size=256).sha256}) == 3
+    assert (adapted.refiner.sam, adapted.refiner.size) == (adapted.sam, 64)
+    assert len({base.sha256, adapted.sha256, plain.sha256}) == 3
     assert adapted.probabilities(torch.rand(1, 3, 40, 50)).min() >= 0
 
 
-def test_the_default_size_is_what_was_measured(monkeypatch):
-    from samfed_monai.networks.sam import refine
-
+def test_the_default_size_is_what_was_measured(sam, monkeypatch):
     asked = []
-    monkeypatch.setattr(refine, "build_sam", lambda *arguments: asked.append(arguments) or build_sam("vit_t", size=256))
-    make_refiner(BOXES, build_sam("vit_t", size=256), 256, base="vit_t", checkpoint="w.pt", bf16=False)
+    monkeypatch.setattr(components, "build_sam", lambda *arguments: asked.append(arguments) or sam)
+    make_refiner(BOXES, sam, 256, base="vit_t", checkpoint="w.pt", bf16=False)
     assert asked == [("vit_t", "w.pt", 1024)]
 
 
@@ -289,12 +288,11 @@ def test_everything_wrong_is_told_at_once():
         Refinement("boxes", "adapted", 512)
 
 
-@pytest.mark.parametrize("size", [224, 256, 448])
-def test_a_real_mobile_sam_finds_a_polyp_in_its_box(samfed_data, size):
+def test_a_real_mobile_sam_finds_a_polyp_in_its_box(samfed_data):
     """With the true mask as first pass, its box alone lets MobileSAM find the polyp again."""
     from samfed_monai.data import read_image, read_mask
 
-    folder = samfed_data / "data"
+    folder, size = samfed_data / "data", 256
     with open(folder / "tiny" / "manifest.csv", newline="") as stream:
         row = next(row for row in csv.DictReader(stream) if "kvasir" in row["site"])
     image = torch.tensor(read_image(folder / row["image"])).permute(2, 0, 1)[None].float() / 255

@@ -98,8 +98,8 @@ def test_bf16_moves_probabilities_little(teacher):
 
 
 def test_load_knows_what_it_is(checkpoint):
-    teacher = Teacher.load("vit_t", checkpoint, size=256, views=2)
-    assert teacher.sha256 == identity(base_sha256=sha256_file(checkpoint), adapter_sha256="none", size=256, views=2)
+    teacher = Teacher.load("vit_t", checkpoint, size=64, views=2)
+    assert teacher.sha256 == identity(base_sha256=sha256_file(checkpoint), adapter_sha256="none", size=64, views=2)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not teacher.training
 
@@ -119,7 +119,7 @@ def test_identity_depends_on_everything_that_decides_the_masks():
 
 def test_the_peak_shifts_the_mean_of_the_views(checkpoint):
     image = torch.rand(1, 3, 40, 32)
-    plain, relative = (Teacher.load("vit_t", checkpoint, size=256, views=2, bf16=False, peak=p) for p in (None, 0.4))
+    plain, relative = (Teacher.load("vit_t", checkpoint, size=64, views=2, bf16=False, peak=p) for p in (None, 0.4))
     expected = relative_to_peak(plain.probabilities(image), 0.4)
     torch.testing.assert_close(relative.probabilities(image), expected)
 
