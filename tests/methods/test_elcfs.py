@@ -153,14 +153,6 @@ def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> S
     return SpectrumWindows(data=Records(count), transform=transform, term=term, half=half, **options)  # type: ignore
 
 
-def test_sites_send_windows_of_the_shape_that_the_server_expects():
-    strategy, statistic = attached(StyleExchange(entries=3, half=2)), windows_of(5, entries=3, half=2)
-    strategy.configure(0)
-    expected = strategy.expected("a")["statistics.windows"]
-    assert expected.shape == statistic.like()["windows"].shape == statistic.measured(1)["windows"].shape
-    assert expected.shape == (3, 3, 5, 5)
-
-
 def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
     statistic = windows_of(11, entries=4)
     found = statistic.measured(5)["windows"]

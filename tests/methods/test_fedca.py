@@ -26,7 +26,7 @@ from samfed_monai.methods.fedca import (
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
-from tests.handlers.toy import Dilated, Shown, next_round, same, toy_loader, toy_trainer, weights
+from tests.handlers.toy import Shown, next_round, same, toy_loader, toy_trainer, weights
 
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
 
@@ -270,16 +270,6 @@ def test_without_a_common_dictionary_nothing_but_weights_travels_and_the_mean_do
     assert [message.extra for message in strategy.configure(0).values()] == [{}, {}]
     assert strategy.expected("a").keys() == {"w"}
     assert not ContrastBeforeLabels(rounds=2).exchange.mean
-
-
-def test_of_maps_of_one_size_the_deepest_is_trained():
-    network = Dilated()
-    start = weights(network)
-    handlers = [UnlabelledStream(loader=toy_loader(), guides=[]), ContrastiveTerm(alone=True, weight=1.0), TermLogger()]
-    trainer = toy_trainer(handlers, network=network, steps=3, learning_rate=0.05)
-    next_round(trainer, 0, 2)
-    moved = {name for name, tensor in weights(network).items() if not torch.equal(tensor, start[name])}
-    assert moved == {name for name in start if name.startswith("encoder.")}
 
 
 def aggregated(strategy, warm_start=None) -> list[float]:

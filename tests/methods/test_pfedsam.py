@@ -227,19 +227,6 @@ def test_a_trainer_without_rounds_has_both_stages_in_every_epoch():
     assert diary.lines == [G, L, G, L]
 
 
-def test_between_iterations_the_network_is_the_sites_own():
-    seen = []
-    trainer: Any = sam_trainer([DecoupledStages(share=1.0)], steps=1)
-    trainer.add_event_handler(
-        Events.EPOCH_COMPLETED,
-        lambda engine: seen.append((engine.network.path, [p for p in engine.network.parameters() if p.requires_grad])),
-    )
-    trainer.run()
-    ((path, trained),) = seen
-    assert path is SamPath.PERSONAL
-    assert len(trained) == sum(len(group["params"]) for group in trainer.network.parameter_groups())
-
-
 def test_a_failed_step_is_told_and_leaves_the_network_the_sites_own():
     trainer: Any = sam_trainer([DecoupledStages()], steps=2)
 

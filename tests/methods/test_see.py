@@ -122,14 +122,6 @@ def test_three_labels_of_an_image_are_kept_and_the_first_that_is_worse_in_two_sc
     assert (store.get("3" * 64), len(store)) == ([], 2)
 
 
-def test_the_prediction_of_the_round_before_is_kept_and_the_first_is_its_own():
-    store, first, second = PseudoLabelStore(), torch.full((1, 2, 2), 0.2), torch.full((1, 2, 2), 0.4)
-    assert torch.equal(store.previous(ONE, first), first)
-    assert torch.equal(store.previous(ONE, second), first)
-    assert torch.equal(store.previous(ONE, first), second)
-    assert torch.equal(store.previous(TWO, first), first)
-
-
 def test_what_is_saved_comes_back_for_its_owner_alone(tmp_path):
     store, path = PseudoLabelStore(), tmp_path / "labels" / "0000.safetensors"
     for scores in (Scores(1 / 3, 0.1, 0.7), OLD):
@@ -440,11 +432,6 @@ def rounds_of(monkeypatch, tmp_path, answers, **options):
         return [round(float(pseudo.mean()), 1) for pseudo, _ in term.store.get(ONE)]
 
     return term, after
-
-
-def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monkeypatch, tmp_path):
-    _, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.9, 0.8])
-    assert [after(number) for number in (0, 1, 1)] == [[0.6], [0.6, 0.9], [0.6, 0.8]]
 
 
 def test_of_every_two_rounds_the_second_takes_nothing_and_goes_on_with_what_there_is(monkeypatch, tmp_path):
