@@ -289,18 +289,6 @@ def test_shares_are_weighed_by_tokens():
     }
 
 
-def test_a_round_counts_the_tokens_of_stage_l_and_the_next_one_starts_anew():
-    trainer = sam_trainer([DecoupledStages(), ExpertUsage()], steps=3)
-    for round in range(2):
-        next_round(trainer, round, 2)
-        usage = trainer.state.expert_usage
-        assert list(usage) == trainer.network.expert_layers
-        for layer in usage.values():
-            assert layer["tokens"] == 1 * 4 * 16  # one step of stage L, four images, 4 x 4 tokens
-            assert sum(layer["share"]) == pytest.approx(1)
-            assert len(layer["share"]) == 4
-
-
 def test_every_round_is_a_line_that_its_owner_alone_can_read(tmp_path):
     trainer = sam_trainer([DecoupledStages(), ExpertUsage(output_dir=tmp_path, site="a")], steps=2)
     for round in range(2):
@@ -309,6 +297,10 @@ def test_every_round_is_a_line_that_its_owner_alone_can_read(tmp_path):
     first, second = map(json.loads, path.read_text().splitlines())
     assert (first["round"], second["round"]) == (0, 1)
     assert second["layers"] == trainer.state.expert_usage
+    assert list(second["layers"]) == trainer.network.expert_layers
+    for layer in second["layers"].values():
+        assert layer["tokens"] == 1 * 4 * 16, "one step of stage L, four images, 4 x 4 tokens: of this round alone"
+        assert (sum(layer["share"]), len(layer["share"])) == (pytest.approx(1), 4)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
