@@ -9,14 +9,7 @@ import torch
 from torch import nn
 
 from samfed_monai.attacks.finding import against_blank, psnr
-from samfed_monai.attacks.inversion import (
-    Update,
-    attack_inversion,
-    cosine_distance,
-    invert,
-    observed,
-    total_variation,
-)
+from samfed_monai.attacks.inversion import Update, attack_inversion, cosine_distance, invert, observed, total_variation
 from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, scenes, target
 
 LOSS = nn.BCEWithLogitsLoss()

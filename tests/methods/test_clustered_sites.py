@@ -15,12 +15,7 @@ from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.clustered_sites import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.privacy import (
-    Privacy,
-    notes_on_statistics,
-    privacy_account,
-    require_possible,
-)
+from samfed_monai.privacy import Privacy, notes_on_statistics, privacy_account, require_possible
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
 
