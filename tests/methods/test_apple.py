@@ -119,20 +119,6 @@ def test_rounds_of_several_steps_are_those_of_the_authors_code():
     assert (shares - torch.tensor([0.75, 0.25])).abs().max() > 0.01
 
 
-@pytest.mark.parametrize(("kind", "ratio"), [(torch.optim.SGD, 3.0), (torch.optim.AdamW, 1.0)])
-def test_the_factor_of_a_core_models_gradient_has_no_effect_under_an_optimizer_that_divides_by_its_size(kind, ratio):
-    lengths = []
-    for prior in ((0.75, 0.25), (0.25, 0.75)):
-        network = Six(OWN)
-        optimizer = kind(network.parameters(), lr=1e-3, weight_decay=0.0)
-        sharing = AppleSharing(network=network, optimizer=optimizer, site="s", rate=0.0, mu=0.0)
-        trainer = six_trainer(network, optimizer, [sharing], [9.0] * 6)
-        sharing.receive(1, 3, Kind.WEIGHTS, sent(prior, other=OWN))  # of one model, any mixture is that model
-        answer = trained(sharing, trainer)
-        lengths.append((torch.tensor(answer) - torch.tensor(OWN)).norm().item())
-    assert lengths[0] / lengths[1] == pytest.approx(ratio, rel=1e-3)
-
-
 def test_what_the_prior_moves_moves_the_shares():
     sharing, _ = made(rate=0.0)
     sharing.load_state_dict(
