@@ -81,6 +81,7 @@ def test_a_first_round_is_averaged_by_images_and_who_did_not_answer_says_what_ot
     assert numbers.tolist() == [1.0, 5.0, 3.0]
     assert weights.dtype is numbers.dtype is torch.float64
     assert strategy.weights == {}, "nothing was moved"
+    assert strategy.exchange.means_of_terms, "of which no differential privacy is promised"
 
 
 def test_the_next_round_is_averaged_by_the_weights_that_numbers_led_to():
