@@ -41,14 +41,15 @@ def weights(samfed_data, tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """``organs`` with volumes, ``slices`` of them, and ``list.json``."""
+    """``organs`` with volumes, ``slices`` of them, ``list.json``, and ``weak.json`` with points for masks."""
     folder = tmp_path_factory.mktemp("organs")
     render_volumes(folder / "organs", volumes=3, public=2, size=(32, 32), depth=4)
     done = run(
         *("prepare", "nifti", folder / "organs", "--slices", folder / "slices", "--public", "public", "--no-report"),
         *("--classes", ",".join(CLASSES), "--validation", 0.3, "--test", 0.3, "--output", folder / "list.json"),
     )
-    assert done == 0
+    points = ("--data-root", folder / "slices", "--kind", "points", "--output", folder / "weak.json", "--no-report")
+    assert (done, run("prepare", "weak", folder / "list.json", *points)) == (0, 0)
     return folder
 
 
@@ -58,7 +59,8 @@ def run(*words: object) -> int:
 
 def federate(place, variant, *more, out=None):
     out = out or place / "runs" / variant
-    given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
+    listed = place / ("weak.json" if methods()[variant].labels == "weak" else "list.json")
+    given = ("--datalist", listed, "--data-root", place / "slices", "--cache-dir", place / "cache")
     config = client_config(find_bundle("samfed_skin"), variant, {})
     network = () if config.optional("mixed_networks") else ("--network_name", "basic_unet")
     small = (*SMALL, *network, *(TEACHER if config.value("teacher_adapt") != "off" else ()))
@@ -112,6 +114,7 @@ NEEDS: dict[str, tuple[object, ...]] = {
     "fedproto": ("--mixed_networks", "['basic_unet']", "--rounds", 2),
     "clustered_sites": ("--strategy#least", 1, "--rounds", 2),
     "fedca": ("--rounds", 2, "--terms#contrast#rounds", 1),
+    "fedicra": ("--local_steps", 2, "--before#parts#share", 0.5),
     "fedrep": ("--personal", "['final_conv.*']", "--local_steps", 2),
     "heterogeneous": UNLIKE,
 }
@@ -121,6 +124,7 @@ OF_MORE_SITES = {"coordinate_median", "krum", "trimmed_mean"}
 OF_THE_SAME_PARTS = {
     *("samfed", "no_global_kd", "no_sam_kd", "dp_only"),
     *("elcfs_labelled", "fedbn", "fedgin_own_norm", "fedper"),
+    "cpss_adapt",  # at one site, and so no federation
 }
 
 
