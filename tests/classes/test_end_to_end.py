@@ -41,14 +41,15 @@ def weights(samfed_data, tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """``organs`` with volumes, ``slices`` of them, and ``list.json``."""
+    """``organs`` with volumes, ``slices`` of them, ``list.json``, and ``weak.json`` with points for masks."""
     folder = tmp_path_factory.mktemp("organs")
     render_volumes(folder / "organs", volumes=3, public=2, size=(32, 32), depth=4)
     done = run(
         *("prepare", "nifti", folder / "organs", "--slices", folder / "slices", "--public", "public", "--no-report"),
         *("--classes", ",".join(CLASSES), "--validation", 0.3, "--test", 0.3, "--output", folder / "list.json"),
     )
-    assert done == 0
+    points = ("--data-root", folder / "slices", "--kind", "points", "--output", folder / "weak.json", "--no-report")
+    assert (done, run("prepare", "weak", folder / "list.json", *points)) == (0, 0)
     return folder
 
 
@@ -58,7 +59,8 @@ def run(*words: object) -> int:
 
 def federate(place, variant, *more, out=None):
     out = out or place / "runs" / variant
-    given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
+    listed = place / ("weak.json" if methods()[variant].labels == "weak" else "list.json")
+    given = ("--datalist", listed, "--data-root", place / "slices", "--cache-dir", place / "cache")
     config = client_config(find_bundle("samfed_skin"), variant, {})
     network = () if config.optional("mixed_networks") else ("--network_name", "basic_unet")
     small = (*SMALL, *network, *(TEACHER if config.value("teacher_adapt") != "off" else ()))
@@ -110,13 +112,17 @@ NEEDS: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("fca", "pfedsam", "pfedsam_two_stage"), SAM),
     **dict.fromkeys(("fedmd", "heterogeneous", "hssf", "local_only"), UNLIKE),
     "fedproto": ("--mixed_networks", "['basic_unet']", "--rounds", 2),
+    "clustered_sites": ("--strategy#least", 1, "--rounds", 2),
+    "fedca": ("--rounds", 2, "--terms#contrast#rounds", 1),
+    "fedicra": ("--local_steps", 2, "--before#parts#share", 0.5),
 }
 #: Methods whose own code meets neither images nor labels: what learns classes there is that of others here.
 OF_OTHERS = {
-    *("no_global_kd", "no_sam_kd", "no_agreement", "confidence_selection", "dp_only"),  # parts left out
+    *("samfed", "no_global_kd", "no_sam_kd", "no_agreement", "confidence_selection", "dp_only"),  # parts left out
     *("coordinate_median", "krum", "norm_clipping", "trimmed_mean"),  # weights at the server
     *("ditto", "fedala", "fedbn", "fedper", "fedprox", "fedrep", "fedgin_own_norm"),  # weights at the sites
     *("elcfs_labelled", "fedsam", "full_sam", "local_sam"),
+    "cpss_adapt",  # at one site, and so no federation
 }
 
 
