@@ -37,19 +37,14 @@ def listed(tmp_path, monkeypatch):
 def test_it_runs_the_bundle(listed, tmp_path):
     output = tmp_path / "adapter.safetensors"
     words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "256", "--epochs", "1"]
-    arguments = parse(
-        *words, "--evaluate-on", "validation", "--peak", "0.4", "--refine", "mean", "--refine-with", "adapted"
-    )
+    arguments = parse(*words, "--evaluate-on", "validation")
     assert arguments.run(arguments) == 0
     header = read_header(output)
     assert (header.adapt.value, header.size) == ("decoder", 256)
     fitted = read_json(tmp_path / "adapter.fit.json")
     assert {"held_out"} < set(fitted["after"])
     assert "before" not in fitted
-    again = parse(
-        *(*words, "--evaluate-on", "validation", "--peak", "0.4", "--refine", "mean", "--refine-with", "adapted"),
-        "--examine-before",
-    )
+    again = parse(*words, "--evaluate-on", "validation", "--examine-before")
     assert again.run(again) == 0
     asked = read_json(tmp_path / "adapter.fit.json")
     assert (asked["reused"], asked["after"]) == (True, fitted["after"])
