@@ -13,6 +13,7 @@ from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp
 from samfed_monai.data.records import load_records
+from samfed_monai.data.sources.public import find_polyps
 from tests.cli.test_prepare import run
 from tests.data import polyp_folders
 from tests.data.making import disc, options, picture, save, site
@@ -367,11 +368,13 @@ def test_a_published_list_finds_the_official_layouts(tmp_path, root):
 
 @pytest.mark.data
 def test_the_real_collections(tmp_path, samfed_data):
-    made = prepare_polyp(
-        samfed_data / "data" / "polyp", options(tmp_path, public="CVC-ColonDB", limit_per_site=50, validation=0.1)
-    )
+    root = samfed_data / "data" / "polyp"
+    found = find_polyps(root)
+    counts = {name: len(ones) for name, ones in found.sites.items()}
+    assert (counts, found.threshold) == ({"CVC-ClinicDB": 612, "CVC-ColonDB": 379, "Kvasir-SEG": 1000}, 128)
+    made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", leave_out=["kvasir"], validation=0.1))
     assert len(made.datalist.public) == 379
-    assert list(made.datalist.sites) == ["CVC-ClinicDB", "Kvasir-SEG"]
+    assert list(made.datalist.sites) == ["CVC-ClinicDB"]
     assert made.warnings == ["34 images of the public set repeat the bytes of another one there"]
     assert len({item.group for item in made.datalist.public}) == 15
     assert all(len(where) == 1 for group, where in places(made.datalist).items() if group)
