@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import samfed_monai.config.workflow  # noqa: F401 - imported while the check is replaced, it would keep the other one
 from samfed_monai.cli.compare import _problems, read_rows
 from samfed_monai.config import check as config_check
 
