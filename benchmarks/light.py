@@ -25,6 +25,7 @@ STUDENT = "mobile_sam_fpn"
 NETWORKS = (
     ("mobile_sam_fpn", 224),
     ("lite0_fpn", 224),
+    ("lite0_fpn_small", 224),
     ("deeplabv3plus_resnet18", 224),
     ("deeplabv3plus_resnet18", 128),
 )

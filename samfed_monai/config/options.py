@@ -127,13 +127,10 @@ OPTIONAL = frozenset(
 )
 """Ids on top of ``train.json`` that a federation reads where they are there; the file need not spell them out."""
 
-FEDERATION_ALONE = frozenset({"score", "self_training"})
+FEDERATION_ALONE = frozenset({"score"})
 """Ids on top of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
 
-USE_OF_TEACHER = frozenset(
-    {"base", "adapt", "checkpoint", "size", "views", "bf16", "peak"}
-    | {"refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement"}
-)
+USE_OF_TEACHER = frozenset({"base", "adapt", "checkpoint", "size", "views", "bf16"})
 """Ids on top of ``teacher.json`` that say how an adapter that is there is used."""
 
 TRAINING_READS = (

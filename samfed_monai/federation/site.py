@@ -32,7 +32,7 @@ from samfed_monai.federation.preparation import (
     own_fingerprints,
     sam_fingerprint,
 )
-from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
+from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics.quality import groups_of, metrics_of
@@ -509,10 +509,8 @@ class Site:
             return None
         stage = TeacherStage.of(self.plan, self.places)
         memory = self.places.cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
-        recipe = stage.self_training if self.trains and adapt != "none" else None
-        own = None if recipe is None else OwnTeacher(recipe, stage, self.masks())
         config = self.participants.config
-        return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, own=own, trains=self.trains)
+        return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, trains=self.trains)
 
     def make_client(self) -> SamFedAlgo:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""

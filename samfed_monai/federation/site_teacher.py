@@ -1,19 +1,18 @@
-"""The teacher at a site before round 0: soft masks, the site's own teacher (self-training), and scores."""
+"""The teacher at a site before round 0: soft masks and scores."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_json
-from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
-from samfed_monai.data.records import different, read_as
+from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, write_json
+from samfed_monai.data import DataList, SoftMaskStore, load_records
+from samfed_monai.data.records import different
 from samfed_monai.federation.exchange_object import class_metrics, volume_metrics
 from samfed_monai.federation.student_teacher import StudentTeacher
 from samfed_monai.federation.teacher import TeacherStage, single_writer
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.networks import Teacher
-    from samfed_monai.teacher import SelfTraining
-    from samfed_monai.teacher.exam import Records
 
 logger = logging.getLogger(__name__)
 
@@ -86,89 +83,6 @@ class SiteMasks:
         return load_records(self.datalist, self.data_root, split=split, site=self.site, limit=self.limit)
 
 
-@dataclass(frozen=True)
-class OwnTeacher:
-    """Makes a site's own teacher before round 0; neither it nor anything of it leaves the site.
-
-    Args:
-        recipe: how it is trained.
-        stage: how the plan uses a teacher.
-        masks: the site's list, public images among it, and its store, whose folder (0700) keeps the adapter.
-    """
-
-    recipe: SelfTraining
-    stage: TeacherStage
-    masks: SiteMasks
-
-    def of(self, teacher: Teacher, adapter: Path) -> Teacher:
-        """The site's own teacher, made out of the server's; the server's, where it finds nothing in the site's images.
-
-        Args:
-            teacher: the server's; its masks are the first pseudo-labels. It stays as it is.
-            adapter: file of its (first) adapter, where training begins.
-        """
-        for generation in range(self.recipe.generations):
-            recipe = replace(self.recipe, generations=1, seed=self.recipe.seed + generation)
-            made = self._next(teacher, adapter, recipe)
-            if made is None:
-                logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.masks.site)
-                break
-            teacher, adapter = made
-        return teacher
-
-    def _next(self, teacher: Teacher, adapter: Path, recipe: SelfTraining) -> tuple[Teacher, Path] | None:
-        """The teacher that learns from the masks of this one, and its adapter; ``None`` where these are empty."""
-        from samfed_monai.teacher.self_training import PseudoLabelled, confident
-
-        datalist, root = self.masks.datalist, self.masks.data_root
-        self.masks.fill(teacher, ("unlabelled",))
-        store = self.masks.store(teacher.sha256)
-        chosen = confident(self.masks.records("unlabelled"), store, recipe.keep)
-        if not chosen:
-            return None
-        public = load_records(datalist, root, split="public", with_labels=True)
-        made_of = {
-            "teacher": teacher.sha256,
-            "recipe": recipe.content(),
-            "images": [record["image_sha256"] for record in chosen],
-            "public": public_hash(public, ordered=False),
-            **read_as(datalist),
-        }
-        key = canonical_hash(made_of)
-        path = self.masks.folder / "teachers" / f"{key[:16]}.safetensors"  # in the private folder
-        with single_writer(path) as exists:
-            logger.info("%s: own teacher from %d images%s", self.masks.site, len(chosen), ", reused" if exists else "")
-            if not exists:
-                self._make(teacher, adapter, recipe, path, key, PseudoLabelled(chosen, store), public)
-        return self.stage.load(datalist, root, adapt="lora", adapter=path), path
-
-    @staticmethod
-    def _make(
-        teacher: Teacher,
-        adapter: Path,
-        recipe: SelfTraining,
-        path: Path,
-        key: str,
-        own: Sequence[dict[str, Tensor]],
-        public: Records,
-    ) -> None:
-        from samfed_monai.networks.sam.adapter import read_header, save_adapter
-        from samfed_monai.teacher.self_training import self_train
-
-        progress_file = path.with_name(path.name + ".progress.safetensors")
-        sam = self_train(
-            teacher.sam,
-            recipe,
-            own,
-            public,
-            size=teacher.size,
-            progress_file=progress_file,
-            fit_hash=key,
-        )
-        save_adapter(path, sam, replace(read_header(adapter), fit={"hash": key, "self_training": recipe.content()}))
-        progress_file.unlink(missing_ok=True)
-
-
 def adapter_message(file: Path | None, *, sam: str | None, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and words that carry a teacher to the sites.
 
@@ -194,7 +108,6 @@ class SiteTeacher:
         adapt: ``teacher_adapt`` of the plan.
         config: the run's ``train.json``, from which the network of an earlier run is built where one makes the masks.
         memory: file in which the site notes that it is prepared, for when its process is started again.
-        own: makes the site's own teacher out of the server's; ``None`` takes the server's as it is.
         trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
     """
 
@@ -206,11 +119,10 @@ class SiteTeacher:
         adapt: str,
         config: WorkflowConfig,
         memory: Path,
-        own: OwnTeacher | None = None,
         trains: bool = True,
     ) -> None:
         self.trains = trains
-        self.stage, self.masks, self.adapt, self.memory, self.own = stage, masks, adapt, memory, own
+        self.stage, self.masks, self.adapt, self.memory = stage, masks, adapt, memory
         self.config = config
         self._sha256: str | None = None
 
@@ -241,8 +153,6 @@ class SiteTeacher:
 
         That is the unlabelled images, where the site trains, and those that the teacher is scored on.
 
-        Where the site makes a teacher of its own, the store is that one's.
-
         Args:
             message: of kind ``adapter``.
             teacher: the same teacher, where this process has it already.
@@ -256,12 +166,6 @@ class SiteTeacher:
         if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
             found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
             raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
-        if self.own is not None and file is not None:
-            if isinstance(teacher, StudentTeacher):
-                raise _refusal(
-                    "message -> adapter", "a network", "an adapter: this plan trains it further at each site"
-                )
-            teacher = self.own.of(teacher, file)
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
         write_json(self.memory, {"teacher": teacher.sha256})

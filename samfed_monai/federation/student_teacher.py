@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.device import best_device
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.model_file import (
     ARGUMENTS,
@@ -115,23 +115,8 @@ def masks_from_problems(source: str | Path | None, adapt: str, stage: TeacherSta
         adapt: ``teacher_adapt``; ``off`` has no soft masks.
         stage: how the run uses a teacher.
     """
-    if source is None:
-        return []
-    problems, hint = Problems(), "leave it out: a trained network makes the masks"
-    if adapt == "off":
-        expected = "null: this variant learns from no soft masks"
-        problems.add(WHERE, found=repr(str(source)), expected=expected, hint="leave it out, or take another variant")
-    for name, off in (("refine", "none"), ("peak", None)):
-        if stage.option(name) not in (off, None):
-            found = repr(stage.option(name))
-            problems.add(f"teacher.json -> {name}", found=found, expected=f"{off!r} with masks_from", hint=hint)
-    with problems.collected():
-        if stage.self_training is not None:
-            expected = "0 epochs with masks_from"
-            problems.add(
-                "teacher.json -> self_training", found="a recipe of SAM's adapter", expected=expected, hint=hint
-            )
-    return list(problems)
+    expected, hint = "null: this variant learns from no soft masks", "leave it out, or take another variant"
+    return [] if source is None or adapt != "off" else [Problem(WHERE, repr(str(source)), expected, hint)]
 
 
 def packed(source: str | Path, participants: Participants) -> bytes:

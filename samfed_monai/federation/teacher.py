@@ -18,7 +18,6 @@ from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Places, Plan
     from samfed_monai.networks import Teacher
-    from samfed_monai.teacher import SelfTraining
 
 
 logger = logging.getLogger(__name__)
@@ -40,10 +39,7 @@ def single_writer(path: str | Path) -> Iterator[bool]:
         yield Path(path).exists()
 
 
-REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")
-TEST_TIME = frozenset(
-    ("views", "peak", "self_training", "evaluate_on", "evaluate_limit", "progress", "score", *REFINEMENT)
-)
+TEST_TIME = frozenset(("views", "evaluate_on", "evaluate_limit", "progress", "score"))
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
 REPORT_ONLY = "examine_before"
 """An id of ``teacher.json``, and an argument of its fit, that adds to the report of a fit and changes nothing."""
@@ -114,22 +110,8 @@ class TeacherStage:
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
         """What a report says of the teacher; ``after``, and ``before``, as the fit of its adapter reported them."""
         base = self._config().value("base")
-        used = {"size": teacher.size, "views": teacher.views} | self._after_the_views()
-        if self.self_training is not None and adapt != "none":
-            used["self_training_epochs"] = self.self_training.epochs * self.self_training.generations
-        if not self.scored:
-            used["score"] = False
+        used = {"size": teacher.size, "views": teacher.views, **({} if self.scored else {"score": False})}
         return {"adapt": adapt, "base": base, **used, **self._exam}
-
-    @property
-    def self_training(self) -> SelfTraining | None:
-        """How each site trains its own copy of the teacher further; ``None`` where it does not.
-
-        Raises:
-            Refused: a number out of its range.
-        """
-        recipe: SelfTraining | None = self._config().optional("self_training")
-        return recipe if recipe is not None and recipe.epochs else None
 
     def dry_run(self, adapt: str) -> None:
         """Builds the fit without images and without weights, so that what cannot work is refused before any work.
@@ -164,16 +146,6 @@ class TeacherStage:
             hint = "take lora or decoder: the decoder then learns a mask of each class"
             expected = "an adapted SAM: as it comes it has one mask"
             problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, hint=hint)
-        config = self._config()
-        for name, off in (("refine", "none"), ("peak", None)):
-            if adapt != "off" and config.optional(name) not in (off, None):
-                expected, hint = f"{off!r} with several classes", "leave it out"
-                found = repr(config.optional(name))
-                problems.add(f"teacher.json -> {name}", found=found, expected=expected, hint=hint)
-        if adapt != "off" and self.self_training is not None:
-            expected, hint = "0 epochs with several classes", "leave it out"
-            found = "a recipe of one class"
-            problems.add("teacher.json -> self_training", found=found, expected=expected, hint=hint)
         return list(problems)
 
     def checkpoint(self) -> Path:
@@ -240,14 +212,7 @@ class TeacherStage:
             views=config.value("views"),
             bf16="auto" if (bf16 := config.optional("bf16")) is None else bf16,
             device=best_device(),
-            **self._after_the_views(),
         )
-
-    def _after_the_views(self) -> dict[str, Any]:
-        """What becomes of the mean of the views, as keywords of ``Teacher.load``; empty where nothing does."""
-        config = self._config()
-        names = ("peak",) if config.optional("refine") in (None, "none") else ("peak", *REFINEMENT)
-        return {name: value for name in names if (value := config.optional(name)) is not None}
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self._config().with_overrides({"adapt": adapt})

@@ -40,7 +40,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.losses import StructureLoss, entropy
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
 from samfed_monai.networks.sam.geometry import MASK_STRIDE, crop, embed, inner_size
-from samfed_monai.networks.sam.refine import connected_components, prompts
+from samfed_monai.networks.sam.prompts import connected_components, prompts
 from samfed_monai.networks.views import VIEWS, mean_of_views
 from samfed_monai.networks.weights import find_checkpoint
 

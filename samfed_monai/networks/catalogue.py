@@ -31,7 +31,7 @@ CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network",
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM.
 Those that another package brings (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are
 imported when they are asked for."""
-PYRAMIDS = ("mobile_sam_fpn", "lite0_fpn", "lite0_fpn_96")
+PYRAMIDS = ("mobile_sam_fpn", "lite0_fpn", "lite0_fpn_96", "lite0_fpn_small")
 """Those whose coarsest features can be in groups."""
 
 
@@ -66,7 +66,7 @@ def client_network(
     Args:
         name: a name in ``CLIENT_NETWORKS``: ``mobile_sam_fpn`` (MobileSAM's trunk), ``lite0_fpn`` (0.75 M parameters),
             ``lite0_fpn_96`` (the same with features as wide as those of ``mobile_sam_fpn``),
-            ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
+            ``lite0_fpn_small`` (0.28 M), ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
             ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``; what methods bring
             (``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``); and SAM itself with
             trainable adapters, ``sam_vit_t`` (MobileSAM), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, which comes with
@@ -124,6 +124,7 @@ def client_network(
 CLIENT_NETWORKS.register("mobile_sam_fpn")(mobile_sam_fpn)
 CLIENT_NETWORKS.register("lite0_fpn")(lite0_fpn)
 CLIENT_NETWORKS.register("lite0_fpn_96")(partial(lite0_fpn, width=96))  # features as wide as mobile_sam_fpn's
+CLIENT_NETWORKS.register("lite0_fpn_small")(partial(lite0_fpn, width=48, stages=4))
 
 
 def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
@@ -135,14 +136,8 @@ def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: 
     return require_intake(network, multiple=16, least=32, least_batch=2)
 
 
-@CLIENT_NETWORKS.register("deeplabv3plus_resnet18")
-def _deeplabv3plus_resnet18(**kwargs: Any) -> nn.Module:
-    return _deeplabv3plus("resnet18", **kwargs)
-
-
-@CLIENT_NETWORKS.register("deeplabv3plus_resnet34")
-def _deeplabv3plus_resnet34(**kwargs: Any) -> nn.Module:
-    return _deeplabv3plus("resnet34", **kwargs)
+CLIENT_NETWORKS.register("deeplabv3plus_resnet18")(partial(_deeplabv3plus, "resnet18"))
+CLIENT_NETWORKS.register("deeplabv3plus_resnet34")(partial(_deeplabv3plus, "resnet34"))
 
 
 @CLIENT_NETWORKS.register("deeplabv3plus_efficientnet_lite0")

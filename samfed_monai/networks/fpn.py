@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_file
+from samfed_monai.core.validators import one_of, require
 from samfed_monai.networks.input_size import require_intake
 from samfed_monai.networks.sam.adapter import Adapter, load_adapter, read_header
 from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam
@@ -286,8 +287,7 @@ def _adapter(weights: str | Path) -> Adapter | None:
     return read_header(weights) if Path(weights).suffix == ".safetensors" else None
 
 
-_STAGES = 5
-_LEVELS = {1: 24, 2: 40, 4: 112}  # stage to channels: strides 4, 8 and 16
+_LEVELS = {5: {1: 24, 2: 40, 4: 112}, 4: {1: 24, 2: 40, 3: 80}}  # stages to levels, to channels: strides 4, 8 and 16
 
 
 class Lite0Features(PyramidEncoder):
@@ -297,22 +297,24 @@ class Lite0Features(PyramidEncoder):
 
     Args:
         in_channels: of the images.
+        stages: 5, or 4 with 80 channels at stride 16.
     """
 
     truncated = True
     """Later stages, which ImageNet's weights have, are left out."""
 
-    def __init__(self, in_channels: int = 3) -> None:
+    def __init__(self, in_channels: int = 3, stages: int = 5) -> None:
         super().__init__()
+        require(one_of("network_def#stages", stages, _LEVELS))
         declare_torchvision_operators()
         from timm.models import create_model
 
         whole: Any = set_epsilon(create_model("tf_efficientnet_lite0", pretrained=False, in_chans=in_channels))
-        self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:_STAGES]
-        self.levels, self.out_channels = list(_LEVELS), tuple(_LEVELS.values())
+        self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:stages]
+        self.levels, self.out_channels = list(_LEVELS[stages]), tuple(_LEVELS[stages].values())
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 channels at strides 4, 8 and 16."""
+        """``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 (or 80) channels at strides 4, 8 and 16."""
         # depthwise convolutions on a CPU: channels last, training takes 0.8 of the time, bfloat16 inference 0.6
         x = self.bn1(self.conv_stem(image.contiguous(memory_format=torch.channels_last)))
         features = []
@@ -324,20 +326,27 @@ class Lite0Features(PyramidEncoder):
 
 
 class Lite0FPN(nn.Module):
-    """A segmentation network of 0.8 M parameters that starts from ImageNet.
+    """A segmentation network of 0.8 M parameters, or 0.28 M, that starts from ImageNet.
 
     Args:
         in_channels, out_channels: of images and logits.
         width: channels of the decoder.
+        stages: see :class:`Lite0Features`.
         feature_groups: see :class:`FPNDecoder`.
     """
 
     def __init__(
-        self, *, in_channels: int = 3, out_channels: int = 1, width: int = 64, feature_groups: Sequence[int] = ()
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        width: int = 64,
+        stages: int = 5,
+        feature_groups: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.encoder = Lite0Features(in_channels)
-        self.decoder = FPNDecoder(tuple(_LEVELS.values()), width=width, feature_groups=feature_groups)
+        self.encoder = Lite0Features(in_channels, stages)
+        self.decoder = FPNDecoder(self.encoder.out_channels, width=width, feature_groups=feature_groups)
         self.segmentation_head = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:

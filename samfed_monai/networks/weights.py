@@ -149,7 +149,7 @@ KNOWN = (
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             convert_efficientnet_lite0,
         ),
-        ("deeplabv3plus_efficientnet_lite0", "lite0_fpn", "lite0_fpn_96"),
+        ("deeplabv3plus_efficientnet_lite0", "lite0_fpn", "lite0_fpn_96", "lite0_fpn_small"),
     ),
 )
 

@@ -3,14 +3,12 @@
 from .exam import Exam, evaluation_records, public_hash
 from .fit import TeacherFit
 from .inference import fill_store
-from .self_training import SelfTraining
 from .training import mask_loss
 from .views import PlaceInInputd
 
 __all__ = [
     "Exam",
     "PlaceInInputd",
-    "SelfTraining",
     "TeacherFit",
     "evaluation_records",
     "fill_store",

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from samfed_monai.losses.unlabelled import probabilities
 from samfed_monai.metrics import over_classes, scores_by_class
 from samfed_monai.networks.sam.geometry import place
-from samfed_monai.networks.sam.refine import BoxRefiner
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.transforms.loading import read_label
 
@@ -119,8 +118,6 @@ class Exam:
         sets: Mapping[str, Records],
         *,
         views: int = 1,
-        refiner: BoxRefiner | None = None,
-        peak: float | None = None,
         done: Callable[[], object] | None = None,
         keep: bool = False,
     ) -> dict[str, list[float]]:
@@ -129,8 +126,6 @@ class Exam:
         Args:
             sets: name to labelled records.
             views: test-time views.
-            refiner: a second look at their mean.
-            peak: see ``Teacher``.
             done: called after every image (a progress bar).
             keep: remember masks, and images at the size that the teacher takes: for sets that are seen again and again.
         """
@@ -139,7 +134,7 @@ class Exam:
             scores = []
             for record in records:
                 pair = self._pair(record) if keep else read_pair(record)
-                probabilities = self._probabilities(record["image_sha256"], pair, views, refiner, peak)
+                probabilities = self._probabilities(record["image_sha256"], pair, views)
                 scores.append(dice_score(probabilities, pair.mask))
                 if done is not None:
                     done()
@@ -154,19 +149,16 @@ class Exam:
         return self._pairs[key]
 
     @torch.no_grad()
-    def _probabilities(
-        self, key: str, pair: Pair, views: int, refiner: BoxRefiner | None, peak: float | None
-    ) -> Tensor:
+    def _probabilities(self, key: str, pair: Pair, views: int) -> Tensor:
         image, _ = pair.floats()
         teacher = self.teacher
         image = image.to(teacher.sam.pixel_mean.device)
-        if not self.keep_embeddings or views != 1 or refiner is not None or peak is not None:
-            before = teacher.views, teacher.refiner, teacher.peak
-            teacher.views, teacher.refiner, teacher.peak = views, refiner, peak
+        if not self.keep_embeddings or views != 1:
+            before, teacher.views = teacher.views, views
             try:
                 return teacher.probabilities(image).cpu()
             finally:
-                teacher.views, teacher.refiner, teacher.peak = before
+                teacher.views = before
         if key not in self._embeddings:
             self._embeddings[key] = teacher.embed(image).half()
         return probabilities(teacher.decode(self._embeddings[key].float(), *image.shape[-2:])).cpu()

@@ -30,8 +30,7 @@ from samfed_monai.networks.sam.adapter import (
 )
 from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, check_size
 from samfed_monai.networks.sam.lora import check_targets
-from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
-from samfed_monai.networks.sam.teacher import Teacher, check_peak
+from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 from samfed_monai.teacher.exam import Exam, Records, mean, public_hash
 from samfed_monai.teacher.training import (
@@ -83,9 +82,6 @@ class TeacherFit:
         batch_size: images a step.
         seed: decides everything random.
         views: test-time views of the Dice that is reported (not of the choice of the epoch).
-        peak: foreground relative to the image's highest probability in that Dice, see ``Teacher``; likewise.
-        refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: box refinement of that Dice, see
-            ``Refinement``; it decides nothing of the fit either.
         cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
             (size)^2 a view in memory (0.5 MB at 512 px).
         transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
@@ -124,12 +120,6 @@ class TeacherFit:
         batch_size: int = 4,
         seed: int = 0,
         views: int = 1,
-        peak: float | None = None,
-        refine: str = "none",
-        refine_with: str = "base",
-        refine_size: int | None = None,
-        refine_least_iou: float = 0.0,
-        refine_least_agreement: float = 0.5,
         cached_views: int = 4,
         transform: Compose | None = None,
         bf16: Switch = "auto",
@@ -162,20 +152,9 @@ class TeacherFit:
             expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
             problems.add("teacher -> trainer", found=repr(trainer), expected=expected)
         problems.extend(check_targets(lora_targets))
-        with problems.collected():
-            check_peak(peak)
-        with problems.collected():
-            self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
-        if any(record.get("classes") for record in train_records):
-            for name, found, off in (("adapt", adapt, "none"), ("refine", refine, "boxes"), ("refine", refine, "mean")):
-                if found == off:
-                    hint = "take lora or decoder" if name == "adapt" else "set it to none"
-                    problems.add(
-                        f"teacher -> {name}", found=repr(found), expected="another with several classes", hint=hint
-                    )
-            if peak is not None:
-                expected = "null with several classes"
-                problems.add("teacher -> peak", found=repr(peak), expected=expected, hint="leave it out")
+        if adapt == "none" and any(record.get("classes") for record in train_records):
+            expected, hint = "another with several classes", "take lora or decoder"
+            problems.add("teacher -> adapt", found=repr(adapt), expected=expected, hint=hint)
         problems.refuse_if_any()
         self.records = {"train": list(train_records), "held_out": list(held_out_records)}
         self.test_records = dict(test_records or {})
@@ -188,7 +167,7 @@ class TeacherFit:
         self._require_start("adapt", "base", "size", "rank", "lora_targets")
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
         self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
-        self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
+        self.views, self.cached_views, self.bf16, self.progress = views, cached_views, bf16, progress
         self.transform = transform or without_views(size)
         self.trainer, self._trainer_content = trainer, content_of(trainer)  # as it is before handlers are attached
         self.datalist_hash, self.examine_before = datalist_hash, examine_before
@@ -223,7 +202,7 @@ class TeacherFit:
                 load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
             else:
                 self._fit(sam, exam, hashes["fit"])
-            after = self._examine(exam, self._refiner(sam), "Dice")
+            after = self._examine(exam, "Dice")
             result = {"after": after, **read_header(self.output).fit["training"], "public_hash": self.public_hash}
             result |= {"before": after} if self.adapt is Adapt.NONE else {}
             result |= {"start": self.start.name} if self.start is not None else {}
@@ -232,7 +211,7 @@ class TeacherFit:
             write_json(self._result_file, result)
             sam = self._sam() if self.examine_before else sam
         if self.examine_before and "before" not in result:
-            result["before"] = self._examine(self._exam(sam), self._refiner(sam), "Dice of SAM as it comes")
+            result["before"] = self._examine(self._exam(sam), "Dice of SAM as it comes")
             result["seconds"] = round(time.perf_counter() - started, 1)
             write_json(self._result_file, result)
         self._log_result(result)
@@ -272,9 +251,6 @@ class TeacherFit:
     def _exam(self, sam: PromptFreeSam) -> Exam:
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
         return Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
-
-    def _refiner(self, sam: PromptFreeSam) -> BoxRefiner | None:
-        return make_refiner(self.refinement, sam, self.size, base=self.base, checkpoint=self.checkpoint, bf16=self.bf16)
 
     def _log_result(self, result: Mapping[str, Any]) -> None:
         before, after = result.get("before"), result["after"]
@@ -333,7 +309,7 @@ class TeacherFit:
         held_out, steps = len(self.records["held_out"]), len(training.batches)
         fitting = epochs * (steps * step + held_out * look)
         reported = held_out + sum(map(len, self.test_records.values()))
-        examining = (1 + self.examine_before) * reported * self.views * look  # without any refinement
+        examining = (1 + self.examine_before) * reported * self.views * look
         logger.info(
             "teacher: about %s for %d epochs of %d steps (%.2g s each) and %d held-out images, then about %s for the "
             "Dice of %d images",
@@ -347,11 +323,11 @@ class TeacherFit:
             return EmbeddedBatches(images, network, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(images, **settings)
 
-    def _examine(self, exam: Exam, refiner: BoxRefiner | None, what: str) -> dict[str, float]:
+    def _examine(self, exam: Exam, what: str) -> dict[str, float]:
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with progress_bar(total=total, desc=f"teacher, {what}", unit="image", show=self.progress) as bar:
-            scores = exam(sets, views=self.views, refiner=refiner, peak=self.peak, done=bar.update)
+            scores = exam(sets, views=self.views, done=bar.update)
         return {name: mean(dice) for name, dice in scores.items()}
 
     @property
@@ -379,9 +355,7 @@ class TeacherFit:
 
     def _exam_hash(self) -> str:
         tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
-        later = {"refinement": self.refinement.content(), "peak": self.peak}
-        used = {name: value for name, value in later.items() if value}
-        return canonical_hash({"views": self.views, "tests": tests} | used)
+        return canonical_hash({"views": self.views, "tests": tests})
 
     def _is_fitted(self, fit_hash: str) -> bool:
         return self.output.exists() and read_header(self.output).fit.get("hash") == fit_hash

@@ -69,7 +69,7 @@ class TeacherNetwork(nn.Module):
     It takes images at their own size, not at the size of a student's input, and does not train.
 
     Args:
-        teacher: whose probabilities, views and refinement included.
+        teacher: whose probabilities, views included.
     """
 
     def __init__(self, teacher: Teacher) -> None:

@@ -272,14 +272,12 @@ class Training:
         network: around a SAM that ``prepare`` made ready.
         parts: what is trained, each with the peak of its learning rate.
         batches: of an epoch.
-        examine: Dice of each held-out image with the weights that the SAM has when it is called; ``None`` keeps the
-            last epoch.
+        examine: Dice of each held-out image with the weights that the SAM has when it is called.
         epochs: how many.
         progress_file: where progress is kept after the first epoch, and then after those that end :data:`SAVE_SECONDS`
             or more after the last that was kept; removing it is the caller's business.
         fit_hash: what the progress belongs to; that of another fit is ignored.
         progress: show a bar, of steps.
-        title: what comes before it.
         trainer: makes it, see :data:`TRAINER`.
     """
 
@@ -288,17 +286,16 @@ class Training:
         network: TrainedSam,
         parts: Sequence[Part],
         batches: ImageBatches,
-        examine: Callable[[], list[float]] | None,
+        examine: Callable[[], list[float]],
         *,
         epochs: int,
         progress_file: Path,
         fit_hash: str,
         progress: bool,
-        title: str = "teacher",
         trainer: partial[SupervisedTrainer] = TRAINER,
     ) -> None:
         self.sam, self.batches, self.examine, self.progress_file = network.sam, batches, examine, progress_file
-        self.epochs, self.progress, self.title = epochs, progress, title
+        self.epochs, self.progress = epochs, progress
         self.optimizer = trainer.keywords["optimizer"](
             [{"params": part, "lr": peak, "initial_lr": peak} for part, peak in parts]
         )
@@ -327,7 +324,7 @@ class Training:
         done, steps = self.state.epoch, len(self.batches)
         ends: dict[str, Any] = {"initial": done * steps, "total": self.epochs * steps}
         # no smoothing: the time left includes the exams between epochs
-        with progress_bar(show=self.progress, desc=self.title, unit="step", smoothing=0, **ends) as self.bar:
+        with progress_bar(show=self.progress, desc="teacher", unit="step", smoothing=0, **ends) as self.bar:
             if done < self.epochs:  # Ignite would begin anew
                 self.trainer.run()
         self.sam.load_state_dict(self.kept, strict=False)
@@ -379,14 +376,12 @@ class Training:
 
     def _judge(self) -> None:
         state = self.state
-        if self.examine is not None:
-            with self.average.applied(self.sam):
-                scores = self.examine()
-            state.history.append(mean(scores))
-            if not state.best or mean(scores) > mean(state.best):
-                state.best = scores
-            self.bar.set_postfix(held_out=f"{mean(scores):.3f}", refresh=False)  # shown with the next step
-            if not as_good_as(scores, state.best):
-                return
-        state.kept_epoch = state.epoch
-        self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
+        with self.average.applied(self.sam):
+            scores = self.examine()
+        state.history.append(mean(scores))
+        if not state.best or mean(scores) > mean(state.best):
+            state.best = scores
+        self.bar.set_postfix(held_out=f"{mean(scores):.3f}", refresh=False)  # shown with the next step
+        if as_good_as(scores, state.best):
+            state.kept_epoch = state.epoch
+            self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}

@@ -59,20 +59,17 @@ def without_views(size: int) -> Compose:
 class ViewedImages:
     """Labelled images in the views of a transform; each view is a function of (seed, part, image).
 
-    What a transform does before its first random step is done once an image, and kept in bytes: an intensity moves by
-    1/510 at most.
+    What a transform does before its first random step is done once an image, and kept in (3 + 1) x S^2 bytes: an
+    intensity moves by 1/510 at most.
 
     Args:
         items: what the transform takes.
         transform: gives ``image``, (3, S, S) float, and ``label``, (1, S, S) float in [0, 1].
         seed: decides everything random.
-        keep: whether anything is kept in memory: (3 + 1) x S^2 bytes an image.
     """
 
-    def __init__(
-        self, items: Sequence[Mapping[str, Any]], transform: Compose, *, seed: int = 0, keep: bool = True
-    ) -> None:
-        self.items, self.transform, self.seed, self.keep = items, transform.flatten(), seed, keep
+    def __init__(self, items: Sequence[Mapping[str, Any]], transform: Compose, *, seed: int = 0) -> None:
+        self.items, self.transform, self.seed = items, transform.flatten(), seed
         self._still = Compose([step for step in self.transform.transforms if not isinstance(step, RandomizableTrait)])
         first = self.transform.get_index_of_first(lambda step: isinstance(step, RandomizableTrait))
         # not `len(self.transform)`: of a Compose that seeds its transforms anew (MONAI 1.6)
@@ -100,8 +97,7 @@ class ViewedImages:
                 kept = {key: plain(item[key]) for key in KEYS}
             else:
                 kept = {key: plain(item[key]).mul(255).round().to(torch.uint8) for key in KEYS}
-            if self.keep:
-                self._kept[index] = kept
+            self._kept[index] = kept
         return {key: value.float() / 255 if value.dtype == torch.uint8 else value for key, value in kept.items()}
 
 

@@ -148,9 +148,6 @@ def test_every_method_that_says_so_learns_two_classes(place, variant, samfed_dat
             ("--classes", ORGANS, "--teacher_adapt", "none"),
             "teacher_adapt: expected an adapted SAM: as it comes",
         ),
-        (("--classes", ORGANS, "--teacher#refine", "boxes"), "refine: expected 'none' with several classes"),
-        (("--classes", ORGANS, "--teacher#peak", 0.4), "peak: expected None with several classes"),
-        (("--classes", ORGANS, "--teacher#self_training#epochs", 1), "self_training: expected 0 epochs with several"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_before_any_work(place, more, told, tmp_path, capsys, samfed_data):

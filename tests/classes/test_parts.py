@@ -115,7 +115,7 @@ def test_each_class_begins_as_sams_single_mask_and_the_background_at_zero():
 
 def test_a_sam_that_tells_classes_apart_takes_no_prompts_and_no_fewer_than_two_classes():
     with pytest.raises(ValueError, match="takes no prompts"):
-        sam(3).decode_boxes(torch.randn(1, 256, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
+        sam(3).decode_prompts(torch.randn(1, 256, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     with pytest.raises(ValueError, match="expected 3 outputs or more"):
         sam().tell_apart(2)
 
@@ -176,13 +176,11 @@ def test_an_adapter_of_one_class_is_the_file_that_it_was(tmp_path):
     assert adapted_tensors(network)["mask_decoder.mask_tokens.weight"].shape == (4, 256)
 
 
-def test_a_teacher_of_classes_gives_probabilities_that_sum_to_one_and_has_no_second_look():
+def test_a_teacher_of_classes_gives_probabilities_that_sum_to_one():
     teacher = Teacher(sam(3), sha256="x", size=SIZE, views=4)
     found = teacher.probabilities(torch.rand(1, 3, 40, 50))
     assert found.shape[1] == 3
     assert torch.allclose(found.sum(1), torch.ones_like(found[:, 0]), atol=1e-5)
-    with pytest.raises(Refused, match="teacher -> adapter: expected neither with several classes, found a peak"):
-        Teacher(sam(3), sha256="x", size=SIZE, peak=0.3)
 
 
 def test_a_teachers_dice_is_the_mean_over_the_organs_that_either_holds():

@@ -37,7 +37,7 @@ def listed(tmp_path, monkeypatch):
 def test_it_runs_the_bundle(listed, tmp_path):
     output = tmp_path / "adapter.safetensors"
     words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "64", "--epochs", "1"]
-    words += ["--evaluate-on", "validation", "--peak", "0.4", "--refine", "mean", "--refine-with", "adapted"]
+    words += ["--evaluate-on", "validation"]
     arguments = parse(*words)
     assert arguments.run(arguments) == 0
     header = read_header(output)

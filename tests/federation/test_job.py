@@ -136,7 +136,7 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
     [
         ({"unseen": ["site-2"]}, r"sites: expected at least 2, .*--allow_single_site true"),
         ({"quorum": 3}, r"quorum: expected a number from 1 to 2"),
-        ({"variant": "samfed", "teacher": {"peak": 0.7}}, r"teacher -> peak: expected a number in \(0, 0.5\]"),
+        ({"variant": "samfed", "teacher": {"size": 300}}, r"teacher -> size: expected a multiple of 16"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(small_federation, tmp_path, knobs, message):
@@ -248,7 +248,7 @@ def test_a_plan_out_of_range():
 def test_privacy_networks_and_teacher_are_told_together():
     found = told(
         privacy={"least_image": 3},
-        teacher={"base": "mobile_sam", "size": 300, "lora_targets": "q", "peak": 0.7},
+        teacher={"base": "mobile_sam", "size": 300, "lora_targets": "q"},
         teacher_adapt="LoRA",
         network_name="deeplabv3_resnet18",
     )
@@ -259,7 +259,6 @@ def test_privacy_networks_and_teacher_are_told_together():
         "teacher -> base: expected one of",
         "teacher -> size: expected a multiple of 16 from 64 to 1024 pixels, found 300; the nearest is 304",
         "teacher -> lora_targets: expected one of",
-        "teacher -> peak: expected a number in (0, 0.5]",
     )
     assert all(any(problem.startswith(start) for problem in found) for start in starts), found
 
@@ -361,7 +360,7 @@ def test_too_few_sites_for_the_quorum(small):
 
 
 def test_without_a_teacher_its_settings_are_not_looked_at():
-    assert told(teacher_adapt="off", variant="dp_only", teacher={"peak": 0.7}) == []
+    assert told(teacher_adapt="off", variant="dp_only", teacher={"size": 300}) == []
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -104,26 +104,6 @@ def test_classes_of_another_run_are_told_where_no_client_can_be_built_on_them(sm
     assert "liver" not in scrub(caught.value), "its own names do not leave a site"
 
 
-@pytest.mark.parametrize(
-    ("adapt", "epochs", "site", "has_one"),
-    [
-        ("lora", 3, "site-1", True),
-        ("lora", 0, "site-1", False),
-        ("none", 3, "site-1", False),
-        ("lora", 3, "far", False),
-    ],
-)
-def test_a_teacher_of_its_own_has_only_a_site_that_trains_with_an_adapted_one(
-    node, small_federation, lists, tmp_path, adapt, epochs, site, has_one
-):
-    client = {**CLIENT, "teacher_adapt": adapt}
-    teacher = {"self_training#epochs": epochs}
-    plan = replace(ALIKE, variant="samfed", train=client, teacher=teacher, unseen=("far",))
-    made = Site(site, plan, places(small_federation, lists["site-1"], tmp_path))
-    made.datalist = DataList.load(lists["site-1"])
-    assert (made.teacher.own is not None) is has_one
-
-
 def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     whole = DataList("", [])
     mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})

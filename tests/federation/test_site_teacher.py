@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,16 +10,12 @@ import torch
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file
-from samfed_monai.data import load_records
-from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher, adapter_message
+from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher, adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
-from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam import adapter as adapters
-from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, read_header, save_adapter
-from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
+from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.protocol import Kind, Message, MessageRefused
-from samfed_monai.teacher import SelfTraining
 
 SAM = sha256_bytes(b"sam")
 
@@ -105,22 +100,6 @@ def test_a_teacher_that_this_process_has_is_not_loaded_again(machine):
     message = sent(machine.folder, fitted())
     machine.site().take(message, Half(message.extra["teacher"]))
     assert machine.loaded == []
-
-
-def test_a_site_with_a_teacher_of_its_own_keeps_that_ones_masks(machine):
-    message = sent(machine.folder, fitted())
-    here, asked = machine.site(), []
-
-    class Own:
-        def of(self, teacher, adapter):
-            asked.append((teacher.sha256, adapter.read_bytes()))
-            return Half("c" * 64)
-
-    here.own = Own()
-    assert here.take(message, Half(message.extra["teacher"])) == 6
-    assert asked == [(message.extra["teacher"], fitted())], "it begins with the server's adapter"
-    assert here.sha256 == machine.site().sha256 == "c" * 64, "also after the site was started again"
-    assert len(here.masks.store(here.sha256)) == 6
 
 
 def test_a_base_sam_that_differs_from_the_adapters_is_refused_with_both_hashes(machine):
@@ -267,104 +246,3 @@ def test_the_teachers_hd95_is_of_the_students_kind(masks):
     pairs = list(zip(ours, theirs, strict=True))
     assert all(a["dice"] == b["dice"] for a, b in pairs)
     assert any(a["hd95"] > b["hd95"] for a, b in pairs)
-
-
-RECIPE = SelfTraining(epochs=1, keep=1.0, progress=False)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A small SAM with random weights and an adapter of it."""
-    folder = tmp_path_factory.mktemp("sam")
-    checkpoint, small = folder / "sam.pt", {"width": 16, "depth": 2, "heads": 2, "global_blocks": (1,)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SAM_BUILDERS._entries, "vit_toy", lambda size: vit_encoder(size, **small))
-        torch.manual_seed(0)
-        torch.save(build_sam("vit_toy", None, 64).state_dict(), checkpoint)
-        sam = build_sam("vit_toy", checkpoint, 64)
-        prepare(sam, Adapt.LORA, 1)
-        about = Adapter("vit_toy", sha256_file(checkpoint), Adapt.LORA, 1, 64, "public")
-        save_adapter(folder / "adapter.safetensors", sam, about)
-        yield checkpoint, folder / "adapter.safetensors"
-
-
-@pytest.fixture
-def site(files, tmp_path, small_list, small_federation):
-    """Makes ``site-1``'s part, whose store has the server's masks of the first ``found`` images; the rest is empty."""
-    checkpoint, adapter = files
-    teacher = Teacher.load("vit_toy", checkpoint, adapter, size=64)
-
-    def make(found: int = 2, recipe: SelfTraining = RECIPE) -> OwnTeacher:
-        overrides = {"base": "vit_toy", "checkpoint": str(checkpoint), "size": 64, "views": 1}
-        stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path / "cache")
-        masks = SiteMasks("site-1", tmp_path / "cache", small_list.for_site("site-1"), small_federation)
-        store = masks.store(teacher.sha256)
-        records = load_records(small_list, small_federation, split="unlabelled", site="site-1")
-        for number, record in enumerate(records):
-            mask = torch.zeros(1, 64, 64)
-            mask[..., :20, :20] = 0.9 * (number < found)
-            store.put(record["image_sha256"], mask)
-        return OwnTeacher(recipe, stage, masks)
-
-    return make, teacher, adapter
-
-
-def test_it_is_another_teacher_of_the_same_kind_and_made_once(site, caplog):
-    make, teacher, adapter = site
-    with caplog.at_level("INFO"):
-        own = make().of(teacher, adapter)
-        again = make().of(teacher, adapter)
-    assert own.sha256 == again.sha256 != teacher.sha256
-    assert (own.size, own.views) == (teacher.size, teacher.views)
-    lines = [record.message for record in caplog.records if "own teacher from" in record.message]
-    assert lines == ["site-1: own teacher from 2 images", "site-1: own teacher from 2 images, reused"]
-    store = make().masks.folder
-    (path,) = (store / "teachers").glob("*.safetensors")
-    assert store.stat().st_mode & 0o077 == 0, "it has seen private images: only the owner may read it"
-    header = read_header(path)
-    assert (header.base, header.rank, header.size, header.public_hash) == ("vit_toy", 1, 64, "public")
-    assert header.fit["self_training"] == RECIPE.content()
-    assert not list(path.parent.glob("*.progress.safetensors"))
-
-
-def test_another_recipe_and_other_pseudo_labelled_images_are_another_teacher(site):
-    make, teacher, adapter = site
-    made = [
-        make().of(teacher, adapter),
-        make(recipe=SelfTraining(epochs=1, keep=1.0, learning_rate=1e-3, progress=False)).of(teacher, adapter),
-        make(found=1).of(teacher, adapter),
-    ]
-    assert len({own.sha256 for own in made}) == 3
-
-
-def test_public_labels_that_are_read_otherwise_are_another_teacher(site, monkeypatch):
-    make, teacher, adapter = site
-    own = make()
-    first = own.of(teacher, adapter)
-    other = replace(own.masks.datalist, mask_threshold=200)
-    own = replace(own, masks=SiteMasks("site-1", own.masks.folder.parents[1], other, own.masks.data_root))
-    assert own.of(teacher, adapter).sha256 != first.sha256
-    assert len(list((own.masks.folder / "teachers").glob("*.safetensors"))) == 2
-
-
-def test_the_next_generation_learns_from_the_masks_of_the_one_before(site, caplog):
-    make, teacher, adapter = site
-    first = make().of(teacher, adapter)
-    store = make().masks.store(first.sha256)
-    images = load_records(make().masks.datalist, make().masks.data_root, split="unlabelled", site="site-1")
-    for record in images:
-        store.put(record["image_sha256"], torch.full((1, 64, 64), 0.8 * (record is images[0])))
-    with caplog.at_level("INFO"):
-        second = make(recipe=SelfTraining(epochs=1, generations=2, keep=1.0, progress=False)).of(teacher, adapter)
-    lines = [record.message for record in caplog.records if "own teacher from" in record.message]
-    assert lines == ["site-1: own teacher from 2 images, reused", "site-1: own teacher from 1 images"]
-    assert len({teacher.sha256, first.sha256, second.sha256}) == 3
-
-
-def test_where_the_servers_teacher_finds_nothing_it_stays(site, caplog):
-    make, teacher, adapter = site
-    assert make(found=0).of(teacher, adapter) is teacher
-    assert "site-1: the teacher finds nothing in any image here; it is used as it is" in caplog.text
-    caplog.clear()
-    assert make(found=0, recipe=SelfTraining(epochs=1, generations=3, progress=False)).of(teacher, adapter) is teacher
-    assert caplog.text.count("finds nothing") == 1

@@ -75,42 +75,6 @@ def test_dice_before_and_after_comes_with_a_given_adapter(loaded, tmp_path, smal
         assert "epoch" not in about
 
 
-def test_refinement_reaches_the_teacher_and_the_report_only_where_it_is_on(
-    loaded, tmp_path, small_list, small_federation
-):
-    given = tmp_path / "a.safetensors"
-    off = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
-    teacher = off.load(small_list, small_federation, adapt="lora", adapter=given)
-    assert not any(name.startswith("refine") for name in {**loaded, **off.about(teacher, "lora")})
-    on = TeacherStage(find_bundle("samfed_skin"), {"refine": "mean", "refine_least_iou": 0.7}, tmp_path)
-    teacher = on.load(small_list, small_federation, adapt="lora", adapter=given)
-    expected = {"refine": "mean", "refine_with": "base", "refine_least_iou": 0.7, "refine_least_agreement": 0.5}
-    assert {name: value for name, value in loaded.items() if name.startswith("refine")} == expected
-    assert expected.items() <= on.about(teacher, "lora").items()
-
-
-def test_a_peak_reaches_the_teacher_and_the_report_only_where_it_is_set(loaded, tmp_path, small_list, small_federation):
-    for overrides in ({}, {"peak": 0.4}):
-        stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path)
-        teacher = stage.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
-        assert loaded.get("peak") == overrides.get("peak")
-        assert stage.about(teacher, "lora").get("peak") == overrides.get("peak")
-        loaded.clear()
-
-
-def test_sites_train_further_only_where_the_bundle_says_for_how_long(loaded, tmp_path, small_list, small_federation):
-    off = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
-    assert off.self_training is None
-    on = TeacherStage(find_bundle("samfed_polyp"), {"self_training#epochs": 3, "seed": 5}, tmp_path)
-    assert (on.self_training.epochs, on.self_training.batch_size, on.self_training.seed) == (3, 4, 5)
-    weak = on.self_training.steps(size=224).transforms[3]
-    assert weak.view.zoom == (0.71, 2.0), "the views of the teacher's own fit"
-    teacher = on.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
-    assert on.about(teacher, "lora")["self_training_epochs"] == 3
-    assert "self_training_epochs" not in on.about(teacher, "none")
-    assert "self_training_epochs" not in off.about(teacher, "lora")
-
-
 def test_a_fit_of_the_same_public_images_is_not_repeated_for_another_list(tmp_path, monkeypatch, small_list):
     given = []
 
@@ -145,9 +109,7 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypat
         return stage._fit(small_list, small_federation, adapt="lora", checkpoint=tmp_path / "sam.pt").name
 
     first = fit()
-    used = [{"views": 8}, {"refine": "boxes"}, {"refine_size": 512}, {"peak": 0.4}, {"self_training#epochs": 3}]
-    used.append({"score": False})
-    assert [fit(**one) for one in used] == [first] * 6
+    assert [fit(**one) for one in ({"views": 8}, {"score": False})] == [first] * 2
     assert runs == [first]
     assert fit(rank=8) != first
     assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one

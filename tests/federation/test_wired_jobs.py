@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from samfed_monai import __version__
 from samfed_monai.core.errors import Refused
@@ -16,9 +15,6 @@ from samfed_monai.core.io import sha256_bytes, sha256_file
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob, Plan, Site, run
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.networks.sam import adapter as adapters
-from samfed_monai.networks.sam.adapter import Adapt
-from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
 from tests.federation.wired import Homes
@@ -61,32 +57,6 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
     assert (tmp_path / "homes" / "site-1" / "cache" / "soft_masks" / "site-1").is_dir()
     before = [results["traffic"]["down_bytes_before"] for results in (together, apart)]
     assert 3 * 64 < before[0] - before[1] < 3 * 96, "a server without the list cannot ask for the hash of a part"
-
-
-def test_a_site_trains_the_same_teacher_of_its_own_apart_and_in_one_process(three_sites, tmp_path, monkeypatch):
-    checkpoint, adapter = tmp_path / "sam.pt", tmp_path / "given.safetensors"
-    small = {"width": 16, "depth": 2, "heads": 2, "global_blocks": (1,)}
-    monkeypatch.setitem(SAM_BUILDERS._entries, "vit_toy", lambda size: vit_encoder(size, **small))
-    torch.manual_seed(0)
-    torch.save(build_sam("vit_toy", None, 256).state_dict(), checkpoint)
-    sam = build_sam("vit_toy", checkpoint, 256)
-    adapters.prepare(sam, Adapt.LORA, 1)
-    about = adapters.Adapter("vit_toy", sha256_file(checkpoint), Adapt.LORA, 1, 256, "public")
-    adapters.save_adapter(adapter, sam, about)
-    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: checkpoint)
-    ours = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}, "adapter": adapter}
-    ours["teacher"] = {"base": "vit_toy", "size": 256, "views": 1, "peak": 0.5, "progress": False}
-    ours["teacher"]["self_training#epochs"] = 1
-    together = job(three_sites, tmp_path / "together", **ours).run()
-    homes = Homes(three_sites, tmp_path / "homes")
-    apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
-    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
-    assert timeless(apart["teacher"]) == timeless(together["teacher"])
-    for site, other in (("site-1", "site-2"), ("site-2", "site-1")):
-        here = tmp_path / "homes" / site / "cache" / "soft_masks"
-        (own,) = (here / site / "teachers").glob("*.safetensors")
-        assert own.read_bytes() == (tmp_path / "together/cache/soft_masks" / site / "teachers" / own.name).read_bytes()
-        assert not (here / other).exists(), "no site has anything of another one's"
 
 
 def refusal(federation: Path, tmp_path: Path, change: Any, **knobs: Any) -> str:

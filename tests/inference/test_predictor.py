@@ -70,8 +70,8 @@ def test_without_a_model_it_is_the_bundles_own(picture):
 
 def test_what_the_model_does_not_have_is_refused(tmp_path, picture):
     model = weights(tmp_path / "w.safetensors")
-    given: dict[str, Any] = {"overrides": {"teacher#peak": 0.4}, "runtime": "openvino"}
-    with pytest.raises(Refused, match=r"(?s)--teacher#peak: .*--runtime: expected an ONNX file to run"):
+    given: dict[str, Any] = {"overrides": {"teacher#size": 64}, "runtime": "openvino"}
+    with pytest.raises(Refused, match=r"(?s)--teacher#size: .*--runtime: expected an ONNX file to run"):
         Predictor("samfed_skin", model, **given)
     with pytest.raises(Refused, match="did you mean 'threshold'"):
         Predictor("samfed_skin", model, overrides={"treshold": 0.4})([picture])

@@ -71,17 +71,16 @@ def infer(work: Path, tmp_path: Path) -> Callable[..., int]:
     return run
 
 
-def teacher(work: Path, views: int = 1, peak: float | None = None) -> Teacher:
-    return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views, peak=peak)
+def teacher(work: Path, views: int = 1) -> Teacher:
+    return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views)
 
 
 @pytest.mark.usefixtures("weights")
 def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_path, capsys):
-    # a random SAM is sure of nothing: relative to its peak it finds something in every image
-    assert evaluate("--image_size", "64", "--teacher#peak", "0.4") == 0
+    assert evaluate("--image_size", "64") == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in shown[1:4]] == [["site-1", "3"], ["site-2", "3"], ["average", "6"]]
-    fitted, listed = teacher(work, peak=0.4), DataList.load(work / "list.json")
+    fitted, listed = teacher(work), DataList.load(work / "list.json")
     config = WorkflowConfig(BUNDLE, ("configs/train.json",), {"image_size": 64})
     for site in listed.sites:
         masks = SiteMasks(site, tmp_path / "cache", listed, work / "images")
@@ -106,13 +105,12 @@ def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_pat
 @pytest.mark.usefixtures("weights")
 def test_site_split_views_and_the_bundles_own_settings_count(evaluate, work, tmp_path):
     words = ["--site", "site-2", "--split", "validation", "--views", "2", "--limit", "1", "--image_size", "64"]
-    assert evaluate(*words, "--validate#scores#pooled", "true", "--teacher#peak", "0.4") == 0
+    assert evaluate(*words, "--validate#scores#pooled", "true") == 0
     found = read_json(tmp_path / "scores" / "metrics.json")
     assert list(found["sites"]) == ["site-2"]
     assert found["average"]["n"] == 1
     assert found["convention"]["hd95"] == "pooled"
-    assert (found["teacher"]["views"], found["teacher"]["peak"]) == (2, 0.4)
-    assert found["teacher"]["sha256"] != teacher(work, 2).sha256, "another peak is another teacher"
+    assert (found["teacher"]["views"], found["teacher"]["sha256"]) == (2, teacher(work, 2).sha256)
 
 
 @pytest.mark.usefixtures("weights")
@@ -182,9 +180,9 @@ def student(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("weights")
 def test_a_students_weights_have_no_knobs_of_a_teacher(work, student, tmp_path, capsys):
     words = [str(work / "images"), "--model", str(student), "--output-dir", str(tmp_path / "masks")]
-    assert main(["infer", str(BUNDLE), *words, "--views", "2", "--teacher#peak", "0.4"]) == 2
+    assert main(["infer", str(BUNDLE), *words, "--views", "2", "--teacher#size", "64"]) == 2
     error = capsys.readouterr().err
-    assert f"--teacher#peak: expected a teacher's adapter, found {student}, which is no teacher's adapter" in error
+    assert f"--teacher#size: expected a teacher's adapter, found {student}, which is no teacher's adapter" in error
     assert "--views" not in error
 
 

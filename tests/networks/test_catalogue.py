@@ -24,6 +24,7 @@ SIZES = {
     "mobile_sam_fpn": (64, 96),
     "lite0_fpn": (48, 32),
     "lite0_fpn_96": (32, 48),
+    "lite0_fpn_small": (48, 64),
 }
 
 

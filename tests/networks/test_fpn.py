@@ -39,9 +39,10 @@ def test_light_networks_are_light():
     millions = {name: sum(p.numel() for p in client_network(name).parameters()) / 1e6 for name in SIZES}
     assert millions["mobile_sam_fpn"] <= 6
     assert millions["lite0_fpn"] < 2
+    assert millions["lite0_fpn_small"] <= 0.3
 
 
-SIZES = {"mobile_sam_fpn": (64, 96), "lite0_fpn": (48, 64)}
+SIZES = {"mobile_sam_fpn": (64, 96), "lite0_fpn": (48, 64), "lite0_fpn_small": (32, 48)}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -182,10 +183,17 @@ def test_it_takes_rgb_alone():
         client_network("mobile_sam_fpn", in_channels=1)
 
 
-def test_a_truncated_encoder_takes_the_weights_of_the_whole_one(tmp_path):
+def test_stages_are_those_that_there_are():
+    with pytest.raises(Refused, match=r"network_def#stages: expected one of \[5, 4\], found 3"):
+        client_network("lite0_fpn", stages=3)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("lite0_fpn", (24, 40, 112)), ("lite0_fpn_small", (24, 40, 80))])
+def test_a_truncated_encoder_takes_the_weights_of_the_whole_one(tmp_path, name, channels):
     whole = client_network("deeplabv3plus_efficientnet_lite0")
     save_file(whole.encoder.state_dict(), tmp_path / "lite0.safetensors")
-    network = client_network("lite0_fpn", weights=tmp_path / "lite0.safetensors")
+    network = client_network(name, weights=tmp_path / "lite0.safetensors").eval()
+    assert tuple(level.shape[1] for level in network.encoder(torch.rand(1, 3, 32, 32))) == channels
     state = whole.encoder.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in network.encoder.state_dict().items())
     assert {m.eps for m in network.encoder.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}

@@ -92,24 +92,6 @@ def test_what_is_seen_again_and_again_is_read_once(tmp_path, monkeypatch):
     assert kept[0]["a"] == pytest.approx(once["a"], abs=0.01)  # intensities are rounded: a pixel may flip
 
 
-def test_a_refiner_is_asked_for_one_exam_and_gone_afterwards(tmp_path):
-    torch.manual_seed(0)
-    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
-    teacher = Teacher(sam, sha256="x", size=256, bf16=False)
-    sets = {"a": fake_records(tmp_path, 2)}
-
-    class Empty(torch.nn.Module):
-        def forward(self, images, first):
-            return torch.zeros_like(first)
-
-    exam = Exam(teacher, keep_embeddings=True)
-    assert exam(sets, refiner=Empty())["a"] == [0.0, 0.0]
-    assert teacher.refiner is None
-    exam(sets, peak=0.4)
-    assert teacher.peak is None
-    assert exam(sets)["a"] == pytest.approx(Exam(teacher)(sets)["a"], abs=0.01)
-
-
 @pytest.mark.parametrize(
     ("scores", "best", "kept"),
     [

@@ -162,10 +162,10 @@ def test_sam_as_it_comes_is_examined_last_and_on_demand(fit, records, checkpoint
 def test_what_was_fitted_is_on_disk_before_sam_as_it_comes_is_examined(fit, tmp_path, monkeypatch):
     examine = TeacherFit._examine
 
-    def killed(self, exam, refiner, what):
+    def killed(self, exam, what):
         if what != "Dice":
             raise KeyboardInterrupt
-        return examine(self, exam, refiner, what)
+        return examine(self, exam, what)
 
     monkeypatch.setattr(TeacherFit, "_examine", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -265,15 +265,6 @@ def test_another_loss_and_optimizer_are_what_is_trained_with(fit):
     assert result["sha256"] != fit("plain.safetensors", epochs=1).run()["sha256"]
 
 
-def test_refinement_is_of_the_exam_and_not_of_the_adapter(fit, records):
-    first = fit(epochs=1).run()
-    refined = fit(epochs=1, refine="boxes", refine_with="adapted").run()
-    assert refined["reused"]
-    assert refined["sha256"] == first["sha256"]
-    assert refined["hashes"]["fit"] == first["hashes"]["fit"]
-    assert refined["hashes"]["exam"] != first["hashes"]["exam"]
-
-
 def test_the_adapter_is_the_same_file_wherever_and_whenever_it_is_fitted(fit):
     first = fit("a.safetensors", epochs=1).run()["sha256"]
     torch.rand(3)  # the process has moved on
@@ -333,7 +324,7 @@ def test_none_writes_sams_own_decoder(fit, checkpoint):
 
 
 def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
-    with pytest.raises(Refused, match="refused: 10 problems") as refused:
+    with pytest.raises(Refused, match="refused: 9 problems") as refused:
         TeacherFit(
             train_records=[{key: value for key, value in records[0].items() if key != "label"}],
             held_out_records=[],
@@ -343,14 +334,12 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
             epochs=0,
             learning_rate=-1,
             lora_learning_rate="fast",
-            refine="box",
             bf16="yes",
             examine_before="no",
             trainer=partial(SupervisedTrainer, loss_function=mask_loss),
         )
     message = str(refused.value)
     assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
-    assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
     assert "teacher -> epochs: expected a whole number >= 1, found 0" in message
     assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
     assert "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'" in message

@@ -79,7 +79,7 @@ class PromptFreeSam(nn.Module):
         One mask token and one small network behind it for each, the background too (SAMed, Zhang and Liu, arXiv
         2304.13785, section 3.2); transformer and upscaling between them are shared. How they begin is ours: every class
         as a copy of SAM's single mask, the background with a logit of 0, so that all classes together are at first what
-        SAM's sigmoid takes for foreground. Prompts make no sense to it any more: :meth:`decode_boxes` refuses them.
+        SAM's sigmoid takes for foreground. Prompts make no sense to it any more: ``decode_prompts`` refuses them.
         SAM's own three masks of a part, a whole and the like are dropped.
 
         Args:
@@ -118,19 +118,6 @@ class PromptFreeSam(nn.Module):
         """
         return self._decode(embeddings)[0]
 
-    def decode_boxes(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """SAM as it was meant: one image, a box for each thing in it.
-
-        Args:
-            embedding: ``(1, 256, size / 16, size / 16)``.
-            boxes: ``(N, 4)`` left, top, right, bottom: pixel indices in the ``size`` x ``size`` input.
-
-        Returns:
-            Logits ``(N, 1, size / 4, size / 4)`` of the single-mask output, and ``(N,)`` the IoU that SAM predicts.
-        """
-        logits, predicted_iou = self._decode(embedding, boxes)
-        return logits, predicted_iou[:, 0]
-
     def decode_prompts(
         self,
         embedding: Tensor,
@@ -138,16 +125,16 @@ class PromptFreeSam(nn.Module):
         points: tuple[Tensor, Tensor] | None = None,
         masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As :meth:`decode_boxes`, with points and a coarse mask beside each box.
+        """SAM as it was meant: one image, a box for each thing in it, and beside each points and a coarse mask.
 
         Args:
             embedding: ``(1, 256, size / 16, size / 16)``.
-            boxes: ``(N, 4)``.
+            boxes: ``(N, 4)`` left, top, right, bottom: pixel indices in the ``size`` x ``size`` input.
             points: ``(N, P, 2)`` x and y, pixel indices in the input, and ``(N, P)``: 1 foreground, 0 background.
             masks: ``(N, 1, size / 4, size / 4)`` logits.
 
         Returns:
-            As :meth:`decode_boxes`.
+            Logits ``(N, 1, size / 4, size / 4)`` of the single-mask output, and ``(N,)`` the IoU that SAM predicts.
         """
         logits, predicted_iou = self._decode(embedding, boxes, points, masks)
         return logits, predicted_iou[:, 0]

@@ -1,52 +1,15 @@
-"""SAM as a teacher: what it says of an image, and foreground relative to the highest probability."""
+"""SAM as a teacher: what it says of an image."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.networks.sam.build import assemble, vit_encoder
-from samfed_monai.networks.sam.teacher import Teacher, check_peak, identity, relative_to_peak
+from samfed_monai.networks.sam.teacher import Teacher, identity
 from samfed_monai.networks.views import VIEWS
-
-
-def masks(*rows):
-    return torch.tensor(rows, dtype=torch.float32).view(len(rows), 1, 1, -1)
-
-
-def test_the_threshold_is_a_part_of_each_image_s_own_peak():
-    found = relative_to_peak(masks([0.1, 0.3, 0.5], [0.1, 0.3, 1.0]), 0.4)
-    # odds of p over odds of the threshold, 0.2 and 0.4: 0.3 / 0.7 / (0.2 / 0.8) = 12 / 7, so 12 / 19
-    torch.testing.assert_close(found[0].flatten(), torch.tensor([4 / 13, 12 / 19, 0.8]))
-    assert (found > 0.5).flatten(1).tolist() == [[False, True, True], [False, False, True]]
-
-
-def test_a_sure_image_at_one_half_is_left_as_it_is():
-    sure = masks([0.2, 0.5, 1.0])
-    torch.testing.assert_close(relative_to_peak(sure, 0.5), sure, atol=1e-5, rtol=0)
-
-
-@given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=6), st.floats(0.01, 0.5))
-def test_the_order_of_pixels_stays_and_the_peak_is_foreground(values, peak):
-    before = masks(values)
-    after = relative_to_peak(before, peak)
-    assert torch.isfinite(after).all()
-    assert after.min() >= 0
-    assert after.max() <= 1
-    assert (after.flatten()[before.flatten().argsort()].diff() >= -1e-6).all()
-    if max(values) > 1e-5:
-        assert after.flatten()[before.argmax()] > 0.5
-
-
-@pytest.mark.parametrize("peak", [0, -0.1, 0.6, "0.4", True])
-def test_a_part_out_of_its_range_is_refused(peak):
-    with pytest.raises(Refused, match=r"teacher -> peak: expected a number in \(0, 0.5\], or null, found"):
-        check_peak(peak)
-    check_peak(None)
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +75,8 @@ def test_identity_depends_on_everything_that_decides_the_masks():
         base | {"adapter_sha256": "c"},
         base | {"size": 256},
         base | {"views": 8},
-        base | {"peak": 0.4},
     ]
-    assert len({identity(**arguments) for arguments in changed}) == 6
-
-
-def test_the_peak_shifts_the_mean_of_the_views(checkpoint):
-    image = torch.rand(1, 3, 40, 32)
-    plain, relative = (Teacher.load("vit_t", checkpoint, size=256, views=2, bf16=False, peak=p) for p in (None, 0.4))
-    expected = relative_to_peak(plain.probabilities(image), 0.4)
-    torch.testing.assert_close(relative.probabilities(image), expected)
+    assert len({identity(**arguments) for arguments in changed}) == 5
 
 
 def test_fault_28_missing_weights_are_refused_with_the_command(monkeypatch, tmp_path):
