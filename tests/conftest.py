@@ -150,6 +150,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 
     yield install
     monkeypatch.undo()
-    for name in [name for name in sys.modules if name.partition(".")[0].startswith("samfed_test_lab")]:
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith(("samfed_test_lab", "my_lab"))]:
         del sys.modules[name]
     forget_outside()
