@@ -287,6 +287,8 @@ def test_shares_are_weighed_by_tokens():
         "a": {"share": pytest.approx([0.4, 0.6]), "tokens": 40},
         "b": {"share": [0.5, 0.5], "tokens": 20},
     }
+    means = {"expert_1": 0.45, "expert_2": 0.55, "expert_least": 0.4}
+    assert engine.state.term_means == {name: pytest.approx(mean) for name, mean in means.items()}
 
 
 def test_every_round_is_a_line_that_its_owner_alone_can_read(tmp_path):
