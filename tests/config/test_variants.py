@@ -135,7 +135,7 @@ def test_every_published_method_says_what_of_it_is_inferred():
     assert silent <= as_published
 
 
-@pytest.mark.parametrize("name", present("cpss", "drflm", "fedda", "fedda_cyclic", "pfedsam"))
+@pytest.mark.parametrize("name", present("cpss", "drflm", "fedda", "fedda_cyclic", "pfedsam", "pfedsam_two_stage"))
 def test_a_method_of_which_the_text_is_not_public_says_what_is_published_and_what_is_left_out(name):
     method = methods()[name]
     assert all((method.published, method.inferred, method.left_out))

@@ -29,16 +29,27 @@ def square() -> np.ndarray:
     return mask
 
 
+@pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("kind", [kind for kind in WEAK if kind != "box"])
 @given(seed=st.integers(0, 999))
 @settings(max_examples=20, deadline=None)
-def test_what_is_labelled_is_what_the_mask_says(kind, seed):
-    mask = (random(seed).random((16, 18)) < 0.3).astype(np.uint8)
+def test_what_is_labelled_is_what_the_mask_says(kind, classes, seed):
+    mask = (random(seed).random((16, 18)) < 0.3) * random(seed).integers(1, classes + 1, (16, 18), np.uint8)
     mask[3:9, 2:12] = 1
     label = weaken(mask, kind, random=random(seed))
     known = label != IGNORE
     assert (label[known] == mask[known]).all()
-    assert {0, 1} <= set(np.unique(label).tolist()) <= {0, 1, IGNORE}
+    there, drawn = set(np.unique(mask).tolist()), set(np.unique(label).tolist())
+    assert drawn <= there | {IGNORE}
+    assert (0 in drawn and drawn & {1, 2, 3}) if kind == "block" else there <= drawn
+
+
+@given(seed=st.integers(0, 999))
+@settings(max_examples=20, deadline=None)
+def test_boxes_leave_out_no_class(seed: int) -> None:
+    mask = random(seed).integers(0, 4, (6, 7), np.uint8)
+    mask[0, :4] = (0, 1, 2, 3)
+    assert set(np.unique(weaken(mask, "box", random=random())).tolist()) >= {0, 1, 2, 3}
 
 
 def test_a_box_by_hand(square):
@@ -47,6 +58,22 @@ def test_a_box_by_hand(square):
     expected[6:14, 4:12] = IGNORE
     expected[8:12, 6:10] = 1
     assert (label == expected).all()
+
+
+def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:6, :6], mask[2:4, 2:4] = 2, 1
+    label = weaken(mask, "box", random=random())
+    expected = np.zeros_like(mask)
+    expected[:6, :6], expected[1:5, 1:5], expected[2:4, 2:4] = IGNORE, 2, 1  # quarters of 6 and of 2 are 1 and 0
+    assert (label == expected).all()
+
+
+def test_points_of_each_class_are_as_many_as_asked_for(square):
+    mask = square.copy()
+    mask[16:, 16:] = 2
+    label = weaken(mask, "points", random=random(), points=3, width=1)
+    assert [(label == value).sum() for value in (0, 1, 2)] == [3, 3, 3]
 
 
 def test_two_objects_have_two_boxes(square):
@@ -109,16 +136,18 @@ def test_a_file_is_read_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "classes", "message"),
     [
-        ([[1, 255]], "foreground without background.*mark some background"),
-        ([[0, 255]], "only the values 0 and 255: a mask, or a weak label without foreground"),
-        ([[0, 1, 2, 128]], r"other values \(2, 128\).*save it without loss"),
+        ([[1, 255]], 1, "foreground without background.*mark some background"),
+        ([[0, 255]], 1, "only the values 0 and 255: a mask, or a weak label without foreground"),
+        ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, background as 0"),
+        ([[0, 1, 2, 128]], 1, r"other values \(2, 128\).*save it without loss"),
+        ([[0, 1, 3, 255]], 2, r"expected .*1 to 2 foreground.*found other values \(3\)"),
     ],
 )
-def test_a_file_that_says_too_little_is_refused(tmp_path, values, message):
+def test_a_file_that_says_too_little_is_refused(tmp_path, values, classes, message):
     with pytest.raises(Refused, match=message):
-        read_weak_label(png(tmp_path, values))
+        read_weak_label(png(tmp_path, values), classes)
 
 
 def test_a_jpeg_is_refused(tmp_path):

@@ -30,8 +30,8 @@ from samfed_monai.core.io import save_tensors
 from samfed_monai.inference import Predictor, export
 from samfed_monai.inference.export import Measured, exported_metadata, table_of
 from samfed_monai.inference.onnx_network import OnnxNetwork
-from samfed_monai.inference.quality_file import write_quality
 from samfed_monai.metrics.quality import Calibration, Quality
+from samfed_monai.metrics.quality_file import write_quality
 from samfed_monai.networks import client_network
 
 MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]

@@ -77,6 +77,20 @@ def test_a_folder_of_both(infer, given, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(("threshold", "first"), [("0.5", False), ("0.999999", True)])
+def test_empty_masks_are_doubtful_unless_other_slices_hold_something(given, tmp_path, monkeypatch, threshold, first):
+    """The first slice of two is plain; above 0.999999 nothing is foreground."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--image_size", "128", "--allow-other-size", "--threshold", threshold]
+    words += ["--areas", "areas.csv", "--only-sure", "--output-dir", "masks"]
+    assert main(["infer", str(BUNDLE), str(given), *words]) == 0
+    with open("areas.csv", newline="") as stream:
+        rows = {row["name"]: row for row in csv.DictReader(stream)}
+    assert rows["scan/0001"]["flags"].startswith("empty")
+    assert (rows["scan/0001"]["expected_dice"] == "0.0") is (rows["scan/0001"]["doubtful"] == "yes") is first
+    assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
+
+
 def test_coco_annotations_draw_the_same_masks(infer, given):
     pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
     from samfed_monai.data.coco import read_coco

@@ -91,6 +91,15 @@ def test_bounds_and_times_are_shown():
     assert "at 1:01.3" in text
 
 
+def test_an_empty_mask_is_named_and_a_bound_of_nothing_is_not_shown():
+    made = LooksPage(Path("x.html"), ["lesion"])
+    made.add(look("a", 0.2, ("empty",), rows=0, seconds=1))  # its bound is 0
+    text = made.html()
+    assert "Nothing is outlined." in text
+    assert "&nbsp;px" not in text
+    assert "nine in ten" not in text
+
+
 def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
     monkeypatch.setattr(looks, "MOST", 3)
     made = LooksPage(Path("x.html"), ["lesion"])

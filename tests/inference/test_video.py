@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import logging
+import os
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -95,6 +97,71 @@ def test_pictures_are_turned_upright(tmp_path, cosine, sine, corner):
     assert first.picture.shape == ((64, 48, 3) if cosine == 0 else (48, 64, 3))
     assert first.picture[corner].mean() > 200
     assert first.picture[0, 0].mean() < 50
+
+
+def colonoscopy(count: int) -> list[np.ndarray]:
+    """Frames of CVC-ClinicDB that follow one another, 288 rows of 384."""
+    folder = Path(os.environ.get("SAMFED_DATA", "")) / "data" / "polyp" / "cvc_clinicdb" / "images"
+    if not folder.is_dir():
+        pytest.skip("SAMFED_DATA has no CVC-ClinicDB")
+    pictures = (Image.open(folder / f"{number}.jpg").convert("RGB") for number in range(1, count + 1))
+    return [np.array(picture)[:288, :384] for picture in pictures]
+
+
+def encoded(path: Path, codec: str, pictures: Sequence[np.ndarray], *, flagged: bool = False) -> Path:
+    """``flagged``: the file says that it is interlaced."""
+    options = {"flags": "+ildct+ilme"} if flagged else {}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        (stream.height, stream.width), stream.pix_fmt, stream.bit_rate = pictures[0].shape[:2], "yuv420p", 8_000_000
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def combing(picture: np.ndarray) -> float:
+    """How far rows are from the mean of their neighbours, over how far they are from the mean of those of their field:
+    about 0.5 of a picture, more than 2 of two that are woven."""
+    grey = picture.astype(np.float32).mean(axis=-1)
+    near, field = (np.abs(grey[n:-n] - (grey[: -2 * n] + grey[2 * n :]) / 2).mean() for n in (1, 2))
+    return float(near / field)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "flagged"),
+    [("a.mpg", "mpeg2video", True), ("b.mkv", "libx264", True), ("c.mp4", "libx264", False), ("d.avi", "mpeg4", True)],
+)
+def test_interlaced_frames_are_deinterlaced_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, flagged: bool
+) -> None:
+    """The scene moves by 6 pixels from field to field. Some recorders take the signal for a progressive one: the file
+    does not say what it is."""
+    photo, woven = colonoscopy(1)[0], []
+    fields = [np.roll(photo, 6 * number, axis=1) for number in range(24)]
+    for first, second in zip(fields[::2], fields[1::2], strict=True):
+        woven.append(first.copy())
+        woven[-1][1::2] = second[1::2]
+    assert combing(woven[0]) > 2
+    found = list(Video(encoded(tmp_path / name, codec, woven, flagged=flagged)).frames(3))
+    assert [frame.number for frame in found] == [1, 4, 7, 10]
+    assert [frame.seconds - found[0].seconds for frame in found] == pytest.approx([0, 0.12, 0.24, 0.36], abs=1e-3)
+    for frame in found:
+        assert combing(frame.picture) < 0.6
+        inside = frame.picture[8:-8].astype(float) - fields[2 * frame.number - 2][8:-8]
+        assert np.sqrt((inside**2).mean()) < 12, "the picture of the first field, and of no other frame"
+    assert f"{tmp_path / name}: interlaced; 12 of 12 frames are shown and segmented deinterlaced" in caplog.text
+
+
+def test_frames_of_a_real_video_that_is_not_interlaced_stay_as_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = encoded(tmp_path / "clip.mp4", "libx264", colonoscopy(25))
+    with av.open(str(path)) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    found = [frame.picture for frame in Video(path).frames(1)]
+    assert np.array_equal(found, decoded)
+    assert caplog.records == []
 
 
 def sound(path: Path) -> None:

@@ -33,10 +33,10 @@ NEEDED = {
     },
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
     "pfedsam": {
-        "pfedsam-polyp": "pfedsam_joint",
-        "pfedsam-three": "pfedsam_joint",
-        "pfedsam-skin": "pfedsam_joint",
-        "pfedsam-no-kvasir": "pfedsam_joint",
+        "pfedsam-polyp": "pfedsam",
+        "pfedsam-three": "pfedsam",
+        "pfedsam-skin": "pfedsam",
+        "pfedsam-no-kvasir": "pfedsam",
     },
     "related": {},
 }

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.coco import annotations_of, coco_of
-from samfed_monai.data.sources.rendered import cut_nifti, draw_coco, taken_back_if_refused, volumes_of
+from samfed_monai.data.sources.rendered import cut_nifti, draw_coco, taken_back_if_refused, unlike_voxels, volumes_of
 from tests.data.making import disc, picture, save
 
 
@@ -290,3 +290,16 @@ def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path):
     with pytest.raises(Refused):
         refused(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("voxels", "shown"),
+    [
+        ({"a": [(1, 1, 2)], "b": [(1, 1, 3)]}, []),  # 1.5 times as long
+        ({"a": [(1, 1, 2), (1, 1, 3.1)]}, ["a 1 x 1 x 2 to 3.1"]),
+        ({"a": [(1, 1, 2)], "b": [(1, 2, 2), (1, 2, 2)]}, ["a 1 x 1 x 2, b 1 x 2 x 2"]),
+        ({}, []),
+    ],
+)
+def test_unlike_voxels_are_said_of_volumes_of_one_site_too(voxels, shown):
+    assert [sentence.partition(": ")[2].partition(";")[0] for sentence in unlike_voxels(voxels)] == shown
