@@ -298,7 +298,8 @@ def test_roles_of_docstrings_become_code_and_links():
 SMALLER = {
     "--images-per-site 12 --public 12": "--images-per-site 5 --public 6 --size 96 128",
     "--epochs 6 ": "--epochs 1 --size 64 ",
-    "--image_size 128 --local_steps 6 --warm_start_steps 30": "--image_size 32 --local_steps 1 --warm_start_steps 2",
+    "--rounds 2 --image_size 128 --local_steps 6": "--rounds 1 --image_size 32 --local_steps 1",
+    "--warm_start_steps 30": "--warm_start_steps 2",
     "'--teacher#views' 1": "'--teacher#views' 1 '--teacher#size' 64",
 }
 
