@@ -55,14 +55,14 @@ def lora(multipliers: Sequence[float], clip: float) -> dict[str, Setting]:
     """Name of a run's folder to what is run: LoRA with noise at the server, or at the sites."""
     runs = {
         "local": Setting("local_sam", ("none: every site alone", "–"), SAM_AT),
-        "none": Setting("pfedsam_joint", ("none", "–"), SAM_AT),
+        "none": Setting("pfedsam", ("none", "–"), SAM_AT),
     }
     for multiplier in multipliers:
         fixed, told = {"clip": clip, "noise_multiplier": multiplier}, f"{multiplier:g}"
         server = f"central_differential_privacy={ {**fixed, 'quantile': None} }"
         sites = f"differential_privacy={fixed}"
-        runs[f"server-{told}"] = Setting("pfedsam_joint", ("server", told), SAM_AT, server)
-        runs[f"sites-{told}"] = Setting("pfedsam_joint", ("sites", told), SAM_AT, sites)
+        runs[f"server-{told}"] = Setting("pfedsam", ("server", told), SAM_AT, server)
+        runs[f"sites-{told}"] = Setting("pfedsam", ("sites", told), SAM_AT, sites)
     return runs
 
 

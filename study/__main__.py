@@ -237,10 +237,11 @@ def methods(args: argparse.Namespace) -> None:
     """Writes the page of methods."""
     from samfed_monai.config.variants import methods
     from samfed_monai.core.io import write_text
+    from study.advice import advice
     from study.measured import measured
     from study.methods_page import methods_page
 
-    write_text(args.page, methods_page(methods().values(), measured(args.records)))
+    write_text(args.page, methods_page(methods().values(), measured(args.records), advice(args.records)))
     sys.stdout.write(f"{args.page}\n")
 
 

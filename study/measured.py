@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
+from samfed_monai.config.variants import methods
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
@@ -27,11 +28,15 @@ def measured(records: str | Path) -> dict[str, str]:
         Refused: a record that cannot be read.
     """
     texts: dict[str, list[str]] = {}
+    known = methods()
     for part, yardstick in BESIDE.items():
         scores = site_scores(runs_of(part, records))
         for row, blocks in scores.items():
-            other = yardstick if row != yardstick else FLOOR
-            texts.setdefault(row, []).append(f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}")
+            other, base = yardstick if row != yardstick else FLOOR, known[row].base if row in known else None
+            text = f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}"
+            if base != other and (gains := gains_by_site(blocks, scores.get(base, {}))):
+                text += f"; {as_difference(fmean(gains.values()))} beside `{base}`, on which it builds"
+            texts.setdefault(row, []).append(text)
     for row in texts.keys() & EARLIER.keys():
         texts[row].append(f"of an earlier form: {EARLIER[row]}")
     without = {row: f"not: {why}" for row, why in NO_ROW.items()}

@@ -19,12 +19,13 @@ _PUBLIC = {
 """What a method needs, by the split of images that its trainer takes its steps over (``train#dataset#split``)."""
 
 
-def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None = None) -> str:
+def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None = None, advice: str = "") -> str:
     """The page in Markdown; the same declarations give the same bytes.
 
     Args:
         methods: in the order of the page.
         measured: name to a sentence about what was measured of it; a method without one has none.
+        advice: a section on which method to choose.
     """
     methods, measured = list(methods), measured or {}
     rows = [f"| [`{m.name}`](#{m.name}) | {m.note} | {m.exchange} | {m.labels} | {m.classes} |" for m in methods]
@@ -35,7 +36,7 @@ def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None =
         *(f"| leaves a site | `{word}` | {text} |" for word, text in LEAVES_SITE.items()),
     ]
     sections = [_section(method, measured.get(method.name)) for method in methods]
-    return _PAGE.format(rows="\n".join(rows), words="\n".join(words), sections="\n".join(sections))
+    return _PAGE.format(rows="\n".join(rows), words="\n".join(words), advice=advice, sections="\n".join(sections))
 
 
 def _section(method: Method, measured: str | None) -> str:
@@ -88,7 +89,7 @@ exchanged instead of predictions, and `personal` keeps part of a network at its 
 
 Number of images, seconds and steps leave a site under every method; failures leave as one line without paths.
 
-## Sites that lie: what so many sites allow
+{advice}## Sites that lie: what so many sites allow
 
 FedAvg, and every method above that averages, believes each site. Four rules tolerate so many sites that send what they
 like, together if they wish; they keep all updates of a round in memory, where FedAvg keeps two models.

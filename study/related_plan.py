@@ -41,11 +41,11 @@ VOLUMES = (
         "fca",
         "heterogeneous",
     ),
-    *("pfedsam", "pfedsam_joint", "oracle"),
+    *("pfedsam", "pfedsam_two_stage", "oracle"),
 )
 """Rows of the parts of several classes."""
 
-NEVER_AWAY = {"local_only", "heterogeneous", "pfedsam", "pfedsam_joint"}
+NEVER_AWAY = {"local_only", "heterogeneous", "pfedsam", "pfedsam_two_stage"}
 """Of them, those of which sites have networks or parts of their own: a hospital that took no part has none of them."""
 
 YARDSTICK = "no_sam"

@@ -297,7 +297,7 @@ ablation-page: $(VENV)/.package
 PFEDSAM_RUN ?= runs/pfedsam
 PFEDSAM_SEEDS ?= 0,1,2
 PFEDSAM_JOBS ?= 1
-PFEDSAM_ROWS := zero_shot,local_sam,fedsam,pfedsam,pfedsam_joint
+PFEDSAM_ROWS := zero_shot,local_sam,fedsam,pfedsam,pfedsam_two_stage
 PFEDSAM_PARTS := $(foreach rows,decoder slow,--rows study/rows/$(rows).rows.json)
 PFEDSAM_MORE := $(PFEDSAM_PARTS) $(foreach rows,rank pfedsam,--rows study/rows/$(rows).rows.json)
 PFEDSAM_IMAGES := 240
@@ -330,9 +330,9 @@ pfedsam: $(VENV)/.package
 	    --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/three.json"
 	$(call PFEDSAM_COMPARE,samfed_polyp,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/polyp.json" --data-root "$(POLYP_DATA)" \
 	    $(PFEDSAM_MAIN) --output-dir "$(PFEDSAM_RUN)/polyp" $(PFEDSAM_MORE) $(call record,pfedsam-polyp,$(PFEDSAM_RUN)/polyp)
-	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam$(comma)pfedsam_joint) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
+	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam$(comma)pfedsam_two_stage) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
 	    $(PFEDSAM_SIDE) $(POLYP_UNSEEN) $(PFEDSAM_PARTS) --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(call record,pfedsam-no-kvasir,$(PFEDSAM_RUN)/no-kvasir)
-	$(call PFEDSAM_COMPARE,samfed_polyp,local_sam$(comma)fedsam$(comma)pfedsam_joint) --datalist "$(PFEDSAM_RUN)/three.json" --data-root "$(POLYP_DATA)" \
+	$(call PFEDSAM_COMPARE,samfed_polyp,local_sam$(comma)fedsam$(comma)pfedsam) --datalist "$(PFEDSAM_RUN)/three.json" --data-root "$(POLYP_DATA)" \
 	    $(PFEDSAM_MAIN) --rows study/rows/rank.rows.json --output-dir "$(PFEDSAM_RUN)/three" $(call record,pfedsam-three,$(PFEDSAM_RUN)/three)
 	$(call PFEDSAM_COMPARE,samfed_skin,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
 	    $(PFEDSAM_SIDE) $(foreach rows,decoder rank,--rows study/rows/$(rows).rows.json) --output-dir "$(PFEDSAM_RUN)/skin" \
@@ -347,7 +347,7 @@ pfedsam-page: $(VENV)/.package
 	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir,samfed_polyp,$(PFEDSAM_SIDE) $(POLYP_UNSEEN)) \
 	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin,samfed_skin,$(PFEDSAM_SIDE)) \
 	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps (where sites are whole polyp collections; $(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) in the others) after $(PFEDSAM_WARM) steps of warm start on the public images, where there are any. The decoder learns at $(PFEDSAM_RATE), not at the published 0.0001, which hardly moves it in so few steps; LoRA and experts at 0.005, as everywhere." \
-	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_joint, fedsam and local_sam of one rank start from the same weights, full_sam and the small network from their own warm start and with their own learning rates." \
+	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_two_stage, fedsam and local_sam of one rank start from the same weights, full_sam and the small network from their own warm start and with their own learning rates." \
 	    $(LABELS_CAVEAT)
 
 # ---- docs/results/related.md: every method of the package, ranked; a run each, in the order of seeds ------

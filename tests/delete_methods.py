@@ -27,13 +27,13 @@ KEPT = {
     "samfed": "the method itself",
     "dp_only": "warm starts train it, and it is the floor of tables",
     "oracle": "the ceiling of tables",
-    "pfedsam_joint": "the method of the tables on labels of the sites' own",
+    "pfedsam": "the method of the tables on labels of the sites' own",
     "local_only": "a reference of the tables of unlike networks",
 }
 """Methods that code names, and why."""
 
 ALWAYS = (
-    *("tests/methods/test_agreement.py", "tests/methods/test_baselines.py", "tests/methods/test_personal.py"),
+    *("tests/methods/test_declarations.py", "tests/methods/test_personal.py"),
     *("tests/core", "tests/config/test_variants.py", "tests/cli/test_compare.py"),
     *("tests/reports/test_rows.py", "tests/reports/test_compare.py"),
 )

@@ -77,6 +77,7 @@ VARIANTS: dict[str, list[Any]] = {
     "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--terms#prototype#tau", 0.55],
     "fca": [],
     "pfedsam": [],
+    "pfedsam_two_stage": [],
     "oracle": LIGHT,
 }  # fmt: skip
 """Name to further options. The defaults' network, which starts from the teacher's trunk, is that of ``samfed``."""

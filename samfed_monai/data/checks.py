@@ -136,7 +136,7 @@ def look(
             content = _content(data_root, label, f"the mask of {image}", hint)
             facts["label_sha256"] = sha256_bytes(content)
             if weak:
-                mask = decode_weak_label(content, label)
+                mask = decode_weak_label(content, label, len(classes) or 1)
                 facts |= {"mask_values": tuple(int(value) for value in np.unique(mask))}
             else:
                 mask, values = _decoded(content, label, threshold, classes)

@@ -134,9 +134,6 @@ def check_first(options: Options) -> None:
     problems.extend(share_problems(options.validation, options.test))
     if options.classes:
         problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
-    if options.classes and options.label_kinds:
-        found, hint = "it beside --classes", "leave it out: weak labels are of one class"
-        problems.add("--label-kind", found=found, expected="one of the two", hint=hint)
     with problems.collected():
         require_free(options.output, name=options.called)
     problems.refuse_if_any()
@@ -354,7 +351,8 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     }
     spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
     spared |= {options.public: "they are the public images"} if options.public is not None else {}
-    found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared)
+    classes = len(options.classes) or 1
+    found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=classes)
     others = [*folders.passed_over, *caveats]
     others += [] if options.by_folder or options.groups else _of_one_name(found)
     return of_sites(found, root, options, known=[*folders.problems, *wrong], caveats=others)

@@ -266,11 +266,9 @@ def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> dict[str
     mask, classes, note = None, datalist.classes, f"{fact.width} × {fact.height}"
     path = confine(root, item.label, where=item.label) if item.label else None
     if path and item.weak:
-        label = read_weak_label(path)
-        mask, note = (
-            (label == 1).astype(label.dtype),
-            f"{note} · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled",
-        )
+        label = read_weak_label(path, len(classes) or 1)
+        mask = np.where(label == IGNORE, 0, label)
+        note = f"{note} · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled"
     elif path and classes:
         there = [name for number, name in enumerate(classes, start=1) if number in fact.mask_values]
         mask, note = read_classes(path, classes), f"{note} · {', '.join(there) or 'none'}"

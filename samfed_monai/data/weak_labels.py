@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -14,48 +14,51 @@ from samfed_monai.core.io import sha256_bytes, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
+from samfed_monai.data.classes import read_classes
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
 from samfed_monai.data.reading import Picture, decode_grey, png_of, read_bytes, read_mask
 
 IGNORE = 255
-"""The value of a pixel that is not labelled, in files and in tensors."""
-LEVELS = frozenset({0, 1, IGNORE})
-
+"""The value of a pixel that is not labelled, in files, and in tensors of one class."""
 
 POINTS, WIDTH = 5, 3
 """How many points of each class are drawn, and how many pixels wide points and scribbles are by default."""
 
 
-def read_weak_label(path: str | Path) -> Picture:
-    """Reads a weak label as (H, W) in {0, 1, 255}: background, foreground, not labelled.
+def read_weak_label(path: str | Path, classes: int = 1) -> Picture:
+    """Reads a weak label as (H, W) in {0, 1, ..., K, 255}: background, each class, not labelled.
 
     Args:
         path: a lossless 8-bit grey image (PNG, TIFF, BMP), upright or turned by its EXIF like any other.
+        classes: K, how many there are.
 
     Raises:
         Refused: what :func:`samfed_monai.data.read_mask` refuses of any file; other values; no background or no
-            foreground at all (a file of 0 and 255 alone is a mask, not a weak label).
+            class at all (a file of 0 and 255 alone is a mask, not a weak label).
     """
-    return decode_weak_label(read_bytes(path), str(path))
+    return decode_weak_label(read_bytes(path), str(path), classes)
 
 
-def decode_weak_label(content: bytes, name: str) -> Picture:
+def decode_weak_label(content: bytes, name: str, classes: int = 1) -> Picture:
     """:func:`read_weak_label` on bytes."""
     label = decode_grey(content, name)
     values = {int(value) for value in np.unique(label)}
+    levels, marks = {*range(classes + 1), IGNORE}, "1" if classes == 1 else f"1 to {classes}"
     hint = ""
     if values <= {0, IGNORE}:
         found = "only the values 0 and 255: a mask, or a weak label without foreground"
-        hint = "write foreground as 1, background as 0 and what is not labelled as 255; or take the label for a mask"
-    elif not values <= LEVELS:
-        shown = ", ".join(map(str, sorted(values - LEVELS)[:6]))
-        found, hint = f"other values ({shown})", "save it without loss, with the values 0, 1 and 255 alone"
+        hint = (
+            f"write foreground as {marks}, background as 0, what is not labelled as 255; or take the label for a mask"
+        )
+    elif not values <= levels:
+        shown = ", ".join(map(str, sorted(values - levels)[:6]))
+        found, hint = f"other values ({shown})", f"save it without loss, with the values 0, {marks} and 255 alone"
     elif 0 not in values:
         found = "foreground without background"
         hint = "mark some background (0), too: nothing else tells a network where an object ends"
     else:
         return label
-    expected = "a weak label: 0 background, 1 foreground, 255 not labelled, both of the first two"
+    expected = f"a weak label: 0 background, {marks} foreground, 255 not labelled, both of the first two"
     raise refused(name, found=found, expected=expected, hint=hint)
 
 
@@ -64,23 +67,25 @@ def weaken(
 ) -> Picture:
     """A weak label that could have been drawn in a hurry instead of a mask.
 
-    - ``scribble``: the skeletons of the foreground and of the background (Zhang and Suen), ``width`` pixels wide.
-    - ``points``: that many points of each class, ``width`` pixels wide.
+    - ``scribble``: the skeletons of each class and of the background (Zhang and Suen), ``width`` pixels wide.
+    - ``points``: that many points of each class and of the background, ``width`` pixels wide.
     - ``box``: background outside of the bounding box of every object; inside of it, the middle half of each side is
-      foreground and the rest is not labelled (so a few pixels may be wrong, as with real boxes).
+      its class and the rest is not labelled (so a few pixels may be wrong, as with real boxes). Where boxes of several
+      classes overlap, the class whose boxes are smaller decides.
     - ``block``: the mask inside of one block around a random border pixel, half of the image's sides; nothing outside.
 
     A pixel of scribbles, points and blocks is always what the mask says.
 
     Args:
-        mask: (H, W) in {0, 1} with both values.
+        mask: (H, W) in 0..K, with the background and one class at least.
         kind: one of :class:`LabelKind` but ``mask``.
         random: what is drawn from.
         points: of each class, 1 or more.
         width: in pixels, odd.
 
     Returns:
-        (H, W) uint8 in {0, 1, 255} with at least one pixel of each class.
+        (H, W) uint8 in {0, ..., K, 255} with at least one pixel of each value of the mask; a block with one at least
+        of the background and of a class.
 
     Raises:
         Refused: a mask of one class alone; a number out of range; the kind ``mask``; for scribbles, without
@@ -94,49 +99,63 @@ def weaken(
         problems.add("width", found=repr(width), expected="an odd number of pixels")
     if kind is LabelKind.MASK:
         problems.add("kind", found="'mask'", expected=f"one of {[one.value for one in WEAK]}")
-    foreground = mask > 0
-    if foreground.all() or not foreground.any():
+    if mask.all() or not mask.any():
         problems.add("mask", found="one class alone", expected="foreground and background", hint="keep it as a mask")
     problems.refuse_if_any()
-    return _DRAWN[kind](foreground, random, points, width)
+    return _DRAWN[kind](mask, random, points, width)
 
 
-def _scribble(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
+def _regions(mask: Picture) -> dict[int, np.ndarray]:
+    """The pixels of each class that is there, and of the background, which is last."""
+    return {int(value): mask == value for value in (*np.unique(mask[mask > 0]), 0)}
+
+
+def _scribble(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
     try:
         from skimage.morphology import skeletonize
     except ImportError:
         hint = "pip install 'samfed-monai[weak]', or take points, box or block"
         raise refused("scikit-image", found="not installed", expected="it, for scribbles", hint=hint) from None
-    return _drawn({1: skeletonize(foreground), 0: skeletonize(~foreground)}, foreground, width)
+    return _drawn(mask, skeletonize, width)
 
 
-def _points(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
-    lines = {}
-    for value, region in ((1, foreground), (0, ~foreground)):
+def _points(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
+    def chosen(region: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(region)
-        line = np.zeros(foreground.size, bool)
+        line = np.zeros(region.size, bool)
         line[random.choice(places, size=min(points, len(places)), replace=False)] = True
-        lines[value] = line.reshape(foreground.shape)
-    return _drawn(lines, foreground, width)
+        return line.reshape(region.shape)
+
+    return _drawn(mask, chosen, width)
 
 
-def _drawn(lines: Mapping[int, np.ndarray], foreground: np.ndarray, width: int) -> Picture:
-    label = np.full(foreground.shape, IGNORE, np.uint8)
-    for value, line in lines.items():
-        region = foreground if value else ~foreground
-        # a region so thin or so round that its skeleton is empty keeps one pixel: the first
-        line = line if line.any() else np.arange(region.size).reshape(region.shape) == np.flatnonzero(region)[0]
+def _drawn(mask: Picture, line_of: Callable[[np.ndarray], np.ndarray], width: int) -> Picture:
+    label = np.full(mask.shape, IGNORE, np.uint8)
+    for value, region in _regions(mask).items():
+        line = line_of(region)
+        # a region so thin or so round that its skeleton is empty keeps one pixel
+        line = line if line.any() else _first(region)
         label[ndimage.binary_dilation(line, np.ones((width, width))) & region] = value
     return label
 
 
-def _box(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
-    label = np.zeros(foreground.shape, np.uint8)
-    boxes = ndimage.find_objects(ndimage.label(foreground)[0])
-    for box in boxes:
-        label[box] = IGNORE
-    for rows, columns in boxes:
-        label[_middle(rows), _middle(columns)] = 1
+def _first(region: np.ndarray) -> np.ndarray:
+    """The first pixel of a region alone."""
+    return np.arange(region.size).reshape(region.shape) == np.flatnonzero(region)[0]
+
+
+def _box(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
+    label, regions = np.zeros(mask.shape, np.uint8), _regions(mask)
+    regions.pop(0)
+    boxes = {value: ndimage.find_objects(ndimage.label(region)[0]) for value, region in regions.items()}
+    for value in sorted(boxes, key=lambda value: -max(label[box].size for box in boxes[value])):
+        for box in boxes[value]:
+            label[box] = IGNORE
+        for rows, columns in boxes[value]:
+            label[_middle(rows), _middle(columns)] = value
+    for value, region in regions.items():
+        if not (label == value).any():  # the boxes of other classes hide it
+            label[_first(region)] = value
     if not (label == 0).any():  # the object touches every side
         label[0, 0] = 0
     return label
@@ -147,15 +166,15 @@ def _middle(side: slice) -> slice:
     return slice(side.start + quarter, side.stop - quarter)
 
 
-def _block(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
-    height, length = foreground.shape
+def _block(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
+    foreground, (height, length) = mask > 0, mask.shape
     border = foreground & ~ndimage.binary_erosion(foreground, border_value=1)
     down, right = divmod(int(random.choice(np.flatnonzero(border))), length)
     tall, wide = max(height // 2, 3), max(length // 2, 3)
     top, left = min(max(down - tall // 2, 0), height - tall), min(max(right - wide // 2, 0), length - wide)
-    label = np.full(foreground.shape, IGNORE, np.uint8)
+    label = np.full(mask.shape, IGNORE, np.uint8)
     block = slice(max(top, 0), top + tall), slice(max(left, 0), left + wide)
-    label[block] = foreground[block]
+    label[block] = mask[block]
     return label
 
 
@@ -196,12 +215,7 @@ def weaken_list(
         Refused: a site that the list lacks, or whose labels are weak already, an unknown kind, no training image with
             a mask, a file that cannot be read or written.
     """
-    problems = Problems()
-    if datalist.classes:
-        hint = "derive them from a list of one class"
-        expected = "binary masks: weak labels are of one class"
-        problems.add(f"{datalist.name} -> classes", found=str(datalist.classes), expected=expected, hint=hint)
-    names = [kind.value for kind in WEAK]
+    problems, names = Problems(), [kind.value for kind in WEAK]
     for site, kind in kinds.items():
         if site not in datalist.sites:
             problems.add("--kind", found=f"the site {site!r}", expected=f"one of {sorted(datalist.sites)}")
@@ -231,13 +245,14 @@ def weaken_list(
         name: Site([made.get(item.image, item) for item in site.unlabelled], site.validation, site.test)
         for name, site in datalist.sites.items()
     }
-    return DataList(datalist.name, datalist.public, sites, datalist.mask_threshold)
+    return DataList(datalist.name, datalist.public, sites, datalist.mask_threshold, datalist.classes)
 
 
 def _weak_item(item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, points: int, width: int) -> Item:
     if item.label is None:
         return item
-    mask = read_mask(confine(root, item.label, where=item.label), datalist.mask_threshold)
+    path = confine(root, item.label, where=item.label)
+    mask = read_classes(path, datalist.classes) if datalist.classes else read_mask(path, datalist.mask_threshold)
     if mask.all() or not mask.any():
         return item
     random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))

@@ -18,6 +18,7 @@ from samfed_monai.data.classes import outputs_of
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, unfilled
 from samfed_monai.handlers.term import Term
+from samfed_monai.losses import without_label
 from samfed_monai.networks.input_size import batch_problems, size_advice, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 
@@ -194,12 +195,16 @@ def _loss_problems(parser: Any) -> list[Problem]:
 def _weak_label_problems(parser: Any) -> list[Problem]:
     """What takes an unlabelled pixel of a weak label for one with a label, where a site reads weak labels.
 
-    A label with all three kinds of pixels goes through the site's transforms and its loss.
+    A label with all three kinds of pixels goes through the site's transforms and its loss; of several classes as
+    planes, none of which has the pixels without a label.
     """
     if parsed(parser, "images#weak_labels") is not True:
         return []
     label = torch.full((1, 17, 17), float(IGNORE))  # of a size that no resizing keeps pixel by pixel
     label[:, :4], label[:, 4:8] = 0, 1
+    outputs = outputs_of(parsed(parser, "classes"))
+    if outputs > 1:
+        label = torch.cat([label == value for value in range(outputs)]).float()
     item: dict[str, Any] = {"image": torch.zeros(3, 17, 17), "label": label}
     blamed, found = "", ""
     try:
@@ -210,10 +215,12 @@ def _weak_label_problems(parser: Any) -> list[Problem]:
     for name, transform in transforms:
         item = transform(item)
         values = sorted(set(torch.as_tensor(item["label"]).flatten().tolist()))
-        if not blamed and values != [0, 1, IGNORE]:
+        if not blamed and outputs == 1 and values != [0, 1, IGNORE]:
             blamed, found = name, f"a component after which a label of 0, 1 and {IGNORE} has {_listed(values)}"
+        elif not blamed and not without_label(item["label"]).any():
+            blamed, found = name, "a component after which every pixel has a class"
     if not blamed:
-        blamed, found = "loss", _learned_from(loss, item["label"], parsed(parser, "classes"))
+        blamed, found = "loss", _learned_from(loss, item["label"], outputs)
     if not found:
         return []
     expected = f"a component that leaves out pixels of {IGNORE}, which have no label, as images#weak_labels is true"
@@ -221,14 +228,14 @@ def _weak_label_problems(parser: Any) -> list[Problem]:
     return [Problem(f"train.json -> {blamed}", found=found, expected=expected, hint=hint)]
 
 
-def _learned_from(loss: Any, label: torch.Tensor, classes: Any) -> str:
+def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
     """How a loss takes unlabelled pixels for labelled ones; empty where no gradient reaches them."""
-    logits = torch.zeros(1, outputs_of(classes), *label.shape[1:], requires_grad=True)
+    logits = torch.zeros(1, outputs, *label.shape[1:], requires_grad=True)
     try:
         loss(logits, label[None]).backward()
     except (ValueError, IndexError, RuntimeError) as error:
         return f"a loss that does not take them ({error})"
-    reached = logits.grad is not None and logits.grad[:, :, label[0] == IGNORE].any()
+    reached = logits.grad is not None and logits.grad[:, :, without_label(label)[0]].any()
     return f"{type(loss).__name__}, which learns from them" if reached else ""
 
 

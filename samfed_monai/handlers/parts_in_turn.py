@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem, Problems
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,21 +54,23 @@ class PartsInTurn(ABC):
         Raises:
             Refused: such a part, and an epoch that has no step for one of them.
         """
-        steps, problems = engine.state.epoch_length, Problems()
+        problems = Problems()
         for part, weights in parts.items():
             if not weights:
                 found = f"nothing of the {part} part to train"
                 problems.add(self.where, found=found, expected="a layer of each part", hint=hint)
-        if steps is None or self.is_first(steps - 1, steps):
-            found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
-            least = (
-                f"set local_steps to {math.ceil(round(1 / (1 - self.share), 9))} or more, or " if self.share < 1 else ""
-            )
-            more = f"{least}lower share"
-            problems.add(self.where, found=found, expected="at least one step for each part", hint=more)
+        problems.extend(self.too_few(engine.state.epoch_length))
         problems.refuse_if_any()
         first, second = parts.values()
         self.resting = {True: second, False: first}
+
+    def too_few(self, steps: int | None) -> list[Problem]:
+        """The problem of an epoch of so many steps that has none for the second part; none where it has."""
+        if steps is not None and not self.is_first(steps - 1, steps):
+            return []
+        found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
+        least = f"set local_steps to {math.ceil(round(1 / (1 - self.share), 9))} or more, or " if self.share < 1 else ""
+        return [Problem(self.where, found, "at least one step for each part", f"{least}lower share")]
 
     def is_first(self, step: int, steps: int) -> bool:
         """Whether ``step`` (from 0) of the ``steps`` of an epoch is one of the first."""

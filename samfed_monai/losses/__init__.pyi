@@ -1,7 +1,7 @@
 """Pure tensor functions and modules: structure loss, agreement, distillation, schedules. No engine, no I/O."""
 
 from .agreement import AGREEMENT_RULES, Agreement, AgreementSettings, agree
-from .channels import dice_of_labels, entropy, hard_label
+from .channels import dice_of_labels, entropy, hard_label, without_label
 from .prototypes import ClassSums, class_sums
 from .reliability import Reliability, image_reliability, sure_agreement, trust_of_images
 from .structure import StructureLoss
@@ -27,4 +27,5 @@ __all__ = [
     "sure_agreement",
     "trust_of_images",
     "weighted_pseudo_label_loss",
+    "without_label",
 ]

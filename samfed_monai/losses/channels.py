@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samfed_monai.data.weak_labels import IGNORE
+
 
 class Channels(NamedTuple):
     """What a loss of pixels and of overlaps looks at.
@@ -81,3 +83,16 @@ def entropy(probabilities: Tensor) -> Tensor:
     if p.shape[1] == 1:
         return -(p * p.log() + (1 - p) * (1 - p).log())
     return -(p * p.log()).sum(dim=1, keepdim=True)
+
+
+def without_label(label: Tensor) -> Tensor:
+    """Pixels without a label: those of 255, and of several classes those that no plane has.
+
+    Args:
+        label: (..., 1, H, W) in {0, 1, 255}; of K classes (..., K + 1, H, W) in {0, 1}, a plane for the background and
+            for each of them.
+
+    Returns:
+        (..., 1, H, W) bool.
+    """
+    return label == IGNORE if label.shape[-3] == 1 else ~label.bool().any(dim=-3, keepdim=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,10 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.validators import in_range, require, whole
-from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import probabilities
+from samfed_monai.losses import probabilities, without_label
 from samfed_monai.losses.tree_energy import tree_energy
 from samfed_monai.methods.fedala import AdaptiveMixing
 from samfed_monai.methods.fedavg import PersonalFedAvg
@@ -225,11 +224,11 @@ class TreeEnergyTerm(Term):
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The tree energy."""
         output, step = engine.state.output, self.step
-        chances, image, label = (
+        chances, image, unknown = (
             each[..., ::step, ::step]
-            for each in (probabilities(output["pred"].float()), output["image"].float(), output["label"])
+            for each in (probabilities(output["pred"].float()), output["image"].float(), without_label(output["label"]))
         )
-        return tree_energy(chances, image, label == IGNORE, self._features.kept[0], sigma=self.sigma)
+        return tree_energy(chances, image, unknown, self._features.kept[0], sigma=self.sigma)
 
 
 class SiteCodes(PersonalFedAvg):
@@ -247,14 +246,14 @@ class SiteCodes(PersonalFedAvg):
     """
 
     def require_names(self, shared: Sequence[str]) -> None:
-        if not _codes_in(shared):
+        if not any(name.endswith(CODES) for name in shared):
             expected, hint = "a network that knows its site", "set network_def#site_channels, for instance to 16"
             raise Refused([Problem("strategy", found=f"no weights {CODES}", expected=expected, hint=hint)])
 
     def attach(self, server: Server) -> SiteCodes:
         super().attach(server)
         self.require_names(list(self.global_weights))
-        (self.name,) = _codes_in(self.global_weights)
+        (self.name,) = (name for name in self.global_weights if name.endswith(CODES))
         places, sites = self.global_weights[self.name].shape[1], sorted(server.sites)
         if len(sites) > places:
             where, hint = "network_def#site_channels", f"set it to {len(sites)} or more"
@@ -269,10 +268,6 @@ class SiteCodes(PersonalFedAvg):
             site: replace(message, tensors={**message.tensors, self.name: self.codes[site].clone()})
             for site, message in super().configure(round).items()
         }
-
-
-def _codes_in(names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.endswith(CODES)]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.losses import logits_kl
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
 from samfed_monai.networks.sam.network import SamNetwork, SamPath, require_experts, sam_outputs
-
-logger = logging.getLogger(__name__)
 
 
 def load_balance(share: Tensor, probability: Tensor) -> Tensor:
@@ -177,7 +174,7 @@ class DecoupledStages(PartsInTurn):
 
     def check(self, engine: Any) -> None:
         """Refuses, before any work, what cannot be trained in two stages."""
-        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
+        network, problems = engine.network, Problems()
         if not isinstance(network, SamNetwork):
             hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
             found, expected = type(network).__name__, "a network with a global and a personal path"
@@ -193,13 +190,8 @@ class DecoupledStages(PartsInTurn):
                 found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
                 hint = 'let its params be {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}'
                 problems.add(self.where, found=found, expected="one that holds them all", hint=hint)
-        if steps is None:
-            hint = "set local_steps, the trainer's epoch_length"
-            problems.add(self.where, found="an epoch of unknown length", expected="a number of steps", hint=hint)
-        elif 0 < self.share < 1 and len({self.stage(step, steps) for step in range(steps)}) < 2:
-            found = f"{steps} steps with a share of {self.share}"
-            hint = "raise local_steps, or set share to 0 or 1"
-            problems.add(self.where, found=found, expected="at least one step for each stage", hint=hint)
+        if self.share < 1 or engine.state.epoch_length is None:
+            problems.extend(self.too_few(engine.state.epoch_length))
         never = self._never_resting(network, {id(weight) for group in groups.values() for weight in group}, problems)
         problems.refuse_if_any()
         rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
@@ -297,8 +289,6 @@ class ExpertUsage:
         engine.state.expert_usage = {name: {"share": share, "tokens": int(count)} for name, share, count in rows}
         engine.state.term_means = {**(getattr(engine.state, "term_means", None) or {}), **_summary(shares)}
         self._write(engine)
-        least = min(min(share) for share in shares)
-        logger.debug("experts: the least used one of any layer got %.1f %% of its tokens' assignments", 100 * least)
 
     def _write(self, engine: Any) -> None:
         if self.path is not None:

@@ -22,7 +22,7 @@ from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import probabilities
+from samfed_monai.losses import probabilities, without_label
 
 
 class PartialCrossEntropy(nn.Module):
@@ -30,9 +30,6 @@ class PartialCrossEntropy(nn.Module):
 
     Of a batch of whole masks it is the cross entropy; of one without any labelled pixel it is 0, with a gradient of 0
     (FedICRA, arXiv 2304.05635, its loss L_pCE). It knows no overlap: an IoU over some pixels says little.
-
-    Args:
-        ignore: the label of a pixel that is not labelled.
 
     Raises:
         ValueError: shapes that do not match.
@@ -42,26 +39,22 @@ class PartialCrossEntropy(nn.Module):
         {"_target_": "samfed_monai.methods.weak_labels.PartialCrossEntropy"}
     """
 
-    def __init__(self, *, ignore: int = IGNORE) -> None:
-        super().__init__()
-        self.ignore = ignore
-
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss as a scalar.
 
         Args:
             logits: (B, C, H, W) float; C = 1 is a sigmoid, C > 1 a softmax.
-            target: (B, 1, H, W), class indices (0 or 1 for C = 1) and ``ignore``.
+            target: the same shape, see :func:`samfed_monai.losses.without_label`.
         """
-        expected = (logits.shape[0], 1, *logits.shape[2:])
-        if target.shape != expected:
-            raise ValueError(f"PartialCrossEntropy: expected a target of shape {expected}, found {tuple(target.shape)}")
-        known = target != self.ignore
-        truth = torch.where(known, target, 0)
+        if target.shape != logits.shape:
+            shapes = f"expected a target of shape {tuple(logits.shape)}, found {tuple(target.shape)}"
+            raise ValueError(f"PartialCrossEntropy: {shapes}")
+        known = ~without_label(target)
+        truth = torch.where(known, target, 0).to(logits.dtype)
         if logits.shape[1] == 1:
-            entropy = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+            entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         else:
-            entropy = F.cross_entropy(logits, truth[:, 0].long(), reduction="none")[:, None]
+            entropy = F.cross_entropy(logits, truth, reduction="none")[:, None]
         return torch.where(known, entropy, 0.0).sum() / known.sum().clamp(min=1)
 
 
@@ -161,7 +154,7 @@ class GatedCrfTerm(Term):
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The term; also records ``<name>_labelled``, the share of pixels that have a label."""
         output, step = engine.state.output, self.step
-        record(engine, f"{self.name}_labelled", (output["label"] != IGNORE).float().mean())
+        record(engine, f"{self.name}_labelled", (~without_label(output["label"])).float().mean())
         return gated_crf(
             probabilities(output["pred"].float())[..., ::step, ::step],
             output["image"].float()[..., ::step, ::step],
@@ -172,27 +165,31 @@ class GatedCrfTerm(Term):
 
 
 def resize_weak(label: Tensor, size: Sequence[int], *, least: float = 0.25) -> Tensor:
-    """A weak label at another size: the class that covers more of a pixel, where some do cover ``least`` of it.
+    """A weak label at another size: what covers more of a pixel, background or foreground, if it covers ``least``.
 
-    A scribble so keeps its connection where the nearest pixel would tear it. A class that would be lost, as points of a
-    few pixels are on a photograph of thousands, has every pixel that it touches.
+    Of several classes the foreground's is the one that covers most. A scribble so keeps its connection where the
+    nearest pixel would tear it. A class that would be lost, as points of a few pixels are on a photograph of thousands,
+    has every pixel that it would decide on however little of it is labelled.
 
     Args:
-        label: (1, H, W) float in {0, 1, 255}.
+        label: see :func:`samfed_monai.losses.without_label`, (1, H, W) or (K + 1, H, W) float.
         size: height and width in pixels.
         least: share in (0, 1] of a pixel.
 
     Returns:
-        (1, *size) float in {0, 1, 255}. A whole mask becomes what area and a threshold of a half make of it.
+        (1, *size) or (K + 1, *size) float, of the same values. A whole mask becomes what
+        :class:`samfed_monai.transforms.ResizeWithLabeld` makes of it by area.
     """
-    planes = torch.cat([label == 1, label == 0]).float()[None]
-    foreground, background = F.interpolate(planes, size=tuple(size), mode="area")[0]
-    known = torch.maximum(foreground, background) >= least
-    drawn = torch.where(known, (foreground >= background).float(), float(IGNORE))
-    for value, touched in ((1, (foreground > 0) & (foreground >= background)), (0, background > foreground)):
+    planes = torch.cat([label == 0, label == 1]) if len(label) == 1 else label
+    shares = F.interpolate(planes.float()[None], size=tuple(size), mode="area")[0]
+    foreground = shares[1:].sum(dim=0)
+    chosen = torch.where(shares[0] > foreground, 0, shares[1:].argmax(dim=0) + 1)
+    drawn = torch.where(torch.maximum(shares[0], foreground) >= least, chosen, IGNORE)
+    for value, share in enumerate(shares):
         if not (drawn == value).any():
-            drawn[touched] = value
-    return drawn[None]
+            drawn[(share > 0) & (chosen == value)] = value
+    values = drawn[None] if len(label) == 1 else drawn == torch.arange(len(label))[:, None, None]
+    return values.float()
 
 
 class ResizeWithWeakLabeld(Resized):

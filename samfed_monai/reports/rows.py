@@ -83,7 +83,12 @@ class Mode:
 ONE_NETWORK = Mode("Homogeneous", "SAM-Fed", "samfed", ABLATIONS, (FLOOR,))
 UNLIKE_NETWORKS = Mode("Heterogeneous", "SAM-Fed", "heterogeneous", ABLATIONS, (FLOOR, "hssf", "local_only"))
 LABELLED = Mode(
-    "Own labels", "pFedSAM in one stage", "pfedsam_joint", frozenset({"pfedsam"}), ("fedsam", "local_sam"), gap=False
+    "Own labels",
+    "pFedSAM in one stage",
+    "pfedsam",
+    frozenset({"pfedsam_two_stage"}),
+    ("fedsam", "local_sam"),
+    gap=False,
 )
 
 MODES = (ONE_NETWORK, UNLIKE_NETWORKS, LABELLED)

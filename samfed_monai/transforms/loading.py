@@ -37,9 +37,9 @@ class LoadRGBd(MapTransform):
 
     The image becomes (3, H, W) float32 in [0, 1], the label (1, H, W) float32 in {0, 1}, or {0, 1, 255} where the item
     says that it is a weak one (``label_kind``), both upright. Of K classes (``classes`` in the item) it becomes
-    (K + 1, H, W), a plane of 0 and 1 for the background and for each of them. The item also
-    receives ``"native_size": (H, W)``, to bring a predicted mask back to the image's own size. A label that the item
-    does not have is skipped; nothing is resized.
+    (K + 1, H, W), a plane of 0 and 1 for the background and for each of them, none of which has a pixel without a
+    label. The item also receives ``"native_size": (H, W)``, to bring a predicted mask back to the image's own size. A
+    label that the item does not have is skipped; nothing is resized.
 
     Args:
         keys: the image's key, then the label's if any; values are paths.
@@ -85,11 +85,11 @@ def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np
     from samfed_monai.data.reading import read_mask
     from samfed_monai.data.weak_labels import read_weak_label
 
-    if record.get("classes") is not None:
-        return planes_of(read_classes(record[key], int(record["classes"])), int(record["classes"]))
-    if record.get("label_kind", LabelKind.MASK) != LabelKind.MASK:
-        return read_weak_label(record[key])[None]
-    return read_mask(record[key], record.get("mask_threshold"))[None]
+    weak, classes = record.get("label_kind", LabelKind.MASK) != LabelKind.MASK, record.get("classes")
+    if classes is not None:
+        read = read_weak_label if weak else read_classes
+        return planes_of(read(record[key], int(classes)), int(classes))
+    return (read_weak_label(record[key]) if weak else read_mask(record[key], record.get("mask_threshold")))[None]
 
 
 class RGBReader(ImageReader):

@@ -27,6 +27,7 @@ from samfed_monai.data.prepare import Options, prepare_folders
 from samfed_monai.data.records import load_records, read_as
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.transforms import LoadRGBd
+from samfed_monai.transforms.loading import read_label
 
 ORGANS = ["kidney", "spleen"]
 
@@ -198,10 +199,17 @@ def test_one_class_has_whatever_name_the_run_gives_it(of_list, knob):
     assert other_classes(of_list, knob, "list") == []
 
 
-def test_weak_labels_are_of_one_class(tmp_path):
+def test_a_list_of_weak_labels_keeps_its_classes_and_each_is_a_plane(tmp_path):
     datalist, root = listed(tmp_path)
-    with pytest.raises(Refused, match=r"list -> classes: expected binary masks: weak labels are of one class"):
-        weaken_list(datalist, root, {"a": "points"}, progress=False)
+    drawn = weaken_list(datalist, root, {"a": "points"}, points=1, width=1, progress=False)
+    assert drawn.classes == datalist.classes
+    assert check_datalist(drawn, root, progress=False) == []
+    record, *_ = load_records(drawn, root, split="unlabelled", site="a", with_labels=True, weak_labels=True)
+    mask, *_ = load_records(datalist, root, split="unlabelled", site="a", with_labels=True)
+    label, whole = read_label(record), read_label(mask)
+    assert label.shape == whole.shape
+    assert label.sum(axis=(1, 2)).tolist() == [1 if plane.any() else 0 for plane in whole]
+    assert not (label > whole).any()
 
 
 def test_a_file_is_read_as_its_bytes_are(tmp_path):

@@ -167,6 +167,16 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
                 {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}},
                 r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them",
             ),
+            (
+                "supervised",
+                {"images#weak_labels": True, "classes": ["a", "b"]},
+                r"train\.json -> resize: expected .* found a component after which every pixel has a class; take the",
+            ),
+            (
+                "weak_labels",
+                {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}, "classes": ["a", "b"]},
+                r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them",
+            ),
         ]
     ),
 )
@@ -191,6 +201,7 @@ def test_a_loss_of_logits_is_taken(small_list, loss, classes):
 
 def test_weak_labels_are_let_in_where_unlabelled_pixels_are_left_out(small_list):
     participants(small_list, "weak_labels").dry_run()
+    participants(small_list, "weak_labels", classes=["a", "b"]).dry_run()
     participants(small_list, "supervised", **{"images#weak_labels": False}).dry_run()
     unlike = {"_target_": "monai.losses.DiceCELoss", "other_act": 1}
     participants(small_list, "weak_labels", loss=unlike).dry_run()  # refused where a site builds it

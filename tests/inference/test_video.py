@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def clip(path: Path, frames: int = 20, *, rate: int = 10, key_frames: int = 5) -
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_every_nth_frame_with_its_time(tmp_path: Path, suffix: str) -> None:
+def test_every_nth_frame_with_its_time(tmp_path, suffix):
     video = Video(clip(tmp_path / f"clip.{suffix}"))
     assert (video.rate, video.seconds) == (10, 2)
     found = list(video.frames(6))
@@ -53,9 +53,7 @@ def test_every_nth_frame_with_its_time(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mkv"])
-def test_of_a_file_that_was_cut_off_the_beginning_is_kept(
-    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_of_a_file_that_was_cut_off_the_beginning_is_kept(tmp_path, suffix, caplog):
     path = clip(tmp_path / f"clip.{suffix}", 60)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     found = list(Video(path).frames(1))
@@ -65,7 +63,7 @@ def test_of_a_file_that_was_cut_off_the_beginning_is_kept(
     assert "of 6.0 seconds" in caplog.text
 
 
-def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path, caplog):
     path = clip(tmp_path / "clip.mp4")
     with av.open(str(path)) as container:
         hit = [packet.pos for packet in container.demux(video=0) if packet.pos][7]  # behind the key frame of 5
@@ -81,13 +79,13 @@ def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path: Path, caplog: pyt
     assert "left out; read up to 2.0 of 2.0 seconds" in caplog.text
 
 
-def test_a_sound_video_is_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sound_video_is_read_without_a_warning(tmp_path, caplog):
     assert len(list(Video(clip(tmp_path / "clip.mp4")).frames(1))) == 20
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(("cosine", "sine", "corner"), [(0, 1, (0, -1)), (-1, 0, (-1, -1)), (0, -1, (-1, 0))])
-def test_pictures_are_turned_upright(tmp_path: Path, cosine: int, sine: int, corner: tuple[int, int]) -> None:
+def test_pictures_are_turned_upright(tmp_path, cosine, sine, corner):
     """A phone writes how its picture is to be turned into the track's header; (0, 1) is a quarter turn clockwise."""
     path = clip(tmp_path / "clip.mp4", 3)
     content = path.read_bytes()
@@ -198,20 +196,20 @@ def packets_gone(path: Path) -> None:
         (lambda path: None, "no video \\(No such file"),
     ],
 )
-def test_where_nothing_can_be_read_it_is_refused(tmp_path: Path, make: Callable[[Path], None], found: str) -> None:
+def test_where_nothing_can_be_read_it_is_refused(tmp_path, make, found):
     make(tmp_path / "clip.mp4")
     with pytest.raises(Refused, match=f"clip.mp4: expected a video.*, found {found}"):
         Video(tmp_path / "clip.mp4")
 
 
-def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "av" else there(name))
     with pytest.raises(Refused, match=r"pip install 'samfed-monai\[video\]'"):
         Video(tmp_path / "clip.mp4")
 
 
-def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tmp_path: Path) -> None:
+def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tmp_path):
     made = OutlineVideo(tmp_path / "o.mp4", 2)
     for number in range(4):  # of an odd size, which H.264 does not have
         made.add(np.full((61, 81, 3), 90, np.uint8), number / 2, marked=number == 2)
@@ -224,9 +222,7 @@ def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tm
         assert frame.picture[0, 40] == pytest.approx(MARK if frame.number == 3 else (90, 90, 90), abs=25)
 
 
-def test_infer_writes_masks_a_table_by_time_and_a_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((48, 64, 3), 180, np.uint8)).save("photo.png")
     path = clip(tmp_path / "clip.mkv")
@@ -261,13 +257,7 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(
         (["clip.mkv", "--dicom-seg", "segments"], "--dicom-seg: expected DICOM objects to refer to"),
     ],
 )
-def test_before_anything_is_computed_is_refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    said: str,
-) -> None:
+def test_before_anything_is_computed_is_refused(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48)).save("photo.png")
     Path("other").mkdir()

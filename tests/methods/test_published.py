@@ -152,6 +152,8 @@ OURS: dict[str, dict[str, Any]] = {
         "network_def#experts": 4,
         "network_def#expert_rank": 4,
         "network_def#rank": 4,
+    },
+    "pfedsam_two_stage": {
         "before#stages#share": 0.5,
         "terms#mutual#temperature": 2.0,
         "terms#mutual#weight": 0.5,

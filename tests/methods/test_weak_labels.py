@@ -17,6 +17,7 @@ from samfed_monai.bundle import SiteImages
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
+from samfed_monai.losses import without_label
 from samfed_monai.methods.weak_labels import (
     IGNORE,
     GatedCrfTerm,
@@ -25,6 +26,7 @@ from samfed_monai.methods.weak_labels import (
     gated_crf,
     resize_weak,
 )
+from samfed_monai.transforms import ResizeWithLabeld
 
 LOGITS = torch.tensor([[[[0.0, math.log(3), -2.0, 7.0]]]])
 
@@ -46,9 +48,16 @@ def test_a_whole_mask_gives_the_cross_entropy() -> None:
     torch.testing.assert_close(PartialCrossEntropy()(LOGITS, target), expected)
 
 
-def test_several_classes_are_a_softmax() -> None:
-    logits = torch.tensor([[[[0.0, 5.0]], [[math.log(3), 5.0]], [[0.0, 5.0]]]])
-    assert PartialCrossEntropy()(logits, torch.tensor([[[[1, 255]]]])).item() == pytest.approx(math.log(5 / 3))
+def test_several_classes_are_a_softmax_and_pixels_in_no_plane_get_no_gradient() -> None:
+    logits = torch.tensor([[[[0.0, 5.0]], [[math.log(3), 5.0]], [[0.0, 9.0]]]], requires_grad=True)
+    planes = torch.tensor([[[[0.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]]]])
+    assert without_label(planes).tolist() == [[[[False, True]]]]
+    loss = PartialCrossEntropy()(logits, planes)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(5 / 3))
+    assert logits.grad is not None
+    assert logits.grad[..., 0].flatten().tolist() == pytest.approx([0.2, -0.4, 0.2])
+    assert not logits.grad[..., 1].any()
 
 
 def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
@@ -120,6 +129,26 @@ def test_a_scribble_of_one_pixel_survives_half_the_size() -> None:
     label[0, 1] = 1.0
     label[0, 3, 3] = 0.0
     assert resize_weak(label, (2, 2)).tolist() == [[[1.0, 1.0], [255.0, 0.0]]]
+
+
+def test_of_several_classes_the_foreground_decides_together_and_then_the_largest() -> None:
+    values = torch.full((4, 12), IGNORE)
+    values[0, :4], values[1, 0] = torch.tensor([0, 0, 1, 2]), 2  # 2 of 16 pixels are background, 1 and 2 of a class
+    values[0, 4:8] = 0  # a quarter is enough
+    planes = (values == torch.arange(3)[:, None, None]).float()
+    lost = resize_weak(planes, (1, 3))  # class 2 would be, and has the pixel that it decides on
+    assert lost[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    planes[2, :2, 8:] = 1.0
+    assert resize_weak(planes, (1, 3))[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+@given(st.integers(0, 2**16 - 1))
+def test_whole_masks_of_two_classes_are_resized_like_masks_are(bits: int) -> None:
+    values = torch.tensor([(bits >> i & 1) * (1 + (bits >> (i + 5) % 16 & 1)) for i in range(16)]).view(4, 4)
+    planes = (values == torch.arange(3)[:, None, None]).float()
+    item = {"image": torch.zeros(3, 4, 4), "label": planes}
+    expected = ResizeWithLabeld(["image", "label"], (2, 2), ["area", "area"])(item)["label"]
+    assert torch.equal(resize_weak(planes, (2, 2)), torch.as_tensor(expected))
 
 
 @given(st.integers(0, 2**16 - 1))

@@ -142,7 +142,7 @@ def test_groups_are_named_where_there_are_two(runs, tmp_path):
 
 
 def test_rows_with_own_labels_have_no_gap_and_are_held_against_fedsam(tmp_path):
-    runs = [write_run(tmp_path / name, name, 0, dice) for name, dice in (("fedsam", 0.7), ("pfedsam_joint", 0.8))]
+    runs = [write_run(tmp_path / name, name, 0, dice) for name, dice in (("fedsam", 0.7), ("pfedsam", 0.8))]
     table = comparison_table(runs)
     whole, _, against = blocks(table)
     assert whole.heads == ["Seeds", "Dice", "Worst site", "HD95 px", "IoU", "vs fedsam"]
@@ -277,7 +277,7 @@ def test_the_worst_site_has_a_word_of_its_own():
 
 
 def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
-    dices = {"pfedsam_joint": [0.80, 0.82], "fedsam": [0.77, 0.78], "local_sam": [0.70, 0.71], "samfed": [0.60, 0.60]}
+    dices = {"pfedsam": [0.80, 0.82], "fedsam": [0.77, 0.78], "local_sam": [0.70, 0.71], "samfed": [0.60, 0.60]}
     unlabelled, labelled = comparison_table(
         write_run(tmp_path / f"{variant}-{seed}", variant, seed, dice)
         for variant, found in dices.items()

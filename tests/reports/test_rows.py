@@ -18,7 +18,7 @@ ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34
         ({"variant": "mine", "exchange": "weights"}, ONE_NETWORK),
         ({"variant": "local_only", "networks": ALIKE}, UNLIKE_NETWORKS),
         ({"variant": "local_sam", "exchange": "none"}, LABELLED),
-        ({"variant": "pfedsam_joint", "exchange": "weights"}, LABELLED),
+        ({"variant": "pfedsam", "exchange": "weights"}, LABELLED),
         ({"variant": "mine", "exchange": "weights", "own_labels": True}, LABELLED),
         ({"variant": "supervised", "exchange": "weights", "own_labels": False}, ONE_NETWORK),
     ],

@@ -141,23 +141,26 @@ def without_mask(found: list[Found], hint: str = "add it, or move the image") ->
     ]
 
 
-EXPECTED = "0 background, 1 foreground, 255 not labelled, in masks as in weak labels"
-
-
 def declare_kinds(
-    found: Mapping[str, Sequence[Found]], given: Mapping[str, str], root: Path, *, spared: Mapping[str, str]
+    found: Mapping[str, Sequence[Found]],
+    given: Mapping[str, str],
+    root: Path,
+    *,
+    spared: Mapping[str, str],
+    classes: int = 1,
 ) -> tuple[dict[str, list[Found]], list[Problem]]:
     """The images with the kinds that are declared of their sites' labels.
 
-    At such a site 255 is "not labelled" in every file. A label of 0 and 1 alone says all of its image, so it is a mask,
-    which may be measured with; every other one is of the declared kind. One of 0 and 255 alone could be a mask or
-    scribbles without foreground, and is refused.
+    At such a site 255 is "not labelled" in every file. A label without it says all of its image, so it is a mask, which
+    may be measured with; every other one is of the declared kind. One of 0 and 255 alone could be a mask or scribbles
+    without foreground, and is refused.
 
     Args:
         found: images of each site.
         given: site to one of :class:`LabelKind`; ``""`` is every site that is neither named nor spared.
         root: the data root.
         spared: sites whose labels have to be masks, with what for.
+        classes: how many classes labels have, which are the values 1, 2, ….
 
     Returns:
         Images of each site, and what is wrong with the declaration or with the labels. What else is wrong with a file
@@ -179,29 +182,31 @@ def declare_kinds(
     declared = {site: list(ones) for site, ones in found.items()}
     if not len(problems):
         for site in sorted(kinds):
-            declared[site], wrong = _of_site(site, found[site], kinds[site], root, named=site in given)
+            declared[site], wrong = _of_site(site, found[site], kinds[site], root, site in given, classes)
             problems.extend(wrong)
     return declared, list(problems)
 
 
 def _of_site(
-    site: str, ones: Sequence[Found], kind: str, root: Path, *, named: bool
+    site: str, ones: Sequence[Found], kind: str, root: Path, named: bool, classes: int
 ) -> tuple[list[Found], list[Problem]]:
     labels = [one.label for one in ones if one.label is not None]
     with ThreadPoolExecutor() as pool:
         values = dict(zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True))
     unclear = sorted(label for label, there in values.items() if IGNORE in there and there <= {0, IGNORE})
-    weak = {label for label, there in values.items() if not there <= {0, 1}} - set(unclear)
+    weak = {label for label, there in values.items() if not there <= {*range(classes + 1)}} - set(unclear)
+    marks = "1" if classes == 1 else f"1 to {classes}"
+    expected = f"0 background, {marks} foreground, 255 not labelled, in masks as in weak labels"
     where, problems = f"--label-kind of {site}", Problems()
     masks = f"if {site} has masks alone, give --label-kind {site}=mask"
     if unclear:
         who = counted(len(unclear), "label has", "labels have")
         found_here = f"{who} the values 0 and 255 alone, such as {unclear[0]}: masks, or weak labels without foreground"
-        hint = f"write foreground as 1, that of masks, too; {masks}"
-        problems.add(where, found=found_here, expected=EXPECTED, hint=hint)
+        hint = f"write foreground as {marks}, that of masks, too; {masks}"
+        problems.add(where, found=found_here, expected=expected, hint=hint)
     elif labels and not weak:
         found_here = f"{counted(len(labels), 'label')} without any 255: masks alone"
-        problems.add(where, found=found_here, expected=EXPECTED, hint=f"write what is not labelled as 255; {masks}")
+        problems.add(where, found=found_here, expected=expected, hint=f"write what is not labelled as 255; {masks}")
     elif named and not labels:
         hint = f"put labels into {site}/masks, each called as its image"
         problems.add(where, found="no labels", expected=f"some of the kind {kind}", hint=hint)

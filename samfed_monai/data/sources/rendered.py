@@ -171,7 +171,7 @@ def cut_nifti(
     problems.extend(_of_no_volume(pairs))
     unreadable: list[Path] = []
     blank = 0
-    voxels: dict[str, tuple[float, ...]] = {}
+    voxels: dict[str, list[Sequence[float]]] = {}
     named = {where.name for where, *_ in pairs}
     for site in set(without_spacing) - named:
         problems.add("--without-spacing", found=repr(site), expected=f"one of {sorted(named)}", hint="name a site")
@@ -212,7 +212,8 @@ def cut_nifti(
                 )
                 folder = (where / "images" / name).relative_to(slices).as_posix()
                 spacing = list(volume.voxel) if volume.voxel and where.name not in without_spacing else None
-                voxels |= {where.name: tuple(spacing)} if spacing and where.name not in voxels else {}
+                if spacing:
+                    voxels.setdefault(where.name, []).append(spacing)
                 notes[folder] = {"volume": relative(path, root), "spacing": spacing}
         problems.refuse_if_any()
         files += [] if (slices / VOLUMES).exists() else [slices / VOLUMES]
@@ -229,19 +230,28 @@ def cut_nifti(
 
 
 UNLIKE = 1.5
-"""How many times as long as another site's a side of a voxel may be before it is said."""
+"""How many times as long as another volume's a side of a voxel may be before it is said."""
 
 
-def unlike_voxels(voxels: Mapping[str, Sequence[float]]) -> list[str]:
-    """A sentence where sites' voxels differ much in a side: a network sees organs of another size there.
+def unlike_voxels(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+    """A sentence where voxels differ much in a side, at one site or between sites: a network sees organs of another
+    size there.
 
     Args:
-        voxels: site to mm of a row, of a column and between slices, of its first volume.
+        voxels: site to mm of a row, of a column and between slices, of each of its volumes.
     """
-    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*voxels.values(), strict=True)):
+    every = [sides for of_site in voxels.values() for sides in of_site]
+    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*every, strict=True)):
         return []
-    shown = ", ".join(f"{site} {' x '.join(f'{side:.3g}' for side in sides)}" for site, sides in voxels.items())
-    return [f"volumes of the sites have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
+    shown = ", ".join(
+        f"{site} {' x '.join(_range(sides) for sides in zip(*of_site, strict=True))}"
+        for site, of_site in voxels.items()
+    )
+    return [f"volumes have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
+
+
+def _range(values: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
 
 
 def _is_unreadable(volume: Path) -> bool:

@@ -11,13 +11,9 @@ from PIL import Image
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import Options, Prepared, prepare_folders
+from samfed_monai.data.prepare import Prepared, prepare_folders
 from tests.cli.test_prepare import run
-from tests.data.making import disc, save, site
-
-
-def options(tmp_path: Path, **kwargs: object) -> Options:
-    return Options(output=tmp_path / "list.json", progress=False, **{"report": False, **kwargs})
+from tests.data.making import disc, options, save, site
 
 
 def prepared(tmp_path: Path, kinds: dict[str, str], **kwargs: object) -> Prepared:
@@ -128,7 +124,11 @@ def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_ref
         ({"public": "box"}, {}, "--label-kind of public: expected masks: they are the public images, found 'box'"),
         ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are meas"),
         ({"d": "box"}, {}, "--label-kind of d: expected some of the kind box, found no labels"),
-        ({"": "box"}, {"classes": ["one", "two"]}, "--label-kind: expected one of the two, found it beside --classes"),
+        (
+            {"c": "box"},
+            {"classes": ["one", "two"]},
+            "of c: expected 0 background, 1 to 2 foreground, .*write foreground as 1",
+        ),
     ],
 )
 def test_a_declaration_that_cannot_be_is_refused(root, tmp_path, kinds, chosen, told):
@@ -162,3 +162,16 @@ def test_the_command(root, tmp_path, capsys):
         Refused, match=r"--label-kind: expected nothing beside --test-only, with which .* found it; leave"
     ):
         run(*words, "--test-only", "--label-kind", "box")
+
+
+def test_scribbles_of_several_classes_are_told_from_masks_by_255(tmp_path):
+    root = tmp_path / "data"
+    for name, values in (("public", (0, 2)), ("a", (0, 1, 2, 255)), ("b", (0, 1, 2))):
+        site(root, name, 3, 0, first=len(name) * ord(name[0]))
+        for path in sorted((root / name / "images").iterdir()):
+            scribble(root / name / "masks" / f"{path.stem}.png", values)
+    made = prepared(tmp_path, {"a": "scribble"}, classes=["one", "two"], validation=0, test=0)
+    assert (kinds_of(made.datalist, "a"), kinds_of(made.datalist, "b")) == (["scribble"] * 3, [None] * 3)
+    assert check_datalist(made.datalist, root, progress=False) == []
+    with pytest.raises(Refused, match=r"found the class values 255; .*if 255 is what was not labelled.*--label-kind"):
+        prepared(tmp_path, {}, classes=["one", "two"])
