@@ -175,7 +175,8 @@ def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> It
     """
     import av
 
-    graph, form = None, None
+    graph: av.filter.Graph | None = None
+    form = None
 
     def ready() -> Iterator[av.VideoFrame]:
         with suppress(av.error.BlockingIOError, av.error.EOFError):
@@ -183,13 +184,14 @@ def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> It
                 yield graph.vpull()
 
     for frame in frames:
-        if form != (form := (frame.width, frame.height, frame.format.name)):
+        shape = (frame.width, frame.height, frame.format.name)
+        if graph is None or shape != form:
             if graph is not None:
                 graph.vpush(None)
                 yield from ready()
-            graph = av.filter.Graph()
-            size = {"width": frame.width, "height": frame.height, "format": frame.format}
-            buffer = graph.add_buffer(**size, time_base=frame.time_base or Fraction(1, 1000))
+            graph, form = av.filter.Graph(), shape
+            base = frame.time_base or Fraction(1, 1000)
+            buffer = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
             graph.link_nodes(buffer, graph.add(name, options), graph.add("buffersink")).configure()
         graph.vpush(frame)
         yield from ready()

@@ -99,13 +99,19 @@ def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
     """What is said of sites without a Dice, one after the other; of many, how many they are."""
     if len(sites) > _MOST_NAMES:
         return [f"{len(sites)} sites have no score"]
-    held = {each["site"] for each in (run.results.get("privacy") or {}).get("withheld", []) if each["split"] == split}
+    held = withheld(run, split)
     found, apart, promised = [], run.student_and_teacher(), {each.site: each for each in trust(run)}
     for site in sites:
         agree = f", student and teacher agree by a Dice of {fmean(apart[site]):.2f}" if site in apart else ""
         agree += f", expected Dice {promised[site].expected:.2f}" if site in promised else ""
         found.append(f"{site} withheld its score" if site in held else f"{site} has no masks{agree}")
     return found
+
+
+def withheld(run: RunData, split: str = "test") -> list[str]:
+    """Sites that had masks of too few images to report a score of a split."""
+    held = (run.results.get("privacy") or {}).get("withheld", [])
+    return [each["site"] for each in held if each["split"] == split]
 
 
 def more_scores(run: RunData) -> list[dict[str, Any]]:
@@ -204,6 +210,9 @@ def verdict(run: RunData) -> str:
             f"No test image has a mask. {who} {_reached(average['validation'], 'validation')}, which chose the round: "
             "expect less on new images."
         )
+    if held := withheld(run):
+        few = f"No site reported a score: {', '.join(held)} had too few images with masks."
+        return f"{few} Look at the images below, and label more at one site."
     return "No mask says how good the model is: look at the images below, and label a few at one site."
 
 

@@ -214,7 +214,7 @@ def spell(key: str, cell: Cell | None) -> str:
 
 
 UNSCORED = (
-    "No site has test images with masks, so nothing here says which row is better. What each costs is known, and "
+    "No site reported a test score, so nothing here says which row is better. What each costs is known, and "
     "how far its network and its teacher draw the same masks of the sites' own images (1 is the same): look at those "
     "in each run's report.html. A few masks at one site, in its test split, would decide it."
 )

@@ -17,7 +17,7 @@ from samfed_monai.data.classes import colour_of
 from samfed_monai.metrics.quality import DOUBTFUL
 from samfed_monai.metrics.quality_file import read_quality
 from samfed_monai.reports import style
-from samfed_monai.reports.answer import advice_on, answer, more_scores, spread, trust, verdict
+from samfed_monai.reports.answer import advice_on, answer, more_scores, spread, trust, verdict, withheld
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import (
     GIVE,
@@ -156,6 +156,7 @@ def render(
             other=other,
             measured_on=sum(summary["n"] for name in ("validation", "test") for summary in (results["average"][name],))
             or any(splits for splits in (results.get("teacher") or {}).get("average", {}).values()),
+            withheld=withheld(run),
             caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
             command=results.get("command") or run.setting("command"),
             verdict=verdict(run),

@@ -337,7 +337,7 @@ def test_runs_without_any_mask_are_compared_by_what_can_be_told(tmp_path):
     ]
     table = comparison_table(runs)
     text = to_text(table)
-    assert "No site has test images with masks, so nothing here says which row is better" in text
+    assert "No site reported a test score, so nothing here says which row is better" in text
     assert not [word for word in ("HD95", "Gap closed", "no seed in common", "dp_only", "–") if word in text]
     between = next(block for block in blocks(table) if "between them" in block.title)
     assert between.heads == ["a", "b", "All of them"]

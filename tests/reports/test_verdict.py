@@ -8,6 +8,7 @@ import pytest
 
 from samfed_monai.reports import RunData
 from samfed_monai.reports.answer import verdict
+from samfed_monai.reports.html import render
 
 
 @pytest.fixture
@@ -84,6 +85,14 @@ def test_without_test_masks_it_falls_back_to_validation_and_to_nothing(run):
     )
     run.results["average"]["validation"] |= {"n": 0, "dice": None}
     assert verdict(run).startswith("No mask says how good the model is")
+    held = [{"site": "b", "split": split, "reason": "few"} for split in ("validation", "test")]
+    names = ("differential_privacy", "central_differential_privacy", "secure_aggregation", "statistics")
+    run.results["teacher"] = None
+    run.results["privacy"] = {"least_images": 5, "withheld": held, **dict.fromkeys(names)}
+    assert verdict(run).startswith("No site reported a score: b had too few images with masks. Look at the images")
+    page = " ".join(render(run, [], [], []).split())
+    assert "None: b had too few images with masks to report a score" in page
+    assert "no site has a mask" not in page
 
 
 def test_a_run_that_goes_on_has_its_validation_so_far(run):
