@@ -34,7 +34,7 @@ DEADLINES = {"test_faults.py", "test_submit.py"}
 # Whose processes are forked from one that has torch: it takes seconds to start, once for all of them.
 FORKING = {
     "config/test_workflow.py",
-    *(f"federation/test_{name}.py" for name in ("job", "killed_runs", "process_transport", "teacher")),
+    *(f"federation/test_{name}.py" for name in ("killed_runs", "process_transport", "teacher")),
 }
 # Whose tests look at the curves of runs.
 DRAWING = {"reports", "study"}
@@ -150,6 +150,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 
     yield install
     monkeypatch.undo()
-    for name in [name for name in sys.modules if name.partition(".")[0].startswith("samfed_test_lab")]:
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith(("samfed_test_lab", "my_lab"))]:
         del sys.modules[name]
     forget_outside()

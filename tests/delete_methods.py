@@ -33,7 +33,7 @@ KEPT = {
 """Methods that code names, and why."""
 
 ALWAYS = (
-    *("tests/methods/test_agreement.py", "tests/methods/test_baselines.py", "tests/methods/test_personal.py"),
+    *("tests/methods/test_declarations.py", "tests/methods/test_personal.py"),
     *("tests/core", "tests/config/test_variants.py", "tests/cli/test_compare.py"),
     *("tests/reports/test_rows.py", "tests/reports/test_compare.py"),
 )

@@ -69,7 +69,7 @@ class _ForkedModule:
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> None:
         self.command = list(command)
-        self._process = start(_as_module, self.command[3], *(_Passed(number) for number in pass_fds))
+        self._process = start(_as_module, self.command[3], *(Passed(number) for number in pass_fds))
 
     @property
     def pid(self) -> int | None:
@@ -88,7 +88,7 @@ class _ForkedModule:
         return self._process.exitcode
 
 
-class _Passed:
+class Passed:
     """A file descriptor that the new process gets."""
 
     def __init__(self, number: int) -> None:

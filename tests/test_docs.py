@@ -6,7 +6,6 @@ import ast
 import contextlib
 import importlib.util
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -17,39 +16,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.cli.main import build_parser, main
-from samfed_monai.config.entry_points import brought
+from samfed_monai.cli.main import COMMANDS, build_parser, main
 from samfed_monai.config.options import OPTIONAL, shipped_plain
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import WORKFLOWS
-from samfed_monai.config.variants import networks_elsewhere
 from samfed_monai.core.errors import Refused
+from tests.conftest import forget_outside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").glob("*.md")])
 IDS = OPTIONAL.union(*(shipped_plain(files[-1]) for files in WORKFLOWS.values()))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-COMMANDS = {
-    "prepare",
-    "init",
-    "new",
-    "weights",
-    "teach",
-    "federate",
-    "flare",
-    "compare",
-    "evaluate",
-    "infer",
-    "app",
-    "model",
-    "export",
-    "report",
-    "audit",
-    "check",
-    "show",
-    "schema",
-    "variants",
-}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -124,29 +101,23 @@ def test_the_example_aggregator_takes_the_median(examples):
     assert strategy.global_weights["w"].tolist() == [2.0, 8.0]
 
 
-def test_the_example_method_comes_with_an_installed_package(tmp_path: Path):
+def test_the_example_method_comes_with_an_installed_package(lab, capsys):
     text = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
     aggregator, method = text.split("## An aggregator")[1].split("## A method of your own")
     method = method.split("\n## ")[0]
-    lab, info = tmp_path / "my_lab", tmp_path / "my_lab-1.0.dist-info"
-    for folder in (lab, info):
-        folder.mkdir()
-    (lab / "__init__.py").write_text("")
-    (lab / "median.py").write_text(re.findall(r"```python\n(.*?)```", aggregator, re.DOTALL)[0])
-    (lab / "median.json").write_text(re.findall(r"```json\n(.*?)```", method, re.DOTALL)[0])
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-lab\nVersion: 1.0\n")
-    declared = re.findall(r"\[options.entry_points\]\n(\S+) =\n    (.*?)\n", method)[0]
-    (info / "entry_points.txt").write_text("[{}]\n{}\n".format(*declared))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
-
-    def samfed(*words: str) -> str:
-        command = [sys.executable, "-m", "samfed_monai", *words]
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert re.search(r"^median +no_sam; the median of the sites' weights, entry by entry", samfed("variants"), re.M)
-    assert samfed("check", "samfed_skin", "--variant", "median").startswith("samfed_skin: no problems in train")
+    files = {
+        "my_lab/__init__.py": "",
+        "my_lab/median.py": re.findall(r"```python\n(.*?)```", aggregator, re.DOTALL)[0],
+        "my_lab/median.json": re.findall(r"```json\n(.*?)```", method, re.DOTALL)[0],
+    }
+    kind, point = re.findall(r"\[options.entry_points\]\nsamfed_monai.(\S+) =\n    (.*?)\n", method)[0]
+    lab(files, point, kind=kind)
+    assert main(["variants"]) == 0
+    assert re.search(
+        r"^median +no_sam; the median of the sites' weights, entry by entry", capsys.readouterr().out, re.M
+    )
+    assert main(["check", "samfed_skin", "--variant", "median"]) == 0
+    assert capsys.readouterr().out.startswith("samfed_skin: no problems in train")
 
 
 def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
@@ -207,22 +178,6 @@ def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
     ]
 
 
-def test_the_example_source_becomes_a_list(examples, tmp_path: Path):
-    from samfed_monai.data.prepare import Options, prepare_source
-    from tests.data.making import disc, picture, save
-
-    for number in range(20):
-        save(tmp_path / "archive" / f"p{number}" / f"{number}.jpg", picture(number))
-        save(tmp_path / "archive" / f"p{number}" / f"{number}_lesion.png", disc())
-    options = Options(tmp_path / "list.json", public="0.25", sites=2, progress=False)
-    prepared = prepare_source(examples["find_my_archive"], tmp_path / "archive", options)
-    assert (tmp_path / "list.json").is_file()
-    assert prepared.report is not None
-    sites = prepared.datalist.sites
-    assert len(prepared.datalist.public) == 5
-    assert sorted(len(items) for site in sites.values() for _, items in site.splits()) == [1, 1, 1, 1, 5, 6]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_json_on_the_page_parses(page: Path):
     for block in blocks(page, "json"):
@@ -235,7 +190,7 @@ def test_json_on_the_page_parses(page: Path):
 def test_commands_and_make_targets_on_the_page_exist(page: Path):
     text = "\n".join([*blocks(page, "bash"), *re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))])
     named = set(re.findall(r"^samfed +([a-z]+)", text, re.MULTILINE))
-    assert named <= COMMANDS
+    assert named <= set(COMMANDS)
     rules = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in ("Makefile", "study/results.mk"))
     targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
     assert set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) <= targets
@@ -341,16 +296,11 @@ def test_roles_of_docstrings_become_code_and_links():
 
 # What the examples show does not depend on how much of it there is.
 SMALLER = {
-    "--images-per-site 12 --public 12": "--images-per-site 5 --public 6",
-    "--epochs 6 ": "--epochs 1 ",
+    "--images-per-site 12 --public 12": "--images-per-site 5 --public 6 --size 96 128",
+    "--epochs 6 ": "--epochs 1 --size 64 ",
     "--image_size 128 --local_steps 6 --warm_start_steps 30": "--image_size 32 --local_steps 1 --warm_start_steps 2",
+    "'--teacher#views' 1": "'--teacher#views' 1 '--teacher#size' 64",
 }
-
-
-def forget_packages() -> None:
-    """Entry points are read once a process; an example installs one."""
-    for read_once in (brought, networks_elsewhere):
-        read_once.cache_clear()
 
 
 @pytest.mark.slow
@@ -367,7 +317,7 @@ def test_the_examples_of_the_first_page_run(samfed_data: Path, tmp_path: Path, m
         text = text.replace(whole, part)
     monkeypatch.setenv("SAMFED_WEIGHTS", str(weights))
     monkeypatch.chdir(tmp_path)
-    request.addfinalizer(forget_packages)
+    request.addfinalizer(forget_outside)
     package = tmp_path / "site"
     for line in text.splitlines():
         assert main(shlex.split(line)) == 0, line
@@ -376,7 +326,7 @@ def test_the_examples_of_the_first_page_run(samfed_data: Path, tmp_path: Path, m
             words = [sys.executable, "-m", "pip", "install", *quiet, "--target", str(package), "./samfed-my-net"]
             subprocess.run(words, check=True)
             monkeypatch.syspath_prepend(package)
-            forget_packages()
+            forget_outside()
     printed = capfd.readouterr()
     # as the page says, or of a teacher of one epoch on six images, that it finds nothing at all
     assert re.search(

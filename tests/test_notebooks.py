@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.test_docs import COMMANDS
+from samfed_monai.cli.main import COMMANDS
+from tests.commands import forked_samfed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
@@ -25,18 +25,15 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Executes a notebook in a folder; what it printed. A cell that fails raises its error."""
     nbformat, nbclient = (pytest.importorskip(module) for module in ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")
-    commands = folder.parent / "commands"
-    commands.mkdir()
-    (commands / "samfed").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m samfed_monai "$@"\n', encoding="utf-8")
-    (commands / "samfed").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("SAMFED_WEIGHTS", str(folder / "none"))
     monkeypatch.setenv("TMPDIR", str(folder))  # where it makes its own
     folder.mkdir()
     book = nbformat.read(REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
     client = nbclient.NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": folder}})
-    client.execute()
+    with forked_samfed() as commands:
+        monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+        client.execute()
     told = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
     return told.replace("\r\n", "\n")
 
@@ -50,7 +47,7 @@ def test_what_is_committed_has_no_outputs(notebook: Path):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_commands_and_pages_that_it_names_exist(notebook: Path):
     code = "".join("".join(cell["source"]) + "\n" for cell in cells(notebook, "code"))
-    assert set(re.findall(r"^!samfed +([a-z]+)", code, re.MULTILINE)) <= COMMANDS
+    assert set(re.findall(r"^!samfed +([a-z]+)", code, re.MULTILINE)) <= set(COMMANDS)
     text = "".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
     links = re.findall(r"\]\((?!https?://)([^)#\s]+)", text)
     assert links

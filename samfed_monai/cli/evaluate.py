@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.promised import sentences
-    from samfed_monai.inference.quality_file import quality_path
+    from samfed_monai.metrics.quality_file import quality_path
 
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     overrides = overrides_of(arguments.extra)
@@ -71,11 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
         result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
     written = []
     if arguments.calibrate:
-        found = result["quality"]
         said = " (the one that was there is replaced)" if replaced else ""
-        made_on = f"calibrated on these {found['images']} {result['split']} images, so scores above are no test of it"
-        written = [f"{made_on}: {quality_path(predictor.model.path)}{said}"]
-    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"], own=arguments.calibrate)]
+        written = [f"calibration: {quality_path(predictor.model.path)}{said}"]
+    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"])]
     lines = [*lines_of(result), *volume_lines(result), *beside, f"{places[-1]}/metrics.json", *written]
     sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)

@@ -75,7 +75,7 @@ def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list
         generations: how many, from 1.
 
     Raises:
-        Refused: fewer than one; a run that has no use for the masks of the one before.
+        Refused: fewer than one; a run that has no use for the masks of the one before, or that could make none.
     """
     from samfed_monai.core.validators import require, whole
     from samfed_monai.federation.job import check_job, federate_parser
@@ -91,7 +91,7 @@ def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list
     runs = [{**given, "output_dir": each, "cache_dir": cache} for each in folders]
     for own, before in zip(runs[1:], folders, strict=False):
         own["masks_from"] = before
-    if problems := check_job(root, runs[1], None, build=False).problems:
+    if problems := check_job(root, runs[1], None, build=False, last=False).problems:
         raise Refused(problems)
     return runs
 

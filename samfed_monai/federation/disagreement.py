@@ -109,6 +109,7 @@ class Disagreement:
                     rows.append(
                         {**record, "dice": dice, "estimate": estimate(chance), "student": student, "teacher": teacher}
                     )
+                    rows[-1]["nothing"] = not student.any() and not record.get("volume")
                 rows.sort(key=lambda row: (row["dice"], row["id"]))
                 for row in rows[KEPT:]:
                     row["student"] = row["teacher"] = None
@@ -122,7 +123,7 @@ class Disagreement:
                 with atomic_write(folder / whose / name) as stream:
                     values = row[whose].astype(np.uint8) * (255 if row[whose].dtype == bool else 1)
                     Image.fromarray(values).save(stream, format="PNG")
-            named.append({**row, "mask": name})
+            named.append({**row, "mask": name, "estimate": 0.0 if row["nothing"] else row["estimate"]})
         write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
         kept = {row["mask"] for row in named}
         for old in folder.glob("*/*.png"):  # of the round before

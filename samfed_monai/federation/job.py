@@ -19,6 +19,7 @@ from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
+from samfed_monai.federation.student_teacher import next_run_problems
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig, client_config
 from samfed_monai.privacy import Privacy, unsent_rules
@@ -60,7 +61,12 @@ class JobCheck(NamedTuple):
 
 
 def check_job(
-    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
+    bundle_root: str | Path,
+    overrides: Mapping[str, Any],
+    datalist: DataList | None,
+    *,
+    build: bool = True,
+    last: bool = True,
 ) -> JobCheck:
     """Checks a run of ``federate.json`` without data, and whether its components can be built.
 
@@ -72,6 +78,7 @@ def check_job(
         overrides: ids of ``federate.json`` to values.
         datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
         build: whether what trains is built, too, which takes a second or so.
+        last: whether no other run takes its soft masks from this one.
     """
     try:
         job = job_of(federate_parser(Path(bundle_root), overrides))
@@ -84,6 +91,7 @@ def check_job(
         participants = Participants.of(plan, job.places, datalist or DataList("", []))
     sites = len(participants.sites) if datalist is not None and participants is not None else None
     problems.extend(plan_problems(plan, job.places, participants, datalist, sites=sites))
+    problems.extend(next_run_problems(participants) if participants and not last else [])
     with problems.collected():
         if build and participants and not any(is_sam(config, name) for name in participants.networks.values()):
             participants.dry_run()

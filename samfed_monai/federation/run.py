@@ -36,7 +36,7 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Tracking
-from samfed_monai.federation.quality import write_quality
+from samfed_monai.federation.quality import write_quality_of_run
 from samfed_monai.federation.round_store import START
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
@@ -307,7 +307,7 @@ class Run:
                 ],
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
-            write_quality(result.calibration, participants.config, datalist, places)
+            write_quality_of_run(result.calibration, participants.config, own, places)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 

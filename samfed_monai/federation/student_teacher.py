@@ -119,6 +119,23 @@ def masks_from_problems(source: str | Path | None, adapt: str, stage: TeacherSta
     return [] if source is None or adapt != "off" else [Problem(WHERE, repr(str(source)), expected, hint)]
 
 
+def next_run_problems(participants: Participants) -> list[Problem]:
+    """Why the model of a run could not make the masks of a next one (:func:`packed`); empty where it can.
+
+    Args:
+        participants: of the run.
+    """
+    config, name = participants.config, participants.server_network
+    found = {
+        "no network at the server": not participants.strategy.exchange.server_model,
+        "sites that keep a part of the network": bool(config.optional("personal")),
+        f"{name}, on SAM's frozen weights": is_sam(config, name),
+    }
+    expected = "a variant and a light network of which the server has a whole model: it makes the next run's masks"
+    hint = "leave it out, or take another --variant or --network_name"
+    return [Problem("--generations", reason, expected, hint) for reason, holds in found.items() if holds]
+
+
 def packed(source: str | Path, participants: Participants) -> bytes:
     """A model as the content of one file, with a header from which every site builds its network.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
 
+EMPTY = "empty"
+"""Flag of a mask in which nothing is."""
 COLUMNS = ("expected_dice", "lower_bound", "doubtful", "flags")
 """Heads that a table of areas has for it; ``doubtful`` is yes or empty, several flags have a semicolon between them."""
 ENOUGH = 256
@@ -36,7 +38,8 @@ class Assessment:
     """What is expected of one mask.
 
     Args:
-        expected_dice: Dice with the unknown true mask, in [0, 1]; a little too high where nothing calibrates it.
+        expected_dice: Dice with the unknown true mask, in [0, 1]; a little too high where nothing calibrates it, and 0
+            of an empty mask, unless it is of a slice or frame, which may hold nothing.
         lower_bound: nine in ten masks have at least this Dice, in [0, 1]; ``None`` without a calibration.
         flags: what is unusual: ``empty``, ``touches the border`` (of the picture without its black frame), ``several
             pieces``, ``unlike the training images``.
@@ -51,6 +54,10 @@ class Assessment:
     @property
     def doubtful(self) -> bool:
         return self.expected_dice < self.doubtful_below
+
+    def of_nothing(self) -> Assessment:
+        """That of a mask which is empty where something must be: no empty mask agrees with any other."""
+        return replace(self, expected_dice=0.0, lower_bound=None if self.lower_bound is None else 0.0)
 
     def row(self) -> dict[str, Any]:
         """Cells of :data:`COLUMNS`."""
@@ -76,7 +83,7 @@ def flags_of(mask: NDArray[Any], image: NDArray[np.float32] | None = None, quali
     pieces = np.bincount(label(drawn[::step, ::step], np.ones((3, 3)))[0].ravel())[1:]
     colours = quality.colours if quality is not None else None
     found = {
-        "empty": not drawn.any(),
+        EMPTY: not drawn.any(),
         "touches the border": bool(edge[np.ix_(rows, columns)][drawn].any()),
         "several pieces": int((pieces >= SPECK * pieces.sum()).sum()) > 1,
         "unlike the training images": bool(colours and image is not None and not colours.hold(colours_of(image))),
@@ -106,6 +113,7 @@ class Assessor:
         threshold: probability from which a pixel is foreground, as of the masks that are written.
         classes: names of several classes; empty for one.
         doubtful_below: expected Dice below which a mask is doubtful.
+        parts: whether images are slices or frames, of which many rightly hold nothing.
     """
 
     def __init__(
@@ -115,9 +123,10 @@ class Assessor:
         threshold: float = 0.5,
         classes: Sequence[str] = (),
         doubtful_below: float = DOUBTFUL,
+        parts: bool = False,
     ) -> None:
         self.quality, self.threshold, self.classes = quality or Quality(), threshold, classes
-        self.doubtful_below = doubtful_below
+        self.doubtful_below, self.parts = doubtful_below, parts
         self.found: dict[str, Assessment] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -133,7 +142,8 @@ class Assessor:
         flags = tuple(flags_of(found.mask, image.cpu().numpy(), self.quality))
         calibrated = self.quality.calibration if self.threshold == 0.5 else None
         expected, bound = calibrated(found.estimate) if calibrated else (found.estimate, None)
-        return Assessment(expected, bound, flags, self.doubtful_below)
+        made = Assessment(expected, bound, flags, self.doubtful_below)
+        return made.of_nothing() if EMPTY in flags and not self.parts else made
 
 
 def _images(batch: Any) -> list[Tensor]:

@@ -27,8 +27,8 @@ from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.inference.onnx_network import CLASSES, OnnxNetwork
-from samfed_monai.inference.quality_file import QUALITY
 from samfed_monai.metrics.quality import Quality
+from samfed_monai.metrics.quality_file import QUALITY
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 

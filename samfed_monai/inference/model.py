@@ -25,7 +25,7 @@ from samfed_monai.core.model_file import (
     trained_otherwise,
 )
 from samfed_monai.data.classes import class_problems, outputs_of, several
-from samfed_monai.inference.quality_file import read_quality
+from samfed_monai.metrics.quality_file import read_quality
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Refused, machine_failure
 from samfed_monai.core.io import parse_json
 from samfed_monai.data.classes import class_problems, outputs_of, several
-from samfed_monai.inference.quality_file import QUALITY, quality_of
 from samfed_monai.metrics.quality import Quality
+from samfed_monai.metrics.quality_file import QUALITY, quality_of
 
 CLASSES = "classes"
 """Property of an ONNX file that holds the names of several classes, as JSON."""

@@ -31,9 +31,9 @@ from samfed_monai.inference.assessment import Assessment, Assessor
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
 from samfed_monai.inference.onnx_network import OnnxNetwork
 from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs
-from samfed_monai.inference.quality_file import write_quality
 from samfed_monai.metrics import pool
 from samfed_monai.metrics.quality import DOUBTFUL, Quality
+from samfed_monai.metrics.quality_file import digests_of, recognised, write_quality
 from samfed_monai.teacher.exam import read_image_tensor
 from samfed_monai.teacher.inference import TeacherNetwork
 
@@ -153,6 +153,7 @@ class Predictor:
         *,
         probabilities: bool = False,
         skip_unreadable: bool = False,
+        parts: bool = False,
     ) -> dict[str, Assessment]:
         """Writes a PNG mask of every image (:class:`~samfed_monai.handlers.mask_writer.MaskWriter`).
 
@@ -161,16 +162,17 @@ class Predictor:
             output_dir: folder for the masks.
             probabilities: whether to write 8-bit maps of probabilities, too.
             skip_unreadable: whether to leave out images that cannot be read, each with a warning.
+            parts: whether images are slices or frames, whose empty masks are no more doubtful than others.
 
         Returns:
             how far each mask is to be trusted, by the image's name.
         """
         given = {"dataset_dir": images, "output_dir": str(output_dir), "probabilities": probabilities}
         given |= {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
+        assessor = Assessor(self.model.quality, classes=self.classes, doubtful_below=self.doubtful_below, parts=parts)
         if self.model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
             weights, asked = self.model.weights(self.site), self._asked("views")
             ids = trained_as(weights, self.model.bundle, "inference", asked)
-            assessor = Assessor(self.model.quality, classes=self.classes, doubtful_below=self.doubtful_below)
 
             def attach(job: Any) -> None:
                 assessor.threshold = float(job.parser.get("threshold", 0.5))  # at which postprocessing makes masks
@@ -193,12 +195,7 @@ class Predictor:
             classes=self.classes,
             **ready.made_by,
         )
-        assessor = Assessor(
-            self.model.quality,
-            threshold=ready.threshold,
-            classes=self.classes,
-            doubtful_below=self.doubtful_below,
-        )
+        assessor.threshold = ready.threshold
         self._evaluator(ready, [writer, assessor, BatchBar(what="segmenting")]).run()
         return assessor.found
 
@@ -231,19 +228,22 @@ class Predictor:
             Refused: too few images to calibrate on, before any is scored.
         """
         split = split or ("validation" if calibrate else "test")
+        listed = DataList.load(datalist).sites
+        images = {name: getattr(listed[name], split) for name in ([site] if site in listed else listed)}
+        hashes = {name: [item.sha256 for item in items] for name, items in images.items() if items}
         if calibrate:
-            listed = DataList.load(datalist).sites
-            images = sum(len(getattr(listed[name], split)) for name in ([site] if site in listed else listed))
-            require_enough(images, split)
+            require_enough(sum(map(len, hashes.values())), split)
         else:
             quality = self.model.quality  # refused before anything is scored, if it is of other weights
         result = self._scores(datalist, data_root, output_dir, site=site, split=split)
         pairs = scored_pairs(Path(output_dir), result)
         everywhere = [pair for of_site in pairs.values() for pair in of_site]
         if calibrate:
-            quality = Quality(calibrated_on(everywhere, split), self._public_colours(datalist, data_root))
+            colours = self._public_colours(datalist, data_root)
+            quality = Quality(calibrated_on(everywhere, split), colours, digests_of(hashes))
             write_quality(quality, self.model.path)
-        result = {**result, "quality": kept(everywhere, quality.calibration)}
+        calibrating = sum(len(pairs[name]) for name in recognised(hashes, quality.images))
+        result = {**result, "quality": kept(everywhere, quality.calibration, calibrating=calibrating)}
         write_json(Path(output_dir) / "metrics.json", result)
         return result
 

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.words import counted
-from samfed_monai.metrics.quality import FEWEST, Calibration, groups_of
+from samfed_monai.metrics.quality import FEWEST, NOTHING, Calibration, groups_of
 
 Pairs = Sequence[tuple[float, float]]
 """Estimate and true Dice of each image."""
@@ -23,14 +23,20 @@ FEWEST_RANKED = 5
 def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """Estimate and Dice of every image of ``samfed evaluate``, by site, from the tables that it wrote.
 
+    The estimate of an empty mask is 0, but where slices of volumes were scored, which may hold nothing.
+
     Args:
         output_dir: its folder.
         result: content of its ``metrics.json``.
     """
     found: dict[str, list[tuple[float, float]]] = {}
-    for site in result["sites"]:
+    for site, summary in result["sites"].items():
+        nothing = () if "volumes" in summary else NOTHING
         with (output_dir / site / result["split"] / "scores.csv").open(encoding="utf-8", newline="") as stream:
-            found[site] = [(float(row["estimate"]), float(row["dice"])) for row in csv.DictReader(stream)]
+            rows = list(csv.DictReader(stream))
+        found[site] = [
+            (0.0 if row.get("empty") in nothing else float(row["estimate"]), float(row["dice"])) for row in rows
+        ]
     return found
 
 
@@ -54,18 +60,19 @@ def calibrated_on(pairs: Pairs, split: str) -> Calibration:
     return cast(Calibration, made)
 
 
-def kept(pairs: Pairs, calibration: Calibration | None) -> dict[str, Any]:
+def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0) -> dict[str, Any]:
     """How far estimates can be relied on.
 
     Args:
         pairs: of images with labels.
         calibration: of the model; ``None`` takes estimates as they are, and there is no bound.
+        calibrating: how many of the images are known to be of the calibration, on which it looks better than it is.
 
     Returns:
-        ``images``; ``calibrated``; ``expected_dice`` and ``dice``, their means; ``error``, their mean distance;
-        ``above_bound``, the share of images with at least their lower bound (``None`` without one); ``spearman``, the
-        rank correlation of estimate and Dice (``None`` of fewer than five images, or where one never varies);
-        ``worst_in_doubtful``, the share of the tenth with the lowest Dice that is in the fifth with the lowest
+        ``images``; ``calibrated``; ``calibrating``; ``expected_dice`` and ``dice``, their means; ``error``, their mean
+        distance; ``above_bound``, the share of images with at least their lower bound (``None`` without one);
+        ``spearman``, the rank correlation of estimate and Dice (``None`` of fewer than five images, or where one never
+        varies); ``worst_in_doubtful``, the share of the tenth with the lowest Dice that is in the fifth with the lowest
         estimates; ``dice_of_others``, the mean Dice of the other four fifths.
     """
     estimates, dice = (np.array(column, float) for column in zip(*pairs, strict=True))
@@ -78,6 +85,7 @@ def kept(pairs: Pairs, calibration: Calibration | None) -> dict[str, Any]:
     return {
         "images": len(dice),
         "calibrated": calibration is not None,
+        "calibrating": calibrating,
         "expected_dice": float(expected.mean()),
         "dice": float(dice.mean()),
         "error": float(np.abs(expected - dice).mean()),
@@ -95,15 +103,20 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
-def sentences(found: Mapping[str, Any], *, own: bool = False) -> list[str]:
-    """What :func:`kept` found, for a reader; ``own``: on the images of the calibration itself."""
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """What :func:`kept` found, for a reader."""
     how = "expected" if found["calibrated"] else "expected (not calibrated)"
     lines = [
         f"{how} Dice {found['expected_dice']:.3f}, true {found['dice']:.3f}, {found['error']:.3f} apart on average"
     ]
     if found["above_bound"] is not None:
-        where = "; of other images it will be fewer" if own else ""
-        lines.append(f"{found['above_bound']:.0%} of the masks have at least their lower bound (90 % are to{where})")
+        lines.append(f"{found['above_bound']:.0%} of the masks have at least their lower bound (90 % are to)")
     if found["spearman"] is not None:
         lines.append(f"rank correlation of expected and true Dice {found['spearman']:.2f}")
+    if some := found["calibrating"]:
+        which = "these" if some == found["images"] else f"{some} of these"
+        lines.append(
+            f"{which} {counted(found['images'], 'image')} calibrated this model: on other images expected and true "
+            "Dice are farther apart, and fewer masks are above their bound"
+        )
     return lines

@@ -24,13 +24,14 @@ from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
+from samfed_monai.data.dicom import read_object
 from samfed_monai.data.image_folder import image_names, image_paths
 from samfed_monai.data.reading import png_of, read_image, read_mask
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
 from samfed_monai.data.walk import DICOM, NIFTI, VIDEO, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.inference import assessment
-from samfed_monai.inference.assessment import Assessment
+from samfed_monai.inference.assessment import EMPTY, Assessment
 from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.inference.looks import LooksPage, look_of
 from samfed_monai.inference.video import Video, segment_video
@@ -114,7 +115,7 @@ def segment(
                 shutil.copy(record, masks / RECORD)
             try:
                 with muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
-                    assessed = predictor.write(str(stack.folder), str(masks), **options)
+                    assessed = predictor.write(str(stack.folder), str(masks), parts=True, **options)
             except Refused as refused:
                 there = [replace(each, where=each.where.replace(str(masks), output)) for each in refused.problems]
                 raise Refused(there) from None
@@ -216,7 +217,7 @@ class SliceStack:
     def write_masks(self, masks: Path, output: str, also: MaskForms, assessed: Mapping[str, Assessment]) -> None:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
         made_with = read_json(masks / RECORD)
-        folder = MaskFolder(output, made_with)
+        folder, assessed = MaskFolder(output, made_with), self._whole(assessed)
         objects: list[tuple[str, Path, list[NDArray[Any]]]] = []
         for index, ((name, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
             slices, there = read_slices(path, reorient=self.reorient), masks / f"{index:06d}"
@@ -241,6 +242,17 @@ class SliceStack:
             if slices.kind == "dicom":
                 objects.append((name, path, found))
         also.add_objects(objects, str(made_with["model_sha256"]))
+
+    def _whole(self, assessed: Mapping[str, Assessment]) -> dict[str, Assessment]:
+        """Where no slice of a volume, or of a DICOM series, has a mask, those of all are doubtful."""
+        groups: dict[str, list[str]] = {}
+        for index, ((_, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
+            groups.setdefault(_series(path) or str(index), []).extend(f"{index:06d}/{n:06d}" for n in range(len(names)))
+        found = dict(assessed)
+        for slices in groups.values():
+            if all(EMPTY in found[each].flags for each in slices):
+                found |= {each: found[each].of_nothing() for each in slices}
+        return found
 
 
 class MaskForms:
@@ -424,6 +436,12 @@ def _is_table(path: Path) -> bool:
 
 def _is_coco(path: Path) -> bool:
     return path.is_file() and path.read_bytes().startswith(json.dumps(coco_of([], [], []))[:40].encode())
+
+
+def _series(path: Path) -> str:
+    """The UID of the series that a DICOM object is a slice of; empty of all else."""
+    content = read_object(path, pixels=False) if kind_of(path) == DICOM else {}
+    return str(content.get("SeriesInstanceUID", "")) if "ImagePositionPatient" in content else ""
 
 
 def _refuse_twins(names: Sequence[str]) -> None:

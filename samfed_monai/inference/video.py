@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -78,15 +79,19 @@ class Video:
             raise refused(path, found="no frame that can be decoded", expected="a video", hint=hint)
 
     def frames(self, every: int) -> Iterator[Frame]:
-        """Every n-th frame from the first on; from a damaged one to the next key frame they are left out.
+        """Every n-th frame from the first on, deinterlaced where it is interlaced; from a damaged one to the next key
+        frame they are left out.
 
-        At the end a warning says what was lost, if anything was.
+        At the end a warning says what was lost, if anything was, and how many frames were interlaced.
         """
         import av
 
-        read = left_out = 0
+        read = left_out = interlaced = 0
         end, sound = 0.0, True
-        with self._opened() as (container, stream):
+        entered: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of what is in the filters
+
+        def whole() -> Iterator[av.VideoFrame]:
+            nonlocal read, left_out, end, sound
             for shown in self._decoded(container, stream):
                 if isinstance(shown, av.error.FFmpegError) or shown.is_corrupt:
                     sound = False
@@ -95,13 +100,29 @@ class Video:
                 if isinstance(shown, av.error.FFmpegError):
                     left_out += 1
                     continue
-                number, read = read + 1, read + 1
-                time = (number - 1) / self.rate if shown.time is None else float(shown.time)
+                read += 1
+                time = (read - 1) / self.rate if shown.time is None else float(shown.time)
                 left_out += not sound
-                end = time + 1 / self.rate if sound else end
-                if sound and (number - 1) % every == 0:
-                    picture = np.rot90(shown.to_ndarray(format="rgb24"), shown.rotation // 90)
+                if sound:
+                    end = time + 1 / self.rate
+                    entered.append((read, time, shown.rotation // 90))
+                    yield shown
+
+        def looked_at() -> Iterator[av.VideoFrame]:
+            nonlocal interlaced
+            for shown in through(whole(), "idet"):
+                interlaced += shown.interlaced_frame
+                yield shown
+
+        with self._opened() as (container, stream):
+            for shown in through(looked_at(), "bwdif", "mode=send_frame:deint=interlaced"):
+                number, time, turns = entered.popleft()
+                if (number - 1) % every == 0:
+                    picture = np.rot90(shown.to_ndarray(format="rgb24"), turns)
                     yield Frame(number, time, np.ascontiguousarray(picture))
+        if interlaced:
+            of = f"{interlaced} of {counted(read, 'frame')}"
+            logger.warning("%s: interlaced; %s are shown and segmented deinterlaced", self.path, of)
         if left_out or end < self.seconds - _MISSING:
             lost = f"{counted(left_out, 'damaged frame is', 'damaged frames are')} left out; " if left_out else ""
             logger.warning("%s: %sread up to %.1f of %.1f seconds", self.path, lost, end, max(end, self.seconds))
@@ -139,6 +160,42 @@ class Video:
             stream.thread_type = "SLICE"  # threads by frame go on failing after the first error
             stream.codec_context.options = {"err_detect": "explode"}  # or what is missing is painted over
             yield container, stream
+
+
+def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> Iterator[av.VideoFrame]:
+    """Frames as a filter of FFmpeg gives them back, one for each, in their order.
+
+    ``idet`` looks whether the two fields of a frame are of different moments, whatever the file says of it, and marks
+    it; ``bwdif`` makes a frame of the first field of those that are marked.
+
+    Args:
+        frames: of one size and format, or of several.
+        name: of the filter.
+        options: of it.
+    """
+    import av
+
+    graph, form = None, None
+
+    def ready() -> Iterator[av.VideoFrame]:
+        with suppress(av.error.BlockingIOError, av.error.EOFError):
+            while graph is not None:
+                yield graph.vpull()
+
+    for frame in frames:
+        if form != (form := (frame.width, frame.height, frame.format.name)):
+            if graph is not None:
+                graph.vpush(None)
+                yield from ready()
+            graph = av.filter.Graph()
+            size = {"width": frame.width, "height": frame.height, "format": frame.format}
+            buffer = graph.add_buffer(**size, time_base=frame.time_base or Fraction(1, 1000))
+            graph.link_nodes(buffer, graph.add(name, options), graph.add("buffersink")).configure()
+        graph.vpush(frame)
+        yield from ready()
+    if graph is not None:
+        graph.vpush(None)
+        yield from ready()
 
 
 class OutlineVideo:
@@ -208,7 +265,7 @@ def segment_video(
                 for frame in some:
                     picture = Image.fromarray(frame.picture)
                     picture.save(Path(folder) / name / f"{frame.number:06d}.png", compress_level=1)
-                assessed = predictor.write(folder, output, probabilities=probabilities)
+                assessed = predictor.write(folder, output, probabilities=probabilities, parts=True)
             for frame in some:
                 called = f"{name}/{frame.number:06d}"
                 mask, found = also.mask_in(Path(output) / f"{called}.png"), assessed[called]

@@ -27,6 +27,8 @@ COVERAGE = 0.9
 """Share of images whose Dice is to be at or above the bound."""
 FEWEST = 20
 """Images with labels that a calibration needs: with fewer, a bound for nine in ten is a guess."""
+NOTHING = ("prediction", "both")
+"""Entries of the column ``empty`` of tables of scores, of masks that are empty."""
 GROUPS = 16
 """Most groups of images that a site sends."""
 IN_RUN = "quality.json"
@@ -164,7 +166,9 @@ class Calibration:
         return cls(tuple(estimates), tuple(levels), _quantile(found, images), images)
 
     def __call__(self, estimated: float) -> tuple[float, float]:
-        """Expected Dice and its lower bound, both in [0, 1], of an estimate."""
+        """Expected Dice and its lower bound, both in [0, 1], of an estimate; 0 is that of an empty mask."""
+        if estimated == 0:
+            return 0.0, 0.0
         bound = estimated - self.margin * (1 + _LEAST_SPREAD - estimated)
         expected = float(np.interp(estimated, self.estimates, self.dice))
         return expected, min(max(bound, 0.0), 1.0)
@@ -239,10 +243,12 @@ class Quality:
     Args:
         calibration: ``None`` where too few images with labels were at hand.
         colours: ``None`` where they are not known.
+        images: by which those of the calibration are recognised, see :mod:`samfed_monai.metrics.quality_file`.
     """
 
     calibration: Calibration | None = None
     colours: Colours | None = None
+    images: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self)}
@@ -263,4 +269,7 @@ class Quality:
             raise ValueError("expected colours with low and high") from error
         if found and not len(found.low) == len(found.high) == 6:
             raise ValueError("expected six numbers in low and high of colours")
-        return cls(Calibration.from_dict(calibration) if calibration else None, found or None)
+        images = content.get("images", ())
+        if not isinstance(images, list | tuple) or not all(isinstance(each, str) for each in images):
+            raise ValueError("expected digests of images as text")
+        return cls(Calibration.from_dict(calibration) if calibration else None, found or None, tuple(images))

@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from samfed_monai.config.bundles import bundle_of_command
-from samfed_monai.core.io import read_json
 from samfed_monai.core.words import counted, uncapitalised
 from samfed_monai.metrics import BESIDE
-from samfed_monai.metrics.quality import DOUBTFUL, IN_RUN, Quality
+from samfed_monai.metrics.quality import DOUBTFUL, NOTHING
+from samfed_monai.metrics.quality_file import read_quality
 from samfed_monai.reports.paired import LEVEL, bootstrap_interval
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import as_difference, as_score
@@ -145,22 +145,14 @@ class Trust:
     first: list[tuple[str, float]]
 
 
-def quality_of_run(run: RunData) -> Quality:
-    """What the run knows of its model's masks; nothing of a run that is not finished, or of an older one."""
-    path = run.folder / IN_RUN
-    try:
-        return Quality.from_dict(read_json(path)) if path.is_file() else Quality()
-    except ValueError:
-        return Quality()
-
-
 def trust(run: RunData) -> list[Trust]:
     """One entry for every site whose tables are in the run's folder and have estimates."""
-    calibration, found = quality_of_run(run).calibration, []
+    calibration, found = read_quality(run.folder).calibration, []
     for site in run.sites:
         tested = run.image_scores(site)
+        nothing = () if "volumes" in run.results["sites"][site]["test"] else NOTHING
         rows: list[dict[str, Any]] = [row for row in tested or run.disagreement(site) if row.get("estimate")]
-        made = [(float(row["estimate"]), row["id"]) for row in rows]
+        made = [(0.0 if row.get("empty") in nothing else float(row["estimate"]), row["id"]) for row in rows]
         expected = sorted((calibration(each)[0] if calibration else each, name) for each, name in made)
         if expected:
             values = [each for each, _ in expected]

@@ -15,8 +15,9 @@ from samfed_monai.core.run_log import RunLog
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
 from samfed_monai.metrics.quality import DOUBTFUL
+from samfed_monai.metrics.quality_file import read_quality
 from samfed_monai.reports import style
-from samfed_monai.reports.answer import advice_on, answer, more_scores, quality_of_run, spread, trust, verdict
+from samfed_monai.reports.answer import advice_on, answer, more_scores, spread, trust, verdict
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import (
     GIVE,
@@ -149,7 +150,7 @@ def render(
             notes=notes,
             own=own,
             trust=trusted,
-            calibrated=quality_of_run(run).calibration,
+            calibrated=read_quality(run.folder).calibration,
             doubtful_below=DOUBTFUL,
             outlines={name: f"rgb{colour}" for name, colour in OUTLINES.items()},
             other=other,

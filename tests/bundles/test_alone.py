@@ -53,34 +53,14 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            {"weak_view#zom": [1, 2]},
-            "command line -> weak_view#zom: expected an id that this workflow has, found an unknown id; "
-            "did you mean 'weak_view#zoom'?",
-        ),
-        ({"weak_view#rotate": "30"}, "command line -> weak_view#rotate: expected a number, found '30' (str); remove"),
         ({"weak_view#zoom": 1.2}, "command line -> weak_view#zoom: expected a list, found 1.2 (float)"),
         (
             {"train#dataset#split": "pubic"},
             "command line -> train#dataset#split: expected one of ['public', 'unlabelled', 'labelled', 'validation', "
             "'test'], found 'pubic'; did you mean 'public'?",
         ),
-        (
-            {"strong_view#_target_": "samfed_monai.transforms.StrongVeiwd"},
-            "command line -> strong_view#_target_: expected a component that exists in samfed_monai.transforms, "
-            "found 'samfed_monai.transforms.StrongVeiwd'; did you mean 'StrongViewd'?",
-        ),
     ],
 )
 def test_a_mistake_inside_a_view_or_a_data_set_is_refused_with_its_hint(bundle, overrides, message) -> None:
     [problem] = check_bundle(bundle, "train", overrides=overrides, ready=False)
     assert str(problem).startswith(message)
-
-
-def test_a_mistake_inside_the_teachers_views_is_refused_with_its_hint(bundle) -> None:
-    overrides = {"strong_view#gamma": "far", "strong_view#tnit": 0.1}
-    assert [str(problem) for problem in check_bundle(bundle, "teacher", overrides=overrides, ready=False)] == [
-        "command line -> strong_view#tnit: expected an id that this workflow has, found an unknown id; "
-        "did you mean 'strong_view#tint'?",
-        "command line -> strong_view#gamma: expected a number, found 'far' (str)",
-    ]

@@ -110,25 +110,6 @@ def test_labels_and_masks_of_another_threshold_stay_as_they_are(infer, model, im
     assert (tmp_path / "out" / "a.png").read_bytes() == b"corrected by hand"
 
 
-def test_probability_maps_are_8_bit_and_agree_with_the_masks(infer, model, images, tmp_path):
-    assert infer(model, images, tmp_path / "out", "--probabilities") == 0
-    for name, (height, width) in SIZES.items():
-        mask = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
-        probability = np.asarray(Image.open(tmp_path / "out" / f"{name}.probability.png"))
-        assert probability.shape == (height, width)
-        assert (probability[mask == 255] >= 127).all()  # 0.5 is stored as 128, or 127 after rounding
-        assert (probability[mask == 0] <= 128).all()
-
-
-def test_an_image_that_exif_turns_gets_a_mask_of_the_upright_picture(infer, model, tmp_path):
-    (tmp_path / "in").mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by a quarter
-    Image.new("RGB", (60, 40), "brown").save(tmp_path / "in" / "turned.jpg", exif=exif)
-    assert infer(model, tmp_path / "in", tmp_path / "out") == 0
-    assert Image.open(tmp_path / "out" / "turned.png").size == (40, 60)
-
-
 def test_fault_60_exif_and_comments_are_never_copied(infer, model, images, tmp_path):
     assert CANARY.encode() in (images / "a.jpg").read_bytes()
     assert infer(model, images, tmp_path / "out", "--probabilities") == 0
@@ -159,25 +140,6 @@ def test_fault_19_link_out_of_the_folder_is_refused(infer, model, images, tmp_pa
     (images / "link.png").symlink_to(tmp_path / "outside.png")
     assert infer(model, images, tmp_path / "out") == 2
     assert "found a link that leads out of the folder" in capsys.readouterr().err
-
-
-def test_monai_finds_every_property_of_an_inference_workflow(bundle, model, images, tmp_path):
-    from monai.bundle import ConfigWorkflow
-
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="infer",
-        bundle_root=str(bundle),
-        model=str(model),
-        dataset_dir=str(images),
-        output_dir=str(tmp_path / "out"),
-        network_name="basic_unet",
-        image_size=32,
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
 
 
 def test_single_images_and_patterns_have_masks_of_their_own_names(infer, model, images, tmp_path):

@@ -1,6 +1,7 @@
 """What model-zoo's ``ci/verify_bundle.py`` checks of a bundle, step by step, by MONAI's own functions.
 
-Its metadata step is in ``test_metadata.py``, which has the schema. Its step of large files has nothing to fetch.
+The steps of metadata and TorchScript are in ``test_metadata.py`` and ``test_export.py``; that of large files has
+nothing to fetch.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from monai.bundle import ckpt_export, create_workflow, verify_net_in_out
+from monai.bundle import create_workflow, verify_net_in_out
 
 from samfed_monai.core.io import read_json
 from tests.data.making import picture, save
@@ -54,14 +54,3 @@ def test_properties_of_inference_are_all_there(handed_in, tmp_path):
 
 def test_the_network_takes_and_gives_what_the_metadata_says(handed_in):
     verify_net_in_out(net_id="network_def", **files_of(handed_in))
-
-
-@pytest.mark.slow
-def test_the_checkpoint_is_exported_to_torchscript(handed_in):
-    models = handed_in / "models"
-    exported = models / "verify_model.ts"
-    ckpt_export(net_id="network_def", filepath=str(exported), ckpt_file=str(models / "model.pt"), **files_of(handed_in))
-    side = read_json(handed_in / "configs" / "metadata.json")["network_data_format"]["inputs"]["image"]["spatial_shape"]
-    with torch.no_grad():
-        assert torch.jit.load(exported)(torch.zeros(1, 3, *side)).shape == (1, 1, *side)
-    assert not (models / "model.ts").exists(), "none is shipped; one would have to load"

@@ -19,12 +19,20 @@ from samfed_monai.cli.main import main
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network
 
+from .conftest import BUNDLES
+
 HEIGHT, WIDTH = 37, 50
 
 
 @pytest.fixture(autouse=True)
 def tracked():
     set_track_meta(True)  # as MONAI comes
+
+
+@pytest.fixture
+def bundle() -> Path:
+    """One of them: their ``inference.json`` is the same."""
+    return BUNDLES[0]
 
 
 @pytest.fixture

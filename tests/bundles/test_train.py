@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ both_bundles = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bun
 
 @pytest.fixture
 def bundle(request: pytest.FixtureRequest) -> Path:
-    """One of them unless a test wants both: where they differ is in ``test_drift.py``."""
+    """One of them unless a test wants both: ``test_drift.py`` has the differences, ``test_alone.py`` trains both."""
     folder: Path = getattr(request, "param", REPOSITORY / "bundles" / "samfed_skin")
     return folder
 
@@ -82,7 +81,6 @@ def test_monai_finds_every_property_it_asks_for(build: Build) -> None:
     assert build(EVALUATE).check_properties() == []
 
 
-@both_bundles
 def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: Path) -> None:
     made = build(**with_store(sites))
     made.run()
@@ -105,18 +103,6 @@ def test_a_site_learns_how_far_sam_is_to_be_trusted(build: Build, sites: Path) -
     assert settings.least_agreement == 0.75
     assert 0 <= state.term_means["trust"] <= 1
     assert 0 <= state.term_means["sure_agreement"] <= 1
-
-
-def test_a_site_trains_on_its_own_without_sam(build: Build) -> None:
-    made = build(**NO_SAM)
-    made.run()
-    assert set(made.trainer.state.term_means) == {
-        "supervised",
-        "pseudo_label",
-        "global_kd",
-        "reliability",
-        "agreement",
-    }
 
 
 def test_a_site_alone_validates_every_val_interval_epochs(build: Build) -> None:
@@ -164,15 +150,6 @@ def test_the_oracle_trains_on_labels_in_the_teachers_place(build: Build) -> None
     assert "pseudo_label" in made.trainer.state.term_means
 
 
-def test_an_override_file_disables_inside_the_file_before_it(build: Build, tmp_path: Path) -> None:
-    later = tmp_path / "later.json"
-    later.write_text(json.dumps({"terms#sam_kd#_disabled_": True, "terms#global_kd#weight": 0.25}))
-    made = build(later)
-    terms = made.parser.get_parsed_content("terms")
-    assert set(terms) == {"pseudo_label", "global_kd"}
-    assert terms["global_kd"].weight == 0.25
-
-
 def test_sam_without_a_store_is_refused_with_the_hint(build: Build) -> None:
     with pytest.raises(RuntimeError) as caught:
         build().run()
@@ -199,7 +176,6 @@ def test_rounds_as_monai_fl_runs_them_do_not_depend_on_what_ran_before(build: Bu
     assert all(torch.equal(once[name], later[name]) for name in once)
 
 
-@both_bundles
 def test_evaluation_of_all_sites(build: Build, tmp_path: Path) -> None:
     trained = build(epochs=1, **NO_SAM)
     trained.run()
@@ -240,16 +216,6 @@ def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: P
         "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json"
         in told
     )
-
-
-def test_evaluator_takes_the_test_loader_as_a_client_gives_it(build: Build) -> None:
-    made = build(EVALUATE)
-    evaluator = made.evaluator
-    for part, images in (("validate", 2), ("test", 3)):
-        loader = made.parser.get_parsed_content(f"{part}#dataloader")
-        evaluator.data_loader, evaluator.state.epoch_length = loader, len(loader)
-        evaluator.run()
-        assert evaluator.state.score_summary["n"] == images
 
 
 def root_of(error: BaseException) -> BaseException:

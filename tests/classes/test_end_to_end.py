@@ -109,21 +109,19 @@ SAM = ("--network_name", "sam_vit_t", "--network_def#size", 64, "--image_size", 
 #: What methods need with this small network and these two sites.
 NEEDS: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("apple", "elcfs", "fedda_cyclic"), ("--rounds", 2)),  # in the first they do what no_sam does
-    **dict.fromkeys(("fca", "fedsam", "full_sam", "local_sam", "pfedsam", "pfedsam_two_stage"), SAM),
-    **dict.fromkeys(("fedmd", "hssf", "local_only"), UNLIKE),
+    **dict.fromkeys(("fca", "pfedsam", "pfedsam_two_stage"), SAM),
+    **dict.fromkeys(("fedmd", "heterogeneous", "hssf", "local_only"), UNLIKE),
     "fedproto": ("--mixed_networks", "['basic_unet']", "--rounds", 2),
     "clustered_sites": ("--strategy#least", 1, "--rounds", 2),
     "fedca": ("--rounds", 2, "--terms#contrast#rounds", 1),
     "fedicra": ("--local_steps", 2, "--before#parts#share", 0.5),
-    "fedrep": ("--personal", "['final_conv.*']", "--local_steps", 2),
-    "heterogeneous": UNLIKE,
 }
-#: Rules at the server of samfed, which see tensors alone, and need more sites than these.
-OF_MORE_SITES = {"coordinate_median", "krum", "trimmed_mean"}
-#: They leave out parts of another one that learns them here, or keep parts of its network at the sites.
-OF_THE_SAME_PARTS = {
-    *("samfed", "no_global_kd", "no_sam_kd", "dp_only"),
-    *("elcfs_labelled", "fedbn", "fedgin_own_norm", "fedper"),
+#: Methods whose own code meets neither images nor labels: what learns classes there is that of others here.
+OF_OTHERS = {
+    *("samfed", "no_global_kd", "no_sam_kd", "no_agreement", "confidence_selection", "dp_only"),  # parts left out
+    *("coordinate_median", "krum", "norm_clipping", "trimmed_mean"),  # weights at the server
+    *("ditto", "fedala", "fedbn", "fedper", "fedprox", "fedrep", "fedgin_own_norm"),  # weights at the sites
+    *("elcfs_labelled", "fedsam", "full_sam", "local_sam"),
     "cpss_adapt",  # at one site, and so no federation
 }
 
@@ -131,9 +129,9 @@ OF_THE_SAME_PARTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
-    sorted({name for name, each in methods().items() if each.classes == "several"} - OF_MORE_SITES - OF_THE_SAME_PARTS),
+    sorted({name for name, each in methods().items() if each.classes == "several"} - OF_OTHERS),
 )
-def test_every_method_that_says_so_learns_two_classes(place, variant, samfed_data):
+def test_every_method_that_says_so_and_meets_them_learns_two_classes(place, variant, samfed_data):
     more = NEEDS.get(variant, ())
     code, out = federate(place, variant, "--classes", ORGANS, "--overlays", "false", *more)
     assert code == 0

@@ -46,10 +46,9 @@ def planes(label) -> torch.Tensor:
     return torch.from_numpy(planes_of(np.asarray(label), 2)).float()
 
 
-@pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn", "mobile_sam_fpn"])
 @pytest.mark.parametrize(("classes", "channels"), [(["lesion"], 1), (ORGANS, 3)])
-def test_a_network_has_a_logit_for_each_class_and_for_the_background(name, classes, channels):
-    network = client_network(name, classes=classes).eval()
+def test_a_network_has_a_logit_for_each_class_and_for_the_background(classes, channels):
+    network = client_network("basic_unet", classes=classes).eval()
     with torch.no_grad():
         assert network(torch.rand(2, 3, 32, 32)).shape == (2, channels, 32, 32)
 

@@ -91,11 +91,6 @@ def test_everything_that_is_wrong_in_a_file_is_told_at_once(write):
         assert part in text
 
 
-def test_a_name_twice_in_a_file_is_refused(write):
-    with pytest.raises(Refused, match=r"'a'|\"a\"|a"):
-        read_rows(write('{"rows": {"a": {"variant": "samfed"}, "a": {"variant": "no_sam"}}}'))
-
-
 @pytest.mark.parametrize("content", [[], {}, {"rows": {}}, {"rows": ["samfed"]}])
 def test_a_file_without_rows_is_refused(write, content):
     with pytest.raises(
@@ -268,11 +263,6 @@ def test_without_variants_and_rows_there_is_nothing_to_compare(capsys):
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main(words) == 2
     assert "--variants: expected rows to compare, found neither it nor --rows" in capsys.readouterr().err
-
-
-def test_a_file_of_rows_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"none\.json"):
-        read_rows(tmp_path / "none.json")
 
 
 def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():

@@ -17,9 +17,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("command", FILES)
-def test_every_knob_of_its_files_is_in_the_help_at_80_columns(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_knob_of_its_files_is_in_the_help_at_80_columns(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -44,7 +42,7 @@ def test_every_knob_of_its_files_is_in_the_help_at_80_columns(
     assert "](" not in shown  # no Markdown links
 
 
-def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     lines = {line.split()[0]: line for line in options_help("train.json").splitlines() if line.startswith("  --")}
     assert lines["--batch_size"] == "  --batch_size          labelled images in a step; as many unlabelled ones [4]"

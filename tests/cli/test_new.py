@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +12,6 @@ from samfed_monai.cli.main import main
 from samfed_monai.cli.new import KINDS, new_package
 from samfed_monai.core.errors import Refused
 from tests.conftest import forget_outside
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def in_a_process(*words: str, where: Path, path: list[Path]) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, REPOSITORY]))}
-    done = subprocess.run([sys.executable, "-m", *words], cwd=where, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -33,14 +24,21 @@ def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypat
     assert capsys.readouterr().out.startswith(f"{packages[0]}\n  install:  pip install -e {packages[0]}\n")
     site, bundle = tmp_path / "site", tmp_path / "bundle"
     quiet = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
-    in_a_process("pip", "install", *quiet, "--target", str(site), *map(str, packages), where=tmp_path, path=[])
-    in_a_process("pytest", "-q", "-p", "no:cacheprovider", *map(str, packages), where=tmp_path, path=[site])
+    install = [sys.executable, "-m", "pip", "install", *quiet, "--target", str(site), *map(str, packages)]
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.syspath_prepend(site)
+    for package in packages:
+        (file,) = (package / "tests").glob("test_*.py")
+        tests = [test for name, test in runpy.run_path(str(file)).items() if name.startswith("test_")]
+        assert tests
+        for test in tests:
+            test()
     assert main(["init", "samfed_skin", str(bundle)]) == 0
     train = bundle / "configs" / "train.json"
     block = (packages[1] / "README.md").read_text().split("```json\n")[1].split("\n```")[0]
     train.write_text(train.read_text().replace('"terms": {', f'"terms": {{{block},', 1))
     options = ["--workflow", "train", "--variant", names["method"], "--network_name", names["network"]]
-    monkeypatch.syspath_prepend(site)
     request.addfinalizer(forget_outside)
     forget_outside()
     assert main(["check", str(bundle), *options]) == 0

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import os
 import re
-import shutil
 
 import nibabel
 import numpy as np
@@ -40,20 +38,6 @@ def test_folders(tmp_path, capsys):
     assert (tmp_path / "list.report.csv").is_file()
 
 
-def test_sites_with_few_images_to_measure_with_are_named_with_the_hint(tmp_path, capsys):
-    site(tmp_path, "public", 2, 2)
-    site(tmp_path, "a", 12, 12, first=100)
-    site(tmp_path, "b", 50, 50, first=200)
-    site(tmp_path, "c", 3, 0, first=300)
-    words = ("folders", tmp_path, "--public", "public", "--no-report", "--output")
-    assert run(*words, tmp_path / "few.json") == 0
-    said = capsys.readouterr().out
-    assert "worth a look: few to measure with at a: fewer than 5 validation or test images, and a site reports" in said
-    assert "worth a look: nothing to measure with at c: no image has a mask" in said
-    assert run(*words, tmp_path / "enough.json", "--validation", 0.45, "--test", 0.45) == 0
-    assert "few to measure" not in capsys.readouterr().out
-
-
 def test_folders_without_a_public_one(tmp_path, capsys):
     for number, name in enumerate("ab"):
         site(tmp_path, name, 10, 10, first=100 * number)
@@ -65,31 +49,6 @@ def test_folders_without_a_public_one(tmp_path, capsys):
     for words in (("--public", "none"), ("--test-only",)):
         output = tmp_path / f"one{words[0]}.json"
         assert run("folders", tmp_path / "a", *words, "--output", output, "--no-report") == 0
-
-
-def test_a_site_whose_masks_match_no_image_is_named_with_the_rule(tmp_path, capsys):
-    site(tmp_path, "public", 2, 2)
-    site(tmp_path, "a", 4, 0, first=100)
-    site(tmp_path, "b", 50, 50, first=200)
-    for number in range(4):
-        save(tmp_path / "a" / "masks" / f"a_{number:03d}_lesion.png", disc())
-    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json") == 0
-    said = capsys.readouterr().out
-    sentence = (
-        "4 masks of a belong to no image; left out, such as a_000_lesion.png and a_001_lesion.png; a mask is called by "
-        "the image's stem: <stem>, <stem>_segmentation or <stem>_mask; rename for instance a_000_lesion.png to a_000."
-    )
-    assert f"  worth a look: {sentence}png\n" in said
-    assert (
-        "  worth a look: nothing to measure with at a: no image has a mask, so that no score is reported there" in said
-    )
-    assert sentence in html.unescape((tmp_path / "list.report.html").read_text())
-    (tmp_path / "list.json").unlink()
-    shutil.rmtree(tmp_path / "b")
-    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report") == 0
-    said = capsys.readouterr().out
-    assert "worth a look: nothing here can be scored" in said
-    assert "nothing to measure with" not in said
 
 
 def test_list_tells_what_is_missing(tmp_path, capsys):
@@ -164,13 +123,6 @@ def test_split_of_a_list_without_sites_is_refused(tmp_path):
     DataList("nobody", []).save(tmp_path / "list.json")
     with pytest.raises(Refused, match="nobody -> sites: expected sites to divide by"):
         run("split", tmp_path / "list.json", "--output-dir", tmp_path)
-
-
-def test_a_folder_called_as_the_server_is_refused(tmp_path):
-    site(tmp_path, "public", 1, 1)
-    site(tmp_path, "server", 2, 2, first=100)
-    with pytest.raises(Refused, match="sites -> server: expected another name, found 'server'; rename the site"):
-        run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")
 
 
 def test_coco_files_become_a_list(tmp_path, capsys):

@@ -61,7 +61,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *words: Any) -> Any:
     return json.loads(shown(capsys, *words, "--json"))
 
 
-def test_knobs_of_a_file_and_what_they_lead_to(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_knobs_of_a_file_and_what_they_lead_to(bundle, capsys):
     assert shown(capsys, bundle) == (
         "toy, train: train.json, command line\n"
         "\n"
@@ -75,7 +75,7 @@ def test_knobs_of_a_file_and_what_they_lead_to(bundle: Path, capsys: pytest.Capt
     )
 
 
-def test_a_variant_with_its_base_and_the_command_line_on_top(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_variant_with_its_base_and_the_command_line_on_top(bundle, capsys):
     assert shown(capsys, bundle, "--variant", "gentle", "--rate", 0.2, "--terms::kd::weight", 4) == (
         "toy, train: train.json, variant base, variant gentle, command line\n"
         "\n"
@@ -95,7 +95,7 @@ def stars(text: str) -> list[str]:
     return re.findall(r"^(\S+) \*", text, re.MULTILINE)
 
 
-def test_what_nothing_reads_has_a_star(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_nothing_reads_has_a_star(capsys):
     told = shown(capsys, "samfed_skin")
     assert stars(told) == ["teacher_adapt", "exchange"], "a federation alone reads them"
     assert "\n* nothing that this workflow runs reads it\n" in told
@@ -105,7 +105,7 @@ def test_what_nothing_reads_has_a_star(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @needs("no_sam_kd")
-def test_settings_of_what_a_variant_disables_have_a_star(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_of_what_a_variant_disables_have_a_star(capsys):
     words = ["samfed_skin", "--variant", "no_sam_kd", "--terms#sam_kd#weight", "0.5"]
     assert stars(shown(capsys, *words)) == ["teacher_adapt", "terms#sam_kd#weight", "exchange"]
     federated = shown(capsys, words[0], "--workflow", "federate", *words[1:3], "--terms#sam_kd#weight", "0.5")
@@ -115,11 +115,11 @@ def test_settings_of_what_a_variant_disables_have_a_star(capsys: pytest.CaptureF
     assert "read" not in whole["learning_rate"]
 
 
-def test_a_bundle_that_says_not_what_runs_has_no_stars(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_that_says_not_what_runs_has_no_stars(bundle, capsys):
     assert "*" not in shown(capsys, bundle, "--all")
 
 
-def test_one_part_is_shown_whole(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_part_is_shown_whole(bundle, capsys):
     assert shown(capsys, bundle, "--id", "terms") == (
         "toy, train: train.json, command line\n"
         "\n"
@@ -132,14 +132,14 @@ def test_one_part_is_shown_whole(bundle: Path, capsys: pytest.CaptureFixture[str
     assert list(as_json(capsys, bundle, "--id", "optimizer::lr")) == ["optimizer#lr"]
 
 
-def test_all_ids_but_the_notes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_ids_but_the_notes(bundle, capsys):
     assert list(as_json(capsys, bundle, "--all", "--variant", "gentle")) == [
         *("rate", "steps", "folder", "root", "imports", "optimizer#_target_", "optimizer#lr"),
         *("terms#kd#weight", "terms#kd#loss", "terms#list#0#a", "terms#list#1"),
     ]
 
 
-def test_json_says_value_source_and_what_was_replaced(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_says_value_source_and_what_was_replaced(bundle, capsys):
     content = as_json(capsys, bundle, "--variant", "gentle", "--all")
     assert content["terms#kd#weight"] == {
         "value": 0.25,
@@ -150,23 +150,21 @@ def test_json_says_value_source_and_what_was_replaced(bundle: Path, capsys: pyte
     assert content["terms#kd#loss"] == {"value": "@optimizer", "from": "train.json", "replaced": []}
 
 
-def test_a_knob_leads_through_to_the_component_that_reads_it(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_knob_leads_through_to_the_component_that_reads_it(bundle, capsys):
     assert as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr")["optimizer#lr"]["leads_to"] == 0.7
     pinned = as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr", "--variant", "base")["optimizer#lr"]
     assert (pinned["value"], pinned["from"]) == (0.5, "variant base")
     assert "leads_to" not in pinned
 
 
-def test_evaluate_lies_on_top_of_train(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_lies_on_top_of_train(bundle, capsys):
     content = as_json(capsys, bundle, "--workflow", "evaluate")
     replaced = [{"value": None, "from": "train.json"}]
     assert content["steps"] == {"value": 3, "from": "evaluate.json", "replaced": replaced}
     assert content["rate"]["from"] == "train.json"
 
 
-def test_federate_shows_what_the_sites_and_the_teacher_are_given(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_federate_shows_what_the_sites_and_the_teacher_are_given(bundle, capsys):
     words = ("--workflow", "federate", "--variant", "base", "--rate", 0.9, "--steps", 5)
     assert shown(capsys, bundle, *words) == (
         "toy, federate: train.json, variant base, federate.json, command line\n"
@@ -186,9 +184,7 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(
     )
 
 
-def test_a_federation_s_own_variant_and_an_object_of_the_command_line(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_federation_s_own_variant_and_an_object_of_the_command_line(bundle, capsys):
     whole = as_json(capsys, bundle, "--workflow", "federate", "--terms", '{"kd": {"weight": 9}}')
     assert whole["terms#kd#weight"]["value"] == 9
     assert [old["from"] for old in whole["terms#kd#weight"]["replaced"]] == [
@@ -196,9 +192,7 @@ def test_a_federation_s_own_variant_and_an_object_of_the_command_line(
     ]
 
 
-def test_an_object_that_replaces_a_component_has_no_past_below_it(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_object_that_replaces_a_component_has_no_past_below_it(bundle, capsys):
     (bundle / "configs" / "variants" / "base.json").write_text('{"optimizer": {"_target_": "torch.optim.SGD", "m": 1}}')
     content = as_json(capsys, bundle, "--variant", "gentle", "--id", "optimizer")
     replaced = [{"value": "torch.optim.Adam", "from": "train.json"}]
@@ -208,7 +202,7 @@ def test_an_object_that_replaces_a_component_has_no_past_below_it(
     }
 
 
-def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
     long = "x" * 80
     assert f'"{"x" * 58}…  command line' in shown(capsys, bundle, "--root", long)
     assert as_json(capsys, bundle, "--root", long)["root"]["value"] == long
@@ -240,33 +234,31 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle: Path, capsys
         (["stray"], r"command line: expected `--key value` pairs after the command's own arguments, found 'stray'"),
     ],
 )
-def test_what_is_refused(bundle: Path, words: list[str], message: str) -> None:
+def test_what_is_refused(bundle, words, message):
     arguments, arguments.extra = build_parser().parse_known_args(["show", str(bundle), *words])
     with pytest.raises(Refused, match=message):
         arguments.run(arguments)
 
 
-def test_a_file_that_is_no_json_is_refused(bundle: Path) -> None:
+def test_a_file_that_is_no_json_is_refused(bundle):
     (bundle / "configs" / "train.json").write_text("{")
     with pytest.raises(Refused, match=r"train.json"):
         Configuration(bundle, "train", None, {})
 
 
-def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(bundle, capsys):
     assert as_json(capsys, bundle, "--optimizer#amsgrad", "true")["optimizer#amsgrad"]["value"] is True
 
 
 @pytest.mark.parametrize("variant", known_variants())
-def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(variant: str) -> None:
+def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(variant):
     ids = list(Configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {}).ids())
     assert all(each.said for each in ids)
     last = {each.said[0][0] for each in ids}
     assert variant == "samfed" or f"variant {variant}" in last
 
 
-def test_the_examples_of_the_documentation_are_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_of_the_documentation_are_what_the_command_writes(capsys):
     page = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
     examples = re.findall(r"```bash\nsamfed show ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
     assert len(examples) == 1

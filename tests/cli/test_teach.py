@@ -36,15 +36,16 @@ def listed(tmp_path, monkeypatch):
 
 def test_it_runs_the_bundle(listed, tmp_path):
     output = tmp_path / "adapter.safetensors"
-    words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "256", "--epochs", "1"]
-    arguments = parse(*words, "--evaluate-on", "validation")
+    words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "64", "--epochs", "1"]
+    words += ["--evaluate-on", "validation"]
+    arguments = parse(*words)
     assert arguments.run(arguments) == 0
     header = read_header(output)
-    assert (header.adapt.value, header.size) == ("decoder", 256)
+    assert (header.adapt.value, header.size) == ("decoder", 64)
     fitted = read_json(tmp_path / "adapter.fit.json")
     assert {"held_out"} < set(fitted["after"])
     assert "before" not in fitted
-    again = parse(*words, "--evaluate-on", "validation", "--examine-before")
+    again = parse(*words, "--examine-before")
     assert again.run(again) == 0
     asked = read_json(tmp_path / "adapter.fit.json")
     assert (asked["reused"], asked["after"]) == (True, fitted["after"])
@@ -53,7 +54,7 @@ def test_it_runs_the_bundle(listed, tmp_path):
 
 def test_a_knob_of_the_file_that_has_no_argument_is_an_override(listed, tmp_path):
     output = tmp_path / "adapter.safetensors"
-    words = [str(BUNDLE), *listed, "--output", str(output), "--size", "256", "--epochs", "1", "--rank", "2"]
+    words = [str(BUNDLE), *listed, "--output", str(output), "--size", "64", "--epochs", "1", "--rank", "2"]
     arguments = parse(*words, "--lora_targets", "qkv", "--evaluate_limit", "1", "--held_out_fraction", "0.4")
     assert arguments.run(arguments) == 0
     header = read_header(output)
@@ -70,12 +71,6 @@ def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(li
     misspelt = parse(*words, "--train#handlers", guard.replace("site", "sight"))
     with pytest.raises(Refused, match="train#handlers#0#sight: expected an argument of DivergenceGuard"):
         misspelt.run(misspelt)
-
-
-def test_a_misspelt_knob_is_refused(listed, tmp_path):
-    arguments = parse(str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--ranc", "2")
-    with pytest.raises(Refused, match="did you mean 'rank'"):
-        arguments.run(arguments)
 
 
 def test_fault_28_missing_weights_are_refused_before_any_work(listed, tmp_path, monkeypatch):

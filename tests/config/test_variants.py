@@ -26,8 +26,6 @@ from samfed_monai.federation.workflow import client_config
 from study.methods_page import methods_page
 from tests.methods import present
 
-from .conftest import Write
-
 
 def test_the_packages_variants_and_the_bundles_own_are_known(bundle):
     assert own_variants(bundle) == ["gentle"]
@@ -36,7 +34,7 @@ def test_the_packages_variants_and_the_bundles_own_are_known(bundle):
     assert find_variant(bundle, "no_sam") == find_variant(None, "no_sam") == PACKAGED / "no_sam.json"
 
 
-def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite: Write):
+def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite):
     own = rewrite("variants/no_sam.json", json.dumps({"_note": "ours", "rate": 0.3}))
     assert find_variant(bundle, "no_sam") == own
     assert read_method(own).title == "no_sam"
@@ -69,7 +67,7 @@ def test_every_variant_of_the_package_declares_what_travels(name):
     assert methods()[name] == method
 
 
-def test_a_declaration_is_inherited_and_may_be_replaced(rewrite: Write):
+def test_a_declaration_is_inherited_and_may_be_replaced(rewrite):
     given = {"exchange": "predictions", "labels": "masks", "leaves_site": ["predictions", "scores"]}
     root = rewrite("variants/ground.json", json.dumps({"_method": given})).parents[2]
     rewrite("variants/upper.json", json.dumps({"_method": {"base": "ground", "title": "Upper"}}))
@@ -81,7 +79,7 @@ def test_a_declaration_is_inherited_and_may_be_replaced(rewrite: Write):
     assert top.where == "top.json -> _method#leaves_site"
 
 
-def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_refused(bundle, rewrite: Write):
+def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_refused(bundle, rewrite):
     rewrite("variants/alone.json", json.dumps({"_note": "ours"}))
     assert declared(bundle, "alone").leaves_site is None
     rewrite("variants/upon.json", json.dumps({"_base": "local_only"}))
@@ -114,13 +112,13 @@ def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_
         ({"place": "first"}, "_method#place: expected a whole number, found 'first'"),
     ],
 )
-def test_a_declaration_that_lacks_or_holds_something_else_is_refused(bundle, rewrite: Write, block, told):
+def test_a_declaration_that_lacks_or_holds_something_else_is_refused(bundle, rewrite, block, told):
     rewrite("variants/odd.json", json.dumps({"_method": block}))
     with pytest.raises(Refused, match=f"odd.json -> {told}"):
         declared(bundle, "odd")
 
 
-def test_what_is_exchanged_must_be_said_to_leave(bundle, rewrite: Write):
+def test_what_is_exchanged_must_be_said_to_leave(bundle, rewrite):
     block = {"base": "local_only", "exchange": "prototypes"}
     rewrite("variants/odd.json", json.dumps({"_method": block}))
     message = (
@@ -161,7 +159,7 @@ def test_whoever_looks_for_fedavg_is_told_which_variants_are_it(words, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_the_command_lists_names_and_notes_and_says_where_a_file_is(bundle, rewrite: Write, capsys):
+def test_the_command_lists_names_and_notes_and_says_where_a_file_is(bundle, rewrite, capsys):
     block = {"note": "A softer start.", "exchange": "none", "labels": "none", "leaves_site": []}
     rewrite("variants/gentle.json", json.dumps({"_method": block}))
     assert main(["variants", str(bundle)]) == 0

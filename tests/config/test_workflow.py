@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +15,6 @@ from samfed_monai.config.workflow import install_exit_hook
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from tests.config.conftest import Write
 from tests.forking import start
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def words_of(bundle: Path, *words: str, config: str | None = None) -> list[str]:
@@ -102,16 +98,12 @@ def test_under_monai_an_unknown_error_stays_what_it_is(monkeypatch):
         run_or_exit(lambda: 1 / 0)
 
 
-@pytest.mark.slow
 def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle):
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle"]
-    words = words_of(bundle, "--rtae", "0.2", "--amp", "True")
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2
-    assert "command line -> rtae: expected an id that this workflow has" in done.stderr
-    assert "did you mean 'rate'?" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, told = monai_run(bundle, "--rtae", "0.2", "--amp", "True")
+    assert code == 2, told
+    assert "command line -> rtae: expected an id that this workflow has" in told
+    assert "did you mean 'rate'?" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("value", ["my runs #6", "'C#'", "['a', 'C#/b']", "#6"])

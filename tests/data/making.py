@@ -10,6 +10,7 @@ from PIL import Image
 
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.data.prepare import Options
 
 
 def picture(seed: int, height: int = 24, width: int = 32) -> Image.Image:
@@ -43,6 +44,11 @@ def site(root: Path, name: str, images: int, masks: int, *, first: int = 0) -> N
         save(root / name / "images" / f"{name}_{number:03d}.png", picture(first + number))
         if number < masks:
             save(root / name / "masks" / f"{name}_{number:03d}.png", disc(radius=3 + number % 6))
+
+
+def options(tmp_path: Path, **more: object) -> Options:
+    """Of a list without a report, unless one is asked for."""
+    return Options(output=tmp_path / "list.json", progress=False, **{"report": False, **more})
 
 
 def item(root: Path, image: str, label: str | None = None, group: str | None = None) -> Item:

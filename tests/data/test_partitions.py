@@ -23,8 +23,8 @@ from samfed_monai.data.partitions import (
 from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.quality_report import report_on
 from samfed_monai.data.sources.found import Found
-from tests.data.making import site
-from tests.data.test_prepare import options, sizes
+from tests.data.making import options, site
+from tests.data.test_prepare import sizes
 
 collections = st.lists(
     st.tuples(st.integers(0, 30), st.sampled_from([None, "a", "b", "c", "d"]), st.booleans()), min_size=8, max_size=60

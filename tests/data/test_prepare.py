@@ -11,15 +11,12 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import Options, prepare_folders, prepare_isic, prepare_list, prepare_polyp
+from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp
 from samfed_monai.data.records import load_records
+from samfed_monai.data.sources.public import find_polyps
 from tests.cli.test_prepare import run
 from tests.data import polyp_folders
-from tests.data.making import disc, picture, save, site
-
-
-def options(tmp_path, **kwargs) -> Options:
-    return Options(output=tmp_path / "list.json", progress=False, **{"report": False, **kwargs})
+from tests.data.making import disc, options, picture, save, site
 
 
 def sizes(datalist) -> dict[str, list[int]]:
@@ -65,14 +62,6 @@ def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
         prepare_isic(nowhere, replace(chosen, test=-1))
     with pytest.raises(Refused, match=r"--validation and --test: expected less than 1 together, found 0\.5 and 0\.5"):
         prepare_polyp(nowhere, replace(chosen, validation=0.5, test=0.5))
-
-
-def test_sites_may_be_limited(tmp_path):
-    root = tmp_path / "data"
-    site(root, "public", 2, 2)
-    site(root, "a", 10, 10, first=100)
-    made = prepare_folders(root, options(tmp_path, limit_per_site=3, public="public"))
-    assert sizes(made.datalist) == {"a": [3, 1, 1]}
 
 
 def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
@@ -253,45 +242,6 @@ def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
     assert sum(1 for _ in made.datalist.items()) == 40
 
 
-@pytest.mark.data
-def test_the_published_skin_list_is_reproduced(tmp_path, samfed_data):
-    data = samfed_data / "data"
-    root = data / "skin" / "isic2017"
-    made = prepare_list(data / "splits" / "isic_hssf.json", root, options(tmp_path))
-    assert made.datalist.name == "isic_hssf"
-    assert len(made.datalist.public) == 66
-    assert list(sizes(made.datalist).values()) == [[116, 13, 18], [217, 26, 30], [451, 55, 65], [687, 92, 85]]
-    assert sum(len(part.missing) for part in made.coverage) == 2694 - 1921
-
-
-@pytest.mark.data
-def test_the_published_polyp_list_keeps_its_groups_and_warns(tmp_path, samfed_data):
-    data = samfed_data / "data"
-    chosen = options(tmp_path, groups=data / "manifest.csv")
-    made = prepare_list(data / "splits" / "polyp_hssf.json", data / "polyp", chosen)
-    assert sizes(made.datalist) == {"CVC-ClinicDB": [489, 61, 62], "Kvasir": [800, 100, 100]}
-    assert len({item.group for item in made.datalist.public}) == 15
-    assert made.warnings[0] == "34 images of the public set repeat the bytes of another one there"
-    assert "groups have images in a validation or test split and elsewhere" in made.warnings[1]
-
-
-@pytest.mark.data
-def test_the_published_polyp_list_is_cut_by_sequence(tmp_path, samfed_data):
-    data = samfed_data / "data"
-    chosen = options(tmp_path, divide=2, unseen=["Kvasir"])
-    made = prepare_list(data / "splits" / "polyp_hssf.json", data / "polyp", replace(chosen, by_sequence=True))
-    assert sizes(made.datalist)["Kvasir"] == [0, 0, 1000]
-    halves = [
-        {item.group for _, items in made.datalist.sites[f"CVC-ClinicDB-{n}"].splits() for item in items} for n in (1, 2)
-    ]
-    assert len(halves[0] | halves[1]) == 29
-    assert not halves[0] & halves[1]
-    counts = [sum(sizes(made.datalist)[f"CVC-ClinicDB-{n}"]) for n in (1, 2)]
-    assert sum(counts) == 612
-    assert abs(counts[0] - counts[1]) < 12
-    assert {part.client for part in made.coverage if part.missing} == {"CVC-ColonDB", "EndoTect-ETIS", "CVC-300"}
-
-
 @pytest.fixture
 def root(tmp_path):
     root = tmp_path / "data"
@@ -373,14 +323,6 @@ def test_polypgen_centres_and_the_choice_of_the_public_one(tmp_path):
     assert list(made.datalist.sites) == [*(f"PolypGen-C{n}" for n in range(2, 7)), "PolypGen-sequences"]
 
 
-def test_duplicates_among_public_polyps_are_reported(tmp_path, root):
-    first = root / "CVC-ColonDB" / "CVC-ColonDB" / "1.bmp"
-    (first.parent / "40.bmp").write_bytes(first.read_bytes())
-    (first.parent / "p40.bmp").write_bytes((first.parent / "p1.bmp").read_bytes())
-    made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB"))
-    assert "1 image of the public set repeats the bytes of another one there" in made.warnings
-
-
 def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root):
     (root / "CVC-ColonDB" / "CVC-ColonDB" / "p38.bmp").unlink()
     next((root / "Kvasir-SEG" / "images").iterdir()).write_bytes(b"")
@@ -426,11 +368,13 @@ def test_a_published_list_finds_the_official_layouts(tmp_path, root):
 
 @pytest.mark.data
 def test_the_real_collections(tmp_path, samfed_data):
-    made = prepare_polyp(
-        samfed_data / "data" / "polyp", options(tmp_path, public="CVC-ColonDB", limit_per_site=50, validation=0.1)
-    )
+    root = samfed_data / "data" / "polyp"
+    found = find_polyps(root)
+    counts = {name: len(ones) for name, ones in found.sites.items()}
+    assert (counts, found.threshold) == ({"CVC-ClinicDB": 612, "CVC-ColonDB": 379, "Kvasir-SEG": 1000}, 128)
+    made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", leave_out=["kvasir"], validation=0.1))
     assert len(made.datalist.public) == 379
-    assert list(made.datalist.sites) == ["CVC-ClinicDB", "Kvasir-SEG"]
+    assert list(made.datalist.sites) == ["CVC-ClinicDB"]
     assert made.warnings == ["34 images of the public set repeat the bytes of another one there"]
     assert len({item.group for item in made.datalist.public}) == 15
     assert all(len(where) == 1 for group, where in places(made.datalist).items() if group)

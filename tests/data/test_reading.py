@@ -36,12 +36,6 @@ def test_fault_04_16_bit_image_is_scaled_by_dtype_not_by_maximum(tmp_path):
     assert read_image(save(tmp_path / "b.png", Image.fromarray(np.full((2, 2), 65535, np.uint16)))).min() == 255
 
 
-def test_fault_04_float_image_is_refused(tmp_path):
-    path = save(tmp_path / "a.tif", Image.fromarray(np.ones((2, 2), np.float32)))
-    with pytest.raises(Refused, match=r"float samples of 32 bits \(tag 339, SampleFormat\); save it as 8-bit RGB"):
-        read_image(path)
-
-
 def test_fault_05_06_07_cmyk_alpha_and_palettes_become_rgb(tmp_path):
     red = Image.new("RGB", (16, 16), (255, 0, 0))
     image = read_image(save(tmp_path / "a.jpg", red.convert("CMYK"), quality=100))

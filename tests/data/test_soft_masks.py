@@ -100,7 +100,9 @@ def test_another_teacher_sees_none_of_it(tmp_path):
     other = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
     assert IMAGE not in other
     assert len(other) == 0
-    with pytest.raises(Refused, match=r"no readable mask by teacher bbbbbbbbbbbb….*it computes what is missing"):
+    with pytest.raises(
+        Refused, match=r"by teacher bbbbbbbbbbbb….*it computes what is missing.*or name the teacher that filled"
+    ):
         other.get(IMAGE)
 
 
@@ -191,7 +193,7 @@ def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
     )
     writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
     store = a_store(tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(store) < 10 and time.monotonic() < deadline:
         time.sleep(0.02)
     writer.send_signal(signal.SIGKILL)
@@ -199,13 +201,6 @@ def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
     written = [path.stem for path in tmp_path.rglob("*.mask")]
     assert len(written) >= 10
     assert store.missing(written) == []
-
-
-def test_a_store_that_another_teacher_filled_has_none_of_this_one(tmp_path):
-    theirs, ours = (SoftMaskStore(tmp_path, teacher_sha256=letter * 64) for letter in "ab")
-    theirs.put("c" * 64, torch.zeros(1, 2, 2))
-    with pytest.raises(Refused, match=r"no readable mask by teacher bbbbbbbbbbbb….*or name the teacher that filled"):
-        ours.get("c" * 64)
 
 
 def test_a_mask_of_that_size_is_handed_on_as_it_is():
@@ -245,11 +240,11 @@ def test_probabilities_stay_probabilities_at_any_size(height, width, new_height,
 @pytest.mark.parametrize("bits", [8, 16])
 def test_planes_of_classes_come_back_in_their_order(tmp_path, bits):
     store = a_store(tmp_path, bits=bits)
-    planes = torch.rand(3, 4, 5).softmax(dim=0)
+    planes = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)).softmax(dim=0)
     store.put(IMAGE, planes)
     found = store.get(IMAGE)
     assert found.shape == (3, 4, 5)
-    assert (found - planes).abs().max() <= 0.5 / (2**bits - 1) + 1e-7
+    assert (found - planes).abs().max() <= 0.5 / (2**bits - 1) + 2**-23
     store.put(OTHER, planes[:1])
     content = the_file(store, OTHER).read_bytes()
     assert (content[:4], len(content)) == (b"SFM1", 14 + 20 * bits // 8), "one plane has no number of planes"

@@ -23,7 +23,7 @@ def saved(path: Path, data: np.ndarray) -> Path:
     return path
 
 
-def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path: Path) -> None:
+def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path):
     data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)  # X, Y, Z
     found = read_slices(saved(tmp_path / "a.nii.gz", data))
     assert found.pictures.shape == (2, 3, 4, 3)
@@ -35,7 +35,7 @@ def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1.0)])
-def test_a_volume_is_measured_in_its_own_unit(tmp_path: Path, unit: str, factor: float) -> None:
+def test_a_volume_is_measured_in_its_own_unit(tmp_path, unit, factor):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
     image.header.set_xyzt_units(xyz=unit)
     nibabel.save(image, tmp_path / "a.nii")
@@ -45,14 +45,14 @@ def test_a_volume_is_measured_in_its_own_unit(tmp_path: Path, unit: str, factor:
     assert found.voxel == pytest.approx((0.25 * factor, 0.5 * factor, 3 * factor))
 
 
-def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path: Path) -> None:
+def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path):
     data = np.linspace(-1000, 1000, 201).reshape(201, 1, 1).astype(np.int16)
     grey = read_slices(saved(tmp_path / "a.nii", data)).pictures[0, 0, :, 0]
     # 0.5 % of 200 steps is 1 step: black at -990, white at 990, and 0 in the middle
     assert grey[[0, 1, 2, 100, 199, 200]].tolist() == [0, 0, 1, 128, 255, 255]
 
 
-def test_colours_a_single_slice_and_axes_of_length_one(tmp_path: Path) -> None:
+def test_colours_a_single_slice_and_axes_of_length_one(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 3)).astype(np.uint8)
     packed = rgb.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
     pictures = read_slices(saved(tmp_path / "rgb.nii", packed)).pictures
@@ -72,7 +72,7 @@ def _written(folder: Path, masks: list[np.ndarray], like: Path) -> Path:
 
 @settings(deadline=None)  # it writes files
 @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
-def test_a_mask_lies_on_the_voxels_that_it_was_made_of(tmp_path_factory: pytest.TempPathFactory, slices) -> None:
+def test_a_mask_lies_on_the_voxels_that_it_was_made_of(tmp_path_factory, slices):
     folder = tmp_path_factory.mktemp("volume")
     masks = np.array(slices).reshape(-1, 3, 4)
     volume = saved(folder / "a.nii", np.where(masks.transpose(2, 1, 0), 200, 50).astype(np.uint8))
@@ -83,7 +83,7 @@ def test_a_mask_lies_on_the_voxels_that_it_was_made_of(tmp_path_factory: pytest.
     assert np.array_equal(np.asarray(found.dataobj), np.asarray(nibabel.load(volume).dataobj) > 100)
 
 
-def test_both_places_of_a_volume_are_kept(tmp_path: Path) -> None:
+def test_both_places_of_a_volume_are_kept(tmp_path):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
     other = np.diag([2.0, 2.0, 2.0, 1.0])
     image.set_qform(other, 1)
@@ -97,7 +97,7 @@ def test_both_places_of_a_volume_are_kept(tmp_path: Path) -> None:
     assert found.header.get_xyzt_units() == ("mm", "sec")
 
 
-def test_the_same_masks_are_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_masks_are_the_same_bytes(tmp_path):
     volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 1), np.uint8))
     masks = [np.eye(3, 4, dtype=bool)]
     assert nifti_of(masks, volume) == nifti_of(masks, volume)
@@ -112,7 +112,7 @@ def test_the_same_masks_are_the_same_bytes(tmp_path: Path) -> None:
         (np.full((2, 2, 1), np.nan, np.float32), r"found values that are no numbers"),
     ],
 )
-def test_what_is_no_volume_is_refused(tmp_path: Path, data: np.ndarray, told: str) -> None:
+def test_what_is_no_volume_is_refused(tmp_path, data, told):
     with pytest.raises(Refused, match=told):
         read_slices(saved(tmp_path / "a.nii.gz", data))
 
@@ -128,7 +128,7 @@ SHEARED = np.array([[0.0, 0.3, 0, 5], [-0.4, 0.4, 0.5, 6], [0, 0, 1.2, 7], [0, 0
         (SHEARED, 0.12, (0.5, 0.4, 1.3)),  # |(0, -0.4, 0) x (0.3, 0.4, 0)|, not 0.4 * 0.5
     ],
 )
-def test_sizes_are_those_of_the_affine(tmp_path: Path, affine: np.ndarray, area: float, voxel: tuple) -> None:
+def test_sizes_are_those_of_the_affine(tmp_path, affine, area, voxel):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), affine)
     image.header["pixdim"][1:4] = 1
     nibabel.save(image, tmp_path / "a.nii")
@@ -138,7 +138,7 @@ def test_sizes_are_those_of_the_affine(tmp_path: Path, affine: np.ndarray, area:
     assert found.spacing == pytest.approx(voxel[2])
 
 
-def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path: Path) -> None:
+def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), None)
     image.header.set_zooms((0.5, 0.25, 3))
     nibabel.save(image, tmp_path / "a.nii")
@@ -157,9 +157,7 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path: Path) -> None:
         (None, AFFINE, 5, "expected units and a qform that can be read"),
     ],
 )
-def test_a_header_that_does_not_say_where_its_volume_is_is_refused(
-    tmp_path: Path, qform: np.ndarray | None, sform: np.ndarray, unit: int, told: str
-) -> None:
+def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qform, sform, unit, told):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
     image.set_qform(qform, 0 if qform is None else 1)
     image.set_sform(np.nan_to_num(sform), 2)
@@ -171,7 +169,7 @@ def test_a_header_that_does_not_say_where_its_volume_is_is_refused(
         read_slices(tmp_path / "a.nii")
 
 
-def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path: Path) -> None:
+def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
     image.set_qform(AFFINE + 9 * np.eye(4, k=3), 1)
     nibabel.save(image, tmp_path / "a.nii")
@@ -180,7 +178,7 @@ def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path: Path
 
 @pytest.mark.parametrize("signs", itertools.product((1, -1), repeat=3))
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
-def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path: Path, order, signs) -> None:
+def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, order, signs):
     ras = np.arange(1, 25, dtype=np.uint8).reshape(4, 3, 2)
     data = np.flip(ras, [axis for axis, sign in enumerate(signs) if sign < 0]).transpose(order)
     affine = np.eye(4)
@@ -199,12 +197,12 @@ def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path: 
     assert np.array_equal(mask.affine, affine)
 
 
-def test_a_picture_has_no_axis_to_reorient(tmp_path: Path) -> None:
+def test_a_picture_has_no_axis_to_reorient(tmp_path):
     with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
         read_slices(saved(tmp_path / "a.nii", np.zeros((4, 3), np.uint8)), reorient=True)
 
 
-def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_path: Path) -> None:
+def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_path):
     names = {"b": AFFINE, "a": AFFINE, "c": AFFINE @ np.diag([-1, 1, 1, 1]), "d": AFFINE[:, [1, 2, 0, 3]]}
     for name, affine in names.items():
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), affine), tmp_path / f"{name}.nii")
@@ -216,7 +214,7 @@ def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_p
 
 
 @pytest.mark.parametrize(("slope", "inter"), [(1 / 255, 0), (3e-5, 0.0), (1 / 32767, 0.5)])
-def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path: Path, slope: float, inter: float) -> None:
+def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path, slope, inter):
     volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
     wanted = np.arange(24).reshape(4, 3, 2) % 3
     stored = np.rint((wanted - inter) / slope).astype(np.int32)
@@ -231,7 +229,7 @@ def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path: Pat
     assert np.array_equal(found, wanted.transpose(2, 1, 0))
 
 
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path):
     whole = saved(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 255, (64, 64, 8)).astype(np.uint8))
     (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "text.nii").write_text("no volume")
@@ -244,15 +242,13 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 class TestMaskSlices:
     @settings(deadline=None, max_examples=30)  # it writes files
     @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
-    def test_what_was_written_over_a_volume_is_read_again(
-        self, tmp_path_factory: pytest.TempPathFactory, slices
-    ) -> None:
+    def test_what_was_written_over_a_volume_is_read_again(self, tmp_path_factory, slices):
         folder = tmp_path_factory.mktemp("volume")
         masks = np.array(slices).reshape(-1, 3, 4)
         volume = saved(folder / "a.nii", np.zeros((4, 3, len(masks)), np.int16))
         assert np.array_equal(read_mask_slices(_written(folder, list(masks), volume), volume), masks)
 
-    def test_labels_are_chosen(self, tmp_path: Path) -> None:
+    def test_labels_are_chosen(self, tmp_path):
         data = np.arange(24).reshape(4, 3, 2) % 3
         volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
         mask = saved(tmp_path / "m.nii", data.astype(np.float32))  # whole numbers, as some programs store them
@@ -290,15 +286,13 @@ class TestMaskSlices:
             (np.full((4, 3, 2), 1.002, np.float32), AFFINE, "values such as 1.00199997; threshold it, or save it as"),
         ],
     )
-    def test_a_mask_of_another_grid_or_of_no_labels_is_refused(
-        self, tmp_path: Path, mask: np.ndarray, affine: np.ndarray, told: str
-    ) -> None:
+    def test_a_mask_of_another_grid_or_of_no_labels_is_refused(self, tmp_path, mask, affine, told):
         volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
         nibabel.save(nibabel.Nifti1Image(mask, affine), tmp_path / "m.nii")
         with pytest.raises(Refused, match=told):
             read_mask_slices(tmp_path / "m.nii", volume)
 
-    def test_a_tenth_of_a_voxel_is_rounding_and_more_is_not(self, tmp_path: Path) -> None:
+    def test_a_tenth_of_a_voxel_is_rounding_and_more_is_not(self, tmp_path):
         volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
         for name, apart in (("near", 0.024), ("far", 0.026)):  # the smallest side of a voxel is 0.25 mm
             moved = AFFINE + apart * np.eye(4, k=3)  # to the right

@@ -33,7 +33,7 @@ def square() -> np.ndarray:
 @pytest.mark.parametrize("kind", [kind for kind in WEAK if kind != "box"])
 @given(seed=st.integers(0, 999))
 @settings(max_examples=20, deadline=None)
-def test_what_is_labelled_is_what_the_mask_says(kind: str, classes: int, seed: int) -> None:
+def test_what_is_labelled_is_what_the_mask_says(kind, classes, seed):
     mask = (random(seed).random((16, 18)) < 0.3) * random(seed).integers(1, classes + 1, (16, 18), np.uint8)
     mask[3:9, 2:12] = 1
     label = weaken(mask, kind, random=random(seed))
@@ -52,7 +52,7 @@ def test_boxes_leave_out_no_class(seed: int) -> None:
     assert set(np.unique(weaken(mask, "box", random=random())).tolist()) >= {0, 1, 2, 3}
 
 
-def test_a_box_by_hand(square: np.ndarray) -> None:
+def test_a_box_by_hand(square):
     label = weaken(square, "box", random=random())
     expected = np.zeros_like(square)
     expected[6:14, 4:12] = IGNORE
@@ -60,7 +60,7 @@ def test_a_box_by_hand(square: np.ndarray) -> None:
     assert (label == expected).all()
 
 
-def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it() -> None:
+def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it():
     mask = np.zeros((8, 8), np.uint8)
     mask[:6, :6], mask[2:4, 2:4] = 2, 1
     label = weaken(mask, "box", random=random())
@@ -69,14 +69,14 @@ def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it() -> None:
     assert (label == expected).all()
 
 
-def test_points_of_each_class_are_as_many_as_asked_for(square: np.ndarray) -> None:
+def test_points_of_each_class_are_as_many_as_asked_for(square):
     mask = square.copy()
     mask[16:, 16:] = 2
     label = weaken(mask, "points", random=random(), points=3, width=1)
     assert [(label == value).sum() for value in (0, 1, 2)] == [3, 3, 3]
 
 
-def test_two_objects_have_two_boxes(square: np.ndarray) -> None:
+def test_two_objects_have_two_boxes(square):
     mask = square.copy()
     mask[16:20, 16:24] = 1
     label = weaken(mask, "box", random=random())
@@ -84,12 +84,12 @@ def test_two_objects_have_two_boxes(square: np.ndarray) -> None:
     assert label[15, 14] == 0
 
 
-def test_points_are_as_many_as_asked_for(square: np.ndarray) -> None:
+def test_points_are_as_many_as_asked_for(square):
     label = weaken(square, "points", random=random(), points=4, width=1)
     assert [(label == value).sum() for value in (1, 0)] == [4, 4]
 
 
-def test_a_scribble_of_a_bar_is_its_middle_line() -> None:
+def test_a_scribble_of_a_bar_is_its_middle_line():
     mask = np.zeros((15, 31), np.uint8)
     mask[5:10, 3:28] = 1
     label = weaken(mask, "scribble", random=random(), width=1)
@@ -98,27 +98,27 @@ def test_a_scribble_of_a_bar_is_its_middle_line() -> None:
     assert (label == 0).sum() > 20
 
 
-def test_a_block_is_the_mask_on_half_of_each_side(square: np.ndarray) -> None:
+def test_a_block_is_the_mask_on_half_of_each_side(square):
     label = weaken(square, "block", random=random(3))
     rows, columns = np.nonzero(label != IGNORE)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (10, 12)
 
 
-def test_the_same_seed_draws_the_same(square: np.ndarray) -> None:
+def test_the_same_seed_draws_the_same(square):
     drawn = [weaken(square, "points", random=random(seed)) for seed in (1, 1, 2)]
     assert (drawn[0] == drawn[1]).all()
     assert (drawn[0] != drawn[2]).any()
 
 
 @pytest.mark.parametrize("mask", [np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)])
-def test_a_mask_of_one_class_is_refused(mask: np.ndarray) -> None:
+def test_a_mask_of_one_class_is_refused(mask):
     with pytest.raises(
         Refused, match=r"mask: expected foreground and background, found one class alone; keep it as a mask"
     ):
         weaken(mask, "points", random=random())
 
 
-def test_numbers_out_of_range_are_told_together(square: np.ndarray) -> None:
+def test_numbers_out_of_range_are_told_together(square):
     with pytest.raises(
         Refused, match=r"(?s)points: expected 1 or more.*found 0.*width: expected an odd number of pixels, found 2"
     ):
@@ -131,7 +131,7 @@ def png(folder: Path, values: list[list[int]]) -> Path:
     return path
 
 
-def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_file_is_read_as_it_is(tmp_path):
     assert read_weak_label(png(tmp_path, [[0, 1], [255, 1]])).tolist() == [[0, 1], [255, 1]]
 
 
@@ -145,14 +145,12 @@ def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
         ([[0, 1, 3, 255]], 2, r"expected .*1 to 2 foreground.*found other values \(3\)"),
     ],
 )
-def test_a_file_that_says_too_little_is_refused(
-    tmp_path: Path, values: list[list[int]], classes: int, message: str
-) -> None:
+def test_a_file_that_says_too_little_is_refused(tmp_path, values, classes, message):
     with pytest.raises(Refused, match=message):
         read_weak_label(png(tmp_path, values), classes)
 
 
-def test_a_jpeg_is_refused(tmp_path: Path) -> None:
+def test_a_jpeg_is_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "label.jpg")
     with pytest.raises(Refused, match="expected 8-bit grey without loss"):
         decode_weak_label((tmp_path / "label.jpg").read_bytes(), "label.jpg")
@@ -165,7 +163,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataList]:
     return root, render_synthetic(root, sites=2, labelled=True, **counts)
 
 
-def test_only_training_images_of_the_named_sites_change(masks: tuple[Path, DataList]) -> None:
+def test_only_training_images_of_the_named_sites_change(masks):
     root, listed = masks
     first, second = sorted(listed.sites)
     drawn = weaken_list(listed, root, {first: "block"}, progress=False)
@@ -177,7 +175,7 @@ def test_only_training_images_of_the_named_sites_change(masks: tuple[Path, DataL
     assert check_datalist(drawn, root, progress=False) == []
 
 
-def test_other_numbers_of_points_are_other_files(masks: tuple[Path, DataList]) -> None:
+def test_other_numbers_of_points_are_other_files(masks):
     root, listed = masks
     kinds = dict.fromkeys(listed.sites, "points")
     few = weaken_list(listed, root, kinds, progress=False)
@@ -186,7 +184,7 @@ def test_other_numbers_of_points_are_other_files(masks: tuple[Path, DataList]) -
         assert check_datalist(few, root, progress=False) == check_datalist(many, root, progress=False) == []
 
 
-def test_a_list_keeps_its_kinds_and_refuses_others(masks: tuple[Path, DataList], tmp_path: Path) -> None:
+def test_a_list_keeps_its_kinds_and_refuses_others(masks, tmp_path):
     root, listed = masks
     drawn = weaken_list(listed, root, dict.fromkeys(listed.sites, "points"), progress=False)
     drawn.save(tmp_path / "list.json")
@@ -201,7 +199,7 @@ def test_a_list_keeps_its_kinds_and_refuses_others(masks: tuple[Path, DataList],
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_what_is_scored_has_masks_alone(masks: tuple[Path, DataList], tmp_path: Path, split: str) -> None:
+def test_what_is_scored_has_masks_alone(masks, tmp_path, split):
     masks[1].save(tmp_path / "list.json")
     content = json.loads((tmp_path / "list.json").read_text())
     content["sites"]["site-1"][split][0]["label_kind"] = "points"
@@ -211,14 +209,14 @@ def test_what_is_scored_has_masks_alone(masks: tuple[Path, DataList], tmp_path: 
         DataList.load(tmp_path / "list.json")
 
 
-def test_what_cannot_be_drawn_is_told_before_any_is(masks: tuple[Path, DataList]) -> None:
+def test_what_cannot_be_drawn_is_told_before_any_is(masks):
     root, listed = masks
     message = r"(?s)found the site 'site-9'.*--kind of site-1: expected one of .*found 'lines'"
     with pytest.raises(Refused, match=message):
         weaken_list(listed, root, {"site-9": "box", "site-1": "lines"}, progress=False)
 
 
-def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks: tuple[Path, DataList]) -> None:
+def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
     root, listed = masks
     first, second = sorted(listed.sites)
     mixed = weaken_list(listed, root, {first: "points"}, progress=False)
@@ -236,9 +234,7 @@ def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks: tuple[
     assert {item.label_kind for item in both.sites[second].unlabelled} == {"box"}
 
 
-def test_the_command_draws_a_kind_for_each_site(
-    masks: tuple[Path, DataList], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_draws_a_kind_for_each_site(masks, tmp_path, capsys):
     root, listed = masks
     listed.save(tmp_path / "list.json")
     arguments = ["--data-root", str(root), "--kind", "points", "--kind", "site-2=box"]
@@ -250,9 +246,7 @@ def test_the_command_draws_a_kind_for_each_site(
     assert "weak.json" in capsys.readouterr().out
 
 
-def test_two_kinds_for_one_site_are_refused(
-    masks: tuple[Path, DataList], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_kinds_for_one_site_are_refused(masks, tmp_path, capsys):
     root, listed = masks
     listed.save(tmp_path / "list.json")
     given = ["prepare", "weak", str(tmp_path / "list.json"), "--data-root", str(root)]

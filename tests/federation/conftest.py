@@ -30,6 +30,16 @@ def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished(small_federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one round, without a warm start; in a folder ``first``."""
+    from tests.federation.test_job import job
+
+    folder = tmp_path_factory.mktemp("finished") / "first"
+    job(small_federation, folder, rounds=1, warm_start_steps=0).run()
+    return folder
+
+
 @pytest.fixture
 def given(tmp_path, monkeypatch) -> SimpleNamespace:
     """Options of a run with a given adapter of a SAM that is a file; ``loaded`` has the hash of each that was taken."""

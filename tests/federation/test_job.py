@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ import pytest
 from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, Site, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.results import validate_results
-from tests.forking import start
 from tests.methods import needs, present
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
@@ -98,22 +95,15 @@ def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_ter
     small_federation, tmp_path
 ):
     term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
-    added = {"dp_only": {}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
+    added = {"dp_only": {"terms#consistency": term}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
     for variant, more in added.items():
         knobs = {"variant": variant, "train": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
         job(small_federation, tmp_path / variant, rounds=1, **knobs).run()
     assert len(list((tmp_path / "cache" / "warm_start").glob("*.safetensors"))) == 1
     rows = list(csv.DictReader((tmp_path / "no_sam" / "federation.csv").open()))
     assert all(float(row["term_consistency"]) > 0 for row in rows)
-
-
-@needs("mean_teacher")
-def test_no_term_takes_part_where_sites_have_the_public_set_alone(small_federation, tmp_path):
-    term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
-    knobs = {"variant": "dp_only", "train": {**CLIENT, "terms#consistency": term}}
-    job(small_federation, tmp_path / "run", rounds=1, **knobs).run()
-    rows = list(csv.DictReader((tmp_path / "run" / "federation.csv").open()))
-    assert {name for name in rows[0] if name.startswith("term_")} == {"term_supervised"}
+    (row, *_) = csv.DictReader((tmp_path / "dp_only" / "federation.csv").open())
+    assert {name for name in row if name.startswith("term_")} == {"term_supervised"}, "sites have the public set alone"
 
 
 def test_the_oracle_reads_the_labels_that_the_list_has(small_federation, tmp_path):
@@ -150,27 +140,6 @@ def test_a_missing_checkpoint_is_refused_before_any_work(small_federation, tmp_p
     with pytest.raises(Refused, match=r"samfed weights mobile_sam"):
         job(small_federation, tmp_path / "run", variant="samfed").run()
     assert not (tmp_path / "run" / "rounds").exists()
-
-
-def _three_rounds(federation: Path, output: Path) -> None:
-    job(federation, output, rounds=3).run()
-
-
-@pytest.mark.slow
-def test_fault_48_a_killed_job_typed_again_ends_in_the_same_bits(small_federation, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    _three_rounds(small_federation, whole)
-    shutil.copytree(whole / "cache", killed / "cache")
-    process = start(_three_rounds, small_federation, killed)
-    deadline = time.monotonic() + 120
-    while not (killed / "rounds" / "000").is_dir() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.kill()
-    process.join()
-    assert not (killed / "results.json").exists()
-    _three_rounds(small_federation, killed)
-    last = Path("rounds") / "002" / "global.safetensors"
-    assert sha256_file(killed / last) == sha256_file(whole / last)
 
 
 @pytest.mark.slow

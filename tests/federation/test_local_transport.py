@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.federation import LocalTransport, Progress
-from samfed_monai.protocol import Failure, Kind, Message, MessageRefused, Task, to_bytes
+from samfed_monai.protocol import Failure, Kind, Message, Task, to_bytes
 from tests.federation.toys import QUIET, FixedClient, RogueClient, toy_algo, toy_weights, weights
 
 
@@ -111,7 +111,3 @@ def test_progress_shows_rounds_sites_and_iterations(capsys):
 def test_progress_is_quiet_without_a_terminal(capsys):
     LocalTransport({"a": FixedClient("a")}).send_and_receive(Task.TRAIN, messages("a"))
     assert capsys.readouterr().err == ""
-
-
-def test_message_refused_is_a_refusal():
-    assert issubclass(MessageRefused, ValueError)

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.core.device import device_name
-from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, UNLIKE, job
@@ -18,7 +16,6 @@ from tests.federation.test_wired_jobs import at_server
 from tests.federation.wired import Homes
 from tests.methods import present
 
-VARIANTS = present("apple", "ditto", "fedala")
 WIRED = present("no_sam", "hssf", "apple", "ditto", "fedala", "fedicra", "fedbn", "fedper", "fedrep", "fedprox")
 SMALL = {**CLIENT, "local_steps": 1}
 SIZES: dict[str, dict[str, Any]] = {
@@ -35,18 +32,12 @@ SIZES: dict[str, dict[str, Any]] = {
 #: A part of the network that no message has.
 KEPT = {"fedbn": ".adn.N.", "fedper": "final_conv.", "fedrep": "final_conv."}
 #: What a site's state has beside it.
-STATE = {"apple": "sharing.shares", "ditto": "network.", "fedicra": "sharing."}
+STATE = {"apple": "sharing.shares", "ditto": "network.", "fedicra": "sharing.", "hssf": "network."}
 
 
 def options(variant: str) -> dict[str, Any]:
     client = {**SMALL, **SIZES.get(variant, {})}
     return {"variant": variant, "train": client, "rounds": 2, "privacy": {"least_images": 1}}
-
-
-@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_both_bundles_take_it(bundle, variant):
-    assert check_bundle(find_bundle(bundle), "train", variant=variant, ready=False) == []
 
 
 @pytest.mark.parametrize("variant", [*WIRED[:1], *(pytest.param(v, marks=pytest.mark.slow) for v in WIRED[1:])])
@@ -92,25 +83,3 @@ def assert_kept(folder: Path, part: str) -> None:
         assert [name for name in wanted if not torch.equal(state[name], wanted[name])] == []
         assert any(part in name for name in state), sorted(state)
     assert not [name for name in safe_load(folder / "apart/rounds/001/global.safetensors") if part in name]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS[:1])
-def test_it_runs_on_the_polyp_bundle(three_sites, tmp_path, variant):
-    results = job(three_sites, tmp_path / "run", bundle_root=find_bundle("samfed_polyp"), **options(variant)).run()
-    assert validate_results(results) == []
-    assert results["skipped"] == []
-    assert set(results["sites"]) == {"site-1", "site-2"}
-
-
-def test_sites_with_unlike_networks_are_refused_before_anything_is_computed(three_sites, tmp_path):
-    sites = {"site-1": {"network": "basic_unet"}, "site-2": {"network": "flexible_unet_resnet18"}}
-    with pytest.raises(Refused, match=r"expected one network at all sites: FedAvg averages weights, found .*site-2"):
-        job(three_sites, tmp_path / "run", sites=sites, **options(present("ditto", "fedala")[0])).run()
-
-
-def test_noise_is_refused_where_sites_keep_their_networks(three_sites, tmp_path):
-    noise = {"clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-5}
-    privacy = {"least_images": 1, "differential_privacy": noise}
-    with pytest.raises(Refused, match="found weights of networks that sites keep; choose a variant"):
-        job(three_sites, tmp_path / "run", **{**options(VARIANTS[0]), "privacy": privacy}).run()

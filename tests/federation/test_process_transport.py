@@ -95,7 +95,7 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_of_them(small_federation, tmp_path):
-    folder, rounds = tmp_path / "run", 8
+    folder, rounds = tmp_path / "run", 5
     process = start(run_with_workers, small_federation, folder, rounds, errors=tmp_path / "errors")
     wait_for(folder / "rounds/000/round.json", process)
     children = children_of(process.pid)
@@ -167,8 +167,8 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
 def test_a_deadline_ends_what_is_still_at_work(running):
     _, _, transport, weights = running
     os.kill(transport._pipes.processes[0].child.pid, signal.SIGSTOP)
-    replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=10.0)
-    assert replies["site-1"] == Failure("site-1", "no answer within 10 s")
+    replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=5.0)
+    assert replies["site-1"] == Failure("site-1", "no answer within 5 s")
     assert isinstance(replies["site-2"], Message)
 
 

@@ -55,25 +55,19 @@ def change(bundle, name, **keys):
     path.write_text(json.dumps({**CONFIGS[name], **keys}, indent=4), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["federate", "train", "teacher", "variants/mine"])
-def test_a_change_of_what_the_run_reads_ends_its_seal(bundle, name):
+@pytest.mark.parametrize(
+    ("name", "key", "read"),
+    [
+        *((name, "more", True) for name in ("federate", "train", "teacher", "variants/mine")),
+        *((name, "more", False) for name in ("evaluate", "metadata", "variants/other")),
+        ("variants/mine", "_note", False),
+    ],
+)
+def test_a_change_of_what_the_run_reads_ends_its_seal_and_notes_and_white_space_do_not(bundle, name, key, read):
     run = done(bundle)
     assert run.is_done()
-    change(bundle, name, more=1)
-    assert not run.is_done()
-
-
-@pytest.mark.parametrize("name", ["evaluate", "metadata", "variants/other"])
-def test_a_change_of_what_it_does_not_read_does_not(bundle, name):
-    run = done(bundle)
-    change(bundle, name, more=1)
-    assert run.is_done()
-
-
-def test_notes_and_white_space_do_not_count(bundle):
-    run = done(bundle)
-    change(bundle, "variants/mine", _note="said better")
-    assert run.is_done()
+    change(bundle, name, **{key: "said better"})
+    assert run.is_done() is not read
 
 
 def test_a_run_without_teacher_does_not_read_the_teacher_s_file(bundle):

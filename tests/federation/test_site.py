@@ -144,6 +144,13 @@ def test_a_check_that_failed_stands_until_one_passes(node):
     assert here.answer(Task.PREPARE, message()).n == images > 0, "the number that its updates will say"
 
 
+def test_without_the_part_that_it_keeps_a_site_neither_trains_nor_evaluates(node):
+    here = node(replace(ALIKE, train={**CLIENT, "personal": ["final_conv.*"]}))
+    for task in (Task.TRAIN, Task.EVALUATE):
+        with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):
+            here.answer(task, message())
+
+
 def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
     here = node(OWN)
     with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):

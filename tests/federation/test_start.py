@@ -21,14 +21,6 @@ from tests.federation.test_job import CLIENT, job
 from tests.methods import present
 
 
-@pytest.fixture(scope="module")
-def finished(small_federation, tmp_path_factory) -> Path:
-    """A run of one round, without a warm start."""
-    folder = tmp_path_factory.mktemp("start") / "first"
-    job(small_federation, folder, rounds=1, warm_start_steps=0).run()
-    return folder
-
-
 def model_of(folder: Path, round: int) -> dict[str, torch.Tensor]:
     return safe_load(folder / "rounds" / f"{round:03d}" / "global.safetensors")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,6 @@ from tests.federation.test_wired_jobs import at_server
 from tests.federation.wired import Homes
 
 SMALL = {"size": 64, "views": 4}
-
-
-@pytest.fixture(scope="module")
-def first(small_federation, tmp_path_factory) -> Path:
-    """A finished run of one round."""
-    folder = tmp_path_factory.mktemp("generations") / "first"
-    job(small_federation, folder, rounds=1, warm_start_steps=0).run()
-    return folder
 
 
 def second(federation: Path, output: Path, source: Path | str, **options: Any):
@@ -65,17 +56,17 @@ def test_a_mask_is_the_mean_over_views_and_covers_the_image_as_a_teachers_does(v
     assert teacher.sha256 == canonical_hash({"student": "a" * 64, "size": 32, "views": views}) != other.sha256
 
 
-def test_the_network_sees_images_as_in_training_and_is_not_trained(small_federation, first, tmp_path):
-    run = Run((made := second(small_federation, tmp_path / "b", first)).plan, made.places)
+def test_the_network_sees_images_as_in_training_and_is_not_trained(small_federation, finished, tmp_path):
+    run = Run((made := second(small_federation, tmp_path / "b", finished)).plan, made.places)
     teacher = StudentTeacher.load(run.teacher.kept(run.student), run.participants.config, run.teacher)
     assert (teacher.image_size, teacher.size, teacher.views) == (32, 64, 4)
     assert not any(each.requires_grad for each in teacher.parameters())
-    kept = safe_load(first / "rounds" / "000" / "global.safetensors")
+    kept = safe_load(finished / "rounds" / "000" / "global.safetensors")
     assert equal(kept, teacher.network.state_dict())
 
 
-def test_sites_store_its_masks_and_learn_from_them_without_sam(small_federation, first, tmp_path):
-    made = second(small_federation, tmp_path / "b", first)
+def test_sites_store_its_masks_and_learn_from_them_without_sam(small_federation, finished, tmp_path):
+    made = second(small_federation, tmp_path / "b", finished)
     run = Run(made.plan, made.places)
     teacher = StudentTeacher.load(run.teacher.kept(run.student), run.participants.config, run.teacher)
     results = made.run()
@@ -97,11 +88,11 @@ def test_sites_store_its_masks_and_learn_from_them_without_sam(small_federation,
         second(small_federation, tmp_path / "b", tmp_path / "b").run()
 
 
-def test_over_the_wire_sites_make_the_same_masks_and_the_model_has_the_same_bits(three_sites, first, tmp_path):
+def test_over_the_wire_sites_make_the_same_masks_and_the_model_has_the_same_bits(three_sites, finished, tmp_path):
     options: dict[str, Any] = {"unseen": ["site-3"]}
-    here = second(three_sites, tmp_path / "here", first, **options).run()
+    here = second(three_sites, tmp_path / "here", finished, **options).run()
     homes = Homes(three_sites, tmp_path)
-    settings = {"rounds": 1, "warm_start_steps": 0, "variant": "samfed", "teacher": SMALL, "masks_from": str(first)}
+    settings = {"rounds": 1, "warm_start_steps": 0, "variant": "samfed", "teacher": SMALL, "masks_from": str(finished)}
     there = at_server(three_sites, homes, tmp_path / "server" / "run", **settings).run(homes)
     assert there["hashes"]["teacher"] == here["hashes"]["teacher"]
     assert there["hashes"]["model_best"] == here["hashes"]["model_best"]
@@ -109,8 +100,10 @@ def test_over_the_wire_sites_make_the_same_masks_and_the_model_has_the_same_bits
     assert ("prepare", "site-1") in homes.asked
 
 
-def test_a_network_of_another_kind_can_make_the_masks(small_federation, first, tmp_path):
-    made = second(small_federation, tmp_path / "b", first, train={**CLIENT, "network_name": "flexible_unet_resnet18"})
+def test_a_network_of_another_kind_can_make_the_masks(small_federation, finished, tmp_path):
+    made = second(
+        small_federation, tmp_path / "b", finished, train={**CLIENT, "network_name": "flexible_unet_resnet18"}
+    )
     run = Run(made.plan, made.places)
     teacher = StudentTeacher.load(run.teacher.kept(run.student), run.participants.config, run.teacher)
     assert type(teacher.network).__name__ == "BasicUNet"
@@ -123,17 +116,10 @@ def test_a_network_of_another_kind_can_make_the_masks(small_federation, first, t
         ({"variant": "no_sam"}, r"masks_from: expected null: this variant learns from no soft masks"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_any_work(small_federation, first, tmp_path, options, found):
+def test_what_does_not_fit_is_refused_before_any_work(small_federation, finished, tmp_path, options, found):
     with pytest.raises(Refused, match=found):
-        second(small_federation, tmp_path / "b", first, **options).run()
+        second(small_federation, tmp_path / "b", finished, **options).run()
     assert not (tmp_path / "b").exists()
-
-
-def test_a_run_that_did_not_finish_makes_no_masks(small_federation, first, tmp_path):
-    shutil.copytree(first, tmp_path / "unfinished")
-    (tmp_path / "unfinished" / "results.json").unlink()
-    with pytest.raises(Refused, match=r"unfinished: expected a finished run, found no results.json in it"):
-        second(small_federation, tmp_path / "b", tmp_path / "unfinished").run()
 
 
 @pytest.mark.parametrize(
@@ -150,14 +136,14 @@ def test_a_run_that_did_not_finish_makes_no_masks(small_federation, first, tmp_p
         ),
     ],
 )
-def test_a_file_of_another_kind_makes_no_masks(small_federation, first, tmp_path, header, found):
-    save_tensors(tmp_path / "other.safetensors", safe_load(first / "rounds" / "000" / "global.safetensors"), header)
+def test_a_file_of_another_kind_makes_no_masks(small_federation, finished, tmp_path, header, found):
+    save_tensors(tmp_path / "other.safetensors", safe_load(finished / "rounds" / "000" / "global.safetensors"), header)
     with pytest.raises(Refused, match=found):
         second(small_federation, tmp_path / "b", tmp_path / "other.safetensors").run()
 
 
-def test_a_file_that_does_not_say_how_it_is_used_is_of_the_runs_own_network(small_federation, first, tmp_path):
-    weights = safe_load(first / "rounds" / "000" / "global.safetensors")
+def test_a_file_that_does_not_say_how_it_is_used_is_of_the_runs_own_network(small_federation, finished, tmp_path):
+    weights = safe_load(finished / "rounds" / "000" / "global.safetensors")
     save_tensors(tmp_path / "plain.safetensors", weights)
     run = Run((made := second(small_federation, tmp_path / "b", tmp_path / "plain.safetensors")).plan, made.places)
     sent = run.teacher.kept(packed(tmp_path / "plain.safetensors", run.participants))
@@ -165,12 +151,12 @@ def test_a_file_that_does_not_say_how_it_is_used_is_of_the_runs_own_network(smal
     assert equal(safe_load(sent), weights)
 
 
-def test_a_site_refuses_a_network_that_is_none(three_sites, first, tmp_path):
+def test_a_site_refuses_a_network_that_is_none(three_sites, finished, tmp_path):
     homes = Homes(three_sites, tmp_path)
     made = at_server(three_sites, homes, tmp_path / "server" / "run", variant="samfed", teacher=SMALL)
     run = Run(made.plan, made.places)
     site = homes.node("site-1", run.participants.settled(made.plan)).teacher
-    content = packed(first, run.participants)
+    content = packed(finished, run.participants)
     for bad, found in ((b"noise", "a file without network_name and image_size"), (content[:-9], "")):
         message = sent(bad)
         with pytest.raises(MessageRefused, match=found):
@@ -200,6 +186,9 @@ def test_each_generation_takes_its_masks_from_the_one_before(tmp_path):
     ("given", "generations", "found"),
     [
         ({}, 0, "--generations: expected a number of runs >= 1, found 0"),
+        ({"variant": "local_only", "teacher_adapt": "lora"}, 2, "--generations: .*, found no network at the server"),
+        ({"personal": ["<norm>"]}, 2, "--generations: .*, found sites that keep a part of the network"),
+        ({"network_name": "sam_vit_t"}, 2, "--generations: .*, found sam_vit_t, on SAM's frozen weights"),
         ({"variant": "dp_only"}, 2, "masks_from: expected null: this variant learns from no soft masks"),
     ],
 )

@@ -18,7 +18,7 @@ from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation.run import Run
 from samfed_monai.federation.wire_transport import Request
 from samfed_monai.flare.controller import run_server
-from samfed_monai.flare.executor import WORKER, Trainer
+from samfed_monai.flare.executor import Trainer
 from samfed_monai.flare.job import Planned, export_job, planned
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import VARIABLE, read_site_file
@@ -49,14 +49,13 @@ class Carrier:
         return None
 
 
-def run_carried(run: Planned, output: Path, folder: Path, *, worker: str = WORKER) -> None:
+def run_carried(run: Planned, output: Path, folder: Path) -> None:
     """Runs what was planned, with a real process for each site, forked from one that has torch.
 
     Args:
         run: the plan and the places of this machine.
         output: the run's folder.
         folder: of the job and the site files.
-        worker: module of the processes that train.
     """
     assert run.datalist is not None
     files = write_site_files(folder / "files", run.datalist, run.places, run.sites, threads=1)
@@ -64,7 +63,7 @@ def run_carried(run: Planned, output: Path, folder: Path, *, worker: str = WORKE
     with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:
         fork_workers(patch)
         patch.setenv(VARIABLE, str(files))
-        sites = {site: Trainer(site, read_site_file(app, site), app, worker=worker) for site in run.sites}
+        sites = {site: Trainer(site, read_site_file(app, site), app) for site in run.sites}
         for site in sites.values():
             clients.enter_context(closing(site))
         run_server(output, kit=folder, job_config=app / "config", post=Carrier(sites), opened=lambda transport: None)
@@ -88,20 +87,19 @@ def run_here(
     return run
 
 
-def in_both(folder: Path, output: Path, options: Mapping[str, Any], *, worker: str = WORKER) -> tuple[Path, Path]:
+def in_both(folder: Path, output: Path, options: Mapping[str, Any]) -> tuple[Path, Path]:
     """A run of the skin bundle in one process and one that is carried; the models of all rounds have the same bits.
 
     Args:
         folder, options: as for :func:`run_here`.
         output: gets a folder for each run.
-        worker: module of the processes that train.
 
     Returns:
         The two runs' folders; in the second, ``cache/sites`` has what each site keeps.
     """
     local, carried = output / "local", output / "carried"
     run = run_here(folder, local, carried, options)
-    run_carried(run, carried, output, worker=worker)
+    run_carried(run, carried, output)
     assert [int(name) for name in hashes(local)] == list(range(run.plan.rounds))
     assert hashes(local) == hashes(carried)
     return local, carried

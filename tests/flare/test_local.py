@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 import time
 
@@ -17,7 +19,7 @@ from samfed_monai.flare.local import SERVER, Poc, Processes
 @pytest.mark.parametrize(
     ("asked", "raised"), [(None, None), (KeyboardInterrupt(), KeyboardInterrupt), (Terminated("SIGTERM"), Stopped)]
 )
-def test_a_mark_ends_processes_that_left_their_group(tmp_path, asked, raised):
+def test_fault_53_a_mark_ends_processes_that_left_their_group(tmp_path, asked, raised):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
     code = f"import subprocess, sys, time; {child}; time.sleep(60)"
     with pytest.raises(raised) if raised else contextlib.nullcontext(), Processes() as processes:
@@ -29,6 +31,15 @@ def test_a_mark_ends_processes_that_left_their_group(tmp_path, asked, raised):
         if asked:
             raise asked
     assert processes.marked() == []
+
+
+def test_fault_53_a_command_that_is_asked_to_end_says_how_to_go_on():
+    with (
+        pytest.raises(Stopped, match=r"asked to end \(SIGTERM\)(.|\n)*type the same command again") as stopped,
+        Processes(),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.exit_code == 3
 
 
 def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):

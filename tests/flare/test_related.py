@@ -15,16 +15,17 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation.run import Run
-from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
+from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from tests.federation.wired import Homes
 from tests.flare.carried import hashes, run_here
-from tests.flare.test_personal import SITES, SMALL
-from tests.flare.tiny_sam import encoder
+from tests.flare.test_equality import OPTIONS
 from tests.methods import present
 from tests.polyps import few_polyps
 
 pytestmark = pytest.mark.slow
 
+SITES = ("site-1", "site-2")
+SMALL = {**OPTIONS, "rounds": 2, "local_steps": 1, "warm_start_steps": 1, "privacy#least_images": 1}
 SURE = {"agreement#tau": 0.5}
 REFINED = {
     "network_def#feature_groups": [],
@@ -62,7 +63,8 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of weights in which ViT-B is a small SAM, here as in the processes that train."""
     folder = tmp_path_factory.mktemp("weights")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SAM_BUILDERS._entries, "vit_b", encoder)
+        small = {"width": 16, "depth": 2, "heads": 2, "global_blocks": (1,)}
+        patch.setitem(SAM_BUILDERS._entries, "vit_b", lambda size: vit_encoder(size, **small))
         patch.setenv("SAMFED_WEIGHTS", str(folder))
         with torch.random.fork_rng():
             torch.manual_seed(0)

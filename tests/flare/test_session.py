@@ -51,24 +51,7 @@ def test_another_kit_than_an_admins_is_refused_by_what_it_is(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_that_cannot_be_reached_is_named_with_what_to_do(tmp_path):
-    from samfed_monai.flare.local import Poc
-
-    places = tmp_path / "sites"
-    for name in ("server", "site-1"):
-        write_json(places / f"{name}.json", {})
-    poc = Poc(tmp_path / "poc", ["site-1"], port=1)
-    poc.provision(places)
-    assert admin_of(poc.admin) == "admin@samfed.local"
-    with (
-        pytest.raises(Stopped, match=r"localhost:1 cannot be reached(.|\n)*start the server"),
-        open_session(poc.admin, timeout=3),
-    ):
-        pass
-
-
-@pytest.mark.slow
-def test_a_kit_of_another_provisioning_is_told_from_a_server_that_is_not_there(tmp_path):
+def test_a_kit_of_another_provisioning_and_a_server_that_is_not_there_are_told_apart(tmp_path):
     import socket
     import ssl
 
@@ -77,13 +60,15 @@ def test_a_kit_of_another_provisioning_is_told_from_a_server_that_is_not_there(t
     for name in ("server", "site-1"):
         write_json(tmp_path / "sites" / f"{name}.json", {})
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        ours, other = (Poc(tmp_path / name, ["site-1"], port=listening.getsockname()[1]) for name in ("ours", "other"))
+        port = listening.getsockname()[1]
+        ours, other = (Poc(tmp_path / name, ["site-1"], port=port) for name in ("ours", "other"))
         for system in (ours, other):
             system.provision(tmp_path / "sites")
         startup = ours.kits / SERVER / "startup"
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(startup / "server.crt", startup / "server.key")
         threading.Thread(target=_handshakes, args=(listening, context), daemon=True).start()
+        assert admin_of(ours.admin) == "admin@samfed.local"
         assert accepts_certificate(ours.admin) is True
         with (
             pytest.raises(Refused, match=r"expected a user of this project.*a start-up kit of the same provisioning"),
@@ -92,6 +77,9 @@ def test_a_kit_of_another_provisioning_is_told_from_a_server_that_is_not_there(t
             pass
         listening.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept() would keep the port open
     assert accepts_certificate(ours.admin) is None
+    match = rf"localhost:{port} cannot be reached(.|\n)*start the server"
+    with pytest.raises(Stopped, match=match), open_session(ours.admin, timeout=3):
+        pass
 
 
 def _handshakes(listening: Any, context: Any) -> None:

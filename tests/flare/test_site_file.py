@@ -126,25 +126,18 @@ def test_relative_paths_start_at_the_file_and_not_at_the_folder_of_the_job(tmp_p
     assert read_site_file(app, "site-1").datalist.resolve() == local / "list.json"
 
 
-def test_an_adapter_of_the_command_line_is_the_servers_alone(two_sites, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    listed = DataList.load(two_sites / "list.json")
-    places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", adapter="own.safetensors")
-    written = write_site_files(tmp_path / "files", listed, places, ("site-1",))
-    monkeypatch.setenv("SAMFED_SITE", str(written))
-    assert read_site_file("/").adapter == tmp_path / "own.safetensors"
-    assert read_site_file("/", "site-1").adapter is None
-
-
 @pytest.mark.parametrize("given", ["samfed_skin", "runs/first"])
-def test_a_start_of_the_command_line_is_the_servers_alone(two_sites, tmp_path, monkeypatch, given):
+def test_a_start_and_an_adapter_of_the_command_line_are_the_servers_alone(two_sites, tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     listed = DataList.load(two_sites / "list.json")
-    places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", start_from=given)
+    models = {"start_from": given, "adapter": "own.safetensors"}
+    places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", **models)
     monkeypatch.setenv("SAMFED_SITE", str(write_site_files(tmp_path / "files", listed, places, ("site-1",))))
     expected = given if given == "samfed_skin" else str(tmp_path / given)
     assert read_site_file("/").start_from == expected
-    assert read_site_file("/", "site-1").start_from is None
+    assert read_site_file("/").adapter == tmp_path / "own.safetensors"
+    site = read_site_file("/", "site-1")
+    assert site.start_from is site.adapter is None
     write_json(
         tmp_path / "files" / "server.json", read_json(tmp_path / "files" / "server.json") | {"start_from": given}
     )

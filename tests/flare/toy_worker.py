@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,34 +55,35 @@ class Stepper:
 
 
 class ToyNode(Stepper):
-    """Fails once, after it has trained.
+    """Fails in some rounds, once in each, after it has trained.
 
     Args:
         site: its name.
-        fault: ``round``, ``what`` and, of a ``sleep``, ``seconds``.
+        faults: of each ``round``, ``what`` and, of a ``sleep``, ``seconds``.
         state: folder in which it notes that it has failed.
     """
 
-    def __init__(self, site: str, fault: Mapping[str, Any], state: Path) -> None:
+    def __init__(self, site: str, faults: Sequence[Mapping[str, Any]], state: Path) -> None:
         super().__init__(site)
-        self.fault, self.once = fault, state / "fault-done"
+        self.faults, self.state = {fault["round"]: fault for fault in faults}, state
 
     def answer(self, task: Task, message: Message) -> Message:
         answer = super().answer(task, message)
-        if task == Task.TRAIN and message.round == self.fault.get("round") and not self.once.exists():
-            self.once.touch()
-            if self.fault["what"] == "kill":
+        fault, once = self.faults.get(message.round), self.state / f"fault-of-{message.round}"
+        if task == Task.TRAIN and fault is not None and not once.exists():
+            once.touch()
+            if fault["what"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if self.fault["what"] == "sleep":
-                time.sleep(self.fault["seconds"])
-            if self.fault["what"] == "memory":
+            if fault["what"] == "sleep":
+                time.sleep(fault["seconds"])
+            if fault["what"] == "memory":
                 bytearray(8 * 1024**3)
         return answer
 
 
 def make(settings: dict[str, Any], files: Any) -> ToyNode:
-    fault = read_json(settings["plan"]).get("faults", {}).get(settings["site"], {})
-    return ToyNode(settings["site"], fault, Path(settings["state"]))
+    faults = read_json(settings["plan"]).get("faults", {}).get(settings["site"], [])
+    return ToyNode(settings["site"], faults, Path(settings["state"]))
 
 
 if __name__ == "__main__":

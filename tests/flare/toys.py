@@ -18,6 +18,19 @@ from tests.flare.executors import ToyExecutor
 REPO = Path(__file__).parents[2]
 
 
+class Hurried(FedAvg):
+    """Averages; a round from ``first`` on has ``seconds``: by then all processes run, and none is waited for longer."""
+
+    controller: RoundController
+    first: int
+    seconds: float
+
+    def configure(self, round: int) -> dict[str, Message]:
+        if round >= self.first:
+            self.controller.timeout = self.seconds
+        return super().configure(round)
+
+
 class ToyController(FederationController):
     """Rounds of FedAvg over the toy bundle, with the clients of ``tests.flare.toy_worker``."""
 
@@ -26,9 +39,10 @@ class ToyController(FederationController):
         clients = tuple(sorted(client.name for client in self.engine.get_clients()))
         self.transport = WireTransport(self.make_post(), clients, run=plan["run"], progress=QUIET, notice=1.0)
         with RunFolder(folder).open({"rounds": plan["rounds"]}, seeds={"seed": 0}) as run:
-            strategy = FedAvg()
+            strategy = Hurried()
             strategy.attach(Server(self.transport.sites, plan["rounds"], weights=weights()))
-            RoundController(
+            strategy.first, strategy.seconds = plan.get("deadline", (plan["rounds"], None))
+            strategy.controller = RoundController(
                 transport=self.transport,
                 strategy=strategy,
                 folder=run,
@@ -36,8 +50,8 @@ class ToyController(FederationController):
                 progress=QUIET,
                 quorum=plan.get("quorum"),
                 allow_single_site=plan.get("allow_single_site", False),
-                timeout=plan.get("timeout"),
-            ).run()
+            )
+            strategy.controller.run()
 
 
 def toy_job(folder: Path, run_name: str = "toy", **plan: Any) -> Path:

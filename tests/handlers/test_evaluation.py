@@ -145,14 +145,6 @@ def test_an_image_without_a_label_is_refused():
         ScoreHandler()(engine)
 
 
-def test_two_channels_are_refused():
-    engine = Engine(lambda engine, batch: None)
-    engine.state.batch = {"id": ["a"]}
-    engine.state.output = [{"pred": torch.zeros(2, 4, 4), "label": torch.zeros(1, 4, 4)}]
-    with pytest.raises(Refused, match=r"pred: expected one channel \(1, H, W\), found shape \(2, 4, 4\)"):
-        ScoreHandler()(engine)
-
-
 def test_the_threshold_is_a_probability():
     with pytest.raises(Refused, match=r"ScoreHandler#threshold: expected a number in \(0, 1\), found 1.5"):
         ScoreHandler(threshold=1.5)

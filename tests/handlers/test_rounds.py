@@ -46,41 +46,6 @@ def test_the_client_says_which_round_it_is() -> None:
     assert round_of(engine) == (2, 15)
 
 
-def test_events_of_a_trainer_that_is_run_again_as_monai_fl_does() -> None:
-    trainer = toy_trainer([], steps=2)
-    seen: list[str] = []
-    for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
-        trainer.add_event_handler(event, lambda engine, name=event.name: seen.append(name))
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(str(engine.state.iteration)))
-    for number in range(2):
-        next_round(trainer, number, 2)
-    once = ["STARTED", "EPOCH_STARTED", "{}", "{}", "EPOCH_COMPLETED", "COMPLETED"]
-    assert seen == [name.format(i) for i, name in zip((0, 0, 1, 2, 0, 0), once, strict=True)] + [
-        name.format(i) for i, name in zip((0, 0, 3, 4, 0, 0), once, strict=True)
-    ]
-
-
-def test_the_labelled_loader_starts_over_in_every_run() -> None:
-    trainer = toy_trainer([], steps=1)
-    firsts = []
-    trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: firsts.append(engine.state.batch["label"].sum()))
-    drawn: list[list[int]] = []
-    sampler, plain = trainer.data_loader.sampler, type(trainer.data_loader.sampler).__iter__
-
-    class Watched(type(sampler)):  # type: ignore[misc]
-        def __iter__(self):
-            drawn.append([])
-            for index in plain(self):
-                drawn[-1].append(index)
-                yield index
-
-    sampler.__class__ = Watched
-    for number in range(2):
-        next_round(trainer, number, 2)
-    assert len(drawn) == 2
-    assert drawn[0][:4] == drawn[1][:4]  # the same seed replays the same order from its beginning
-
-
 @pytest.mark.parametrize(
     ("local_steps", "unlabelled", "steps"),
     [(None, 17, 3), (None, 16, 2), (None, 1, 1), (5, 17, 5), (None, 0, 2)],  # without unlabelled images: public ones

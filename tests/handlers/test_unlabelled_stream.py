@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines.utils import IterationEvents
 
@@ -70,22 +69,6 @@ def test_the_strong_view_is_run_in_train_mode() -> None:
     network = toy_network()
     guidance_of_one_step(UnlabelledStream(loader=toy_loader()), network=network)
     assert network[1].num_batches_tracked == 2  # type: ignore[index]  # labelled batch and strong view
-
-
-def test_the_stream_starts_over_at_every_round() -> None:
-    stream, seen = UnlabelledStream(loader=toy_loader(keys=("image", "label"))), []
-    trainer = toy_trainer([stream], steps=2)
-    order: list[int] = []
-    dataset = stream.loader.dataset  # type: ignore[attr-defined]
-    original = type(dataset).__getitem__
-    dataset.__class__ = type(
-        "Watched", (type(dataset),), {"__getitem__": lambda self, i: (order.append(i), original(self, i))[1]}
-    )
-    trainer.add_event_handler(Events.COMPLETED, lambda engine: (seen.append(list(order)), order.clear()))
-    for number in range(2):
-        next_round(trainer, number, 2)
-    assert seen[0] == seen[1]
-    assert len(seen[0]) == 8
 
 
 def test_a_loader_that_ends_starts_over() -> None:

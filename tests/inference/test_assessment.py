@@ -19,12 +19,12 @@ CALIBRATION = Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)
 """0.8 of the estimate; the bound is the estimate less half of what is missing to 1.05."""
 
 
-def assessed(quality: Quality, threshold: float = 0.5) -> Assessment:
-    """Of one image (3, 1, 4), all of 0.5, with the probabilities :data:`CHANCES`."""
-    chances = torch.from_numpy(CHANCES)[None]
+def assessed(quality: Quality, threshold: float = 0.5, *, chances: np.ndarray = CHANCES, **options: bool) -> Assessment:
+    """Of one image (3, 1, 4), all of 0.5, with these probabilities."""
+    chances = torch.from_numpy(chances)[None]
     batch = [{"id": "a", "image": torch.full((3, 1, 4), 0.5)}]
     output = [{"pred": (chances > threshold).float(), "probability": chances}]
-    assessor = Assessor(quality, threshold=threshold, doubtful_below=0.65)
+    assessor = Assessor(quality, threshold=threshold, doubtful_below=0.65, **options)
     assessor(SimpleNamespace(state=SimpleNamespace(batch=batch, output=output)))
     return assessor.found["a"]
 
@@ -37,6 +37,21 @@ def test_expected_dice_is_calibrated_where_that_is_known() -> None:
     assert calibrated.lower_bound == pytest.approx(estimate - 0.5 * (1.05 - estimate))
     assert calibrated.doubtful_below == 0.65
     assert (calibrated.doubtful, assessed(Quality()).doubtful) == (0.8 * estimate < 0.65, estimate < 0.65)
+
+
+@pytest.mark.parametrize(
+    ("quality", "parts", "expected", "bound"),
+    [
+        (Quality(), False, 0, None),
+        (Quality(CALIBRATION), False, 0, 0),
+        (Quality(), True, 1, None),
+        (Quality(CALIBRATION), True, 0.8, 0.975),
+    ],
+)
+def test_an_empty_mask_is_doubtful_but_for_one_of_a_slice_or_frame(quality, parts, expected, bound) -> None:
+    found = assessed(quality, chances=np.zeros((1, 4), np.float32), parts=parts)
+    assert (found.expected_dice, found.lower_bound) == (expected, pytest.approx(bound))
+    assert (found.doubtful, found.flags) == (not parts, ("empty",))
 
 
 def test_a_calibration_is_not_used_for_another_threshold() -> None:

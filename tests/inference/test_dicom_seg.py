@@ -23,14 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, gene
 from samfed_monai.inference.dicom_seg import refusals_of, segmentation_of, series_of  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
-SHIPPED = [
-    "CT_small.dcm",
-    "MR_small.dcm",
-    "examples_rgb_color.dcm",
-    "examples_palette.dcm",
-    "SC_rgb_rle_2frame.dcm",
-    "examples_ybr_color.dcm",
-]
+SHIPPED = ["CT_small.dcm", "examples_rgb_color.dcm", "SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"]
 
 
 def photograph(path: Path, **attributes: object) -> Path:
@@ -111,7 +104,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return made(tmp_path_factory.mktemp("object") / f"{request.param}.dcm")
 
 
-def test_every_frame_comes_back_exactly_and_refers_to_its_own(source: Path, tmp_path: Path) -> None:
+def test_every_frame_comes_back_exactly_and_refers_to_its_own(source, tmp_path):
     masks = masks_for(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # highdicom's tell the patient's name
@@ -136,7 +129,7 @@ def test_every_frame_comes_back_exactly_and_refers_to_its_own(source: Path, tmp_
     }
     frames = [int(each.get("ReferencedFrameNumber", 1)) for each in references]
     assert frames == list(range(1, len(masks) + 1))
-    placed = source.name in ("CT_small.dcm", "MR_small.dcm", "enhanced.dcm")
+    placed = source.name in ("CT_small.dcm", "enhanced.dcm")
     assert ("FrameOfReferenceUID" in plain) is placed
     if source.name == "enhanced.dcm":
         places = [
@@ -147,7 +140,7 @@ def test_every_frame_comes_back_exactly_and_refers_to_its_own(source: Path, tmp_
         assert sorted(place[2] for place in places[0]) == [0, 5, 10]
 
 
-def test_what_it_says_of_itself_and_of_the_patient(source: Path) -> None:
+def test_what_it_says_of_itself_and_of_the_patient(source):
     given = pydicom.dcmread(source)
     seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), labels=["Skin lesion"], model="abc")))
     [segment] = seg.SegmentSequence
@@ -165,14 +158,14 @@ def test_what_it_says_of_itself_and_of_the_patient(source: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "meaning"), [("lesion", "Lesion"), ("polyp of colon", "Polyp of colon"), ("spleen, or so", "Lesion")]
 )
-def test_a_label_that_the_table_lacks_is_coded_as_a_lesion(label: str, meaning: str) -> None:
+def test_a_label_that_the_table_lacks_is_coded_as_a_lesion(label, meaning):
     source = Path(str(get_testdata_file("CT_small.dcm")))
     seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), labels=[label], model="abc")))
     assert seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == meaning
     assert seg.SegmentSequence[0].SegmentLabel == label
 
 
-def test_a_segment_for_each_class_holds_its_pixels_of_every_frame(source: Path, tmp_path: Path) -> None:
+def test_a_segment_for_each_class_holds_its_pixels_of_every_frame(source, tmp_path):
     given = pydicom.dcmread(source)
     frames = int(given.get("NumberOfFrames", 1))
     values = np.random.default_rng(0).integers(0, 3, (frames, given.Rows, given.Columns)).astype(np.uint8)
@@ -203,7 +196,7 @@ def test_a_segment_for_each_class_holds_its_pixels_of_every_frame(source: Path, 
     ]
 
 
-def test_the_same_masks_have_the_same_identity_and_others_another() -> None:
+def test_the_same_masks_have_the_same_identity_and_others_another():
     source = Path(str(get_testdata_file("CT_small.dcm")))
     masks = masks_for(source)
     ways = [(masks, "x", "abc"), (masks, "x", "abc"), (~masks, "x", "abc"), (masks, "y", "abc"), (masks, "x", "abd")]
@@ -215,7 +208,7 @@ def test_the_same_masks_have_the_same_identity_and_others_another() -> None:
     assert len(set(uids)) == 4
 
 
-def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_path: Path) -> None:
+def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_path):
     source = photograph(tmp_path / "a.dcm")
     masks = masks_for(source)
     with pytest.raises(Refused, match=r"a\.dcm: expected one for each of its 1 frames, found 2 masks"):
@@ -228,14 +221,14 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
         segmentation_of([tmp_path / "b.dcm"], masks, labels=["x"], model="abc")
 
 
-def test_what_highdicom_refuses_is_told_without_a_traceback() -> None:
+def test_what_highdicom_refuses_is_told_without_a_traceback():
     dose = Path(str(get_testdata_file("rtdose.dcm")))  # frames by a vector of offsets, without functional groups
     [problem] = refusals_of([(dose, 15)])
     assert "expected the place of each of its 15 frames in it, found a frame of reference alone" in str(problem)
     assert "leave --dicom-seg out" in str(problem)
 
 
-def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path: Path) -> None:
+def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path):
     paths = ct_series(tmp_path / "ct", [10.0, 0.0, 5.0])
     [order] = series_of(paths)
     assert order == [1, 2, 0]
@@ -257,7 +250,7 @@ def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path: Pa
         segmentation_of(slices, list(masks[:2]), labels=["x"], model="abc")
 
 
-def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path: Path) -> None:
+def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path):
     one = ct_series(tmp_path / "one", [0.0, 5.0])
     other = ct_series(tmp_path / "other", [10.0])
     twice = ct_series(tmp_path / "twice", [0.0, 5.0, 5.0])
@@ -277,7 +270,7 @@ class TestInfer:
 
         return run
 
-    def test_objects_have_segmentations_equal_to_their_masks(self, infer: Callable[..., int], tmp_path: Path) -> None:
+    def test_objects_have_segmentations_equal_to_their_masks(self, infer, tmp_path):
         (tmp_path / "in").mkdir()
         photograph(tmp_path / "in" / "mole.dcm")
         frames = Path(str(get_testdata_file("SC_rgb_rle_2frame.dcm")))
@@ -293,9 +286,7 @@ class TestInfer:
         assert infer("in", str(frames)) == 0  # once more: it stays, though its date would be another
         assert Path("segs/mole.dcm").read_bytes() == before
 
-    def test_a_series_has_one_segmentation_equal_to_its_slices_masks(
-        self, infer: Callable[..., int], tmp_path: Path
-    ) -> None:
+    def test_a_series_has_one_segmentation_equal_to_its_slices_masks(self, infer, tmp_path):
         paths = ct_series(tmp_path / "ct", [5.0, 0.0])
         assert infer("ct") == 0
         assert [path.name for path in Path("segs").iterdir()] == ["1.dcm"]
@@ -304,9 +295,7 @@ class TestInfer:
         drawn = np.stack([np.array(Image.open(f"masks/{number}.png")) > 0 for number in (0, 1)])
         assert np.array_equal(seg.get_pixels_by_source_instance(uids)[..., 0] > 0, drawn)
 
-    def test_nothing_is_written_where_one_cannot_have_one(
-        self, infer: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_nothing_is_written_where_one_cannot_have_one(self, infer, tmp_path, capsys):
         photograph(tmp_path / "a.dcm")
         photograph(tmp_path / "b.dcm", SeriesInstanceUID="")
         assert infer("a.dcm", "b.dcm") == 2
@@ -314,14 +303,12 @@ class TestInfer:
         assert "b.dcm: expected an object that a segmentation can refer to, found no SeriesInstanceUID" in told
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dcm", "b.dcm"]
 
-    def test_pictures_alone_are_refused(self, infer: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_pictures_alone_are_refused(self, infer, capsys):
         Image.new("RGB", (40, 30)).save("plain.png")
         assert infer("plain.png") == 2
         assert "--dicom-seg: expected DICOM objects to refer to, found none among the images" in capsys.readouterr().err
 
-    def test_the_segmentation_of_other_masks_stays(
-        self, infer: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_the_segmentation_of_other_masks_stays(self, infer, tmp_path, capsys):
         photograph(tmp_path / "mole.dcm")
         Path("segs").mkdir()
         Path("segs/mole.dcm").write_text("mine")
@@ -329,13 +316,7 @@ class TestInfer:
         assert "segs/mole.dcm: expected none, or the same mask" in capsys.readouterr().err
         assert Path("segs/mole.dcm").read_text() == "mine"
 
-    def test_the_package_is_named_where_it_is_missing(
-        self,
-        infer: Callable[..., int],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
+    def test_the_package_is_named_where_it_is_missing(self, infer, tmp_path, monkeypatch, capsys):
         photograph(tmp_path / "mole.dcm")
         monkeypatch.setattr("samfed_monai.inference.dicom_seg.installed", lambda: False)
         assert infer("mole.dcm") == 2

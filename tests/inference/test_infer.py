@@ -46,15 +46,13 @@ def infer(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     return run
 
 
-def test_what_is_told_of_a_volume_is_where_its_mask_is(
-    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_told_of_a_volume_is_where_its_mask_is(infer, given, tmp_path, capsys):
     assert infer(str(given / "scan.nii.gz")) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]
     assert told == [f"masks of 1 volume or DICOM object in {tmp_path / 'masks'}"]
 
 
-def test_a_folder_of_both(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
+def test_a_folder_of_both(infer, given, tmp_path):
     words = [str(given), "--overlays", "looks", "--geojson", "polygons", "--areas", "areas.csv"]
     assert infer(*words) == 0
     photo = np.array(Image.open("masks/photo.png"))
@@ -79,7 +77,21 @@ def test_a_folder_of_both(infer: Callable[..., int], given: Path, tmp_path: Path
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_coco_annotations_draw_the_same_masks(infer: Callable[..., int], given: Path) -> None:
+@pytest.mark.parametrize(("threshold", "first"), [("0.5", False), ("0.999999", True)])
+def test_empty_masks_are_doubtful_unless_other_slices_hold_something(given, tmp_path, monkeypatch, threshold, first):
+    """The first slice of two is plain; above 0.999999 nothing is foreground."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--image_size", "128", "--allow-other-size", "--threshold", threshold]
+    words += ["--areas", "areas.csv", "--only-sure", "--output-dir", "masks"]
+    assert main(["infer", str(BUNDLE), str(given), *words]) == 0
+    with open("areas.csv", newline="") as stream:
+        rows = {row["name"]: row for row in csv.DictReader(stream)}
+    assert rows["scan/0001"]["flags"].startswith("empty")
+    assert (rows["scan/0001"]["expected_dice"] == "0.0") is (rows["scan/0001"]["doubtful"] == "yes") is first
+    assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
+
+
+def test_coco_annotations_draw_the_same_masks(infer, given):
     pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
     from samfed_monai.data.coco import read_coco
 
@@ -102,16 +114,7 @@ def test_coco_annotations_draw_the_same_masks(infer: Callable[..., int], given: 
     assert Path("coco.json").read_bytes() == before
 
 
-def test_annotations_of_somebody_else_stay(
-    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("coco.json").write_text('{"info": "mine"}')
-    assert infer(str(given / "photo.png"), "--coco", "coco.json") == 2
-    assert "coco.json: expected none, or the same annotations, found another file" in capsys.readouterr().err
-    assert Path("coco.json").read_text() == '{"info": "mine"}'
-
-
-def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer: Callable[..., int], given: Path) -> None:
+def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer, given):
     assert infer(str(given / "scan.nii.gz")) == 0
     volume = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
     Path("slices").mkdir()
@@ -121,9 +124,7 @@ def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer: Callable
     assert np.array_equal(drawn, np.array(Image.open("by_hand/0002.png")))
 
 
-def test_another_inference_into_the_same_folder_is_refused_before_it_computes(
-    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_inference_into_the_same_folder_is_refused_before_it_computes(infer, given, tmp_path, capsys):
     assert infer(str(given / "scan.nii.gz")) == 0
     record = Path("masks/inference.json").read_text()
     Path("more").mkdir()
@@ -136,25 +137,21 @@ def test_another_inference_into_the_same_folder_is_refused_before_it_computes(
     assert Path("masks/inference.json").read_text() == record
 
 
-def test_nothing_is_written_where_one_of_them_cannot_be_read(
-    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_written_where_one_of_them_cannot_be_read(infer, given, tmp_path, capsys):
     Path("bad.nii").write_text("no volume")
     assert infer(str(given / "photo.png"), "bad.nii", "--areas", "areas.csv") == 2
     assert "bad.nii: expected a NIfTI volume" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["bad.nii"]
 
 
-def test_probabilities_of_a_volume_are_one_beside_its_mask(infer: Callable[..., int], given: Path) -> None:
+def test_probabilities_of_a_volume_are_one_beside_its_mask(infer, given):
     assert infer(str(given / "scan.nii.gz"), "--probabilities") == 0
     mask, certain = (np.asarray(nibabel.load(f"masks/scan{form}.nii.gz").dataobj) for form in ("", ".probability"))
     assert certain.dtype == np.uint8
     assert certain[mask > 0].min(initial=255) >= 127 >= certain[mask == 0].max()
 
 
-def test_a_reoriented_volume_has_its_mask_on_its_own_axes(
-    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_reoriented_volume_has_its_mask_on_its_own_axes(infer, given, capsys):
     scan = nibabel.load(given / "scan.nii.gz")
     order = np.array([[2, 1], [0, -1], [1, 1]])  # of its axes, R is the last, A the first and backwards, S the second
     nibabel.save(scan.as_reoriented(order), "turned.nii.gz")
@@ -172,40 +169,32 @@ def test_a_reoriented_volume_has_its_mask_on_its_own_axes(
     assert "run in different directions: 1 " in capsys.readouterr().err
 
 
-def test_a_picture_and_a_frame_of_one_name_are_refused(
-    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("in/scan").mkdir(parents=True)
-    Path("in/scan.nii.gz").write_bytes((given / "scan.nii.gz").read_bytes())
-    Path("in/scan/0002.png").write_bytes((given / "photo.png").read_bytes())
+@pytest.mark.parametrize(
+    ("picture", "volume", "slices"), [("photo.png", "photo.nii.gz", 1), ("scan/0002.png", "scan.nii.gz", 2)]
+)
+def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume, slices):
+    (Path("in") / picture).parent.mkdir(parents=True)
+    shutil.copy(given / "photo.png", Path("in") / picture)
+    scan = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
+    nibabel.save(nibabel.Nifti1Image(scan[..., :slices], AFFINE), Path("in") / volume)
     assert infer("in") == 2
-    assert "scan/0002: expected one image or volume of that name, found it twice" in capsys.readouterr().err
-
-
-def test_two_of_one_name_are_refused(
-    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    scan = nibabel.load(given / "scan.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj)[..., :1], AFFINE), "photo.nii.gz")
-    assert infer(str(given / "photo.png"), "photo.nii.gz") == 2
-    assert "photo: expected one image or volume of that name, found it twice; rename one" in capsys.readouterr().err
+    said = f"{picture[:-4]}: expected one image or volume of that name, found it twice; rename one"
+    assert said in capsys.readouterr().err
     assert not Path("masks").exists()
 
 
-def test_a_table_of_somebody_else_stays(
-    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("areas.csv").write_text("mine")
-    assert infer(str(given / "photo.png"), "--areas", "areas.csv") == 2
-    assert "areas.csv: expected none, or the same table, found another file" in capsys.readouterr().err
-    assert Path("areas.csv").read_text() == "mine"
-    assert not Path("masks").exists()
+@pytest.mark.parametrize(
+    ("option", "file", "what"), [("--areas", "areas.csv", "table"), ("--coco", "coco.json", "annotations")]
+)
+def test_a_file_of_somebody_else_stays(infer, given, capsys, option, file, what):
+    Path(file).write_text("mine")
+    assert infer(str(given / "photo.png"), option, file) == 2
+    assert f"{file}: expected none, or the same {what}, found another file" in capsys.readouterr().err
+    assert Path(file).read_text() == "mine"
 
 
 @pytest.mark.parametrize("option", ["--overlays", "--geojson"])
-def test_nothing_is_drawn_among_the_images(
-    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str], option: str
-) -> None:
+def test_nothing_is_drawn_among_the_images(infer, given, capsys, option):
     assert infer(str(given), option, str(given / "looks")) == 2
     assert f"{option}: expected a folder outside of {given}" in capsys.readouterr().err
     assert not Path("masks").exists()
@@ -229,9 +218,7 @@ def mixed(given: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_of_a_folder_is_not_read_is_counted_once_by_kind(
-    infer: Callable[..., int], mixed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_of_a_folder_is_not_read_is_counted_once_by_kind(infer, mixed, capsys):
     assert infer(str(mixed)) == 0
     written = {"inference.json", "photo.png", "scan.nii.gz", "1.2.840.7.png"}
     assert {path.name for path in Path("masks").iterdir()} == written
@@ -241,7 +228,7 @@ def test_what_of_a_folder_is_not_read_is_counted_once_by_kind(
     ]
 
 
-def test_patterns_do_not_fit_files_of_systems(mixed: Path) -> None:
+def test_patterns_do_not_fit_files_of_systems(mixed):
     (mixed / "deep").mkdir()
     shutil.copy(mixed / "photo.png", mixed / "deep" / "b.png")
     assert images_of([str(mixed / "**" / "*.png")]) == [str(mixed / "deep" / "b.png"), str(mixed / "photo.png")]
@@ -259,9 +246,7 @@ def test_patterns_do_not_fit_files_of_systems(mixed: Path) -> None:
         ([".old"], r"found no image; not read: 1 GIF \(x\.gif\)"),
     ],
 )
-def test_a_refusal_leaves_no_folder_behind(
-    infer: Callable[..., int], mixed: Path, capsys: pytest.CaptureFixture[str], named: list[str], told: str
-) -> None:
+def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, told):
     (mixed / ".old" / "x.png").rename(mixed / ".old" / "x.gif")
     words = [str(mixed / name) for name in named]
     assert infer(*words, "--overlays", "looks", "--dicom-seg", "objects") == 2
@@ -270,9 +255,7 @@ def test_a_refusal_leaves_no_folder_behind(
     assert not any(Path(name).exists() for name in ("masks", "looks", "objects"))
 
 
-def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(
-    infer: Callable[..., int], mixed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed, capsys):
     for name in ("broken.jpg", "broken2.nii", "broken3.dcm"):
         (mixed / name).write_bytes(b"damaged")
     assert infer(str(mixed)) == 2
@@ -287,7 +270,7 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(
     ]
 
 
-def test_fault_106_every_output_is_its_owners_alone(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
+def test_fault_106_every_output_is_its_owners_alone(infer, given, tmp_path):
     forms = ["--overlays", "o/png", "--geojson", "o/geojson", "--areas", "t/areas.csv", "--coco", "t/coco.json"]
     assert infer(str(given), "--probabilities", *forms) == 0
     assert len(list(tmp_path.rglob("*"))) == 20  # seven folders; five masks, three outlines in two forms, two tables
@@ -296,8 +279,8 @@ def test_fault_106_every_output_is_its_owners_alone(infer: Callable[..., int], g
 
 @pytest.mark.parametrize("name", [b"bef\xfcnd.png", b"a\x1b[31mb.png", b"a\nb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])
 def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_its_control_characters(
-    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes
-) -> None:
+    infer, given, tmp_path, capsys, name
+):
     path = tmp_path / "images" / os.fsdecode(name)
     path.parent.mkdir(parents=True)
     shutil.copy(given / ("scan.nii.gz" if name.endswith(b"gz") else "photo.png"), path)
@@ -309,14 +292,7 @@ def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_
 
 
 @pytest.mark.parametrize(("images", "masks"), [("", "masks"), (".", "")])
-def test_an_empty_path_is_not_the_current_folder(
-    given: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    images: str,
-    masks: str,
-) -> None:
+def test_an_empty_path_is_not_the_current_folder(given, tmp_path, monkeypatch, capsys, images, masks):
     monkeypatch.chdir(tmp_path)
     assert main(["infer", str(BUNDLE), images, "--output-dir", masks]) == 2
     assert "found an empty path; is a variable of the shell empty?" in capsys.readouterr().err
@@ -324,9 +300,7 @@ def test_an_empty_path_is_not_the_current_folder(
 
 @pytest.mark.parametrize("option", ["--image_size", "--preprocessing#transforms#3#spatial_size"])
 @pytest.mark.parametrize("where", ["the bundle", "elsewhere"])
-def test_another_image_size_than_the_models_is_refused(
-    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, where: str
-) -> None:
+def test_another_image_size_than_the_models_is_refused(given, tmp_path, capsys, option, where):
     words = ["infer", str(BUNDLE), str(given / "photo.png"), "--output-dir", str(tmp_path / "masks"), option, "64"]
     if where == "elsewhere":
         shutil.copy(BUNDLE / "models" / "model.pt", tmp_path / "mine.pt")

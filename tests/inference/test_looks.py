@@ -48,7 +48,7 @@ def pixels(url: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2]))))
 
 
-def test_a_picture_is_small_and_its_outline_is_a_layer_of_its_own() -> None:
+def test_a_picture_is_small_and_its_outline_is_a_layer_of_its_own():
     picture, mask = np.full((900, 1200, 3), 200, np.uint8), np.zeros((900, 1200), bool)
     mask[300:600, 400:800] = True
     made = look_of(picture, mask, area_of("x", mask), Assessment(1.0))
@@ -63,14 +63,14 @@ def test_a_picture_is_small_and_its_outline_is_a_layer_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8])
-def test_what_is_smaller_than_a_pixel_of_the_page_is_outlined(kind: type) -> None:
+def test_what_is_smaller_than_a_pixel_of_the_page_is_outlined(kind):
     mask = np.zeros((1344, 1344), kind)
     mask[700, 700] = 1
     shown = pixels(look_of(np.zeros((1344, 1344, 3), np.uint8), mask, area_of("x", mask > 0), Assessment(1.0)).outline)
     assert shown[233, 233, 3] == 255
 
 
-def test_the_page_is_complete_escaped_and_most_doubtful_first(page: Path) -> None:
+def test_the_page_is_complete_escaped_and_most_doubtful_first(page):
     text = page.read_text()
     assert re.findall(r"(?:src|href)=\"(?!data:)", text) == []
     assert "default-src 'none'" in text
@@ -82,7 +82,7 @@ def test_the_page_is_complete_escaped_and_most_doubtful_first(page: Path) -> Non
     assert "16.7&nbsp;% of the image, 400&nbsp;px" in text  # 10 rows of 40 columns, of 2400
 
 
-def test_bounds_and_times_are_shown() -> None:
+def test_bounds_and_times_are_shown():
     made = LooksPage(Path("x.html"), ["lesion"])
     made.add(look("clip/000031", 0.8, seconds=61.26))
     text = made.html()
@@ -91,7 +91,16 @@ def test_bounds_and_times_are_shown() -> None:
     assert "at 1:01.3" in text
 
 
-def test_of_too_many_the_most_doubtful_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_mask_is_named_and_a_bound_of_nothing_is_not_shown():
+    made = LooksPage(Path("x.html"), ["lesion"])
+    made.add(look("a", 0.2, ("empty",), rows=0, seconds=1))  # its bound is 0
+    text = made.html()
+    assert "Nothing is outlined." in text
+    assert "&nbsp;px" not in text
+    assert "nine in ten" not in text
+
+
+def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
     monkeypatch.setattr(looks, "MOST", 3)
     made = LooksPage(Path("x.html"), ["lesion"])
     for n, dice in enumerate((0.9, 0.2, 0.8, 0.5, 0.2, 0.99)):
@@ -102,9 +111,7 @@ def test_of_too_many_the_most_doubtful_are_shown(monkeypatch: pytest.MonkeyPatch
     assert "Only the 3 most doubtful of 6" in text
 
 
-def test_infer_writes_it_again_and_replaces_no_other_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_infer_writes_it_again_and_replaces_no_other_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     Image.fromarray(np.full((48, 64, 3), 180, np.uint8)).save("photos/a.png")
@@ -121,7 +128,7 @@ def test_infer_writes_it_again_and_replaces_no_other_file(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_is_sorted_filtered_and_printed_in_a_browser(page: Path, width: int) -> None:
+def test_it_is_sorted_filtered_and_printed_in_a_browser(page, width):
     with opened(page.as_uri(), width) as browser:
         from selenium.webdriver.common.keys import Keys
         from selenium.webdriver.support.ui import Select

@@ -70,6 +70,15 @@ def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp
     assert "--site: expected a run, found a weights file, which is one model" in capsys.readouterr().err
 
 
+def test_an_exported_program_is_that_of_the_site_that_is_named(fedper, tmp_path, capsys):
+    command = ["export", str(fedper[0]), "--to", "torchscript", "--output", str(tmp_path / "site-1.ts")]
+    assert main(command) == 2
+    assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
+    assert not (tmp_path / "site-1.ts").exists()
+    assert main([*command, "--site", "site-1"]) == 0
+    assert torch.jit.load(tmp_path / "site-1.ts")(torch.zeros(3, 3, 32, 32)).shape == (3, 1, 32, 32)
+
+
 def test_model_refuses_what_it_cannot_write(fedper, capsys):
     run, _ = fedper
     for words, message in (

@@ -34,7 +34,7 @@ def doubling(path: Path, given: list[object], made: list[object], *, kind: int =
     return path
 
 
-def test_logits_are_those_of_the_file_for_any_batch(tmp_path: Path) -> None:
+def test_logits_are_those_of_the_file_for_any_batch(tmp_path):
     network = OnnxNetwork(doubling(tmp_path / "a.onnx", ["batch", 3, 4, 6], ["batch", 1, 4, 6]))
     assert isinstance(network, nn.Module)
     assert network.size == (4, 6)
@@ -43,7 +43,7 @@ def test_logits_are_those_of_the_file_for_any_batch(tmp_path: Path) -> None:
         assert torch.equal(network(images), 2 * images[:, :1])
 
 
-def test_openvino_gives_each_image_its_own_logits(tmp_path: Path) -> None:
+def test_openvino_gives_each_image_its_own_logits(tmp_path):
     pytest.importorskip("openvino", reason="openvino is not installed: pip install samfed-monai[openvino]")
     network = OnnxNetwork(doubling(tmp_path / "a.onnx", ["batch", 3, 4, 6], ["batch", 1, 4, 6]), "openvino")
     assert network.size == (4, 6)
@@ -51,7 +51,7 @@ def test_openvino_gives_each_image_its_own_logits(tmp_path: Path) -> None:
     assert torch.equal(network(images), 2 * images[:, :1])
 
 
-def test_an_unknown_runtime_is_a_mistake(tmp_path: Path) -> None:
+def test_an_unknown_runtime_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="runtime: expected one of onnxruntime, openvino, found 'tensorrt'"):
         OnnxNetwork(tmp_path / "a.onnx", "tensorrt")
 
@@ -65,22 +65,20 @@ def test_an_unknown_runtime_is_a_mistake(tmp_path: Path) -> None:
         (["b", 3, 4, 4], ["b", 1, 4, 4], onnx.TensorProto.DOUBLE, r"found tensor\(double\)"),
     ],
 )
-def test_a_network_of_another_kind_is_refused(
-    tmp_path: Path, given: list[object], made: list[object], kind: int, told: str
-) -> None:
+def test_a_network_of_another_kind_is_refused(tmp_path, given, made, kind, told):
     path = doubling(tmp_path / "a.onnx", given, made, kind=kind)
     with pytest.raises(Refused, match=rf"a\.onnx: expected float32 \(B, 3, H, W\) -> \(B, 1, H, W\), .*{told}"):
         OnnxNetwork(path)
 
 
-def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_onnx_file_is_refused(tmp_path):
     (tmp_path / "a.onnx").write_text("no network")
     for name in ("a.onnx", "missing.onnx"):
         with pytest.raises(Refused, match=rf"{name}: expected an ONNX file, found "):
             OnnxNetwork(tmp_path / name)
 
 
-def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr("samfed_monai.inference.onnx_network.importlib.util.find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"found an ONNX file; pip install 'samfed-monai\[export\]'"):
         OnnxNetwork(tmp_path / "a.onnx")

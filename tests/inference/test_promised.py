@@ -15,8 +15,15 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.data import render_synthetic
 from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs, sentences
-from samfed_monai.inference.quality_file import quality_of, quality_path, read_quality, write_quality
 from samfed_monai.metrics.quality import Calibration, Quality
+from samfed_monai.metrics.quality_file import (
+    digests_of,
+    quality_of,
+    quality_path,
+    read_quality,
+    recognised,
+    write_quality,
+)
 from samfed_monai.networks import client_network
 
 HALF = Calibration((0.0, 1.0), (0.0, 0.5), 0.2, 40)
@@ -41,7 +48,37 @@ def test_with_one_the_share_above_the_bound_is_counted():
     # bounds: 1.2 e - 0.21, at most e / 2 where e <= 0.3
     assert found["above_bound"] == pytest.approx(0.3)
     assert "30% of the masks have at least their lower bound (90 % are to)" in sentences(found)
-    assert "(90 % are to; of other images it will be fewer)" in sentences(found, own=True)[1]
+
+
+@pytest.mark.parametrize(
+    ("calibrating", "said"), [(10, ["these 10 images calibrated"]), (4, ["4 of these 10 images calibrated"]), (0, [])]
+)
+def test_of_images_that_calibrated_the_model_it_is_said(calibrating, said):
+    last = [each for each in sentences(kept(PAIRS, HALF, calibrating=calibrating)) if "calibrated this model" in each]
+    assert [each.partition(" this model")[0] for each in last] == said
+
+
+def test_images_are_recognised_by_site_or_together_and_few_never_alone():
+    listed = {"a": [f"{n:064x}" for n in range(5)], "b": [f"{n:064x}" for n in range(5, 9)]}
+    digests = digests_of(listed)
+    assert len(digests) == 2, "of all together and of site a; of the four of site b alone there is none"
+    backwards = {name: hashes[::-1] for name, hashes in listed.items()}
+    assert recognised(backwards, digests) == ["a", "b"]
+    assert recognised({"renamed": listed["a"], "c": ["f" * 64] * 9}, digests) == ["renamed"]
+    assert recognised({"b": listed["b"]}, digests) == []
+    assert recognised({"a": [*listed["a"][:4], "f" * 64]}, digests) == []
+    assert recognised(listed, ()) == []
+
+
+def test_an_empty_mask_promises_nothing_but_where_slices_were_scored(tmp_path):
+    (tmp_path / "a" / "test").mkdir(parents=True)
+    rows = "x,0,prediction,0.99\ny,1,both,0.98\nz,0.8,,0.9\nw,0,label,0.7\n"
+    (tmp_path / "a" / "test" / "scores.csv").write_text(f"id,dice,empty,estimate\n{rows}")
+    pairs = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {}}})
+    assert pairs == {"a": [(0, 0), (0, 1), (0.9, 0.8), (0.7, 0)]}
+    assert HALF(0.0) == (0, 0)
+    of_volumes = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {"volumes": {}}}})
+    assert of_volumes["a"][:2] == [(0.99, 0), (0.98, 1)]
 
 
 def test_the_worst_that_are_not_among_the_doubtful_are_missed():
@@ -132,11 +169,18 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert "expected at least 20 test images with masks, found 2 images" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--calibrate"]) == 0
     said = capsys.readouterr().out
-    assert "calibrated on these 20 validation images, so scores above are no test of it" in said
+    assert "these 20 images calibrated this model" in said
     assert "(the one that was there is replaced)" in said
     made = read_quality(Path("model.safetensors"))
     assert made.calibration.images == 20
     assert made.colours is not None
+    images = [item.sha256 for site in listed.sites.values() for item in site.validation]
+    assert not any(each in Path("model.quality.json").read_text() for each in images), "no image can be recognised"
+    for site, n in ((["--site", "site-1"], 10), ([], 20)):
+        assert main(["evaluate", "samfed_skin", *words, "--split", "validation", *site]) == 0
+        assert f"these {n} images calibrated this model" in capsys.readouterr().out
+    assert main(["evaluate", "samfed_skin", *words]) == 0
+    assert "calibrated this model" not in capsys.readouterr().out, "test images are others"
     assert read_json("scores/metrics.json")["quality"]["calibrated"]
     chosen = [*model, "--allow-other-size", "--areas", "areas.csv", "--only-sure", "--flag-below", "100%"]
     chosen += ["--page", "looks.html"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import logging
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def clip(path: Path, frames: int = 20, *, rate: int = 10, key_frames: int = 5) -
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_every_nth_frame_with_its_time(tmp_path: Path, suffix: str) -> None:
+def test_every_nth_frame_with_its_time(tmp_path, suffix):
     video = Video(clip(tmp_path / f"clip.{suffix}"))
     assert (video.rate, video.seconds) == (10, 2)
     found = list(video.frames(6))
@@ -52,9 +53,7 @@ def test_every_nth_frame_with_its_time(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mkv"])
-def test_of_a_file_that_was_cut_off_the_beginning_is_kept(
-    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_of_a_file_that_was_cut_off_the_beginning_is_kept(tmp_path, suffix, caplog):
     path = clip(tmp_path / f"clip.{suffix}", 60)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     found = list(Video(path).frames(1))
@@ -64,7 +63,7 @@ def test_of_a_file_that_was_cut_off_the_beginning_is_kept(
     assert "of 6.0 seconds" in caplog.text
 
 
-def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path, caplog):
     path = clip(tmp_path / "clip.mp4")
     with av.open(str(path)) as container:
         hit = [packet.pos for packet in container.demux(video=0) if packet.pos][7]  # behind the key frame of 5
@@ -80,13 +79,13 @@ def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path: Path, caplog: pyt
     assert "left out; read up to 2.0 of 2.0 seconds" in caplog.text
 
 
-def test_a_sound_video_is_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sound_video_is_read_without_a_warning(tmp_path, caplog):
     assert len(list(Video(clip(tmp_path / "clip.mp4")).frames(1))) == 20
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(("cosine", "sine", "corner"), [(0, 1, (0, -1)), (-1, 0, (-1, -1)), (0, -1, (-1, 0))])
-def test_pictures_are_turned_upright(tmp_path: Path, cosine: int, sine: int, corner: tuple[int, int]) -> None:
+def test_pictures_are_turned_upright(tmp_path, cosine, sine, corner):
     """A phone writes how its picture is to be turned into the track's header; (0, 1) is a quarter turn clockwise."""
     path = clip(tmp_path / "clip.mp4", 3)
     content = path.read_bytes()
@@ -98,6 +97,71 @@ def test_pictures_are_turned_upright(tmp_path: Path, cosine: int, sine: int, cor
     assert first.picture.shape == ((64, 48, 3) if cosine == 0 else (48, 64, 3))
     assert first.picture[corner].mean() > 200
     assert first.picture[0, 0].mean() < 50
+
+
+def colonoscopy(count: int) -> list[np.ndarray]:
+    """Frames of CVC-ClinicDB that follow one another, 288 rows of 384."""
+    folder = Path(os.environ.get("SAMFED_DATA", "")) / "data" / "polyp" / "cvc_clinicdb" / "images"
+    if not folder.is_dir():
+        pytest.skip("SAMFED_DATA has no CVC-ClinicDB")
+    pictures = (Image.open(folder / f"{number}.jpg").convert("RGB") for number in range(1, count + 1))
+    return [np.array(picture)[:288, :384] for picture in pictures]
+
+
+def encoded(path: Path, codec: str, pictures: Sequence[np.ndarray], *, flagged: bool = False) -> Path:
+    """``flagged``: the file says that it is interlaced."""
+    options = {"flags": "+ildct+ilme"} if flagged else {}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        (stream.height, stream.width), stream.pix_fmt, stream.bit_rate = pictures[0].shape[:2], "yuv420p", 8_000_000
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def combing(picture: np.ndarray) -> float:
+    """How far rows are from the mean of their neighbours, over how far they are from the mean of those of their field:
+    about 0.5 of a picture, more than 2 of two that are woven."""
+    grey = picture.astype(np.float32).mean(axis=-1)
+    near, field = (np.abs(grey[n:-n] - (grey[: -2 * n] + grey[2 * n :]) / 2).mean() for n in (1, 2))
+    return float(near / field)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "flagged"),
+    [("a.mpg", "mpeg2video", True), ("b.mkv", "libx264", True), ("c.mp4", "libx264", False), ("d.avi", "mpeg4", True)],
+)
+def test_interlaced_frames_are_deinterlaced_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, flagged: bool
+) -> None:
+    """The scene moves by 6 pixels from field to field. Some recorders take the signal for a progressive one: the file
+    does not say what it is."""
+    photo, woven = colonoscopy(1)[0], []
+    fields = [np.roll(photo, 6 * number, axis=1) for number in range(24)]
+    for first, second in zip(fields[::2], fields[1::2], strict=True):
+        woven.append(first.copy())
+        woven[-1][1::2] = second[1::2]
+    assert combing(woven[0]) > 2
+    found = list(Video(encoded(tmp_path / name, codec, woven, flagged=flagged)).frames(3))
+    assert [frame.number for frame in found] == [1, 4, 7, 10]
+    assert [frame.seconds - found[0].seconds for frame in found] == pytest.approx([0, 0.12, 0.24, 0.36], abs=1e-3)
+    for frame in found:
+        assert combing(frame.picture) < 0.6
+        inside = frame.picture[8:-8].astype(float) - fields[2 * frame.number - 2][8:-8]
+        assert np.sqrt((inside**2).mean()) < 12, "the picture of the first field, and of no other frame"
+    assert f"{tmp_path / name}: interlaced; 12 of 12 frames are shown and segmented deinterlaced" in caplog.text
+
+
+def test_frames_of_a_real_video_that_is_not_interlaced_stay_as_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = encoded(tmp_path / "clip.mp4", "libx264", colonoscopy(25))
+    with av.open(str(path)) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    found = [frame.picture for frame in Video(path).frames(1)]
+    assert np.array_equal(found, decoded)
+    assert caplog.records == []
 
 
 def sound(path: Path) -> None:
@@ -132,20 +196,20 @@ def packets_gone(path: Path) -> None:
         (lambda path: None, "no video \\(No such file"),
     ],
 )
-def test_where_nothing_can_be_read_it_is_refused(tmp_path: Path, make: Callable[[Path], None], found: str) -> None:
+def test_where_nothing_can_be_read_it_is_refused(tmp_path, make, found):
     make(tmp_path / "clip.mp4")
     with pytest.raises(Refused, match=f"clip.mp4: expected a video.*, found {found}"):
         Video(tmp_path / "clip.mp4")
 
 
-def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "av" else there(name))
     with pytest.raises(Refused, match=r"pip install 'samfed-monai\[video\]'"):
         Video(tmp_path / "clip.mp4")
 
 
-def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tmp_path: Path) -> None:
+def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tmp_path):
     made = OutlineVideo(tmp_path / "o.mp4", 2)
     for number in range(4):  # of an odd size, which H.264 does not have
         made.add(np.full((61, 81, 3), 90, np.uint8), number / 2, marked=number == 2)
@@ -158,9 +222,7 @@ def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tm
         assert frame.picture[0, 40] == pytest.approx(MARK if frame.number == 3 else (90, 90, 90), abs=25)
 
 
-def test_infer_writes_masks_a_table_by_time_and_a_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((48, 64, 3), 180, np.uint8)).save("photo.png")
     path = clip(tmp_path / "clip.mkv")
@@ -195,13 +257,7 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(
         (["clip.mkv", "--dicom-seg", "segments"], "--dicom-seg: expected DICOM objects to refer to"),
     ],
 )
-def test_before_anything_is_computed_is_refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    said: str,
-) -> None:
+def test_before_anything_is_computed_is_refused(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48)).save("photo.png")
     Path("other").mkdir()

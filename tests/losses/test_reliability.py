@@ -8,12 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from samfed_monai.losses import (
-    hard_label,
-    image_reliability,
-    sure_agreement,
-    trust_of_images,
-)
+from samfed_monai.losses import hard_label, image_reliability, sure_agreement, trust_of_images
 from samfed_monai.losses.reliability import SiteAgreement
 
 

@@ -33,14 +33,6 @@ def test_each_site_is_sent_the_weights_of_the_round():
         assert message.tensors["w"].tolist() == [0.5]
 
 
-def test_answers_are_taken_whether_or_not_a_round_was_begun():
-    strategy = attached()
-    for site in "abc":
-        strategy.accept(0, site, sent(site, 2.0))
-    strategy.finish(0)
-    assert strategy.global_weights["w"].tolist() == [6.0]
-
-
 def test_answers_are_combined_in_the_order_of_names_when_the_round_ends():
     strategy = attached()
     strategy.configure(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,21 +13,11 @@ from hypothesis import strategies as st
 
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import safe_load
-from samfed_monai.data import render_synthetic
-from samfed_monai.federation.run_models import RunModels
 from samfed_monai.methods.clustered_sites import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.privacy import (
-    Privacy,
-    notes_on_statistics,
-    privacy_account,
-    read_audit,
-    require_possible,
-)
+from samfed_monai.privacy import Privacy, notes_on_statistics, privacy_account, require_possible
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
-from tests.federation.test_job import CLIENT, job
 
 SITES = ("a", "b", "c", "d")
 
@@ -123,18 +112,6 @@ def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> 
     assert {site: later[site].tensors["w"][0].item() for site in SITES} == means
     assert {site: stored[f"{at}.w"][0].item() for at, site in enumerate(SITES)} == means
     assert strategy.exchange.tailored, "what one site is sent is not for another"
-
-
-def test_everybody_is_asked_until_he_has_answered_and_joins_who_is_nearest() -> None:
-    strategy = ClusteredFedAvg(levels=2).attach(server((*SITES, "e")))
-    asked = strategy.configure(0)
-    assert {message.extra["statistics"] for message in asked.values()} == {"graph"}
-    assert "statistics.graph" in strategy.expected("e")  # type: ignore[operator]
-    strategy.aggregate(0, {site: answer(site, VALUES[site], place=PLACES[site]) for site in SITES})
-    again = strategy.configure(1)
-    assert [site for site in again if "statistics" in again[site].extra] == ["e"]
-    strategy.aggregate(1, {"e": answer("e", 5.0, place=0.8, round=1)})
-    assert strategy.places["e"] == 1  # type: ignore[attr-defined]
 
 
 def test_who_joins_later_looks_at_the_mean_distance_however_many_sites_a_cluster_has() -> None:
@@ -235,29 +212,3 @@ def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> N
     records = [{"sites": {"a": {"releases": 1}, "b": {"releases": 1}}}]
     account = privacy_account(noisy, records, {}, statistic=StatisticKind.GRAPH)["statistics"]
     assert account["epsilon"]["a"] == account["epsilon"]["b"] == pytest.approx(2.2, abs=0.05)
-
-
-@pytest.mark.slow
-def test_four_sites_end_with_two_models_and_the_runs_epsilon(tmp_path: Path) -> None:
-    pytest.importorskip("opacus", reason="the accountant is an extra")
-    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    listed = render_synthetic(tmp_path, sites=4, **counts)
-    listed.save(tmp_path / "list.json")
-    rule = {"clip": 1.0, "noise_multiplier": 2.0, "least_images": 1}
-    client = {**CLIENT, "strategy#least": 1}  # with so much noise any two sites may be nearest to each other
-    options = {
-        "variant": "clustered_sites",
-        "train": client,
-        "privacy": {"least_images": 1, "statistics": {"graph": rule}},
-    }
-    results = job(tmp_path, tmp_path / "run", **options).run()
-    account = results["privacy"]["statistics"]
-    assert account["kind"] == "graph"
-    assert account["releases"] == dict.fromkeys(listed.sites, 1), "the descriptor leaves once"
-    assert all(2.1 < epsilon < 2.3 for epsilon in account["epsilon"].values())
-    (line,) = (line for line in read_audit(tmp_path / "run/sites/site-1/audit.jsonl") if "statistics" in line)
-    assert (line["round"], line["statistics"]["kind"]) == (0, "graph")
-    models = RunModels(tmp_path / "run")
-    weights = [safe_load(models.write(tmp_path / f"{site}.safetensors", site)) for site in listed.sites]
-    kinds = {tuple(model["final_conv.bias"].tolist()) for model in weights}
-    assert len(kinds) == 2

@@ -123,7 +123,7 @@ def test_the_contents_have_the_gradient():
 
 
 @needs("cpss_adapt")
-def test_a_new_site_begins_with_the_given_model_and_learns_from_its_own_images(build, tmp_path):
+def test_a_new_site_begins_with_the_given_model_and_learns_from_its_own_images_without_a_public_one(build, tmp_path):
     first = build("cpss", epochs=1)
     given_model = weights(first.trainer.network)
     save_tensors(tmp_path / "model.safetensors", given_model, {})
@@ -132,22 +132,12 @@ def test_a_new_site_begins_with_the_given_model_and_learns_from_its_own_images(b
     adapted.run()
     trained = dict(adapted.trainer.network.named_parameters())
     assert all(torch.equal(given_model[name], weight) for name, weight in trained.items())
-    moved = build("cpss_adapt", **{**still, "learning_rate": 0.01})
-    moved.run()
-    assert not same(given_model, weights(moved.trainer.network))
-
-
-@needs("cpss_adapt")
-def test_a_new_site_needs_no_public_image(build, tmp_path):
-    first = build("cpss", epochs=1)
-    given_model = weights(first.trainer.network)
-    save_tensors(tmp_path / "model.safetensors", given_model, {})
     replace(DataList.load(first.parser["datalist"]), public=[]).save(tmp_path / "list.json")
-    adapted = build("cpss_adapt", datalist=str(tmp_path / "list.json"), model=str(tmp_path / "model.safetensors"))
-    adapted.run()
-    assert adapted.trainer.state.iteration == 2
-    assert adapted.trainer.state.term_means["supervised"] == 0.0
-    assert not same(given_model, weights(adapted.trainer.network))
+    moved = build("cpss_adapt", **{**still, "learning_rate": 0.01, "datalist": str(tmp_path / "list.json")})
+    moved.run()
+    assert moved.trainer.state.iteration == 2
+    assert moved.trainer.state.term_means["supervised"] == 0.0
+    assert not same(given_model, weights(moved.trainer.network))
 
 
 def test_without_labels_the_loss_and_its_gradient_are_zero():

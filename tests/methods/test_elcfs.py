@@ -125,16 +125,6 @@ def test_sites_are_asked_once_and_given_what_the_others_sent():
     assert all(torch.equal(again.configure(1)[s].tensors[n], t) for s in "ab" for n, t in messages[s].tensors.items())
 
 
-def test_a_site_that_was_away_is_asked_again():
-    strategy = attached()
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", 0, 0.25)})
-    messages = strategy.configure(1)
-    assert [messages[site].extra for site in "ab"] == [{}, {"statistics": "spectrum"}]
-    assert "statistics.windows" not in messages["a"].tensors
-    assert "statistics.windows" in messages["b"].tensors
-
-
 def test_answers_count_in_whichever_order_they_come():
     """What is not averaged is that of the first by name, of sites with as many images."""
     weights = {"w": torch.zeros(2), "count": torch.tensor(0)}
@@ -161,14 +151,6 @@ def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> S
         return {"image": torch.full((3, 6, 6), record["at"] / 100)}
 
     return SpectrumWindows(data=Records(count), transform=transform, term=term, half=half, **options)  # type: ignore
-
-
-def test_sites_send_windows_of_the_shape_that_the_server_expects():
-    strategy, statistic = attached(StyleExchange(entries=3, half=2)), windows_of(5, entries=3, half=2)
-    strategy.configure(0)
-    expected = strategy.expected("a")["statistics.windows"]
-    assert expected.shape == statistic.like()["windows"].shape == statistic.measured(1)["windows"].shape
-    assert expected.shape == (3, 3, 5, 5)
 
 
 def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
@@ -374,18 +356,6 @@ def test_of_several_classes_each_has_a_contrast_at_its_own_border_and_the_backgr
     term._features.stop()
     torch.testing.assert_close(state.terms["episode_contrast"], each[0] + each[1])
     assert each[0] > 0.01
-
-
-def test_no_step_and_the_own_spectrum_give_the_batchs_own_loss():
-    network = Tiny()
-    term = EpisodicTerm(network=network, inner=0.0, gamma=0.0)
-    term.windows = torch.zeros(1, 3, 1, 1)
-    draw = torch.rand
-    with pytest.MonkeyPatch.context() as patch:  # all of the own amplitude is kept
-        patch.setattr(torch, "rand", lambda *size, **how: draw(*size, **how) if how else torch.ones(*size))
-        value, seen = ran(term, network)
-    assert torch.equal(seen[0], images(1, 2, 8, 8))
-    assert torch.equal(value, nn.BCEWithLogitsLoss()(network(seen[0]), LABEL))
 
 
 def test_own_images_count_where_the_student_is_sure():

@@ -169,14 +169,6 @@ def test_a_site_that_did_not_answer_keeps_its_model():
     assert strategy.evaluation("s0")["b"].tolist() == [9.0, 9.0]
 
 
-def test_names_that_no_pattern_names_are_averaged():
-    strategy = made(ClientTailored(patterns=["a"]))
-    strategy.configure(0)
-    strategy.aggregate(0, FIRST)
-    assert strategy.evaluation("s0")["b"].tolist() == strategy.evaluation("s1")["b"].tolist() == [1.75, -0.5]
-    assert strategy.evaluation("s0")["a"].tolist() != strategy.evaluation("s1")["a"].tolist()
-
-
 def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
     strategy = ClientTailored()
     strategy.attach(Server(["s0", "s1"], 1, weights={"w": torch.full((6,), 1.0)}, guard=UpdateGuard(limit=2.0)))

@@ -6,7 +6,6 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -26,7 +25,7 @@ from samfed_monai.methods.fedca import (
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
-from tests.handlers.toy import Dilated, Shown, next_round, same, toy_loader, toy_trainer, weights
+from tests.handlers.toy import Shown, next_round, same, toy_loader, toy_trainer, weights
 
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
 
@@ -133,7 +132,7 @@ def test_the_average_begins_as_the_student_and_lags_behind_it_and_the_base_is_wh
         assert torch.equal(weights(term._base.network)["encoder.0.weight"], start)
 
 
-def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_are_the_dictionary():
+def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_and_what_others_shared_are_the_dictionary():
     network, other = Shown(norm=True), Shown(norm=True)
     with torch.no_grad():
         other.encoder[0].weight.mul_(-1.0)
@@ -146,18 +145,21 @@ def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_are_the_diction
         return normalize(made.encoder(images).mean(dim=(2, 3)), dim=1)
 
     seen = X[:0].new_zeros(0, 8)
-    for step in range(2):
+    for step in range(3):
         strong, weak, public = torch.rand(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         state = SimpleNamespace(iteration=step + 1, batch={"image": public})
-        guidance = Guidance(student=X, weak_view=X, guides={}, batch={"image": weak, "image_strong": strong})
+        batch = {"image": weak, "image_strong": strong, "image_sha256": [f"{step}a", f"{step}b"]}
         engine.state = state
-        value = term.value(guidance, engine)
+        if step == 2:
+            term.shared = normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(4)), dim=1)
+        value = term.value(Guidance(student=X, weak_view=X, guides={}, batch=batch), engine)
         queries, keys = features(network.train(), strong), features(other.eval(), weak).detach()
         aligned = alignment_loss(features(network.train(), public), features(other.eval(), public))
-        torch.testing.assert_close(value, contrastive_loss(queries, keys, seen, 0.5) + 2.0 * aligned)
+        against = seen if step < 2 else torch.cat([seen, term.shared])
+        torch.testing.assert_close(value, contrastive_loss(queries, keys, against, 0.5) + 2.0 * aligned)
         torch.testing.assert_close(state.terms["contrast_alignment"], aligned.detach())
         seen = torch.cat([seen, keys])
-    assert len(term.dictionary) == 4
+    assert len(term.dictionary) == 6
 
 
 def given(images: torch.Tensor, *hashes: str, **options) -> Guidance:
@@ -175,29 +177,6 @@ def test_a_query_is_not_held_against_earlier_keys_of_its_own_image():
     assert term.value(given(images, "a", "a"), engine) == 0, "and these are all its own"
     assert term.value(given(images, "a", "b"), engine) > 0
     assert term.value(given(images), engine) > 0, "nobody says whose they are"
-
-
-def test_a_query_is_held_against_what_the_others_shared_too():
-    """A step by hand, in numpy: InfoNCE over a site's own keys of other images and the common dictionary."""
-    network, before, term = Shown(norm=True), Shown(norm=True).eval(), ContrastiveTerm(alignment=0, temperature=0.3)
-    term._average.sync(network)
-    engine = SimpleNamespace(network=network, inferer=lambda image, called: called(image))
-    first, second = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-    engine.state = SimpleNamespace(batch={"image": first})
-    term.value(given(first, "a", "b"), engine)
-    term.shared = normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(4)), dim=1)
-    value = float(term.value(given(second, "a", "c"), engine))
-
-    def unit(network: Shown, images: torch.Tensor) -> np.ndarray:
-        means = network.encoder(images).mean(dim=(2, 3)).detach().double().numpy()
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-    queries, keys, earlier = unit(network, second), unit(before, second), unit(before, first)
-    shared, losses = term.shared.double().numpy(), []
-    for query, key, others in zip(queries, keys, ([1], [0, 1]), strict=True):  # the first of the keys is of "a"
-        against = np.exp(np.concatenate([earlier[others] @ query, shared @ query]) / 0.3).sum()
-        losses.append(-np.log(np.exp(key @ query / 0.3) / (np.exp(key @ query / 0.3) + against)))
-    assert value == pytest.approx(np.mean(losses), abs=1e-6)
 
 
 class Images:
@@ -270,16 +249,6 @@ def test_without_a_common_dictionary_nothing_but_weights_travels_and_the_mean_do
     assert [message.extra for message in strategy.configure(0).values()] == [{}, {}]
     assert strategy.expected("a").keys() == {"w"}
     assert not ContrastBeforeLabels(rounds=2).exchange.mean
-
-
-def test_of_maps_of_one_size_the_deepest_is_trained():
-    network = Dilated()
-    start = weights(network)
-    handlers = [UnlabelledStream(loader=toy_loader(), guides=[]), ContrastiveTerm(alone=True, weight=1.0), TermLogger()]
-    trainer = toy_trainer(handlers, network=network, steps=3, learning_rate=0.05)
-    next_round(trainer, 0, 2)
-    moved = {name for name, tensor in weights(network).items() if not torch.equal(tensor, start[name])}
-    assert moved == {name for name in start if name.startswith("encoder.")}
 
 
 def aggregated(strategy, warm_start=None) -> list[float]:

@@ -64,13 +64,6 @@ def test_without_batches_the_decoder_stays_the_sites_own_and_the_encoder_is_the_
     assert numbers_of(sharing.network.state_dict()) == [*GLOBAL[:4], *OWN[4:]]
 
 
-def test_a_large_step_against_its_own_gives_the_global_decoder() -> None:
-    sharing, trainer = made(rate=100.0)
-    trainer.data_loader.dataset[0]["label"] = torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, -9.0])
-    assert sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 0.0}
-    assert numbers_of(sharing.network.state_dict()) == GLOBAL
-
-
 def test_the_mixture_begins_anew_in_every_round_and_the_first_rounds_have_none() -> None:
     sharing, _ = made(after=1, rate=0.02)
     assert sharing.receive(0, 3, Kind.WEIGHTS, six(GLOBAL)) == {}

@@ -219,14 +219,6 @@ def test_confidence_leaves_the_prediction_it_judges_alone() -> None:
     torch.testing.assert_close(confidence.grad, expected)
 
 
-def test_kl_by_hand() -> None:
-    # logits 2 ln 3 and targets 0.9 (logit ln 9): softened by 2 both are 3/4; against 0 (1/2) they cost KL(3/4 || 1/2)
-    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    logits = pixels(2 * LN3, 2 * LN3, 2 * LN3, 0, 0, 0)
-    found = hssf_kl(logits, torch.full((1, 1, 2, 3), 0.9))
-    assert found.item() == pytest.approx(3 / 6 * divergence / 2, rel=1e-4)  # mean over six pixels and two channels
-
-
 def test_kl_counts_a_closed_gate_as_zero() -> None:
     logits, target = torch.zeros(2, 1, 2, 3), torch.full((2, 1, 2, 3), 0.9)
     whole = hssf_kl(logits, target).item()
@@ -295,12 +287,6 @@ def test_channels_of_two_passes_weigh_what_they_hold_of_the_image() -> None:
     logits = dropped + torch.tensor([2.0, 1.0]).view(1, 2, 1, 1)
     assert dropout_consistency(logits, dropped).item() == pytest.approx((4 / 4 + 1 * 3 / 4) / 2)
     assert dropout_consistency(dropped, dropped).item() == 0
-
-
-def test_both_passes_learn_from_their_difference() -> None:
-    passes = [torch.randn(2, 2, 2, 2, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (0, 1)]
-    dropout_consistency(*passes).backward()
-    assert all(bool(each.grad.any()) for each in passes)
 
 
 def predicted(logits: torch.Tensor, confidence: torch.Tensor, dropped: torch.Tensor | None = None) -> torch.Tensor:
@@ -435,7 +421,6 @@ def test_bad_arguments_of_the_view_are_refused_together() -> None:
 
 def test_the_catalogue_has_what_the_method_declares() -> None:
     assert {"hssf_resnet18", "hssf_resnet34", "hssf_resnet101"} <= set(CLIENT_NETWORKS)
-    assert all(name in CLIENT_NETWORKS for name in ("hssf_resnet34", "hssf_resnet101"))
     network = client_network("hssf_resnet18", out_channels=2)
     with torch.no_grad():
         assert network.eval()(torch.rand(1, 3, 33, 50)).shape == (1, 2, 33, 50)

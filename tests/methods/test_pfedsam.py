@@ -15,7 +15,6 @@ from monai.inferers import SimpleInferer
 
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.pfedsam import (
     DecoupledStages,
     ExpertUsage,
@@ -28,7 +27,7 @@ from samfed_monai.networks.sam.experts import Routing
 from samfed_monai.networks.sam.network import SamOutputs
 from tests.handlers.sam_toy import sam_trainer
 from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
-from tests.networks.sam.tiny import SIZE, tiny_network, wake
+from tests.networks.sam.tiny import tiny_network
 
 
 def test_hand_computed_and_averaged_over_layers():
@@ -112,27 +111,6 @@ def test_paths_that_are_sure_and_agree_teach_each_other_nothing():
     value.backward()
     assert value == 0
     assert not prediction.grad.any()
-
-
-def test_the_gradient_reaches_the_trained_path_alone():
-    for path in SamPath:
-        network = tiny_network()
-        wake(network)
-        trainer = sam_trainer([], network=network)
-        image = torch.rand(2, 3, SIZE, SIZE)
-        trainer.state.output = {"pred": network(image, path=path), "image": image}
-        MutualDistillationTerm().value(None, trainer).backward()
-        experts = [p.grad for name, p in network.named_parameters() if ".experts." in name]
-        assert {grad is None for grad in experts} == {path is SamPath.GLOBAL}
-
-
-def test_in_a_trainer_its_weight_is_one_half_and_fresh_experts_cost_nothing():
-    network = tiny_network()  # both paths are one
-    term = MutualDistillationTerm()
-    trainer = sam_trainer([DecoupledStages(share=1.0), term, TermLogger()], network=network, steps=1)
-    trainer.run()
-    assert trainer.state.term_means["mutual_kd"] == pytest.approx(0, abs=1e-6)
-    assert (term.weight, term.temperature, term.needs) == (0.5, 2.0, ())
 
 
 def test_networks_without_two_paths_are_refused_before_any_step():
@@ -249,19 +227,6 @@ def test_a_trainer_without_rounds_has_both_stages_in_every_epoch():
     assert diary.lines == [G, L, G, L]
 
 
-def test_between_iterations_the_network_is_the_sites_own():
-    seen = []
-    trainer: Any = sam_trainer([DecoupledStages(share=1.0)], steps=1)
-    trainer.add_event_handler(
-        Events.EPOCH_COMPLETED,
-        lambda engine: seen.append((engine.network.path, [p for p in engine.network.parameters() if p.requires_grad])),
-    )
-    trainer.run()
-    ((path, trained),) = seen
-    assert path is SamPath.PERSONAL
-    assert len(trained) == sum(len(group["params"]) for group in trainer.network.parameter_groups())
-
-
 def test_a_failed_step_is_told_and_leaves_the_network_the_sites_own():
     trainer: Any = sam_trainer([DecoupledStages()], steps=2)
 
@@ -324,18 +289,6 @@ def test_shares_are_weighed_by_tokens():
     }
 
 
-def test_a_round_counts_the_tokens_of_stage_l_and_the_next_one_starts_anew():
-    trainer = sam_trainer([DecoupledStages(), ExpertUsage()], steps=3)
-    for round in range(2):
-        next_round(trainer, round, 2)
-        usage = trainer.state.expert_usage
-        assert list(usage) == trainer.network.expert_layers
-        for layer in usage.values():
-            assert layer["tokens"] == 1 * 4 * 16  # one step of stage L, four images, 4 x 4 tokens
-            assert sum(layer["share"]) == pytest.approx(1)
-            assert len(layer["share"]) == 4
-
-
 def test_every_round_is_a_line_that_its_owner_alone_can_read(tmp_path):
     trainer = sam_trainer([DecoupledStages(), ExpertUsage(output_dir=tmp_path, site="a")], steps=2)
     for round in range(2):
@@ -344,6 +297,10 @@ def test_every_round_is_a_line_that_its_owner_alone_can_read(tmp_path):
     first, second = map(json.loads, path.read_text().splitlines())
     assert (first["round"], second["round"]) == (0, 1)
     assert second["layers"] == trainer.state.expert_usage
+    assert list(second["layers"]) == trainer.network.expert_layers
+    for layer in second["layers"].values():
+        assert layer["tokens"] == 1 * 4 * 16, "one step of stage L, four images, 4 x 4 tokens: of this round alone"
+        assert (sum(layer["share"]), len(layer["share"])) == (pytest.approx(1), 4)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
@@ -61,15 +61,6 @@ class Tuned(ServerTuned):
     def attach(self, server: Server) -> ServerTuned:
         FedAvg.attach(self, server)
         return self
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"), [({"tau": -0.01}, "tau"), ({"tau": 1.01}, "tau"), ({"alpha": 0.0}, "alpha")]
-)
-def test_a_threshold_beyond_a_probability_and_a_distribution_of_nothing_are_refused(wrong, message) -> None:
-    MixUpTerm(tau=0.0), MixUpTerm(tau=1.0)
-    with pytest.raises(Refused, match=f"#{message}: expected"):
-        MixUpTerm(**{"tau": 0.95, **wrong})
 
 
 def run(tune, answers=((1, 2.0), (3, 6.0)), *, rounds=1):

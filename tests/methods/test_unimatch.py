@@ -15,8 +15,6 @@ from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout
 from samfed_monai.networks import client_network
 
-NETWORKS = ["basic_unet", "flexible_unet_resnet18", "deeplabv3plus_resnet18"]
-
 
 class Toy(nn.Module):
     """An encoder that returns the image and 1,000 channels of ones, and a decoder that hands them on."""
@@ -45,22 +43,6 @@ def test_whole_channels_go_and_the_rest_is_scaled() -> None:
     # 2,000 draws of a chance of 0.75: standard deviation 0.01, five of them
     assert (features == 0).float().mean().item() == pytest.approx(0.75, abs=0.05)
     assert network(image)[1].unique().tolist() == [1.0]
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_our_networks(name: str) -> None:
-    torch.manual_seed(0)
-    network = client_network(name).eval()
-    image = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        plain = network(image)
-        with feature_dropout(network, 0.0):
-            assert torch.equal(network(image), plain)
-        with feature_dropout(network, 0.5):
-            first, second = network(image), network(image)
-        assert torch.equal(network(image), plain)  # and nothing is left of it
-    assert not torch.equal(first, plain)
-    assert not torch.equal(first, second)
 
 
 def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,15 +98,6 @@ def test_half_the_mean_of_two_strong_views_and_half_the_feature_stream() -> None
     streams = [guidance.student, *(guidance.batch[key].mean(1, keepdim=True) for key in ("image_strong2", "image"))]
     first, second, features = (loss(logits, guidance.weak, 0.8) for logits in streams)
     torch.testing.assert_close(value, 0.25 * first + 0.25 * second + 0.5 * features)
-
-
-@pytest.mark.parametrize("tau", [0.6, 0.95])
-def test_labels_are_the_weak_views_where_it_is_sure(tau: float) -> None:
-    guidance = given()
-    value = UniMatchTerm(tau=tau, strong=1.0, features=0.0).value(guidance, engine_of(Mean()))
-    second = guidance.batch["image_strong2"].mean(1, keepdim=True)
-    expected = (loss(guidance.student, guidance.weak, tau) + loss(second, guidance.weak, tau)) / 2
-    torch.testing.assert_close(value, expected)
 
 
 def test_only_the_feature_stream_sees_dropped_features() -> None:

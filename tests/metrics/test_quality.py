@@ -126,19 +126,6 @@ class TestCalibration:
         assert Calibration.fit(singles([(0.5, 0.5)] * (FEWEST - 1))) is None
         assert Calibration.fit([]) is None
 
-    @pytest.mark.parametrize("least", [1, 5])
-    def test_nine_in_ten_images_of_the_same_kind_are_above_their_bound(self, least):
-        draw = np.random.default_rng(0)
-
-        def images(count):
-            estimates = draw.beta(8, 2, count)
-            dice = np.clip(estimates - 0.05 - np.abs(draw.normal(0, 0.5, count)) * (1.05 - estimates), 0, 1)
-            return estimates.tolist(), dice.tolist()
-
-        found = Calibration.fit([group for _ in range(8) for group in groups_of(*images(100), least=least)])
-        above = [found(estimate)[1] <= dice for estimate, dice in zip(*images(2000), strict=True)]
-        assert np.mean(above) == pytest.approx(0.9, abs=0.025)
-
     @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=FEWEST, max_size=60))
     def test_survives_json_and_never_decreases(self, pairs):
         found = Calibration.fit(singles(pairs))

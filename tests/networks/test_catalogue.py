@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from safetensors.torch import save_file
 from torch import nn
 
@@ -40,14 +37,6 @@ def test_logits_have_the_size_of_the_image(name):
     network = client_network(name, out_channels=2).eval()
     with torch.no_grad():
         assert network(torch.rand(1, 3, *SIZES[name])).shape == (1, 2, *SIZES[name])
-
-
-def test_it_is_nameable_in_json():
-    text = (
-        '{"network_def": {"_target_": "samfed_monai.networks.client_network", "name": "basic_unet", "in_channels": 1}}'
-    )
-    network = ConfigParser(json.loads(text)).get_parsed_content("network_def")
-    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 32, 32)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

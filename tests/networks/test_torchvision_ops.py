@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 PROBE = """
 import sys
@@ -17,6 +18,7 @@ OWN = 'own = torch.library.Library("torchvision", "DEF")\nown.define("nms(Tensor
 OWN += 'own.define("qnms(Tensor a, Tensor b, float c) -> Tensor")'
 
 
+@cache
 def probe(before: str = "") -> list[str]:
     """In a process of its own: torchvision can be imported only once in each."""
     command = [sys.executable, "-c", PROBE.format(before=before)]

@@ -20,9 +20,10 @@ from tests.federation.unlike import run_unlike, unlike_algo
 from tests.privacy.spy import wired
 
 
-def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation, tmp_path):
+def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation, tmp_path, caplog):
     """Two images in each split: no site sends a score, and the last round stands for the best."""
-    results = job(small_federation, tmp_path, privacy={"least_images": 3}).run()
+    with caplog.at_level(logging.INFO, logger="samfed_monai.audit"):
+        results = job(small_federation, tmp_path, privacy={"least_images": 3}).run()
     assert validate_results(results) == []
     assert results["models"]["best"]["round"] == results["models"]["last"]["round"] == 1
     assert (results["average"]["test"]["n"], results["average"]["test"]["dice"], results["worst"]["test"]) == (
@@ -47,6 +48,9 @@ def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation,
     audit = read_audit(tmp_path / "sites" / "site-1" / "audit.jsonl")
     assert [line["task"] for line in audit if line["kind"] == "weights"] == ["train", "train"]
     assert {line["n"] for line in audit if line["task"] == "evaluate"} == {0}
+    logged = [record for record in caplog.records if record.name == "samfed_monai.audit"]
+    files = [path.read_text() for path in tmp_path.glob("sites/*/audit.jsonl")]
+    assert len(logged) == sum(text.count("\n") for text in files) > 8, "lines go to a logger of their own, too"
 
 
 def test_fault_59_a_site_with_too_few_images_is_refused_before_round_0(small_federation, tmp_path):
@@ -69,14 +73,6 @@ def test_noise_is_accounted_for_in_the_results_and_in_the_report(small_federatio
     lines = [line for line in read_audit(tmp_path / "sites" / "site-2" / "audit.jsonl") if line["noise"]]
     assert [line["noise"]["release"] for line in lines] == [1, 2]
     assert all(line["metrics"] == ["iterations", "releases", "seconds"] for line in lines)
-
-
-def test_audit_lines_go_to_a_logger_of_their_own(small_federation, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="samfed_monai.audit"):
-        job(small_federation, tmp_path, rounds=1).run()
-    told = [record for record in caplog.records if record.name == "samfed_monai.audit"]
-    files = [path.read_text() for path in tmp_path.glob("sites/*/audit.jsonl")]
-    assert len(told) == sum(text.count("\n") for text in files) > 8
 
 
 def test_sites_that_exchange_predictions_add_noise_to_their_masks_and_learn_on(tmp_path):

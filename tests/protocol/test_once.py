@@ -11,17 +11,7 @@ import torch
 from samfed_monai.core import tensor_file
 from samfed_monai.federation import ClientAlgoSite, LocalTransport
 from samfed_monai.privacy import Allowed, ReleaseFilter
-from samfed_monai.protocol import (
-    Inbox,
-    Kind,
-    Message,
-    MessageRefused,
-    Task,
-    from_bytes,
-    message,
-    to_bytes,
-    wire_size,
-)
+from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Task, from_bytes, message, to_bytes, wire_size
 from samfed_monai.protocol.transport import received
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0])}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
 from samfed_monai.metrics.quality import Calibration, Quality
-from samfed_monai.reports.answer import Trust, quality_of_run, trust
+from samfed_monai.reports.answer import Trust, trust
 from samfed_monai.reports.html import render
 from samfed_monai.reports.run_data import RunData
 from tests.reports.runs import write_run
@@ -33,8 +34,21 @@ def test_each_site_has_its_share_of_doubtful_masks_most_doubtful_first(run):
 
 def test_they_are_calibrated_where_the_run_is(run):
     write_json(run.folder / "quality.json", Quality(Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)).as_dict())
-    assert quality_of_run(run).calibration.images == 40
     assert [(each.expected, each.doubtful) for each in trust(run)] == [(pytest.approx(0.6), 1), (pytest.approx(0.7), 1)]
+
+
+def test_an_empty_mask_is_doubtful_but_for_one_of_a_slice(run):
+    table = run.folder / "evaluation" / "best" / "a" / "test" / "scores.csv"
+    table.write_text("id,dice,iou,hd95,empty,estimate\nx,0,0,9,prediction,0.99\ny,0.9,0.8,1,,0.8\n")
+    assert trust(run)[0] == Trust("a", 2, True, pytest.approx(0.4), 1, [("x", 0.0), ("y", 0.8)])
+    run.results["sites"]["a"]["test"]["volumes"] = {}
+    assert trust(run)[0].doubtful == 0
+
+
+def test_a_broken_calibration_is_refused_as_for_masks(run):
+    (run.folder / "quality.json").write_text("{")
+    with pytest.raises(Refused, match=r"quality\.json"):
+        render(run, [], [], [])
 
 
 def test_the_page_has_them_escaped_and_says_whether_they_are_calibrated(run):

@@ -62,14 +62,6 @@ def test_the_verdict_of_a_sweep_is_computed(sections):
     assert verdict(found["Variants"], sections).startswith("No row is better than the default, SAM-Fed (`samfed`)")
 
 
-def test_a_row_that_a_collection_lacks_has_dashes_and_cannot_win(sections, tmp_path):
-    extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, place=9, sweep="Agreement rule")]
-    table = comparison_table([*(p.parent for p in (tmp_path / "Polyp").glob("*/results.json")), *extra])
-    lines = sweeps([Section("Polyp", table), sections[1]])["Agreement rule"]
-    assert block("", lines, sections, "samfed").rows["only_polyp"] == ["**0.970**", "+0.370", "–", "–", "–"]
-    assert best_of(lines).row.name == "learned"
-
-
 def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, tmp_path):
     extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, sweep="Teacher")]
     table = comparison_table([*(p.parent for p in (tmp_path / "Polyp").glob("*/results.json")), *extra])
@@ -79,40 +71,11 @@ def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, tmp
     )
 
 
-def test_the_page_marks_the_rule_and_is_the_same_bytes_every_time(sections):
-    pages = [ablation_page(sections, command="make ablation", caveats=["Small."], figures=["p.png"]) for _ in range(2)]
-    assert pages[0] == pages[1]
-    lines = pages[0].splitlines()
-    for text in (
-        "**The agreement rule is our reading of the paper's abstract and of summaries of it.**",
-        "make ablation",
-        "samfed compare Skin",
-        "## Agreement rule",
-        "- `learned`: about learned",
-        "- Small.",
-        "![Polyp: average test Dice of every row and seed](p.png)",
-        "### Skin",
-    ):
-        assert text in lines
-
-
 def test_another_default_is_taken_and_a_missing_one_is_refused(sections):
     lines = sweeps(sections, "intersection")["Agreement rule"]
     assert lines[0].row.name == "intersection"
     with pytest.raises(Refused, match=r"Polyp: expected a row 'box', which the others .*, found no such row; run it"):
         sweeps(sections, "box")
-
-
-def test_where_teachers_differ_each_row_shows_its_own(tmp_path):
-    folders = [
-        write_row(tmp_path / name, name, variant, 0, 0.8, sweep="Teacher", place=place)
-        for place, (name, variant) in enumerate({"samfed": "samfed", "size_256": "mine"}.items())
-    ]  # whose teachers are at 0.85 and 0.1
-    sections = [Section("", comparison_table(folders))]
-    table = block("Dice", sweeps(sections)["Teacher"], sections, "samfed")
-    assert table.heads == ["Dice", "vs samfed", "its teacher"]
-    assert table.rows["samfed"] == ["**0.800**", "–", "0.850"]
-    assert table.rows["size_256"] == ["**0.800**", "+0.000", "0.100"]
 
 
 def test_the_default_may_win_whatever_it_is(tmp_path):

@@ -7,8 +7,6 @@ import pytest
 from samfed_monai.core.io import read_json, write_json
 from study.measured import measured
 from study.record import add_to_record
-from study.related import related_page
-from study.related_plan import EARLIER
 from tests.reports.runs import write_row
 
 
@@ -43,26 +41,6 @@ def test_gains_and_losses_are_over_the_seeds_in_common_and_the_larger_ones_come_
         "sites without labels, 3 seeds: mean of the sites 0.683, +0.025 beside `no_sam`; "
         "gained at a +0.200; lost at b -0.150"
     )
-
-
-def test_the_yardstick_itself_stands_beside_the_public_set_alone(records):
-    assert measured(records)["no_sam"] == (
-        "sites without labels, 2 seeds: mean of the sites 0.550, +0.000 beside `dp_only`; "
-        "gained at b +0.100; lost at a -0.100"
-    )
-    assert measured(records)["dp_only"].endswith("+0.000 beside `no_sam`; gained at a +0.100; lost at b -0.100")
-
-
-def test_a_row_without_its_yardstick_says_its_dice_alone(records):
-    assert measured(records)["fedsam"] == "sites with masks, 1 seed: mean of the sites 0.600"
-
-
-def test_figures_of_an_earlier_form_of_a_method_say_so(records, monkeypatch):
-    monkeypatch.setitem(EARLIER, "ditto", "it was lambda 1")
-    assert measured(records)["ditto"].endswith("lost at b -0.150; of an earlier form: it was lambda 1")
-    told = "- Of an earlier form: `ditto`, it was lambda 1."
-    assert told in related_page(records, [0])[0]
-    assert "earlier form" not in related_page(records.parent / "none", [0])[0], "there are no figures"
 
 
 def test_without_records_nothing_was_measured_and_what_never_will_be_says_why(tmp_path):

@@ -4,11 +4,10 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
-from samfed_monai.reports import comparison_table
 from study.__main__ import main
-from study.page import Section, read_sections, sections_page, unique_slugs, write_page
+from study.page import Section, read_sections, unique_slugs
 from study.record import runs_in
-from tests.reports.runs import DICE, heterogeneous_runs, write_row
+from tests.reports.runs import DICE, write_row
 
 
 @pytest.fixture
@@ -48,44 +47,6 @@ def test_figures_of_sections_have_names_of_their_own(folder):
     table = read_sections([f"A={folder}"])[0].table
     titles = ("ImageNet encoder", "imagenet, encoder!", "")
     assert unique_slugs([Section(title, table) for title in titles]) == ["imagenet-encoder", "imagenet-encoder-2", ""]
-
-
-def test_published_rows_stand_in_a_table_of_their_own_with_their_mark(runs):
-    sections = [Section("", comparison_table(runs))]
-    page = sections_page(sections, published="polyp")
-    assert "*published (HSSF, Ma et al. 2024), other scale*: polyp." in page
-    assert "| Heterogeneous | HSSF | 0.6665 | 54.0 | 0.6635 | 0.4273 | 0.7862 | 0.7282 |" in page
-    assert "| Homogeneous | ELN | 0.4327 | – | – | – | – | – |" in page
-    page = sections_page(sections, published="skin")
-    for text in ("0.7911", "34.2", "0.8340", "other scale", "IEEE Transactions on Medical Imaging, 2024"):
-        assert text in page
-
-
-def test_a_page_of_several_comparisons_has_their_commands_verdicts_and_figures(runs, tmp_path):
-    sections = [
-        Section("From scratch", comparison_table(runs), "samfed compare A"),
-        Section("ImageNet encoder", comparison_table(heterogeneous_runs(tmp_path / "h")), "samfed compare B"),
-    ]
-    write_page(tmp_path / "polyp.md", sections, title="Polyps", command="make polyp", published="polyp")
-    page = (tmp_path / "polyp.md").read_text(encoding="utf-8")
-    order = (
-        *(
-            "# Polyps",
-            "make polyp",
-            "## From scratch",
-            "samfed compare A",
-            "- SAM-Fed leads, by more than",
-            "polyp-from-",
-        ),
-        *("## ImageNet encoder", "samfed compare B", "(polyp-imagenet-encoder.png)", "## Published numbers"),
-        *("## How to read", "## Caveats", "## Provenance", "### From scratch", "### ImageNet encoder"),
-    )
-    places = [page.index(text) for text in order]
-    assert places == sorted(places)
-    assert (tmp_path / "polyp-imagenet-encoder.png").read_bytes().startswith(b"\x89PNG")
-    assert "- `hssf`: regularity condensation and fusion without SAM" in page
-    write_page(tmp_path / "again.md", sections, title="Polyps", command="make polyp", published="polyp")
-    assert (tmp_path / "again.md").read_text(encoding="utf-8") == page.replace("(polyp-", "(again-")
 
 
 @pytest.fixture

@@ -6,19 +6,14 @@ import pytest
 
 from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Refused
-from samfed_monai.reports.rows import Cell
 from samfed_monai.reports.run_data import RunData
-from study import related
 from study.__main__ import main
 from study.ranks import ranking
-from study.record import add_to_record, read_record
+from study.record import add_to_record
 from study.related import (
     figures_of,
     related_page,
-    told_against,
-    told_help,
     told_ranks,
-    told_when,
     volumes_table,
 )
 from study.related_plan import (
@@ -182,17 +177,6 @@ def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
     assert [line.rpartition("(")[2] for line in lines[2:6]] == ["`samfed`)", "`fedper`)", "`no_sam`)", "`oracle`)"]
 
 
-def test_a_row_of_one_seed_takes_no_seed_from_the_others(records, tmp_path):
-    add_to_record(
-        records / "related-polyp.jsonl",
-        [write_row(tmp_path / "late" / "seed-0", "fedprox", "fedprox", 0, 0.9, rounds=4)],
-    )
-    text, _ = related_page(records, [0, 1])
-    assert "`samfed` has the best mean rank of 3 rows over 4 blocks." in text
-    assert "Not ranked, as runs in common are missing: `fedprox`." in text
-    assert "(`fedprox`) | – | 1 | 0.900 " in text
-
-
 def test_what_the_ranks_do_not_show_is_not_said():
     level = told_ranks(ranking({"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}, "c": {0: 0.5, 1: 0.5}}))
     assert "chance alone orders rows as much as this" in level
@@ -202,114 +186,10 @@ def test_what_the_ranks_do_not_show_is_not_said():
     assert one == "`a` has the best mean rank of 3 rows over 1 block; a test needs three rows and two blocks."
 
 
-def test_rows_against_the_yardstick_alone(records, tmp_path):
-    (few, _) = told_against(runs_of("polyp", records))
-    assert few.endswith(
-        "(Wilcoxon's signed-rank test, with Holm's correction for 2 rows): 4 blocks are too few to tell any from it."
-    )
-    gains = {"no_sam": 0.0, "samfed": 0.1, "fedper": -0.1, "ditto": 0.0}
-    for row, gain in gains.items():
-        for seed in range(4):
-            write_row(tmp_path / "four" / row / f"seed-{seed}", row, row, seed, 0.6 + 0.01 * seed + gain)
-    record = tmp_path / "four.jsonl"
-    add_to_record(record, [tmp_path / "four" / row / f"seed-{seed}" for row in gains for seed in range(4)])
-    (many, _) = told_against(read_record(record))
-    assert "higher `samfed` (8 of 8); lower `fedper` (0 of 8); 1 row cannot be told from it." in many
-    assert told_against([]) == []
-    write_row(tmp_path / "late" / "seed-0", "fedbn", "fedbn", 0, 0.9)
-    add_to_record(record, [tmp_path / "late" / "seed-0"])
-    (some, _) = told_against(read_record(record))
-    assert "for 3 rows of 8 blocks; not `fedbn`, of fewer): higher `samfed` (8 of 8)" in some
-
-
-def test_what_ran_on_which_machine_is_told_where_there_were_two(records, tmp_path):
-    assert "more than one machine" not in related_page(records, [0, 1])[0]
-    made = []
-    for row, seed, dice, device in (
-        ("coordinate_median", 0, 0.80, "cpu"),
-        ("trimmed_mean", 0, 0.80, "cpu"),
-        ("coordinate_median", 1, 0.81, "cpu"),
-        ("trimmed_mean", 1, 0.80, "H100"),
-        ("samfed", 1, 0.80, "H100"),
-    ):
-        folder = tmp_path / "more" / row / f"seed-{seed}"
-        made.append(write_row(folder, row, row, seed, dice, process={**process(400), "device": device}))
-    add_to_record(records / "related-polyp.jsonl", made)
-    page = related_page(records, [0, 1])[0]
-    assert "- Polyps, sites without labels: runs were made on more than one machine: seed 0 on cpu; seed 1" in page
-    assert "seed 1 on cpu, but `samfed`, `trimmed_mean` on H100. Each fitted its own warm starts" in page
-    assert "are one rule where four sites train, and differ by 0.0000 with seed 0, 0.0100 with seed 1." in page
-    alone = write_row(tmp_path / "more" / "seed-2", "trimmed_mean", "trimmed_mean", 2, 0.8, process=process(400))
-    add_to_record(records / "related-polyp.jsonl", [alone])  # its twin has not been run yet
-    assert "differ by 0.0000 with seed 0, 0.0100 with seed 1." in related_page(records, [0, 1, 2])[0]
-
-
-def test_adapters_that_were_fitted_apart_are_told_seed_by_seed(records, tmp_path):
-    def run(row, seed, adapter, variant=None):
-        folder = tmp_path / row / f"seed-{seed}"
-        hashes = {"datalist": "d", "adapter": adapter * 32}
-        return write_row(folder, row, variant or row, seed, 0.8, hashes=hashes)
-
-    add_to_record(records / "related-skin.jsonl", [run("no_sam", 0, "ab"), run("samfed", 0, "ab")])
-    assert "more than once" not in related_page(records, [0, 1])[0]
-    more = [run("no_sam", 1, "cd"), run("samfed", 1, "cd", "mine"), run("fedper", 1, "ab")]  # mine has another teacher
-    add_to_record(records / "related-skin.jsonl", more)
-    page = related_page(records, [0, 1])[0]
-    assert "- Skin: the adapter of SAM was fitted more than once from one recipe: seed 0 with `abababababab`; " in page
-    assert "seed 1 with `cdcdcdcdcdcd`, but `fedper` with `abababababab`. Students start from its trunk" in page
-    assert "Dice of the adapted SAM itself: 0.850 (`abababababab`), 0.100 (`cdcdcdcdcdcd`)." in page
-
-
-def test_what_helps_is_measured_against_federated_averaging_without_sam(records):
-    runs = runs_of("polyp", records)
-    cells = figures_of(runs, runs_of("unseen", records))
-    text = told_help(cells)
-    assert text.startswith("2 of 2 rows have a higher Dice than `no_sam` (0.710), the most `samfed` (+0.090).")
-    gains = "Dice +0.090, worst site +0.090, unseen hospital +0.060; "
-    assert f"SAM-Fed, with one rule of averaging or another (1) {gains}" in text
-    assert "rows whose sites keep a part of the network (1) Dice +0.045, worst site +0.045." in text
-    when = told_when(cells, runs)
-    assert when.startswith("At the worst site `samfed` gains most (+0.090), `fedper` least (+0.045).")
-    assert "a 0.730, most `samfed` +0.090; b 0.690, most `samfed` +0.090" in when
-    assert "has not been run" in told_help({row: of for row, of in cells.items() if row != "no_sam"})
-
-
-def test_rows_beside_the_floor_and_cheap_rows_are_named(tmp_path):
-    rows = {"no_sam": (0.7, ONE_ROUND), "dp_only": (0.72, ONE_ROUND), "fedmd": (0.71, [dict.fromkeys(ONE_ROUND[0], 9)])}
-    runs = [
-        write_row(tmp_path / row, row, row, 0, dice, rounds_traffic=traffic) for row, (dice, traffic) in rows.items()
-    ]
-    add_to_record(tmp_path / "related-polyp.jsonl", runs)
-    read = runs_of("polyp", tmp_path)
-    cells = figures_of(read)
-    assert "At or above the public set alone (0.720), over the seeds in common: none." in told_help(cells)
-    assert "At most half of its 4 MB a round, with the Dice beside it: `fedmd` (0.00 MB, Dice +0.010)." in told_when(
-        cells, read
-    )
-    cells["fedprox"] = cells["drflm"] = {"dice": Cell({0: 0.73}), "worst": Cell({0: 0.6})}
-    assert "Below the public set alone (0.720), over the seeds in common: `fedmd`." in told_help(cells)
-
-
 def told_weak() -> str:
     """What a page says of scribbles, where no row of them was run; one that is not installed is no row."""
     rows = present("weak_labels", "fedicra", "see")
     return f"- Polyps, sites with scribbles: nothing of {len(rows)} rows: {', '.join(f'`{row}`' for row in rows)}."
-
-
-def test_the_page_says_what_has_not_been_run(records):
-    text, _ = related_page(records, [0, 1, 2])
-    asked = len(rows_of("polyp")) * 3
-    assert f"- Polyps, sites without labels: {asked - 8} of {asked} runs are missing. No run: `dp_only`," in text
-    assert (
-        "Fewer than 3 seeds: `no_sam`, `samfed`, `oracle`" in text or "Fewer than 3 seeds: `no_sam`, `fedper`" in text
-    )
-    assert told_weak() in text
-    assert "- Polyps, trained without Kvasir: " in text
-    assert "- Skin: nothing; the 10 rows with the best mean ranks on polyps would be run, `dp_only`, `no" in text
-    assert ("- No row: `krum`, it needs five sites" in text) == ("krum" in methods())
-    assert ("- No unseen hospital: `clustered_sites`, two sites train there" in text) == (
-        "clustered_sites" in methods()
-    )
 
 
 def test_a_page_of_nothing_says_so_and_what_would_be_run(tmp_path):
@@ -387,9 +267,3 @@ def test_what_cannot_be_written_is_refused(words, match, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert match in capsys.readouterr().err
-
-
-def test_a_row_of_the_yardstick_is_not_counted_as_a_gain_over_itself(records):
-    assert related.YARDSTICK in rows_of("polyp")
-    text = told_ranks(ranking({"no_sam": {0: 1.0, 1: 1.0}, "b": {0: 0.5, 1: 0.5}, "c": {0: 0.2, 1: 0.2}}))
-    assert "Better than" not in text

@@ -28,12 +28,6 @@ def test_a_third_of_a_turn_of_hue_moves_red_to_green():
     assert (colour_matrix(hue=1 / 3) @ torch.tensor([1.0, 0, 0])).tolist() == pytest.approx([0, 1, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize("hue", [-0.25, -0.05, 0.1])
-def test_grey_stays_grey(hue):
-    grey = colour_matrix(hue=hue, saturation=1.3) @ torch.full((3,), 0.4)
-    assert grey.tolist() == pytest.approx([0.4] * 3, abs=1e-6)
-
-
 def test_contrast_pivots_on_the_mean_luminance():
     image = torch.tensor([0.2, 0.6]).expand(3, 1, 2)
     assert recolour(image, torch.eye(3), 0.5)[0, 0].tolist() == pytest.approx([0.3, 0.5])
@@ -153,18 +147,6 @@ def test_grey_makes_all_channels_equal():
     view = StrongView(**{**NOTHING, "grey_prob": 1}).set_random_state(0)(an_image())
     assert torch.allclose(view[0], view[1], atol=1e-6)
     assert torch.allclose(view[0], view[2], atol=1e-6)
-
-
-def test_geometry_is_kept():
-    """Without the box, the strong view of a picture of two areas still shows the same two areas."""
-    image = torch.zeros(3, 32, 32) + 0.2
-    image[:, 8:24, 8:24] = 0.8
-    view = StrongView(cutout_prob=0).set_random_state(0)
-    for _ in range(20):
-        strong = view(image).mean(dim=0)
-        middle = (strong[12:20, 12:20].mean() + strong[:4].mean()) / 2
-        assert torch.equal((strong[10:22, 10:22] > middle).float().mean().round(), torch.tensor(1.0))
-        assert torch.equal((strong[:6] > middle).float().mean().round(), torch.tensor(0.0))
 
 
 def test_the_dictionary_version_adds_a_key_and_keeps_the_weak_view():

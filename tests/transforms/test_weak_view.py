@@ -121,16 +121,6 @@ def test_image_label_and_soft_mask_move_together(seed, size, prob):
     assert image.max() <= 1 + 1e-6
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**31))
-def test_a_soft_mask_of_lower_resolution_moves_alike(seed):
-    full = torch.zeros(1, 64, 64)
-    full[:, 8:40, 24:40] = 1
-    item = {"image": full.repeat(3, 1, 1), "teacher": torch.nn.functional.avg_pool2d(full, 4)}
-    view = WeakViewd(size=64).set_random_state(seed)(item)
-    assert ((view["image"][:1] > 0.5) != (view["teacher"] > 0.5)).float().mean() < 0.03
-
-
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=20, deadline=None)
 def test_the_seed_decides_and_nothing_else(seed):

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.sources.published import KNOWN, Coverage, find_published
 from tests.data.making import disc, picture, save, site
@@ -111,4 +110,8 @@ def test_the_published_files_are_known(samfed_data):
     assert covered["Kvasir", "unlabelled"] == (800, 800)
     assert covered["EndoTect-ETIS", "test"] == (0, 40)
     assert sorted(KNOWN) == ["isic_hssf", "polyp_hssf"]
-    assert len(read_json(splits / "isic_hssf.json")["public"]["labeled_train"]) == 100
+    found = find_published(splits / "isic_hssf.json", samfed_data / "data" / "skin" / "isic2017")
+    assert (found.name, found.verified, len(found.places["", Split.PUBLIC])) == ("isic_hssf", True, 66)
+    sizes = [[part.found for part in found.coverage if part.client == f"domain{n}"] for n in range(1, 5)]
+    assert sizes == [[116, 13, 18], [217, 26, 30], [451, 55, 65], [687, 92, 85]]
+    assert sum(len(part.missing) for part in found.coverage) == 2694 - 1921

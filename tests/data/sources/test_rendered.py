@@ -37,7 +37,7 @@ class TestCoco:
         path.write_text(json.dumps(coco_of(pictures, annotations, ["lesion"])))
         return pictures
 
-    def test_masks_are_those_that_were_annotated(self, tmp_path: Path) -> None:
+    def test_masks_are_those_that_were_annotated(self, tmp_path):
         first, second = np.array(disc()) > 0, np.array(disc(radius=4)) > 0
         ring = first & ~second  # run lengths
         self.site(tmp_path, "a", [first, ring, None])
@@ -56,7 +56,7 @@ class TestCoco:
         ):
             draw_coco(tmp_path, progress=False)  # the empty one, which would be taken for true
 
-    def test_names_with_folders_and_the_list_beside_a_single_site(self, tmp_path: Path) -> None:
+    def test_names_with_folders_and_the_list_beside_a_single_site(self, tmp_path):
         mask = np.array(disc()) > 0
         pictures = self.site(tmp_path, ".", [mask, mask])
         pictures[0]["file_name"], pictures[1]["file_name"] = "images/0.png", "upload/somewhere/1.png"
@@ -79,7 +79,7 @@ class TestCoco:
             ("0.png", "1.png", None),
         ],
     )
-    def test_names_are_compared_from_their_end(self, tmp_path: Path, image: str, listed: str, mask: str | None) -> None:
+    def test_names_are_compared_from_their_end(self, tmp_path, image, listed, mask):
         [entry] = self.site(tmp_path, "a", [np.array(disc()) > 0])
         (tmp_path / "a/images/0.png").unlink()
         save(tmp_path / "a/images" / image, picture(0))
@@ -92,7 +92,7 @@ class TestCoco:
             assert draw_coco(tmp_path, progress=False) == []
             assert [path.stem for path in (tmp_path / "a/masks").iterdir()] == [mask]
 
-    def test_masks_of_images_of_one_name_go_into_their_folders_and_others_are_counted(self, tmp_path: Path) -> None:
+    def test_masks_of_images_of_one_name_go_into_their_folders_and_others_are_counted(self, tmp_path):
         pictures = self.site(tmp_path, "a", [np.array(disc()) > 0] * 3)
         for number in (0, 1):
             save(tmp_path / f"a/images/p{number}/0.png", picture(5 + number))
@@ -108,7 +108,7 @@ class TestCoco:
         with pytest.raises(Refused, match="found 2 images of that name"):
             draw_coco(tmp_path, progress=False)
 
-    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path: Path) -> None:
+    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path):
         mask = np.array(disc()) > 0
         self.site(tmp_path, "a", [mask, mask, mask])
         (tmp_path / "a/images/0.png").unlink()
@@ -127,7 +127,7 @@ class TestCoco:
         )
         assert not list(tmp_path.rglob("masks"))
 
-    def test_a_mask_of_somebody_else_stays(self, tmp_path: Path) -> None:
+    def test_a_mask_of_somebody_else_stays(self, tmp_path):
         self.site(tmp_path, "a", [np.array(disc()) > 0] * 2)
         save(tmp_path / "a/masks/1.png", disc(radius=2))
         before = (tmp_path / "a/masks/1.png").read_bytes()
@@ -136,7 +136,7 @@ class TestCoco:
         assert (tmp_path / "a/masks/1.png").read_bytes() == before
         assert not (tmp_path / "a/masks/0.png").exists()
 
-    def test_a_picture_in_two_files_and_no_file_at_all(self, tmp_path: Path) -> None:
+    def test_a_picture_in_two_files_and_no_file_at_all(self, tmp_path):
         save(tmp_path / "a/images/0.png", picture(0))
         with pytest.raises(Refused, match="expected COCO annotations of a site, found no file; put them into"):
             draw_coco(tmp_path, progress=False)
@@ -156,7 +156,7 @@ class TestNifti:
         nibabel.save(nibabel.Nifti1Image(data, cls.AFFINE if affine is None else affine), path)
         return path
 
-    def test_volumes_become_slices_with_their_masks(self, tmp_path: Path) -> None:
+    def test_volumes_become_slices_with_their_masks(self, tmp_path):
         data = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).astype(np.uint8)
         self.volume(tmp_path / "in/a/images/p1.nii.gz", data)
         self.volume(tmp_path / "in/a/masks/p1_mask.nii.gz", (data > 100).astype(np.uint8))
@@ -182,7 +182,7 @@ class TestNifti:
         with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
             cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
 
-    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path: Path) -> None:
+    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path):
         zeros = np.zeros((4, 3, 2), np.uint8)
         for name in ("shape", "place", "twin/one", "twin_one"):
             self.volume(tmp_path / f"in/a/images/{name}.nii", zeros)
@@ -201,7 +201,7 @@ class TestNifti:
         with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
             cut_nifti(tmp_path / "nowhere", tmp_path / "out", progress=False)
 
-    def test_the_names_of_nnunet_are_understood_and_several_channels_refused(self, tmp_path: Path) -> None:
+    def test_the_names_of_nnunet_are_understood_and_several_channels_refused(self, tmp_path):
         zeros = np.zeros((4, 3, 2), np.uint8)
         for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", "images/n_0007", "masks/n_0007"):
             self.volume(tmp_path / f"in/a/{name}.nii.gz", zeros)
@@ -224,15 +224,13 @@ class TestNifti:
             cut_nifti(tmp_path / "in", tmp_path / "other", progress=False)
         assert not (tmp_path / "other").exists()
 
-    def test_volumes_that_are_only_numbered_are_no_channels(self, tmp_path: Path) -> None:
+    def test_volumes_that_are_only_numbered_are_no_channels(self, tmp_path):
         for name in ("images/p_0000", "masks/p_0000", "images/p_0001", "masks/p_0001"):
             self.volume(tmp_path / f"in/a/{name}.nii.gz", np.zeros((4, 3, 1), np.uint8))
         cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
         assert len(list((tmp_path / "out").rglob("*.png"))) == 4
 
-    def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(
-        self, tmp_path: Path
-    ) -> None:
+    def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(self, tmp_path):
         data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
         data[0, 0, 1] = drawn[0, 0, 2] = 1
         self.volume(tmp_path / "in/a/images/p.nii", data)
@@ -243,7 +241,7 @@ class TestNifti:
         kept = {path.relative_to(tmp_path / "out/a").as_posix() for path in (tmp_path / "out").rglob("*.png")}
         assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
 
-    def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(self, tmp_path: Path) -> None:
+    def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(self, tmp_path):
         data, wide = np.zeros((4, 3, 2), np.uint8), np.diag([0.5, 0.5, 6.0, 1.0])
         self.volume(tmp_path / "in/a/images/p1.nii", data)
         self.volume(tmp_path / "in/b/images/p2.nii", data, wide)
@@ -256,7 +254,7 @@ class TestNifti:
         with pytest.raises(Refused, match=r"--without-spacing: expected one of \['a', 'b'\], found 'c'; name a site"):
             cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"], progress=False)
 
-    def test_axes_are_told_or_turned(self, tmp_path: Path) -> None:
+    def test_axes_are_told_or_turned(self, tmp_path):
         data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
         self.volume(tmp_path / "in/a/images/ras.nii", data)
         turned = self.volume(tmp_path / "in/a/images/sra.nii", data.transpose(2, 0, 1), self.AFFINE[:, [2, 0, 1, 3]])
@@ -274,7 +272,7 @@ class TestNifti:
             assert np.array_equal(mask_at(tmp_path / f"out/a/masks/sra/sra_000{number}.png"), seen[0][..., 0] == 7)
 
 
-def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path: Path) -> None:
+def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path):
     TestNifti.volume(tmp_path / "in/a/images/one.nii", np.zeros((4, 3, 2), np.uint8))
     cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}

@@ -11,13 +11,9 @@ from PIL import Image
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import Options, Prepared, prepare_folders
+from samfed_monai.data.prepare import Prepared, prepare_folders
 from tests.cli.test_prepare import run
-from tests.data.making import disc, save, site
-
-
-def options(tmp_path: Path, **kwargs: object) -> Options:
-    return Options(output=tmp_path / "list.json", progress=False, **{"report": False, **kwargs})
+from tests.data.making import disc, options, save, site
 
 
 def prepared(tmp_path: Path, kinds: dict[str, str], **kwargs: object) -> Prepared:

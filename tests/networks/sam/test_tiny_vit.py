@@ -5,11 +5,12 @@ import torch
 from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
 from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
+from tests.networks.sam.tiny import SIZE
 
 
 def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint):
-    sam = build_sam("vit_t", checkpoint, 256)
-    encoder, image = sam.image_encoder, torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    sam = build_sam("vit_t", checkpoint, SIZE)
+    encoder, image = sam.image_encoder, torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     blocks = [module for module in encoder.modules() if hasattr(module, "fused_attn")]
     assert len(blocks) == 10
     with torch.no_grad():
@@ -22,7 +23,7 @@ def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint
 
 
 def test_weights_keep_their_own_order_of_memory(checkpoint):
-    encoder = build_sam("vit_t", checkpoint, 256).image_encoder
+    encoder = build_sam("vit_t", checkpoint, SIZE).image_encoder
     assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values())
 
 
@@ -31,7 +32,7 @@ def batch_norms(network: torch.nn.Module) -> int:
 
 
 def test_folded_batch_norms_give_the_same_masks(checkpoint):
-    plain, folded = (build_sam("vit_t", checkpoint, 256) for _ in range(2))
+    plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
     with torch.no_grad():
         for sam in (plain, folded):
             generator = torch.Generator().manual_seed(0)  # those of a fresh network change nothing
@@ -39,7 +40,7 @@ def test_folded_batch_norms_give_the_same_masks(checkpoint):
                 if "running_" in name:
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
         fold_batch_norms(folded.image_encoder)
-        image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+        image = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
         expected, found = plain.encode(image), folded.encode(image)
     assert (batch_norms(plain), batch_norms(folded)) == (27, 0)
     assert expected.std() > 0.1
@@ -47,7 +48,7 @@ def test_folded_batch_norms_give_the_same_masks(checkpoint):
 
 
 def test_an_adapter_fits_a_folded_network_as_it_fits_a_plain_one(checkpoint):
-    plain, folded = (build_sam("vit_t", checkpoint, 256) for _ in range(2))
+    plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
     fold_batch_norms(folded.image_encoder)
     for sam in (plain, folded):
         prepare(sam, Adapt.LORA, 2)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import PUBLIC, read_json, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.metrics.quality import IN_RUN, Quality
 
 WEIGHTS = "model_sha256"
@@ -63,3 +65,35 @@ def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
         return Quality.from_dict(json.loads(content) if isinstance(content, str) else content)
     except ValueError as error:
         raise Refused([Problem(where, found=str(error), expected="a model's quality", hint=hint)]) from None
+
+
+def digest_of(hashes: Collection[str]) -> str | None:
+    """By which images are recognised without a hash of any of them; ``None`` of fewer than :data:`LEAST_IMAGES`.
+
+    Args:
+        hashes: SHA-256 of the images, in any order.
+    """
+    return canonical_hash(sorted(hashes)) if len(hashes) >= LEAST_IMAGES else None
+
+
+def digests_of(sites: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """Those of the images of each site, and of all together.
+
+    Args:
+        sites: name to the SHA-256 of its images.
+    """
+    everywhere = [each for hashes in sites.values() for each in hashes]
+    made = {digest_of(hashes) for hashes in (everywhere, *sites.values())}
+    return tuple(sorted(each for each in made if each is not None))
+
+
+def recognised(sites: Mapping[str, Collection[str]], digests: Collection[str]) -> list[str]:
+    """Names of the sites whose images have one of the digests; all of them where their images together have one.
+
+    Args:
+        sites: as of :func:`digests_of`.
+        digests: of :class:`Quality`.
+    """
+    if digest_of([each for hashes in sites.values() for each in hashes]) in digests:
+        return list(sites)
+    return [name for name, hashes in sites.items() if digest_of(hashes) in digests]
