@@ -34,7 +34,7 @@ def measured(records: str | Path) -> dict[str, str]:
         for row, blocks in scores.items():
             other, base = yardstick if row != yardstick else FLOOR, known[row].base if row in known else None
             text = f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}"
-            if base != other and (gains := gains_by_site(blocks, scores.get(base, {}))):
+            if base not in (None, other) and (gains := gains_by_site(blocks, scores.get(str(base), {}))):
                 text += f"; {as_difference(fmean(gains.values()))} beside `{base}`, on which it builds"
             texts.setdefault(row, []).append(text)
     for row in texts.keys() & EARLIER.keys():
