@@ -63,7 +63,8 @@ def like(value: Any) -> Schema:
 def component_schema(component: Any) -> Schema:
     """What a class or function takes, as an object of its arguments, by its annotations and else its defaults.
 
-    One that takes any others may hand them to its bases, whose names are known, too.
+    One that takes any others may hand them to its bases, whose names are known, too. To a base of this package it
+    does: what that does not take is unknown.
     """
     named, anything = parameters_of(component)
     hints, arguments = annotations_of(component), dict[str, Schema]()
@@ -73,6 +74,10 @@ def component_schema(component: Any) -> Schema:
         arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
     required = [name for name, parameter in named.items() if parameter.default is parameter.empty]
     bases = inspect.getmro(component)[1:] if anything and inspect.isclass(component) else ()
+    for base in (base for base in bases if "__init__" in vars(base)):
+        if not parameters_of(base)[1]:
+            anything = not base.__module__.startswith("samfed_monai.")
+            break
     others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | {key: {} for key in COMPONENT_KEYS}
     return {"properties": {**others, **arguments}, "required": required, "additionalProperties": anything}
 

@@ -76,7 +76,8 @@ class Disagreement:
         """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it.
 
         Returns:
-            The student's estimate of each of its masks (:func:`samfed_monai.metrics.quality.estimate`).
+            The student's estimate of each of its masks (:func:`samfed_monai.metrics.quality.estimate`); 0 of an empty
+            one, unless it is of a slice of a volume.
         """
         try:
             records = self.records if model == "best" else self.records[:: max(1, -(-len(self.records) // SAMPLE))]
@@ -106,10 +107,9 @@ class Disagreement:
                     dice = segmentation_scores(student, teacher).dice
                     if logits.shape[1] > 1:
                         dice = over_classes(scores_by_class(student, teacher, logits.shape[1] - 1)).dice
-                    rows.append(
-                        {**record, "dice": dice, "estimate": estimate(chance), "student": student, "teacher": teacher}
-                    )
-                    rows[-1]["nothing"] = not student.any() and not record.get("volume")
+                    # no empty mask agrees with a lesion; a slice may hold nothing
+                    promised = estimate(chance) if student.any() or record.get("volume") else 0.0
+                    rows.append({**record, "dice": dice, "estimate": promised, "student": student, "teacher": teacher})
                 rows.sort(key=lambda row: (row["dice"], row["id"]))
                 for row in rows[KEPT:]:
                     row["student"] = row["teacher"] = None
@@ -123,7 +123,7 @@ class Disagreement:
                 with atomic_write(folder / whose / name) as stream:
                     values = row[whose].astype(np.uint8) * (255 if row[whose].dtype == bool else 1)
                     Image.fromarray(values).save(stream, format="PNG")
-            named.append({**row, "mask": name, "estimate": 0.0 if row["nothing"] else row["estimate"]})
+            named.append({**row, "mask": name})
         write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
         kept = {row["mask"] for row in named}
         for old in folder.glob("*/*.png"):  # of the round before

@@ -12,6 +12,7 @@ from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.components import component_schema, typed_as
 from samfed_monai.config.options import options_in
 from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.methods.ditto import DittoSharing
 
 FILES = sorted({files[-1] for files in WORKFLOWS.values()})
 
@@ -100,6 +101,8 @@ def test_what_a_component_takes_is_an_object_of_its_arguments_and_those_of_its_b
         "_mode_": {},
     }
     assert component_schema(Base)["additionalProperties"] is False
+    passed_on = component_schema(DittoSharing)  # to TrainerSharing, which takes no others
+    assert (passed_on["additionalProperties"], "seed" in passed_on["properties"]) == (False, True)
 
 
 def test_a_whole_number_that_no_tensor_counts_is_refused():
