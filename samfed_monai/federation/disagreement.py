@@ -48,6 +48,8 @@ class Disagreement:
         batch_size: images that the student sees at once.
         folder: ``evaluation`` of the run: the files go into ``<model>/<site>/unlabelled`` there.
         site: the site.
+        parts: whether images are slices of volumes, of which many rightly hold nothing: no empty mask agrees with a
+            lesion.
 
     Of a round's model, :data:`SAMPLE` images are looked at, the same in every round; of the best one, all.
 
@@ -68,16 +70,17 @@ class Disagreement:
         batch_size: int,
         folder: str | Path,
         site: str,
+        parts: bool = False,
     ) -> None:
         self.records, self.store, self.preprocessing = records, store, preprocessing
-        self.batch_size, self._folder, self.site = batch_size, Path(folder), site
+        self.batch_size, self._folder, self.site, self.parts = batch_size, Path(folder), site, parts
 
     def __call__(self, evaluator: SupervisedEvaluator, model: str = "best") -> list[float]:
         """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it.
 
         Returns:
             The student's estimate of each of its masks (:func:`samfed_monai.metrics.quality.estimate`); 0 of an empty
-            one, unless it is of a slice of a volume.
+            one without ``parts``.
         """
         try:
             records = self.records if model == "best" else self.records[:: max(1, -(-len(self.records) // SAMPLE))]
@@ -107,8 +110,7 @@ class Disagreement:
                     dice = segmentation_scores(student, teacher).dice
                     if logits.shape[1] > 1:
                         dice = over_classes(scores_by_class(student, teacher, logits.shape[1] - 1)).dice
-                    # no empty mask agrees with a lesion; a slice may hold nothing
-                    promised = estimate(chance) if student.any() or record.get("volume") else 0.0
+                    promised = estimate(chance) if student.any() or self.parts else 0.0
                     rows.append({**record, "dice": dice, "estimate": promised, "student": student, "teacher": teacher})
                 rows.sort(key=lambda row: (row["dice"], row["id"]))
                 for row in rows[KEPT:]:

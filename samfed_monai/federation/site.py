@@ -557,6 +557,7 @@ class Site:
             batch_size=batch_size,
             folder=folder,
             site=self.site,
+            parts=any(item.volume is not None for item in self.datalist.sites[self.site].unlabelled),
         )
 
     @property
