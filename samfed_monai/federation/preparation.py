@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from samfed_monai.federation.participants import Participants
     from samfed_monai.federation.plan import Plan
-    from samfed_monai.federation.teacher import TeacherStage
     from samfed_monai.federation.workflow import WorkflowConfig
 
 
@@ -233,18 +232,19 @@ def label_problems(datalist: DataList, participants: Participants, where: str) -
     return list(problems)
 
 
-def class_problems(datalist: DataList, config: WorkflowConfig, teacher: TeacherStage | None) -> list[Problem]:
+def class_problems(datalist: DataList, config: WorkflowConfig) -> list[Problem]:
     """Problems of a list's classes: names other than the run's, or a teacher that segments one class only.
 
     Args:
         datalist: the frozen list, or one end's part of it.
         config: the run's ``train.json``.
-        teacher: how the run uses a teacher; ``None`` where it has none.
     """
     classes, problems = config.optional("classes"), Problems()
     problems.extend(other_classes(datalist.classes, classes, f"{datalist.name or 'data list'} -> classes"))
-    if several(classes) and teacher is not None:
-        problems.extend(teacher.one_class_only(config.value("teacher_adapt")))
+    if several(classes) and config.value("teacher_adapt") == "none":
+        expected = "an adapted SAM: as it comes it has one mask"
+        hint = "take lora or decoder: the decoder then learns a mask of each class"
+        problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, hint=hint)
     return list(problems)
 
 

@@ -156,9 +156,7 @@ def plan_problems(
         datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
         sites: number of sites that train; ``None`` where it is not known.
     """
-    problems, privacy, teacher = Problems(), Privacy(), None
-    with problems.collected():
-        teacher = TeacherStage.of(plan, places)
+    problems, privacy = Problems(), Privacy()
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
     guard = None
@@ -173,10 +171,8 @@ def plan_problems(
     noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
     problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
     problems.extend(start_problems(places.start_from, participants))
-    if teacher is not None:
-        adapt = participants.config.value("teacher_adapt")
-        problems.extend(masks_from_problems(places.masks_from, adapt, teacher))
-    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config, teacher))
+    problems.extend(masks_from_problems(places.masks_from, participants.config.value("teacher_adapt")))
+    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
     if datalist is not None:
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
         problems.extend(label_problems(datalist, participants, datalist.name))

@@ -107,13 +107,12 @@ class StudentTeacher(nn.Module):
         return resize_probabilities(mean, [side // MASK_STRIDE for side in inner_size(height, width, self.size)])
 
 
-def masks_from_problems(source: str | Path | None, adapt: str, stage: TeacherStage) -> list[Problem]:
+def masks_from_problems(source: str | Path | None, adapt: str) -> list[Problem]:
     """What of a run's settings has no use beside ``masks_from``; empty without one.
 
     Args:
         source: of ``masks_from``.
         adapt: ``teacher_adapt``; ``off`` has no soft masks.
-        stage: how the run uses a teacher.
     """
     expected, hint = "null: this variant learns from no soft masks", "leave it out, or take another variant"
     return [] if source is None or adapt != "off" else [Problem(WHERE, repr(str(source)), expected, hint)]

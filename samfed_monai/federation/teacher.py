@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, locked, read_json, sha256_bytes, sha256_file, write_bytes
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.records import read_as
@@ -134,19 +134,6 @@ class TeacherStage:
             pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
             pairs = {f"fit#{name}": value for name, value in pretended.items()}
             self._config().with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
-
-    def one_class_only(self, adapt: str) -> list[Problem]:
-        """What of this use of a teacher knows one class alone, for a run of several.
-
-        Args:
-            adapt: as in :meth:`load`.
-        """
-        problems = Problems()
-        if adapt == "none":
-            hint = "take lora or decoder: the decoder then learns a mask of each class"
-            expected = "an adapted SAM: as it comes it has one mask"
-            problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, hint=hint)
-        return list(problems)
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.

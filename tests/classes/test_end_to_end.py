@@ -162,7 +162,7 @@ def test_what_cannot_be_learned_is_refused_before_any_work(place, more, told, tm
 def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(place, caplog):
     listed = DataList.load(place / "list.json")
     other = DataList(listed.name, listed.public, listed.sites, classes=["liver", "spleen"])
-    config = SimpleNamespace(optional=lambda name: list(CLASSES))
+    config = SimpleNamespace(optional=lambda name: list(CLASSES), value=lambda name: "lora")
     node = SimpleNamespace(site="mr", listed=lambda: other, participants=SimpleNamespace(config=config))
     with caplog.at_level(logging.ERROR):
         (problem,) = Site._other_classes(node)
@@ -171,7 +171,7 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
         "log names; make it again with `samfed prepare … --classes`: the same names in the same order at every site"
     )
     assert "found the classes ['liver', 'spleen']" in caplog.text
-    assert [str(each) for each in class_problems(listed, config, None)] == []
+    assert [str(each) for each in class_problems(listed, config)] == []
 
 
 def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):
