@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 
+from samfed_monai.reports.run_data import RunData
 from study.related import figures_of
 from study.related_plan import EARLIER, runs_of
 
@@ -32,7 +35,10 @@ def advice(records: str | Path) -> str:
     def rows(kind: str, *names: str, column: str = "dice") -> str:
         return ", ".join(row(kind, name, column) for name in names)
 
+    organs = _volumes(runs_of("abdomen", records))
+    abdomen = ", ".join(f"`{name}` {dice:.3f}" for name, dice in sorted(organs.items(), key=lambda pair: -pair[1]))
     return _ADVICE.format(
+        abdomen=_ABDOMEN.format(abdomen=abdomen) if organs else _UNMEASURED,
         masks=rows("masks", "elcfs_labelled", "supervised", "pfedsam", "fedsam", "pfedsam_two_stage"),
         without=rows("free", "samfed", "dp_only"),
         weak=rows("weak", "see", "weak_labels", "fedicra"),
@@ -41,6 +47,20 @@ def advice(records: str | Path) -> str:
         seen=rows("free", "no_global_kd", "samfed", "fedsemidg", "no_sam", "elcfs", "dp_only", column="unseen"),
     )
 
+
+def _volumes(runs: Iterable[RunData]) -> dict[str, float]:
+    """Row to its mean Dice of whole volumes over sites, classes and seeds."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for splits in run.results["sites"].values():
+            classes = ((splits.get("test") or {}).get("volumes") or {}).get("classes") or {}
+            found.setdefault(run.row, []).extend(each["dice"] for each in classes.values() if each["dice"] is not None)
+    return {row: fmean(values) for row, values in found.items() if values}
+
+
+_UNMEASURED = "Not measured on such sites yet (`make related RELATED_PARTS=abdomen`)"
+_ABDOMEN = """Dice of whole volumes, means over four organs and both sites, public masks of CT alone, one seed
+([by organ](results/related.md)): {abdomen}"""
 
 _ADVICE = """## Which one for you
 
@@ -57,8 +77,8 @@ publish some labelled images, let these be the public set and all sites learn wi
 site, one pass of it for each image and round, and learns one class; `weak_labels` learns several. First compare with
 what needs no label of a site, where there are public masks: {without}.
 
-**One modality a site**, such as CT at one and MR at another. Not measured on such sites yet (`make related
-RELATED_PARTS=abdomen`); on polyps: {modality}. Adapt the teacher to public images of both modalities and begin with
+**One modality a site**, such as CT at one and MR at another. {abdomen}; on polyps:
+{modality}. Adapt the teacher to public images of both modalities and begin with
 `samfed`. What to try then: `fedgin` varies intensities and sends nothing more; `fedbn` and `fedgin_own_norm` keep a
 modality's normalisation layers at its site, so that a new hospital has none; `fedda` aligns features; `elcfs` sends
 spectra of images.
