@@ -32,7 +32,7 @@ BOUNDS = {
 }
 """The budget; other numbers have none."""
 
-REACHED = {"package, code lines": 35_200, "package, files": 280, "tests, raw lines": 57_450}
+REACHED = {"package, code lines": 34_950, "package, files": 279, "tests, raw lines": 54_900}
 """Where the budget is not reached yet, the limit that ``--check`` holds meanwhile. It goes down; it went up once, for
 compression, generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
 
