@@ -112,7 +112,8 @@ class TestCalibration:
         assert found.estimates == pytest.approx((0.3, 0.6, 0.9))
         assert found.dice == pytest.approx((0.2, 0.5, 0.9))
         assert found(0.45)[0] == pytest.approx(0.35)
-        assert found(0.0)[0] == pytest.approx(0.2)
+        assert found(0.01)[0] == pytest.approx(0.2)
+        assert found(0.0)[0] == 0, "an empty mask, which is none of the blocks"
         assert found(1.0)[0] == pytest.approx(0.9)
 
     def test_the_bound_is_the_estimate_less_the_margin_that_nine_in_ten_did_not_exceed(self):

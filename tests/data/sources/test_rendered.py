@@ -263,8 +263,9 @@ class TestNifti:
             (data == 7).transpose(2, 0, 1).astype(np.uint8),
             nibabel.load(turned).affine,
         )
-        [told] = cut_nifti(tmp_path / "in", tmp_path / "as_they_are", progress=False)
-        assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in told
+        voxels, axes = cut_nifti(tmp_path / "in", tmp_path / "as_they_are", progress=False)
+        assert "a 0.5 x 0.5 to 2 x 0.5 to 2" in voxels
+        assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in axes
         assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True, progress=False) == []
         for number in (1, 2):
             seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]
