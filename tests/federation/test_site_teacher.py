@@ -166,6 +166,20 @@ def test_the_teachers_means_are_those_of_its_masks(machine):
     }
 
 
+@pytest.mark.parametrize("skipped", [False, True])
+def test_the_teachers_empty_masks_count_as_the_students_do(machine, monkeypatch, skipped):
+    here = machine.site()
+    here.take(sent(machine.folder, fitted()))
+    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
+    config = config.with_overrides({"validate#scores#skip_empty": skipped})
+    one, other = here.masks.teacher_scores(here.sha256, config, "test")
+    rows = [one, {**other, "empty": "prediction", "hd95": 45.0}]
+    monkeypatch.setattr(here.masks, "teacher_scores", lambda *_: rows)
+    assert here.scores("test", config)["metrics"]["hd95"] == pytest.approx(
+        one["hd95"] if skipped else (one["hd95"] + 45) / 2
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [

@@ -43,6 +43,9 @@ def test_clipping_and_noise_by_hand():
     noisy, deviation = limited(tensors, StatisticRule(clip=1.0, noise_multiplier=0.5), noise=ones)
     assert deviation == pytest.approx(2 * 1.0 * 3**0.5 * 0.5)  # three entries
     torch.testing.assert_close(noisy["b"].flatten(), torch.tensor([0.0, 1.0]) + deviation)
+    assert limited(tensors, StatisticRule(clip=0.5, noise_multiplier=0.5), noise=ones)[1] == pytest.approx(
+        deviation / 2
+    )
 
 
 @settings(max_examples=50, deadline=None)
