@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.words import counted
-from samfed_monai.metrics.quality import FEWEST, NOTHING, Calibration, groups_of
+from samfed_monai.metrics.quality import FEWEST, Calibration, estimate_of, groups_of
 
 Pairs = Sequence[tuple[float, float]]
 """Estimate and true Dice of each image."""
@@ -23,20 +23,14 @@ FEWEST_RANKED = 5
 def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """Estimate and Dice of every image of ``samfed evaluate``, by site, from the tables that it wrote.
 
-    The estimate of an empty mask is 0, but where slices of volumes were scored, which may hold nothing.
-
     Args:
         output_dir: its folder.
         result: content of its ``metrics.json``.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for site, summary in result["sites"].items():
-        nothing = () if "volumes" in summary else NOTHING
         with (output_dir / site / result["split"] / "scores.csv").open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        found[site] = [
-            (0.0 if row.get("empty") in nothing else float(row["estimate"]), float(row["dice"])) for row in rows
-        ]
+            found[site] = [(estimate_of(row, summary), float(row["dice"])) for row in csv.DictReader(stream)]
     return found
 
 

@@ -27,8 +27,6 @@ COVERAGE = 0.9
 """Share of images whose Dice is to be at or above the bound."""
 FEWEST = 20
 """Images with labels that a calibration needs: with fewer, a bound for nine in ten is a guess."""
-NOTHING = ("prediction", "both")
-"""Entries of the column ``empty`` of tables of scores, of masks that are empty."""
 GROUPS = 16
 """Most groups of images that a site sends."""
 IN_RUN = "quality.json"
@@ -76,6 +74,18 @@ def estimate(chances: Chances, threshold: float = 0.5) -> float:
 def margin(estimated: float, dice: float) -> float:
     """By how much an estimate promised too much, as a share of what it left open; below 0 where it promised less."""
     return (estimated - dice) / (1 + _LEAST_SPREAD - estimated)
+
+
+def estimate_of(row: Mapping[str, Any], summary: Mapping[str, Any]) -> float:
+    """The estimate in a row of a table of scores: 0 of an empty mask, unless slices of volumes were scored, which may
+    hold nothing.
+
+    Args:
+        row: with ``estimate``, and ``empty`` where labels were there.
+        summary: of the site's scores; with ``volumes`` where images are slices.
+    """
+    nothing = "volumes" not in summary and row.get("empty") in ("prediction", "both")
+    return 0.0 if nothing else float(row["estimate"])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.core.words import counted, uncapitalised
 from samfed_monai.metrics import BESIDE
-from samfed_monai.metrics.quality import DOUBTFUL, NOTHING
+from samfed_monai.metrics.quality import DOUBTFUL, estimate_of
 from samfed_monai.metrics.quality_file import read_quality
 from samfed_monai.reports.paired import LEVEL, bootstrap_interval
 from samfed_monai.reports.run_data import RunData, teacher_alone
@@ -156,9 +156,8 @@ def trust(run: RunData) -> list[Trust]:
     calibration, found = read_quality(run.folder).calibration, []
     for site in run.sites:
         tested = run.image_scores(site)
-        nothing = () if "volumes" in run.results["sites"][site]["test"] else NOTHING
         rows: list[dict[str, Any]] = [row for row in tested or run.disagreement(site) if row.get("estimate")]
-        made = [(0.0 if row.get("empty") in nothing else float(row["estimate"]), row["id"]) for row in rows]
+        made = [(estimate_of(row, run.results["sites"][site]["test"]), row["id"]) for row in rows]
         expected = sorted((calibration(each)[0] if calibration else each, name) for each, name in made)
         if expected:
             values = [each for each, _ in expected]
