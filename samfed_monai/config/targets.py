@@ -9,8 +9,7 @@ import inspect
 import os
 import pkgutil
 import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from samfed_monai.config.entry_points import brought, not_installed, owner_of
@@ -108,35 +107,6 @@ def resolve_target(target: Any, where: str) -> Any:
     if not _allowed(real):  # torch.os.system is spelt like torch's, but is not
         raise _outside(where, f"{target!r} (really {real!r})")
     return found
-
-
-@functools.lru_cache(maxsize=1024)
-def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # built in C: it does not say
-        return {}, True
-    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-@functools.lru_cache(maxsize=1024)
-def annotations_of(target: Any) -> dict[str, Any]:
-    """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
-    function = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009 - mypy: unsound
-    try:
-        return typing.get_type_hints(function)
-    except Exception:  # one of them is for a type checker alone
-        texts = getattr(function, "__annotations__", {}).items()
-        return dict(item for name, text in texts for item in _hint(name, text, getattr(function, "__globals__", {})))
-
-
-def _hint(name: str, text: Any, names: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names).items()
-    except Exception:  # whatever evaluating it raises
-        return ()
 
 
 def _allowed(path: str) -> bool:

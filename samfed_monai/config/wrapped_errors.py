@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from samfed_monai.config.parse import join_id, walk
 from samfed_monai.core.errors import Refused, SamFedError, machine_failure, refused
-
-GetParser = Callable[[], Any]
-"""Gives a MONAI ``ConfigParser``, or ``None``; asked only when something failed."""
 
 # monai.utils.module.instantiate raises this from what the component raised
 _WRAPPED = re.compile(r"Failed to instantiate component '([\w.]+)'")
@@ -21,7 +19,19 @@ _WORKFLOW = "samfed_monai.config."
 """What runs a bundle's workflow (``run_job``, ``require_checked``): what it raises is not about one component."""
 
 
-def component_refusal(error: BaseException, parser: GetParser | None = None, *, file: str = "") -> Refused | None:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, by explicit ``raise ... from`` alone.
+
+    What merely happened while a refusal was dealt with is a fault of its own and must be seen.
+    """
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def component_refusal(
+    error: BaseException, content: Mapping[str, Any] | None = None, *, file: str = ""
+) -> Refused | None:
     """A refusal of values that a component named in a bundle does not take; ``None`` where ``error`` is another fault.
 
     Such is a ``ValueError`` or ``TypeError`` that the component itself raised when MONAI built it, as
@@ -30,19 +40,18 @@ def component_refusal(error: BaseException, parser: GetParser | None = None, *, 
 
     Args:
         error: what was raised, however deep MONAI wrapped it.
-        parser: gives the ``ConfigParser`` that built the component, for its id; without one, or where that holds no
-            such component, the message has the component's name.
+        content: the configuration with the component, for its id; without one, or where that holds no such component,
+            the message has the component's name.
         file: the bundle's file that names the component, where that is known.
     """
-    seen: BaseException | None = error
-    while seen is not None and seen.__cause__ is not None:
-        cause, wrapped = seen.__cause__, _WRAPPED.match(str(seen)) if isinstance(seen, RuntimeError) else None
+    for outer, cause in pairwise(_causes(error)):
+        wrapped = _WRAPPED.match(str(outer)) if isinstance(outer, RuntimeError) else None
         if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
-            where = " -> ".join(filter(None, (file, _id_of(wrapped[1], parser) or wrapped[1])))
-            expected = f"values that {wrapped[1]} takes"
+            name = wrapped[1]
+            ids = [join_id(parts) for parts, value in walk(content) if _is(value, name)]
+            where = " -> ".join(filter(None, (file, " or ".join(ids) or name)))
             found, hint = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
-            return refused(where, found=found, expected=expected, hint=hint)
-        seen = cause
+            return refused(where, found=found, expected=f"values that {name} takes", hint=hint)
     return None
 
 
@@ -54,54 +63,38 @@ def _ours(cause: BaseException, component: str) -> bool:
     return isinstance(cause, TypeError) and module.partition(".")[0] == "samfed_monai"
 
 
-def _id_of(component: str, get: GetParser | None) -> str:
-    """The id of the component of that name, or those of several; empty where the configuration has none."""
-    parser = get() if get is not None else None
-    ids = [join_id(parts) for parts, value in walk(parser.get()) if _is(value, component)] if parser else []
-    return " or ".join(ids)
-
-
 def _is(value: Any, component: str) -> bool:
     target = value.get("_target_") if isinstance(value, dict) else None
     return isinstance(target, str) and (component == target or component.endswith(f".{target}"))
 
 
-def unwrap(error: BaseException, parser: GetParser | None = None) -> SamFedError | KeyboardInterrupt | None:
+def unwrap(error: BaseException, content: Mapping[str, Any] | None = None) -> SamFedError | KeyboardInterrupt | None:
     """The error of ours that ``error`` was raised from (MONAI wraps what its ``$`` expressions raise).
 
-    Only an explicit ``raise ... from`` counts: what merely happened while a refusal was dealt with is a fault of its
-    own and must be seen. Where there is none, what a component refused in its own words is one
-    (:func:`component_refusal`, which takes ``parser``), and what the machine could not do
-    (:func:`samfed_monai.core.errors.machine_failure`).
+    Where there is none, what a component refused in its own words is one (:func:`component_refusal`, which takes
+    ``content``), and what the machine could not do (:func:`samfed_monai.core.errors.machine_failure`).
     """
-    return unwrap_own(error) or component_refusal(error, parser) or _by_the_machine(error)
-
-
-def _by_the_machine(error: BaseException | None) -> SamFedError | None:
-    while error is not None:
-        if failure := machine_failure(error):
-            return failure
-        error = error.__cause__
-    return None
+    failures = (failure for each in _causes(error) if (failure := machine_failure(each)))
+    return unwrap_own(error) or component_refusal(error, content) or next(failures, None)
 
 
 def unwrap_own(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
     """As :func:`unwrap`, without what components refused in their own words."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, (SamFedError, KeyboardInterrupt)):
-            return seen
-        seen = seen.__cause__
-    return None
+    own = (each for each in _causes(error) if isinstance(each, (SamFedError, KeyboardInterrupt)))
+    return next(own, None)
 
 
 @contextmanager
-def unwrapped(parser: GetParser | None = None) -> Iterator[None]:
-    """Raises the error of ours in place of the one that MONAI wrapped it in; ``parser`` as :func:`unwrap` takes it."""
+def unwrapped(parser: Any = None) -> Iterator[None]:
+    """Raises the error of ours in place of the one that MONAI wrapped it in.
+
+    Args:
+        parser: MONAI's ``ConfigParser`` that builds the components.
+    """
     try:
         yield
     except Exception as error:
-        known = unwrap(error, parser)
+        known = unwrap(error, parser.get() if parser is not None else None)
         if known is None:
             raise
         raise known from None

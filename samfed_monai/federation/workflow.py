@@ -89,19 +89,19 @@ class WorkflowConfig:
         if lookup(parser.config, split_id(name)) is MISSING:
             where = f"{Path(self.files[-1]).name} -> {name}"
             raise Refused([Problem(where, found="no such id", expected="an option that the federation reads")])
-        with unwrapped(lambda: parser):
+        with unwrapped(parser):
             return parser.get_parsed_content(name)
 
     def values(self, *names: str) -> tuple[Any, ...]:
         """Several of them, made together: what they refer to is the same for all."""
         parser = self.parser()
-        with unwrapped(lambda: parser):
+        with unwrapped(parser):
             return tuple(parser.get_parsed_content(name) for name in names)
 
     def optional(self, name: str) -> Any:
         """An option's value, or ``None`` where the bundle has no such id."""
         parser = self.parser()
-        with unwrapped(lambda: parser):
+        with unwrapped(parser):
             return parsed(parser, name)
 
     def optional_id(self, name: str) -> bool:
