@@ -129,7 +129,7 @@ def forget_outside() -> None:
     """What installed packages bring is read again."""
     from samfed_monai.config import entry_points, variants
 
-    for cached in (entry_points.brought, variants._outside, variants.networks_elsewhere):
+    for cached in (entry_points.brought, variants.networks_elsewhere):
         cached.cache_clear()
 
 

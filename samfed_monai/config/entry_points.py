@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean, is_out_of_memory, refused
+from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, refused
 from samfed_monai.core.registry import Elsewhere
+from samfed_monai.core.validators import one_of, require
 
 GROUPS = {
     "methods": "a module with {name}.json, a variant, beside it",
@@ -33,16 +34,19 @@ class Brought:
     """What installed packages bring of one kind.
 
     Args:
-        found: by name, where each is; its module exists, and has not been imported.
+        points: by name, the entry points that can be used; what they name has not been imported.
         broken: by name, what is wrong with the others, and whose they are.
-        points: the entry points of ``found``.
     """
 
-    found: dict[str, Elsewhere] = field(default_factory=dict)
-    broken: dict[str, Problem] = field(default_factory=dict)
     points: dict[str, EntryPoint] = field(default_factory=dict)
+    broken: dict[str, Problem] = field(default_factory=dict)
 
-    def named(self, name: str, known: tuple[str, ...], where: str) -> Any:
+    @property
+    def found(self) -> dict[str, Elsewhere]:
+        """By name, where each is."""
+        return {name: Elsewhere(f"{point.module}.{point.attr}", owner_of(point)) for name, point in self.points.items()}
+
+    def named(self, name: str, known: Iterable[str], where: str) -> Any:
         """The component of that name, imported.
 
         Args:
@@ -53,13 +57,9 @@ class Brought:
         Raises:
             Refused: there is none, or the package that brings it is broken.
         """
-        if name in self.broken:
-            raise Refused([self.broken[name]])
-        if name not in self.found:
-            names = sorted({*known, *self.found})
-            expected = f"one of {names}" if names else "a name that an installed package brings"
-            hint = did_you_mean(name, names) or "install the package that has it (docs/extending.md)"
-            raise refused(where, found=repr(name), expected=expected, hint=hint)
+        hint = "install the package that has it (docs/extending.md)"
+        broken = [self.broken[name]] if name in self.broken else []
+        require(broken or one_of(where, name, sorted({*known, *self.points}), hint))
         return self.found[name].load(where)
 
 
@@ -71,22 +71,11 @@ def owner_of(point: EntryPoint) -> str:
 @functools.cache
 def brought(kind: str) -> Brought:
     """What installed packages bring of a kind, one of :data:`GROUPS`."""
-    return sorted_out(kind, _require_object)
-
-
-def sorted_out(kind: str, require: Callable[[EntryPoint], object]) -> Brought:
-    """Entry points of a kind, apart by whether they can be used.
-
-    Args:
-        kind: one of :data:`GROUPS`.
-        require: raises what it likes where an entry point cannot be used.
-    """
     everything, group = Brought(), f"samfed_monai.{kind}"
     for point in entry_points(group=group):
         owner = owner_of(point)
         try:
-            require(point)
-            everything.found[point.name] = Elsewhere(f"{point.module}.{point.attr}".rstrip("."), owner)
+            _require(kind, point)
             everything.points[point.name] = point
         except Exception as error:  # of another package: its import may raise anything
             if is_out_of_memory(error):
@@ -102,8 +91,19 @@ def sorted_out(kind: str, require: Callable[[EntryPoint], object]) -> Brought:
     return everything
 
 
-def module_file(point: EntryPoint) -> Path:
-    """The file of an entry point's module.
+def _require(kind: str, point: EntryPoint) -> None:
+    """Raises what it likes where an entry point cannot be used."""
+    from samfed_monai.config.variants import read_method
+
+    file = file_of_method(point)
+    if kind == "methods":
+        read_method(file, point.name)
+    elif not point.attr:
+        raise refused("value", found=repr(point.value), expected="package.module:name")
+
+
+def file_of_method(point: EntryPoint) -> Path:
+    """The JSON beside the module of an entry point.
 
     Raises:
         ModuleNotFoundError: there is no such module.
@@ -111,13 +111,7 @@ def module_file(point: EntryPoint) -> Path:
     spec = importlib.util.find_spec(point.module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module {point.module}")
-    return Path(spec.origin)
-
-
-def _require_object(point: EntryPoint) -> None:
-    module_file(point)
-    if not point.attr:
-        raise refused("value", found=repr(point.value), expected="package.module:name")
+    return Path(spec.origin).with_name(f"{point.name}.json")
 
 
 def not_installed(target: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 from samfed_monai.config.entry_points import brought, not_installed, owner_of
 from samfed_monai.config.parse import is_code
-from samfed_monai.config.variants import outside_methods
 from samfed_monai.core.errors import Refused, closest, did_you_mean, is_out_of_memory, refused
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
@@ -67,7 +66,7 @@ def allowed_prefixes() -> tuple[str, ...]:
 
 def outside_modules() -> dict[str, str]:
     """Modules whose components a bundle may name as ``_target_``, each with its owner: of methods and of terms."""
-    points = [*outside_methods().values(), *brought("terms").points.values()]
+    points = [point for kind in ("methods", "terms") for point in brought(kind).points.values()]
     return {point.module: owner_of(point) for point in points}
 
 
