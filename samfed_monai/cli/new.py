@@ -103,7 +103,7 @@ def _rendered(template: str, words: dict[str, str]) -> str:
 
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:
     """Refuses a name that Python, pip or a bundle could not carry, or that something else has."""
-    from samfed_monai.config.entry_points import brought
+    from samfed_monai.config.targets import brought
     from samfed_monai.config.variants import known_variants
     from samfed_monai.networks import CLIENT_NETWORKS
 

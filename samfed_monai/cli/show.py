@@ -130,7 +130,7 @@ def configuration(bundle_root: Path, workflow: str, variant: str | None, overrid
         raise refused("--variant", found=found, expected=expected, hint="leave it out")
     problems = Problems()
     for each in [config, *(group_configs(config, bundle_root) if config.federates else ())]:
-        problems.extend(each.problems or check_override_ids(each))
+        problems.extend(each.problems or check_override_ids(each, at_once=True))
     problems.refuse_if_any()
     return config
 

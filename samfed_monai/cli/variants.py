@@ -40,7 +40,7 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Writes what each variant is, one and its file, or one path."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
-    from samfed_monai.config.entry_points import brought
+    from samfed_monai.config.targets import brought
     from samfed_monai.config.variants import FEDAVG, declared, find_variant, known_variants, variant_files
 
     if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():

@@ -17,7 +17,6 @@ from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.components import check_components
-from samfed_monai.config.entry_points import not_installed
 from samfed_monai.config.ids import check_code, check_override_ids, check_reading, unread
 from samfed_monai.config.options import MONAI_IDS, TEACHER, shipped_options, training_layers
 from samfed_monai.config.parse import (
@@ -30,6 +29,7 @@ from samfed_monai.config.parse import (
     is_code,
     workflow_files,
 )
+from samfed_monai.config.targets import not_installed
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, sha256_file

@@ -7,7 +7,8 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal, Union
@@ -33,13 +34,7 @@ def typed_as(annotation: Any) -> Schema | None:
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):
         choices = [typed_as(choice) for choice in typing.get_args(annotation)]
-        known = [choice for choice in choices if choice is not None]
-        if len(known) < len(choices):
-            return None
-        if all(choice.keys() == {"type"} for choice in known):
-            names = list(dict.fromkeys(choice["type"] for choice in known))
-            return {"type": names if len(names) > 1 else names[0]}
-        return {"anyOf": known}
+        return None if None in choices else {"anyOf": choices}
     if origin is Literal:
         return {"enum": list(typing.get_args(annotation))}
     if isinstance(annotation, type) and issubclass(annotation, Enum):
@@ -73,19 +68,12 @@ def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 @functools.lru_cache(maxsize=1024)
 def annotations_of(target: Any) -> dict[str, Any]:
     """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
-    function = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009 - mypy: unsound
-    try:
-        return typing.get_type_hints(function)
-    except Exception:  # one of them is for a type checker alone
-        texts = getattr(function, "__annotations__", {}).items()
-        return dict(item for name, text in texts for item in _hint(name, text, getattr(function, "__globals__", {})))
-
-
-def _hint(name: str, text: Any, names: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names).items()
-    except Exception:  # whatever evaluating it raises
-        return ()
+    function = inspect.unwrap(getattr(target, "__init__") if inspect.isclass(target) else target)  # noqa: B009 - mypy
+    names, found = getattr(function, "__globals__", {}), dict[str, Any]()
+    for name, text in getattr(function, "__annotations__", {}).items():
+        with suppress(Exception):  # whatever evaluating it raises: it may be for a type checker alone
+            found |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

@@ -71,10 +71,16 @@ def check_code(config: BundleConfig) -> Iterator[Problem]:
                     yield Problem(config.place(index, parts), repr(value), "a plain value", hint)
 
 
-def check_override_ids(config: BundleConfig) -> Iterator[Problem]:
-    """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them)."""
+def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterator[Problem]:
+    """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them).
+
+    Args:
+        config: the layers.
+        at_once: no component is imported to see whether it takes an argument that a file sets and no layer below it
+            spells: such an argument passes.
+    """
     for index, (layer, pairs) in enumerate(config.layers):
-        below = config.below(index)
+        below, passes = config.below(index), at_once and not config.is_given(index)
         for key, value in pairs.items():
             parts = split_id(key)
             own = index == 0 or (index in config.own and len(parts) == 1)  # a workflow's files define their ids
@@ -87,9 +93,9 @@ def check_override_ids(config: BundleConfig) -> Iterator[Problem]:
             holder, target = lookup(below, parts[:-1]), pairs.get(join_id([*parts[:-1], "_target_"]))
             if isinstance(target, str) and isinstance(holder, dict) and "_target_" in holder:
                 holder = {**holder, "_target_": target}  # the layer replaces the component
-                if lost(holder, parts[-1:], value) is None:
+                if lost(holder, parts[-1:], value, at_once=passes) is None:
                     continue
-            hint = lost(below, parts, value)
+            hint = lost(below, parts, value, at_once=passes)
             if hint is not None:
                 hint = _declared_by(parts[0]) or home_of(parts, config) or _of_the_teacher(config, parts) or hint
                 if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
@@ -133,13 +139,14 @@ def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
     return f"did you mean '{TEACHER}#{meant}'?" if meant in others else ""
 
 
-def lost(below: dict[str, Any], parts: Sequence[str], value: Any) -> str | None:
+def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bool = False) -> str | None:
     """What to do about an id that leads nowhere, or ``None`` when it leads somewhere.
 
     Args:
         below: a merged configuration.
         parts: the id.
         value: what is to be there.
+        at_once: no component is imported to see if it takes an argument that is not spelt.
     """
     for depth, part in enumerate(parts):
         holder = lookup(below, parts[:depth])
@@ -148,7 +155,7 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any) -> str | None:
         names = {name for name, _ in children(holder)}
         if isinstance(holder, dict) and depth == len(parts) - 1:
             if "_target_" in holder:
-                arguments, anything = arguments_of(holder)
+                arguments, anything = (set[str](), True) if at_once else arguments_of(holder)
                 if anything or part in arguments | COMPONENT_KEYS:
                     return None
                 names |= arguments

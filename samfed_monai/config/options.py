@@ -84,20 +84,14 @@ def options_in(file: str) -> dict[str, Schema]:
     return {name: keywords for table in option_tables().get(file, {}).values() for name, keywords in table.items()}
 
 
+@functools.cache
 def shipped(file: str) -> list[Any]:
     """What the packaged bundles' own files of that name hold; one that cannot be read is reported elsewhere."""
     found: list[Any] = []
     for folder in packaged_bundles().values():
-        path = folder / "configs" / file
-        with suppress(Refused, OSError):
-            found.append(_read(path, path.stat().st_mtime_ns))
+        with suppress(Refused):
+            found.append(read_json(folder / "configs" / file))
     return found
-
-
-@functools.lru_cache(maxsize=64)
-def _read(path: Path, changed: int) -> Any:
-    """A packaged file, read once; ``changed`` is its time, for a checkout in which it is edited."""
-    return read_json(path)
 
 
 def shipped_options(file: str) -> dict[str, Any]:

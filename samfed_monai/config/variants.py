@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.entry_points import brought, file_of_method, owner_of
+from samfed_monai.config.targets import brought, file_of_method, owner_of
 from samfed_monai.core.errors import Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.json_schema import departures

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from samfed_monai.config.parse import parsed, reached
-from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own, unwrapped
+from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data.classes import outputs_of

@@ -10,8 +10,7 @@ from samfed_monai.config.options import pairs_for_monai
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import BundleConfig
 from samfed_monai.config.variants import variant_files
-from samfed_monai.config.workflow import training_values_of_command
-from samfed_monai.config.wrapped_errors import unwrapped
+from samfed_monai.config.workflow import training_values_of_command, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run

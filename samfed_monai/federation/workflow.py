@@ -10,7 +10,7 @@ from typing import Any
 from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached, split_id
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.variants import variant_files
-from samfed_monai.config.wrapped_errors import unwrapped
+from samfed_monai.config.workflow import unwrapped
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
 

@@ -9,7 +9,7 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, find_variant, known_variants
-from samfed_monai.config.entry_points import brought
+from samfed_monai.config.targets import brought
 from samfed_monai.config.variants import (
     EXCHANGES,
     LABELS,

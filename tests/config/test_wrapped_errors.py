@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 from monai.utils import instantiate
 
 from samfed_monai.config.targets import resolve_target
-from samfed_monai.config.wrapped_errors import component_refusal, unwrap, unwrapped
+from samfed_monai.config.workflow import component_refusal, unwrap, unwrapped
 from samfed_monai.core.errors import Problem, Refused
 
 
