@@ -11,9 +11,8 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from samfed_monai.config.components import component_schema
 from samfed_monai.config.parse import MISSING, follow, join_id, lookup, split_id, walk
-from samfed_monai.config.targets import resolve_target
+from samfed_monai.config.targets import component_schema, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 
 ROOTS = frozenset({"train", "unlabelled", "validate", "test"})
