@@ -110,7 +110,7 @@ class SiteImages:
         """
         self._require_classes()
         if split == "labelled":
-            from samfed_monai.data.grouping import subset
+            from samfed_monai.data.partitions import subset
 
             own = site_records(
                 datalist=self.datalist,

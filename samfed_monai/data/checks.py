@@ -185,8 +185,7 @@ def _decoded(
     if classes:
         of_classes = decode_classes(content, label, classes)
         return (of_classes > 0).astype(np.uint8), np.unique(of_classes).tolist()
-    mask, values, _ = decode_mask(content, label, threshold)
-    return mask, values
+    return decode_mask(content, label, threshold)
 
 
 def _border(mask: Picture) -> float:

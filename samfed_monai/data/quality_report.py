@@ -22,9 +22,9 @@ from samfed_monai.data.checks import Facts, survey_list
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.datalist import DataList, Item, Split, confine
-from samfed_monai.data.grouping import subset
+from samfed_monai.data.partitions import subset
+from samfed_monai.data.public import Coverage
 from samfed_monai.data.reading import Picture, read_image, read_mask
-from samfed_monai.data.sources.published import Coverage
 from samfed_monai.data.weak_labels import IGNORE, read_weak_label
 
 

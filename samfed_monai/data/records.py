@@ -14,7 +14,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import NO_FILE, RESTORE, ids_of, wrong_root
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
-from samfed_monai.data.grouping import clusters, draw, subset
+from samfed_monai.data.partitions import clusters, draw, subset
 
 
 def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool = True) -> str:

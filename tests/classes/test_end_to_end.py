@@ -17,8 +17,8 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.data.sources.rendered import cut_nifti
-from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
+from samfed_monai.data.synthetic import CLASSES, render_volumes
+from samfed_monai.data.volumes import cut_nifti
 from samfed_monai.federation.preparation import class_problems
 from samfed_monai.federation.site import Site
 from samfed_monai.federation.workflow import client_config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import replace
 
 import pytest
@@ -12,8 +11,8 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp
+from samfed_monai.data.public import find_polyps
 from samfed_monai.data.records import load_records
-from samfed_monai.data.sources.public import find_polyps
 from tests.cli.test_prepare import run
 from tests.data import polyp_folders
 from tests.data.making import disc, options, picture, save, site
@@ -214,7 +213,7 @@ def test_isic_is_divided_exactly(tmp_path, isic, public, count):
 
 
 def test_isic_by_folder_and_public_options(tmp_path, isic):
-    made = prepare_isic(isic, options(tmp_path, public="5", partition="folder"))
+    made = prepare_isic(isic, options(tmp_path, public="5", sites="folder"))
     assert list(made.datalist.sites) == ["ISIC-2017_Test_Data", "ISIC-2017_Training_Data"]
     with pytest.raises(
         Refused, match=r"--public: expected a count below 40, a share in \(0, 1\), one of \[.*\], or none"
@@ -228,18 +227,6 @@ def test_masks_of_a_public_isic_folder_are_told_with_bad_files(tmp_path, isic):
     with pytest.raises(Refused, match="2 problems") as caught:
         prepare_isic(isic, options(tmp_path, public="ISIC-2017_Test_Data"))
     assert "ISIC_0000030.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
-
-
-def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
-    root = tmp_path / "zipped"
-    root.mkdir()
-    with zipfile.ZipFile(root / "all.zip", "w") as archive:
-        for path in isic.rglob("*.*"):
-            archive.write(path, path.relative_to(isic))
-    with pytest.raises(Refused, match="unpack them with --unpack"):
-        prepare_isic(root, options(tmp_path, public="8"))
-    made = prepare_isic(root, options(tmp_path, public="8", unpack=True))
-    assert sum(1 for _ in made.datalist.items()) == 40
 
 
 @pytest.fixture
@@ -330,18 +317,6 @@ def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_pat
         Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no mask.*zero bytes"
     ):
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB"))
-
-
-def test_archives_are_unpacked_into_folders_of_their_names(tmp_path, root):
-    zipped = tmp_path / "zipped"
-    zipped.mkdir()
-    polyp_folders.neopolyp(tmp_path / "loose")
-    polyp_folders.colondb(zipped)
-    with zipfile.ZipFile(zipped / "bkai-igh-neopolyp.zip", "w") as archive:  # no folder of its own inside
-        for path in (tmp_path / "loose" / "bkai-igh-neopolyp").rglob("*.jpeg"):
-            archive.write(path, path.relative_to(tmp_path / "loose" / "bkai-igh-neopolyp"))
-    made = prepare_polyp(zipped, options(tmp_path, public="CVC-ColonDB", unpack=True))
-    assert sizes(made.datalist) == {"BKAI-IGH-NeoPolyp": [2, 0, 0]}
 
 
 def test_a_published_list_finds_the_official_layouts(tmp_path, root):

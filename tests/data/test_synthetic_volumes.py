@@ -9,7 +9,7 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.data.synthetic_volumes import CLASSES, CT, MR, affine_of, render_volume, render_volumes
+from samfed_monai.data.synthetic import CLASSES, CT, MR, affine_of, render_volume, render_volumes
 from tests.cli.test_prepare import run
 
 
@@ -140,9 +140,12 @@ def test_the_command_writes_volumes_and_says_what_comes_next(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"volumes": 0}, "synthetic -> volumes: expected 1 to 512, found 0"),
-        ({"size": (16, 64)}, r"synthetic -> size: expected \(H, W\), each 32 to 512, found \(16, 64\)"),
-        ({"depth": 2}, "synthetic -> depth: expected 4 to 512"),
+        ({"volumes": 0}, r"synthetic -> volumes: expected a whole number in \[1, 512\], found 0"),
+        (
+            {"size": (16, 64)},
+            r"synthetic -> size: expected \(H, W\), each at least 32 and at most 512, found \(16, 64\)",
+        ),
+        ({"depth": 2}, r"synthetic -> depth: expected a whole number in \[4, 512\]"),
     ],
 )
 def test_counts_and_sizes_out_of_range_are_refused(tmp_path, given, message):

@@ -253,6 +253,6 @@ def test_two_kinds_for_one_site_are_refused(masks, tmp_path, capsys):
     kinds = ["--kind", "points", "--kind", "box", "--kind", "site-2=box", "--kind", "site-2=points"]
     assert main([*given, *kinds, "--output", str(tmp_path / "weak.json")]) == 2
     told = capsys.readouterr().err
-    assert "two kinds for all sites" in told
-    assert "two kinds for site-2" in told
+    assert "two values for all sites" in told
+    assert "two values for site-2" in told
     assert not (tmp_path / "weak.json").exists()

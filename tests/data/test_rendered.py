@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.coco import annotations_of, coco_of
-from samfed_monai.data.sources.rendered import cut_nifti, draw_coco, taken_back_if_refused, unlike_voxels, volumes_of
+from samfed_monai.data.coco import annotations_of, coco_of, draw_coco
+from samfed_monai.data.folders import taken_back_if_refused
+from samfed_monai.data.volumes import cut_nifti, unlike_voxels, volumes_of
 from tests.data.making import disc, picture, save
 
 
@@ -280,7 +281,7 @@ def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path):
     TestNifti.volume(tmp_path / "in/a/images/two.nii", np.ones((4, 3, 2), np.uint8))
 
     def refused(slices: Path) -> None:
-        with taken_back_if_refused(slices) as written:
+        with taken_back_if_refused() as written:
             cut_nifti(tmp_path / "in", slices, written=written, progress=False)
             raise Refused([])
 

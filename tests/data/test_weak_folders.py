@@ -123,7 +123,7 @@ def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_ref
         ({"": "scribbles"}, {}, r"--label-kind of all sites: expected one of .*'scribbles'; did you mean 'scribble'"),
         ({"public": "box"}, {}, "--label-kind of public: expected masks: they are the public images, found 'box'"),
         ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are meas"),
-        ({"d": "box"}, {}, "--label-kind of d: expected some of the kind box, found no labels"),
+        ({"d": "box"}, {}, "--label-kind of d: expected some of box, found no labels"),
         (
             {"c": "box"},
             {"classes": ["one", "two"]},
@@ -156,7 +156,7 @@ def test_the_command(root, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "worth a look: nothing to measure with at b, d" in said
     assert "few to measure with at a, c:" in said, "more of b's images cannot be measured with"
-    with pytest.raises(Refused, match="--label-kind: expected one for each site, found two kinds for all sites"):
+    with pytest.raises(Refused, match="--label-kind: expected one for each, found two values for all sites"):
         run(*words, *chosen, "--label-kind", "box")
     with pytest.raises(
         Refused, match=r"--label-kind: expected nothing beside --test-only, with which .* found it; leave"
