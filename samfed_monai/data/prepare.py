@@ -180,14 +180,8 @@ def look_at(
         problems.refuse_if_any()
     with problems.collected():
         sentences += options.groups_read.sentences(one.image for one in everything) if options.groups_read else []
-    looked = survey(
-        dict.fromkeys((one.image, one.label) for one in everything),
-        root,
-        threshold=options.mask_threshold,
-        weak={str(one.label) for one in everything if one.label_kind is not None},
-        classes=options.classes,
-        progress=options.progress,
-    )
+    given: dict[str, Any] = {"classes": options.classes, "progress": options.progress}
+    looked = survey(everything, root, threshold=options.mask_threshold, **given)
     facts = {fact.image: fact for fact in looked if not (options.skip_unreadable and fact.unreadable)}
     if left := [fact for fact in looked if fact.image not in facts]:
         for problem in (problem for fact in left for problem in fact.problems):

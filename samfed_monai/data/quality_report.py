@@ -18,7 +18,7 @@ from scipy import ndimage
 from samfed_monai import __version__
 from samfed_monai.core.io import to_csv, write_page, write_text
 from samfed_monai.core.words import counted, normal
-from samfed_monai.data.checks import Facts, survey_list
+from samfed_monai.data.checks import Facts, facts_of
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.datalist import DataList, Item, Split, confine
@@ -186,7 +186,7 @@ def report_on(
         progress: whether to show a progress bar.
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    facts = survey_list(datalist, data_root, progress=progress)
+    facts = facts_of(datalist, data_root, progress=progress)
     sentences = [*duplicate_warnings(datalist), *doubts(datalist, facts)]
     return write_report(datalist, facts, data_root, page, warnings=sentences)
 

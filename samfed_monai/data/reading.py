@@ -27,7 +27,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from samfed_monai.core.errors import Refused, is_out_of_memory, refused
+from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, refused
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is refused here
 TO_8_BIT = "save it as 8-bit RGB or grey"
@@ -117,6 +117,12 @@ TURNS = {
 }
 
 Picture = NDArray[np.uint8]
+
+
+class Unreadable(Refused):
+    """The refusal of a file that cannot be decoded, whatever its content was to be."""
+
+
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
@@ -177,7 +183,7 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         found = error.strerror or str(error)
-        raise refused(path, found=found, expected="a readable file", hint="check the data root") from None
+        raise Unreadable([Problem(str(path), found, "a readable file", "check the data root")]) from None
 
 
 def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
@@ -251,6 +257,13 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
 
 def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
     """A decoded file; ``info["deep"]`` says of colours that they had 16 bits, and have the upper 8 of them now."""
+    try:
+        return _opened(content, name, numbers)
+    except Refused as refusal:
+        raise Unreadable(refusal.problems) from None
+
+
+def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
     if not content:
         raise refused(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
     kind = next((kind for start, kind in STARTS.items() if content.startswith(start)), "")
@@ -311,7 +324,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         if is_out_of_memory(error):
             raise
         hint = "save it upright, without EXIF"
-        raise refused(name, found=f"damaged EXIF ({error})", expected="EXIF that can be read", hint=hint) from None
+        raise Unreadable([Problem(name, f"damaged EXIF ({error})", "EXIF that can be read", hint)]) from None
     return image if turn is None else image.transpose(turn)
 
 

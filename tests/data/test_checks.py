@@ -6,6 +6,7 @@ from PIL import Image
 from samfed_monai.core.errors import folded
 from samfed_monai.data.checks import check_datalist, ids_of, look, repeated_stems, warnings
 from samfed_monai.data.datalist import DataList, Site
+from samfed_monai.data.folders import Found
 from tests.data.making import disc, item, pair, picture, save, small_list
 
 
@@ -116,9 +117,9 @@ def test_fault_08_a_mask_that_does_not_follow_its_images_exif_is_told(suffix, tm
     assert "the image's EXIF turns it, the mask's does not" in problem
     save(tmp_path / "m.png", disc(), exif=exif)
     assert told(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path) == []
-    assert look(name, None, tmp_path, None).turned
+    assert look(Found(name), tmp_path).turned
     save(tmp_path / name, picture(0))
-    assert not look(name, None, tmp_path, None).turned
+    assert not look(Found(name), tmp_path).turned
 
 
 def test_faults_of_many_files_are_told_at_once_in_the_lists_order(tmp_path):
