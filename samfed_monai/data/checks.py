@@ -20,7 +20,7 @@ from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
-from samfed_monai.data.datalist import SERVER_NAMES, DataList, LabelKind, Split, confine
+from samfed_monai.data.datalist import DataList, LabelKind, Split, confine
 from samfed_monai.data.reading import Picture, Unreadable, decode_image, decode_mask, is_turned, misfit, read_bytes
 from samfed_monai.data.weak_labels import decode_weak_label
 
@@ -267,9 +267,20 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     files = [name for _, _, item in datalist.items() for name in (item.image, item.label) if name is not None]
-    return wrong_root(files, data_root, f"the list {datalist.name!r}") or problems_of(
-        datalist, facts_of(datalist, data_root, progress=progress)
-    )
+    if wrong := wrong_root(files, data_root, f"the list {datalist.name!r}"):
+        return wrong
+    facts = {fact.image: fact for fact in facts_of(datalist, data_root, progress=progress)}
+    problems, hint = Problems(), "restore the file, or make the list again"
+    for _, _, item in datalist.items():
+        fact = facts[item.image]
+        problems.extend(fact.problems)
+        pairs = (item.image, fact.sha256, item.sha256), (item.label, fact.label_sha256, item.label_sha256)
+        for name, found, expected in pairs:
+            if name and found and found != expected:
+                problems.add(name, found=f"SHA-256 {found[:12]}…", expected=f"{str(expected)[:12]}…", hint=hint)
+    problems.extend(leaks(datalist))
+    problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
+    return list(problems)
 
 
 def facts_of(datalist: DataList, data_root: str | Path, *, progress: bool) -> list[Facts]:
@@ -277,34 +288,6 @@ def facts_of(datalist: DataList, data_root: str | Path, *, progress: bool) -> li
     listed = [item for _, _, item in datalist.items()]
     threshold, classes = datalist.mask_threshold, datalist.classes
     return survey(listed, data_root, threshold=threshold, classes=classes, progress=progress)
-
-
-CHANGED = "restore the file, or make the list again"
-
-
-def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:
-    """What is wrong with a list, given the facts of its files.
-
-    Args:
-        datalist: the list.
-        facts: of every item, in any order; an item without facts was not looked at and has no file problems.
-    """
-    by_image = {fact.image: fact for fact in facts}
-    problems = Problems()
-    for _, _, item in datalist.items():
-        fact = by_image.get(item.image)
-        if fact is not None:
-            problems.extend(fact.problems)
-            pairs = (item.image, fact.sha256, item.sha256), (item.label, fact.label_sha256, item.label_sha256)
-            for name, found, expected in pairs:
-                if name and found and found != expected:
-                    problems.add(name, found=f"SHA-256 {found[:12]}…", expected=f"{str(expected)[:12]}…", hint=CHANGED)
-    for name in sorted(datalist.sites.keys() & SERVER_NAMES):
-        hint = "rename the site, or its folder: the server is called so"
-        problems.add(f"sites -> {name}", found=repr(name), expected="another name", hint=hint)
-    problems.extend(leaks(datalist))
-    problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
-    return list(problems)
 
 
 def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:

@@ -21,13 +21,14 @@ from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
-from samfed_monai.data.image_folder import PICTURE, is_left_out, not_read, walk
+from samfed_monai.data.image_folder import NIFTI, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
 from samfed_monai.data.reading import SUFFIXES, decode_grey, decode_image, decode_mask, read_bytes
 from samfed_monai.data.weak_labels import IGNORE
 
 MASK_ENDINGS = ("_segmentation", "_mask")
 RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
 """What the mask of an image may be called, for messages."""
+FIRST_CHANNEL = "_0000"  # of nnU-Net's images; masks are called without it
 LOOKED_THROUGH = 20  # masks without an image, for one whose image can be guessed
 
 
@@ -70,9 +71,9 @@ class Finding:
     threshold: int | None = None
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, kind: str = PICTURE) -> list[Path]:
     """Image files below a folder, sorted; see :func:`~samfed_monai.data.image_folder.walk`. None without a folder."""
-    return list(walk(folder).get(PICTURE, ())) if folder.is_dir() else []
+    return list(walk(folder).get(kind, ())) if folder.is_dir() else []
 
 
 def relative(path: Path, root: Path) -> str:
@@ -82,9 +83,14 @@ def relative(path: Path, root: Path) -> str:
 
 def mask_stem(path: Path) -> str:
     """The stem of the image that a mask belongs to."""
-    name = stem(path.name)
+    name = _name(path)
     ending = next((each for each in MASK_ENDINGS if name.lower().endswith(each)), "")
     return name[: len(name) - len(ending)]
+
+
+def _name(path: Path) -> str:
+    """The stem of a picture, or of a volume, which may end in ``.nii.gz``."""
+    return normal(stem_of(path)) if kind_of(path) == NIFTI else stem(path.name)
 
 
 def site_folders(root: Path) -> list[Path]:
@@ -177,39 +183,43 @@ def without_mask(found: list[Found], hint: str = "add it, or move the image") ->
     return [Problem(one.image, "no mask", expected, hint) for one in found if one.label is None]
 
 
-def others_in(site: Path) -> list[str]:
-    """A sentence on files in ``images``, and on those in ``masks``, that are no pictures and were not read."""
+def others_in(site: Path, kind: str = PICTURE) -> list[str]:
+    """A sentence on files in ``images``, and on those in ``masks``, of other kinds, which were not read."""
     folders = [name for name in ("images", "masks") if (site / name).is_dir()]
-    sentences = [(name, not_read(walk(site / name), (PICTURE,))) for name in folders]
+    sentences = [(name, not_read(walk(site / name), (kind,))) for name in folders]
     return [f"{site.name}/{name}: {sentence}" for name, sentence in sentences if sentence]
 
 
-def match_masks(folder: Path, root: Path, origin: str) -> tuple[list[Found], list[Path]]:
+def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> tuple[list[Found], list[Path]]:
     """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``. Where folders below ``images`` and ``masks``
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; an image of nnU-Net is called
+    ``<stem>_0000``. Where folders below ``images`` and ``masks``
     have the same names, as those of patients do, a mask belongs to an image of its own folder.
 
     Raises:
         Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
             images, or the folders are swapped.
     """
-    images, drawn = list_images(folder / "images"), list_images(folder / "masks")
+    images, drawn = (list_images(folder / name, kind) for name in ("images", "masks"))
     if not images:
-        found_here = "; ".join(["no images", *others_in(folder)])
-        expected, hint = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
+        found_here = "; ".join(["no images", *others_in(folder, kind)])
+        expected, hint = f"images ({', '.join(sorted(SUFFIXES))})", "put the site's images there"
+        expected = expected if kind == PICTURE else "NIfTI volumes (.nii, .nii.gz)"
         raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
-    _refuse_swapped(folder, images, drawn)
+    if kind == PICTURE:
+        _refuse_swapped(folder, images, drawn)
     below = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *drawn]}
     shared = {below[path] for path in images} & {below[path] for path in drawn} - {""}
     by_stem: dict[str, list[Path]] = {}
     for path in images:
-        by_stem.setdefault(stem(path.name), []).append(path)
+        by_stem.setdefault(_name(path), []).append(path)
     masks: dict[Path, Path] = {}
     lonely: list[Path] = []
     problems = Problems()
     for path in drawn:
-        ones = by_stem.get(stem(path.name)) or by_stem.get(mask_stem(path), [])  # an image's own may end in _mask
+        names = _name(path), mask_stem(path), _name(path) + FIRST_CHANNEL  # an image's own may end in _mask
+        ones = next((by_stem[name] for name in names if name in by_stem), [])
         own = [one for one in ones if below[one] == below[path]]
         if not own and (len(ones) > 1 or below[path] in shared or any(below[one] in shared for one in ones)):
             own = [one for one in ones if not below[one] or not below[path]]  # one of both is in no folder

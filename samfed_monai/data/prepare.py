@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
+from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
-from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
+from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, measuring_notes, require_free
@@ -294,9 +295,7 @@ def finish(
             items = [items[index] for index in subset([item.sha256 for item in items], options.limit_per_site)]
         (getattr(sites[site], split.value) if site else datalist.public).extend(items)
     kept = [facts[item.image] for _, _, item in datalist.items()]
-    problems = Problems()
-    problems.extend(problems_of(datalist, kept))
-    problems.refuse_if_any()
+    require(leaks(datalist))
     freeze({output: datalist})
     sentences = [*measuring_notes(datalist), *warnings(datalist), *doubts(datalist, kept)]
     sentences += [*reshaped, *caveats, *looked.sentences]

@@ -21,8 +21,19 @@ from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_frames
-from samfed_monai.data.folders import Written, mask_stem, relative, sites_in, taken_back_if_refused, write_new
-from samfed_monai.data.image_folder import NIFTI, kind_of, not_read, stem_of, walk
+from samfed_monai.data.folders import (
+    FIRST_CHANNEL,
+    Written,
+    lonely_sentence,
+    mask_stem,
+    match_masks,
+    others_in,
+    relative,
+    sites_in,
+    taken_back_if_refused,
+    write_new,
+)
+from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
 from samfed_monai.data.reading import png_of
 
 logger = logging.getLogger(__name__)
@@ -480,63 +491,28 @@ def _of_no_volume(volumes: Sequence[_Volume]) -> list[Problem]:
 
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
     """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
-    expected, sites = "NIfTI volumes (.nii, .nii.gz)", sites_in(root)
-    sentences: list[str] = []
-    found = {
-        site: (
-            _named(site / "images", sentences),
-            {mask_stem(Path(f"{name}.nii")): path for name, path in _named(site / "masks", sentences)},
-        )
-        for site in sites
-    }
-    if any(_channel(name, masks) for volumes, masks in found.values() for name, _ in volumes):
-        found = {site: (_of_one_channel(site, *of, problems), of[1]) for site, of in found.items()}
+    sites, sentences = sites_in(root), list[str]()
     listed: dict[tuple[Path, str], _Volume] = {}
-    for site, (volumes, masks) in found.items():
-        if not volumes:
-            hint = "put them there, or move the site elsewhere"
-            problems.add(str(site / "images"), found="none", expected=expected, hint=hint)
+    for site in sites:
         where = slices / (site.resolve().name if site == root else site.name)
-        for name, path in volumes:
-            one = _Volume(where, name, path, masks.pop(name, None))
-            if listed.setdefault((where, name), one) != one:
-                problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
-        if masks:
-            names = " and ".join(sorted(path.name for path in masks.values())[:2])
-            who = counted(len(masks), f"mask of {site.name} belongs", f"masks of {site.name} belong")
-            sentences.append(f"{who} to no volume; left out, such as {names}")
+        with problems.collected():
+            found, lonely = match_masks(site, root, "", NIFTI)
+            sentences += [*others_in(site, NIFTI), *lonely_sentence(site.name, lonely)]
+            for one in found:
+                path, mask = root / one.image, root / one.label if one.label else None
+                name = "_".join((*path.relative_to(site / "images").parent.parts, stem_of(path)))
+                volume = _Volume(where, name, path, mask)
+                if listed.setdefault((where, name), volume) != volume:
+                    problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
+    if any(each.mask and mask_stem(each.path) == f"{mask_stem(each.mask)}{FIRST_CHANNEL}" for each in listed.values()):
+        further = [each.path for each in listed.values() if not each.mask and FURTHER.fullmatch(each.name)]
+        expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
+        for path in further:
+            problems.add(str(path), found="a further channel", expected=expected, hint=hint)
     if not sites:
-        hint = "expected is DIR/<site>/images and DIR/<site>/masks"
+        expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
     return list(listed.values()), sentences
 
 
-CHANNEL = re.compile(r"(.+)_(\d{4})")
-FIRST = "0000"
-
-
-def _channel(name: str, masks: Mapping[str, Path]) -> bool:
-    """Whether a volume is called as nnU-Net calls a channel: its mask has its name without ``_0000``."""
-    match = CHANNEL.fullmatch(name)
-    return match is not None and name not in masks and match[1] in masks
-
-
-def _of_one_channel(
-    site: Path, volumes: list[tuple[str, Path]], masks: Mapping[str, Path], problems: Problems
-) -> list[tuple[str, Path]]:
-    """nnU-Net's volumes under the names of their masks, without ``_0000``; further channels are a problem."""
-    split = [(CHANNEL.fullmatch(name) if name not in masks else None, name, path) for name, path in volumes]
-    further = [path.name for match, _, path in split if match and match[2] != FIRST]
-    if further:
-        expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
-        who = counted(len(further), "volume of a further channel", "volumes of further channels")
-        problems.add(str(site / "images"), found=f"{who}, such as {further[0]}", expected=expected, hint=hint)
-    return [(match[1] if match else name, path) for match, name, path in split if not match or match[2] == FIRST]
-
-
-def _named(folder: Path, sentences: list[str]) -> list[tuple[str, Path]]:
-    """NIfTI volumes below a folder, named by their path in it, in one word; adds a sentence on files of other kinds."""
-    found = walk(folder) if folder.is_dir() else {}
-    others = not_read(found, (NIFTI,))
-    sentences += [f"{folder.parent.name}/{folder.name}: {others}"] if others else []
-    return [("_".join((*path.relative_to(folder).parent.parts, stem_of(path))), path) for path in found.get(NIFTI, ())]
+FURTHER = re.compile(rf".+(?!{FIRST_CHANNEL})_\d{{4}}")

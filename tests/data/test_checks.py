@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from samfed_monai.core.errors import folded
+from samfed_monai.core.errors import Refused, folded
 from samfed_monai.data.checks import check_datalist, ids_of, look, repeated_stems, warnings
 from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.folders import Found
@@ -20,13 +20,13 @@ def test_a_sound_list_has_no_problems(tmp_path):
     assert check_datalist(tmp_path / "list.json", tmp_path, progress=False) == []
 
 
-def test_a_site_that_is_called_as_the_server_is_told(tmp_path):
+def test_a_site_that_is_called_as_the_server_is_refused(tmp_path):
     datalist = small_list(tmp_path)
     datalist.sites["public"] = Site()
-    assert told(datalist, tmp_path) == [
-        "sites -> public: expected another name, found 'public'; "
-        "rename the site, or its folder: the server is called so"
-    ]
+    with pytest.raises(
+        Refused, match="sites#public: expected another name, found 'public'; rename the site, or its fo"
+    ):
+        datalist.save(tmp_path / "list.json")
 
 
 def test_fault_01_a_missing_mask_is_told_with_its_image(tmp_path):

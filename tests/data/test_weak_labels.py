@@ -120,7 +120,8 @@ def test_a_mask_of_one_class_is_refused(mask):
 
 def test_numbers_out_of_range_are_told_together(square):
     with pytest.raises(
-        Refused, match=r"(?s)points: expected 1 or more.*found 0.*width: expected an odd number of pixels, found 2"
+        Refused,
+        match=r"(?s)points: expected a number of points of each class >= 1, found 0.*width: expected an odd number of pixels, found 2",
     ):
         weaken(square, "points", random=random(), points=0, width=2)
 
@@ -211,7 +212,7 @@ def test_what_is_scored_has_masks_alone(masks, tmp_path, split):
 
 def test_what_cannot_be_drawn_is_told_before_any_is(masks):
     root, listed = masks
-    message = r"(?s)found the site 'site-9'.*--kind of site-1: expected one of .*found 'lines'"
+    message = r"(?s)found 'site-9'.*--kind of site-1: expected one of .*found 'lines'"
     with pytest.raises(Refused, match=message):
         weaken_list(listed, root, {"site-9": "box", "site-1": "lines"}, progress=False)
 
