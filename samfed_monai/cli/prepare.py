@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MORE = 0.3  # share of the images to validate, and to test on, where a tenth is too little; as docs/own-data.md says
 SITES, SHARE = 4, 0.1  # defaults
-VOLUMES = "volumes"
 
 
 def run_source(arguments: argparse.Namespace) -> int:
@@ -62,33 +61,17 @@ def run_weak(arguments: argparse.Namespace) -> int:
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.core.errors import refused
-    from samfed_monai.data.datalist import require_free
-    from samfed_monai.data.synthetic import list_name, render_synthetic
+    from samfed_monai.data.synthetic import render_synthetic
 
-    if arguments.scene == VOLUMES:
-        return _volumes(arguments)
-    if arguments.output is None:
-        expected = "the data list to write, which only volumes do without"
-        raise refused("--output", found="none", expected=expected, hint="--output list.json")
-    require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
     rendered = render_synthetic(arguments.root, **_matching(render_synthetic, vars(arguments)))
     return _freeze(rendered, arguments.root, arguments)
 
 
-def _volumes(arguments: argparse.Namespace) -> int:
+def run_synthetic_volumes(arguments: argparse.Namespace) -> int:
     """NIfTI files of two sites and a public set, and the command that makes a list of them."""
-    from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.data.synthetic import CLASSES, render_volumes
 
-    unused = {"output": arguments.output is not None, "sites": arguments.sites != SITES}
-    unused |= {"labelled": arguments.labelled, "no-report": not arguments.report}
-    expected = "none: the scene volumes writes NIfTI files"
-    hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
-    if any(unused.values()):
-        raise Refused(Problem(f"--{name}", "it", expected, hint) for name, given in unused.items() if given)
-    given = vars(arguments) | {"volumes": arguments.images_per_site}
-    sites = render_volumes(arguments.root, **_matching(render_volumes, given), progress=True)
+    sites = render_volumes(arguments.root, **_matching(render_volumes, vars(arguments)), progress=True)
     words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
@@ -189,7 +172,7 @@ OPTIONS = {
     "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER", dest="folders"),
     "--group-column": _option("the CSV's column", "NAME", default="group"),
     "--groups": _option("image (or id) and group; a group is never divided", "CSV", type=Path),
-    "--images-per-site": _option("unlabelled images, or volumes, of each site", "N", type=int),
+    "--images-per-site": _option("unlabelled images of each site", "N", type=int),
     "--kind": _list("scribble, points, box or block, of all sites or of one", "[SITE=]KIND", required=True),
     "--label": _list("value of foreground in masks, or of each class", "N", type=int, dest="labels"),
     "--label-kind": _list(
@@ -202,13 +185,12 @@ OPTIONS = {
     "--name": _option("what reports call the list (default: the file's name)"),
     "--no-report": _switch("write no data report", action="store_false", dest="report"),
     "--output": _option("the data list to write", "LIST.json", type=Path, required=True),
-    "--output:optional": _option("the data list to write; none for volumes", "LIST.json", type=Path),
     "--output-dir": _option("where to write <site>.json and server.json", "DIR", type=Path, required=True),
     "--points": _option("points of each class", "N", type=int, default=5),
     "--public": _option("site or folder with the public images, their number or share, or none"),
     "--public:count": _option("public images, or volumes", "N", type=int),
     "--reorient": _switch("turn volumes and masks to RAS+ first, so that slices run from feet to head"),
-    "--scene": _option("what is rendered", choices=("skin", "polyp", VOLUMES), default="skin"),
+    "--scene": _option("what is rendered", choices=("skin", "polyp"), default="skin"),
     "--seed": _option("of everything drawn", type=int, default=0),
     "--sites": _option("number of sites, or folder: each folder is one", "N", type=number_or_folder, default=SITES),
     "--sites:number": _option("number of sites", "N", type=int, default=SITES),
@@ -222,6 +204,7 @@ OPTIONS = {
     "--validation": _option(
         "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
     ),
+    "--volumes": _option("of each site", "N", type=int),
     "--width": _option("of scribbles and points, in pixels of the image, odd", "N", type=int, default=3),
     "--without-spacing": _list(
         "sites of which the headers' voxel sizes are not true: no HD95 in mm", "NAME[,NAME]", type=_names
@@ -296,10 +279,15 @@ SOURCES = (
     ),
     Source(
         "synthetic",
-        "render dermoscopy- or colonoscopy-like sites, or volumes, for demos and tests",
-        "root --output:optional --scene --sites:number --labelled --images-per-site --public:count --size --seed "
-        "--no-report",
+        "render dermoscopy- or colonoscopy-like sites, for demos and tests",
+        "root --output --scene --sites:number --labelled --images-per-site --public:count --size --seed --no-report",
         run_synthetic,
+    ),
+    Source(
+        "synthetic-volumes",
+        "render a CT-like and an MR-like site with two organs, as NIfTI files for the source nifti",
+        "root --volumes --public:count --size --seed",
+        run_synthetic_volumes,
     ),
     Source(
         "weak",

@@ -425,11 +425,9 @@ def _of_site(
         who = counted(len(unclear), "label has", "labels have")
         there = f"{who} the values 0 and 255 alone, such as {unclear[0]}: masks, or weak labels without foreground"
         wrong = there, f"write foreground as {marks}, that of masks, too; {masks}"
-    elif labels and not weak:
+    elif not weak and (labels or named):
         there = f"{counted(len(labels), 'label')} without any 255: masks alone"
-        wrong = there, f"write what is not labelled as 255; {masks}"
-    elif named and not labels:
-        wrong, expected = ("no labels", f"put labels into {site}/masks, each called as its image"), f"some of {kind}"
+        wrong = there, f"write what is not labelled as 255, into {site}/masks; {masks}"
     if any(wrong):
         problems.add(f"--label-kind of {site}", found=wrong[0], expected=expected, hint=wrong[1])
     return [replace(one, label_kind=kind) if one.label in weak else one for one in ones], list(problems)

@@ -446,7 +446,7 @@ def render_synthetic(
                 entries[split] = render(name, look, indices, labelled or split != "unlabelled")
             site_entries[name] = Site(**entries)
     logger.info("rendered %d synthetic images of %d sites into %s", bar.total, sites, folder)
-    return DataList(name=list_name(scene, seed), public=public_items, sites=site_entries)
+    return DataList("-".join([*purpose, str(seed)]), public_items, site_entries)
 
 
 def _size_problems(size: Sequence[int], least: int, most: float = math.inf) -> list[Problem]:
@@ -462,11 +462,6 @@ def _save(path: Path, content: bytes) -> str:
         raise refused(path, found="another image", expected=expected, hint=hint)
     write_bytes(path, content)
     return sha256_bytes(content)
-
-
-def list_name(scene: str, seed: int) -> str:
-    """What the list of rendered images is called."""
-    return f"synthetic-{seed}" if scene == "skin" else f"synthetic-{scene}-{seed}"
 
 
 Volume = NDArray[np.int16]
