@@ -71,7 +71,7 @@ def run_synthetic_volumes(arguments: argparse.Namespace) -> int:
     """NIfTI files of two sites and a public set, and the command that makes a list of them."""
     from samfed_monai.data.synthetic import CLASSES, render_volumes
 
-    sites = render_volumes(arguments.root, **_matching(render_volumes, vars(arguments)), progress=True)
+    sites = render_volumes(arguments.root, **_matching(render_volumes, vars(arguments)))
     words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")

@@ -95,7 +95,6 @@ def survey(
     *,
     threshold: int | None = None,
     classes: Sequence[str] = (),
-    progress: bool = True,
 ) -> list[Facts]:
     """Facts of every image with its label, each once, in order; a bad file raises nothing, its facts have the problem.
 
@@ -104,12 +103,11 @@ def survey(
         data_root: folder that nothing may lie outside of.
         threshold: as in :func:`~.reading.read_mask`.
         classes: names of the classes of labels that have several; empty for binary masks.
-        progress: whether to show a progress bar.
     """
     different = {(one.image, one.label): one for one in listed}.values()
     with ThreadPoolExecutor(min(16, usable_cores() + 2)) as pool:
         found = pool.map(partial(look, data_root=data_root, threshold=threshold, classes=classes), different)
-        return list(progress_bar(found, total=len(different), desc="reading images", unit="image", show=progress))
+        return list(progress_bar(found, total=len(different), desc="reading images", unit="image"))
 
 
 def look(one: Listed, data_root: str | Path, threshold: int | None = None, classes: Sequence[str] = ()) -> Facts:
@@ -248,7 +246,7 @@ def warnings(datalist: DataList) -> list[str]:
     return sentences
 
 
-def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, progress: bool = True) -> list[Problem]:
+def check_datalist(datalist: str | Path | DataList, data_root: str | Path) -> list[Problem]:
     """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
 
     Where all files are missing, only that is reported.
@@ -260,7 +258,6 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     Args:
         datalist: the list, or its JSON file.
         data_root: folder that its paths are relative to.
-        progress: whether to show a progress bar.
 
     Raises:
         Refused: the JSON file itself cannot be loaded.
@@ -269,7 +266,7 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     files = [name for _, _, item in datalist.items() for name in (item.image, item.label) if name is not None]
     if wrong := wrong_root(files, data_root, f"the list {datalist.name!r}"):
         return wrong
-    facts = {fact.image: fact for fact in facts_of(datalist, data_root, progress=progress)}
+    facts = {fact.image: fact for fact in facts_of(datalist, data_root)}
     problems, hint = Problems(), "restore the file, or make the list again"
     for _, _, item in datalist.items():
         fact = facts[item.image]
@@ -283,11 +280,11 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     return list(problems)
 
 
-def facts_of(datalist: DataList, data_root: str | Path, *, progress: bool) -> list[Facts]:
+def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:
     """:func:`survey` of every item of a list."""
     listed = [item for _, _, item in datalist.items()]
     threshold, classes = datalist.mask_threshold, datalist.classes
-    return survey(listed, data_root, threshold=threshold, classes=classes, progress=progress)
+    return survey(listed, data_root, threshold=threshold, classes=classes)
 
 
 def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:

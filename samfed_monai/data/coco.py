@@ -360,7 +360,6 @@ def draw_coco(
     skip_unreadable: bool = False,
     output: str | Path | None = None,
     written: Written | None = None,
-    progress: bool = True,
 ) -> list[str]:
     """Draws COCO annotations as ``<site>/masks/<stem>.png``, as :mod:`.folders` reads them.
 
@@ -373,7 +372,6 @@ def draw_coco(
         skip_unreadable: whether pictures that cannot be read get no mask.
         output: a data list that is to be written, which is no annotation wherever it lies.
         written: takes the new files.
-        progress: whether to show a progress bar.
 
     Returns:
         Sentences on what was left out.
@@ -399,7 +397,7 @@ def draw_coco(
         for file in files[site]:
             with problems.collected():
                 pictures += read_coco(file, categories=categories)
-        for one in progress_bar(pictures, desc=f"drawing {site.name}", unit="mask", show=progress):
+        for one in progress_bar(pictures, desc=f"drawing {site.name}", unit="mask"):
             with problems.collected():
                 path = known.image_of(one, skip_unreadable)
                 if path is None:

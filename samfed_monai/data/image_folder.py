@@ -171,13 +171,12 @@ Sources = str | Path | Sequence[str | Path]
 """A folder of images, or several folders and images."""
 
 
-def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: bool = False) -> list[dict[str, Any]]:
+def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict[str, Any]]:
     """Records of all images below a folder, in the order of their names; every image is decoded once to check it.
 
     Args:
         folder: searched with its sub-folders; files of other kinds and hidden ones are counted in a warning. Links that
             lead out of the folder are refused. Or a list of folders and of single images.
-        progress: whether to show a progress bar.
         skip_unreadable: whether to leave out unreadable images, each with a warning, as long as one can be read.
 
     Returns:
@@ -210,7 +209,7 @@ def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: boo
         problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
     problems.extend(name_problems(path.relative_to(root).as_posix() for _, path, root in images))
     problems.extend(_twins(images))
-    unreadable = _unreadable(images, progress)
+    unreadable = _unreadable(images)
     some_left = len(unreadable) < len(images)
     for problem in (problem for found in unreadable.values() for problem in found):
         if skip_unreadable and some_left:
@@ -260,7 +259,7 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
     return list(problems)
 
 
-def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> dict[Path, list[Problem]]:
+def _unreadable(images: list[tuple[str, Path, Path]]) -> dict[Path, list[Problem]]:
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
         if not path.resolve().is_relative_to(root.resolve()):
@@ -272,5 +271,5 @@ def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> dict[Pa
         return []
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image", show=progress)
+        found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image")
         return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}

@@ -69,7 +69,6 @@ class Options:
         seed: of every draw.
         skip_unreadable: whether to leave out images that cannot be decoded, or whose mask cannot.
         report: whether to write the report.
-        progress: whether to show progress bars.
     """
 
     output: str | Path
@@ -93,7 +92,6 @@ class Options:
     seed: int = 0
     skip_unreadable: bool = False
     report: bool = True
-    progress: bool = True
 
     @cached_property
     def groups_read(self) -> Groups | None:
@@ -181,8 +179,7 @@ def look_at(
         problems.refuse_if_any()
     with problems.collected():
         sentences += options.groups_read.sentences(one.image for one in everything) if options.groups_read else []
-    given: dict[str, Any] = {"classes": options.classes, "progress": options.progress}
-    looked = survey(everything, root, threshold=options.mask_threshold, **given)
+    looked = survey(everything, root, threshold=options.mask_threshold, classes=options.classes)
     facts = {fact.image: fact for fact in looked if not (options.skip_unreadable and fact.unreadable)}
     if left := [fact for fact in looked if fact.image not in facts]:
         for problem in (problem for fact in left for problem in fact.problems):
@@ -378,11 +375,16 @@ def prepare_coco(
         without_annotation: what pictures without one are, ``unlabelled`` or ``empty``.
     """
     check_first(options)
-    given: dict[str, Any] = {"skip_unreadable": options.skip_unreadable, "progress": options.progress}
     with taken_back_if_refused() as written:
-        blank_is_empty = without_annotation == "empty"
-        given |= {"categories": categories, "blank_is_empty": blank_is_empty, "output": options.output}
-        return prepare_folders(root, options, caveats=draw_coco(root, written=written, **given))
+        caveats = draw_coco(
+            root,
+            categories=categories,
+            blank_is_empty=without_annotation == "empty",
+            skip_unreadable=options.skip_unreadable,
+            output=options.output,
+            written=written,
+        )
+        return prepare_folders(root, options, caveats=caveats)
 
 
 def prepare_nifti(
@@ -402,10 +404,17 @@ def prepare_nifti(
         slices: where the slices go; it is the data root of the list.
     """
     check_first(options)
-    given: dict[str, Any] = {"skip_unreadable": options.skip_unreadable, "progress": options.progress}
-    given |= {"labels": labels, "classes": options.classes, "reorient": reorient, "without_spacing": without_spacing}
     with taken_back_if_refused() as written:
-        caveats = cut_nifti(root, slices, written=written, **given)
+        caveats = cut_nifti(
+            root,
+            slices,
+            labels=labels,
+            classes=options.classes,
+            reorient=reorient,
+            without_spacing=without_spacing,
+            skip_unreadable=options.skip_unreadable,
+            written=written,
+        )
         return prepare_folders(slices, replace(options, by_folder=True), caveats=caveats)
 
 

@@ -170,19 +170,16 @@ MEASURED = tuple(each.name for each in fields(Facts) if each.name not in ("unrea
 """Columns of the table of images beside its site, split and group."""
 
 
-def report_on(
-    datalist: str | Path | DataList, data_root: str | Path, page: str | Path, *, progress: bool = True
-) -> Path:
+def report_on(datalist: str | Path | DataList, data_root: str | Path, page: str | Path) -> Path:
     """Writes the report of a list that exists already.
 
     Args:
         datalist: the list, or its JSON file.
         data_root: folder that its paths are relative to.
         page: HTML file to write; the CSV goes beside it.
-        progress: whether to show a progress bar.
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    facts = facts_of(datalist, data_root, progress=progress)
+    facts = facts_of(datalist, data_root)
     sentences = [*duplicate_warnings(datalist), *doubts(datalist, facts)]
     return write_report(datalist, facts, data_root, page, warnings=sentences)
 

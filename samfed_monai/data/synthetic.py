@@ -381,7 +381,6 @@ def render_synthetic(
     test: int = 12,
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
-    progress: bool = False,
 ) -> DataList:
     """Renders sites that look different from each other and returns their data list.
 
@@ -402,7 +401,6 @@ def render_synthetic(
         test: labelled test images of each site.
         size: (H, W) in pixels, at least 64 each.
         seed: every seed gives other images.
-        progress: shows a progress bar.
 
     Returns:
         a :class:`~samfed_monai.data.DataList` whose paths are relative to ``folder``; it is not saved.
@@ -419,7 +417,7 @@ def render_synthetic(
         _size_problems(size, _SMALLEST),
     )
     folder, purpose = Path(folder), ("synthetic",) if scene == "skin" else ("synthetic", scene)
-    bar = progress_bar(total=public + sites * sum(splits.values()), desc="synthetic", unit="image", show=progress)
+    bar = progress_bar(total=public + sites * sum(splits.values()), desc="synthetic", unit="image")
 
     def render(site: str, look: Look, indices: range, with_mask: bool) -> list[Item]:
         items = []
@@ -559,7 +557,6 @@ def render_volumes(
     size: tuple[int, int] = (96, 96),
     depth: int = 12,
     seed: int = 0,
-    progress: bool = False,
 ) -> list[str]:
     """Writes a CT-like and an MR-like site and a public set: ``<site>/{images,masks}/<site>_NN.nii.gz``.
 
@@ -573,7 +570,6 @@ def render_volumes(
         size: rows and columns of a slice, at least 32 each.
         depth: slices of a volume.
         seed: every seed gives other volumes.
-        progress: shows a progress bar.
 
     Returns:
         Names of the sites.
@@ -591,7 +587,7 @@ def render_volumes(
     )
     shape = (size[1], size[0], depth)
     counts = dict.fromkeys(SCANNERS, volumes) | ({PUBLIC_FOLDER: public} if public else {})
-    with progress_bar(total=sum(counts.values()), desc="synthetic", unit="volume", show=progress) as bar:
+    with progress_bar(total=sum(counts.values()), desc="synthetic", unit="volume") as bar:
         for site, count in counts.items():
             for index in range(count):
                 scanner = SCANNERS.get(site) or (CT, MR)[index % 2]

@@ -351,7 +351,6 @@ def cut_nifti(
     without_spacing: Sequence[str] = (),
     skip_unreadable: bool = False,
     written: Written | None = None,
-    progress: bool = True,
 ) -> list[str]:
     """Cuts NIfTI volumes and their masks into pictures, as :mod:`.folders` reads them.
 
@@ -368,7 +367,6 @@ def cut_nifti(
         without_spacing: sites of which the headers' voxel sizes are not true; no distance in mm is measured there.
         skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
         written: takes the new files.
-        progress: whether to show a progress bar.
 
     Returns:
         Sentences on what was left out.
@@ -391,7 +389,7 @@ def cut_nifti(
     left_out: list[Path] = []
     blank, voxels, notes = 0, defaultdict[str, list[Sequence[float]]](list), volumes_of(slices)
     with taken_back_if_refused(written) as files:
-        for each in progress_bar(volumes, desc="cutting", unit="volume", show=progress):
+        for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
                 cut, voxel, single = _cut(each, labels, classes, reorient)
             except Refused as refusal:

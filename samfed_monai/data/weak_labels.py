@@ -192,7 +192,6 @@ def weaken_list(
     seed: int = 0,
     points: int = POINTS,
     width: int = WIDTH,
-    progress: bool = True,
 ) -> DataList:
     """A list whose sites have weak labels of their training images, drawn from the masks of another list.
 
@@ -206,7 +205,6 @@ def weaken_list(
         kinds: site to kind; a site that is not named keeps its labels, weak ones as well.
         seed: of everything drawn.
         points, width: as in :func:`weaken`.
-        progress: whether to show a progress bar.
 
     Raises:
         Refused: a site that the list lacks, or whose labels are weak already, an unknown kind, no training image with
@@ -228,7 +226,7 @@ def weaken_list(
     problems.refuse_if_any()
     work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
     made: dict[str, Item] = {}
-    for site, item in progress_bar(work, desc="weak labels", unit="image", show=progress):
+    for site, item in progress_bar(work, desc="weak labels", unit="image"):
         kind = LabelKind(kinds[site])
         made[item.image] = _weak_item(item, kind, datalist, Path(data_root), seed, points, width)
     sites = {

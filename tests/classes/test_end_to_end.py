@@ -176,8 +176,8 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
 
 def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):
     with pytest.raises(Refused, match="say which are foreground: --label N"):
-        cut_nifti(place / "organs", tmp_path / "s", progress=False)
-    cut_nifti(place / "organs", tmp_path / "s", labels=[2], progress=False)
+        cut_nifti(place / "organs", tmp_path / "s")
+    cut_nifti(place / "organs", tmp_path / "s", labels=[2])
     values = {int(v) for path in (tmp_path / "s").rglob("masks/*/*.png") for v in np.unique(np.array(Image.open(path)))}
     assert values == {0, 255}
 

@@ -11,13 +11,13 @@ from tests.data.making import disc, item, pair, picture, save, small_list
 
 
 def told(datalist, root) -> list[str]:
-    return [str(problem) for problem in check_datalist(datalist, root, progress=False)]
+    return [str(problem) for problem in check_datalist(datalist, root)]
 
 
 def test_a_sound_list_has_no_problems(tmp_path):
     datalist = small_list(tmp_path)
     datalist.save(tmp_path / "list.json")
-    assert check_datalist(tmp_path / "list.json", tmp_path, progress=False) == []
+    assert check_datalist(tmp_path / "list.json", tmp_path) == []
 
 
 def test_a_site_that_is_called_as_the_server_is_refused(tmp_path):
@@ -67,7 +67,7 @@ def test_of_many_missing_files_every_one_is_a_problem_and_two_lines_say_it(tmp_p
     ]
     assert sum(restore in problem for problem in problems) == 24
     assert sum("found a file of zero bytes" in problem for problem in problems) == 3
-    images, masks, *others = folded(check_datalist(DataList("list", items), tmp_path, progress=False))
+    images, masks, *others = folded(check_datalist(DataList("list", items), tmp_path))
     names = ", ".join(f"{tmp_path.resolve()}/{{0}}/i0{number}.png" for number in (0, 1)) + " and "
     names += f"{tmp_path.resolve()}/{{0}}/i02.png"
     assert images == f"12 times, such as {names.format('images')}: expected a readable file, {restore}"

@@ -136,7 +136,7 @@ def test_a_list_that_only_measures(root, tmp_path):
         ("b", "test")
     ] * 3
     assert made.warnings == ["1 image of a has no mask: left out"]
-    assert check_datalist(DataList.load(made.path), root, progress=False) == []
+    assert check_datalist(DataList.load(made.path), root) == []
     one = prepare_folders(root / "a", options(tmp_path / "one", test_only=True))
     assert [(name, len(of.test)) for name, of in one.datalist.sites.items()] == [("a", 5)]
     for path in (root / "a" / "masks").iterdir():

@@ -226,5 +226,5 @@ def test_a_list_with_a_site_of_only_test_images_is_sound(tmp_path):
     assert sizes(made.datalist) == {"a-1": [4, 1, 1], "a-2": [4, 1, 1], "b": [0, 0, 5]}
     again = DataList.load(made.path)
     assert again.hash == made.datalist.hash
-    assert check_datalist(again, root, progress=False) == []
-    assert "b" in report_on(again, root, tmp_path / "page.html", progress=False).read_text()
+    assert check_datalist(again, root) == []
+    assert "b" in report_on(again, root, tmp_path / "page.html").read_text()

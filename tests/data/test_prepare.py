@@ -33,7 +33,7 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     assert len(datalist.public) == 3
     assert sizes(datalist) == {"a": [16, 2, 2], "b": [10, 0, 0]}
     assert all(item.label for item in datalist.sites["a"].unlabelled)
-    assert check_datalist(datalist, root, progress=False) == []
+    assert check_datalist(datalist, root) == []
     before = made.path.read_bytes()
     again = prepare_folders(root, options(tmp_path, public="public"))
     assert again.datalist.hash == datalist.hash
@@ -48,7 +48,7 @@ def test_one_hospital_alone_has_images_to_validate_and_to_test_on(own, tmp_path)
     root = tmp_path / "data" / "clinic" if own else tmp_path / "data"
     made = prepare_folders(root, options(tmp_path, validation=0.5, test=0.25))
     assert (made.datalist.public, sizes(made.datalist)) == ([], {"clinic": [5, 10, 5]})
-    assert check_datalist(made.datalist, root, progress=False) == []
+    assert check_datalist(made.datalist, root) == []
 
 
 def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
@@ -189,7 +189,7 @@ def test_fault_15_a_full_mask_keeps_its_place_in_the_list_and_passes_the_check(t
     made = prepare_folders(root, options(tmp_path, public="public"))
     assert sizes(made.datalist) == {"a": [8, 1, 1]}
     assert all(item.label for _, items in made.datalist.sites["a"].splits() for item in items)
-    assert check_datalist(made.datalist, root, progress=False) == []
+    assert check_datalist(made.datalist, root) == []
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_each_collection_is_a_site_and_sequences_stay_whole(tmp_path, root):
     assert sizes(datalist)["Kvasir-SEG"] == [6, 2, 2]
     where = places(datalist)
     assert all(len(where[f"clinicdb_seq{n}"]) == 1 for n in (1, 2, 3))
-    assert check_datalist(datalist, root, progress=False) == []
+    assert check_datalist(datalist, root) == []
     assert (
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", validation=0.2, test=0.2)).datalist.hash
         == datalist.hash
