@@ -37,7 +37,6 @@ class Facts:
         mode: Pillow's name of the stored pixels (``RGB``, ``I;16``, ``CMYK``, ...).
         turned: whether the file's EXIF asks for an orientation other than upright.
         brightest: the highest value of the image's channels in 0..255.
-        mean_rgb: mean colour, 0 to 255 each.
         label: path of the mask, if any, with ``label_sha256`` as above.
         mask_values: distinct stored grey levels of the mask, ascending.
         foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
@@ -54,7 +53,6 @@ class Facts:
     mode: str = ""
     turned: bool = False
     brightest: int = 255
-    mean_rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
     label: str | None = None
     label_sha256: str | None = None
     mask_values: tuple[int, ...] = ()
@@ -120,10 +118,8 @@ def look(one: Listed, data_root: str | Path, threshold: int | None = None, class
         content = _content(data_root, one.image, "a readable file", RESTORE)
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, one.image)
-        step = max(1, min(picture.shape[:2]) // 128)
-        red, green, blue = (float(value) for value in picture[::step, ::step].reshape(-1, 3).mean(axis=0))
         facts |= {"height": picture.shape[0], "width": picture.shape[1], "brightest": int(picture.max())}
-        facts |= {"mode": stored.mode, "mean_rgb": (red, green, blue), "turned": is_turned(stored)}
+        facts |= {"mode": stored.mode, "turned": is_turned(stored)}
     except Refused as refusal:
         facts["unreadable"] = isinstance(refusal, Unreadable)
         problems.extend(refusal.problems)

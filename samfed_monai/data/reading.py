@@ -388,22 +388,13 @@ def misfit(picture: Picture, mask: Picture) -> float:
         for empty or full masks.
     """
     height, width = mask.shape
-    if height != width or not 0 < mask.mean() < 1:
-        return 0.0
     grey = np.asarray(Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)
-    small = Image.fromarray(mask * 255).resize((SIDE, SIDE), Image.Resampling.BOX)
-    as_is = np.asarray(small) > 127
-    others = (as_is.T, np.rot90(as_is), np.rot90(as_is, 2), np.rot90(as_is, 3), np.rot90(as_is.T, 2))
-    return max(_separation(grey, other) for other in others) - _separation(grey, as_is)
-
-
-def _separation(grey: np.ndarray, foreground: np.ndarray) -> float:
-    share = foreground.mean()
-    variance = grey.var()
-    if not 0 < share < 1 or variance == 0:
+    as_is = np.asarray(Image.fromarray(mask * 255).resize((SIDE, SIDE), Image.Resampling.BOX)) > 127
+    if height != width or not 0 < as_is.mean() < 1 or grey.var() == 0:
         return 0.0
-    distance = grey[foreground].mean() - grey[~foreground].mean()
-    return float(share * (1 - share) * distance**2 / variance)
+    others = (as_is.T, np.rot90(as_is), np.rot90(as_is, 2), np.rot90(as_is, 3), np.rot90(as_is.T, 2))
+    distances = [(grey[each].mean() - grey[~each].mean()) ** 2 for each in (as_is, *others)]
+    return float(as_is.mean() * (1 - as_is.mean()) * (max(distances[1:]) - distances[0]) / grey.var())
 
 
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
