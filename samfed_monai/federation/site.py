@@ -41,7 +41,7 @@ from samfed_monai.privacy.allowed import require_public_images
 from samfed_monai.privacy.network_check import require_plain_network
 from samfed_monai.privacy.release import ReleaseFilter, site_release
 from samfed_monai.privacy.rules import Privacy, PrivacyFloor, forbidden_problems, too_few_images
-from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
+from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite
 from samfed_monai.privacy.withholding import WITHHELD
 from samfed_monai.protocol.compression import Compression, Sender
 from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused
@@ -297,7 +297,7 @@ class Site:
             found, expected = "a step of it", "none: the plan does not have it, or this site does not train"
             raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
         if self._secure is None:
-            sums = SumsOfUpdates(Path(self.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl")
+            sums = Path(self.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
         return self._secure
 

@@ -11,7 +11,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.json_schema import departures
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.privacy.accounting import DELTA, epsilon, require_accountant
-from samfed_monai.privacy.secure_sum import require_cryptography
+from samfed_monai.privacy.secure_aggregation import require_cryptography
 from samfed_monai.protocol.guard import Action, UpdateGuard
 from samfed_monai.protocol.message import Kind, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule
