@@ -26,10 +26,15 @@ from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
 from samfed_monai.privacy import allowed as allowed_module
 from samfed_monai.privacy.accounting import PrivacyLedger
-from samfed_monai.privacy.allowed import allowed_of, allowed_weights, require_public_images, statistics_problems
-from samfed_monai.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
+from samfed_monai.privacy.allowed import (
+    allowed_of,
+    allowed_weights,
+    require_public_images,
+    statistics_problems,
+    withheld_reason,
+)
+from samfed_monai.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS
 from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor, SecureAggregation
-from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
@@ -626,15 +631,6 @@ def test_a_network_of_which_something_stays_is_declared(kept, tmp_path):
     release(folder=tmp_path).declare(KeySplit(shared=("a",), **kept))
     [line] = read_audit(tmp_path / "audit.jsonl")
     assert (line["outcome"], line["personal"] + line["frozen"]) == ("declared", 1)
-
-
-def test_a_site_s_filter_by_default_asks_for_no_number_of_images_in_a_round(tmp_path):
-    algo = toy_algo()
-    filtered = site_release("Basel", lambda: algo, Privacy(1), tmp_path)
-    assert filtered.least_seen == 1
-    assert filtered.rounds is filtered.ledger is filtered.method is None
-    assert filtered.audit.path == tmp_path / "sites" / "Basel" / "audit.jsonl"
-    assert site_release("a/b", lambda: algo, Privacy(1), tmp_path).audit.path.parent.name == "a%2Fb"
 
 
 def test_the_smallest_batch_is_of_the_loaders_that_the_trainer_and_its_handlers_read():
