@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samfed_monai.attacks.finding import GAIN_DB, Finding, Options, Shown, against_blank, in_order_of_truth
 from samfed_monai.attacks.target import Target
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 

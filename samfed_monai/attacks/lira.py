@@ -13,7 +13,7 @@ from samfed_monai.attacks.membership import image_losses, separation
 from samfed_monai.attacks.target import Images, Target
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json, write_json
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from samfed_monai.attacks.finding import Finding, Options
 from samfed_monai.attacks.target import PUBLIC, Images, Target
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 
 if TYPE_CHECKING:

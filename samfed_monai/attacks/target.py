@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problem, Refused, refused
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

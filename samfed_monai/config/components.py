@@ -16,7 +16,7 @@ from samfed_monai.config.options import COMPONENT_KEYS, GROUPS, LARGEST, Schema,
 from samfed_monai.config.parse import MISSING, BundleConfig, follow, is_code, lookup, split_id, walk
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.core.errors import Problem, Refused, closest
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 
 NAMES: dict[Any, str] = {
     **{bool: "boolean", int: "integer", float: "number", str: "string"},

@@ -18,8 +18,8 @@ from typing import Any
 from samfed_monai.config.entry_points import Brought, brought, module_file, owner_of, sorted_out
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
 from samfed_monai.core.registry import Elsewhere
+from samfed_monai.core.validators import departures
 
 METHOD = "_method"
 """Id of the block in which a variant says what it is."""

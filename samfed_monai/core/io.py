@@ -374,24 +374,19 @@ def safe_load(
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
     except FileNotFoundError as error:
-        problem = Problem(str(path), found="no such file", expected="a weights file", hint="check the path")
-        raise Refused([problem]) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        found = (str(error).splitlines() or [type(error).__name__])[0]
-        raise refused(str(path), found=found, expected="a readable weights file") from error
+        raise refused(path, found="no such file", expected="a weights file", hint="check the path") from error
     except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
         if is_out_of_memory(error):
             raise
-        raise refused(
-            str(path), found=type(error).__name__, expected="tensors only", hint="never unpickle this file"
-        ) from None
+        if isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError)):
+            found = (str(error).splitlines() or [type(error).__name__])[0]
+            raise refused(path, found=found, expected="a readable weights file") from error
+        hint = "never unpickle this file"
+        raise refused(path, found=type(error).__name__, expected="tensors only", hint=hint) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise refused(str(path), found="something that is not a state dict", expected="names to tensors")
-    problems = Problems()
-    problems.extend(check_tensors(tensors, like=like, where=path.name))
-    problems.refuse_if_any()
+        raise refused(path, found="something that is not a state dict", expected="names to tensors")
+    if problems := check_tensors(tensors, like=like, where=path.name):
+        raise Refused(problems)
     if metadata is not None:
         metadata(header)
     return tensors

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, refused
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.privacy.accounting import DELTA, accountant, epsilon
 from samfed_monai.privacy.secure_aggregation import require_cryptography

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import parse_json, safe_load, save_tensors
-from samfed_monai.core.moving_average import WeightAverage
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import WeightAverage
 from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 
 SCHEMA = {
     "type": "object",
