@@ -263,20 +263,15 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
     Raises:
         Refused: the file is missing, is not UTF-8 JSON (with line and column), or names a key twice in one object.
     """
-    path = Path(path)
+    path, problems = Path(path), Problems()
     try:
         content = path.read_bytes()
-        marked = content.startswith(codecs.BOM_UTF8)
         text = content.decode("utf-8-sig")
     except OSError as error:
-        hint = "check the path"
-        found = error.strerror or str(error)
-        raise refused(str(path), found=found, expected="a readable file", hint=hint) from error
+        raise refused(path, error.strerror or str(error), "a readable file", "check the path") from error
     except UnicodeDecodeError as error:
-        found, hint = f"byte {error.start} is not UTF-8", "save it as UTF-8"
-        raise refused(str(path), found=found, expected="UTF-8 JSON", hint=hint) from error
-    problems = Problems()
-    if marked and not byte_order_mark:
+        raise refused(path, f"byte {error.start} is not UTF-8", "UTF-8 JSON", "save it as UTF-8") from error
+    if content.startswith(codecs.BOM_UTF8) and not byte_order_mark:
         expected, hint = "no byte order mark, as MONAI reads no file with one", "save it as UTF-8 without BOM"
         problems.add(path.name, found="one at its beginning", expected=expected, hint=hint)
 

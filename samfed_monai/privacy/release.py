@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ MOST_TRAININGS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
 
 
+@dataclass(eq=False)
 class ReleaseFilter:
     """``release(task, request, reply)``: what of ``reply`` may leave, or :class:`MessageRefused`.
 
@@ -64,7 +65,7 @@ class ReleaseFilter:
     Args:
         site: the site's name.
         allowed: what may leave now; called for each reply with tensors, because a client's network is made late.
-        privacy: the run's settings; ``None`` is their defaults.
+        privacy: the run's settings.
         folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
         method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
@@ -76,26 +77,21 @@ class ReleaseFilter:
         sender: compresses weights, as the last step; ``None`` sends them whole.
     """
 
-    def __init__(
-        self,
-        site: str,
-        *,
-        allowed: Callable[[], Allowed],
-        privacy: Privacy | None = None,
-        folder: str | Path | None = None,
-        ledger: PrivacyLedger | None = None,
-        method: Method | None = None,
-        rounds: int | None = None,
-        least_seen: int = 1,
-        noise: Noise | None = None,
-        sender: Sender | None = None,
-    ) -> None:
-        self.sender = sender
-        self.site, self.allowed, self.ledger, self.method = site, allowed, ledger, method
-        self.rounds, self.least_seen = rounds, least_seen
-        self.privacy, self.noise = privacy or Privacy(), noise or SystemNoise()
-        self.audit = AuditLog(folder)
-        self._run = Path(folder).parent.parent.name if folder is not None else ""
+    site: str
+    _: KW_ONLY
+    allowed: Callable[[], Allowed]
+    privacy: Privacy = field(default_factory=Privacy)
+    folder: str | Path | None = None
+    ledger: PrivacyLedger | None = None
+    method: Method | None = None
+    rounds: int | None = None
+    least_seen: int = 1
+    noise: Noise = field(default_factory=SystemNoise)
+    sender: Sender | None = None
+
+    def __post_init__(self) -> None:
+        self.audit = AuditLog(self.folder)
+        self._run = Path(self.folder).parent.parent.name if self.folder is not None else ""
         #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
         self.releases = count_noise(self.audit.path, _noise_of)
         #: Round to how many times scores, and updates, of it have left, before a restart included.

@@ -47,7 +47,7 @@ class DifferentialPrivacy:
 
 
 @dataclass(frozen=True)
-class CentralPrivacy:
+class CentralPrivacy(DifferentialPrivacy):
     """Clipping and Gaussian noise on the mean, at a server that is trusted (:class:`CentralNoise`).
 
     Args:
@@ -67,10 +67,6 @@ class CentralPrivacy:
         {"clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-05, "epsilon": null, "quantile": 0.5}
     """
 
-    clip: float = 1.0
-    noise_multiplier: float = 1.0
-    delta: float = DELTA
-    epsilon: float | None = None
     quantile: float | None = 0.5
     clip_rate: float = 0.2
     count_noise: float | None = None

@@ -504,8 +504,8 @@ def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_load
 @pytest.mark.parametrize(
     ("task", "most", "settings"),
     [
-        (Task.EVALUATE, MOST_EVALUATIONS, None),
-        (Task.TRAIN, MOST_TRAININGS, None),
+        (Task.EVALUATE, MOST_EVALUATIONS, Privacy()),
+        (Task.TRAIN, MOST_TRAININGS, Privacy()),
         (Task.TRAIN, MOST_TRAININGS, Privacy(secure_aggregation=SecureAggregation())),
     ],
 )
