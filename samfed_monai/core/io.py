@@ -342,15 +342,12 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     write_bytes(path, save(contiguous, metadata=dict(metadata) if metadata else None), mode=PUBLIC)
 
 
-def safe_load(
-    path: str | Path, *, like: Mapping[str, Tensor] | None = None, metadata: Callable[[dict], None] | None = None
-) -> dict[str, Tensor]:
+def safe_load(path: str | Path, *, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Reads tensors without ever unpickling code, and checks them.
 
     Args:
         path: a ``.safetensors`` file, or a torch file that loads with ``weights_only=True``.
         like: names to tensors whose names, shapes and dtypes the file must match exactly; ``None`` skips that check.
-        metadata: called with the safetensors header's metadata (an empty dict for torch files).
 
     Raises:
         Refused: missing or unreadable file, names, shapes or dtypes that do not match, NaN or infinity.
@@ -359,11 +356,9 @@ def safe_load(
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    header: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:
-                header = stream.metadata() or {}
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -382,8 +377,6 @@ def safe_load(
         raise refused(path, found="something that is not a state dict", expected="names to tensors")
     if problems := check_tensors(tensors, like=like, where=path.name):
         raise Refused(problems)
-    if metadata is not None:
-        metadata(header)
     return tensors
 
 

@@ -156,16 +156,14 @@ def base_sam_of(path: str | Path) -> str:
     return read_header(path).get(BASE_SAM) or str(_run_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
 
 
-def settings_in(config: Any, site: str = "") -> dict[str, str]:
+def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
     """What the ``config`` of a ``run.json`` says of the server's network, or a site's, as a weights file's header.
 
     Args:
         config: content of ``run.json -> config``.
         site: one with a network of its own, or "" for the server's.
     """
-    config = config if isinstance(config, dict) else {}
-    client = config.get("client")
-    client = client if isinstance(client, dict) else {}
+    client = config.get("client") or {}
     own = (config.get("sites") or {}).get(site, {}) if site else {}
     name = own.get("network") or own.get("network_name") or ("" if site else client.get("server_network"))
     known = {

@@ -45,9 +45,8 @@ class Allowed:
     """An allow-list of tensors.
 
     Args:
-        like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Messages without
-            tensors (``metrics``) need no entry.
-        exact: kinds whose tensors must equal those of ``like``, to the bit.
+        like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Soft masks must equal
+            these to the bit. Messages without tensors (``metrics``) need no entry.
         learned: names of the network's parameters; the rest of its state is running statistics and counters.
         batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
         momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
@@ -57,7 +56,6 @@ class Allowed:
     """
 
     like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
-    exact: frozenset[Kind] = frozenset()
     learned: frozenset[str] = frozenset()
     batch: int | None = None
     momentum: float = 0.0
@@ -164,20 +162,18 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
     return [Problem("running statistics", f"those of {behind:.3g}", expected, hint)]
 
 
-def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed:
+def allowed_of(client: Any) -> Allowed:
     """What a :class:`SamFedAlgo` may send: its sharing's tensors where it keeps its network, else the network's.
 
     A request does not widen it: a site with a sharing does not send its network because a server asks it to.
 
     Args:
         client: an initialized client; one that only evaluates may send no tensors.
-        personal: patterns of names that never leave (:func:`network_split`); ``None`` takes those of its bundle.
     """
     if getattr(client, "trainer", None) is None:
         return Allowed()
     network, own, seen = client.trainer.network, getattr(client, "own", None), getattr(client, "trained_on", None)
-    if personal is None:
-        personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
+    personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
     weights = replace(
         allowed_weights(network, personal=personal),
         batch=_smallest_batch(client.trainer),
@@ -190,7 +186,7 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     like = {
         kind: weights.like[kind] if kind == Kind.WEIGHTS else each for kind, each in own.sharing.may_share().items()
     }
-    return replace(weights, like=like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys())
+    return replace(weights, like=like)
 
 
 def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
@@ -225,7 +221,7 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
             problems.add(where, found="another shape", expected=f"shape {tuple(wanted.shape)}")
         elif tensor.dtype != wanted.dtype:
             problems.add(where, found="another dtype", expected=str(wanted.dtype))
-        elif kind in allowed.exact and not torch.equal(tensor.cpu(), wanted.cpu()):
+        elif kind == Kind.SOFT_MASKS and not torch.equal(tensor.cpu(), wanted.cpu()):
             problems.add(where, found="other values", expected="the site's own on the public images")
     return list(problems)
 
