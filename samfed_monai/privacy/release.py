@@ -272,26 +272,23 @@ class ReleaseFilter:
         """The reply with its statistic under its rule."""
         weights, statistics = _parted(reply)
         if reply.kind == Kind.PROTOTYPES and reply.tensors:
-            kind, images, weights, statistics = StatisticKind.PROTOTYPES, reply.n, {}, reply.tensors
+            kind, measured, statistics = StatisticKind.PROTOTYPES, None, reply.tensors
         elif statistics and allowed.statistic is not None:
-            kind = allowed.statistic.kind
-            images = allowed.statistic.images(self._rule(kind).least_images)
+            kind, measured = allowed.statistic.kind, allowed.statistic
         else:
             return reply
-        rule = self._rule(kind)
+        rule = self.privacy.rule(kind) or StatisticRule()
+        images = reply.n if measured is None else measured.images(rule.least_images)
         limits = {"clip": rule.clip, "noise_multiplier": rule.noise_multiplier}
         record["statistics"] = {"kind": kind.value, "images": images, **limits}
         tensors, deviation = limited(statistics, rule, noise=self.noise)  # looks whether they are finite, too
         if rule.clip is None:
             return reply
-        tensors = tensors if kind is StatisticKind.PROTOTYPES else with_statistics(weights, tensors)
+        tensors = tensors if measured is None else with_statistics(weights, tensors)
         if not deviation:
             return replace(reply, tensors=tensors)
         used = DifferentialPrivacy(rule.clip, rule.noise_multiplier)
         return self._counted(reply, tensors, deviation, used, record)
-
-    def _rule(self, kind: StatisticKind) -> StatisticRule:
-        return self.privacy.rule(kind) or StatisticRule()
 
     def _require_budget(self, settings: DifferentialPrivacy) -> None:
         if settings.epsilon is None:
