@@ -32,7 +32,7 @@ def run_source(arguments: argparse.Namespace) -> int:
         if name in given:
             given[name] = _by_name(given[name], option)
     if arguments.source == "source":
-        from samfed_monai.config.entry_points import brought
+        from samfed_monai.config.targets import brought
 
         given["find"] = brought("sources").named(arguments.name_of_source, (), "source")
     make = getattr(prepare, f"prepare_{arguments.source}")

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import departures
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.folders import Written, list_images, relative, sites_in, write_new

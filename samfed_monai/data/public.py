@@ -60,7 +60,7 @@ from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import (

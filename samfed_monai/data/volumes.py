@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_frames

@@ -20,7 +20,7 @@ from PIL import Image
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
 from samfed_monai.core.io import make_folder, read_json, to_csv
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
