@@ -141,18 +141,18 @@ def _device(asked: str | None) -> Iterator[None]:
     if not asked:
         yield
         return
-    from samfed_monai.core import device
+    from samfed_monai.core.own_process import DEVICE, best_device
 
-    before = os.environ.get(device.VARIABLE)
-    os.environ[device.VARIABLE] = asked
+    before = os.environ.get(DEVICE)
+    os.environ[DEVICE] = asked
     try:
-        device.best_device()  # refused here, before anything else
+        best_device()  # refused here, before anything else
         yield
     finally:
         if before is None:
-            del os.environ[device.VARIABLE]
+            del os.environ[DEVICE]
         else:
-            os.environ[device.VARIABLE] = before
+            os.environ[DEVICE] = before
 
 
 def _report(error: SamFedError | KeyboardInterrupt) -> int:

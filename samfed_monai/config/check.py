@@ -45,7 +45,7 @@ from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Problems, Refused, closest
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Options that hold the path of a weights file or null; ``<option>_sha256`` beside one, if not null, is its hash.

@@ -70,7 +70,7 @@ FUNCTIONS = frozenset(
         "samfed_monai.data.image_folder.image_folder",
         "samfed_monai.handlers.rounds.steps_per_round",
         "samfed_monai.networks.catalogue.client_network",
-        "samfed_monai.core.device.best_device",
+        "samfed_monai.core.own_process.best_device",
         *(f"samfed_monai.bundle.wiring.{name}" for name in ("model_path", "on_device")),
         *(f"samfed_monai.bundle.wiring.{name}" for name in ("parameters_of", "part_of")),
         "samfed_monai.teacher.training.mask_loss",

@@ -18,8 +18,8 @@ from typing import Any
 from samfed_monai.config.targets import brought, file_of_method, owner_of
 from samfed_monai.core.errors import Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
 from samfed_monai.core.registry import Elsewhere
+from samfed_monai.core.validators import departures
 
 METHOD = "_method"
 """Id of the block in which a variant says what it is."""

@@ -18,8 +18,8 @@ from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
 from samfed_monai.core.errors import AGAIN, ExitCode, Problems, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
-from samfed_monai.core.json_schema import departures
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import departures
 from samfed_monai.federation.signals import Terminated, Termination
 
 ROLES = ("dp_only", "oracle")

@@ -62,7 +62,7 @@ def test_plain_values_references_and_listed_components_pass():
         *("monai.handlers.CheckpointLoader", "monai.data.PersistentDataset", "monai.transforms.LoadImage"),
         *(
             "samfed_monai.core.io.write_text",
-            "samfed_monai.data.sources.found.unpack",
+            "samfed_monai.data.folders.write_new",
             "samfed_monai.cli.main.main",
         ),
     ],
