@@ -23,7 +23,7 @@ from samfed_monai.config.options import (
     MONAI_IDS,
     TEACHER,
     options_in,
-    shipped_options,
+    shipped,
     training_layers,
 )
 from samfed_monai.config.parse import (
@@ -67,15 +67,12 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
         ready: ``False`` takes values that are those of the packaged bundle for placeholders.
     """
-    content, problems = dict(config.content), Problems()
-    for layer, _ in config.layers:
-        for name, value in shipped_options(layer).items():
-            of_teacher = config.federates and name == "encoder_weights"  # the teacher that the federation fits has them
-            if (of_teacher or not ready) and content.get(name, MISSING) == value:
-                del content[name]
+    content, problems = config.content, Problems()
+    packaged = [each for layer, _ in config.layers for each in shipped(layer)]
     for name in (*WEIGHT_OPTIONS, *FOLDER_OPTIONS, "datalist"):
         with problems.collected():
-            path, folder = _given(content, name), name in FOLDER_OPTIONS
+            placeholder = not ready and any(each.get(name) == content.get(name) for each in packaged)
+            path, folder = None if placeholder else _given(content, name), name in FOLDER_OPTIONS
             if path is None:
                 continue
             if not (path.is_dir() if folder else path.is_file()):
