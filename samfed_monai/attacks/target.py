@@ -121,7 +121,7 @@ def target_of_run(
     from samfed_monai.core.model_file import network_overrides, settings_of
     from samfed_monai.data import DataList, load_records
     from samfed_monai.data.classes import several
-    from samfed_monai.data.grouping import subset
+    from samfed_monai.data.partitions import subset
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.federation.workflow import client_config
     from samfed_monai.reports.run_data import RunData

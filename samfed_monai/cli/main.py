@@ -15,7 +15,6 @@ from typing import Any
 
 from samfed_monai import __version__
 from samfed_monai.cli.arguments import CommandParser
-from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.errors import (
     AGAIN,
     BUG_NOTE,
@@ -99,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = getattr(arguments, "kept", "what was complete is kept")
         return _report(Stopped(f"{ASKED}; {kept}", AGAIN))
     except Exception as error:
+        from samfed_monai.config.workflow import unwrap
+
         known = unwrap(error)
         if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
