@@ -11,10 +11,9 @@ from ignite.engine import Events
 from samfed_monai.core.device import best_device as best_device
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.validators import in_range
-from samfed_monai.handlers.batch_bar import BatchBar
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver
-from samfed_monai.handlers.records import TermTable
+from samfed_monai.handlers.records import BatchBar, TermTable
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
 
 if TYPE_CHECKING:

@@ -1,14 +1,13 @@
 """Ignite handlers: guides, terms, the unlabelled stream, rounds, records, scores, models and masks."""
 
-from .batch_bar import BatchBar
 from .evaluation import ScoreHandler, SiteEvaluation
 from .guide import BatchGuide, EmaGuide, GlobalGuide, Guidance, Guide
 from .handler_group import HandlerGroup
 from .model_loader import BestWeightsSaver
 from .public_images import PublicPhase, PublicPredictor
-from .records import TermLogger, TermTable
+from .records import BatchBar, TermLogger, TermTable
 from .rounds import LEARNING_RATE_SCHEDULES, DivergenceGuard, RoundLearningRate, SeedHandler, round_of, steps_per_round
-from .term import SCHEDULES, AgreedTerm, SiteTrust, Term, constant, gaussian_ramp, linear
+from .term import SCHEDULES, AgreedTerm, SiteTrust, Term, constant, gaussian_ramp
 from .terms import GlobalDistillationTerm, PseudoLabelTerm, SamDistillationTerm
 from .unlabelled_stream import EndlessSampler, SupervisedWeight, UnlabelledStream
 
@@ -43,7 +42,6 @@ __all__ = [
     "UnlabelledStream",
     "constant",
     "gaussian_ramp",
-    "linear",
     "round_of",
     "steps_per_round",
 ]

@@ -6,7 +6,7 @@ import io
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from samfed_monai.core.io import make_folder, read_json, require_writable, sha25
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
+from samfed_monai.handlers.evaluation import threshold_of
 from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
@@ -258,10 +259,7 @@ class MaskWriter:
     ) -> None:
         problems = Problems()
         self.classes = list(classes or ()) if several(classes) else []
-        if self.classes and threshold != 0.5:
-            expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
-            problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
-        problems.unless(0 < threshold < 1, "MaskWriter#threshold", threshold, "a number in (0, 1)")
+        problems.extend(threshold_of("MaskWriter#threshold", threshold, self.classes))
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
         made_with |= {} if runtime in ("", "onnxruntime") else {"runtime": runtime}
@@ -276,22 +274,18 @@ class MaskWriter:
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
         self._written = self._empty = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[None]] = deque()
+        self._pool, self._pending = ThreadPoolExecutor(1, thread_name_prefix="masks"), deque[Future[None]]()
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._completed)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def __call__(self, engine: Engine) -> None:
         for prediction in predicted(engine, threshold=self.threshold, classes=self.classes):
-            if self._pool is None:
-                self._write(prediction)
-            else:
-                self._pending.append(self._pool.submit(self._write, prediction))
-        self._wait_until_left(_AHEAD)
+            self._pending.append(self._pool.submit(self._write, prediction))
+        while len(self._pending) > _AHEAD:
+            self._pending.popleft().result()
 
     def _write(self, found: Prediction) -> None:
         mask, *map_of_probabilities = self._files(found.name)
@@ -301,31 +295,18 @@ class MaskWriter:
         self._written += 1
         self._empty += not found.mask.any()
 
-    def _wait_until_left(self, most: int) -> None:
-        """Waits for the oldest masks until at most so many are to be written; raises what writing one raised."""
-        while len(self._pending) > most:
-            self._pending.popleft().result()
-
-    def _start(self) -> None:
-        self._written = self._empty = 0
-        self._pending.clear()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
-
-    def _finish(self) -> None:
-        """Waits for all masks; after a failure, too, so that none is left half done."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-
     def _failed(self, engine: Engine, error: BaseException) -> None:
-        self._finish()
+        wait(self._pending)  # so that no mask is left half done
+        self._pending.clear()
         raise error
 
-    def _completed(self) -> None:
-        self._wait_until_left(0)
-        self._finish()
+    def finish(self) -> None:
+        """Waits for all masks, and says how many there are; raises what writing one raised."""
+        while self._pending:
+            self._pending.popleft().result()
         empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""
         logger.info("%s in %s%s", counted(self._written, "mask"), near(self.masks.folder), empty)
+        self._written = self._empty = 0
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

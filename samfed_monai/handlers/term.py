@@ -49,18 +49,9 @@ def gaussian_ramp(round: int, rounds: int, fraction: float = 0.4) -> float:
         rounds: how many rounds the run has.
         fraction: part of the run in which the weight rises (docs/method.md, step 6; the curve is Laine & Aila 2017's).
     """
-    return math.exp(-5.0 * (1.0 - _progress(round, rounds, fraction)) ** 2)
-
-
-@SCHEDULES.register("linear")
-def linear(round: int, rounds: int, fraction: float = 0.4) -> float:
-    """From 0 to 1 in a straight line over the first ``fraction`` of the rounds, then 1."""
-    return _progress(round, rounds, fraction)
-
-
-def _progress(round: int, rounds: int, fraction: float) -> float:
     length = fraction * rounds
-    return 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
+    progress = 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
+    return math.exp(-5.0 * (1.0 - progress) ** 2)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import AgreedTerm, Term
 from samfed_monai.losses import StructureLoss, distillation_kl, weighted_pseudo_label_loss
-from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -31,8 +30,6 @@ class PseudoLabelTerm(AgreedTerm):
         labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
         loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
             entropy and soft Dice.
-        by_expected_dice: whether an image also counts by the Dice that its label is expected to have, by its own
-            probabilities (:func:`samfed_monai.metrics.quality.estimate`).
         teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
             :class:`samfed_monai.handlers.term.AgreedTerm`.
 
@@ -46,7 +43,6 @@ class PseudoLabelTerm(AgreedTerm):
     name: str = "pseudo_label"
     labels: str = "hard"
     loss: str = "dice_ce"
-    by_expected_dice: bool = False
     schedule: str = "gaussian_ramp"
 
     def __post_init__(self) -> None:
@@ -54,19 +50,14 @@ class PseudoLabelTerm(AgreedTerm):
         at = f"{self.where}#labels"
         require(one_of(at, self.labels, ["soft", "hard"]), one_of(f"{self.where}#loss", self.loss, _LOSSES))
         if self.labels == "soft" and self.loss == "dice_ce":
-            hint = "set loss to structure, or labels to hard"
-            raise Refused([Problem(at, found="'soft'", expected="'hard' beside the loss dice_ce", hint=hint)])
+            raise refused(at, "'soft'", "'hard' beside the loss dice_ce", "set loss to structure, or labels to hard")
         self._loss = _LOSSES[self.loss]
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""
         agreement = self.agreement(guidance, engine)
         label = agreement.soft_label if self.labels == "soft" else agreement.label
-        weight = agreement.weight
-        if self.by_expected_dice:
-            expected = [estimate(each) for each in agreement.soft_label.detach().float().cpu().numpy()]
-            weight = weight * weight.new_tensor(expected).view(-1, 1, 1, 1)
-        return self._loss(guidance.student, label, weight)
+        return self._loss(guidance.student, label, agreement.weight)
 
 
 @dataclass(kw_only=True, eq=False)
