@@ -1,16 +1,14 @@
-"""What an engine says of its work: the numbers of one iteration by name, their means and table, a progress bar."""
+"""What an engine says of its work: the numbers of one iteration by name, their means, a progress bar."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.core.io import to_csv, write_text
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.handlers.rounds import in_federation, round_of
 
@@ -84,37 +82,6 @@ class TermLogger:
             logger.debug("round %d of %d: %s", number + 1, rounds, listed)
         else:  # a warm start, for instance, has no epochs
             logger.info("%s: %s", "training" if rounds == 1 else f"epoch {number + 1} of {rounds}", listed)
-
-
-class TermTable:
-    """Writes the means of :class:`TermLogger` as CSV, for a trainer that runs on its own.
-
-    List it after ``TermLogger`` and MONAI's ``ValidationHandler``. The file is replaced as a whole after each epoch.
-
-    Args:
-        path: CSV file.
-        evaluator: whose metrics become further columns; ``None`` adds none.
-
-    Example::
-
-        {"_target_": "samfed_monai.handlers.TermTable", "path": "$@output_dir + '/terms.csv'"}
-    """
-
-    def __init__(self, *, path: str | Path, evaluator: Engine | None = None) -> None:
-        self.path, self.evaluator = Path(path), evaluator
-        self._rows: list[dict[str, Any]] = []
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Any) -> None:
-        """Adds the epoch's row."""
-        number, _ = round_of(engine)
-        row = {"round": number + 1, "epoch": engine.state.epoch, **getattr(engine.state, "term_means", {})}
-        if self.evaluator is not None:
-            row |= {f"validation_{name}": value for name, value in self.evaluator.state.metrics.items()}
-        self._rows.append(row)
-        write_text(self.path, to_csv(list(dict.fromkeys(name for row in self._rows for name in row)), self._rows))
 
 
 class BatchBar:

@@ -70,8 +70,8 @@ def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
             raise Refused([replace(each, hint=each.hint or hint) for each in problems])
         calibration, colours = content.get("calibration"), content.get("colours")
         if calibration:
-            curve = (tuple(calibration[name]) for name in ("estimates", "dice"))
-            calibration = Calibration(*curve, calibration["margin"], calibration["images"])
+            estimates, dice = (tuple(calibration[name]) for name in ("estimates", "dice"))
+            calibration = Calibration(estimates, dice, calibration["margin"], calibration["images"])
         if colours:
             colours = Colours(tuple(colours["low"]), tuple(colours["high"]))
         return Quality(calibration, colours, tuple(content.get("images", ())))

@@ -43,7 +43,7 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
         notes.append(f"Runs have different numbers of rounds ({listed(rounds)}).")
     if _convention(runs) is None:
-        counted_as = listed({run.row: " / ".join(_convention([run]).values()) for run in runs})
+        counted_as = listed({run.row: " / ".join(_counted(run).values()) for run in runs})
         notes.append(f"Rows count HD95 and empty masks differently ({counted_as}): their HD95 cannot be compared.")
     if mixed := sorted(row for row, of in by_row.items() if len({run.asked for run in of} - {""}) > 1):
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)})"
@@ -68,8 +68,12 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
 
 def _convention(runs: Sequence[RunData]) -> dict[str, str] | None:
     """How all runs counted HD95 and empty masks; ``None`` where they differ."""
-    first, *others = [{**DEFAULT_CONVENTION, **run.results.get("convention", {})} for run in runs]
+    first, *others = map(_counted, runs)
     return first if all(convention == first for convention in others) else None
+
+
+def _counted(run: RunData) -> dict[str, str]:
+    return {**DEFAULT_CONVENTION, **run.results.get("convention", {})}
 
 
 def _gap_notes(group: Group) -> list[str]:
@@ -102,19 +106,6 @@ Runs = Sequence[str | Path | RunData]
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What one image costs networks that were measured one after the other.
-
-    Args:
-        run: row and seed of the run that measured them.
-        networks: name to ``parameters`` (count), ``milliseconds`` and, but in older runs, ``memory_bytes``.
-    """
-
-    run: str
-    networks: dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
 class Table:
     """A comparison: groups of rows in the order of :data:`samfed_monai.reports.rows.VARIANTS`.
 
@@ -125,6 +116,10 @@ class Table:
     site), ``vs:<row>`` (average Dice minus that of the row with the same seed), and of sites without masks
     ``between:<site>`` and ``between`` (Dice between the masks of student and teacher on their own images, and over all
     of these), where the runs' folders have the tables.
+
+    ``costs`` is what one image costs networks that were measured one after the other: ``run`` (row and seed of the run
+    that measured them) and ``networks``, name to ``parameters`` (count), ``milliseconds`` and, but in older runs,
+    ``memory_bytes``.
     """
 
     sites: list[str]
@@ -134,7 +129,7 @@ class Table:
     datalist: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
     convention: dict[str, str] | None = None
-    costs: Costs | None = None
+    costs: dict[str, Any] | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -352,11 +347,11 @@ def _traffic(results: Mapping[str, Any]) -> float | None:
     return None if up is None else (up + down) / 1e6
 
 
-def _costs(runs: Sequence[RunData]) -> Costs | None:
+def _costs(runs: Sequence[RunData]) -> dict[str, Any] | None:
     """The costs of the run that measured most networks, two at least; times of different runs cannot be compared."""
     run = max(runs, key=lambda each: len(each.results.get("costs", {})))
     found = run.results.get("costs", {})
-    return Costs(f"{run.row}, seed {run.seed}", found) if len(found) > 1 else None
+    return {"run": f"{run.row}, seed {run.seed}", "networks": found} if len(found) > 1 else None
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:

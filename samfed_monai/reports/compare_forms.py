@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +126,13 @@ def _costs_block(table: Table) -> list[Block]:
         return []
     units = {"parameters": ("M parameters", 1e6, 2), "milliseconds": ("ms an image", 1, 0)}
     units["memory_bytes"] = ("MB an image", 1e6, 0)
-    shown = {key: unit for key, unit in units.items() if any(key in each for each in table.costs.networks.values())}
+    shown = {key: unit for key, unit in units.items() if any(key in each for each in table.costs["networks"].values())}
     rows = {
         name: [f"{cost[key] / unit:.{digits}f}" if key in cost else MISSING for key, (_, unit, digits) in shown.items()]
-        for name, cost in table.costs.networks.items()
+        for name, cost in table.costs["networks"].items()
     }
     titles = {TEACHER: "SAM teacher with all its views"}
-    return [Block(f"What an image costs ({table.costs.run})", [head for head, *_ in shown.values()], rows, titles)]
+    return [Block(f"What an image costs ({table.costs['run']})", [head for head, *_ in shown.values()], rows, titles)]
 
 
 def _tests(table: Table, group: Group) -> list[Block]:
@@ -265,7 +265,7 @@ def to_json(table: Table) -> dict[str, Any]:
         "paired": [{"group": group.label, **_json_test(test)} for group in table.groups for test in group.tests],
         "notes": table.notes,
         "convention": table.convention,
-        "costs": table.costs and asdict(table.costs),
+        "costs": table.costs,
         "versions": table.versions,
     }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Group, Row
@@ -46,7 +46,7 @@ EXPERTS = (
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    return [figure for figure in (curves(run), images_by_dice(run), *term_figures(run)) if figure is not None]
+    return [figure for figure in (curves(run), *term_figures(run)) if figure is not None]
 
 
 def curves(run: RunData) -> Picture | None:
@@ -70,41 +70,6 @@ def curves(run: RunData) -> Picture | None:
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
     text = f"Dice of {what} validation images; the thick line is the average over images."
     return Picture("curves", "Validation by round", text, png(figure))
-
-
-def images_by_dice(run: RunData) -> Picture | None:
-    """A dot for each test image by its Dice, a row for each site and unseen hospital."""
-    sites = [*run.sites, *(run.results.get("unseen") or {})]
-    tables = {site: [row["dice"] for row in run.image_scores(site)] for site in sites}
-    tables = {site: dices for site, dices in tables.items() if dices}
-    if not tables:
-        return None
-    text = "A dot is a test image, the bar the mean of its site."
-    return Picture("images", "Test images by Dice", text, png(dots(tables, sites)))
-
-
-def dots(tables: Mapping[str, Sequence[float]], sites: Sequence[str]) -> Figure:
-    """A row of dots for each site: its images by Dice.
-
-    Args:
-        tables: Dice of the images, by site.
-        sites: all sites, in the order of their colours.
-    """
-    figure, (ax,) = subplots(height=max(1.8, 0.9 + 0.5 * len(tables)))
-    quiet(ax, grid="x")
-    for place, (site, dices) in enumerate(tables.items()):
-        # dots of one row are drawn on three heights in turn, from the lowest Dice on, so that equal ones are seen
-        heights = [place + 0.14 * (index % 3 - 1) for index in range(len(dices))]
-        color = line_style(sites.index(site))["color"]
-        ax.scatter(sorted(dices), heights, s=20, color=color, alpha=0.7, linewidths=0, zorder=3)
-        mean = sum(dices) / len(dices)
-        ax.plot([mean, mean], [place - 0.32, place + 0.32], color=INK, linewidth=2.2, zorder=4)
-    ax.set_yticks(range(len(tables)), shortened(list(tables), 22))
-    ax.tick_params(axis="y", labelcolor=INK)
-    ax.set_ylim(len(tables) - 0.5, -0.5)
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel("Dice", fontsize=9)
-    return figure
 
 
 def term_figures(run: RunData) -> list[Picture]:
@@ -152,7 +117,7 @@ def _legend(figure: Figure, shown: list[str], sites: list[str]) -> None:
 
     every = list(dict.fromkeys([*sites, *shown]))
     handles = [Line2D([], [], **line_style(every.index(site)), linewidth=1.6) for site in shown]
-    look = {"loc": "outside lower left", "ncols": 4, "frameon": False, "fontsize": 9, "labelcolor": INK}
+    look: dict[str, Any] = {"loc": "outside lower left", "ncols": 4, "frameon": False, "fontsize": 9, "labelcolor": INK}
     figure.legend(handles, shortened(shown, 22), **look)
 
 

@@ -34,16 +34,6 @@ from samfed_monai.reports.style import (
 
 logger = logging.getLogger(__name__)
 
-ACTIVITIES = {
-    "teacher": "Teacher",
-    "soft_masks": "Soft masks",
-    "warm_start": "Warm start",
-    "training": "Training at the sites",
-    "server": "Training at the server",
-    "evaluation": "Evaluation",
-    "controller": "Aggregation and storing",
-}
-
 
 class Report:
     """Writes ``report.html`` and ``figures/*.png`` into a run folder.
@@ -151,7 +141,6 @@ def render(
         "apart": [{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
         "advice": advice_on(run),
         "skipped": skipped_rounds(run),
-        "activities": ACTIVITIES,
         "networks": results.get("networks", {}),
         "exchange": EXCHANGES.get(results.get("exchange", "")),
         "convention": {**DEFAULT_CONVENTION, **results.get("convention", {})},
@@ -308,12 +297,6 @@ BEHIND = 0.05
 """How far below its teacher a student is taken to have learned too little: at no site of docs/results/light.md is it
 farther than 0.03."""
 AVERAGE = "on average"
-HINTS = (
-    "What helps, in this order: public images that look like the sites', a longer fit (--teacher#epochs), a second "
-    "generation, for which this run's network makes the masks (--generations 2)."
-)
-NETWORK = "A trained network made them: begin with a better one, or with SAM (no --masks-from)."
-UNADAPTED = "SAM as it comes was the teacher: --teacher_adapt lora fits it to the public images."
 
 
 def verdict(run: RunData) -> str:
@@ -359,7 +342,7 @@ def advice_on(run: RunData) -> list[str]:
         student=student,
         teacher=other,
         apart={site: dice for site, dice in apart.items() if dice < LOW},
-        hint=NETWORK if "model" in teacher else UNADAPTED if teacher.get("adapt") == "none" else HINTS,
+        made_by=teacher,
         low=LOW,
     )
 

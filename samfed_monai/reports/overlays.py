@@ -277,7 +277,8 @@ def _drawn(record: dict[str, Any], mask: Path) -> tuple[Pixels, Pixels]:
     if record.get("classes") is not None:
         count = int(record["classes"])
         values = [Image.fromarray(read_classes(record["label"], count)), prediction]
-        return pixels, draw_classes(pixels, *(np.array(each.resize(size, 0)) for each in values), count)
+        truth, found = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
+        return pixels, draw_classes(pixels, truth, found, count)
     label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
     return pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size))
 

@@ -275,7 +275,9 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         traffic={way: sum(one[way] for one in traffic) for way in ("up_bytes", "down_bytes")},
         rounds_traffic=traffic,
         seconds={name: sum(record["seconds"].get(name, 0.0) for record in records) for name in OF_A_ROUND},
-        **{name: run.get(name) for name in ("hashes", "versions", "seeds")},
+        hashes=run.get("hashes"),
+        versions=run.get("versions"),
+        seeds=run.get("seeds"),
         command=commands[-1] if commands else None,
         caveats=[
             f"The run goes on: {len(records)} of {last['rounds']} rounds are stored, and no test image is scored."

@@ -1,13 +1,21 @@
-"""Assembles ``results.json`` from tables of scores, as a pure function; and its averages."""
+"""``results.json``: its JSON Schema (``results.schema.json``), a check, and its assembly from tables of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json
+from samfed_monai.core.json_schema import departures
 from samfed_monai.metrics import pool, summarise, worst
-from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
+
+RESULTS_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("results.schema.json"))
+_PROPERTIES = RESULTS_SCHEMA["properties"]
+SCHEMA_VERSION: int = _PROPERTIES["schema"]["enum"][0]
+SPLITS = ("validation", "test")
+TIMES = tuple(_PROPERTIES["seconds"]["properties"])
 
 Summaries = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 """Site to split to what :func:`samfed_monai.metrics.summarise` says of its images; ``None`` where it sent nothing."""
@@ -50,7 +58,7 @@ def build_results(
         teacher_scores: the teacher's own; ``None`` in runs without a teacher.
         teacher: more about the teacher: ``before`` and ``after`` (Dice by image set), ``adapt``, ``base``, ``size``, …
         traffic: ``up_bytes`` and ``down_bytes``; 0 where missing.
-        seconds: by name of :data:`samfed_monai.results.schema.TIMES`; 0 where missing, ``total`` then their sum.
+        seconds: by name of :data:`samfed_monai.results.build.TIMES`; 0 where missing, ``total`` then their sum.
         hashes: SHA-256 by name, ``datalist`` among them.
         versions: version by package.
         seeds: ``seed`` and others.
@@ -141,3 +149,24 @@ def _teacher(
         "average": made["average"],
         **({"unseen": _present(away)} if away else {}),
     }
+
+
+def validate_results(results: Any, *, where: str = "results.json") -> list[Problem]:
+    """Every departure from :data:`RESULTS_SCHEMA`, each with its place; an empty list when there is none.
+
+    Unknown keys are allowed, so that a run may record more than this version knows.
+
+    Args:
+        results: content of a ``results.json``.
+        where: file name for the messages.
+    """
+    problems = departures(results, RESULTS_SCHEMA, where)
+    if problems:
+        return problems
+    if results["selected"] not in results["models"]:
+        found, names = repr(results["selected"]), sorted(results["models"])
+        problems.append(Problem(f"{where} -> selected", found=found, expected=f"one of the models {names}"))
+    for name in sorted(results.get("unseen", {}).keys() & results["sites"].keys()):
+        expected = "a hospital that is no site of the training"
+        problems.append(Problem(f"{where} -> unseen#{name}", found="a site of the same name", expected=expected))
+    return problems

@@ -141,9 +141,9 @@ def test_what_is_learnt_is_the_mean_over_the_images_of_the_round(start):
 
 def test_terms_of_equal_settings_share_one_and_others_do_not(start):
     trainer = a_round(start, sam_terms("trusted_average"), misleading=False)
-    assert len(trainer.state.site_trusts) == 1
+    assert len(trainer.state.site_agreements) == 1
     unlike = [PseudoLabelTerm(rule="trusted_average", **SURE), SamDistillationTerm(rule="trusted_average", tau=0.9)]
-    assert len(a_round(start, unlike, misleading=False).state.site_trusts) == 2
+    assert len(a_round(start, unlike, misleading=False).state.site_agreements) == 2
 
 
 def test_a_round_is_a_function_of_its_weights(start):
@@ -164,5 +164,5 @@ def test_a_round_is_a_function_of_its_weights(start):
 
 def test_another_rule_learns_nothing(start):
     trainer = a_round(start, sam_terms("teacher"), misleading=False)
-    assert not hasattr(trainer.state, "site_trusts")
+    assert trainer.state.site_agreements == {}
     assert trainer.state.guidance.trust == {}

@@ -31,7 +31,7 @@ from samfed_monai.metrics import (
     worst,
 )
 from samfed_monai.metrics import summarise as summarise_rows
-from samfed_monai.results.schema import RESULTS_SCHEMA
+from samfed_monai.results.build import RESULTS_SCHEMA
 
 
 def summarise(scores: Iterable[Scores], **how: bool) -> dict[str, Any]:

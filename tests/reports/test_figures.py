@@ -6,14 +6,14 @@ import pytest
 from PIL import Image
 
 from samfed_monai.reports import RunData, comparison_table, figures
-from samfed_monai.reports.figures import LEAST_SPAN, _site_lines, curves, dots, images_by_dice, panels, run_figures
+from samfed_monai.reports.figures import LEAST_SPAN, _site_lines, curves, panels, run_figures
 from samfed_monai.reports.style import PALETTE, line_style, subplots
 from tests.reports.runs import write_run
 
 
-def test_a_run_has_four_figures_on_white(run_folder):
+def test_a_run_has_three_figures_on_white(run_folder):
     figures = run_figures(RunData.read(run_folder))
-    assert [figure.name for figure in figures] == ["curves", "images", "reliability", "losses"]
+    assert [figure.name for figure in figures] == ["curves", "reliability", "losses"]
     for figure in figures:
         assert Image.open(io.BytesIO(figure.png)).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
 
@@ -23,7 +23,7 @@ def test_local_experts_have_a_figure_of_their_own(run_folder):
     for row in run.rounds:
         row.values.update(term_expert_1=0.75, term_expert_2=0.25, term_expert_least=0.1)
     figures = {figure.name: figure for figure in run_figures(run)}
-    assert list(figures) == ["curves", "images", "reliability", "losses", "experts"]
+    assert list(figures) == ["curves", "reliability", "losses", "experts"]
     widths = [Image.open(io.BytesIO(figures[name].png)).size[0] for name in ("losses", "experts")]
     assert widths[0] >= widths[1], "no panel of the losses is an expert's"
 
@@ -50,15 +50,6 @@ def test_an_axis_does_not_turn_noise_into_a_collapse(values, expected):
     _site_lines(ax, {"a": list(enumerate(values))}, ["a"])
     assert ax.get_ylim() == pytest.approx(expected, abs=0.006)
     assert LEAST_SPAN == 0.1
-
-
-def test_every_test_image_is_a_dot(run_folder):
-    assert images_by_dice(RunData.read(run_folder)).title == "Test images by Dice"
-    (ax,) = dots({"Porto": [0.4, 0.2, 0.8, 0.6]}, ["Porto"]).axes
-    (drawn,) = ax.collections
-    assert drawn.get_offsets()[:, 0].tolist() == [0.2, 0.4, 0.6, 0.8]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["Porto"]
-    assert ax.get_xlim() == (-0.02, 1.02)
 
 
 def test_one_round_has_one_tick():
