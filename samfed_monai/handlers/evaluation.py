@@ -8,15 +8,16 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ignite.engine import Events
+from monai.data import decollate_batch
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import atomic_write, require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
 from samfed_monai.core.validators import in_range, require, switch
@@ -130,15 +131,19 @@ class ScoreHandler:
         self._volumes: dict[str, Volume] = {}
 
     def __call__(self, engine: Engine) -> None:
-        names, repeats = _names(engine.state.batch), getattr(engine.state, "repeats", ())
-        for index, (logits, label) in enumerate(_pairs(engine.state.output)):
+        repeats = getattr(engine.state, "repeats", ())
+        for index, item in enumerate(images_of(engine.state.batch, engine.state.output)):
+            if item.get("label") is None:
+                hint = "evaluate a split whose items have labels, or use inference.json"
+                raise refused("ScoreHandler", "an image without a label", "a label", hint)
             if index < len(repeats) and repeats[index]:
                 continue
-            name = names[index] if index < len(names) else f"image-{len(self._rows):05d}"
+            name, logits = str(item.get("id", f"image-{len(self._rows):05d}")), item["pred"]
             prediction, chances = self._drawn(logits, self._logit), probabilities(logits.detach().float()[None])[0]
             promised = {"estimate": estimate(chances.cpu().numpy(), self._threshold)}
-            self._rows.append({"id": name, **self._row(prediction, label, promised)})
-            self._keep_slice(engine.state.batch, index, prediction, label)
+            self._rows.append({"id": name, **self._row(prediction, item["label"], promised)})
+            if item.get("volume"):
+                self._keep_slice(item, prediction)
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
@@ -180,24 +185,17 @@ class ScoreHandler:
         if array.ndim != 3 or array.shape[0] != count:
             named = f"{count} channels, the background's and one a class" if self.classes else "one channel (1, H, W)"
             hint = "let `classes` of train.json and of the data list be the same names"
-            raise Refused([Problem(f"ScoreHandler, {what}", f"shape {array.shape}", expected=named, hint=hint)])
+            raise refused(f"ScoreHandler, {what}", f"shape {array.shape}", named, hint)
         mask: np.ndarray = array.argmax(axis=0) if self.classes else array[0] > above
         return mask
 
-    def _keep_slice(self, batch: Any, index: int, prediction: np.ndarray, label: Tensor) -> None:
+    def _keep_slice(self, item: Mapping[str, Any], prediction: np.ndarray) -> None:
         """Keeps a slice until its volume is scored; mm of its pixels follow from the size that it is compared at."""
-        record = batch if isinstance(batch, Mapping) else batch[index]
-        if "volume" not in record:
-            return
-        one = (lambda value: value[index]) if isinstance(batch, Mapping) else (lambda value: value)
-        name, truth = one(record["volume"]), self._drawn(label, 0.5, "label")
-        if name:
-            (rows, columns, deep), native = (
-                [float(one(side)) for side in record[key]] for key in ("spacing", "native_size")
-            )
-            down, right = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
-            volume = self._volumes.setdefault(name, Volume((deep, down, right) if deep else None))
-            volume.slices[int(one(record["slice"]))] = (prediction.astype(np.uint8), truth.astype(np.uint8))
+        truth = self._drawn(item["label"], 0.5, "label")
+        (rows, columns, deep), native = ([float(side) for side in item[key]] for key in ("spacing", "native_size"))
+        down, right = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
+        volume = self._volumes.setdefault(item["volume"], Volume((deep, down, right) if deep else None))
+        volume.slices[int(item["slice"])] = (prediction.astype(np.uint8), truth.astype(np.uint8))
 
     def _save(self, name: str, prediction: np.ndarray, folder: Path) -> str:
         self._seen[name] += 1
@@ -254,22 +252,11 @@ def threshold_of(where: str, threshold: float, classes: Sequence[str]) -> list[P
     return in_range(where, threshold, above=0, below=1)
 
 
-def _pairs(output: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    for item in [output] if isinstance(output, Mapping) else output:
-        if item.get("label") is None:
-            hint = "evaluate a split whose items have labels, or use inference.json"
-            raise Refused([Problem("ScoreHandler", found="an image without a label", expected="a label", hint=hint)])
-        pair = item["pred"], item["label"]
-        yield from zip(*pair, strict=True) if isinstance(output, Mapping) else [pair]
-
-
-def _names(batch: Any) -> list[str]:
-    if isinstance(batch, Mapping):
-        names = batch.get("id", [])
-        return [names] if isinstance(names, str) else [str(name) for name in names]
-    if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
-        return [str(item["id"]) for item in batch if "id" in item]
-    return []
+def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
+    """The images of an evaluator's batch, decollated or not: what the batch holds of each, and what was made of it."""
+    items, made = (decollate_batch(dict(of)) if isinstance(of, Mapping) else of for of in (batch, output))
+    known = isinstance(items, (list, tuple)) and all(isinstance(item, Mapping) for item in items)
+    return [{**fields, **of} for fields, of in zip(items if known else [{}] * len(made), made, strict=True)]
 
 
 class SiteEvaluation:
@@ -365,7 +352,7 @@ class SiteEvaluation:
         found = {name: records for name, records in found.items() if records}
         if not found:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
-            raise Refused([Problem(where, found="no image", expected="at least one", hint="choose another split")])
+            raise refused(where, "no image", "at least one", "choose another split")
         return found
 
     def _one_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:

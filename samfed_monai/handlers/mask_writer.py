@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
-from samfed_monai.handlers.evaluation import threshold_of
+from samfed_monai.handlers.evaluation import images_of, threshold_of
 from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class MaskFolder:
         path = self.folder / name
         if path.exists():
             if path.read_bytes() != content:
-                raise Refused([Problem(str(path), found="another file", expected="none, or the same mask", hint=_HINT)])
+                raise refused(path, "another file", "none, or the same mask", _HINT)
             return
         if self.made_with and not (self.folder / RECORD).exists():
             write_json(self.folder / RECORD, self.made_with)
@@ -157,12 +157,7 @@ def predictions(
     Raises:
         Refused: another number of channels than that of the classes.
     """
-    if isinstance(output, Mapping):  # not decollated: logits of a batch
-        heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch["native_size"])
-        rows = zip(batch["id"], zip(heights, widths, strict=True), output["pred"], strict=True)
-        output = [{"id": name, "native_size": size, "pred": logits} for name, size, logits in rows]
-    batch = batch if isinstance(batch, list) else [{}] * len(output)
-    for item in ({**fields, **made} for fields, made in zip(batch, output, strict=True)):
+    for item in images_of(batch, output):
         if "native_size" in item:
             height, width = (int(side) for side in item["native_size"])
             probabilities = _probabilities(item["pred"], (height, width))
@@ -171,9 +166,9 @@ def predictions(
             foreground, probabilities = item["pred"][0].cpu().numpy() > 0, item["probability"].cpu().numpy()
         channels = len(classes) + 1
         if len(probabilities) != channels:
-            found, expected = f"{len(probabilities)} channels", f"{channels}, as classes are {list(classes) or 'one'}"
+            expected = f"{channels}, as classes are {list(classes) or 'one'}"
             hint = "let `classes` be those that the network was trained on"
-            raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, hint=hint)])
+            raise refused("MaskWriter, pred", f"{len(probabilities)} channels", expected, hint)
         if classes:
             mask, probability = probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
         else:

@@ -328,6 +328,7 @@ def test_a_mask_holds_the_class_of_the_highest_probability(tmp_path):
         state=SimpleNamespace(batch=[{"id": "x"}], output=[{"pred": logits, "native_size": (1, 2)}])
     )
     writer(engine)
+    writer.finish()
     assert np.array(Image.open(tmp_path / "x.png")).tolist() == [[0, 2]]
     some = np.array(Image.open(tmp_path / "x.probability.png")) / 255
     assert some[0] == pytest.approx(1 - logits.softmax(0)[0, 0].numpy(), abs=1 / 255)
