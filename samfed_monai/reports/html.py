@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -328,11 +328,18 @@ def verdict(run: RunData) -> str:
 
 def advice_on(run: RunData) -> list[str]:
     """Sentences on what to do, the most urgent first; none where nothing is out of order."""
-    teacher, alone = run.results.get("teacher") or {}, teacher_alone(run.results)
-    dices = {site: of["test"]["dice"] for site, of in (alone or {"sites": {}})["sites"].items() if of}
-    gaps = {} if alone is None or "model" in teacher else _gaps(run.results, alone)  # a model has seen more views
+    results, alone = run.results, teacher_alone(run.results)
+    teacher = results.get("teacher") or {}
+    taught = {site: splits for site, splits in alone["sites"].items() if splits} if alone else {}
+    dices = {site: splits["test"]["dice"] for site, splits in taught.items()}
+    gaps: dict[str, tuple[Any, Any]] = {}
+    if alone and "model" not in teacher:  # the student of another run, with more views
+        pairs = {AVERAGE: (results["average"], alone["average"])}
+        pairs |= {f"at {site}": (results["sites"][site], splits) for site, splits in taught.items()}
+        found = {name: (mine["test"]["dice"], its["test"]["dice"]) for name, (mine, its) in pairs.items()}
+        gaps = {name: both for name, both in found.items() if None not in both}
     student, other = gaps.get(AVERAGE, (0.0, 0.0))
-    apart = {site: fmean(found) for site, found in run.student_and_teacher().items()}
+    apart = {site: fmean(between) for site, between in run.student_and_teacher().items()}
     return sentences(
         "advice.j2",
         held_out=(teacher.get("after") or {}).get("held_out"),
@@ -345,11 +352,3 @@ def advice_on(run: RunData) -> list[str]:
         made_by=teacher,
         low=LOW,
     )
-
-
-def _gaps(results: Mapping[str, Any], alone: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Test Dice of student and teacher, on average and by site, where both are known."""
-    tables: dict[str, tuple[Any, Any]] = {AVERAGE: (results["average"], alone["average"])}
-    tables |= {f"at {site}": (results["sites"][site], splits) for site, splits in alone["sites"].items() if splits}
-    dices = {name: tuple(one["test"]["dice"] for one in both) for name, both in tables.items()}
-    return {name: (student, teacher) for name, (student, teacher) in dices.items() if None not in (student, teacher)}

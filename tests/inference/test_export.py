@@ -211,7 +211,9 @@ def test_masks_of_an_onnx_file_are_calibrated_as_those_of_its_weights(exported, 
     content = onnx.load(file)
     onnx.helper.set_model_props(content, {"quality": "{}"})
     onnx.save(content, file)
-    with pytest.raises(Refused, match=r"net\.onnx -> quality.*: expected .*a model's quality, .* export the network anew"):
+    with pytest.raises(
+        Refused, match=r"net\.onnx -> quality.*: expected .*a model's quality, .* export the network anew"
+    ):
         OnnxNetwork(file)
     onnx.helper.set_model_props(content, {})
     onnx.save(content, file)
