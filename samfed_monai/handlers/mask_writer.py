@@ -21,7 +21,7 @@ from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import several
-from samfed_monai.data.image_folder import Sources, image_names
+from samfed_monai.data.image_folder import Sources, image_paths
 from samfed_monai.handlers.evaluation import images_of, threshold_of
 from samfed_monai.metrics.quality import estimate
 
@@ -261,7 +261,7 @@ class MaskWriter:
         made_with |= {"classes": self.classes} if self.classes else {}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
-        ids = image_names(images) if images else []
+        ids = [name for name, _ in image_paths(images)] if images else []
         names = [file for name in ids for file in self._files(name)]
         for name in {f"{name}.probability" for name in ids}.intersection(ids) if probabilities else ():
             found, expected = "the mask of one image and the probabilities of another", "a file for each"

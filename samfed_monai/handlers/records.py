@@ -9,7 +9,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.handlers.rounds import in_federation, round_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class BatchBar:
     """Shows how many batches of an epoch are done, on a terminal and in a log.
 
     In a log, Ignite's ``ProgressBar`` writes all states into one line, some of them twice; this one is a
-    :class:`samfed_monai.core.progress.LogBar` there.
+    :class:`samfed_monai.core.run_log.LogBar` there.
 
     Args:
         what: is done with them; a training's epochs are counted behind it.

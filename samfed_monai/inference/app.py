@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Refused, SamFedError, refused
-from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
+from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import installed
 from samfed_monai.inference.looks import LooksPage
 from samfed_monai.inference.predictor import Predictor

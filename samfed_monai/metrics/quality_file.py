@@ -10,7 +10,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, read_json, sha256_file, write_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.metrics.quality import IN_RUN, Calibration, Colours, Quality
 

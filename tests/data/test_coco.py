@@ -247,6 +247,6 @@ def test_what_programs_round_is_no_contradiction(changes: dict[str, Any]) -> Non
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samfed_monai.data.coco.installed", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     [problem] = require_pycocotools("--coco")
     assert str(problem) == "--coco: expected it, for COCO, found no pycocotools; pip install 'samfed-monai[coco]'"

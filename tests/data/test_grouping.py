@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.words import normal
-from samfed_monai.data.grouping import Groups, clusters, draw, subset
+from samfed_monai.data.partitions import Groups, clusters, draw, subset
 
 
 def test_images_of_one_group_or_with_the_same_bytes_belong_together():
@@ -105,19 +105,19 @@ def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     assert Groups(table, "patient").of("a/images/ed/ed_0001.png") is None
 
 
-def test_images_without_a_group_are_found(tmp_path):
+def test_images_without_a_group_are_counted(tmp_path):
     (tmp_path / "g.csv").write_text("id,patient\n1,x\n2,\n")
     images = ["a/1.png", "a/2.png", "a/3.png", "a/3.png"]
-    assert Groups(tmp_path / "g.csv", "patient").without(images) == ["a/2.png", "a/3.png"]
-    assert Groups(tmp_path / "g.csv", "patient").without([]) == []
+    assert Groups(tmp_path / "g.csv", "patient").sentences(images) == ["2 of 3 images have no group in g.csv"]
+    assert Groups(tmp_path / "g.csv", "patient").sentences([]) == []
 
 
 def test_a_file_that_gives_no_image_a_group_is_refused_with_the_names_of_both_sides(tmp_path):
     (tmp_path / "g.csv").write_text("id,group,empty\nfirst,,\nframe 7,x,\n")
     with pytest.raises(Refused, match=r"images like 'a/7\.png', found only groups of names like 'frame 7'; give"):
-        Groups(tmp_path / "g.csv").without(["a/7.png"])
+        Groups(tmp_path / "g.csv").sentences(["a/7.png"])
     with pytest.raises(Refused, match=r"images like 'first\.png', found nothing in the column 'empty'"):
-        Groups(tmp_path / "g.csv", "empty").without(["first.png"])
+        Groups(tmp_path / "g.csv", "empty").sentences(["first.png"])
 
 
 def test_rows_that_name_no_image_are_refused_with_their_lines(tmp_path):
@@ -128,7 +128,7 @@ def test_rows_that_name_no_image_are_refused_with_their_lines(tmp_path):
     assert "g.csv, line 4: expected" in str(caught.value)
 
 
-CODES = ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+CODES = ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-32"]
 TITLES = ["image", "IMAGE_ID", " Image ID ", "isic-id", "FileName", '"image"']
 
 
@@ -184,7 +184,9 @@ def test_invisible_ends_and_forms_make_no_other_group(text, blank, form):
 def test_names_without_folders_that_several_images_have_are_found(tmp_path):
     (tmp_path / "g.csv").write_text("id,group\n1,x\n2.png,y\np1/3,z\n4,\n")
     images = [f"a/p{folder}/{number}.png" for folder in (1, 2) for number in range(1, 5)]
-    assert Groups(tmp_path / "g.csv").of_several(images) == ["1", "2.png"]
+    [lacking, several] = Groups(tmp_path / "g.csv").sentences(images)
+    assert lacking == "3 of 8 images have no group in g.csv"
+    assert several.startswith("2 names are in g.csv without a folder, and of several images each, such as '1': all of")
 
 
 @pytest.mark.parametrize(

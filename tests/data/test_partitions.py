@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import Facts, check_datalist
 from samfed_monai.data.datalist import DataList, Split
-from samfed_monai.data.grouping import clusters
+from samfed_monai.data.folders import Found
 from samfed_monai.data.partitions import (
+    clusters,
     divide_sites,
     hold_out,
     iid,
@@ -22,7 +23,6 @@ from samfed_monai.data.partitions import (
 )
 from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.quality_report import report_on
-from samfed_monai.data.sources.found import Found
 from tests.data.making import options, site
 from tests.data.test_prepare import sizes
 
@@ -166,7 +166,7 @@ def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
     same = facts_of(places, a_0="x", a_1="x")
     with pytest.raises(Refused, match=r"--divide 2: a: expected at least 2, found 1 independent group"):
         divide_sites(places, same, 2)
-    with pytest.raises(Refused, match="--divide: expected a positive number, found 0"):
+    with pytest.raises(Refused, match="--divide: expected a whole number >= 1, found 0"):
         divide_sites(places, same, 0)
 
 
@@ -226,5 +226,5 @@ def test_a_list_with_a_site_of_only_test_images_is_sound(tmp_path):
     assert sizes(made.datalist) == {"a-1": [4, 1, 1], "a-2": [4, 1, 1], "b": [0, 0, 5]}
     again = DataList.load(made.path)
     assert again.hash == made.datalist.hash
-    assert check_datalist(again, root, progress=False) == []
-    assert "b" in report_on(again, root, tmp_path / "page.html", progress=False).read_text()
+    assert check_datalist(again, root) == []
+    assert "b" in report_on(again, root, tmp_path / "page.html").read_text()

@@ -1,4 +1,4 @@
-"""The scene of volumes: NIfTI files with spacing and affine, and the list of slices that is made of them."""
+"""Synthetic volumes: NIfTI files with spacing and affine, and the list of slices that is made of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.data.synthetic_volumes import CLASSES, CT, MR, affine_of, render_volume, render_volumes
+from samfed_monai.data.datalist import read_list
+from samfed_monai.data.synthetic import CLASSES, CT, MR, affine_of, render_volume, render_volumes
 from tests.cli.test_prepare import run
 
 
@@ -128,21 +129,19 @@ def test_two_organs_without_names_are_refused_with_both_ways_out(volumes, tmp_pa
 
 
 def test_the_command_writes_volumes_and_says_what_comes_next(tmp_path, capsys):
-    given = ("synthetic", tmp_path / "v", "--scene", "volumes", "--images-per-site", 1, "--size", 32, 32)
-    assert run(*given) == 0
+    assert run("synthetic-volumes", tmp_path / "v", "--volumes", 1, "--size", 32, 32) == 0
     assert f"next    samfed prepare nifti {tmp_path / 'v'} --slices" in capsys.readouterr().out
-    for option in (("--output", tmp_path / "list.json"), ("--sites", 3)):
-        told = refused("synthetic", tmp_path / "w", "--scene", "volumes", *option)
-        assert f"{option[0]}: expected none: the scene volumes writes NIfTI files" in told
-    assert "--output: expected the data list to write" in refused("synthetic", tmp_path / "x")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"volumes": 0}, "synthetic -> volumes: expected 1 to 512, found 0"),
-        ({"size": (16, 64)}, r"synthetic -> size: expected \(H, W\), each 32 to 512, found \(16, 64\)"),
-        ({"depth": 2}, "synthetic -> depth: expected 4 to 512"),
+        ({"volumes": 0}, r"synthetic -> volumes: expected a whole number in \[1, 512\], found 0"),
+        (
+            {"size": (16, 64)},
+            r"synthetic -> size: expected \(H, W\), each at least 32 and at most 512, found \(16, 64\)",
+        ),
+        ({"depth": 2}, r"synthetic -> depth: expected a whole number in \[4, 512\]"),
     ],
 )
 def test_counts_and_sizes_out_of_range_are_refused(tmp_path, given, message):
@@ -153,9 +152,9 @@ def test_counts_and_sizes_out_of_range_are_refused(tmp_path, given, message):
 def test_a_slice_without_its_number_or_spacing_is_refused(volumes, tmp_path):
     run(*words(volumes, tmp_path))
     content = read_json(tmp_path / "list.json")
-    from samfed_monai.data.datalist import parse
-
     content["public"][0] |= {"slice": 0, "spacing": [1, 2]}
-    told = "\n".join(map(str, parse(content, "list.json")[1]))
+    with pytest.raises(Refused) as caught:
+        read_list(content, "list.json")
+    told = str(caught.value)
     assert "list.json -> public#0#slice: expected at least 1, found 0" in told
     assert "list.json -> public#0#spacing: expected three lengths in mm, found [1, 2] (list)" in told

@@ -30,7 +30,7 @@ def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path):
     assert found.pictures[1, :, :, 0].tolist() == data[:, :, 1].T.tolist()  # 8 bits as they are
     assert np.ptp(found.pictures, axis=-1).max() == 0
     assert found.pixel_area == pytest.approx(0.125)
-    assert found.spacing == pytest.approx(3)
+    assert found.voxel[2] == pytest.approx(3)
     assert found.voxel == (0.25, 0.5, 3), "rows run along Y"
 
 
@@ -41,7 +41,7 @@ def test_a_volume_is_measured_in_its_own_unit(tmp_path, unit, factor):
     nibabel.save(image, tmp_path / "a.nii")
     found = read_slices(tmp_path / "a.nii")
     assert found.pixel_area == pytest.approx(0.125 * factor**2)
-    assert found.spacing == pytest.approx(3 * factor)
+    assert found.voxel[2] == pytest.approx(3 * factor)
     assert found.voxel == pytest.approx((0.25 * factor, 0.5 * factor, 3 * factor))
 
 
@@ -135,14 +135,14 @@ def test_sizes_are_those_of_the_affine(tmp_path, affine, area, voxel):
     found = read_slices(tmp_path / "a.nii")
     assert found.pixel_area == pytest.approx(area)
     assert found.voxel == pytest.approx(voxel)
-    assert found.spacing == pytest.approx(voxel[2])
 
 
 def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), None)
     image.header.set_zooms((0.5, 0.25, 3))
     nibabel.save(image, tmp_path / "a.nii")
-    assert (read_slices(tmp_path / "a.nii").pixel_area, read_slices(tmp_path / "a.nii").spacing) == (0.125, 3)
+    found = read_slices(tmp_path / "a.nii")
+    assert (found.pixel_area, found.voxel) == (0.125, (0.25, 0.5, 3))
     with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
         read_slices(tmp_path / "a.nii", reorient=True)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.sources.public import find_isic
+from samfed_monai.data.public import find_isic
 from tests.data.making import disc, picture, save
 
 LAYOUTS = {
@@ -42,5 +42,5 @@ def test_another_layout_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(Refused, match="use `samfed prepare folders`"):
         find_isic(tmp_path)
     (tmp_path / "ISIC-2017_Training_Data.zip").write_bytes(b"")
-    with pytest.raises(Refused, match="unpack them with --unpack"):
+    with pytest.raises(Refused, match="unpack them first"):
         find_isic(tmp_path)

@@ -12,10 +12,9 @@ from PIL import Image
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import prepare_folders, prepare_to_test
+from samfed_monai.data.folders import find_folders, near_miss
+from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.reading import decode_mask
-from samfed_monai.data.sources.folders import find_folders
-from samfed_monai.data.sources.found import near_miss
 from tests.data.making import disc, options, picture, save, site
 
 
@@ -46,7 +45,7 @@ def test_fault_66_the_public_ones_are_refused(root, tmp_path):
 def test_fault_66_a_folder_that_is_nearly_images_is_named(root, name):
     site(root, "b", 2, 2, first=90)
     (root / "a" / "images").rename(root / "a" / name)
-    [sentence] = find_folders(root, public="public").passed_over
+    [sentence] = find_folders(root, public="public").caveats
     assert sentence.endswith(f"was not read: if it is a site, rename a/{name} to a/images")
     (root / "public" / "images").rename(root / "public" / name)
     with pytest.raises(Refused, match=f"found no such folder; rename public/{name} to public/images"):
@@ -132,25 +131,25 @@ def test_fault_62_a_link_to_itself_is_refused_and_folders_in_a_circle_end(root, 
 def test_a_list_that_only_measures(root, tmp_path):
     (root / "public").rename(root / "b")  # no site is called public
     (root / "a" / "masks" / "a_000.png").unlink()
-    made = prepare_to_test(root, options(tmp_path))
+    made = prepare_folders(root, options(tmp_path, test_only=True))
     assert [(place, split.value) for place, split, _ in made.datalist.items()] == [("a", "test")] * 5 + [
         ("b", "test")
     ] * 3
     assert made.warnings == ["1 image of a has no mask: left out"]
-    assert check_datalist(DataList.load(made.path), root, progress=False) == []
-    one = prepare_to_test(root / "a", options(tmp_path / "one"))
+    assert check_datalist(DataList.load(made.path), root) == []
+    one = prepare_folders(root / "a", options(tmp_path / "one", test_only=True))
     assert [(name, len(of.test)) for name, of in one.datalist.sites.items()] == [("a", 5)]
     for path in (root / "a" / "masks").iterdir():
         path.unlink()
     with pytest.raises(Refused, match=r"images with masks to measure with, found 6 images of a have no mask"):
-        prepare_to_test(root / "a", options(tmp_path / "two"))
+        prepare_folders(root / "a", options(tmp_path / "two", test_only=True))
     save(root / "a" / "masks" / "a_003_gt.png", disc())
     with pytest.raises(Refused, match=r"measure with, found 1 mask of a belongs to no image; .* to a_003\.png"):
-        prepare_to_test(root / "a", options(tmp_path / "two"))
+        prepare_folders(root / "a", options(tmp_path / "two", test_only=True))
 
 
 def test_picture_folders_of_grey_photographs_are_not_swapped(tmp_path):
     for number in range(2):
         save(tmp_path / "a" / "images" / f"{number}.png", picture(number).convert("L"))
         save(tmp_path / "a" / "masks" / f"{number}.png", disc())
-    assert len(prepare_to_test(tmp_path / "a", options(tmp_path)).datalist.sites["a"].test) == 2
+    assert len(prepare_folders(tmp_path / "a", options(tmp_path, test_only=True)).datalist.sites["a"].test) == 2

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.sources.folders import find_folders
-from samfed_monai.data.sources.found import Found, match_masks, renaming
+from samfed_monai.data.folders import Found, find_folders, match_masks, passed_over, renaming
 from tests.data.making import disc, picture, save, site
 
 
@@ -17,7 +16,7 @@ def test_images_find_their_masks_by_stem(tmp_path):
     (tmp_path / "notes").mkdir()
     folders = find_folders(tmp_path, public="public")
     found = folders.sites
-    assert (folders.problems, folders.passed_over) == ((), ())
+    assert (folders.problems, folders.caveats) == ((), ())
     assert list(found) == ["Süd 1", "public"]
     assert [(one.image, one.label) for one in found["Süd 1"]] == [
         ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
@@ -80,12 +79,12 @@ def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
         save(tmp_path / "a" / "masks" / name, disc())
     folders = find_folders(tmp_path, public="public")
     assert folders.sites["a"][0].label is None
-    assert folders.passed_over == (
+    assert folders.caveats == (
         f"4 masks of a belong to no image; left out, such as b.bmp and b.png; a mask is {RULE}; "
         "rename for instance the mask of a_000 to a_000.bmp",
     )
     save(tmp_path / "a" / "masks" / "a_000.png", disc())
-    [sentence] = find_folders(tmp_path, public="public").passed_over
+    [sentence] = find_folders(tmp_path, public="public").caveats
     assert sentence.endswith(RULE), "nothing is to be renamed where every image has its mask"
 
 
@@ -126,7 +125,7 @@ def test_an_image_whose_own_stem_ends_as_a_mask_finds_one_of_equal_stem(tmp_path
     save(tmp_path / "a" / "masks" / "1_mask.png", disc())
     folders = find_folders(tmp_path, public="public")
     assert [one.label for one in folders.sites["a"]] == ["a/masks/1_mask.png"]
-    assert folders.passed_over == ()
+    assert folders.caveats == ()
 
 
 def test_fault_01_all_public_images_without_masks_are_told(tmp_path):
@@ -153,7 +152,7 @@ def test_a_folder_of_images_that_is_no_site_is_named(tmp_path):
     with pytest.raises(Refused, match=r"only 'public'; hospital_c holds images, such as hospital_c/img/1\.png, but no"):
         find_folders(tmp_path, public="public")
     site(tmp_path, "a", 1, 1)
-    [sentence] = find_folders(tmp_path, public="public").passed_over
+    [sentence] = find_folders(tmp_path, public="public").caveats
     assert sentence.startswith("hospital_c holds images")
 
 
@@ -177,3 +176,33 @@ def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path)
     save(tmp_path / "public" / "imgs" / "1.png", picture(2))
     with pytest.raises(Refused, match=f"{start}rename public/imgs to public/images$"):
         find_folders(tmp_path, public="public")
+
+
+def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "hospital_c" / "img" / "deep" / "1.jpg", picture(1))
+    save(tmp_path / "hospital_d" / "Images" / "1.png", picture(2))
+    save(tmp_path / "hospital_e" / "2.png", picture(3))
+    save(tmp_path / "hospital_e" / "1.png", picture(4))
+    ending = "but no folder 'images', and was not read: if it is a site, rename"
+    assert passed_over(tmp_path, ["a"]) == [
+        f"hospital_c holds images, such as hospital_c/img/deep/1.jpg, {ending} hospital_c/img to hospital_c/images",
+        f"hospital_d holds images, such as hospital_d/Images/1.png, {ending} hospital_d/Images to hospital_d/images",
+        f"hospital_e holds images, such as hospital_e/1.png, {ending.replace('rename', 'move them to')} "
+        "hospital_e/images",
+    ]
+
+
+def test_masks_hidden_folders_the_output_and_runs_are_no_hospitals(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "masks" / "1.png", disc())
+    save(tmp_path / ".cache" / "1.png", picture(1))
+    save(tmp_path / "b" / "__MACOSX" / "1.png", picture(1))
+    save(tmp_path / "b" / "._1.png", picture(1))
+    save(tmp_path / "lists" / "figures" / "1.png", picture(1))
+    save(tmp_path / "runs" / "first" / "overlays" / "1.png", picture(1))
+    (tmp_path / "runs" / "first" / "run.json").write_text("{}")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "1.txt").write_text("")
+    assert passed_over(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == []
+    assert len(passed_over(tmp_path, ["a"])) == 1

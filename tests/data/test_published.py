@@ -6,7 +6,7 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.datalist import Split
-from samfed_monai.data.sources.published import KNOWN, Coverage, find_published
+from samfed_monai.data.public import Coverage, find_published
 from tests.data.making import disc, picture, save, site
 
 LIST = {
@@ -42,8 +42,7 @@ def test_one_pool_for_all_clients_is_matched_by_stem(tmp_path):
         Coverage("Clinic A", Split.VALIDATION, 1, []),
         Coverage("Clinic A", Split.TEST, 2, ["6.png"]),
     ]
-    assert [part.found for part in found.coverage] == [1, 1, 1, 1]
-    assert (found.name, found.verified) == ("mine", False)
+    assert found.name == "mine"
 
 
 def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
@@ -62,7 +61,12 @@ def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
 def test_an_absent_client_is_missing_as_a_whole(tmp_path):
     save(tmp_path / "open_set" / "images" / "1.png", picture(1))
     found = find_published(published(tmp_path), tmp_path)
-    assert [(part.found, part.listed) for part in found.coverage] == [(1, 2), (0, 1), (0, 1), (0, 2)]
+    assert [(part.found, part.listed) for part in found.coverage] == [
+        (1, 2),
+        (0, 1),
+        (0, 1),
+        (0, 2),
+    ]
 
 
 def test_an_isic_archive_is_a_pool(tmp_path):
@@ -84,34 +88,22 @@ def test_nothing_at_hand_is_refused(tmp_path):
         find_published(published(tmp_path), tmp_path)
 
 
-def test_fault_28_29_a_known_name_needs_the_published_file(tmp_path):
-    with pytest.raises(Refused, match=r"isic_hssf: expected the published list, found not at hand; put isic_hssf.json"):
-        find_published("isic_hssf", tmp_path)
-    (tmp_path / "splits").mkdir()
-    published(tmp_path / "splits", name="isic_hssf.json")
-    with pytest.raises(Refused, match="restore the published file"):
-        find_published("isic_hssf", tmp_path)
-    with pytest.raises(Refused, match=r"no such file; give the path of a JSON file, or one of \['isic_hssf'"):
-        find_published("isic_hsff", tmp_path)
-
-
-def test_a_changed_file_does_not_carry_the_published_name(tmp_path):
+def test_fault_29_a_changed_file_does_not_carry_the_published_name(tmp_path):
     save(tmp_path / "images" / "1.png", picture(1))
     found = find_published(published(tmp_path, name="isic_hssf.json"), tmp_path)
-    assert (found.name, found.verified) == ("isic_hssf (changed)", False)
+    assert found.name == "isic_hssf (changed)"
 
 
 def test_the_published_files_are_known(samfed_data):
     splits = samfed_data / "data" / "splits"
     found = find_published(splits / "polyp_hssf.json", samfed_data / "data" / "polyp")
-    assert (found.name, found.verified) == ("polyp_hssf", True)
+    assert found.name == "polyp_hssf"
     covered = {(part.client, part.split.value): (part.found, part.listed) for part in found.coverage}
     assert covered["CVC-ColonDB", "public"] == (379, 380)
     assert covered["Kvasir", "unlabelled"] == (800, 800)
     assert covered["EndoTect-ETIS", "test"] == (0, 40)
-    assert sorted(KNOWN) == ["isic_hssf", "polyp_hssf"]
     found = find_published(splits / "isic_hssf.json", samfed_data / "data" / "skin" / "isic2017")
-    assert (found.name, found.verified, len(found.places["", Split.PUBLIC])) == ("isic_hssf", True, 66)
+    assert (found.name, len(found.places["", Split.PUBLIC])) == ("isic_hssf", 66)
     sizes = [[part.found for part in found.coverage if part.client == f"domain{n}"] for n in range(1, 5)]
     assert sizes == [[116, 13, 18], [217, 26, 30], [451, 55, 65], [687, 92, 85]]
     assert sum(len(part.missing) for part in found.coverage) == 2694 - 1921

@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.reading import read_mask
-from samfed_monai.data.sources.public import (
+from samfed_monai.data.public import (
     collection_of,
     find_polyps,
 )
+from samfed_monai.data.reading import read_mask
 from tests.data import polyp_folders
 from tests.data.making import picture, save
 
@@ -119,7 +119,7 @@ def test_names_that_only_resemble_a_collection_are_not_read(tmp_path):
     assert collection_of("CVC-VideoClinicDB") is None
     polyp_folders.kvasir(tmp_path)
     save(tmp_path / "Kvasir-Capsule" / "a.jpg", picture(1))
-    assert find_polyps(tmp_path).unknown == ("Kvasir-Capsule",)
+    assert find_polyps(tmp_path).caveats == ["the folder Kvasir-Capsule is no known collection and was not read"]
 
 
 def test_what_is_wrong_is_told_at_once(tmp_path):
