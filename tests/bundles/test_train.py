@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,10 +86,6 @@ def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: 
     assert state.iteration == 4
     terms = {"supervised", "pseudo_label", "sam_kd", "global_kd"}
     assert set(state.term_means) == terms | {"reliability", "agreement", "trust", "sure_agreement"}
-    with open(tmp_path / "out" / "terms.csv") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert 0 <= float(rows[-1]["validation_dice"]) <= 1
     safe_load(tmp_path / "out" / "best.safetensors", like=made.trainer.network.state_dict())
 
 
@@ -98,7 +93,7 @@ def test_a_site_learns_how_far_sam_is_to_be_trusted(build: Build, sites: Path) -
     made = build(**with_store(sites), **{"agreement#least_agreement": 0.75})
     made.run()
     state = made.trainer.state
-    (settings,) = state.site_trusts  # one for both terms
+    (settings,) = state.site_agreements  # one for both terms
     assert settings.least_agreement == 0.75
     assert 0 <= state.term_means["trust"] <= 1
     assert 0 <= state.term_means["sure_agreement"] <= 1

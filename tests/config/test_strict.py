@@ -42,7 +42,7 @@ def test_plain_values_references_and_listed_components_pass():
         "sites": {"site-1": {"network": "deeplabv3plus_resnet34"}},
         "encoder_weights": "efficientnet_lite0",
         "store_dir": None,
-        "after#table": {"_target_": "samfed_monai.handlers.TermTable", "path": "@output_dir"},
+        "after#table": {"_target_": "samfed_monai.handlers.BestWeightsSaver", "path": "@output_dir"},
         "sharing#plain": {"_target_": "samfed_monai.bundle.SplitDataset", "data": "@images"},
         "sharing#images": 40,
         "network_def#drop_path": 0.1,
@@ -145,7 +145,7 @@ def test_fault_31_what_a_server_may_not_say(keys, value, message):
 
 @pytest.mark.parametrize("value", ["/home/v/.bashrc", "../x", "runs/../../x", "..\\x", "C:/x", "\\\\host\\x", "~/x"])
 def test_fault_31_a_component_of_a_file_stays_below_the_folder_of_the_run(value):
-    table = {"_target_": "samfed_monai.handlers.TermTable", "path": value}
+    table = {"_target_": "samfed_monai.handlers.BestWeightsSaver", "path": value}
     message = (
         f"plan -> after#table#path: expected a path below the folder of the run, found {value!r}; "
         "refer to an option for places, for instance @output_dir"
