@@ -238,20 +238,21 @@ def check_bundle(
     with problems.collected():
         if metadata.exists():
             read_json(metadata, byte_order_mark=False)
-    parts = group_configs(config, root) if config.federates and not config.problems else []
+    if config.problems:
+        return list(dict.fromkeys(problems))
+    parts = group_configs(config, root) if config.federates else []
     for part in parts:
         problems.extend(_problems(part, root, ready=False, imports=ready))
-    if config.federates and not config.problems:
+        if ready and part.group == (TEACHER,) and config.content.get("teacher_adapt", "off") != "off":
+            problems.extend(check_base_weights(part.content, root))
+    if config.federates:
         teacher = _has_teacher(config, parts)
         problems.extend(check_classes(config, root, config.content.get("variant"), config.where(("variant",))))
         problems.extend(_no_choices(config))
-        if ready and config.content.get("teacher_adapt", "off") != "off":
-            for part in parts:
-                problems.extend(check_base_weights(part.content, root) if part.group == (TEACHER,) else ())
-    elif workflow == "train" and not config.problems:
+    elif workflow == "train":
         problems.extend(check_classes(config, root, variant, "variant"))
     reported = {problem.where for problem in problems if not problem.found.startswith("no file")}
-    for part in [] if config.problems else [config, *parts]:
+    for part in (each for each in (config, *parts) if not each.problems):
         useless = unread(part, reads, asked if part is config else None, teacher=teacher)
         problems.extend(problem for problem in useless if problem.where not in reported)
     return list(dict.fromkeys(problems))
