@@ -19,8 +19,8 @@ from samfed_monai.core.run_log import round_folders
 from samfed_monai.core.words import counted
 from samfed_monai.data import DataList, load_records
 from samfed_monai.federation.run_folder import expected_dice
+from samfed_monai.inference.assessment import calibrated_on, kept
 from samfed_monai.inference.model import TrainedModel, checked_config, filled_network, trained_as
-from samfed_monai.inference.promised import calibrated_on, kept
 from samfed_monai.metrics import segmentation_scores
 from samfed_monai.metrics.quality import Calibration, Chances, Mask, level_dice
 from samfed_monai.networks.views import VIEWS

@@ -25,7 +25,14 @@ def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:
     )
 
 
-MODEL_HELP = "a finished run's folder, a weights file, or the adapter of a fitted teacher"
+def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
+    """Adds ``--model``; ``others`` are kinds that this command takes besides."""
+    about = f"a finished run's folder, a weights file, the adapter of a fitted teacher{others}"
+    parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own, where it has one)")
+
+
+def add_site(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
 
 
 def add_other_size(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ A fitted teacher is scored likewise, by the adapter that ``samfed teach`` wrote.
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import sys
 from collections.abc import Mapping
@@ -15,18 +14,17 @@ from statistics import fmean
 from typing import Any
 
 from samfed_monai.cli.arguments import (
-    MODEL_HELP,
     absolute,
     add_bundle,
     add_data,
     add_device,
+    add_model,
     add_other_size,
     add_views,
     take_overrides,
 )
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
-from samfed_monai.core.io import from_csv
 from samfed_monai.core.model_file import any_image_size
 
 
@@ -40,7 +38,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the bundle's own, where it has one)")
+    add_model(parser)
     add_data(parser)
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     about = "which images (default: test; with --calibrate validation)"
@@ -59,8 +57,9 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
     from samfed_monai.inference import Predictor
-    from samfed_monai.inference.promised import sentences
+    from samfed_monai.inference.assessment import scored_pairs, sentences
     from samfed_monai.metrics.quality_file import quality_path
+    from samfed_monai.reports.answer import interval
 
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     overrides = overrides_of(arguments.extra)
@@ -69,27 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
     places = [str(absolute(each)) for each in (arguments.datalist, arguments.data_root, arguments.output_dir)]
     with any_image_size(arguments.allow_other_size):
         result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
-    written = []
+    lines = [*lines_of(result), *volume_lines(result)]
+    dices = [dice for of_site in scored_pairs(Path(places[-1]), result).values() for _, dice in of_site]
+    if (found := interval(dices)) is not None:
+        lines.append(f"average Dice {fmean(dices):.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
+    lines += [*sentences(result["quality"]), f"{places[-1]}/metrics.json"]
     if arguments.calibrate:
         said = " (the one that was there is replaced)" if replaced else ""
-        written = [f"calibration: {quality_path(predictor.model.path)}{said}"]
-    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"])]
-    lines = [*lines_of(result), *volume_lines(result), *beside, f"{places[-1]}/metrics.json", *written]
+        lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")
     sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)
-
-
-def interval_of(result: Mapping[str, Any], folder: Path) -> list[str]:
-    """A line with the interval of the mean Dice over all images, from their tables; none of a single image."""
-    from samfed_monai.reports.answer import interval
-
-    tables = [folder / site / result["split"] / "scores.csv" for site in result["sites"]]
-    rows = [row for table in tables for row in from_csv(io.StringIO(table.read_text(encoding="utf-8")))]
-    dices = [float(row["dice"]) for row in rows]
-    found = interval(dices)
-    return (
-        [] if found is None else [f"average Dice {fmean(dices):.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)"]
-    )
 
 
 def lines_of(result: Mapping[str, Any]) -> list[str]:

@@ -33,9 +33,9 @@ from PIL import Image
 from samfed_monai.core.errors import Refused, SamFedError, refused
 from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import installed
-from samfed_monai.inference.looks import LooksPage
-from samfed_monai.inference.predictor import Predictor
-from samfed_monai.inference.segment import MaskForms, foreground_of, muted, segment
+from samfed_monai.inference.forms import LooksPage, MaskForms
+from samfed_monai.inference.predictor import Predictor, muted
+from samfed_monai.inference.segment import segment
 from samfed_monai.reports.html import environment
 
 logger = logging.getLogger(__name__)
@@ -100,25 +100,24 @@ class Drop:
     def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:
         found = walk(self.given)
         report_not_read("left out", found, READ)
-        paths = [path for kind in READ for path in found.get(kind, ())] or list(self.given.iterdir())
-        dicom = installed() and DICOM in found
-        try:
-            return self._written(predictor, paths, reorient, dicom=dicom)
-        except Refused as error:
-            if not (dicom and all(problem.where.startswith("--dicom-seg") for problem in error.problems)):
-                raise
-            for problem in error.problems:
-                logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)
-            return self._written(predictor, paths, reorient, dicom=False)
-
-    def _written(self, predictor: Predictor, paths: list[Path], reorient: bool, *, dicom: bool) -> LooksPage:
-        page = LooksPage(self.folder / "looks.html", predictor.classes or [foreground_of(predictor.model.bundle)])
-        forms = {"overlays": "outlines", "areas": "areas.csv", **({"dicom_seg": "segmentations"} if dicom else {})}
-        places = {form: str(self.folder / place) for form, place in forms.items()}
-        also = MaskForms(predictor.model.bundle, predictor.classes, page=page, **places)
-        options = {"reorient": reorient, "skip_unreadable": len(paths) > 1}
-        segment(predictor, [str(path) for path in paths], str(self.folder / "masks"), also, **options)
-        return page
+        read = [path for kind in READ for path in found.get(kind, ())]
+        paths = [str(path) for path in read or self.given.iterdir()]
+        places = {"overlays": "outlines", "areas": "areas.csv", "page": "looks.html"}
+        if installed() and DICOM in found:
+            places["dicom_seg"] = "segmentations"
+        while True:
+            forms = {form: str(self.folder / place) for form, place in places.items()}
+            also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
+            try:
+                options = {"reorient": reorient, "skip_unreadable": len(paths) > 1}
+                segment(predictor, paths, str(self.folder / "masks"), also, **options)
+                return also.page
+            except Refused as error:
+                of_segmentations = all(problem.where.startswith("--dicom-seg") for problem in error.problems)
+                if not (of_segmentations and places.pop("dicom_seg", None)):
+                    raise
+                for problem in error.problems:
+                    logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)
 
     def _offered(self, pattern: str, label: str) -> tuple[str, str] | None:
         """Makes files downloadable: the only one, or a ZIP of several; its name in the address and what it is."""

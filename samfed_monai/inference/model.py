@@ -55,15 +55,15 @@ class TrainedModel:
         bundle: a bundle's folder, or the name of a packaged one.
         path: a finished run's folder, a weights file, a teacher's adapter or an exported ONNX file; ``None``: the file
             in the bundle's ``models/``.
+        runtime: what runs an ONNX file, see :class:`~samfed_monai.inference.onnx_network.OnnxNetwork`.
 
     Raises:
         Refused: no such bundle; a folder that is no finished run; no path, and a bundle that ships no weights.
     """
 
-    def __init__(self, bundle: str | Path, path: str | Path | None = None) -> None:
-        self.bundle = find_bundle(bundle)
+    def __init__(self, bundle: str | Path, path: str | Path | None = None, runtime: str | None = None) -> None:
+        self.bundle, self.run, self.runtime = find_bundle(bundle), None, runtime or "onnxruntime"
         self.path = Path(path).expanduser().resolve() if path else shipped_model(self.bundle)
-        self.run = None
         if self.path.is_dir():
             from samfed_monai.federation.run_models import RunModels
 
@@ -88,6 +88,7 @@ class TrainedModel:
         Raises:
             Refused: there is no such model here; an ONNX file, which holds none to build.
         """
+        self.require_run(site)
         if self.kind is Kind.ONNX:
             hint = "name the weights that it was exported from"
             expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
@@ -116,7 +117,7 @@ class TrainedModel:
         if given is not None and not class_problems(given, "--classes"):
             names = list(given)
         elif self.kind is Kind.ONNX:
-            names = self._exported.classes
+            names = self.exported.classes
         elif self.run is not None:
             names = self.run.run.get("config", {}).get("client", {}).get("classes") or []
         else:
@@ -134,19 +135,14 @@ class TrainedModel:
     @cached_property
     def quality(self) -> Quality:
         """What is known of how far the model's masks are to be trusted; an exported file holds it itself."""
-        return self._exported.quality if self.kind is Kind.ONNX else read_quality(self.path)
+        return self.exported.quality if self.kind is Kind.ONNX else read_quality(self.path)
 
     @cached_property
-    def _exported(self) -> OnnxNetwork:
-        """The network of an ONNX file, for what the file says of it."""
+    def exported(self) -> OnnxNetwork:
+        """The network of an ONNX file."""
         from samfed_monai.inference.onnx_network import OnnxNetwork
 
-        return OnnxNetwork(self.path)
-
-    @property
-    def scored_as(self) -> dict[str, Any]:
-        """Those of :data:`SCORED_AS` with which a run took its own scores; empty for a file."""
-        return {} if self.run is None else scored_as(self.run.run)
+        return OnnxNetwork(self.path, self.runtime)
 
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from samfed_monai.handlers import mask_writer
 from samfed_monai.handlers.mask_writer import predictions
 from samfed_monai.inference.assessment import COLUMNS, Assessment, Assessor, flags_of
-from samfed_monai.inference.segment import COLUMNS as TABLE
+from samfed_monai.inference.forms import COLUMNS as TABLE
 from samfed_monai.metrics.quality import Calibration, Colours, Quality, level_dice
 
 CHANCES = np.array([[0.9, 0.8, 0.6, 0.1]], np.float32)

@@ -228,7 +228,6 @@ def test_a_runs_own_way_of_scoring_is_taken_over():
 
 
 def test_what_nobody_says_is_the_bundles():
-    assert TrainedModel("samfed_skin", "model.safetensors").scored_as == {}
     assert scored_as({}) == {}
     assert scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.inference import looks
+from samfed_monai.inference import forms
 from samfed_monai.inference.assessment import Assessment
-from samfed_monai.inference.looks import LooksPage, look_of
+from samfed_monai.inference.forms import LooksPage, look_of
 from samfed_monai.reports.masks import area_of
 from samfed_monai.reports.overlays import OUTLINES
 from tests.browser import WIDTHS, is_too_wide, opened
@@ -37,10 +37,10 @@ def look(name: str, dice: float, flags: tuple[str, ...] = (), rows: int = 10, se
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    made = LooksPage(tmp_path / "looks.html", ["lesion"])
+    made = LooksPage(["lesion"])
     for name, given in MASKS.items():
         made.add(look(name, *given))
-    made.write()
+    (tmp_path / "looks.html").write_text(made.html())
     return tmp_path / "looks.html"
 
 
@@ -83,7 +83,7 @@ def test_the_page_is_complete_escaped_and_most_doubtful_first(page):
 
 
 def test_bounds_and_times_are_shown():
-    made = LooksPage(Path("x.html"), ["lesion"])
+    made = LooksPage(["lesion"])
     made.add(look("clip/000031", 0.8, seconds=61.26))
     text = made.html()
     assert "not calibrated" not in text
@@ -92,7 +92,7 @@ def test_bounds_and_times_are_shown():
 
 
 def test_an_empty_mask_is_named_and_a_bound_of_nothing_is_not_shown():
-    made = LooksPage(Path("x.html"), ["lesion"])
+    made = LooksPage(["lesion"])
     made.add(look("a", 0.2, ("empty",), rows=0, seconds=1))  # its bound is 0
     text = made.html()
     assert "Nothing is outlined." in text
@@ -101,8 +101,8 @@ def test_an_empty_mask_is_named_and_a_bound_of_nothing_is_not_shown():
 
 
 def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
-    monkeypatch.setattr(looks, "MOST", 3)
-    made = LooksPage(Path("x.html"), ["lesion"])
+    monkeypatch.setattr(forms, "MOST", 3)
+    made = LooksPage(["lesion"])
     for n, dice in enumerate((0.9, 0.2, 0.8, 0.5, 0.2, 0.99)):
         made.add(look(f"{n}", dice))
     assert [each.area["name"] for each in made.looks] == ["1", "4", "3"]
