@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from ignite.engine import Events
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label, maximum_filter, minimum_filter
 from scipy.stats import spearmanr
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.words import counted
-from samfed_monai.handlers.mask_writer import Prediction, predicted
+from samfed_monai.handlers.mask_writer import Prediction
 from samfed_monai.metrics.quality import DOUBTFUL, FEWEST, Calibration, Quality, colours_of, estimate_of, groups_of
 
 if TYPE_CHECKING:
-    from ignite.engine import Engine
     from torch import Tensor
 
 EMPTY = "empty"
@@ -112,50 +110,30 @@ def border_of(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     return found
 
 
-class Assessor:
-    """Assesses what a MONAI ``SupervisedEvaluator`` predicts, of each image; :attr:`found` by the image's ``id``.
+def assess(
+    found: Prediction,
+    image: Tensor,
+    quality: Quality,
+    *,
+    threshold: float = 0.5,
+    doubtful_below: float = DOUBTFUL,
+    parts: bool = False,
+) -> Assessment:
+    """How far one predicted mask is to be trusted.
 
     Args:
+        found: the prediction.
+        image: (3, H, W) float in [0, 1], as the network saw it.
         quality: what is known of the model; its calibration is for a threshold of 0.5.
-        threshold: probability from which a pixel is foreground, as of the masks that are written.
-        classes: names of several classes; empty for one.
+        threshold: probability from which a pixel is foreground.
         doubtful_below: expected Dice below which a mask is doubtful.
-        parts: whether images are slices or frames, of which many rightly hold nothing.
+        parts: whether the image is a slice or frame, of which many rightly hold nothing.
     """
-
-    def __init__(
-        self,
-        quality: Quality | None = None,
-        *,
-        threshold: float = 0.5,
-        classes: Sequence[str] = (),
-        doubtful_below: float = DOUBTFUL,
-        parts: bool = False,
-    ) -> None:
-        self.quality, self.threshold, self.classes = quality or Quality(), threshold, classes
-        self.doubtful_below, self.parts = doubtful_below, parts
-        self.found: dict[str, Assessment] = {}
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        made = predicted(engine, threshold=self.threshold, classes=self.classes)
-        for each, image in zip(made, _images(engine.state.batch), strict=True):
-            self.found[each.name] = self.assess(each, image)
-
-    def assess(self, found: Prediction, image: Tensor) -> Assessment:
-        """One prediction; ``image`` is (3, H, W) float in [0, 1]."""
-        flags = tuple(flags_of(found.mask, image.cpu().numpy(), self.quality))
-        calibrated = self.quality.calibration if self.threshold == 0.5 else None
-        expected, bound = calibrated(found.estimate) if calibrated else (found.estimate, None)
-        made = Assessment(expected, bound, flags, self.doubtful_below)
-        return made.of_nothing() if EMPTY in flags and not self.parts else made
-
-
-def _images(batch: Any) -> list[Tensor]:
-    """The images of a batch, decollated or not."""
-    return [item["image"] for item in batch] if isinstance(batch, list) else list(batch["image"])
+    flags = tuple(flags_of(found.mask, image.cpu().numpy(), quality))
+    calibrated = quality.calibration if threshold == 0.5 else None
+    expected, bound = calibrated(found.estimate) if calibrated else (found.estimate, None)
+    made = Assessment(expected, bound, flags, doubtful_below)
+    return made.of_nothing() if EMPTY in flags and not parts else made
 
 
 Pairs = Sequence[tuple[float, float]]

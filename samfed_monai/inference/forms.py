@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +140,7 @@ class MaskForms:
                 for number, of_class in enumerate(self.classes, start=1)
             ] or [area | more]
         if "page" in self.files:
-            self.page.add(look_of(picture, mask, area, assessed, seconds))
+            self.page.add(picture, mask, area, assessed, seconds)
         if "coco" in self.files:
             size = {"height": mask.shape[0], "width": mask.shape[1]}
             self.outlines[name] = {**file, **size}, list(annotations_of(mask))
@@ -196,44 +196,6 @@ def foreground_of(bundle: Path) -> str:
 _MARK = '<meta name="generator" content="samfed infer --page">'
 
 
-class Look(NamedTuple):
-    """One picture on the page.
-
-    Args:
-        area: a row of :data:`samfed_monai.reports.masks.COLUMNS`.
-        assessed: how far the mask is to be trusted.
-        picture: the picture as a JPEG, and the outlines as a PNG that is transparent elsewhere: URLs with the content.
-        outline: likewise.
-        size: width and height of both, in pixels.
-        seconds: since the beginning of its video.
-    """
-
-    area: Mapping[str, Any]
-    assessed: Assessment
-    picture: str
-    outline: str
-    size: tuple[int, int]
-    seconds: float | None = None
-
-
-def look_of(
-    picture: NDArray[np.uint8],
-    mask: NDArray[Any],
-    area: Mapping[str, Any],
-    assessed: Assessment,
-    seconds: float | None = None,
-) -> Look:
-    """A picture (H, W, 3) uint8 and its mask (H, W), bool or values of classes, at :data:`LONGEST_SIDE` at most."""
-    small = Image.fromarray(picture)
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80, optimize=True)
-    photo = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    lines = outlined(np.zeros((small.height, small.width, 3), np.uint8), _shrunk(mask, small.size))
-    layer = np.dstack([lines, np.where(lines.any(axis=-1), 255, 0).astype(np.uint8)])
-    return Look(area, assessed, photo, data_url(png_of(layer)), small.size, seconds)
-
-
 def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """The mask at another size (width, height); what is smaller than a pixel there does not vanish."""
     small = np.zeros(size[::-1], mask.dtype)
@@ -254,20 +216,45 @@ class LooksPage:
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
         self.total = self.doubtful = 0
-        self._worst: list[tuple[float, int, Look]] = []
+        self._worst: list[tuple[float, int, dict[str, Any]]] = []
 
-    def add(self, look: Look) -> None:
-        """Takes a picture; the least doubtful one leaves if they are too many."""
+    def add(
+        self,
+        picture: NDArray[np.uint8],
+        mask: NDArray[Any],
+        area: Mapping[str, Any],
+        assessed: Assessment,
+        seconds: float | None = None,
+    ) -> None:
+        """Takes a picture, at :data:`LONGEST_SIDE` at most; the least doubtful one leaves if they are too many.
+
+        Args:
+            picture: (H, W, 3) uint8.
+            mask: (H, W), bool or values of classes.
+            area: a row of :data:`samfed_monai.reports.masks.COLUMNS`.
+            assessed: how far the mask is to be trusted.
+            seconds: since the beginning of its video.
+        """
         self.total += 1
-        self.doubtful += look.assessed.doubtful
-        entry = (-look.assessed.expected_dice, -self.total, look)
-        (heapq.heappushpop if len(self._worst) == MOST else heapq.heappush)(self._worst, entry)
+        self.doubtful += assessed.doubtful
+        place = -assessed.expected_dice, -self.total
+        if len(self._worst) == MOST and place < self._worst[0][:2]:
+            return
+        small, stream = Image.fromarray(picture), io.BytesIO()
+        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        small.save(stream, "JPEG", quality=80, optimize=True)
+        photo = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+        lines = outlined(np.zeros((small.height, small.width, 3), np.uint8), _shrunk(mask, small.size))
+        layer = np.dstack([lines, np.where(lines.any(axis=-1), 255, 0).astype(np.uint8)])  # transparent elsewhere
+        look = {"area": area, "assessed": assessed, "seconds": seconds, "size": small.size}
+        look |= {"picture": photo, "outline": data_url(png_of(layer))}
+        (heapq.heappushpop if len(self._worst) == MOST else heapq.heappush)(self._worst, (*place, look))
 
     @property
-    def looks(self) -> list[Look]:
+    def looks(self) -> list[dict[str, Any]]:
         """The pictures that are shown, most doubtful first."""
         looks = [look for _, _, look in self._worst]
-        return sorted(looks, key=lambda look: (look.assessed.expected_dice, look.area["name"]))
+        return sorted(looks, key=lambda look: (look["assessed"].expected_dice, look["area"]["name"]))
 
     def html(self, template: str = "looks.html.j2") -> str:
         """The page, which any browser shows from the file alone, or the part of it that another template makes."""
@@ -276,11 +263,11 @@ class LooksPage:
         shown = {
             "page": self,
             "looks": looks,
-            "flags": sorted({flag for look in looks for flag in look.assessed.flags}),
-            "below": max((look.assessed.doubtful_below for look in looks), default=DOUBTFUL),
-            "calibrated": all(look.assessed.lower_bound is not None for look in looks),
+            "flags": sorted({flag for look in looks for flag in look["assessed"].flags}),
+            "below": max((look["assessed"].doubtful_below for look in looks), default=DOUBTFUL),
+            "calibrated": all(look["assessed"].lower_bound is not None for look in looks),
             "colours": {name: f"rgb{colour_of(n)}" for n, name in enumerate(self.labels, start=1)} if several else {},
-            "timed": any(look.seconds is not None for look in looks),
+            "timed": any(look["seconds"] is not None for look in looks),
             "privacy": PRIVACY,
         }
         return printable(environment().get_template(template).render(shown))

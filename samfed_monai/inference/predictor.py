@@ -29,7 +29,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predicted
-from samfed_monai.inference.assessment import Assessment, Assessor, calibrated_on, kept, require_enough, scored_pairs
+from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, kept, require_enough, scored_pairs
 from samfed_monai.inference.model import Kind, TrainedModel, checked_config, scored_as, trained_as
 from samfed_monai.metrics import pool
 from samfed_monai.metrics.quality import DOUBTFUL, Quality
@@ -122,15 +122,10 @@ class Predictor:
                 uint8 RGB. An array is called by its place in the list.
         """
         found: list[Prediction] = []
-
-        def keep(engine: Engine, threshold: float) -> None:
-            def kept(engine: Engine) -> None:
-                found.extend(predicted(engine, threshold=threshold, classes=self.classes))
-
-            engine.add_event_handler(Events.ITERATION_COMPLETED, kept)
-
         with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.handlers.mask_writer"):
-            self._run(_sources(images, Path(folder)), f"{folder}/masks", keep)
+            self._run(
+                _sources(images, Path(folder)), f"{folder}/masks", lambda made, image, threshold: found.append(made)
+            )
         return found
 
     def write(
@@ -154,25 +149,37 @@ class Predictor:
         Returns:
             how far each mask is to be trusted, by the image's name.
         """
-        assessor = Assessor(self.model.quality, classes=self.classes, doubtful_below=self.doubtful_below, parts=parts)
+        assessed: dict[str, Assessment] = {}
 
-        def assess(engine: Engine, threshold: float) -> None:
-            assessor.threshold = threshold
-            assessor.attach(engine)
+        def look_at(found: Prediction, image: Tensor, threshold: float) -> None:
+            options: dict[str, Any] = {"doubtful_below": self.doubtful_below, "parts": parts}
+            assessed[found.name] = assess(found, image, self.model.quality, threshold=threshold, **options)
 
-        self._run(images, str(output_dir), assess, probabilities=probabilities, skip_unreadable=skip_unreadable)
-        return assessor.found
+        self._run(images, str(output_dir), look_at, probabilities=probabilities, skip_unreadable=skip_unreadable)
+        return assessed
 
     def _run(
         self,
         images: str | list[str],
         output_dir: str,
-        attach: Callable[[Engine, float], None],
+        look_at: Callable[[Prediction, Tensor, float], None],
         *,
         probabilities: bool = False,
         skip_unreadable: bool = False,
     ) -> None:
-        """Runs an evaluator over images into a folder; ``attach`` is given it with the threshold of its masks."""
+        """Writes masks of images into a folder, and calls ``look_at`` with each, its image and the threshold."""
+
+        def attach(engine: Engine, threshold: float) -> None:
+            def look(engine: Engine) -> None:
+                batch: Any = engine.state.batch
+                shown = [item["image"] for item in batch] if isinstance(batch, list) else batch["image"]
+                for found, image in zip(
+                    predicted(engine, threshold=threshold, classes=self.classes), shown, strict=True
+                ):
+                    look_at(found, image, threshold)
+
+            engine.add_event_handler(Events.ITERATION_COMPLETED, look)
+
         model, asked = self.model, self._asked("views")
         given = {"dataset_dir": images, "output_dir": output_dir, "probabilities": probabilities}
         skip = {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
