@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.synthetic import PUBLIC, render_scene
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.inference.export import export_network
-from samfed_monai.inference.onnx_network import OnnxNetwork
+from samfed_monai.inference.export import OnnxNetwork, export_network
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
 
 TRAINED = "mobile_sam_fpn"

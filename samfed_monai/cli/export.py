@@ -11,7 +11,7 @@ from samfed_monai.cli.arguments import add_other_size, add_site, take_overrides
 from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.errors import ExitCode, Refused, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.data.classes import several
 
@@ -65,13 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     model, to = model_of(arguments.model, arguments.bundle), arguments.to
     outside = None if to in FORMATS else brought("exporters").named(to, tuple(FORMATS), "--to")
     stem = model.path.name if model.kind is Kind.RUN else model.path.stem
-    output = Path(arguments.output or f"{stem}{f'.{to}' if outside else FORMATS[to].ending}").expanduser()
-    problems = Problems()
+    output = Path(arguments.output or f"{stem}{f'.{to}' if outside else FORMATS[to][0]}").expanduser()
     if model.kind is Kind.ADAPTER:
         hint = "export the network of a run that this teacher guided"
-        problems.add(str(model.path), found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
-    problems.extend(export_problems(to, output, int8=arguments.int8))
-    problems.refuse_if_any()
+        raise refused(model.path, found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
+    if problems := export_problems(to, output, int8=arguments.int8):  # before the network is built
+        raise Refused(problems)
     weights, asked = model.weights(arguments.site), overrides_of(arguments.extra)
     with any_image_size(arguments.allow_other_size):
         ids = trained_as(weights, model.bundle, "inference", asked)

@@ -1,10 +1,9 @@
 """Masks for new images; every name is imported at first use."""
 
 from .assessment import Assessment
-from .export import FORMATS, Measured, export_network
+from .export import FORMATS, Measured, OnnxNetwork, export_network
 from .forms import MaskForms
 from .model import Kind, TrainedModel
-from .onnx_network import OnnxNetwork
 from .predictor import Predictor
 from .segment import segment
 

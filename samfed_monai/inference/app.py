@@ -8,7 +8,6 @@ temporary folder that ends with the process.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import logging
@@ -35,7 +34,7 @@ import numpy as np
 
 from samfed_monai.core.errors import Refused, SamFedError, refused
 from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
-from samfed_monai.inference.dicom_seg import installed
+from samfed_monai.inference.dicom_seg import require_highdicom
 from samfed_monai.inference.forms import LooksPage, MaskForms
 from samfed_monai.inference.predictor import Predictor
 from samfed_monai.inference.segment import segment
@@ -110,7 +109,7 @@ class Drop:
         read = [path for kind in READ for path in found.get(kind, ())]
         paths = [str(path) for path in read or self.given.iterdir()]
         places = {"overlays": "outlines", "areas": "areas.csv", "page": "looks.html"}
-        if installed() and DICOM in found:
+        if DICOM in found and not require_highdicom():
             places["dicom_seg"] = "segmentations"
         while True:
             forms = {form: str(self.folder / place) for form, place in places.items()}
@@ -176,10 +175,8 @@ class App:
         try:
             self.server = _Server((ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
-            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            found = f"{port}, which is in use" if taken else f"{port} ({error})"
-            hint = f"end the program that uses it, or try --port {port + 1}" if taken else "try --port 7861"
-            raise refused("--port", found, "a free port of this machine", hint) from None
+            hint = "end the program that uses it, or try --port 0, which takes a free one"
+            raise refused("--port", f"{port} ({error})", "a free port of this machine", hint) from None
         self.server.app = self
         self.token = secrets.token_urlsafe(16)
         self.address = f"http://{ADDRESS}:{self.server.server_port}/{self.token}/"

@@ -37,14 +37,9 @@ _NEEDED = (
 _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 
-def installed() -> bool:
-    """Whether ``highdicom`` is there."""
-    return importlib.util.find_spec("highdicom") is not None
-
-
 def require_highdicom() -> list[Problem]:
     """What is wrong if ``highdicom`` is not there."""
-    if installed():
+    if importlib.util.find_spec("highdicom") is not None:
         return []
     hint = "pip install 'samfed-monai[dicom]'"
     return [Problem("--dicom-seg", found="no highdicom", expected="highdicom to write with", hint=hint)]

@@ -1,4 +1,7 @@
-"""A trained network in formats that run without this package, compared with the network that it was made of."""
+"""A trained network in formats that run without this package, compared with the network that it was made of.
+
+An ONNX file is read back here, too: as a network like the one that it was exported from.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
-from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json, write_text
+from samfed_monai.core.io import PUBLIC, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
-from samfed_monai.inference.onnx_network import CLASSES, OnnxNetwork
+from samfed_monai.data.classes import class_problems, outputs_of, several
 from samfed_monai.metrics.quality import Quality
-from samfed_monai.metrics.quality_file import QUALITY
+from samfed_monai.metrics.quality_file import QUALITY, quality_of
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What ONNX needs beside torch: the extra ``export``."""
+CLASSES = "classes"
+"""Property of an ONNX file that holds the names of several classes, as JSON."""
+RUNTIMES = {"onnxruntime": "samfed-monai[export]", "openvino": "samfed-monai[openvino]"}
+"""What runs an ONNX file, and what `pip install` takes for it."""
 SAME_LOGITS = 1e-3
 """Largest difference of logits, as a share of the largest logit where that is above 1. Float32 sums in another order
 differ by about 1e-5; a network that was exported wrongly differs by whole logits."""
@@ -48,6 +57,106 @@ Run = Callable[[Tensor], Tensor]
 Exporter = Callable[[nn.Module, Path, Tensor], Run]
 """Of another package (entry points ``samfed_monai.exporters``): writes a network to a path, with some images
 ``(B, 3, H, W)`` to trace with, and returns how to run what is there: images to logits."""
+
+
+class OnnxNetwork(nn.Module):
+    """Runs an ONNX file by ONNX Runtime or OpenVINO, on the CPU, with as many threads as torch has when it is built.
+
+    It has no parameters, is not trained, and does not check the numbers that it is given. ONNX Runtime computes in the
+    file's own numbers; OpenVINO in bfloat16 where the processor does, and one image at a time, which is its fastest.
+
+    Args:
+        path: a file that ``samfed export --to onnx`` wrote, in float32 or int8, or one of that kind: one input ``(B, 3,
+            H, W)`` float32 in [0, 1], one output of logits: ``(B, 1, H, W)``, or ``(B, K + 1, H, W)`` of K classes,
+            whose names the file holds.
+        runtime: ``"onnxruntime"`` or ``"openvino"``; the first reads the file's names and shapes in both cases.
+
+    Attributes:
+        size: height and width that the file takes, in pixels.
+        classes: names of several classes; empty for one.
+        quality: what is known of how far its masks are to be trusted; nothing where the file has no such property.
+
+    Raises:
+        Refused: what runs it is not installed; no such file, or none that it reads; a network of another kind; a
+            property that holds no quality.
+        ValueError: an unknown runtime.
+    """
+
+    def __init__(self, path: str | Path, runtime: str = "onnxruntime") -> None:
+        super().__init__()
+        path = Path(path)
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime: expected one of {', '.join(RUNTIMES)}, found {runtime!r}")
+        for package in dict.fromkeys(("onnxruntime", runtime)):
+            if importlib.util.find_spec(package) is None:
+                hint = f"pip install '{RUNTIMES[package]}'"
+                raise refused(path, found="an ONNX file", expected=f"{package} to run it with", hint=hint)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own kinds, which are no public names
+            if machine_failure(error) is not None:
+                raise
+            found = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_FIRST_LINE]
+            raise refused(path, found=found, expected="an ONNX file") from None
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self.classes = _names_in(properties.get(CLASSES, "[]"))
+        self.quality = Quality()
+        if text := properties.get(QUALITY):
+            self.quality = quality_of(text, f"{path} -> {QUALITY}", "export the network anew: samfed export --to onnx")
+        self.size = self._checked(path)
+        self._run = self._by_openvino(path) if runtime == "openvino" else self._by_onnxruntime
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C, H, W) float32 of images (B, 3, H, W) float32 in [0, 1], with H and W as in ``size``."""
+        numbers = images.detach().as_subclass(Tensor).cpu().numpy()
+        return torch.from_numpy(self._run(numbers)).to(images.device)
+
+    def _by_onnxruntime(self, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(None, {self._input: numbers})[0])
+
+    def _by_openvino(self, path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """What runs the file by OpenVINO, compiled for one image at a time."""
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(str(path))
+        model.reshape([1, 3, *self.size])
+        hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+        compiled = core.compile_model(model, "CPU", hints)
+        # the next image is computed into the same memory
+        return lambda numbers: np.concatenate([compiled(image[None])[0].copy() for image in numbers])
+
+    def _checked(self, path: Path) -> tuple[int, int]:
+        given, made = self._session.get_inputs(), self._session.get_outputs()
+        self._input = given[0].name
+        shape: list[Any] = list(given[0].shape)
+        sides = shape[2:]
+        whole = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in sides)
+        single = len(given) == 1 and len(made) == 1 and given[0].type == "tensor(float)"
+        if not (whole and single and len(made[0].shape) == 4 and made[0].shape[1] == outputs_of(self.classes)):
+            found = f"{_described(given)} -> {_described(made)}"
+            named = f", for {', '.join(self.classes)}" if self.classes else ""
+            expected = f"float32 (B, 3, H, W) -> (B, {outputs_of(self.classes)}, H, W){named}"
+            raise refused(path, found=found, expected=expected, hint="name a file of `samfed export --to onnx`")
+        return int(sides[0]), int(sides[1])
+
+
+def _names_in(text: str) -> list[str]:
+    """Names of several classes, as the file has them; none of a file with something else in their place."""
+    try:
+        names = parse_json(text)
+    except ValueError:
+        return []
+    return names if not class_problems(names, CLASSES) and several(names) else []
+
+
+def _described(values: Any) -> str:
+    return ", ".join(f"{value.type} {tuple(value.shape)}" for value in values)
 
 
 class Measured(NamedTuple):
@@ -119,28 +228,15 @@ def _program(network: nn.Module, images: Tensor) -> Any:
     return torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
 
 
-class Format(NamedTuple):
-    """A format that this package writes.
-
-    Args:
-        ending: of the name of its file or folder.
-        title: of its row in the table of what it costs.
-        write: writes a network, with texts about it, and returns how to run what was written.
-    """
-
-    ending: str
-    title: str
-    write: Callable[[nn.Module, Path, Tensor, dict[str, str]], Run]
-
-
-FORMATS = {
-    "torchscript": Format(".ts", "TorchScript, float32", _to_torchscript),
-    "pt2": Format(".pt2", "torch.export, float32", _to_pt2),
-    "onnx": Format(".onnx", "ONNX Runtime, float32", _to_onnx),
-    "bundle": Format("_bundle", "TorchScript, float32", _to_torchscript),
+FORMATS: Mapping[str, tuple[str, Callable[[nn.Module, Path, Tensor, dict[str, str]], Run]]] = {
+    "torchscript": (".ts", _to_torchscript),
+    "pt2": (".pt2", _to_pt2),
+    "onnx": (".onnx", _to_onnx),
+    "bundle": ("_bundle", _to_torchscript),
 }
-"""What a network can be exported to: a traced program for ``torch.jit.load`` and LibTorch, a program of
-``torch.export``, ONNX, and a MONAI inference bundle around a traced program, which plain MONAI runs."""
+"""What a network can be exported to, a traced program for ``torch.jit.load`` and LibTorch, a program of
+``torch.export``, ONNX, and a MONAI inference bundle around a traced program, which plain MONAI runs: what the name of
+the file or folder ends in, and what writes a network, with texts about it, and returns how to run what was written."""
 
 
 def export_network(
@@ -202,10 +298,10 @@ def export_network(
     require_writable(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
-        ours, option = FORMATS[to] if exporter is None else None, f"--to {to}"
-        written = Path(folder) / ("model.pt2" if to == "pt2" else "model")  # torch.export reads that ending alone
-        write = partial(ours.write, about=about) if ours else exporter
-        rows.append(_written(ours.title if ours else to, option, write, network, written, images, logits))
+        write = exporter or partial(FORMATS[to][1], about=about)
+        ours = "model.pt2" if to == "pt2" else "model"  # torch.export reads that ending alone
+        written, option = Path(folder) / (output.name if exporter else ours), f"--to {to}"
+        rows.append(_written(f"{to}, float32", option, write, network, written, images, logits))
         most = SAME_LOGITS * max(1.0, float(logits.abs().max()))
         if not rows[1].difference <= most:  # nan is refused, too
             found, hint = f"logits that differ by {rows[1].difference:.2g}", "try another format; nothing was written"
@@ -213,7 +309,7 @@ def export_network(
         if int8:
             whole, written = written, written.with_name("int8.onnx")
             write = partial(_to_int8, about=about, whole=whole)
-            rows.insert(1, _written("ONNX Runtime, int8", "--int8", write, network, written, images, logits))
+            rows.insert(1, _written("onnx, int8", "--int8", write, network, written, images, logits))
             if rows[1].dice < SAME_MASKS:
                 found, hint = f"a Dice of {rows[1].dice:.4f} to masks in float32", "leave it out; nothing was written"
                 raise refused("--int8", found, f"at least {SAME_MASKS}", hint)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from samfed_monai.federation.workflow import WorkflowConfig
-    from samfed_monai.inference.onnx_network import OnnxNetwork
+    from samfed_monai.inference.export import OnnxNetwork
     from samfed_monai.metrics.quality import Quality
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
@@ -55,7 +55,7 @@ class TrainedModel:
         bundle: a bundle's folder, or the name of a packaged one.
         path: a finished run's folder, a weights file, a teacher's adapter or an exported ONNX file; ``None``: the file
             in the bundle's ``models/``.
-        runtime: what runs an ONNX file, see :class:`~samfed_monai.inference.onnx_network.OnnxNetwork`.
+        runtime: what runs an ONNX file, see :class:`~samfed_monai.inference.export.OnnxNetwork`.
 
     Raises:
         Refused: no such bundle; a folder that is no finished run; no path, and a bundle that ships no weights.
@@ -140,7 +140,7 @@ class TrainedModel:
     @cached_property
     def exported(self) -> OnnxNetwork:
         """The network of an ONNX file."""
-        from samfed_monai.inference.onnx_network import OnnxNetwork
+        from samfed_monai.inference.export import OnnxNetwork
 
         return OnnxNetwork(self.path, self.runtime)
 

@@ -51,7 +51,7 @@ TEACHER_READ = {
     "inference": frozenset({"threshold", "classes"}),
 }
 """Ids of a bundle's workflows that are read where a teacher is used in place of a student."""
-_SETTLED = frozenset({"classes", "network_name", "network_def", "network", "model_path", "amp", "device"})
+_SETTLED = frozenset({"classes", "network_name", "network_def", "network", "model_path", "amp", "device", "image_size"})
 """Ids of ``inference.json`` that an exported network has settled."""
 
 
@@ -227,13 +227,8 @@ class Predictor:
             if split_id(name)[0] in _SETTLED:
                 hint = "leave it out, or name the weights that were exported"
                 problems.add(f"--{name}", found=str(value), expected=f"nothing: {file.name} has settled it", hint=hint)
-        problems.refuse_if_any()
         height, width = self.model.exported.size
-        if height != width or self.overrides.get("image_size", height) != height:
-            found = f"{width} x {height} pixels"
-            expected = f"a square of {self.overrides.get('image_size', height)} pixels"
-            hint = "leave --image_size out, or export anew"
-            problems.add(f"{file} -> input", found=found, expected=expected, hint=hint)
+        problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square", "export it anew")
         ids = {"model": str(file), **given, **self._asked("views"), "image_size": height}
         options: dict[str, Any] = {"asked": self.overrides, "reads": EXPORTED_READ, "problems": problems}
         return checked_config(self.model.bundle, "inference", ids, **options)

@@ -328,6 +328,6 @@ class TestInfer:
 
     def test_the_package_is_named_where_it_is_missing(self, infer, tmp_path, monkeypatch, capsys):
         photograph(tmp_path / "mole.dcm")
-        monkeypatch.setattr("samfed_monai.inference.dicom_seg.installed", lambda: False)
+        monkeypatch.setattr("samfed_monai.inference.dicom_seg.importlib.util.find_spec", lambda name: None)
         assert infer("mole.dcm") == 2
         assert "found no highdicom; pip install 'samfed-monai[dicom]'" in capsys.readouterr().err

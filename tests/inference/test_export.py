@@ -28,8 +28,7 @@ from samfed_monai.config import bundle_of_command
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
 from samfed_monai.inference import Predictor, export
-from samfed_monai.inference.export import Measured, exported_metadata, table_of
-from samfed_monai.inference.onnx_network import OnnxNetwork
+from samfed_monai.inference.export import Measured, OnnxNetwork, exported_metadata, table_of
 from samfed_monai.metrics.quality import Calibration, Quality
 from samfed_monai.metrics.quality_file import write_quality
 from samfed_monai.networks import client_network
@@ -139,7 +138,7 @@ def test_onnx_predicts_the_same(model, exported):
 
     file, table = exported("onnx")
     rows = [line.split("  ")[0].strip() for line in table.splitlines()[2:4]]
-    assert rows == ["torch, float32", "ONNX Runtime, float32"]
+    assert rows == ["torch, float32", "onnx, float32"]
     assert table.startswith("2 images of 32 x 32 px\n")
     session, network = onnxruntime.InferenceSession(str(file)), network_of(model)
     for size in (1, 3):
@@ -228,8 +227,7 @@ def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, expo
         shutil.copy(float32, path)
         return OnnxNetwork(path)
 
-    onnx = export.FORMATS["onnx"]._replace(write=to_onnx)
-    monkeypatch.setitem(export.FORMATS, "onnx", onnx)
+    monkeypatch.setitem(export.FORMATS, "onnx", (".onnx", to_onnx))
     output = tmp_path / "net.onnx"
     command = ["export", str(model), "--to", "onnx", "--int8", "--output", str(output)]
     monkeypatch.setattr(export, "SAME_MASKS", 1.1)
@@ -239,7 +237,7 @@ def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, expo
     monkeypatch.setattr(export, "SAME_MASKS", 0.9)
     assert main(command) == 0
     rows = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()[2:5]]
-    assert rows == ["torch, float32", "ONNX Runtime, int8", "ONNX Runtime, float32"]
+    assert rows == ["torch, float32", "onnx, int8", "onnx, float32"]
     assert OnnxNetwork(output).quality == HALF
 
 
@@ -517,7 +515,7 @@ class TestInferOfAnOnnxFile:
         assert "--network_name: expected nothing: small.onnx has settled it, found segresnet; leave it out" in promised
         assert "--amp: expected nothing" in promised
         assert infer(file, "masks", "--image_size", "64") == 2
-        assert "small.onnx -> input: expected a square of 64 pixels, found 32 x 32 pixels" in capsys.readouterr().err
+        assert "--image_size: expected nothing: small.onnx has settled it, found 64" in capsys.readouterr().err
         assert infer(file, "masks", "--device", "meta") == 2
         assert "--device" in capsys.readouterr().err
         assert not Path("masks").exists()
