@@ -197,7 +197,7 @@ def _to_pt2(network: nn.Module, path: Path, images: Tensor, about: dict[str, str
 def _to_onnx(network: nn.Module, path: Path, images: Tensor, about: dict[str, str]) -> Run:
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
     torch.onnx.export(_program(network, images), f=path, external_data=False, dynamo=True, verbose=False, **names)
-    return _described(path, about)
+    return _with_texts(path, about)
 
 
 def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, str], *, whole: Path) -> Run:
@@ -210,10 +210,10 @@ def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, st
     quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
     options: dict[str, Any] = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8}
     quantize_dynamic(str(ready), str(path), per_channel=True, **options)
-    return _described(path, about)
+    return _with_texts(path, about)
 
 
-def _described(path: Path, about: dict[str, str]) -> Run:
+def _with_texts(path: Path, about: dict[str, str]) -> Run:
     """The network of an ONNX file, once that has texts about it, among which are classes and quality."""
     import onnx
 

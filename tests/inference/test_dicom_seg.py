@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -328,6 +329,7 @@ class TestInfer:
 
     def test_the_package_is_named_where_it_is_missing(self, infer, tmp_path, monkeypatch, capsys):
         photograph(tmp_path / "mole.dcm")
-        monkeypatch.setattr("samfed_monai.inference.dicom_seg.importlib.util.find_spec", lambda name: None)
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "highdicom" else find(name))
         assert infer("mole.dcm") == 2
         assert "found no highdicom; pip install 'samfed-monai[dicom]'" in capsys.readouterr().err
