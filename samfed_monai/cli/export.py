@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the file or folder; prints the table of what it costs, and its name."""
     from samfed_monai.config.entry_points import brought
     from samfed_monai.inference.export import FORMATS, export_network, export_problems, table_of
-    from samfed_monai.inference.model import Kind, checked_config, filled_network, trained_as
+    from samfed_monai.inference.model import Kind, filled_network
 
     model, to = model_of(arguments.model, arguments.bundle), arguments.to
     outside = None if to in FORMATS else brought("exporters").named(to, tuple(FORMATS), "--to")
@@ -71,11 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise refused(model.path, found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
     if problems := export_problems(to, output, int8=arguments.int8):  # before the network is built
         raise Refused(problems)
-    weights, asked = model.weights(arguments.site), overrides_of(arguments.extra)
+    asked = overrides_of(arguments.extra)
     with any_image_size(arguments.allow_other_size):
-        ids = trained_as(weights, model.bundle, "inference", asked)
-        config = checked_config(model.bundle, "inference", ids, asked=asked, reads=_READ, ready=False)
-        network = filled_network(config, weights)
+        ids = model.ids("inference", asked, arguments.site)
+        config = model.config("inference", ids, asked=asked, reads=_READ, ready=False)
+        network = filled_network(config)
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, model.bundle)
     classes = config.optional("classes")
     rows = export_network(

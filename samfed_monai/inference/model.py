@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup, split_id, workflow_files
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import as_file_name, read_json
 from samfed_monai.core.model_file import (
     SETTINGS,
@@ -77,7 +77,7 @@ class TrainedModel:
         """Refuses a site of a model that is a single file."""
         if site and self.run is None:
             hint = "leave it out, or name the folder of the run"
-            raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
+            raise refused("--site", found="a weights file, which is one model", expected="a run", hint=hint)
 
     def weights(self, site: str = "") -> Path:
         """The file with a site's model; one that a run keeps in parts is put together for as long as this object lives.
@@ -90,9 +90,8 @@ class TrainedModel:
         """
         self.require_run(site)
         if self.kind is Kind.ONNX:
-            hint = "name the weights that it was exported from"
             expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
-            raise Refused([Problem("--model", found=self.path.name, expected=expected, hint=hint)])
+            raise refused("--model", self.path.name, expected, "name the weights that it was exported from")
         if self.run is None:
             return self.path
         if self.run.whole_at_server and not self.run.personal and (not site or site in self.run.sites):
@@ -129,7 +128,7 @@ class TrainedModel:
             if outputs_of(names) != outputs:
                 expected = f"names of the adapter's {max(1, outputs - 1)}, in the order of its labels"
                 hint = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
-                raise Refused([Problem("--classes", found=str(names or "none"), expected=expected, hint=hint)])
+                raise refused("--classes", found=str(names or "none"), expected=expected, hint=hint)
         return names if several(names) else []
 
     @cached_property
@@ -143,6 +142,60 @@ class TrainedModel:
         from samfed_monai.inference.export import OnnxNetwork
 
         return OnnxNetwork(self.path, self.runtime)
+
+    def ids(self, workflow: str, own: Mapping[str, Any], site: str = "") -> dict[str, Any]:
+        """Ids with which a workflow builds a site's network as it was trained, its file, and ``own`` on top of them.
+
+        Raises:
+            Refused: the file was trained on another SAM than the one that is here, or at another image size than
+                ``own`` names.
+        """
+        from samfed_monai.federation.preparation import base_sam
+        from samfed_monai.federation.workflow import WorkflowConfig
+
+        weights, files = self.weights(site), workflow_files(self.bundle, workflow)
+        contents = [read_json(path) for path in reversed(files) if path.is_file()]
+        usual = next((content["image_size"] for content in contents if "image_size" in content), None)
+        if problems := size_problems(weights, own, usual):
+            raise Refused(problems)
+        ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **own}
+        if wanted := base_sam_of(weights):
+            config = WorkflowConfig(self.bundle, tuple(map(str, files)), ids)
+            found = base_sam(config, str(ids.get("network_name", "")))
+            if found not in (wanted, None):
+                expected = f"{wanted[:12]}, on which {weights.name} was trained"
+                raise refused("SAM's weights", str(found)[:12], expected, "put that one in place: samfed weights")
+        return ids
+
+    def config(
+        self,
+        workflow: str,
+        ids: Mapping[str, Any],
+        *,
+        asked: Collection[str],
+        reads: Set[str],
+        ready: bool = True,
+        problems: Iterable[Problem] = (),
+    ) -> WorkflowConfig:
+        """The configuration of the bundle's workflow with ids on top.
+
+        Args:
+            workflow: ``inference``, ``evaluate``, …
+            ids: ids and values.
+            asked: those of ``ids`` that the user gave, each of which must be read.
+            reads: ids that are asked for by name.
+            ready: whether all that the workflow names on disk must be there.
+            problems: refused together with those of the bundle.
+        """
+        from samfed_monai.config.check import check_bundle
+        from samfed_monai.federation.workflow import WorkflowConfig
+
+        found = Problems()
+        found.extend(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked))
+        found.extend(problems)
+        found.refuse_if_any()
+        files = workflow_files(self.bundle, workflow)
+        return WorkflowConfig(self.bundle, tuple(map(str, files)), {"bundle_root": str(self.bundle), **ids})
 
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,76 +216,19 @@ def shipped_model(bundle: Path) -> Path:
     path = Path(model_path(model=None, bundle_root=bundle))
     if not path.is_file():
         hint = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
-        raise Refused([Problem("--model", found="none", expected=f"one: {bundle.name} ships no weights", hint=hint)])
+        raise refused("--model", found="none", expected=f"one: {bundle.name} ships no weights", hint=hint)
     return path
 
 
-def trained_as(weights: Path, bundle: Path, workflow: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Ids with which a workflow builds the network of a weights file as it was trained, and ``own`` on top of them.
-
-    Raises:
-        Refused: the file was trained on another SAM than the one that is here, or at another image size than ``own``
-            names.
-    """
-    from samfed_monai.federation.preparation import base_sam
-    from samfed_monai.federation.workflow import WorkflowConfig
-
-    files = workflow_files(bundle, workflow)
-    contents = [read_json(path) for path in reversed(files) if path.is_file()]
-    usual = next((content["image_size"] for content in contents if "image_size" in content), None)
-    if problems := size_problems(weights, own, usual):
-        raise Refused(problems)
-    ids = {**settings_of(weights), **network_overrides(weights), **own}
-    if wanted := base_sam_of(weights):
-        config = WorkflowConfig(bundle, tuple(map(str, files)), ids)
-        found = base_sam(config, str(ids.get("network_name", "")))
-        if found not in (wanted, None):
-            expected = f"{wanted[:12]}, on which {weights.name} was trained"
-            hint = "put that one in place: samfed weights"
-            raise Refused([Problem("SAM's weights", found=str(found)[:12], expected=expected, hint=hint)])
-    return ids
-
-
-def checked_config(
-    bundle: Path,
-    workflow: str,
-    ids: Mapping[str, Any],
-    *,
-    asked: Collection[str],
-    reads: Set[str],
-    ready: bool = True,
-    problems: Iterable[Problem] = (),
-) -> WorkflowConfig:
-    """The configuration of a bundle's workflow with ids on top.
-
-    Args:
-        bundle: its folder.
-        workflow: ``inference``, ``evaluate``, …
-        ids: ids and values.
-        asked: those of ``ids`` that the user gave, each of which must be read.
-        reads: ids that are asked for by name.
-        ready: whether all that the workflow names on disk must be there.
-        problems: refused together with those of the bundle.
-    """
-    from samfed_monai.config.check import check_bundle
-    from samfed_monai.federation.workflow import WorkflowConfig
-
-    found = Problems()
-    found.extend(check_bundle(bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked))
-    found.extend(problems)
-    found.refuse_if_any()
-    files = workflow_files(bundle, workflow)
-    return WorkflowConfig(bundle, tuple(map(str, files)), {"bundle_root": str(bundle), **ids})
-
-
-def filled_network(config: WorkflowConfig, weights: Path) -> nn.Module:
-    """The network that a bundle declares, with the weights of a file, in eval mode.
+def filled_network(config: WorkflowConfig) -> nn.Module:
+    """The network that a bundle declares, with the weights of its ``model``, in eval mode.
 
     Raises:
         Refused: weights of another network, or trained with other settings.
     """
     from samfed_monai.handlers.model_loader import trained_weights
 
+    weights = config.value("model")
     if problems := trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}):
         raise Refused(problems)
     network: nn.Module = config.value("network_def")

@@ -30,7 +30,7 @@ from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predicted
 from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, kept, require_enough, scored_pairs
-from samfed_monai.inference.model import Kind, TrainedModel, checked_config, scored_as, trained_as
+from samfed_monai.inference.model import Kind, TrainedModel, scored_as
 from samfed_monai.metrics import pool
 from samfed_monai.metrics.quality import DOUBTFUL, Quality
 from samfed_monai.metrics.quality_file import digests_of, recognised, write_quality
@@ -184,8 +184,7 @@ class Predictor:
         given = {"dataset_dir": images, "output_dir": output_dir, "probabilities": probabilities}
         skip = {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
         if model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
-            weights = model.weights(self.site)
-            ids = {"model": str(weights), **given, **skip, **trained_as(weights, model.bundle, "inference", asked)}
+            ids = {**given, **skip, **model.ids("inference", asked, self.site)}
 
             def prepared(job: Any) -> None:
                 attach(job.evaluator, float(job.parser.get("threshold", 0.5)))
@@ -230,8 +229,7 @@ class Predictor:
         height, width = self.model.exported.size
         problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square", "export it anew")
         ids = {"model": str(file), **given, **self._asked("views"), "image_size": height}
-        options: dict[str, Any] = {"asked": self.overrides, "reads": EXPORTED_READ, "problems": problems}
-        return checked_config(self.model.bundle, "inference", ids, **options)
+        return self.model.config("inference", ids, asked=self.overrides, reads=EXPORTED_READ, problems=problems)
 
     def score(
         self,
@@ -293,10 +291,8 @@ class Predictor:
 
         if self.model.kind is Kind.ADAPTER:
             return None
-        weights, asked = self.model.weights(self.site), self._asked("validate#inferer#views")
-        ids = {"model": str(weights), **trained_as(weights, self.model.bundle, "evaluate", asked)}
-        reads = {"validate#preprocessing"}
-        config = checked_config(self.model.bundle, "evaluate", ids, asked=(), reads=reads, ready=False)
+        ids = self.model.ids("evaluate", self._asked("validate#inferer#views"), self.site)
+        config = self.model.config("evaluate", ids, asked=(), reads={"validate#preprocessing"}, ready=False)
         return public_colours(config, DataList.load(datalist), data_root)
 
     def _score_each(self, given: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:
@@ -315,11 +311,10 @@ class Predictor:
 
     def _score(self, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """``metrics.json`` of the model of ``owner``; "" is the server's."""
-        weights, asked = self.model.weights(owner), self._asked("validate#inferer#views")
+        asked = self._asked("validate#inferer#views")
         own = scored_as(self.model.run.run) if self.model.run is not None else {}
-        ids = trained_as(weights, self.model.bundle, "evaluate", own | asked)
-        given = {**given, "model": str(weights)}
-        result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", given | ids, asked=asked)[-1]
+        ids = {**given, **self.model.ids("evaluate", own | asked, owner)}
+        result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", ids, asked=asked)[-1]
         return result
 
     def _asked(self, views: str) -> dict[str, Any]:
@@ -338,8 +333,7 @@ class Predictor:
         of_teacher |= {} if self.views is None else {"views": self.views}
         problems = check_bundle(bundle, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER)
         ids = {"model": str(path), **given, **own}
-        reads = TEACHER_READ[workflow]
-        config = checked_config(bundle, workflow, ids, asked=own, reads=reads, problems=problems)
+        config = self.model.config(workflow, ids, asked=own, reads=TEACHER_READ[workflow], problems=problems)
         header = adapter.read_header(path)
         named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
         return config, TeacherStage(bundle, named, bundle)  # nothing is fitted: no cache is written

@@ -117,34 +117,19 @@ def batch(size: int) -> torch.Tensor:
     return torch.rand(size, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("to", ["torchscript", "pt2"])
+@pytest.mark.parametrize("to", ["torchscript", "pt2", pytest.param("onnx", marks=needs_onnx)])
 def test_a_program_predicts_the_same_for_a_batch_of_any_size(to, model, exported):
     file, printed = exported(to)
     lines = printed.splitlines()
-    assert lines[0] == "8 synthetic images of 32 x 32 px"
-    assert lines[2].startswith("torch, float32")
+    assert lines[0] == ("2 images" if to == "onnx" else "8 synthetic images") + " of 32 x 32 px"
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["torch, float32", f"{to}, float32"]
     assert lines[3].split()[-3:] == ["0.000", "%", "1.0000"]
     assert lines[-1] == file.name
-    program = torch.jit.load(file) if to == "torchscript" else torch.export.load(file).module()
-    network = network_of(model)
+    load = {"torchscript": torch.jit.load, "pt2": lambda file: torch.export.load(file).module(), "onnx": OnnxNetwork}
+    program, network = load[to](file), network_of(model)
     with torch.no_grad():
         for size in (1, 2, 5):
             assert (program(batch(size)) - network(batch(size))).abs().max() <= export.SAME_LOGITS
-
-
-@needs_onnx
-def test_onnx_predicts_the_same(model, exported):
-    import onnxruntime
-
-    file, table = exported("onnx")
-    rows = [line.split("  ")[0].strip() for line in table.splitlines()[2:4]]
-    assert rows == ["torch, float32", "onnx, float32"]
-    assert table.startswith("2 images of 32 x 32 px\n")
-    session, network = onnxruntime.InferenceSession(str(file)), network_of(model)
-    for size in (1, 3):
-        (found,) = session.run(["logits"], {"image": batch(size).numpy()})
-        with torch.no_grad():
-            assert np.abs(found - network(batch(size)).numpy()).max() <= export.SAME_LOGITS
 
 
 def _documented(words: str) -> str:
