@@ -120,7 +120,7 @@ class Drop:
                 return also.page
             except Refused as error:
                 of_segmentations = all(problem.where.startswith("--dicom-seg") for problem in error.problems)
-                if not (of_segmentations and places.pop("dicom_seg", None)):
+                if not (of_segmentations and places.pop("dicom_seg", "")):
                     raise
                 for problem in error.problems:
                     logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)

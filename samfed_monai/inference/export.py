@@ -287,7 +287,7 @@ def export_network(
     problems.extend(size_problems(network, height=images.shape[-2], width=images.shape[-1]))
     problems.refuse_if_any()
     network = network.eval().cpu()
-    known = {USAGE: usage_of(images.shape[-1], classes, threshold)}
+    known: dict[str, Any] = {USAGE: usage_of(images.shape[-1], classes, threshold)}
     known |= {QUALITY: quality.as_dict()} if quality is not None and quality != Quality() else {}
     about = {key: each if isinstance(each, str) else json.dumps(each) for key, each in known.items()}
     about |= {CLASSES: json.dumps(list(classes))} if classes else {}
@@ -298,7 +298,7 @@ def export_network(
     require_writable(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
-        write = exporter or partial(FORMATS[to][1], about=about)
+        write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, about))
         ours = "model.pt2" if to == "pt2" else "model"  # torch.export reads that ending alone
         written, option = Path(folder) / (output.name if exporter else ours), f"--to {to}"
         rows.append(_written(f"{to}, float32", option, write, network, written, images, logits))
@@ -308,8 +308,8 @@ def export_network(
             raise refused(option, found, f"at most {most:.2g}", hint)
         if int8:
             whole, written = written, written.with_name("int8.onnx")
-            write = partial(_to_int8, about=about, whole=whole)
-            rows.insert(1, _written("onnx, int8", "--int8", write, network, written, images, logits))
+            small = partial(_to_int8, about=about, whole=whole)
+            rows.insert(1, _written("onnx, int8", "--int8", small, network, written, images, logits))
             if rows[1].dice < SAME_MASKS:
                 found, hint = f"a Dice of {rows[1].dice:.4f} to masks in float32", "leave it out; nothing was written"
                 raise refused("--int8", found, f"at least {SAME_MASKS}", hint)

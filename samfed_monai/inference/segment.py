@@ -214,7 +214,7 @@ def _write(
         reorient: whether volumes were turned.
     """
     made_with, masks, objects = read_json(scratch / "masks" / RECORD), dict[str, Any](), list[Any]()
-    folder, assessed = MaskFolder(output, made_with), assessed | _of_nothing(volumes, assessed)
+    folder, assessed = MaskFolder(output, made_with), {**assessed, **_of_nothing(volumes, assessed)}
     for volume in volumes:
         for form in ("", ".probability"):
             files = [scratch / "masks" / f"{key}{form}.png" for key in volume.slices]
