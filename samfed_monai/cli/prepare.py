@@ -74,7 +74,7 @@ def run_known(arguments: argparse.Namespace) -> int:
 
 
 def run_source(arguments: argparse.Namespace) -> int:
-    from samfed_monai.config.entry_points import brought
+    from samfed_monai.config.targets import brought
     from samfed_monai.data.prepare import prepare_source
 
     _refuse_unused_of_partition(arguments)

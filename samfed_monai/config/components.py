@@ -1,4 +1,4 @@
-"""Checks values against what the code takes: arguments of components, options, and values that replace others."""
+"""Checks values against what the code takes, by one schema: of components' signatures, of options, of defaults."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal, Union
 
 from samfed_monai.config.options import COMPONENT_KEYS, GROUPS, LARGEST, Schema, options_in
-from samfed_monai.config.parse import MISSING, BundleConfig, follow, is_code, lookup, split_id, walk
-from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
+from samfed_monai.config.parse import MISSING, BundleConfig, follow, is_code, join_id, lookup, split_id, walk
+from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.errors import Problem, Refused, closest
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 
 NAMES: dict[Any, str] = {
     **{bool: "boolean", int: "integer", float: "number", str: "string"},
@@ -33,13 +34,7 @@ def typed_as(annotation: Any) -> Schema | None:
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):
         choices = [typed_as(choice) for choice in typing.get_args(annotation)]
-        known = [choice for choice in choices if choice is not None]
-        if len(known) < len(choices):
-            return None
-        if all(choice.keys() == {"type"} for choice in known):
-            names = list(dict.fromkeys(choice["type"] for choice in known))
-            return {"type": names if len(names) > 1 else names[0]}
-        return {"anyOf": known}
+        return None if None in choices else {"anyOf": choices}
     if origin is Literal:
         return {"enum": list(typing.get_args(annotation))}
     if isinstance(annotation, type) and issubclass(annotation, Enum):
@@ -57,6 +52,28 @@ def like(value: Any) -> Schema:
     if name in (None, "null"):
         return {}
     return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"]}
+
+
+@functools.lru_cache(maxsize=1024)
+def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # built in C: it does not say
+        return {}, True
+    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def annotations_of(target: Any) -> dict[str, Any]:
+    """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
+    function = inspect.unwrap(getattr(target, "__init__") if inspect.isclass(target) else target)  # noqa: B009 - mypy
+    names, found = getattr(function, "__globals__", {}), dict[str, Any]()
+    for name, text in getattr(function, "__annotations__", {}).items():
+        with suppress(Exception):  # whatever evaluating it raises: it may be for a type checker alone
+            found |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
+    return found
 
 
 @functools.lru_cache(maxsize=1024)
@@ -82,11 +99,6 @@ def component_schema(component: Any) -> Schema:
     return {"properties": {**others, **arguments}, "required": required, "additionalProperties": anything}
 
 
-def option_schemas(file: str) -> dict[str, Schema]:
-    """By id, what each documented option of a file takes: a number where it has bounds, none above :data:`LARGEST`."""
-    return {name: _of_option(keywords) for name, keywords in options_in(file).items()}
-
-
 def _of_option(keywords: Mapping[str, Any]) -> Schema:
     schema = {"maximum": LARGEST} | {key: value for key, value in keywords.items() if key != "description"}
     if "properties" in schema:
@@ -98,39 +110,48 @@ _Place = tuple[str, ...]
 _CLOSE, _ALIKE = 0.6, 0.8  # difflib's ratios from which an argument means another, where none or any is taken besides
 
 
-def check_components(config: BundleConfig, judged: set[_Place]) -> Iterator[Problem]:
-    """Unknown or forbidden components, unexpected, missing and wrongly typed arguments.
+def check_components(config: BundleConfig) -> Iterator[Problem]:
+    """Unknown or forbidden components, unexpected and missing arguments, and values of another kind or range.
 
-    Args:
-        config: the layers.
-        judged: takes up the ids of whose kind an annotation has said something, right or wrong.
+    What a value must be is what the annotation of the argument says that receives it, else the kind of value that it
+    replaces; and what is said of a documented option. One schema holds all of it.
     """
+    values, schemas = dict[_Place, Any](), dict[_Place, list[Schema]]()
     for parts, value in walk(config.content):
         if not isinstance(value, dict):
             continue
         if "_target_" in value:
             try:
-                target = resolve_target(value["_target_"], "")
+                schema = component_schema(resolve_target(value["_target_"], ""))
             except Refused as refused:
                 yield from (replace(each, where=config.where((*parts, "_target_"))) for each in refused.problems)
-            else:
-                yield from _of_arguments(config, parts, value, component_schema(target), judged)
+                continue
+            yield from _of_names(config, parts, value, schema)
+            for name, argument in value.items():
+                place, found = follow(config.content, (*parts, name), argument)
+                if schema["properties"].get(name) and not (found is MISSING or isinstance(found, dict)):
+                    schemas.setdefault(place, [schema["properties"][name]])
+                    values[place] = found
         elif parts and (wrong := closest("_target_", value, _ALIKE)):
             yield Problem(config.where((*parts, wrong)), "an unknown key", "a known key", "did you mean '_target_'?")
+    for place, default in _replaced(config):
+        schemas.setdefault(place, [like(default)])
+        values[place] = lookup(config.content, place)
+    for file, _ in (config.layers[index] for index in config.own):
+        for name, keywords in options_in(file).items():
+            value = _without_code(lookup(config.content, split_id(name)))
+            if value is not None and value is not MISSING:
+                schemas.setdefault(split_id(name), []).append(_of_option(keywords))
+                values.setdefault(split_id(name), value)
+    given = {join_id(place): value for place, value in values.items() if not (value is MISSING or is_code(value))}
+    every: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
+    for problem in departures(given, {"properties": every}, ""):
+        yield replace(problem, where=config.where(split_id(problem.where.removeprefix(" -> "))))
 
 
-def _of_arguments(
-    config: BundleConfig, parts: _Place, component: dict[str, Any], schema: dict[str, Any], judged: set[_Place]
-) -> Iterator[Problem]:
-    places, given, properties = dict[str, _Place](), dict[str, Any](), dict(schema["properties"])
-    for name, value in component.items():
-        place, found = follow(config.content, (*parts, name), value)
-        if found is MISSING or isinstance(found, dict) or is_code(found) or place in judged:
-            properties |= {name: {}} if name in properties else {}  # what it is shows when it is built
-        elif properties.get(name):
-            judged.add(place)
-        places[name], given[name] = place, found
-    short, meant = component["_target_"].rpartition(".")[2], set[str | None]()
+def _of_names(config: BundleConfig, parts: _Place, given: Mapping[str, Any], schema: Schema) -> Iterator[Problem]:
+    """Arguments that a component does not take, or lacks."""
+    properties, short, meant = schema["properties"], given["_target_"].rpartition(".")[2], set[str | None]()
     for name in (name for name in given if name not in properties):
         closed = name.startswith("_") or not schema["additionalProperties"]
         right = closest(name, properties.keys() - given.keys(), _CLOSE if closed else _ALIKE)
@@ -140,22 +161,18 @@ def _of_arguments(
             hint = f"it takes {known}" if right is None else f"did you mean {right!r}?"
             yield Problem(config.where((*parts, name)), "an unexpected argument", f"an argument of {short}", hint)
         meant.add(right)
-    for name in schema["required"] if component.get("_mode_", "default") == "default" else ():
+    for name in schema["required"] if given.get("_mode_", "default") == "default" else ():
         if name not in {*given, *meant}:
             yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
-    for problem in departures(given, {"properties": properties}, ""):
-        yield replace(problem, where=config.where(places[problem.where.partition(" -> ")[2]]))
 
 
-def check_options(config: BundleConfig) -> Iterator[Problem]:
-    """Options whose value is out of the range, not among the words, or no number where they take a number."""
-    for file, _ in (config.layers[index] for index in config.own):
-        for name, schema in option_schemas(file).items():
-            value = _without_code(lookup(config.content, split_id(name)))
-            if value is None or value is MISSING:
-                continue
-            for problem in departures({name: value}, {"properties": {name: schema}}, ""):
-                yield replace(problem, where=config.where(split_id(problem.where.partition(" -> ")[2])))
+def _replaced(config: BundleConfig) -> Iterator[tuple[_Place, Any]]:
+    """Ids that a layer replaces, each with the plain value that was there first; groups are checked on their own."""
+    for index, (_, pairs) in enumerate(config.layers[1:], start=1):
+        for parts in map(split_id, pairs):
+            default = MISSING if parts[0] in GROUPS else lookup(config.below(index), parts)
+            if not (default is MISSING or isinstance(default, (dict, list)) or is_code(default)):
+                yield parts, default
 
 
 def _without_code(value: Any) -> Any:
@@ -164,23 +181,3 @@ def _without_code(value: Any) -> Any:
         parts = ((name, _without_code(part)) for name, part in value.items())
         return {name: part for name, part in parts if part is not MISSING and part is not None}
     return MISSING if is_code(value) or (isinstance(value, list) and any(map(is_code, value))) else value
-
-
-def check_replaced_kinds(config: BundleConfig, judged: set[_Place]) -> Iterator[Problem]:
-    """Values of a layer whose kind differs from that of the value they replace.
-
-    Args:
-        config: the layers.
-        judged: ids that an annotation has said something about already; it knows better than a default.
-    """
-    for index, (layer, pairs) in enumerate(config.layers[1:], start=1):
-        below = config.below(index)
-        for key, value in pairs.items():
-            parts = split_id(key)
-            default = lookup(below, parts)
-            if parts in judged or default is MISSING or isinstance(default, (dict, list)):
-                continue
-            if value is None and len(parts) > 1 and parts[0] in GROUPS:
-                continue  # whether a site's option may be null, what reads it there says
-            if not (is_code(default) or is_code(value)):
-                yield from (replace(each, where=f"{layer} -> {key}") for each in departures(value, like(default), ""))

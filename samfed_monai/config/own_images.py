@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from samfed_monai.config.components import component_schema
 from samfed_monai.config.parse import MISSING, follow, join_id, lookup, split_id, walk
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.errors import Problem, Refused
@@ -94,7 +95,7 @@ def _refers_to_images(value: Any) -> bool:
 def reads_images(target: Any) -> bool:
     """Whether a ``_target_`` reads or prepares images: a data set, sampler, loader or transform, or what takes one."""
     found = _component(target)
-    return found is not None and (_kind(found) != "" or not READS.isdisjoint(_arguments(found)))
+    return found is not None and (_kind(found) != "" or not READS.isdisjoint(component_schema(found)["properties"]))
 
 
 def _is_own_view(target: Any) -> bool:
@@ -107,20 +108,6 @@ def _component(target: Any) -> Any:
         return resolve_target(target, "")
     except Refused:
         return None  # reported by the strict check
-
-
-def _arguments(component: Any) -> set[str]:
-    """Names of what a component takes; of a class that passes on ``**others`` those of its bases, too."""
-    found = set[str]()
-    for each in inspect.getmro(component) if inspect.isclass(component) else (component,):
-        try:
-            parameters = inspect.signature(each).parameters
-        except (TypeError, ValueError):
-            break
-        found |= set(parameters)
-        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return found
 
 
 def _kind(component: Any) -> str:

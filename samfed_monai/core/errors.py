@@ -255,16 +255,13 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
     encoding = sys.getfilesystemencoding()
     hint = "rename it; `convmv -f cp1252 -t utf8 -r --notest FOLDER` renames all files of a folder"
     hint = hint if encoding == "utf-8" else f"set LC_ALL=C.UTF-8: this shell reads names as {encoding}"
-    more = f" and {len(odd) - _EXAMPLES} more" if len(odd) > _EXAMPLES else ""
+    more = f" and {len(odd) - EXAMPLES} more" if len(odd) > EXAMPLES else ""
     expected = "UTF-8 without control characters"
-    return [Problem(where, found=", ".join(odd[:_EXAMPLES]) + more, expected=expected, hint=hint)]
+    return [Problem(where, found=", ".join(odd[:EXAMPLES]) + more, expected=expected, hint=hint)]
 
 
 def _is_no_letter(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs")
-
-
-_EXAMPLES = 3
 
 
 # pathlib's own, before Python 3.13; shutil.copytree keeps of what failed only the words

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.own_process import usable_cores
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 
 Mask = NDArray[np.bool_]
 

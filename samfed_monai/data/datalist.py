@@ -11,7 +11,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 from samfed_monai.core.words import printable
 from samfed_monai.data.classes import list_class_problems
 

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems, or_skip
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.own_process import usable_cores
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
 from samfed_monai.data.walk import PICTURE, kind_of, not_read, report_not_read, walk
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import write_bytes
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_bytes, write_bytes
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import read_classes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ignite.engine import Events
 
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -17,7 +17,7 @@ class BatchBar:
     """Shows how many batches of an epoch are done, on a terminal and in a log.
 
     In a log, Ignite's ``ProgressBar`` writes all states into one line, some of them twice; this one is a
-    :class:`samfed_monai.core.progress.LogBar` there.
+    :class:`samfed_monai.core.run_log.LogBar` there.
 
     Args:
         what: is done with them; a training's epochs are counted behind it.

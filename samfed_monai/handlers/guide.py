@@ -13,7 +13,7 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.core.moving_average import move_average
+from samfed_monai.core.training_state import move_average
 from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.losses import Agreement, AgreementSettings, agree, probabilities
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip, refused
 from samfed_monai.core.io import make_folder, read_json
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_object
 from samfed_monai.data.image_folder import image_names

@@ -7,7 +7,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 
 RESULTS_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("results.schema.json"))
 _PROPERTIES = RESULTS_SCHEMA["properties"]

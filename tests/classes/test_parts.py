@@ -29,7 +29,7 @@ from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, l
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.views import logits_of
-from samfed_monai.privacy.withholding import withhold_small
+from samfed_monai.privacy.allowed import withhold_small
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.reports.masks import outlined
 from samfed_monai.reports.overlays import draw_classes

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from samfed_monai.cli.main import build_parser, main
+from samfed_monai.cli.show import configuration
+from samfed_monai.cli.show import shown as ids_of
 from samfed_monai.config import known_variants
-from samfed_monai.config.provenance import Configuration
 from samfed_monai.core.errors import Refused
 from tests.methods import needs
 
@@ -218,8 +219,8 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
         ),
         (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
         (["--workflow", "federate", "--rat", "1"], r"command line -> rat: .*did you mean 'rate'\?"),
-        (["--workflow", "federate", "--sites#a#rat", "1"], r"federate.json -> sites#a -> rat: .*did you mean 'rate'"),
-        (["--workflow", "federate", "--teacher#sice", "1"], r"teacher -> sice: .*did you mean 'size'\?"),
+        (["--workflow", "federate", "--sites#a#rat", "1"], r"command line -> sites#a#rat: .*did you mean 'rate'"),
+        (["--workflow", "federate", "--teacher#sice", "1"], r"command line -> teacher#sice: .*did you mean 'size'\?"),
         (["--workflow", "tran"], r"workflow: expected one of \[.*\], found 'tran'; did you mean 'train'\?"),
         (["--workflow", "inference"], r"inference.json: expected a readable file, found No such file"),
         (["--variant", "gentel"], r"variant: expected one of \[.*\], found 'gentel'; did you mean 'gentle'\?"),
@@ -243,7 +244,7 @@ def test_what_is_refused(bundle, words, message):
 def test_a_file_that_is_no_json_is_refused(bundle):
     (bundle / "configs" / "train.json").write_text("{")
     with pytest.raises(Refused, match=r"train.json"):
-        Configuration(bundle, "train", None, {})
+        configuration(bundle, "train", None, {})
 
 
 def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(bundle, capsys):
@@ -252,7 +253,7 @@ def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(
 
 @pytest.mark.parametrize("variant", known_variants())
 def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(variant):
-    ids = list(Configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {}).ids())
+    ids = list(ids_of(configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {})))
     assert all(each.said for each in ids)
     last = {each.said[0][0] for each in ids}
     assert variant == "samfed" or f"variant {variant}" in last

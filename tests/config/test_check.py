@@ -437,7 +437,7 @@ def test_what_a_site_changes_is_checked_as_overrides_of_its_training(bundle, rew
         "command line -> sites#site-1#rtae: expected an id that this workflow has, found an unknown id; "
         "did you mean 'rate'?",
         "command line -> sites#b#rate: expected a number, found '0.5' (str); remove the quotes",
-        'federate.json -> sites#c: expected an object, for instance {"network": "basic_unet"}, found int',
+        'command line -> sites#c: expected an object, for instance {"network": "basic_unet"}, found int',
     ]
 
 

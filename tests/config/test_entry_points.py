@@ -7,9 +7,8 @@ import torch
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.entry_points import brought, not_installed
 from samfed_monai.config.strict import strict_target
-from samfed_monai.config.targets import resolve_target
+from samfed_monai.config.targets import brought, not_installed, resolve_target
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.networks import CLIENT_NETWORKS, client_network

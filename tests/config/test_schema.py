@@ -69,8 +69,8 @@ def test_null_is_no_number_where_nothing_reads_it(workflow, knob):
     ("annotation", "schema"),
     [
         (int, {"type": "integer"}),
-        (int | None, {"type": ["integer", "null"]}),
-        (float | str | Path, {"type": ["number", "string"]}),
+        (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        (float | Path, {"anyOf": [{"type": "number"}, {"type": "string"}]}),
         (list[int], {"type": "array"}),
         (Literal["a", 1], {"enum": ["a", 1]}),
         (bool | Literal["auto"], {"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]}),

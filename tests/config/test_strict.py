@@ -431,7 +431,7 @@ def test_a_link_is_refused_wherever_it_leads(bundle, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (bundle / "models").symlink_to(tmp_path / "elsewhere")
     (bundle / "configs" / "more.json").symlink_to(bundle / "configs" / "train.json")
-    assert [problem.where for problem in strict_files(bundle)] == ["models", "configs/more.json"]
+    assert [problem.where for problem in strict_files(bundle)] == ["configs/more.json", "models"]
 
 
 def test_every_json_file_is_looked_at_and_the_mistakes_of_all_are_told(bundle, rewrite: Write):

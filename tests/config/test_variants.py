@@ -9,13 +9,13 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, find_variant, known_variants
+from samfed_monai.config.targets import brought
 from samfed_monai.config.variants import (
     EXCHANGES,
     LABELS,
     LAST,
     LEAVES_SITE,
     PACKAGED,
-    broken_methods,
     declared,
     methods,
     own_variants,
@@ -230,7 +230,7 @@ def test_a_broken_method_of_another_package_is_told_with_its_owner_and_the_other
     assert "bad" not in known_variants()
     assert "good" in known_variants()
     assert methods()["good"].note == "a good one"
-    problem = broken_methods()["bad"]
+    problem = brought("methods").broken["bad"]
     assert problem.where == f"my-lab 1.0 -> entry point {point} of samfed_monai.methods"
     assert found in problem.found
     assert problem.hint == "update or uninstall my-lab; the other methods work without it"

@@ -19,7 +19,7 @@ from samfed_monai.federation import Interrupted, RunFolder
 from samfed_monai.methods.all_answers import AllAnswers
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.privacy import epsilon
-from samfed_monai.privacy.central import CentralNoise, next_clip, step_noise
+from samfed_monai.privacy.noise import CentralNoise, next_clip, step_noise
 from samfed_monai.privacy.rules import CentralPrivacy
 from samfed_monai.protocol import Exchange, Kind, Message, Server
 from samfed_monai.reports import Report

@@ -26,19 +26,22 @@ from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
 from samfed_monai.privacy import allowed as allowed_module
 from samfed_monai.privacy.accounting import PrivacyLedger
-from samfed_monai.privacy.allowed import allowed_of, allowed_weights, require_public_images, statistics_problems
-from samfed_monai.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
+from samfed_monai.privacy.allowed import (
+    allowed_of,
+    allowed_weights,
+    require_public_images,
+    statistics_problems,
+    withheld_reason,
+)
+from samfed_monai.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS
 from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor, SecureAggregation
-from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0]), "bn.running_mean": torch.tensor([9.0]), "count": torch.tensor(3)}
 MASKS = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)
-ALLOWED = Allowed(
-    {Kind.WEIGHTS: WEIGHTS, Kind.SOFT_MASKS: {"masks": MASKS}}, exact=frozenset({Kind.SOFT_MASKS}), learned={"w"}
-)
+ALLOWED = Allowed({Kind.WEIGHTS: WEIGHTS, Kind.SOFT_MASKS: {"masks": MASKS}}, learned={"w"})
 SECRET = "Jane Doe 1961"
 
 
@@ -329,6 +332,13 @@ def test_soft_masks_are_noised_around_those_that_were_received(tmp_path):
     assert line["noise"]["deviation"] == pytest.approx(2e-12 * 2**0.5, rel=1e-9, abs=0)  # of two masks
 
 
+def keeping(*personal: str) -> Any:
+    """A client whose bundle keeps names that match at its site."""
+    client = toy_algo()
+    client.train_workflow.parser["personal"] = list(personal)
+    return client
+
+
 PARAMETERS = {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
 
 
@@ -337,17 +347,17 @@ def test_without_a_sharing_it_is_the_network():
     assert allowed.like.keys() == {Kind.WEIGHTS}
     assert allowed.like[Kind.WEIGHTS].keys() == toy_weights().keys()
     assert allowed.learned == PARAMETERS
-    assert allowed_of(toy_algo(), personal=["3.*"]).like[Kind.WEIGHTS].keys() == toy_weights().keys() - {
+    assert allowed_of(keeping("3.*")).like[Kind.WEIGHTS].keys() == toy_weights().keys() - {
         "3.weight",
         "3.bias",
     }
     with pytest.raises(Refused, match=r"found no name like '4\.\*'"):
-        allowed_of(toy_algo(), personal=["4.*"])
+        allowed_of(keeping("4.*"))
 
 
 def test_with_a_sharing_it_is_what_the_sharing_gives():
     masks = allowed_of(unlike_algo("site-1"))
-    assert masks.like.keys() == masks.exact == {Kind.SOFT_MASKS}
+    assert masks.like.keys() == {Kind.SOFT_MASKS}
     assert masks.like[Kind.SOFT_MASKS]["masks"].shape == (6, 1, 8, 8)
     assert allowed_of(unlike_algo("site-1", exchange="weights")).like.keys() == {Kind.WEIGHTS}
     assert allowed_of(unlike_algo("site-1", exchange="none")).like == {}
@@ -489,7 +499,7 @@ def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_load
     assert allowed_of(algo).momentum == 1.0
     algo.trainer.network[1].momentum = None  # the average over all batches, of which there may be one
     assert allowed_of(algo).momentum == 1.0
-    assert allowed_of(algo, personal=["1.*"]).momentum == 0.0, "what is not sent is not limited"
+    assert allowed_of(keeping("1.*")).momentum == 0.0, "what is not sent is not limited"
     algo.trainer.data_loader = torch.utils.data.DataLoader(range(7), batch_size=3)
     assert allowed_of(algo).batch == 1, "the last batch of seven images by three"
     algo.trainer.data_loader = torch.utils.data.DataLoader(range(7), batch_size=3, drop_last=True)
@@ -499,8 +509,8 @@ def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_load
 @pytest.mark.parametrize(
     ("task", "most", "settings"),
     [
-        (Task.EVALUATE, MOST_EVALUATIONS, None),
-        (Task.TRAIN, MOST_TRAININGS, None),
+        (Task.EVALUATE, MOST_EVALUATIONS, Privacy()),
+        (Task.TRAIN, MOST_TRAININGS, Privacy()),
         (Task.TRAIN, MOST_TRAININGS, Privacy(secure_aggregation=SecureAggregation())),
     ],
 )
@@ -628,15 +638,6 @@ def test_a_network_of_which_something_stays_is_declared(kept, tmp_path):
     assert (line["outcome"], line["personal"] + line["frozen"]) == ("declared", 1)
 
 
-def test_a_site_s_filter_by_default_asks_for_no_number_of_images_in_a_round(tmp_path):
-    algo = toy_algo()
-    filtered = site_release("Basel", lambda: algo, Privacy(1), tmp_path)
-    assert filtered.least_seen == 1
-    assert filtered.rounds is filtered.ledger is filtered.method is None
-    assert filtered.audit.path == tmp_path / "sites" / "Basel" / "audit.jsonl"
-    assert site_release("a/b", lambda: algo, Privacy(1), tmp_path).audit.path.parent.name == "a%2Fb"
-
-
 def test_the_smallest_batch_is_of_the_loaders_that_the_trainer_and_its_handlers_read():
     class Stream:
         def __init__(self, size: int) -> None:
@@ -679,4 +680,4 @@ def test_with_noise_scores_of_what_a_site_keeps_do_not_leave():
         answer = gate(Task.EVALUATE, request(), numbers())
         assert (answer.n, answer.metrics, withheld_reason(answer)) == left
     assert allowed_of(toy_algo()).keeps is False
-    assert allowed_of(toy_algo(), personal=["1.*"]).keeps is True
+    assert allowed_of(keeping("1.*")).keeps is True

@@ -19,9 +19,10 @@ from samfed_monai.privacy.secure_aggregation import (
     STEPS,
     SecureServer,
     SecureSite,
-    SumsOfUpdates,
     as_mean,
+    as_table,
     as_vector,
+    enter_sum,
     update_hash,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
@@ -38,9 +39,9 @@ SETTINGS = SecureAggregation()
 class SecureWorker(ClientAlgoSite):
     """A site of three that adds its update under masks, and fails in the step that it is told to."""
 
-    def __init__(self, site, client, *, fails=None, sites="abc", settings=SETTINGS, sums=None):
+    def __init__(self, site, client, sums, *, fails=None):
         super().__init__(site, client)
-        self.adder, self.fails, self.sent = SecureSite(site, sites, settings, sums, "plan"), fails, []
+        self.adder, self.fails, self.sent = SecureSite(site, "abc", SETTINGS, sums / f"{site}.jsonl", "plan"), fails, []
 
     def answer(self, task, message):
         task = Task(task)
@@ -55,17 +56,16 @@ class SecureWorker(ClientAlgoSite):
 CLIENTS = {"a": {"step": 1.0, "n": 1}, "b": {"step": 3.0, "n": 3}, "c": {"step": -0.125, "n": 6}}
 
 
-def run(folder, *, rounds=1, fails=None, plain=False, clients=None, settings=SETTINGS, **options):
+def run(folder, *, rounds=1, fails=None, plain=False, clients=None, **options):
     """The run's result and its workers, of which those named in ``fails`` do so in a step."""
     made = clients or {site: FixedClient(site, **given) for site, given in CLIENTS.items()}
-    workers = {
-        site: SecureWorker(site, client, fails=(fails or {}).get(site), settings=settings)
-        for site, client in made.items()
-    }
+    workers = {site: SecureWorker(site, client, folder, fails=(fails or {}).get(site)) for site, client in made.items()}
     with RunFolder(folder).open({}) as opened:
         conductor = controller(opened, made if plain else workers, rounds=rounds, **options)
         if not plain:
-            conductor.secure = SecureServer(settings, conductor.strategy, conductor.transport)
+            conductor.secure = SecureServer(
+                SETTINGS, conductor.strategy, conductor.transport, folder / "secure_sum.json"
+            )
         return conductor.run(), workers
 
 
@@ -100,7 +100,7 @@ def test_nothing_that_a_site_sends_is_its_update(tmp_path):
     assert masked.shape == plain.shape
     assert not (masked == plain).any()
     tables = [tensor for task in (Task.KEYS, Task.SHARES, Task.UNMASK) for tensor in sent[task].tensors.values()]
-    assert {tensor.dtype for tensor in tables} == {torch.uint8, torch.int64}
+    assert {tensor.dtype for tensor in tables} == {torch.uint8}
     assert sum(tensor.numel() for tensor in tables) < 1000, "keys and shares, and no model"
 
 
@@ -162,29 +162,56 @@ def test_the_guard_shortens_the_step_of_the_mean(tmp_path):
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([2.0] * 6)
 
 
-def test_a_site_answers_steps_of_its_own_round_in_their_order_only():
-    site = SecureSite("a", "abc", SETTINGS)
-    request = Message(Kind.SECURE, "a", 0, 2)
+TRAINED = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
+
+
+def asked(tensors=None, round=0):
+    return Message(Kind.SECURE, "a", round, 2, tensors=tensors or {})
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Site a of three, after its training."""
+    made = SecureSite("a", "abc", SETTINGS, tmp_path / "sums.jsonl", "plan")
     for task in STEPS:
         with pytest.raises(MessageRefused, match=f"{task.value} out of its turn"):
-            site.answer(task, request)
-    trained = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
-    assert site.hold(trained).metrics == {"seconds": 1.0}
+            made.answer(task, asked())
+    left = made.hold(TRAINED)
+    assert (left.kind, left.tensors, left.metrics) == (Kind.METRICS, {}, {"seconds": 1.0})
+    return made
+
+
+@pytest.mark.parametrize("task", STEPS[1:])
+def test_a_site_answers_the_steps_of_its_own_round_in_their_order(site, task):
+    for wrong, message in ((Task.KEYS, asked(round=1)), (task, asked())):
+        with pytest.raises(MessageRefused, match=f"{wrong.value} out of its turn"):
+            site.answer(wrong, message)
+    site.answer(Task.KEYS, asked())
     with pytest.raises(MessageRefused, match="keys out of its turn"):
-        site.answer(Task.KEYS, Message(Kind.SECURE, "a", 1, 2))
-    site.answer(Task.KEYS, request)
-    with pytest.raises(MessageRefused, match="keys out of its turn"):
-        site.answer(Task.KEYS, request)
-    tables = {
-        "another table": {"members": torch.tensor([0, 1]), "keys": torch.zeros(2, 63, dtype=torch.uint8)},
-        "numbers that are no members'": {
-            "members": torch.tensor([0, 3]),
-            "keys": torch.zeros(2, 64, dtype=torch.uint8),
-        },
-    }
-    for found, tensors in tables.items():
-        with pytest.raises(MessageRefused, match=f"expected keys of members, 64 bytes each, found {found}"):
-            site.answer(Task.SHARES, Message(Kind.SECURE, "a", 0, 2, tensors=tensors))
+        site.answer(Task.KEYS, asked())
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"table": torch.zeros(3, 63, dtype=torch.uint8)},
+        {"table": torch.zeros(2, 64, dtype=torch.uint8)},
+        {"table": torch.zeros(3, 64, dtype=torch.int8)},
+    ],
+)
+def test_a_table_of_another_kind_is_refused_and_ends_the_round_for_its_site(site, tensors):
+    site.answer(Task.KEYS, asked())
+    with pytest.raises(MessageRefused, match="secure aggregation: expected 3 rows of 64 bytes, found another table"):
+        site.answer(Task.SHARES, asked(tensors))
+    for task in STEPS:
+        with pytest.raises(MessageRefused, match="out of its turn"):
+            site.answer(task, asked())
+
+
+def test_a_table_has_a_row_for_every_member():
+    assert as_table({}, 3) == {}
+    assert as_table({2: b"ab", 0: b"cd"}, 4)["table"].tolist() == [[99, 100], [0, 0], [97, 98], [0, 0]]
 
 
 class Growing(FixedClient):
@@ -203,23 +230,26 @@ class PowerCut(RuntimeError):
 def attempt(folder, *, away=(), fails=None, cut=False, remember=True, rounds=1):
     """What the server unmasked, round by round: the sum of n and of n w; and the run's result, if it came to one.
 
-    Sites and server are new processes in each attempt; they remember what lies on their disks, unless told not to.
+    Sites and server are new processes in each attempt; they remember what is on their disks, unless ``remember`` is
+    false.
     """
+    for path in [] if remember else [*folder.glob("*.jsonl"), *folder.glob("run/secure_sum.json")]:
+        path.unlink()
     fails = {**dict.fromkeys(away, Task.TRAIN), **(fails or {})}
     workers = {
         site: SecureWorker(
             site,
             Growing(site, **given),
+            folder,
             fails=fails.get(site),
-            sums=SumsOfUpdates(folder / f"{site}.jsonl") if remember else None,
         )
         for site, given in CLIENTS.items()
     }
     seen = []
     with RunFolder(folder / "run").open({}) as opened:
         conductor = controller(opened, workers, rounds=rounds)
-        begun = opened.path / "secure_sum.json" if remember else None
-        conductor.secure = SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun=begun)
+        begun = opened.path / "secure_sum.json"
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun)
         take = conductor.strategy.take
 
         def looked_at(round, site, update):
@@ -277,8 +307,8 @@ def test_sites_refuse_a_second_sum_of_a_server_that_forgot_the_first(tmp_path):
     (tmp_path / "run" / "secure_sum.json").unlink()
     with pytest.raises(Stopped, match=r"1 updates to add|0 updates to add") as error:
         attempt(tmp_path, away="c")
-    told = "expected the members of the sum of this update that was unmasked before: a, b, c, found c missing"
-    assert told in str(error.value)
+    expected = "expected the members of the sum of this update that was unmasked before: a, b, c, found c missing"
+    assert expected in str(error.value)
 
 
 def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
@@ -289,22 +319,21 @@ def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
 
 
 def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
-    sums = SumsOfUpdates(tmp_path / "sums.jsonl")
-    sums.enter("plan", 0, "u0", ["b", "a"])
-    sums.enter("plan", 0, "u0", ["a", "b"])
-    sums.enter("plan", 1, "u1", ["a", "c"])
-    assert len((tmp_path / "sums.jsonl").read_text().splitlines()) == 2
-    again = SumsOfUpdates(tmp_path / "sums.jsonl")
+    path = tmp_path / "sums.jsonl"
+    enter_sum(path, "plan", 0, "u0", ["a", "b"])
+    enter_sum(path, "plan", 0, "u0", ["a", "b"])
+    enter_sum(path, "plan", 1, "u1", ["a", "c"])
+    assert len(path.read_text().splitlines()) == 2
     for run, round, update in (("plan", 0, "other noise"), ("another plan", 5, "u0")):
         with pytest.raises(
             MessageRefused, match="before: a, b, found c more, b missing; go on when they are all there"
         ):
-            again.enter(run, round, update, ["a", "c"])
-    again.enter("another plan", 0, "u2", ["b", "c"])
-    with (tmp_path / "sums.jsonl").open("a") as file:
-        file.write('{"run": "plan", "rou')  # power was cut: nobody was answered
-    again.enter("plan", 2, "u3", ["b", "c"])
-    assert [line is None for line in lines(tmp_path / "sums.jsonl")] == [False, False, False, True, False]
+            enter_sum(path, run, round, update, ["a", "c"])
+    enter_sum(path, "another plan", 0, "u2", ["b", "c"])
+    with path.open("a") as file:
+        file.write('{"run": "plan", "rou')  # power was cut: no shares have left
+    enter_sum(path, "plan", 2, "u3", ["b", "c"])
+    assert [line is None for line in lines(path)] == [False, False, False, True, False]
 
 
 def test_an_update_is_known_by_its_bits_and_its_weight():
@@ -334,12 +363,12 @@ class Forger(SecureWorker):
 
 
 def in_anothers_name(tensors) -> None:
-    tensors["members"] = torch.tensor([2])
+    tensors["table"] = tensors["table"].roll(1, 0)
 
 
 def of_small_order(tensors) -> None:
     """A public key with which no member can agree on a secret."""
-    tensors["keys"].zero_()
+    tensors["table"][1] = torch.tensor([1, *[0] * 31] * 2)
 
 
 @pytest.mark.parametrize(
@@ -351,11 +380,12 @@ def of_small_order(tensors) -> None:
 )
 def test_fault_95_keys_of_one_site_that_are_none_do_not_fail_the_others(tmp_path, change, reason):
     clients = {site: FixedClient(site, step=1.0) for site in "abc"}
-    workers = {site: SecureWorker(site, client) for site, client in clients.items()}
-    workers["b"] = Forger("b", clients["b"], change=change)
+    workers = {site: SecureWorker(site, client, tmp_path) for site, client in clients.items()}
+    workers["b"] = Forger("b", clients["b"], tmp_path, change=change)
     with RunFolder(tmp_path).open({}) as folder:
         conductor = controller(folder, workers, rounds=1)
-        conductor.secure = SecureServer(SETTINGS, conductor.strategy, LocalTransport(workers))
+        transport = LocalTransport(workers)
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, transport, tmp_path / "secure_sum.json")
         sites = conductor.run().records[0]["sites"]
     assert reason in sites["b"]["reason"]
     assert [sites[site]["status"] for site in "abc"] == ["ok", "skipped", "ok"]

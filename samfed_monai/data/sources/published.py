@@ -13,7 +13,7 @@ from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.sources.found import Found, pair_up

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
 from samfed_monai.core.io import read_json, write_bytes, write_json
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
