@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from samfed_monai.config.options import USE_OF_TEACHER
-from samfed_monai.config.parse import split_id
 from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import write_json
@@ -51,8 +50,8 @@ TEACHER_READ = {
     "inference": frozenset({"threshold", "classes"}),
 }
 """Ids of a bundle's workflows that are read where a teacher is used in place of a student."""
-_SETTLED = frozenset({"classes", "network_name", "network_def", "network", "model_path", "amp", "device", "image_size"})
-"""Ids of ``inference.json`` that an exported network has settled."""
+_SETTLED = ("amp", "image_size")
+"""Those of them that an exported network has settled."""
 
 
 class Predictor:
@@ -97,14 +96,9 @@ class Predictor:
         self.overrides, self.doubtful_below = dict(overrides or {}), doubtful_below
         self._teacher_network: TeacherNetwork | None = None  # built at first use
         self.model.require_run(site)
-        problems, kind = Problems(), self.model.kind
+        problems = Problems()
         problems.unless(0 <= doubtful_below <= 1, "--flag-below", doubtful_below, "a Dice, in [0, 1]")
-        for name in self.overrides:
-            if name.startswith(TEACHER) and kind is not Kind.ADAPTER:
-                hint = "leave it out, or name the adapter of a teacher as --model"
-                found = f"{self.model.path}, which is no teacher's adapter"
-                problems.add(f"--{name}", found=found, expected="a teacher's adapter", hint=hint)
-        if runtime and kind is not Kind.ONNX:
+        if runtime and self.model.kind is not Kind.ONNX:
             hint = "leave it out, or export the network with `samfed export --to onnx` and name that file"
             problems.add("--runtime", found=str(self.model.path), expected="an ONNX file to run", hint=hint)
         problems.refuse_if_any()
@@ -196,20 +190,23 @@ class Predictor:
             config, network, device = self._exported_config(given | skip), model.exported, torch.device("cpu")
             inferer, postprocessing, size = config.values("inferer", "postprocessing", "image_size")
             made_by = {"model": model.path, "image_size": size, "runtime": model.runtime}
-            loader = partial(config.value, "dataloader")
         else:
             config, stage = self._teacher("inference", given)
             network = self._teacher_network = self._teacher_network or TeacherNetwork(stage.fitted(model.path))
             device, inferer, postprocessing = best_device(), None, None
             made_by = {"model_sha256": network.teacher.sha256, "image_size": network.teacher.size}
-            loader = partial(_native_loader, images, skip_unreadable=skip_unreadable)
         threshold = config.value("threshold")
         options = {"probabilities": probabilities, "threshold": threshold, "classes": self.classes, **made_by}
         writer = MaskWriter(output_dir=output_dir, images=images, **options)
+        if model.kind is Kind.ONNX:
+            loader = config.value("dataloader")
+        else:
+            records = image_folder(images, skip_unreadable=skip_unreadable)
+            loader = DataLoader(Dataset(records, _at_native_size), batch_size=1)
         set_track_meta(True)  # as the bundle's own `initialize` does
         evaluator = SupervisedEvaluator(
             device=device,
-            val_data_loader=loader(),
+            val_data_loader=loader,
             network=network,
             inferer=inferer,
             postprocessing=postprocessing,
@@ -220,12 +217,11 @@ class Predictor:
         evaluator.run()
 
     def _exported_config(self, given: Mapping[str, Any]) -> WorkflowConfig:
-        """``inference.json`` for an exported network, which decides all that is in :data:`_SETTLED`, and the size."""
+        """``inference.json`` for an exported network, whose own size decides."""
         file, problems = self.model.path, Problems()
-        for name, value in self.overrides.items():
-            if split_id(name)[0] in _SETTLED:
-                hint = "leave it out, or name the weights that were exported"
-                problems.add(f"--{name}", found=str(value), expected=f"nothing: {file.name} has settled it", hint=hint)
+        for name in self.overrides.keys() & set(_SETTLED):
+            expected, hint = f"nothing: {file.name} has settled it", "leave it out, or name what was exported"
+            problems.add(f"--{name}", found=str(self.overrides[name]), expected=expected, hint=hint)
         height, width = self.model.exported.size
         problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square", "export it anew")
         ids = {"model": str(file), **given, **self._asked("views"), "image_size": height}
@@ -385,10 +381,6 @@ def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], fold
             image = path
         found.append(str(image))
     return found
-
-
-def _native_loader(images: str | list[str], *, skip_unreadable: bool) -> DataLoader:
-    return DataLoader(Dataset(image_folder(images, skip_unreadable=skip_unreadable), _at_native_size), batch_size=1)
 
 
 def _at_native_size(record: Mapping[str, Any]) -> dict[str, Any]:

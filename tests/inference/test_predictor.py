@@ -70,9 +70,10 @@ def test_without_a_model_it_is_the_bundles_own(picture):
 
 def test_what_the_model_does_not_have_is_refused(tmp_path, picture):
     model = weights(tmp_path / "w.safetensors")
-    given: dict[str, Any] = {"overrides": {"teacher#size": 64}, "runtime": "openvino"}
-    with pytest.raises(Refused, match=r"(?s)--teacher#size: .*--runtime: expected an ONNX file to run"):
-        Predictor("samfed_skin", model, **given)
+    with pytest.raises(Refused, match=r"(?s)--flag-below: .*--runtime: expected an ONNX file to run"):
+        Predictor("samfed_skin", model, doubtful_below=2, runtime="openvino")
+    with pytest.raises(Refused, match="teacher#size: expected an id that this workflow has"):
+        Predictor("samfed_skin", model, overrides={"teacher#size": 64})([picture])
     with pytest.raises(Refused, match="did you mean 'threshold'"):
         Predictor("samfed_skin", model, overrides={"treshold": 0.4})([picture])
     with pytest.raises(Refused, match="--site: expected a run, found a weights file"):
