@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
-    sys.stdout.write("".join(f"{line}\n" for line in (head, *table_of(rows), output)))
+    sys.stdout.write(f"{head}\n{table_of(rows)}{output}\n")
     return int(ExitCode.DONE)
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
+from samfed_monai.core.words import aligned
 from samfed_monai.data.classes import class_problems, outputs_of, several
 from samfed_monai.metrics.quality import Quality
 from samfed_monai.metrics.quality_file import QUALITY, quality_of
@@ -337,14 +338,13 @@ def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Proble
     return list(problems)
 
 
-def table_of(rows: Sequence[Measured]) -> list[str]:
-    """Lines of plain text: a row for each form of the network."""
-    form = "{:<22} {:>5} {:>9}  {:>16}  {:>18}  {:>15}"
-    lines = [form.format("form", "MB", "images/s", "logits differ by", "mask pixels differ", "Dice to float32")]
+def table_of(rows: Sequence[Measured]) -> str:
+    """A table in plain text: a row for each form of the network."""
+    lines = [("form", "MB", "images/s", "logits differ by", "mask pixels differ", "Dice to float32")]
     for row in rows:
-        away = f"{row.difference:.1e}", f"{100 * row.pixels:.3f} %", f"{row.dice:.4f}"
-        lines.append(form.format(row.name, f"{row.megabytes:.3g}", f"{row.images_per_second:.1f}", *away))
-    return lines
+        cost = f"{row.megabytes:.3g}", f"{row.images_per_second:.1f}"
+        lines.append((row.name, *cost, f"{row.difference:.1e}", f"{100 * row.pixels:.3f} %", f"{row.dice:.4f}"))
+    return aligned(lines)
 
 
 def _written(
