@@ -121,7 +121,7 @@ def target_of_run(
     from samfed_monai.core.model_file import network_overrides, settings_of
     from samfed_monai.data import DataList, load_records
     from samfed_monai.data.classes import several
-    from samfed_monai.data.grouping import subset
+    from samfed_monai.data.partitions import subset
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.federation.workflow import client_config
     from samfed_monai.reports.run_data import RunData
@@ -129,7 +129,7 @@ def target_of_run(
     models = RunModels(folder)
     models.require()
     run = RunData.read(folder)
-    given = {"bundle": bundle or bundle_of_command(run.results.get("command"))}
+    given: dict[str, Any] = {"bundle": bundle or bundle_of_command(run.results.get("command"))}
     given |= {"datalist": datalist or run.setting("datalist"), "data_root": data_root or run.setting("data_root")}
     missing = [name for name, value in given.items() if not value]
     hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)

@@ -69,7 +69,7 @@ class SiteImages:
             Refused: unknown site or split, missing files.
         """
         from samfed_monai.data import load_records
-        from samfed_monai.data.grouping import subset
+        from samfed_monai.data.partitions import subset
 
         require(self._other_classes)
         if split == "public":

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.assessment import scored_pairs, sentences
     from samfed_monai.metrics.quality_file import quality_path
-    from samfed_monai.reports.answer import interval
+    from samfed_monai.reports.rows import interval
 
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     overrides = overrides_of(arguments.extra)

@@ -33,12 +33,12 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from samfed_monai.core.errors import Refused, SamFedError, refused
-from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
+from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import require_highdicom
 from samfed_monai.inference.forms import LooksPage, MaskForms
 from samfed_monai.inference.predictor import Predictor
 from samfed_monai.inference.segment import segment
-from samfed_monai.reports.html import environment
+from samfed_monai.reports.style import environment
 
 logger = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from samfed_monai.inference import assessment
 from samfed_monai.inference.assessment import Assessment
 from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.metrics.quality import DOUBTFUL
-from samfed_monai.reports.html import PRIVACY, data_url, environment
-from samfed_monai.reports.masks import COLUMNS as OF_AREA
-from samfed_monai.reports.masks import area_of, geojson_of, outlined
+from samfed_monai.reports.overlays import COLUMNS as OF_AREA
+from samfed_monai.reports.overlays import area_of, geojson_of, outlined
+from samfed_monai.reports.style import PRIVACY, data_url, environment
 
 FOLDERS = {"overlays": "overlays", "geojson": "polygons", "dicom_seg": "DICOM segmentations"}
 FILES = {"areas": "areas", "coco": "annotations", "page": "page"}
@@ -231,7 +231,7 @@ class LooksPage:
         Args:
             picture: (H, W, 3) uint8.
             mask: (H, W), bool or values of classes.
-            area: a row of :data:`samfed_monai.reports.masks.COLUMNS`.
+            area: a row of :data:`samfed_monai.reports.overlays.COLUMNS`.
             assessed: how far the mask is to be trusted.
             seconds: since the beginning of its video.
         """

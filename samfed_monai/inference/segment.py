@@ -19,10 +19,9 @@ from samfed_monai.core.io import make_folder, read_json
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_object
-from samfed_monai.data.image_folder import image_names
+from samfed_monai.data.image_folder import DICOM, NIFTI, VIDEO, image_paths, kind_of, report_not_read, volumes_in
 from samfed_monai.data.reading import read_image
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
-from samfed_monai.data.walk import DICOM, NIFTI, VIDEO, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.inference.assessment import EMPTY, Assessment
 from samfed_monai.inference.forms import MaskForms
@@ -76,18 +75,19 @@ def segment(
         raise refused("--reorient", "no NIfTI volume", "one to reorient", "leave it out")
     options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     pictures: str | list[str] = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
-    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.walk"):
+    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.image_folder.not_read"):
         scratch, volumes = Path(folder), list[_Volume]()  # volumes of a folder are not to be reported as not read
         if found:
             places = {str(path) for _, path in found}
             pictures = [
-                each for each in listed if each not in places and (image_names(each) or not Path(each).is_dir())
+                each for each in listed if each not in places and (image_paths(each) or not Path(each).is_dir())
             ]
             volumes = _cut(found, scratch / "slices", reorient=reorient, skip_unreadable=skip_unreadable)
             read = [volume.path for volume in volumes if volume.header is None]
             for sentence in [] if reorient else different_orientations(read):
                 logger.warning("%s", sentence)
-            _refuse_twins([*image_names(pictures), *(name for volume in volumes for name in volume.slices.values())])
+            names = [name for name, _ in image_paths(pictures)]
+            _refuse_twins([*names, *(name for volume in volumes for name in volume.slices.values())])
         also.refuse_misplaced(listed, [volume.header for volume in volumes if volume.header is not None])
         if volumes or videos:
             problems = Problems()
