@@ -19,8 +19,8 @@ RUN_ID = "flare.run.json"
 """Holds the run's random name, under which every site keeps its state."""
 
 
-def write_status(folder: str | Path, state: str, message: str = "", exit_code: int = 0) -> None:
-    """Writes ``flare.json``.
+def write_status(folder: str | Path, state: str, message: str = "", exit_code: int = 0) -> dict[str, Any]:
+    """Writes ``flare.json``; returns its content.
 
     Args:
         folder: the run's folder.
@@ -30,14 +30,13 @@ def write_status(folder: str | Path, state: str, message: str = "", exit_code: i
     """
     content = {"state": state, "message": message, "exit_code": int(exit_code), "time": time.time()}
     write_json(Path(folder) / STATUS, content, mode=PUBLIC)
+    return content
 
 
 def read_status(folder: str | Path) -> dict[str, Any]:
     """What :func:`write_status` wrote last; ``{"state": "none"}`` before that."""
     path = Path(folder) / STATUS
-    return (
-        dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": int(ExitCode.FAILED)}
-    )
+    return dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": 1}
 
 
 def clear_status(folder: str | Path) -> None:
@@ -50,7 +49,9 @@ _FOR_USERS = re.compile(
     r"|.*: its message was refused: .*|teacher: .*|warm start: .*"
 )
 _LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?(?:INFO|WARNING) - (?:\[.*?\]: )?(.*)")
-_ENDED = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?ERROR - (?:\[.*?\]: )?((?:stopped|refused): .*)")
+_ENDED = re.compile(
+    r"^\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?ERROR - (?:\[.*?\]: )?((?:stopped|refused): .*(?:\n  .*)*)", re.MULTILINE
+)
 
 
 class ShownLog:
@@ -80,18 +81,10 @@ def user_lines(lines: Iterable[str]) -> list[str]:
 
 def last_report(log: str) -> ServerReported | None:
     """How the run ended by the server's log, for a server that could not write its status (a full disk)."""
-    said: list[str] = []
-    for line in log.splitlines():
-        found = _ENDED.match(line)
-        if found:
-            said = [found[1]]
-        elif said and line.startswith("  "):
-            said.append(line)
-        elif said:
-            said.append("")  # what follows is not part of it
-    if not said:
+    found = list(_ENDED.finditer(log))
+    if not found:
         return None
-    message = "\n".join(said[: said.index("") if "" in said else None])
+    message = found[-1][1]
     return ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 
 import pytest
@@ -23,7 +22,8 @@ def test_fault_53_a_mark_ends_processes_that_left_their_group(tmp_path, asked, r
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
     code = f"import subprocess, sys, time; {child}; time.sleep(60)"
     with pytest.raises(raised) if raised else contextlib.nullcontext(), Processes() as processes:
-        processes.start("parent", [sys.executable, "-c", code], cwd=tmp_path, log=tmp_path / "log")
+        (tmp_path / "parent.py").write_text(code)
+        processes.start("parent", "parent", cwd=tmp_path, log=tmp_path / "log")
         deadline = time.monotonic() + 10
         while len(processes.marked()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import pytest
 
@@ -41,8 +40,9 @@ def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, 
     monkeypatch.setenv("SAMFED_WEIGHTS", "weights")
     code = "import os; print(os.environ['PYTHONPATH'], os.environ['SAMFED_WEIGHTS'])"
     (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "shown.py").write_text(code)
     with Processes() as processes:
-        processes.start("one", [sys.executable, "-c", code], cwd=tmp_path / "elsewhere", log=tmp_path / "log").wait()
+        processes.start("one", "shown", cwd=tmp_path / "elsewhere", log=tmp_path / "log").wait()
     imports = os.pathsep.join([f"{tmp_path}/lib", "/opt/lib", str(tmp_path)])
     assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights\n"
 
