@@ -218,10 +218,10 @@ class SamFedAlgo(MonaiAlgo):
     - after ``abort()``, ``evaluate`` is refused until ``initialize`` or ``train`` is called; after ``finalize()`` both
       are, until ``initialize`` is.
 
-    An FL system that does not use this package's messages (FLARE's own FedAvg, say) may send NumPy arrays in its own precision and the whole network, of which frozen and
-    personal parts are then not read; the answer has the names that it sent, except personal ones. With
-    ``send_weight_diff`` the answer is the difference to what was received; this package's own strategies take full
-    weights alone.
+    An FL system that does not use this package's messages (FLARE's own FedAvg, say) may send NumPy arrays in its own
+    precision and the whole network, of which frozen and personal parts are then not read; the answer has the names that
+    it sent, except personal ones. With ``send_weight_diff`` the answer is the difference to what was received; this
+    package's own strategies take full weights alone.
 
     ``train`` reads ``extra["round"]``, ``["rounds"]`` and ``["seed"]`` and puts the first two on ``trainer.state``.
     ``get_weights`` answers with ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.

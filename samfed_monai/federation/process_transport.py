@@ -66,14 +66,39 @@ class ProcessTransport(WireTransport):
     """
 
     def __init__(self, plan: Plan, places: Places, *, workers: int, progress: Progress | None = None) -> None:
+        import torch
+
         sites = tuple(sorted({*plan.sites, *plan.unseen}))
         count = max(1, min(workers, len(sites)))
         self._states = Path(places.output_dir) / ".states"
         shutil.rmtree(self._states, ignore_errors=True)
-        settings = {"plan": plan.to_json(), "places": places.to_json(), "states": str(self._states)}
-        settings |= _shared_with_workers(count)
-        self._pipes = Pipes([_SiteProcess(sites[number::count], settings) for number in range(count)])
-        super().__init__(self._pipes, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
+        settings = {
+            **{"plan": plan.to_json(), "places": places.to_json(), "states": str(self._states)},
+            "threads": max(1, min(torch.get_num_threads(), usable_cores()) // count),
+            "level": logging.getLogger("samfed_monai").getEffectiveLevel(),
+        }
+        self.processes = [_SiteProcess(sites[number::count], settings) for number in range(count)]
+        self._error: Exception | None = None
+        super().__init__(self, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
+
+    def send(self, request: Request) -> _Ticket:
+        """Has the thread of the site's process ask it, as a :class:`Post`."""
+        process = next(process for process in self.processes if request.site in process.sites)
+        ticket = _Ticket(request, process)
+        ticket.work = process.thread.submit(self._ask, ticket)
+        return ticket
+
+    def cancel(self, ticket: _Ticket) -> bool:
+        """Ends the process that works on a request."""
+        ticket.cancelled = True
+        if not ticket.work.cancel():
+            ticket.process.kill_until(ticket.work)
+        return True
+
+    def check_stop(self) -> None:
+        """Raises what a site raised before round 0."""
+        if self._error is not None:
+            raise self._error
 
     def save_state(self, folder: Path) -> dict[str, str]:
         super().save_state(folder)
@@ -96,13 +121,45 @@ class ProcessTransport(WireTransport):
 
     def finalize(self) -> None:
         """Ends the sites, then the processes."""
-        self._pipes.finalize()
+        for process in self.processes:
+            try:
+                if process.child.alive:
+                    process.ask({"task": "finalize"})
+            except ChildDied as error:  # all that it had to do was done
+                logger.warning("%s: %s", ", ".join(process.sites), error)
         self.close()
 
     def close(self) -> None:
-        """Ends the processes, whatever they do; safe to call at any time."""
-        self._pipes.close()
+        """Ends the processes, whatever they do; requests that wait are dropped. Safe to call at any time."""
+        opened = [process for process in self.processes if not process.closed]
+        for process in opened:
+            process.closed = True
+            process.child.kill()
+        for process in opened:
+            process.kill_until(process.thread.submit(lambda: None))
+            process.thread.shutdown()
+            process.child.stop()
         shutil.rmtree(self._states, ignore_errors=True)
+
+    def _ask(self, ticket: _Ticket) -> None:
+        """Runs in the thread of the ticket's process."""
+        request, process = ticket.request, ticket.process
+        try:
+            process.start(ticket)
+            if ticket.cancelled or process.closed:
+                return
+            head = {"site": request.site, "task": request.task, "keep": request.words["keep"]}
+            answer, content = process.ask(head, request.payload)
+        except ChildDied as error:
+            if not ticket.cancelled:
+                request.answered(request.site, str(error))
+        except Exception as error:
+            self._error = error
+        else:
+            if "raised" in answer:
+                self._error = _raised(answer["raised"], request.site)
+            else:
+                request.answered(request.site, str(answer.get("failure") or "") or content)
 
     def __enter__(self) -> ProcessTransport:
         return self
@@ -134,12 +191,18 @@ class _SiteProcess:
         self.thread = ThreadPoolExecutor(1)  # one site after the other
         self.closed = False
 
-    def start(self) -> None:
-        """Starts the process where there is none."""
-        if not self.child.alive:
+    def start(self, ticket: _Ticket) -> None:
+        """Starts the process where there is none and one is still wanted."""
+        if not (self.child.alive or ticket.cancelled or self.closed):
             if self.child.pid is not None:
                 logger.warning("the process of %s is started again", ", ".join(self.sites))
             self.child.start()
+
+    def kill_until(self, work: Future[None]) -> None:
+        """Ends the process until the thread is done."""
+        while not work.done():
+            self.child.kill()  # at every look: it may just have been started again
+            time.sleep(_LOOK)
 
     def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
         """An answer; log records of that process are logged here.
@@ -164,78 +227,6 @@ class _Ticket:
     cancelled: bool = False
 
 
-class Pipes:
-    """Carries requests to the processes of this machine's sites: the :class:`Post` of a :class:`ProcessTransport`."""
-
-    def __init__(self, processes: Sequence[_SiteProcess]) -> None:
-        self.processes = tuple(processes)
-        self._error: Exception | None = None
-
-    def send(self, request: Request) -> _Ticket:
-        process = next(process for process in self.processes if request.site in process.sites)
-        ticket = _Ticket(request, process)
-        ticket.work = process.thread.submit(self._ask, ticket)
-        return ticket
-
-    def cancel(self, ticket: _Ticket) -> bool:
-        ticket.cancelled = True
-        if not ticket.work.cancel():
-            _kill_until_done(ticket.process.child, ticket.work)
-        return True
-
-    def check_stop(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def finalize(self) -> None:
-        """Ends the sites of the processes that are there."""
-        for process in self.processes:
-            try:
-                if process.child.alive:
-                    process.ask({"task": "finalize"})
-            except ChildDied as error:  # all that it had to do was done
-                logger.warning("%s: %s", ", ".join(process.sites), error)
-
-    def close(self) -> None:
-        """Ends the processes; requests that wait are dropped."""
-        opened = [process for process in self.processes if not process.closed]
-        for process in opened:
-            process.closed = True
-            process.child.kill()
-        for process in opened:
-            _kill_until_done(process.child, process.thread.submit(lambda: None))
-            process.thread.shutdown()
-            process.child.stop()
-
-    def _ask(self, ticket: _Ticket) -> None:
-        """Runs in the thread of the ticket's process."""
-        request, process = ticket.request, ticket.process
-        try:
-            if ticket.cancelled or process.closed:
-                return
-            process.start()
-            if ticket.cancelled or process.closed:
-                return
-            head = {"site": request.site, "task": request.task, "keep": request.words["keep"]}
-            answer, content = process.ask(head, request.payload)
-        except ChildDied as error:
-            if not ticket.cancelled:
-                request.answered(request.site, str(error))
-        except Exception as error:
-            self._error = error
-        else:
-            if "raised" in answer:
-                self._error = _raised(answer["raised"], request.site)
-            else:
-                request.answered(request.site, str(answer.get("failure") or "") or content)
-
-
-def _kill_until_done(child: Child, work: Future[None]) -> None:
-    while not work.done():
-        child.kill()  # at every look: it may just have been started again
-        time.sleep(_LOOK)
-
-
 def _raised(described: Mapping[str, Any], site: str) -> Exception:
     """The error that a process described."""
     if "problems" in described:
@@ -245,12 +236,3 @@ def _raised(described: Mapping[str, Any], site: str) -> Exception:
     if described["errno"] is not None:
         return OSError(described["errno"], f"{os.strerror(described['errno'])}, at {site}:\n{described['error']}")
     return RuntimeError(f"in the process of {site}:\n{described['error']}")
-
-
-def _shared_with_workers(workers: int) -> dict[str, Any]:
-    """What the processes have of this one: their share of its threads, and its level of logging."""
-    import torch
-
-    level = logging.getLogger("samfed_monai").getEffectiveLevel()
-    threads = max(1, min(torch.get_num_threads(), usable_cores()) // workers)
-    return {"threads": threads, "level": level}

@@ -136,7 +136,8 @@ def require_request(task: Task, request: Message, site: str, rounds: int) -> Non
         MessageRefused: another version, kind, site or round; numbers, words or a count that a request does not have.
     """
     problems = Problems()
-    problems.extend(replace(request, tensors={}).problems(up=False, site=site))
+    with problems.collected():
+        replace(request, tensors={}).check(up=False, site=site)
     if request.kind not in (kinds := _KINDS[task]):
         expected = f"one of {', '.join(sorted(kind.value for kind in kinds))} to {task.value}"
         problems.add("message -> kind", found=Kind(request.kind).value, expected=expected)

@@ -166,12 +166,6 @@ def test_bytes_are_the_same_whatever_the_order_of_numbers_and_hold_no_nan():
         to_bytes(message(metrics={"dice": math.nan}))
 
 
-def test_the_size_of_a_message_that_came_is_that_of_its_bytes_however_they_were_written():
-    payload = save(weights(), {"samfed": json.dumps(message().header(), indent=4)})
-    received = from_bytes(payload, max_bytes=len(payload))
-    assert wire_size(received) == len(payload) > len(to_bytes(received))
-
-
 @settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
