@@ -562,6 +562,6 @@ def test_a_header_with_other_fields_is_refused_in_full():
         with pytest.raises(MessageRefused) as caught:
             from_bytes(save(weights(), {"samfed": json.dumps(header)}))
         assert [str(each) for each in caught.value.problems] == [
-            "message -> header: expected version, kind, site, round, rounds, seed, n, metrics, extra, "
+            "message -> header: expected version, round, rounds, seed, n, kind, site, metrics, extra, "
             "found other fields"
         ]
