@@ -13,7 +13,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.protocol.message import Kind, Message, MessageRefused, metric_range
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused, metric_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Messa
     """
     if exchange.weight_type == WeightType.WEIGHT_DIFF:
         hint = "create the client with send_weight_diff=False"
-        raise MessageRefused([Problem("message -> tensors", found="differences", expected="full weights", hint=hint)])
+        raise message_refused("message -> tensors", "differences", "full weights", hint)
     tensors = dict(exchange.weights or {})
     header = exchange.get(HEADER)
     if header is not None:

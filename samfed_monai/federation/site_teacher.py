@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.data.records import different
@@ -18,7 +18,7 @@ from samfed_monai.federation.student_teacher import StudentTeacher
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import BESIDE, NAMES
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +137,7 @@ class SiteTeacher:
             self._sha256 = str(read_json(self.memory)["teacher"])
         if self._sha256 is None:
             hint = "start the run again: the server sends the adapter before the first round"
-            raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", hint=hint)])
+            raise message_refused("teacher", "none", "the server's adapter first", hint)
         return self._sha256
 
     def load(self, message: Message) -> Teacher | StudentTeacher:
@@ -164,8 +164,11 @@ class SiteTeacher:
         if teacher is None:
             teacher = self._load(file, message.extra)
         if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
-            found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
-            raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
+            expected, hint = (
+                f"the server's, {message.extra['teacher'][:12]}",
+                "give both the same teacher.json and version",
+            )
+            raise message_refused("teacher", teacher.sha256[:12], expected, hint)
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
         write_json(self.memory, {"teacher": teacher.sha256})
@@ -181,7 +184,7 @@ class SiteTeacher:
 
         if split not in self.stage.scored:
             expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
-            raise _refusal("teacher's scores -> split", repr(split), expected)
+            raise message_refused("teacher's scores -> split", repr(split), expected)
 
         rows = self.masks.teacher_scores(self.sha256, config, split)
         convention = config.parser().get_parsed_content("validate#scores").convention
@@ -197,18 +200,20 @@ class SiteTeacher:
             MessageRefused: another kind of message, other names, bytes with another SHA-256, or none where one is due.
         """
         if message.kind != Kind.ADAPTER or message.tensors.keys() - {_ADAPTER}:
-            raise _refusal("message -> tensors", "other tensors", "an adapter")
+            raise message_refused("message -> tensors", "other tensors", "an adapter")
         if not message.tensors:
             if self.adapt != "none":
-                raise _refusal(_ADAPTER, "none", f"one, as teacher_adapt is {self.adapt}")
+                raise message_refused(_ADAPTER, "none", f"one, as teacher_adapt is {self.adapt}")
             return None
         tensor, wanted = message.tensors[_ADAPTER], message.extra.get(_ADAPTER)
         if tensor.dtype != torch.uint8 or tensor.ndim != 1:
-            raise _refusal("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
+            raise message_refused("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
         content = tensor.numpy().tobytes()
         if (sha256 := sha256_bytes(content)) != wanted:
             found, expected = f"bytes with SHA-256 {sha256[:12]}", f"{(wanted or 'its own')[:12]}"
-            raise _refusal("message -> adapter", found, expected, "they were damaged on the way: send them again")
+            raise message_refused(
+                "message -> adapter", found, expected, "they were damaged on the way: send them again"
+            )
         return self.stage.kept(content)
 
     def _load(self, adapter: Path | None, extra: dict[str, str]) -> Teacher | StudentTeacher:
@@ -224,12 +229,14 @@ class SiteTeacher:
             try:
                 wanted["SAM that the adapter was fitted on"] = read_header(adapter).base_sha256
             except Refused:
-                raise _refusal(_ADAPTER, "bytes that are no adapter", "an adapter made by `samfed teach`") from None
+                raise message_refused(
+                    _ADAPTER, "bytes that are no adapter", "an adapter made by `samfed teach`"
+                ) from None
         try:
             own = sha256_file(self.stage.checkpoint())
         except (Refused, OSError):
             hint = f"run `samfed weights` for {base} at this site"
-            raise _refusal("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", hint) from None
+            raise message_refused("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", hint) from None
         problems = Problems()
         for what, sha256 in wanted.items():
             if sha256 not in (None, own):
@@ -241,7 +248,3 @@ class SiteTeacher:
 
 
 _ADAPTER = "adapter"  # name of the tensor, and of the word with its hash
-
-
-def _refusal(where: str, found: str, expected: str, hint: str = "") -> MessageRefused:
-    return MessageRefused([Problem(where, found=found, expected=expected, hint=hint)])

@@ -173,7 +173,7 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     """
     if getattr(client, "trainer", None) is None:
         return Allowed()
-    network, own = client.trainer.network, getattr(client, "own", None)
+    network, sharing = client.trainer.network, getattr(getattr(client, "own", None), "sharing", None)
     batch = _smallest_batch(client.trainer)
     if personal is None:
         personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
@@ -182,11 +182,11 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
         batch=batch,
         statistic=getattr(client, "statistic", None),
         seen=trained_on.least() if (trained_on := getattr(client, "trained_on", None)) is not None else None,
-        keeps=own is not None or bool(network_split(network, personal).personal),
+        keeps=sharing is not None or bool(network_split(network, personal).personal),
     )
-    if own is None:
+    if sharing is None:
         return weights
-    like = dict(own.sharing.may_share())
+    like = dict(sharing.may_share())
     if Kind.WEIGHTS in like:
         like[Kind.WEIGHTS] = weights.like[Kind.WEIGHTS]
     return replace(weights, like=like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys())

@@ -18,7 +18,7 @@ import torch
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.protocol.message import Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, message_refused
 from samfed_monai.protocol.statistics import PREFIX
 
 if TYPE_CHECKING:
@@ -186,12 +186,12 @@ class Sender:
         matrices = [name for name, tensor in weights.items() if _is_matrix(name, tensor)]
         if any(name not in base or base[name].shape != weights[name].shape for name in matrices):
             expected = "those of the request, to which differences are made"
-            raise MessageRefused([Problem("message -> tensors", found="other weights", expected=expected)])
+            raise message_refused("message -> tensors", "other weights", expected)
         base = {name: base[name] for name in weights if name in base}
         steps = {name: weights[name].float() - base[name].float() for name in matrices}
         steps = {name: step + self._left[name] if name in self._left else step for name, step in steps.items()}
         if not all(all_finite(step) for step in steps.values()):
-            raise MessageRefused([Problem("message -> tensors", found="NaN or infinity", expected="finite values")])
+            raise message_refused("message -> tensors", "NaN or infinity", "finite values")
         tensors = self.compression.packed(weights, steps)
         restored = self.compression.restored(tensors, base)
         self._left = {name: step - (restored[name].float() - base[name].float()) for name, step in steps.items()}

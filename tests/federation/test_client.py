@@ -20,7 +20,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation import from_exchange_object, to_exchange_object
 from samfed_monai.federation.client import place_at_round
 from samfed_monai.federation.exchange_object import Call, as_own_tensors
-from samfed_monai.federation.own_network import PersonalParts
+from samfed_monai.federation.own_network import OwnNetwork
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused
@@ -308,7 +308,7 @@ def test_differences_are_those_to_the_weights_received():
 def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
     algo = toy_algo()
     shared = tuple(toy_weights().keys() - {"3.bias", "0.weight"})
-    algo.parts = PersonalParts(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
+    algo.own = OwnNetwork(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
     theirs = toy_weights(seed=1)
     algo.train(as_flare_sends_them(theirs), extra={})
     answer = algo.get_weights().weights
