@@ -171,8 +171,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _follow(session: Any, job_id: str, arguments: argparse.Namespace) -> None:
-    from samfed_monai.flare.session import fetch_results, follow
-    from samfed_monai.flare.status import raise_for_status
+    from samfed_monai.flare.session import fetch_results, follow, raise_for_status
 
     kit, output = str(absolute(arguments.kit)), Path(str(absolute(arguments.output_dir)))
     command = shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", str(output)])

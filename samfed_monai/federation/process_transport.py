@@ -1,4 +1,9 @@
-"""A federation on one machine whose sites work side by side, each in one of a few processes."""
+"""A federation on one machine whose sites work side by side, each in one of a few processes.
+
+Such a process is ``python -m samfed_monai.federation.process_transport PIPE``. What is logged there is sent with the
+answers and logged by the process that asked, which runs on the same machine, for the same user; what a site raises
+before round 0 is raised there, too.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,35 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core import tensor_file
 from samfed_monai.core.device import best_device, usable_cores
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import as_file_name, make_folder
-from samfed_monai.federation.child_process import Child, ChildDied
+from samfed_monai.core.own_process import brief_spins, set_up_process
+from samfed_monai.core.run_log import is_news
+from samfed_monai.federation.child_process import Answer, Child, ChildDied, serve
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import state_file
+from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.wire_transport import Request, WireTransport
+from samfed_monai.protocol.message import MessageRefused
+from samfed_monai.protocol.transport import Task, scrub
 
 logger = logging.getLogger(__name__)
 
-PROCESS = "samfed_monai.federation.site_process"
+PROCESS = "samfed_monai.federation.process_transport"
 _LOOK = 0.05  # seconds between two looks at a thread
 
 
@@ -186,6 +199,7 @@ class _SiteProcess:
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OMP_NUM_THREADS": str(settings["threads"]),
             "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
+            **brief_spins(),
         }
         self.sites, self.child = sites, Child(PROCESS, settings, environment=environment)
         self.thread = ThreadPoolExecutor(1)  # one site after the other
@@ -227,6 +241,71 @@ class _Ticket:
     cancelled: bool = False
 
 
+def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+    """What answers questions in this process, with sites made from the plan, as in a process that has them all."""
+    import torch
+
+    from samfed_monai.federation.site import ProcessContext, Site
+
+    set_up_process()
+    torch.set_num_threads(int(settings["threads"]))
+    log, plan, places = _Log(settings["level"]), Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
+    contexts: list[ProcessContext] = []
+
+    def make_site(name: str) -> Site:
+        if not contexts:
+            contexts.append(ProcessContext.of(plan, places))
+        return Site(name, plan, places, context=contexts[0])
+
+    worker = SiteWorker(make_site, lambda name: Path(settings["states"]) / as_file_name(name))
+
+    def answer(head: dict[str, Any], payload: bytes) -> Answer:
+        try:
+            if head["task"] == "finalize":
+                worker.finalize()
+                return {"log": log.take()}, b""
+            content = worker.answer(head["site"], Task(head["task"]), payload, head["keep"])
+            return {"log": log.take()}, content
+        except Exception as error:
+            if not isinstance(error, MessageRefused):
+                if head["task"] in (Task.CHECK, Task.PREPARE):
+                    return {"raised": _described(error), "log": log.take()}, b""
+                logger.exception("%s failed in %s", head["site"], head["task"])
+            return {"failure": scrub(error), "log": log.take()}, b""
+
+    return answer
+
+
+class _Log(logging.Handler):
+    """Keeps what is logged until it travels."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.addFilter(is_news)
+        self._kept: list[tuple[str, int, str]] = []
+        logging.getLogger().addHandler(self)
+        logging.getLogger("samfed_monai").setLevel(level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append((record.name, record.levelno, self.format(record)))
+
+    def take(self) -> list[tuple[str, int, str]]:
+        """What was logged since this was last called."""
+        kept, self._kept = self._kept, []
+        return kept
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    """An error that the asking process raises as it would have been raised there (:func:`_raised`)."""
+    known = unwrap(error)
+    if isinstance(known, Refused):
+        return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
+    if isinstance(known, Stopped):
+        return {"stopped": [known.reason, known.resume]}
+    number = error.errno if isinstance(error, OSError) else None
+    return {"error": "".join(traceback.format_exception(error)), "errno": number}
+
+
 def _raised(described: Mapping[str, Any], site: str) -> Exception:
     """The error that a process described."""
     if "problems" in described:
@@ -236,3 +315,15 @@ def _raised(described: Mapping[str, Any], site: str) -> Exception:
     if described["errno"] is not None:
         return OSError(described["errno"], f"{os.strerror(described['errno'])}, at {site}:\n{described['error']}")
     return RuntimeError(f"in the process of {site}:\n{described['error']}")
+
+
+def main() -> None:
+    """Answers until the process that asks is gone."""
+    # Ctrl-C in a terminal, or a signal to the whole group, is for the process that asks; it ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    serve(_start)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,8 +29,8 @@ from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation.wire_transport import Post, Request, WireTransport
 from samfed_monai.flare.executor import FAILURE, packed, unpacked
+from samfed_monai.flare.session import RUN_ID, publish, write_status
 from samfed_monai.flare.site_file import PLAN, limit, read_plan, read_site_file, require_run_name
-from samfed_monai.flare.status import RUN_ID, write_status
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
@@ -163,8 +163,6 @@ class FederationController(Controller):
 
     def run(self) -> None:
         """Runs the federation and records how it ended."""
-        from samfed_monai.flare.session import publish
-
         set_up_process()  # FLARE's, of this job alone: warm start and aggregation are computed here
         folder = self.run_folder()
         try:

@@ -28,9 +28,17 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.flare.job import merge_allow_list
-from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
+from samfed_monai.flare.session import (
+    ShownLog,
+    clear_status,
+    last_report,
+    open_session,
+    raise_for_status,
+    read_status,
+    submit_job,
+    wait_for_sites,
+)
 from samfed_monai.flare.site_file import NAME
-from samfed_monai.flare.status import ShownLog, clear_status, last_report, raise_for_status, read_status
 
 logger = logging.getLogger(__name__)
 

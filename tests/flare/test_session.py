@@ -13,14 +13,16 @@ import pytest
 from samfed_monai.core.errors import Refused, Stopped, Terminated
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.session import (
+    ServerReported,
     admin_of,
     fetch_results,
     follow,
     open_session,
     publish,
+    read_status,
     wait_for_sites,
+    write_status,
 )
-from samfed_monai.flare.status import ServerReported, read_status, write_status
 
 
 def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from samfed_monai.core.errors import ExitCode, Refused, Stopped, machine_failure, message_and_code
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.local import _until_done, refuse_busy_port
-from samfed_monai.flare.status import (
+from samfed_monai.flare.session import (
     ServerReported,
     clear_status,
     raise_for_status,
@@ -69,8 +69,8 @@ def test_a_full_disk_at_the_server_stops_the_run_and_is_in_its_log(tmp_path, mon
     server = Full(tmp_path)
     if not writes:
         write_status(tmp_path / "run", "running")
-        monkeypatch.setattr("samfed_monai.flare.status.write_json", full)
-        monkeypatch.setattr("samfed_monai.flare.session.publish", full)
+        monkeypatch.setattr("samfed_monai.flare.session.write_json", full)
+        monkeypatch.setattr("samfed_monai.flare.controller.publish", full)
     server.run()
     assert server.told == [str(machine_failure(OSError(errno.ENOSPC, "", "/run/x" if writes else "/job")))]
     assert caplog.records[0].message == server.told[0]
