@@ -29,9 +29,8 @@ from samfed_monai.federation.exchange_object import (
     HEADER,
     Call,
     as_own_tensors,
-    class_metrics,
+    metrics_of_parts,
     sendable,
-    volume_metrics,
 )
 from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.handlers.handler_group import HandlerGroup
@@ -155,7 +154,7 @@ def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, A
     empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
     rows = list(getattr(state, "scores", None) or [])
     expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
-    return rows, {**empty, **class_metrics(summary), **volume_metrics(summary), **expected}, count
+    return rows, {**empty, **metrics_of_parts(summary), **expected}, count
 
 
 def expected_of(estimates: Sequence[float]) -> dict[str, float]:

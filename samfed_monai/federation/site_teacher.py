@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.data.records import different
-from samfed_monai.federation.exchange_object import class_metrics, volume_metrics
+from samfed_monai.federation.exchange_object import metrics_of_parts
 from samfed_monai.federation.student_teacher import StudentTeacher
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -191,7 +191,7 @@ class SiteTeacher:
         summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
         means = {name: summary[name] for name in (*NAMES, *BESIDE) if summary.get(name) is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
-        return {"n": summary["n"], "metrics": {**means, **empty, **class_metrics(summary), **volume_metrics(summary)}}
+        return {"n": summary["n"], "metrics": {**means, **empty, **metrics_of_parts(summary)}}
 
     def _file(self, message: Message) -> Path | None:
         """The message's adapter as a file in the cache, named by its hash; ``None`` where it carries none.
