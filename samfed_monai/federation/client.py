@@ -25,6 +25,7 @@ from samfed_monai.core import training_state
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
+from samfed_monai.core.validators import one_of, require
 from samfed_monai.federation.exchange_object import (
     HEADER,
     Call,
@@ -34,7 +35,7 @@ from samfed_monai.federation.exchange_object import (
 )
 from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.handlers.handler_group import HandlerGroup
-from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
+from samfed_monai.handlers.images_seen import ImagesSeen, identities
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 
@@ -108,74 +109,9 @@ COMPARED_AFTER = {("current", "validation"): "current", ("best", "test"): "best"
 """Evaluations, as (model, split), after which a site without masks compares student and teacher; with their name."""
 
 
-@contextmanager
-def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, folder: Path | None) -> Iterator[None]:
-    """Gives an evaluator another split's data loader, and its score handlers a folder, within a block.
-
-    Args:
-        evaluator: the bundle's evaluator.
-        workflow: the workflow that it came from.
-        split: ``validation`` or ``test``.
-        folder: where handlers with an ``output_dir`` write; ``None`` leaves them writing nothing.
-
-    Raises:
-        Refused: no such split, or the bundle has no data loader for it.
-    """
-    loader = _loader(evaluator, workflow, split)
-    own_loader, own_length = evaluator.data_loader, evaluator.state.epoch_length
-    handlers = [handler for handler in _handlers(workflow) if hasattr(handler, "output_dir")]
-    own_folders = [handler.output_dir for handler in handlers]
-    evaluator.data_loader = loader
-    evaluator.state.epoch_length = len(loader) if isinstance(loader, Sized) else None
-    evaluator.state.metrics, evaluator.state.scores, evaluator.state.score_summary = {}, None, None
-    for handler in handlers:
-        handler.output_dir = folder
-    try:
-        yield
-    finally:
-        evaluator.data_loader, evaluator.state.epoch_length = own_loader, own_length
-        for handler, own_folder in zip(handlers, own_folders, strict=True):
-            handler.output_dir = own_folder
-
-
-def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, Any]], dict[str, float], int]:
-    """What a run of the evaluator left: its table, ``empty_<side>`` counts and scores of classes by name, and how many
-    different images were seen.
-
-    Raises:
-        MessageRefused: the scores are not those of these images, each of them once.
-    """
-    state = evaluator.state
-    summary = dict(getattr(state, "score_summary", None) or {})
-    count = len(seen.images)
-    if summary.get("n", seen.drawn) != count:
-        found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as the bundles do"
-        raise message_refused("scores", found, "each image that was read once", hint)
-    empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
-    rows = list(getattr(state, "scores", None) or [])
-    expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
-    return rows, {**empty, **metrics_of_parts(summary), **expected}, count
-
-
 def expected_of(estimates: Sequence[float]) -> dict[str, float]:
     """The mean of estimates of masks, and of how many, as metrics of a message; nothing of none."""
     return {"expected_dice": fmean(estimates), "expected_images": len(estimates)} if estimates else {}
-
-
-def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
-    if split not in LOADER_IDS:
-        raise refused("split", "another split", f"one of {sorted(LOADER_IDS)}")
-    loader = parsed(getattr(workflow, "parser", None), LOADER_IDS[split])
-    if loader is not None:
-        return loader
-    if split == "validation":
-        return evaluator.data_loader
-    hint = f"define {LOADER_IDS[split]} in evaluate.json"
-    raise refused(LOADER_IDS[split], "no such id in the bundle", "a data loader", hint)
-
-
-def _handlers(workflow: Any) -> list[Any]:
-    return list(parsed(getattr(workflow, "parser", None), "validate#handlers") or [])
 
 
 class SamFedAlgo(MonaiAlgo):
@@ -238,10 +174,8 @@ class SamFedAlgo(MonaiAlgo):
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
             # called once the workflow asks for @network, when there is a trainer
-            self.eval_kwargs = {
-                **self.eval_kwargs,
-                "network": {"_target_": lambda: self.trainer and self.trainer.network},
-            }
+            of_trainer = {"_target_": lambda: self.trainer and self.trainer.network}
+            self.eval_kwargs = {**self.eval_kwargs, "network": of_trainer}
         #: Called after the evaluations of :data:`COMPARED_AFTER` with the evaluator, which still holds the model, and
         #: the model's name; ``None`` does nothing.
         self.on_evaluated: Callable[[SupervisedEvaluator, str], list[float]] | None = None
@@ -251,6 +185,7 @@ class SamFedAlgo(MonaiAlgo):
         self._seconds = 0.0
         self._received: dict[str, float] = {}
         self._frozen_too = False
+        self._validation: Any = None  # the evaluator's own loader, where the bundle has no id for it
         #: Whether the last evaluation left images of its split out.
         self.scored_a_part = False
         #: Images that the last training saw, and those of the last evaluation.
@@ -288,6 +223,7 @@ class SamFedAlgo(MonaiAlgo):
         for engine, seen in ((self.trainer, self.trained_on), (self.evaluator, self._evaluated)):
             if engine is not None:
                 seen.attach(engine)
+        self._validation = getattr(self.evaluator, "data_loader", None)
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
@@ -400,24 +336,58 @@ class SamFedAlgo(MonaiAlgo):
         folder = None
         if self.output_dir is not None and model in ("best", "last"):
             folder = self.output_dir / model / str(self.client_name) / split
+        self._go_to(self.evaluator, split, folder)
+        restored = restored_after(self.evaluator.network, own.split.frozen)
         with (
-            evaluation_parts(self.evaluator, self.eval_workflow, split, folder),
             own_random_state(call.derive_seed("evaluate")),
-            restored_after(self.evaluator.network, own.split.frozen) if self.trainer is not None else nullcontext(),
+            restored if self.trainer is not None else nullcontext(),
         ):
             self._evaluated.forget()
             with warnings.catch_warnings():  # a site without masks has no labelled images, in every round
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
                 answer = super().evaluate(data, extra)
-            self.scores[split], empty, seen = scored(self.evaluator, self._evaluated.batch)
-            dataset = getattr(self.evaluator.data_loader, "dataset", None)
-            self.scored_a_part = isinstance(dataset, SplitDataset) and seen < dataset.different_images()
+            found = self._found(self.evaluator, split)
             called = COMPARED_AFTER.get((str(model), split))
             if self.on_evaluated is not None and called is not None:
-                empty = expected_of(self.on_evaluated(self.evaluator, called)) | empty
-        answer.metrics = sendable({**(answer.metrics or {}), **empty})
-        answer[HEADER] = call.header(Kind.METRICS, n=seen)
+                found = expected_of(self.on_evaluated(self.evaluator, called)) | found
+        answer.metrics = sendable({**(answer.metrics or {}), **found})
+        answer[HEADER] = call.header(Kind.METRICS, n=len(self._evaluated.batch.images))
         return answer
+
+    def _go_to(self, evaluator: SupervisedEvaluator, split: str, folder: Path | None) -> None:
+        """Gives the evaluator a split's data loader, and its handlers with an ``output_dir`` the folder to write into.
+
+        Raises:
+            Refused: no such split, or the bundle has no data loader for it.
+        """
+        require(one_of("split", split, ("validation", "test")))
+        parser, name = getattr(self.eval_workflow, "parser", None), LOADER_IDS[split]
+        loader = parsed(parser, name, self._validation if split == "validation" else None)
+        if loader is None:
+            raise refused(name, "no such id in the bundle", "a data loader", f"define {name} in evaluate.json")
+        for handler in parsed(parser, "validate#handlers") or ():
+            if hasattr(handler, "output_dir"):
+                handler.output_dir = folder
+        state = evaluator.state
+        evaluator.data_loader, state.epoch_length = loader, len(loader) if isinstance(loader, Sized) else None
+        state.metrics, state.scores, state.score_summary = {}, None, None
+
+    def _found(self, evaluator: SupervisedEvaluator, split: str) -> dict[str, float]:
+        """What a run of the evaluator left, as metrics of a message; its table stays in :attr:`scores`.
+
+        Raises:
+            MessageRefused: the scores are not those of the images that were read, each of them once.
+        """
+        state, seen = evaluator.state, self._evaluated.batch
+        summary, dataset = dict(state.score_summary or {}), getattr(evaluator.data_loader, "dataset", None)
+        if summary.get("n", seen.drawn) != len(seen.images):
+            found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as bundles do"
+            raise message_refused("scores", found, "each image that was read once", hint)
+        self.scores[split] = rows = list(state.scores or [])
+        self.scored_a_part = isinstance(dataset, SplitDataset) and len(seen.images) < dataset.different_images()
+        empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
+        expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
+        return {**empty, **metrics_of_parts(summary), **expected}
 
     def abort(self, extra: dict | None = None) -> None:
         """Stops the engine that runs, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
