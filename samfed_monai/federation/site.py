@@ -409,12 +409,9 @@ class Site:
         return [replace(problem, **unnamed) for problem in problems]
 
     def _prepare(self, message: Message) -> Message:
-        started, shown = time.perf_counter(), 0
+        started = time.perf_counter()
         if message.kind == Kind.ADAPTER:
-            if self.teacher is not None:
-                if self.context is not None and self.context.teacher is None:
-                    self.context.teacher = self.teacher.load(message)  # once for all sites of a process
-                shown = self.teacher.take(message, self.context.teacher if self.context else None)
+            shown = self.teacher.take(message, self.context) if self.teacher is not None else 0
         else:
             if self.context is not None:
                 self.context.teacher = None  # frees it: the rounds do not need it
@@ -428,7 +425,7 @@ class Site:
         if self.teacher is None:
             raise message_refused("teacher", "none in this plan", "one")
         split = message.extra.get("split", "test")
-        return numeric_reply(message, **self.teacher.scores(split, self.participants.config))
+        return numeric_reply(message, **self.teacher.scores(split))
 
     @property
     def client(self) -> SamFedAlgo:
