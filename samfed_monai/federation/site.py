@@ -139,19 +139,19 @@ def require_request(task: Task, request: Message, site: str, rounds: int) -> Non
     problems = Problems()
     with problems.collected():
         replace(request, tensors={}).check(up=False, site=site)
-    if request.kind not in (kinds := _KINDS[task]):
-        expected = f"one of {', '.join(sorted(kind.value for kind in kinds))} to {task.value}"
-        problems.add("message -> kind", found=Kind(request.kind).value, expected=expected)
-    if not (request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds):
-        problems.add("message -> round", found="one that the plan does not have", expected=f"{rounds} rounds")
-    if request.metrics:
-        problems.add("message -> metrics", found="numbers", expected="none in a request")
-    if request.n:
-        problems.add("message -> n", found="another number", expected="0 in a request")
-    if WITHHELD in request.extra:
-        problems.add("message -> extra", found=WITHHELD, expected="words of a server")
+    kinds = ", ".join(sorted(kind.value for kind in _KINDS[task]))
+    planned = request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds
+    for wrong, part, found, expected in (
+        (request.kind not in _KINDS[task], "kind", Kind(request.kind).value, f"one of {kinds} to {task.value}"),
+        (not planned, "round", "one that the plan does not have", f"{rounds} rounds"),
+        (request.metrics, "metrics", "numbers", "none in a request"),
+        (request.n, "n", "another number", "0 in a request"),
+        (WITHHELD in request.extra, "extra", WITHHELD, "words of a server"),
+    ):
+        if wrong:
+            problems.add(f"message -> {part}", found=found, expected=expected)
     if problems:
-        raise MessageRefused(list(problems))
+        raise MessageRefused(problems)
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problems, did_you_mean
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.json_schema import departures
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.protocol.message import Message, message_refused
 
@@ -65,11 +66,10 @@ class UpdateGuard:
         Raises:
             Refused: an unknown key, or a value out of its range; every problem at once.
         """
-        problems, known = Problems(), ["limit", "action", "largest_share"]
-        for name in content:
-            if name not in known:
-                where, hint = f"federate.json -> job#update_guard#{name}", did_you_mean(str(name), known)
-                problems.add(where, found="an unknown key", expected=f"one of {known}", hint=hint)
+        known = ("limit", "action", "largest_share")
+        schema = {"additionalProperties": False, "properties": dict.fromkeys(known, True)}
+        problems = Problems()
+        problems.extend(departures(dict(content), schema, "federate.json -> job#update_guard"))
         with problems.collected():
             guard = cls(**{name: value for name, value in content.items() if name in known})
         problems.refuse_if_any()
