@@ -113,7 +113,7 @@ def metrics_of_parts(summary: Mapping[str, Any]) -> dict[str, float]:
     """Scores of several classes, and of whole volumes, as metrics of a message, which knows classes by their numbers.
 
     Args:
-        summary: of a set of images (:func:`samfed_monai.metrics.volumes.summarise_volumes`); one of a single class,
+        summary: of a set of images (:func:`samfed_monai.metrics.scores.summarise_volumes`); one of a single class,
             without slices of volumes, gives none.
     """
     volumes = summary.get("volumes") or {}

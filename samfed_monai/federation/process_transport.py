@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.wrapped_errors import unwrap
+from samfed_monai.config.workflow import unwrap
 from samfed_monai.core import tensor_file
-from samfed_monai.core.device import best_device, usable_cores
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import as_file_name, make_folder
-from samfed_monai.core.own_process import brief_spins, set_up_process
+from samfed_monai.core.own_process import best_device, brief_spins, set_up_process, usable_cores
 from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.child_process import Answer, Child, ChildDied, serve
 from samfed_monai.federation.plan import AUTO, Places, Plan

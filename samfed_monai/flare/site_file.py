@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.bundles import find_bundle, packaged_bundle, packaged_bundles
 from samfed_monai.config.strict import strict_problems
-from samfed_monai.core.device import VARIABLE as DEVICE
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.own_process import DEVICE
+from samfed_monai.core.validators import departures
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Places, Plan

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problems
-from samfed_monai.core.json_schema import departures
-from samfed_monai.core.validators import in_range, one_of, require
+from samfed_monai.core.validators import departures, in_range, one_of, require
 from samfed_monai.protocol.message import Message, message_refused
 
 if TYPE_CHECKING:
