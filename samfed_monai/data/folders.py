@@ -42,6 +42,7 @@ class Found:
         origin: folder it was found under (site, or part of an archive), for partitions by folder.
         group: sequence or patient, if known; kept in its normal form.
         label_kind: of a weak label, one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
+        sha256: of the image file, once that was read.
     """
 
     image: str
@@ -49,6 +50,7 @@ class Found:
     origin: str = ""
     group: str | None = None
     label_kind: str | None = None
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", normal(self.group or "") or None)
