@@ -98,7 +98,7 @@ def write_finding(folder: Path, target: Target, options: Options, finding: Findi
 
 def page(content: dict[str, Any], folder: Path) -> str:
     """The findings as one self-contained HTML page; everything that comes from the run is escaped."""
-    from samfed_monai.reports.html import PRIVACY, data_url, environment
+    from samfed_monai.reports.style import PRIVACY, data_url, environment
 
     pictures = {
         each["file"]: data_url((folder / each["file"]).read_bytes())

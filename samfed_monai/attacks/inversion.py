@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samfed_monai.attacks.audit import Options
@@ -171,11 +172,8 @@ def invert(
 
 def cosine_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """``1 - cos`` of two updates, all parameters as one vector (Geiping et al., equation 4)."""
-    dot = torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
-    lengths = [
-        torch.stack([each.pow(2).sum() for each in parts]).sum().clamp(min=1e-20).sqrt() for parts in (one, other)
-    ]
-    return 1 - dot / (lengths[0] * lengths[1])
+    flat = [torch.cat([each.flatten() for each in parts]) for parts in (one, other)]
+    return 1 - functional.cosine_similarity(*flat, dim=0)
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def target_of_run(
     models = RunModels(folder)
     models.require()
     run = RunData.read(folder)
-    given = {"bundle": bundle or bundle_of_command(run.results.get("command"))}
+    given: dict[str, Any] = {"bundle": bundle or bundle_of_command(run.results.get("command"))}
     given |= {"datalist": datalist or run.setting("datalist"), "data_root": data_root or run.setting("data_root")}
     missing = [name for name, value in given.items() if not value]
     hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)

@@ -33,20 +33,18 @@ def own_random_state(seed: int | None) -> Iterator[None]:
     Covers Python's ``random``, numpy's global generator, torch on the CPU and on every CUDA device in use.
     It does not reach generators that objects hold themselves (see :func:`seed_transforms`).
     """
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     try:
-        if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - MONAI and users' transforms draw from it
-            torch.manual_seed(seed)
-        yield
+        with torch.random.fork_rng(list(devices)):
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - MONAI and users' transforms draw from it
+                torch.manual_seed(seed)
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 def seed_transforms(dataset: Any, seed: int | None) -> None:

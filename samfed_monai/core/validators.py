@@ -61,9 +61,9 @@ def in_range(
     if or_null and value is None:
         return []
     start, end = above if least is None else least, below if most is None else most
-    fits = isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
-    fits = fits and (start is None or value > start or value == least)
-    if fits and (end is None or value < end or value == most):
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    fits = -math.inf < number < math.inf and (start is None or number > start or number == least)
+    if fits and (end is None or number < end or number == most):
         return []
     bounds = ""
     if start is not None and end is not None:

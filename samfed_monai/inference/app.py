@@ -36,7 +36,7 @@ from samfed_monai.inference.dicom_seg import installed
 from samfed_monai.inference.looks import LooksPage
 from samfed_monai.inference.predictor import Predictor
 from samfed_monai.inference.segment import MaskForms, foreground_of, muted, segment
-from samfed_monai.reports.html import environment
+from samfed_monai.reports.style import environment
 
 logger = logging.getLogger(__name__)
 

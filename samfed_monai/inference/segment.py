@@ -34,8 +34,8 @@ from samfed_monai.inference.assessment import EMPTY, Assessment
 from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.inference.looks import LooksPage, look_of
 from samfed_monai.inference.video import Video, segment_video
-from samfed_monai.reports.masks import COLUMNS as OF_AREA
-from samfed_monai.reports.masks import area_of, geojson_of, outlined
+from samfed_monai.reports.overlays import COLUMNS as OF_AREA
+from samfed_monai.reports.overlays import area_of, geojson_of, outlined
 
 if TYPE_CHECKING:
     from samfed_monai.inference.predictor import Predictor

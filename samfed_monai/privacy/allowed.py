@@ -107,7 +107,8 @@ def _smallest_batch(trainer: Any) -> int | None:
 
 def _different_images(loader: Any) -> int | None:
     """Of the smallest batch; ``None`` where that is not known."""
-    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    size: Any = getattr(loader, "batch_size", None)
+    sampler: Any = getattr(loader, "sampler", None)
     if not isinstance(size, int):
         return None
     if type(sampler) is EndlessSampler:  # always full, of so many images

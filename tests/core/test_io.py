@@ -42,7 +42,6 @@ from samfed_monai.core.io import (
     sha256_bytes,
     sha256_file,
     to_csv,
-    write_bytes,
     write_json,
     write_page,
     write_text,
@@ -112,13 +111,6 @@ def test_the_old_content_is_read_until_the_block_ends(tmp_path: Path):
         stream.flush()
         assert path.read_text() == "old"
     assert path.read_text() == "new"
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_atomic_write_gives_the_file_the_mode_asked_for(tmp_path: Path, mode: int):
-    write_bytes(tmp_path / "a", b"x", mode=mode)
-    assert (tmp_path / "a").read_bytes() == b"x"
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("error", [ValueError("half-way"), KeyboardInterrupt()])

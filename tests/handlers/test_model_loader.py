@@ -10,7 +10,7 @@ import torch
 
 from samfed_monai.core.io import safe_load
 from samfed_monai.core.model_file import read_header
-from samfed_monai.handlers import BestWeightsSaver, TermTable
+from samfed_monai.handlers import BestWeightsSaver
 from tests.handlers.toy import toy_network
 
 
@@ -41,17 +41,3 @@ def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
             engine.network[0].bias.fill_(epoch)
         saver(engine)
     assert safe_load(tmp_path / "best.safetensors")["0.bias"][0] == 2
-
-
-def test_table_grows_by_a_row_and_learns_new_columns(tmp_path: Path) -> None:
-    engine, evaluator = engine_and_evaluator()
-    table = TermTable(path=tmp_path / "terms.csv", evaluator=evaluator)
-    engine.state.epoch = 1
-    table(engine)
-    engine.state.epoch, evaluator.state.metrics = 2, {"dice": 0.25}
-    table(engine)
-    assert (tmp_path / "terms.csv").read_text().splitlines() == [
-        "round,epoch,supervised,validation_dice",
-        "1,1,1.5,",
-        "2,2,1.5,0.25",
-    ]

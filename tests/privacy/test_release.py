@@ -253,14 +253,8 @@ def test_noise_on_weights_is_that_of_the_seed_and_statistics_of_the_batches_stay
     assert sent.metrics == {"seconds": 2.0, "releases": 1}  # means of the terms are not covered by the noise
     assert torch.equal(WEIGHTS["w"], torch.tensor([1.0, 2.0]))
     (line,) = read_audit(tmp_path / "audit.jsonl")
-    assert line["noise"] == {
-        "deviation": 1.0,
-        "clip": 1.0,
-        "noise_multiplier": 0.5,
-        "delta": 1e-5,
-        "epsilon": None,
-        "release": 1,
-    }
+    settings = {"clip": 1.0, "noise_multiplier": 0.5, "delta": 1e-5, "epsilon": None}
+    assert line["noise"] == {"deviation": 1.0, **settings, "release": 1}
 
 
 def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
@@ -571,49 +565,20 @@ def test_a_line_about_each_message_in_full(tmp_path):
     here.hidden(Task.KEYS, request(kind=Kind.SECURE), reply(kind=Kind.SECURE, tensors={}, metrics={}))
     here.declare(KeySplit(shared=("b", "a"), personal=("p",), frozen=("f", "g")))
     here.declare(KeySplit(shared=("a",), personal=(), frozen=()))  # all of it: nothing to say
-    sent, step, declared = read_audit(tmp_path / "audit.jsonl")
-    names = hashlib.sha256(b"bn.running_mean\ncount\nw").hexdigest()
-    sent.pop("time"), step.pop("time"), declared.pop("time")
-    whose = {"site": "Basel", "round": 3}
-    assert sent == {
-        **whose,
-        "task": "train",
-        "outcome": "sent",
-        "kind": "weights",
-        "tensors": 3,
-        "names_sha256": names,
-        "bytes": len(to_bytes(reply())),
-        "n": 40,
-        "metrics": ["seconds", "term_sam_kd"],
-        "withheld": [],
-        "noise": None,
-    }
-    empty = hashlib.sha256(b"").hexdigest()
-    assert step == {
-        **whose,
-        "task": "keys",
-        "outcome": "sent",
-        "kind": "secure",
-        "tensors": 0,
-        "names_sha256": empty,
-        "bytes": len(to_bytes(reply(kind=Kind.SECURE, tensors={}, metrics={}))),
-        "n": 40,
-        "metrics": [],
-        "withheld": [],
-        "noise": None,
-    }
-    assert declared == {
-        "site": "Basel",
-        "round": None,
-        "task": None,
-        "outcome": "declared",
-        "kind": "weights",
-        "tensors": 2,
-        "names_sha256": hashlib.sha256(b"a\nb").hexdigest(),
-        "shared": 2,
-        "personal": 1,
-        "frozen": 2,
-    }
+    sent, step, declared = ({**line, "time": ""} for line in read_audit(tmp_path / "audit.jsonl"))
+    line = {"time": "", "site": "Basel", "round": 3, "outcome": "sent", "n": 40, "withheld": [], "noise": None}
+
+    def names(*given: str) -> str:
+        return hashlib.sha256("\n".join(given).encode()).hexdigest()
+
+    weights = {"kind": "weights", "tensors": 3, "names_sha256": names("bn.running_mean", "count", "w")}
+    metrics = ["seconds", "term_sam_kd"]
+    assert sent == {**line, **weights, "task": "train", "bytes": len(to_bytes(reply())), "metrics": metrics}
+    size = len(to_bytes(reply(kind=Kind.SECURE, tensors={}, metrics={})))
+    nothing = {"kind": "secure", "tensors": 0, "names_sha256": names(), "bytes": size, "metrics": []}
+    assert step == {**line, **nothing, "task": "keys"}
+    whose = {"time": "", "site": "Basel", "round": None, "task": None, "outcome": "declared", "kind": "weights"}
+    assert declared == {**whose, "tensors": 2, "names_sha256": names("a", "b"), "shared": 2, "personal": 1, "frozen": 2}
 
 
 def test_numbers_by_name_come_before_those_of_classes_and_as_many_as_terms_may_leave_do(tmp_path):
