@@ -182,7 +182,6 @@ OPTIONS = {
     "--leave-out": _list("collections to pass over", "NAME[,NAME]", type=_names),
     "--limit-per-site": _option("keep N unlabelled images of each site, chosen by hash", "N", type=int),
     "--mask-threshold": _option("lowest foreground level of masks that are not binary", "1..255", type=int),
-    "--name": _option("what reports call the list (default: the file's name)"),
     "--no-report": _switch("write no data report", action="store_false", dest="report"),
     "--output": _option("the data list to write", "LIST.json", type=Path, required=True),
     "--output-dir": _option("where to write <site>.json and server.json", "DIR", type=Path, required=True),
@@ -214,8 +213,7 @@ OPTIONS = {
 """Every option once; what follows a colon tells those of one name apart."""
 
 COMMON = (
-    "--output --name --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed "
-    "--no-report"
+    "--output --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed --no-report"
 )
 MEASURING, RESHAPING = "--validation --test", "--unseen --divide"
 OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
