@@ -199,6 +199,7 @@ OPTIONS = {
     "--split": _option("the published JSON file", "FILE", type=Path, required=True),
     "--test": _option("share of a site's images to test on, of those with masks", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("every image that has a mask is a test image (DIR may be a single site)"),
+    "--unpack": _switch("unpack DIR/*.zip first"),
     "--unseen": _list("sites that do not train: all their labelled images are test images", "NAME[,NAME]", type=_names),
     "--validation": _option(
         "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
@@ -249,7 +250,7 @@ SOURCES = (
     Source(
         "isic",
         "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked",
-        f"root {OF_POOL}",
+        f"root --unpack {OF_POOL}",
         defaults={"public": "100"},
     ),
     Source(
@@ -260,7 +261,7 @@ SOURCES = (
     Source(
         "polyp",
         "public polyp collections as they unpack, one folder each: one hospital, one site",
-        f"root --public --leave-out {MEASURING} {RESHAPING} {COMMON}",
+        f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON}",
         defaults={"public": "CVC-ColonDB"},
     ),
     Source(
