@@ -239,7 +239,7 @@ class Site:
         self._algo: ClientAlgoSite | None = None
         self._secure: SecureSite | None = None
         self._has_network = False
-        self._refused = ""
+        self._check_failed = False
 
     def answer(self, task: Task, message: Message) -> Message:
         """Does ``task`` and returns what may leave.
@@ -301,9 +301,9 @@ class Site:
         return self._secure
 
     def _work(self, task: Task, message: Message) -> Message:
-        if task not in (Task.CHECK, *STEPS) and self._refused:
+        if task not in (Task.CHECK, *STEPS) and self._check_failed:
             hint = "fix it at this site and start the run again"
-            raise message_refused("site", self._refused, "a check that passed", hint)
+            raise message_refused("site", "a check that failed", "a check that passed", hint)
         match task:
             case Task.CHECK:
                 return self._check(message)
@@ -373,7 +373,7 @@ class Site:
         unfit: list[Problem] = []  # of a list on which no client can be built
         planned = "plan" in message.extra
         if planned:
-            self._refused = ""
+            self._check_failed = False
             listed, strategy = self.listed(), self.participants.strategy
             sam = self.sam_fingerprint() if "base_sam" in message.extra else {}
             own = own_fingerprints(self.plan, self.places.bundle_root, listed, self.site, sam)
@@ -392,7 +392,7 @@ class Site:
             if not unfit and (early or "public" in message.extra):
                 reply = self._client_site().answer(Task.CHECK, message)
         if problems:
-            self._refused = "a check that failed"
+            self._check_failed = True
             raise MessageRefused(list(problems))
         return reply
 

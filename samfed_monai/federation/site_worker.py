@@ -99,13 +99,12 @@ class SiteState:
             raise message_refused("state", found, "this run's state", hint)
         last = round - 1 if task == Task.TRAIN else round
         stored = [number for number in self._stored() if number <= last]
-        wanted = max(stored, default=PREPARED)
-        if wanted == self.at or not stored:
+        if not stored or stored[-1] == self.at:
             return
         self.at = None
-        self.holder.load_state_dict(safe_load(self._path(wanted)))
-        self.at = wanted
-        logger.info("went to the state after round %d", wanted)
+        self.holder.load_state_dict(safe_load(self._path(stored[-1])))
+        self.at = stored[-1]
+        logger.info("went to the state after round %d", self.at)
 
     def after(self, task: Task, round: int, keep: Iterable[int] = ()) -> None:
         """Stores the state that ``task`` of ``round`` left behind, and removes those that are not wanted any more.

@@ -140,14 +140,14 @@ def write_site_files(
     common |= {"threads": threads} if threads is not None else {}
     server = {name: bundle_or_path(getattr(places, name)) for name in ("start_from", "masks_from")}
     server["adapter"] = _here(places.adapter) if places.adapter else None
-    for name in (*sites, "server"):
-        (datalist.for_site(name) if name in sites else datalist.for_server()).save(folder / f"{name}.list.json")
-        own = (
-            {"cache_dir": _here(places.cache / "sites" / name)}
-            if name in sites
-            else {"cache_dir": _here(places.cache), **server}
-        )
-        write_json(folder / f"{name}.json", {"datalist": _here(folder / f"{name}.list.json"), **own, **common})
+    parts: dict[str, tuple[DataList, Path, dict[str, Any]]] = {
+        site: (datalist.for_site(site), places.cache / "sites" / site, {}) for site in sites
+    }
+    parts["server"] = (datalist.for_server(), places.cache, server)
+    for name, (listed, cache, own) in parts.items():
+        listed.save(folder / f"{name}.list.json")
+        paths = {"datalist": _here(folder / f"{name}.list.json"), "cache_dir": _here(cache)}
+        write_json(folder / f"{name}.json", {**paths, **own, **common})
     return folder
 
 
