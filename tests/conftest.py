@@ -129,7 +129,7 @@ def forget_outside() -> None:
     """What installed packages bring is read again."""
     from samfed_monai.config import targets, variants
 
-    for cached in (targets.brought, variants.networks_elsewhere):
+    for cached in (targets.brought, variants.packaged_methods, variants.networks_elsewhere):
         cached.cache_clear()
 
 

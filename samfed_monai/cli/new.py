@@ -117,7 +117,7 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()
     there = brought(f"{kind}s")
-    own = {"method": known_variants, "network": lambda: CLIENT_NETWORKS, "term": list}[kind]()
+    own = known_variants() if kind == "method" else CLIENT_NETWORKS if kind == "network" else ()
     taken = name in {*own, *there.points, *there.broken}
     if taken or importlib.util.find_spec(package) is not None:
         found = f"{name!r}, a {kind} that is installed" if taken else f"{package}, a package that is installed"

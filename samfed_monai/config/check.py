@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.config.components import check_components
 from samfed_monai.config.ids import check_code, check_override_ids, check_reading, unread
-from samfed_monai.config.options import MONAI_IDS, TEACHER, shipped_options, training_layers
+from samfed_monai.config.options import (
+    GROUPS,
+    LARGEST,
+    MONAI_IDS,
+    TEACHER,
+    options_in,
+    shipped,
+    training_layers,
+)
 from samfed_monai.config.parse import (
     COMMAND_LINE,
     FEDERATE,
@@ -26,13 +33,19 @@ from samfed_monai.config.parse import (
     SITES,
     WORKFLOWS,
     BundleConfig,
+    follow,
     is_code,
+    join_id,
+    lookup,
+    split_id,
+    walk,
     workflow_files,
 )
-from samfed_monai.config.targets import not_installed
+from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema, like, not_installed, resolve_target
 from samfed_monai.config.variants import find_variant, methods, read_method
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, closest
 from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.validators import departures
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Options that hold the path of a weights file or null; ``<option>_sha256`` beside one, if not null, is its hash.
@@ -54,15 +67,12 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
         ready: ``False`` takes values that are those of the packaged bundle for placeholders.
     """
-    content, problems = dict(config.content), Problems()
-    for layer, _ in config.layers:
-        for name, value in shipped_options(layer).items():
-            of_teacher = config.federates and name == "encoder_weights"  # the teacher that the federation fits has them
-            if (of_teacher or not ready) and content.get(name, MISSING) == value:
-                del content[name]
+    content, problems = config.content, Problems()
+    packaged = [each for layer, _ in config.layers for each in shipped(layer)]
     for name in (*WEIGHT_OPTIONS, *FOLDER_OPTIONS, "datalist"):
         with problems.collected():
-            path, folder = _given(content, name), name in FOLDER_OPTIONS
+            placeholder = not ready and any(each.get(name) == content.get(name) for each in packaged)
+            path, folder = None if placeholder else _given(content, name), name in FOLDER_OPTIONS
             if path is None:
                 continue
             if not (path.is_dir() if folder else path.is_file()):
@@ -73,18 +83,14 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
                 )
                 problems.add(config.where((name,)), found=found, expected=expected, hint=hint)
             elif name == "datalist":
-                _load_list(path)
+                from samfed_monai.data import DataList
+
+                DataList.load(path)
             elif not folder:
                 problems.extend(_hash(config, name, path))
     yield from problems
     if ready:
         yield from check_base_weights(content, bundle_root)
-
-
-def _load_list(path: Path) -> None:
-    from samfed_monai.data import DataList
-
-    DataList.load(path)
 
 
 _IMPORT = re.compile(r"\$(?:import|from) +([\w.]+)(?: +import +(\w+))?(?: +as +\w+)?\s*")
@@ -232,20 +238,21 @@ def check_bundle(
     with problems.collected():
         if metadata.exists():
             read_json(metadata, byte_order_mark=False)
-    parts = group_configs(config, root) if config.federates and not config.problems else []
+    if config.problems:
+        return list(dict.fromkeys(problems))
+    parts = group_configs(config, root) if config.federates else []
     for part in parts:
         problems.extend(_problems(part, root, ready=False, imports=ready))
-    if config.federates and not config.problems:
+        if ready and part.group == (TEACHER,) and config.content.get("teacher_adapt", "off") != "off":
+            problems.extend(check_base_weights(part.content, root))
+    if config.federates:
         teacher = _has_teacher(config, parts)
         problems.extend(check_classes(config, root, config.content.get("variant"), config.where(("variant",))))
         problems.extend(_no_choices(config))
-        if ready and config.content.get("teacher_adapt", "off") != "off":
-            for part in parts:
-                problems.extend(check_base_weights(part.content, root) if part.group == (TEACHER,) else ())
-    elif workflow == "train" and not config.problems:
+    elif workflow == "train":
         problems.extend(check_classes(config, root, variant, "variant"))
     reported = {problem.where for problem in problems if not problem.found.startswith("no file")}
-    for part in [] if config.problems else [config, *parts]:
+    for part in (each for each in (config, *parts) if not each.problems):
         useless = unread(part, reads, asked if part is config else None, teacher=teacher)
         problems.extend(problem for problem in useless if problem.where not in reported)
     return list(dict.fromkeys(problems))
@@ -278,14 +285,12 @@ def _typed(problem: Problem) -> Problem:
 
 def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]:
     """What a federation makes of its groups: ``teacher.json``, where the bundle has it, and each site's training."""
-    below, sites = BundleConfig(workflow_files(bundle_root, TEACHER)), config.content.get(SITES)
-    has_teacher = all(path.is_file() for path in below.files)
-    of_teacher = [config.of_group((TEACHER,), below.layers)] if has_teacher else []
-    for part in of_teacher:
-        part.problems.extend(below.problems)
-    training = training_layers(config)
-    names = [site for site, own in sites.items() if isinstance(own, dict)] if isinstance(sites, dict) else []
-    return [*of_teacher, *(config.of_group((SITES, site), training) for site in names)]
+    below = BundleConfig(workflow_files(bundle_root, TEACHER))
+    of_teacher, training = list[BundleConfig](), training_layers(config)
+    if below.files[0].is_file():
+        of_teacher.append(config.of_group((TEACHER,), below.layers))
+        of_teacher[0].problems.extend(below.problems)
+    return [*of_teacher, *(config.of_group((SITES, site), training) for site in config.sites)]
 
 
 def _no_choices(config: BundleConfig) -> Iterator[Problem]:
@@ -308,6 +313,93 @@ def _has_teacher(config: BundleConfig, parts: Sequence[BundleConfig]) -> bool:
     names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
     names += config.content.get("mixed_networks") or ()
     return config.content.get("encoder_weights") == OF_TEACHER and any(takes_teacher(str(name)) for name in names)
+
+
+_BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"})
+
+
+def _of_option(keywords: Mapping[str, Any]) -> Schema:
+    schema = {"maximum": LARGEST} | {key: value for key, value in keywords.items() if key != "description"}
+    if "properties" in schema:
+        schema["properties"] = {name: _of_option(inner) for name, inner in schema["properties"].items()}
+    return {"type": ["number", "null"], **schema} if _BOUNDS & keywords.keys() else schema
+
+
+_Place = tuple[str, ...]
+_CLOSE, _ALIKE = 0.6, 0.8  # difflib's ratios from which an argument means another, where none or any is taken besides
+
+
+def check_components(config: BundleConfig) -> Iterator[Problem]:
+    """Unknown or forbidden components, unexpected and missing arguments, and values of another kind or range.
+
+    What a value must be is what the annotation of the argument says that receives it, else the kind of value that it
+    replaces; and what is said of a documented option. One schema holds all of it.
+    """
+    values, schemas = dict[_Place, Any](), dict[_Place, list[Schema]]()
+    for parts, value in walk(config.content):
+        if not isinstance(value, dict):
+            continue
+        if "_target_" in value:
+            try:
+                schema = component_schema(resolve_target(value["_target_"], ""))
+            except Refused as refused:
+                yield from (replace(each, where=config.where((*parts, "_target_"))) for each in refused.problems)
+                continue
+            yield from _of_names(config, parts, value, schema)
+            for name, argument in value.items():
+                place, found = follow(config.content, (*parts, name), argument)
+                if schema["properties"].get(name) and not (found is MISSING or isinstance(found, dict)):
+                    schemas.setdefault(place, [schema["properties"][name]])
+                    values[place] = found
+        elif parts and (wrong := closest("_target_", value, _ALIKE)):
+            yield Problem(config.where((*parts, wrong)), "an unknown key", "a known key", "did you mean '_target_'?")
+    for place, default in _replaced(config):
+        schemas.setdefault(place, [like(default)])
+        values[place] = lookup(config.content, place)
+    for file, _ in (config.layers[index] for index in config.own):
+        for name, keywords in options_in(file).items():
+            value = _without_code(lookup(config.content, split_id(name)))
+            if value is not None and value is not MISSING:
+                schemas.setdefault(split_id(name), []).append(_of_option(keywords))
+                values.setdefault(split_id(name), value)
+    given = {join_id(place): value for place, value in values.items() if not (value is MISSING or is_code(value))}
+    every: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
+    for problem in departures(given, {"properties": every}, ""):
+        yield replace(problem, where=config.where(split_id(problem.where.removeprefix(" -> "))))
+
+
+def _of_names(config: BundleConfig, parts: _Place, given: Mapping[str, Any], schema: Schema) -> Iterator[Problem]:
+    """Arguments that a component does not take, or lacks."""
+    properties, short, meant = schema["properties"], given["_target_"].rpartition(".")[2], set[str | None]()
+    for name in (name for name in given if name not in properties):
+        closed = name.startswith("_") or not schema["additionalProperties"]
+        right = closest(name, properties.keys() - given.keys(), _CLOSE if closed else _ALIKE)
+        right = closest(name, properties) if right is None and closed else right
+        if right is not None or closed:
+            known = ", ".join(each for each in properties if each not in COMPONENT_KEYS) or "no arguments"
+            hint = f"it takes {known}" if right is None else f"did you mean {right!r}?"
+            yield Problem(config.where((*parts, name)), "an unexpected argument", f"an argument of {short}", hint)
+        meant.add(right)
+    for name in schema["required"] if given.get("_mode_", "default") == "default" else ():
+        if name not in {*given, *meant}:
+            yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
+
+
+def _replaced(config: BundleConfig) -> Iterator[tuple[_Place, Any]]:
+    """Ids that a layer replaces, each with the plain value that was there first; groups are checked on their own."""
+    for index, (_, pairs) in enumerate(config.layers[1:], start=1):
+        for parts in map(split_id, pairs):
+            default = MISSING if parts[0] in GROUPS else lookup(config.below(index), parts)
+            if not (default is MISSING or isinstance(default, (dict, list)) or is_code(default)):
+                yield parts, default
+
+
+def _without_code(value: Any) -> Any:
+    """A value, and an object without what refers to something else, is computed, or is not set."""
+    if isinstance(value, dict):
+        parts = ((name, _without_code(part)) for name, part in value.items())
+        return {name: part for name, part in parts if part is not MISSING and part is not None}
+    return MISSING if is_code(value) or (isinstance(value, list) and any(map(is_code, value))) else value
 
 
 def workflows_of(bundle_root: str | Path) -> list[str]:

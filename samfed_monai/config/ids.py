@@ -6,9 +6,7 @@ import ast
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from samfed_monai.config.components import parameters_of
 from samfed_monai.config.options import (
-    COMPONENT_KEYS,
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -41,7 +39,7 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.config.targets import resolve_target
+from samfed_monai.config.targets import COMPONENT_KEYS, parameters_of, resolve_target
 from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
@@ -155,10 +153,13 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bo
         names = {name for name, _ in children(holder)}
         if isinstance(holder, dict) and depth == len(parts) - 1:
             if "_target_" in holder:
-                arguments, anything = (set[str](), True) if at_once else arguments_of(holder)
-                if anything or part in arguments | COMPONENT_KEYS:
+                try:
+                    named, anything = ({}, True) if at_once else parameters_of(resolve_target(holder["_target_"], ""))
+                except Refused:  # reported where the component itself is checked
                     return None
-                names |= arguments
+                if anything or part in {*named, *COMPONENT_KEYS}:
+                    return None
+                names |= named.keys()
             elif depth and isinstance(value, dict) and "_target_" in value:
                 return None  # a new component in a group, for instance one more loss term
         if guess := closest(part, names):
@@ -167,15 +168,6 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bo
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         return f"known here: {', '.join(shown) or 'nothing'}{more}"
     return None
-
-
-def arguments_of(component: dict[str, Any]) -> tuple[set[str], bool]:
-    """Names of a component's arguments, and whether it takes any other, or cannot be asked."""
-    try:
-        named, anything = parameters_of(resolve_target(component["_target_"], ""))
-    except Refused:  # reported where the component itself is checked
-        return set(), True
-    return set(named), anything
 
 
 def _references(content: Any) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -30,11 +30,9 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
+from samfed_monai.config.targets import Schema
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
-
-Schema = dict[str, Any]
-"""JSON Schema of one value."""
 
 LARGEST = 2**53
 """Beyond it JSON's numbers lose digits, and torch takes none from 2**63."""
@@ -58,18 +56,15 @@ def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
     An expression below the last plain value belongs to the computed part; one amid the plain values is an option with
     code in it. An ``imports`` above all options is stepped over, and so are notes (:func:`is_note`).
     """
-    options: dict[str, Any] = {}
-    waiting: dict[str, Any] = {}
+    above: list[str] = []
     for name, value in content.items():
-        if isinstance(value, dict) or (name == "imports" and options):
+        if isinstance(value, dict) or (name == "imports" and any(is_value(content[each]) for each in above)):
             break
-        if name == "imports" or is_note(name) or not is_plain(value):
-            continue
-        waiting[name] = value
-        if is_value(value):
-            options |= waiting
-            waiting = {}
-    return options
+        if name != "imports" and not is_note(name) and is_plain(value):
+            above.append(name)
+    while above and not is_value(content[above[-1]]):
+        above.pop()
+    return {name: content[name] for name in above}
 
 
 @functools.cache
@@ -94,11 +89,6 @@ def shipped(file: str) -> list[Any]:
     return found
 
 
-def shipped_options(file: str) -> dict[str, Any]:
-    """Options of the packaged bundles' own file of that name, with the values they ship with."""
-    return {name: value for content in shipped(file) for name, value in options_of(content).items()}
-
-
 def shipped_plain(file: str) -> set[str]:
     """Ids on top of the packaged bundles' own file of that name whose value there is plain, wherever they are."""
     items = (item for content in shipped(file) for item in content.items())
@@ -110,9 +100,6 @@ def all_options(config: BundleConfig) -> set[str]:
     files = [layer for index, layer in enumerate(config.layers) if not config.is_given(index)]
     return {name for file, pairs in files for name in (*options_of(pairs), *shipped_plain(file))} | OPTIONAL
 
-
-COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
-"""Keys of a component that MONAI reads itself; they are no arguments."""
 
 MONAI_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 """Ids on top of a file that MONAI's own command reads."""
@@ -195,9 +182,7 @@ def _together(layers: Iterable[Layer]) -> dict[str, Any]:
 
 def groups_of(config: BundleConfig) -> dict[str, dict[str, Any]]:
     """``teacher`` and ``sites`` as all layers together set them; of the sites, those whose choices are an object."""
-    sites = config.content.get(SITES)
-    names = [site for site, own in sites.items() if isinstance(own, dict)] if isinstance(sites, dict) else []
-    of_sites = {site: _together(config.inside((SITES, site))) for site in names}
+    of_sites = {site: _together(config.inside((SITES, site))) for site in config.sites}
     return {TEACHER: _together(config.inside((TEACHER,))), SITES: of_sites}
 
 

@@ -51,7 +51,9 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
     argv = sys.argv if argv is None else argv
     if not started_by_monai(argv):
         return None
-    pairs = parse_pairs(argv[1:], fire_value, read_key=fire_key)
+    from fire.parser import DefaultParseValue  # a Python literal where it is one, otherwise text
+
+    pairs = parse_pairs(argv[1:], DefaultParseValue, read_key=fire_key)
     if isinstance(pairs.get("args_file"), str):
         with suppress(Refused):  # MONAI reads YAML, too, and tells itself what it cannot read
             pairs = {**read_json(pairs["args_file"]), **pairs}
@@ -121,33 +123,22 @@ def _is_flag(word: str) -> bool:
     return word.startswith("--") or re.match(r"-[a-zA-Z]", word) is not None
 
 
-def fire_value(text: str) -> Any:
-    """A value as ``fire`` reads it: a Python literal where it is one, otherwise text."""
-    from fire.parser import DefaultParseValue
-
-    return DefaultParseValue(text)
-
-
 def samfed_value(text: str) -> Any:
     """A value as ``samfed`` reads it: JSON (``true``, ``null``, ``[1, 2]``), a Python literal, otherwise text.
 
     A literal that JSON has no word for, such as a set or infinity, is text: a run's values are kept as JSON.
     """
-    try:
-        value = parse_json(text)
-        json.dumps(value, allow_nan=False)
-        return value
-    except TooDeep as error:
-        expected = "objects and lists inside each other a few times"
-        raise refused("command line", found=str(error), expected=expected) from None
-    except ValueError:
-        pass
-    try:
-        value = ast.literal_eval(text)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, SyntaxError, MemoryError, TypeError, RecursionError):
-        return text
-    return value
+    for read in (parse_json, ast.literal_eval):
+        try:
+            value = read(text)
+            json.dumps(value, allow_nan=False)
+            return value
+        except TooDeep as error:
+            expected = "objects and lists inside each other a few times"
+            raise refused("command line", found=str(error), expected=expected) from None
+        except (ValueError, SyntaxError, MemoryError, TypeError, RecursionError):
+            continue
+    return text
 
 
 def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:

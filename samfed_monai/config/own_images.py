@@ -11,9 +11,8 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from samfed_monai.config.components import component_schema
 from samfed_monai.config.parse import MISSING, follow, join_id, lookup, split_id, walk
-from samfed_monai.config.targets import resolve_target
+from samfed_monai.config.targets import component_schema, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 
 ROOTS = frozenset({"train", "unlabelled", "validate", "test"})
@@ -70,7 +69,8 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
         leads = isinstance(value, str) and value.startswith("@") and split_id(value[1:])[-1] in _SOURCES
         wrong = named and not (_number(value) or leads)
     elif last == "_target_":
-        wrong = reads_images(value) and not _is_own_view(value)
+        own_view = getattr(_component(value), "__module__", "").startswith("samfed_monai.transforms.")
+        wrong = reads_images(value) and not own_view
     else:
         wrong = (named and not _number(value)) or _refers_to_images(value)
     if wrong:
@@ -96,11 +96,6 @@ def reads_images(target: Any) -> bool:
     """Whether a ``_target_`` reads or prepares images: a data set, sampler, loader or transform, or what takes one."""
     found = _component(target)
     return found is not None and (_kind(found) != "" or not READS.isdisjoint(component_schema(found)["properties"]))
-
-
-def _is_own_view(target: Any) -> bool:
-    found = _component(target)
-    return getattr(found, "__module__", "").startswith("samfed_monai.transforms.")
 
 
 def _component(target: Any) -> Any:

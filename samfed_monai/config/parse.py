@@ -266,6 +266,12 @@ class BundleConfig:
         return found
 
     @property
+    def sites(self) -> list[str]:
+        """Sites that a federation gives choices of their own."""
+        sites = self.content.get(SITES)
+        return [site for site, own in sites.items() if isinstance(own, dict)] if isinstance(sites, dict) else []
+
+    @property
     def own(self) -> list[int]:
         """Indices of the layers that are the workflow's own files: no variants, no overrides."""
         names = [name for name, _ in self.layers[: self._first]]

@@ -22,7 +22,7 @@ from samfed_monai.config.options import GROUPS, options_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
 from samfed_monai.config.own_images import image_problems, shown
 from samfed_monai.config.parse import SITES, join_id, lookup, split_id, walk
-from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, resolve_target
+from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, parameters_of, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.words import aligned
@@ -110,13 +110,8 @@ def strict_target(target: Any, where: str) -> list[Problem]:
 
 def telling_argument(component: type) -> str:
     """The first argument of a class, or of one that it builds on, that is like :data:`TELLING`; empty for none."""
-    for base in inspect.getmro(component):
-        own = vars(base).get("__init__")
-        arguments = inspect.signature(own).parameters if own is not None else ()
-        for name in arguments:
-            if TELLING.fullmatch(name):
-                return name
-    return ""
+    names = (name for base in inspect.getmro(component) for name in parameters_of(base)[0])
+    return next(filter(TELLING.fullmatch, names), "")
 
 
 SHAPES = (

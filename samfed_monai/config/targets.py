@@ -1,4 +1,4 @@
-"""What a bundle may name: components on the allow-list, resolved without running them, and what packages bring.
+"""What a bundle may name: components on the allow-list, without running them, what they take, what packages bring.
 
 Other installed packages bring methods, networks, terms, data sources and exporters by entry points. Metadata of every
 installed package is looked through once in a process. Nothing of another package is imported but the packages around
@@ -14,15 +14,21 @@ import inspect
 import os
 import pkgutil
 import types
+import typing
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union
 
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is_out_of_memory, refused
 from samfed_monai.core.registry import Elsewhere
 from samfed_monai.core.validators import one_of, require
+
+Schema = dict[str, Any]
+"""JSON Schema of one value."""
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
 """Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
@@ -179,6 +185,87 @@ def _importable(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
+
+
+COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
+"""Keys of a component that MONAI reads itself; they are no arguments."""
+
+NAMES: dict[Any, str] = {
+    **{bool: "boolean", int: "integer", float: "number", str: "string"},
+    **{list: "array", tuple: "array", Sequence: "array", set: "array", frozenset: "array"},
+    **{dict: "object", Mapping: "object", type(None): "null", None: "null"},
+}
+"""Kinds of Python's values in the words of JSON Schema."""
+
+
+def typed_as(annotation: Any) -> Schema | None:
+    """The schema of the JSON values that an annotation takes; ``None`` where it says nothing about them."""
+    origin = typing.get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        choices = [typed_as(choice) for choice in typing.get_args(annotation)]
+        return None if None in choices else {"anyOf": choices}
+    if origin is Literal:
+        return {"enum": list(typing.get_args(annotation))}
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return {"enum": [item.value for item in annotation]}
+    kind = origin or annotation
+    if isinstance(kind, type) and issubclass(kind, os.PathLike):
+        return {"type": "string"}
+    name = NAMES.get(kind) if isinstance(kind, (type, types.NoneType)) else None
+    return None if name is None else {"type": name}
+
+
+def like(value: Any) -> Schema:
+    """The schema of values of the same kind; ``null``, which says nothing, takes any, and a text or a list takes it."""
+    name = NAMES.get(type(value))
+    if name in (None, "null"):
+        return {}
+    return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"]}
+
+
+@functools.lru_cache(maxsize=1024)
+def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # built in C: it does not say
+        return {}, True
+    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def annotations_of(target: Any) -> dict[str, Any]:
+    """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
+    function = inspect.unwrap(getattr(target, "__init__") if inspect.isclass(target) else target)  # noqa: B009 - mypy
+    names, found = getattr(function, "__globals__", {}), dict[str, Any]()
+    for name, text in getattr(function, "__annotations__", {}).items():
+        with suppress(Exception):  # whatever evaluating it raises: it may be for a type checker alone
+            found |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def component_schema(component: Any) -> Schema:
+    """What a class or function takes, as an object of its arguments, by its annotations and else its defaults.
+
+    One that takes any others may hand them to its bases, whose names are known, too. To a base of this package it
+    does: what that does not take is unknown.
+    """
+    named, anything = parameters_of(component)
+    hints, arguments = annotations_of(component), dict[str, Schema]()
+    for name, parameter in named.items():
+        default = None if parameter.default is parameter.empty else parameter.default
+        typed = typed_as(hints[name]) if name in hints else like(default)
+        arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
+    required = [name for name, parameter in named.items() if parameter.default is parameter.empty]
+    bases = inspect.getmro(component)[1:] if anything and inspect.isclass(component) else ()
+    for base in (base for base in bases if "__init__" in vars(base)):
+        if not parameters_of(base)[1]:
+            anything = not base.__module__.startswith("samfed_monai.")
+            break
+    others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | {key: {} for key in COMPONENT_KEYS}
+    return {"properties": {**others, **arguments}, "required": required, "additionalProperties": anything}
 
 
 BROUGHT = {

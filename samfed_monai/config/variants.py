@@ -12,6 +12,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from samfed_monai.config.targets import brought, file_of_method, owner_of
@@ -176,17 +177,14 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
     return base
 
 
-def packaged_methods() -> dict[str, Path]:
+@functools.cache
+def packaged_methods() -> Mapping[str, Path]:
     """Files of the variants that installed packages bring, by name: this package's, and those of entry points.
 
-    Those that are broken are left out, see :func:`.entry_points.brought`.
+    Those that are broken are left out, see :func:`samfed_monai.config.targets.brought`.
     """
-    return {name: file_of_method(point) for name, point in brought("methods").points.items()} | _of_this_package()
-
-
-@functools.cache
-def _of_this_package() -> dict[str, Path]:
-    return {path.stem: path for path in PACKAGED.glob("*.json")}
+    others = {name: file_of_method(point) for name, point in brought("methods").points.items()}
+    return MappingProxyType(others | {path.stem: path for path in PACKAGED.glob("*.json")})
 
 
 def networks_of_methods() -> dict[str, Elsewhere]:
@@ -242,7 +240,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         Refused: no such variant, and the message lists those that exist; or one of another package that is broken, and
             the message says whose.
     """
-    files = packaged_methods() | _own(bundle_root)
+    files = {**packaged_methods(), **_own(bundle_root)}
     if name in files:
         return files[name]
     if name in (broken := brought("methods").broken):

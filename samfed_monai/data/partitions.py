@@ -20,9 +20,9 @@ from scipy.sparse.csgraph import connected_components
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.validators import in_range, one_of, whole
+from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.core.words import counted, normal
-from samfed_monai.data.checks import Facts, stem
+from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import SITE_SPLITS, Split
 from samfed_monai.data.folders import Found
 from samfed_monai.data.reading import SUFFIXES
@@ -115,60 +115,50 @@ def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
 
 
 def hold_out(
-    hashes: Sequence[str],
-    groups: Sequence[str | None],
-    labelled: Sequence[bool],
-    shares: Sequence[float],
-    *,
-    seed: int = 0,
-) -> list[list[int]]:
+    found: Sequence[Found], eligible: Sequence[bool], shares: Sequence[float], *, seed: int = 0
+) -> list[list[Found]]:
     """Draws splits for measuring out of one site's labelled images.
 
-    Only clusters whose images all have labels are drawn from, and something is always left to train on. A share counts
-    against all images of the site; where labels do not suffice for all shares, they are divided in proportion.
+    Only clusters whose images are all eligible are drawn from, and something is always left to train on. A share counts
+    against all images of the site; where eligible ones do not suffice for all shares, they are divided in proportion.
 
     Args:
-        hashes: SHA-256 of every image.
-        groups: group of every image, or ``None``.
-        labelled: whether the image has a mask.
+        found: images.
+        eligible: whether each can be drawn: it has a mask.
         shares: of each split, in [0, 1), together less than 1.
         seed: of the draws.
 
     Returns:
-        Indices of each split in the order of ``shares``, then of all the rest.
+        Images of each split in the order of ``shares``, then all the rest.
     """
-    everything = clusters(hashes, groups)
-    together = [cluster for cluster in everything if all(labelled[index] for index in cluster)]
+    everything = _clusters_of(found)
+    together = [cluster for cluster in everything if all(eligible[index] for index in cluster)]
     leave = int(len(together) == len(everything))
     available = sum(map(len, together))
-    scale = min(1.0, available / (sum(shares) * len(hashes))) if sum(shares) and hashes else 1.0
-    splits: list[list[int]] = []
+    scale = min(1.0, available / (sum(shares) * len(found))) if sum(shares) and found else 1.0
+    splits: list[set[int]] = []
     for number, share in enumerate(shares):
-        target = round(share * scale * len(hashes))
-        random = _random(seed, f"hold-out-{number}")
-        drawn = draw([len(cluster) for cluster in together], target, random, leave=leave)
-        splits.append(sorted(index for cluster in drawn for index in together[cluster]))
+        target = round(share * scale * len(found))
+        drawn = draw([len(cluster) for cluster in together], target, _random(seed, f"hold-out-{number}"), leave=leave)
+        splits.append({index for cluster in drawn for index in together[cluster]})
         together = [cluster for index, cluster in enumerate(together) if index not in drawn]
-    taken = {index for split in splits for index in split}
-    return [*splits, [index for index in range(len(hashes)) if index not in taken]]
+    splits.append(set(range(len(found))).difference(*splits))
+    return [[one for index, one in enumerate(found) if index in split] for split in splits]
 
 
 def _random(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, purpose))
 
 
-def _clusters_of(found: Sequence[Found], facts: Mapping[str, Facts]) -> Clusters:
-    return clusters([facts[one.image].sha256 for one in found], [one.group for one in found])
+def _clusters_of(found: Sequence[Found]) -> Clusters:
+    return clusters([one.sha256 for one in found], [one.group for one in found])
 
 
-def draw_public(
-    found: list[Found], facts: Mapping[str, Facts], public: str | None, seed: int
-) -> tuple[list[Found], list[Found]]:
+def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list[Found], list[Found]]:
     """The public images, and the rest.
 
     Args:
         found: all images.
-        facts: by image.
         public: a count, a share, or the name of the folder whose images are public (whether they have masks is for
             :func:`~.folders.without_mask` to say); ``None``: no image is.
         seed: of the draw; only labelled images are drawn.
@@ -187,27 +177,25 @@ def draw_public(
     if not 0 < share < 1:
         expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
         raise refused("--public", found=repr(public), expected=expected, hint="for instance 100")
-    hashes = [facts[one.image].sha256 for one in found]
-    labelled = [one.label is not None for one in found]
-    drawn, rest = hold_out(hashes, [one.group for one in found], labelled, [share], seed=seed)
+    drawn, rest = hold_out(found, [one.label is not None for one in found], [share], seed=seed)
     if not drawn:
         hint = "unpack the ground truth beside the images"
         raise refused("--public", found="no labelled images to draw from", expected="masks", hint=hint)
-    return [found[index] for index in drawn], [found[index] for index in rest]
+    return drawn, rest
 
 
-def divide(found: list[Found], facts: Mapping[str, Facts], sites: int | str, seed: int) -> dict[str, list[Found]]:
+def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Found]]:
     """The images of each site: by the folder that they are in, or as ``site-1`` and so on.
 
     Args:
         found: private images.
-        facts: by image.
         sites: number of sites, or :data:`FOLDER`.
         seed: of the draws.
     """
     if isinstance(sites, int):
-        parts = iid(_clusters_of(found, facts), sites, seed=seed)
+        parts = iid(_clusters_of(found), sites, seed=seed)
         return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
+    require(one_of("--sites", sites, [FOLDER], "a number, or this word"))
     if any(not one.origin for one in found):
         hint = "put each site's images into a folder of its own"
         raise refused("--sites folder", found="images in no folder", expected="folders", hint=hint)
@@ -226,12 +214,7 @@ def share_problems(validation: float, test: float) -> list[Problem]:
 
 
 def draw_measuring(
-    by_site: Mapping[str, list[Found]],
-    facts: Mapping[str, Facts],
-    shares: Sequence[float],
-    *,
-    beside: Sequence[Found],
-    seed: int,
+    by_site: Mapping[str, list[Found]], shares: Sequence[float], *, beside: Sequence[Found], seed: int
 ) -> Places:
     """Draws each site's validation and test images; the rest is unlabelled.
 
@@ -240,7 +223,6 @@ def draw_measuring(
 
     Args:
         by_site: images of each site.
-        facts: by image.
         shares: of the site's images, to validate and to test on, each in [0, 1).
         beside: the public images.
         seed: of the draws.
@@ -248,7 +230,7 @@ def draw_measuring(
     owners: dict[str, set[str]] = {}
 
     def keys(one: Found) -> list[str]:
-        return [facts[one.image].sha256, *([f"group {one.group}"] if one.group else [])]
+        return [one.sha256, *([f"group {one.group}"] if one.group else [])]
 
     for site, ones in [("", beside), *by_site.items()]:
         for key in (key for one in ones for key in keys(one)):
@@ -257,14 +239,12 @@ def draw_measuring(
     for site, ones in by_site.items():
         masked = [one.label is not None and one.label_kind is None for one in ones]
         own = [mask and all(len(owners[key]) == 1 for key in keys(one)) for one, mask in zip(ones, masked, strict=True)]
-        hashes, groups = [facts[one.image].sha256 for one in ones], [one.group for one in ones]
-        drawn = hold_out(hashes, groups, own, shares, seed=seed)
-        for split, indices in zip((Split.VALIDATION, Split.TEST, Split.UNLABELLED), drawn, strict=True):
-            places[site, split] = [ones[index] for index in indices]
+        drawn = hold_out(ones, own, shares, seed=seed)
+        places |= zip([(site, split) for split in (Split.VALIDATION, Split.TEST, Split.UNLABELLED)], drawn, strict=True)
     return places
 
 
-def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]) -> tuple[Places, list[str]]:
+def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]]:
     """Turns sites into unseen hospitals: all their labelled images become test images, nothing is left to train on.
 
     Images without a mask are left out, and so are those with the bytes, or the group (patient, video), of images
@@ -272,7 +252,6 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
 
     Args:
         places: images by site and split.
-        facts: by image.
         names: the sites; the others stay as they are.
 
     Returns:
@@ -293,9 +272,9 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
     for name in [site for site in sites if site in names]:
         everything = [one for split in SITE_SPLITS for one in places.get((name, split), [])]
         others = [one for place, ones in places.items() if place[0] != name for one in ones]
-        hashes, groups = {facts[one.image].sha256 for one in others}, {one.group for one in others} - {None}
+        hashes, groups = {one.sha256 for one in others}, {one.group for one in others} - {None}
         labelled = [one for one in everything if one.label is not None]
-        new = [one for one in labelled if facts[one.image].sha256 not in hashes]
+        new = [one for one in labelled if one.sha256 not in hashes]
         kept = [one for one in new if one.group not in groups]
         for count, one, many, why in (
             (len(everything) - len(labelled), "has", "have", "no mask"),
@@ -313,9 +292,7 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
     return changed, sentences
 
 
-def divide_sites(
-    places: Places, facts: Mapping[str, Facts], parts: int, *, seed: int = 0, spared: Sequence[str] = ()
-) -> tuple[Places, list[str]]:
+def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[str] = ()) -> tuple[Places, list[str]]:
     """Cuts every site into ``<name>-1`` to ``<name>-<parts>``, all three splits in about equal shares.
 
     Images of one group, or with the same bytes, come to one part, whatever split they are in. The result depends on
@@ -323,7 +300,6 @@ def divide_sites(
 
     Args:
         places: images by site and split; the public ones stay as they are.
-        facts: by image.
         parts: number of sites to make of each.
         seed: of the order in which clusters are dealt out.
         spared: sites that stay whole.
@@ -349,7 +325,7 @@ def divide_sites(
         for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
             found, expected = f"a site {name!r}", f"names from {site}-1 to {site}-{parts} free for its parts"
             problems.add(f"--divide {parts}: {site}", found=found, expected=expected, hint="rename the site")
-        together = _clusters_of([one for _, one in mine], facts)
+        together = _clusters_of([one for _, one in mine])
         if len(together) < parts:
             found = f"{counted(len(together), 'independent group')} of images"
             hint = "ask for fewer parts, or leave the site whole"

@@ -194,7 +194,10 @@ def look_at(
     sites = ((place[0] if isinstance(place, tuple) else place, ones) for place, ones in found.items())
     problems.extend(repeated_stems((site, one.image) for site, ones in sites for one in ones))
     problems.refuse_if_any()
-    kept = {place: [one for one in ones if one.image in facts] for place, ones in found.items()}
+    kept = {
+        place: [replace(one, sha256=facts[one.image].sha256) for one in ones if one.image in facts]
+        for place, ones in found.items()
+    }
     return Looked(kept, facts, sentences)
 
 
@@ -233,7 +236,7 @@ def of_sites(
     else:
         private = {site: ones for site, ones in looked.found.items() if site != options.public}
         public = looked.found.get(options.public, []) if options.public is not None else []
-        places = drawn(public, private, looked, options)
+        places = drawn(public, private, options)
     return finish(places, looked, root, options, caveats=caveats)
 
 
@@ -247,16 +250,15 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
         known: problems of the source.
     """
     looked = look_at({"": found}, Path(root), options, known)
-    public, rest = draw_public(looked.found[""], looked.facts, options.public, options.seed)
-    by_site = divide(rest, looked.facts, options.sites, options.seed)
-    return finish(drawn(public, by_site, looked, options), looked, Path(root), options)
+    public, rest = draw_public(looked.found[""], options.public, options.seed)
+    by_site = divide(rest, options.sites, options.seed)
+    return finish(drawn(public, by_site, options), looked, Path(root), options)
 
 
-def drawn(public: Sequence[Found], sites: Mapping[str, list[Found]], looked: Looked, options: Options) -> Places:
+def drawn(public: Sequence[Found], sites: Mapping[str, list[Found]], options: Options) -> Places:
     """The public images, and those of each site drawn to validate and to test on."""
     shares = options.validation, options.test
-    measuring = draw_measuring(sites, looked.facts, shares, beside=public, seed=options.seed)
-    return {("", Split.PUBLIC): list(public), **measuring}
+    return {("", Split.PUBLIC): list(public), **draw_measuring(sites, shares, beside=public, seed=options.seed)}
 
 
 def finish(
@@ -279,9 +281,9 @@ def finish(
         caveats: sentences for the report that the source has to add.
     """
     output, facts = Path(options.output), looked.facts
-    places, reshaped = make_unseen(places, facts, options.unseen)
+    places, reshaped = make_unseen(places, options.unseen)
     if options.divide is not None:
-        places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
+        places, divided = divide_sites(places, options.divide, seed=options.seed, spared=options.unseen)
         reshaped += divided
     sites = {site: Site() for site, _ in places if site}
     datalist = DataList(options.called, [], sites, options.mask_threshold, list(options.classes))

@@ -387,10 +387,11 @@ def misfit(picture: Picture, mask: Picture) -> float:
         A difference in [-1, 1]; positive where another direction fits better. 0 for pictures that are not square and
         for empty or full masks.
     """
-    height, width = mask.shape
+    if mask.shape[0] != mask.shape[1]:
+        return 0.0
     grey = np.asarray(Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)
     as_is = np.asarray(Image.fromarray(mask * 255).resize((SIDE, SIDE), Image.Resampling.BOX)) > 127
-    if height != width or not 0 < as_is.mean() < 1 or grey.var() == 0:
+    if not 0 < as_is.mean() < 1 or grey.var() == 0:
         return 0.0
     others = (as_is.T, np.rot90(as_is), np.rot90(as_is, 2), np.rot90(as_is, 3), np.rot90(as_is.T, 2))
     distances = [(grey[each].mean() - grey[~each].mean()) ** 2 for each in (as_is, *others)]

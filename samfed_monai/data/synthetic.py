@@ -158,7 +158,7 @@ def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple
     if marked and not tube:
         layers.append((_ruler(random, shape), HAIR))
 
-    light, facing = _light(random, shape, inside, radius, drawn(look.bulge))
+    light, facing = _light(random, inside, radius, drawn(look.bulge))
     light *= drawn(look.exposure) * _vignette(random, shape, drawn(look.vignette))
     if tube:
         light *= _folds(random, shape, drawn(look.folds), body)
@@ -213,9 +213,7 @@ def _depth_inside(
     return depth + np.float32(ragged * radius) * fractal_noise(random, shape, 0.6 * radius, 5, 0.6)
 
 
-def _light(
-    random: np.random.Generator, shape: Shape, inside: Field, radius: float, bulge: float
-) -> tuple[Field, Field]:
+def _light(random: np.random.Generator, inside: Field, radius: float, bulge: float) -> tuple[Field, Field]:
     """Light on a raised growth, with a lamp beside the camera; and how much the surface faces that."""
     height = np.float32(bulge * radius) * (1 - np.square(1 - np.clip(inside / np.float32(radius), 0, 1)))
     down, right = np.gradient(ndimage.gaussian_filter(height, 0.06 * radius, truncate=2))

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import atomic_write, safe_load
-from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol.message import from_bytes, message_refused, to_bytes
 from samfed_monai.protocol.transport import HeldWeights, Task
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class SiteState:
             removed.unlink(missing_ok=True)
         if removed.exists():
             found, hint = f"removed: a site keeps those of the newest {KEPT_RUNS} runs", "start a run of another name"
-            raise MessageRefused([Problem("state", found=found, expected="this run's state", hint=hint)])
+            raise message_refused("state", found, "this run's state", hint)
         last = round - 1 if task == Task.TRAIN else round
         stored = [number for number in self._stored() if number <= last]
         wanted = max(stored, default=PREPARED)

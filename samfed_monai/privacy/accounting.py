@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import append_line, as_file_name, locked
-from samfed_monai.privacy.audit import lines
+from samfed_monai.privacy.audit import lines, stamped
 from samfed_monai.protocol.message import MessageRefused
 
 if TYPE_CHECKING:
@@ -151,9 +149,7 @@ class PrivacyLedger:
                 found = f"epsilon {spent:.3g} over all of its runs after one more message"
                 expected = f"at most {most:g}, as this site's file says"
                 raise MessageRefused([Problem("privacy budget", found=found, expected=expected)])
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            entry = {"time": now, "run": run, "noise_multiplier": settings.noise_multiplier}
-            append_line(self.path, json.dumps(entry, ensure_ascii=False, allow_nan=False))
+            append_line(self.path, stamped({"run": run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:
         """Noise multiplier to the number of releases with it (:func:`.audit.count_noise`)."""

@@ -41,8 +41,7 @@ class AuditLog:
         Raises:
             OSError: it could not be written.
         """
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
+        line = stamped(record)
         with self._lock:
             if self.path is not None:
                 append_line(self.path, line)
@@ -112,6 +111,12 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(each) for each in value) or "-"
     return "-" if value is None else str(value)
+
+
+def stamped(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON, with the time in front."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
 
 
 def lines(path: Path | None) -> list[dict[str, Any] | None]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ import torch
 from samfed_monai.core.errors import Problem, Stopped
 from samfed_monai.core.io import append_line
 from samfed_monai.privacy.accounting import count_noise, epsilon, epsilon_of, noise_of_entry
+from samfed_monai.privacy.audit import stamped
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
@@ -283,5 +282,4 @@ class CentralNoise:
         if most is not None and (spent := epsilon_of(after, self.settings.delta)) > most:
             reason = f"epsilon would be {spent:.3g} after one more mean, of at most {most:g}; repeated rounds count"
             raise Stopped(reason, "take the last model as it is; more rounds spend more")
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        append_line(self.ledger, json.dumps({"time": now, "round": round, "noise_multiplier": noise}))
+        append_line(self.ledger, stamped({"round": round, "noise_multiplier": noise}))

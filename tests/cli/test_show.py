@@ -62,20 +62,6 @@ def as_json(capsys: pytest.CaptureFixture[str], *words: Any) -> Any:
     return json.loads(shown(capsys, *words, "--json"))
 
 
-def test_knobs_of_a_file_and_what_they_lead_to(bundle, capsys):
-    assert shown(capsys, bundle) == (
-        "toy, train: train.json, command line\n"
-        "\n"
-        "id      value        from        replaced\n"
-        "rate    0.1          train.json\n"
-        "steps   null         train.json\n"
-        'folder  @root = "."  train.json\n'
-        'root    "."          train.json\n'
-        "\n"
-        "7 more ids with --all\n"
-    )
-
-
 def test_a_variant_with_its_base_and_the_command_line_on_top(bundle, capsys):
     assert shown(capsys, bundle, "--variant", "gentle", "--rate", 0.2, "--terms::kd::weight", 4) == (
         "toy, train: train.json, variant base, variant gentle, command line\n"
@@ -183,14 +169,6 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(bundle, capsys)
         "\n"
         "6 more ids with --all\n"
     )
-
-
-def test_a_federation_s_own_variant_and_an_object_of_the_command_line(bundle, capsys):
-    whole = as_json(capsys, bundle, "--workflow", "federate", "--terms", '{"kd": {"weight": 9}}')
-    assert whole["terms#kd#weight"]["value"] == 9
-    assert [old["from"] for old in whole["terms#kd#weight"]["replaced"]] == [
-        *("federate.json", "variant gentle", "variant base", "train.json"),
-    ]
 
 
 def test_an_object_that_replaces_a_component_has_no_past_below_it(bundle, capsys):

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.components import component_schema, typed_as
 from samfed_monai.config.options import options_in
 from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.config.targets import component_schema, typed_as
 from samfed_monai.methods.ditto import DittoSharing
 
 FILES = sorted({files[-1] for files in WORKFLOWS.values()})
