@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -299,9 +297,7 @@ class SiteEvaluation:
 
     def run(self) -> dict[str, Any]:
         """Evaluates and returns the content of ``metrics.json``."""
-        require_writable(self.output_dir)
-        if self.output_dir.is_file():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.output_dir))
+        require_writable(self.output_dir / "metrics.json")
         records = self._records()
         network = self.evaluator.network
         if not self.loaded:
