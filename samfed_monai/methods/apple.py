@@ -22,8 +22,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.sharing import TrainerSharing
-from samfed_monai.protocol.strategy import Exchange
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ import torch
 from samfed_monai.core import training_state
 from samfed_monai.handlers.term import Term
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.sharing import TrainerSharing
+from samfed_monai.protocol.strategy import TrainerSharing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -21,8 +21,7 @@ from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import distillation_kl, hssf_kl
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Exchange, Strategy
+from samfed_monai.protocol.strategy import Exchange, Sharing, Strategy
 from samfed_monai.transforms.loading import GATE, KEY
 
 if TYPE_CHECKING:

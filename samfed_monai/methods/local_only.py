@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Exchange, Strategy
+from samfed_monai.protocol.strategy import Exchange, Sharing, Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from PIL import Image
 
 from samfed_monai.data import DataList, SoftMaskStore
 from samfed_monai.federation import disagreement
-from samfed_monai.federation.disagreement import KEPT, TABLE, Disagreement
+from samfed_monai.federation.site_teacher import KEPT, TABLE, Disagreement
 from samfed_monai.reports import Report
 from tests.federation.test_job import job
 
