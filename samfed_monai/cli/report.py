@@ -72,7 +72,7 @@ def watch(report: Report, seconds: float = 2.0) -> int:
         Refused: there is no such folder.
     """
     from samfed_monai.core.words import counted
-    from samfed_monai.federation.run_folder import LOCK, RunLock
+    from samfed_monai.federation.run_folder import is_locked
     from samfed_monai.reports.run_data import RunData, stored_rounds
     from samfed_monai.reports.style import as_seconds
 
@@ -81,7 +81,7 @@ def watch(report: Report, seconds: float = 2.0) -> int:
         raise Refused([Problem(str(folder), found="no such folder", expected="that of a run at work")])
     with suppress(KeyboardInterrupt):
         while not (folder / "results.json").is_file():
-            works = RunLock.is_held(folder / LOCK)
+            works = is_locked(folder)
             rounds = stored_rounds(folder)
             if rounds != written:  # fewer, too: a run may be begun anew
                 written = rounds

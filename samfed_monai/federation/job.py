@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +16,12 @@ from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
-from samfed_monai.federation.participants import Participants
+from samfed_monai.federation.participants import Participants, run_config
 from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
-from samfed_monai.federation.student_teacher import next_run_problems
 from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.workflow import WorkflowConfig, client_config
+from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
@@ -61,12 +61,7 @@ class JobCheck(NamedTuple):
 
 
 def check_job(
-    bundle_root: str | Path,
-    overrides: Mapping[str, Any],
-    datalist: DataList | None,
-    *,
-    build: bool = True,
-    last: bool = True,
+    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
 ) -> JobCheck:
     """Checks a run of ``federate.json`` without data, and whether its components can be built.
 
@@ -78,26 +73,25 @@ def check_job(
         overrides: ids of ``federate.json`` to values.
         datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
         build: whether what trains is built, too, which takes a second or so.
-        last: whether no other run takes its soft masks from this one.
     """
     try:
         job = job_of(federate_parser(Path(bundle_root), overrides))
     except Refused as refused:
         return JobCheck(refused.problems, [])
-    plan, problems = _with_a_site(job.plan, datalist), Problems()
-    config = client_config(job.places.bundle_root, plan.variant, {**plan.train, **job.places.overrides()})
-    participants = None
+    plan, places, problems, participants = job.plan, job.places, Problems(), None
+    if datalist is None and not plan.sites:
+        plan = replace(plan, sites={"a site": {}})
     with problems.collected():
-        participants = Participants.of(plan, job.places, datalist or DataList("", []))
+        participants = Participants.of(plan, places, datalist or DataList("", []))
     sites = len(participants.sites) if datalist is not None and participants is not None else None
-    problems.extend(plan_problems(plan, job.places, participants, datalist, sites=sites))
-    problems.extend(next_run_problems(participants) if participants and not last else [])
-    with problems.collected():
-        if build and participants and not any(is_sam(config, name) for name in participants.networks.values()):
-            participants.dry_run()
-    with problems.collected():
-        if build:
-            TeacherStage.of(plan, job.places).dry_run(config.value("teacher_adapt"))
+    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites))
+    if build and participants is not None:
+        with problems.collected():
+            if not any(is_sam(participants.config, name) for name in participants.networks.values()):
+                participants.dry_run()
+    if build:
+        with problems.collected():
+            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
     if problems or participants is None:
         return JobCheck(list(dict.fromkeys(problems)), [])
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
@@ -120,11 +114,6 @@ def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], varian
         except Refused as refused:
             return refused.problems
     return []
-
-
-def _with_a_site(plan: Plan, datalist: DataList | None) -> Plan:
-    """``plan``, with a site where neither it nor a list names one."""
-    return plan if datalist is not None or plan.sites else plan.with_sites({"a site": {}}, plan.unseen)
 
 
 class FederatedJob:
@@ -201,45 +190,28 @@ class FederatedJob:
         workers: int | str = 1,
         verify: bool = False,
     ) -> None:
-        given = training_values_of_command(bundle_root) if train is None else train
-        of_sites, site_places = split_places(given)
-        of_teacher, teacher_places = split_places(teacher or {})
+        given = {**locals(), "update_guard": dict(update_guard or {})}
+        of_train, train_paths = split_places(training_values_of_command(bundle_root) if train is None else train)
+        of_teacher, teacher_paths = split_places(teacher or {})
         choices = {site: split_places(choice) for site, choice in (sites or {}).items()}
+        split = {"bundle", "train", "teacher", "sites"}
+        settings, paths = (
+            {each.name: given[each.name] for each in fields(of) if each.name not in split} for of in (Plan, Places)
+        )
         #: All settings that decide the result; sites receive it with every site named (:meth:`Participants.settled`).
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,
-            rounds=rounds,
-            variant=variant,
-            seed=seed,
-            warm_start_steps=warm_start_steps,
-            warm_start_held_out=warm_start_held_out,
-            train=of_sites,
+            train=of_train,
             teacher=of_teacher,
             sites={site: choice for site, (choice, _) in choices.items()},
-            unseen=tuple(unseen),
-            keep_optimizer=keep_optimizer,
-            update_guard=dict(update_guard or {}),
-            quorum=quorum,
-            timeout=timeout,
-            allow_single_site=allow_single_site,
-            privacy=privacy,
-            compression=compression,
+            **settings,
         )
         #: Paths on this machine.
         self.places = Places(
-            bundle_root=Path(bundle_root),
-            datalist=Path(datalist),
-            data_root=Path(data_root),
-            output_dir=Path(output_dir),
-            cache_dir=Path(cache_dir) if cache_dir else None,
-            adapter=adapter,
-            start_from=start_from,
-            masks_from=masks_from,
-            train=site_places,
-            teacher=teacher_places,
+            train=train_paths,
+            teacher=teacher_paths,
             sites={site: there for site, (_, there) in choices.items() if there},
-            workers=workers,
-            verify=verify,
+            **paths,
         )
         UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
 

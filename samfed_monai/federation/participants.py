@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 #: Key of ``federate.json -> sites -> <name>`` that names the site's network; every other key is an id of train.json.
 NETWORK = "network"
+
+
+def run_config(plan: Plan, places: Places) -> WorkflowConfig:
+    """``train.json`` of a plan on this machine, with its variant and its values."""
+    return client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
 
 
 def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -258,9 +263,8 @@ class Participants:
     @classmethod
     def of(cls, plan: Plan, places: Places, datalist: DataList) -> Participants:
         """That of a plan on this machine."""
-        config = client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
         choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
-        return cls(config, datalist, choices=choices, unseen=plan.unseen)
+        return cls(run_config(plan, places), datalist, choices=choices, unseen=plan.unseen)
 
     def dry_run(self) -> None:
         """Builds every network of the run once, before anything is computed.
@@ -359,7 +363,7 @@ class Participants:
     def settled(self, plan: Plan) -> Plan:
         """The plan with every site and its network named, so that a site needs no other list than its own."""
         choices = {site: {**plan.sites.get(site, {}), NETWORK: self.networks[site]} for site in self.sites}
-        return plan.with_sites(choices, self.unseen)
+        return replace(plan, sites=choices, unseen=self.unseen)
 
     def at_server(self) -> WorkflowConfig:
         """The configuration as the server has it: with its own network, and no site."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,6 @@ class Plan:
     def fingerprint(self, bundle_root: str | Path) -> str:
         """SHA-256 of the plan and of the bundle's files that it runs with; paths and notes in them do not count."""
         return canonical_hash({"plan": self.to_json(), "bundle": bundle_content(bundle_root, self.variant)})
-
-    def with_sites(self, sites: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) -> Plan:
-        """The same plan with every site named."""
-        return replace(self, sites={name: dict(choice) for name, choice in sites.items()}, unseen=tuple(unseen))
 
 
 @dataclass(frozen=True)

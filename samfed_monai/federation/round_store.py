@@ -6,9 +6,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
@@ -35,22 +34,13 @@ def state_file(site: str) -> str:
     return f"{as_file_name(site)}.safetensors"
 
 
-@dataclass(frozen=True)
-class StoredRound:
-    """A complete round: its number, its folder, and the content of its ``round.json``."""
-
-    round: int
-    folder: Path
-    record: dict[str, Any]
-
-
 class RoundRecords(Sequence[dict[str, Any]]):
     """``round.json`` of a run's rounds, each read when it is asked for: memory is flat however long the run is.
 
     The last one is kept, which is looked at several times while the next round runs.
 
     Args:
-        store: where they lie.
+        store: of the run.
         count: of rounds that are there, from round 0 on.
     """
 
@@ -61,36 +51,24 @@ class RoundRecords(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        """A record, or a list of them.
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override] # no slices
+        """A record.
 
         Raises:
             IndexError: there is no such round.
             Stopped: it is missing or damaged.
         """
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(self._count))]
         number = range(self._count)[index]
-        if self._last is not None and self._last[0] == number:
-            return self._last[1]
-        record = self._store.record(number)
-        if number == self._count - 1:
+        if self._last is None or self._last[0] != number:
+            record = self._store.record(number)
+            if number < self._count - 1:
+                return record
             self._last = number, record
-        return record
+        return self._last[1]
 
-    def append(self, stored: StoredRound) -> None:
-        """Adds the round after the last one, which was stored.
-
-        Raises:
-            ValueError: it is another round.
-        """
-        if stored.round != self._count:
-            raise ValueError(f"round {stored.round} does not follow {self._count} rounds")
-        self._count, self._last = self._count + 1, (stored.round, stored.record)
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds the round after the last one, which was stored."""
+        self._last, self._count = (self._count, record), self._count + 1
 
 
 class RoundStore:
@@ -122,8 +100,8 @@ class RoundStore:
         record: Mapping[str, Any],
         save_state: Callable[[Path], dict[str, str]] | None = None,
         server_state: Mapping[str, Tensor] | None = None,
-    ) -> StoredRound:
-        """Stores a round.
+    ) -> dict[str, Any]:
+        """Stores a round; returns the content of its ``round.json``.
 
         Args:
             round: its number, or :data:`START`.
@@ -158,14 +136,14 @@ class RoundStore:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        return StoredRound(round, final, content)
+        return content
 
     def rounds(self) -> list[int]:
         """Numbers of the rounds that are there, intact or not, in order."""
         return list(round_folders(self.folder))
 
-    def latest(self) -> StoredRound | None:
-        """The last intact round, or ``None`` when none was stored.
+    def latest(self) -> dict[str, Any] | None:
+        """``round.json`` of the last intact round, or ``None`` when none was stored.
 
         A damaged round is set aside as ``NNN.torn`` with a line in the log, and the one before it is tried (fault 52).
 
@@ -174,13 +152,19 @@ class RoundStore:
         """
         numbers = self.rounds()
         for number in reversed(numbers):
-            stored, damage = self._verify(number)
-            if stored is not None:
-                return stored
+            try:
+                record = self.record(number)
+                damaged = [name for name in record["files"] if not self._is_intact(number, name, record)]
+            except (Stopped, OSError):
+                damaged = ["round.json"]
+            if not damaged:
+                return record
             torn = self.folder / f"{number:03d}.torn"
             shutil.rmtree(torn, ignore_errors=True)
             os.replace(self.path(number), torn)
-            logger.warning("round %d is damaged (%s); set aside as %s, going back one round", number, damage, torn.name)
+            logger.warning(
+                "round %d is damaged (%s); set aside as %s, going back one round", number, damaged[0], torn.name
+            )
             if number - 1 not in numbers or not (self.path(number - 1) / WEIGHTS).is_file():
                 break
         if numbers:
@@ -227,7 +211,7 @@ class RoundStore:
             not isinstance(record, dict)
             or not isinstance(record.get("files"), dict)
             or not all(isinstance(digest, str) for digest in record["files"].values())
-            or record.get("round", number) != number
+            or record.get("round") != number
         ):
             raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)
         return record
@@ -282,15 +266,13 @@ class RoundStore:
                 (self.path(number) / SERVER).unlink(missing_ok=True)
         self._full = keep_models | keep_states
 
-    def delete_states(self, but: int | None = None) -> None:
-        """Removes the sites' states of every round but one: no run goes on from them. Rounds stay intact."""
+    def delete_states(self) -> None:
+        """Removes the sites' states of every round: no run goes on from them. Rounds stay intact."""
         for number in self.rounds():
-            if number == but:
-                continue
-            path, record = self.path(number) / "round.json", self.record(number)
+            record = self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:
-                write_json(path, {**record, "files": files}, mode=PUBLIC)
+                write_json(self.path(number) / "round.json", {**record, "files": files}, mode=PUBLIC)
             shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
 
     def say_where_states_are(self) -> None:
@@ -305,20 +287,10 @@ class RoundStore:
         return self.folder / ("start" if round == START else f"{round:03d}")
 
     def _require_intact(self, round: int, name: str, what: str) -> None:
-        path = self.path(round) / name
-        expected = self.record(round)["files"].get(name)
-        if expected is None or not path.is_file() or tensor_file.digest_like(path, expected) != expected:
+        if not self._is_intact(round, name, self.record(round)):
+            path = self.path(round) / name
             raise Stopped(f"{what} of round {round} is missing or damaged ({path})", "run again in a new output_dir")
 
-    def _verify(self, number: int) -> tuple[StoredRound | None, str]:
-        folder = self.path(number)
-        try:
-            record = read_json(folder / "round.json")
-            for name, digest in record["files"].items():
-                if not (folder / name).is_file():
-                    return None, f"{name} is missing"
-                if tensor_file.digest_like(folder / name, digest) != digest:
-                    return None, f"{name} does not have its digest"
-        except (Refused, KeyError, TypeError, AttributeError, OSError):
-            return None, "round.json cannot be read"
-        return StoredRound(number, folder, record), ""
+    def _is_intact(self, round: int, name: str, record: Mapping[str, Any]) -> bool:
+        path, digest = self.path(round) / name, record["files"].get(name)
+        return digest is not None and path.is_file() and tensor_file.digest_like(path, digest) == digest

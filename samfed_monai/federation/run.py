@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -20,26 +20,25 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.own_process import peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
-from samfed_monai.core.words import counted
+from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, require_starts
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import (
-    Preparation,
     check_data,
     class_problems,
     label_problems,
     list_fingerprint,
     no_public_images,
+    public_colours,
     shared_fingerprints,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
-from samfed_monai.federation.progress import Tracking
-from samfed_monai.federation.quality import write_quality_of_run
+from samfed_monai.federation.progress import Clock, Tracking
 from samfed_monai.federation.round_store import START
-from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
-from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
+from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped, total_traffic
+from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import StartingPoint, start_problems
@@ -48,6 +47,8 @@ from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
+from samfed_monai.metrics.quality import FEWEST, Calibration, Quality
+from samfed_monai.metrics.quality_file import digests_of, write_quality
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.privacy import (
@@ -67,39 +68,9 @@ from samfed_monai.results import build_results
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.server import RunResult
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
-
-
-def outcome(result: RunResult, participants: Participants) -> dict[str, Any]:
-    """The arguments of :func:`samfed_monai.results.build_results` that the rounds give."""
-    return {
-        "scores": {name: model["sites"] for name, model in result.models.items()},
-        "model_rounds": {name: model["round"] for name, model in result.models.items()},
-        "unseen": {name: model["unseen"] for name, model in result.models.items()} if participants.unseen else None,
-        "networks": participants.networks,
-        "exchange": participants.exchange,
-        "own_models": participants.strategy.keeps_states,
-        "own_labels": participants.supervised,
-        "traffic": result.traffic,
-        "against_start": result.against_start,
-        "rounds_traffic": [round_traffic(record) for record in result.records],
-        "skipped": skipped(result.records),
-    }
-
-
-def fell_back(result: RunResult) -> list[str]:
-    """What a report says where the best model is the network that the run began with."""
-    if result.models["best"]["round"] != START or result.against_start is None:
-        return []
-    return [_NO_ROUND_BETTER.format(**result.against_start)]
-
-
-def model_hashes(result: RunResult) -> dict[str, str]:
-    """SHA-256 of the stored models, under the names of ``results.json -> hashes``."""
-    return {f"model_{name}": model["sha256"] for name, model in result.models.items()}
 
 
 PACKAGES = ("samfed-monai", "monai", "torch", "pytorch-ignite", "segment-anything", "timm", "numpy")
@@ -122,12 +93,9 @@ def require_no_paths_of_sites(places: Places) -> None:
     Raises:
         Refused: with every such path.
     """
-    problems = Problems()
-    for site, there in sorted(places.sites.items()):
-        for name in there:
-            expected, hint = "nothing: paths are configured at each site", "set it at the site"
-            problems.add(f"federate.json -> sites#{site}#{name}", found="a path", expected=expected, hint=hint)
-    problems.refuse_if_any()
+    expected, hint = "nothing: paths are configured at each site", "set it at the site"
+    named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(places.sites.items()) for name in there]
+    require(Problem(where, "a path", expected, hint) for where in named)
 
 
 def require_sites(transport: Transport, participants: Participants) -> None:
@@ -183,16 +151,9 @@ def plan_problems(
     return list(problems)
 
 
-SPLITS = ("validation", "test")
-
-
 _NO_ROUND_BETTER = (
     "No round is better than the network that the run began with ({by} {start:.3f}, in the best round "
     "{rounds:.3f}): that network is the run's model. What the sites learned from may have misled them."
-)
-_MORE_ROUNDS = (
-    "The run was finished after {} and then given more: the later rounds follow the learning-rate schedule of a run of "
-    "{} rounds."
 )
 
 
@@ -208,7 +169,7 @@ class Run:
         self.plan, self.places = plan, places
         self.guard, self.privacy = UpdateGuard.from_json(plan.update_guard), Privacy.from_json(plan.privacy)
         self.teacher = TeacherStage.of(plan, places)
-        self.seconds: dict[str, float] = {}
+        self.clock = Clock()
 
     @cached_property
     def datalist(self) -> DataList:
@@ -260,24 +221,38 @@ class Run:
             settled, context = participants.settled(plan), ProcessContext(participants, datalist)
             with self._carrier(transport, settled, context) as carrier:
                 require_sites(carrier, participants)
-                before = self._preparation(carrier, going_on=bool(folder.store.rounds()))
+                server = self._server(carrier, folder)
                 common = shared_fingerprints(settled, places.bundle_root, datalist)
-                before.check(
+                server.check(
                     lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
                 )
-                about, teacher_sha256 = self._teach(before, context)
+                about, teacher_sha256 = self._teach(server, context)
                 costs = participants.costs()  # right after the teacher's, so that the times may be compared
                 if about is not None:
                     costs["teacher"] = {key: about[key] for key in ("parameters", "milliseconds", "memory_bytes")}
-                teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
-                controller = self._ready(before, folder, carrier, self._trunk(begins))
-                prepared = before.traffic()
-                with Tracking(folder.path) as controller.on_round:
-                    result = controller.run()
+                teacher_scores = server.teacher_scores(self.teacher.scored) if about is not None else None
+                self._begin(server, self._trunk(begins))
+                prepared = total_traffic([], carrier.take_traffic().values())
+                with Tracking(folder.path) as server.on_round:
+                    result = server.run()
+            start, caveats = result.against_start, []
+            if start is not None and result.models["best"]["round"] == START:
+                caveats.append(_NO_ROUND_BETTER.format(**start))
+            unseen = {name: model["unseen"] for name, model in result.models.items()}
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
-                **outcome(result, participants),
+                scores={name: model["sites"] for name, model in result.models.items()},
+                model_rounds={name: model["round"] for name, model in result.models.items()},
+                unseen=unseen if participants.unseen else None,
+                networks=participants.networks,
+                exchange=participants.exchange,
+                own_models=participants.strategy.keeps_states,
+                own_labels=participants.supervised,
+                traffic=result.traffic,
+                against_start=start,
+                rounds_traffic=[round_traffic(record) for record in result.records],
+                skipped=skipped(result.records),
                 costs=costs,
                 teacher_scores=teacher_scores,
                 teacher=about,
@@ -286,26 +261,37 @@ class Run:
                     self.privacy,
                     result.records,
                     result.withheld,
-                    central=controller.central.account() if controller.central else None,
+                    central=server.central.account() if server.central else None,
                     statistic=participants.strategy.statistic,
                 ),
-                seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
-                hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
+                seconds={**result.seconds, **self.clock.seconds, "total": time.perf_counter() - started},
+                hashes={
+                    **hashes,
+                    "teacher": teacher_sha256,
+                    **{f"model_{name}": model["sha256"] for name, model in result.models.items()},
+                },
                 versions=versions(),
                 seeds=seeds,
                 convention=self._convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=command_line(),
                 start=self._started_from(),
-                caveats=[
-                    *(_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before),
-                    *fell_back(result),
-                ],
+                caveats=caveats,
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
-            write_quality_of_run(result.calibration, participants.config, own, places)
+            self._write_quality(result.calibration, own)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
+
+    def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
+        """Writes ``quality.json``: what masks' promises are worth, and the colours of the public images."""
+        if calibration is None:
+            text = "expected Dice is not calibrated: fewer than %d validation images say what it is worth"
+            logger.info(text, FEWEST)
+        colours = public_colours(self.participants.config, datalist, self.places.data_root)
+        sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
+        used = digests_of(sites) if calibration else ()
+        write_quality(Quality(calibration, colours, used), self.places.output_dir)
 
     def _check(self) -> str:
         """Refuses what could not work, before anything is written and any site is asked.
@@ -332,18 +318,6 @@ class Run:
     def _convention(self) -> dict[str, Any]:
         convention: dict[str, Any] = self.participants.config.parser().get_parsed_content("validate#scores").convention
         return convention
-
-    @cached_property
-    def _classes(self) -> Sequence[str]:
-        return self.participants.config.optional("classes") or ()
-
-    def _preparation(self, transport: Transport, *, going_on: bool) -> Preparation:
-        plan, participants = self.plan, self.participants
-        least = quorum_of(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-        everybody = sorted((*participants.sites, *participants.unseen))
-        return Preparation(
-            transport, everybody, plan.rounds, plan.seed, least if going_on else None, classes=self._classes
-        )
 
     @contextmanager
     def _carrier(
@@ -399,7 +373,7 @@ class Run:
         given = {"adapter": sha256_file(self.places.adapter)} if self.places.adapter else {}
         return {**start, "sam": sha256_file(self.teacher.checkpoint()), **given}
 
-    def _teach(self, before: Preparation, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
+    def _teach(self, server: RoundController, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
         adapt, places = self.adapt, self.places
         if adapt == "off":
@@ -407,7 +381,7 @@ class Run:
         teacher: Teacher | StudentTeacher
         file: Path | None
         sam: str | None
-        with self._timed("teacher"):
+        with self.clock("teacher"):
             if places.masks_from is not None and self.student is not None:
                 file = self.teacher.kept(self.student)
                 teacher, sam = StudentTeacher.load(file, self.participants.config, self.teacher), None
@@ -416,10 +390,10 @@ class Run:
                 teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
                 file, sam = self.teacher.file, sha256_file(self.teacher.checkpoint())
                 about = self.teacher.about(teacher, adapt)
-        with self._timed("soft_masks"):
+        with self.clock("soft_masks"):
             tensors, words = adapter_message(file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
-            before.hand_out(tensors, words)
+            server.hand_out(tensors, words)
             context.teacher = None  # frees it: the rounds do not need it
         return {**about, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
 
@@ -450,33 +424,16 @@ class Run:
         """The adapter of the teacher that the networks start from, fitted first where that is not done yet."""
         if adapt == "none":
             return None
-        with self._timed("teacher"):
+        with self.clock("teacher"):
             return self.teacher.file or self.teacher.adapter(
                 self.datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
             )
 
-    def _ready(
-        self, before: Preparation, folder: RunFolder, transport: Transport, trunk: Path | None
-    ) -> RoundController:
-        """Warm start and initial weights for every site; the controller of the rounds."""
-        plan, participants = self.plan, self.participants
-        later = participants.strategy.rounds_before_warm_start > 0
-        if (begun := self._started_from()) is not None:
-            steps = begun["warm_start_steps"] or "no"
-            logger.info("start: the weights of %s, then %s steps of warm start", begun["name"], steps)
-        with self._timed("warm_start"):
-            starts = {}
-            for name in participants.all_networks:
-                weights = self._warmed(name, trunk, **({"steps": 0} if later else {}))
-                starts[name] = participants.start(name, weights, plan.seed)
-            images = before.start_from(participants.first_weights(starts))
-        server = participants.server(
-            rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
-        )
-        if later:
-            server = replace(server, warm_start=partial(self._warm_up_later, trunk))
-        strategy, noise = participants.strategy.attach(server), self.privacy.central_differential_privacy
-        learned, secure = participants.learned() if noise is not None else (), self.privacy.secure_aggregation
+    def _server(self, transport: Transport, folder: RunFolder) -> RoundController:
+        """What asks the sites; the weights that its rounds begin with follow, see :meth:`_begin`."""
+        plan, participants, strategy = self.plan, self.participants, self.participants.strategy
+        noise, secure = self.privacy.central_differential_privacy, self.privacy.secure_aggregation
+        learned = participants.learned() if noise is not None else ()
         kept: dict[str, Any] = {"timeout": plan.timeout, "begun": folder.path / "secure_sum.json"}
         return RoundController(
             transport=transport,
@@ -486,17 +443,39 @@ class Run:
             folder=folder,
             rounds=plan.rounds,
             seed=plan.seed,
-            splits=SPLITS,
             unseen=participants.unseen,
-            classes=self._classes,
+            classes=participants.config.optional("classes") or (),
             skip_empty=self._convention["empty"] == "skipped",
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
-            score_start=not later and not strategy.keeps_states and self._begins_trained,
             compression=Compression.of(plan.compression),
-            counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
+
+    def _begin(self, server: RoundController, trunk: Path | None) -> None:
+        """Warm start and initial weights for every site, and for the server's strategy."""
+        plan, participants = self.plan, self.participants
+        if (begun := self._started_from()) is not None:
+            steps = begun["warm_start_steps"] or "no"
+            logger.info("start: the weights of %s, then %s steps of warm start", begun["name"], steps)
+        with self.clock("warm_start"):
+            starts = {}
+            for name in participants.all_networks:
+                weights = self._warmed(name, trunk, **({"steps": 0} if self._warms_later else {}))
+                starts[name] = participants.start(name, weights, plan.seed)
+            images = server.start_from(participants.first_weights(starts))
+        own = participants.server(
+            rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
+        )
+        if self._warms_later:
+            own = replace(own, warm_start=partial(self._warm_up_later, trunk))
+        strategy = participants.strategy.attach(own)
+        server.score_start = not self._warms_later and not strategy.keeps_states and self._begins_trained
+        server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
+
+    @property
+    def _warms_later(self) -> bool:
+        return self.participants.strategy.rounds_before_warm_start > 0
 
     def warm_config(self, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
@@ -534,12 +513,6 @@ class Run:
 
     def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""
-        with self._timed("warm_start"):
+        with self.clock("warm_start"):
             weights = self._warmed(self.participants.server_network, trunk, begin=begin)
         return {name: weights[name] for name in begin}
-
-    @contextmanager
-    def _timed(self, activity: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - started

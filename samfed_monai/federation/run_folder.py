@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from samfed_monai.core.errors import DISK_FULL, Problems, Refused, refused
+from samfed_monai.config.parse import MISSING
+from samfed_monai.core.errors import DISK_FULL, Problems, refused
 from samfed_monai.core.io import (
     PUBLIC,
     append_line,
@@ -21,7 +22,7 @@ from samfed_monai.core.io import (
     write_text,
 )
 from samfed_monai.core.words import clipped
-from samfed_monai.federation.round_store import START, RoundRecords, RoundStore, StoredRound
+from samfed_monai.federation.round_store import START, RoundRecords, RoundStore
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
@@ -33,74 +34,52 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# Keeps the files of held locks open: the system drops a lock when its file is closed, garbage collection included.
+LOCK = ".lock"
+"""File of a run's folder that says whether a run is at work in it; it has the process id of its owner and stays."""
+
+# by path; the system drops a lock when its file is closed, garbage collection included
 _held: dict[Path, TextIO] = {}
 
 
-LOCK = ".lock"
-"""File of a run's folder that says whether a run is at work in it."""
+def take_lock(folder: Path) -> None:
+    """Takes the lock of a run's folder for this process.
 
+    The lock is the operating system's own (``fcntl``): that of a killed process is free at once, and workers that
+    outlive their process do not hold it. It does not work across machines on network file systems without lock service.
 
-class RunLock:
-    """A lock file in a run's folder.
-
-    The lock is the operating system's own (``fcntl``), so that of a killed process is free at once and its file is
-    simply taken over; workers that outlive their process do not hold it. It does not work across machines on network
-    file systems without lock service.
-
-    Args:
-        path: the lock file; it holds the process id of its owner and stays when the lock is released.
+    Raises:
+        Refused: another run holds it (fault 51).
     """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()
-        self._holds = False
-
-    def acquire(self) -> None:
-        """Takes the lock.
-
-        Raises:
-            Refused: another run holds it (fault 51).
-        """
-        if self.path in _held:
-            raise self._refusal(str(os.getpid()))
-        stream = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
+    path = (folder / LOCK).resolve()
+    owner = str(os.getpid()) if path in _held else ""  # which would lose it if the file were opened and closed again
+    if not owner:
+        stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            _held[path] = stream
+            return
         except OSError:
             stream.seek(0)
-            owner = stream.read().strip()
+            owner = stream.read().strip() or "unknown"
             stream.close()
-            raise self._refusal(owner or "unknown") from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
-        _held[self.path] = stream
-        self._holds = True
+    hint = "wait for it, stop it, or choose another output_dir"
+    found = f"another run is at work in it (process {owner})"
+    raise refused(path.parent, found=found, expected="a folder of its own", hint=hint)
 
-    @staticmethod
-    def is_held(path: str | Path) -> bool:
-        """Whether another process holds the lock of this file."""
-        try:
-            with open(path, "r+b") as stream:
-                os.lockf(stream.fileno(), os.F_TEST, 0)
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:  # there is none
-            return False
+
+def is_locked(folder: str | Path) -> bool:
+    """Whether another process is at work in a run's folder."""
+    try:
+        with open(Path(folder) / LOCK, "r+b") as stream:
+            os.lockf(stream.fileno(), os.F_TEST, 0)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # there is none
         return False
-
-    def release(self) -> None:
-        """Gives the lock back; nothing when it is not held."""
-        if self._holds:
-            self._holds = False
-            _held.pop(self.path).close()
-
-    def _refusal(self, owner: str) -> Refused:
-        hint = "wait for it, stop it, or choose another output_dir"
-        found = f"another run is at work in it (process {owner})"
-        return refused(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)
+    return False
 
 
 def site_record(
@@ -232,9 +211,6 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
-        self._lock = RunLock(self.path / LOCK)
-        #: Numbers of rounds after which the run was finished, before it was given more.
-        self.rounds_before: list[int] = []
         self._bests = Bests()
         self._terms: list[str] = []  # heads of the table beside COLUMNS
         self._written = 0  # rounds that this process has written into the table
@@ -250,7 +226,6 @@ class RunFolder:
         """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
 
         A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
-        A finished run may be given more ``rounds`` (:meth:`_extend`), unless it is a row of a comparison.
 
         Args:
             config: the resolved configuration, JSON content; machine paths do not belong in it.
@@ -262,8 +237,8 @@ class RunFolder:
             Refused: the folder cannot be written (fault 54), another run holds it (51), or it belongs to a run with
                 another configuration; every differing key is named.
         """
-        self._refuse_if_read_only()
-        self._lock.acquire()
+        self._require_writable()
+        take_lock(self.path)
         try:
             content: dict[str, Any] = {
                 "schema": 1,
@@ -275,24 +250,17 @@ class RunFolder:
             }
             self.store.clean()
             if self._holds_results() and (self.path / "run.json").exists():
-                old = read_json(self.path / "run.json")
-                self.rounds_before = list(old.get("rounds_before", []))
-                rounds = old.get("config", {}).get("rounds")
-                if self._may_have_more(rounds, config.get("rounds")):
-                    self._compare({**old, "config": {**old["config"], "rounds": config["rounds"]}}, content)
-                    self._extend(rounds, content)
-                else:
-                    self._compare(old, content)
+                self._compare(read_json(self.path / "run.json"), content)
             else:
                 write_json(self.path / "run.json", content, mode=PUBLIC)
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
         return self
 
     def close(self) -> None:
-        """Releases the lock."""
-        self._lock.release()
+        """Releases the lock of an open folder."""
+        _held.pop((self.path / LOCK).resolve()).close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -309,12 +277,15 @@ class RunFolder:
         *,
         server_state: Mapping[str, Tensor] | None = None,
         keep_best_states: bool = False,
-    ) -> StoredRound:
+    ) -> dict[str, Any]:
         """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
 
         What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
         round finds everything; the network that the run began with; the sites' states of the last two rounds, and with
         ``keep_best_states`` of those best rounds (where a site's state holds its own network); every ``round.json``.
+
+        Returns:
+            The content of its ``round.json``.
         """
         last = len(records)
         stored = self.store.write(last, weights, record, save_state, server_state)
@@ -334,19 +305,16 @@ class RunFolder:
     def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
         """Keeps of a run that has its results what can still be of use: the best and the last model.
 
-        The sites' states of the last round stay, too, from which the run goes on if it is given more rounds.
-
         Args:
             records: of all rounds.
             keep_states: keep the sites' states of both rounds (where a site's state holds its network).
         """
-        last = len(records) - 1
-        kept = {best_round(records, self.store.start()), last}
+        kept = {best_round(records, self.store.start()), len(records) - 1}
         self.store.prune(keep_models=kept, keep_states=kept)
         if keep_states:
             self.store.say_where_states_are()
         else:
-            self.store.delete_states(but=last)
+            self.store.delete_states()
 
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes ``federation.csv`` from the records of all rounds.
@@ -354,10 +322,9 @@ class RunFolder:
         Where this process has written it up to the round before, the last round's rows are appended; the whole is
         written where it has not, and where a loss term has come that no head is for.
         """
-        path = self.path / "federation.csv"
-        rows = [row for record in records[-1:] for row in _rows(record)]
+        path, rows = self.path / "federation.csv", _rows(records[-1])
         known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
-        if self._written and self._written == len(records) - 1 and known and path.is_file():
+        if self._written == len(records) - 1 > 0 and known and path.is_file():
             text = to_csv([*COLUMNS, *self._terms], rows)
             append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
         else:  # records are read twice, and never held all at once
@@ -367,7 +334,7 @@ class RunFolder:
             write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
         self._written = len(records)
 
-    def _refuse_if_read_only(self) -> None:
+    def _require_writable(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             require_writable(self.path)
@@ -376,45 +343,26 @@ class RunFolder:
                 raise
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
             hint = "choose another output_dir, or fix its permissions"
-            raise refused(str(self.path), found=found, expected="a folder for the run", hint=hint) from None
+            raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
 
     def _holds_results(self) -> bool:
         rounds = self.store.folder
         return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
-
-    def _may_have_more(self, before: Any, now: Any) -> bool:
-        """Whether a finished run of so many rounds may go on to that many: one that no comparison is made of."""
-        if not (type(before) is int and type(now) is int and now > before == len(self.store.rounds())):
-            return False
-        return (self.path / "results.json").is_file() and not (self.path / "compare.json").exists()
-
-    def _extend(self, before: int, content: Mapping[str, Any]) -> None:
-        """Makes a finished run of ``before`` rounds one that is not finished; its results stay under another name.
-
-        What a round does with its number of rounds, a learning-rate schedule for instance, is from now on that of the
-        longer run; rounds that were stored are not repeated.
-        """
-        self.rounds_before.append(before)
-        write_json(self.path / "run.json", {**content, "rounds_before": self.rounds_before}, mode=PUBLIC)
-        os.replace(self.path / "results.json", self.path / f"results-after-{before}-rounds.json")
-        now = content["config"]["rounds"]
-        new = f"round {now} follows" if now == before + 1 else f"rounds {before + 1} to {now} follow"
-        logger.info("more rounds: %s the schedules (learning rate, weights of terms) of a run of %d rounds", new, now)
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         problems = Problems()
         for part in ("config", "hashes", "seeds"):
             before, now = (_flat(run.get(part, {}), part) for run in (old, new))
             for key in sorted(before.keys() | now.keys()):
-                if before.get(key, _ABSENT) != now.get(key, _ABSENT):
+                if before.get(key, MISSING) != now.get(key, MISSING):
+                    was, found = (clipped(repr(each[key]), 80) if key in each else "nothing" for each in (before, now))
                     hint = "resume with the old value, or choose another output_dir"
-                    found, expected = _shown(now, key), f"{_shown(before, key)}, as in run.json"
                     option = key.replace("config#client#", "config#")  # as the command line spells it
-                    problems.add(f"{self.path.name} -> {option}", found=found, expected=expected, hint=hint)
+                    where = f"{self.path.name} -> {option}"
+                    problems.add(where, found=found, expected=f"{was}, as in run.json", hint=hint)
         problems.refuse_if_any()
         for name, version in new["versions"].items():
-            if old.get("versions", {}).get(name) != version:
-                was = old.get("versions", {}).get(name)
+            if (was := old.get("versions", {}).get(name)) != version:
                 logger.warning("%s was %s when this run began and is %s now: last bits may differ", name, was, version)
 
 
@@ -439,18 +387,22 @@ class Bests:
         self._start: tuple[int, float, int] | None = None
 
     def follow(self, records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> None:
-        """Looks at those of ``records`` that were not looked at; they begin with those that were, or it begins anew.
+        """Looks at those of ``records`` that were not looked at.
 
         Args:
-            records: of the rounds.
+            records: of the rounds; the first ones are those that were looked at.
             start: of the network that they began with.
         """
-        if len(records) < self._seen:
-            vars(self).update(vars(Bests()))
         if start is not None and self._seen == 0:
             self._start = self._highest = self._rated(start)
         for number in range(self._seen, len(records)):
-            self._add(records[number])
+            rated, begun = self._rated(records[number]), self._start
+            worse = rated is not None and begun is not None and rated[0] == begun[0] and rated[1] < begun[1]
+            self.below = self.below + 1 if worse else 0
+            self._highest = max((each for each in (self._highest, rated) if each is not None), default=None)
+            best = number if self._highest is None else -self._highest[2]
+            self.before, self.now = self.now if number else best, best
+        self._seen = len(records)
 
     def _rated(self, record: Mapping[str, Any]) -> tuple[int, float, int] | None:
         """Number of sites that were ever scored, Dice, and the negative round: the largest is the best."""
@@ -459,21 +411,9 @@ class Bests:
         dice = record["average"]["validation"]["dice"]
         if self._known.keys() != scored.keys():
             dice = pool(self._known.values())["dice"]
-        if dice is not None:
-            return len(self._known), dice, -record["round"]
-        if not self._known and (expected := expected_dice(record)) is not None:
-            return 0, expected, -record["round"]
-        return None
-
-    def _add(self, record: Mapping[str, Any]) -> None:
-        rated, start = self._rated(record), self._start
-        if rated is not None:
-            self._highest = rated if self._highest is None else max(self._highest, rated)
-        worse = rated is not None and start is not None and rated[0] == start[0] and rated[1] < start[1]
-        self.below = self.below + 1 if worse else 0
-        best = record["round"] if self._highest is None else -self._highest[2]
-        self.before, self.now = self.now if self._seen else best, best
-        self._seen += 1
+        if dice is None and not self._known:
+            dice = expected_dice(record)
+        return None if dice is None else (len(self._known), dice, -record["round"])
 
 
 def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:
@@ -490,30 +430,19 @@ def against_start(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any]
     """
     if start is None:
         return None
-    of = {"start": start, "rounds": records[best_round(records)]}
-    for by, score in (("validation Dice", _validation_dice), ("expected Dice", expected_dice)):
-        found = {name: score(record) for name, record in of.items()}
-        if None not in found.values():
-            return {"by": by, **found}
-    return None
-
-
-def _validation_dice(record: Mapping[str, Any]) -> float | None:
-    dice: float | None = record["average"]["validation"]["dice"]
-    return dice
-
-
-_ABSENT = object()
+    best = records[best_round(records)]
+    of = {
+        "validation Dice": [each["average"]["validation"]["dice"] for each in (start, best)],
+        "expected Dice": [expected_dice(each) for each in (start, best)],
+    }
+    known = ({"by": by, "start": begun, "rounds": rounds} for by, (begun, rounds) in of.items())
+    return next((each for each in known if None not in each.values()), None)
 
 
 def _flat(content: Any, prefix: str) -> dict[str, Any]:
     if isinstance(content, Mapping) and content:
         return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}#{name}").items()}
     return {prefix: list(content) if isinstance(content, tuple) else content}
-
-
-def _shown(content: Mapping[str, Any], key: str) -> str:
-    return clipped(repr(content[key]), 80) if key in content else "nothing"
 
 
 def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -310,11 +310,6 @@ class Run:
     def mark_done(self, seal: Mapping[str, Any] | None = None) -> None:
         """Writes ``compare.json``: the seal as it was when the run began, and what reports say of the row."""
         write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())}, mode=PUBLIC)
-        results = self.folder / "results.json"
-        if results.is_file() and read_json(results).get("own_models") is False:  # a row is given no more rounds
-            from samfed_monai.federation.round_store import RoundStore
-
-            RoundStore(self.folder / "rounds").delete_states()
 
     def seal(self) -> dict[str, Any]:
         """What the run depends on, as it is now; where its bundle, images, cache and results lie is not part of it."""

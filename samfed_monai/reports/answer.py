@@ -175,7 +175,7 @@ farther than 0.03."""
 AVERAGE = "on average"
 HINTS = (
     "What helps, in this order: public images that look like the sites', a longer fit (--teacher#epochs), a second "
-    "generation, for which this run's network makes the masks (--generations 2)."
+    "generation, for which this run's network makes the masks (--masks-from this run)."
 )
 NETWORK = "A trained network made them: begin with a better one, or with SAM (no --masks-from)."
 UNADAPTED = "SAM as it comes was the teacher: --teacher_adapt lora fits it to the public images."

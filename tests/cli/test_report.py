@@ -12,7 +12,7 @@ from samfed_monai.cli import report as command
 from samfed_monai.cli.report import add_report_parser, watch
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
-from samfed_monai.federation.run_folder import RunFolder, RunLock
+from samfed_monai.federation.run_folder import RunFolder
 from samfed_monai.reports import Report
 from tests.federation.test_tracking import record
 
@@ -127,7 +127,7 @@ def test_a_run_that_is_stopped_ends_the_watch_and_one_that_has_not_begun_does_no
     tmp_path, sleeps, monkeypatch, capsys
 ):
     works = iter([False, True, True, False])
-    monkeypatch.setattr(RunLock, "is_held", lambda path: next(works))
+    monkeypatch.setattr("samfed_monai.federation.run_folder.is_locked", lambda folder: next(works))
     sleeps += [lambda: store(tmp_path, 1), lambda: None, lambda: None]
     assert watch(Report(tmp_path, unfinished=True)) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "the run was stopped after 1 round"

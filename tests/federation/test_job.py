@@ -18,8 +18,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, Item, Site, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
-from samfed_monai.federation import FederatedJob
-from samfed_monai.federation.evaluation import Evaluation
+from samfed_monai.federation import FederatedJob, RoundController
 from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.results import validate_results
 from tests.methods import needs, present
@@ -76,13 +75,13 @@ def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_pat
 def test_scores_of_the_rounds_are_those_that_would_be_computed_again_at_the_end(
     small_federation, tmp_path, monkeypatch, variant, client
 ):
-    of_model, again = Evaluation.of_model, {}
+    of_model, again = RoundController.of_model, {}
 
     def both(self, name, round, known=None):
         again[name] = of_model(self, name, round)
         return of_model(self, name, round, known)
 
-    monkeypatch.setattr(Evaluation, "of_model", both)
+    monkeypatch.setattr(RoundController, "of_model", both)
     knobs = {"variant": variant, "train": {**CLIENT, **client}, "warm_start_steps": 0}
     results = job(small_federation, tmp_path / "run", **knobs).run()
     assert again["best"]["sites"].keys() == results["models"]["best"]["sites"].keys() == {"site-1", "site-2"}
