@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,11 @@ Shapes = dict[str, tuple[int, ...]]
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
 #: What a site's labels go through on their way to the loss.
 OF_LABELS = "resize", "binary_label"
-#: Ids whose components read no image and compute nothing when they are built.
-PARTS = "optimizer", "images", "terms"
+#: Ids whose components read no image and compute nothing when they are built, to what a bundle without them has.
+PARTS: dict[str, Any] = {
+    **dict.fromkeys(("optimizer", "images", "terms", "loss")),
+    **{"guides": {}, **dict.fromkeys(OF_LABELS, dict)},
+}
 
 
 @dataclass(frozen=True)
@@ -93,19 +96,24 @@ def dry_run(
             for advice in size_advice(network, size):
                 logger.info("%s", advice)
         problems.extend(batch_problems(network, **_batches(parser)))
+        parts = {part: _part(parser, part, problems) for part in PARTS}
+        terms = _terms(parser, parts["terms"])
+        if parts["guides"] is not None:
+            known = [guide.name for guide in parts["guides"].values()]
+            problems.extend(problem for term in terms or () for problem in term.missing_guides(known))
+        problems.extend(_rate_problems(parts["optimizer"]))
+        classes = outputs_of(parsed(parser, "classes"))
+        if parts["loss"] is not None:
+            problems.extend(_loss_problems(parts["loss"], classes))
+        weak, built = parsed(parser, "images#weak_labels") is True, [parts[part] for part in (*OF_LABELS, "loss")]
+        if weak and all(part is not None for part in built):
+            problems.extend(_weak_label_problems(parts, classes))
         split = KeySplit((), (), ())
-        for part in PARTS:
-            problems.extend(_part_problems(parser, part))
-        terms = _terms(parser)
-        problems.extend(_guide_problems(parser, terms or ()))
-        problems.extend(_weak_label_problems(parser))
-        problems.extend(_loss_problems(parser))
         with problems.collected():
             split = network_split(network, parsed(parser, "personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-        found[key] = BuiltNetwork(
-            site, name, shapes, split, None if terms is None else tuple(term.name for term in terms)
-        )
+        names = None if terms is None else tuple(term.name for term in terms)
+        found[key] = BuiltNetwork(site, name, shapes, split, names)
     problems.refuse_if_any()
     built = list(found.values())
     if one_network:
@@ -113,41 +121,27 @@ def dry_run(
     return built
 
 
-def _part_problems(parser: Any, name: str) -> list[Problem]:
-    """Why a part of ``train.json`` cannot be built; nothing where the bundle does not have it."""
+def _part(parser: Any, name: str, problems: Problems) -> Any:
+    """A part of ``train.json``, built; ``None`` where it cannot be built without a site.
+
+    What it refuses itself is a problem; any other error is reported where a site builds it, but of the optimizer, which
+    needs nothing of a site.
+    """
     try:
-        part = parsed(parser, name)
-        return _rate_problems(part) if name == "optimizer" else []
+        return parsed(parser, name, PARTS[name])
     except RuntimeError as error:
-        refused = unwrap_own(error)
-        if (
-            refused is None and name == "optimizer"
-        ):  # a user's own term may miss a site's place, here where there is none
-            refused = component_refusal(error, lambda: parser, file="train.json")
-        if isinstance(refused, Refused):
-            return refused.problems
-    return []  # any other error is reported where a site builds the component
+        found = unwrap_own(error)
+        if found is None and name == "optimizer":
+            found = component_refusal(error, lambda: parser, file="train.json")
+        problems.extend(found.problems if isinstance(found, Refused) else [])
+    return None
 
 
-def _terms(parser: Any) -> list[Term] | None:
-    """The terms that a site trains with; ``None`` where one cannot be built, which is reported elsewhere."""
+def _terms(parser: Any, built: Any) -> list[Term] | None:
+    """The terms that a site trains with; ``None`` where one cannot be built."""
     if "terms" not in reached(parser.get(), [TRAIN]):
         return []
-    try:
-        terms = parsed(parser, "terms")
-    except RuntimeError:
-        return None
-    return [term for term in terms.values() if isinstance(term, Term)] if isinstance(terms, Mapping) else []
-
-
-def _guide_problems(parser: Any, terms: Sequence[Term]) -> list[Problem]:
-    """Guides that terms name and that are disabled or not there."""
-    try:
-        guides = parsed(parser, "guides")
-    except RuntimeError:
-        return []  # reported where a site builds the component
-    known = [guide.name for guide in guides.values()] if isinstance(guides, Mapping) else []
-    return [problem for term in terms for problem in term.missing_guides(known)]
+    return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
 
 
 def _rate_problems(optimizer: Any) -> list[Problem]:
@@ -161,23 +155,17 @@ def _rate_problems(optimizer: Any) -> list[Problem]:
     ]
 
 
-def _loss_problems(parser: Any) -> list[Problem]:
+def _loss_problems(loss: Any, outputs: int) -> list[Problem]:
     """A loss for probabilities, where the network gives logits.
 
     Of two answers to the same label, logits of 4 and -4 are the better ones, and 0 and 1 as logits the worse. Few
     pixels are foreground: without this, a Dice of logits would fall below zero, and look like the best of all.
     """
-    try:
-        loss, classes = parsed(parser, "loss"), parsed(parser, "classes")
-    except RuntimeError:
-        return []  # reported where a site builds the component
-    channels = outputs_of(classes)
-    label = torch.zeros(1, 1, 32, max(32, 8 * channels))
-    for value in range(1, max(2, channels)):  # a corner each
+    label = torch.zeros(1, 1, 32, max(32, 8 * outputs))
+    for value in range(1, max(2, outputs)):  # a corner each
         label[..., 8 * (value - 1) : 8 * (value - 1) + 4, :4] = value
-    right = label if channels == 1 else torch.cat([(label == value).float() for value in range(channels)], dim=1)
-    values, expected = [], "one that takes the network's logits"
-    hint = "add sigmoid true, or softmax for several classes, or take a loss with logits, such as BCEWithLogitsLoss"
+    right = label if outputs == 1 else torch.cat([(label == value).float() for value in range(outputs)], dim=1)
+    values, found = list[float](), ""
     for answer in (right, 8 * right - 4):
         try:
             values.append(float(loss(answer, label)))
@@ -185,47 +173,38 @@ def _loss_problems(parser: Any) -> list[Problem]:
             if not values:
                 return []  # it takes neither: reported where a site trains
             found = f"{type(loss).__name__}, which does not take them ({str(error).splitlines()[0]})"
-            return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)]
-    if values[1] <= values[0]:
-        return []
-    found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
-    return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)]
+    if len(values) == 2 and values[1] > values[0]:
+        found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
+    hint = "add sigmoid true, or softmax for several classes, or take a loss with logits, such as BCEWithLogitsLoss"
+    expected = "one that takes the network's logits"
+    return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)] if found else []
 
 
-def _weak_label_problems(parser: Any) -> list[Problem]:
+def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem]:
     """What takes an unlabelled pixel of a weak label for one with a label, where a site reads weak labels.
 
     A label with all three kinds of pixels goes through the site's transforms and its loss; of several classes as
     planes, none of which has the pixels without a label.
     """
-    if parsed(parser, "images#weak_labels") is not True:
-        return []
     label = torch.full((1, 17, 17), float(IGNORE))  # of a size that no resizing keeps pixel by pixel
     label[:, :4], label[:, 4:8] = 0, 1
-    outputs = outputs_of(parsed(parser, "classes"))
     if outputs > 1:
         label = torch.cat([label == value for value in range(outputs)]).float()
     item: dict[str, Any] = {"image": torch.zeros(3, 17, 17), "label": label}
-    blamed, found = "", ""
-    try:
-        transforms = [(name, parsed(parser, name, dict)) for name in OF_LABELS]
-        loss = parsed(parser, "loss")
-    except RuntimeError:
-        return []  # reported where a site builds the component
-    for name, transform in transforms:
-        item = transform(item)
+    found = dict[str, str]()
+    for name in OF_LABELS:
+        item = parts[name](item)
         values = sorted(set(torch.as_tensor(item["label"]).flatten().tolist()))
-        if not blamed and outputs == 1 and values != [0, 1, IGNORE]:
-            blamed, found = name, f"a component after which a label of 0, 1 and {IGNORE} has {_listed(values)}"
-        elif not blamed and not without_label(item["label"]).any():
-            blamed, found = name, "a component after which every pixel has a class"
-    if not blamed:
-        blamed, found = "loss", _learned_from(loss, item["label"], outputs)
-    if not found:
-        return []
+        if outputs == 1 and values != [0, 1, IGNORE]:
+            shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
+            found[name] = f"a component after which a label of 0, 1 and {IGNORE} has {shown}"
+        elif not without_label(item["label"]).any():
+            found[name] = "a component after which every pixel has a class"
+    if not found and (learned := _learned_from(parts["loss"], item["label"], outputs)):
+        found["loss"] = learned
     expected = f"a component that leaves out pixels of {IGNORE}, which have no label, as images#weak_labels is true"
     hint = "take the variant weak_labels or one built on it, whose components do, or masks and images#weak_labels false"
-    return [Problem(f"train.json -> {blamed}", found=found, expected=expected, hint=hint)]
+    return [Problem(f"train.json -> {name}", text, expected, hint) for name, text in list(found.items())[:1]]
 
 
 def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
@@ -239,19 +218,14 @@ def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
     return f"{type(loss).__name__}, which learns from them" if reached else ""
 
 
-def _listed(values: Sequence[float]) -> str:
-    shown = ", ".join(f"{value:g}" for value in values[:4])
-    return f"{shown}, ..." if len(values) > 4 else shown
-
-
 def _batches(parser: Any) -> dict[str, int]:
     """Images of each training batch, by the option where that decides it and else by id."""
-    option, found = parsed(parser, "batch_size"), dict[str, int]()
-    for name in BATCHES:
-        images = parsed(parser, name)
-        if isinstance(images, int):
-            found["batch_size" if images == option else name] = images
-    return found
+    option, found = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
+    return {
+        ("batch_size" if images == option else name): images
+        for name, images in found.items()
+        if isinstance(images, int)
+    }
 
 
 def _require_alike(built: list[BuiltNetwork]) -> None:
@@ -260,14 +234,14 @@ def _require_alike(built: list[BuiltNetwork]) -> None:
     for other in others:
         key = next((k for k in [*first.shapes, *other.shapes] if first.shapes.get(k) != other.shapes.get(k)), None)
         if key is not None:
-            sides = ", ".join(_shape_of(each, key) for each in (first, other))
+            shapes = [
+                f"shape {list(each.shapes[key])}" if key in each.shapes else "no such tensor" for each in (first, other)
+            ]
+            sides = [
+                f"{each.site} ({each.network}) has {shape}" for each, shape in zip((first, other), shapes, strict=True)
+            ]
             expected = "one network at all sites: FedAvg averages weights"
             hint = (
                 "give all sites one network, or use --variant heterogeneous, which lets unlike networks learn together"
             )
-            raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, hint=hint)])
-
-
-def _shape_of(one: BuiltNetwork, key: str) -> str:
-    shape = f"shape {list(one.shapes[key])}" if key in one.shapes else "no such tensor"
-    return f"{one.site} ({one.network}) has {shape}"
+            raise Refused([Problem("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)])
