@@ -23,7 +23,7 @@ from common import BUNDLE, Figure, record
 
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob, RoundController
-from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers import PublicPhase, PublicPredictor
 from samfed_monai.methods.heterogeneous import CondensationFusion

@@ -184,7 +184,7 @@ def _require_possible(
     runs: Iterable[Run], overrides: Mapping[str, Any], datalist: DataList, unread: Mapping[str, Collection[str]]
 ) -> None:
     """Refuses rows that could not run on this list, all at once: a quorum of more sites, noise that a method bars, …"""
-    from samfed_monai.federation.job import check_job
+    from samfed_monai.federation.run import check_job
 
     rows, found = {run.about["row"]: run for run in runs}, dict[Problem, list[str]]()
     for row, run in rows.items():

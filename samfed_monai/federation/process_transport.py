@@ -21,7 +21,7 @@ from samfed_monai.core.io import as_file_name, make_folder
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.round_store import state_file
+from samfed_monai.federation.run_folder import state_file
 from samfed_monai.federation.wire_transport import Request, WireTransport
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import MISSING, flat, follow
-from samfed_monai.config.variants import declared
+from samfed_monai.config.variants import declared, variant_files
 from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
@@ -23,11 +24,12 @@ from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.local_transport import LocalTransport
-from samfed_monai.federation.participants import Participants, require_starts
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.participants import Participants, dry_run, require_starts, run_config
+from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
 from samfed_monai.federation.preparation import (
     check_data,
     class_problems,
+    is_sam,
     label_problems,
     list_fingerprint,
     no_public_images,
@@ -36,15 +38,12 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Clock, Tracking
-from samfed_monai.federation.round_store import START
-from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped, total_traffic
+from samfed_monai.federation.run_folder import START, RunFolder, round_traffic, skipped, total_traffic
 from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
-from samfed_monai.federation.start import StartingPoint, start_problems
-from samfed_monai.federation.student_teacher import StudentTeacher, masks_from_problems, packed
-from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.start import StartingPoint, warm_start
+from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, packed
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.metrics.quality import FEWEST, Calibration, Quality
@@ -58,6 +57,7 @@ from samfed_monai.privacy import (
     privacy_account,
     require_possible,
     settings_of,
+    unsent_rules,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.compression import NONE, Compression, compression_problems
@@ -138,8 +138,14 @@ def plan_problems(
     classes = participants.config.optional("classes") or []
     noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
     problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
-    problems.extend(start_problems(places.start_from, participants))
-    problems.extend(masks_from_problems(places.masks_from, participants.config.value("teacher_adapt")))
+    exchange, named = participants.strategy.exchange, type(participants.strategy).__name__
+    if places.start_from is not None and not (exchange.alike and exchange.server_model):
+        expected = f"null with {named}: each site has a network of its own"
+        hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))
+        problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
+    if places.masks_from is not None and participants.config.value("teacher_adapt") == "off":
+        expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
+        problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
     if datalist is not None:
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
@@ -149,6 +155,72 @@ def plan_problems(
         with problems.collected():
             participants.strategy.require_sites(participants.sites)
     return list(problems)
+
+
+class JobCheck(NamedTuple):
+    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
+
+    Notes are no mistakes; there are none beside problems.
+    """
+
+    problems: list[Problem]
+    notes: list[Problem]
+
+
+def check_job(
+    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
+) -> JobCheck:
+    """Checks a run of ``federate.json`` without data, and whether its components can be built.
+
+    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
+    are run in any case. A variant that trains SAM itself is not built, for which its weights would have to be here.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids of ``federate.json`` to values.
+        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
+        build: whether what trains is built, too, which takes a second or so.
+    """
+    try:
+        job = job_of(federate_parser(Path(bundle_root), overrides))
+    except Refused as refused:
+        return JobCheck(refused.problems, [])
+    plan, places, problems, participants = job.plan, job.places, Problems(), None
+    if datalist is None and not plan.sites:
+        plan = replace(plan, sites={"a site": {}})
+    with problems.collected():
+        participants = Participants.of(plan, places, datalist or DataList("", []))
+    sites = len(participants.sites) if datalist is not None and participants is not None else None
+    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites))
+    if build and participants is not None:
+        with problems.collected():
+            if not any(is_sam(participants.config, name) for name in participants.networks.values()):
+                participants.dry_run()
+    if build:
+        with problems.collected():
+            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
+    if problems or participants is None:
+        return JobCheck(list(dict.fromkeys(problems)), [])
+    return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
+
+
+def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
+    """Problems of components that ``train.json`` trains with, each built once; see :func:`check_job`.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids to values.
+        variant: name of a variant; ``None`` is the bundle as it is.
+    """
+    files = variant_files(bundle_root, variant) if variant is not None else []
+    config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
+    name = str(config.optional("network_name"))
+    if config.optional_id("network_def") and not is_sam(config, name):
+        try:
+            dry_run(config, {"the site": name}, {}, one_network=False)
+        except Refused as refused:
+            return refused.problems
+    return []
 
 
 _NO_ROUND_BETTER = (

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Refused, Stopped, is_out_of_memory
 from samfed_monai.federation.exchange_object import classes_in, volumes_in
 from samfed_monai.federation.progress import Clock, Progress
-from samfed_monai.federation.round_store import START, WEIGHTS, RoundRecords
 from samfed_monai.federation.run_folder import (
+    START,
+    WEIGHTS,
+    RoundRecords,
     RunFolder,
     against_start,
     best_round,
@@ -328,12 +330,12 @@ class RoundController:
             raise Stopped(f"asked to end (SIGTERM); {self._kept()}", AGAIN) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                resume = f"give it more memory, or a smaller batch_size or image_size, then {AGAIN}"
-                raise Stopped(f"memory ran out at the server; {self._kept()}", resume) from error
-            if not isinstance(error, OSError) or error.errno not in DISK_FULL:
+                what, fix = "memory ran out at the server", "give it more memory, or a smaller batch_size or image_size"
+            elif isinstance(error, OSError) and error.errno in DISK_FULL:
+                what, fix = f"the disk is full ({self.folder.path})", "make room"
+            else:
                 raise
-            resume = f"make room, then {AGAIN}"
-            raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
+            raise Stopped(f"{what}; {self._kept()}", f"{fix}, then {AGAIN}") from error
 
     def _resume(self) -> RoundRecords:
         stored = self.folder.store.latest()

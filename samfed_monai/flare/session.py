@@ -18,7 +18,7 @@ from typing import Any
 
 from samfed_monai.core.errors import AGAIN, Problem, Refused, SamFedError, Stopped, Terminated
 from samfed_monai.core.io import atomic_write, read_json
-from samfed_monai.federation.round_store import START, RoundStore
+from samfed_monai.federation.run_folder import START, RoundStore
 from samfed_monai.federation.signals import ASKED, Interrupted
 from samfed_monai.flare.status import (
     RUN_ID,

@@ -19,7 +19,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, Item, Site, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import FederatedJob, RoundController
-from samfed_monai.federation.job import check_job, check_training
+from samfed_monai.federation.run import check_job, check_training
 from samfed_monai.results import validate_results
 from tests.methods import needs, present
 
@@ -268,7 +268,7 @@ def test_a_guide_that_is_on_and_a_term_that_is_on_are_taken(given):
 
 def test_names_that_the_list_does_not_have(small):
     [unseen] = told(small, unseen=["site-9"])
-    assert unseen.startswith("federate.json -> unseen: expected a site of the list, one of ['site-1', 'site-2']")
+    assert unseen.startswith("federate.json -> unseen: expected one of ['site-1', 'site-2'], found 'site-9'")
     [site] = told(small, sites={"site-9": {}})
     assert site.startswith("federate.json -> sites#site-9: expected one of")
 

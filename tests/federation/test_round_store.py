@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import atomic_write, read_json, sha256_bytes, write_json
 from samfed_monai.core.model_file import read_header
 from samfed_monai.federation import RoundStore
-from samfed_monai.federation.round_store import state_file
+from samfed_monai.federation.run_folder import state_file
 from tests.federation.toys import weights
 
 

@@ -14,8 +14,8 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors, sha256_file
 from samfed_monai.core.model_file import usage_of
 from samfed_monai.federation.run import Run, plan_problems
-from samfed_monai.federation.run_models import RunModels
-from samfed_monai.federation.start import StartingPoint, starting_file
+from samfed_monai.federation.run_models import RunModels, starting_file
+from samfed_monai.federation.start import StartingPoint
 from tests.federation.test_job import CLIENT, job
 from tests.methods import present
 

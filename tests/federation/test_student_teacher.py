@@ -13,7 +13,7 @@ from samfed_monai.core.io import canonical_hash, read_json, safe_load, save_tens
 from samfed_monai.core.model_file import settings_of
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.federation.run import Run
-from samfed_monai.federation.student_teacher import StudentTeacher, packed
+from samfed_monai.federation.teacher import StudentTeacher, packed
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from samfed_monai.results import validate_results
 from samfed_monai.teacher.exam import read_image_tensor
