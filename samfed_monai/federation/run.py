@@ -72,156 +72,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 PACKAGES = ("samfed-monai", "monai", "torch", "pytorch-ignite", "segment-anything", "timm", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Version by package, and Python's own; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def require_no_paths_of_sites(places: Places) -> None:
-    """Refuses a path that was set for a site outside of this process.
-
-    Raises:
-        Refused: with every such path.
-    """
-    expected, hint = "nothing: paths are configured at each site", "set it at the site"
-    named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(places.sites.items()) for name in there]
-    require(Problem(where, "a path", expected, hint) for where in named)
-
-
-def require_sites(transport: Transport, participants: Participants) -> None:
-    """Refuses a transport whose sites are not exactly those of the run.
-
-    Raises:
-        Refused: with every site that is missing, and every client that is not named.
-    """
-    problems, known = Problems(), {*participants.sites, *participants.unseen}
-    for site in sorted(known - set(transport.sites)):
-        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
-    for site in sorted(set(transport.sites) - known):
-        expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
-        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
-    problems.refuse_if_any()
-
-
-def plan_problems(
-    plan: Plan, places: Places, participants: Participants | None, datalist: DataList | None, *, sites: int | None
-) -> list[Problem]:
-    """What a run of this plan cannot work with, before anything is built, written or sent.
-
-    Args:
-        plan, places: of the run.
-        participants: of the plan; ``None`` where they could not be made, and only the plan itself is looked at.
-        datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
-        sites: number of sites that train; ``None`` where it is not known.
-    """
-    problems, privacy = Problems(), Privacy()
-    with problems.collected():
-        privacy = Privacy.from_json(plan.privacy)
-    guard = None
-    with problems.collected():
-        guard = UpdateGuard.from_json(plan.update_guard)
-    if participants is None:
-        return list(problems)
-    with problems.collected():
-        method = declared(places.bundle_root, plan.variant)
-        require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
-    classes = participants.config.optional("classes") or []
-    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
-    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
-    exchange, named = participants.strategy.exchange, type(participants.strategy).__name__
-    if places.start_from is not None and not (exchange.alike and exchange.server_model):
-        expected = f"null with {named}: each site has a network of its own"
-        hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))
-        problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
-    if places.masks_from is not None and participants.config.value("teacher_adapt") == "off":
-        expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
-        problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
-    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
-    if datalist is not None:
-        problems.extend(no_public_images(datalist, supervised=participants.supervised))
-        problems.extend(label_problems(datalist, participants, datalist.name))
-    if sites is not None:
-        problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
-        with problems.collected():
-            participants.strategy.require_sites(participants.sites)
-    return list(problems)
-
-
-class JobCheck(NamedTuple):
-    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
-
-    Notes are no mistakes; there are none beside problems.
-    """
-
-    problems: list[Problem]
-    notes: list[Problem]
-
-
-def check_job(
-    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
-) -> JobCheck:
-    """Checks a run of ``federate.json`` without data, and whether its components can be built.
-
-    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
-    are run in any case. A variant that trains SAM itself is not built, for which its weights would have to be here.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
-        overrides: ids of ``federate.json`` to values.
-        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
-        build: whether what trains is built, too, which takes a second or so.
-    """
-    try:
-        job = job_of(federate_parser(Path(bundle_root), overrides))
-    except Refused as refused:
-        return JobCheck(refused.problems, [])
-    plan, places, problems, participants = job.plan, job.places, Problems(), None
-    if datalist is None and not plan.sites:
-        plan = replace(plan, sites={"a site": {}})
-    with problems.collected():
-        participants = Participants.of(plan, places, datalist or DataList("", []))
-    sites = len(participants.sites) if datalist is not None and participants is not None else None
-    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites))
-    if build and participants is not None:
-        with problems.collected():
-            if not any(is_sam(participants.config, name) for name in participants.networks.values()):
-                participants.dry_run()
-    if build:
-        with problems.collected():
-            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
-    if problems or participants is None:
-        return JobCheck(list(dict.fromkeys(problems)), [])
-    return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
-
-
-def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
-    """Problems of components that ``train.json`` trains with, each built once; see :func:`check_job`.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
-        overrides: ids to values.
-        variant: name of a variant; ``None`` is the bundle as it is.
-    """
-    files = variant_files(bundle_root, variant) if variant is not None else []
-    config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
-    name = str(config.optional("network_name"))
-    if config.optional_id("network_def") and not is_sam(config, name):
-        try:
-            dry_run(config, {"the site": name}, {}, one_network=False)
-        except Refused as refused:
-            return refused.problems
-    return []
-
 
 _NO_ROUND_BETTER = (
     "No round is better than the network that the run began with ({by} {start:.3f}, in the best round "
@@ -588,3 +439,150 @@ class Run:
         with self.clock("warm_start"):
             weights = self._warmed(self.participants.server_network, trunk, begin=begin)
         return {name: weights[name] for name in begin}
+
+
+def versions() -> dict[str, str]:
+    """Version by package, and Python's own; a package that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def require_no_paths_of_sites(places: Places) -> None:
+    """Refuses a path that was set for a site outside of this process.
+
+    Raises:
+        Refused: with every such path.
+    """
+    expected, hint = "nothing: paths are configured at each site", "set it at the site"
+    named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(places.sites.items()) for name in there]
+    require(Problem(where, "a path", expected, hint) for where in named)
+
+
+def require_sites(transport: Transport, participants: Participants) -> None:
+    """Refuses a transport whose sites are not exactly those of the run.
+
+    Raises:
+        Refused: with every site that is missing, and every client that is not named.
+    """
+    problems, known = Problems(), {*participants.sites, *participants.unseen}
+    for site in sorted(known - set(transport.sites)):
+        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
+    for site in sorted(set(transport.sites) - known):
+        expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
+        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
+    problems.refuse_if_any()
+
+
+def plan_problems(
+    plan: Plan, places: Places, participants: Participants | None, datalist: DataList | None, *, sites: int | None
+) -> list[Problem]:
+    """What a run of this plan cannot work with, before anything is built, written or sent.
+
+    Args:
+        plan, places: of the run.
+        participants: of the plan; ``None`` where they could not be made, and only the plan itself is looked at.
+        datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
+        sites: number of sites that train; ``None`` where it is not known.
+    """
+    problems, privacy = Problems(), Privacy()
+    with problems.collected():
+        privacy = Privacy.from_json(plan.privacy)
+    guard = None
+    with problems.collected():
+        guard = UpdateGuard.from_json(plan.update_guard)
+    if participants is None:
+        return list(problems)
+    with problems.collected():
+        method = declared(places.bundle_root, plan.variant)
+        require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
+    classes = participants.config.optional("classes") or []
+    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
+    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
+    exchange, named = participants.strategy.exchange, type(participants.strategy).__name__
+    if places.start_from is not None and not (exchange.alike and exchange.server_model):
+        expected = f"null with {named}: each site has a network of its own"
+        hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))
+        problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
+    if places.masks_from is not None and participants.config.value("teacher_adapt") == "off":
+        expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
+        problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
+    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
+    if datalist is not None:
+        problems.extend(no_public_images(datalist, supervised=participants.supervised))
+        problems.extend(label_problems(datalist, participants, datalist.name))
+    if sites is not None:
+        problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
+        with problems.collected():
+            participants.strategy.require_sites(participants.sites)
+    return list(problems)
+
+
+class JobCheck(NamedTuple):
+    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
+
+    Notes are no mistakes; there are none beside problems.
+    """
+
+    problems: list[Problem]
+    notes: list[Problem]
+
+
+def check_job(
+    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
+) -> JobCheck:
+    """Checks a run of ``federate.json`` without data, and whether its components can be built.
+
+    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
+    are run in any case. A variant that trains SAM itself is not built, for which its weights would have to be here.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids of ``federate.json`` to values.
+        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
+        build: whether what trains is built, too, which takes a second or so.
+    """
+    try:
+        job = job_of(federate_parser(Path(bundle_root), overrides))
+    except Refused as refused:
+        return JobCheck(refused.problems, [])
+    plan, places, problems, participants = job.plan, job.places, Problems(), None
+    if datalist is None and not plan.sites:
+        plan = replace(plan, sites={"a site": {}})
+    with problems.collected():
+        participants = Participants.of(plan, places, datalist or DataList("", []))
+    sites = len(participants.sites) if datalist is not None and participants is not None else None
+    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites))
+    if build and participants is not None:
+        with problems.collected():
+            if not any(is_sam(participants.config, name) for name in participants.networks.values()):
+                participants.dry_run()
+    if build:
+        with problems.collected():
+            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
+    if problems or participants is None:
+        return JobCheck(list(dict.fromkeys(problems)), [])
+    return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
+
+
+def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
+    """Problems of components that ``train.json`` trains with, each built once; see :func:`check_job`.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids to values.
+        variant: name of a variant; ``None`` is the bundle as it is.
+    """
+    files = variant_files(bundle_root, variant) if variant is not None else []
+    config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
+    name = str(config.optional("network_name"))
+    if config.optional_id("network_def") and not is_sam(config, name):
+        try:
+            dry_run(config, {"the site": name}, {}, one_network=False)
+        except Refused as refused:
+            return refused.problems
+    return []

@@ -42,56 +42,199 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"
+"""File of a run's folder that says whether a run is at work in it; it has the process id of its owner and stays."""
+
 WEIGHTS = "global.safetensors"
+
 CLIENTS = "clients"
+
 SERVER = "server.safetensors"
+
 #: Number of what comes before round 0: the network that a run begins with, which is scored as rounds are.
 START = -1
+
 #: Key and value of ``round.json`` where the sites' states of the round are with the sites.
 STATES, AT_SITES = "states", "at the sites"
+
 _RESTORE = "put the file back from a copy of the run folder and go on, or run again in a new output_dir"
 
+#: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
+#: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
+COLUMNS = (
+    "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
+    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
+)  # fmt: skip
 
-def state_file(site: str) -> str:
-    """Name of the file in a round's ``clients`` that holds a site's state."""
-    return f"{as_file_name(site)}.safetensors"
 
-
-class RoundRecords(Sequence[dict[str, Any]]):
-    """``round.json`` of a run's rounds, each read when it is asked for: memory is flat however long the run is.
-
-    The last one is kept, which is looked at several times while the next round runs.
+class RunFolder:
+    """The folder of a run: ``run.json``, ``rounds/``, ``federation.csv`` and a lock.
 
     Args:
-        store: of the run.
-        count: of rounds that are there, from round 0 on.
+        path: the folder; it is created.
+
+    Example::
+
+        with RunFolder("runs/a").open(config, seeds={"seed": 0}) as folder:
+            ...
     """
 
-    def __init__(self, store: RoundStore, count: int = 0) -> None:
-        self._store, self._count = store, count
-        self._last: tuple[int, dict[str, Any]] | None = None
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.store = RoundStore(self.path / "rounds")
+        self._bests = Bests()
+        self._terms: list[str] = []  # heads of the table beside COLUMNS
+        self._written = 0  # rounds that this process has written into the table
 
-    def __len__(self) -> int:
-        return self._count
+    def open(
+        self,
+        config: Mapping[str, Any],
+        *,
+        versions: Mapping[str, str] | None = None,
+        hashes: Mapping[str, str] | None = None,
+        seeds: Mapping[str, int] | None = None,
+    ) -> RunFolder:
+        """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
 
-    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override] # no slices
-        """A record.
+        A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
+
+        Args:
+            config: the resolved configuration, JSON content; machine paths do not belong in it.
+            versions: of packages; a difference is logged, because results may then differ in the last bits.
+            hashes: of what was read (data list, weights, adapter); a difference is refused.
+            seeds: by name; a difference is refused.
 
         Raises:
-            IndexError: there is no such round.
-            Stopped: it is missing or damaged.
+            Refused: the folder cannot be written (fault 54), another run holds it (51), or it belongs to a run with
+                another configuration; every differing key is named.
         """
-        number = range(self._count)[index]
-        if self._last is None or self._last[0] != number:
-            record = self._store.record(number)
-            if number < self._count - 1:
-                return record
-            self._last = number, record
-        return self._last[1]
+        self._require_writable()
+        take_lock(self.path)
+        try:
+            content: dict[str, Any] = {
+                "schema": 1,
+                "config_hash": canonical_hash(config),
+                "config": dict(config),
+                "hashes": dict(hashes or {}),
+                "seeds": dict(seeds or {}),
+                "versions": dict(versions or {}),
+            }
+            self.store.clean()
+            if self._holds_results() and (self.path / "run.json").exists():
+                self._compare(read_json(self.path / "run.json"), content)
+            else:
+                write_json(self.path / "run.json", content, mode=PUBLIC)
+        except BaseException:
+            self.close()
+            raise
+        return self
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds the round after the last one, which was stored."""
-        self._last, self._count = (self._count, record), self._count + 1
+    def close(self) -> None:
+        """Releases the lock of an open folder."""
+        _held.pop((self.path / LOCK).resolve()).close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write_round(
+        self,
+        weights: Mapping[str, Tensor],
+        records: RoundRecords,
+        record: Mapping[str, Any],
+        save_state: Callable[[Path], dict[str, str]] | None = None,
+        *,
+        server_state: Mapping[str, Tensor] | None = None,
+        keep_best_states: bool = False,
+    ) -> dict[str, Any]:
+        """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
+
+        What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
+        round finds everything; the network that the run began with; the sites' states of the last two rounds, and with
+        ``keep_best_states`` of those best rounds (where a site's state holds its own network); every ``round.json``.
+
+        Returns:
+            The content of its ``round.json``.
+        """
+        last = len(records)
+        stored = self.store.write(last, weights, record, save_state, server_state)
+        records.append(stored)
+        self.write_table(records)
+        recent = {last, max(last - 1, 0)}
+        self._bests.follow(records, self.store.start())
+        bests = {self._bests.now, self._bests.before, START}
+        self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
+        return stored
+
+    @property
+    def rounds_below_start(self) -> int:
+        """Rounds, up to the last one that was written, that score less than the network that the run began with."""
+        return self._bests.below
+
+    def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
+        """Keeps of a run that has its results what can still be of use: the best and the last model.
+
+        Args:
+            records: of all rounds.
+            keep_states: keep the sites' states of both rounds (where a site's state holds its network).
+        """
+        kept = {best_round(records, self.store.start()), len(records) - 1}
+        self.store.prune(keep_models=kept, keep_states=kept)
+        if keep_states:
+            self.store.say_where_states_are()
+        else:
+            self.store.delete_states()
+
+    def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes ``federation.csv`` from the records of all rounds.
+
+        Where this process has written it up to the round before, the last round's rows are appended; the whole is
+        written where it has not, and where a loss term has come that no head is for.
+        """
+        path, rows = self.path / "federation.csv", _rows(records[-1])
+        known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
+        if self._written == len(records) - 1 > 0 and known and path.is_file():
+            text = to_csv([*COLUMNS, *self._terms], rows)
+            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
+        else:  # records are read twice, and never held all at once
+            found = {name for record in records for row in _rows(record) for name in row}
+            self._terms = sorted(found.difference(COLUMNS))
+            rows_of_all = (row for record in records for row in _rows(record))
+            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
+        self._written = len(records)
+
+    def _require_writable(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            require_writable(self.path)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
+            hint = "choose another output_dir, or fix its permissions"
+            raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
+
+    def _holds_results(self) -> bool:
+        rounds = self.store.folder
+        return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
+
+    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        problems = Problems()
+        for part in ("config", "hashes", "seeds"):
+            before, now = (_flat(run.get(part, {}), part) for run in (old, new))
+            for key in sorted(before.keys() | now.keys()):
+                if before.get(key, MISSING) != now.get(key, MISSING):
+                    was, found = (clipped(repr(each[key]), 80) if key in each else "nothing" for each in (before, now))
+                    hint = "resume with the old value, or choose another output_dir"
+                    option = key.replace("config#client#", "config#")  # as the command line spells it
+                    where = f"{self.path.name} -> {option}"
+                    problems.add(where, found=found, expected=f"{was}, as in run.json", hint=hint)
+        problems.refuse_if_any()
+        for name, version in new["versions"].items():
+            if (was := old.get("versions", {}).get(name)) != version:
+                logger.warning("%s was %s when this run began and is %s now: last bits may differ", name, was, version)
 
 
 class RoundStore:
@@ -326,8 +469,47 @@ class RoundStore:
         return digest is not None and path.is_file() and tensor_file.digest_like(path, digest) == digest
 
 
-LOCK = ".lock"
-"""File of a run's folder that says whether a run is at work in it; it has the process id of its owner and stays."""
+class RoundRecords(Sequence[dict[str, Any]]):
+    """``round.json`` of a run's rounds, each read when it is asked for: memory is flat however long the run is.
+
+    The last one is kept, which is looked at several times while the next round runs.
+
+    Args:
+        store: of the run.
+        count: of rounds that are there, from round 0 on.
+    """
+
+    def __init__(self, store: RoundStore, count: int = 0) -> None:
+        self._store, self._count = store, count
+        self._last: tuple[int, dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override] # no slices
+        """A record.
+
+        Raises:
+            IndexError: there is no such round.
+            Stopped: it is missing or damaged.
+        """
+        number = range(self._count)[index]
+        if self._last is None or self._last[0] != number:
+            record = self._store.record(number)
+            if number < self._count - 1:
+                return record
+            self._last = number, record
+        return self._last[1]
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds the round after the last one, which was stored."""
+        self._last, self._count = (self._count, record), self._count + 1
+
+
+def state_file(site: str) -> str:
+    """Name of the file in a round's ``clients`` that holds a site's state."""
+    return f"{as_file_name(site)}.safetensors"
+
 
 # by path; the system drops a lock when its file is closed, garbage collection included
 _held: dict[Path, TextIO] = {}
@@ -427,22 +609,6 @@ def round_record(
     }
 
 
-def expected_dice(record: Mapping[str, Any]) -> float | None:
-    """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
-    promised = _promised(record)
-    images = sum(each["images"] for each in promised)
-    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
-
-
-def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
-    """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
-    return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
-
-
-def _promised(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
-
-
 def round_line(record: Mapping[str, Any]) -> str:
     """One line about a round: ``round 3 of 30: validation Dice 0.834, expected 0.850, lowest 0.790 (site-2), 18 s``."""
     dice, lowest = record["average"]["validation"]["dice"], record["worst"]["validation"]
@@ -480,182 +646,20 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-#: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
-#: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
-COLUMNS = (
-    "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
-    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
-)  # fmt: skip
+def expected_dice(record: Mapping[str, Any]) -> float | None:
+    """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
+    promised = _promised(record)
+    images = sum(each["images"] for each in promised)
+    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
 
 
-class RunFolder:
-    """The folder of a run: ``run.json``, ``rounds/``, ``federation.csv`` and a lock.
+def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
+    """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
+    return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
 
-    Args:
-        path: the folder; it is created.
 
-    Example::
-
-        with RunFolder("runs/a").open(config, seeds={"seed": 0}) as folder:
-            ...
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.store = RoundStore(self.path / "rounds")
-        self._bests = Bests()
-        self._terms: list[str] = []  # heads of the table beside COLUMNS
-        self._written = 0  # rounds that this process has written into the table
-
-    def open(
-        self,
-        config: Mapping[str, Any],
-        *,
-        versions: Mapping[str, str] | None = None,
-        hashes: Mapping[str, str] | None = None,
-        seeds: Mapping[str, int] | None = None,
-    ) -> RunFolder:
-        """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
-
-        A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
-
-        Args:
-            config: the resolved configuration, JSON content; machine paths do not belong in it.
-            versions: of packages; a difference is logged, because results may then differ in the last bits.
-            hashes: of what was read (data list, weights, adapter); a difference is refused.
-            seeds: by name; a difference is refused.
-
-        Raises:
-            Refused: the folder cannot be written (fault 54), another run holds it (51), or it belongs to a run with
-                another configuration; every differing key is named.
-        """
-        self._require_writable()
-        take_lock(self.path)
-        try:
-            content: dict[str, Any] = {
-                "schema": 1,
-                "config_hash": canonical_hash(config),
-                "config": dict(config),
-                "hashes": dict(hashes or {}),
-                "seeds": dict(seeds or {}),
-                "versions": dict(versions or {}),
-            }
-            self.store.clean()
-            if self._holds_results() and (self.path / "run.json").exists():
-                self._compare(read_json(self.path / "run.json"), content)
-            else:
-                write_json(self.path / "run.json", content, mode=PUBLIC)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def close(self) -> None:
-        """Releases the lock of an open folder."""
-        _held.pop((self.path / LOCK).resolve()).close()
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def write_round(
-        self,
-        weights: Mapping[str, Tensor],
-        records: RoundRecords,
-        record: Mapping[str, Any],
-        save_state: Callable[[Path], dict[str, str]] | None = None,
-        *,
-        server_state: Mapping[str, Tensor] | None = None,
-        keep_best_states: bool = False,
-    ) -> dict[str, Any]:
-        """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
-
-        What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
-        round finds everything; the network that the run began with; the sites' states of the last two rounds, and with
-        ``keep_best_states`` of those best rounds (where a site's state holds its own network); every ``round.json``.
-
-        Returns:
-            The content of its ``round.json``.
-        """
-        last = len(records)
-        stored = self.store.write(last, weights, record, save_state, server_state)
-        records.append(stored)
-        self.write_table(records)
-        recent = {last, max(last - 1, 0)}
-        self._bests.follow(records, self.store.start())
-        bests = {self._bests.now, self._bests.before, START}
-        self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
-        return stored
-
-    @property
-    def rounds_below_start(self) -> int:
-        """Rounds, up to the last one that was written, that score less than the network that the run began with."""
-        return self._bests.below
-
-    def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
-        """Keeps of a run that has its results what can still be of use: the best and the last model.
-
-        Args:
-            records: of all rounds.
-            keep_states: keep the sites' states of both rounds (where a site's state holds its network).
-        """
-        kept = {best_round(records, self.store.start()), len(records) - 1}
-        self.store.prune(keep_models=kept, keep_states=kept)
-        if keep_states:
-            self.store.say_where_states_are()
-        else:
-            self.store.delete_states()
-
-    def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes ``federation.csv`` from the records of all rounds.
-
-        Where this process has written it up to the round before, the last round's rows are appended; the whole is
-        written where it has not, and where a loss term has come that no head is for.
-        """
-        path, rows = self.path / "federation.csv", _rows(records[-1])
-        known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
-        if self._written == len(records) - 1 > 0 and known and path.is_file():
-            text = to_csv([*COLUMNS, *self._terms], rows)
-            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
-        else:  # records are read twice, and never held all at once
-            found = {name for record in records for row in _rows(record) for name in row}
-            self._terms = sorted(found.difference(COLUMNS))
-            rows_of_all = (row for record in records for row in _rows(record))
-            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
-        self._written = len(records)
-
-    def _require_writable(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            require_writable(self.path)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise
-            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
-            hint = "choose another output_dir, or fix its permissions"
-            raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
-
-    def _holds_results(self) -> bool:
-        rounds = self.store.folder
-        return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
-
-    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        problems = Problems()
-        for part in ("config", "hashes", "seeds"):
-            before, now = (_flat(run.get(part, {}), part) for run in (old, new))
-            for key in sorted(before.keys() | now.keys()):
-                if before.get(key, MISSING) != now.get(key, MISSING):
-                    was, found = (clipped(repr(each[key]), 80) if key in each else "nothing" for each in (before, now))
-                    hint = "resume with the old value, or choose another output_dir"
-                    option = key.replace("config#client#", "config#")  # as the command line spells it
-                    where = f"{self.path.name} -> {option}"
-                    problems.add(where, found=found, expected=f"{was}, as in run.json", hint=hint)
-        problems.refuse_if_any()
-        for name, version in new["versions"].items():
-            if (was := old.get("versions", {}).get(name)) != version:
-                logger.warning("%s was %s when this run began and is %s now: last bits may differ", name, was, version)
+def _promised(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
 
 
 class Bests:
