@@ -236,14 +236,10 @@ class Participants:
         """Builds every network of the run once, before anything is computed.
 
         Raises:
-            Refused: as :func:`dry_run`, or the strategy cannot do with their names.
+            Refused: as :func:`dry_run`.
         """
         server = {SERVER: self.server_network} if self.strategy.exchange.server_model else {}
-        networks = {**self.networks, **server}
-        for each in dry_run(self.config, networks, self.overrides, one_network=self.strategy.exchange.alike):
-            self.strategy.require_names(each.split.shared)
-            if each.terms is not None:
-                self.strategy.require_terms(each.terms)
+        dry_run(self.config, {**self.networks, **server}, self.overrides, self.strategy)
 
     @property
     def exchange(self) -> str:
@@ -391,6 +387,7 @@ def _trains_or_not(
     return tuple(sorted(known - away - idle)), tuple(sorted(away | idle))
 
 
+Shapes = dict[str, tuple[int, ...]]
 #: Ids of the training batches that a client network sees.
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
 #: What a site's labels go through on their way to the loss.
@@ -402,32 +399,12 @@ PARTS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class BuiltNetwork:
-    """A network as a site, or the server, would have it.
-
-    Args:
-        site: who has it first; several may have it.
-        network: its name.
-        shapes: of its tensors, by name.
-        split: what of it is shared, personal and frozen.
-        terms: names of the terms that it trains with; ``None`` where they cannot be built without a site.
-    """
-
-    site: str
-    network: str
-    shapes: dict[str, tuple[int, ...]]
-    split: KeySplit
-    terms: tuple[str, ...] | None
-
-
 def dry_run(
     config: WorkflowConfig,
     networks: Mapping[str, str],
     overrides: Mapping[str, Mapping[str, Any]],
-    *,
-    one_network: bool,
-) -> list[BuiltNetwork]:
+    strategy: Strategy | None = None,
+) -> None:
     """Builds each network of a run once and looks whether it takes the images, and whether names of its parts fit it;
     with it its optimizer, its terms and what reads its images.
 
@@ -435,19 +412,16 @@ def dry_run(
         config: the run's ``train.json``.
         networks: who (a site, or the server) to the name of their network.
         overrides: what each changes in ``train.json``; sites without changes may be missing.
-        one_network: whether the strategy averages weights, so that all must be alike.
-
-    Returns:
-        The networks that differ in their name or in what a site changes.
+        strategy: of the run; ``None`` is a site that trains alone.
 
     Raises:
         Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
             term does not take, a guide that a term names and that is not there, weak labels (``images#weak_labels``)
-            whose unlabelled pixels would be learned from, missing weights of SAM, or unlike networks where all
-            must be alike.
+            whose unlabelled pixels would be learned from, missing weights of SAM, names that the strategy cannot do
+            with, or unlike networks where it averages weights.
     """
-    problems, found = Problems(), dict[str, BuiltNetwork]()
+    problems, found = Problems(), dict[str, tuple[str, Shapes]]()
     for site, name in networks.items():
         own = {**overrides.get(site, {}), "network_name": name}
         key = json.dumps(own, sort_keys=True, default=repr)
@@ -474,17 +448,18 @@ def dry_run(
         weak, built = parsed(parser, "images#weak_labels") is True, [parts[part] for part in (*OF_LABELS, "loss")]
         if weak and all(part is not None for part in built):
             problems.extend(_weak_label_problems(parts, classes))
-        split = KeySplit((), (), ())
         with problems.collected():
             split = network_split(network, parsed(parser, "personal") or ())
+            if strategy is not None:
+                strategy.require_names(split.shared)
+        if strategy is not None and terms is not None:
+            with problems.collected():
+                strategy.require_terms([term.name for term in terms])
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-        names = None if terms is None else tuple(term.name for term in terms)
-        found[key] = BuiltNetwork(site, name, shapes, split, names)
+        found[key] = f"{site} ({name})", shapes
     problems.refuse_if_any()
-    built = list(found.values())
-    if one_network:
-        _require_alike(built)
-    return built
+    if strategy is not None and strategy.exchange.alike:
+        _require_alike(list(found.values()))
 
 
 def _part(parser: Any, name: str, problems: Problems) -> Any:
@@ -594,20 +569,18 @@ def _batches(parser: Any) -> dict[str, int]:
     }
 
 
-def _require_alike(built: list[BuiltNetwork]) -> None:
+def _require_alike(built: Sequence[tuple[str, Shapes]]) -> None:
     """Refuses networks that cannot be averaged; it names two sites and the first tensor in which theirs differ."""
-    first, *others = built
-    for other in others:
-        key = next((k for k in [*first.shapes, *other.shapes] if first.shapes.get(k) != other.shapes.get(k)), None)
+    (first, shapes), *others = built
+    for other, theirs in others:
+        key = next((key for key in [*shapes, *theirs] if shapes.get(key) != theirs.get(key)), None)
         if key is not None:
-            shapes = [
-                f"shape {list(each.shapes[key])}" if key in each.shapes else "no such tensor" for each in (first, other)
-            ]
             sides = [
-                f"{each.site} ({each.network}) has {shape}" for each, shape in zip((first, other), shapes, strict=True)
+                f"{who} has {f'shape {list(each[key])}' if key in each else 'no such tensor'}"
+                for who, each in ((first, shapes), (other, theirs))
             ]
             expected = "one network at all sites: FedAvg averages weights"
             hint = (
-                "give all sites one network, or use --variant heterogeneous, which lets unlike networks learn together"
+                "give all sites one network, or take --variant heterogeneous, in which unlike networks learn together"
             )
-            raise Refused([Problem("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)])
+            raise refused("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)

@@ -80,17 +80,6 @@ _MEANING = {
 }
 
 
-def shared_fingerprints(plan: Plan, bundle_root: str | Path, datalist: DataList) -> dict[str, str]:
-    """Words that are the same for every site: hash of plan and bundle, version, hash of the public images."""
-    public = datalist.public_hash()
-    return {"plan": plan.fingerprint(bundle_root), "version": __version__, "public_list": public}
-
-
-def list_fingerprint(datalist: DataList, site: str) -> dict[str, str]:
-    """The hash of a site's part of the list, where the list has one."""
-    return {"list": datalist.part_hash(site)} if site in datalist.sites else {}
-
-
 def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
     """The hash of the SAM under a site's network, where it is one; none where the file is missing."""
     try:
@@ -104,21 +93,27 @@ def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
 def own_fingerprints(
     plan: Plan, bundle_root: str | Path, datalist: DataList, site: str, sam: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Everything that this site can be asked for; ``sam`` is its :func:`sam_fingerprint`."""
-    return {**shared_fingerprints(plan, bundle_root, datalist), **list_fingerprint(datalist, site), **(sam or {})}
+    """What server and site compare: the version, and hashes of plan and bundle, public images and the site's part.
+
+    Args:
+        plan: of the run.
+        bundle_root: folder of the bundle.
+        datalist: the list; its part of the site counts where it has one.
+        site: whose.
+        sam: its :func:`sam_fingerprint`.
+    """
+    part = {"list": datalist.part_hash(site)} if site in datalist.sites else {}
+    common = {"plan": plan.fingerprint(bundle_root), "version": __version__, "public_list": datalist.public_hash()}
+    return {**common, **part, **(sam or {})}
 
 
 def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
     """One problem for each word of ``wanted`` in which this site differs; words of other kinds are passed over."""
     return [
-        Problem(name, found=_short(own.get(word)), expected=f"the server's {_short(wanted[word])}", hint=hint)
+        Problem(name, found=own.get(word, "none")[:12], expected=f"the server's {wanted[word][:12]}", hint=hint)
         for word, (name, hint) in _MEANING.items()
         if word in wanted and own.get(word) != wanted[word]
     ]
-
-
-def _short(value: str | None) -> str:
-    return "none" if value is None else value[:12]
 
 
 #: Files that are hashed again at each start of a run whose data were checked before.

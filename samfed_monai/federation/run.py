@@ -31,10 +31,9 @@ from samfed_monai.federation.preparation import (
     class_problems,
     is_sam,
     label_problems,
-    list_fingerprint,
     no_public_images,
+    own_fingerprints,
     public_colours,
-    shared_fingerprints,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Clock, Tracking
@@ -145,9 +144,10 @@ class Run:
             with self._carrier(transport, settled, context) as carrier:
                 require_sites(carrier, participants)
                 server = self._server(carrier, folder)
-                common = shared_fingerprints(settled, places.bundle_root, datalist)
                 server.check(
-                    lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
+                    lambda site: own_fingerprints(
+                        settled, places.bundle_root, datalist, site, participants.sam_fingerprint(site)
+                    )
                 )
                 about, teacher_sha256 = self._teach(server, context)
                 costs = participants.costs()  # right after the teacher's, so that the times may be compared
@@ -582,7 +582,7 @@ def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], varian
     name = str(config.optional("network_name"))
     if config.optional_id("network_def") and not is_sam(config, name):
         try:
-            dry_run(config, {"the site": name}, {}, one_network=False)
+            dry_run(config, {"the site": name}, {})
         except Refused as refused:
             return refused.problems
     return []

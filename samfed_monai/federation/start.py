@@ -200,23 +200,10 @@ def _train(
 ) -> dict[str, Tensor]:
     from monai.networks.utils import get_state_dict
 
-    from samfed_monai.config.monai_parser import ConfigWorkflow
-
+    given = {"site": SERVER, "local_steps": max(steps, 1), "epochs": 1, "seed": seed, "standalone": {}}
+    given |= {"datalist": str(judge.path)} if judge else {}
     with own_random_state(derive_seed(seed, SERVER, "initialisation")):
-        workflow = ConfigWorkflow(
-            config_file=config.paths(),
-            logging_file=False,
-            workflow_type="train",
-            **{
-                **config.overrides,
-                "site": SERVER,
-                "local_steps": max(steps, 1),
-                "epochs": 1,
-                "seed": seed,
-                "standalone": {},
-                **({"datalist": str(judge.path)} if judge else {}),
-            },
-        )
+        workflow = config.with_overrides(given).workflow("train")
         workflow.initialize()
         trainer = workflow.trainer
         if begin is not None:

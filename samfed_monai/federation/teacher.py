@@ -239,28 +239,16 @@ class TeacherStage:
     def _run(
         self, config: WorkflowConfig, datalist: DataList, data_root: str | Path, *, checkpoint: Path, output: Path
     ) -> None:
-        from samfed_monai.config.monai_parser import ConfigWorkflow
         from samfed_monai.networks.sam.adapter import read_header
 
-        datalist_file = output.with_suffix(".datalist.json")
-        datalist.save(datalist_file)
-        # a fit of the same public images is kept, whatever the rest of the list that it was made with
-        fitted = {"fit#datalist_hash": read_header(output).fit.get("datalist_hash", "")} if output.exists() else {}
-        workflow = ConfigWorkflow(
-            config_file=config.paths(),
-            logging_file=False,
-            workflow_type=None,
-            **{
-                **config.overrides,
-                **fitted,
-                "bundle_root": str(self.bundle_root),
-                "datalist": str(datalist_file),
-                "data_root": str(data_root),
-                "checkpoint": str(checkpoint),
-                "output": str(output),
-                "evaluate_on": config.overrides.get("evaluate_on"),
-            },
-        )
+        listed = output.with_suffix(".datalist.json")
+        datalist.save(listed)
+        paths = {"bundle_root": self.bundle_root, "datalist": listed, "data_root": data_root, "checkpoint": checkpoint}
+        given: dict[str, Any] = {name: str(path) for name, path in {**paths, "output": output}.items()}
+        given["evaluate_on"] = config.overrides.get("evaluate_on")
+        if output.exists():  # a fit of the same public images is kept, whatever the rest of the list it was made with
+            given["fit#datalist_hash"] = read_header(output).fit.get("datalist_hash", "")
+        workflow = config.with_overrides(given).workflow(None)
         workflow.initialize()
         workflow.run()
         workflow.finalize()

@@ -79,6 +79,12 @@ class WorkflowConfig:
         parser.update(pairs=dict(self.overrides))
         return parser
 
+    def workflow(self, kind: str | None) -> Any:
+        """MONAI's workflow of these files, of a kind such as ``train``, before it is initialized."""
+        from samfed_monai.config.monai_parser import ConfigWorkflow
+
+        return ConfigWorkflow(config_file=self.paths(), logging_file=False, workflow_type=kind, **self.overrides)
+
     def value(self, name: str) -> Any:
         """An option's value, references resolved.
 

@@ -152,11 +152,6 @@ def test_fault_61_a_round_with_one_update_left_is_stopped_even_with_a_quorum_of_
         controller(folder, clients, quorum=1).run()
 
 
-def test_a_quorum_of_more_sites_than_there_are_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"quorum: .* from 1 to 2"):
-        controller(RunFolder(tmp_path), two_clients(), quorum=3)
-
-
 def test_ctrl_c_says_how_to_go_on_with_exit_code_130(tmp_path):
     def interrupt(answer):
         raise KeyboardInterrupt
