@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from samfed_monai.metrics import cost_of
 from samfed_monai.networks import named, starts_from
 from samfed_monai.networks.catalogue import network_problems
 from samfed_monai.networks.input_size import batch_problems, size_advice, size_problems
-from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.networks.weights import encoder_weights_file
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.strategy import Server, Strategy
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.federation.start import Start
     from samfed_monai.methods.heterogeneous import PublicMaskSharing
 
 logger = logging.getLogger(__name__)
@@ -106,72 +107,6 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
                 with own_random_state(0):  # nothing that is drawn here is used
                     config.with_overrides({"network_name": name}).value("network_def")
     problems.refuse_if_any()
-
-
-@dataclass(frozen=True)
-class Start:
-    """Initial weights of one network, before round 0.
-
-    Args:
-        whole: every tensor.
-        split: of its names.
-    """
-
-    whole: Mapping[str, Tensor]
-    split: KeySplit
-
-    @classmethod
-    def of(
-        cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
-    ) -> Start:
-        """A network with the weights of a warm start.
-
-        Other tensors are initialised as the network is built, with ``seed``: frozen weights, which come from a
-        checkpoint, and experts, which add nothing before they are trained. All sites get the same.
-
-        Args:
-            build: builds the network.
-            warm: of a warm start.
-            personal: ``train.json -> personal``.
-            seed: the run's seed.
-
-        Raises:
-            Refused: patterns that :func:`network_split` refuses; a warm start that trained what is frozen here, or
-                another network.
-        """
-        with own_random_state(derive_seed(seed, "server", "start")):
-            network = build()
-        split = network_split(network, personal)
-        own = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-        alien = sorted(name for name in warm if name not in own or warm[name].shape != own[name].shape)
-        if alien:
-            raise _refusal(f"{len(alien)} tensors of another network, first {alien[0]}")
-        lost = [name for name in split.frozen if name in warm and not warm[name].equal(own[name])]
-        if lost:
-            raise _refusal(f"{len(lost)} trained tensors that are frozen at the sites, first {lost[0]}")
-        return cls({name: warm.get(name, own[name]) for name in own}, split)
-
-    @property
-    def shared(self) -> dict[str, Tensor]:
-        """What is aggregated."""
-        return {name: self.whole[name] for name in self.split.shared}
-
-    @property
-    def personal(self) -> dict[str, Tensor]:
-        """What stays at a site that takes part in an aggregate."""
-        return {name: self.whole[name] for name in self.split.personal}
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
-        """What a site keeps that keeps its whole network: all but what is frozen."""
-        frozen = set(self.split.frozen)
-        return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
-
-
-def _refusal(found: str) -> Refused:
-    expected = "a warm start of the run's own network, which trains nothing that is frozen there"
-    hint = "let warm_start and network_def agree on rank, lora_targets and decoder, or set warm_start_steps to 0"
-    return Refused([Problem("train.json -> warm_start", found=found, expected=expected, hint=hint)])
 
 
 SERVER = "server"
@@ -275,11 +210,6 @@ class Participants:
         if self.supervised:
             return not config.optional("images#weak_labels")
         return config.optional("oracle") is True
-
-    def start(self, network: str, warm: Mapping[str, Tensor], seed: int) -> Start:
-        """What a network of this run begins with, once it is warmed up."""
-        personal = self.config.optional("personal") or ()
-        return Start.of(partial(build_network, self.config, network), warm, personal=personal, seed=seed)
 
     def learned(self) -> frozenset[str]:
         """Names of the parameters of the server's network; the rest of its state is running statistics and counters."""

@@ -24,7 +24,7 @@ from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.local_transport import LocalTransport
-from samfed_monai.federation.participants import Participants, dry_run, require_starts, run_config
+from samfed_monai.federation.participants import Participants, build_network, dry_run, require_starts, run_config
 from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
 from samfed_monai.federation.preparation import (
     check_data,
@@ -41,7 +41,7 @@ from samfed_monai.federation.run_folder import START, RunFolder, round_traffic, 
 from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
-from samfed_monai.federation.start import StartingPoint, warm_start
+from samfed_monai.federation.start import Start, StartingPoint, warm_start
 from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, packed
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
@@ -382,10 +382,11 @@ class Run:
             steps = begun["warm_start_steps"] or "no"
             logger.info("start: the weights of %s, then %s steps of warm start", begun["name"], steps)
         with self.clock("warm_start"):
-            starts = {}
+            starts, personal = {}, participants.config.optional("personal") or ()
             for name in participants.all_networks:
                 weights = self._warmed(name, trunk, **({"steps": 0} if self._warms_later else {}))
-                starts[name] = participants.start(name, weights, plan.seed)
+                build = partial(build_network, participants.config, name)
+                starts[name] = Start.of(build, weights, personal=personal, seed=plan.seed)
             images = server.start_from(participants.first_weights(starts))
         own = participants.server(
             rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard

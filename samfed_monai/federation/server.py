@@ -174,7 +174,6 @@ class RoundController:
             updates.
         central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
         secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
-        score_start: whether the strategy's first weights are a trained model for all sites.
         compression: how weights travel; the model of a round is then what sites make of its compressed step. ``None``
             sends whole weights.
 
@@ -203,10 +202,11 @@ class RoundController:
         counts: Counts | None = None,
         central: CentralNoise | None = None,
         secure: SecureServer | None = None,
-        score_start: bool = False,
         compression: Compression | None = None,
     ) -> None:
-        self.central, self.secure, self.score_start = central, secure, score_start
+        self.central, self.secure = central, secure
+        #: Whether the strategy's first weights are a trained model for all sites.
+        self.score_start = False
         self.sender = None if compression is None else Sender(compression)
         #: Of the transport; one that has none sends whole models to sites.
         self.sent: SentWeights = getattr(transport, "sent", None) or SentWeights()

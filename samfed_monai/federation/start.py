@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,12 @@ from samfed_monai.federation.run_models import starting_file
 from samfed_monai.federation.teacher import single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.networks.weights import named, starts_from
 from samfed_monai.teacher.exam import as_good_as, mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -222,3 +222,69 @@ def _train(
         weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in frozen}
         workflow.finalize()
     return weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights of one network, before round 0.
+
+    Args:
+        whole: every tensor.
+        split: of its names.
+    """
+
+    whole: Mapping[str, Tensor]
+    split: KeySplit
+
+    @classmethod
+    def of(
+        cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
+    ) -> Start:
+        """A network with the weights of a warm start.
+
+        Other tensors are initialised as the network is built, with ``seed``: frozen weights, which come from a
+        checkpoint, and experts, which add nothing before they are trained. All sites get the same.
+
+        Args:
+            build: builds the network.
+            warm: of a warm start.
+            personal: ``train.json -> personal``.
+            seed: the run's seed.
+
+        Raises:
+            Refused: patterns that :func:`network_split` refuses; a warm start that trained what is frozen here, or
+                another network.
+        """
+        with own_random_state(derive_seed(seed, SERVER, "start")):
+            network = build()
+        split = network_split(network, personal)
+        own = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        alien = sorted(name for name in warm if name not in own or warm[name].shape != own[name].shape)
+        if alien:
+            raise _refusal(f"{len(alien)} tensors of another network, first {alien[0]}")
+        lost = [name for name in split.frozen if name in warm and not warm[name].equal(own[name])]
+        if lost:
+            raise _refusal(f"{len(lost)} trained tensors that are frozen at the sites, first {lost[0]}")
+        return cls({name: warm.get(name, own[name]) for name in own}, split)
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """What is aggregated."""
+        return {name: self.whole[name] for name in self.split.shared}
+
+    @property
+    def personal(self) -> dict[str, Tensor]:
+        """What stays at a site that takes part in an aggregate."""
+        return {name: self.whole[name] for name in self.split.personal}
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """What a site keeps that keeps its whole network: all but what is frozen."""
+        frozen = set(self.split.frozen)
+        return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
+
+
+def _refusal(found: str) -> Refused:
+    expected = "a warm start of the run's own network, which trains nothing that is frozen there"
+    hint = "let warm_start and network_def agree on rank, lora_targets and decoder, or set warm_start_steps to 0"
+    return Refused([Problem("train.json -> warm_start", found=found, expected=expected, hint=hint)])
