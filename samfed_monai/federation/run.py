@@ -225,9 +225,7 @@ class Run:
         participants, variant = self.participants, self.plan.variant
         for note in notes_on_statistics(self.privacy, participants.strategy, variant):
             logger.warning("%s", note)
-        problems = plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites))
-        if problems:
-            raise Refused(problems)
+        require(plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites)))
         participants.dry_run()
         if self.start is None:
             require_starts(participants.config, participants.all_networks)
