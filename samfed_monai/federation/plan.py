@@ -13,9 +13,10 @@ from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import BundleConfig, flat
 from samfed_monai.config.workflow import training_values_of_command
 from samfed_monai.config.wrapped_errors import unwrapped
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import require, whole
 from samfed_monai.federation.workflow import PLACES, bundle_content
 from samfed_monai.protocol import compression
 from samfed_monai.protocol.guard import UpdateGuard
@@ -49,24 +50,10 @@ class Plan:
 
     Args:
         bundle: the bundle's name.
-        rounds: federated rounds.
-        variant: an override file of the bundle or of the package.
-        seed: of everything but the teacher, which has its own (``teacher#seed``).
-        warm_start_steps: optimiser steps on the public set before round 0; none unless the bundle says how many.
-        warm_start_held_out: part of the public images, in [0, 1), that says when the warm start stops; 0: not before
-            its last step.
-        train: ids of ``train.json`` that the federation replaces, to values.
-        teacher: ids of ``teacher.json`` to values.
-        sites: site to its own choices: ``network`` and ids of ``train.json``. :meth:`Participants.settled` names
-            every site.
-        unseen: sites that take no part and are evaluated at the end.
-        keep_optimizer: keep each site's optimizer moments from round to round.
-        update_guard: arguments of :class:`UpdateGuard`.
-        quorum: sites that must answer in a round; ``None`` is more than half.
-        timeout: seconds that a round may take; ``None`` waits.
-        allow_single_site: permit a federation of one site.
-        privacy: what may leave a site (``federate.json -> privacy``); ``None`` is the package's defaults.
-        compression: how weights travel (:class:`.Compression`); ``float32`` sends them whole.
+        train, teacher: ids of ``train.json`` and ``teacher.json`` that are no paths, to values.
+        sites: site to its own choices that are no paths. :meth:`Participants.settled` names every site.
+
+    The others are those of :class:`FederatedJob`.
 
     Raises:
         Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
@@ -102,15 +89,12 @@ class Plan:
                 json.dumps(_plain(value), allow_nan=False)
             except (TypeError, ValueError):
                 problems.append(Problem(f"plan -> {name}", "something that JSON cannot hold", "plain values"))
-        if problems:
-            raise Refused(problems)
+        require(problems)
         object.__setattr__(self, "unseen", tuple(self.unseen))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON content."""
-        plain = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
-        content: dict[str, Any] = json.loads(json.dumps(plain))
-        return content
+        return _as_json(self)
 
     @classmethod
     def from_json(cls, content: Any) -> Plan:
@@ -119,8 +103,7 @@ class Plan:
         Raises:
             Refused: unknown or missing keys, or values of another type; every problem at once.
         """
-        if problems := departures(content, SCHEMA, "plan"):
-            raise Refused(problems)
+        require(departures(content, SCHEMA, "plan"))
         return cls(**content)
 
     @property
@@ -144,22 +127,13 @@ class Places:
     """Paths, and other settings of one machine that do not change the result.
 
     Args:
-        bundle_root: folder of the bundle.
         datalist: file made by ``samfed prepare``; at a site, one with its own images is enough.
-        data_root: folder that the list's paths are relative to.
-        output_dir: the run's folder.
-        cache_dir: adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
-        adapter: an adapter to use as it is; ``None`` fits one, or finds a fitted one.
-        start_from: a bundle, a finished run or a weights file that the network begins with; read at the server alone,
-            whose weights the sites receive. Its content is in ``run.json -> hashes#start``.
-        masks_from: a bundle, a finished run or a weights file that makes the soft masks in SAM's place; read at the
-            server alone, which sends it to the sites. Its content is in ``run.json -> hashes#masks_from``.
-        train, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
+        start_from, masks_from: read at the server alone, which sends their weights to the sites; the hash of their
+            content is in ``run.json -> hashes``.
+        train, teacher: ids that are paths or devices (``checkpoint``, ``device``, …) to values.
         sites: site to such ids, for sites that share this machine.
-        workers: processes in which the sites of this machine work side by side; 1 is this process, ``"auto"`` as many
-            as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
-            result depends on it.
-        verify: hash every image again, although they were checked before.
+
+    The others are those of :class:`FederatedJob`; nothing of the result depends on them.
 
     Raises:
         Refused: another number of workers.
@@ -180,10 +154,9 @@ class Places:
     verify: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers != AUTO and (type(self.workers) is not int or self.workers < 1):
-            found, expected = f"{self.workers!r} ({type(self.workers).__name__})", "a whole number from 1, or 'auto'"
+        if self.workers != AUTO:
             hint = "1 runs one site after the other in this process"
-            raise Refused([Problem("federate.json -> workers", found=found, expected=expected, hint=hint)])
+            require(whole("federate.json -> workers", self.workers, "'auto' or a whole number", least=1, hint=hint))
         for name in ("bundle_root", "datalist", "data_root", "output_dir"):
             object.__setattr__(self, name, Path(getattr(self, name)))
         object.__setattr__(self, "cache_dir", Path(self.cache_dir) if self.cache_dir else None)
@@ -195,8 +168,7 @@ class Places:
 
     def to_json(self) -> dict[str, Any]:
         """Places as JSON content, for a process of the same machine."""
-        content = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: json.loads(json.dumps(_plain(value), default=str)) for name, value in content.items()}
+        return _as_json(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Places:
@@ -214,6 +186,10 @@ def split_places(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     pairs = flat(overrides)
     there = {name: value for name, value in pairs.items() if name in PLACES}
     return {name: value for name, value in pairs.items() if name not in PLACES}, there
+
+
+def _as_json(one: Plan | Places) -> dict[str, Any]:
+    return {each.name: json.loads(json.dumps(_plain(getattr(one, each.name)), default=str)) for each in fields(one)}
 
 
 def _plain(value: Any) -> Any:
