@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.config.own_images import deviations
-from samfed_monai.config.parse import parsed, reached
+from samfed_monai.config.parse import lookup, parsed, reached
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
@@ -70,7 +70,7 @@ def require_own_images(plan: Plan, places: Places, site: str) -> None:
         contents = own.parser().get(), planned.parser().get()
     except (KeyError, ValueError, IndexError, TypeError):
         found, hint = "an id that leads nowhere in this site's bundle", "compare it with `samfed show` at the site"
-        raise Refused([Problem("plan -> train", found, "ids of the site's own bundle", hint)]) from None
+        raise refused("plan -> train", found, "ids of the site's own bundle", hint) from None
     require(deviations(*contents))
 
 
@@ -198,9 +198,7 @@ class Participants:
     @property
     def supervised(self) -> bool:
         """Whether sites learn from labels of their own images."""
-        train = self.config.parser().get().get("train")
-        declared = train.get("dataset") if isinstance(train, Mapping) else None
-        return isinstance(declared, Mapping) and declared.get("split") == "labelled"
+        return bool(lookup(self.config.parser().get(), ("train", "dataset", "split")) == "labelled")
 
     def needs_masks(self, site: str) -> bool:
         """Whether a site reads labels of its own images of which only masks will do; weak ones it cannot use."""

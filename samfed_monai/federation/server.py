@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Refused, Stopped, is_out_of_memory
+from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
+from samfed_monai.core.validators import require
 from samfed_monai.federation.exchange_object import classes_in, volumes_in
 from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import (
@@ -225,8 +226,7 @@ class RoundController:
         #: Sites that failed in the evaluation of the best or the last model, with the last reason.
         self.failed: dict[str, str] = {}
         self._writing = 0.0
-        if problems := quorum_problems(len(self.sites), quorum, allow_single_site=allow_single_site):
-            raise Refused(problems)
+        require(quorum_problems(len(self.sites), quorum, allow_single_site=allow_single_site))
 
     def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
         """Has every site compare the ``fingerprints`` of its own with what it has.

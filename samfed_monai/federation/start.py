@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.variants import find_variant
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import safe_load, save_tensors, sha256_file
 from samfed_monai.core.model_file import BASE_SAM, base_sam_of, trained_otherwise
 from samfed_monai.core.seeds import derive_seed
@@ -287,4 +287,4 @@ class Start:
 def _refusal(found: str) -> Refused:
     expected = "a warm start of the run's own network, which trains nothing that is frozen there"
     hint = "let warm_start and network_def agree on rank, lora_targets and decoder, or set warm_start_steps to 0"
-    return Refused([Problem("train.json -> warm_start", found=found, expected=expected, hint=hint)])
+    return refused("train.json -> warm_start", found=found, expected=expected, hint=hint)

@@ -11,7 +11,7 @@ from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached,
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.wrapped_errors import unwrapped
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json
 
 TRAIN = "train"
@@ -94,7 +94,7 @@ class WorkflowConfig:
         parser = self.parser()
         if lookup(parser.config, split_id(name)) is MISSING:
             where = f"{Path(self.files[-1]).name} -> {name}"
-            raise Refused([Problem(where, found="no such id", expected="an option that the federation reads")])
+            raise refused(where, found="no such id", expected="an option that the federation reads")
         with unwrapped(lambda: parser):
             return parser.get_parsed_content(name)
 
