@@ -17,7 +17,7 @@ import torch
 from samfed_monai.config.own_images import deviations
 from samfed_monai.config.parse import lookup, parsed, reached
 from samfed_monai.config.targets import in_catalogue
-from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own, unwrapped
+from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
@@ -356,7 +356,7 @@ def dry_run(
         if key in found:
             continue
         parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
-        with own_random_state(0), unwrapped(lambda: parser):  # noqa: B023 - nothing that is drawn here is used
+        with own_random_state(0), unwrapped(parser):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
         size = parsed(parser, "image_size")
         if isinstance(size, int):
@@ -401,7 +401,7 @@ def _part(parser: Any, name: str, problems: Problems) -> Any:
     except RuntimeError as error:
         found = unwrap_own(error)
         if found is None and name == "optimizer":
-            found = component_refusal(error, lambda: parser, file="train.json")
+            found = component_refusal(error, parser.get(), file="train.json")
         problems.extend(found.problems if isinstance(found, Refused) else [])
     return None
 

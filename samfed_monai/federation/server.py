@@ -35,9 +35,9 @@ from samfed_monai.federation.run_folder import (
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration, groups_in
 from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
-from samfed_monai.privacy.central import CentralNoise
+from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
+from samfed_monai.privacy.noise import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
-from samfed_monai.privacy.withholding import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.protocol.compression import Compression, Sender, Step
 from samfed_monai.protocol.guard import Counts
 from samfed_monai.protocol.message import Kind, Message, MessageRefused

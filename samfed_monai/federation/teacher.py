@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, locked, read_json, sha256_bytes, sha256_file, write_bytes
 from samfed_monai.core.model_file import (
@@ -26,6 +25,7 @@ from samfed_monai.core.model_file import (
     trained_otherwise,
     words_of,
 )
+from samfed_monai.core.own_process import best_device
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import require, switch
 from samfed_monai.data import DataList, public_hash

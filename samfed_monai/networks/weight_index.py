@@ -20,7 +20,7 @@ from urllib.parse import urldefrag, urljoin
 from tqdm.utils import CallbackIOWrapper
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, machine_failure
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 
 _PYPI = "https://pypi.org/simple"
 _MAX_BYTES = 64 << 20  # the largest of the known members has 40.7 MB
