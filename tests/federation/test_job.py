@@ -266,13 +266,6 @@ def test_a_guide_that_is_on_and_a_term_that_is_on_are_taken(given):
     assert check_job(find_bundle("samfed_skin"), given, None).problems == []
 
 
-def test_names_that_the_list_does_not_have(small):
-    [unseen] = told(small, unseen=["site-9"])
-    assert unseen.startswith("federate.json -> unseen: expected one of ['site-1', 'site-2'], found 'site-9'")
-    [site] = told(small, sites={"site-9": {}})
-    assert site.startswith("federate.json -> sites#site-9: expected one of")
-
-
 @pytest.fixture(scope="module")
 def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``list.json``: boxes at one of two sites, points at the other."""
@@ -318,11 +311,9 @@ def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_
         assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
 
 
-def test_too_few_sites_for_the_quorum(small):
+def test_too_few_sites_for_the_quorum_and_for_the_strategy(small):
     [quorum] = told(small, **{"job#quorum": 3})
     assert quorum == "quorum: expected a number from 1 to 2, the number of sites, found 3"
-    [sites] = told(small, unseen=["site-2"])
-    assert sites.startswith("sites: expected at least 2")
     [clusters] = told(small, variant="clustered_sites")
     assert clusters.startswith("strategy: expected 2 clusters of at least 2, found 2 sites; lower strategy#clusters")
 
