@@ -544,18 +544,6 @@ def take_lock(folder: Path) -> None:
     raise refused(path.parent, found=found, expected="a folder of its own", hint=hint)
 
 
-def is_locked(folder: str | Path) -> bool:
-    """Whether another process is at work in a run's folder."""
-    try:
-        with open(Path(folder) / LOCK, "r+b") as stream:
-            os.lockf(stream.fileno(), os.F_TEST, 0)
-    except (BlockingIOError, PermissionError):
-        return True
-    except OSError:  # there is none
-        return False
-    return False
-
-
 def site_record(
     reply: Message | Failure,
     scores: Mapping[str, Any] | None,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.core.validators import require
-from samfed_monai.federation.exchange_object import classes_in, volumes_in
+from samfed_monai.federation.exchange_object import parts_in
 from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import (
     START,
@@ -85,7 +85,7 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
     beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
-    named = {**classes_in(reply.metrics, classes), **volumes_in(reply.metrics, classes)}
+    named = parts_in(reply.metrics, classes)
     return {**scores, "n": reply.n, "empty": empty, **beside, **named}
 
 
