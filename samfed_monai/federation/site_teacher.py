@@ -18,8 +18,7 @@ from samfed_monai.data import DataList, load_records
 from samfed_monai.data.records import different
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.federation.exchange_object import metrics_of_parts
-from samfed_monai.federation.student_teacher import StudentTeacher
-from samfed_monai.federation.teacher import TeacherStage, single_writer
+from samfed_monai.federation.teacher import StudentTeacher, TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.losses import probabilities
 from samfed_monai.metrics import BESIDE, NAMES, over_classes, scores_by_class, segmentation_scores, summarise
