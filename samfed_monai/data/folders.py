@@ -194,9 +194,9 @@ def others_in(site: Path, kind: str = PICTURE) -> list[str]:
 def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> tuple[list[Found], list[Path]]:
     """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; an image of nnU-Net is called
-    ``<stem>_0000``. Where folders below ``images`` and ``masks``
-    have the same names, as those of patients do, a mask belongs to an image of its own folder.
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; a volume of nnU-Net is called ``<stem>_0000``.
+    Where folders below ``images`` and ``masks`` have the same names, as those of patients do, a mask belongs to an
+    image of its own folder.
 
     Raises:
         Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
@@ -219,7 +219,8 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
     lonely: list[Path] = []
     problems = Problems()
     for path in drawn:
-        names = _name(path), mask_stem(path), _name(path) + FIRST_CHANNEL  # an image's own may end in _mask
+        names = [_name(path), mask_stem(path)]  # an image's own may end in _mask
+        names += [_name(path) + FIRST_CHANNEL] if kind == NIFTI else []
         ones = next((by_stem[name] for name in names if name in by_stem), [])
         own = [one for one in ones if below[one] == below[path]]
         if not own and (len(ones) > 1 or below[path] in shared or any(below[one] in shared for one in ones)):
