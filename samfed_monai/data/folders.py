@@ -410,13 +410,14 @@ def declare_kinds(
             values = zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True)
             weak = {label for label, there in values if not there <= {*range(classes + 1)}}
         declared[site] = [replace(one, label_kind=kind) if one.label in weak else one for one in found[site]]
-        if not weak and (labels or site in given):
-            there, expected = (
-                f"{counted(len(labels), 'label')} without any 255: masks alone",
-                "255 where nothing is labelled",
-            )
+        where = f"--label-kind of {site}"
+        if labels and not weak:
+            there = f"{counted(len(labels), 'label')} without any 255: masks alone"
             hint = f"write it so, into {site}/masks; if {site} has masks alone, give --label-kind {site}=mask"
-            problems.add(f"--label-kind of {site}", found=there, expected=expected, hint=hint)
+            problems.add(where, found=there, expected="255 where nothing is labelled", hint=hint)
+        elif not labels and site in given:
+            hint = f"put labels into {site}/masks, each called as its image"
+            problems.add(where, found="no labels", expected=f"some of the kind {kind}", hint=hint)
     return declared, list(problems)
 
 
