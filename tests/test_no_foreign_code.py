@@ -18,7 +18,7 @@ EVALUATORS = {"eval", "exec", "compile", "__import__", "execfile"}
 
 ARCHIVES = {
     "samfed_monai/data/sources/found.py": "tests/data/sources/test_found.py",
-    "samfed_monai/networks/weight_index.py": "tests/networks/test_weight_index.py",
+    "samfed_monai/networks/weights.py": "tests/networks/test_weight_index.py",
 }
 """The two places that open archives, and the tests that hold each to its folder."""
 WRITES_ONE = "samfed_monai/inference/app.py"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from enum import Enum
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -68,6 +69,13 @@ def whole(
 ) -> list[Problem]:
     """A problem unless ``value`` is an ``int`` in the range; the arguments are those of :func:`in_range`."""
     return _unless(type(value) is int, where, value, what, least, None, most, None, or_null, hint)
+
+
+FRACTION = partial(in_range, least=0, most=1)
+BELOW_1 = partial(in_range, least=0, below=1)
+NOT_NEGATIVE = partial(in_range, least=0)
+POSITIVE = partial(in_range, above=0)
+COUNT = partial(whole, least=1)
 
 
 def one_of(where: str, value: Any, known: Iterable[Any], hint: str = "") -> list[Problem]:

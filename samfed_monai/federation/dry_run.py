@@ -19,7 +19,7 @@ from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, unfilled
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import without_label
-from samfed_monai.networks.input_size import batch_problems, size_advice, size_problems
+from samfed_monai.networks.input_size import batch_problems, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 
 logger = logging.getLogger(__name__)
@@ -90,8 +90,6 @@ def dry_run(
         size = parsed(parser, "image_size")
         if isinstance(size, int):
             problems.extend(size_problems(network, height=size, width=size))
-            for advice in size_advice(network, size):
-                logger.info("%s", advice)
         problems.extend(batch_problems(network, **_batches(parser)))
         split = KeySplit((), (), ())
         for part in PARTS:

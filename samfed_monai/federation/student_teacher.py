@@ -28,9 +28,8 @@ from samfed_monai.federation.participants import Participants, network_builder
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.start import starting_file
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
-from samfed_monai.networks.sam.geometry import MASK_STRIDE, inner_size
-from samfed_monai.networks.views import mean_of_views
+from samfed_monai.networks.inferer import Switch, autocast, bf16_possible, mean_of_views
+from samfed_monai.networks.sam.build import MASK_STRIDE, inner_size
 
 if TYPE_CHECKING:
     from samfed_monai.federation.teacher import TeacherStage

@@ -29,7 +29,7 @@ from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.inference.onnx_network import CLASSES, OnnxNetwork
 from samfed_monai.metrics.quality import Quality
 from samfed_monai.metrics.quality_file import QUALITY
-from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
+from samfed_monai.networks.inferer import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -149,7 +149,7 @@ def export_network(
 
     Returns:
         the network in float32, then what was written, then, of ONNX, its other forms, then the network under bfloat16
-        autocast, where :func:`~samfed_monai.networks.autocast.bf16_gains`.
+        autocast, where :func:`~samfed_monai.networks.inferer.bf16_gains`.
 
     Raises:
         Refused: ``output`` exists; a package is missing; the images' size is none of the network's; the format cannot

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
 
@@ -38,9 +38,6 @@ class AllAnswers(Strategy):
     answers than :attr:`least_sites` leaves the weights as they are and says so.
     """
 
-    def __init__(self) -> None:
-        self._answers: dict[str, Answer] = {}
-
     @property
     def least_sites(self) -> int:
         """Fewest answers with which the rule protects: of two that differ, either may be the wrong one."""
@@ -56,12 +53,9 @@ class AllAnswers(Strategy):
 
     def require_sites(self, sites: Sequence[str]) -> None:
         if len(sites) < self.least_sites:
-            found, expected = (
-                f"{len(sites)} sites",
-                f"at least {self.least_sites}, for {type(self).__name__} to protect",
-            )
+            expected = f"at least {self.least_sites}, for {type(self).__name__} to protect"
             hint = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
-            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
+            raise refused("strategy", f"{len(sites)} sites", expected, hint)
 
     def configure(self, round: int) -> dict[str, Message]:
         self._answers = {}
@@ -82,7 +76,7 @@ class AllAnswers(Strategy):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._answers = {}
+        self._answers: dict[str, Answer] = {}
 
 
 def sorted_values(answers: Iterable[Answer], name: str) -> Tensor:

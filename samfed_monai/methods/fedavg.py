@@ -33,11 +33,6 @@ class FedAvg(Strategy):
 
     exchange = Exchange(mean=True)
 
-    def __init__(self) -> None:
-        self._mean: dict[str, Tensor] = {}
-        self._total = 0
-        self._largest: tuple[int, str] | None = None
-
     def configure(self, round: int) -> dict[str, Message]:
         self._total, self._largest = 0, None
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
@@ -75,7 +70,8 @@ class FedAvg(Strategy):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._mean, self._total, self._largest = {}, 0, None
+        self._mean: dict[str, Tensor] = {}
+        self._total, self._largest = 0, None
 
 
 def _buffer(tensor: Tensor) -> Tensor:

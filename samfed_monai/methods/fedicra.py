@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.validators import in_range, require, whole
+from samfed_monai.core.validators import COUNT, POSITIVE, in_range, require, whole
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.term import Term
@@ -18,10 +19,8 @@ from samfed_monai.losses import probabilities, without_label
 from samfed_monai.losses.tree_energy import tree_energy
 from samfed_monai.methods.fedala import AdaptiveMixing
 from samfed_monai.methods.fedavg import PersonalFedAvg
-from samfed_monai.networks.features import LastFeatures
-from samfed_monai.networks.input_size import head_of
+from samfed_monai.networks.features import CODES, LastFeatures, head_of, selection_of
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
-from samfed_monai.networks.site_channels import CODES, selection_of
 from samfed_monai.protocol.message import Kind, Message
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class DecoderMixing(AdaptiveMixing):
     ``W`` alone learns from a few batches, ``W <- clip(W - rate dL/dW, 0, 1)``, and is then forgotten. What leaves the
     site are all weights, as in FedAvg. The first rounds, and one in which both sides are alike, mix nothing.
 
-    Channels are chosen by site inside of the encoder (:mod:`samfed_monai.networks.site_channels`), so they arrive with
+    Channels are chosen by site inside of the encoder (:mod:`samfed_monai.networks.features`), so they arrive with
     it. Its code differs from the form of FedALA, which ``fedala`` is: that mixes the last layers alone, starts from the
     global ones (``W`` is the share of the global weights), and keeps ``W``. Ours: ``L`` is the bundle's whole loss,
     where the code takes the partial cross entropy alone. The mean of ``W`` is reported as ``term_own``.
@@ -202,6 +201,7 @@ class TreeEnergyTerm(Term):
     """
 
     unlabelled = False
+    checks: ClassVar = {"sigma": POSITIVE, "step": partial(COUNT, what="a number of pixels")}
 
     network: nn.Module
     name: str = "tree"
@@ -211,10 +211,6 @@ class TreeEnergyTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            in_range(f"{self.where}#sigma", self.sigma, above=0),
-            whole(f"{self.where}#step", self.step, "a number of pixels", least=1),
-        )
         self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,12 +88,8 @@ class Consensus(Strategy):
         self.average = Average(average)
 
     def attach(self, server: Server) -> Consensus:
-        super().attach(server)
         self.sharing = server.make_sharing("fedmd")
-        self.masks: Tensor | None = None
-        self._sum: Tensor | None = None
-        self._like: Tensor | None = None
-        self._count = 0
+        super().attach(server)
         return self
 
     def requirements(self) -> dict[str, str]:
@@ -104,9 +101,12 @@ class Consensus(Strategy):
         return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
-        if self._like is None:
-            self._like = self.sharing.predictor.like(self.sharing.network)
         return {MASKS: self._like}
+
+    @cached_property
+    def _like(self) -> Tensor:
+        like: Tensor = self.sharing.predictor.like(self.sharing.network)
+        return like
 
     def accept(self, round: int, site: str, update: Message) -> None:
         masks = update.tensors[MASKS]
@@ -125,3 +125,5 @@ class Consensus(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.masks = state.get(MASKS)
+        self._sum: Tensor | None = None
+        self._count = 0

@@ -16,8 +16,7 @@ from samfed_monai.handlers.guide import say_read
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import ClassSums, class_sums, hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
-from samfed_monai.networks.features import LastFeatures
-from samfed_monai.networks.input_size import feature_width
+from samfed_monai.networks.features import LastFeatures, feature_width
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Strategy
@@ -213,7 +212,6 @@ class Prototypes(Strategy):
         self.classes = with_background(classes)
 
     def attach(self, server: Server) -> Prototypes:
-        super().attach(server)
         widths = {site: feature_width(server.networks[site]()) for site in server.sites}
         first = server.sites[0]
         for site, width in widths.items():
@@ -222,8 +220,7 @@ class Prototypes(Strategy):
                 hint = "choose networks of one width (mobile_sam_fpn and lite0_fpn_96: 96, deeplabv3plus_*: 256)"
                 raise Refused([Problem("sites", found=found, expected="features of one width", hint=hint)])
         self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
-        self.means: dict[str, Tensor] = {}
-        self._answers: dict[str, ClassSums] = {}
+        super().attach(server)
         return self
 
     def configure(self, round: int) -> dict[str, Message]:
@@ -272,3 +269,4 @@ class Prototypes(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.means = dict(state)
+        self._answers: dict[str, ClassSums] = {}

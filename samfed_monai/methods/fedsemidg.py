@@ -8,16 +8,17 @@ and the round is averaged with those.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from ignite.engine import Events
 from monai.networks.utils import eval_mode
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import in_range, require, whole
+from samfed_monai.core.errors import refused
+from samfed_monai.core.validators import BELOW_1, in_range, require, whole
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
@@ -81,7 +82,6 @@ class GeneralisationAware(LearnedWeights):
         require(in_range("strategy#step", step, least=0))
         super().__init__(number=GAP, alike=True)
         self.step = float(step)
-        self._answers: dict[str, Message] = {}
 
     def configure(self, round: int) -> dict[str, Message]:
         self._answers = {}
@@ -102,7 +102,7 @@ class GeneralisationAware(LearnedWeights):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._answers = {}
+        self._answers: dict[str, Message] = {}
 
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
         return moved_by_gaps(weights, numbers, round, self.server.rounds, step=self.step)
@@ -186,6 +186,8 @@ class DualGuideTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DualGuideTerm", "first": "global", "second": "ema"}
     """
 
+    checks: ClassVar = {"memory": BELOW_1}
+
     name: str = "dual_guide"
     first: str = "global"
     second: str = "ema"
@@ -195,12 +197,9 @@ class DualGuideTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        problems = Problems()
         if not 0 < self.start <= self.end < 1:
             found, expected = f"{self.start!r} to {self.end!r}", "two quantiles in (0, 1), ascending"
-            problems.add(f"{self.where}#start", found=found, expected=expected)
-        problems.extend(in_range(f"{self.where}#memory", self.memory, least=0, below=1))
-        problems.refuse_if_any()
+            raise refused(f"{self.where}#start", found, expected)
         self._threshold: Tensor | None = None
 
     @property
@@ -257,6 +256,8 @@ class DropoutAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DropoutAlignmentTerm", "network": "@network", "weight": 0.3}
     """
 
+    checks: ClassVar = {"drop": partial(BELOW_1, what="a chance")}
+
     network: nn.Module
     name: str = "alignment"
     drop: float = 0.3
@@ -264,7 +265,6 @@ class DropoutAlignmentTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(in_range(f"{self.where}#drop", self.drop, "a chance", least=0, below=1))
         require_encoder(self.network, self.where)
         self._features = LastFeatures(self.network)
 

@@ -337,10 +337,8 @@ class CondensationFusion(Strategy):
         self._site_networks: dict[str, nn.Module] = {}
 
     def attach(self, server: Server) -> CondensationFusion:
-        super().attach(server)
         self.sharing = server.make_sharing("heterogeneous")
-        self.sharing.network.load_state_dict(self.global_weights)
-        self.sharing.reset()
+        super().attach(server)
         return self
 
     def requirements(self) -> dict[str, str]:

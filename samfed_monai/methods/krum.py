@@ -54,11 +54,7 @@ class Krum(AllAnswers):
     """
 
     def __init__(self, *, faulty: int = 1, keep: int | None = None) -> None:
-        super().__init__()
-        require(
-            whole("strategy#faulty", faulty, least=1),
-            whole("strategy#keep", keep, least=1, or_null=True),
-        )
+        require(whole("strategy#faulty", faulty, least=1), whole("strategy#keep", keep, least=1, or_null=True))
         self.faulty, self.keep = faulty, keep
 
     @property

@@ -13,7 +13,6 @@ import torch
 from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
 from samfed_monai.protocol.guard import shortened
-from samfed_monai.protocol.strategy import Server
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +47,6 @@ class NormClipping(AllAnswers):
     """
 
     def __init__(self, *, factor: float = 1.0, window: int = 5) -> None:
-        super().__init__()
         require(
             in_range("strategy#factor", factor, above=0),
             whole("strategy#window", window, "a whole number of rounds", least=1),
@@ -59,11 +57,6 @@ class NormClipping(AllAnswers):
     def least_sites(self) -> int:
         """2: of two the shorter step limits the other."""
         return 2
-
-    def attach(self, server: Server) -> NormClipping:
-        super().attach(server)
-        self._medians: list[float] = []
-        return self
 
     def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
         old = self.global_weights
@@ -88,4 +81,4 @@ class NormClipping(AllAnswers):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._medians = state[_MEDIANS].tolist() if _MEDIANS in state else []
+        self._medians: list[float] = state[_MEDIANS].tolist() if _MEDIANS in state else []

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import append_line, as_file_name
-from samfed_monai.core.validators import in_range, require
+from samfed_monai.core.validators import POSITIVE, in_range
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import Term
@@ -106,14 +106,11 @@ class MutualDistillationTerm(Term):
     """
 
     unlabelled = False
+    checks: ClassVar = {"temperature": POSITIVE}
 
     name: str = "mutual_kd"
     temperature: float = 2.0
     weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
 
     def check(self, engine: Any) -> None:
         """Refuses a network whose two paths are one."""

@@ -76,22 +76,18 @@ class ServerTuned(FedAvg):
 
     exchange = Exchange(mean=True)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._sharing: PublicMaskSharing | None = None
-        self._answered = False
-
     def attach(self, server: Server) -> ServerTuned:
+        self._sharing: PublicMaskSharing = server.make_sharing("semifl")
         super().attach(server)
-        self._sharing = server.make_sharing("semifl")
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        return training_state.pack(self._sharing.optimizer) if self._sharing else {}
+        return training_state.pack(self._sharing.optimizer)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        if self._sharing and state:
+        self._answered = False
+        if state:
             training_state.unpack(self._sharing.optimizer, state)
 
     def configure(self, round: int) -> dict[str, Message]:
@@ -118,8 +114,6 @@ class ServerTuned(FedAvg):
 
         A function of weights, moments, round and the run's seed, so that a resumed run gives the same bits.
         """
-        if self._sharing is None:
-            raise RuntimeError("attach() was not called")
         network = self._sharing.network
         network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors do not travel
         with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):

@@ -18,29 +18,10 @@ from samfed_monai.protocol.strategy import Exchange
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.protocol.strategy import Server
-
 logger = logging.getLogger(__name__)
 
 _WEIGHTS, _IMAGES = "site_weights", "site_images"
 _WHOLE = 2**40  # a weight of 1 in whole numbers, as which FedAvg counts; a millionth of a millionth is lost
-
-
-def onto_simplex(point: Tensor) -> Tensor:
-    """The nearest point of the simplex, ``argmin |w - point|`` with ``w >= 0`` and ``sum w = 1``.
-
-    Duchi et al. (ICML 2008, figure 1): entries above a threshold are lowered by it, the others are 0.
-
-    Args:
-        point: (N,) float.
-
-    Returns:
-        (N,) float64 in [0, 1].
-    """
-    ordered = point.double().sort(descending=True).values
-    beyond = (ordered.cumsum(0) - 1) / torch.arange(1, len(ordered) + 1)
-    kept = int((ordered > beyond).sum())
-    return (point.double() - beyond[kept - 1]).clamp(min=0, max=1)
 
 
 class LearnedWeights(FedAvg):
@@ -61,7 +42,6 @@ class LearnedWeights(FedAvg):
     exchange = Exchange(means_of_terms=True)
 
     def __init__(self, *, number: str, alike: bool) -> None:
-        super().__init__()
         self.number, self.alike = number, alike
 
     @abstractmethod
@@ -75,13 +55,6 @@ class LearnedWeights(FedAvg):
         Returns:
             (N,) float64 on the simplex.
         """
-
-    def attach(self, server: Server) -> LearnedWeights:
-        super().attach(server)
-        self._weights: dict[str, float] = dict.fromkeys(server.sites, 1 / len(server.sites)) if self.alike else {}
-        self._images: dict[str, int] = {}
-        self._numbers: dict[str, float] = {}
-        return self
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -140,10 +113,11 @@ class LearnedWeights(FedAvg):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        sites, self._numbers = self.server.sites, {}
-        images, learned = state.get(_IMAGES), state.get(_WEIGHTS)
-        pairs = [] if images is None else zip(sites, images.tolist(), strict=True)
-        self._images = {site: count for site, count in pairs if count}
+        sites, images, learned = self.server.sites, state.get(_IMAGES), state.get(_WEIGHTS)
+        pairs = () if images is None else zip(sites, images.tolist(), strict=True)
+        self._numbers: dict[str, float] = {}
+        self._images: dict[str, int] = {site: n for site, n in pairs if n}
+        self._weights: dict[str, float] = dict.fromkeys(sites, 1 / len(sites)) if self.alike else {}
         if learned is not None:
             self._weights = dict(zip(sites, learned.tolist(), strict=True))
 

@@ -38,7 +38,6 @@ class TrimmedMean(AllAnswers):
     """
 
     def __init__(self, *, trim: float = 0.25) -> None:
-        super().__init__()
         require(in_range("strategy#trim", trim, "a part of the sites", above=0, below=0.5))
         self.trim = float(trim)
 

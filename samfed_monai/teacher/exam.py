@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from samfed_monai.losses.unlabelled import probabilities
 from samfed_monai.metrics import over_classes, scores_by_class
-from samfed_monai.networks.sam.geometry import place
+from samfed_monai.networks.sam.build import place
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.transforms.loading import read_label
 

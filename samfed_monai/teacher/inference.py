@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.soft_masks import resize_probabilities
+from samfed_monai.networks.inferer import logits_of
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.views import logits_of
 from samfed_monai.teacher.exam import read_image_tensor
 
 

@@ -23,7 +23,7 @@ from samfed_monai.core.io import parse_json, safe_load, save_tensors
 from samfed_monai.core.moving_average import WeightAverage
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
+from samfed_monai.networks.inferer import Switch, autocast, bf16_possible
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.teacher.exam import as_good_as, mean
@@ -329,18 +329,6 @@ class Training:
                 self.trainer.run()
         self.sam.load_state_dict(self.kept, strict=False)
         return self.state
-
-    def seconds_of_a_step(self) -> float:
-        """Seconds of a step on this machine, from the second of two that leave everything as it is."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        trainer, taken = self.trainer, 0.0
-        for _ in range(2):
-            started = time.perf_counter()
-            inputs, target, *_ = trainer.prepare_batch(next(iter(self.batches)), trainer.state.device)
-            loss = trainer.loss_function(trainer.inferer(inputs, trainer.network), target)
-            torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
-            taken = time.perf_counter() - started
-        return taken
 
     def _resume(self) -> None:
         resumed = load_state(self.progress_file, self.state.fit_hash, self.optimizer)

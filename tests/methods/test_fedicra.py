@@ -29,7 +29,7 @@ from samfed_monai.methods.fedicra import (
     decoder_names,
 )
 from samfed_monai.networks import client_network
-from samfed_monai.networks.site_channels import CODES, ChannelSelection, select_channels, selection_of
+from samfed_monai.networks.features import CODES, ChannelSelection, select_channels, selection_of
 from samfed_monai.protocol import Kind
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.strategy import Server

@@ -16,7 +16,7 @@ from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.losses import ClassSums
 from samfed_monai.methods.fedproto import Prototypes, PrototypeSharing, PrototypeTerm, prototype_loss
 from samfed_monai.networks import client_network
-from samfed_monai.networks.input_size import feature_width
+from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import server_sharing
 

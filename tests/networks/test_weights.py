@@ -150,7 +150,7 @@ def test_fault_81_a_disk_that_is_full_of_a_download_is_no_missing_connection(tmp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "sam.pt").write_bytes(b"weights")
-    monkeypatch.setattr("samfed_monai.networks.weight_index.shutil.copyfileobj", full)
+    monkeypatch.setattr("samfed_monai.networks.weights.shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
         install_weights("mobile_sam", (tmp_path / "sam.pt").as_uri())
 

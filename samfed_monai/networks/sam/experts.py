@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.validators import whole
-from samfed_monai.networks.autocast import autocast
+from samfed_monai.networks.inferer import autocast
 
 
 class Routed(NamedTuple):
