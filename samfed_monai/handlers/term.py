@@ -20,7 +20,7 @@ from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_str
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.losses import AgreementSettings, hard_label, sure_agreement, trust_of_images
-from samfed_monai.losses.reliability import LEAST_AGREEMENT, SiteAgreement
+from samfed_monai.losses.agreement import LEAST_AGREEMENT, SiteAgreement
 
 if TYPE_CHECKING:
     from ignite.engine import Engine

@@ -10,11 +10,12 @@ no effect on its steps; under SGD it has.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
+from torch import Tensor
 
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.validators import in_range, require
@@ -22,10 +23,6 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.sharing import TrainerSharing
 from samfed_monai.protocol.strategy import Exchange
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 #: Where the exponential schedule ends (the authors' code).
 _EPSILON = 0.001

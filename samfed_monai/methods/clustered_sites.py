@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import require, whole
 from samfed_monai.data.records import different
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Server
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +172,7 @@ class ClusteredFedAvg(FedAvg):
         if len(sites) < self.clusters * self.least:
             found, expected = f"{len(sites)} sites", f"{self.clusters} clusters of at least {self.least}"
             hint = "lower strategy#clusters, or let strategy#least be 1: a cluster of one site has a model of its own"
-            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
+            raise refused("strategy", found=found, expected=expected, hint=hint)
 
     @property
     def places(self) -> Mapping[str, int]:

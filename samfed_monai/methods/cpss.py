@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import COUNT, FRACTION, one_of
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.model_loader import trained_weights
@@ -191,5 +191,5 @@ class AdaptFrom:
         """Loads the model."""
         if in_federation(engine):
             expected, hint = "one site's own run", "leave `model` out with samfed federate, or run train.json alone"
-            raise Refused([Problem("before#adapt (AdaptFrom)", found="a federation", expected=expected, hint=hint)])
+            raise refused("before#adapt (AdaptFrom)", found="a federation", expected=expected, hint=hint)
         engine.network.load_state_dict(trained_weights(engine.network, str(self.path)), strict=False)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.core.validators import in_range, require
+from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import SUPERVISED, record
 from samfed_monai.methods.mixup import Mixture, NeighbourMixUp
 from samfed_monai.methods.site_weights import LearnedWeights
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from samfed_monai.handlers.guide import Guidance
 
 
 def ascended(weights: Tensor, losses: Tensor, step: float) -> Tensor:

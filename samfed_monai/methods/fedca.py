@@ -14,7 +14,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import BELOW_1, COUNT, NOT_NEGATIVE, POSITIVE, require, switch, whole
 from samfed_monai.handlers.guide import Guidance, NetworkCopy
 from samfed_monai.handlers.records import record
@@ -24,10 +24,10 @@ from samfed_monai.methods.fedavg import FedAvg, FedAvgWithStatistics
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
+from samfed_monai.protocol.strategy import Server
 
 if TYPE_CHECKING:
     from samfed_monai.bundle import SiteImages
-    from samfed_monai.protocol.strategy import Server
 
 
 def contrastive_loss(
@@ -320,7 +320,7 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
         if self.rounds_before_warm_start >= server.rounds:
             found = f"{self.rounds_before_warm_start} of {server.rounds} rounds before the warm start"
             hint = "raise rounds, or lower terms#contrast#rounds"
-            raise Refused([Problem("strategy#rounds", found, "a round that is left for the labels", hint)])
+            raise refused("strategy#rounds", found, "a round that is left for the labels", hint)
         like: dict[str, Tensor] = {}
         if self.statistic is not None:
             network = server.networks[server.sites[0]]().eval()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.networks.nets import PatchDiscriminator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core.errors import refused
@@ -23,9 +23,6 @@ from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.sharing import TrainerSharing
 from samfed_monai.protocol.strategy import Exchange
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def reversed_gradient(values: Tensor) -> Tensor:
@@ -184,9 +181,6 @@ class TargetSharing(TrainerSharing):
         self.guide.hold(target)
         self.put(arrived)
         return {}
-
-    def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        return Kind.WEIGHTS, self.named()
 
 
 class CyclicTargets(FedAvg):

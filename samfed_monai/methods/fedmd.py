@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.methods.heterogeneous import MASKS
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.strategy import Exchange, Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from samfed_monai.protocol.strategy import Server
+from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 
 class Average(str, Enum):

@@ -7,33 +7,28 @@ and the round is averaged with those.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
 from monai.networks.utils import eval_mode
+from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import BELOW_1, in_range, require, whole
-from samfed_monai.handlers.guide import Guidance, say_read
+from samfed_monai.handlers.guide import GlobalGuide, Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import entropy, hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.site_weights import LearnedWeights
 from samfed_monai.networks.features import LastFeatures, feature_dropout, require_encoder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torch import Tensor, nn
-
-    from samfed_monai.handlers.guide import GlobalGuide
-    from samfed_monai.protocol.message import Message
+from samfed_monai.protocol.message import Message
 
 GAP = "generalisation_gap"
 

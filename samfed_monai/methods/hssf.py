@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import FRACTION, NOT_NEGATIVE, require, whole
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import StructureLoss
-from samfed_monai.losses.channels import hard_label
-from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.losses.pixelwise import hard_label, probabilities
 from samfed_monai.networks.input_size import require_intake
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.transforms.loading import plain
@@ -206,7 +205,7 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
     if outputs is None:
         expected = "the prediction of an hssf_resnet network in train mode"
         hint = "set network_name to hssf_resnet18, or disable the terms that need its confidence"
-        raise Refused([Problem("confidence", found="a prediction without confidence", expected=expected, hint=hint)])
+        raise refused("confidence", found="a prediction without confidence", expected=expected, hint=hint)
     return outputs
 
 
@@ -415,7 +414,7 @@ class LsslTerm(Term):
         if not isinstance(engine.network, HssfNetwork):
             found, expected = type(engine.network).__name__, "a network that predicts its confidence"
             hint = "set network_name to hssf_resnet18, hssf_resnet34 or hssf_resnet101"
-            raise Refused([Problem(self.where, found, expected, hint)])
+            raise refused(self.where, found, expected, hint)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The loss of both views plus the MSE."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from samfed_monai.core.validators import require, whole
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, squared_distance
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

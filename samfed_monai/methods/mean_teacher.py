@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ignite.engine import Engine
 from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import probabilities
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
 
 
 def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:

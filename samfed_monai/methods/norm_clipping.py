@@ -6,16 +6,13 @@ import logging
 import math
 from collections.abc import Mapping
 from statistics import median_low
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
 from samfed_monai.protocol.guard import shortened
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

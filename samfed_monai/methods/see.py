@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from monai.transforms.traits import RandomizableTrait
 from scipy import ndimage
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import as_file_name, make_folder, safe_load, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.training_state import own_random_state
@@ -51,8 +51,6 @@ from samfed_monai.networks.sam.build import (
 from samfed_monai.networks.weights import find_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from samfed_monai.bundle import SiteImages
 
 logger = logging.getLogger(__name__)
@@ -468,7 +466,7 @@ class RefinedLabelTerm(Term):
         except Refused:
             hint = f"run `samfed weights {self.base} --from FILE|URL` at this site"
             expected = f"its weights, which {self.where} refines pseudo-labels with"
-            raise Refused([Problem(f"SAM {self.base}", found="none here", expected=expected, hint=hint)]) from None
+            raise refused(f"SAM {self.base}", found="none here", expected=expected, hint=hint) from None
 
     def _checkpoint(self) -> str:
         return str(self.checkpoint or find_checkpoint(self.base))

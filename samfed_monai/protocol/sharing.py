@@ -73,6 +73,12 @@ class Sharing(ABC):
         """Forgets what it remembers of the network, whose weights were put in from outside."""
 
 
+def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by name, in the network's order."""
+    named = ((name.removeprefix("module."), weight) for name, weight in network.named_parameters())
+    return {name: weight for name, weight in named if weight.requires_grad and weight.is_floating_point()}
+
+
 _POSITION = ("epoch", "iteration", "max_epochs", "epoch_length")
 
 
@@ -100,6 +106,13 @@ class TrainerSharing(Sharing):
     def attach(self, engine: Any) -> None:
         """Binds to the trainer of the local epoch."""
         self._trainer = engine
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        self.put(self.taken(kind, tensors))
+        return {}
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        return Kind.WEIGHTS, self.named()
 
     def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
         return {Kind.WEIGHTS: get_state_dict(self.network)}
@@ -130,13 +143,8 @@ class TrainerSharing(Sharing):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Parameters that are trained here and whose names the server sent, in the network's order."""
-        named = {name.removeprefix("module."): weight for name, weight in self.network.named_parameters()}
         known = set(self._names)
-        return {
-            name: weight
-            for name, weight in named.items()
-            if name in known and weight.requires_grad and weight.is_floating_point()
-        }
+        return {name: weight for name, weight in trained_weights(self.network).items() if name in known}
 
     def run_once_more(self, round: int, what: str, steps: int | None = None) -> dict[str, float]:
         """Runs the trainer beside the local epoch and leaves its position as it was.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.losses.pixelwise import probabilities
 from samfed_monai.metrics import over_classes, scores_by_class
 from samfed_monai.networks.sam.build import place
 from samfed_monai.networks.sam.teacher import Teacher

@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from monai.engines import SupervisedTrainer
+from monai.transforms import Compose
 
 from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problems, Refused
@@ -42,10 +44,6 @@ from samfed_monai.teacher.training import (
     default_learning_rate,
 )
 from samfed_monai.teacher.views import ViewedImages, content_of, without_views
-
-if TYPE_CHECKING:
-    from monai.engines import SupervisedTrainer
-    from monai.transforms import Compose
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from samfed_monai.federation.exchange_object import class_metrics, sendable, vol
 from samfed_monai.handlers.evaluation import ScoreHandler
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree
-from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.losses.pixelwise import probabilities
 from samfed_monai.networks import client_network
 from samfed_monai.networks.inferer import logits_of
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, save_adapter

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samfed_monai.losses import dice_of_labels, hard_label
-from samfed_monai.losses.channels import channels
+from samfed_monai.losses.pixelwise import channels
 
 
 def test_one_class_is_a_sigmoid() -> None:

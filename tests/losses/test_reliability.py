@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from samfed_monai.losses import hard_label, image_reliability, sure_agreement, trust_of_images
-from samfed_monai.losses.reliability import SiteAgreement
+from samfed_monai.losses.agreement import SiteAgreement
 
 
 def image(*values: float) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.losses import distillation_kl, logits_kl, probabilities, weighted_pseudo_label_loss
-from samfed_monai.losses.unlabelled import CLIP, hssf_kl
+from samfed_monai.losses.pixelwise import CLIP, hssf_kl
 
 
 def test_by_hand() -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers import TermLogger, UnlabelledStream
-from samfed_monai.losses.tree_energy import spanning_trees, tree_energy, tree_filtered
 from samfed_monai.methods.fedicra import (
     DecoderMixing,
     HeadThenBody,
@@ -27,6 +26,9 @@ from samfed_monai.methods.fedicra import (
     SiteContrastTerm,
     TreeEnergyTerm,
     decoder_names,
+    spanning_trees,
+    tree_energy,
+    tree_filtered,
 )
 from samfed_monai.networks import client_network
 from samfed_monai.networks.features import CODES, ChannelSelection, select_channels, selection_of

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import check_tensors, parse_json, safe_load, save_tensors
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.networks.sam.build import PromptFreeSam
@@ -105,9 +105,9 @@ def read_header(path: str | Path) -> Adapter:
             metadata = stream.metadata() or {}
     except FileNotFoundError:
         hint = "check the path, or make it with `samfed teach`"
-        raise Refused([Problem(str(path), found="no such file", expected="a teacher's adapter", hint=hint)]) from None
+        raise refused(str(path), found="no such file", expected="a teacher's adapter", hint=hint) from None
     except (SafetensorError, OSError) as error:
-        raise Refused([Problem(str(path), found=str(error), expected="a teacher's adapter", hint=_HINT)]) from None
+        raise refused(str(path), found=str(error), expected="a teacher's adapter", hint=_HINT) from None
     try:
         if "adapter" not in metadata:
             raise ValueError("no adapter header")
@@ -116,7 +116,7 @@ def read_header(path: str | Path) -> Adapter:
             raise ValueError("another format")
         return Adapter(**fields | {"adapt": Adapt(fields["adapt"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT)]) from None
+        raise refused(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT) from None
 
 
 def load_adapter(
@@ -168,7 +168,7 @@ def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     problems.refuse_if_any()
     if checksum(tensors) != header.checksum:
         hint = f"copy it again from where it was made, or {_HINT}"
-        raise Refused([Problem(str(path), found="other bytes", expected="the tensors that were written", hint=hint)])
+        raise refused(str(path), found="other bytes", expected="the tensors that were written", hint=hint)
     sam.load_state_dict(tensors, strict=False)
 
 

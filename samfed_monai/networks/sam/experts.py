@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,33 +16,18 @@ from samfed_monai.core.validators import whole
 from samfed_monai.networks.inferer import autocast
 
 
-class Routed(NamedTuple):
-    """How one layer routed the tokens of one pass.
+class Routing(NamedTuple):
+    """How the tokens of one pass were routed, in one layer or in L of them, in the order of the layers.
 
     Args:
-        share: (K,) float, part of the ``T top`` assignments that each expert got; no gradient.
-        probability: (K,) float, mean over tokens of the gate's softmax, with gradient.
-        tokens: T.
+        share: (K,) or (L, K) float, part of the ``T top`` assignments that each expert got; no gradient.
+        probability: of that shape, mean over tokens of the gate's softmax, with gradient.
+        tokens: T, or of each layer.
     """
 
     share: Tensor
     probability: Tensor
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Routing:
-    """How all layers of one pass routed, in the order of the layers.
-
-    Args:
-        share: (L, K) float, see :class:`Routed`.
-        probability: (L, K) float, with gradient.
-        tokens: (L,) tokens of each layer.
-    """
-
-    share: Tensor
-    probability: Tensor
-    tokens: tuple[int, ...]
+    tokens: int | tuple[int, ...]
 
 
 def route(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,10 +47,10 @@ def route(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros_like(probability).scatter(-1, chosen, kept), probability, chosen
 
 
-def routed(probability: Tensor, chosen: Tensor) -> Routed:
+def routed(probability: Tensor, chosen: Tensor) -> Routing:
     """What is kept of one layer's routing."""
     counts = torch.bincount(chosen.flatten(), minlength=probability.shape[-1])
-    return Routed(counts.to(probability.dtype) / chosen.numel(), probability.mean(dim=0), len(probability))
+    return Routing(counts.to(probability.dtype) / chosen.numel(), probability.mean(dim=0), len(probability))
 
 
 class ExpertSwitch:
@@ -77,12 +61,12 @@ class ExpertSwitch:
 
     def __init__(self) -> None:
         self.on = True
-        self.records: list[Routed] | None = None
+        self.records: list[Routing] | None = None
 
     @contextmanager
-    def during(self, *, on: bool, measure: bool) -> Iterator[list[Routed]]:
+    def during(self, *, on: bool, measure: bool) -> Iterator[list[Routing]]:
         """Inside the block the experts take part or not, and the layers file how they routed, if asked to."""
-        before, records = (self.on, self.records), list[Routed]()
+        before, records = (self.on, self.records), list[Routing]()
         self.on, self.records = on, records if measure else None
         try:
             yield records
@@ -90,7 +74,7 @@ class ExpertSwitch:
             self.on, self.records = before
 
 
-def joined(records: list[Routed]) -> Routing | None:
+def joined(records: list[Routing]) -> Routing | None:
     """The layers of one pass together; ``None`` where nothing was filed."""
     if not records:
         return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.validators import one_of, require, switch
 from samfed_monai.networks.inferer import autocast
 from samfed_monai.networks.key_patterns import KeySplit, split_keys
@@ -100,7 +100,7 @@ def sam_outputs(prediction: Tensor) -> SamOutputs:
     if outputs is None:
         hint = "set network_name to sam_vit_t, or disable the terms that need its two paths"
         expected = "the prediction of a sam_vit network in train mode"
-        raise Refused([Problem("network", found="a prediction without paths", expected=expected, hint=hint)])
+        raise refused("network", found="a prediction without paths", expected=expected, hint=hint)
     return outputs
 
 
@@ -273,7 +273,7 @@ def require_experts(network: Any, where: str) -> None:
     """
     if not isinstance(network, SamNetwork):
         hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
-        raise Refused([Problem(where, type(network).__name__, "a SAM network with experts", hint)])
+        raise refused(where, type(network).__name__, "a SAM network with experts", hint)
     if not network.expert_layers:
         hint = f"set network_def#experts to 4, or disable {where}"
-        raise Refused([Problem(where, "a SAM network without experts", "one with experts", hint)])
+        raise refused(where, "a SAM network without experts", "one with experts", hint)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.validators import require
-from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.losses.pixelwise import probabilities
 from samfed_monai.networks.inferer import VIEWS, Switch, views_problems
 from samfed_monai.networks.sam.adapter import load_adapter
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, embed, fold_batch_norms
