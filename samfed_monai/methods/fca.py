@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import in_range
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks.key_patterns import matched_names
+from samfed_monai.networks.key_patterns import matched_names, pattern_problems
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange
 
@@ -84,10 +83,10 @@ class ClientTailored(FedAvg):
     exchange = Exchange(tailored=True)
 
     def __init__(self, *, threshold: float = 0.0, patterns: Sequence[str] | None = None) -> None:
-        problems = Problems()
-        problems.extend(in_range("strategy#threshold", threshold, "a cosine", least=-1, most=1))
-        problems.unless(not isinstance(patterns, str), "strategy#patterns", patterns, "a list", "put it in brackets")
-        problems.refuse_if_any()
+        require(
+            in_range("strategy#threshold", threshold, "a cosine", least=-1, most=1),
+            [] if patterns is None else pattern_problems("strategy#patterns", patterns, "*_[ab]"),
+        )
         self.threshold, self.patterns = float(threshold), None if patterns is None else tuple(patterns)
 
     def require_names(self, shared: Sequence[str]) -> None:
@@ -149,9 +148,4 @@ class ClientTailored(FedAvg):
         return [name for name, tensor in weights.items() if tensor.is_floating_point() and name in self._chosen]
 
     def _matched(self, names: Sequence[str]) -> set[str]:
-        if self.patterns is None:
-            return set(names)
-        problems = Problems()
-        chosen = matched_names(names, self.patterns, "strategy#patterns", problems)
-        problems.refuse_if_any()
-        return chosen
+        return set(names) if self.patterns is None else matched_names(names, self.patterns, "strategy#patterns")

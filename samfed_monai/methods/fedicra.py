@@ -22,7 +22,7 @@ from samfed_monai.losses import probabilities, without_label
 from samfed_monai.methods.fedala import AdaptiveMixing
 from samfed_monai.methods.fedavg import PersonalFedAvg
 from samfed_monai.networks.features import CODES, LastFeatures, head_of, selection_of
-from samfed_monai.networks.key_patterns import check_patterns, matched_names
+from samfed_monai.networks.key_patterns import matched_names
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Server
 
@@ -38,13 +38,8 @@ def decoder_names(network: nn.Module, patterns: Sequence[str] | None = None) -> 
         Refused: no list of patterns, one that matches nothing, or a network that does not show its decoder.
     """
     where, names = "sharing#decoder", [name for name, _ in network.named_parameters()]
-    problems = Problems()
     if patterns is not None:
-        found: set[str] = set()
-        if check_patterns(patterns, where, problems, example="decoder.*"):
-            found = matched_names(names, patterns, where, problems)
-        problems.refuse_if_any()
-        return frozenset(found)
+        return frozenset(matched_names(names, patterns, where, example="decoder.*"))
     if isinstance(getattr(network, "encoder", None), torch.nn.Module):
         return frozenset(name for name in names if not name.startswith("encoder."))
     if hasattr(network, "upcat_1"):

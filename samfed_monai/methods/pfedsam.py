@@ -11,12 +11,12 @@ from ignite.engine import Events
 from torch import Tensor
 
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.validators import POSITIVE, in_range
+from samfed_monai.core.validators import FRACTION, POSITIVE, require
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import logits_kl
-from samfed_monai.networks.key_patterns import check_patterns, matched_names
+from samfed_monai.networks.key_patterns import matched_names, pattern_problems
 from samfed_monai.networks.sam.network import SamNetwork, SamPath, require_experts, sam_outputs
 
 
@@ -155,10 +155,10 @@ class DecoupledStages(PartsInTurn):
     where = "before#stages (DecoupledStages)"
 
     def __init__(self, *, share: float = 0.5, both: Sequence[str] = ()) -> None:
-        problems = Problems()
-        problems.extend(in_range(f"{self.where} -> share", share, "a part", least=0, most=1))
-        check_patterns(both, f"{self.where} -> both", problems, example="sam.mask_decoder.*")
-        problems.refuse_if_any()
+        require(
+            FRACTION(f"{self.where} -> share", share, "a part"),
+            pattern_problems(f"{self.where} -> both", both, "sam.mask_decoder.*"),
+        )
         super().__init__(share)
         self.both = tuple(both)
 
@@ -185,7 +185,13 @@ class DecoupledStages(PartsInTurn):
                 problems.add(self.where, found=found, expected="one that holds them all", hint=hint)
         if self.share < 1 or engine.state.epoch_length is None:
             problems.extend(self.too_few(engine.state.epoch_length))
-        never = self._never_resting(network, {id(weight) for group in groups.values() for weight in group}, problems)
+        trained = {id(weight) for group in groups.values() for weight in group}
+        named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
+        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
+        hint = f"correct the pattern or leave it out; trained names begin with {parts}"
+        with problems.collected():
+            found = matched_names(list(named), self.both, f"{self.where} -> both", kind="trained name", hint=hint)
+            never = {named[name] for name in found}
         problems.refuse_if_any()
         rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
         self.resting = {True: rest["personal"], False: rest["shared"]}
@@ -201,14 +207,6 @@ class DecoupledStages(PartsInTurn):
         """Back to the personal path, everything trainable."""
         engine.network.path = SamPath.PERSONAL
         super().release(engine)
-
-    def _never_resting(self, network: SamNetwork, trained: set[int], problems: Problems) -> set[int]:
-        named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
-        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
-        hint = f"correct the pattern or leave it out; trained names begin with {parts}"
-        where = f"{self.where} -> both"
-        found = matched_names(list(named), self.both, where, problems, kind="trained name", hint=hint)
-        return {named[name] for name in found}
 
 
 class ExpertUsage:

@@ -149,8 +149,9 @@ class TeacherFit:
         self.start = None if start_from is None else Path(start_from)
         self._require_start("adapt", "base", "size", "rank")
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
-        self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
-        self.views, self.cached_views, self.bf16, self.progress = views, cached_views, bf16, progress
+        self.lora_learning_rate = (lora_learning_rate or LORA_LEARNING_RATE) if self.rank else None
+        self.cached_views = cached_views if self.adapt is Adapt.DECODER else 0
+        self.views, self.bf16, self.progress = views, bf16, progress
         self.transform = transform or without_views(size)
         self.trainer, self._trainer_content = trainer, content_of(trainer)  # as it is before handlers are attached
         self.datalist_hash = datalist_hash
@@ -242,7 +243,7 @@ class TeacherFit:
         if self.start is not None:
             load_adapted(self.start, sam, read_header(self.start))
             logger.info("teacher: goes on from %s", self.start.name)
-        rates = {"lora": self.lora_learning_rate, "decoder": self.learning_rate}
+        rates = {"lora": self.lora_learning_rate or 0.0, "decoder": self.learning_rate}
         outcome: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
         if self.adapt is not Adapt.NONE:
@@ -285,18 +286,10 @@ class TeacherFit:
 
     def _fit_hash(self) -> str:
         names = "adapt", "base", "base_sha256", "size", "rank", "epochs", "learning_rate", "batch_size", "seed"
-        settings = {name: getattr(self, name) for name in (*names, "public_hash", "datalist_hash")}
-        if self.adapt is Adapt.DECODER:
-            settings["cached_views"] = self.cached_views
-        if self.adapt is Adapt.LORA and self.lora_learning_rate != self.learning_rate:
-            settings["lora_learning_rate"] = self.lora_learning_rate
-        if self.outputs > 1:
-            settings["outputs"] = self.outputs
-        if self.start is not None:
-            settings["start_from"] = sha256_file(self.start)
-        settings["transform"] = content_of(self.transform.flatten().transforms)
-        if self._trainer_content != content_of(TRAINER):
-            settings["trainer"] = self._trainer_content
+        more = "lora_learning_rate", "cached_views", "outputs", "public_hash", "datalist_hash"
+        settings = {name: getattr(self, name) for name in (*names, *more)}
+        settings["start_from"] = None if self.start is None else sha256_file(self.start)
+        settings |= {"transform": content_of(self.transform.flatten().transforms), "trainer": self._trainer_content}
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
 

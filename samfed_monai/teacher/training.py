@@ -63,20 +63,14 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
         logits: ``(B, 1, h, w)``; of K classes ``(B, K + 1, h, w)``, the background's first.
         target: of the same shape, float in [0, 1]; what is of no class, the padding too, is background.
     """
-    if logits.shape[1] > 1:
-        return _mask_loss_of_classes(logits, target[:, 1:])
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, target)
-    probability = logits.sigmoid()
-    overlap = 2 * (probability * target).sum(dim=(1, 2, 3)) + 1
-    dice = overlap / ((probability**2).sum(dim=(1, 2, 3)) + (target**2).sum(dim=(1, 2, 3)) + 1)
-    return _CE * cross_entropy + _DICE * (1 - dice.mean())
-
-
-def _mask_loss_of_classes(logits: Tensor, target: Tensor) -> Tensor:
-    background = 1 - target.sum(dim=1, keepdim=True)
-    cross_entropy = F.cross_entropy(logits, torch.cat([background, target], dim=1))
-    probability = logits.softmax(dim=1)[:, 1:]
-    pixels = (0, 2, 3)
+    if logits.shape[1] == 1:
+        cross_entropy, probability = F.binary_cross_entropy_with_logits(logits, target), logits.sigmoid()
+        pixels = (1, 2, 3)
+    else:
+        target, pixels = target[:, 1:], (0, 2, 3)
+        background = 1 - target.sum(dim=1, keepdim=True)
+        cross_entropy = F.cross_entropy(logits, torch.cat([background, target], dim=1))
+        probability = logits.softmax(dim=1)[:, 1:]
     overlap = 2 * (probability * target).sum(dim=pixels) + 1
     dice = overlap / ((probability**2).sum(dim=pixels) + (target**2).sum(dim=pixels) + 1)
     return _CE * cross_entropy + _DICE * (1 - dice.mean())
