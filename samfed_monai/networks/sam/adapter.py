@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import check_tensors, parse_json, safe_load, save_tensors
 from samfed_monai.core.tensor_file import checksum
+from samfed_monai.core.validators import require
 from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.networks.sam.lora import apply_lora
 
@@ -134,7 +135,6 @@ def load_adapter(
         path: the adapter file.
         sam: a freshly built SAM.
         base, base_sha256, size: what ``sam`` is; they must be the adapter's own.
-        rank: expected LoRA rank; ``None`` takes the adapter's.
         public_hash: expected hash of the public set; ``None`` takes any.
 
     Raises:
@@ -143,12 +143,13 @@ def load_adapter(
     """
     header = read_header(path)
     expected = {"base": base, "base_sha256": base_sha256, "size": size, "public_hash": public_hash}
-    problems = Problems()
-    for key, value in expected.items():
-        if value is not None and value != getattr(header, key):
-            found = repr(getattr(header, key))
-            problems.add(f"{path} -> {key}", found=found, expected=repr(value), hint=_hint(header, key))
-    problems.refuse_if_any()
+    require(
+        [
+            Problem(f"{path} -> {key}", repr(found), repr(value), _hint(header, key))
+            for key, value in expected.items()
+            if value is not None and value != (found := getattr(header, key))
+        ]
+    )
     if header.outputs > 1:
         sam.tell_apart(header.outputs)
     prepare(sam, header.adapt, header.rank)
@@ -163,9 +164,8 @@ def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
         Refused: tensors that are missing, misshapen, not finite, or not those that were written (a flipped bit).
     """
     like = adapted_tensors(sam)
-    tensors, problems = safe_load(path), Problems()
-    problems.extend(check_tensors(tensors, like=like, where=Path(path).name))
-    problems.refuse_if_any()
+    tensors = safe_load(path)
+    require(check_tensors(tensors, like=like, where=Path(path).name))
     if checksum(tensors) != header.checksum:
         hint = f"copy it again from where it was made, or {_HINT}"
         raise refused(str(path), found="other bytes", expected="the tensors that were written", hint=hint)

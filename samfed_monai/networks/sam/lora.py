@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import whole
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.validators import require, whole
 from samfed_monai.networks.sam.experts import ExpertSwitch, attention_blocks
 
 
@@ -150,13 +150,9 @@ def apply_lora(encoder: nn.Module, rank: int = 4) -> list[nn.Parameter]:
     Raises:
         Refused: a rank that is no positive integer, or an encoder without such a block.
     """
-    problems = Problems()
-    problems.extend(whole("teacher -> rank", rank, least=1))
     blocks = [module for name, module in encoder.named_modules() if name.endswith("attn") and hasattr(module, "qkv")]
-    if not blocks:
-        expected = "an encoder whose attention blocks have a joint qkv"
-        problems.add("LoRA", found=type(encoder).__name__, expected=expected)
-    problems.refuse_if_any()
+    none = Problem("LoRA", type(encoder).__name__, "an encoder whose attention blocks have a joint qkv")
+    require(whole("teacher -> rank", rank, least=1), [] if blocks else [none])
     encoder.requires_grad_(False)
     for block in blocks:
         block.qkv = LoRAQueryValue(block.qkv, _layout(block), rank).to(block.qkv.weight.device)
