@@ -1,7 +1,7 @@
 """Dice, IoU and HD95 of mask pairs against MONAI's `compute_dice` and `compute_hausdorff_distance(percentile=95)`.
 
-Lesions with a wavy border, some in several pieces, and predictions that follow them with errors of their own. Noise has
-so many surface pixels that a distance transform takes over from comparing them all.
+Lesions with a wavy border, some in several pieces, and predictions that follow them with errors of their own; and
+noise, which has the most surface pixels.
 """
 
 from __future__ import annotations

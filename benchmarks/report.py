@@ -1,4 +1,4 @@
-"""What the report of a run of 100 rounds costs beside the run, and the picture of its progress beside a round.
+"""What the report of a run of 100 rounds costs beside the run.
 
 Two sites train for two rounds, with fewer steps and smaller images than any bundle asks for, so that the run is as
 short as a run can be; its rounds are then repeated in `federation.csv` until there are 100. The run of 100 rounds is
@@ -20,8 +20,6 @@ from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import render_synthetic
 from samfed_monai.federation import FederatedJob
 from samfed_monai.reports import Report
-from samfed_monai.reports.figures import progress
-from samfed_monai.reports.run_data import read_federation
 
 REPEATS = 5
 
@@ -77,8 +75,6 @@ def main() -> None:
         repeat_rounds(run, options.rounds)
         report = Report(run_folder=run, datalist=folder / "list.json", data_root=folder / "images")
         whole = seconds(report.write)
-        rows = read_federation(run / "federation.csv")
-        drawn = seconds(lambda: progress(rows, options.rounds))
         named = f"{options.rounds} rounds of 2 sites, {options.steps} steps at {options.size} px"
         share = 100 * whole / (options.rounds * round_seconds)
         record(
@@ -87,9 +83,6 @@ def main() -> None:
                 Figure(f"{named}: the report, share of the run", share, 1.0, unit="%"),
                 Figure(f"{named}: the report", whole, unit="s"),
                 Figure(f"{named}: a round", round_seconds, unit="s"),
-                Figure(
-                    f"{named}: the picture of its progress, share of a round", 100 * drawn / round_seconds, unit="%"
-                ),
             ],
         )
 

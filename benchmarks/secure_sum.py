@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from common import Figure, record
@@ -24,9 +26,11 @@ IMAGES = 40
 class Site(ClientAlgoSite):
     """Answers with the weights that it was made with, as they are or under masks; counts its own seconds."""
 
-    def __init__(self, site: str, sites: list[str], weights: Mapping[str, Tensor], *, last: Task | None = None) -> None:
+    def __init__(
+        self, site: str, sites: list[str], weights: Mapping[str, Tensor], sums: Path, *, last: Task | None = None
+    ) -> None:
         super().__init__(site, None)
-        self.adder, self.weights, self.last = SecureSite(site, sites, SecureAggregation()), weights, last
+        self.adder, self.weights, self.last = SecureSite(site, sites, SecureAggregation(), sums, ""), weights, last
         self.seconds, self.plain = 0.0, False
 
     def answer(self, task: Task, message: Message) -> Message:
@@ -44,15 +48,17 @@ class Site(ClientAlgoSite):
 
 def round_of(weights: Mapping[str, Tensor], sites: int, *, plain: bool = False, lost: int = 0) -> dict[str, float]:
     """Bytes and seconds of one round, of which ``lost`` sites are gone before they send their masked weights."""
+    folder = Path(tempfile.mkdtemp())
     names = [f"site-{index:02d}" for index in range(sites)]
     workers = {
-        name: Site(name, names, weights, last=Task.MASKED if index < lost else None) for index, name in enumerate(names)
+        name: Site(name, names, weights, folder / name, last=Task.MASKED if index < lost else None)
+        for index, name in enumerate(names)
     }
     for worker in workers.values():
         worker.plain = plain
     strategy = FedAvg().attach(Server(names, 1, weights=weights))
     transport = LocalTransport(workers)
-    server = SecureServer(SecureAggregation(), strategy, transport)
+    server = SecureServer(SecureAggregation(), strategy, transport, folder / "secure_sum.json")
     take: Callable[[str, Message], None] = lambda site, reply: (strategy if plain else server).take(0, site, reply)  # noqa: E731
     started = time.process_time()
     transport.send_and_receive(Task.TRAIN, strategy.configure(0), on_reply=take)

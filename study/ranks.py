@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
-from samfed_monai.reports.paired import holm
+from samfed_monai.reports.rows import holm
 from samfed_monai.reports.style import FAINT, PALETTE, png, quiet, subplots
 
 ALPHA = 0.05

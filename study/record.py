@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import write_text
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.results.schema import validate_results
+from samfed_monai.results.build import validate_results
 
 SUFFIX = ".jsonl"
 _KEYS = frozenset({"about", "results"})
@@ -49,7 +50,9 @@ def read_record(path: str | Path) -> list[RunData]:
         departures = validate_results(content["results"], where=where)
         problems.extend(departures)
         if not departures:
-            run = RunData(Path(), content["results"], about=content["about"])
+            labelled = methods().get(content["results"]["variant"])  # of runs of before they said it themselves
+            own = {"own_labels": labelled is not None and labelled.kind == "labelled"}
+            run = RunData(Path(), {**own, **content["results"]}, about=content["about"])
             runs.append(replace(run, folder=path / run.row / f"seed-{run.seed}"))
     problems.refuse_if_any()
     return runs

@@ -127,9 +127,9 @@ def small_list(small_federation: Path) -> DataList:
 
 def forget_outside() -> None:
     """What installed packages bring is read again."""
-    from samfed_monai.config import entry_points, variants
+    from samfed_monai.config import targets, variants
 
-    for cached in (entry_points.brought, variants._outside, variants.networks_elsewhere):
+    for cached in (targets.brought, variants.packaged_methods, variants.networks_elsewhere):
         cached.cache_clear()
 
 

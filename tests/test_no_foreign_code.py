@@ -17,10 +17,9 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 EVALUATORS = {"eval", "exec", "compile", "__import__", "execfile"}
 
 ARCHIVES = {
-    "samfed_monai/data/sources/found.py": "tests/data/sources/test_found.py",
     "samfed_monai/networks/weights.py": "tests/networks/test_weight_index.py",
 }
-"""The two places that open archives, and the tests that hold each to its folder."""
+"""The place that opens archives, and the tests that hold it to its folder."""
 WRITES_ONE = "samfed_monai/inference/app.py"
 """The place that writes an archive, of its own masks, and opens none."""
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problems, did_you_mean, refused
 from samfed_monai.core.io import read_json, require_writable, write_bytes, write_json, write_page
+from samfed_monai.core.validators import one_of, require
 
 if TYPE_CHECKING:
-    from samfed_monai.attacks.finding import Finding, Options
+    from samfed_monai.attacks.finding import Finding
     from samfed_monai.attacks.target import Target
 
 logger = logging.getLogger(__name__)
@@ -30,19 +30,30 @@ ALL = "all"
 PAGE, NUMBERS, SHADOWS = "audit.html", "audit.json", "shadows"
 
 
+def _number(default: int, least: int, words: str) -> Any:
+    return field(default=default, metadata={"least": least, "words": words})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much work an audit takes; the options of ``samfed audit --attack``."""
+
+    images: int = _number(64, 1, "at most so many images of each group, chosen by hash")
+    shadows: int = _number(16, 16, "shadow models of lira, an even number")
+    shadow_steps: int = _number(200, 0, "optimizer steps of each")
+    steps: int = _number(200, 1, "steps of a reconstruction")
+    batch: int = _number(4, 1, "images behind an attacked update")
+    seed: int = _number(0, 0, "of every draw")
+
+
 def named(words: str) -> list[str]:
     """The attacks of a comma-separated list, each once, in the order of :data:`ATTACKS`; ``all`` is every one.
 
     Raises:
         Refused: a name that is none; all of them are listed.
     """
-    asked = [word.strip() for word in words.split(",") if word.strip()]
-    problems, known = Problems(), [*ATTACKS, ALL]
-    for word in asked or [""]:
-        if word not in known:
-            found = repr(word) if word else "no name"
-            problems.add("--attack", found=found, expected=f"one of {', '.join(known)}", hint=did_you_mean(word, known))
-    problems.refuse_if_any()
+    asked = [word.strip() for word in words.split(",") if word.strip()] or [""]
+    require(*(one_of("--attack", word, [*ATTACKS, ALL]) for word in asked))
     return [name for name in ATTACKS if name in asked or ALL in asked]
 
 
@@ -73,16 +84,12 @@ def run_audit(target: Target, names: Sequence[str], options: Options, folder: st
 
 def write_finding(folder: Path, target: Target, options: Options, finding: Finding) -> None:
     """Puts a finding into the folder's numbers and page, in place of an earlier one of the same attack."""
-    path = folder / NUMBERS
+    path, about = folder / NUMBERS, dict(target.about)
     content: dict[str, Any] = read_json(path) if path.is_file() else {}
-    about = dict(target.about or {})
-    if content.get("about") != about:
-        content = {"schema": 1, "about": about, "findings": []}
-    given = {key: value for key, value in asdict(options).items() if key != "bar"}
-    found = {each["attack"]: each for each in content["findings"]} | {
-        finding.attack: {**finding.to_json(), "options": given}
-    }
-    content["findings"] = [found[name] for name in ATTACKS if name in found]
+    earlier = content["findings"] if content.get("about") == about else []
+    found = {each["attack"]: each for each in earlier}
+    found[finding.attack] = {**finding.to_json(), "options": asdict(options)}
+    content = {"schema": 1, "about": about, "findings": [found[name] for name in ATTACKS if name in found]}
     for shown in finding.shown:
         write_bytes(folder / f"{shown.name}.png", shown.png())
     write_json(path, content)
@@ -91,7 +98,7 @@ def write_finding(folder: Path, target: Target, options: Options, finding: Findi
 
 def page(content: dict[str, Any], folder: Path) -> str:
     """The findings as one self-contained HTML page; everything that comes from the run is escaped."""
-    from samfed_monai.reports.html import PRIVACY, data_url, environment
+    from samfed_monai.reports.style import PRIVACY, data_url, environment
 
     pictures = {
         each["file"]: data_url((folder / each["file"]).read_bytes())
@@ -122,15 +129,3 @@ def as_text(content: dict[str, Any]) -> str:
     for finding in content["findings"]:
         lines += [finding["title"], *(f"  - {sentence}" for sentence in finding["verdict"]), ""]
     return "\n".join(lines)
-
-
-def require_folder(path: str | Path) -> Path:
-    """The run's folder.
-
-    Raises:
-        Refused: it is none.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise refused(str(path), found="no such folder", expected="the folder of a finished run")
-    return folder

@@ -1,4 +1,4 @@
-"""Options and results of an attack: a table, sentences, pictures; and the scores of reconstructed pictures."""
+"""What an attack found: a table, sentences, pictures; and the scores of reconstructed pictures."""
 
 from __future__ import annotations
 
@@ -17,29 +17,6 @@ if TYPE_CHECKING:
 #: A reconstruction counts as one where it is this much nearer to the truth than the blank image, in dB (half the
 #: error), or this much more like it in structure (SSIM): colours may be wrong and the picture plain to see.
 GAIN_DB, GAIN_SSIM = 3.0, 0.1
-
-
-@dataclass(frozen=True)
-class Options:
-    """How much work an audit takes.
-
-    Args:
-        images: at most this many of each group (public, a site's training and test images).
-        shadows: shadow models of LiRA; 16 at least, an even number.
-        shadow_steps: optimizer steps of each.
-        steps: of a reconstruction's optimizer.
-        batch: images behind an update of several.
-        seed: of every draw.
-        bar: whether progress is shown.
-    """
-
-    images: int = 64
-    shadows: int = 16
-    shadow_steps: int = 200
-    steps: int = 200
-    batch: int = 4
-    seed: int = 0
-    bar: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from samfed_monai.attacks.finding import GAIN_DB, Finding, Options, Shown, against_blank, in_order_of_truth
+from samfed_monai.attacks.audit import Options
+from samfed_monai.attacks.finding import GAIN_DB, Finding, Shown, against_blank, in_order_of_truth
 from samfed_monai.attacks.target import Target
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 
@@ -50,31 +53,26 @@ def attack_inversion(target: Target, options: Options) -> Finding:
     masks = target.masks_of(truth, count)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
+    seen = dict.fromkeys((("gradient", 1, 0), ("gradient", count, 0), ("update", count, 4)))
     for start, make in (("released model", target.copy), ("random weights", lambda: target.fresh().train())):
         with own_random_state(derive_seed(options.seed, "inversion", start)):
             network = make()
         moving = bool(_norms(network))
-        for what, images, steps in dict.fromkeys((("gradient", 1, 0), ("gradient", count, 0), ("update", count, 4))):
-            for with_statistics in (False, True) if moving and not steps else (False,):
-                image, mask = truth.images[:images], masks[:images]
-                update = observed(network, target.loss, image, mask, steps=steps, rate=target.learning_rate)
-                if not with_statistics:
-                    update = Update(update.direction)
-                how: dict[str, Any] = {"steps": options.steps, "seed": options.seed, "bar": options.bar}
-                found = invert(network, target.loss, update, image.shape, mask, start=target.blank, **how)
-                found = in_order_of_truth(found, image)
-                words = {
-                    "network": start,
-                    "observed": f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else ""),
-                }
-                known = "with" if with_statistics else "without" if moving else "no running ones"
-                rows.append({**words, "statistics": known, **against_blank(found, image, target.blank)})
-                blank = target.blank[None].expand_as(image)
-                name = f"inversion-{len(rows)}"
-                caption = (
-                    f"{start}, {words['observed']}, batch norm statistics: {known}. Truth, reconstruction, blank image."
-                )
-                shown.append(Shown(name, caption, {"truth": image, "reconstruction": found, "blank": blank}))
+        for (what, images, steps), with_statistics in product(seen, (False, True)):
+            if with_statistics and (steps or not moving):
+                continue
+            image, mask = truth.images[:images], masks[:images]
+            update = observed(network, target.loss, image, mask, steps=steps, rate=target.learning_rate)
+            update = update if with_statistics else Update(update.direction)
+            found = invert(network, target.loss, update, image.shape, mask, target.blank, options)
+            found = in_order_of_truth(found, image)
+            attempt = f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else "")
+            known = "with" if with_statistics else "without" if moving else "no running ones"
+            scores = against_blank(found, image, target.blank)
+            rows.append({"network": start, "observed": attempt, "statistics": known, **scores})
+            caption = f"{start}, {attempt}, batch norm statistics: {known}. Truth, reconstruction, blank image."
+            strip = {"truth": image, "reconstruction": found, "blank": target.blank[None].expand_as(image)}
+            shown.append(Shown(f"inversion-{len(rows)}", caption, strip))
     hit = [row for row in rows if row["reconstructed"]]
     verdict = [
         f"Of {len(rows)} attempts {len(hit)} came nearer to an image than the blank image is ({GAIN_DB:g} dB, or SSIM)"
@@ -132,11 +130,8 @@ def invert(
     update: Update,
     shape: Sequence[int],
     masks: Tensor,
-    *,
-    start: Tensor | None = None,
-    steps: int = 200,
-    seed: int = 0,
-    bar: bool = False,
+    blank: Tensor,
+    options: Options,
 ) -> Tensor:
     """Images whose update is like the one seen.
 
@@ -146,24 +141,21 @@ def invert(
         update: what was seen.
         shape: (B, 3, H, W) of the images.
         masks: (B, 1, H, W), taken as known.
-        start: (3, H, W), a picture to begin from, with noise on it; ``None`` is grey.
-        steps: of Adam.
-        seed: of the noise.
-        bar: whether progress is shown.
+        blank: (3, H, W), the picture to begin from, with noise on it.
+        options: steps of Adam, and the seed of the noise.
 
     Returns:
         (B, 3, H, W) float in [0, 1].
     """
     own = copy.deepcopy(network)
-    random = torch.Generator().manual_seed(derive_seed(seed, "inversion"))
-    middle = torch.full((1, 1, 1, 1), 0.5) if start is None else start[None]
-    guess = (middle + 0.1 * torch.randn(tuple(shape), generator=random)).clamp(0, 1).requires_grad_()
+    random = torch.Generator().manual_seed(derive_seed(options.seed, "inversion"))
+    guess = (blank[None] + 0.1 * torch.randn(tuple(shape), generator=random)).clamp(0, 1).requires_grad_()
     optimizer = torch.optim.Adam([guess], lr=RATE)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     parameters = _parameters(own)
     # attention by plain matrix products: PyTorch's faster kernels have no second derivative
     with _listening(own) as seen, sdpa_kernel(SDPBackend.MATH):
-        for _ in progress_bar(range(steps), show=bar, desc="reconstruction", unit="step"):
+        for _ in progress_bar(range(options.steps), desc="reconstruction", unit="step"):
             optimizer.zero_grad()
             gradients = torch.autograd.grad(loss(own(guess), masks), parameters, create_graph=True)
             value = cosine_distance(gradients, update.direction) + TV * total_variation(guess)
@@ -180,11 +172,8 @@ def invert(
 
 def cosine_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """``1 - cos`` of two updates, all parameters as one vector (Geiping et al., equation 4)."""
-    dot = torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
-    lengths = [
-        torch.stack([each.pow(2).sum() for each in parts]).sum().clamp(min=1e-20).sqrt() for parts in (one, other)
-    ]
-    return 1 - dot / (lengths[0] * lengths[1])
+    flat = [torch.cat([each.flatten() for each in parts]) for parts in (one, other)]
+    return 1 - functional.cosine_similarity(*flat, dim=0)
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from samfed_monai.attacks.finding import Finding, Options
+from samfed_monai.attacks.audit import Options
+from samfed_monai.attacks.finding import Finding
 from samfed_monai.attacks.membership import image_losses, separation
 from samfed_monai.attacks.target import Images, Target
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json, write_json
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import nn
 
 LEAST_SHADOWS = 16
+_BATCH = 8  # images in a step of a shadow model
 
 
-def attack_lira(target: Target, options: Options, folder: str | Path | None = None) -> Finding:
+def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
     """Trains shadow models on random halves of all labelled images and compares the released model with them.
 
     Shadow models are the run's network, trained in one place with labels, and not federations: of the released model
@@ -32,7 +34,7 @@ def attack_lira(target: Target, options: Options, folder: str | Path | None = No
     Args:
         target: what is attacked; its groups with masks are used.
         options: number of shadow models and of their steps.
-        folder: where each shadow model's losses are kept, so that a second call goes on; ``None`` keeps nothing.
+        folder: where each shadow model's losses are kept, so that a second call goes on.
 
     Raises:
         Refused: fewer than 16 shadow models, an odd number, or too few images with masks.
@@ -50,17 +52,17 @@ def attack_lira(target: Target, options: Options, folder: str | Path | None = No
     signals, inside = shadow_signals(target, pool, options, folder)
     own = signal(image_losses(target.network, pool)[:, 0])
     released = likelihood_ratio(own, signals, inside)
-    rows = [{"model": "released model", **separation(released[member], released[~member], seed=options.seed)}]
     each = [
         likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(inside, k, 0)) for k in range(len(signals))
     ]
-    scores, truth = np.concatenate(each), inside.ravel()
-    rows.append(
-        {
-            "model": "shadow models, each attacked with the others",
-            **separation(scores[truth], scores[~truth], seed=options.seed),
-        }
-    )
+    attacked = {
+        "released model": (released, member),
+        "shadow models, each attacked with the others": (np.concatenate(each), inside.ravel()),
+    }
+    rows = [
+        {"model": model, **separation(scores[truth], scores[~truth], seed=options.seed)}
+        for model, (scores, truth) in attacked.items()
+    ]
     return Finding(
         "lira",
         "Membership inference by shadow models (LiRA)",
@@ -117,49 +119,32 @@ def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -
     return np.asarray(log[0] - log[1])
 
 
-def shadow_signals(
-    target: Target, pool: Images, options: Options, folder: str | Path | None
-) -> tuple[np.ndarray, np.ndarray]:
+def shadow_signals(target: Target, pool: Images, options: Options, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """(K, N) signals of the shadow models and (K, N) bool, which images each was trained on.
 
     Two by two they divide the images between them, so that each image is in half of the models.
     """
-    made_of = canonical_hash(
-        {
-            "images": [float(each.double().sum()) for each in pool.images],
-            "steps": options.shadow_steps,
-            "seed": options.seed,
-            "about": {name: str(value) for name, value in (target.about or {}).items()},
-        }
-    )
+    about = {name: str(value) for name, value in target.about.items()}
+    images = [float(each.double().sum()) for each in pool.images]
+    made_of = canonical_hash({"images": images, "steps": options.shadow_steps, "seed": options.seed, "about": about})
     signals, inside = [], []
-    for index in progress_bar(range(options.shadows), show=options.bar, desc="shadow models", unit="model"):
-        half = np.random.default_rng(derive_seed(options.seed, "half", index // 2)).permutation(len(pool))
-        halves = np.array_split(half, 2)
+    for index in progress_bar(range(options.shadows), desc="shadow models", unit="model"):
+        order = np.random.default_rng(derive_seed(options.seed, "half", index // 2)).permutation(len(pool))
         seen = np.zeros(len(pool), bool)
-        seen[halves[index % 2]] = True
-        path = None if folder is None else Path(folder) / f"{index:03d}.json"
-        known = read_json(path) if path is not None and path.is_file() else {}
+        seen[np.array_split(order, 2)[index % 2]] = True
+        path = folder / f"{index:03d}.json"
+        known = read_json(path) if path.is_file() else {}
         if known.get("of") != made_of:
             seed = derive_seed(options.seed, "shadow", index)
             network = train(target, pool, np.flatnonzero(seen), steps=options.shadow_steps, seed=seed)
             known = {"of": made_of, "losses": [float(value) for value in image_losses(network, pool)[:, 0]]}
-            if path is not None:
-                write_json(path, known)
+            write_json(path, known)
         signals.append(signal(np.asarray(known["losses"])))
         inside.append(seen)
     return np.stack(signals), np.stack(inside)
 
 
-def train(
-    target: Target,
-    pool: Images,
-    which: np.ndarray,
-    *,
-    steps: int,
-    seed: int,
-    batch: int = 8,
-) -> nn.Module:
+def train(target: Target, pool: Images, which: np.ndarray, *, steps: int, seed: int) -> nn.Module:
     """The run's network from random numbers, trained on some of the images; flips only.
 
     Args:
@@ -168,20 +153,15 @@ def train(
         which: (n,) indices of those that it sees.
         steps: of AdamW.
         seed: of the network and of the batches; the process's random numbers are left as they were.
-        batch: images in a step.
-
-    Raises:
-        ValueError: a pool without masks.
     """
-    if pool.labels is None:
-        raise ValueError("train: expected a pool with masks")
+    labels = target.masks_of(pool, len(pool))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = target.fresh().train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=target.learning_rate)
         for _ in range(steps):
-            drawn = torch.as_tensor(which)[torch.randint(len(which), (min(batch, len(which)),))]
-            image, label = pool.images[drawn], pool.labels[drawn]
+            drawn = torch.as_tensor(which)[torch.randint(len(which), (min(_BATCH, len(which)),))]
+            image, label = pool.images[drawn], labels[drawn]
             if torch.rand(()) < 0.5:
                 image, label = image.flip(-1), label.flip(-1)
             optimizer.zero_grad()

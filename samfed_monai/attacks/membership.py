@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from samfed_monai.attacks.finding import Finding, Options
+from samfed_monai.attacks.audit import Options
+from samfed_monai.attacks.finding import Finding
 from samfed_monai.attacks.target import PUBLIC, Images, Target
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ _DRAWS = 1000  # of the bootstrap
 
 def attack_membership(target: Target, options: Options) -> Finding:
     """Compares the loss on training images with that on test images, of each site and of the public set."""
-    rows = []
-    others = [each for each in target.groups if not each.member and len(each)]
-    losses = {id(each): image_losses(target.network, each, bar=options.bar) for each in target.groups if len(each)}
-    for own in (each for each in target.groups if each.member and len(each)):
+    rows, groups = [], [each for each in target.groups if len(each)]
+    others = [each for each in groups if not each.member]
+    shown = progress_bar(groups, desc="losses", unit="group")
+    losses = {id(each): image_losses(target.network, each) for each in shown}
+    for own in (each for each in groups if each.member):
         beside = others if own.name == PUBLIC else [each for each in others if each.name == own.name] or others
         if not beside:
             continue
@@ -75,17 +77,16 @@ def _sentence(row: Mapping[str, Any]) -> str:
     )
 
 
-def image_losses(network: nn.Module, group: Images, *, bar: bool = False) -> np.ndarray:
+def image_losses(network: nn.Module, group: Images) -> np.ndarray:
     """Cross entropy of each image, (N, 2): against its mask (NaN without), and against the model's own answer.
 
     Args:
         network: in evaluation mode; put into it.
         group: images, any number.
-        bar: whether progress is shown.
     """
     network.eval()
     found = []
-    for index in progress_bar(range(len(group)), show=bar, desc=f"losses, {group.name}", unit="image"):
+    for index in range(len(group)):
         with torch.no_grad():
             logits = network(group.images[index : index + 1])[:, :1]
         own = functional.binary_cross_entropy_with_logits(logits, torch.sigmoid(logits))
@@ -120,14 +121,9 @@ def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dic
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
     drawn = [auc(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
-    value = round(auc(members, others), 3)
+    scores = {"auc": round(auc(members, others), 3), "interval": [round(low, 3), round(high, 3)]}
     counts = {"members": len(members), "non_members": len(others)}
-    return {
-        **counts,
-        "auc": value,
-        "interval": [round(low, 3), round(high, 3)],
-        "tpr": round(found_at(members, others), 3),
-    }
+    return {**counts, **scores, "tpr": round(found_at(members, others), 3)}
 
 
 def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 5) -> float:

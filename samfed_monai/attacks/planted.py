@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from samfed_monai.attacks.finding import Finding, Options, Shown, against_blank, in_order_of_truth
+from samfed_monai.attacks.audit import Options
+from samfed_monai.attacks.finding import Finding, Shown, against_blank, in_order_of_truth
 from samfed_monai.attacks.target import Target
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.seeds import derive_seed

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Refused, refused
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,20 +59,11 @@ class Target:
     loss: Callable[..., Tensor]
     groups: Sequence[Images]
     learning_rate: float = 1e-3
-    about: Mapping[str, Any] = None  # type: ignore[assignment]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def copy(self) -> nn.Module:
         """A copy of the released model, in training mode."""
         return copy.deepcopy(self.network).train()
-
-    def group(self, name: str, *, member: bool) -> Images | None:
-        """A group that has images, or ``None``."""
-        found = [each for each in self.groups if (each.name, each.member) == (name, member) and len(each)]
-        return found[0] if found else None
-
-    @property
-    def sites(self) -> list[str]:
-        return sorted({each.name for each in self.groups} - {PUBLIC})
 
     @property
     def private(self) -> Images:
@@ -95,9 +88,9 @@ class Target:
     @property
     def blank(self) -> Tensor:
         """The mean of the public images, else of the test images: what an attacker knows who saw nothing; (3, H, W)."""
-        known = self.group(PUBLIC, member=True)
-        others = [each.images for each in self.groups if not each.member and len(each)]
-        return known.images.mean(dim=0) if known is not None else torch.cat(others).mean(dim=0)
+        filled = [each for each in self.groups if len(each)]
+        known = [each.images for each in filled if each.member and each.name == PUBLIC]
+        return torch.cat(known or [each.images for each in filled if not each.member]).mean(dim=0)
 
 
 def target_of_run(
@@ -107,7 +100,6 @@ def target_of_run(
     datalist: str | Path | None = None,
     data_root: str | Path | None = None,
     images: int = 64,
-    bar: bool = True,
 ) -> Target:
     """The released model of a finished run and the images that it was, and was not, trained on.
 
@@ -119,7 +111,6 @@ def target_of_run(
         bundle: folder or name; ``None`` is what the run's command says.
         datalist, data_root: likewise.
         images: at most this many of each group, chosen by hash.
-        bar: whether progress is shown.
 
     Raises:
         Refused: no finished run; a run without a model for everybody; a bundle, list or images that cannot be found.
@@ -130,7 +121,7 @@ def target_of_run(
     from samfed_monai.core.model_file import network_overrides, settings_of
     from samfed_monai.data import DataList, load_records
     from samfed_monai.data.classes import several
-    from samfed_monai.data.grouping import subset
+    from samfed_monai.data.partitions import subset
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.federation.workflow import client_config
     from samfed_monai.reports.run_data import RunData
@@ -138,16 +129,12 @@ def target_of_run(
     models = RunModels(folder)
     models.require()
     run = RunData.read(folder)
-    given = {
-        "bundle": bundle or bundle_of_command(run.results.get("command")),
-        "datalist": datalist or run.setting("datalist"),
-    }
-    given["data_root"] = data_root or run.setting("data_root")
+    given: dict[str, Any] = {"bundle": bundle or bundle_of_command(run.results.get("command"))}
+    given |= {"datalist": datalist or run.setting("datalist"), "data_root": data_root or run.setting("data_root")}
     missing = [name for name, value in given.items() if not value]
-    if missing:
-        hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
-        raise Refused([Problem(str(folder), found=f"no word of {name}", expected="one", hint=hint) for name in missing])
-    listed = DataList.load(str(given["datalist"]))
+    hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
+    require([Problem(str(folder), f"no word of {name}", "one", hint) for name in missing])
+    listed, root = DataList.load(str(given["datalist"])), str(given["data_root"])
     if several(listed.classes):
         found, expected = f"a run of the classes {listed.classes}", "a run of binary masks"
         raise refused(str(folder), found=found, expected=expected, hint="attacks know one class so far")
@@ -155,11 +142,8 @@ def target_of_run(
     config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).filled_by_the_server()
     loss, preprocessing, rate, _ = config.values("loss", "validate#preprocessing", "learning_rate", "initialize")
 
-    def fresh() -> nn.Module:
-        network: nn.Module = config.value("network_def")
-        return network
-
-    network = fresh()
+    fresh = partial(config.value, "network_def")
+    network: nn.Module = fresh()
     network.load_state_dict(models.tensors(), strict=False)
     content = config.content()
     split = content["train"]["dataset"].get("split")
@@ -167,13 +151,11 @@ def target_of_run(
     most = min(images, run.run.get("config", {}).get("client", {}).get("limit") or images)
 
     def group(part: str, site: str | None, member: bool, limit: int = images) -> Images:
-        records = load_records(
-            listed, str(given["data_root"]), split=part, site=site, with_labels=True, weak_labels=True
-        )
+        records = load_records(listed, root, split=part, site=site, with_labels=True, weak_labels=True)
         if site and split == "labelled":  # an image without a label is no member there
             records = [record for record in records if "label" in record]
         records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]
-        shown = progress_bar(records, show=bar, desc=f"{site or PUBLIC}, {part}", unit="image")
+        shown = progress_bar(records, desc=f"{site or PUBLIC}, {part}", unit="image")
         return _images(site or PUBLIC, member, shown, preprocessing)
 
     groups = [group("public", None, True)]

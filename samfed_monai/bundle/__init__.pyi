@@ -1,6 +1,6 @@
 """Datasets and small components that only a bundle's JSON names: a site's images, device, parameters, model path."""
 
-from .images import PublicSet, SiteImages, SplitDataset, site_records
+from .images import PublicSet, SiteImages, SplitDataset
 from .wiring import SiteAlone, best_device, model_path, on_device, parameters_of, part_of
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "on_device",
     "parameters_of",
     "part_of",
-    "site_records",
 ]

@@ -13,50 +13,11 @@ from monai.data import CacheDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import RandomizableTrait, Transform
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import sha256_file
 from samfed_monai.core.validators import require, whole
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.images_seen import IMAGE_READ
-
-
-def site_records(
-    *,
-    datalist: str | Path,
-    data_root: str | Path,
-    split: str,
-    site: str | None,
-    with_labels: bool = True,
-    limit: int | None = None,
-    weak_labels: bool = False,
-) -> list[dict[str, Any]]:
-    """Records of a site's split, empty for the server, which has no images but the public ones.
-
-    Args:
-        datalist: file of the data list.
-        data_root: folder that the list's paths start from.
-        split: ``unlabelled``, ``validation`` or ``test``.
-        site: the site's name; "", "public", "server" or ``None`` gives an empty list.
-        with_labels: whether labels are read; for ``unlabelled`` only the oracle may.
-        limit: at most this many images of the split.
-        weak_labels: whether labels may be weak ones.
-
-    Returns:
-        what :func:`samfed_monai.data.load_records` returns.
-
-    Example::
-
-        {"_target_": "samfed_monai.bundle.site_records", "datalist": "@datalist", "data_root": "@data_root",
-         "split": "validation", "site": "@site", "limit": "@limit"}
-    """
-    from samfed_monai.data import load_records
-
-    if site is None or site in SERVER_NAMES:
-        return []
-    return load_records(
-        datalist, data_root, split=split, site=site, with_labels=with_labels, limit=limit, weak_labels=weak_labels
-    )
-
 
 SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
 
@@ -97,7 +58,6 @@ class SiteImages:
         hint = "null takes all images"
         require(whole("train.json -> limit", limit, "a number of images", least=1, or_null=True, hint=hint))
         self.datalist, self.data_root, self.site = datalist, data_root, site
-        self._fits: list[Problem] | None = None
         self.oracle, self.limit, self.weak_labels, self.classes = oracle, limit, weak_labels, classes
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
@@ -108,43 +68,36 @@ class SiteImages:
         Raises:
             Refused: unknown site or split, missing files.
         """
-        self._require_classes()
-        if split == "labelled":
-            from samfed_monai.data.grouping import subset
+        from samfed_monai.data import load_records
+        from samfed_monai.data.partitions import subset
 
-            own = site_records(
-                datalist=self.datalist,
-                data_root=self.data_root,
-                split="unlabelled",
-                site=self.site,
-                limit=None,
-                weak_labels=self.weak_labels,
-            )
-            records = [record for record in own if "label" in record]
-            chosen = subset([one["image_sha256"] for one in records], self.limit)
-            return [records[index] for index in chosen]
+        require(self._other_classes)
         if split == "public":
-            from samfed_monai.data import load_records
-
             return load_records(self.datalist, self.data_root, split=split)
-        return site_records(
-            datalist=self.datalist,
-            data_root=self.data_root,
-            split=split,
+        if self.site is None or self.site in SERVER_NAMES:
+            return []
+        labelled = split == "labelled"
+        found = load_records(
+            self.datalist,
+            self.data_root,
+            split="unlabelled" if labelled else split,
             site=self.site,
-            with_labels=self.oracle if split == "unlabelled" else True,
-            limit=self.limit,
+            with_labels=split != "unlabelled" or self.oracle,
+            limit=None if labelled else self.limit,
+            weak_labels=labelled and self.weak_labels,
         )
+        if not labelled:
+            return found
+        own = [record for record in found if "label" in record]
+        return [own[index] for index in subset([one["image_sha256"] for one in own], self.limit)]
 
-    def _require_classes(self) -> None:
+    @cached_property
+    def _other_classes(self) -> list[Problem]:
         from samfed_monai.data import DataList
         from samfed_monai.data.classes import other_classes
 
-        if self._fits is None:
-            listed = DataList.load(self.datalist)
-            self._fits = other_classes(listed.classes, self.classes, f"{Path(self.datalist).name} -> classes")
-        if self._fits:
-            raise Refused(self._fits)
+        listed = DataList.load(self.datalist)
+        return other_classes(listed.classes, self.classes, f"{Path(self.datalist).name} -> classes")
 
 
 class _SharedItems(list[Any]):

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.core.device import best_device as best_device
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.own_process import best_device as best_device
 from samfed_monai.core.validators import in_range
-from samfed_monai.handlers.batch_bar import BatchBar
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver
-from samfed_monai.handlers.records import TermTable
+from samfed_monai.handlers.records import BatchBar
 from samfed_monai.networks.key_patterns import matched_names
 
 if TYPE_CHECKING:
@@ -122,11 +121,11 @@ def model_path(*, model: str | None, bundle_root: str | Path) -> str:
 
 
 class SiteAlone(HandlerGroup):
-    """Validates after every epoch, keeps the best weights, writes a table of the terms, and shows a progress bar.
+    """Validates after every epoch, keeps the best weights, and shows a progress bar.
 
     Args:
         evaluator: of the site's validation images.
-        output_dir: receives ``best.safetensors`` and ``terms.csv``.
+        output_dir: receives ``best.safetensors``.
         interval: epochs from one validation to the next.
 
     Raises:
@@ -144,7 +143,6 @@ class SiteAlone(HandlerGroup):
             handlers=[
                 ValidationHandler(interval, evaluator),
                 BestWeightsSaver(evaluator=evaluator, path=Path(output_dir) / "best.safetensors"),
-                TermTable(evaluator=evaluator, path=Path(output_dir) / "terms.csv"),
                 BatchBar(what="training"),
             ]
         )

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_data
-from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.errors import ExitCode, Problem, refused
+from samfed_monai.core.io import read_json
+from samfed_monai.core.validators import require, whole
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from samfed_monai.attacks.finding import Options
-
-_NUMBERS = {
-    "images": ("N", 1, "at most so many images of each group, chosen by hash (default: 64)"),
-    "shadows": ("K", 16, "shadow models of lira, an even number (default: 16)"),
-    "shadow-steps": ("N", 0, "optimizer steps of each (default: 200)"),
-    "steps": ("N", 1, "steps of a reconstruction (default: 200)"),
-    "batch": ("B", 1, "images behind an attacked update (default: 4)"),
-    "seed": ("SEED", 0, "of every draw (default: 0)"),
-}
-_OF_ATTACKS = ("bundle", "datalist", "data_root", "output_dir", *(name.replace("-", "_") for name in _NUMBERS))
+_PLACES = ("bundle", "datalist", "data_root", "output_dir")
 
 
 def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Adds ``audit FILE`` and ``audit RUN --attack NAME[,NAME]``."""
-    from samfed_monai.attacks.audit import ALL, ATTACKS
+    from samfed_monai.attacks.audit import ALL, ATTACKS, Options
 
     names = "\n".join(f"  {name:<12}{words}" for name, words in ATTACKS.items())
     parser = subparsers.add_parser(
@@ -49,64 +42,46 @@ def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--bundle", metavar="BUNDLE", help="of the run (default: as its command names it)")
     add_data(parser, required=False)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the audit (default: audit in the run's folder)")
-    for name, (metavar, _, text) in _NUMBERS.items():
-        parser.add_argument(f"--{name}", metavar=metavar, type=int, help=text)
+    for option in fields(Options):
+        words = f"{option.metadata['words']} (default: {option.default})"
+        parser.add_argument(_spelt(option.name), metavar="N", type=int, help=words)
     parser.set_defaults(run=run, kept="attacks that were done, and shadow models, are kept")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the table, or attacks."""
+    from samfed_monai.attacks import audit
+
+    given = {option.name: getattr(arguments, option.name) for option in fields(audit.Options)}
+    given = {name: value for name, value in given.items() if value is not None}
     if arguments.attack is None:
-        _refuse_options_of_attacks(arguments)
+        _refuse_options_of_attacks(arguments, given)
         from samfed_monai.privacy.audit import audit_table, read_audit
 
         sys.stdout.write(audit_table(read_audit(arguments.path)) + "\n")
         return int(ExitCode.DONE)
-    from samfed_monai.attacks import audit
-
-    names = audit.named(arguments.attack)
-    folder = audit.require_folder(arguments.path)
-    options = _options(arguments)
+    names, least = audit.named(arguments.attack), {each.name: each.metadata["least"] for each in fields(audit.Options)}
+    require(*(whole(_spelt(name), value, least=least[name]) for name, value in given.items()))
+    options = audit.Options(**given)
     from samfed_monai.attacks.target import target_of_run
 
-    target = target_of_run(
-        folder,
-        bundle=arguments.bundle,
-        datalist=absolute(arguments.datalist),
-        data_root=absolute(arguments.data_root),
-        images=options.images,
-    )
-    page = audit.run_audit(target, names, options, arguments.output_dir or folder / "audit")
-    from samfed_monai.core.io import read_json
-
+    places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
+    target = target_of_run(arguments.path, bundle=arguments.bundle, **places, images=options.images)
+    page = audit.run_audit(target, names, options, arguments.output_dir or Path(arguments.path) / "audit")
     content = read_json(page.parent / audit.NUMBERS)
     asked = {**content, "findings": [each for each in content["findings"] if each["attack"] in names]}
     sys.stdout.write(f"{audit.as_text(asked)}{page}\n")
     return int(ExitCode.DONE)
 
 
-def _options(arguments: argparse.Namespace) -> Options:
-    from samfed_monai.attacks.finding import Options
-
-    problems, given = Problems(), {}
-    for name, (_, least, _) in _NUMBERS.items():
-        value = getattr(arguments, name.replace("-", "_"))
-        if value is None:
-            continue
-        if value < least:
-            problems.add(f"--{name}", found=str(value), expected=f"at least {least}")
-        given[name.replace("-", "_")] = value
-    problems.refuse_if_any()
-    return dataclasses.replace(Options(), **given)
+def _spelt(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _refuse_options_of_attacks(arguments: argparse.Namespace) -> None:
-    problems = Problems()
-    for name in _OF_ATTACKS:
-        if getattr(arguments, name) is not None:
-            problems.add(f"--{name.replace('_', '-')}", found="it without --attack", expected="--attack NAME with it")
-    problems.refuse_if_any()
+def _refuse_options_of_attacks(arguments: argparse.Namespace, numbers: Mapping[str, Any]) -> None:
+    named = [name for name in _PLACES if getattr(arguments, name) is not None]
+    require([Problem(_spelt(n), "it without --attack", "--attack NAME with it") for n in (*named, *numbers)])
     if Path(arguments.path).is_dir():
         files = sorted(Path(arguments.path).glob("sites/*/audit.jsonl"))
         hint = f"name a site's file in it, {' or '.join(map(str, files[:3])) or 'sites/SITE/audit.jsonl'}"

@@ -7,7 +7,7 @@ import sys
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Refused, refused
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, refused
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -44,45 +44,38 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
     from samfed_monai.config.ids import Unread
-    from samfed_monai.config.strict import strict_bundle_problems, strict_problems
+    from samfed_monai.config.strict import inventory, strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import own_variants, variant_files
     from samfed_monai.data import check_datalist
     from samfed_monai.data.datalist import DataList, measuring_notes
 
-    root = find_bundle(arguments.bundle)
+    root, only = find_bundle(arguments.bundle), arguments.variant
     overrides = overrides_of(arguments.extra)
     if overrides and not arguments.workflow:
         expected = "--workflow NAME beside --key value"
         raise refused("command line", found=f"--{next(iter(overrides))}", expected=expected)
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate"} & set(workflows)
-    variants = [arguments.variant] if arguments.variant else own_variants(root) if trains else []
-    chosen = {**overrides, **({"variant": arguments.variant} if arguments.variant else {})}
-    problems: dict[Problem, None] = {}
-    code = strict_bundle_problems(root)
+    variants = [only] if only else own_variants(root) if trains else []
+    chosen = {**overrides, **({"variant": only} if only else {})}
+    problems, code = Problems(), strict_bundle_problems(root)
     if arguments.strict:  # first: what it says of a place is plainer
-        problems |= dict.fromkeys(code)
-        problems |= dict.fromkeys(strict_problems(overrides, "command line", file=True))
+        problems.extend([*code, *strict_problems(overrides, "command line", file=True)])
     strict = {problem.where: problem for problem in problems}
     for workflow in workflows:
         given = chosen if workflow == "federate" else overrides
-        problems |= dict.fromkeys(check_bundle(root, workflow, overrides=given, ready=False))
+        problems.extend(check_bundle(root, workflow, overrides=given, ready=False))
     for variant in variants:
         own = overrides if arguments.workflow == "train" else None
         found = check_bundle(root, "train", variant=variant, overrides=own, ready=False)
-        if variant != arguments.variant:  # an option that another variant reads
-            found = [problem for problem in found if not isinstance(problem, Unread)]
-        problems |= dict.fromkeys(found)
+        problems.extend(each for each in found if variant == only or not isinstance(each, Unread))  # another reads it
     listed, ignored = None, list[Problem]()
-    if arguments.datalist and arguments.data_root is None:
-        found = [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
-        problems |= dict.fromkeys(found)
-    elif arguments.datalist:
-        try:
+    with problems.collected():
+        if arguments.datalist and arguments.data_root is None:
+            raise refused("command line", found="--datalist alone", expected="--data-root DIR beside it")
+        if arguments.datalist:
             listed = DataList.load(arguments.datalist)
-            problems |= dict.fromkeys(check_datalist(listed, arguments.data_root))
-        except Refused as refusal:
-            problems |= dict.fromkeys(refusal.problems)
+            problems.extend(check_datalist(listed, arguments.data_root))
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
         from samfed_monai.federation.job import check_job, check_training
@@ -90,25 +83,23 @@ def run(arguments: argparse.Namespace) -> int:
         if "federate" in workflows:
             found, ignored = check_job(root, chosen, listed)
         else:
-            found = check_training(root, overrides, arguments.variant)
-        problems |= dict.fromkeys(found)
-    if any(problem.where == "command line -> variant" for problem in problems):
-        problems = {problem: None for problem in problems if problem.where != "variant"}
+            found = check_training(root, overrides, only)
+        problems.extend(found)
+    places = {problem.where for problem in problems}
     if problems:  # each place is reported once
-        raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
+        twice = {"variant"} if "command line -> variant" in places else set()
+        every = (problem for problem in problems if problem.where not in twice)
+        raise Refused(problem for problem in every if strict.get(problem.where, problem) is problem)
     also = f" and the variant{'s' * (len(variants) > 1)} {', '.join(variants)}" if variants else ""
-    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}{also}\n")
-    for problem in [*(measuring_notes(listed) if listed is not None else ()), *ignored]:
-        sys.stdout.write(f"  note: {problem}\n")
+    lines = [f"{root.name}: no problems in {', '.join(workflows)}{also}"]
+    lines += [f"  note: {problem}" for problem in [*(measuring_notes(listed) if listed else ()), *ignored]]
     if trains and not tried:
-        sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
+        lines.append("  not tried whether a run takes its values: it could run code (--strict says where)")
     if any(problem.where.rpartition(" -> ")[2].startswith("imports#") for problem in code):
-        sys.stdout.write("  names of networks, rules and guides were not judged: modules of imports may add some\n")
+        lines.append("  names of networks, rules and guides were not judged: modules of imports may add some")
     if arguments.strict:
-        sys.stdout.write("  strict: no code, no pickle, no component outside the strict allow-list\n")
+        lines.append("  strict: no code, no pickle, no component outside the strict allow-list")
     if arguments.inventory:
-        from samfed_monai.config.strict import inventory
-
-        files = variant_files(root, arguments.variant) if arguments.variant else ()
-        sys.stdout.write("\n" + inventory(root, files))
+        lines.append("\n" + inventory(root, variant_files(root, only) if only else ()).removesuffix("\n"))
+    sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)

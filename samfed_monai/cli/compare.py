@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
-from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.own_process import usable_cores
 from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def interval_of(result: Mapping[str, Any], folder: Path) -> list[str]:
     """A line with the interval of the mean Dice over all images, from their tables; none of a single image."""
-    from samfed_monai.reports.answer import interval
+    from samfed_monai.reports.rows import interval
 
     tables = [folder / site / result["split"] / "scores.csv" for site in result["sites"]]
     rows = [row for table in tables for row in from_csv(io.StringIO(table.read_text(encoding="utf-8")))]

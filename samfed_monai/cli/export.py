@@ -79,7 +79,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file or folder; prints the table of what it costs, and its name."""
-    from samfed_monai.config.entry_points import brought
+    from samfed_monai.config.targets import brought
     from samfed_monai.inference.export import BundleSource, Format, Int8, export_network, export_problems, table_of
     from samfed_monai.inference.model import Kind, checked_config, filled_network, trained_as
 

@@ -161,12 +161,12 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     """What the command line names as images: one folder, or a list of folders and images; absolute, each once.
 
     A pattern that the shell left alone is expanded here; one that is the name of a file is that file. Files and folders
-    of systems (:func:`~samfed_monai.data.walk.is_system`), which patterns fit as well, are left out with a warning.
+    of systems (:func:`~samfed_monai.data.image_folder.is_system`), which patterns fit, are left out with a warning.
 
     Raises:
         Refused: nothing is named, or a pattern fits nothing.
     """
-    from samfed_monai.data.walk import is_system
+    from samfed_monai.data.image_folder import is_system
 
     problems, paths, systems = Problems(), list[str](), list[str]()
     for word in words:

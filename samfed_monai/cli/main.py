@@ -15,7 +15,6 @@ from typing import Any
 
 from samfed_monai import __version__
 from samfed_monai.cli.arguments import CommandParser
-from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.errors import (
     AGAIN,
     BUG_NOTE,
@@ -99,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = getattr(arguments, "kept", "what was complete is kept")
         return _report(Stopped(f"{ASKED}; {kept}", AGAIN))
     except Exception as error:
+        from samfed_monai.config.workflow import unwrap
+
         known = unwrap(error)
         if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
@@ -140,18 +141,18 @@ def _device(asked: str | None) -> Iterator[None]:
     if not asked:
         yield
         return
-    from samfed_monai.core import device
+    from samfed_monai.core.own_process import DEVICE, best_device
 
-    before = os.environ.get(device.VARIABLE)
-    os.environ[device.VARIABLE] = asked
+    before = os.environ.get(DEVICE)
+    os.environ[DEVICE] = asked
     try:
-        device.best_device()  # refused here, before anything else
+        best_device()  # refused here, before anything else
         yield
     finally:
         if before is None:
-            del os.environ[device.VARIABLE]
+            del os.environ[DEVICE]
         else:
-            os.environ[device.VARIABLE] = before
+            os.environ[DEVICE] = before
 
 
 def _report(error: SamFedError | KeyboardInterrupt) -> int:

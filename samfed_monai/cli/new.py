@@ -103,8 +103,9 @@ def _rendered(template: str, words: dict[str, str]) -> str:
 
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:
     """Refuses a name that Python, pip or a bundle could not carry, or that something else has."""
-    from samfed_monai.config.entry_points import brought
-    from samfed_monai.config.variants import broken_methods, known_variants
+    from samfed_monai.config.targets import brought
+    from samfed_monai.config.variants import known_variants
+    from samfed_monai.networks import CLIENT_NETWORKS
 
     problems = Problems()
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > _LONGEST or keyword.iskeyword(name):
@@ -115,14 +116,9 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()
-    if kind == "method":
-        taken = name in known_variants() or name in broken_methods()
-    elif kind == "network":
-        from samfed_monai.networks import CLIENT_NETWORKS
-
-        taken = name in CLIENT_NETWORKS or name in brought("networks").broken
-    else:
-        taken = name in brought("terms").found or name in brought("terms").broken
+    there = brought(f"{kind}s")
+    own = known_variants() if kind == "method" else CLIENT_NETWORKS if kind == "network" else ()
+    taken = name in {*own, *there.points, *there.broken}
     if taken or importlib.util.find_spec(package) is not None:
         found = f"{name!r}, a {kind} that is installed" if taken else f"{package}, a package that is installed"
         problems.add("NAME", found=found, expected="a new name", hint=f"for instance samfed new {kind} my_{name}")

@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,85 +14,29 @@ from samfed_monai.core.words import counted
 
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList
-    from samfed_monai.data.prepare import Options, Prepared
+    from samfed_monai.data.prepare import Prepared
 
 
 MORE = 0.3  # share of the images to validate, and to test on, where a tenth is too little; as docs/own-data.md says
 SITES, SHARE = 4, 0.1  # defaults
-PARTITIONS = ("iid", "folder")
-VOLUMES = "volumes"
-
-
-def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> int:
-    from samfed_monai.data.prepare import prepare_folders, prepare_to_test
-
-    if not arguments.test_only:
-        return _print(prepare_folders(arguments.root, _options(arguments), caveats=caveats), arguments)
-    given = {
-        "validation": arguments.validation != SHARE,
-        "test": arguments.test != SHARE,
-        "unseen": arguments.unseen,
-        "by-folder": arguments.by_folder and arguments.source != "nifti",
-        "label-kind": getattr(arguments, "label_kinds", ()),
-    }
-    _refuse_unused(given, "nothing beside --test-only, with which every image that has a mask is a test image")
-    return _print(prepare_to_test(arguments.root, _options(arguments), caveats=caveats), arguments)
-
-
-def run_coco(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.sources.rendered import draw_coco
-
-    return _rendered(partial(draw_coco, blank_is_empty=arguments.without_annotation == "empty"), arguments)
-
-
-def run_nifti(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.sources.rendered import cut_nifti
-
-    return _rendered(cut_nifti, arguments, root=arguments.slices, by_folder=True)
-
-
-def _rendered(render: Callable[..., list[str]], arguments: argparse.Namespace, **changed: Any) -> int:
-    """Renders pictures, then makes a list of their folders with some arguments changed."""
-    from samfed_monai.data.prepare import check_first
-    from samfed_monai.data.sources.rendered import taken_back_if_refused
-
-    check_first(_options(arguments))
-    with taken_back_if_refused(getattr(arguments, "slices", None)) as written:
-        caveats = render(**_matching(render, arguments), written=written)
-        return run_folders(argparse.Namespace(**vars(arguments) | changed), caveats)
-
-
-def run_known(arguments: argparse.Namespace) -> int:
-    """Of ``isic`` and ``polyp``."""
-    from samfed_monai.data import prepare
-
-    if "partition" in arguments:
-        _refuse_unused_of_partition(arguments)
-    prepared = getattr(prepare, f"prepare_{arguments.source}")(arguments.root, _options(arguments))
-    return _print(prepared, arguments)
 
 
 def run_source(arguments: argparse.Namespace) -> int:
-    from samfed_monai.config.entry_points import brought
-    from samfed_monai.data.prepare import prepare_source
+    """Makes a list with the function of ``data/prepare.py`` that is called as the source."""
+    from samfed_monai.data import prepare
 
-    _refuse_unused_of_partition(arguments)
-    find = brought("sources").named(arguments.name_of_source, (), "source")
-    return _print(prepare_source(find, arguments.root, _options(arguments)), arguments)
+    given = vars(arguments)
+    if given.get("public") == "none":
+        given["public"] = None
+    for name, option in (("label_kinds", "--label-kind"), ("folders", "--folder")):
+        if name in given:
+            given[name] = _by_name(given[name], option)
+    if arguments.source == "source":
+        from samfed_monai.config.targets import brought
 
-
-def run_list(arguments: argparse.Namespace) -> int:
-    from samfed_monai.core.errors import Problems
-    from samfed_monai.data.prepare import prepare_list
-
-    problems, folders = Problems(), {}
-    for pair in arguments.folder:
-        client, _, folder = pair.partition("=")
-        if not (client and folder):
-            problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", hint="for instance Kvasir=kvasir_seg")
-        folders[client] = folder
-    problems.refuse_if_any()
-    return _print(prepare_list(arguments.split, arguments.data_root, _options(arguments), folders=folders), arguments)
+        given["find"] = brought("sources").named(arguments.name_of_source, (), "source")
+    make = getattr(prepare, f"prepare_{arguments.source}")
+    return _print(make(**_matching(make, given), options=prepare.Options(**_matching(prepare.Options, given))), given)
 
 
 def run_split(arguments: argparse.Namespace) -> int:
@@ -110,39 +53,25 @@ def run_weak(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.weak_labels import weaken_list
 
     datalist = DataList.load(arguments.datalist)
-    by_site = _by_site(arguments.kind, "--kind")
+    by_site = _by_name(arguments.kind, "--kind")
     kinds = (dict.fromkeys(datalist.sites, by_site.pop("")) if "" in by_site else {}) | by_site
     require_free(arguments.output, name=datalist.name)
-    given = _matching(weaken_list, arguments) | {"datalist": datalist, "kinds": kinds}
+    given = _matching(weaken_list, vars(arguments)) | {"datalist": datalist, "kinds": kinds}
     return _freeze(weaken_list(**given), arguments.data_root, arguments)
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.core.errors import refused
-    from samfed_monai.data.datalist import require_free
-    from samfed_monai.data.synthetic import list_name, render_synthetic
+    from samfed_monai.data.synthetic import render_synthetic
 
-    if arguments.scene == VOLUMES:
-        return _volumes(arguments)
-    if arguments.output is None:
-        expected = "the data list to write, which only volumes do without"
-        raise refused("--output", found="none", expected=expected, hint="--output list.json")
-    require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
-    return _freeze(
-        render_synthetic(arguments.root, **_matching(render_synthetic, arguments)), arguments.root, arguments
-    )
+    rendered = render_synthetic(arguments.root, **_matching(render_synthetic, vars(arguments)))
+    return _freeze(rendered, arguments.root, arguments)
 
 
-def _volumes(arguments: argparse.Namespace) -> int:
+def run_synthetic_volumes(arguments: argparse.Namespace) -> int:
     """NIfTI files of two sites and a public set, and the command that makes a list of them."""
-    from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
+    from samfed_monai.data.synthetic import CLASSES, render_volumes
 
-    unused = {"output": arguments.output is not None, "sites": arguments.sites != SITES}
-    unused |= {"labelled": arguments.labelled, "no-report": not arguments.report}
-    hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
-    _refuse_unused(unused, "none: the scene volumes writes NIfTI files", hint)
-    arguments.volumes = arguments.images_per_site
-    sites = render_volumes(arguments.root, **_matching(render_volumes, arguments), progress=True)
+    sites = render_volumes(arguments.root, **_matching(render_volumes, vars(arguments)))
     words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
@@ -150,46 +79,22 @@ def _volumes(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _matching(function: Callable[..., Any], arguments: argparse.Namespace) -> dict[str, Any]:
+def _matching(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that were given, or have a default, and that a function has parameters for."""
     names = signature(function).parameters
-    return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    return {name: value for name, value in given.items() if name in names and value is not None}
 
 
-def _options(arguments: argparse.Namespace) -> Options:
-    from samfed_monai.data.prepare import Options
-
-    given = _matching(Options, arguments)
-    if given.get("public") == "none":
-        given["public"] = None
-    given["label_kinds"] = _by_site(given.get("label_kinds", ()), "--label-kind")
-    return Options(**given)
-
-
-def _refuse_unused(given: Mapping[str, Any], expected: str, hint: str = "leave it out") -> None:
-    """Refuses options that would do nothing."""
-    from samfed_monai.core.errors import Problem, Refused
-
-    names = [name for name, asked in given.items() if asked]
-    if names:
-        raise Refused([Problem(f"--{name}", found="it", expected=expected, hint=hint) for name in names])
-
-
-def _refuse_unused_of_partition(arguments: argparse.Namespace) -> None:
-    unused = {"sites": arguments.sites != SITES and arguments.partition == "folder"}
-    _refuse_unused(unused, "nothing with --partition folder")
-
-
-def _by_site(words: Sequence[str], option: str) -> dict[str, str]:
-    """What ``[SITE=]KIND`` says, by site; ``""`` is every site that is not named."""
+def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
+    """What ``[NAME=]VALUE`` says, by name; ``""`` is every site that is not named."""
     from samfed_monai.core.errors import Problems
 
     problems, given = Problems(), dict[str, str]()
     for word in words:
-        site, _, kind = word.rpartition("=")
-        if site in given:
-            problems.add(option, found=f"two kinds for {site or 'all sites'}", expected="one for each site")
-        given[site] = kind
+        name, _, value = word.rpartition("=")
+        if name in given:
+            problems.add(option, found=f"two values for {name or 'all sites'}", expected="one for each")
+        given[name] = value
     problems.refuse_if_any()
     return given
 
@@ -202,10 +107,10 @@ def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> in
 
     freeze({arguments.output: datalist})
     page = report_on(datalist, root, arguments.output.with_suffix(".report.html")) if arguments.report else None
-    return _print(Prepared(datalist, arguments.output, page), arguments)
+    return _print(Prepared(datalist, arguments.output, page), vars(arguments))
 
 
-def _print(prepared: Prepared, arguments: argparse.Namespace) -> int:
+def _print(prepared: Prepared, given: Mapping[str, Any]) -> int:
     """Prints what was made."""
     datalist = prepared.datalist
     public, sites = counted(len(datalist.public), "public image"), counted(len(datalist.sites), "site")
@@ -213,15 +118,15 @@ def _print(prepared: Prepared, arguments: argparse.Namespace) -> int:
     for name, site in datalist.sites.items():
         counts = ", ".join(f"{len(items)} {split.value}" for split, items in site.splits())
         lines.append(f"  {name}: {counts}")
-    for part in prepared.coverage:
-        if part.missing:
-            place = f"{part.client} ({part.split.value})"
-            lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
+    for part in [part for part in prepared.coverage if part.missing]:
+        place = f"{part.client} ({part.split.value})"
+        lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
-    if getattr(arguments, "test_only", False):
-        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(arguments.root)])
+    if given.get("test_only"):
+        root = given.get("slices") or given["root"]
+        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
     elif prepared.report:
         lines += [f"next    look at the report, then samfed federate BUNDLE --datalist {prepared.path} --data-root DIR"]
@@ -231,6 +136,10 @@ def _print(prepared: Prepared, arguments: argparse.Namespace) -> int:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def number_or_folder(text: str) -> int | str:
+    return text if text == "folder" else int(text)
 
 
 def _option(about: str, metavar: str | tuple[str, str] | None = None, **how: Any) -> dict[str, Any]:
@@ -260,10 +169,10 @@ OPTIONS = {
         "where the images are; weak labels are written to its folder weak", "DIR", type=Path, required=True
     ),
     "--divide": _option("cut each site but the unseen ones into N, by whole groups", "N", type=int),
-    "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER"),
+    "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER", dest="folders"),
     "--group-column": _option("the CSV's column", "NAME", default="group"),
     "--groups": _option("image (or id) and group; a group is never divided", "CSV", type=Path),
-    "--images-per-site": _option("unlabelled images, or volumes, of each site", "N", type=int),
+    "--images-per-site": _option("unlabelled images of each site", "N", type=int),
     "--kind": _list("scribble, points, box or block, of all sites or of one", "[SITE=]KIND", required=True),
     "--label": _list("value of foreground in masks, or of each class", "N", type=int, dest="labels"),
     "--label-kind": _list(
@@ -276,27 +185,26 @@ OPTIONS = {
     "--name": _option("what reports call the list (default: the file's name)"),
     "--no-report": _switch("write no data report", action="store_false", dest="report"),
     "--output": _option("the data list to write", "LIST.json", type=Path, required=True),
-    "--output:optional": _option("the data list to write; none for volumes", "LIST.json", type=Path),
     "--output-dir": _option("where to write <site>.json and server.json", "DIR", type=Path, required=True),
-    "--partition": _option("who gets which images", choices=PARTITIONS, default="iid"),
     "--points": _option("points of each class", "N", type=int, default=5),
     "--public": _option("site or folder with the public images, their number or share, or none"),
     "--public:count": _option("public images, or volumes", "N", type=int),
     "--reorient": _switch("turn volumes and masks to RAS+ first, so that slices run from feet to head"),
-    "--scene": _option("what is rendered", choices=("skin", "polyp", VOLUMES), default="skin"),
+    "--scene": _option("what is rendered", choices=("skin", "polyp"), default="skin"),
     "--seed": _option("of everything drawn", type=int, default=0),
-    "--sites": _option("number of sites", "N", type=int, default=SITES),
+    "--sites": _option("number of sites, or folder: each folder is one", "N", type=number_or_folder, default=SITES),
+    "--sites:number": _option("number of sites", "N", type=int, default=SITES),
     "--size": _option("pixels of each image", ("HEIGHT", "WIDTH"), type=int, nargs=2),
     "--skip-unreadable": _switch("leave out images that do not decode, or whose mask does not"),
     "--slices": _option("where the slices go, which is the data root then", "DIR", type=Path, required=True),
-    "--split": _option("the JSON file, or isic_hssf or polyp_hssf", "FILE", required=True),
+    "--split": _option("the published JSON file", "FILE", type=Path, required=True),
     "--test": _option("share of a site's images to test on, of those with masks", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("every image that has a mask is a test image (DIR may be a single site)"),
-    "--unpack": _switch("unpack DIR/*.zip first", dest="unpack"),
     "--unseen": _list("sites that do not train: all their labelled images are test images", "NAME[,NAME]", type=_names),
     "--validation": _option(
         "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
     ),
+    "--volumes": _option("of each site", "N", type=int),
     "--width": _option("of scribbles and points, in pixels of the image, odd", "N", type=int, default=3),
     "--without-spacing": _list(
         "sites of which the headers' voxel sizes are not true: no HD95 in mm", "NAME[,NAME]", type=_names
@@ -309,8 +217,9 @@ COMMON = (
     "--output --name --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed "
     "--no-report"
 )
-MEASURING, RESHAPING, DIVIDING = "--validation --test", "--unseen --divide", "--sites --partition"
+MEASURING, RESHAPING = "--validation --test", "--unseen --divide"
 OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
+OF_POOL = f"--public --sites {MEASURING} {COMMON}"
 
 
 class Source(NamedTuple):
@@ -318,8 +227,8 @@ class Source(NamedTuple):
 
     name: str
     about: str
-    run: Callable[[argparse.Namespace], int]
     options: str
+    run: Callable[[argparse.Namespace], int] = run_source
     defaults: Mapping[str, Any] = {}
 
 
@@ -327,65 +236,64 @@ SOURCES = (
     Source(
         "folders",
         "DIR/<site>/{images,masks}; masks may be missing except for the public one",
-        run_folders,
         f"root --label-kind --by-folder {OF_SITES}",
     ),
     Source(
         "coco",
         "COCO annotations, DIR/<site>/{images,annotations/*.json}, drawn as masks into DIR/<site>/masks",
-        run_coco,
         f"root --category --without-annotation --by-folder {OF_SITES}",
     ),
     Source(
         "nifti",
         "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; those of one volume stay together",
-        run_nifti,
         f"root --slices --label --reorient --without-spacing {OF_SITES}",
     ),
     Source(
         "isic",
         "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked",
-        run_known,
-        f"root --public --unpack {DIVIDING} {MEASURING} {COMMON}",
-        {"public": "100"},
+        f"root {OF_POOL}",
+        defaults={"public": "100"},
     ),
     Source(
         "list",
         "a published list of who had which image (HSSF's format)",
-        run_list,
         f"--split --data-root --folder --by-sequence {RESHAPING} {COMMON}",
     ),
     Source(
         "polyp",
         "public polyp collections as they unpack, one folder each: one hospital, one site",
-        run_known,
-        f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON}",
-        {"public": "CVC-ColonDB"},
+        f"root --public --leave-out {MEASURING} {RESHAPING} {COMMON}",
+        defaults={"public": "CVC-ColonDB"},
     ),
     Source(
         "source",
         "what a source of another installed package finds, by its name",
-        run_source,
-        f"name_of_source root --public {DIVIDING} {MEASURING} {COMMON}",
-        {"public": "0.25"},
+        f"name_of_source root {OF_POOL}",
+        defaults={"public": "0.25"},
     ),
     Source(
         "split",
         "one list per site out of a list of all, for sites that do not share their lists",
-        run_split,
         "datalist --output-dir",
+        run_split,
     ),
     Source(
         "synthetic",
-        "render dermoscopy- or colonoscopy-like sites, or volumes, for demos and tests",
+        "render dermoscopy- or colonoscopy-like sites, for demos and tests",
+        "root --output --scene --sites:number --labelled --images-per-site --public:count --size --seed --no-report",
         run_synthetic,
-        "root --output:optional --scene --sites --labelled --images-per-site --public:count --size --seed --no-report",
+    ),
+    Source(
+        "synthetic-volumes",
+        "render a CT-like and an MR-like site with two organs, as NIfTI files for the source nifti",
+        "root --volumes --public:count --size --seed",
+        run_synthetic_volumes,
     ),
     Source(
         "weak",
         "scribbles, points, boxes or blocks out of the masks of a list, for the sites' training images",
-        run_weak,
         "datalist --data-root --kind --output --points --width --seed --no-report",
+        run_weak,
     ),
 )
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samfed_monai.cli.arguments import add_bundle, take_overrides
-from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode
-from samfed_monai.core.words import aligned
+from samfed_monai.config.overrides import normal_ids, overrides_of
+from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.words import aligned, clipped
+
+if TYPE_CHECKING:
+    from samfed_monai.config.parse import BundleConfig
 
 
 def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -39,24 +45,138 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
 def run(arguments: argparse.Namespace) -> int:
     """Writes a table, or a JSON object."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.parse import join_id
-    from samfed_monai.config.provenance import Configuration, inside
+    from samfed_monai.config.ids import lost
+    from samfed_monai.config.parse import split_id
 
     root = find_bundle(arguments.bundle)
-    shown = Configuration(root, arguments.workflow, arguments.variant, overrides_of(arguments.extra))
-    every = list(shown.ids())
+    config = configuration(root, arguments.workflow, arguments.variant, overrides_of(arguments.extra))
+    every, sources = list(shown(config)), _sources(config)
+    chosen = [each for each in every if arguments.all or each.brief]
     if arguments.id is not None:
-        chosen = inside(every, shown.config, arguments.id)
-    else:
-        chosen = [each for each in every if arguments.all or each.brief]
+        wanted = split_id(arguments.id)
+        chosen = [each for each in every if each.parts[: len(wanted)] == wanted]
+        if not chosen:
+            hint = lost(config.content, wanted, None) or "nothing sets it: the component's own default counts"
+            raise refused("--id", found=repr(arguments.id), expected="an id of this workflow", hint=hint)
     if arguments.json:
-        content = {join_id(each.parts): each.to_json() for each in chosen}
+        content = {"#".join(each.parts): each.to_json() for each in chosen}
         sys.stdout.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
         return int(ExitCode.DONE)
-    sys.stdout.write(f"{root.name}, {arguments.workflow}: {shown.order}\n\n")
+    sys.stdout.write(f"{root.name}, {arguments.workflow}: {', '.join(sources)}\n\n")
     sys.stdout.write(aligned([("id", "value", "from", "replaced"), *(each.columns() for each in chosen)]))
     if not all(each.read for each in chosen):
         sys.stdout.write("\n* nothing that this workflow runs reads it\n")
     if arguments.id is None and len(chosen) < len(every):
         sys.stdout.write(f"\n{len(every) - len(chosen)} more ids with --all\n")
     return int(ExitCode.DONE)
+
+
+class Shown(NamedTuple):
+    """One id of a configuration.
+
+    Args:
+        parts: the id.
+        said: (what said it, value), the one that counts first, then what it replaced.
+        leads_to: of a reference that leads to a plain value, a list of that value.
+        brief: whether it is shown without being asked for: an option, or set on top of the workflow's files.
+        read: whether what the workflow runs leads to it.
+    """
+
+    parts: tuple[str, ...]
+    said: Sequence[tuple[str, Any]]
+    leads_to: list[Any]
+    brief: bool
+    read: bool
+
+    def to_json(self) -> dict[str, Any]:
+        (source, value), *replaced = self.said
+        return {
+            "value": value,
+            **({"leads_to": self.leads_to[0]} if self.leads_to else {}),
+            **({} if self.read else {"read": False}),
+            "from": source,
+            "replaced": [{"value": old, "from": before} for before, old in replaced],
+        }
+
+    def columns(self) -> tuple[str, str, str, str]:
+        texts = [json.dumps(value, ensure_ascii=False) for _, value in self.said]
+        text = texts[0].strip('"') if texts[0].startswith('"@') else texts[0]
+        text += "".join(f" = {json.dumps(value, ensure_ascii=False)}" for value in self.leads_to)
+        before = ", ".join(f"{clipped(old)} ({name})" for (name, _), old in zip(self.said[1:], texts[1:], strict=True))
+        return f"{'#'.join(self.parts)}{'' if self.read else ' *'}", clipped(text), self.said[0][0], before
+
+
+def configuration(bundle_root: Path, workflow: str, variant: str | None, overrides: Mapping[str, Any]) -> BundleConfig:
+    """A workflow of a bundle with a variant and the command line on top.
+
+    Args:
+        bundle_root: folder of the bundle.
+        workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
+        variant: name of a variant; in ``federate`` it is the option.
+        overrides: ids and values of the command line.
+
+    Raises:
+        Refused: files that cannot be read, no such workflow or variant, and overrides that name nothing.
+    """
+    from samfed_monai.config.check import group_configs
+    from samfed_monai.config.ids import check_override_ids
+    from samfed_monai.config.parse import BundleConfig
+
+    of_run = {"variant": variant} if workflow == "federate" and variant is not None else {}
+    config = BundleConfig.of_workflow(bundle_root, workflow, normal_ids({**overrides, **of_run}), variant=variant)
+    if variant is not None and workflow in ("teacher", "inference"):
+        expected = "none: a variant changes train, evaluate and federate"
+        found = f"{variant!r} with --workflow {workflow}"
+        raise refused("--variant", found=found, expected=expected, hint="leave it out")
+    problems = Problems()
+    for each in [config, *(group_configs(config, bundle_root) if config.federates else ())]:
+        problems.extend(each.problems or check_override_ids(each, at_once=True))
+    problems.refuse_if_any()
+    return config
+
+
+def _sources(config: BundleConfig) -> list[str]:
+    """What each layer is called, bottom first."""
+    files = [
+        f"variant {path.stem}" if 0 < index < config.base else path.name for index, path in enumerate(config.files)
+    ]
+    return [*files, config.layers[-1][0]]
+
+
+def shown(config: BundleConfig) -> Iterator[Shown]:
+    """Every id that holds a plain value, a list of these, or nothing; notes on top are left out."""
+    from samfed_monai.config.ids import is_read, runs_of
+    from samfed_monai.config.options import GROUPS, all_options, is_plain
+    from samfed_monai.config.parse import MISSING, follow, is_note, lookup, walk
+
+    content = {name: value for name, value in config.content.items() if not is_note(name)}
+    runs = runs_of(config) if "run" in content else [content]
+    options, sources = all_options(config), _sources(config)
+    for parts, value in walk(content):
+        in_list = parts[:-1] and is_plain(lookup(content, parts[:-1]))  # an item of a list that is shown whole
+        if not parts or in_list or not (is_plain(value) or not value):
+            continue
+        said = _history(config, parts)
+        read = is_read(runs, parts[:1] if config.federates and parts[0] in GROUPS else parts)
+        option = "#".join(parts) in options and (read or not config.federates)
+        on_top = (parts[0] in GROUPS and len(parts) > 1) or said[0][0] not in config.own
+        _, there = follow(config.content, parts, value)
+        leads_to = [there] if there is not value and there is not MISSING and is_plain(there) else []
+        yield Shown(parts, [(sources[layer], old) for layer, old in said], leads_to, option or on_top, read)
+
+
+def _history(config: BundleConfig, parts: tuple[str, ...]) -> list[tuple[int, Any]]:
+    """Layers that say something about an id, or a part of it, each with what was there then; the last one first.
+
+    What a layer took away altogether is not among them.
+    """
+    from samfed_monai.config.parse import MISSING, lookup
+
+    said = list[tuple[int, Any]]()
+    for index in range(len(config.layers)):
+        value = lookup(config.below(index + 1), parts)
+        if value is MISSING:
+            said.clear()
+        elif config.says(index, parts):
+            said.insert(0, (index, value))
+    return said

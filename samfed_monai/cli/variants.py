@@ -40,14 +40,8 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Writes what each variant is, one and its file, or one path."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
-    from samfed_monai.config.variants import (
-        FEDAVG,
-        broken_methods,
-        declared,
-        find_variant,
-        known_variants,
-        variant_files,
-    )
+    from samfed_monai.config.targets import brought
+    from samfed_monai.config.variants import FEDAVG, declared, find_variant, known_variants, variant_files
 
     if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
@@ -66,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(map(len, names)) + 2
     for name in names:
         sys.stdout.write(_described(declared(root, name), width))
-    for name, problem in broken_methods().items():
+    for name, problem in brought("methods").broken.items():
         sys.stderr.write(f"{name} cannot be used: {problem}\n")
     return int(ExitCode.DONE)
 

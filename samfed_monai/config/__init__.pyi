@@ -6,14 +6,13 @@ from .options import options_of
 from .parse import WORKFLOWS, BundleConfig
 from .strict import strict_bundle_problems, strict_problems
 from .variants import find_variant, known_variants, variant_files
-from .workflow import exit_on_refusal, require_checked, run_job, run_or_exit
+from .workflow import require_checked, run_job
 
 __all__ = [
     "WORKFLOWS",
     "BundleConfig",
     "bundle_of_command",
     "check_bundle",
-    "exit_on_refusal",
     "find_bundle",
     "find_variant",
     "known_variants",
@@ -22,7 +21,6 @@ __all__ = [
     "packaged_bundles",
     "require_checked",
     "run_job",
-    "run_or_exit",
     "strict_bundle_problems",
     "strict_problems",
     "variant_files",

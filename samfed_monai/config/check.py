@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -15,33 +16,36 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.config.components import check_components, check_options, check_replaced_kinds
-from samfed_monai.config.entry_points import not_installed
-from samfed_monai.config.ids import (
-    check_code,
-    check_override_ids,
-    check_reading,
-    runs_of,
-    unread,
-    unread_in_groups,
-    unread_without_teacher,
+from samfed_monai.config.ids import check_code, check_override_ids, check_reading, unread
+from samfed_monai.config.options import (
+    GROUPS,
+    LARGEST,
+    MONAI_IDS,
+    TEACHER,
+    options_in,
+    shipped_options,
+    training_layers,
 )
-from samfed_monai.config.layers import groups_of, layered, training_layers
-from samfed_monai.config.options import MONAI_IDS, SITES, TEACHER, shipped_options
 from samfed_monai.config.parse import (
     COMMAND_LINE,
     FEDERATE,
     MISSING,
+    SITES,
     WORKFLOWS,
     BundleConfig,
-    flat,
+    follow,
     is_code,
+    join_id,
+    lookup,
     split_id,
+    walk,
     workflow_files,
 )
+from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema, like, not_installed, resolve_target
 from samfed_monai.config.variants import find_variant, methods, read_method
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, closest
 from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.validators import departures
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Options that hold the path of a weights file or null; ``<option>_sha256`` beside one, if not null, is its hash.
@@ -52,6 +56,9 @@ FOLDER_OPTIONS = ("data_root", "dataset_dir")
 """Options that hold the path of an existing folder or null."""
 
 
+_MADE_BY = {"adapter": ", or make it with `samfed teach`", "datalist": ", or make one with `samfed prepare`"}
+
+
 def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) -> Iterator[Problem]:
     """Weights and folders that do not exist, files whose hash differs, data lists that changed.
 
@@ -60,36 +67,31 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
         ready: ``False`` takes values that are those of the packaged bundle for placeholders.
     """
-    content = dict(config.content)
+    content, problems = dict(config.content), Problems()
     for layer, _ in config.layers:
         for name, value in shipped_options(layer).items():
             of_teacher = config.federates and name == "encoder_weights"  # the teacher that the federation fits has them
             if (of_teacher or not ready) and content.get(name, MISSING) == value:
                 del content[name]
-    for name in WEIGHT_OPTIONS:
-        path = _given(content, name)
-        if name == "encoder_weights" and path is not None:
-            try:
-                path = _start(content, str(path))
-            except Refused as refused:
-                yield from refused.problems
+    for name in (*WEIGHT_OPTIONS, *FOLDER_OPTIONS, "datalist"):
+        with problems.collected():
+            path, folder = _given(content, name), name in FOLDER_OPTIONS
+            if path is None:
                 continue
-        if path is not None and not path.is_file():
-            hint = "check the path, or make it with `samfed teach`" if name == "adapter" else "check the path"
-            yield Problem(config.where((name,)), found=f"no file {str(path)!r}", expected="a weights file", hint=hint)
-        elif path is not None:
-            yield from _hash(config, name, path)
-    for name in FOLDER_OPTIONS:
-        path = _given(content, name)
-        if path is not None and not path.is_dir():
-            where = config.where((name,))
-            yield Problem(where, found=f"no folder {str(path)!r}", expected="a folder", hint="check the path")
-    datalist = _given(content, "datalist")
-    if datalist is not None and not datalist.is_file():
-        found, hint = f"no file {str(datalist)!r}", "check the path, or make one with `samfed prepare`"
-        yield Problem(config.where(("datalist",)), found=found, expected="a data list", hint=hint)
-    elif datalist is not None:
-        yield from _datalist(datalist)
+            if not (path.is_dir() if folder else path.is_file()):
+                expected = "a folder" if folder else "a data list" if name == "datalist" else "a weights file"
+                found, hint = (
+                    f"no {'folder' if folder else 'file'} {str(path)!r}",
+                    f"check the path{_MADE_BY.get(name, '')}",
+                )
+                problems.add(config.where((name,)), found=found, expected=expected, hint=hint)
+            elif name == "datalist":
+                from samfed_monai.data import DataList
+
+                DataList.load(path)
+            elif not folder:
+                problems.extend(_hash(config, name, path))
+    yield from problems
     if ready:
         yield from check_base_weights(content, bundle_root)
 
@@ -130,19 +132,16 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
+    """The path that an option gives, or that of the weights which a known name means."""
     value = content.get(name)
     if not isinstance(value, str) or not value or is_code(value):
         return None
-    return Path(value).expanduser()
-
-
-def _start(content: Mapping[str, Any], weights: str) -> Path | None:
+    if name != "encoder_weights":
+        return Path(value).expanduser()
     from samfed_monai.networks import find_checkpoint, named, starts_from
 
-    begun = starts_from(str(content.get("network_name")), weights)
-    if not begun:
-        return None
-    return find_checkpoint(str(begun)) if named(str(begun)) else Path(begun)
+    begun = str(starts_from(str(content.get("network_name")), str(Path(value).expanduser())) or "")
+    return find_checkpoint(begun) if named(begun) else Path(begun) if begun else None
 
 
 def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
@@ -157,15 +156,6 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
             expected=f"SHA-256 {declared}",
             hint="it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file",
         )
-
-
-def _datalist(path: Path) -> Iterator[Problem]:
-    from samfed_monai.data import DataList
-
-    try:
-        DataList.load(path)
-    except Refused as refused:
-        yield from refused.problems
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -237,55 +227,54 @@ def check_bundle(
         reads: ids that the command asks for by name; an override that these do not lead to is refused.
         asked: ids of ``overrides`` that the user gave; ``None``: all of them.
     """
-    root = Path(bundle_root)
-    overrides = {**(overrides or {}), **({"variant": variant} if workflow == "federate" and variant else {})}
+    root, federates = Path(bundle_root), workflow == "federate"
+    overrides = {**(overrides or {}), **({"variant": variant} if federates and variant else {})}
     try:
-        layers, base = layered(root, workflow, overrides, variant=variant, files=files)
+        config = BundleConfig.of_workflow(root, workflow, overrides, variant=variant, files=files)
     except Refused as refused:
-        said = COMMAND_LINE if "variant" in overrides else FEDERATE
-        return [
-            replace(each, where=f"{said} -> variant") if workflow == "federate" and each.where == "variant" else each
-            for each in refused.problems
-        ]
-    config = BundleConfig(layers, overrides, base=base)
-    problems = [*check_logging(root), *_problems(config, root, ready)]
+        said = f"{COMMAND_LINE if 'variant' in overrides else FEDERATE} -> variant"
+        return [replace(p, where=said) if federates and p.where == "variant" else p for p in refused.problems]
     metadata = root / "configs" / "metadata.json"  # which MONAI reads with every workflow
-    if metadata.exists():
-        try:
+    problems, teacher = Problems(), True
+    problems.extend(check_logging(root))
+    problems.extend(_problems(config, root, ready=ready, imports=ready))
+    with problems.collected():
+        if metadata.exists():
             read_json(metadata, byte_order_mark=False)
-        except Refused as refused:
-            problems += refused.problems
-    if config.problems:
-        return list(dict.fromkeys(problems))
-    reported = {problem.where for problem in problems}
-    problems += [problem for problem in unread(config, reads, asked) if problem.where not in reported]
-    if workflow == "train":
-        problems += check_classes(config, root, variant, "variant")
-    if config.federates:
-        problems += check_classes(config, root, config.content.get("variant"), config.where(("variant",)))
-        problems += _inside_a_federation(config, root, ready)
+    parts = group_configs(config, root) if config.federates and not config.problems else []
+    for part in parts:
+        problems.extend(_problems(part, root, ready=False, imports=ready))
+    if config.federates and not config.problems:
+        teacher = _has_teacher(config, parts)
+        problems.extend(check_classes(config, root, config.content.get("variant"), config.where(("variant",))))
+        problems.extend(_no_choices(config))
+        if ready and config.content.get("teacher_adapt", "off") != "off":
+            for part in parts:
+                problems.extend(check_base_weights(part.content, root) if part.group == (TEACHER,) else ())
+    elif workflow == "train" and not config.problems:
+        problems.extend(check_classes(config, root, variant, "variant"))
+    reported = {problem.where for problem in problems if not problem.found.startswith("no file")}
+    for part in [] if config.problems else [config, *parts]:
+        useless = unread(part, reads, asked if part is config else None, teacher=teacher)
+        problems.extend(problem for problem in useless if problem.where not in reported)
     return list(dict.fromkeys(problems))
 
 
-def _problems(config: BundleConfig, root: Path, ready: bool, *, imports: bool | None = None) -> list[Problem]:
-    """Of one workflow; ``imports`` says whether its modules are imported, by default where it is ready."""
+def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -> list[Problem]:
+    """Of one workflow, or of a group; ``imports`` says whether its modules are imported."""
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
-    judged, problems = set[tuple[str, ...]](), list[Problem]()
-    for check in (
+    found: dict[str, Problem] = {}
+    for problem in itertools.chain(
         check_override_ids(config),
         check_code(config),
-        check_reading(config, runs_of(config)),
-        check_imports(config, ready=ready if imports is None else imports),
-        check_components(config, judged),
-        check_replaced_kinds(config, judged),
-        check_options(config),
+        check_reading(config),
+        check_imports(config, ready=imports),
+        check_components(config),
         check_files(config, root, ready=ready),
     ):
-        for problem in check:
-            if all(problem.where != other.where for other in problems):  # one place is reported once
-                problems.append(_typed(problem))
-    return problems
+        found.setdefault(problem.where, _typed(problem))  # one place is reported once
+    return list(found.values())
 
 
 def _typed(problem: Problem) -> Problem:
@@ -296,74 +285,123 @@ def _typed(problem: Problem) -> Problem:
     return replace(problem, hint=f"write --{option} '{problem.hint.removeprefix('write ')}'")
 
 
-def grouped_configs(config: BundleConfig, bundle_root: Path) -> dict[str, BundleConfig]:
-    """What a federation makes of its groups: the sites' training with one site's own values, and ``teacher.json``.
-
-    Args:
-        config: the layers of a federation.
-        bundle_root: folder of the bundle.
-
-    Returns:
-        By the group whose values are the topmost layer, ``teacher`` or ``sites#<site>``; without a teacher where the
-        bundle has no such file, and without sites whose choices are no object.
-    """
-    groups, configs = groups_of(config), dict[str, BundleConfig]()
-    files = workflow_files(bundle_root, "teacher")
-    if all(path.is_file() for path in files):
-        plain = {name: value for name, value in flat(groups[TEACHER]).items() if not is_code(value)}
-        configs[TEACHER] = BundleConfig(files, plain, f"{FEDERATE} -> {TEACHER}")
-    for site, choices in groups[SITES].items():
-        if isinstance(choices, Mapping):  # "network" is "network_name" there
-            pairs = {("network_name" if key == "network" else key): value for key, value in choices.items()}
-            source = f"{FEDERATE} -> {SITES}#{site}"
-            layers = [*training_layers(config), (source, flat(pairs))]
-            configs[f"{SITES}#{site}"] = BundleConfig.of_layers(layers, source)
-    return configs
+def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]:
+    """What a federation makes of its groups: ``teacher.json``, where the bundle has it, and each site's training."""
+    below = BundleConfig(workflow_files(bundle_root, TEACHER))
+    of_teacher, training = list[BundleConfig](), training_layers(config)
+    if below.files[0].is_file():
+        of_teacher.append(config.of_group((TEACHER,), below.layers))
+        of_teacher[0].problems.extend(below.problems)
+    return [*of_teacher, *(config.of_group((SITES, site), training) for site in config.sites)]
 
 
-def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
-    """Problems of a federation's groups; and SAM's weights, if there is a teacher."""
-    parts = grouped_configs(config, root)
-    problems = [
-        _where_said(config, group, part, problem)
-        for group, part in parts.items()
-        for problem in _problems(part, root, ready=False, imports=ready)
-    ]
+def _no_choices(config: BundleConfig) -> Iterator[Problem]:
+    """Sites whose choices are no object."""
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(choices, dict):
             expected = 'an object, for instance {"network": "basic_unet"}'
-            problems.append(Problem(f"{FEDERATE} -> {SITES}#{site}", found=type(choices).__name__, expected=expected))
-    reported = {problem.where for problem in problems}
-    trunk = _has_teacher(config, parts)
-    useless = [*unread_in_groups(config, parts, teacher=trunk), *unread_without_teacher(config, trunk=trunk)]
-    problems += [problem for problem in useless if problem.where not in reported]
-    if ready and config.content.get("teacher_adapt", "off") != "off" and TEACHER in parts:
-        problems += check_base_weights(parts[TEACHER].content, root)
-    return problems
+            yield Problem(config.where((SITES, site)), found=type(choices).__name__, expected=expected)
 
 
-def _has_teacher(config: BundleConfig, parts: Mapping[str, BundleConfig]) -> bool:
+def _has_teacher(config: BundleConfig, parts: Sequence[BundleConfig]) -> bool:
     """Whether a run has a teacher, if only for its trunk, which networks start from."""
     from samfed_monai.networks.weights import TEACHER as OF_TEACHER
     from samfed_monai.networks.weights import takes_teacher
 
     if config.content.get("teacher_adapt") != "off":
         return True
-    contents = [config.content, *(part.content for part in parts.values())]
+    contents = [config.content, *(part.content for part in parts)]
     names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
     names += config.content.get("mixed_networks") or ()
     return config.content.get("encoder_weights") == OF_TEACHER and any(takes_teacher(str(name)) for name in names)
 
 
-def _where_said(config: BundleConfig, group: str, part: BundleConfig, problem: Problem) -> Problem:
-    """A problem of a group's values with the place in ``federate.json``, or the option, that says them."""
-    before = f"{part.source} -> "
-    if not problem.where.startswith(before):
-        return problem
-    name = problem.where.removeprefix(before)
-    spelt = "network" if name == "network_name" and group != TEACHER else name
-    return replace(problem, where=config.where((*split_id(group), *split_id(spelt))))
+_BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"})
+
+
+def _of_option(keywords: Mapping[str, Any]) -> Schema:
+    schema = {"maximum": LARGEST} | {key: value for key, value in keywords.items() if key != "description"}
+    if "properties" in schema:
+        schema["properties"] = {name: _of_option(inner) for name, inner in schema["properties"].items()}
+    return {"type": ["number", "null"], **schema} if _BOUNDS & keywords.keys() else schema
+
+
+_Place = tuple[str, ...]
+_CLOSE, _ALIKE = 0.6, 0.8  # difflib's ratios from which an argument means another, where none or any is taken besides
+
+
+def check_components(config: BundleConfig) -> Iterator[Problem]:
+    """Unknown or forbidden components, unexpected and missing arguments, and values of another kind or range.
+
+    What a value must be is what the annotation of the argument says that receives it, else the kind of value that it
+    replaces; and what is said of a documented option. One schema holds all of it.
+    """
+    values, schemas = dict[_Place, Any](), dict[_Place, list[Schema]]()
+    for parts, value in walk(config.content):
+        if not isinstance(value, dict):
+            continue
+        if "_target_" in value:
+            try:
+                schema = component_schema(resolve_target(value["_target_"], ""))
+            except Refused as refused:
+                yield from (replace(each, where=config.where((*parts, "_target_"))) for each in refused.problems)
+                continue
+            yield from _of_names(config, parts, value, schema)
+            for name, argument in value.items():
+                place, found = follow(config.content, (*parts, name), argument)
+                if schema["properties"].get(name) and not (found is MISSING or isinstance(found, dict)):
+                    schemas.setdefault(place, [schema["properties"][name]])
+                    values[place] = found
+        elif parts and (wrong := closest("_target_", value, _ALIKE)):
+            yield Problem(config.where((*parts, wrong)), "an unknown key", "a known key", "did you mean '_target_'?")
+    for place, default in _replaced(config):
+        schemas.setdefault(place, [like(default)])
+        values[place] = lookup(config.content, place)
+    for file, _ in (config.layers[index] for index in config.own):
+        for name, keywords in options_in(file).items():
+            value = _without_code(lookup(config.content, split_id(name)))
+            if value is not None and value is not MISSING:
+                schemas.setdefault(split_id(name), []).append(_of_option(keywords))
+                values.setdefault(split_id(name), value)
+    given = {join_id(place): value for place, value in values.items() if not (value is MISSING or is_code(value))}
+    every: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
+    for problem in departures(given, {"properties": every}, ""):
+        yield replace(problem, where=config.where(split_id(problem.where.removeprefix(" -> "))))
+
+
+def _of_names(config: BundleConfig, parts: _Place, given: Mapping[str, Any], schema: Schema) -> Iterator[Problem]:
+    """Arguments that a component does not take, or lacks."""
+    properties, short, meant = schema["properties"], given["_target_"].rpartition(".")[2], set[str | None]()
+    for name in (name for name in given if name not in properties):
+        closed = name.startswith("_") or not schema["additionalProperties"]
+        right = closest(name, properties.keys() - given.keys(), _CLOSE if closed else _ALIKE)
+        right = closest(name, properties) if right is None and closed else right
+        if right is not None or closed:
+            known = ", ".join(each for each in properties if each not in COMPONENT_KEYS) or "no arguments"
+            hint = f"it takes {known}" if right is None else f"did you mean {right!r}?"
+            yield Problem(config.where((*parts, name)), "an unexpected argument", f"an argument of {short}", hint)
+        meant.add(right)
+    for name in schema["required"] if given.get("_mode_", "default") == "default" else ():
+        if name not in {*given, *meant}:
+            yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
+
+
+def _replaced(config: BundleConfig) -> Iterator[tuple[_Place, Any]]:
+    """Ids that a layer replaces, each with the plain value that was there first; groups are checked on their own."""
+    for index, (_, pairs) in enumerate(config.layers[1:], start=1):
+        for parts in map(split_id, pairs):
+            default = MISSING if parts[0] in GROUPS else lookup(config.below(index), parts)
+            if not (default is MISSING or isinstance(default, (dict, list)) or is_code(default)):
+                yield parts, default
+
+
+def _without_code(value: Any) -> Any:
+    """A value, and an object without what refers to something else, is computed, or is not set."""
+    if isinstance(value, dict):
+        parts = ((name, _without_code(part)) for name, part in value.items())
+        return {name: part for name, part in parts if part is not MISSING and part is not None}
+    return MISSING if is_code(value) or (isinstance(value, list) and any(map(is_code, value))) else value
 
 
 def workflows_of(bundle_root: str | Path) -> list[str]:

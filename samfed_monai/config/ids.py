@@ -7,20 +7,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from samfed_monai.config.options import (
-    COMPONENT_KEYS,
     GIVEN,
     GROUPS,
     MONAI_IDS,
     OF_VARIANTS,
     OPTIONAL,
-    SITES,
     TEACHER,
     TEACHER_FILE,
     TEACHER_GIVEN,
     TEACHER_READS,
     TRAINING_READS,
     all_options,
-    home_of,
     is_plain,
     is_value,
     shipped,
@@ -29,12 +26,11 @@ from samfed_monai.config.options import (
 from samfed_monai.config.parse import (
     COMMAND_LINE,
     DISABLED,
-    FEDERATE,
     MISSING,
+    SITES,
     WORKFLOWS,
     BundleConfig,
     children,
-    flat,
     is_note,
     join_id,
     lookup,
@@ -43,7 +39,7 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.config.targets import parameters_of, resolve_target
+from samfed_monai.config.targets import COMPONENT_KEYS, parameters_of, resolve_target
 from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
@@ -53,6 +49,7 @@ _CODE = ("$", "%")
 _MOST_NAMES = 12  # in a message that has no better guess
 _ALIKE, _MORE_ALIKE = 0.7, 0.8  # ratios of difflib's from which a key is one that is missing, or one beside it
 UNREAD = "leave it out: nothing that is run refers to it"
+_SET = "leave it out: the federation sets it"
 
 
 def check_code(config: BundleConfig) -> Iterator[Problem]:
@@ -62,26 +59,26 @@ def check_code(config: BundleConfig) -> Iterator[Problem]:
     is plain, the rarely used ones below ``imports`` too.
     """
     known = all_options(config)
-    for layer, pairs in config.layers:
+    for index, (_, pairs) in enumerate(config.layers):
         for key, item in pairs.items():
-            if layer != config.source and not (key in known and is_plain(item)):
+            if not (config.is_given(index) or (key in known and is_plain(item))):
                 continue
             for parts, value in walk(item, split_id(key)):
                 if isinstance(value, str) and value.startswith(_CODE):
                     hint = f"a value that begins with {value[0]!r} would run code or read another file"
-                    yield Problem(f"{layer} -> {join_id(parts)}", repr(value), "a plain value", hint)
+                    yield Problem(config.place(index, parts), repr(value), "a plain value", hint)
 
 
-def check_override_ids(config: BundleConfig, *, imports: Collection[str] | None = None) -> Iterator[Problem]:
+def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterator[Problem]:
     """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them).
 
     Args:
         config: the layers.
-        imports: names of the layers for which a component is imported to see whether it takes an argument that no
-            layer below spells; in the others such an argument passes. ``None`` is all layers.
+        at_once: no component is imported to see whether it takes an argument that a file sets and no layer below it
+            spells: such an argument passes.
     """
     for index, (layer, pairs) in enumerate(config.layers):
-        below = config.below(index)
+        below, passes = config.below(index), at_once and not config.is_given(index)
         for key, value in pairs.items():
             parts = split_id(key)
             own = index == 0 or (index in config.own and len(parts) == 1)  # a workflow's files define their ids
@@ -89,37 +86,24 @@ def check_override_ids(config: BundleConfig, *, imports: Collection[str] | None 
                 continue
             if config.federates and len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one
-            if len(parts) == 1 and _may_be_new(config, layer, parts[0]):
+            if len(parts) == 1 and _may_be_new(config, index, parts[0]):
                 continue
-            asks = imports is None or layer in imports
-            holder = lookup(below, parts[:-1])
-            target = pairs.get(join_id([*parts[:-1], "_target_"]))
+            holder, target = lookup(below, parts[:-1]), pairs.get(join_id([*parts[:-1], "_target_"]))
             if isinstance(target, str) and isinstance(holder, dict) and "_target_" in holder:
                 holder = {**holder, "_target_": target}  # the layer replaces the component
-                if lost(holder, parts[-1:], value, imports=asks) is None:
+                if lost(holder, parts[-1:], value, at_once=passes) is None:
                     continue
-            hint = lost(below, parts, value, imports=asks)
+            hint = lost(below, parts, value, at_once=passes)
             if hint is not None:
-                hint = _declared_by(parts[0]) or home_of(parts[0], config) or _of_the_teacher(config, parts) or hint
+                hint = _declared_by(parts[0]) or home_of(parts, config) or _of_the_teacher(config, parts) or hint
                 if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
                     hint = f"did you mean {join_id(parts[1:])!r}?"  # a group that there is not
-                yield Problem(f"{layer} -> {join_id(parts)}", "an unknown id", "an id that this workflow has", hint)
+                yield Problem(config.place(index, parts), "an unknown id", "an id that this workflow has", hint)
 
 
-def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
-    """The id of the teacher's fit that is meant on the command line of a federation."""
-    if not config.federates:
-        return ""
-    if any(lookup(each, parts) is not MISSING for each in shipped(TEACHER_FILE)):
-        return f"known in {TEACHER_FILE} (here: --{TEACHER}#{join_id(parts)})"
-    others = set() if len(parts) > 1 else shipped_plain(TEACHER_FILE) - config.content.keys()
-    meant = closest(parts[0], others | config.content.keys())
-    return f"did you mean '{TEACHER}#{meant}'?" if meant in others else ""
-
-
-def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:
+def _may_be_new(config: BundleConfig, layer: int, name: str) -> bool:
     """Whether something reads an id on top that is in no layer below: the federation, or what a variant adds."""
-    if layer == config.source:
+    if config.is_given(layer):
         return config.layers[0][0] == "train.json" and name in OPTIONAL - OF_VARIANTS
     return name in OPTIONAL or any(target[0] == name for target, _ in _references(config.content))
 
@@ -131,14 +115,36 @@ def _declared_by(name: str) -> str:
     return f"variants that read it, and those that build on them: {', '.join(found)}" if found else ""
 
 
-def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, imports: bool = True) -> str | None:
+def home_of(parts: Sequence[str], config: BundleConfig) -> str:
+    """Where an id that a workflow does not have belongs, as a hint; empty where it has it, or no packaged file."""
+    own = {config.layers[index][0] for index in config.own}
+    known = [
+        files[-1]
+        for files in WORKFLOWS.values()
+        if any(lookup(content, parts) is not MISSING for content in shipped(files[-1]))
+    ]
+    if not own.isdisjoint(known):
+        return ""
+    here = f" (here: --{TEACHER}#{join_id(parts)})" if config.federates else ""
+    homes = " and ".join(f"{file}{here if file == TEACHER_FILE else ''}" for file in known)
+    return f"known in {homes}" if homes else ""
+
+
+def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
+    """The option of the teacher's fit that a misspelt one of a federation means."""
+    others = shipped_plain(TEACHER_FILE) - config.content.keys() if config.federates and len(parts) == 1 else set()
+    meant = closest(parts[0], others | config.content.keys())
+    return f"did you mean '{TEACHER}#{meant}'?" if meant in others else ""
+
+
+def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bool = False) -> str | None:
     """What to do about an id that leads nowhere, or ``None`` when it leads somewhere.
 
     Args:
         below: a merged configuration.
         parts: the id.
         value: what is to be there.
-        imports: whether a component is imported to see if it takes an argument that is not spelt; else it does.
+        at_once: no component is imported to see if it takes an argument that is not spelt.
     """
     for depth, part in enumerate(parts):
         holder = lookup(below, parts[:depth])
@@ -147,12 +153,13 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, imports: bo
         names = {name for name, _ in children(holder)}
         if isinstance(holder, dict) and depth == len(parts) - 1:
             if "_target_" in holder:
-                if part in COMPONENT_KEYS or not imports:
+                try:
+                    named, anything = ({}, True) if at_once else parameters_of(resolve_target(holder["_target_"], ""))
+                except Refused:  # reported where the component itself is checked
                     return None
-                arguments, anything = arguments_of(holder)
-                if anything or part in arguments:
+                if anything or part in {*named, *COMPONENT_KEYS}:
                     return None
-                names |= arguments
+                names |= named.keys()
             elif depth and isinstance(value, dict) and "_target_" in value:
                 return None  # a new component in a group, for instance one more loss term
         if guess := closest(part, names):
@@ -163,30 +170,17 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, imports: bo
     return None
 
 
-def arguments_of(component: dict[str, Any]) -> tuple[set[str], bool]:
-    """Names of a component's arguments, and whether it takes any other, or cannot be asked."""
-    try:
-        named, anything = parameters_of(resolve_target(component["_target_"], ""))
-    except Refused:  # reported where the component itself is checked
-        return set(), True
-    return set(named), anything
-
-
 def _references(content: Any) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """What each text refers to, and where the text is."""
     for parts, value in walk(content):
-        if isinstance(value, str) and parts[:1] != ("_meta_",):
+        if parts[:1] != ("_meta_",):
             yield from ((target, parts) for target in references(value) if target[0] != "_meta_")
 
 
-def check_reading(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+def check_reading(config: BundleConfig) -> Iterator[Problem]:
     """Keys on top of a file that nothing reads, references that lead nowhere, expressions that are not Python.
 
     A misspelt key is reported once, and not the references that it leaves without an aim.
-
-    Args:
-        config: the layers.
-        runs: what the workflow reads, see :func:`samfed_monai.config.ids.runs_of`.
     """
     read, aims = set[str](), dict[tuple[str, ...], tuple[str, ...]]()
     for target, place in _references(config.content):
@@ -194,11 +188,11 @@ def check_reading(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> It
         if lookup(config.content, target) is MISSING:
             aims.setdefault(target, place)
     missing = {target[0] for target in aims if target[0] not in config.content}
-    meant = set[tuple[str | None, ...]]()
-    for index in config.own:
+    meant, runs = set[tuple[str | None, ...]](), runs_of(config)
+    for index in config.own if config.group[:1] != (SITES,) else []:  # the federation's own check has a site's
         file, pairs = config.layers[index]
         for name, value in pairs.items():
-            hint, right = _unread(config, index, name, value, runs, read, missing)
+            hint, right = _unread_key(config, index, name, value, runs, read, missing)
             meant.add((right,))
             if hint:
                 yield Problem(f"{file} -> {name}", "a key that nothing reads", "a known key", hint)
@@ -219,7 +213,7 @@ def check_reading(config: BundleConfig, runs: Sequence[Mapping[str, Any]]) -> It
             yield Problem(config.where(parts), repr(value), "a Python expression after '$'")
 
 
-def _unread(
+def _unread_key(
     config: BundleConfig,
     index: int,
     name: str,
@@ -242,7 +236,7 @@ def _unread(
         return "", None
     if name in read:
         return f"delete it: it counts in {bottom}" if name in below else UNREAD, None
-    if is_value(value) and (home := home_of(name, config)):
+    if is_value(value) and (home := home_of((name,), config)):
         return home, None
     absent, there = (missing | packaged) - pairs.keys(), read & config.content.keys() if is_value(value) else set()
     right = closest(name, absent | there, _ALIKE)
@@ -268,8 +262,6 @@ def _is_python(text: str) -> bool:
     return True
 
 
-_SET = "leave it out: the federation sets it"
-
 OF_SERVER = frozenset(
     {"mixed_networks", "server_network", "strategy", "teacher_adapt", "warm_start", "encoder_weights"}
 )
@@ -280,18 +272,23 @@ class Unread(Problem):
     """An option that nothing in a run reads. Of several runs on one command line, others may."""
 
 
-def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS) -> list[dict[str, Any]]:
-    """What a workflow reads: what MONAI or a command asks for, and in a federation what the sites' training does.
+def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool = True) -> list[dict[str, Any]]:
+    """What is read of a workflow: what MONAI or a command asks for, and what a federation does of its groups.
 
     Args:
-        config: the layers.
+        config: the layers, of a group as well.
         reads: ids that the command asks for by name.
+        teacher: whether a federation has a teacher.
     """
+    if config.group == (TEACHER,):
+        return [_of_teacher(config.content)] if teacher else []
+    if config.group:
+        return [_of_training(config.content, site=True)]
     runs = [reached(config.content, reads)]
-    return [*runs, of_training(config.content)] if config.federates else runs
+    return [*runs, _of_training(config.content)] if config.federates else runs
 
 
-def of_training(content: Mapping[str, Any], *, site: bool = False) -> dict[str, Any]:
+def _of_training(content: Mapping[str, Any], *, site: bool = False) -> dict[str, Any]:
     """What a federation reads of ``train.json``, or a site of its own values; ids that it sets itself are left out."""
     roots, given = (TRAINING_READS - OF_SERVER, GIVEN - {"datalist", "data_root"}) if site else (TRAINING_READS, GIVEN)
     content = {**content, "standalone": {}}  # what a site runs on its own
@@ -300,7 +297,7 @@ def of_training(content: Mapping[str, Any], *, site: bool = False) -> dict[str, 
     return {name: value for name, value in reached(content, roots).items() if name not in given}
 
 
-def of_teacher(content: Mapping[str, Any]) -> dict[str, Any]:
+def _of_teacher(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a federation reads of ``teacher.json``."""
     return {name: value for name, value in reached(content, TEACHER_READS).items() if name not in TEACHER_GIVEN}
 
@@ -310,134 +307,69 @@ def is_read(runs: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> bool:
     return parts[-1] == DISABLED or any(lookup(each, parts) is not MISSING for each in runs)
 
 
-def unread(config: BundleConfig, reads: Set[str], asked: Collection[str] | None = None) -> Iterator[Problem]:
-    """Overrides that a workflow does not read.
+def unread(
+    config: BundleConfig, reads: Set[str], asked: Collection[str] | None = None, *, teacher: bool = True
+) -> Iterator[Problem]:
+    """Options of the command line, or of it for a group, that nothing reads.
 
     Args:
-        config: the layers, the command line on top; groups of a federation are left to :func:`unread_in_groups`.
+        config: the layers, of a group as well.
         reads: ids that the command asks for by name.
         asked: ids that the user gave; ``None``: all overrides.
+        teacher: whether a federation has a teacher, if only for the trunk that networks start from.
     """
-    if not any(split_id(name)[0] in config.content for name in reads):
+    if not any(split_id(name)[0] in config.federation.content for name in reads):
         return
-    runs = runs_of(config, reads)
-    for key, value in config.layers[-1][1].items():
+    runs, top = runs_of(config, reads, teacher=teacher), len(config.layers) - 1
+    federation, federates = config.federation.content, config.federation.federates
+    who = f"a run of the variant {federation.get('variant')!r}" if federates else "this command"
+    for key, value in config.layers[top][1].items():
         parts = split_id(key)
-        inside = config.federates and parts[0] in GROUPS
         if asked is not None and key not in asked:
             continue
-        expected, hint = "", ""
-        if not is_read(runs, parts[:1] if inside else parts):
-            of_variant = f"an option that a run of the variant {config.content.get('variant')!r} reads"
-            expected = of_variant if config.federates else "an option that this command reads"
-            hint = _disabled(config.content, parts)
-        if config.federates and not hint:
-            expected, hint = _instead(config, join_id(parts), value) or (expected, hint)
-        if expected:
-            hint = hint or _elsewhere(config, parts)
-            yield Unread(
-                f"{config.source} -> {join_id(parts)}", found=clipped(repr(value)), expected=expected, hint=hint
-            )
+        expected, hint = f"an option that {who} reads", ""
+        if not is_read(runs, parts[:1] if federates and not config.group and parts[0] in GROUPS else parts):
+            hint = _way_out(config, parts, teacher)
+        if federates and not config.group:
+            expected, hint = _instead(federation, join_id(parts), value, teacher) or (expected, hint)
+        if hint:
+            yield Unread(config.place(top, parts), clipped(repr(value)), expected, hint)
 
 
-def _instead(config: BundleConfig, name: str, value: Any) -> tuple[str, str] | None:
+def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -> tuple[str, str] | None:
     """What a federation reads in place of an option, and what to do about it; ``None`` where it has nothing."""
+    of_run = f"that the variant {content.get('variant')!r} reads"
     if name in ("epochs", "val_interval"):
         hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
         return "none: the federation gives every site its own", hint
-    if name == "network_name" and config.content.get("mixed_networks") and config.content.get("server_network"):
-        variant = config.content.get("variant")
-        expected = f"an id that the variant {variant!r} reads: sites take theirs from mixed_networks"
-        return expected, f"set --mixed_networks \"['{value}']\" and --server_network {value}"
+    if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
+        hint = f"set --mixed_networks \"['{value}']\" and --server_network {value}"
+        return f"an id {of_run}: sites take theirs from mixed_networks", hint
+    if name == "adapter" and value is not None and content.get("teacher_adapt") == "none":
+        return f"an option {of_run}", "leave it out: this run takes SAM as it is"
+    if name == "adapter" and value is not None and not teacher:
+        return f"an option {of_run}", "leave it out: no teacher here"
     return None
 
 
-def _elsewhere(config: BundleConfig, parts: Sequence[str]) -> str:
-    """The option of a federation for an id that its sites or its teacher read."""
-    file, option = config.layers[0][0], join_id(parts)
-    if config.federates:
-        return _SET if parts[0] in GIVEN else UNREAD
-    if file == TEACHER_FILE and is_read([of_teacher(config.content)], parts):
-        return f"`samfed federate` reads it: --{TEACHER}#{option}"
-    if file == WORKFLOWS[FEDERATE.removesuffix(".json")][0] and is_read([of_training(config.content)], parts):
-        return f"`samfed federate` reads it: --{option}"
-    return UNREAD
-
-
-def unread_without_teacher(config: BundleConfig, *, trunk: bool) -> Iterator[Problem]:
-    """``adapter`` on the command line of a run that has no use for it.
-
-    Args:
-        config: of a federation, the command line on top.
-        trunk: whether the run has a teacher, if only for the trunk that networks start from.
-    """
-    adapt = config.content.get("teacher_adapt")
-    useless = {"adapter"} if adapt == "none" or not trunk else set[str]()
-    expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
-    for key, value in config.layers[-1][1].items():
-        name = split_id(key)[0]
-        if name in useless and value is not None:
-            hint = "leave it out: this run takes SAM as it is" if adapt == "none" else "leave it out: no teacher here"
-            yield Unread(f"{config.source} -> {join_id(split_id(key))}", clipped(repr(value)), expected, hint)
-
-
-def unread_in_groups(config: BundleConfig, groups: Mapping[str, BundleConfig], *, teacher: bool) -> Iterator[Problem]:
-    """Options for one site's training or for the teacher that a federation does not read.
-
-    Args:
-        config: a federation's layers, the command line on top.
-        groups: what the federation makes of the groups (:func:`.check.grouped_configs`).
-        teacher: whether the run has a teacher.
-    """
-    for group, name, option, value in _asked(config):
-        if group not in groups:
-            continue
-        part, parts = groups[group], split_id(name)
-        site = group != TEACHER
-        run = of_training(part.content, site=True) if site else of_teacher(part.content) if teacher else {}
-        if is_read([run], parts):
-            continue
-        if lost(part.below(len(part.layers) - 1), parts, value, imports=False) and parts[0] not in OPTIONAL:
-            continue  # an unknown id is reported as such
-        hint = _hint(site, parts) or _disabled(part.content, parts, f"{group}#")
-        if not site and not teacher:
-            hint = "leave it out: this run has no teacher"
-        expected = f"an option that a run of the variant {config.content.get('variant')!r} reads"
-        yield Unread(f"{config.source} -> {option}", found=clipped(repr(value)), expected=expected, hint=hint or UNREAD)
-
-
-def _asked(config: BundleConfig) -> Iterator[tuple[str, str, str, Any]]:
-    """What the command line says inside the groups: group, id, option, value."""
-    for key, value in config.layers[-1][1].items():
-        group, *inside = split_id(key)
-        if group == TEACHER:
-            yield from _pairs(group, inside, value)
-        elif group == SITES and inside:
-            yield from _pairs(join_id((SITES, inside[0])), inside[1:], value)
-        elif group == SITES and isinstance(value, Mapping):
-            for site, pairs in value.items():
-                yield from _pairs(join_id((SITES, site)), [], pairs)
-
-
-def _pairs(group: str, inside: Sequence[str], value: Any) -> Iterator[tuple[str, str, str, Any]]:
-    pairs = {join_id(inside): value} if inside else flat(value) if isinstance(value, Mapping) else {}
-    for name, each in pairs.items():
-        known = "network_name" if name == "network" and group != TEACHER else name  # as sites spell it
-        yield group, known, f"{group}#{name}", each
-
-
-def _hint(site: bool, parts: Sequence[str]) -> str:
-    name = parts[0]
-    if not site and name == "adapt":
-        return "did you mean --teacher_adapt?"
-    if site and name in OF_SERVER:
-        return f"all sites have the same: --{join_id(parts)}"
-    return _SET if name in (GIVEN if site else TEACHER_GIVEN) else ""
-
-
-def _disabled(content: Mapping[str, Any], parts: Sequence[str], before: str = "") -> str:
+def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
+    """What to do about an option that nothing reads."""
+    name, option, content, file = parts[0], join_id(parts), config.content, config.layers[0][0]
+    of_teacher = config.group == (TEACHER,)
+    if of_teacher and not teacher:
+        return "leave it out: this run has no teacher"
     for depth in range(1, len(parts) + 1):
         part, place = lookup(content, parts[:depth]), join_id(parts[:depth])
         if isinstance(part, Mapping) and part.get(DISABLED) is True:
-            return f"{place} is disabled; --{before}{place}#{DISABLED} false enables it"
-    return ""
+            return f"{place} is disabled; --{join_id((*config.group, place))}#{DISABLED} false enables it"
+    if of_teacher and name == "adapt":
+        return "did you mean --teacher_adapt?"
+    if config.group and not of_teacher and name in OF_SERVER:
+        return f"all sites have the same: --{option}"
+    if config.group or config.federates:
+        return _SET if name in (TEACHER_GIVEN if of_teacher else GIVEN) else UNREAD
+    if file == TEACHER_FILE and is_read([_of_teacher(content)], parts):
+        return f"`samfed federate` reads it: --{TEACHER}#{option}"
+    if file == "train.json" and is_read([_of_training(content)], parts):
+        return f"`samfed federate` reads it: --{option}"
+    return UNREAD

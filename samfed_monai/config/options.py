@@ -1,24 +1,38 @@
-"""Options: the plain values on top of a bundle's files, which file each belongs to, and what reads it.
+"""Options: the plain values on top of a bundle's files, which file each belongs to, and who receives it.
 
 What each does and which values it takes is in ``options.json``, in the words of JSON Schema: the tables of
 ``docs/options.md``, the help of commands and the check are made of it.
+
+``federate.json`` is a layer over ``train.json`` and the variant: an id on top that these define is one of the sites'
+training, and what a federation sets of it is sent to all sites. The others are the server's.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_code, is_note
+from samfed_monai.config.parse import (
+    SITES,
+    WORKFLOWS,
+    BundleConfig,
+    Layer,
+    is_code,
+    is_note,
+    join_id,
+    led,
+    references,
+    split_id,
+    walk,
+)
+from samfed_monai.config.targets import Schema
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
-
-Schema = dict[str, Any]
-"""JSON Schema of one value."""
 
 LARGEST = 2**53
 """Beyond it JSON's numbers lose digits, and torch takes none from 2**63."""
@@ -42,18 +56,15 @@ def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
     An expression below the last plain value belongs to the computed part; one amid the plain values is an option with
     code in it. An ``imports`` above all options is stepped over, and so are notes (:func:`is_note`).
     """
-    options: dict[str, Any] = {}
-    waiting: dict[str, Any] = {}
+    above: list[str] = []
     for name, value in content.items():
-        if isinstance(value, dict) or (name == "imports" and options):
+        if isinstance(value, dict) or (name == "imports" and any(is_value(content[each]) for each in above)):
             break
-        if name == "imports" or is_note(name) or not is_plain(value):
-            continue
-        waiting[name] = value
-        if is_value(value):
-            options |= waiting
-            waiting = {}
-    return options
+        if name != "imports" and not is_note(name) and is_plain(value):
+            above.append(name)
+    while above and not is_value(content[above[-1]]):
+        above.pop()
+    return {name: content[name] for name in above}
 
 
 @functools.cache
@@ -68,20 +79,14 @@ def options_in(file: str) -> dict[str, Schema]:
     return {name: keywords for table in option_tables().get(file, {}).values() for name, keywords in table.items()}
 
 
+@functools.cache
 def shipped(file: str) -> list[Any]:
     """What the packaged bundles' own files of that name hold; one that cannot be read is reported elsewhere."""
     found: list[Any] = []
     for folder in packaged_bundles().values():
-        path = folder / "configs" / file
-        with suppress(Refused, OSError):
-            found.append(_read(path, path.stat().st_mtime_ns))
+        with suppress(Refused):
+            found.append(read_json(folder / "configs" / file))
     return found
-
-
-@functools.lru_cache(maxsize=64)
-def _read(path: Path, changed: int) -> Any:
-    """A packaged file, read once; ``changed`` is its time, for a checkout in which it is edited."""
-    return read_json(path)
 
 
 def shipped_options(file: str) -> dict[str, Any]:
@@ -97,28 +102,14 @@ def shipped_plain(file: str) -> set[str]:
 
 def all_options(config: BundleConfig) -> set[str]:
     """Names of the options of every file of a configuration, the rarely used ones below ``imports`` too."""
-    files = [(layer, pairs) for layer, pairs in config.layers if layer != config.source]
-    return {name for layer, pairs in files for name in (*options_of(pairs), *shipped_plain(layer))} | OPTIONAL
+    files = [layer for index, layer in enumerate(config.layers) if not config.is_given(index)]
+    return {name for file, pairs in files for name in (*options_of(pairs), *shipped_plain(file))} | OPTIONAL
 
-
-def home_of(name: str, config: BundleConfig) -> str:
-    """Where an id that a workflow does not have belongs, as a hint; empty where it has it, or no packaged file."""
-    files = [config.layers[index][0] for index in config.own]
-    homes = [each[-1] for each in WORKFLOWS.values() if each[-1] not in files and name in shipped_plain(each[-1])]
-    if not homes or any(name in shipped_plain(file) for file in files):
-        return ""
-    here = f"{TEACHER_FILE} (here: --{TEACHER}#{name})" if config.federates else TEACHER_FILE
-    return f"known in {' and '.join(here if home == TEACHER_FILE else home for home in homes)}"
-
-
-COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
-"""Keys of a component that MONAI reads itself; they are no arguments."""
 
 MONAI_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 """Ids on top of a file that MONAI's own command reads."""
 
 TEACHER, TEACHER_FILE = "teacher", WORKFLOWS["teacher"][-1]
-SITES = "sites"
 GROUPS = frozenset({TEACHER, SITES})
 """Groups of ``federate.json``: ids of ``teacher.json``, and for a site, those of ``train.json``."""
 
@@ -156,3 +147,66 @@ GIVEN = frozenset(
 
 TEACHER_GIVEN = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
 """The same of ``teacher.json``, whatever ``teacher`` says; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
+
+
+def training_layers(config: BundleConfig) -> list[Layer]:
+    """The layers of a federation with the ids of the sites' training alone."""
+    base = config.below(config.base)
+    read = {target[0] for _, text in walk(base) for target in references(text)}
+    training = (base.keys() | read | OPTIONAL) - GROUPS - GIVEN - MONAI_IDS
+    above = [
+        (name, {key: value for key, value in pairs.items() if split_id(key)[0] in training})
+        for name, pairs in config.layers[config.base :]
+    ]
+    return [*config.layers[: config.base], *above]
+
+
+def training_values(config: BundleConfig) -> dict[str, Any]:
+    """Ids of the sites' training that a federation's own layers set, with their values.
+
+    A reference to an id of the server (``"local_steps": "@rounds"``) is replaced by what it leads to.
+    """
+    layers = training_layers(config)
+    training = {split_id(key)[0] for _, pairs in layers for key in pairs}
+    values = _together(layers[config.base :])
+    for name, value in values.items():
+        if not any(target[0] in training for target in references(value)):
+            values[name] = led(config.content, value)
+    return values
+
+
+def _together(layers: Iterable[Layer]) -> dict[str, Any]:
+    """The pairs of several layers: a value takes away what a layer below sets inside it."""
+    values: dict[str, Any] = {}
+    for key, value in (pair for _, pairs in layers for pair in pairs.items()):
+        parts = split_id(key)
+        values = {name: each for name, each in values.items() if split_id(name)[: len(parts)] != parts}
+        values[key if key.startswith("+") else join_id(parts)] = value
+    return values
+
+
+def groups_of(config: BundleConfig) -> dict[str, dict[str, Any]]:
+    """``teacher`` and ``sites`` as all layers together set them; of the sites, those whose choices are an object."""
+    of_sites = {site: _together(config.inside((SITES, site))) for site in config.sites}
+    return {TEACHER: _together(config.inside((TEACHER,))), SITES: of_sites}
+
+
+def pairs_for_monai(config: BundleConfig) -> dict[str, Any]:
+    """Overrides of a workflow as MONAI's parser takes them.
+
+    MONAI sets an id only where everything above it exists, and ``teacher#train#handlers`` has no ``train`` above it in
+    ``federate.json``: the ids in a group are those of another workflow. Nor may MONAI build a component that is in
+    one, which it does with whatever it finds below an id. So each group is whole, and the result of a function.
+    ``job#train`` is what the sites are sent.
+    """
+    overrides = dict(config.layers[-1][1])
+    if not config.federates:
+        return overrides
+    pairs = {key: value for key, value in overrides.items() if split_id(key)[0] not in GROUPS}
+    whole = groups_of(config) | {"job#train": training_values(config)}
+    return pairs | {name: as_it_is(value) for name, value in whole.items()}
+
+
+def as_it_is(value: Any) -> dict[str, Any]:
+    """A component of which MONAI makes ``value``, and nothing of what is in it."""
+    return {"_target_": functools.partial(copy.deepcopy, value)}

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,13 @@ class MonaiCommand:
 
     Args:
         overrides: ids and values.
-        options: MONAI's own options.
+        config_files: one file, a list, or several with commas between.
         typed: the words of the command line by id, as they were typed.
     """
 
-    overrides: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    typed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def config_files(self) -> list[Path]:
-        """The files of ``--config_file``: one, a list, or several with commas between."""
-        given = self.options.get("config_file") or []
-        if isinstance(given, str):
-            given = [given] if Path(given).is_file() else given.split(",")
-        return [Path(str(name).strip()) for name in given]
+    overrides: dict[str, Any]
+    config_files: list[Path]
+    typed: dict[str, str]
 
 
 def started_by_monai(argv: Sequence[str] | None = None) -> bool:
@@ -59,13 +51,18 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
     argv = sys.argv if argv is None else argv
     if not started_by_monai(argv):
         return None
-    pairs = parse_pairs(argv[1:], fire_value, read_key=fire_key)
+    from fire.parser import DefaultParseValue  # a Python literal where it is one, otherwise text
+
+    pairs = parse_pairs(argv[1:], DefaultParseValue, read_key=fire_key)
     if isinstance(pairs.get("args_file"), str):
         with suppress(Refused):  # MONAI reads YAML, too, and tells itself what it cannot read
             pairs = {**read_json(pairs["args_file"]), **pairs}
-    options = {key: value for key, value in pairs.items() if key in MONAI_OPTIONS}
+    files = pairs.get("config_file") or []
+    if isinstance(files, str):
+        files = [files] if Path(files).is_file() else files.split(",")
     overrides = {key: value for key, value in pairs.items() if key not in MONAI_OPTIONS and value is not None}
-    return MonaiCommand(overrides=overrides, options=options, typed=parse_pairs(argv[1:], str, read_key=fire_key))
+    typed = parse_pairs(argv[1:], str, read_key=fire_key)
+    return MonaiCommand(overrides, [Path(str(name).strip()) for name in files], typed)
 
 
 def fire_key(text: str) -> str:
@@ -126,33 +123,22 @@ def _is_flag(word: str) -> bool:
     return word.startswith("--") or re.match(r"-[a-zA-Z]", word) is not None
 
 
-def fire_value(text: str) -> Any:
-    """A value as ``fire`` reads it: a Python literal where it is one, otherwise text."""
-    from fire.parser import DefaultParseValue
-
-    return DefaultParseValue(text)
-
-
 def samfed_value(text: str) -> Any:
     """A value as ``samfed`` reads it: JSON (``true``, ``null``, ``[1, 2]``), a Python literal, otherwise text.
 
     A literal that JSON has no word for, such as a set or infinity, is text: a run's values are kept as JSON.
     """
-    try:
-        value = parse_json(text)
-        json.dumps(value, allow_nan=False)
-        return value
-    except TooDeep as error:
-        expected = "objects and lists inside each other a few times"
-        raise refused("command line", found=str(error), expected=expected) from None
-    except ValueError:
-        pass
-    try:
-        value = ast.literal_eval(text)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, SyntaxError, MemoryError, TypeError, RecursionError):
-        return text
-    return value
+    for read in (parse_json, ast.literal_eval):
+        try:
+            value = read(text)
+            json.dumps(value, allow_nan=False)
+            return value
+        except TooDeep as error:
+            expected = "objects and lists inside each other a few times"
+            raise refused("command line", found=str(error), expected=expected) from None
+        except (ValueError, SyntaxError, MemoryError, TypeError, RecursionError):
+            continue
+    return text
 
 
 def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from samfed_monai.config.parse import MISSING, follow, join_id, lookup, split_id, walk
-from samfed_monai.config.targets import resolve_target
+from samfed_monai.config.targets import component_schema, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 
 ROOTS = frozenset({"train", "unlabelled", "validate", "test"})
@@ -69,7 +69,8 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
         leads = isinstance(value, str) and value.startswith("@") and split_id(value[1:])[-1] in _SOURCES
         wrong = named and not (_number(value) or leads)
     elif last == "_target_":
-        wrong = reads_images(value) and not _is_own_view(value)
+        own_view = getattr(_component(value), "__module__", "").startswith("samfed_monai.transforms.")
+        wrong = reads_images(value) and not own_view
     else:
         wrong = (named and not _number(value)) or _refers_to_images(value)
     if wrong:
@@ -94,12 +95,7 @@ def _refers_to_images(value: Any) -> bool:
 def reads_images(target: Any) -> bool:
     """Whether a ``_target_`` reads or prepares images: a data set, sampler, loader or transform, or what takes one."""
     found = _component(target)
-    return found is not None and (_kind(found) != "" or not READS.isdisjoint(_arguments(found)))
-
-
-def _is_own_view(target: Any) -> bool:
-    found = _component(target)
-    return getattr(found, "__module__", "").startswith("samfed_monai.transforms.")
+    return found is not None and (_kind(found) != "" or not READS.isdisjoint(component_schema(found)["properties"]))
 
 
 def _component(target: Any) -> Any:
@@ -107,20 +103,6 @@ def _component(target: Any) -> Any:
         return resolve_target(target, "")
     except Refused:
         return None  # reported by the strict check
-
-
-def _arguments(component: Any) -> set[str]:
-    """Names of what a component takes; of a class that passes on ``**others`` those of its bases, too."""
-    found = set[str]()
-    for each in inspect.getmro(component) if inspect.isclass(component) else (component,):
-        try:
-            parameters = inspect.signature(each).parameters
-        except (TypeError, ValueError):
-            break
-        found |= set(parameters)
-        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return found
 
 
 def _kind(component: Any) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean, refused
+from samfed_monai.config.variants import variant_files
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
+from samfed_monai.core.validators import one_of, require
 
 MISSING = object()
 REFERRING = ("@", "$", "%")
@@ -34,7 +37,7 @@ def is_note(name: str) -> bool:
 
 def is_code(value: Any) -> bool:
     """Whether a text is an expression, a reference or a macro of MONAI rather than a value."""
-    return isinstance(value, str) and value.startswith(("$", "@", "%"))
+    return isinstance(value, str) and value.startswith(REFERRING)
 
 
 def lookup(content: Any, parts: Iterable[str]) -> Any:
@@ -93,9 +96,9 @@ def walk(content: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
         yield from walk(value, (*parts, name))
 
 
-def references(text: str) -> list[tuple[str, ...]]:
-    """Ids that a string refers to with ``@``; relative ones (``@#sibling``) are left to MONAI."""
-    if not text.startswith(("@", "$")):
+def references(text: Any) -> list[tuple[str, ...]]:
+    """Ids that a value refers to with ``@``; relative ones (``@#sibling``) are left to MONAI."""
+    if not (isinstance(text, str) and text.startswith(("@", "$"))):
         return []
     return [tuple(match.split("::")) for match in _REFERENCE.findall(text.replace("#", "::"))]
 
@@ -139,10 +142,13 @@ def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
     Raises:
         Refused: an unknown workflow.
     """
-    if workflow not in WORKFLOWS:
-        expected = f"one of {sorted(WORKFLOWS)}"
-        raise refused("workflow", found=repr(workflow), expected=expected, hint=did_you_mean(workflow, WORKFLOWS))
+    require(one_of("workflow", workflow, WORKFLOWS))
     return [bundle_root / "configs" / name for name in WORKFLOWS[workflow]]
+
+
+SITES = "sites"
+Layer = tuple[str, dict[str, Any]]
+"""Name of a file, or :data:`COMMAND_LINE`, and its own pairs of ids and values."""
 
 
 class BundleConfig:
@@ -151,45 +157,63 @@ class BundleConfig:
     Args:
         files: JSON files, later ones on top; what cannot be read is kept in :attr:`problems`.
         overrides: ids and values of the command line, on top of everything.
-        source: what messages call the overrides.
         base: how many files each site of a federation has itself, ``train.json`` and its variant; what those above
             them set is sent.
 
     Attributes:
         content: the merged configuration.
-        layers: name of each layer and its own pairs, bottom first.
+        layers: bottom first.
         problems: what went wrong while reading.
-        source: name of the topmost layer, the overrides.
-        base: as the argument.
+        files, base: as the arguments.
+        group: of a federation, whose values are the topmost layers: ``("teacher",)`` or ``("sites", <site>)``.
+        federation: the configuration that has the group; itself where this is none.
     """
 
     def __init__(
-        self,
-        files: Sequence[Path],
-        overrides: Mapping[str, Any] | None = None,
-        source: str = COMMAND_LINE,
-        *,
-        base: int = 1,
+        self, files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None, *, base: int = 1
     ) -> None:
+        self.files, self.base = list(files), base
         self.content: dict[str, Any] = {}
-        self.layers: list[tuple[str, dict[str, Any]]] = []
+        self.layers: list[Layer] = []
         self.problems: list[Problem] = []
+        self.group, self.federation = tuple[str, ...](), self
         self._below: dict[int, dict[str, Any]] = {}
         for path in files:
             self._read(path)
-        self.source, self.base = source, base
-        self._put(source, dict(overrides or {}))
+        self._first = len(self.layers)  # above are the values of the group
+        if overrides is not None:
+            self.put(COMMAND_LINE, dict(overrides))
 
     @classmethod
-    def of_layers(
-        cls, layers: Sequence[tuple[str, dict[str, Any]]], source: str = COMMAND_LINE, *, base: int = 1
+    def of_workflow(
+        cls,
+        bundle_root: str | Path,
+        workflow: str,
+        overrides: Mapping[str, Any],
+        *,
+        variant: str | None = None,
+        files: Sequence[Path] | None = None,
     ) -> BundleConfig:
-        """The same of layers that were read before, bottom first; the last is the one of ``source``."""
-        config = cls([], None, source, base=base)
-        config.layers.clear()
-        for name, pairs in layers:
-            config._put(name, pairs)
-        return config
+        """The files of a workflow in merge order, the variant's just above the first, and overrides on top.
+
+        Args:
+            bundle_root: folder of the bundle.
+            workflow: a name in :data:`WORKFLOWS`.
+            overrides: ids and values of the command line; a federation's ``variant`` is one of them, or one of its
+                file.
+            variant: of any other workflow; ``None`` is the bundle as it is.
+            files: instead of the workflow's own.
+
+        Raises:
+            Refused: no such workflow or variant.
+        """
+        root, first, *others = Path(bundle_root), *(files or workflow_files(Path(bundle_root), workflow))
+        if workflow == "federate":
+            variant = overrides.get("variant", variant) or _variant_of(others)
+        above = [] if variant is None else variant_files(root, variant)
+        there = {path.resolve() for path in above}
+        others = [path for path in others if path.resolve() not in there]
+        return cls([first, *above, *others], overrides, base=1 + len(above))
 
     def _read(self, path: Path) -> None:
         try:
@@ -200,22 +224,67 @@ class BundleConfig:
         if not isinstance(content, dict):
             self.problems.append(Problem(path.name, found=type(content).__name__, expected="an object of ids"))
             return
-        self._put(path.name, content)
+        self.put(path.name, content)
 
-    def _put(self, name: str, pairs: dict[str, Any]) -> None:
+    def put(self, name: str, pairs: dict[str, Any]) -> None:
+        """Lays one more layer on top."""
         _merge(self.content, pairs)
         self.layers.append((name, pairs))
+
+    def of_group(self, group: tuple[str, ...], below: Sequence[Layer]) -> BundleConfig:
+        """What a federation makes of a group: the layers of another workflow, and on top what its own say there."""
+        config = BundleConfig()
+        config.group, config.federation, config._first = group, self, len(below)
+        for name, pairs in below:
+            config.put(name, pairs)
+        for name, pairs in self.inside(group):  # "network" is "network_name" there
+            own = _NETWORK if group[0] == SITES else {}
+            config.put(name, {own.get(key, key): value for key, value in pairs.items()})
+        return config
+
+    def inside(self, group: tuple[str, ...]) -> list[Layer]:
+        """What each layer says in a group, ids as they are spelt.
+
+        References to ids of the federation are replaced by what they lead to; those inside components are for another
+        workflow.
+        """
+        found: list[Layer] = []
+        for name, pairs in self.layers:
+            own: dict[str, Any] = {}
+            for key, value in pairs.items():
+                parts = split_id(key)
+                depth = min(len(parts), len(group))
+                if parts[:depth] != group[:depth]:
+                    continue
+                if depth == len(parts):  # it replaces the group as a whole
+                    found, own = [(each, {}) for each, _ in found], {}
+                    value = lookup(value, group[depth:])
+                else:
+                    value = {join_id(parts[depth:]): value}
+                own |= flat(value) if isinstance(value, Mapping) else {}
+            found.append((name, {key: led(self.content, value) for key, value in own.items()}))
+        return found
+
+    @property
+    def sites(self) -> list[str]:
+        """Sites that a federation gives choices of their own."""
+        sites = self.content.get(SITES)
+        return [site for site, own in sites.items() if isinstance(own, dict)] if isinstance(sites, dict) else []
 
     @property
     def own(self) -> list[int]:
         """Indices of the layers that are the workflow's own files: no variants, no overrides."""
-        names = [name for name, _ in self.layers if name != self.source]
+        names = [name for name, _ in self.layers[: self._first]]
         return [index for index, name in enumerate(names) if index == 0 or name in _OWN]
 
     @property
     def federates(self) -> bool:
         """Whether ``federate.json`` is among the layers."""
-        return any(name == FEDERATE for name, _ in self.layers)
+        return any(name == FEDERATE for name, _ in self.layers[: self._first])
+
+    def is_given(self, index: int) -> bool:
+        """Whether a layer is the command line, or one of a group's values."""
+        return self.layers[index][0] == COMMAND_LINE or bool(self.group and index >= self._first)
 
     def below(self, layer: int) -> dict[str, Any]:
         """The configuration without the layer of that index and those above it; merged once, to read."""
@@ -226,34 +295,46 @@ class BundleConfig:
             self._below[layer] = content
         return self._below[layer]
 
+    def place(self, layer: int, parts: Sequence[str]) -> str:
+        """``file -> id`` of an id that a layer says."""
+        if self.group and layer >= self._first:
+            site = self.group[0] == SITES and tuple(parts) == tuple(_NETWORK.values())
+            parts = (*self.group, *(_NETWORK if site else parts))
+        return f"{self.layers[layer][0]} -> {join_id(parts)}"
+
     def where(self, parts: Sequence[str]) -> str:
         """``file -> id`` of an id, where the file is the topmost layer that says something about it."""
-        for name, pairs in reversed(self.layers):
-            if any(_says(key, value, parts) for key, value in pairs.items()):
-                return f"{name} -> {join_id(parts)}"
-        return f"{self.layers[0][0]} -> {join_id(parts)}"
+        said = (index for index in range(len(self.layers)) if self.says(index, parts, whole=True))
+        return self.place(max(said, default=0), parts)
 
-    def history(self, parts: Sequence[str]) -> list[tuple[int, Any]]:
-        """Indices of the layers that say something about an id, or about a part of it, each with what was there then.
-
-        Bottom first: the last is what counts, those before it are what it replaced, and what a layer took away
-        altogether is not among them.
-        """
-        parts, said = tuple(parts), list[tuple[int, Any]]()
-        for index, (_, pairs) in enumerate(self.layers):
-            keys = ((key, value, split_id(key)) for key, value in pairs.items())
-            here = any(_says(key, value, parts) or own[: len(parts)] == parts for key, value, own in keys)
-            value = lookup(self.below(index + 1), parts)
-            if value is MISSING:
-                said.clear()
-            elif here:
-                said.append((index, value))
-        return said
+    def says(self, layer: int, parts: Sequence[str], *, whole: bool = False) -> bool:
+        """Whether a layer says something about an id, or about a part of it unless the ``whole`` is asked for."""
+        for key, value in self.layers[layer][1].items():
+            own, depth = split_id(key), min(len(split_id(key)), len(parts))
+            if own[:depth] != tuple(parts[:depth]):
+                continue
+            if lookup(value, parts[depth:]) is not MISSING if depth == len(own) else not whole:
+                return True
+        return False
 
 
-def _says(key: str, value: Any, parts: Sequence[str]) -> bool:
-    own = split_id(key)
-    return tuple(parts[: len(own)]) == own and lookup(value, parts[len(own) :]) is not MISSING
+def _variant_of(files: Sequence[Path]) -> Any:
+    """The variant that a federation's files name; a file that cannot be read is reported where it is merged."""
+    name = None
+    for path in files:
+        with suppress(Refused, AttributeError):
+            name = read_json(path).get("variant", name)
+    return name
+
+
+_NETWORK = {"network": "network_name"}
+"""What one site's choices call the name of its network, and what ``train.json`` calls it."""
+
+
+def led(content: Mapping[str, Any], value: Any) -> Any:
+    """A value, or what it leads to where it refers to something that is there."""
+    _, there = follow(content, (), value)
+    return value if there is MISSING else there
 
 
 def _merge(content: dict[str, Any], pairs: Mapping[str, Any]) -> None:
@@ -264,22 +345,19 @@ def _merge(content: dict[str, Any], pairs: Mapping[str, Any]) -> None:
 def _set(content: dict[str, Any], parts: tuple[str, ...], value: Any, *, merge: bool) -> None:
     place: Any = content
     for part in parts[:-1]:
-        place = lookup(place, (part,)) if lookup(place, (part,)) is not MISSING else _new(place, part)
+        holder, place = place, lookup(place, (part,))
+        if place is MISSING:
+            place = {}
+            if isinstance(holder, dict):
+                holder[part] = place
     last: Any = int(parts[-1]) if isinstance(place, list) and parts[-1].isdigit() else parts[-1]
-    old = lookup(place, (str(last),))
+    old = lookup(place, (parts[-1],))
     if merge and isinstance(old, dict) and isinstance(value, dict):
         old.update(value)
     elif merge and isinstance(old, list) and isinstance(value, list):
         old.extend(value)
     elif isinstance(place, dict) or (isinstance(place, list) and old is not MISSING):
         place[last] = value
-
-
-def _new(place: Any, part: str) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    if isinstance(place, dict):
-        place[part] = made
-    return made
 
 
 DISABLED = "_disabled_"
@@ -305,53 +383,37 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
     waiting: list[_Path] = [split_id(name) for name in roots if lookup(content, split_id(name)) is not MISSING]
     while waiting:
         path = _there(content, waiting.pop())
-        if not path or _covered(content, found, path):
+        if not path or path in found:
             continue
         found.add(path)
         for _, text in walk(_enabled(lookup(content, path))):
-            if not isinstance(text, str):
-                continue
-            if text.startswith("%"):
+            if isinstance(text, str) and text.startswith("%"):
                 return {name: _enabled(value) for name, value in content.items()}
-            if "@#" in text:  # relative to its place: somewhere below the same id on top
+            if isinstance(text, str) and "@#" in text:  # relative to its place: somewhere below the same id on top
                 waiting.append(path[:1])
             waiting += references(text)
-    return {name: _only(value, (name,), found) for name, value in content.items() if _has(found, (name,))}
+    holders = {path[:length] for path in found for length in range(1, len(path) + 1)}
+    return {name: _only(value, (name,), found, holders) for name, value in content.items() if (name,) in holders}
 
 
-def _covered(content: Mapping[str, Any], found: set[_Path], path: _Path) -> bool:
-    """Whether a path is found already, as a part of something else that is."""
-    for length in range(len(path), 0, -1):
-        if path[:length] in found:
-            return True
-        if _is_disabled(lookup(content, path[: length - 1])):  # of which a reference may take an argument alone
-            return False
-    return False
-
-
-def _there(content: Mapping[str, Any], path: _Path) -> _Path:
+def _there(content: Any, path: _Path) -> _Path:
     """The part of ``path`` that leads through dictionaries to something that is there."""
-    for length in range(1, len(path) + 1):
-        value = lookup(content, path[:length])
-        if value is MISSING:
-            return path[: length - 1]
-        if not isinstance(value, dict):
-            return path[:length]
+    for depth, part in enumerate(path):
+        if not isinstance(content, dict) or part not in content:
+            return path[:depth]
+        content = content[part]
     return path
 
 
-def _has(found: set[_Path], path: _Path) -> bool:
-    return any(other[: len(path)] == path for other in found)
-
-
-def _only(value: Any, path: _Path, found: set[_Path], whole: bool = False) -> Any:
-    whole = whole or path in found
+def _only(value: Any, path: _Path, found: set[_Path], holders: set[_Path], whole: bool = False) -> Any:
+    """Of a value, what was found, the ids above which are ``holders``; ``whole``: something above was found."""
     if not isinstance(value, dict):
         return _enabled(value)
-    whole = whole and not _is_disabled(value)
+    disabled, whole = _is_disabled(value), whole or path in found
+    whole = whole and not disabled
     below = ((name, part, (*path, name)) for name, part in value.items())
-    kept = {name: _only(part, inner, found, whole) for name, part, inner in below if whole or _has(found, inner)}
-    return None if _is_disabled(value) and not kept else kept
+    kept = {name: _only(part, inner, found, holders, whole) for name, part, inner in below if whole or inner in holders}
+    return None if disabled and not kept else kept
 
 
 def _is_disabled(part: Any) -> bool:

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from samfed_monai.config.check import FOLDER_OPTIONS, WEIGHT_OPTIONS, check_logging
-from samfed_monai.config.options import GROUPS, SITES, options_of
+from samfed_monai.config.options import GROUPS, options_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
 from samfed_monai.config.own_images import image_problems, shown
-from samfed_monai.config.parse import join_id, lookup, split_id
-from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, resolve_target
+from samfed_monai.config.parse import SITES, join_id, lookup, split_id, walk
+from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, parameters_of, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.words import aligned
@@ -71,7 +70,7 @@ FUNCTIONS = frozenset(
         "samfed_monai.data.image_folder.image_folder",
         "samfed_monai.handlers.rounds.steps_per_round",
         "samfed_monai.networks.catalogue.client_network",
-        "samfed_monai.core.device.best_device",
+        "samfed_monai.core.own_process.best_device",
         *(f"samfed_monai.bundle.wiring.{name}" for name in ("model_path", "on_device")),
         *(f"samfed_monai.bundle.wiring.{name}" for name in ("parameters_of", "part_of")),
         "samfed_monai.teacher.training.mask_loss",
@@ -111,13 +110,8 @@ def strict_target(target: Any, where: str) -> list[Problem]:
 
 def telling_argument(component: type) -> str:
     """The first argument of a class, or of one that it builds on, that is like :data:`TELLING`; empty for none."""
-    for base in inspect.getmro(component):
-        own = vars(base).get("__init__")
-        arguments = inspect.signature(own).parameters if own is not None else ()
-        for name in arguments:
-            if TELLING.fullmatch(name):
-                return name
-    return ""
+    names = (name for base in inspect.getmro(component) for name in parameters_of(base)[0])
+    return next(filter(TELLING.fullmatch, names), "")
 
 
 SHAPES = (
@@ -142,7 +136,6 @@ SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"}
 
 _LOGGING = re.compile(r"(?:.*[/\\])?logging[^/\\]*\.(?:conf|ini|cfg|json|ya?ml|toml)", re.IGNORECASE)
 _MOST_LEVELS = 32  # the deepest value of the package's bundles and variants lies 5 levels down
-_PLAIN = "a plain value"
 _REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 
 
@@ -249,7 +242,9 @@ def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value:
 
 
 def _is_place(name: str, value: Any) -> bool:
-    if not _names_place(name) or value is None or _leads_to(value, _names_place):
+    """Whether what was sent says where something is, other than by an id that cannot have been sent itself."""
+    leads = isinstance(value, str) and _REFERENCE.fullmatch(value) and _names_place(split_id(value[1:])[-1])
+    if not _names_place(name) or value is None or leads:
         return False
     if name == "encoder_weights":
         return not (isinstance(value, str) and value.isidentifier())
@@ -260,30 +255,24 @@ def _names_place(name: str) -> bool:
     return name in SENT_PLACES or name.endswith(PLACE_ENDINGS)
 
 
-def _leads_to(value: Any, kind: Callable[[str], bool]) -> bool:
-    """Whether ``value`` is a reference to an id of a kind that cannot have been sent itself."""
-    reference = isinstance(value, str) and _REFERENCE.fullmatch(value)
-    return bool(reference) and kind(split_id(value[1:])[-1])
-
-
 def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
     """One text. ``file`` is whether it is where a bundle's file may hold an expression of a known shape."""
+    expected = "a plain value"
     if value.startswith("%"):
-        yield Problem(where, found=shown(value), expected=_PLAIN, hint="'%' would read another file")
+        hint = "'%' would read another file"
     elif value.startswith("$") and not file:
-        yield Problem(where, found=shown(value), expected=_PLAIN, hint="'$' would run code: write its result")
+        hint = "'$' would run code: write its result"
     elif value.startswith("$") and parts[0] == "imports":
-        if not IMPORTS.fullmatch(value):
-            expected = "`$import` of a module of torch, monai or samfed_monai"
-            yield Problem(
-                where, found=shown(value), expected=expected, hint="delete it, or name components by _target_"
-            )
-    elif value.startswith("$") and not any(shape.fullmatch(value) for shape in SHAPES):
+        hint = "" if IMPORTS.fullmatch(value) else "delete it, or name components by _target_"
+        expected = "`$import` of a module of torch, monai or samfed_monai"
+    elif value.startswith("$"):
+        hint = "" if any(shape.fullmatch(value) for shape in SHAPES) else "name a component: see samfed_monai.bundle"
         expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
-        yield Problem(where, found=shown(value), expected=expected, hint="name a component: see samfed_monai.bundle")
-    elif _LOGGING.fullmatch(value.strip()):
-        hint = "delete it; whoever starts a run decides where it logs"
-        yield Problem(where, found=shown(value), expected="no logging configuration", hint=hint)
+    else:
+        hint = "delete it; whoever starts a run decides where it logs" if _LOGGING.fullmatch(value.strip()) else ""
+        expected = "no logging configuration"
+    if hint:
+        yield Problem(where, found=shown(value), expected=expected, hint=hint)
 
 
 KINDS = frozenset((".json", ".md", ".rst", ".txt", ".csv", ".safetensors", ".png", ".jpg", ".jpeg", ".svg", ".pdf"))
@@ -295,22 +284,15 @@ NAMES = frozenset(("LICENSE", "NOTICE", "CITATION.cff", ".gitkeep", ".gitattribu
 _PYTHON = frozenset((".py", ".pyc", ".pyo", ".pyw", ".pyi", ".pyx", ".ipynb"))
 _TORCH = frozenset((".pt", ".pth", ".ckpt", ".bin", ".ts", ".tar"))
 _ARCHIVE = b"PK\x03\x04"
-_MAGIC = (
-    (_ARCHIVE, "an archive (torch.save writes one with a pickle inside)"),
-    (b"PK\x05\x06", "an archive"),
-    (b"\x80\x02", "a pickle"),
-    (b"\x80\x03", "a pickle"),
-    (b"\x80\x04", "a pickle"),
-    (b"\x80\x05", "a pickle"),
-    (b"\x7fELF", "machine code"),
-    (b"MZ\x90", "machine code"),
-    (b"\xcf\xfa\xed\xfe", "machine code"),
-    (b"\xca\xfe\xba\xbe", "machine code"),
-    (b"#!", "a script"),
-    (b"\x1f\x8b", "a packed file"),
-    (b"BZh", "a packed file"),
-    (b"\xfd7zXZ\x00", "a packed file"),
-)
+_MAGIC = {
+    "an archive (torch.save writes one with a pickle inside)": (_ARCHIVE,),
+    "an archive": (b"PK\x05\x06",),
+    "a pickle": (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+    "machine code": (b"\x7fELF", b"MZ\x90", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),
+    "a script": (b"#!",),
+    "a packed file": (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"),
+}
+"""What a file is that begins with these bytes."""
 _SHIPPED = "models/model.pt"
 """The name that MONAI's bundles give to weights: the one torch file that may be there, if it builds tensors alone."""
 _SAFE = "convert weights with `safetensors.torch.save_file` and put model.safetensors in its place"
@@ -319,18 +301,13 @@ _SAFE = "convert weights with `safetensors.torch.save_file` and put model.safete
 def strict_files(bundle_root: Path) -> Iterator[Problem]:
     """Files that a strict bundle may not hold, by their endings and by how they begin; links that lead out of it."""
     root = Path(bundle_root).resolve()
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted([*names, *(link for link in folders if os.path.islink(os.path.join(folder, link)))]):
-            path = Path(folder, name)
-            where = path.relative_to(root).as_posix()
-            if path.is_symlink():
-                yield Problem(where, found="a symbolic link", expected="a file", hint="put the file itself there")
-                continue
-            found = _kind(path, where)
-            if found:
-                expected = f"JSON, text, pictures, safetensors and a {_SHIPPED} of tensors alone"
-                yield Problem(where, found=found, expected=expected, hint=_hint(path))
+    for path in sorted(root.rglob("*")):
+        where = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            yield Problem(where, found="a symbolic link", expected="a file", hint="put the file itself there")
+        elif path.is_file() and (found := _kind(path, where)):
+            expected = f"JSON, text, pictures, safetensors and a {_SHIPPED} of tensors alone"
+            yield Problem(where, found=found, expected=expected, hint=_hint(path))
     yield from check_logging(root)
 
 
@@ -348,9 +325,8 @@ def _kind(path: Path, where: str) -> str:
         return "" if head[8:] == b"{" else "no safetensors inside"
     if where == _SHIPPED and head.startswith(_ARCHIVE):
         return _in_state_dict(path)
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
-            return kind
+    if kinds := [kind for kind, begins in _MAGIC.items() if head.startswith(begins)]:
+        return kinds[0]
     if ending in KINDS or path.name in NAMES or where == "configs/logging.conf":
         return ""
     return f"a file that ends with {path.suffix!r}" if path.suffix else "a file without an ending"
@@ -419,7 +395,8 @@ def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
     files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     modules: dict[str, set[str]] = defaultdict(set)
     for path in [*(path for path in files if path.suffix == ".json"), *variants]:
-        for target in _targets(read_json(path, byte_order_mark=path.parent.name != "configs")):
+        values = walk(read_json(path, byte_order_mark=path.parent.name != "configs"))
+        for target in (value for parts, value in values if parts[-1:] == ("_target_",) and isinstance(value, str)):
             found = resolve_target(target, path.name)
             module = getattr(found, "__module__", None) or target.rpartition(".")[0]
             modules[module].add(getattr(found, "__qualname__", target.rpartition(".")[2]))
@@ -437,18 +414,6 @@ def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
         [("file", "bytes", "SHA-256", "licence"), *listed],
     )
     return "\n".join(map(aligned, sections))
-
-
-def _targets(content: Any) -> Iterator[str]:
-    """Every ``_target_`` in a value of JSON."""
-    if isinstance(content, dict):
-        if isinstance(content.get("_target_"), str):
-            yield content["_target_"]
-        for value in content.values():
-            yield from _targets(value)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _targets(value)
 
 
 def _package(name: str) -> tuple[str, str, str]:

@@ -1,4 +1,9 @@
-"""The allow-list of ``_target_``: only code that was installed on purpose, resolved without running it."""
+"""What a bundle may name: components on the allow-list, without running them, what they take, what packages bring.
+
+Other installed packages bring methods, networks, terms, data sources and exporters by entry points. Metadata of every
+installed package is looked through once in a process. Nothing of another package is imported but the packages around
+its modules, until a component is asked for by its name; one that is broken names its owner and leaves the others alone.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +15,20 @@ import os
 import pkgutil
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal, Union
 
-from samfed_monai.config.entry_points import brought, not_installed, owner_of
-from samfed_monai.config.parse import is_code
-from samfed_monai.config.variants import outside_methods
-from samfed_monai.core.errors import Refused, closest, did_you_mean, is_out_of_memory, refused
+from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is_out_of_memory, refused
+from samfed_monai.core.registry import Elsewhere
+from samfed_monai.core.validators import one_of, require
+
+Schema = dict[str, Any]
+"""JSON Schema of one value."""
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
 """Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
@@ -59,23 +71,14 @@ _NO_ROOMS = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bun
 
 def allowed_prefixes() -> tuple[str, ...]:
     """The allow-list, modules of methods and terms that installed packages bring, and what ``SAMFED_ALLOW`` adds."""
-    added = (
-        *outside_modules(),
-        *(prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix),
-    )
-    return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in added))
+    added = (prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix)
+    return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in (*_modules_brought(), *added)))
 
 
-def outside_modules() -> dict[str, str]:
+def _modules_brought() -> dict[str, str]:
     """Modules whose components a bundle may name as ``_target_``, each with its owner: of methods and of terms."""
-    points = [*outside_methods().values(), *brought("terms").points.values()]
+    points = (point for kind in ("methods", "terms") for point in brought(kind).points.values())
     return {point.module: owner_of(point) for point in points}
-
-
-def owner_of_target(target: str) -> str:
-    """Who brings the module that a ``_target_`` names; empty where no entry point does."""
-    owners = (owner for module, owner in outside_modules().items() if target.startswith(f"{module}."))
-    return next(owners, "")
 
 
 def resolve_target(target: Any, where: str) -> Any:
@@ -88,7 +91,7 @@ def resolve_target(target: Any, where: str) -> Any:
     Raises:
         Refused: not a dotted path, outside the allow-list, or unknown.
     """
-    if not isinstance(target, str) or not target or is_code(target):
+    if not isinstance(target, str) or not target or target.startswith(("$", "@", "%")):
         raise _outside(where, repr(target))
     path = target if "." in target else _monai_path(target, where)
     if not _allowed(path):
@@ -101,42 +104,13 @@ def resolve_target(target: Any, where: str) -> Any:
         if is_out_of_memory(error):
             raise
         found = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        owner = owner_of_target(path).partition(" ")[0]
-        hint = f"update or uninstall {owner}, which brings it" if owner else ""
+        owners = [owner for module, owner in _modules_brought().items() if path.startswith(f"{module}.")]
+        hint = f"update or uninstall {owners[0].partition(' ')[0]}, which brings it" if owners else ""
         raise refused(where, found=found, expected=f"{target!r} to be importable", hint=hint) from None
     real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
     if not _allowed(real):  # torch.os.system is spelt like torch's, but is not
         raise _outside(where, f"{target!r} (really {real!r})")
     return found
-
-
-@functools.lru_cache(maxsize=1024)
-def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # built in C: it does not say
-        return {}, True
-    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-@functools.lru_cache(maxsize=1024)
-def annotations_of(target: Any) -> dict[str, Any]:
-    """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
-    function = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009 - mypy: unsound
-    try:
-        return typing.get_type_hints(function)
-    except Exception:  # one of them is for a type checker alone
-        texts = getattr(function, "__annotations__", {}).items()
-        return dict(item for name, text in texts for item in _hint(name, text, getattr(function, "__globals__", {})))
-
-
-def _hint(name: str, text: Any, names: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names).items()
-    except Exception:  # whatever evaluating it raises
-        return ()
 
 
 def _allowed(path: str) -> bool:
@@ -151,20 +125,11 @@ def _outside(where: str, found: str) -> Refused:
     return refused(where, found=found, expected=expected, hint=hint)
 
 
-def _unknown(where: str, target: str, parts: list[str], depth: int, found: Any) -> Refused:
-    """A path that leads nowhere beyond its first ``depth`` parts, which are ``found``."""
-    holder, known = ".".join(parts[:depth]), set(dir(found))
-    known |= {info.name for info in pkgutil.iter_modules(getattr(found, "__path__", []))}
-    meant = closest(parts[depth], known) if depth < len(parts) - 1 else None
-    if meant is None:
-        return _unknown_name(where, target, known, holder)
-    hint = f"did you mean {'.'.join([*parts[:depth], meant, *parts[depth + 1 :]])!r}?"
-    return refused(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)
-
-
-def _unknown_name(where: str, target: str, known: set[str], holder: str) -> Refused:
-    name = target.rpartition(".")[2]
-    hint = not_installed(target) or did_you_mean(name, known) or "check the spelling"
+def _unknown(where: str, target: str, known: Iterable[str], holder: str, rest: Sequence[str] = ()) -> Refused:
+    """A path that leads nowhere beyond ``holder``, in which ``known`` are; ``rest`` is what follows there."""
+    meant = closest(rest[0], known) if len(rest) > 1 else None
+    hint = f"did you mean {'.'.join([holder, meant, *rest[1:]])!r}?" if meant else not_installed(target)
+    hint = hint or did_you_mean(target.rpartition(".")[2], known) or "check the spelling"
     return refused(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)
 
 
@@ -188,26 +153,31 @@ def _names_of_monai() -> set[str]:
 def _monai_path(name: str, where: str) -> str:
     module = _locator().get_component_module_name(name)
     if module is None:
-        raise _unknown_name(where, name, _names_of_monai(), "MONAI")
+        raise _unknown(where, name, _names_of_monai(), "MONAI")
     return f"{module[0] if isinstance(module, list) else module}.{name}"
 
 
 def _locate(path: str, where: str) -> Any:
     parts = path.split(".")
-    found: Any = importlib.import_module(parts[0]) if _importable(parts[0]) else None
-    if found is None:
-        raise _unknown_name(where, path, {prefix.rstrip(".") for prefix in allowed_prefixes()}, "an installed package")
-    for depth, part in enumerate(parts[1:], start=2):
-        name = ".".join(parts[:depth])
+    if not _importable(parts[0]):
+        prefixes = {prefix.rstrip(".") for prefix in allowed_prefixes()}
+        raise _unknown(where, path, prefixes, "an installed package")
+    found: Any = importlib.import_module(parts[0])
+    for depth, part in enumerate(parts[1:], start=1):
+        name = ".".join(parts[: depth + 1])
         if isinstance(found, types.ModuleType) and not hasattr(found, part) and _importable(name):
             found = importlib.import_module(name)
         elif hasattr(found, part):
             found = getattr(found, part)
         else:
-            raise _unknown(where, path, parts, depth - 1, found)
+            raise _unknown(where, path, _names_in(found), ".".join(parts[:depth]), parts[depth:])
     if not callable(found):
-        raise _unknown(where, path, parts, len(parts), found)
+        raise _unknown(where, path, _names_in(found), path)
     return found
+
+
+def _names_in(found: Any) -> set[str]:
+    return {*dir(found), *(info.name for info in pkgutil.iter_modules(getattr(found, "__path__", [])))}
 
 
 def _importable(name: str) -> bool:
@@ -215,3 +185,195 @@ def _importable(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
+
+
+COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
+"""Keys of a component that MONAI reads itself; they are no arguments."""
+
+NAMES: dict[Any, str] = {
+    **{bool: "boolean", int: "integer", float: "number", str: "string"},
+    **{list: "array", tuple: "array", Sequence: "array", set: "array", frozenset: "array"},
+    **{dict: "object", Mapping: "object", type(None): "null", None: "null"},
+}
+"""Kinds of Python's values in the words of JSON Schema."""
+
+
+def typed_as(annotation: Any) -> Schema | None:
+    """The schema of the JSON values that an annotation takes; ``None`` where it says nothing about them."""
+    origin = typing.get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        choices = [typed_as(choice) for choice in typing.get_args(annotation)]
+        return None if None in choices else {"anyOf": choices}
+    if origin is Literal:
+        return {"enum": list(typing.get_args(annotation))}
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return {"enum": [item.value for item in annotation]}
+    kind = origin or annotation
+    if isinstance(kind, type) and issubclass(kind, os.PathLike):
+        return {"type": "string"}
+    name = NAMES.get(kind) if isinstance(kind, (type, types.NoneType)) else None
+    return None if name is None else {"type": name}
+
+
+def like(value: Any) -> Schema:
+    """The schema of values of the same kind; ``null``, which says nothing, takes any, and a text or a list takes it."""
+    name = NAMES.get(type(value))
+    if name in (None, "null"):
+        return {}
+    return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"]}
+
+
+@functools.lru_cache(maxsize=1024)
+def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # built in C: it does not say
+        return {}, True
+    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def annotations_of(target: Any) -> dict[str, Any]:
+    """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
+    function = inspect.unwrap(getattr(target, "__init__") if inspect.isclass(target) else target)  # noqa: B009 - mypy
+    names, found = getattr(function, "__globals__", {}), dict[str, Any]()
+    for name, text in getattr(function, "__annotations__", {}).items():
+        with suppress(Exception):  # whatever evaluating it raises: it may be for a type checker alone
+            found |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def component_schema(component: Any) -> Schema:
+    """What a class or function takes, as an object of its arguments, by its annotations and else its defaults.
+
+    One that takes any others may hand them to its bases, whose names are known, too. To a base of this package it
+    does: what that does not take is unknown.
+    """
+    named, anything = parameters_of(component)
+    hints, arguments = annotations_of(component), dict[str, Schema]()
+    for name, parameter in named.items():
+        default = None if parameter.default is parameter.empty else parameter.default
+        typed = typed_as(hints[name]) if name in hints else like(default)
+        arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
+    required = [name for name, parameter in named.items() if parameter.default is parameter.empty]
+    bases = inspect.getmro(component)[1:] if anything and inspect.isclass(component) else ()
+    for base in (base for base in bases if "__init__" in vars(base)):
+        if not parameters_of(base)[1]:
+            anything = not base.__module__.startswith("samfed_monai.")
+            break
+    others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | {key: {} for key in COMPONENT_KEYS}
+    return {"properties": {**others, **arguments}, "required": required, "additionalProperties": anything}
+
+
+BROUGHT = {
+    "methods": "a module with {name}.json, a variant, beside it",
+    "networks": "package.module:builder, a function (in_channels, out_channels, **kwargs) -> nn.Module",
+    "terms": "package.module:Class, a Term or Guide",
+    "sources": "package.module:function, (root) -> list of Found",
+    "exporters": "package.module:function, (network, path, images) -> how to run what was written",
+}
+"""Groups of entry points, ``samfed_monai.<name>`` each, with what one of it is."""
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What installed packages bring of one kind.
+
+    Args:
+        points: by name, the entry points that can be used; what they name has not been imported.
+        broken: by name, what is wrong with the others, and whose they are.
+    """
+
+    points: dict[str, EntryPoint] = field(default_factory=dict)
+    broken: dict[str, Problem] = field(default_factory=dict)
+
+    @property
+    def found(self) -> dict[str, Elsewhere]:
+        """By name, where each is."""
+        return {name: Elsewhere(f"{point.module}.{point.attr}", owner_of(point)) for name, point in self.points.items()}
+
+    def named(self, name: str, known: Iterable[str], where: str) -> Any:
+        """The component of that name, imported.
+
+        Args:
+            name: what is at ``where``.
+            known: names that this package has itself, for the message.
+            where: place of the name, for instance ``--to``.
+
+        Raises:
+            Refused: there is none, or the package that brings it is broken.
+        """
+        hint = "install the package that has it (docs/extending.md)"
+        broken = [self.broken[name]] if name in self.broken else []
+        require(broken or one_of(where, name, sorted({*known, *self.points}), hint))
+        return self.found[name].load(where)
+
+
+def owner_of(point: EntryPoint) -> str:
+    """Name and version of the package that an entry point came with."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "the package"
+
+
+@functools.cache
+def brought(kind: str) -> Brought:
+    """What installed packages bring of a kind, one of :data:`BROUGHT`."""
+    everything, group = Brought(), f"samfed_monai.{kind}"
+    for point in entry_points(group=group):
+        owner = owner_of(point)
+        try:
+            _require(kind, point)
+            everything.points[point.name] = point
+        except Exception as error:  # of another package: its import may raise anything
+            if is_out_of_memory(error):
+                raise
+            reasons = error.problems if isinstance(error, Refused) else [f"{type(error).__name__}: {error}"]
+            package = owner.partition(" ")[0] if point.dist else owner
+            everything.broken[point.name] = Problem(
+                f"{owner} -> entry point {point.name} = {point.value} of {group}",
+                found="; ".join(map(str, reasons)),
+                expected=BROUGHT[kind].format(name=point.name),
+                hint=f"update or uninstall {package}; the other {kind} work without it",
+            )
+    return everything
+
+
+def _require(kind: str, point: EntryPoint) -> None:
+    """Raises what it likes where an entry point cannot be used."""
+    from samfed_monai.config.variants import read_method
+
+    file = file_of_method(point)
+    if kind == "methods":
+        read_method(file, point.name)
+    elif not point.attr:
+        raise refused("value", found=repr(point.value), expected="package.module:name")
+
+
+def file_of_method(point: EntryPoint) -> Path:
+    """The JSON beside the module of an entry point.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    spec = importlib.util.find_spec(point.module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {point.module}")
+    return Path(spec.origin).with_name(f"{point.name}.json")
+
+
+def not_installed(target: str) -> str:
+    """How to make a package of the current folder importable, where a ``_target_`` names one; else empty.
+
+    ``samfed`` does not look for code in the current folder, where a bundle may have come with some that no one
+    installed.
+    """
+    name = target.partition(".")[0]
+    here = name.isidentifier() and ((Path.cwd() / name).is_dir() or (Path.cwd() / f"{name}.py").is_file())
+    if not here or importlib.util.find_spec(name) is not None:
+        return ""
+    return (
+        f"{name} is in this folder, where samfed does not look for code: if you trust it, "
+        f"type PYTHONPATH=. SAMFED_ALLOW={name} before the command"
+    )

@@ -11,15 +11,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from samfed_monai.config.entry_points import Brought, brought, module_file, owner_of, sorted_out
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
+from samfed_monai.config.targets import brought, file_of_method, owner_of
+from samfed_monai.core.errors import Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
 from samfed_monai.core.registry import Elsewhere
+from samfed_monai.core.validators import departures
 
 METHOD = "_method"
 """Id of the block in which a variant says what it is."""
@@ -177,45 +177,21 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
     return base
 
 
-def packaged_methods() -> dict[str, Path]:
+@functools.cache
+def packaged_methods() -> Mapping[str, Path]:
     """Files of the variants that installed packages bring, by name: this package's, and those of entry points.
 
-    Those that are broken are left out, see :func:`broken_methods`.
+    Those that are broken are left out, see :func:`samfed_monai.config.targets.brought`.
     """
-    files = {name: _file_of(point) for name, point in outside_methods().items()}
-    return files | _of_this_package()
-
-
-@functools.cache
-def _of_this_package() -> dict[str, Path]:
-    return {path.stem: path for path in PACKAGED.glob("*.json")}
-
-
-def outside_methods() -> dict[str, EntryPoint]:
-    """Methods that other installed packages bring, by name."""
-    return _outside().points
-
-
-def broken_methods() -> dict[str, Problem]:
-    """Methods of other installed packages that cannot be used, by name, with what is wrong and whose they are."""
-    return _outside().broken
-
-
-@functools.cache
-def _outside() -> Brought:
-    return sorted_out("methods", lambda point: read_method(_file_of(point), point.name))
-
-
-@functools.cache
-def _file_of(point: EntryPoint) -> Path:
-    """The JSON of an entry point's method."""
-    return module_file(point).with_name(f"{point.name}.json")
+    others = {name: file_of_method(point) for name, point in brought("methods").points.items()}
+    return MappingProxyType(others | {path.stem: path for path in PACKAGED.glob("*.json")})
 
 
 def networks_of_methods() -> dict[str, Elsewhere]:
     """Client networks that installed methods bring, by name."""
+    points = brought("methods").points
     return {
-        network: Elsewhere(place, owner_of(points[name]) if name in (points := outside_methods()) else "samfed_monai")
+        network: Elsewhere(place, owner_of(points[name]) if name in points else "samfed_monai")
         for name, path in packaged_methods().items()
         for network, place in read_method(path, name).networks.items()
     }
@@ -235,13 +211,17 @@ def methods() -> dict[str, Method]:
 
 def own_variants(bundle_root: str | Path) -> list[str]:
     """Names of the files in a bundle's ``configs/variants``."""
-    return sorted(path.stem for path in (Path(bundle_root) / "configs" / "variants").glob("*.json"))
+    return sorted(_own(bundle_root))
+
+
+def _own(bundle_root: str | Path | None) -> dict[str, Path]:
+    folder = Path(bundle_root) / "configs" / "variants" if bundle_root is not None else None
+    return {path.stem: path for path in folder.glob("*.json")} if folder else {}
 
 
 def known_variants(bundle_root: str | Path | None = None) -> list[str]:
     """Names of installed variants and of the bundle's own; without a bundle, of the former."""
-    own = own_variants(bundle_root) if bundle_root is not None else []
-    return sorted({*own, *packaged_methods()})
+    return sorted({*_own(bundle_root), *packaged_methods()})
 
 
 FEDAVG = "fedavg"
@@ -260,15 +240,14 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         Refused: no such variant, and the message lists those that exist; or one of another package that is broken, and
             the message says whose.
     """
-    known = known_variants(bundle_root)
-    if name not in known and name in broken_methods():
-        raise Refused([broken_methods()[name]])
-    if name not in known:
-        hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
-        hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
-        raise refused("variant", found=repr(name), expected=f"one of {known}", hint=hint)
-    own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
-    return own if own is not None and own.is_file() else packaged_methods()[name]
+    files = {**packaged_methods(), **_own(bundle_root)}
+    if name in files:
+        return files[name]
+    if name in (broken := brought("methods").broken):
+        raise Refused([broken[name]])
+    hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), files)
+    hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
+    raise refused("variant", found=repr(name), expected=f"one of {sorted(files)}", hint=hint)
 
 
 def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:

@@ -1,72 +1,43 @@
-"""A workflow of a bundle at work: what its ``initialize`` and ``run`` name, and how ``samfed`` runs it."""
+"""A workflow of a bundle at work: what its ``initialize`` and ``run`` name, how ``samfed`` runs it, its errors."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.config.layers import layered, pairs_for_monai, training_values
+from samfed_monai.config.options import pairs_for_monai, training_values
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
-from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, walk, workflow_files
-from samfed_monai.config.wrapped_errors import unwrap, unwrapped
+from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, join_id, walk
 from samfed_monai.core.errors import (
     AGAIN,
     Problem,
-    Problems,
     Refused,
     SamFedError,
     Stopped,
     Terminated,
+    machine_failure,
     message_and_code,
     refused,
 )
 from samfed_monai.core.own_process import keep_freed_memory
-
-T = TypeVar("T")
-_Method = Literal["run", "write"]
+from samfed_monai.core.validators import one_of, require
 
 
-@contextmanager
-def exit_on_refusal() -> Iterator[None]:
-    """Inside ``python -m monai.bundle run``, ends the process with our message and exit code instead of a traceback.
+def run_job(*, job: Any, method: str = "run") -> Any:
+    """Calls ``job.run()``, or ``job.write()``; what a bundle's ``run`` consists of.
 
-    Anywhere else (``samfed``, tests, a notebook) the error passes through unchanged.
-
-    Raises:
-        SystemExit: the process was started by MONAI and the block refused, stopped or was interrupted.
-    """
-    from samfed_monai.federation.signals import ASKED, Termination
-
-    try:
-        with Termination() if started_by_monai() else nullcontext():
-            yield
-    except Terminated:
-        if not started_by_monai():
-            raise
-        _leave(Stopped(f"{ASKED}; what was complete is kept", AGAIN))
-    except (SamFedError, KeyboardInterrupt, RuntimeError) as error:
-        known = unwrap(error, _parser_of_command)
-        if known is None or not started_by_monai():
-            raise
-        _leave(known)
-
-
-def run_or_exit(job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Calls ``job`` inside :func:`exit_on_refusal`."""
-    with exit_on_refusal():
-        return job(*args, **kwargs)
-
-
-def run_job(*, job: Any, method: _Method = "run") -> Any:
-    """Calls ``job.run()``, or ``job.write()``, inside :func:`exit_on_refusal`; what a bundle's ``run`` consists of.
+    Under ``python -m monai.bundle run`` an error of ours ends the process with its message and exit code.
 
     Example::
 
@@ -75,45 +46,35 @@ def run_job(*, job: Any, method: _Method = "run") -> Any:
     Raises:
         Refused: another method.
     """
-    if method not in get_args(_Method):
-        raise refused("run_job -> method", found=repr(method), expected="'run' or 'write'")
-    if started_by_monai():
-        keep_freed_memory()
-    return run_or_exit(getattr(job, method))
+    from samfed_monai.federation.signals import Termination
+
+    require(one_of("run_job -> method", method, ("run", "write")))
+    if not started_by_monai():
+        return getattr(job, method)()
+    install_exit_hook()
+    keep_freed_memory()
+    with Termination():
+        return getattr(job, method)()
 
 
 def install_exit_hook() -> None:
-    """Lets errors of ours that components raise while MONAI builds them end the process in the same way."""
-    if started_by_monai() and sys.excepthook is not _exit_hook:
+    """Under MONAI's command, ends the process with the message and exit code of an error of ours, not a traceback."""
+    if started_by_monai():
         sys.excepthook = _exit_hook
         logging.getLogger("samfed_monai.audit").propagate = False  # JSON a message, which the site's audit.jsonl has
 
 
 def _exit_hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    known = unwrap(error, _parser_of_command)
+    from samfed_monai.federation.signals import ASKED
+
+    command = monai_command()
+    content = BundleConfig(command.config_files, command.overrides).content if command else {}
+    asked = isinstance(error, Terminated)
+    known = Stopped(f"{ASKED}; what was complete is kept", AGAIN) if asked else unwrap(error, content)
     if known is None:
         sys.__excepthook__(kind, error, where)
         return
-    _leave(known)
-
-
-def _parser_of_command() -> Any:
-    """What ``python -m monai.bundle run`` was given, read anew; ``None`` where it was not, or cannot be read."""
-    from samfed_monai.config.monai_parser import ConfigParser
-
-    command, parser = monai_command(), ConfigParser()
-    if command is None or not command.config_files:
-        return None
-    try:
-        parser.read_config([str(path) for path in command.config_files])
-        parser.update(pairs=command.overrides)
-    except Exception:  # MONAI's own words about it come first
-        return None
-    return parser
-
-
-def _leave(error: SamFedError | KeyboardInterrupt) -> None:
-    message, code = message_and_code(error)
+    message, code = message_and_code(known)
     sys.stderr.write(f"{message}\n")
     raise SystemExit(int(code)) from None
 
@@ -131,31 +92,25 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
         }]
 
     Raises:
-        Refused: with every problem; ``SystemExit(2)`` instead when MONAI started the process.
+        Refused: with every problem.
     """
     install_exit_hook()
-    with exit_on_refusal():
-        command = _command_of(workflow)
-        root = Path(bundle_root) if command is None else _bundle_root(bundle_root, command)
-        problems = Problems()
-        problems.extend(
-            check_bundle(
-                root,
-                workflow,
-                variant=variant,
-                overrides=normal_ids(command.overrides) if command else None,
-                files=_files(command, root, workflow) if command else None,
-                ready=command is not None,
-            )
-        )
-        problems.extend(_rewritten_by_monai(command, root, workflow) if command else ())
-        problems.refuse_if_any()
+    given = _given(bundle_root, workflow)
+    if given is None:
+        require(check_bundle(bundle_root, workflow, variant=variant, ready=False))
+        return
+    command, root, files = given
+    overrides = normal_ids(command.overrides)
+    require(
+        check_bundle(root, workflow, variant=variant, overrides=overrides, files=files),
+        _rewritten_by_monai(command, files),
+    )
 
 
-def _rewritten_by_monai(command: MonaiCommand, root: Path, workflow: str) -> Iterator[Problem]:
+def _rewritten_by_monai(command: MonaiCommand, files: Sequence[Path]) -> Iterator[Problem]:
     """Text with ``#``: MONAI puts ``::`` in its place before any code of ours runs, and ``fire`` ends a word there."""
     typed = {name: text for name, text in command.typed.items() if isinstance(command.overrides.get(name), str)}
-    config = BundleConfig(_files(command, root, workflow) or workflow_files(root, workflow), command.overrides | typed)
+    config = BundleConfig(files, command.overrides | typed)
     for parts, value in walk(config.content):
         if isinstance(value, str) and "#" in value and not value.startswith(REFERRING) and not is_note(parts[0]):
             hint = "rename it, or run this with `samfed`, which takes it as it is"
@@ -171,38 +126,26 @@ def training_values_of_command(bundle_root: str | Path) -> dict[str, Any]:
     Args:
         bundle_root: folder of the bundle, where the command names no file in one.
     """
-    command = _command_of("federate")
-    if command is None:
+    given = _given(bundle_root, "federate")
+    if given is None:
         return {}
-    root, overrides = _bundle_root(bundle_root, command), normal_ids(command.overrides)
-    files, base = layered(root, "federate", overrides, files=_files(command, root, "federate"))
-    return training_values(BundleConfig(files, overrides, base=base))
+    command, root, files = given
+    return training_values(BundleConfig.of_workflow(root, "federate", normal_ids(command.overrides), files=files))
 
 
-def _command_of(workflow: str) -> MonaiCommand | None:
-    """MONAI's command line if it runs this workflow: its last file of a workflow's own is that of this one.
+def _given(bundle_root: str | Path, workflow: str) -> tuple[MonaiCommand, Path, list[Path]] | None:
+    """MONAI's command line with the bundle's folder and its files, if its last file of a workflow is that of this one.
 
     ``None`` where Python code set the workflow up (``samfed``, a federated job that builds its clients, a test): what
     it overrides cannot be seen from here, so that shipped paths count as placeholders.
     """
-    command, mains = monai_command(), {files[-1] for files in WORKFLOWS.values()}
-    named = [path.name for path in command.config_files if path.name in mains] if command else []
-    return command if named and named[-1] == WORKFLOWS.get(workflow, ("",))[-1] else None
-
-
-def _bundle_root(bundle_root: str | Path, command: MonaiCommand) -> Path:
-    """The folder above the given config file's ``configs``, else what the bundle calls its root."""
-    given = command.config_files
-    if given and given[0].resolve().parent.name == "configs":
-        return given[0].resolve().parent.parent
-    return Path(bundle_root)
-
-
-def _files(command: MonaiCommand, root: Path, workflow: str) -> list[Path] | None:
-    """Files of the command line, or ``None`` when they are the workflow's own."""
-    given = [path.resolve() for path in command.config_files]
-    own = [(root / "configs" / name).resolve() for name in WORKFLOWS.get(workflow, ())]
-    return given if given and given != own else None
+    command = monai_command()
+    files = [path.resolve() for path in command.config_files] if command else []
+    mains = {each[-1]: name for name, each in WORKFLOWS.items()}
+    if command is None or [mains[path.name] for path in files if path.name in mains][-1:] != [workflow]:
+        return None
+    root = files[0].parent.parent if files[0].parent.name == "configs" else Path(bundle_root)
+    return command, root, files
 
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
@@ -239,33 +182,113 @@ def run_workflow(
         Stopped: as raised inside, unwrapped from MONAI's own error.
     """
     root = find_bundle(bundle)
-    problems = check_bundle(root, workflow, variant=variant, overrides=overrides, asked=asked)
-    if problems:
-        raise Refused(problems)
+    require(check_bundle(root, workflow, variant=variant, overrides=overrides, asked=asked))
     given = {"bundle_root": str(root), **normal_ids(dict(overrides))}
-    files, base = layered(root, workflow, given, variant=variant)
-    return _run(root, files, workflow, pairs_for_monai(BundleConfig(files, given, base=base)), prepared)
-
-
-def _run(
-    root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any], prepared: Callable[[Any], None]
-) -> list[Any]:
+    config = BundleConfig.of_workflow(root, workflow, given, variant=variant)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
         from samfed_monai.config.monai_parser import ConfigWorkflow
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     job = ConfigWorkflow(
-        config_file=[str(path) for path in files],
+        config_file=[str(path) for path in config.files],
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=WORKFLOW_TYPES[workflow],
-        **overrides,
+        **pairs_for_monai(config),
     )
     if "run" not in job.parser:
-        raise refused(files[-1].name, "none", "an id run, which says what the workflow does", "add it")
-    with unwrapped(lambda: job.parser):
+        raise refused(config.files[-1].name, "none", "an id run, which says what the workflow does", "add it")
+    with unwrapped(job.parser):
         job.initialize()
         prepared(job)
         returned: list[Any] = job.run()
         job.finalize()
     return returned
+
+
+# monai.utils.module.instantiate raises this from what the component raised
+_WRAPPED = re.compile(r"Failed to instantiate component '([\w.]+)'")
+
+_WORKFLOW = "samfed_monai.config."
+"""What runs a bundle's workflow (``run_job``, ``require_checked``): what it raises is not about one component."""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, by explicit ``raise ... from`` alone.
+
+    What merely happened while a refusal was dealt with is a fault of its own and must be seen.
+    """
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def component_refusal(
+    error: BaseException, content: Mapping[str, Any] | None = None, *, file: str = ""
+) -> Refused | None:
+    """A refusal of values that a component named in a bundle does not take; ``None`` where ``error`` is another fault.
+
+    Such is a ``ValueError`` or ``TypeError`` that the component itself raised when MONAI built it, as
+    ``torch.optim.AdamW`` does with a negative learning rate. A ``TypeError`` out of this package's own code is a fault
+    of ours: a value of the wrong kind is refused before anything is built.
+
+    Args:
+        error: what was raised, however deep MONAI wrapped it.
+        content: the configuration with the component, for its id; without one, or where that holds no such component,
+            the message has the component's name.
+        file: the bundle's file that names the component, where that is known.
+    """
+    for outer, cause in pairwise(_causes(error)):
+        wrapped = _WRAPPED.match(str(outer)) if isinstance(outer, RuntimeError) else None
+        if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
+            name = wrapped[1]
+            ids = [join_id(parts) for parts, value in walk(content) if _is(value, name)]
+            where = " -> ".join(filter(None, (file, " or ".join(ids) or name)))
+            found, hint = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
+            return refused(where, found=found, expected=f"values that {name} takes", hint=hint)
+    return None
+
+
+def _ours(cause: BaseException, component: str) -> bool:
+    if component.startswith(_WORKFLOW):
+        return True
+    *_, last = [None, *(frame for frame, _ in traceback.walk_tb(cause.__traceback__))]
+    module = last.f_globals.get("__name__", "") if last else ""
+    return isinstance(cause, TypeError) and module.partition(".")[0] == "samfed_monai"
+
+
+def _is(value: Any, component: str) -> bool:
+    target = value.get("_target_") if isinstance(value, dict) else None
+    return isinstance(target, str) and (component == target or component.endswith(f".{target}"))
+
+
+def unwrap(error: BaseException, content: Mapping[str, Any] | None = None) -> SamFedError | KeyboardInterrupt | None:
+    """The error of ours that ``error`` was raised from (MONAI wraps what its ``$`` expressions raise).
+
+    Where there is none, what a component refused in its own words is one (:func:`component_refusal`, which takes
+    ``content``), and what the machine could not do (:func:`samfed_monai.core.errors.machine_failure`).
+    """
+    failures = (failure for each in _causes(error) if (failure := machine_failure(each)))
+    return unwrap_own(error) or component_refusal(error, content) or next(failures, None)
+
+
+def unwrap_own(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
+    """As :func:`unwrap`, without what components refused in their own words."""
+    own = (each for each in _causes(error) if isinstance(each, (SamFedError, KeyboardInterrupt)))
+    return next(own, None)
+
+
+@contextmanager
+def unwrapped(parser: Any = None) -> Iterator[None]:
+    """Raises the error of ours in place of the one that MONAI wrapped it in.
+
+    Args:
+        parser: MONAI's ``ConfigParser`` that builds the components.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = unwrap(error, parser.get() if parser is not None else None)
+        if known is None:
+            raise
+        raise known from None

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from pathlib import PurePath
 
 from samfed_monai.core.words import printable
 
@@ -111,13 +110,8 @@ def folded(problems: Iterable[Problem]) -> list[str]:
 
 
 def _cause(problem: Problem) -> tuple[str, ...]:
-    parts = problem.where.split(" -> ")
-    own = {name for part in parts for name in (part, PurePath(part).name, PurePath(part).stem) if len(name) > 1}
-    texts = [problem.found, problem.expected, problem.hint]
-    for name in sorted(own, key=len, reverse=True):
-        texts = [text.replace(name, "*") for text in texts]
-    place = ["*" if _IS_PATH.search(part) else re.sub(r"\d+", "*", part) for part in parts]
-    return (*place, *(_NAMED.sub("*", text) for text in texts))
+    place = ["*" if _IS_PATH.search(part) else re.sub(r"\d+", "*", part) for part in problem.where.split(" -> ")]
+    return (*place, *(_NAMED.sub("*", text) for text in (problem.found, problem.expected, problem.hint)))
 
 
 class Stopped(SamFedError, RuntimeError):
@@ -255,16 +249,13 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
     encoding = sys.getfilesystemencoding()
     hint = "rename it; `convmv -f cp1252 -t utf8 -r --notest FOLDER` renames all files of a folder"
     hint = hint if encoding == "utf-8" else f"set LC_ALL=C.UTF-8: this shell reads names as {encoding}"
-    more = f" and {len(odd) - _EXAMPLES} more" if len(odd) > _EXAMPLES else ""
+    more = f" and {len(odd) - EXAMPLES} more" if len(odd) > EXAMPLES else ""
     expected = "UTF-8 without control characters"
-    return [Problem(where, found=", ".join(odd[:_EXAMPLES]) + more, expected=expected, hint=hint)]
+    return [Problem(where, found=", ".join(odd[:EXAMPLES]) + more, expected=expected, hint=hint)]
 
 
 def _is_no_letter(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs")
-
-
-_EXAMPLES = 3
 
 
 # pathlib's own, before Python 3.13; shutil.copytree keeps of what failed only the words

@@ -263,20 +263,15 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
     Raises:
         Refused: the file is missing, is not UTF-8 JSON (with line and column), or names a key twice in one object.
     """
-    path = Path(path)
+    path, problems = Path(path), Problems()
     try:
         content = path.read_bytes()
-        marked = content.startswith(codecs.BOM_UTF8)
         text = content.decode("utf-8-sig")
     except OSError as error:
-        hint = "check the path"
-        found = error.strerror or str(error)
-        raise refused(str(path), found=found, expected="a readable file", hint=hint) from error
+        raise refused(path, error.strerror or str(error), "a readable file", "check the path") from error
     except UnicodeDecodeError as error:
-        found, hint = f"byte {error.start} is not UTF-8", "save it as UTF-8"
-        raise refused(str(path), found=found, expected="UTF-8 JSON", hint=hint) from error
-    problems = Problems()
-    if marked and not byte_order_mark:
+        raise refused(path, f"byte {error.start} is not UTF-8", "UTF-8 JSON", "save it as UTF-8") from error
+    if content.startswith(codecs.BOM_UTF8) and not byte_order_mark:
         expected, hint = "no byte order mark, as MONAI reads no file with one", "save it as UTF-8 without BOM"
         problems.add(path.name, found="one at its beginning", expected=expected, hint=hint)
 
@@ -347,15 +342,12 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     write_bytes(path, save(contiguous, metadata=dict(metadata) if metadata else None), mode=PUBLIC)
 
 
-def safe_load(
-    path: str | Path, *, like: Mapping[str, Tensor] | None = None, metadata: Callable[[dict], None] | None = None
-) -> dict[str, Tensor]:
+def safe_load(path: str | Path, *, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Reads tensors without ever unpickling code, and checks them.
 
     Args:
         path: a ``.safetensors`` file, or a torch file that loads with ``weights_only=True``.
         like: names to tensors whose names, shapes and dtypes the file must match exactly; ``None`` skips that check.
-        metadata: called with the safetensors header's metadata (an empty dict for torch files).
 
     Raises:
         Refused: missing or unreadable file, names, shapes or dtypes that do not match, NaN or infinity.
@@ -364,36 +356,27 @@ def safe_load(
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    header: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:
-                header = stream.metadata() or {}
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
     except FileNotFoundError as error:
-        problem = Problem(str(path), found="no such file", expected="a weights file", hint="check the path")
-        raise Refused([problem]) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        found = (str(error).splitlines() or [type(error).__name__])[0]
-        raise refused(str(path), found=found, expected="a readable weights file") from error
+        raise refused(path, found="no such file", expected="a weights file", hint="check the path") from error
     except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
         if is_out_of_memory(error):
             raise
-        raise refused(
-            str(path), found=type(error).__name__, expected="tensors only", hint="never unpickle this file"
-        ) from None
+        if isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError)):
+            found = (str(error).splitlines() or [type(error).__name__])[0]
+            raise refused(path, found=found, expected="a readable weights file") from error
+        hint = "never unpickle this file"
+        raise refused(path, found=type(error).__name__, expected="tensors only", hint=hint) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise refused(str(path), found="something that is not a state dict", expected="names to tensors")
-    problems = Problems()
-    problems.extend(check_tensors(tensors, like=like, where=path.name))
-    problems.refuse_if_any()
-    if metadata is not None:
-        metadata(header)
+        raise refused(path, found="something that is not a state dict", expected="names to tensors")
+    if problems := check_tensors(tensors, like=like, where=path.name):
+        raise Refused(problems)
     return tensors
 
 

@@ -14,9 +14,8 @@ from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import parse_json, read_json
 from samfed_monai.core.run_log import run_record
 
-SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
-"""Options that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
-there are several; of one the name tells nothing."""
+SETTINGS = ("network_name", "image_size", "classes")
+"""Options that must be the same in training and in inference; a file has ``classes`` where there are several."""
 ARGUMENTS = "network_def"
 """Key of a file's header, and of a configuration, with the arguments that its network is built with."""
 BASE_SAM = "base_sam"
@@ -59,24 +58,23 @@ def words_of(path: str | Path) -> dict[str, str]:
 
 def settings_of(path: str | Path) -> dict[str, Any]:
     """Those of :data:`SETTINGS` that are among the :func:`words_of` a weights file."""
-    known, found = words_of(path), dict[str, Any]()
-    for name, kind in SETTINGS.items():
-        text = str(known.get(name, ""))
-        if kind is list:
-            found |= {name: names} if (names := _names_in(text)) else {}
-        elif text and (kind is str or _SIDE.fullmatch(text)):
-            found[name] = kind(text)
-    return found
-
-
-def _names_in(text: str) -> list[str]:
-    """Two names or more, out of JSON; none where it is something else."""
-    try:
-        names = parse_json(text or "[]")
-    except ValueError:
-        return []
+    known = words_of(path)
+    size, names = known.get("image_size", ""), _json(known.get("classes", ""))
     several = isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)
-    return names if several else []
+    found = {
+        "network_name": known.get("network_name"),
+        "image_size": int(size) if _SIDE.fullmatch(size) else None,
+        "classes": names if several else None,
+    }
+    return {name: found[name] for name in SETTINGS if found[name]}
+
+
+def _json(text: str | bytes) -> Any:
+    """What a header's text is; ``None`` where it is no JSON."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
 
 
 def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Problem]:
@@ -144,10 +142,7 @@ def _listed(value: Any) -> list[Any]:
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
     """Ids that build a weights file's network, beside :func:`settings_of`: ``{"network_def#experts": 4}``."""
-    try:
-        arguments = parse_json(words_of(path).get(ARGUMENTS, "{}"))
-    except ValueError:
-        return {}
+    arguments = _json(words_of(path).get(ARGUMENTS, "{}"))
     return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
 
 
@@ -156,16 +151,14 @@ def base_sam_of(path: str | Path) -> str:
     return read_header(path).get(BASE_SAM) or str(_run_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
 
 
-def settings_in(config: Any, site: str = "") -> dict[str, str]:
+def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
     """What the ``config`` of a ``run.json`` says of the server's network, or a site's, as a weights file's header.
 
     Args:
         config: content of ``run.json -> config``.
         site: one with a network of its own, or "" for the server's.
     """
-    config = config if isinstance(config, dict) else {}
-    client = config.get("client")
-    client = client if isinstance(client, dict) else {}
+    client = config.get("client") or {}
     own = (config.get("sites") or {}).get(site, {}) if site else {}
     name = own.get("network") or own.get("network_name") or ("" if site else client.get("server_network"))
     known = {
@@ -199,12 +192,7 @@ def _content(path: str | Path) -> dict[str, Any]:
         return {}
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
-        if not 0 < size <= _MOST_HEADER_BYTES:
-            return {}
-        try:
-            content = parse_json(stream.read(size))
-        except ValueError:
-            return {}
+        content = _json(stream.read(size)) if 0 < size <= _MOST_HEADER_BYTES else None
     return content if isinstance(content, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""A process of our own: its memory, threads, imports and output (``samfed``, a site's training, a job on FLARE)."""
+"""A process of our own (``samfed``, a site's training, a job on FLARE): its device, memory, threads and output."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from samfed_monai.core.errors import refused
 from samfed_monai.core.words import printable
+
+if TYPE_CHECKING:
+    import torch
 
 
 def set_up_process() -> None:
@@ -119,3 +124,50 @@ def spin_briefly() -> bool:
         return False
     os.environ["GOMP_SPINCOUNT"] = _SPINS
     return True
+
+
+DEVICE = "SAMFED_DEVICE"
+"""Set by ``--device`` for the whole command, processes that it starts included."""
+
+
+def best_device() -> torch.device:
+    """The device that was asked for, else the first GPU where there is one, else the CPU.
+
+    Raises:
+        Refused: a device that PyTorch does not know, or that is not here.
+
+    Example::
+
+        "device": {"_target_": "samfed_monai.bundle.best_device"}
+    """
+    import torch
+
+    asked = os.environ.get(DEVICE, "")
+    if not asked:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.zeros(1, device=device).item()  # a device without memory, as meta, cannot say what it holds
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        expected, hint = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
+        raise refused(f"--device ({DEVICE})", found=repr(asked), expected=expected, hint=hint) from None
+    return device
+
+
+def device_name(device: torch.device | str | None = None) -> str:
+    """How results name a device: a GPU by its model, another one by its type.
+
+    Args:
+        device: ``None`` is :func:`best_device`.
+    """
+    import torch
+
+    device = best_device() if device is None else torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def usable_cores() -> int:
+    """Cores of the CPU that this process may use, by its affinity, which ``taskset`` or a scheduler may narrow."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

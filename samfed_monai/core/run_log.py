@@ -1,4 +1,4 @@
-"""What a run's folder holds of every command: ``run.log`` with times, ``run.json``, a folder for each round."""
+"""What a command shows and keeps: progress bars, ``run.log`` with times, ``run.json``, a folder for each round."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from samfed_monai.core.errors import SamFedError, Terminated, machine_failure, refused
 from samfed_monai.core.io import PRIVATE, read_json
@@ -67,7 +69,9 @@ class RunLog:
         self._waiting = MemoryHandler(_BEFORE, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         self._waiting.setLevel(logging.INFO)
         self._waiting.addFilter(lambda record: not record.name.startswith(f"{PACKAGE}.audit"))
-        self._others = _Others(self._waiting)
+        self._others = MemoryHandler(0, target=self._waiting)  # hands each record on
+        self._others.setLevel(logging.WARNING)
+        self._others.addFilter(lambda record: record.name.partition(".")[0] != PACKAGE and is_news(record))
         self._file: logging.FileHandler | None = None
 
     def into(self, folder: str | Path) -> None:
@@ -111,17 +115,46 @@ class RunLog:
         self._waiting.handle(logging.LogRecord(PACKAGE, level, "", 0, text, (), None))
 
 
-class _Others(logging.Handler):
-    """Hands on warnings of other packages; this package's own records come from its own logger."""
+LOG_SECONDS = 30.0
+"""Between two lines of a log."""
 
-    def __init__(self, target: logging.Handler) -> None:
-        super().__init__(logging.WARNING)
-        self._target = target
-        self.addFilter(is_news)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name.partition(".")[0] != PACKAGE:
-            self._target.handle(record)
+class LogBar(tqdm):
+    """A bar whose every state is a line of its own: a file has no line that could be drawn again."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Writes the state; tqdm asks for an empty one to wipe a bar away, of which a log has no need."""
+        text = str(self) if msg is None else msg
+        if text:
+            self.fp.write(f"{text}\n")
+        return bool(text)
+
+    def close(self) -> None:
+        """Writes the last state, if it was not, and lets tqdm do the rest silently."""
+        if not self.disable and self.last_print_n != self.n:
+            self.display()
+        self.leave = False
+        super().close()
+
+
+def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **options: Any) -> tqdm:
+    """tqdm on a terminal, :class:`LogBar` elsewhere.
+
+    Args:
+        of: what is gone through; with ``None``, call ``update``.
+        show: whether there is a bar at all.
+        options: of ``tqdm.tqdm``.
+
+    Example::
+
+        for record in progress_bar(records, desc="soft masks", unit="image"):
+            look(record)
+    """
+    hidden = {} if show else {"disable": True}  # without the argument, tqdm reads TQDM_DISABLE
+    if sys.stderr is not None and sys.stderr.isatty():
+        return tqdm(of, **hidden, **options)
+    seldom = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "ascii": True}
+    return LogBar(of, **hidden, **seldom | options)
 
 
 _OBJECTS = ((), ("config",), ("config", "client"), ("config", "sites"), ("hashes",))

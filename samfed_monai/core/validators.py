@@ -1,13 +1,19 @@
-"""Checks of arguments, a line for each, that are refused together."""
+"""Checks of arguments, a line for each, and of JSON against a schema: all that they find is refused together."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from numbers import Real
 from typing import Any
+
+from jsonschema import Draft202012Validator, TypeChecker, ValidationError
+from jsonschema.validators import extend
 
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
@@ -53,22 +59,27 @@ def in_range(
         or_null: whether ``None`` is accepted.
         hint: how to fix it.
     """
-    sound = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    return _unless(sound, where, value, what, least, above, most, below, or_null, hint)
+    if or_null and value is None:
+        return []
+    start, end = above if least is None else least, below if most is None else most
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    fits = -math.inf < number < math.inf and (start is None or number > start or number == least)
+    if fits and (end is None or number < end or number == most):
+        return []
+    bounds = ""
+    if start is not None and end is not None:
+        bounds = f" in {'(' if least is None else '['}{start:g}, {end:g}{')' if most is None else ']'}"
+    elif start is not None:
+        bounds = f" {'>' if least is None else '>='} {start:g}"
+    elif end is not None:
+        bounds = f" {'<' if most is None else '<='} {end:g}"
+    return [Problem(where, repr(value), f"{what}{bounds}{', or null' if or_null else ''}", hint)]
 
 
-def whole(
-    where: str,
-    value: Any,
-    what: str = "a whole number",
-    *,
-    least: int | None = None,
-    most: int | None = None,
-    or_null: bool = False,
-    hint: str = "",
-) -> list[Problem]:
+def whole(where: str, value: Any, what: str = "a whole number", **bounds: Any) -> list[Problem]:
     """A problem unless ``value`` is an ``int`` in the range; the arguments are those of :func:`in_range`."""
-    return _unless(type(value) is int, where, value, what, least, None, most, None, or_null, hint)
+    number = value if type(value) is int or value is None else math.nan  # which is in no range
+    return [replace(problem, found=repr(value)) for problem in in_range(where, number, what, **bounds)]
 
 
 FRACTION = partial(in_range, least=0, most=1)
@@ -98,35 +109,100 @@ def switch(where: str, value: Any) -> list[Problem]:
     return [] if isinstance(value, bool) else [Problem(where, repr(value), "true or false")]
 
 
-def _unless(
-    sound: bool,
-    where: str,
-    value: Any,
-    what: str,
-    least: float | None,
-    above: float | None,
-    most: float | None,
-    below: float | None,
-    or_null: bool,
-    hint: str,
-) -> list[Problem]:
-    if or_null and value is None:
-        return []
-    fits = (
-        sound
-        and (least is None or value >= least)
-        and (above is None or value > above)
-        and (most is None or value <= most)
-        and (below is None or value < below)
-    )
-    if fits:
-        return []
-    lower = f"[{least:g}" if least is not None else f"({above:g}" if above is not None else ""
-    upper = f"{most:g}]" if most is not None else f"{below:g})" if below is not None else ""
-    if lower and upper:
-        bounds = f" in {lower}, {upper}"
-    elif lower:
-        bounds = f" {'>=' if least is not None else '>'} {lower[1:]}"
-    else:
-        bounds = f" {'<=' if most is not None else '<'} {upper[:-1]}" if upper else ""
-    return [Problem(where, repr(value), f"{what}{bounds}{', or null' if or_null else ''}", hint)]
+_MOST_SHOWN = 120  # characters of a value
+
+
+def _is_number(_: TypeChecker, value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(_: TypeChecker, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_CHECKER = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "number": _is_number,
+        "integer": _is_integer,
+        "array": lambda _, value: isinstance(value, (list, tuple)),
+        "object": lambda _, value: isinstance(value, Mapping),
+    }
+)
+_Validator = extend(Draft202012Validator, type_checker=_CHECKER)
+
+
+def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Problem]:
+    """Every departure of ``content`` from ``schema``; an empty list when there is none.
+
+    Numbers must be finite, whole numbers must be ``int``, and tuples count as arrays.
+
+    Args:
+        content: JSON content.
+        schema: the schema; the ``description`` of a value is what is expected where it is absent, or does not match.
+        where: name of the file or message, for the messages.
+    """
+    problems = [_problem(error, where) for error in _Validator(schema).iter_errors(content)]
+    return list(dict.fromkeys(problem for found in problems for problem in found))
+
+
+_KINDS = {
+    **{"number": "a number", "integer": "a whole number", "string": "a text", "boolean": "true or false"},
+    **{"array": "a list", "object": "an object", "null": "null"},
+}
+_BOUNDS = {
+    **{"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"},
+    "multipleOf": "a multiple of",
+}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")
+
+
+def _problem(error: ValidationError, where: str) -> list[Problem]:
+    first, *rest = error.absolute_path or [None]
+    place = where if first is None else f"{where} -> {'#'.join(map(str, [first, *rest]))}"
+    below = f"{place}{' -> ' if first is None else '#'}"
+    value, rule, known = error.instance, error.validator_value, error.schema.get("properties", {})
+    shown = "null" if value is None else f"{value!r} ({type(value).__name__})"[:_MOST_SHOWN]
+    described = error.schema.get("description")
+    match error.validator:
+        case "required":
+            absent = [(name, known.get(name, {}).get("description", "one")) for name in rule if name not in value]
+            return [Problem(f"{below}{name}", "no such key", expected) for name, expected in absent]
+        case "additionalProperties" if rule is False:
+            names, unknown = sorted(known), [str(name) for name in value if name not in known]
+            expected = f"one of {names}"
+            return [Problem(f"{below}{n}", "an unknown key", expected, did_you_mean(n, names)) for n in unknown]
+        case "type" | "anyOf":
+            expected = " or ".join(_words({error.validator: rule}))
+            return [Problem(place, shown, expected, _hint(value, expected))]
+        case "enum":
+            words = [each for each in rule if each is not None]
+            close = did_you_mean(value, map(str, words)) if isinstance(value, str) else ""
+            return [Problem(place, repr(value), f"one of {words}", close)]
+        case bound if bound in _BOUNDS and not (bound == "multipleOf" and described):
+            return [Problem(place, str(value), f"{_BOUNDS[bound]} {rule}")]
+    return [Problem(place, shown, str(described or error.message))]
+
+
+def _words(schema: Mapping[str, Any]) -> list[str]:
+    """What a schema takes, in words: kinds of values, and values."""
+    kinds = schema.get("type", [])
+    words = [_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    words += [repr(value) for value in schema.get("enum", [schema["const"]] if "const" in schema else [])]
+    return list(dict.fromkeys([*words, *(word for each in schema.get("anyOf", ()) for word in _words(each))]))
+
+
+def _hint(value: Any, expected: str) -> str:
+    """What to do about a value of the wrong kind, where that is obvious; else an empty string."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word and "number" in expected and _NUMBER.fullmatch(word):
+        return "remove the quotes"
+    if word in ("true", "false") and "true or false" in expected:
+        return f"write {word} without quotes (True or False on MONAI's own command line)"
+    if word and "a list" in expected:
+        return f"write {json.dumps([item.strip(_BRACKETS) for item in value.split(',')])}"
+    if isinstance(value, float) and value.is_integer() and "whole number" in expected:
+        return f"write {int(value)}"
+    return "put it in quotes" if isinstance(value, (bool, int, float)) and "a text" in expected else ""
+
+
+_BRACKETS = " []'\""

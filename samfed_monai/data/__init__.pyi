@@ -2,7 +2,6 @@
 
 from .checks import check_datalist
 from .datalist import DataList, Item, Site, Split
-from .partitions import Partition
 from .prepare import Options, Prepared, prepare_folders, prepare_isic, prepare_list, prepare_polyp
 from .quality_report import report_on
 from .reading import read_image, read_mask
@@ -14,7 +13,6 @@ __all__ = [
     "DataList",
     "Item",
     "Options",
-    "Partition",
     "Prepared",
     "Site",
     "SoftMaskStore",

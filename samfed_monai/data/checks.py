@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
-from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.own_process import usable_cores
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
-from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
-from samfed_monai.data.reading import Picture, decode_image, decode_mask, is_turned, misfit, read_bytes
+from samfed_monai.data.datalist import DataList, LabelKind, Split, confine
+from samfed_monai.data.reading import Picture, Unreadable, decode_image, decode_mask, is_turned, misfit, read_bytes
 from samfed_monai.data.weak_labels import decode_weak_label
 
 
@@ -36,7 +37,6 @@ class Facts:
         mode: Pillow's name of the stored pixels (``RGB``, ``I;16``, ``CMYK``, ...).
         turned: whether the file's EXIF asks for an orientation other than upright.
         brightest: the highest value of the image's channels in 0..255.
-        mean_rgb: mean colour, 0 to 255 each.
         label: path of the mask, if any, with ``label_sha256`` as above.
         mask_values: distinct stored grey levels of the mask, ascending.
         foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
@@ -53,7 +53,6 @@ class Facts:
     mode: str = ""
     turned: bool = False
     brightest: int = 255
-    mean_rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
     label: str | None = None
     label_sha256: str | None = None
     mask_values: tuple[int, ...] = ()
@@ -80,91 +79,70 @@ def wrong_root(files: Sequence[str], data_root: str | Path, listed: str) -> list
     return [Problem(str(root.resolve()), found, f"{counted(len(files), 'file')} of {listed}", hint)]
 
 
+class Listed(Protocol):
+    """An image that a source found, or an item of a list."""
+
+    image: str
+    label: str | None
+    label_kind: str | None
+
+
 def survey(
-    pairs: Iterable[tuple[str, str | None]],
+    listed: Iterable[Any],
     data_root: str | Path,
     *,
     threshold: int | None = None,
-    weak: Collection[str] = (),
     classes: Sequence[str] = (),
-    progress: bool = True,
 ) -> list[Facts]:
-    """Facts of every pair, in order; nothing is raised for a bad file, its facts carry the problem.
+    """Facts of every image with its label, each once, in order; a bad file raises nothing, its facts have the problem.
 
     Args:
-        pairs: image and mask (or ``None``), relative to ``data_root``.
+        listed: images and their labels (:class:`Listed`), relative to ``data_root``.
         data_root: folder that nothing may lie outside of.
         threshold: as in :func:`~.reading.read_mask`.
-        weak: which labels are weak ones (:func:`~.weak_labels.read_weak_label`).
         classes: names of the classes of labels that have several; empty for binary masks.
-        progress: whether to show a progress bar.
     """
-    pairs = list(pairs)
-    workers = min(16, usable_cores() + 2)
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(
-            lambda pair: look(pair[0], pair[1], data_root, threshold, weak=pair[1] in weak, classes=classes), pairs
-        )
-        return list(progress_bar(found, total=len(pairs), desc="reading images", unit="image", show=progress))
+    different = {(one.image, one.label): one for one in listed}.values()
+    with ThreadPoolExecutor(min(16, usable_cores() + 2)) as pool:
+        found = pool.map(partial(look, data_root=data_root, threshold=threshold, classes=classes), different)
+        return list(progress_bar(found, total=len(different), desc="reading images", unit="image"))
 
 
-def look(
-    image: str,
-    label: str | None,
-    data_root: str | Path,
-    threshold: int | None,
-    *,
-    weak: bool = False,
-    classes: Sequence[str] = (),
-) -> Facts:
+def look(one: Listed, data_root: str | Path, threshold: int | None = None, classes: Sequence[str] = ()) -> Facts:
     """Facts of one image and its mask, or weak label (which has no share of foreground, and no direction)."""
-    problems: list[Problem] = []
-    facts: dict = {"image": image, "label": label}
+    problems = Problems()
+    facts: dict[str, Any] = {"image": one.image, "label": one.label}
     picture = mask = None
+    weak = one.label_kind not in (None, LabelKind.MASK.value)
     try:
-        content = _content(data_root, image, "a readable file", RESTORE)
+        content = _content(data_root, one.image, "a readable file", RESTORE)
         facts["sha256"] = sha256_bytes(content)
-        picture, stored = decode_image(content, image)
-        facts |= {**_image_facts(picture, stored), "turned": is_turned(stored)}
+        picture, stored = decode_image(content, one.image)
+        facts |= {"height": picture.shape[0], "width": picture.shape[1], "brightest": int(picture.max())}
+        facts |= {"mode": stored.mode, "turned": is_turned(stored)}
     except Refused as refusal:
-        facts["unreadable"] = _is_there(data_root, image)
-        problems += refusal.problems
-    if label is not None:
+        facts["unreadable"] = isinstance(refusal, Unreadable)
+        problems.extend(refusal.problems)
+    if one.label is not None:
         lost = any(problem.found == NO_FILE for problem in problems)  # whoever lacks both lacks a folder
         hint = RESTORE if lost else "add the mask, or list the image without a label"
         try:
-            content = _content(data_root, label, f"the mask of {image}", hint)
+            content = _content(data_root, one.label, f"the mask of {one.image}", hint)
             facts["label_sha256"] = sha256_bytes(content)
             if weak:
-                mask = decode_weak_label(content, label, len(classes) or 1)
-                facts |= {"mask_values": tuple(int(value) for value in np.unique(mask))}
+                mask = decode_weak_label(content, one.label, len(classes) or 1)
+                facts["mask_values"] = tuple(np.unique(mask).tolist())
             else:
-                mask, values = _decoded(content, label, threshold, classes)
+                mask, values = _decoded(content, one.label, threshold, classes)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
         except Refused as refusal:
-            undecoded = _is_there(data_root, label) and ("label_sha256" not in facts or not _decodes(content))
-            facts["unreadable"] = facts.get("unreadable", False) or undecoded
-            problems += refusal.problems
+            facts["unreadable"] = facts.get("unreadable", False) or isinstance(refusal, Unreadable)
+            problems.extend(refusal.problems)
     if picture is not None and mask is not None:
-        problem = _size_problem(picture, mask, image, str(label), facts["turned"])
-        problems += [problem] if problem else []
-        facts["misfit"] = 0.0 if problem or weak else misfit(picture, mask)
+        wrong = _size_problem(picture, mask, one.image, str(one.label), facts["turned"])
+        problems.extend(wrong)
+        facts["misfit"] = 0.0 if wrong or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
-
-
-def _is_there(data_root: str | Path, name: str) -> bool:
-    try:
-        return confine(data_root, name, where=name).exists()
-    except Refused:
-        return False
-
-
-def _decodes(content: bytes) -> bool:
-    try:
-        decode_image(content, "")
-    except Refused:
-        return False
-    return True
 
 
 NO_FILE = "no such file"
@@ -185,8 +163,7 @@ def _decoded(
     if classes:
         of_classes = decode_classes(content, label, classes)
         return (of_classes > 0).astype(np.uint8), np.unique(of_classes).tolist()
-    mask, values, _ = decode_mask(content, label, threshold)
-    return mask, values
+    return decode_mask(content, label, threshold)
 
 
 def _border(mask: Picture) -> float:
@@ -194,33 +171,19 @@ def _border(mask: Picture) -> float:
     return float(sum(int(side.sum()) for side in rim) / sum(side.size for side in rim))
 
 
-def _image_facts(picture: Picture, stored: Image.Image) -> dict:
-    height, width = picture.shape[:2]
-    step = max(1, min(height, width) // 128)
-    red, green, blue = (float(value) for value in picture[::step, ::step].reshape(-1, 3).mean(axis=0))
-    return {
-        "height": height,
-        "width": width,
-        "mode": stored.mode,
-        "mean_rgb": (red, green, blue),
-        "brightest": int(picture.max()),
-    }
-
-
-def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turned: bool) -> Problem | None:
+def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turned: bool) -> list[Problem]:
     expected, found = picture.shape[:2], mask.shape
     if expected == found:
-        return None
-    size = "{1} x {0}".format(*expected)
-    if found == expected[::-1]:
-        hint = "turn the mask by a quarter, or transpose it back; look which in the data report's overlays"
-        if turned:
-            hint = "the image's EXIF turns it, the mask's does not: save both upright, without EXIF"
-        return Problem(
-            label, found="a transposed mask, {1} x {0}".format(*found), expected=f"{size} as {image}", hint=hint
-        )
-    hint = "resize the mask with nearest-neighbour interpolation, or find the right one"
-    return Problem(label, found="{1} x {0} pixels".format(*found), expected=f"{size} as {image}", hint=hint)
+        return []
+    pixels = "{1} x {0}".format(*found)
+    wanted = "{1} x {0} as ".format(*expected) + image
+    if found != expected[::-1]:
+        hint = "resize the mask with nearest-neighbour interpolation, or find the right one"
+        return [Problem(label, f"{pixels} pixels", wanted, hint)]
+    hint = "turn the mask by a quarter, or transpose it back; look which in the data report's overlays"
+    if turned:
+        hint = "the image's EXIF turns it, the mask's does not: save both upright, without EXIF"
+    return [Problem(label, f"a transposed mask, {pixels}", wanted, hint)]
 
 
 MEASURING = (Split.VALIDATION, Split.TEST)
@@ -233,13 +196,17 @@ def leaks(datalist: DataList) -> list[Problem]:
     """
     problems = Problems()
     first: dict[str, tuple[str, Split, str]] = {}
+
+    def place(site: str, split: Split, _: str) -> str:
+        return f"{site}'s {split.value} images" if site else "the public images"
+
     for site, split, item in datalist.items():
         here = (site, split, item.image)
         there = first.setdefault(item.sha256, here)
         if (there[0], there[1]) != (site, split) and (split in MEASURING or there[1] in MEASURING):
             problems.add(
                 item.image,
-                found=f"the same bytes in {_place(*here)} and, as {there[2]}, in {_place(*there)}",
+                found=f"the same bytes in {place(*here)} and, as {there[2]}, in {place(*there)}",
                 expected=f"an image of {split.value if split in MEASURING else there[1].value} in no other split",
                 hint="take it out of one of them, or results look better than they are",
             )
@@ -275,11 +242,7 @@ def warnings(datalist: DataList) -> list[str]:
     return sentences
 
 
-def _place(site: str, split: Split, _image: str) -> str:
-    return f"{site}'s {split.value} images" if site else "the public images"
-
-
-def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, progress: bool = True) -> list[Problem]:
+def check_datalist(datalist: str | Path | DataList, data_root: str | Path) -> list[Problem]:
     """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
 
     Where all files are missing, only that is reported.
@@ -291,50 +254,33 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     Args:
         datalist: the list, or its JSON file.
         data_root: folder that its paths are relative to.
-        progress: whether to show a progress bar.
 
     Raises:
         Refused: the JSON file itself cannot be loaded.
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     files = [name for _, _, item in datalist.items() for name in (item.image, item.label) if name is not None]
-    return wrong_root(files, data_root, f"the list {datalist.name!r}") or problems_of(
-        datalist, survey_list(datalist, data_root, progress=progress)
-    )
-
-
-def survey_list(datalist: DataList, data_root: str | Path, *, progress: bool) -> list[Facts]:
-    """:func:`survey` of every item of a list."""
-    return survey(
-        [(item.image, item.label) for _, _, item in datalist.items()],
-        data_root,
-        threshold=datalist.mask_threshold,
-        weak={str(item.label) for _, _, item in datalist.items() if item.weak},
-        classes=datalist.classes,
-        progress=progress,
-    )
-
-
-def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:
-    """What is wrong with a list, given the facts of its files.
-
-    Args:
-        datalist: the list.
-        facts: of every item, in any order; an item without facts was not looked at and has no file problems.
-    """
-    by_image = {fact.image: fact for fact in facts}
-    problems = Problems()
+    if wrong := wrong_root(files, data_root, f"the list {datalist.name!r}"):
+        return wrong
+    facts = {fact.image: fact for fact in facts_of(datalist, data_root)}
+    problems, hint = Problems(), "restore the file, or make the list again"
     for _, _, item in datalist.items():
-        fact = by_image.get(item.image)
-        if fact is not None:
-            problems.extend(fact.problems)
-            problems.extend(_changed(item, fact))
-    for name in sorted(datalist.sites.keys() & SERVER_NAMES):
-        hint = "rename the site, or its folder: the server is called so"
-        problems.add(f"sites -> {name}", found=repr(name), expected="another name", hint=hint)
+        fact = facts[item.image]
+        problems.extend(fact.problems)
+        pairs = (item.image, fact.sha256, item.sha256), (item.label, fact.label_sha256, item.label_sha256)
+        for name, found, expected in pairs:
+            if name and found and found != expected:
+                problems.add(name, found=f"SHA-256 {found[:12]}…", expected=f"{str(expected)[:12]}…", hint=hint)
     problems.extend(leaks(datalist))
     problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
     return list(problems)
+
+
+def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:
+    """:func:`survey` of every item of a list."""
+    listed = [item for _, _, item in datalist.items()]
+    threshold, classes = datalist.mask_threshold, datalist.classes
+    return survey(listed, data_root, threshold=threshold, classes=classes)
 
 
 def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
@@ -377,12 +323,3 @@ def unending(path: str) -> str:
 def stem(path: str) -> str:
     """File name without its extension, in its normal form, whatever file system it came from."""
     return normal(PurePosixPath(path).stem)
-
-
-def _changed(item: Item, fact: Facts) -> Iterable[Problem]:
-    hint = "restore the file, or make the list again"
-    if fact.sha256 and fact.sha256 != item.sha256:
-        yield Problem(item.image, found=f"SHA-256 {fact.sha256[:12]}…", expected=f"{item.sha256[:12]}…", hint=hint)
-    if item.label and fact.label_sha256 and fact.label_sha256 != item.label_sha256:
-        expected = f"{str(item.label_sha256)[:12]}…"
-        yield Problem(item.label, found=f"SHA-256 {fact.label_sha256[:12]}…", expected=expected, hint=hint)

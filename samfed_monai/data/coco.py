@@ -1,31 +1,34 @@
-"""COCO's object annotations: masks as polygons and run lengths, and back to the same masks."""
+"""COCO's object annotations: masks as polygons and run lengths, back to the same masks, and drawn beside images."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import departures
+from samfed_monai.core.words import counted, normal
+from samfed_monai.data.checks import stem
+from samfed_monai.data.folders import Written, list_images, relative, sites_in, write_new
+from samfed_monai.data.partitions import parts_in_common
+from samfed_monai.data.reading import png_of, read_image
 
 Mask = NDArray[np.bool_]
 
 OUTSIDE = 1.0
 """Pixels that an outline may leave its picture by, as hand-drawn ones do at its border; it is cut off there."""
-
-
-def installed() -> bool:
-    """Whether ``pycocotools`` is there."""
-    return importlib.util.find_spec("pycocotools") is not None
 
 
 def require_pycocotools(where: str) -> list[Problem]:
@@ -35,7 +38,8 @@ def require_pycocotools(where: str) -> list[Problem]:
         where: what asks for it.
     """
     hint = "pip install 'samfed-monai[coco]'"
-    return [] if installed() else [Problem(where, found="no pycocotools", expected="it, for COCO", hint=hint)]
+    there = importlib.util.find_spec("pycocotools") is not None
+    return [] if there else [Problem(where, found="no pycocotools", expected="it, for COCO", hint=hint)]
 
 
 def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
@@ -281,7 +285,7 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
         raise refused(where, "coordinates from 0 to 1, as shares of the picture", expected, hint)
     from pycocotools import mask as coco
 
-    clipped = [_clipped(polygon, height, width) for polygon in polygons]
+    clipped = [np.clip(np.reshape(each, (-1, 2)), 0, [width, height]).ravel().tolist() for each in polygons]
     drawn = coco.decode(coco.merge(coco.frPyObjects(clipped, height, width)))
     return drawn.astype(bool)
 
@@ -289,20 +293,16 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
 def _polygons_in(segmentation: Any) -> list[Any]:
     """A list of polygons, each a list of x and y in turn, out of what programs write for that."""
     parts = segmentation if isinstance(segmentation, list) else []
-    if parts and not any(isinstance(part, list) for part in parts):
-        return [parts]
-    if len(parts) > 1 and all(_is_pair(part) for part in parts):
-        return [[value for pair in parts for value in pair]]
-    return [
-        [value for pair in part for value in pair]
-        if part and isinstance(part, list) and all(map(_is_pair, part))
-        else part
-        for part in parts
-    ]
+    if parts and (not any(isinstance(part, list) for part in parts) or (len(parts) > 1 and _are_pairs(parts))):
+        parts = [parts]
+    return [[value for pair in part for value in pair] if _are_pairs(part) else part for part in parts]
 
 
-def _is_pair(part: Any) -> bool:
-    return isinstance(part, list) and len(part) == 2 and not any(isinstance(value, list) for value in part)
+def _are_pairs(parts: Any) -> bool:
+    return isinstance(parts, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and not any(isinstance(value, list) for value in pair)
+        for pair in parts or [None]
+    )
 
 
 def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
@@ -322,11 +322,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _clipped(polygon: list[float], height: int, width: int) -> list[float]:
-    points = np.clip(np.reshape(np.asarray(polygon, np.float64), (-1, 2)), 0, [width, height])
-    return [float(number) for number in points.reshape(-1)]
-
-
 def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: str) -> Mask:
     size, counts = runs.get("size"), runs.get("counts")
     if size != [height, width]:
@@ -338,9 +333,7 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
         expected = f"run lengths that fill {height * width} pixels"
         found = f"{sum(lengths)} pixels" if whole else "no such numbers"
         raise refused(where, found=found, expected=expected, hint="export the file anew")
-    drawn = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    filled: Mask = drawn.reshape((height, width), order="F")
-    return filled
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape((height, width), order="F")
 
 
 def _lengths(text: str) -> list[int]:
@@ -357,3 +350,124 @@ def _lengths(text: str) -> list[int]:
             lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
             value = shift = 0
     return [-1] if shift else lengths
+
+
+def draw_coco(
+    root: str | Path,
+    *,
+    categories: Sequence[str] = (),
+    blank_is_empty: bool = False,
+    skip_unreadable: bool = False,
+    output: str | Path | None = None,
+    written: Written | None = None,
+) -> list[str]:
+    """Draws COCO annotations as ``<site>/masks/<stem>.png``, as :mod:`.folders` reads them.
+
+    Args:
+        root: folder of sites, or one site's own folder. A site has ``images``, and its annotations in JSON files beside
+            that folder or in ``annotations``; one without any is left as it is.
+        categories: see :func:`read_coco`.
+        blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
+            otherwise it is not annotated yet, and gets none.
+        skip_unreadable: whether pictures that cannot be read get no mask.
+        output: a data list that is to be written, which is no annotation wherever it lies.
+        written: takes the new files.
+
+    Returns:
+        Sentences on what was left out.
+
+    Raises:
+        Refused: everything that is wrong with any file, image or annotation; a mask of another content is in the way.
+            Nothing is written then.
+    """
+    root, problems = Path(root), Problems()
+    problems.extend(require_pycocotools(str(root)))
+    problems.refuse_if_any()
+    files = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root)}
+    spared = Path(output).resolve() if output is not None else None
+    files = {site: [path for path in paths if path.resolve() != spared] for site, paths in files.items()}
+    if not any(files.values()):
+        expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
+        raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
+    masks: dict[Path, bytes] = {}
+    sentences = []
+    for site in [site for site, paths in files.items() if paths]:
+        known, blank = _Images(site), 0
+        pictures: list[Annotated] = []
+        for file in files[site]:
+            with problems.collected():
+                pictures += read_coco(file, categories=categories)
+        for one in progress_bar(pictures, desc=f"drawing {site.name}", unit="mask"):
+            with problems.collected():
+                path = known.image_of(one, skip_unreadable)
+                if path is None:
+                    continue
+                place = known.mask_of(path)
+                if not one.annotations and not blank_is_empty:
+                    blank += 1
+                    if place.exists():  # of an earlier call: it would be taken for the picture's mask
+                        expected, hint = "none: its picture has no annotation", "move it away, or annotate the picture"
+                        raise refused(place, found="a mask", expected=expected, hint=hint)
+                elif place in masks:
+                    hint = "keep one of them"
+                    raise refused(one.where, f"{one.file_name} a second time", "each picture once", hint)
+                else:
+                    masks[place] = png_of(one.mask() * np.uint8(255))
+        if blank:
+            who = counted(blank, f"picture of {site.name} has", f"pictures of {site.name} have")
+            sentences.append(f"{who} no annotation: taken as unlabelled")
+        if known.unlisted:
+            who = counted(len(known.unlisted), f"picture of {site.name} is", f"pictures of {site.name} are")
+            sentences.append(f"{who} in no COCO file, such as {relative(next(iter(known.unlisted)), root)}")
+    problems.refuse_if_any()
+    write_new(masks, {} if written is None else written)
+    return sentences
+
+
+class _Images:
+    """The images of a site, by the names that COCO files have for them.
+
+    A name is compared from its end, as in :class:`~samfed_monai.data.partitions.Groups`, whatever folder it starts
+    at: with slashes or backslashes, as it is or percent-encoded. It is never opened.
+    """
+
+    def __init__(self, site: Path) -> None:
+        self.site, self.unlisted = site, dict.fromkeys(list_images(site / "images"))
+        self._named: dict[str, list[Path]] = {}
+        for path in self.unlisted:
+            self._named.setdefault(normal(path.name), []).append(path)
+        self._count = Counter(stem(path.name) for path in self.unlisted)
+
+    def mask_of(self, image: Path) -> Path:
+        """Where its mask goes: into a folder like its own, where another image has its name."""
+        below = relative(image.parent, self.site / "images") if self._count[stem(image.name)] > 1 else ""
+        return self.site / "masks" / below / f"{stem(image.name)}.png"
+
+    def image_of(self, one: Annotated, skip_unreadable: bool) -> Path | None:
+        """The one image that an entry is of; ``None`` if it cannot be read and is to be skipped.
+
+        Raises:
+            Refused: none, several, or one of another size.
+        """
+        where = f"{one.where}: {one.file_name}"
+        found = self._like(one.file_name) or self._like(unquote(one.file_name))
+        if len(found) != 1:
+            there = "no such image" if not found else f"{len(found)} images of that name"
+            expected = f"one image of that name in {self.site / 'images'}"
+            raise refused(where, found=there, expected=expected, hint="add it, or take its entry out")
+        self.unlisted.pop(found[0], None)
+        try:
+            height, width = read_image(found[0]).shape[:2]
+        except Refused as refusal:
+            if skip_unreadable:  # the source that makes the list names it
+                return None
+            raise Refused(map(or_skip, refusal.problems)) from None
+        if (height, width) != (one.height, one.width):
+            expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
+            raise refused(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)
+        return found[0]
+
+    def _like(self, name: str) -> list[Path]:
+        listed = PurePosixPath(normal(name).replace("\\", "/"))
+        paths = {path: normal(relative(path, self.site / "images")) for path in self._named.get(listed.name, ())}
+        return [path for path, at in paths.items() if parts_in_common(listed, PurePosixPath(at))]

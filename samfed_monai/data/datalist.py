@@ -11,7 +11,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures, require
 from samfed_monai.core.words import printable
 from samfed_monai.data.classes import list_class_problems
 
@@ -147,57 +147,55 @@ SITE_NAME = re.compile(r"[^\x00-\x1f/\\.@$%][^\x00-\x1f/\\]*")
 
 LIST_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("datalist.schema.json"))
 """What the JSON of a data list looks like; what a schema cannot say is checked beside it."""
-_SPLITS = [split.value for split in SITE_SPLITS]
 
 
-def parse(content: Any, where: str) -> tuple[DataList | None, Problems]:
-    """A data list out of JSON content, and what is wrong with it.
+def read_list(content: Any, where: str) -> DataList:
+    """A data list out of JSON content.
 
     Args:
         content: what ``read_json`` returned.
         where: the file's name, for messages.
 
-    Returns:
-        The list, or ``None`` where the content does not follow :data:`LIST_SCHEMA`; and every problem.
+    Raises:
+        Refused: what does not follow :data:`LIST_SCHEMA`; else everything else that is wrong; else another hash.
     """
+    require(departures(content, LIST_SCHEMA, where))
     problems = Problems()
-    problems.extend(departures(content, LIST_SCHEMA, where))
-    content = content if isinstance(content, Mapping) else {}
-    threshold = content.get("mask_threshold")
+    threshold, classes = content.get("mask_threshold"), content.get("classes", [])
     if "classes" in content:
-        problems.extend(list_class_problems(content["classes"], threshold, f"{where} -> classes"))
-    sites = content.get("sites")
-    splits = [("public", Split.PUBLIC, content.get("public"))]
-    for name, entry in sites.items() if isinstance(sites, Mapping) else ():
+        problems.extend(list_class_problems(classes, threshold, f"{where} -> classes"))
+    splits = [("public", Split.PUBLIC, content["public"])]
+    for name, entry in content["sites"].items():
         problems.extend(_name_problems(name, f"{where} -> sites#{name}"))
-        entry = entry if isinstance(entry, Mapping) else {}
-        splits += [(f"sites#{name}#{split.value}", split, entry.get(split.value)) for split in SITE_SPLITS]
+        splits += [(f"sites#{name}#{split.value}", split, entry[split.value]) for split in SITE_SPLITS]
     seen: dict[str, str] = {}
     for name, split, items in splits:
-        for index, item in enumerate(items if isinstance(items, list) else ()):
-            if isinstance(item, Mapping):
-                place = f"{where} -> {name}"
-                problems.extend(_item_problems(item, split, f"{place}#{index}"))
-                image = str(item.get("image"))
-                if image in seen:
-                    found = f"{image!r}, which {seen[image]} lists too"
-                    problems.add(place, found=found, expected="each image once", hint="delete one of the two")
-                seen.setdefault(image, place)
-    if len(problems):
-        return None, problems
-    made = {
-        name: Site(**{split: [Item(**item) for item in entry[split]] for split in _SPLITS})
+        place = f"{where} -> {name}"
+        for index, item in enumerate(items):
+            problems.extend(_item_problems(item, split, f"{place}#{index}"))
+            if there := seen.get(item["image"]):
+                found = f"{item['image']!r}, which {there} lists too"
+                problems.add(place, found=found, expected="each image once", hint="delete one of the two")
+            seen.setdefault(item["image"], place)
+    problems.refuse_if_any()
+    sites = {
+        name: Site(**{split: [Item(**item) for item in items] for split, items in entry.items()})
         for name, entry in content["sites"].items()
     }
     public = [Item(**item) for item in content["public"]]
-    return DataList(content["name"], public, made, threshold, content.get("classes", [])), problems
+    datalist = DataList(content["name"], public, sites, threshold, classes)
+    if datalist.hash != content["hash"]:
+        found = f"content with hash {datalist.hash[:12]}…"
+        hint = "the list was changed after it was made: restore it, or make a new one with `samfed prepare`"
+        raise refused(f"{where} -> hash", found, f"the recorded {content['hash'][:12]}…", hint)
+    return datalist
 
 
 def _name_problems(name: str, where: str) -> list[Problem]:
     if not SITE_NAME.fullmatch(name) or unsafe(name):
         hint = "rename the site: its name becomes a folder, and a value of the configuration"
         return [Problem(where, repr(name), "a name without slashes, or one of . @ $ % in front", hint)]
-    hint = "rename the site: the server is called so"
+    hint = "rename the site, or its folder: the server is called so"
     return [Problem(where, repr(name), "another name", hint)] if name in SERVER_NAMES else []
 
 
@@ -205,7 +203,7 @@ def _item_problems(item: Mapping[str, Any], split: Split, where: str) -> list[Pr
     """What is wrong with an item besides its types: paths out of the root, and labels that its split cannot have."""
     problems, label, kind = Problems(), item.get("label"), item.get("label_kind")
     for key in ("image", "label"):
-        if isinstance(item.get(key), str) and (reason := unsafe(item[key])):
+        if item.get(key) is not None and (reason := unsafe(item[key])):
             hint = "list only paths inside the data root"
             problems.add(f"{where}#{key}", found=reason, expected="a relative path inside the data root", hint=hint)
     weak = kind not in (None, LabelKind.MASK.value)
@@ -318,7 +316,7 @@ class DataList:
             Refused: the list would not load again (a path out of the root, a labelled item without its mask, ...).
         """
         content = {"schema": SCHEMA, "name": self.name, "hash": self.hash, **self.content()}
-        _read(content, Path(path).name)
+        read_list(content, Path(path).name)
         write_json(path, content)
 
     @classmethod
@@ -328,23 +326,13 @@ class DataList:
         It does not look at the images; :func:`samfed_monai.data.check_datalist` does.
 
         Raises:
-            Refused: with every problem of the file at once.
+            Refused: see :func:`read_list`.
         """
-        return _read(read_json(path), Path(path).name)
+        return read_list(read_json(path), Path(path).name)
 
 
 def _item_json(item: Item) -> dict[str, Any]:
     return {key: value for key, value in vars(item).items() if value is not None}
-
-
-def _read(content: Any, where: str) -> DataList:
-    datalist, problems = parse(content, where)
-    problems.refuse_if_any()
-    if datalist is None or datalist.hash != content["hash"]:
-        found = f"content with hash {str(datalist and datalist.hash)[:12]}…"
-        hint = "the list was changed after it was made: restore it, or make a new one with `samfed prepare`"
-        raise refused(f"{where} -> hash", found, f"the recorded {content['hash'][:12]}…", hint)
-    return datalist
 
 
 HINT = "choose another name, or delete it"

@@ -1,34 +1,182 @@
-"""Unlabelled images to segment, from folders or single files: each is read once and gets a unique name."""
+"""Files of a folder by kind, one walk for all commands; and unlabelled images to segment, each with a unique name."""
 
 from __future__ import annotations
 
 import logging
+import mimetypes
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.device import usable_cores
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems, or_skip
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.own_process import usable_cores
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.data.dicom import no_image
 from samfed_monai.data.reading import SUFFIXES, read_image
-from samfed_monai.data.walk import PICTURE, kind_of, not_read, report_not_read, walk
 
 logger = logging.getLogger(__name__)
+counted_only = logging.getLogger(f"{__name__}.not_read")
+"""Reports files that were not read; a caller that reads them in another way mutes it."""
+
+PICTURE, NIFTI, DICOM, VIDEO = "picture", "NIfTI volume", "DICOM object", "video"
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
+_SYSTEM = frozenset(
+    """__macosx|.ds_store|.appledouble|.trashes|.trash|.fseventsd|.temporaryitems|.spotlight-v100|.documentrevisions-v100
+.apdisk|.volumeicon.icns|icon\r|network trash folder|$recycle.bin|recycler|recycled|system volume information
+thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|@eadir|@tmp|@recycle|@recently-snapshot|@appstore|#recycle
+#snapshot|.@__thumb|@sharebin|.snapshot|.snapshots|.zfs|~snapshot|lost+found|.directory|.nfs""".replace(
+        "\n", "|"
+    ).split("|")
+)
+"""What macOS, Windows, Linux and storage boxes (Synology, QNAP, Asustor, NetApp) put beside files, in small letters."""
+_PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden")
+
+FileKinds = Mapping[str, Sequence[Path]]
+"""Files by kind: ``PICTURE``, ``NIFTI``, ``DICOM``, or another (``GIF``, ``video``, ``text``, ``hidden``)."""
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder belongs to an operating system or a storage box."""
+    return name.casefold() in _SYSTEM or name.casefold().startswith(_PREFIXES)
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a file or folder is hidden, or a system's."""
+    return name.startswith(".") or is_system(name)
+
+
+def kind_of(path: Path) -> str:
+    """A file's kind (:data:`FileKinds`), by its name; of a name without a suffix of ours, by its first bytes."""
+    name = path.name.lower()
+    if path.suffix.lower() in SUFFIXES:
+        return PICTURE
+    if name.endswith(NIFTI_SUFFIXES):
+        return NIFTI
+    head = b"" if name.endswith(DICOM_SUFFIXES) else _head(path)
+    if name.endswith(DICOM_SUFFIXES) or head[128:] == b"DICM":
+        return DICOM
+    picture = next((kind for start, kind in _STARTS.items() if head.startswith(start)), None)
+    if picture:
+        return f"{picture} without its suffix"
+    major = (_TYPES.guess_type(name)[0] or "").partition("/")[0]
+    if major in ("audio", "text", VIDEO):
+        return major
+    ending = path.suffix[1:]
+    return ending.upper() if ending.isalnum() and not ending.isdigit() and len(ending) < 9 else "of an unknown kind"
+
+
+_TYPES = mimetypes.MimeTypes()  # Python's own table, without the machine's
+_TYPES.add_type("video/x-matroska", ".mkv")
+
+
+_STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+
+
+def _head(path: Path) -> bytes:
+    try:
+        if path.is_file():  # no pipe, which would have to be waited for
+            with path.open("rb") as stream:
+                return stream.read(132)
+    except OSError:
+        pass
+    return b""
+
+
+def walk(folder: Path) -> FileKinds:
+    """All files below a folder, sorted, by kind; files and folders of systems are not there at all.
+
+    Hidden files and folders, and links to folders, are counted (``hidden``, ``linked folder``) and not looked into.
+
+    Raises:
+        OSError: a folder that cannot be listed.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        here = Path(place)
+        inside = [name for name in folders if not is_system(name)]
+        found["hidden"] += [here / name for name in (*inside, *files) if name.startswith(".") and not is_system(name)]
+        folders[:] = [name for name in inside if not name.startswith(".")]
+        found["linked folder"] += [here / name for name in folders if (here / name).is_symlink()]
+        for name in files:
+            if not is_left_out(name):
+                found[kind_of(here / name)].append(here / name)
+    return {kind: sorted(paths) for kind, paths in found.items() if paths}
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKinds]:
+    """Every volume and DICOM image in files and folders, and what else is in the folders but pictures.
+
+    DICOM objects of folders that have no image are among the latter, by what they are.
+
+    Returns:
+        Name and path of each, a name being the path below its folder without the suffix, as images have it; and other
+        files by kind.
+    """
+    found: list[tuple[str, Path]] = []
+    others: dict[str, list[Path]] = defaultdict(list)
+    for source in sources:
+        if not source.is_dir():
+            found += [(stem_of(source), source)] if kind_of(source) in (NIFTI, DICOM) else []
+            continue
+        volumes: list[Path] = []
+        for kind, paths in walk(source).items():
+            for path in paths:
+                other = no_image(path) if kind == DICOM else ""
+                if other:
+                    others[f"DICOM without an image: {other}"].append(path)
+                elif kind in (NIFTI, DICOM):
+                    volumes.append(path)
+                elif kind != PICTURE:
+                    others[kind].append(path)
+        found += [((path.relative_to(source).parent / stem_of(path)).as_posix(), path) for path in sorted(volumes)]
+    return found, others
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
+    lower = path.name.lower()
+    suffix = next((each for each in (*NIFTI_SUFFIXES, *DICOM_SUFFIXES) if lower.endswith(each)), "")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def not_read(found: FileKinds, read: Collection[str] = ()) -> str:
+    """How many files of which kind were not read, such as ``not read: 2 GIF (a.gif, …)``; empty where all were.
+
+    Args:
+        found: files by kind.
+        read: kinds that are read.
+    """
+    left = [(len(paths), kind, paths[0].name) for kind, paths in sorted(found.items()) if paths and kind not in read]
+    kinds = ", ".join(f"{count} {kind} ({name}{', …' if count > 1 else ''})" for count, kind, name in left)
+    return f"not read: {kinds}" if kinds else ""
+
+
+def report_not_read(where: object, found: FileKinds, read: Collection[str] = ()) -> None:
+    """Logs a warning with :func:`not_read`, if there is anything to say."""
+    sentence = not_read(found, read)
+    if sentence:
+        counted_only.warning("%s: %s", where, sentence)
+
 
 Sources = str | Path | Sequence[str | Path]
 """A folder of images, or several folders and images."""
 
 
-def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: bool = False) -> list[dict[str, Any]]:
+def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict[str, Any]]:
     """Records of all images below a folder, in the order of their names; every image is decoded once to check it.
 
     Args:
         folder: searched with its sub-folders; files of other kinds and hidden ones are counted in a warning. Links that
             lead out of the folder are refused. Or a list of folders and of single images.
-        progress: whether to show a progress bar.
         skip_unreadable: whether to leave out unreadable images, each with a warning, as long as one can be read.
 
     Returns:
@@ -61,7 +209,7 @@ def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: boo
         problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
     problems.extend(name_problems(path.relative_to(root).as_posix() for _, path, root in images))
     problems.extend(_twins(images))
-    unreadable = _unreadable(images, progress)
+    unreadable = _unreadable(images)
     some_left = len(unreadable) < len(images)
     for problem in (problem for found in unreadable.values() for problem in found):
         if skip_unreadable and some_left:
@@ -74,13 +222,8 @@ def image_folder(folder: Sources, *, progress: bool = True, skip_unreadable: boo
     return [{"image": str(path.resolve()), "id": name} for name, path, _ in images if path not in unreadable]
 
 
-def image_names(folder: Sources) -> list[str]:
-    """The ``id`` of each record of :func:`image_folder`, also of images that cannot be read; none is read."""
-    return [name for name, _, _ in _images(folder)]
-
-
 def image_paths(folder: Sources) -> list[tuple[str, Path]]:
-    """The ``id`` and path of each, likewise."""
+    """The ``id`` and path of each record of :func:`image_folder`, also of images that cannot be read; none is read."""
     return [(name, path) for name, path, _ in _images(folder)]
 
 
@@ -107,19 +250,16 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
     for name, path, _ in images:
         named[name].append(path)
     hint = "rename one of them: both masks would have the same name"
-    return [
-        Problem(name, found=" and ".join(_distinct_names(paths)), expected="one image of that name", hint=hint)
-        for name, paths in named.items()
-        if len(paths) > 1
-    ]
+    problems = Problems()
+    for name, paths in named.items():
+        alike = len({path.name for path in paths}) < len(paths)
+        if len(paths) > 1:
+            there = " and ".join(str(path) if alike else path.name for path in paths)
+            problems.add(name, found=there, expected="one image of that name", hint=hint)
+    return list(problems)
 
 
-def _distinct_names(paths: list[Path]) -> list[str]:
-    names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> dict[Path, list[Problem]]:
+def _unreadable(images: list[tuple[str, Path, Path]]) -> dict[Path, list[Problem]]:
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
         if not path.resolve().is_relative_to(root.resolve()):
@@ -131,5 +271,5 @@ def _unreadable(images: list[tuple[str, Path, Path]], progress: bool) -> dict[Pa
         return []
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image", show=progress)
+        found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image")
         return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}

@@ -1,116 +1,166 @@
 """Who gets which images: the public set, the sites, each site's splits, and sites made out of sites.
 
-Every function covers each index exactly once, keeps clusters (one group, or the same bytes) in one place, and depends
-only on its arguments and the seed, not on file names or the order of the input.
+A partition never splits a group (one sequence, patient or lesion, or identical bytes). Every function covers each index
+exactly once, and depends only on its arguments and the seed, not on file names or the order of the input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import Enum
+import codecs
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.words import counted
-from samfed_monai.data.checks import Facts
+from samfed_monai.core.validators import in_range, one_of, whole
+from samfed_monai.core.words import counted, normal
+from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import SITE_SPLITS, Split
-from samfed_monai.data.grouping import clusters, draw
-from samfed_monai.data.sources.found import Found
+from samfed_monai.data.folders import Found
+from samfed_monai.data.reading import SUFFIXES
 
 Clusters = list[list[int]]
+Places = dict[tuple[str, Split], list[Found]]
+"""Images by site and split; those of the site ``""`` are public."""
+FOLDER = "folder"
+"""In the place of a number of sites: each folder of a pool is a site."""
 
 
-class Partition(str, Enum):
-    """How one collection is divided among sites."""
+def clusters(hashes: Sequence[str], groups: Sequence[str | None]) -> list[list[int]]:
+    """Indices of images that may not be separated.
 
-    IID = "iid"
-    FOLDER = "folder"
+    Two images belong together when they share a group or their bytes, directly or through others.
+
+    Args:
+        hashes: SHA-256 of every image.
+        groups: group of every image, or ``None``.
+
+    Returns:
+        Lists of indices that cover every image exactly once, ordered by their smallest hash, so that the result does
+        not depend on file names or on the order of the input.
+    """
+    first: dict[tuple[str, str], int] = {}
+    edges = []
+    for index, (digest, group) in enumerate(zip(hashes, groups, strict=True)):
+        for key in [("bytes", digest)] + ([("group", same)] if (same := normal(group or "")) else []):
+            edges.append((index, first.setdefault(key, index)))
+    if not edges:
+        return []
+    graph = coo_array((np.ones(len(edges)), np.transpose(edges)), shape=(len(hashes), len(hashes)))
+    members: dict[int, list[int]] = {}
+    for index, part in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        members.setdefault(part, []).append(index)
+    return sorted(members.values(), key=lambda cluster: min(hashes[index] for index in cluster))
+
+
+def draw(sizes: Sequence[int], target: int, random: np.random.Generator, *, leave: int = 1) -> list[int]:
+    """Draws clusters at random until their sizes add up to ``target`` as nearly as whole clusters allow.
+
+    Args:
+        sizes: number of images in each cluster.
+        target: number of images wanted; 0 draws nothing.
+        random: source of the order in which clusters are tried.
+        leave: number of clusters that stay behind in any case.
+
+    Returns:
+        Indices of the drawn clusters, ascending; at least one when ``target`` is positive and enough are left.
+    """
+    drawn: list[int] = []
+    total = 0
+    order = [int(index) for index in random.permutation(len(sizes))]
+    for index in order:
+        if len(drawn) < len(sizes) - leave and abs(total + sizes[index] - target) < abs(total - target):
+            drawn.append(index)
+            total += sizes[index]
+    if target > 0 and not drawn and len(sizes) > leave:
+        drawn = [min(order, key=lambda index: sizes[index])]
+    return sorted(drawn)
+
+
+def subset(hashes: Sequence[str], limit: int | None) -> list[int]:
+    """Indices of ``limit`` images, chosen by their hashes: no order of names matters, and a smaller subset lies inside
+    a larger one. ``None`` keeps all. The indices come back ascending.
+    """
+    chosen = sorted(range(len(hashes)), key=lambda index: (hashes[index], index))
+    return sorted(chosen if limit is None else chosen[:limit])
 
 
 def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     """Divides clusters at random into parts of about equal size.
 
     Args:
-        together: clusters of indices (:func:`~.grouping.clusters`).
+        together: clusters of indices (:func:`clusters`).
         sites: number of parts.
         seed: of the order.
 
     Returns:
         Indices of each part, ascending.
     """
-    _enough(together, sites)
+    if not 1 <= sites <= len(together):
+        found = f"{sites} sites for {len(together)} independent groups of images"
+        raise refused("sites", found=found, expected="at least one group for each", hint="ask for fewer sites")
     order = _random(seed, "iid").permutation(len(together))
-    largest_first = sorted((int(index) for index in order), key=lambda index: -len(together[index]))
     parts: list[list[int]] = [[] for _ in range(sites)]
-    for index in largest_first:
+    for index in sorted(order.tolist(), key=lambda index: -len(together[index])):
         min(parts, key=len).extend(together[index])
     return [sorted(part) for part in parts]
 
 
 def hold_out(
-    hashes: Sequence[str],
-    groups: Sequence[str | None],
-    labelled: Sequence[bool],
-    shares: Sequence[float],
-    *,
-    seed: int = 0,
-) -> list[list[int]]:
+    found: Sequence[Found], eligible: Sequence[bool], shares: Sequence[float], *, seed: int = 0
+) -> list[list[Found]]:
     """Draws splits for measuring out of one site's labelled images.
 
-    Only clusters whose images all have labels are drawn from, and something is always left to train on. A share counts
-    against all images of the site; where labels do not suffice for all shares, they are divided in proportion.
+    Only clusters whose images are all eligible are drawn from, and something is always left to train on. A share counts
+    against all images of the site; where eligible ones do not suffice for all shares, they are divided in proportion.
 
     Args:
-        hashes: SHA-256 of every image.
-        groups: group of every image, or ``None``.
-        labelled: whether the image has a mask.
+        found: images.
+        eligible: whether each can be drawn: it has a mask.
         shares: of each split, in [0, 1), together less than 1.
         seed: of the draws.
 
     Returns:
-        Indices of each split in the order of ``shares``, then of all the rest.
+        Images of each split in the order of ``shares``, then all the rest.
     """
-    everything = clusters(hashes, groups)
-    together = [cluster for cluster in everything if all(labelled[index] for index in cluster)]
+    everything = _clusters_of(found)
+    together = [cluster for cluster in everything if all(eligible[index] for index in cluster)]
     leave = int(len(together) == len(everything))
     available = sum(map(len, together))
-    scale = min(1.0, available / (sum(shares) * len(hashes))) if sum(shares) and hashes else 1.0
-    splits: list[list[int]] = []
+    scale = min(1.0, available / (sum(shares) * len(found))) if sum(shares) and found else 1.0
+    splits: list[set[int]] = []
     for number, share in enumerate(shares):
-        target = round(share * scale * len(hashes))
-        random = _random(seed, f"hold-out-{number}")
-        drawn = draw([len(cluster) for cluster in together], target, random, leave=leave)
-        splits.append(sorted(index for cluster in drawn for index in together[cluster]))
+        target = round(share * scale * len(found))
+        drawn = draw([len(cluster) for cluster in together], target, _random(seed, f"hold-out-{number}"), leave=leave)
+        splits.append({index for cluster in drawn for index in together[cluster]})
         together = [cluster for index, cluster in enumerate(together) if index not in drawn]
-    taken = {index for split in splits for index in split}
-    return [*splits, [index for index in range(len(hashes)) if index not in taken]]
+    splits.append(set(range(len(found))).difference(*splits))
+    return [[one for index, one in enumerate(found) if index in split] for split in splits]
 
 
 def _random(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, purpose))
 
 
-def _enough(together: Clusters, sites: int) -> None:
-    if not 1 <= sites <= len(together):
-        found = f"{sites} sites for {len(together)} independent groups of images"
-        raise refused("sites", found=found, expected="at least one group for each", hint="ask for fewer sites")
+def _clusters_of(found: Sequence[Found]) -> Clusters:
+    return clusters([one.sha256 for one in found], [one.group for one in found])
 
 
-Places = dict[tuple[str, Split], list[Found]]
-
-
-def draw_public(
-    found: list[Found], facts: Mapping[str, Facts], public: str | None, seed: int
-) -> tuple[list[Found], list[Found]]:
+def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list[Found], list[Found]]:
     """The public images, and the rest.
 
     Args:
         found: all images.
-        facts: by image.
         public: a count, a share, or the name of the folder whose images are public (whether they have masks is for
-            :func:`~.sources.folders.without_mask` to say); ``None``: no image is.
+            :func:`~.folders.without_mask` to say); ``None``: no image is.
         seed: of the draw; only labelled images are drawn.
     """
     if public is None:
@@ -127,44 +177,35 @@ def draw_public(
     if not 0 < share < 1:
         expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
         raise refused("--public", found=repr(public), expected=expected, hint="for instance 100")
-    hashes = [facts[one.image].sha256 for one in found]
-    labelled = [one.label is not None for one in found]
-    drawn, rest = hold_out(hashes, [one.group for one in found], labelled, [share], seed=seed)
+    drawn, rest = hold_out(found, [one.label is not None for one in found], [share], seed=seed)
     if not drawn:
         hint = "unpack the ground truth beside the images"
         raise refused("--public", found="no labelled images to draw from", expected="masks", hint=hint)
-    return [found[index] for index in drawn], [found[index] for index in rest]
+    return drawn, rest
 
 
-def divide(
-    found: list[Found], facts: Mapping[str, Facts], partition: Partition, sites: int, seed: int
-) -> dict[str, list[Found]]:
+def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Found]]:
     """The images of each site: by the folder that they are in, or as ``site-1`` and so on.
 
     Args:
         found: private images.
-        facts: by image.
-        partition: how they are divided.
-        sites: number of sites, unless folders are.
+        sites: number of sites, or :data:`FOLDER`.
         seed: of the draws.
     """
-    if partition is Partition.FOLDER:
-        if any(not one.origin for one in found):
-            hint = "put each site's images into a folder of its own"
-            raise refused("--partition folder", found="images in no folder", expected="folders", hint=hint)
-        return {origin: [one for one in found if one.origin == origin] for origin in sorted({o.origin for o in found})}
-    looked = [facts[one.image] for one in found]
-    together = clusters([fact.sha256 for fact in looked], [one.group for one in found])
-    parts = iid(together, sites, seed=seed)
-    return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
+    if isinstance(sites, int):
+        parts = iid(_clusters_of(found), sites, seed=seed)
+        return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
+    if any(not one.origin for one in found):
+        hint = "put each site's images into a folder of its own"
+        raise refused("--sites folder", found="images in no folder", expected="folders", hint=hint)
+    return {name: [one for one in found if one.origin == name] for name in sorted({one.origin for one in found})}
 
 
 def share_problems(validation: float, test: float) -> list[Problem]:
     """What is wrong with the shares to measure on: each is in [0, 1), and something is left to train on."""
     problems = Problems()
     for option, share in (("--validation", validation), ("--test", test)):
-        if not 0 <= share < 1:
-            problems.add(option, found=f"{share:g}", expected="a share in [0, 1)", hint="for instance 0.1")
+        problems.extend(in_range(option, share, "a share", least=0, below=1, hint="for instance 0.1"))
     if not len(problems) and validation + test >= 1:
         where, found = "--validation and --test", f"{validation:g} and {test:g}"
         problems.add(where, found=found, expected="less than 1 together", hint="for instance 0.1 and 0.1")
@@ -172,13 +213,7 @@ def share_problems(validation: float, test: float) -> list[Problem]:
 
 
 def draw_measuring(
-    by_site: Mapping[str, list[Found]],
-    facts: Mapping[str, Facts],
-    validation: float,
-    test: float,
-    *,
-    beside: Sequence[Found],
-    seed: int,
+    by_site: Mapping[str, list[Found]], shares: Sequence[float], *, beside: Sequence[Found], seed: int
 ) -> Places:
     """Draws each site's validation and test images; the rest is unlabelled.
 
@@ -187,32 +222,28 @@ def draw_measuring(
 
     Args:
         by_site: images of each site.
-        facts: by image.
-        validation: share of the site's images, in [0, 1).
-        test: likewise.
+        shares: of the site's images, to validate and to test on, each in [0, 1).
         beside: the public images.
         seed: of the draws.
     """
     owners: dict[str, set[str]] = {}
+
+    def keys(one: Found) -> list[str]:
+        return [one.sha256, *([f"group {one.group}"] if one.group else [])]
+
     for site, ones in [("", beside), *by_site.items()]:
-        for one in ones:
-            for key in (facts[one.image].sha256, f"group {one.group}" if one.group else ""):
-                owners.setdefault(key, set()).add(site)
+        for key in (key for one in ones for key in keys(one)):
+            owners.setdefault(key, set()).add(site)
     places: Places = {}
     for site, ones in by_site.items():
-        hashes = [facts[one.image].sha256 for one in ones]
-        own = [
-            one.has_mask and len(owners[digest]) == 1 and (one.group is None or len(owners[f"group {one.group}"]) == 1)
-            for one, digest in zip(ones, hashes, strict=True)
-        ]
-        groups = [one.group for one in ones]
-        drawn = hold_out(hashes, groups, own, [validation, test], seed=seed)
-        for split, indices in zip((Split.VALIDATION, Split.TEST, Split.UNLABELLED), drawn, strict=True):
-            places[site, split] = [ones[index] for index in indices]
+        masked = [one.label is not None and one.label_kind is None for one in ones]
+        own = [mask and all(len(owners[key]) == 1 for key in keys(one)) for one, mask in zip(ones, masked, strict=True)]
+        drawn = hold_out(ones, own, shares, seed=seed)
+        places |= zip([(site, split) for split in (Split.VALIDATION, Split.TEST, Split.UNLABELLED)], drawn, strict=True)
     return places
 
 
-def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]) -> tuple[Places, list[str]]:
+def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]]:
     """Turns sites into unseen hospitals: all their labelled images become test images, nothing is left to train on.
 
     Images without a mask are left out, and so are those with the bytes, or the group (patient, video), of images
@@ -220,7 +251,6 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
 
     Args:
         places: images by site and split.
-        facts: by image.
         names: the sites; the others stay as they are.
 
     Returns:
@@ -232,22 +262,18 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
     sites = _sites(places)
     problems = Problems()
     for name in names:
-        if name not in sites:
-            hint = "give names of sites, with commas between them"
-            problems.add("--unseen", found=repr(name), expected=f"one of {sites}", hint=hint)
+        problems.extend(one_of("--unseen", name, sites, "give names of sites, with commas between them"))
     if names and not set(sites) - set(names):
         problems.add("--unseen", found="every site", expected="at least one site left to train at")
     problems.refuse_if_any()
     changed: Places = {place: ones for place, ones in places.items() if place[0] not in names}
     sentences = []
-    for name in sites:
-        if name not in names:
-            continue
+    for name in [site for site in sites if site in names]:
         everything = [one for split in SITE_SPLITS for one in places.get((name, split), [])]
         others = [one for place, ones in places.items() if place[0] != name for one in ones]
-        hashes, groups = {facts[one.image].sha256 for one in others}, {one.group for one in others} - {None, ""}
+        hashes, groups = {one.sha256 for one in others}, {one.group for one in others} - {None}
         labelled = [one for one in everything if one.label is not None]
-        new = [one for one in labelled if facts[one.image].sha256 not in hashes]
+        new = [one for one in labelled if one.sha256 not in hashes]
         kept = [one for one in new if one.group not in groups]
         for count, one, many, why in (
             (len(everything) - len(labelled), "has", "have", "no mask"),
@@ -265,9 +291,7 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
     return changed, sentences
 
 
-def divide_sites(
-    places: Places, facts: Mapping[str, Facts], parts: int, *, seed: int = 0, spared: Sequence[str] = ()
-) -> tuple[Places, list[str]]:
+def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[str] = ()) -> tuple[Places, list[str]]:
     """Cuts every site into ``<name>-1`` to ``<name>-<parts>``, all three splits in about equal shares.
 
     Images of one group, or with the same bytes, come to one part, whatever split they are in. The result depends on
@@ -275,7 +299,6 @@ def divide_sites(
 
     Args:
         places: images by site and split; the public ones stay as they are.
-        facts: by image.
         parts: number of sites to make of each.
         seed: of the order in which clusters are dealt out.
         spared: sites that stay whole.
@@ -287,9 +310,9 @@ def divide_sites(
         Refused: ``parts`` is not positive, or a site has fewer independent groups of images than parts, or
             one of its parts would be called like another site.
     """
-    if parts < 1:
-        raise refused("--divide", found=str(parts), expected="a positive number", hint="for instance 2")
     problems = Problems()
+    problems.extend(whole("--divide", parts, least=1))
+    problems.refuse_if_any()
     changed: Places = {}
     sentences = []
     sites = _sites(places, public=True)
@@ -301,7 +324,7 @@ def divide_sites(
         for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
             found, expected = f"a site {name!r}", f"names from {site}-1 to {site}-{parts} free for its parts"
             problems.add(f"--divide {parts}: {site}", found=found, expected=expected, hint="rename the site")
-        together = clusters([facts[one.image].sha256 for _, one in mine], [one.group for _, one in mine])
+        together = _clusters_of([one for _, one in mine])
         if len(together) < parts:
             found = f"{counted(len(together), 'independent group')} of images"
             hint = "ask for fewer parts, or leave the site whole"
@@ -337,3 +360,191 @@ def _deal(contents: Sequence[Sequence[Split]], parts: int, seed: int) -> list[in
 
 def _sites(places: Places, *, public: bool = False) -> list[str]:
     return list(dict.fromkeys(site for site, _ in places if site or public))
+
+
+class Groups:
+    """The groups that a CSV file gives to images.
+
+    Args:
+        path: CSV with a header: the group's column, and one of :data:`NAMES`, of which the first that is there counts.
+            A name is a path (with slashes or backslashes), a file name, or one without its ending. A path matches from
+            its end, whichever folder it or the image's starts at: a row ``a/1.png`` is of ``site/a/1.png`` and not of
+            ``b/1.png``. An empty group means none. Names and groups are compared as :func:`normal` writes them.
+        column: name of the group's column (``lesion_id``, ``patient`` ...), in upper or lower case.
+        of_folders: whether a row may name the folder of images that no row names, as the volume that slices are of.
+
+    Raises:
+        Refused: no such file or column, another kind of file, a row that names no image or whose values are not those
+            of its columns, two rows that contradict each other.
+    """
+
+    def __init__(self, path: str | Path, column: str = "group", *, of_folders: bool = False) -> None:
+        self.path, self.column, self.of_folders = Path(path), column, of_folders
+        self.rows = _read(self.path, column)
+        self._by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
+        for listed, group in self.rows:
+            for name in _stems(listed):
+                self._by_stem.setdefault(name, []).append((PurePosixPath(listed), group))
+
+    def of(self, image: str) -> str | None:
+        """The group of an image, by its relative path.
+
+        Raises:
+            Refused: two rows of different groups match it equally well.
+        """
+        here = PurePosixPath(normal(image))
+        rows = self._by_stem.get(stem(image), [])
+        if not rows and self.of_folders:
+            here = here.parent
+            rows = self._by_stem.get(here.name, [])
+        counts = [(parts_in_common(here, listed), group) for listed, group in rows]
+        longest = max((1, *(count for count, _ in counts)))  # a row of another folder is of another image
+        groups = {group for count, group in counts if count == longest}
+        if len(groups) > 1:
+            hint = "give an 'image' column with folders in it"
+            raise refused(self.path, found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)
+        return (groups.pop() or None) if groups else None
+
+    def sentences(self, images: Iterable[str]) -> list[str]:
+        """Sentences on images that have no group, and on names without folders that several images have.
+
+        Raises:
+            Refused: not one of the images has a group.
+        """
+        images = sorted(set(images))
+        lacking = [image for image in images if self.of(image) is None]
+        if images and len(lacking) == len(images):
+            named = [name for name, group in self.rows if group]
+            found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {self.column!r}"
+            hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
+            raise refused(self.path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
+        count = Counter(map(stem, images))
+        bare = {name for name, group in self.rows if group and "/" not in name}
+        several = sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
+        sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
+        if several:
+            who = counted(len(several), "name is", "names are")
+            sentences.append(
+                f"{who} in {self.path.name} without a folder, and of several images each, such as {several[0]!r}: all "
+                "of them have that row's group; give paths to tell them apart"
+            )
+        return sentences
+
+
+NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "filename", "image_id", "isic_id", "id")
+"""Columns that name images, in upper or lower case, with blanks or hyphens for the underline."""
+NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
+"""Values that mean no group: what pandas, R, databases and Excel write where a value is missing."""
+_WHOLE = re.compile(r"^(\d+)\.0+$")  # as pandas writes a whole number of a column with gaps
+_SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
+_FORMULA = re.compile(r'="?(.*?)"?')  # ="001", which keeps Excel from reading a number
+UNQUOTED = "close its quotes, or double those that belong to a value"
+_BINARY = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x1f\x8b", b"%PDF")
+"""First bytes of workbooks (.xlsx, .ods, .xls), Parquet, gzip and PDF."""
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
+
+
+def _read(path: Path, column: str) -> list[tuple[str, str]]:
+    """Name and group of every row, in their normal form."""
+    text, encoding = _text(path)
+    lines = list(io.StringIO(text, newline=""))
+    declared = re.fullmatch(r'"?sep=(.)"?[;,]*', lines[0].strip("\r\n"), re.IGNORECASE) if lines else None
+    start = 1 if declared else 0
+    wanted = _title(column)
+    first = next((line for line in lines[start:] if normal(line)), "")
+    headers = {each: next(csv.reader([first], delimiter=each), []) for each in _DELIMITERS}
+    fitting = [each for each, header in headers.items() if wanted in map(_title, header)]
+    delimiter = declared[1] if declared else max(fitting or headers, key=lambda each: len(headers[each]))
+    how = f"{encoding}, separated by {_DELIMITERS.get(delimiter, repr(delimiter))}"
+    rows = _rows(lines[start:], delimiter, path, start)
+    header = [normal(title) for title in rows[0][1]] if rows else []
+    titles = [_title(title) for title in header]
+    key = next((name for name in NAMES if name in titles and name != wanted), None)
+    twice = any(titles.count(str(title)) > 1 for title in (wanted, key))
+    if wanted not in titles or key is None or twice:
+        hint = "name the group's column with --group-column"
+        expected = f"columns {column!r} and one of {', '.join(map(repr, NAMES))}, each once"
+        raise refused(path, found=f"the columns {header} ({how})", expected=expected, hint=hint)
+    places = titles.index(key), titles.index(wanted)
+    problems, seen, found = Problems(), dict[str, tuple[int, str]](), list[tuple[str, str]]()
+    for line, row in rows[1:]:
+        where = f"{path}, line {line}"
+        name, group = (_value(row[place]) if place < len(row) else "" for place in places)
+        name, group = name.replace("\\", "/"), "" if group in NONE else _WHOLE.sub(r"\1", group)
+        if len(row) > len(header) and any(each.strip() for each in row[len(header) :]):
+            there, hint = f"{len(row)} values ({how})", "put values that hold the separator into quotes"
+            problems.add(where, found=there, expected=f"{len(header)}, as the header has", hint=hint)
+        elif any("\n" in row[place] or "\r" in row[place] for place in places if place < len(row)):
+            problems.add(where, found="a value of several lines", expected="a name and a group", hint=UNQUOTED)
+        elif not name:
+            expected, hint = f"a name in the column {key!r}", "complete the row, or delete it"
+            problems.add(where, found="none", expected=expected, hint=hint)
+        elif spoilt := next((each for each in (name, group) if _SPOILT.fullmatch(each)), None):
+            hint = "Excel has changed it: format the column as text, and fill it again"
+            problems.add(where, found=repr(spoilt), expected="a name and a group as they were given", hint=hint)
+        elif seen.setdefault(name, (line, group))[1] != group:
+            there = f"{group!r} for {name!r}, and {seen[name][1]!r} in line {seen[name][0]}"
+            problems.add(where, found=there, expected="one group for an image", hint="correct one of the two rows")
+        else:
+            found.append((name, group))
+    problems.refuse_if_any()
+    return found
+
+
+def _text(path: Path) -> tuple[str, str]:
+    """What a file holds, and the encoding that it was read in."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise refused(path, str(error), "a CSV file", "check the path") from None
+    if content.startswith(_BINARY):
+        raise refused(path, "a workbook or another binary file", "a CSV file", "save the sheet as CSV (UTF-8)")
+    mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
+    guesses = [mark] if mark else ["utf-8", "cp1252"]
+    for encoding in guesses:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text, encoding
+    found = f"bytes that are no {' and no '.join(guesses)}"
+    raise refused(path, found, "a CSV file", "save it as CSV (UTF-8)")
+
+
+def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:
+    """Line and values of every row that holds any."""
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        return [(reader.line_num + skipped, row) for row in reader if any(normal(value) for value in row)]
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num + skipped}"
+        raise refused(where, str(error), "a row of a CSV file", UNQUOTED) from None
+
+
+def _title(name: str) -> str:
+    return re.sub(r"[ -]", "_", normal(name).casefold())
+
+
+def _value(text: str) -> str:
+    formula = _FORMULA.fullmatch(normal(text))
+    return normal(formula[1] if formula else text)
+
+
+def _stems(name: str) -> set[str]:
+    """What an image's stem may be to go with a name; what follows the last dot need not be a suffix."""
+    last = PurePosixPath(name)
+    return {last.name, last.stem if last.suffix.lower() in SUFFIXES else _WHOLE.sub(r"\1", last.name)}
+
+
+def parts_in_common(one: PurePosixPath, other: PurePosixPath) -> int:
+    """How many parts the shorter of two paths of one stem has, all of them those of the other's end; 0 if not."""
+    count = min(len(one.parts), len(other.parts))
+    return count if one.parts[-count:-1] == other.parts[-count:-1] else 0

@@ -11,13 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
+from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
-from samfed_monai.data.checks import Facts, problems_of, repeated_stems, stem, survey, warnings
+from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import list_class_problems
+from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, measuring_notes, require_free
-from samfed_monai.data.grouping import Groups, subset
+from samfed_monai.data.folders import Found, declare_kinds, find_folders, taken_back_if_refused, without_mask
 from samfed_monai.data.partitions import (
-    Partition,
+    Groups,
     Places,
     divide,
     divide_sites,
@@ -25,15 +27,16 @@ from samfed_monai.data.partitions import (
     draw_public,
     make_unseen,
     share_problems,
+    subset,
 )
+from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published
 from samfed_monai.data.quality_report import doubts, write_report
-from samfed_monai.data.sources.folders import declare_kinds, find_folders, without_mask
-from samfed_monai.data.sources.found import Found, unpack_all
-from samfed_monai.data.sources.public import collection_of, find_isic, find_polyps
-from samfed_monai.data.sources.published import Coverage, find_published
-from samfed_monai.data.sources.rendered import volumes_of
+from samfed_monai.data.volumes import cut_nifti, volumes_of
 
 logger = logging.getLogger(__name__)
+
+Sites = Mapping[str, Sequence[Found]]
+"""Images by site."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,7 @@ class Options:
             in it; ``None``: no image is public. All of them need masks.
         validation: share of each site's images to validate on, drawn from the labelled ones, in [0, 1).
         test: likewise, to test on.
-        sites: of one pool, number of sites.
-        partition: of one pool, one of :class:`~.partitions.Partition`.
+        sites: of one pool, number of sites, or ``"folder"``: each folder in it is one.
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
@@ -56,26 +58,24 @@ class Options:
         by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
             are; what is drawn from it later keeps videos whole.
         label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
-            :func:`~.sources.folders.declare_kinds`.
+            :func:`~.folders.declare_kinds`.
         leave_out: collections to pass over.
-        unpack: whether to unpack ``root/*.zip`` first.
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
         mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
         classes: names of the classes that the values 1, 2, … of label files mean; empty for binary masks.
         unseen: sites that take no part in training: all their labelled images become test images.
+        test_only: of folders, whether every image that has a mask is a test image; nothing is public then.
         divide: cut every other site into that many; ``None`` leaves them whole.
         seed: of every draw.
         skip_unreadable: whether to leave out images that cannot be decoded, or whose mask cannot.
         report: whether to write the report.
-        progress: whether to show progress bars.
     """
 
     output: str | Path
     public: str | None = None
     validation: float = 0.1
     test: float = 0.1
-    sites: int = 4
-    partition: str = Partition.IID
+    sites: int | str = 4
     name: str | None = None
     groups: str | Path | None = None
     group_column: str = "group"
@@ -83,16 +83,15 @@ class Options:
     by_sequence: bool = False
     label_kinds: Mapping[str, str] = field(default_factory=dict)
     leave_out: Sequence[str] = ()
-    unpack: bool = False
     limit_per_site: int | None = None
     mask_threshold: int | None = None
     classes: Sequence[str] = ()
     unseen: Sequence[str] = ()
+    test_only: bool = False
     divide: int | None = None
     seed: int = 0
     skip_unreadable: bool = False
     report: bool = True
-    progress: bool = True
 
     @cached_property
     def groups_read(self) -> Groups | None:
@@ -104,10 +103,20 @@ class Options:
         """The list's name."""
         return self.name or Path(self.output).stem
 
+    def grouped(self, found: Iterable[Found], *, known: bool = False) -> list[Found]:
+        """The images with the groups that the file gives them.
+
+        Args:
+            found: images.
+            known: whether an image that the file does not name keeps the group that its source knows.
+        """
+        of = self.groups_read.of if self.groups_read else lambda image: None
+        return [replace(one, group=of(one.image) or (one.group if known else None)) for one in found]
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A saved data list, what is worth a warning, and where its report lies."""
+    """A saved data list, where its report is, what is worth a warning, and of a published list what is at hand."""
 
     datalist: DataList
     path: Path
@@ -116,16 +125,8 @@ class Prepared:
     coverage: list[Coverage] = field(default_factory=list)
 
 
-def grouped(found: Iterable[Found], options: Options, *, known: bool = False) -> list[Found]:
-    """The images with the groups that the options' file gives them.
-
-    Args:
-        found: images.
-        options: see :class:`Options`.
-        known: whether an image that the file does not name keeps the group that its source knows.
-    """
-    groups = options.groups_read
-    return [one.with_group((groups and groups.of(one.image)) or (one.group if known else None)) for one in found]
+UNUSED = ("public", "validation", "test", "unseen", "label_kinds")
+NOTHING = "nothing beside --test-only, with which every image that has a mask is a test image"
 
 
 def check_first(options: Options) -> None:
@@ -134,6 +135,11 @@ def check_first(options: Options) -> None:
     problems.extend(share_problems(options.validation, options.test))
     if options.classes:
         problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
+    given, default = vars(options), vars(Options(options.output))
+    unused = [name for name in UNUSED if (given[name] or None) != (default[name] or None)] if options.test_only else []
+    for name in unused:
+        option = f"--{name.replace('_kinds', '-kind')}"
+        problems.add(option, found="it", expected=NOTHING, hint="leave it out")
     with problems.collected():
         require_free(options.output, name=options.called)
     problems.refuse_if_any()
@@ -146,12 +152,12 @@ class Looked:
     Args:
         found: images of each site, or place, without those that were left out.
         facts: by image.
-        skipped: a sentence on what was left out, or none.
+        sentences: on images without a group, and on what was left out.
     """
 
     found: dict[Any, list[Found]]
     facts: dict[str, Facts]
-    skipped: list[str]
+    sentences: list[str]
 
 
 def look_at(
@@ -166,45 +172,37 @@ def look_at(
         known: problems of the source, refused with the rest.
     """
     everything = [one for ones in found.values() for one in ones]
-    problems = Problems()
+    problems, sentences = Problems(), list[str]()
     problems.extend(known)
     if odd := name_problems(name for one in everything for name in (one.image, one.label) if name):
         problems.extend(odd)
         problems.refuse_if_any()
     with problems.collected():
-        _ungrouped(everything, options)
-    looked = survey(
-        dict.fromkeys((one.image, one.label) for one in everything),
-        root,
-        threshold=options.mask_threshold,
-        weak={str(one.label) for one in everything if one.label_kind is not None},
-        classes=options.classes,
-        progress=options.progress,
-    )
-    if options.skip_unreadable:
-        for problem in (problem for fact in looked if fact.unreadable for problem in fact.problems):
+        sentences += options.groups_read.sentences(one.image for one in everything) if options.groups_read else []
+    looked = survey(everything, root, threshold=options.mask_threshold, classes=options.classes)
+    facts = {fact.image: fact for fact in looked if not (options.skip_unreadable and fact.unreadable)}
+    if left := [fact for fact in looked if fact.image not in facts]:
+        for problem in (problem for fact in left for problem in fact.problems):
             logger.warning("left out: %s", problem)
-        looked = [fact for fact in looked if not fact.unreadable]
-        if not looked:
+        who = counted(len(left), "unreadable image was", "unreadable images were")
+        sentences.append(f"{who} left out, such as {left[0].image}")
+        if not facts:
             problems.add(str(root), found="no image that can be read", expected="some that can")
-    some_left = not all(fact.unreadable for fact in looked)
-    for fact in looked:
+    some_left = not all(fact.unreadable for fact in facts.values())
+    for fact in facts.values():
         problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_left else fact.problems)
     sites = ((place[0] if isinstance(place, tuple) else place, ones) for place, ones in found.items())
     problems.extend(repeated_stems((site, one.image) for site, ones in sites for one in ones))
     problems.refuse_if_any()
-    facts = {fact.image: fact for fact in looked}
-    left = [one.image for one in everything if one.image not in facts]
-    who = counted(len(left), "unreadable image was", "unreadable images were")
-    return Looked(
-        {place: [one for one in ones if one.image in facts] for place, ones in found.items()},
-        facts,
-        [f"{who} left out, such as {left[0]}"] if left else [],
-    )
+    kept = {
+        place: [replace(one, sha256=facts[one.image].sha256) for one in ones if one.image in facts]
+        for place, ones in found.items()
+    }
+    return Looked(kept, facts, sentences)
 
 
 def of_sites(
-    found: Mapping[str, Sequence[Found]],
+    found: Sites,
     root: Path,
     options: Options,
     *,
@@ -221,9 +219,25 @@ def of_sites(
         caveats: sentences for the report that the source has to add.
     """
     looked = look_at(found, root, options, known)
-    private = {site: ones for site, ones in looked.found.items() if site != options.public}
-    public = looked.found.get(options.public, []) if options.public is not None else []
-    return finish(drawn(public, private, looked, options), looked, root, options, caveats=caveats)
+    if options.test_only:
+        labelled = {site: [one for one in ones if one.label is not None] for site, ones in looked.found.items()}
+        lacking = {site: len(ones) - len(labelled[site]) for site, ones in looked.found.items()}
+        left_out = [
+            counted(number, f"image of {site} has", f"images of {site} have") + " no mask: left out"
+            for site, number in lacking.items()
+            if number
+        ]
+        caveats = [*caveats, *left_out]
+        if not any(labelled.values()):
+            found_here = next(iter([*caveats, *looked.sentences]), "no image with a mask")
+            hint = "put masks into DIR/<site>/masks, each called as its image"
+            raise refused(root, found=found_here, expected="images with masks to measure with", hint=hint)
+        places: Places = {(site, Split.TEST): ones for site, ones in labelled.items() if ones}
+    else:
+        private = {site: ones for site, ones in looked.found.items() if site != options.public}
+        public = looked.found.get(options.public, []) if options.public is not None else []
+        places = drawn(public, private, options)
+    return finish(places, looked, root, options, caveats=caveats)
 
 
 def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known: Iterable[Problem] = ()) -> Prepared:
@@ -236,17 +250,15 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
         known: problems of the source.
     """
     looked = look_at({"": found}, Path(root), options, known)
-    public, rest = draw_public(looked.found[""], looked.facts, options.public, options.seed)
-    partition = Partition(options.partition)
-    by_site = divide(rest, looked.facts, partition, options.sites, options.seed)
-    return finish(drawn(public, by_site, looked, options), looked, Path(root), options)
+    public, rest = draw_public(looked.found[""], options.public, options.seed)
+    by_site = divide(rest, options.sites, options.seed)
+    return finish(drawn(public, by_site, options), looked, Path(root), options)
 
 
-def drawn(public: Sequence[Found], sites: Mapping[str, list[Found]], looked: Looked, options: Options) -> Places:
+def drawn(public: Sequence[Found], sites: Mapping[str, list[Found]], options: Options) -> Places:
     """The public images, and those of each site drawn to validate and to test on."""
     shares = options.validation, options.test
-    measuring = draw_measuring(sites, looked.facts, *shares, beside=public, seed=options.seed)
-    return {("", Split.PUBLIC): list(public), **measuring}
+    return {("", Split.PUBLIC): list(public), **draw_measuring(sites, shares, beside=public, seed=options.seed)}
 
 
 def finish(
@@ -269,10 +281,9 @@ def finish(
         caveats: sentences for the report that the source has to add.
     """
     output, facts = Path(options.output), looked.facts
-    ungrouped = _ungrouped([one for ones in places.values() for one in ones], options)
-    places, reshaped = make_unseen(places, facts, options.unseen)
+    places, reshaped = make_unseen(places, options.unseen)
     if options.divide is not None:
-        places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
+        places, divided = divide_sites(places, options.divide, seed=options.seed, spared=options.unseen)
         reshaped += divided
     sites = {site: Site() for site, _ in places if site}
     datalist = DataList(options.called, [], sites, options.mask_threshold, list(options.classes))
@@ -283,33 +294,14 @@ def finish(
             items = [items[index] for index in subset([item.sha256 for item in items], options.limit_per_site)]
         (getattr(sites[site], split.value) if site else datalist.public).extend(items)
     kept = [facts[item.image] for _, _, item in datalist.items()]
-    problems = Problems()
-    problems.extend(problems_of(datalist, kept))
-    problems.refuse_if_any()
+    require(leaks(datalist))
     freeze({output: datalist})
     sentences = [*measuring_notes(datalist), *warnings(datalist), *doubts(datalist, kept)]
-    sentences += [*reshaped, *ungrouped, *caveats, *looked.skipped]
+    sentences += [*reshaped, *caveats, *looked.sentences]
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
         write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)
     return Prepared(datalist, output, page, sentences, list(coverage))
-
-
-def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
-    """Sentences on images that the options' file gives no group, or one for several; refuses one that gives none."""
-    groups = options.groups_read
-    if groups is None:
-        return []
-    images = sorted({one.image for one in found})
-    lacking, several, name = groups.without(images), groups.of_several(images), groups.path.name
-    sentences = [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
-    if several:
-        who = counted(len(several), "name is", "names are")
-        sentences.append(
-            f"{who} in {name} without a folder, and of several images each, such as {several[0]!r}: all of them have "
-            "that row's group; give paths to tell them apart"
-        )
-    return sentences
 
 
 def _item(one: Found, fact: Facts, notes: Mapping[str, Mapping[str, Any]]) -> Item:
@@ -319,8 +311,8 @@ def _item(one: Found, fact: Facts, notes: Mapping[str, Mapping[str, Any]]) -> It
         image=one.image,
         sha256=fact.sha256,
         label=one.label,
-        label_sha256=fact.label_sha256 if one.label is not None else None,
-        label_kind=one.label_kind if one.label is not None else None,
+        label_sha256=fact.label_sha256,
+        label_kind=one.label_kind,
         group=one.group,
         volume=note.get("volume"),
         slice=int(number) if note and number.isdigit() else None,
@@ -346,70 +338,86 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     root = Path(root)
     folders = find_folders(root, public=options.public, output=options.output)
     found = {
-        site: grouped(map(_by_folder, ones) if options.by_folder else ones, options, known=options.by_folder)
+        site: options.grouped(map(_by_folder, ones) if options.by_folder else ones, known=options.by_folder)
         for site, ones in folders.sites.items()
     }
     spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
     spared |= {options.public: "they are the public images"} if options.public is not None else {}
     classes = len(options.classes) or 1
     found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=classes)
-    others = [*folders.passed_over, *caveats]
-    others += [] if options.by_folder or options.groups else _of_one_name(found)
+    others = [*folders.caveats, *caveats]
+    others += [] if options.by_folder or options.groups or options.test_only else _of_one_name(found)
     return of_sites(found, root, options, known=[*folders.problems, *wrong], caveats=others)
 
 
-def _of_one_name(sites: Mapping[str, Sequence[Found]]) -> list[str]:
+def _of_one_name(sites: Sites) -> list[str]:
     """A sentence on images of one name in several folders of a site, which are probably those of patients."""
     count = Counter((site, stem(one.image)) for site, ones in sites.items() for one in ones)
-    same = {site: [one.image for one in ones if count[site, stem(one.image)] > 1] for site, ones in sites.items()}
-    images = [image for ones in same.values() for image in ones]
-    who = ", ".join(site for site, ones in same.items() if ones)
-    return (
-        [
-            f"{len(images)} images of {who} have names that others have in other folders, such as {images[0]}: if each "
-            "folder is a patient's, --by-folder keeps its images in one split"
-        ]
-        if images
-        else []
-    )
+    same = [(site, one.image) for site, ones in sites.items() for one in ones if count[site, stem(one.image)] > 1]
+    who = ", ".join(dict.fromkeys(site for site, _ in same))
+    sentence = f"{len(same)} images of {who} have names that others have in other folders, such as"
+    hint = "if each folder is a patient's, --by-folder keeps its images in one split"
+    return [f"{sentence} {same[0][1]}: {hint}"] if same else []
 
 
 def _by_folder(one: Found) -> Found:
     folder = PurePosixPath(one.image).parent
-    return one.with_group(None if folder.name == "images" else str(folder))
+    return replace(one, group=None if folder.name == "images" else str(folder))
 
 
-def prepare_to_test(root: str | Path, options: Options, *, caveats: Sequence[str] = ()) -> Prepared:
-    """Makes a list that only measures: every image with a mask is a test image, of one site or of several.
+def prepare_coco(
+    root: str | Path, options: Options, *, categories: Sequence[str] = (), without_annotation: str = "unlabelled"
+) -> Prepared:
+    """Draws COCO annotations as masks into their sites' folders, then :func:`prepare_folders`.
 
     Args:
-        root: folder of sites, as in :func:`prepare_folders`, or one site's own folder with ``images`` and ``masks``; it
-            is the data root of the list.
-        options: see :class:`Options`; ``unseen`` says nothing here, as every site is.
-        caveats: sentences for the report, of whatever made the folders.
-
-    Raises:
-        Refused: with everything that is wrong with the folders, the files and the list; no image has a mask.
+        root: the folder of sites; see :func:`~.coco.draw_coco`.
+        options: see :class:`Options`.
+        categories: names of those that are foreground; empty takes the only one that has annotations.
+        without_annotation: what pictures without one are, ``unlabelled`` or ``empty``.
     """
     check_first(options)
-    root = Path(root)
-    folders = find_folders(root, public=None, output=options.output)
-    found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
-    looked = look_at(found, root, options, folders.problems)
-    others = [*folders.passed_over, *caveats]
-    places: Places = {}
-    for site, ones in looked.found.items():
-        labelled = [one for one in ones if one.label is not None]
-        if len(labelled) < len(ones):
-            who = counted(len(ones) - len(labelled), f"image of {site} has", f"images of {site} have")
-            others.append(f"{who} no mask: left out")
-        if labelled:
-            places[site, Split.TEST] = labelled
-    if not places:
-        found_here = next(iter([*others, *looked.skipped]), "no image with a mask")
-        hint = "put masks into DIR/<site>/masks, each called as its image"
-        raise refused(root, found=found_here, expected="images with masks to measure with", hint=hint)
-    return finish(places, looked, root, replace(options, unseen=()), caveats=others)
+    with taken_back_if_refused() as written:
+        caveats = draw_coco(
+            root,
+            categories=categories,
+            blank_is_empty=without_annotation == "empty",
+            skip_unreadable=options.skip_unreadable,
+            output=options.output,
+            written=written,
+        )
+        return prepare_folders(root, options, caveats=caveats)
+
+
+def prepare_nifti(
+    root: str | Path,
+    options: Options,
+    *,
+    slices: str | Path,
+    labels: Sequence[int] = (),
+    reorient: bool = False,
+    without_spacing: Sequence[str] = (),
+) -> Prepared:
+    """Cuts NIfTI volumes into slices, then :func:`prepare_folders` of these; slices of a volume stay together.
+
+    Args:
+        root: folder of sites, or one site's own; see :func:`~.volumes.cut_nifti`, also for the other arguments.
+        options: see :class:`Options`.
+        slices: where the slices go; it is the data root of the list.
+    """
+    check_first(options)
+    with taken_back_if_refused() as written:
+        caveats = cut_nifti(
+            root,
+            slices,
+            labels=labels,
+            classes=options.classes,
+            reorient=reorient,
+            without_spacing=without_spacing,
+            skip_unreadable=options.skip_unreadable,
+            written=written,
+        )
+        return prepare_folders(slices, replace(options, by_folder=True), caveats=caveats)
 
 
 def prepare_isic(root: str | Path, options: Options) -> Prepared:
@@ -423,10 +431,7 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
         Refused: with everything that is wrong with the archives, the files and the list.
     """
     check_first(options)
-    root = Path(root)
-    if options.unpack:
-        unpack_all(root)
-    found = grouped(find_isic(root), options)
+    found = options.grouped(find_isic(root))
     lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
     return of_pool(found, root, options, known=lacking)
 
@@ -447,9 +452,9 @@ def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Pa
     wrong = [one for one in images if not isinstance(one, Found)]
     if wrong or not images:
         found = f"{type(wrong[0]).__name__} among them" if wrong else f"no image below {root}"
-        where, expected = getattr(find, "__name__", "source"), "a list of samfed_monai.data.sources.found.Found"
+        where, expected = getattr(find, "__name__", "source"), "a list of samfed_monai.data.folders.Found"
         raise refused(where, found=found, expected=expected)
-    return of_pool(grouped(images, options, known=True), root, options)
+    return of_pool(options.grouped(images, known=True), root, options)
 
 
 def prepare_list(
@@ -458,8 +463,8 @@ def prepare_list(
     """Makes a list from a published one; images that are not at hand are reported, not invented.
 
     Args:
-        split: the published JSON file, or a known name (:data:`~.sources.published.KNOWN`).
-        data_root: where the images are; see :func:`~.sources.published.find_published`.
+        split: the published JSON file.
+        data_root: where the images are; see :func:`~.public.find_published`.
         options: see :class:`Options`.
         folders: client to folder, where names do not tell.
 
@@ -467,11 +472,11 @@ def prepare_list(
         Refused: with everything that is wrong with the published list, the files and the result.
     """
     root = Path(data_root)
-    published = find_published(split, root, folders=dict(folders or {}))
+    published = find_published(split, root, folders)
     options = replace(options, name=options.name or published.name)
     check_first(options)
-    places = {place: grouped(found, options, known=options.by_sequence) for place, found in published.places.items()}
-    looked = look_at(places, root, options)
+    known = options.by_sequence
+    looked = look_at({at: options.grouped(found, known=known) for at, found in published.places.items()}, root, options)
     return finish(looked.found, looked, root, options, coverage=published.coverage)
 
 
@@ -483,7 +488,7 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     unless the options say otherwise.
 
     Args:
-        root: folder of collections; it is the data root of the list. See :func:`~.sources.public.find_polyps`.
+        root: folder of collections; it is the data root of the list. See :func:`~.public.find_polyps`.
         options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
 
     Raises:
@@ -491,10 +496,8 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     """
     check_first(options)
     root = Path(root)
-    if options.unpack:
-        unpack_all(root, apart=True)
     polyps = find_polyps(root)
-    sites = {site: grouped(ones, options, known=True) for site, ones in polyps.sites.items()}
+    sites = {site: options.grouped(ones, known=True) for site, ones in polyps.sites.items()}
     for name in options.leave_out:
         for site in _named(name, sites, "--leave-out"):
             del sites[site]
@@ -503,8 +506,7 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
     options = replace(options, public=public, unseen=unseen, mask_threshold=threshold)
     lacking = without_mask(sites[public]) if public is not None else []
-    caveats = [f"the folder {name} is no known collection and was not read" for name in polyps.unknown]
-    return of_sites(sites, root, options, known=lacking, caveats=caveats)
+    return of_sites(sites, root, options, known=lacking, caveats=polyps.caveats)
 
 
 def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:

@@ -18,13 +18,13 @@ from scipy import ndimage
 from samfed_monai import __version__
 from samfed_monai.core.io import to_csv, write_page, write_text
 from samfed_monai.core.words import counted, normal
-from samfed_monai.data.checks import Facts, survey_list
+from samfed_monai.data.checks import Facts, facts_of
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.datalist import DataList, Item, Split, confine
-from samfed_monai.data.grouping import subset
+from samfed_monai.data.partitions import subset
+from samfed_monai.data.public import Coverage
 from samfed_monai.data.reading import Picture, read_image, read_mask
-from samfed_monai.data.sources.published import Coverage
 from samfed_monai.data.weak_labels import IGNORE, read_weak_label
 
 
@@ -78,35 +78,31 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     inverted, not upright, or fitting better when turned (fault 3); classes that no label of a site has.
     """
     by_image = {fact.image: fact for fact in facts}
-    sentences = []
+    sentences: list[str] = []
+
+    def such(found: Sequence[str], of: str, what: str) -> None:
+        sentences.extend([f"{len(found)} of {of}, such as {min(found)}, are {what}"] if found else [])
+
     for name, items in [("the public set", datalist.public), *_by_site(datalist)]:
         images = [by_image[item.image] for item in items]
         masks = [by_image[item.image] for item in items if item.label is not None]
-        if dark := [fact for fact in images if fact.brightest <= DARK]:
-            brightest = max(fact.brightest for fact in dark)
-            bits = f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16"
-            first = min(fact.image for fact in dark)
-            sentences.append(
-                f"{len(dark)} of {counted(len(images), 'image')} of {name}, such as {first}, are dark: nothing in them "
-                f"is brighter than {brightest} of 255"
-                + (bits if any(fact.mode.startswith("I") for fact in dark) else "")
-            )
+        dark = [fact for fact in images if fact.brightest <= DARK]
+        brightest = max((fact.brightest for fact in dark), default=0)
+        bits = f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16"
+        look = f"dark: nothing in them is brighter than {brightest} of 255"
+        look += bits if any(fact.mode.startswith("I") for fact in dark) else ""
+        such([fact.image for fact in dark], f"{counted(len(images), 'image')} of {name}", look)
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
             sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them apart")
-        threshold = datalist.mask_threshold
+        threshold, of = datalist.mask_threshold, f"{len(masks)} masks of {name}"
         lost = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
         highest = max((max(fact.mask_values) for fact in lost), default=0)
-        nothing = f"because nothing in them is as bright as --mask-threshold {threshold}: their highest value is"
+        look = f"empty because nothing in them is as bright as --mask-threshold {threshold}: their highest value is"
+        such([str(fact.label) for fact in lost], of, f"{look} {highest}")
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
         look = "foreground all along the border and background inside: they look inverted; if they are, exchange black"
-        for found, what in (
-            (lost, f"empty {nothing} {highest}"),
-            (inverted, f"{look} and white in them"),
-        ):
-            if found:
-                first = min(str(fact.label) for fact in found)
-                sentences.append(f"{len(found)} of {len(masks)} masks of {name}, such as {first}, are {what}")
+        such([str(fact.label) for fact in inverted], of, f"{look} and white in them")
         there = {value for fact in masks for value in fact.mask_values}
         lacking = [each for number, each in enumerate(datalist.classes, start=1) if number not in there]
         if lacking and masks:
@@ -117,8 +113,8 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         if turned := sum(fact.turned for fact in masks):
             who = counted(turned, f"labelled image of {name} carries", f"labelled images of {name} carry")
             sentences.append(f"{who} an EXIF orientation, which is applied; look whether the masks follow it")
-        square = [fact for fact in masks if fact.misfit]
-        better = sum(fact.misfit > 0.02 for fact in square)
+        square = [fact.misfit for fact in masks if fact.misfit]
+        better = sum(misfit > 0.02 for misfit in square)
         if len(square) >= 8 and better > len(square) / 2:
             sentences.append(
                 f"{better} of {len(square)} square masks of {name} fit their images better when transposed or turned: "
@@ -174,19 +170,16 @@ MEASURED = tuple(each.name for each in fields(Facts) if each.name not in ("unrea
 """Columns of the table of images beside its site, split and group."""
 
 
-def report_on(
-    datalist: str | Path | DataList, data_root: str | Path, page: str | Path, *, progress: bool = True
-) -> Path:
+def report_on(datalist: str | Path | DataList, data_root: str | Path, page: str | Path) -> Path:
     """Writes the report of a list that exists already.
 
     Args:
         datalist: the list, or its JSON file.
         data_root: folder that its paths are relative to.
         page: HTML file to write; the CSV goes beside it.
-        progress: whether to show a progress bar.
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    facts = survey_list(datalist, data_root, progress=progress)
+    facts = facts_of(datalist, data_root)
     sentences = [*duplicate_warnings(datalist), *doubts(datalist, facts)]
     return write_report(datalist, facts, data_root, page, warnings=sentences)
 

@@ -11,10 +11,11 @@ import numpy as np
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.core.words import counted
 from samfed_monai.data.checks import NO_FILE, RESTORE, ids_of, wrong_root
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
-from samfed_monai.data.grouping import clusters, draw, subset
+from samfed_monai.data.partitions import clusters, draw, subset
 
 
 def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool = True) -> str:
@@ -34,7 +35,9 @@ def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool
     Raises:
         Refused: an image without a mask, or a mask that cannot be read.
     """
-    pairs = [[image, label] for image, label in map(_hashes, _entries(public))]
+    if isinstance(public, DataList):
+        public = [{"image": i.image, "image_sha256": i.sha256, "label_sha256": i.label_sha256} for i in public.public]
+    pairs = [[image, label] for image, label in map(_hashes, public)]
     return canonical_hash(pairs if ordered else sorted(pairs))
 
 
@@ -45,12 +48,6 @@ def read_as(datalist: DataList) -> dict[str, Any]:
     """
     threshold = {} if datalist.mask_threshold is None else {"mask_threshold": datalist.mask_threshold}
     return threshold | ({"classes": list(datalist.classes)} if datalist.classes else {})
-
-
-def _entries(public: DataList | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    if not isinstance(public, DataList):
-        return list(public)
-    return [{"image": i.image, "image_sha256": i.sha256, "label_sha256": i.label_sha256} for i in public.public]
 
 
 def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -118,13 +115,10 @@ def load_records(
     items = [items[index] for index in subset([item.sha256 for item in items], limit)]
     place = f"{datalist.name} -> {site or 'public'} -> {split}"
     files = [name for item in items for name in (item.image, item.label if with_labels else None) if name is not None]
-    problems = Problems()
-    problems.extend(wrong_root(files, data_root, place))
-    problems.refuse_if_any()
-    ids = ids_of(
-        [item.image for owner, _, item in datalist.items() if owner == ("" if split == Split.PUBLIC else site)]
-    )
-    records = []
+    require(wrong_root(files, data_root, place))
+    owner = "" if split == Split.PUBLIC else site
+    ids = ids_of([item.image for each, _, item in datalist.items() if each == owner])
+    problems, records = Problems(), []
     for index, item in enumerate(items):
         record: Record = {"id": ids[item.image], "image_sha256": item.sha256, "site": site or ""}
         if split == Split.PUBLIC:
@@ -185,8 +179,7 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
     Raises:
         Refused: ``fraction`` out of range, no records, or everything is one group.
     """
-    if not 0 <= fraction < 1:
-        raise refused("fraction", found=repr(fraction), expected="a number in [0, 1)", hint="for instance 0.1")
+    require(in_range("fraction", fraction, least=0, below=1, hint="for instance 0.1"))
     if not records:
         hint = "list some with `samfed prepare ... --public`"
         raise refused("public", found="none", expected="public images with masks", hint=hint)
@@ -203,16 +196,11 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
 
 
 def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
-    names = [name.value for name in Split]
-    if split not in names:
-        raise refused("split", found=repr(split), expected=f"one of {names}", hint="check its spelling")
-    if split == Split.PUBLIC:
-        return datalist.public
-    if site not in datalist.sites:
-        hint = "name one of them"
-        raise refused("site", found=repr(site), expected=f"one of {sorted(datalist.sites)}", hint=hint)
-    items: list[Item] = getattr(datalist.sites[site], Split(split).value)
-    return items
+    require(
+        one_of("split", split, Split, "check its spelling"),
+        [] if split == Split.PUBLIC else one_of("site", site, sorted(datalist.sites), "name one of them"),
+    )
+    return datalist.public if split == Split.PUBLIC else getattr(datalist.sites[str(site)], split)
 
 
 def _existing(root: str | Path, relative: str, problems: Problems) -> str:

@@ -8,6 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -40,21 +41,19 @@ def resize_probabilities(masks: Tensor, size: Sequence[int]) -> Tensor:
 
 
 _SUFFIX = ".mask"
-_MAGIC = b"SFM1"
-_HEADER = struct.Struct("<4sHHHI")  # magic, bits, height, width, CRC-32 of the key and the pixels
-_SEVERAL = b"SFM2"  # of a mask of several classes: the first two bytes of its pixels say how many planes follow
-_PLANES = struct.Struct("<H")
-_DTYPES: dict[int, np.dtype] = {8: np.dtype("u1"), 16: np.dtype("<u2")}
+_MAGIC = b"SFM3"
+_HEADER = struct.Struct("<4sHHHI")  # magic, planes, height, width, CRC-32 of the key and the pixels
+_LEVELS = np.float32(255)
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class SoftMaskStore:
     """Teacher probabilities of images, one small file each, keyed by (image hash, teacher hash).
 
-    A probability p is kept as ``round(p * (2**bits - 1))``, so it comes back within 1/510 (8 bits) or 1/131070
-    (16 bits), up to float32's own rounding. The pixels are not compressed, so 10,000 masks of 256 x 256 are 0.7 GB
-    (1.4 GB) whatever they show; of K classes K + 1 times as much. A mask is written to a temporary file that then
-    replaces the old one: after a crash it is there as a whole or not at all. A damaged file counts as missing, with
+    A probability p is kept as ``round(255 p)``, so it comes back within 1/510, up to float32's own rounding. The pixels
+    are not compressed, so 10,000 masks of 256 x 256 are 0.7 GB whatever they show; of K classes K + 1 times as much. A
+    mask is written to a temporary file that then replaces the old one: after a crash it is there as a whole or not at
+    all. A damaged file counts as missing, with
     a warning, and the next :meth:`put` replaces it. Files have mode 0600 and folders 0700: private soft masks stay
     at their site. The store does not run the teacher; ``fill_store`` does.
 
@@ -62,10 +61,9 @@ class SoftMaskStore:
         folder: the store; a teacher's masks are in a folder of its own inside, so that several teachers share a store
             without ever being mixed up.
         teacher_sha256: identity of the teacher, 64 hexadecimal digits.
-        bits: 8 or 16, for what is written; both are read.
 
     Raises:
-        Refused: ``teacher_sha256`` is no hash, or ``bits`` is neither 8 nor 16.
+        Refused: ``teacher_sha256`` is no hash.
 
     Example::
 
@@ -74,20 +72,8 @@ class SoftMaskStore:
             store.put(image, probabilities)
     """
 
-    def __init__(self, folder: str | Path, *, teacher_sha256: str, bits: int = 8) -> None:
-        problems = Problems()
-        problems.unless(bits in _DTYPES, "soft-mask store -> bits", bits, "8 or 16")
-        if not _is_hash(teacher_sha256):
-            problems.add(
-                "soft-mask store -> teacher_sha256",
-                found=repr(teacher_sha256),
-                expected="64 lower-case hexadecimal digits",
-                hint="take it from Teacher.sha256",
-            )
-        problems.refuse_if_any()
-        self.folder = Path(folder)
-        self.teacher_sha256 = teacher_sha256
-        self.bits = bits
+    def __init__(self, folder: str | Path, *, teacher_sha256: str) -> None:
+        self.folder, self.teacher_sha256 = Path(folder), _hash(teacher_sha256, "teacher_sha256", "Teacher.sha256")
         self._masks = self.folder / teacher_sha256
 
     def missing(self, image_sha256s: Iterable[str]) -> list[str]:
@@ -115,13 +101,12 @@ class SoftMaskStore:
             found = f"values from {values.min():.9g} to {values.max():.9g}"
             problems.add(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")
         problems.refuse_if_any()
-        levels = 2**self.bits - 1
-        pixels = np.rint(values.astype(np.float64) * levels).astype(_DTYPES[self.bits]).tobytes()
-        magic = _MAGIC if len(values) == 1 else _SEVERAL
-        pixels = pixels if len(values) == 1 else _PLANES.pack(len(values)) + pixels
-        header = _HEADER.pack(magic, self.bits, *values.shape[1:], self._checksum(image_sha256, pixels))
+        pixels = np.rint(values.astype(np.float64) * 255).astype(np.uint8).tobytes()
+        header = _HEADER.pack(_MAGIC, *values.shape, self._checksum(image_sha256, pixels))
         for folder in (self.folder, self._masks, path.parent):
-            _make_private(folder)
+            make_folder(folder)
+            if folder.stat().st_mode & 0o077:
+                os.chmod(folder, 0o700)
         write_bytes(path, header + pixels)
 
     def get(self, image_sha256: str) -> Tensor:
@@ -144,8 +129,7 @@ class SoftMaskStore:
                 hint=f"{AGAIN}: it computes what is missing and nothing else; or name the teacher that filled the "
                 "store (teacher_sha256)",
             )
-        levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
-        return torch.from_numpy(pixels.astype(np.float32) / levels)
+        return torch.from_numpy(pixels / _LEVELS)
 
     def __contains__(self, image_sha256: object) -> bool:
         """Whether a readable mask is there; its checksum is verified."""
@@ -156,10 +140,8 @@ class SoftMaskStore:
         return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
 
     def _path(self, image_sha256: str) -> Path:
-        if not _is_hash(image_sha256):
-            expected = "64 lower-case hexadecimal digits (the SHA-256 of the image file)"
-            raise refused("soft-mask store -> image_sha256", found=repr(image_sha256), expected=expected)
-        return self._masks / image_sha256[:2] / f"{image_sha256}{_SUFFIX}"
+        name = _hash(image_sha256, "image_sha256", "the image file")
+        return self._masks / name[:2] / f"{name}{_SUFFIX}"
 
     def _checksum(self, image_sha256: str, pixels: bytes) -> int:
         """CRC-32 that also covers the key: a file copied under another image's or teacher's name does not match."""
@@ -173,24 +155,16 @@ class SoftMaskStore:
         except FileNotFoundError:
             return None
         if len(content) >= _HEADER.size:
-            magic, bits, height, width, checksum = _HEADER.unpack_from(content)
+            magic, *shape, checksum = _HEADER.unpack_from(content)
             pixels = content[_HEADER.size :]
-            many = magic == _SEVERAL and len(pixels) > _PLANES.size
-            planes, start = (_PLANES.unpack_from(pixels)[0], _PLANES.size) if many else (1, 0)
-            size = start + planes * height * width * bits // 8
-            whole = (many or magic == _MAGIC) and bits in _DTYPES and len(pixels) == size
-            if whole and checksum == self._checksum(image_sha256, pixels):
-                return np.frombuffer(pixels, dtype=_DTYPES[bits], offset=start).reshape(planes, height, width)
+            if (magic, len(pixels), checksum) == (_MAGIC, prod(shape), self._checksum(image_sha256, pixels)):
+                return np.frombuffer(pixels, np.uint8).reshape(shape)
         logger.warning("soft mask %s is damaged: it counts as missing and will be computed again", path)
         return None
 
 
-def _is_hash(text: object) -> bool:
-    return isinstance(text, str) and _HASH.fullmatch(text) is not None
-
-
-def _make_private(folder: Path) -> None:
-    """Creates a folder that only its owner can enter; an existing one is closed to others."""
-    make_folder(folder)
-    if folder.stat().st_mode & 0o077:
-        os.chmod(folder, 0o700)
+def _hash(text: str, name: str, of: str) -> str:
+    if not _HASH.fullmatch(text):
+        expected, hint = "64 lower-case hexadecimal digits", f"take the SHA-256 of {of}"
+        raise refused(f"soft-mask store -> {name}", found=repr(text), expected=expected, hint=hint)
+    return text

@@ -1,14 +1,18 @@
-"""Synthetic dermoscopy- or colonoscopy-like sites on disk, for the demo and the tests; no two sites look alike.
+"""Synthetic dermoscopy- or colonoscopy-like sites, and CT- or MR-like volumes, for the demo and the tests.
 
 Light is treated as in a photograph of tissue: pigments absorb, ``colour = tissue * exp(-density * absorption)``. Skin
-and colon are one scene with two palettes: pigment or blood, hairs or folds, a ruler or print, a tube or a cut frame.
+and colon are one scene with two palettes: pigment or blood, hairs or folds, a ruler or print, a tube or a cut frame. A
+volume is a body of fat and muscle that holds a kidney and a spleen, a spine and a gut; CT and MR are alike in form and
+unlike in grey values. None of it imitates a disease, or is a substitute for real images.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json, sha256_bytes, write_bytes
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import one_of, require, whole
 from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.data.reading import png_of
+
+logger = logging.getLogger(__name__)
 
 Field = NDArray[np.floating]  # (H, W) float32
 Shape = tuple[int, int]
@@ -150,7 +158,7 @@ def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple
     if marked and not tube:
         layers.append((_ruler(random, shape), HAIR))
 
-    light, facing = _light(random, shape, inside, radius, drawn(look.bulge))
+    light, facing = _light(random, inside, radius, drawn(look.bulge))
     light *= drawn(look.exposure) * _vignette(random, shape, drawn(look.vignette))
     if tube:
         light *= _folds(random, shape, drawn(look.folds), body)
@@ -205,9 +213,7 @@ def _depth_inside(
     return depth + np.float32(ragged * radius) * fractal_noise(random, shape, 0.6 * radius, 5, 0.6)
 
 
-def _light(
-    random: np.random.Generator, shape: Shape, inside: Field, radius: float, bulge: float
-) -> tuple[Field, Field]:
+def _light(random: np.random.Generator, inside: Field, radius: float, bulge: float) -> tuple[Field, Field]:
     """Light on a raised growth, with a lamp beside the camera; and how much the surface faces that."""
     height = np.float32(bulge * radius) * (1 - np.square(1 - np.clip(inside / np.float32(radius), 0, 1)))
     down, right = np.gradient(ndimage.gaussian_filter(height, 0.06 * radius, truncate=2))
@@ -356,12 +362,9 @@ def photograph(random: np.random.Generator, image: NDArray, *, blur: Range, nois
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-logger = logging.getLogger(__name__)
-
-
 PUBLIC_FOLDER = "public"
-SCENES = tuple(PUBLIC)
 _SMALLEST = 64  # pixels; below, hairs and rulers are thinner than a pixel and lesions a handful of them
+_SPLIT_STRIDE = 100_000  # a split starts at its own multiple: more unlabelled images leave the others as they are
 
 
 def render_synthetic(
@@ -376,7 +379,6 @@ def render_synthetic(
     test: int = 12,
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
-    progress: bool = False,
 ) -> DataList:
     """Renders sites that look different from each other and returns their data list.
 
@@ -397,7 +399,6 @@ def render_synthetic(
         test: labelled test images of each site.
         size: (H, W) in pixels, at least 64 each.
         seed: every seed gives other images.
-        progress: shows a progress bar.
 
     Returns:
         a :class:`~samfed_monai.data.DataList` whose paths are relative to ``folder``; it is not saved.
@@ -405,24 +406,29 @@ def render_synthetic(
     Raises:
         Refused: a count or size is out of range.
     """
-    _check(
-        scene=scene,
-        sites=sites,
-        images_per_site=images_per_site,
-        public=public,
-        validation=validation,
-        test=test,
-        size=size,
+    splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
+    counts = {"images_per_site": images_per_site, "public": public, "validation": validation, "test": test}
+    require(
+        one_of("synthetic -> scene", scene, PUBLIC),
+        whole("synthetic -> sites", sites, least=1),
+        *(whole(f"synthetic -> {name}", each, least=0, most=_SPLIT_STRIDE - 1) for name, each in counts.items()),
+        _size_problems(size, _SMALLEST),
     )
     folder, purpose = Path(folder), ("synthetic",) if scene == "skin" else ("synthetic", scene)
-    splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
-    bar = progress_bar(total=public + sites * sum(splits.values()), desc="synthetic", unit="image", show=progress)
+    bar = progress_bar(total=public + sites * sum(splits.values()), desc="synthetic", unit="image")
 
     def render(site: str, look: Look, indices: range, with_mask: bool) -> list[Item]:
         items = []
         for index in indices:
             random = np.random.default_rng(derive_seed(seed, *purpose, site, index))
-            items.append(_render_one(folder, f"{site}_{index:06d}", site, look, random, size, with_mask))
+            image, mask = render_scene(random, size, look)
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, format="JPEG", quality=look.quality)
+            names = f"{site}/images/{site}_{index:06d}.jpg", f"{site}/masks/{site}_{index:06d}.png"
+            sha256 = _save(folder / names[0], stream.getvalue())
+            items.append(
+                Item(names[0], sha256, *((names[1], _save(folder / names[1], png_of(mask))) if with_mask else ()))
+            )
             bar.update()
         return items
 
@@ -430,62 +436,165 @@ def render_synthetic(
         public_items = render(PUBLIC_FOLDER, PUBLIC[scene], range(public), True)
         site_entries = {}
         for number in range(sites):
-            name, look, start, entries = f"site-{number + 1}", look_of(scene, number, seed), 0, {}
-            # A split starts at its own multiple of 100,000: more unlabelled images leave the others as they are.
-            for split, count in splits.items():
-                with_mask = labelled or split != "unlabelled"
-                entries[split] = render(name, look, range(start, start + count), with_mask)
-                start += _SPLIT_STRIDE
+            name, look, entries = f"site-{number + 1}", look_of(scene, number, seed), {}
+            for start, (split, count) in enumerate(splits.items()):
+                indices = range(start * _SPLIT_STRIDE, start * _SPLIT_STRIDE + count)
+                entries[split] = render(name, look, indices, labelled or split != "unlabelled")
             site_entries[name] = Site(**entries)
     logger.info("rendered %d synthetic images of %d sites into %s", bar.total, sites, folder)
-    return DataList(name=list_name(scene, seed), public=public_items, sites=site_entries)
+    return DataList("-".join([*purpose, str(seed)]), public_items, site_entries)
 
 
-def list_name(scene: str, seed: int) -> str:
-    """What the list of rendered images is called."""
-    return f"synthetic-{seed}" if scene == "skin" else f"synthetic-{scene}-{seed}"
+def _size_problems(size: Sequence[int], least: int, most: float = math.inf) -> list[Problem]:
+    fits = len(size) == 2 and least <= min(size) <= max(size) <= most
+    expected = f"(H, W), each at least {least}" + (f" and at most {most}" if most < math.inf else "")
+    return [] if fits else [Problem("synthetic -> size", str(tuple(size)), expected)]
 
 
-_SPLIT_STRIDE = 100_000
-
-
-def _check(*, scene: str, sites: int, size: tuple[int, int], **counts: int) -> None:
-    problems = Problems()
-    problems.unless(scene in SCENES, "synthetic -> scene", scene, f"one of {list(SCENES)}")
-    if sites < 1:
-        problems.add("synthetic -> sites", found=str(sites), expected="at least 1")
-    for name, count in counts.items():
-        if not 0 <= count < _SPLIT_STRIDE:
-            problems.add(f"synthetic -> {name}", found=str(count), expected=f"0 to {_SPLIT_STRIDE - 1}")
-    if len(size) != 2 or min(size) < _SMALLEST:
-        problems.add("synthetic -> size", found=str(tuple(size)), expected=f"(H, W), each at least {_SMALLEST}")
-    problems.refuse_if_any()
-
-
-def _render_one(
-    folder: Path,
-    name: str,
-    site: str,
-    look: Look,
-    random: np.random.Generator,
-    size: tuple[int, int],
-    with_mask: bool,
-) -> Item:
-    image, mask = render_scene(random, size, look)
-    image_name, mask_name = f"{site}/images/{name}.jpg", f"{site}/masks/{name}.png"
-    image_hash = _save(folder / image_name, image, format="JPEG", quality=look.quality)
-    if not with_mask:
-        return Item(image_name, image_hash)
-    return Item(image_name, image_hash, mask_name, _save(folder / mask_name, mask, format="PNG"))
-
-
-def _save(path: Path, pixels: np.ndarray, **options: object) -> str:
+def _save(path: Path, content: bytes) -> str:
     """Writes an image atomically, over no other, and returns the SHA-256 of its bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, **options)  # type: ignore[arg-type]
-    content = buffer.getvalue()
     if path.exists() and path.read_bytes() != content:
         expected, hint = "none, or the very one to be rendered", "render another seed, scene or size into a new folder"
         raise refused(path, found="another image", expected=expected, hint=hint)
     write_bytes(path, content)
     return sha256_bytes(content)
+
+
+Volume = NDArray[np.int16]
+
+CLASSES = ("kidney", "spleen")
+"""Names of the organs, whose values in labels are 1 and 2."""
+_THINNEST, _DEEPEST = 32, 512
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How a site's volumes look.
+
+    Args:
+        values: grey value of each of air, fat, muscle, bone, gut, kidney and spleen.
+        noise: standard deviation of the noise, in grey values; of MR it is Rician.
+        bias: how far the field of an MR coil departs from 1; 0 for CT.
+        spacing: mm of a voxel along the three axes.
+        degrees: how far the volume's axes are turned against the scanner's, about its third.
+        mirrored: whether the first axis runs from right to left, as in most DICOM series.
+    """
+
+    values: tuple[float, ...]
+    noise: float
+    bias: float
+    spacing: tuple[float, float, float]
+    degrees: float = 0.0
+    mirrored: bool = False
+
+
+CT = Scanner((-1000, -100, 50, 700, 20, 190, 120), 14, 0.0, (1.5, 1.5, 3.0), 0.0, True)
+MR = Scanner((10, 880, 300, 90, 480, 620, 430), 22, 0.3, (1.8, 1.8, 4.0), 6.0, False)
+SCANNERS = {"ct": CT, "mr": MR}
+"""Scanners of the sites; the public volumes are of both, in turn."""
+
+
+PARTS = (
+    (1, (0.0, 0.0, 0.0), (0.9, 0.78, 9.0)),
+    (2, (0.0, 0.0, 0.0), (0.78, 0.66, 9.0)),
+    (3, (0.0, 0.46, 0.0), (0.13, 0.13, 9.0)),
+    *((4, (across, -0.25, along), (0.14, 0.14, 0.4)) for across, along in ((-0.2, -0.5), (0.15, 0.0), (0.0, 0.6))),
+    (5, (-0.45, 0.2, -0.1), (0.2, 0.28, 0.65)),
+    (6, (0.48, 0.0, 0.1), (0.2, 0.36, 0.65)),
+)
+"""Ellipsoids of fat, muscle, bone, gut, kidney and spleen: tissue, centre, half axes, in half sides of the volume."""
+
+
+def render_volume(random: np.random.Generator, shape: Sequence[int], scanner: Scanner) -> tuple[Volume, Volume]:
+    """Draws one volume.
+
+    Args:
+        random: what is drawn from.
+        shape: voxels along (X, Y, Z); slices are along Z.
+        scanner: what the tissues look like.
+
+    Returns:
+        Grey values, and the label in {0, 1, 2}; both (X, Y, Z) int16.
+    """
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
+    tissue = np.zeros(shape, int)
+    for number, centre, half in PARTS:
+        at, size = centre + random.normal(0, 0.04, 3) * (number > 2), random.uniform(0.9, 1.1) * np.array(half)
+        angle = math.radians(random.uniform(-20, 20)) * (number > 2)
+        across = (x - at[0]) * math.cos(angle) + (y - at[1]) * math.sin(angle)
+        along = (y - at[1]) * math.cos(angle) - (x - at[0]) * math.sin(angle)
+        tissue[(across / size[0]) ** 2 + (along / size[1]) ** 2 + ((z - at[2]) / size[2]) ** 2 < 1] = number
+    label = np.where(tissue >= 5, tissue - 4, 0).astype(np.int16)
+    grey = ndimage.gaussian_filter(np.array(scanner.values, float)[tissue], (0.6, 0.6, 0.2))
+    noise = random.normal(0, scanner.noise, (2, *grey.shape))
+    if scanner.bias:
+        slope = random.uniform(-1, 1, 3) * scanner.bias
+        field = 1 + slope[0] * x + slope[1] * y + slope[2] * z * 0.5
+        grey = np.hypot(np.maximum(grey, 0) * field + noise[0], noise[1])
+    else:
+        grey = grey + noise[0]
+    return np.rint(grey).astype(np.int16), label
+
+
+def affine_of(scanner: Scanner, shape: Sequence[int]) -> NDArray[np.float64]:
+    """The 4 x 4 matrix from voxel indices to mm, with the volume's middle at 0."""
+    angle = math.radians(scanner.degrees)
+    turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+    scale = np.array(scanner.spacing) * (-1 if scanner.mirrored else 1, 1, 1)
+    affine = np.eye(4)
+    affine[:3, :3] = turn * scale
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def render_volumes(
+    folder: str | Path,
+    *,
+    volumes: int = 6,
+    public: int = 4,
+    size: tuple[int, int] = (96, 96),
+    depth: int = 12,
+    seed: int = 0,
+) -> list[str]:
+    """Writes a CT-like and an MR-like site and a public set: ``<site>/{images,masks}/<site>_NN.nii.gz``.
+
+    Volume ``index`` of a site depends on ``(seed, site, index)`` and on the size alone. All have masks; how many a list
+    names is `samfed prepare nifti`'s matter.
+
+    Args:
+        folder: receives the sites ``ct``, ``mr`` and ``public``.
+        volumes: of each of the two sites, at least 1.
+        public: volumes, CT-like and MR-like ones in turn.
+        size: rows and columns of a slice, at least 32 each.
+        depth: slices of a volume.
+        seed: every seed gives other volumes.
+
+    Returns:
+        Names of the sites.
+
+    Raises:
+        Refused: a count or size is out of range.
+    """
+    import nibabel
+
+    require(
+        whole("synthetic -> volumes", volumes, least=1, most=_DEEPEST),
+        whole("synthetic -> public", public, least=0, most=_DEEPEST),
+        whole("synthetic -> depth", depth, least=4, most=_DEEPEST),
+        _size_problems(size, _THINNEST, _DEEPEST),
+    )
+    shape = (size[1], size[0], depth)
+    counts = dict.fromkeys(SCANNERS, volumes) | ({PUBLIC_FOLDER: public} if public else {})
+    with progress_bar(total=sum(counts.values()), desc="synthetic", unit="volume") as bar:
+        for site, count in counts.items():
+            for index in range(count):
+                scanner = SCANNERS.get(site) or (CT, MR)[index % 2]
+                random = np.random.default_rng(derive_seed(seed, "synthetic", "volumes", site, index))
+                parts = zip(("images", "masks"), render_volume(random, shape, scanner), strict=True)
+                for kind, data in parts:
+                    image = nibabel.Nifti1Image(data, affine_of(scanner, shape))
+                    image.header.set_xyzt_units("mm")
+                    content = gzip.compress(image.to_bytes(), mtime=0)
+                    write_bytes(Path(folder) / site / kind / f"{site}_{index + 1:02d}.nii.gz", content)
+                bar.update()
+    return list(counts)

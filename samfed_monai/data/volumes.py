@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import refused
+from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
+from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import one_of
+from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_frames
-from samfed_monai.data.walk import NIFTI, kind_of
+from samfed_monai.data.folders import (
+    FIRST_CHANNEL,
+    Written,
+    lonely_sentence,
+    mask_stem,
+    match_masks,
+    others_in,
+    relative,
+    sites_in,
+    taken_back_if_refused,
+    write_new,
+)
+from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
+from samfed_monai.data.reading import png_of
+
+logger = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]
 
@@ -33,20 +56,16 @@ class Slices:
     """What one file holds, as pictures.
 
     Args:
-        path: the file.
         kind: ``nifti`` or ``dicom``.
         pictures: (N, H, W, 3) uint8, RGB: slices of a volume along its last axis, rows and columns swapped so that its
             first axis runs to the right; or the frames of a DICOM object.
         pixel_area: mm² of a pixel, where the file says it; of a volume by its affine.
-        spacing: mm from slice to slice, where the file says it.
         voxel: of a volume, mm from row to row, from column to column and from slice to slice.
     """
 
-    path: Path
     kind: str
     pictures: Picture
     pixel_area: float | None = None
-    spacing: float | None = None
     voxel: tuple[float, float, float] | None = None
 
 
@@ -65,7 +84,7 @@ def read_slices(path: str | Path, *, reorient: bool = False) -> Slices:
             not give its position.
     """
     path = Path(path)
-    return _nifti(path, reorient) if kind_of(path) == NIFTI else Slices(path, "dicom", *read_frames(path))
+    return _nifti(path, reorient) if kind_of(path) == NIFTI else Slices("dicom", *read_frames(path))
 
 
 def read_mask_slices(
@@ -121,18 +140,17 @@ def read_mask_slices(
     data, values = np.rint(data), np.unique(np.rint(values))
     there = [int(value) for value in values if value]
     shown = ", ".join(map(str, there[:8]))
-    if classes:
-        wanted = list(labels) or list(range(1, len(classes) + 1))
-        if not labels and not set(there) <= set(wanted):
-            named = ", ".join(f"{number} {name}" for number, name in zip(wanted, classes, strict=True))
-            hint = "name every class with --classes, or say with --label which value each of them has"
-            raise refused(path, f"the labels {shown}", f"0 and {named}", hint)
-        drawn = sum((number * (data == value) for number, value in enumerate(wanted, start=1)), np.zeros(data.shape))
-    else:
-        if not labels and len(there) > 1:
-            hint = "say which are foreground: --label N, or name each as a class: --classes A,B"
-            raise refused(path, f"the labels {shown}", "one beside 0", hint)
-        drawn = np.isin(data, sorted(set(labels) or set(there)))
+    wanted = list(labels) or (list(range(1, len(classes) + 1)) if classes else there)
+    if not labels and classes and not set(there) <= set(wanted):
+        named = ", ".join(f"{number} {name}" for number, name in zip(wanted, classes, strict=True))
+        hint = "name every class with --classes, or say with --label which value each of them has"
+        raise refused(path, f"the labels {shown}", f"0 and {named}", hint)
+    if not labels and not classes and len(there) > 1:
+        hint = "say which are foreground: --label N, or name each as a class: --classes A,B"
+        raise refused(path, f"the labels {shown}", "one beside 0", hint)
+    drawn = np.zeros(data.shape)
+    for number, value in enumerate(wanted, start=1):
+        drawn[data == value] = number if classes else 1
     drawn = drawn.astype(np.uint8).reshape(shapes[0][0], shapes[0][1], -1)
     return _turned(drawn, directions).transpose(2, 1, 0)
 
@@ -159,8 +177,8 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
     source: Any = nibabel.load(like)
     data = np.stack([mask.T for mask in masks], axis=-1).astype(np.uint8)
     if reorient:
-        directions = _directions(like, source)
-        data = _turned(data, nibabel.orientations.ornt_transform(_directions_of("RAS"), directions))
+        forwards = nibabel.orientations.axcodes2ornt("RAS")
+        data = _turned(data, nibabel.orientations.ornt_transform(forwards, _directions(like, source)))
     image = nibabel.Nifti1Image(data.reshape(_space(source)), source.affine)
     image.header.set_xyzt_units(*source.header.get_xyzt_units())
     for form in ("qform", "sform"):  # they may differ, and a viewer take either
@@ -173,17 +191,22 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
 def _loaded(path: Path) -> Any:
     import nibabel
 
-    try:
+    with _refused_as(path, "a NIfTI volume"):
         return nibabel.load(path)
-    except Exception as error:  # nibabel and zlib raise a dozen kinds
-        raise refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
+
+
+@contextmanager
+def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
+    """Refuses whatever is raised: nibabel and zlib raise a dozen kinds."""
+    try:
+        yield
+    except Exception as error:
+        raise refused(path, f"{type(error).__name__}: {error}", expected, hint) from None
 
 
 def _numbers(path: Path, image: Any) -> NDArray[Any]:
-    try:
+    with _refused_as(path, "a NIfTI volume"):
         return np.asarray(image.dataobj)
-    except Exception as error:
-        raise refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
 
 
 def _nifti(path: Path, reorient: bool) -> Slices:
@@ -208,20 +231,17 @@ def _nifti(path: Path, reorient: bool) -> Slices:
         data = _turned(data, directions)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     area = float(np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])))
-    deep = len(shape) > 2
-    voxel = (round(float(sides[1]), 6), round(float(sides[0]), 6), round(float(sides[2]), 6)) if deep else None
-    return Slices(path, "nifti", data.transpose(2, 1, 0, 3), area, float(sides[2]) if deep else None, voxel)
+    voxel = (round(float(sides[1]), 6), round(float(sides[0]), 6), round(float(sides[2]), 6))
+    return Slices("nifti", data.transpose(2, 1, 0, 3), area, voxel if len(shape) > 2 else None)
 
 
 def _millimetres(path: Path, image: Any) -> NDArray[Any]:
     """The affine (4, 4) in mm: the sform where there is one, else the qform, else pixdim alone."""
     from nibabel import aff2axcodes
 
-    try:
+    with _refused_as(path, "units and a qform that can be read", REPAIR):  # of an unknown unit, or no quaternion
         units = image.header.get_xyzt_units()[0]
         forms = {name: getattr(image, f"get_{name}")(coded=True)[0] for name in ("qform", "sform")}
-    except Exception as error:  # an unknown unit, a quaternion that is none
-        raise refused(path, f"{type(error).__name__}: {error}", "units and a qform that can be read", REPAIR) from None
     affine = np.asarray(image.affine, float)
     axes = len(_space(image)[:3])
     sides = np.linalg.norm(affine[:3, :axes], axis=0)
@@ -251,13 +271,6 @@ def _directions(path: Path, image: Any) -> NDArray[Any]:
         found = "no orientation (qform_code and sform_code are 0)"
         raise refused(path, found, "one of the two, to reorient by", "leave --reorient out, or set the affine")
     directions: NDArray[Any] = io_orientation(image.affine)
-    return directions
-
-
-def _directions_of(axes: str) -> NDArray[Any]:
-    from nibabel.orientations import axcodes2ornt
-
-    directions: NDArray[Any] = axcodes2ornt(axes)
     return directions
 
 
@@ -300,10 +313,204 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
     numbers = data.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise refused(path, "values that are no numbers (NaN or infinite)", "finite grey values")
-    low, high = np.percentile(numbers, WINDOW)
-    return _scaled(numbers, float(low), float(high))
-
-
-def _scaled(numbers: NDArray[Any], low: float, high: float) -> Picture:
-    scaled = (numbers.astype(np.float32) - low) / max(high - low, 1e-12)
+    low, high = map(float, np.percentile(numbers, WINDOW))
+    scaled = (numbers - low) / max(high - low, 1e-12)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+VOLUMES = "volumes.json"
+"""File beside the slices that says which volume they are of, and how far their pixels lie apart."""
+
+
+def volumes_of(slices: str | Path) -> dict[str, dict[str, Any]]:
+    """Folder of slices to ``{"volume": path, "spacing": [mm of a row, of a column, between slices]}``.
+
+    Args:
+        slices: where :func:`cut_nifti` put them; another folder has none.
+    """
+    path = Path(slices) / VOLUMES
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+class _Volume(NamedTuple):
+    """A volume, the name that it gets, the folder of its site's slices, and its mask."""
+
+    site: Path
+    name: str
+    path: Path
+    mask: Path | None
+
+
+def cut_nifti(
+    root: str | Path,
+    slices: str | Path,
+    *,
+    labels: Sequence[int] = (),
+    classes: Sequence[str] = (),
+    reorient: bool = False,
+    without_spacing: Sequence[str] = (),
+    skip_unreadable: bool = False,
+    written: Written | None = None,
+) -> list[str]:
+    """Cuts NIfTI volumes and their masks into pictures, as :mod:`.folders` reads them.
+
+    A volume ``<site>/images/NAME.nii.gz`` becomes ``<slices>/<site>/images/NAME/NAME_0001.png`` and so on, along its
+    last axis, with the grey values of ``samfed infer`` (:func:`read_slices`); likewise its mask, called as masks of
+    images are. Slices without foreground have empty masks; those of a single grey value, which are the same in every
+    volume and would tie patients together, are left out. :data:`VOLUMES` notes where they come from.
+
+    Args:
+        root: folder of sites, or one site's own folder.
+        slices: where the pictures go; the data root of a list.
+        labels, classes: see :func:`read_mask_slices`; slices of several classes hold their values.
+        reorient: see :func:`read_slices`.
+        without_spacing: sites of which the headers' voxel sizes are not true; no distance in mm is measured there.
+        skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
+        written: takes the new files.
+
+    Returns:
+        Sentences on what was left out.
+
+    Raises:
+        Refused: everything that is wrong with any volume, and files of another content that are in the way. Nothing
+            that was written is left then.
+    """
+    root, slices, problems = Path(root), Path(slices), Problems()
+    if slices.resolve().is_relative_to(root.resolve()):
+        expected, hint = f"a folder outside of {root}", "choose another folder"
+        problems.add("--slices", found=str(slices), expected=expected, hint=hint)
+    if classes and labels and len(labels) != len(classes):
+        found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
+        problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
+    volumes, sentences = _volumes_below(root, slices, problems)
+    problems.extend(_of_no_volume(volumes))
+    for site in without_spacing:
+        problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
+    left_out: list[Path] = []
+    blank, voxels, notes = 0, defaultdict[str, list[Sequence[float]]](list), volumes_of(slices)
+    with taken_back_if_refused(written) as files:
+        for each in progress_bar(volumes, desc="cutting", unit="volume"):
+            try:
+                cut, voxel, single = _cut(each, labels, classes, reorient)
+            except Refused as refusal:
+                unreadable = any(_is_unreadable(file) for file in (each.path, each.mask) if file)
+                if unreadable and skip_unreadable:
+                    left_out.append(each.path)
+                    for problem in refusal.problems:
+                        logger.warning("left out: %s", problem)
+                else:
+                    problems.extend(map(or_skip, refusal.problems) if unreadable else refusal.problems)
+                continue
+            blank += single
+            spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
+            if spacing:
+                voxels[each.site.name].append(spacing)
+            folder = relative(each.site / "images" / each.name, slices)
+            notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
+            if not len(problems):  # nothing will be kept
+                with problems.collected():
+                    write_new(cut, files)
+        problems.refuse_if_any()
+        at = slices / VOLUMES
+        files.setdefault(at, at.read_bytes() if at.exists() else None)
+        write_json(at, notes)
+    if left_out:
+        who = counted(len(left_out), "unreadable volume was", "unreadable volumes were")
+        sentences.append(f"{who} left out, such as {relative(left_out[0], root)}")
+    sentences += [f"{counted(blank, 'slice')} of a single grey value left out"] if blank else []
+    sentences += unlike_voxels(voxels)
+    read = [each.path for each in volumes if each.path not in left_out]
+    return sentences if reorient else [*sentences, *different_orientations(read)]
+
+
+def _cut(
+    volume: _Volume, labels: Sequence[int], classes: Sequence[str], reorient: bool
+) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int]:
+    """The files of a volume's slices and of their masks, mm of its voxels, and how many slices were left out."""
+    read = read_slices(volume.path, reorient=reorient)
+    shows = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
+    kinds = {"images": read.pictures}
+    if volume.mask is not None:
+        given: dict[str, Any] = {"labels": labels, "classes": classes, "reorient": reorient}
+        kinds["masks"] = read_mask_slices(volume.mask, volume.path, **given)
+        shows |= kinds["masks"].any((1, 2))
+        kinds["masks"] = kinds["masks"] if classes else 255 * kinds["masks"]
+    kept = np.flatnonzero(shows | ~shows.any())
+    where = {kind: volume.site / kind / volume.name for kind in kinds}
+    files = {
+        where[kind] / f"{volume.name}_{number + 1:04d}.png": png_of(pictures[number])
+        for kind, pictures in kinds.items()
+        for number in kept.tolist()
+    }
+    return files, read.voxel, len(shows) - len(kept)
+
+
+UNLIKE = 1.5
+"""How many times as long as another volume's a side of a voxel may be before it is said."""
+
+
+def unlike_voxels(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+    """A sentence where voxels differ much in a side, at one site or between sites: a network sees organs of another
+    size there.
+
+    Args:
+        voxels: site to mm of a row, of a column and between slices, of each of its volumes.
+    """
+    every = [sides for of_site in voxels.values() for sides in of_site]
+    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*every, strict=True)):
+        return []
+    shown = ", ".join(
+        f"{site} {' x '.join(_range(sides) for sides in zip(*of_site, strict=True))}"
+        for site, of_site in voxels.items()
+    )
+    return [f"volumes have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
+
+
+def _range(values: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
+
+
+def _is_unreadable(volume: Path) -> bool:
+    try:
+        read_slices(volume)
+    except Refused:
+        return True
+    return False
+
+
+def _of_no_volume(volumes: Sequence[_Volume]) -> list[Problem]:
+    """Folders of slices that an earlier call has cut, of volumes or masks that are not there any more."""
+    kept = {each.site / "images" / each.name for each in volumes}
+    kept |= {each.site / "masks" / each.name for each in volumes if each.mask is not None}
+    there = [path for site in dict.fromkeys(each.site for each in volumes) for path in site.glob("*/*")]
+    expected, hint = "slices of volumes and masks of DIR alone", "delete them, or cut into a new folder"
+    return [Problem(str(path), "slices of none", expected, hint) for path in sorted(there) if path not in kept]
+
+
+def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
+    """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
+    sites, sentences = sites_in(root), list[str]()
+    listed: dict[tuple[Path, str], _Volume] = {}
+    for site in sites:
+        where = slices / (site.resolve().name if site == root else site.name)
+        with problems.collected():
+            found, lonely = match_masks(site, root, "", NIFTI)
+            sentences += [*others_in(site, NIFTI), *lonely_sentence(site.name, lonely)]
+            for one in found:
+                path, mask = root / one.image, root / one.label if one.label else None
+                name = "_".join((*path.relative_to(site / "images").parent.parts, stem_of(path)))
+                volume = _Volume(where, name, path, mask)
+                if listed.setdefault((where, name), volume) != volume:
+                    problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
+    if any(each.mask and mask_stem(each.path) == f"{mask_stem(each.mask)}{FIRST_CHANNEL}" for each in listed.values()):
+        further = [each.path for each in listed.values() if not each.mask and FURTHER.fullmatch(each.name)]
+        expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
+        for path in further:
+            problems.add(str(path), found="a further channel", expected=expected, hint=hint)
+    if not sites:
+        expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
+        problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
+    return list(listed.values()), sentences
+
+
+FURTHER = re.compile(rf".+(?!{FIRST_CHANNEL})_\d{{4}}")

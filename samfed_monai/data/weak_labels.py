@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_bytes, write_bytes
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import one_of, whole
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
@@ -93,16 +94,13 @@ def weaken(
     """
     kind = LabelKind(kind)
     problems = Problems()
-    if points < 1:
-        problems.add("points", found=repr(points), expected="1 or more of each class")
-    if width < 1 or width % 2 == 0:
-        problems.add("width", found=repr(width), expected="an odd number of pixels")
-    if kind is LabelKind.MASK:
-        problems.add("kind", found="'mask'", expected=f"one of {[one.value for one in WEAK]}")
+    problems.extend(whole("points", points, "a number of points of each class", least=1))
+    problems.unless(width > 0 and width % 2 == 1, "width", width, "an odd number of pixels")
+    problems.extend(one_of("kind", kind.value, WEAK))
     if mask.all() or not mask.any():
         problems.add("mask", found="one class alone", expected="foreground and background", hint="keep it as a mask")
     problems.refuse_if_any()
-    return _DRAWN[kind](mask, random, points, width)
+    return WEAK[kind](mask, random, points, width)
 
 
 def _regions(mask: Picture) -> dict[int, np.ndarray]:
@@ -178,8 +176,7 @@ def _block(mask: Picture, random: np.random.Generator, points: int, width: int) 
     return label
 
 
-WEAK = (LabelKind.SCRIBBLE, LabelKind.POINTS, LabelKind.BOX, LabelKind.BLOCK)
-_DRAWN = {
+WEAK = {
     LabelKind.SCRIBBLE: _scribble,
     LabelKind.POINTS: _points,
     LabelKind.BOX: _box,
@@ -195,7 +192,6 @@ def weaken_list(
     seed: int = 0,
     points: int = POINTS,
     width: int = WIDTH,
-    progress: bool = True,
 ) -> DataList:
     """A list whose sites have weak labels of their training images, drawn from the masks of another list.
 
@@ -209,36 +205,28 @@ def weaken_list(
         kinds: site to kind; a site that is not named keeps its labels, weak ones as well.
         seed: of everything drawn.
         points, width: as in :func:`weaken`.
-        progress: whether to show a progress bar.
 
     Raises:
         Refused: a site that the list lacks, or whose labels are weak already, an unknown kind, no training image with
             a mask, a file that cannot be read or written.
     """
-    problems, names = Problems(), [kind.value for kind in WEAK]
+    problems = Problems()
     for site, kind in kinds.items():
-        if site not in datalist.sites:
-            problems.add("--kind", found=f"the site {site!r}", expected=f"one of {sorted(datalist.sites)}")
-        elif kind not in names:
-            problems.add(f"--kind of {site}", found=repr(str(kind)), expected=f"one of {names}")
+        wrong = one_of("--kind", site, sorted(datalist.sites)) or one_of(f"--kind of {site}", kind, WEAK)
+        if wrong:
+            problems.extend(wrong)
         elif weak := [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]:
             found = f"{counted(len(weak), 'weak label')} ({', '.join(sorted(set(weak)))})"
             hint = "take the list with masks; a site that --kind does not name keeps the labels that it has"
             expected = "masks, from which weak labels are made"
             problems.add(f"sites -> {site} -> unlabelled", found=found, expected=expected, hint=hint)
         elif not any(item.label for item in datalist.sites[site].unlabelled):
-            hint = "make the list with masks of the sites' own images, without --drop-unlabelled-labels"
+            hint = "make the list with masks of the sites' own images"
             problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", hint=hint)
     problems.refuse_if_any()
-    work = {site: [item for item in datalist.sites[site].unlabelled if item.label] for site in kinds}
-    bar = progress_bar(
-        [(site, item) for site, items in work.items() for item in items],
-        desc="weak labels",
-        unit="image",
-        show=progress,
-    )
+    work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
     made: dict[str, Item] = {}
-    for site, item in bar:
+    for site, item in progress_bar(work, desc="weak labels", unit="image"):
         kind = LabelKind(kinds[site])
         made[item.image] = _weak_item(item, kind, datalist, Path(data_root), seed, points, width)
     sites = {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from samfed_monai.config.parse import parsed, reached
-from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own, unwrapped
+from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data.classes import outputs_of
@@ -85,7 +85,7 @@ def dry_run(
         if key in found:
             continue
         parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
-        with own_random_state(0), unwrapped(lambda: parser):  # noqa: B023 - nothing that is drawn here is used
+        with own_random_state(0), unwrapped(parser):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
         size = parsed(parser, "image_size")
         if isinstance(size, int):
@@ -121,7 +121,7 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
         if (
             refused is None and name == "optimizer"
         ):  # a user's own term may miss a site's place, here where there is none
-            refused = component_refusal(error, lambda: parser, file="train.json")
+            refused = component_refusal(error, parser.get(), file="train.json")
         if isinstance(refused, Refused):
             return refused.problems
     return []  # any other error is reported where a site builds the component

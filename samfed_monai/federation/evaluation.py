@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from samfed_monai.federation.exchange_object import classes_in, volumes_in
 from samfed_monai.metrics.quality import groups_in
 from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
-from samfed_monai.privacy.withholding import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
+from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport

@@ -140,7 +140,7 @@ def classes_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str
 
 
 def volume_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of whole volumes as metrics of a message (:func:`samfed_monai.metrics.volumes.summarise_volumes`).
+    """Scores of whole volumes as metrics of a message (:func:`samfed_monai.metrics.scores.summarise_volumes`).
 
     Args:
         summary: of a set of images; one without slices of volumes gives none.

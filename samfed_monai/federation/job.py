@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samfed_monai.config.layers import layered, pairs_for_monai
+from samfed_monai.config.options import pairs_for_monai
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import BundleConfig
 from samfed_monai.config.variants import variant_files
-from samfed_monai.config.workflow import training_values_of_command
-from samfed_monai.config.wrapped_errors import unwrapped
+from samfed_monai.config.workflow import training_values_of_command, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.dry_run import dry_run
@@ -32,10 +31,9 @@ def federate_parser(bundle_root: Path, overrides: Mapping[str, Any]) -> Any:
     from samfed_monai.config.monai_parser import ConfigParser
 
     given = {"bundle_root": str(bundle_root), **normal_ids(dict(overrides))}
-    files, base = layered(bundle_root, "federate", given)
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in files])
-    parser.update(pairs=pairs_for_monai(BundleConfig(files, given, base=base)))
+    config, parser = BundleConfig.of_workflow(bundle_root, "federate", given), ConfigParser()
+    parser.read_config([str(path) for path in config.files])
+    parser.update(pairs=pairs_for_monai(config))
     return parser
 
 
@@ -45,7 +43,7 @@ def job_of(parser: Any) -> FederatedJob:
     Raises:
         Refused: a value that it does not take.
     """
-    with unwrapped(lambda: parser):
+    with unwrapped(parser):
         job: FederatedJob = parser.get_parsed_content("job")
     return job
 

@@ -11,7 +11,7 @@ from typing import Any
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.validators import departures
 from samfed_monai.federation.workflow import PLACES, bundle_content
 from samfed_monai.protocol import compression
 

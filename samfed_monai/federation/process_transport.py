@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.device import best_device, usable_cores
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import as_file_name, make_folder
+from samfed_monai.core.own_process import best_device, usable_cores
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress

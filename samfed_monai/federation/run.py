@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
-from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
-from samfed_monai.core.own_process import peak_memory
+from samfed_monai.core.own_process import device_name, peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.words import counted
 from samfed_monai.data import DataList

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samfed_monai.config.layers import layered
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
 from samfed_monai.core.errors import AGAIN, ExitCode, Problems, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
-from samfed_monai.core.json_schema import departures
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import departures
 from samfed_monai.federation.signals import Terminated, Termination
 
 ROLES = ("dp_only", "oracle")
@@ -223,12 +222,12 @@ def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list
     Other variants, ``evaluate.json`` and ``inference.json`` are not read by it, and MONAI reads ``metadata.json`` for
     other purposes than to compute.
     """
-    files = workflow_files(bundle, "federate")
+    config = BundleConfig(workflow_files(bundle, "federate"), overrides)
     with suppress(Refused):  # reported when the bundle is checked
-        files, _ = layered(bundle, "federate", {**overrides, "variant": variant})
-    files = [path for path in files if path.is_file()]
-    guided = BundleConfig(files, overrides).content.get("teacher_adapt", "off") != "off"
-    return [*files, *(path for path in workflow_files(bundle, "teacher") if guided and path.is_file())]
+        config = BundleConfig.of_workflow(bundle, "federate", {**overrides, "variant": variant})
+    guided = config.content.get("teacher_adapt", "off") != "off"
+    files = [*config.files, *(workflow_files(bundle, "teacher") if guided else ())]
+    return [path for path in files if path.is_file()]
 
 
 def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]:

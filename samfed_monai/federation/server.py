@@ -31,7 +31,7 @@ from samfed_monai.federation.run_folder import (
 )
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration
-from samfed_monai.privacy.central import CentralNoise
+from samfed_monai.privacy.noise import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.compression import Compression, Sender, Step
 from samfed_monai.protocol.guard import Counts

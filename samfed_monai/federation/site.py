@@ -37,12 +37,11 @@ from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics.quality import groups_of, metrics_of
 from samfed_monai.privacy.accounting import PrivacyLedger
-from samfed_monai.privacy.allowed import require_public_images
+from samfed_monai.privacy.allowed import WITHHELD, allowed_of, require_public_images
 from samfed_monai.privacy.network_check import require_plain_network
-from samfed_monai.privacy.release import ReleaseFilter, site_release
+from samfed_monai.privacy.release import ReleaseFilter
 from samfed_monai.privacy.rules import Privacy, PrivacyFloor, forbidden_problems, too_few_images
-from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
-from samfed_monai.privacy.withholding import WITHHELD
+from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite
 from samfed_monai.protocol.compression import Compression, Sender
 from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticRule, split_statistics, with_statistics
@@ -226,16 +225,16 @@ class Site:
         self.method = declared(places.bundle_root, plan.variant)
         compression = Compression.of(plan.compression)
         self._sender = None if compression is None or not self.trains else Sender(compression)
-        self.release = site_release(
+        self.release = ReleaseFilter(
             site,
-            lambda: self.client,
-            self.privacy,
-            places.output_dir,
-            PrivacyLedger(places.cache, site, floor),
-            self.method,
-            plan.rounds,
-            floor.least_images,
-            self._sender,
+            allowed=lambda: allowed_of(self.client),
+            privacy=self.privacy,
+            folder=Path(places.output_dir) / "sites" / as_file_name(site),
+            ledger=PrivacyLedger(places.cache, site, floor),
+            method=self.method,
+            rounds=plan.rounds,
+            least_seen=floor.least_images,
+            sender=self._sender,
         )
         self._algo: ClientAlgoSite | None = None
         self._secure: SecureSite | None = None
@@ -297,7 +296,7 @@ class Site:
             found, expected = "a step of it", "none: the plan does not have it, or this site does not train"
             raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
         if self._secure is None:
-            sums = SumsOfUpdates(Path(self.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl")
+            sums = Path(self.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
         return self._secure
 

@@ -81,7 +81,7 @@ class _Log(logging.Handler):
 
 def _described(error: Exception) -> dict[str, Any]:
     """An error that the asking process raises as it would have been raised there."""
-    from samfed_monai.config.wrapped_errors import unwrap
+    from samfed_monai.config.workflow import unwrap
     from samfed_monai.core.errors import Refused, Stopped
 
     known = unwrap(error)

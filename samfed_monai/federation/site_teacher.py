@@ -17,7 +17,7 @@ from samfed_monai.federation.exchange_object import class_metrics, volume_metric
 from samfed_monai.federation.student_teacher import StudentTeacher
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.metrics import BESIDE, NAMES
+from samfed_monai.metrics import BESIDE, NAMES, summarise
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
@@ -177,15 +177,13 @@ class SiteTeacher:
         Raises:
             MessageRefused: the plan does not have the teacher scored on that split.
         """
-        from samfed_monai.results.build import as_summary
-
         if split not in self.stage.scored:
             expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
             raise _refusal("teacher's scores -> split", repr(split), expected)
 
         rows = self.masks.teacher_scores(self.sha256, config, split)
         convention = config.parser().get_parsed_content("validate#scores").convention
-        summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
+        summary = summarise(rows, skip_empty=convention["empty"] == "skipped")
         means = {name: summary[name] for name in (*NAMES, *BESIDE) if summary.get(name) is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
         return {"n": summary["n"], "metrics": {**means, **empty, **class_metrics(summary), **volume_metrics(summary)}}

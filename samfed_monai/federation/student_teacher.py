@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.model_file import (
@@ -22,6 +21,7 @@ from samfed_monai.core.model_file import (
     trained_otherwise,
     words_of,
 )
+from samfed_monai.core.own_process import best_device
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.federation.participants import Participants, network_builder

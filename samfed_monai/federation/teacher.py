@@ -184,7 +184,7 @@ class TeacherStage:
         return self._teacher(adapter, self.checkpoint())
 
     def _teacher(self, adapter: Path | None, checkpoint: Path) -> Teacher:
-        from samfed_monai.core.device import best_device
+        from samfed_monai.core.own_process import best_device
         from samfed_monai.networks import Teacher
 
         self._loaded["adapter"] = adapter

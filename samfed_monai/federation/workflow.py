@@ -10,7 +10,7 @@ from typing import Any
 from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached, split_id
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.variants import variant_files
-from samfed_monai.config.wrapped_errors import unwrapped
+from samfed_monai.config.workflow import unwrapped
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
 
@@ -89,19 +89,19 @@ class WorkflowConfig:
         if lookup(parser.config, split_id(name)) is MISSING:
             where = f"{Path(self.files[-1]).name} -> {name}"
             raise Refused([Problem(where, found="no such id", expected="an option that the federation reads")])
-        with unwrapped(lambda: parser):
+        with unwrapped(parser):
             return parser.get_parsed_content(name)
 
     def values(self, *names: str) -> tuple[Any, ...]:
         """Several of them, made together: what they refer to is the same for all."""
         parser = self.parser()
-        with unwrapped(lambda: parser):
+        with unwrapped(parser):
             return tuple(parser.get_parsed_content(name) for name in names)
 
     def optional(self, name: str) -> Any:
         """An option's value, or ``None`` where the bundle has no such id."""
         parser = self.parser()
-        with unwrapped(lambda: parser):
+        with unwrapped(parser):
             return parsed(parser, name)
 
     def optional_id(self, name: str) -> bool:

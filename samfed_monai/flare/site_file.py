@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.core.device import VARIABLE as DEVICE
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.own_process import DEVICE
+from samfed_monai.core.validators import departures
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 

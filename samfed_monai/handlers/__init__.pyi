@@ -1,15 +1,22 @@
 """Ignite handlers: guides, terms, the unlabelled stream, rounds, records, scores, models and masks."""
 
-from .batch_bar import BatchBar
 from .evaluation import ScoreHandler, SiteEvaluation
 from .guide import BatchGuide, EmaGuide, GlobalGuide, Guidance, Guide
 from .handler_group import HandlerGroup
 from .model_loader import BestWeightsSaver
 from .public_images import PublicPhase, PublicPredictor
-from .records import TermLogger, TermTable
+from .records import BatchBar, TermLogger
 from .rounds import LEARNING_RATE_SCHEDULES, DivergenceGuard, RoundLearningRate, SeedHandler, round_of, steps_per_round
-from .term import SCHEDULES, AgreedTerm, SiteTrust, Term, constant, gaussian_ramp, linear
-from .terms import GlobalDistillationTerm, PseudoLabelTerm, SamDistillationTerm
+from .term import (
+    SCHEDULES,
+    AgreedTerm,
+    GlobalDistillationTerm,
+    PseudoLabelTerm,
+    SamDistillationTerm,
+    Term,
+    constant,
+    gaussian_ramp,
+)
 from .unlabelled_stream import EndlessSampler, SupervisedWeight, UnlabelledStream
 
 __all__ = [
@@ -35,15 +42,12 @@ __all__ = [
     "ScoreHandler",
     "SeedHandler",
     "SiteEvaluation",
-    "SiteTrust",
     "SupervisedWeight",
     "Term",
     "TermLogger",
-    "TermTable",
     "UnlabelledStream",
     "constant",
     "gaussian_ramp",
-    "linear",
     "round_of",
     "steps_per_round",
 ]

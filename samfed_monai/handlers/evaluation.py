@@ -8,17 +8,19 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ignite.engine import Events
+from monai.data import decollate_batch
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import atomic_write, require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
+from samfed_monai.core.validators import in_range, require, switch
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
@@ -26,17 +28,15 @@ from samfed_monai.losses import probabilities
 from samfed_monai.metrics import (
     BESIDE,
     NAMES,
-    Scores,
     convention,
     over_classes,
     pool,
     scores_by_class,
     segmentation_scores,
     summarise,
-    summarise_classes,
 )
 from samfed_monai.metrics.quality import estimate
-from samfed_monai.metrics.volumes import Volume, summarise_volumes
+from samfed_monai.metrics.scores import Volume, summarise_volumes
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -65,10 +65,10 @@ class ScoreHandler:
     Of K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background's first; a pixel belongs to the
     class of its highest logit. An image's scores are then means over the classes that it holds
     (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same, and the summary has
-    ``classes``, see :func:`samfed_monai.metrics.summarise_classes`.
+    ``classes``, see :func:`samfed_monai.metrics.summarise`.
 
     Of slices of volumes (``volume``, ``slice``, ``spacing`` and ``native_size`` in ``engine.state.batch``), the summary
-    has ``volumes``, see :func:`samfed_monai.metrics.volumes.summarise_volumes`; their masks are held until the end.
+    has ``volumes``, see :func:`samfed_monai.metrics.scores.summarise_volumes`; their masks are held until the end.
 
     It compares at the size that arrives: prediction and label must agree, nothing is resized. An image that comes again
     is scored once where :class:`~samfed_monai.handlers.images_seen.ImagesSeen` looks for repeats, as at a site.
@@ -100,19 +100,18 @@ class ScoreHandler:
         skip_empty: bool = False,
         classes: Sequence[str] | None = None,
     ) -> None:
-        _check(threshold, classes, pooled=pooled, skip_empty=skip_empty)
         self.classes = list(classes or ()) if several(classes) else []
+        require(
+            switch("ScoreHandler#pooled", pooled),
+            switch("ScoreHandler#skip_empty", skip_empty),
+            threshold_of("ScoreHandler#threshold", threshold, self.classes),
+        )
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.pooled, self.skip_empty = pooled, skip_empty
         # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
         self._threshold = threshold
         self._logit = float(np.log(threshold) - np.log1p(-threshold))
-        self._table: list[tuple[str, Scores]] = []
-        self._by_class: list[list[Scores]] = []
-        self._estimates: list[float] = []
-        self._files: list[str] = []
-        self._seen: Counter[str] = Counter()
-        self._volumes: dict[str, Volume] = {}
+        self.start()
 
     @property
     def convention(self) -> dict[str, str]:
@@ -124,45 +123,42 @@ class ScoreHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
-    def start(self, engine: Engine) -> None:
+    def start(self) -> None:
         """Forgets the images of an earlier run."""
-        self._table, self._by_class, self._files, self._seen = [], [], [], Counter()
-        self._estimates, self._volumes = [], {}
+        self._rows: list[dict[str, Any]] = []
+        self._files: list[str] = []
+        self._seen: Counter[str] = Counter()
+        self._volumes: dict[str, Volume] = {}
 
     def __call__(self, engine: Engine) -> None:
-        names, repeats = _names(engine.state.batch), getattr(engine.state, "repeats", ())
-        for index, (logits, label) in enumerate(_pairs(engine.state.output)):
+        repeats = getattr(engine.state, "repeats", ())
+        for index, item in enumerate(images_of(engine.state.batch, engine.state.output)):
+            if item.get("label") is None:
+                hint = "evaluate a split whose items have labels, or use inference.json"
+                raise refused("ScoreHandler", "an image without a label", "a label", hint)
             if index < len(repeats) and repeats[index]:
                 continue
-            name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
-            prediction = self._drawn(logits, self._logit)
-            scores, by_class = self._scored(prediction, label)
-            if volume := _slice_of(engine.state.batch, index):
-                self._keep(volume, prediction, self._drawn(label, 0.5))
-            self._table.append((name, scores))
-            self._by_class.append(by_class)
-            self._estimates.append(estimate(_chances(logits), self._threshold))
+            name, logits = str(item.get("id", f"image-{len(self._rows):05d}")), item["pred"]
+            prediction, chances = self._drawn(logits, self._logit), probabilities(logits.detach().float()[None])[0]
+            promised = {"estimate": estimate(chances.cpu().numpy(), self._threshold)}
+            self._rows.append({"id": name, **self._row(prediction, item["label"], promised)})
+            if item.get("volume"):
+                self._keep_slice(item, prediction)
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
     def finish(self, engine: Engine) -> None:
         """Leaves means and table on ``engine.state``, and writes ``scores.csv``."""
-        summary = summarise((scores for _, scores in self._table), skip_empty=self.skip_empty)
+        summary = summarise(self._rows, skip_empty=self.skip_empty)
         if not summary["n"]:
             logger.warning("no image was scored: the evaluator's data loader is empty")
-        state: Any = engine.state
-        rows = zip(self._table, self._estimates, strict=True)
-        state.scores = [{"id": name, **scores.as_dict(), "estimate": estimated} for (name, scores), estimated in rows]
-        if self.classes:
-            for row, by_class in zip(state.scores, self._by_class, strict=True):
-                row["classes"] = self._named(by_class)
-            summary["classes"] = summarise_classes(self._by_class, self.classes, skip_empty=self.skip_empty)
         if self._volumes:
             summary["volumes"] = summarise_volumes(self._volumes.values(), self.classes)
-        state.score_summary = {**summary, "convention": self.convention}
+        state: Any = engine.state
+        state.scores, state.score_summary = self._rows, {**summary, "convention": self.convention}
         state.metrics.update({key: summary[key] for key in (*NAMES, *BESIDE) if summary.get(key) is not None})
         if self.output_dir is not None:
-            write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
+            write_scores(self.output_dir / "scores.csv", self._rows, masks=self._files)
 
     def row_of(self, probabilities: Tensor, label: Tensor) -> dict[str, Any]:
         """The row of an image whose mask came from elsewhere, without its id.
@@ -171,36 +167,35 @@ class ScoreHandler:
             probabilities: (C, H, W) float in [0, 1].
             label: (C, H, W), as an evaluator has it.
         """
-        scores, by_class = self._scored(self._drawn(probabilities, 0.5), label)
-        return {**scores.as_dict(), **({"classes": self._named(by_class)} if self.classes else {})}
+        return self._row(self._drawn(probabilities, 0.5), label)
 
-    def _drawn(self, channels: Tensor, above: float) -> np.ndarray:
-        """The mask (H, W) of logits or probabilities: bool, or the classes' values."""
-        if self.classes:
-            values: np.ndarray = _planes(channels, "pred", len(self.classes) + 1).argmax(axis=0)
-            return values
-        mask: np.ndarray = _planes(channels, "pred", 1)[0] > above
+    def _row(self, prediction: np.ndarray, label: Tensor, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Scores of an image, and of each of its classes where there are several."""
+        truth = self._drawn(label, 0.5, "label")
+        if not self.classes:
+            return {**segmentation_scores(prediction, truth, pooled=self.pooled).as_dict(), **(more or {})}
+        by_class = scores_by_class(prediction, truth, len(self.classes), pooled=self.pooled)
+        named = {name: each.as_dict() for name, each in zip(self.classes, by_class, strict=True)}
+        return {**over_classes(by_class, skip_empty=self.skip_empty).as_dict(), **(more or {}), "classes": named}
+
+    def _drawn(self, channels: Tensor, above: float, what: str = "pred") -> np.ndarray:
+        """The mask (H, W) of logits, probabilities or label (C, H, W): bool, or the classes' values."""
+        array: np.ndarray = channels.detach().float().cpu().numpy()
+        count = len(self.classes) + 1
+        if array.ndim != 3 or array.shape[0] != count:
+            named = f"{count} channels, the background's and one a class" if self.classes else "one channel (1, H, W)"
+            hint = "let `classes` of train.json and of the data list be the same names"
+            raise refused(f"ScoreHandler, {what}", f"shape {array.shape}", named, hint)
+        mask: np.ndarray = array.argmax(axis=0) if self.classes else array[0] > above
         return mask
 
-    def _scored(self, prediction: np.ndarray, label: Tensor) -> tuple[Scores, list[Scores]]:
-        """Scores of an image, and of each of its classes where there are several."""
-        if not self.classes:
-            truth = _planes(label, "label", 1)[0] > 0.5
-            return segmentation_scores(prediction, truth, pooled=self.pooled), []
-        values = _planes(label, "label", len(self.classes) + 1).argmax(axis=0)
-        by_class = scores_by_class(prediction, values, len(self.classes), pooled=self.pooled)
-        return over_classes(by_class, skip_empty=self.skip_empty), by_class
-
-    def _keep(self, of: _Slice, prediction: np.ndarray, label: np.ndarray) -> None:
+    def _keep_slice(self, item: Mapping[str, Any], prediction: np.ndarray) -> None:
         """Keeps a slice until its volume is scored; mm of its pixels follow from the size that it is compared at."""
-        rows, columns, deep = of.spacing
-        sides = (native / side for native, side in zip(of.native_size, label.shape, strict=True))
-        down, right = (length * scale for length, scale in zip((rows, columns), sides, strict=True))
-        volume = self._volumes.setdefault(of.volume, Volume((deep, down, right) if deep else None))
-        volume.slices[of.number] = (prediction.astype(np.uint8), label.astype(np.uint8))
-
-    def _named(self, by_class: Sequence[Scores]) -> dict[str, dict[str, Any]]:
-        return {name: each.as_dict() for name, each in zip(self.classes, by_class, strict=True)}
+        truth = self._drawn(item["label"], 0.5, "label")
+        (rows, columns, deep), native = ([float(side) for side in item[key]] for key in ("spacing", "native_size"))
+        down, right = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
+        volume = self._volumes.setdefault(item["volume"], Volume((deep, down, right) if deep else None))
+        volume.slices[int(item["slice"])] = (prediction.astype(np.uint8), truth.astype(np.uint8))
 
     def _save(self, name: str, prediction: np.ndarray, folder: Path) -> str:
         self._seen[name] += 1
@@ -249,73 +244,19 @@ def safe_name(identifier: str) -> str:
     return f"{name}-{hashlib.sha256(identifier.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
-def _check(threshold: float, classes: Sequence[str] | None, **switches: bool) -> None:
-    problems = [
-        Problem(f"ScoreHandler#{name}", found=repr(value), expected="true or false")
-        for name, value in switches.items()
-        if not isinstance(value, bool)
-    ]
-    if not 0 < threshold < 1:
-        problems.append(Problem("ScoreHandler#threshold", found=repr(threshold), expected="a number in (0, 1)"))
-    elif several(classes) and threshold != 0.5:
+def threshold_of(where: str, threshold: float, classes: Sequence[str]) -> list[Problem]:
+    """A problem unless it is a probability from which a pixel is foreground; of several classes the highest counts."""
+    if classes and threshold != 0.5:
         expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
-        problems.append(Problem("ScoreHandler#threshold", found=repr(threshold), expected=expected))
-    if problems:
-        raise Refused(problems)
+        return [Problem(where, found=repr(threshold), expected=expected)]
+    return in_range(where, threshold, above=0, below=1)
 
 
-def _pairs(output: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    for item in [output] if isinstance(output, Mapping) else output:
-        if item.get("label") is None:
-            hint = "evaluate a split whose items have labels, or use inference.json"
-            raise Refused([Problem("ScoreHandler", found="an image without a label", expected="a label", hint=hint)])
-        if isinstance(output, Mapping):
-            yield from zip(item["pred"], item["label"], strict=True)
-        else:
-            yield item["pred"], item["label"]
-
-
-def _names(batch: Any) -> list[str]:
-    if isinstance(batch, Mapping):
-        names = batch.get("id", [])
-        return [names] if isinstance(names, str) else [str(name) for name in names]
-    if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
-        return [str(item["id"]) for item in batch if "id" in item]
-    return []
-
-
-class _Slice(NamedTuple):
-    """Which slice of which volume an image is; a spacing of zeros is not known."""
-
-    volume: str
-    number: int
-    spacing: tuple[float, ...]
-    native_size: tuple[float, ...]
-
-
-def _slice_of(batch: Any, index: int) -> _Slice | None:
-    """The slice that one image of a batch is, collated or not; ``None`` of an image that is none."""
-    record = batch if isinstance(batch, Mapping) else batch[index]
-    if "volume" not in record:
-        return None
-    one = (lambda value: value[index]) if isinstance(batch, Mapping) else (lambda value: value)
-    sides = (tuple(float(one(side)) for side in record[key]) for key in ("spacing", "native_size"))
-    return _Slice(one(record["volume"]), int(one(record["slice"])), *sides) if one(record["volume"]) else None
-
-
-def _chances(logits: Tensor) -> np.ndarray:
-    """Probabilities (C, H, W) float32 of logits."""
-    chances: np.ndarray = probabilities(logits.detach().float()[None])[0].cpu().numpy()
-    return chances
-
-
-def _planes(tensor: Tensor, what: str, channels: int) -> np.ndarray:
-    array: np.ndarray = tensor.detach().float().cpu().numpy()
-    if array.ndim != 3 or array.shape[0] != channels:
-        named = "one channel (1, H, W)" if channels == 1 else f"{channels} channels, the background's and one a class"
-        hint = "let `classes` of train.json and of the data list be the same names"
-        raise Refused([Problem(f"ScoreHandler, {what}", f"shape {array.shape}", expected=named, hint=hint)])
-    return array
+def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
+    """The images of an evaluator's batch, decollated or not: what the batch holds of each, and what was made of it."""
+    items, made = (decollate_batch(dict(of)) if isinstance(of, Mapping) else of for of in (batch, output))
+    known = isinstance(items, (list, tuple)) and all(isinstance(item, Mapping) for item in items)
+    return [{**fields, **of} for fields, of in zip(items if known else [{}] * len(made), made, strict=True)]
 
 
 class SiteEvaluation:
@@ -411,7 +352,7 @@ class SiteEvaluation:
         found = {name: records for name, records in found.items() if records}
         if not found:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
-            raise Refused([Problem(where, found="no image", expected="at least one", hint="choose another split")])
+            raise refused(where, "no image", "at least one", "choose another split")
         return found
 
     def _one_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:

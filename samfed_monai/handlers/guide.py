@@ -12,8 +12,9 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.core.moving_average import move_average
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
+from samfed_monai.core.training_state import move_average
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.losses import Agreement, AgreementSettings, agree, probabilities
 
@@ -72,8 +73,7 @@ class Guide(ABC):
 
     def __init__(self, name: str) -> None:
         if not name or name in OWN_VIEWS:
-            expected = "a name other than 'weak' and 'strong' (the student's own views)"
-            raise Refused([Problem("guide name", found=repr(name), expected=expected)])
+            raise refused("guide name", repr(name), "a name other than 'weak' and 'strong' (the student's own views)")
         self.name = name
 
     def attach(self, engine: Engine) -> None:  # noqa: B027 - a guide without state binds to nothing
@@ -129,21 +129,50 @@ class BatchGuide(Guide):
         """The batch's own entry; see :class:`Guide`."""
         where = f"guides#{self.name} ({type(self).__name__}) -> key"
         if self.key not in batch:
-            hint = (
-                "fill the soft-mask store and give store_dir and teacher_sha256 (LoadSoftMaskd writes 'teacher'), "
-                f"or disable guides#{self.name} and the terms that use it"
-            )
-            found = f"an unlabelled batch with {sorted(batch)}"
-            raise Refused([Problem(where, found=found, expected=f"the key {self.key!r}", hint=hint)])
+            hint = "fill the soft-mask store and give store_dir and teacher_sha256 (LoadSoftMaskd writes 'teacher'), "
+            hint += f"or disable guides#{self.name} and the terms that use it"
+            raise refused(where, f"an unlabelled batch with {sorted(batch)}", f"the key {self.key!r}", hint)
         probabilities: Tensor = batch[self.key]
         size, expected = tuple(probabilities.shape[2:]), tuple(batch["image"].shape[2:])
         if size != expected:
             hint = f"list {self.key!r} among the keys of WeakViewd, which moves image and guide together"
-            raise Refused([Problem(where, found=f"{size} pixels", expected=f"the image's {expected}", hint=hint)])
+            raise refused(where, f"{size} pixels", f"the image's {expected}", hint)
         return probabilities
 
 
-class EmaGuide(Guide):
+class CopyGuide(Guide):
+    """Probabilities of a frozen copy of the trainer's network, buffers included, in eval mode.
+
+    The copy is taken at ``STARTED``, when the client has just loaded the global weights; where no term reads the guide
+    there is none.
+
+    Args:
+        name: what terms call this guide.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._copy = NetworkCopy()
+
+    def attach(self, engine: Engine) -> None:
+        """Takes a copy of ``engine.network`` whenever a round starts."""
+        engine.add_event_handler(Events.STARTED, self._started)
+
+    def is_needed(self, engine: Any) -> bool:
+        """Whether a term reads it."""
+        return is_read(self.name, engine)
+
+    def _started(self, engine: Any) -> None:
+        if self.is_needed(engine):
+            self._copy.sync(engine.network)
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Any], engine: Any) -> Tensor:
+        """The copy's probabilities for the weak view; see :class:`Guide`."""
+        return probabilities(engine.inferer(batch["image"], self._copy.network))
+
+
+class EmaGuide(CopyGuide):
     """Probabilities of an exponential moving average of the student, buffers included, in eval mode (docs/method.md).
 
     At ``STARTED`` the average is set to the student, since global weights have just arrived and an older average would
@@ -163,40 +192,23 @@ class EmaGuide(Guide):
 
     def __init__(self, *, name: str = "ema", decay: float = 0.99) -> None:
         super().__init__(name)
-        if not 0 <= decay < 1:
-            where, expected = f"guides#{name} (EmaGuide) -> decay", "a number in [0, 1)"
-            raise Refused([Problem(where, found=repr(decay), expected=expected)])
+        require(in_range(f"guides#{name} (EmaGuide) -> decay", decay, least=0, below=1))
         self.decay = decay
-        self._copy = NetworkCopy()
 
     def attach(self, engine: Engine) -> None:
         """Re-synchronises at the start of a run and averages after each step."""
-        engine.add_event_handler(Events.STARTED, self._started)
+        super().attach(engine)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
-
-    def is_needed(self, engine: Any) -> bool:
-        """Whether a term reads it: the average is not even kept where none does."""
-        return is_read(self.name, engine)
-
-    def _started(self, engine: Any) -> None:
-        if self.is_needed(engine):
-            self._copy.sync(engine.network)
 
     def _stepped(self, engine: Any) -> None:
         if self.is_needed(engine):
             self._copy.average(engine.network, self.decay)
 
-    @torch.no_grad()
-    def __call__(self, batch: Mapping[str, Any], engine: Any) -> Tensor:
-        """The average's probabilities for the weak view; see :class:`Guide`."""
-        return probabilities(engine.inferer(batch["image"], self._copy.network))
 
-
-class GlobalGuide(Guide):
+class GlobalGuide(CopyGuide):
     """Probabilities of the round's global network, frozen in eval mode (docs/method.md, step 2, homogeneous mode).
 
-    The copy is taken at ``STARTED``, when the client has just loaded the global weights. A trainer that runs on its
-    own, without rounds, refreshes it at the start of every epoch.
+    A trainer that runs on its own, without rounds, takes a new copy at the start of every epoch.
 
     Args:
         name: what terms call this guide.
@@ -208,7 +220,6 @@ class GlobalGuide(Guide):
 
     def __init__(self, *, name: str = "global") -> None:
         super().__init__(name)
-        self._copy = NetworkCopy()
 
     @property
     def network(self) -> nn.Module:
@@ -216,26 +227,13 @@ class GlobalGuide(Guide):
         return self._copy.network
 
     def attach(self, engine: Engine) -> None:
-        """Takes a copy of ``engine.network`` whenever a round starts."""
-        engine.add_event_handler(Events.STARTED, self._started)
+        """Takes a copy of ``engine.network`` whenever a round starts, or without rounds an epoch."""
+        super().attach(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
-
-    def is_needed(self, engine: Any) -> bool:
-        """Whether a term reads it."""
-        return is_read(self.name, engine)
-
-    def _started(self, engine: Any) -> None:
-        if self.is_needed(engine):
-            self._copy.sync(engine.network)
 
     def _epoch_started(self, engine: Any) -> None:
         if not in_federation(engine):
             self._started(engine)
-
-    @torch.no_grad()
-    def __call__(self, batch: Mapping[str, Any], engine: Any) -> Tensor:
-        """The copy's probabilities for the weak view; see :class:`Guide`."""
-        return probabilities(engine.inferer(batch["image"], self._copy.network))
 
 
 @dataclass

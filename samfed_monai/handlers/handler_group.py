@@ -42,12 +42,9 @@ class HandlerGroup:
         problems = Problems()
         for handler in self.handlers:
             with problems.collected():
-                getattr(handler, "check", _nothing)(engine)
+                if hasattr(handler, "check"):
+                    handler.check(engine)
         problems.refuse_if_any()
-
-
-def _nothing(engine: Engine) -> None:
-    """What a handler without a check has against a trainer."""
 
 
 def _flat(part: Any) -> Iterator[Any]:

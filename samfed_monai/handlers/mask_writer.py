@@ -6,7 +6,7 @@ import io
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import several
-from samfed_monai.data.image_folder import Sources, image_names
+from samfed_monai.data.image_folder import Sources, image_paths
+from samfed_monai.handlers.evaluation import images_of, threshold_of
 from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class MaskFolder:
         path = self.folder / name
         if path.exists():
             if path.read_bytes() != content:
-                raise Refused([Problem(str(path), found="another file", expected="none, or the same mask", hint=_HINT)])
+                raise refused(path, "another file", "none, or the same mask", _HINT)
             return
         if self.made_with and not (self.folder / RECORD).exists():
             write_json(self.folder / RECORD, self.made_with)
@@ -156,12 +157,7 @@ def predictions(
     Raises:
         Refused: another number of channels than that of the classes.
     """
-    if isinstance(output, Mapping):  # not decollated: logits of a batch
-        heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch["native_size"])
-        rows = zip(batch["id"], zip(heights, widths, strict=True), output["pred"], strict=True)
-        output = [{"id": name, "native_size": size, "pred": logits} for name, size, logits in rows]
-    batch = batch if isinstance(batch, list) else [{}] * len(output)
-    for item in ({**fields, **made} for fields, made in zip(batch, output, strict=True)):
+    for item in images_of(batch, output):
         if "native_size" in item:
             height, width = (int(side) for side in item["native_size"])
             probabilities = _probabilities(item["pred"], (height, width))
@@ -170,9 +166,9 @@ def predictions(
             foreground, probabilities = item["pred"][0].cpu().numpy() > 0, item["probability"].cpu().numpy()
         channels = len(classes) + 1
         if len(probabilities) != channels:
-            found, expected = f"{len(probabilities)} channels", f"{channels}, as classes are {list(classes) or 'one'}"
+            expected = f"{channels}, as classes are {list(classes) or 'one'}"
             hint = "let `classes` be those that the network was trained on"
-            raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, hint=hint)])
+            raise refused("MaskWriter, pred", f"{len(probabilities)} channels", expected, hint)
         if classes:
             mask, probability = probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
         else:
@@ -258,17 +254,14 @@ class MaskWriter:
     ) -> None:
         problems = Problems()
         self.classes = list(classes or ()) if several(classes) else []
-        if self.classes and threshold != 0.5:
-            expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
-            problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
-        problems.unless(0 < threshold < 1, "MaskWriter#threshold", threshold, "a number in (0, 1)")
+        problems.extend(threshold_of("MaskWriter#threshold", threshold, self.classes))
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
         made_with |= {} if runtime in ("", "onnxruntime") else {"runtime": runtime}
         made_with |= {"classes": self.classes} if self.classes else {}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
-        ids = image_names(images) if images else []
+        ids = [name for name, _ in image_paths(images)] if images else []
         names = [file for name in ids for file in self._files(name)]
         for name in {f"{name}.probability" for name in ids}.intersection(ids) if probabilities else ():
             found, expected = "the mask of one image and the probabilities of another", "a file for each"
@@ -276,22 +269,18 @@ class MaskWriter:
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
         self._written = self._empty = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[None]] = deque()
+        self._pool, self._pending = ThreadPoolExecutor(1, thread_name_prefix="masks"), deque[Future[None]]()
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._completed)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def __call__(self, engine: Engine) -> None:
         for prediction in predicted(engine, threshold=self.threshold, classes=self.classes):
-            if self._pool is None:
-                self._write(prediction)
-            else:
-                self._pending.append(self._pool.submit(self._write, prediction))
-        self._wait_until_left(_AHEAD)
+            self._pending.append(self._pool.submit(self._write, prediction))
+        while len(self._pending) > _AHEAD:
+            self._pending.popleft().result()
 
     def _write(self, found: Prediction) -> None:
         mask, *map_of_probabilities = self._files(found.name)
@@ -301,31 +290,18 @@ class MaskWriter:
         self._written += 1
         self._empty += not found.mask.any()
 
-    def _wait_until_left(self, most: int) -> None:
-        """Waits for the oldest masks until at most so many are to be written; raises what writing one raised."""
-        while len(self._pending) > most:
-            self._pending.popleft().result()
-
-    def _start(self) -> None:
-        self._written = self._empty = 0
-        self._pending.clear()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
-
-    def _finish(self) -> None:
-        """Waits for all masks; after a failure, too, so that none is left half done."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-
     def _failed(self, engine: Engine, error: BaseException) -> None:
-        self._finish()
+        wait(self._pending)  # so that no mask is left half done
+        self._pending.clear()
         raise error
 
-    def _completed(self) -> None:
-        self._wait_until_left(0)
-        self._finish()
+    def finish(self) -> None:
+        """Waits for all masks, and says how many there are; raises what writing one raised."""
+        while self._pending:
+            self._pending.popleft().result()
         empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""
         logger.info("%s in %s%s", counted(self._written, "mask"), near(self.masks.folder), empty)
+        self._written = self._empty = 0
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import one_of, require, whole
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.handlers.records import TermLogger
@@ -59,23 +59,16 @@ class PublicPredictor:
         )
         self.dataset, self.device, self.inferer = dataset, torch.device(device), inferer or SimpleInferer()
         self.batch_size, self.mask_size, self.reliability_measure = batch_size, mask_size, reliability
-        self._labels: Tensor | None = None
-        self._hash = ""
 
     @property
     def labels(self) -> Tensor:
         """(N, 1, H, W) uint8, read once."""
-        if self._labels is None:
-            self._read()
-        assert self._labels is not None
-        return self._labels
+        return self._read[0]
 
     @property
     def public_hash(self) -> str:
         """SHA-256 of ``D_p`` as it is used: image files, labels at the evaluation size, and their order."""
-        if not self._hash:
-            self._read()
-        return self._hash
+        return self._read[1]
 
     @torch.no_grad()
     def masks(self, network: nn.Module) -> Tensor:
@@ -92,8 +85,8 @@ class PublicPredictor:
             for batch in self._batches():
                 chances = probabilities(self.inferer(batch["image"].to(self.device), network)).float().cpu()
                 if not torch.isfinite(chances).all():
-                    expected, hint = "probabilities in [0, 1]", "lower the learning rate; the network has diverged"
-                    raise Refused([Problem("soft masks", found="NaN or infinity", expected=expected, hint=hint)])
+                    hint = "lower the learning rate; the network has diverged"
+                    raise refused("soft masks", "NaN or infinity", "probabilities in [0, 1]", hint)
                 chances = resize_probabilities(chances, self._size(chances))
                 found.append(_plain((chances * 255).round().to(torch.uint8)))
         return torch.cat(found)
@@ -117,17 +110,16 @@ class PublicPredictor:
         return torch.cat(values)
 
     def _size(self, chances: Tensor) -> tuple[int, int]:
-        height, width = chances.shape[-2:]
-        if self.mask_size is None:
-            return max(1, height // 4), max(1, width // 4)
-        return self.mask_size, self.mask_size
+        height, width = (self.mask_size or max(1, side // 4) for side in chances.shape[-2:])
+        return height, width
 
     def _batches(self) -> Any:
         # a loader draws a seed whenever it is iterated; with its own generator no other numbers change
         own = torch.Generator()
         return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=own)
 
-    def _read(self) -> None:
+    @cached_property
+    def _read(self) -> tuple[Tensor, str]:
         labels, digest = [], hashlib.sha256()
         for batch in self._batches():
             part = (batch["label"] > 0.5).to(torch.uint8) if batch["label"].is_floating_point() else batch["label"]
@@ -135,7 +127,7 @@ class PublicPredictor:
             for name, label in zip(batch["image_sha256"], labels[-1], strict=True):
                 digest.update(name.encode())
                 digest.update(label.contiguous().numpy().data)
-        self._labels, self._hash = torch.cat(labels), digest.hexdigest()
+        return torch.cat(labels), digest.hexdigest()
 
 
 def _plain(values: Tensor) -> Tensor:
@@ -219,19 +211,17 @@ class PublicPhase:
         """
         if not self.steps:
             return {}
-        self._rewind(round, rounds)
-        with self._given(masks, gate):
-            self.trainer.run()
-        return dict(getattr(self.trainer.state, "term_means", None) or {})
-
-    @contextlib.contextmanager
-    def _given(self, masks: Tensor | None, gate: Tensor | None) -> Any:
+        state = self.trainer.state  # every round is a fresh run of one epoch
+        state.round, state.rounds = round, rounds
+        state.epoch, state.iteration, state.max_epochs = 0, 0, 1
+        forget_unfinished_run(self.trainer)
         if masks is not None:
             self.targets.set(*self._placed(masks, torch.ones(len(masks), dtype=torch.bool) if gate is None else gate))
         try:
-            yield
+            self.trainer.run()
         finally:
             self.targets.clear()
+        return dict(getattr(self.trainer.state, "term_means", None) or {})
 
     def _placed(self, masks: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         if self.indices is None:
@@ -239,9 +229,3 @@ class PublicPhase:
         everywhere, open_ = masks.new_zeros(self.images, *masks.shape[1:]), gate.new_zeros(self.images)
         everywhere[self.indices], open_[self.indices] = masks, gate
         return everywhere, open_
-
-    def _rewind(self, round: int, rounds: int) -> None:
-        state = self.trainer.state  # every round is a fresh run of one epoch
-        state.round, state.rounds = round, rounds
-        state.epoch, state.iteration, state.max_epochs = 0, 0, 1
-        forget_unfinished_run(self.trainer)

@@ -1,20 +1,20 @@
-"""The numbers of one iteration by name, averaged over a round, and the table that they become."""
+"""What an engine says of its work: the numbers of one iteration by name, their means, a progress bar."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.core.io import to_csv, write_text
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.handlers.rounds import in_federation, round_of
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
+    from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -78,40 +78,46 @@ class TermLogger:
         engine.state.term_means = means
         number, rounds = round_of(engine)
         listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        level = logging.DEBUG if in_federation(engine) else logging.INFO  # there the controller tells of the round
-        if rounds == 1 and not in_federation(engine):  # a warm start, for instance, has neither rounds nor epochs
-            logger.info("training: %s", listed)
-        else:
-            what = "round" if in_federation(engine) else "epoch"
-            logger.log(level, "%s %d of %d: %s", what, number + 1, rounds, listed)
+        if in_federation(engine):  # the controller tells of the round
+            logger.debug("round %d of %d: %s", number + 1, rounds, listed)
+        else:  # a warm start, for instance, has no epochs
+            logger.info("%s: %s", "training" if rounds == 1 else f"epoch {number + 1} of {rounds}", listed)
 
 
-class TermTable:
-    """Writes the means of :class:`TermLogger` as CSV, for a trainer that runs on its own.
+class BatchBar:
+    """Shows how many batches of an epoch are done, on a terminal and in a log.
 
-    List it after ``TermLogger`` and MONAI's ``ValidationHandler``. The file is replaced as a whole after each epoch.
+    In a log, Ignite's ``ProgressBar`` writes all states into one line, some of them twice; this one is a
+    :class:`samfed_monai.core.run_log.LogBar` there.
 
     Args:
-        path: CSV file.
-        evaluator: whose metrics become further columns; ``None`` adds none.
+        what: is done with them; a training's epochs are counted behind it.
 
     Example::
 
-        {"_target_": "samfed_monai.handlers.TermTable", "path": "$@output_dir + '/terms.csv'"}
+        {"_target_": "samfed_monai.handlers.BatchBar", "what": "segmenting"}
     """
 
-    def __init__(self, *, path: str | Path, evaluator: Engine | None = None) -> None:
-        self.path, self.evaluator = Path(path), evaluator
-        self._rows: list[dict[str, Any]] = []
+    def __init__(self, *, what: str) -> None:
+        self.what = what
+        self._bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._go_on)
+        for event in (Events.EPOCH_COMPLETED, Events.TERMINATE):
+            engine.add_event_handler(event, self._end)
 
-    def __call__(self, engine: Any) -> None:
-        """Adds the epoch's row."""
-        number, _ = round_of(engine)
-        row = {"round": number + 1, "epoch": engine.state.epoch, **getattr(engine.state, "term_means", {})}
-        if self.evaluator is not None:
-            row |= {f"validation_{name}": value for name, value in self.evaluator.state.metrics.items()}
-        self._rows.append(row)
-        write_text(self.path, to_csv(list(dict.fromkeys(name for row in self._rows for name in row)), self._rows))
+    def _begin(self, engine: Engine) -> None:
+        epochs = engine.state.max_epochs or 1
+        what = f"{self.what}, epoch {engine.state.epoch} of {epochs}" if epochs > 1 else self.what
+        self._bar = progress_bar(total=engine.state.epoch_length, desc=what, unit="batch")
+
+    def _go_on(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

@@ -15,7 +15,6 @@ from monai.engines.utils import IterationEvents
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import all_finite
-from samfed_monai.core.registry import Registry
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, require, whole
 
@@ -72,18 +71,11 @@ def steps_per_round(*, local_steps: int | None, batch_size: int, labelled: Sized
     return max(1, -(-(len(unlabelled) or len(labelled)) // batch_size))
 
 
-LEARNING_RATE_SCHEDULES: Registry[Callable[[float], float]] = Registry("learning-rate schedule")
+LEARNING_RATE_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "constant": lambda done: 1.0,
+}
 """Factors by name: from the part of the run that is over, in [0, 1), to a factor in [0, 1]."""
-
-
-@LEARNING_RATE_SCHEDULES.register("cosine")
-def _cosine(done: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-@LEARNING_RATE_SCHEDULES.register("constant")
-def _constant(done: float) -> float:
-    return 1.0
 
 
 class RoundLearningRate:

@@ -1,4 +1,4 @@
-"""``Term``, one named and scheduled summand of the loss; ``AgreedTerm``, a term on the agreement of two guides."""
+"""Summands of the loss: ``Term``, named and scheduled; ``AgreedTerm``, on the agreement of guides; those of SAM-Fed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
-from samfed_monai.losses import AgreementSettings, hard_label, sure_agreement, trust_of_images
+from samfed_monai.losses import (
+    AgreementSettings,
+    StructureLoss,
+    distillation_kl,
+    hard_label,
+    sure_agreement,
+    trust_of_images,
+    weighted_pseudo_label_loss,
+)
 from samfed_monai.losses.agreement import LEAST_AGREEMENT, SiteAgreement
 
 if TYPE_CHECKING:
@@ -49,18 +57,9 @@ def gaussian_ramp(round: int, rounds: int, fraction: float = 0.4) -> float:
         rounds: how many rounds the run has.
         fraction: part of the run in which the weight rises (docs/method.md, step 6; the curve is Laine & Aila 2017's).
     """
-    return math.exp(-5.0 * (1.0 - _progress(round, rounds, fraction)) ** 2)
-
-
-@SCHEDULES.register("linear")
-def linear(round: int, rounds: int, fraction: float = 0.4) -> float:
-    """From 0 to 1 in a straight line over the first ``fraction`` of the rounds, then 1."""
-    return _progress(round, rounds, fraction)
-
-
-def _progress(round: int, rounds: int, fraction: float) -> float:
     length = fraction * rounds
-    return 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
+    progress = 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
+    return math.exp(-5.0 * (1.0 - progress) ** 2)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -154,48 +153,6 @@ class Term(ABC):
         engine.state.output["loss"] = engine.state.output["loss"] + factor * value
 
 
-class SiteTrust:
-    """Teacher against the student's sure pixels, image by image and over the site: how far the teacher is trusted.
-
-    A term with the rule ``trusted_average`` attaches it; a bundle does not name it. It reads the two opinions of the
-    unlabelled images and nothing else: no label, no averaged student. At ``STARTED`` it forgets everything, so a round
-    stays a function of (weights, seed, site, round).
-
-    Records ``sure_agreement`` (its mean over the site so far) and ``trust`` (mean over the batch).
-
-    Args:
-        settings: whose teacher and student are meant, what is sure (``tau``), and from which agreement on the teacher
-            is trusted (``least_agreement``).
-    """
-
-    def __init__(self, settings: AgreementSettings) -> None:
-        self.settings = settings
-        self._site = SiteAgreement()
-
-    def attach(self, engine: Any) -> None:
-        engine.add_event_handler(Events.STARTED, self.forget)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
-
-    def forget(self, engine: Any) -> None:
-        """Back to a site of which nothing was seen."""
-        self._site = SiteAgreement()
-
-    @torch.no_grad()
-    def __call__(self, engine: Any) -> None:
-        """Learns from this iteration's batch, and puts the trust where the rule finds it."""
-        record_supervised(engine)
-        asked_by = f"the agreement rule {self.settings.rule!r}"
-        guidance = guidance_of(engine, asked_by=asked_by)
-        teacher, student, _ = guidance.compared(self.settings, asked_by=asked_by)
-        (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
-        images, says = sure_agreement(y_t, y_c, k_c > self.settings.tau)
-        site = self._site.add(images, says)
-        trust = trust_of_images(torch.where(says, images, site), site, self.settings.least_agreement)
-        guidance.trust[self.settings] = trust
-        record(engine, "sure_agreement", site)
-        record(engine, "trust", trust.mean())
-
-
 @dataclass(kw_only=True, eq=False)
 class AgreedTerm(Term):
     """A term that asks how far teacher and student agree; terms of equal settings share the answer.
@@ -240,18 +197,161 @@ class AgreedTerm(Term):
         return (*self.needs, "weak" if self.settings.student == "ema" else "ema")
 
     def attach(self, engine: Any) -> None:
-        """Binds the term, and before it what learns for its rule."""
-        settings = self.settings
-        if settings.rule == "trusted_average":
-            known = vars(engine.state).setdefault("site_trusts", {})  # one for all terms of equal settings
-            if settings not in known:
-                known[settings] = SiteTrust(settings)
-                known[settings].attach(engine)
+        """Binds the term, which at the start of a round forgets what it learned for its rule."""
+        engine.add_event_handler(Events.STARTED, _forget_sites)
         super().attach(engine)
 
     def agreement(self, guidance: Guidance, engine: Any) -> Agreement:
         """This iteration's agreement."""
+        if self.settings.rule == "trusted_average" and self.settings not in guidance.trust:
+            self._learn_trust(guidance, engine)
         found = guidance.agree(self.settings, asked_by=self.where)
         record(engine, "reliability", found.reliability.mean())
         record(engine, "agreement", found.agreed.float().mean())
         return found
+
+    @torch.no_grad()
+    def _learn_trust(self, guidance: Guidance, engine: Any) -> None:
+        """Trust in the teacher on each image: how far it agrees with the student's sure pixels, there and at the site.
+
+        It reads the two opinions of the unlabelled images and nothing else: no label, no averaged student. It learns
+        once for all terms of equal settings, and records ``sure_agreement`` (its mean over the site so far) and
+        ``trust`` (mean over the batch).
+        """
+        teacher, student, _ = guidance.compared(self.settings, asked_by=self.where)
+        (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
+        images, says = sure_agreement(y_t, y_c, k_c > self.settings.tau)
+        site = engine.state.site_agreements.setdefault(self.settings, SiteAgreement()).add(images, says)
+        trust = trust_of_images(torch.where(says, images, site), site, self.settings.least_agreement)
+        guidance.trust[self.settings] = trust
+        record(engine, "sure_agreement", site)
+        record(engine, "trust", trust.mean())
+
+
+def _forget_sites(engine: Any) -> None:
+    """A site of which nothing was seen, so that a round stays a function of (weights, seed, site, round)."""
+    engine.state.site_agreements = {}
+
+
+_LOSSES: dict[str, Callable[..., Tensor]] = {"structure": StructureLoss(), "dice_ce": weighted_pseudo_label_loss}
+
+
+@dataclass(kw_only=True, eq=False)
+class PseudoLabelTerm(AgreedTerm):
+    """``lambda_u(t) L_pl``: the strong view's loss against agreed labels (docs/method.md, step 4).
+
+    Also records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
+
+    Args:
+        labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
+        loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
+            entropy and soft Dice.
+        teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
+            :class:`samfed_monai.handlers.term.AgreedTerm`.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.PseudoLabelTerm", "teacher": "sam", "rule": "teacher", "weight": 1.0}
+    """
+
+    by_image = False
+
+    name: str = "pseudo_label"
+    labels: str = "hard"
+    loss: str = "dice_ce"
+    schedule: str = "gaussian_ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at = f"{self.where}#labels"
+        require(one_of(at, self.labels, ["soft", "hard"]), one_of(f"{self.where}#loss", self.loss, _LOSSES))
+        if self.labels == "soft" and self.loss == "dice_ce":
+            raise refused(at, "'soft'", "'hard' beside the loss dice_ce", "set loss to structure, or labels to hard")
+        self._loss = _LOSSES[self.loss]
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``L_pl``."""
+        agreement = self.agreement(guidance, engine)
+        label = agreement.soft_label if self.labels == "soft" else agreement.label
+        return self._loss(guidance.student, label, agreement.weight)
+
+
+@dataclass(kw_only=True, eq=False)
+class SamDistillationTerm(AgreedTerm):
+    """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel and, by ``g``, per image (docs/method.md).
+
+    A pixel counts with the agreement's weight where the label is the teacher's, and not at all where the student
+    overruled it. Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for
+    both.
+
+    Args:
+        adaptive: whether each image counts by its reliability ``g``.
+        temperature: ``T``.
+        teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
+            :class:`samfed_monai.handlers.term.AgreedTerm`.
+
+    Raises:
+        Refused: a temperature that is not positive.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.SamDistillationTerm", "teacher": "sam", "weight": 1.0, "temperature": 2}
+    """
+
+    name: str = "sam_kd"
+    adaptive: bool = True
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
+        self.by_image = self.adaptive
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``g L_T``."""
+        agreement = self.agreement(guidance, engine)
+        return distillation_kl(
+            guidance.student,
+            guidance.probabilities(self.settings.teacher, asked_by=self.where),
+            self.temperature,
+            weight=agreement.distillation_weight,
+            scale=agreement.trust * agreement.reliability if self.by_image else agreement.trust,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class GlobalDistillationTerm(Term):
+    """``lambda_G L_G``: ``T^2 KL(p_G || p_s)`` over all pixels (docs/method.md, step 5, global-to-local transfer).
+
+    Args:
+        name: under which the value is logged.
+        guide: guide that is distilled, the global network.
+        temperature: ``T``.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
+
+    Raises:
+        Refused: a temperature that is not positive.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.GlobalDistillationTerm", "guide": "global", "weight": 0.1}
+    """
+
+    name: str = "global_kd"
+    guide: str = "global"
+    temperature: float = 2.0
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.guide,)
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``L_G``."""
+        return distillation_kl(
+            guidance.student, guidance.probabilities(self.guide, asked_by=self.where), self.temperature
+        )

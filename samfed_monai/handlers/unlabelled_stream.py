@@ -9,11 +9,10 @@ import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Sampler
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import Guidance, is_read
 from samfed_monai.handlers.records import record_supervised
@@ -91,7 +90,7 @@ class SupervisedWeight:
     def _hold(self, engine: Any) -> None:
         self._release(engine)  # what a step that failed left behind
         norms = [layer for layer in engine.network.modules() if isinstance(layer, _BatchNorm)]
-        self._momenta = [(layer, layer.momentum) for layer in norms if _moves(layer)]
+        self._momenta = [(layer, layer.momentum) for layer in norms if layer.track_running_stats]
         for layer, _ in self._momenta:
             layer.momentum = 0.0  # running = running + 0 * (batch - running)
 
@@ -99,10 +98,6 @@ class SupervisedWeight:
         for layer, momentum in self._momenta:
             layer.momentum = momentum
         self._momenta = []
-
-
-def _moves(layer: nn.Module) -> bool:
-    return bool(getattr(layer, "track_running_stats", False))
 
 
 class UnlabelledStream:
@@ -158,17 +153,8 @@ class UnlabelledStream:
         self._batches = None
         dataset: Any = getattr(self.loader, "dataset", self.loader)
         if hasattr(dataset, "__len__") and len(dataset) == 0:
-            raise Refused(
-                [
-                    Problem(
-                        "stream#loader",
-                        found="no unlabelled image at this site",
-                        expected="at least one",
-                        hint="check --site against the data list, or disable stream and every term to train on the "
-                        "public images alone",
-                    )
-                ]
-            )
+            hint = "check --site against the data list, or disable stream and every term to train on the public images"
+            raise refused("stream#loader", "no unlabelled image at this site", "at least one", f"{hint} alone")
 
     def __call__(self, engine: Any) -> None:
         """Computes the guidance of one iteration."""
@@ -191,19 +177,14 @@ class UnlabelledStream:
         )
 
     def _next_batch(self, engine: Any) -> dict[str, Any]:
-        if self._batches is None:
-            self._batches = iter(self.loader)
-        try:
-            batch = next(self._batches)
-        except StopIteration:
+        batch = next(self._batches, None) if self._batches is not None else None
+        if batch is None:
             self._batches = iter(self.loader)
             batch = next(self._batches)
-        problems = Problems()
-        for key in ("image", "image_strong"):
-            if key not in batch:
-                hint = "let WeakViewd write the weak view and StrongViewd the strong one"
-                found = f"a batch with {sorted(batch)}"
-                problems.add("stream#loader (UnlabelledStream)", found=found, expected=f"the key {key!r}", hint=hint)
+        hint, problems = "let WeakViewd write the weak view and StrongViewd the strong one", Problems()
+        for key in sorted({"image", "image_strong"} - batch.keys()):
+            found = f"a batch with {sorted(batch)}"
+            problems.add("stream#loader (UnlabelledStream)", found=found, expected=f"the key {key!r}", hint=hint)
         problems.refuse_if_any()
         device, non_blocking = engine.state.device, engine.non_blocking
         return {

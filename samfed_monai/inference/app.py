@@ -31,12 +31,12 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Refused, SamFedError, refused
-from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
+from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import installed
 from samfed_monai.inference.looks import LooksPage
 from samfed_monai.inference.predictor import Predictor
 from samfed_monai.inference.segment import MaskForms, foreground_of, muted, segment
-from samfed_monai.reports.html import environment
+from samfed_monai.reports.style import environment
 
 logger = logging.getLogger(__name__)
 

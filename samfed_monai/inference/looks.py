@@ -19,8 +19,8 @@ from samfed_monai.data.classes import colour_of
 from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.mask_writer import MaskFolder
 from samfed_monai.metrics.quality import DOUBTFUL
-from samfed_monai.reports.html import PRIVACY, data_url, environment
-from samfed_monai.reports.masks import outlined
+from samfed_monai.reports.overlays import outlined
+from samfed_monai.reports.style import PRIVACY, data_url, environment
 
 if TYPE_CHECKING:
     from samfed_monai.inference.assessment import Assessment
@@ -37,7 +37,7 @@ class Look:
     """One picture on the page.
 
     Args:
-        area: a row of :data:`samfed_monai.reports.masks.COLUMNS`.
+        area: a row of :data:`samfed_monai.reports.overlays.COLUMNS`.
         assessed: how far the mask is to be trusted.
         picture: the picture as a JPEG, and the outlines as a PNG that is transparent elsewhere: URLs with the content.
         outline: likewise.

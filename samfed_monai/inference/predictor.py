@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.parse import split_id
 from samfed_monai.config.workflow import run_workflow
-from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import write_json
+from samfed_monai.core.own_process import best_device
 from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation

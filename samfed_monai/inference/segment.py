@@ -20,23 +20,22 @@ from PIL import Image
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip
 from samfed_monai.core.io import make_folder, read_json, to_csv
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.dicom import read_object
-from samfed_monai.data.image_folder import image_names, image_paths
+from samfed_monai.data.image_folder import DICOM, NIFTI, VIDEO, image_paths, kind_of, report_not_read, volumes_in
 from samfed_monai.data.reading import png_of, read_image, read_mask
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
-from samfed_monai.data.walk import DICOM, NIFTI, VIDEO, kind_of, report_not_read, volumes_in
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.inference import assessment
 from samfed_monai.inference.assessment import EMPTY, Assessment
 from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.inference.looks import LooksPage, look_of
 from samfed_monai.inference.video import Video, segment_video
-from samfed_monai.reports.masks import COLUMNS as OF_AREA
-from samfed_monai.reports.masks import area_of, geojson_of, outlined
+from samfed_monai.reports.overlays import COLUMNS as OF_AREA
+from samfed_monai.reports.overlays import area_of, geojson_of, outlined
 
 if TYPE_CHECKING:
     from samfed_monai.inference.predictor import Predictor
@@ -87,20 +86,22 @@ def segment(
         raise Refused([Problem("--reorient", "no NIfTI volume", "one to reorient", "leave it out")])
     options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     pictures: str | list[str] = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
-    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.walk"):
+    with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.image_folder.not_read"):
         scratch, stack = Path(folder), None  # volumes of a folder are not to be reported as not read
         if volumes:
             if odd := name_problems(name for name, _ in volumes):
                 raise Refused(odd)
             places = {str(path) for _, path in volumes}
             pictures = [
-                each for each in listed if each not in places and (image_names(each) or not Path(each).is_dir())
+                each for each in listed if each not in places and (image_paths(each) or not Path(each).is_dir())
             ]
             stack = SliceStack(volumes, scratch / "slices", reorient=reorient, skip_unreadable=skip_unreadable)
             read = [path for _, path in stack.volumes if kind_of(path) == NIFTI]
             for sentence in [] if reorient else different_orientations(read):
                 logger.warning("%s", sentence)
-            _refuse_twins([*image_names(pictures), *(name for names in stack.names for name in names)])
+            _refuse_twins(
+                [*(name for name, _ in image_paths(pictures)), *(name for names in stack.names for name in names)]
+            )
         also.refuse_misplaced(listed, stack.objects if stack else [])
         if stack or videos:
             problems = Problems()

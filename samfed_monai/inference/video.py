@@ -20,7 +20,7 @@ from PIL import Image
 from samfed_monai.core.errors import refused
 from samfed_monai.core.words import counted
 from samfed_monai.handlers.mask_writer import MaskFolder
-from samfed_monai.reports.masks import outlined
+from samfed_monai.reports.overlays import outlined
 
 if TYPE_CHECKING:
     import av

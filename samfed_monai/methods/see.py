@@ -28,7 +28,7 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import as_file_name, make_folder, safe_load, write_bytes
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import COUNT, in_range, one_of
 from samfed_monai.data.soft_masks import resize_probabilities

@@ -15,7 +15,6 @@ from .scores import (
     scores_by_class,
     segmentation_scores,
     summarise,
-    summarise_classes,
     surface,
     worst,
 )
@@ -32,7 +31,6 @@ __all__ = [
     "scores_by_class",
     "segmentation_scores",
     "summarise",
-    "summarise_classes",
     "surface",
     "worst",
 ]

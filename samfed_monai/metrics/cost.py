@@ -5,21 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.benchmark.utils.common import set_torch_threads
 
 REPEATS = 5
 ENOUGH = 1.0
 """Seconds after which nothing is repeated: of a large SAM one pass takes longer, and tells enough."""
 
 
-@torch.no_grad()
 def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | None = None) -> dict[str, float]:
     """Parameters, time and memory of one image by itself on one thread of the CPU, or on the network's accelerator.
 
@@ -43,9 +43,8 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
     device = parameters[0].device if parameters else torch.device("cpu")
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     held = [*parameters, *network.buffers()]
-    taken, training = [], network.training
-    network.eval()
-    with _one_thread():
+    taken: list[float] = []
+    with eval_mode(network), set_torch_threads(1):
         for repeat in range(1 + REPEATS):
             started = time.perf_counter()
             if repeat:
@@ -57,7 +56,6 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
             taken.append(time.perf_counter() - started)
             if sum(taken) > ENOUGH:
                 break
-    network.train(training)
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
         "milliseconds": 1000 * statistics.median(taken[1:] or taken),
@@ -110,13 +108,3 @@ class _LiveStorages(TorchFunctionMode):
     def _gone(self, which: int, size: int) -> None:
         self._known.discard(which)
         self._now -= size
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

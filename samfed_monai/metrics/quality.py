@@ -154,6 +154,11 @@ class Calibration:
     margin: float
     images: int
 
+    def __post_init__(self) -> None:
+        rising = all(list(each) == sorted(each) for each in (self.estimates, self.dice))
+        if not rising or len(self.estimates) != len(self.dice):
+            raise ValueError("estimates and Dice of another number, or that decrease")
+
     @classmethod
     def fit(cls, groups: Iterable[Group]) -> Calibration | None:
         """Isotonic regression of Dice, and the split-conformal quantile of the margins; ``None`` of too few images.
@@ -182,28 +187,6 @@ class Calibration:
         bound = estimated - self.margin * (1 + _LEAST_SPREAD - estimated)
         expected = float(np.interp(estimated, self.estimates, self.dice))
         return expected, min(max(bound, 0.0), 1.0)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """The inverse of :meth:`as_dict`.
-
-        Raises:
-            ValueError: no such content.
-        """
-        try:
-            estimates, dice = (tuple(float(each) for each in content[name]) for name in ("estimates", "dice"))
-            made = cls(estimates, dice, float(content["margin"]), int(content["images"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"expected estimates, dice, margin and images, found {sorted(content)}") from error
-        rising = list(estimates) == sorted(estimates) and list(dice) == sorted(dice)
-        if not estimates or len(estimates) != len(dice) or not rising or not math.isfinite(made.margin):
-            raise ValueError("expected estimates and as many Dice that never decrease, and a finite margin")
-        if min(*estimates, *dice) < 0 or max(*estimates, *dice) > 1 or made.images < FEWEST:
-            raise ValueError(f"expected estimates and Dice in [0, 1], of at least {FEWEST} images")
-        return made
 
 
 def _quantile(groups: Sequence[Group], images: int) -> float:
@@ -262,24 +245,3 @@ class Quality:
 
     def as_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, content: Any) -> Quality:
-        """The inverse of :meth:`as_dict`; other keys are passed over.
-
-        Raises:
-            ValueError: no such content, or one of another version.
-        """
-        if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
-            raise ValueError(f"expected an object with schema {SCHEMA}")
-        calibration, colours = content.get("calibration"), content.get("colours")
-        try:
-            found = colours and Colours(*(tuple(float(each) for each in colours[side]) for side in ("low", "high")))
-        except (KeyError, TypeError) as error:
-            raise ValueError("expected colours with low and high") from error
-        if found and not len(found.low) == len(found.high) == 6:
-            raise ValueError("expected six numbers in low and high of colours")
-        images = content.get("images", ())
-        if not isinstance(images, list | tuple) or not all(isinstance(each, str) for each in images):
-            raise ValueError("expected digests of images as text")
-        return cls(Calibration.from_dict(calibration) if calibration else None, found or None, tuple(images))

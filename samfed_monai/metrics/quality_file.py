@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.validators import departures
 from samfed_monai.data.datalist import LEAST_IMAGES
-from samfed_monai.metrics.quality import IN_RUN, Quality
+from samfed_monai.metrics.quality import IN_RUN, Calibration, Colours, Quality
 
 WEIGHTS = "model_sha256"
 """Key with the SHA-256 of the weights that the file is of, where they are one file."""
@@ -18,6 +20,7 @@ WEIGHTS = "model_sha256"
 QUALITY = "quality"
 """Key of an exported file's metadata that holds it: text of JSON, in a bundle's ``metadata.json`` an object."""
 
+_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("quality.schema.json"))
 _HINT = "delete it, or make it anew: samfed evaluate BUNDLE --model MODEL … --split validation --calibrate"
 
 
@@ -46,7 +49,7 @@ def read_quality(model: Path) -> Quality:
     content = read_json(path)
     if not model.is_dir() and isinstance(content, dict) and content.get(WEIGHTS) != sha256_file(model):
         found, expected = f"{str(content.get(WEIGHTS))[:12]}, which are others", f"the SHA-256 of {model.name}"
-        raise Refused([Problem(f"{path} -> {WEIGHTS}", found=found, expected=expected, hint=_HINT)])
+        raise refused(f"{path} -> {WEIGHTS}", found, expected, _HINT)
     return quality_of(content, str(path))
 
 
@@ -62,9 +65,20 @@ def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
         Refused: no such content.
     """
     try:
-        return Quality.from_dict(json.loads(content) if isinstance(content, str) else content)
+        content = json.loads(content) if isinstance(content, str) else content
+        if problems := departures(content, _SCHEMA, where):
+            raise Refused([replace(each, hint=each.hint or hint) for each in problems])
+        calibration, colours = content.get("calibration"), content.get("colours")
+        if calibration:
+            estimates, dice = (tuple(calibration[name]) for name in ("estimates", "dice"))
+            calibration = Calibration(estimates, dice, calibration["margin"], calibration["images"])
+        if colours:
+            colours = Colours(tuple(colours["low"]), tuple(colours["high"]))
+        return Quality(calibration, colours, tuple(content.get("images", ())))
+    except Refused:
+        raise
     except ValueError as error:
-        raise Refused([Problem(where, found=str(error), expected="a model's quality", hint=hint)]) from None
+        raise refused(where, str(error), "a model's quality", hint) from None
 
 
 def digest_of(hashes: Collection[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Dice, IoU, HD95, sensitivity, precision and areas of one mask, of a site and of all sites, by stated conventions."""
+"""Dice, IoU, HD95, sensitivity, precision and areas of a mask, a volume, a site and all sites."""
 
 from __future__ import annotations
 
@@ -7,135 +7,63 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+from scipy.spatial import KDTree
 
-from samfed_monai.metrics.volumes import PERCENTILE, pool_volumes
+Mask = NDArray[Any]
 
-Mask = np.ndarray
-
-BLOCK = 1 << 16
-"""Distances held at a time: 256 KB stay in the cache, and OpenBLAS keeps products of this size on one thread."""
-
-PAIRS_PER_PIXEL = 128
-"""Pairs of pixels that take about as long as one pixel of scipy's distance transform (0.3 ns and 40 ns)."""
-
-EXACT_IN_FLOAT32 = 1 << 24
-"""Whole numbers up to here are float32 numbers: sums of squares below it are not rounded."""
+PERCENTILE = 95
+"""Of distances, in HD95."""
 
 
 def surface(mask: Mask) -> Mask:
-    """Pixels of a mask with at least one of their four neighbours outside it; beyond the frame counts as outside.
-
-    The same pixels as ``mask ^ scipy.ndimage.binary_erosion(mask)``, which MONAI and MedPy use, without its overhead.
+    """Pixels of a mask with at least one of their four (of a volume, six) neighbours outside it, as MONAI and MedPy
+    have it; beyond the frame counts as outside.
 
     Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (H, W) bool.
+        mask: (H, W) or (D, H, W) bool; so is what is returned.
     """
-    inside = np.zeros_like(mask)
-    core = inside[1:-1, 1:-1]
-    np.logical_and(mask[:-2, 1:-1], mask[2:, 1:-1], out=core)
-    core &= mask[1:-1, :-2]
-    core &= mask[1:-1, 2:]
+    inside: Mask = binary_erosion(mask)
     return mask & ~inside
 
 
-def squared_distances(a: Mask, b: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distance of every pixel of each mask to the nearest pixel of the other.
-
-    Surfaces are thin, so that comparing every pixel of one with every pixel of the other, as one matrix product, takes
-    less time than a distance transform of the frame (of OpenCV or scipy) or a k-d tree (MONAI's). Only for surfaces
-    that fill much of the frame, such as noise, the distance transform is the cheaper one, and is taken.
-
-    Args:
-        a: (H, W) bool, at least one pixel.
-        b: (H, W) bool, at least one pixel.
-
-    Returns:
-        Two arrays in pixels squared, whole numbers held as floats, without rounding: of the N pixels of ``a`` and of
-        the M pixels of ``b``, each in the order of ``np.flatnonzero``.
-    """
-    at_a, at_b = np.flatnonzero(a), np.flatnonzero(b)
-    if len(at_a) * len(at_b) <= PAIRS_PER_PIXEL * a.size:
-        return _all_pairs(at_a, at_b, a.shape)
-    to_a, to_b = distance_transform_edt(~a)[b], distance_transform_edt(~b)[a]
-    return np.rint(to_b**2), np.rint(to_a**2)
-
-
-def _all_pairs(at_a: np.ndarray, at_b: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    # |p - q|^2 = |p|^2 - 2 p.q + |q|^2 is one product of (|p|^2, p, 1) and (1, -2 q, |q|^2)
-    height, width = shape
-    exact = 2 * (height * height + width * width) <= EXACT_IN_FLOAT32
-    dtype = np.float32 if exact else np.float64
-    (row_a, column_a), (row_b, column_b) = np.divmod(at_a, width), np.divmod(at_b, width)
-    left, right = np.ones((len(at_a), 4), dtype), np.ones((4, len(at_b)), dtype)
-    left[:, 0], left[:, 1], left[:, 2] = row_a * row_a + column_a * column_a, row_a, column_a
-    right[1], right[2], right[3] = -2 * row_b, -2 * column_b, row_b * row_b + column_b * column_b
-
-    step = max(1, BLOCK // len(at_b))
-    block = np.empty((step, len(at_b)), dtype)
-    to_b, to_a = np.empty(len(at_a), dtype), np.full(len(at_b), np.inf, dtype)
-    for start in range(0, len(at_a), step):
-        rows = left[start : start + step]
-        pairs = np.matmul(rows, right, out=block[: len(rows)])
-        pairs.min(axis=1, out=to_b[start : start + step])
-        np.minimum(to_a, pairs.min(axis=0), out=to_a)
-    return to_b, to_a
-
-
-def hausdorff95(prediction: Mask, label: Mask, *, pooled: bool = False) -> float:
+def hausdorff95(
+    prediction: Mask, label: Mask, *, pooled: bool = False, spacing: Sequence[float] | None = None
+) -> float:
     """HD95 of two masks that both hold at least one pixel.
 
-    Both masks are cropped to their joint bounding box first, which changes no distance: every surface pixel is in it.
-
     Args:
-        prediction: (H, W) bool.
-        label: (H, W) bool.
+        prediction, label: (H, W) or (D, H, W) bool.
         pooled: ``False`` takes the larger of the two directed percentiles, as MONAI's
             ``compute_hausdorff_distance(percentile=95)`` does; ``True`` takes the percentile of both directions
             pooled, as MedPy's ``hd95`` does (the tables of HSSF, Ma et al., IEEE TMI 2024).
+        spacing: mm of a pixel along each axis.
 
     Returns:
-        Distance in pixels.
+        Distance in pixels, or in mm.
 
     Raises:
         ValueError: a mask is empty; :func:`samfed_monai.metrics.segmentation_scores` says what counts then.
     """
     if not prediction.any() or not label.any():
         raise ValueError("HD95 of an empty mask is not defined; segmentation_scores holds the convention for it")
-    box = joint_box(prediction, label)
-    to_label, to_prediction = squared_distances(surface(prediction[box]), surface(label[box]))
-    if pooled:
-        return _percentile(np.concatenate([to_label, to_prediction]))
-    return max(_percentile(to_label), _percentile(to_prediction))
+    box = tuple(slice(at.min(), at.max() + 1) for at in np.nonzero(prediction | label))  # changes no distance
+    scale = np.ones(label.ndim) if spacing is None else np.array(spacing)
+    one, other = (np.argwhere(surface(mask[box])) * scale for mask in (prediction, label))
+    directed = [KDTree(to).query(of)[0] for of, to in ((one, other), (other, one))]
+    return max(map(_percentile, [np.concatenate(directed)] if pooled else directed))
 
 
-def joint_box(a: Mask, b: Mask) -> tuple[slice, slice]:
-    """The smallest rows and columns that hold every pixel of both masks; empty slices where there is none.
-
-    Args:
-        a: (H, W) bool.
-        b: (H, W) bool.
-    """
-    either = a | b
-    rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _percentile(squares: np.ndarray) -> float:
-    """``np.percentile(np.sqrt(squares), PERCENTILE)``, linear between neighbours, without a sort or all the roots."""
-    place = (len(squares) - 1) * PERCENTILE / 100
+def _percentile(distances: NDArray[np.float64]) -> float:
+    """``np.percentile(distances, PERCENTILE)``, linear between neighbours."""
+    place = (len(distances) - 1) * PERCENTILE / 100
     below = math.floor(place)
-    above = min(below + 1, len(squares) - 1)
-    ordered = np.partition(squares, (below, above))
-    low, high = math.sqrt(ordered[below]), math.sqrt(ordered[above])
+    ordered = np.partition(distances, (below, min(below + 1, len(distances) - 1)))
+    low, high = float(ordered[below]), float(ordered[min(below + 1, len(distances) - 1)])
     return low + (high - low) * (place - below)
 
 
@@ -174,7 +102,7 @@ BESIDE = ("sensitivity", "precision", "area")
 """What is reported beside Dice, of images that have it."""
 
 
-def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bool = False) -> Scores:
+def segmentation_scores(prediction: Mask, label: Mask, *, pooled: bool = False) -> Scores:
     """Scores a predicted mask against its label.
 
     Empty masks (docs/method.md): both empty is a right answer, Dice 1, IoU 1 and HD95 0; one empty is a wholly wrong
@@ -211,7 +139,7 @@ def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bo
     )
 
 
-def scores_by_class(prediction: np.ndarray, label: np.ndarray, count: int, *, pooled: bool = False) -> list[Scores]:
+def scores_by_class(prediction: Mask, label: Mask, count: int, *, pooled: bool = False) -> list[Scores]:
     """Scores of each of several classes, as :func:`segmentation_scores` has them of one.
 
     Args:
@@ -243,63 +171,50 @@ def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Score
     measured = [each for each in there if each.empty == "none"] if skip_empty else there
     if not measured and empty == "none":
         empty = "prediction"  # one class is missed, another one is nowhere
-    dice, iou = (fmean(getattr(each, name) for each in there) for name in ("dice", "iou"))
-    return Scores(dice, iou, fmean(each.hd95 for each in measured or there), empty, **_beside(there))
+    dice, iou = fmean(each.dice for each in there), fmean(each.iou for each in there)
+    beside = _beside([each.as_dict() for each in there])
+    return Scores(dice, iou, fmean(each.hd95 for each in measured or there), empty, **beside)
 
 
-def _beside(table: Sequence[Scores]) -> dict[str, float]:
-    """Means of :data:`BESIDE`; of none that one of the scores lacks."""
-    columns = {name: [getattr(each, name) for each in table] for name in BESIDE}
-    return {name: fmean(values) for name, values in columns.items() if values and None not in values}
-
-
-def summarise_classes(
-    table: Iterable[list[Scores]], classes: Sequence[str], *, skip_empty: bool = False
-) -> dict[str, dict[str, Any]]:
-    """Means of each class over the images on which label or prediction holds it.
-
-    Args:
-        table: one list of scores, in the order of the classes, per image.
-        classes: their names.
-        skip_empty: as in :func:`summarise`.
-
-    Returns:
-        name to ``{"dice", "iou", "hd95", "n"}``; ``n`` is the number of those images.
-    """
-    rows, found = list(table), {}
-    for place, name in enumerate(classes):
-        column = [row[place] for row in rows]
-        of_class = summarise((each for each in column if each.empty != "both"), skip_empty=skip_empty)
-        found[name] = {key: of_class[key] for key in (*NAMES, "n")}
-    return found
+def _beside(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of :data:`BESIDE`; of none that one of the rows lacks."""
+    columns = {name: [row.get(name) for row in rows] for name in BESIDE}
+    return {name: fmean(values) for name, values in columns.items() if values and None not in values}  # type: ignore[arg-type]
 
 
 NAMES = ("dice", "iou", "hd95")
 EMPTY = ("both", "prediction", "label")
 
 
-def summarise(scores: Iterable[Scores], *, skip_empty: bool = False) -> dict[str, Any]:
+def summarise(rows: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
     """Means over images, with the number of empty masks beside them.
 
     Args:
-        scores: one per image.
+        rows: :meth:`Scores.as_dict` of each image; of several classes with ``classes``, name to the same.
         skip_empty: leave images with an empty mask out of the mean of HD95, as HSSF's tables do (Dice and IoU still
             count them). Only for comparison with published tables: a network that predicts nothing looks better.
 
     Returns:
         ``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}``; a mean over no image is ``None``.
-        Means of :data:`BESIDE` follow, where every image has them.
+        Means of :data:`BESIDE` follow, where every image has them; of several classes ``classes``, name to
+        ``{"dice", "iou", "hd95", "n"}`` over the ``n`` images on which label or prediction holds the class.
     """
-    table = list(scores)
-    measured = [score for score in table if score.empty == "none"] if skip_empty else table
-    empty: Counter[str] = Counter(score.empty for score in table)
+    table = list(rows)
+    measured = [row for row in table if row["empty"] == "none"] if skip_empty else table
+    empty: Counter[str] = Counter(row["empty"] for row in table)
+    by_class: dict[str, dict[str, Any]] = {}
+    for name in table[0].get("classes", ()) if table else ():
+        column = [row["classes"][name] for row in table]
+        found = summarise([row for row in column if row["empty"] != "both"], skip_empty=skip_empty)
+        by_class[name] = {key: found[key] for key in (*NAMES, "n")}
     return {
-        "dice": _mean(score.dice for score in table),
-        "iou": _mean(score.iou for score in table),
-        "hd95": _mean(score.hd95 for score in measured),
+        "dice": _mean(row["dice"] for row in table),
+        "iou": _mean(row["iou"] for row in table),
+        "hd95": _mean(row["hd95"] for row in measured),
         "n": len(table),
         "empty": {which: empty[which] for which in EMPTY},
         **_beside(table),
+        **({"classes": by_class} if by_class else {}),
     }
 
 
@@ -307,7 +222,8 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     """The summary of all images behind several summaries, as :func:`summarise` would give it.
 
     A mean that a summary lacks (``None``: no images, or a client that did not send it) does not count; of counts one of
-    which is lacking there is no sum, and in the weights of HD95 it is 0.
+    which is lacking there is no sum, and in the weights of HD95 it is 0. With ``skip_empty`` a class has no HD95 over
+    several sites: how many of its images it was measured on is not said.
 
     Args:
         summaries: what :func:`summarise` returned for each site.
@@ -317,40 +233,28 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     images, of_volumes = [part["n"] for part in parts], [part["volumes"] for part in parts if part.get("volumes")]
     counts = {which: [part["empty"][which] for part in parts] for which in EMPTY}
     measured = [part["n"] - sum(count or 0 for count in part["empty"].values()) for part in parts]
+    shown = [{name for name in BESIDE if part.get(name) is not None} for part in parts if part["n"]]
+    by_class: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for part in parts for name in part.get("classes") or {}):
+        of_class = [(part.get("classes") or {}).get(name, {"n": 0}) for part in parts]
+        numbers = [each["n"] for each in of_class]
+        weights = [part["n"] if n is None else n for part, n in zip(parts, numbers, strict=True)]
+        means = {key: _weighted(of_class, key, weights) for key in NAMES}
+        means |= {"hd95": None} if skip_empty and len(parts) > 1 else {}
+        by_class[name] = {**means, "n": _sum(numbers)}
     return {
         **{name: _weighted(parts, name, measured if name == "hd95" and skip_empty else images) for name in NAMES},
         "n": sum(images),
-        "empty": {which: None if None in found else sum(found) for which, found in counts.items()},
-        **{name: _weighted(parts, name, images) for name in BESIDE if _all_have(parts, name)},
-        **_pooled_classes(parts, skip_empty=skip_empty),
+        "empty": {which: _sum(found) for which, found in counts.items()},
+        **{name: _weighted(parts, name, images) for name in BESIDE if shown and all(name in each for each in shown)},
+        **({"classes": by_class} if by_class else {}),
         **({"volumes": pool_volumes(of_volumes)} if of_volumes else {}),
     }
 
 
-def _all_have(parts: Iterable[Mapping[str, Any]], name: str) -> bool:
-    with_images = [part for part in parts if part["n"]]
-    return bool(with_images) and all(part.get(name) is not None for part in with_images)
-
-
-def _pooled_classes(parts: list[Mapping[str, Any]], *, skip_empty: bool) -> dict[str, Any]:
-    """``classes`` of all summaries together, where one has them; a count that is lacking is that of all images.
-
-    With ``skip_empty`` there is no HD95 of several: how many images of a class it was measured on is not said.
-    """
-    names = list(dict.fromkeys(name for part in parts for name in part.get("classes") or {}))
-    if not names:
-        return {}
-    nothing = {"dice": None, "iou": None, "hd95": None, "n": 0}
-    found = {}
-    for name in names:
-        of_class = [(part.get("classes") or {}).get(name, nothing) for part in parts]
-        counts = [each["n"] for each in of_class]
-        weights = [part["n"] if n is None else n for part, n in zip(parts, counts, strict=True)]
-        means = {key: _weighted(of_class, key, weights) for key in NAMES}
-        if skip_empty and len(parts) > 1:
-            means["hd95"] = None
-        found[name] = {**means, "n": None if None in counts else sum(counts)}
-    return {"classes": found}
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """Of counts one of which is lacking there is none."""
+    return None if None in counts else sum(counts)  # type: ignore[arg-type]
 
 
 def worst(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -382,12 +286,112 @@ def convention(*, pooled: bool = False, skip_empty: bool = False) -> dict[str, s
     return {"hd95": "pooled" if pooled else "max of directed", "empty": "skipped" if skip_empty else "diagonal"}
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    numbers = list(values)
-    return fmean(numbers) if numbers else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
-def _weighted(parts: list[Mapping[str, Any]], name: str, weights: list[int]) -> float | None:
+def _weighted(parts: Sequence[Mapping[str, Any]], name: str, weights: Sequence[int]) -> float | None:
     counted = [(part[name], n) for part, n in zip(parts, weights, strict=True) if n and part.get(name) is not None]
     total = sum(n for _, n in counted)
     return sum(value * n for value, n in counted) / total if total else None
+
+
+@dataclass
+class Volume:
+    """The slices of one volume that were scored, at one size.
+
+    Args:
+        spacing: mm from slice to slice, row to row and column to column at that size; ``None`` where it is not known.
+        slices: number of the slice, from 1, to its prediction and label, (H, W) in 0..K each.
+    """
+
+    spacing: tuple[float, float, float] | None
+    slices: dict[int, tuple[Mask, Mask]] = field(default_factory=dict)
+
+    def stacked(self) -> tuple[Mask, Mask]:
+        """Prediction and label, (D, H, W); a slice between two others that was not scored is empty in both."""
+        first, last = min(self.slices), max(self.slices)
+        whole = np.zeros((2, last - first + 1, *self.slices[first][0].shape), np.uint8)
+        for number, pair in self.slices.items():
+            whole[:, number - first] = pair
+        return whole[0], whole[1]
+
+
+class VolumeScores(NamedTuple):
+    """The scores of one class in one volume.
+
+    Args:
+        dice: of all slices together, in [0, 1]; ``None`` where the label does not hold the class.
+        hd95: 95th percentile of the Hausdorff distance in mm, the larger of the two directions; ``None`` where label or
+            prediction do not hold the class, or the spacing is not known.
+    """
+
+    dice: float | None
+    hd95: float | None
+
+
+def volume_scores(prediction: Mask, label: Mask, spacing: Sequence[float] | None) -> VolumeScores:
+    """Scores of one class in one volume.
+
+    Args:
+        prediction, label: (D, H, W) bool.
+        spacing: mm along the three axes, or ``None``.
+    """
+    sizes = int(prediction.sum()), int(label.sum())
+    if not sizes[1]:
+        return VolumeScores(None, None)
+    far = hausdorff95(prediction, label, spacing=spacing) if sizes[0] and spacing is not None else None
+    return VolumeScores(2 * int((prediction & label).sum()) / sum(sizes), far)
+
+
+def summarise_volumes(volumes: Iterable[Volume], classes: Sequence[str]) -> dict[str, Any]:
+    """Means over volumes, of each class and of all.
+
+    A volume whose label does not hold a class has no Dice of it, so that a class absent at a site has none there.
+
+    Args:
+        volumes: of one site.
+        classes: names; one or none is a single foreground.
+
+    Returns:
+        ``{"dice", "hd95_mm", "n", "measured"}``: means over the ``n`` volumes whose label holds any class, of their
+        means over classes, HD95 over the ``measured`` ones that have it; of several classes, too, ``classes``, name to
+        the same over the volumes whose label holds it. A mean of nothing is ``None``.
+    """
+    table = []
+    for volume in volumes:
+        prediction, label = volume.stacked()
+        numbers = range(1, max(1, len(classes)) + 1)
+        table.append([volume_scores(prediction == each, label == each, volume.spacing) for each in numbers])
+    whole = [VolumeScores(_mean(each.dice for each in row), _mean(each.hd95 for each in row)) for row in table]
+    by_class = {name: _means([row[k] for row in table]) for k, name in enumerate(classes)}
+    return {**_means(whole), **({"classes": by_class} if len(classes) > 1 else {})}
+
+
+def _means(scores: Sequence[VolumeScores]) -> dict[str, Any]:
+    dices = [each.dice for each in scores if each.dice is not None]
+    distances = [each.hd95 for each in scores if each.hd95 is not None]
+    return {"dice": _mean(dices), "hd95_mm": _mean(distances), "n": len(dices), "measured": len(distances)}
+
+
+WEIGHTS = {"dice": "n", "hd95_mm": "measured"}
+"""What is averaged over volumes, and what says over how many."""
+
+
+def pool_volumes(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of all volumes behind several sites' summaries.
+
+    Args:
+        summaries: what :func:`summarise_volumes` returned for each site, with the same classes.
+    """
+    parts = list(summaries)
+    names = dict.fromkeys(name for part in parts for name in part.get("classes") or {})
+    by_class = {name: pool_volumes(part["classes"][name] for part in parts) for name in names}
+    counts = {count: [part[count] for part in parts] for count in WEIGHTS.values()}
+    means = {key: _weighted(parts, key, counts[count]) for key, count in WEIGHTS.items()}
+    return {
+        **means,
+        **{count: sum(of) for count, of in counts.items()},
+        **({"classes": by_class} if by_class else {}),
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from samfed_monai.config.entry_points import brought
+from samfed_monai.config.targets import brought
 from samfed_monai.config.variants import networks_elsewhere
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.registry import Registry

@@ -26,7 +26,7 @@ from tqdm.utils import CallbackIOWrapper
 
 from samfed_monai.core.errors import Stopped, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require
 
 _PYPI = "https://pypi.org/simple"

@@ -3,9 +3,8 @@
 from .accounting import epsilon, privacy_account
 from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit
-from .central import CentralNoise
-from .noise import SeededNoise, SystemNoise
-from .release import ReleaseFilter, site_release
+from .noise import CentralNoise, SeededNoise, SystemNoise
+from .release import ReleaseFilter
 from .rules import (
     CentralPrivacy,
     DifferentialPrivacy,
@@ -38,7 +37,6 @@ __all__ = [
     "require_budget",
     "require_possible",
     "settings_of",
-    "site_release",
     "too_few_images",
     "unsent_rules",
 ]

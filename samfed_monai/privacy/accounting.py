@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import append_line, as_file_name, locked
-from samfed_monai.privacy.audit import lines
+from samfed_monai.privacy.audit import lines, stamped
 from samfed_monai.protocol.message import MessageRefused
 
 if TYPE_CHECKING:
@@ -59,7 +57,7 @@ def epsilon_of(releases: Mapping[float, int], delta: float) -> float:
 def _epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
     if not releases:
         return 0.0
-    rdp = _analysis()
+    rdp = accountant()
     spent = sum(
         rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, count in releases
     )
@@ -69,19 +67,19 @@ def _epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
     return float(value)
 
 
-def require_accountant() -> None:
-    """Refuses a run with noise where the accountant is not installed."""
-    _analysis()
+def accountant() -> Any:
+    """Opacus' analysis of Renyi differential privacy.
 
-
-def _analysis() -> Any:
+    Raises:
+        Refused: it is not installed.
+    """
     try:
         with warnings.catch_warnings():  # of Opacus about torch
             warnings.simplefilter("ignore")
             from opacus.accountants.analysis import rdp
     except ImportError:
         where, hint = "federate.json -> privacy#differential_privacy", "pip install 'samfed-monai[privacy]'"
-        raise Refused([Problem(where, found="no Opacus", expected="its accountant", hint=hint)]) from None
+        raise refused(where, found="no Opacus", expected="its accountant", hint=hint) from None
     return rdp
 
 
@@ -92,12 +90,12 @@ def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[fl
     others.
 
     Args:
-        path: a file of JSON lines; ``None``, and one that is not there, hold none.
+        path: a file of JSON lines (:func:`lines`).
         noise_of: gives the noise multiplier of a line's record; ``None`` where the line is of no release.
     """
     counts: Counter[float] = Counter()
     torn = 0
-    for record in lines(path) if path is not None and path.is_file() else ():
+    for record in lines(path):
         try:
             value = noise_of(record)
             counts += Counter([] if value is None else [float(value)])
@@ -106,6 +104,11 @@ def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[fl
     if torn:
         counts[min(counts, default=1.0)] += torn
     return counts
+
+
+def noise_of_entry(entry: Any) -> Any:
+    """The noise multiplier in a ledger's line."""
+    return entry["noise_multiplier"]
 
 
 class PrivacyLedger:
@@ -146,13 +149,11 @@ class PrivacyLedger:
                 found = f"epsilon {spent:.3g} over all of its runs after one more message"
                 expected = f"at most {most:g}, as this site's file says"
                 raise MessageRefused([Problem("privacy budget", found=found, expected=expected)])
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            entry = {"time": now, "run": run, "noise_multiplier": settings.noise_multiplier}
-            append_line(self.path, json.dumps(entry, ensure_ascii=False, allow_nan=False))
+            append_line(self.path, stamped({"run": run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:
         """Noise multiplier to the number of releases with it (:func:`.audit.count_noise`)."""
-        return count_noise(self.path, lambda entry: entry["noise_multiplier"])
+        return count_noise(self.path, noise_of_entry)
 
 
 #: What the guarantee is about; the words of ``results.json`` and of the report.
@@ -176,16 +177,6 @@ def privacy_account(
         central: what noise at the server amounts to (:meth:`CentralNoise.account`); ``None`` without.
         statistic: the image-derived statistic that sites sent; ``None`` is none.
     """
-    account: dict[str, Any] = {
-        "least_images": privacy.least_images,
-        "withheld": [
-            {"site": site, "split": split, "reason": reason} for (site, split), reason in sorted(withheld.items())
-        ],
-        "differential_privacy": None,
-        "central_differential_privacy": dict(central) if central is not None else None,
-        "secure_aggregation": asdict(privacy.secure_aggregation) if privacy.secure_aggregation is not None else None,
-    }
-    noise = privacy.differential_privacy
     counted: dict[str, int] = {}
     lost: dict[str, int] = {}  # rounds since then without an answer that counts; it may have been sent
     for record in records:
@@ -193,29 +184,32 @@ def privacy_account(
             sent = int(entry.get("releases") or 0)
             lost[site] = 0 if sent else lost.get(site, 0) + (entry.get("status") == "skipped")
             counted[site] = max(counted.get(site, 0), sent)
-    releases = {site: count + lost[site] if any(counted.values()) else 0 for site, count in counted.items()}
-    if statistic is not None and (rule := privacy.rule(statistic)) is not None:
-        multiplier, delta = rule.noise_multiplier, DELTA
-        account["statistics"] = {
-            "kind": statistic.value,
-            **asdict(rule),
-            "delta": delta if multiplier else None,
-            "releases": dict(sorted(releases.items())) if multiplier else None,
-            "epsilon": {s: epsilon(multiplier, count, delta) for s, count in sorted(releases.items())}
-            if multiplier
-            else None,
-        }
-    if noise is None:
-        return account
-    spent = {site: epsilon(noise.noise_multiplier, count, noise.delta) for site, count in sorted(releases.items())}
-    account["differential_privacy"] = {
-        "unit": UNIT,
-        "clip": noise.clip,
-        "noise_multiplier": noise.noise_multiplier,
-        "delta": noise.delta,
-        "epsilon_per_round": epsilon(noise.noise_multiplier, 1, noise.delta),
-        "releases": dict(sorted(releases.items())),
-        "epsilon": spent,
-        "epsilon_total": max(spent.values(), default=0.0),
+    releases = {site: count + lost[site] if any(counted.values()) else 0 for site, count in sorted(counted.items())}
+
+    def spent(noise_multiplier: float, delta: float) -> dict[str, Any]:
+        priced = {site: epsilon(noise_multiplier, count, delta) for site, count in releases.items()}
+        return {"delta": delta, "releases": releases, "epsilon": priced}
+
+    noise, secure = privacy.differential_privacy, privacy.secure_aggregation
+    account: dict[str, Any] = {
+        "least_images": privacy.least_images,
+        "withheld": [
+            {"site": site, "split": split, "reason": withheld[site, split]} for site, split in sorted(withheld)
+        ],
+        "differential_privacy": None,
+        "central_differential_privacy": dict(central) if central is not None else None,
+        "secure_aggregation": asdict(secure) if secure is not None else None,
     }
+    if statistic is not None and (rule := privacy.rule(statistic)) is not None:
+        none = dict.fromkeys(("delta", "releases", "epsilon"))
+        known = spent(rule.noise_multiplier, DELTA) if rule.noise_multiplier else none
+        account["statistics"] = {"kind": statistic.value, **asdict(rule), **known}
+    if noise is not None:
+        known = spent(noise.noise_multiplier, noise.delta)
+        one = epsilon(noise.noise_multiplier, 1, noise.delta)
+        total = max(known["epsilon"].values(), default=0.0)
+        account["differential_privacy"] = {
+            **{"unit": UNIT, **asdict(noise), "epsilon_per_round": one, "epsilon_total": total},
+            **known,
+        }
     return account

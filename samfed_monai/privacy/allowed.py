@@ -1,8 +1,8 @@
-"""The allow-list of a site: names, shapes and kinds of tensors that may leave it, and the least number of images."""
+"""What may leave a site: kinds, names and shapes of tensors, and of scores nothing that few images say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from samfed_monai.bundle.images import SplitDataset
 from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
+from samfed_monai.metrics.quality import PREFIX
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.privacy.rules import Privacy, forbidden_problems
-from samfed_monai.privacy.withholding import EFFORT
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic
 from samfed_monai.protocol.strategy import WORDS
@@ -27,14 +27,26 @@ if TYPE_CHECKING:
     from samfed_monai.handlers.images_seen import Seen
 
 
+#: Numbers that say how long a site worked, not what it saw.
+EFFORT = frozenset({"seconds", "iterations", "releases"})
+#: The mean expected Dice of a model's masks, and of how many images: no label is needed for it.
+EXPECTED = frozenset({"expected_dice", "expected_images"})
+#: Word of an answer whose statistics were withheld; its value is the number of images that they would have needed.
+WITHHELD = "withheld"
+OWN_NETWORK = "0"
+"""With differential privacy, the word ``withheld`` of scores of a network that stays at its site, or in part."""
+
+NO_IMAGES = "no images"
+"""Why a site without masks has no scores."""
+
+
 @dataclass(frozen=True)
 class Allowed:
     """An allow-list of tensors.
 
     Args:
-        like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Messages without
-            tensors (``metrics``) need no entry.
-        exact: kinds whose tensors must equal those of ``like``, to the bit.
+        like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Soft masks must equal
+            these to the bit. Messages without tensors (``metrics``) need no entry.
         learned: names of the network's parameters; the rest of its state is running statistics and counters.
         batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
         momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
@@ -44,7 +56,6 @@ class Allowed:
     """
 
     like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
-    exact: frozenset[Kind] = frozenset()
     learned: frozenset[str] = frozenset()
     batch: int | None = None
     momentum: float = 0.0
@@ -96,19 +107,16 @@ def _smallest_batch(trainer: Any) -> int | None:
 
 def _different_images(loader: Any) -> int | None:
     """Of the smallest batch; ``None`` where that is not known."""
-    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    size: Any = getattr(loader, "batch_size", None)
+    sampler: Any = getattr(loader, "sampler", None)
     if not isinstance(size, int):
         return None
     if type(sampler) is EndlessSampler:  # always full, of so many images
         return min(size, _different(sampler.dataset) if sampler.indices is None else len(set(sampler.indices)))
-    known = type(sampler) in (range, SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
-    if sampler is None or not known:
+    if type(sampler) not in (range, SequentialSampler, RandomSampler) or getattr(sampler, "replacement", False):
         return None  # it may repeat images
-    rest = len(sampler) % size
-    return min(
-        size if not rest or getattr(loader, "drop_last", False) else rest,
-        _different(loader.dataset) if hasattr(loader, "dataset") else size,
-    )
+    rest = 0 if getattr(loader, "drop_last", False) else len(sampler) % size
+    return min(rest or size, _different(loader.dataset) if hasattr(loader, "dataset") else size)
 
 
 def _different(dataset: Sized) -> int:
@@ -124,21 +132,15 @@ def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iteratio
         least_images: the plan's; it counts where images came again before there were so many.
         iterations: of the round, for a client that counts no images.
     """
-    if allowed.seen is None:
-        seen, found = int(iterations) * (allowed.batch or 1), ""
-        if not seen:  # a round in which nothing is trained tells nothing new
-            return []
-    else:
-        seen, found = len(allowed.seen.images), " different"
-    least, whose = least_seen, "this site's file"
-    if allowed.seen is not None and allowed.seen.hashed and allowed.seen.repeated and least_images > least_seen:
+    least, whose, own = least_seen, "this site's file", allowed.seen
+    seen = int(iterations) * (allowed.batch or 1) if own is None else len(own.images)
+    if own is not None and own.hashed and own.repeated and least_images > least_seen:
         least, whose = least_images, "privacy#least_images"
-    if seen >= least:
+    if seen >= least or (own is None and not seen):  # a round in which nothing is trained tells nothing new
         return []
     expected = f"at least {least} images trained on in a round, as {whose} says"
-    return [
-        Problem("round", found=f"{seen}{found}", expected=expected, hint="more local_steps, or a larger batch_size")
-    ]
+    found = f"{seen}{' different' if own is not None else ''}"
+    return [Problem("round", found, expected, "more local_steps, or a larger batch_size")]
 
 
 def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
@@ -152,44 +154,40 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
         allowed: what may leave.
         least_images: as in :class:`Privacy`.
     """
-    if Kind.WEIGHTS not in allowed.like or not allowed.momentum:
-        return []
-    behind = (1 if allowed.batch is None else allowed.batch) / allowed.momentum
-    if behind >= least_images:
+    batch = 1 if allowed.batch is None else allowed.batch
+    behind = batch / allowed.momentum if allowed.momentum else least_images
+    if Kind.WEIGHTS not in allowed.like or behind >= least_images:
         return []
     expected = f"at least {least_images} images behind them, as privacy#least_images says"
     hint = "a larger batch_size, or a smaller momentum of the network's normalisation layers"
-    return [Problem("running statistics", found=f"those of {behind:.3g}", expected=expected, hint=hint)]
+    return [Problem("running statistics", f"those of {behind:.3g}", expected, hint)]
 
 
-def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed:
+def allowed_of(client: Any) -> Allowed:
     """What a :class:`SamFedAlgo` may send: its sharing's tensors where it keeps its network, else the network's.
 
     A request does not widen it: a site with a sharing does not send its network because a server asks it to.
 
     Args:
         client: an initialized client; one that only evaluates may send no tensors.
-        personal: patterns of names that never leave (:func:`network_split`); ``None`` takes those of its bundle.
     """
     if getattr(client, "trainer", None) is None:
         return Allowed()
-    network, own = client.trainer.network, getattr(client, "own", None)
-    batch = _smallest_batch(client.trainer)
-    if personal is None:
-        personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
+    network, own, seen = client.trainer.network, getattr(client, "own", None), getattr(client, "trained_on", None)
+    personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
     weights = replace(
         allowed_weights(network, personal=personal),
-        batch=batch,
+        batch=_smallest_batch(client.trainer),
         statistic=getattr(client, "statistic", None),
-        seen=trained_on.least() if (trained_on := getattr(client, "trained_on", None)) is not None else None,
+        seen=seen.least() if seen is not None else None,
         keeps=own is not None or bool(network_split(network, personal).personal),
     )
     if own is None:
         return weights
-    like = dict(own.sharing.may_share())
-    if Kind.WEIGHTS in like:
-        like[Kind.WEIGHTS] = weights.like[Kind.WEIGHTS]
-    return replace(weights, like=like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys())
+    like = {
+        kind: weights.like[kind] if kind == Kind.WEIGHTS else each for kind, each in own.sharing.may_share().items()
+    }
+    return replace(weights, like=like)
 
 
 def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
@@ -201,33 +199,31 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
         reply: what is about to leave.
         allowed: what may leave now.
     """
-    problems = Problems()
-    try:
-        kind = Kind(reply.kind)
-    except ValueError:
-        return [Problem("message -> kind", found="an unknown kind", expected="one of the allow-list")]
-    if not reply.tensors and kind == Kind.METRICS:
+    if reply.kind not in list(Kind):
+        return [Problem("message -> kind", "an unknown kind", "one of the allow-list")]
+    if not reply.tensors and reply.kind == Kind.METRICS:
         return []
+    kind, where = Kind(reply.kind), "message -> tensors"
     like = allowed.like.get(kind)
     if like is None:
-        may = ", ".join(sorted({Kind(each).value for each in allowed.like} | {Kind.METRICS.value}))
-        return [Problem("message -> kind", found="a kind that may not leave", expected=f"one of {may}")]
-    unknown, missing = len(reply.tensors.keys() - like.keys()), len(like.keys() - reply.tensors.keys())
+        may = ", ".join(sorted({each.value for each in (*map(Kind, allowed.like), Kind.METRICS)}))
+        return [Problem("message -> kind", "a kind that may not leave", f"one of {may}")]
+    problems, unknown, missing = Problems(), len(reply.tensors.keys() - like), len(like.keys() - reply.tensors)
     if unknown:
         expected = f"the {len(like)} names of the allow-list"
-        problems.add("message -> tensors", found=f"{unknown} with names that may not leave", expected=expected)
+        problems.add(where, found=f"{unknown} with names that may not leave", expected=expected)
     if missing:
-        problems.add("message -> tensors", found=f"{missing} names missing", expected="all of the allow-list")
-    for name in sorted(like.keys() & reply.tensors.keys()):
-        tensor, wanted = reply.tensors[name], like[name]
+        problems.add(where, found=f"{missing} names missing", expected="all of the allow-list")
+    for name in sorted(like.keys() & reply.tensors):
+        tensor, wanted, where = reply.tensors[name], like[name], f"message -> {name}"
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            problems.add(f"message -> {name}", found="something else", expected="a plain tensor")
+            problems.add(where, found="something else", expected="a plain tensor")
         elif tensor.shape != wanted.shape:
-            problems.add(f"message -> {name}", found="another shape", expected=f"shape {tuple(wanted.shape)}")
+            problems.add(where, found="another shape", expected=f"shape {tuple(wanted.shape)}")
         elif tensor.dtype != wanted.dtype:
-            problems.add(f"message -> {name}", found="another dtype", expected=str(wanted.dtype))
-        elif kind in allowed.exact and not torch.equal(tensor.cpu(), wanted.cpu()):
-            problems.add(f"message -> {name}", found="other values", expected="the site's own on the public images")
+            problems.add(where, found="another dtype", expected=str(wanted.dtype))
+        elif kind == Kind.SOFT_MASKS and not torch.equal(tensor.cpu(), wanted.cpu()):
+            problems.add(where, found="other values", expected="the site's own on the public images")
     return list(problems)
 
 
@@ -260,12 +256,12 @@ def statistic_problems(
         privacy: says which may leave, and of how many images.
         method: as :func:`undeclared` takes it.
     """
+    own, where = allowed.statistic, "message -> statistics"
     if not statistics:
         return []
-    own, where = allowed.statistic, "message -> statistics"
     if asked is None or own is None or own.kind.value != asked:
         found = "one that was not asked for" if asked is None else "a kind that this site does not measure"
-        return [Problem(where, found=found, expected="what the request names and the bundle measures")]
+        return [Problem(where, found, "what the request names and the bundle measures")]
     if forbidden := forbidden_problems(own.kind, privacy, method):
         return forbidden
     problems, like, rule = Problems(), own.like(), privacy.rule(own.kind)
@@ -277,10 +273,13 @@ def statistic_problems(
             expected = f"{tuple(wanted.shape)}, {wanted.dtype}"
             problems.add(f"{where} -> {name}", found="another shape or dtype", expected=expected)
     if rule is not None and own.images(rule.least_images) < rule.least_images:
-        expected = f"entries of at least {rule.least_images} images each"
-        hint = "join with another site, or agree on another least_images"
-        problems.add(where, found="fewer", expected=expected, hint=hint)
+        problems.extend(fewer(where, f"entries of at least {rule.least_images} images each"))
     return list(problems)
+
+
+def fewer(where: str, expected: str) -> list[Problem]:
+    """Of a statistic of too few images."""
+    return [Problem(where, "fewer", expected, "join with another site, or agree on another least_images")]
 
 
 Records = Sequence[Mapping[str, Any]]
@@ -304,11 +303,9 @@ def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
     own = [_identity(record) for record in public()]
     shown = [_identity(record) for record in _records(predictor.dataset)]
     others, rest = len([image for image in shown if image not in own]), iter(own)
-    if not others and all(image in rest for image in shown):  # `in` steps on: those of `own`, some left out
-        return
-    found = f"{others} other images" if others else "another order"
-    expected, hint = "images of this site's own public list alone", "leave the data of sharing#plain to the variant"
-    raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, hint=hint)])
+    if others or not all(image in rest for image in shown):  # `in` steps on: those of `own`, some left out
+        found = f"{others} other images" if others else "another order"
+        raise _other_images(found, "images of this site's own public list alone", "the data of ")
 
 
 def _records(dataset: Any) -> Records:
@@ -317,12 +314,89 @@ def _records(dataset: Any) -> Records:
         return [whole[index] for index in dataset.indices]
     records: Any = getattr(dataset, "data", None)
     if not isinstance(records, list) or not all(isinstance(record, Mapping) for record in records):
-        found, expected = f"a {type(dataset).__name__}", "a data set whose records are to be seen"
-        hint = "leave sharing#plain to the variant"
-        raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, hint=hint)])
+        raise _other_images(f"a {type(dataset).__name__}", "a data set whose records are to be seen")
     return records
+
+
+def _other_images(found: str, expected: str, what: str = "") -> MessageRefused:
+    hint = f"leave {what}sharing#plain to the variant"
+    return MessageRefused([Problem("images that masks are exchanged of", found, expected, hint)])
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
     image = record.get("image")
     return (image if isinstance(image, str) else None), record.get("image_sha256")
+
+
+def withhold_small(message: Message, least_images: int) -> Message:
+    """``message`` without what fewer than ``least_images`` images say.
+
+    Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
+    lesion are three images), and HD95 where the counts that go leave fewer images than that. Of several classes, the
+    scores of one that fewer images hold stay, and how many hold it where fewer do not. Of whole volumes, all scores
+    stay where there are fewer, and those of a class that fewer hold, or lack. Groups of images
+    (:mod:`samfed_monai.metrics.quality`) stay where one of them is smaller. The expected Dice of images without labels
+    leaves where there are enough of them.
+    Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
+    were learned from so few images are such a statistic too, and cannot be left out of themselves.
+
+    Raises:
+        MessageRefused: tensors of fewer than ``least_images`` images.
+    """
+    if message.n >= least_images:
+        return _without(message, _of_few(message, least_images))
+    if message.tensors:
+        raise MessageRefused(fewer("message -> n", f"tensors of at least {least_images} images"))
+    statistics = message.metrics.keys() - EFFORT.union(EXPECTED)
+    if message.kind == Kind.METRICS and (message.n or statistics):
+        return without_scores(message, str(least_images))
+    return _without(message, EXPECTED if message.metrics.get("expected_images", 0) < least_images else frozenset())
+
+
+def without_scores(message: Message, word: str) -> Message:
+    """``message`` without scores and their count; ``withheld`` says ``word``, unless there are no images at all."""
+    kept = {name: value for name, value in message.metrics.items() if name in EFFORT}
+    withheld = {WITHHELD: word} if message.n else {}
+    return replace(message, n=0, metrics=kept, extra={**message.extra, **withheld})
+
+
+def _of_few(message: Message, least: int) -> Set[str]:
+    """Names of the numbers that fewer images than ``least`` say, among many."""
+    metrics, few = message.metrics, set[str]()
+
+    def starting(prefix: str) -> dict[str, float]:
+        return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+    empty = starting("empty_")
+    few |= {f"empty_{name}" for name, value in empty.items() if 0 < value < least}
+    shown = sum(value for name, value in empty.items() if f"empty_{name}" not in few)
+    if shown and 0 < message.n - shown < least:
+        few.add("hd95")
+    for number, value in starting("images_class_").items():
+        if 0 < value < least:
+            few |= {f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images")}
+        elif 0 < message.n - value < least:
+            few.add(f"images_class_{number}")
+    volumes = metrics.get("volume_n", 0)
+    for which, value in starting("volume_n").items():
+        if 0 < value < least or 0 < volumes - value < least:
+            few |= {name for name in metrics if name.startswith("volume_") and name.endswith(which)}
+    if any(value < least for value in starting(f"{PREFIX}images_").values()):
+        few |= {name for name in metrics if name.startswith(PREFIX)}
+    return few
+
+
+def _without(message: Message, names: Set[str]) -> Message:
+    if not names & message.metrics.keys():
+        return message
+    return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in names})
+
+
+def withheld_reason(message: Message) -> str | None:
+    """Why an answer holds no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` where it does."""
+    least = message.extra.get(WITHHELD)
+    if least == OWN_NETWORK:
+        return "withheld: of what the site keeps, to which no noise is added"
+    if least is not None:
+        return f"withheld: fewer than {least} images"
+    return None if message.n or message.metrics.keys() - EFFORT.union(EXPECTED) else NO_IMAGES

@@ -11,8 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import append_line, parse_json
+from samfed_monai.core.words import aligned
 
 logger = logging.getLogger("samfed_monai.audit")
 
@@ -40,8 +41,7 @@ class AuditLog:
         Raises:
             OSError: it could not be written.
         """
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
+        line = stamped(record)
         with self._lock:
             if self.path is not None:
                 append_line(self.path, line)
@@ -54,7 +54,7 @@ class AuditLog:
             task: a value of :class:`~samfed_monai.protocol.transport.Task`.
         """
         counts: Counter[int] = Counter()
-        for record in lines(self.path) if self.path is not None and self.path.is_file() else ():
+        for record in lines(self.path):
             if record and record.get("task") == task and record.get("outcome") in _GONE:
                 counts[record.get("round", 0)] += 1
         return counts
@@ -69,21 +69,20 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         Refused: there is no such file, or it holds a line that is no record; the message has the line's number.
     """
-    path = Path(path)
+    path, records = Path(path), []
+    hint = f"name a site's {FILE_NAME}"
     if not path.is_file():
-        hint = f"name a site's {FILE_NAME}"
-        raise Refused([Problem(str(path), found="no such file", expected="an audit file", hint=hint)])
-    records = []
+        raise refused(path, found="no such file", expected="an audit file", hint=hint)
     for number, record in enumerate(lines(path), start=1):
+        where = f"{path}, line {number}"
         if record is None:
             hint = "a line that was cut off: what it was about had not left when the machine stopped"
-            raise Refused([Problem(f"{path}, line {number}", found="no record", expected="JSON", hint=hint)])
+            raise refused(where, found="no record", expected="JSON", hint=hint)
         if not {"site", "outcome"} <= record.keys():
-            found, hint = f"keys {sorted(record)[:4]}", f"name a site's {FILE_NAME}"
-            raise Refused([Problem(f"{path}, line {number}", found=found, expected="a record of an audit", hint=hint)])
+            raise refused(where, found=f"keys {sorted(record)[:4]}", expected="a record of an audit", hint=hint)
         records.append(record)
     if not records:
-        raise Refused([Problem(str(path), found="an empty file", expected="an audit file: this site sent nothing yet")])
+        raise refused(path, found="an empty file", expected="an audit file: this site sent nothing yet")
     return records
 
 
@@ -92,21 +91,16 @@ def audit_table(records: Iterable[Mapping[str, Any]]) -> str:
     records = list(records)
     columns = [*COLUMNS, *(["statistics"] if any(record.get("statistics") for record in records) else [])]
     rows = [columns, *([_cell(name, record.get(name)) for name in columns] for record in records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join([*lines, "", *_totals(records)])
+    return "\n".join([aligned(rows), *_totals(records)])
 
 
 def _totals(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    sums: dict[str, list[int]] = {}
-    for record in records:
-        if record.get("outcome") == "declared":
-            continue
+    count, size = Counter[str](), Counter[str]()
+    for record in (each for each in records if each.get("outcome") != "declared"):
         what = f"{record.get('outcome')} {record.get('kind')}"
-        entry = sums.setdefault(what, [0, 0])
-        entry[0] += 1
-        entry[1] += int(record.get("bytes") or 0)
-    return [f"{what}: {count} messages, {size} bytes" for what, (count, size) in sorted(sums.items())]
+        count[what] += 1
+        size[what] += int(record.get("bytes") or 0)
+    return [f"{what}: {count[what]} messages, {size[what]} bytes" for what in sorted(count)]
 
 
 def _cell(name: str, value: Any) -> str:
@@ -119,10 +113,16 @@ def _cell(name: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def lines(path: Path) -> list[dict[str, Any] | None]:
-    """A file of JSON lines; ``None`` for one that is no object, as it was cut off."""
+def stamped(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON, with the time in front."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
+
+
+def lines(path: Path | None) -> list[dict[str, Any] | None]:
+    """A file of JSON lines, none where it is not there; ``None`` for a line that is no object, as it was cut off."""
     found: list[dict[str, Any] | None] = []
-    for line in path.read_bytes().splitlines():
+    for line in path.read_bytes().splitlines() if path is not None and path.is_file() else ():
         try:
             record = parse_json(line)
         except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,25 +69,18 @@ def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
     """Wide inputs by layer, as rows, and whether one of them is a whole map in some order."""
     maps, rows = {_summary(image)}, {}
 
-    def before(name: str, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def look(name: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         given = [each for each in (*inputs, *named.values()) if isinstance(each, torch.Tensor) and each.ndim > 1]
-        if given and given[0].shape[-1] > MOST_VALUES:
+        if isinstance(module, _BY_ROW) and given and given[0].shape[-1] > MOST_VALUES:
             wide = given[0].detach().reshape(-1, given[0].shape[-1])
             rows[name] = (wide, _summary(wide[0]) in maps)
-
-    def after(output: Any) -> None:
         for each in output if isinstance(output, (tuple, list)) else [output]:
             if isinstance(each, torch.Tensor) and sum(side > 1 for side in each.shape[1:]) > 1:
                 maps.add(_summary(each))
 
-    hooks: list[Any] = []
-    for name, module in probe.named_modules():
-        if isinstance(module, _BY_ROW):
-            hook = module.register_forward_pre_hook(
-                lambda _, inputs, named, name=name: before(name, inputs, named), with_kwargs=True
-            )
-            hooks.append(hook)
-        hooks.append(module.register_forward_hook(lambda _, __, output: after(output)))
+    hooks = [
+        module.register_forward_hook(partial(look, name), with_kwargs=True) for name, module in probe.named_modules()
+    ]
     try:
         with torch.no_grad():
             probe(image)
@@ -127,16 +121,12 @@ def require_plain_network(client: Any) -> None:
     if in_catalogue(parser) and parsed(parser, "network_def") is client.trainer.network:
         return
     size = parsed(parser, "image_size", 64)
-    hint = "name a network of the catalogue, or install it at the site as a package that registers it"
+    expected = "no layer with a weight for each place of an image: its update would hold the image"
     try:
-        found = reading_layers(client.trainer.network, (3, size, size))
+        layers = reading_layers(client.trainer.network, (3, size, size))
+        found = f"{len(layers)} such" if layers else ""
     except Exception:  # of a stranger's network, whatever it raises
-        expected = "one that takes an image of this size"
-        problem = Problem(
-            "plan -> network_def", found="a network that cannot be looked at", expected=expected, hint=hint
-        )
-        raise MessageRefused([problem]) from None
+        found, expected = "a network that cannot be looked at", "one that takes an image of this size"
     if found:
-        expected = "no layer with a weight for each place of an image: its update would hold the image"
-        problem = Problem("plan -> network_def", found=f"{len(found)} such", expected=expected, hint=hint)
-        raise MessageRefused([problem])
+        hint = "name a network of the catalogue, or install it at the site as a package that registers it"
+        raise MessageRefused([Problem("plan -> network_def", found, expected, hint)])

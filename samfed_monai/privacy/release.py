@@ -5,27 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.core.io import as_file_name
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.privacy.accounting import PrivacyLedger, count_noise, epsilon_of
 from samfed_monai.privacy.allowed import (
+    EFFORT,
+    OWN_NETWORK,
     Allowed,
-    allowed_of,
+    fewer,
     seen_problems,
     statistic_problems,
     statistics_problems,
     tensor_problems,
     undeclared,
+    withhold_small,
+    without_scores,
 )
 from samfed_monai.privacy.audit import AuditLog
 from samfed_monai.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
 from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, forbidden_problems
-from samfed_monai.privacy.withholding import EFFORT, OWN_NETWORK, withhold_small, without_scores
 from samfed_monai.protocol.compression import Sender
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
@@ -50,6 +52,7 @@ MOST_TRAININGS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
 
 
+@dataclass(eq=False)
 class ReleaseFilter:
     """``release(task, request, reply)``: what of ``reply`` may leave, or :class:`MessageRefused`.
 
@@ -62,7 +65,7 @@ class ReleaseFilter:
     Args:
         site: the site's name.
         allowed: what may leave now; called for each reply with tensors, because a client's network is made late.
-        privacy: the run's settings; ``None`` is their defaults.
+        privacy: the run's settings.
         folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
         method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
@@ -74,26 +77,21 @@ class ReleaseFilter:
         sender: compresses weights, as the last step; ``None`` sends them whole.
     """
 
-    def __init__(
-        self,
-        site: str,
-        *,
-        allowed: Callable[[], Allowed],
-        privacy: Privacy | None = None,
-        folder: str | Path | None = None,
-        ledger: PrivacyLedger | None = None,
-        method: Method | None = None,
-        rounds: int | None = None,
-        least_seen: int = 1,
-        noise: Noise | None = None,
-        sender: Sender | None = None,
-    ) -> None:
-        self.sender = sender
-        self.site, self.allowed, self.ledger, self.method = site, allowed, ledger, method
-        self.rounds, self.least_seen = rounds, least_seen
-        self.privacy, self.noise = privacy or Privacy(), noise or SystemNoise()
-        self.audit = AuditLog(folder)
-        self._run = Path(folder).parent.parent.name if folder is not None else ""
+    site: str
+    _: KW_ONLY
+    allowed: Callable[[], Allowed]
+    privacy: Privacy = field(default_factory=Privacy)
+    folder: str | Path | None = None
+    ledger: PrivacyLedger | None = None
+    method: Method | None = None
+    rounds: int | None = None
+    least_seen: int = 1
+    noise: Noise = field(default_factory=SystemNoise)
+    sender: Sender | None = None
+
+    def __post_init__(self) -> None:
+        self.audit = AuditLog(self.folder)
+        self._run = Path(self.folder).parent.parent.name if self.folder is not None else ""
         #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
         self.releases = count_noise(self.audit.path, _noise_of)
         #: Round to how many times scores, and updates, of it have left, before a restart included.
@@ -107,21 +105,23 @@ class ReleaseFilter:
             MessageRefused: nothing of it may; the text may travel.
             OSError: the audit file could not be written.
         """
+        record: dict[str, Any] = {}
         try:
             scored = self.privacy.differential_privacy is not None and task == Task.EVALUATE
             allowed = self.allowed() if getattr(reply, "tensors", None) or scored else Allowed()
             self._check(task, request, reply, allowed)
-            message, noise = self._noised(task, request, withhold_small(reply, self.privacy.least_images), allowed)
-            message, noise, statistics = self._limited(message, noise, allowed)
+            message = withhold_small(reply, self.privacy.least_images)
+            message = self._noised(task, request, message, allowed, record)
+            message = self._limited(message, allowed, record)
             if self.sender is not None and message.kind == Kind.WEIGHTS and message.tensors:
                 step, _ = self.sender.packed(message.tensors, request.tensors)
                 message = replace(message, kind=Kind.STEP, tensors=step)
-            content = {**_content(message), **statistics}
+            content = _content(message)
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
             raise
         hidden = self.privacy.secure_aggregation is not None and bool(message.tensors)
-        self._write(task, request, outcome="masked" if hidden else "sent", **content, noise=noise)
+        self._write(task, request, outcome="masked" if hidden else "sent", **{**content, "noise": None, **record})
         self.evaluations[request.round] += task == Task.EVALUATE
         self.trainings[request.round] += task == Task.TRAIN
         return message
@@ -137,8 +137,7 @@ class ReleaseFilter:
         Raises:
             MessageRefused: see :func:`statistics_problems`.
         """
-        problems = self._statistics_problems(self.allowed())
-        if problems:
+        if problems := self._statistics_problems(self.allowed()):
             raise MessageRefused(problems)
 
     def require_answerable(self, task: Task, request: Message) -> None:
@@ -156,12 +155,13 @@ class ReleaseFilter:
             problems.add("message -> site", found="a request to another site", expected="one to this site")
         if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
             problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
-        if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
-            expected = f"at most {MOST_EVALUATIONS} in a round"
-            problems.add("evaluations", found="one more", expected=expected, hint="start a new run under another name")
-        if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
-            expected = f"at most {MOST_TRAININGS} in a round"
-            problems.add("trainings", found="one more", expected=expected, hint="start a new run under another name")
+        for asked, what, answers, most in (
+            (Task.EVALUATE, "evaluations", self.evaluations, MOST_EVALUATIONS),
+            (Task.TRAIN, "trainings", self.trainings, MOST_TRAININGS),
+        ):
+            if task == asked and answers[request.round] >= most:
+                expected, hint = f"at most {most} in a round", "start a new run under another name"
+                problems.add(what, found="one more", expected=expected, hint=hint)
         return list(problems)
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
@@ -188,7 +188,7 @@ class ReleaseFilter:
 
     def _check(self, task: Task, request: Message, reply: Message, allowed: Allowed) -> None:
         if not isinstance(reply, Message):
-            raise MessageRefused([Problem("message", found="something else", expected="a Message")])
+            raise MessageRefused([Problem("message", "something else", "a Message")])
         problems = Problems()
         for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
             if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
@@ -218,24 +218,21 @@ class ReleaseFilter:
             raise MessageRefused(found)
 
     def _noised(
-        self, task: Task, request: Message, reply: Message, allowed: Allowed
-    ) -> tuple[Message, dict[str, Any] | None]:
+        self, task: Task, request: Message, reply: Message, allowed: Allowed, record: dict[str, Any]
+    ) -> Message:
         settings = self.privacy.differential_privacy
         if settings is not None and task == Task.EVALUATE and allowed.keeps:
-            return without_scores(reply, OWN_NETWORK), None  # of a network to which no noise was added
+            return without_scores(reply, OWN_NETWORK)  # of a network to which no noise was added
         if settings is None or task != Task.TRAIN:
-            return reply, None
+            return reply
         # means of loss terms come from the images trained on, and no noise is added to them
         reply = replace(reply, metrics={name: value for name, value in reply.metrics.items() if name in EFFORT})
         if not reply.tensors:
-            return reply, None
+            return reply
         self._require_budget(settings)
-        how: dict[str, Any] = {
-            "clip": settings.clip,
-            "noise_multiplier": settings.noise_multiplier,
-            "noise": self.noise,
-        }
-        deviation = 2.0 * settings.clip * settings.noise_multiplier
+        clip, multiplier = settings.clip, settings.noise_multiplier
+        how: dict[str, Any] = {"clip": clip, "noise_multiplier": multiplier, "noise": self.noise}
+        deviation = 2.0 * clip * multiplier
         if reply.kind == Kind.WEIGHTS:
             tensors = noisy_update(reply.tensors, request.tensors, learned=sorted(allowed.learned), **how)
         elif reply.kind == Kind.SOFT_MASKS and len(reply.tensors) == 1:
@@ -244,14 +241,24 @@ class ReleaseFilter:
             deviation *= len(masks) ** 0.5
         else:
             expected = "weights or soft masks, to which noise can be added"
-            raise MessageRefused([Problem("differential privacy", found=Kind(reply.kind).value, expected=expected)])
+            raise MessageRefused([Problem("differential privacy", Kind(reply.kind).value, expected)])
         if self.ledger is not None:
             self.ledger.enter(settings, run=self._run)
+        return self._counted(reply, tensors, deviation, settings, record)
+
+    def _counted(
+        self,
+        reply: Message,
+        tensors: dict[str, Tensor],
+        deviation: float,
+        settings: DifferentialPrivacy,
+        record: dict[str, Any],
+    ) -> Message:
+        """The reply with noise, as one more release."""
         self.releases[settings.noise_multiplier] += 1
         count = self.releases.total()
-        metrics = {**reply.metrics, "releases": count}
-        noise = {"deviation": deviation, **settings.__dict__, "release": count}
-        return replace(reply, tensors=tensors, metrics=metrics), noise
+        record["noise"] = {"deviation": deviation, **asdict(settings), "release": count}
+        return replace(reply, tensors=tensors, metrics={**reply.metrics, "releases": count})
 
     def _prototype_problems(self, reply: Message) -> list[Problem]:
         rule = self.privacy.rule(StatisticKind.PROTOTYPES)
@@ -259,40 +266,29 @@ class ReleaseFilter:
             return forbidden_problems(StatisticKind.PROTOTYPES, self.privacy, None)
         if reply.n >= max(rule.least_images, 1) or reply.n < self.privacy.least_images:  # the latter: withhold_small
             return []
-        expected = f"prototypes of at least {rule.least_images} images"
-        hint = "join with another site, or agree on another least_images"
-        return [Problem("message -> n", found="fewer", expected=expected, hint=hint)]
+        return fewer("message -> n", f"prototypes of at least {rule.least_images} images")
 
-    def _limited(
-        self, reply: Message, noise: dict[str, Any] | None, allowed: Allowed
-    ) -> tuple[Message, dict[str, Any] | None, dict[str, Any]]:
-        """The reply with its statistic under its rule; the noise and what the audit line says of it."""
+    def _limited(self, reply: Message, allowed: Allowed, record: dict[str, Any]) -> Message:
+        """The reply with its statistic under its rule."""
         weights, statistics = _parted(reply)
         if reply.kind == Kind.PROTOTYPES and reply.tensors:
-            kind, images, statistics = StatisticKind.PROTOTYPES, reply.n, reply.tensors
+            kind, measured, statistics = StatisticKind.PROTOTYPES, None, reply.tensors
+        elif statistics and allowed.statistic is not None:
+            kind, measured = allowed.statistic.kind, allowed.statistic
         else:
-            if not statistics or allowed.statistic is None:
-                return reply, noise, {}
-            kind = allowed.statistic.kind
-            images = allowed.statistic.images(self._rule(kind).least_images)
-        rule = self._rule(kind)
-        line = {"kind": kind.value, "images": images, "clip": rule.clip, "noise_multiplier": rule.noise_multiplier}
+            return reply
+        rule = self.privacy.rule(kind) or StatisticRule()
+        images = reply.n if measured is None else measured.images(rule.least_images)
+        limits = {"clip": rule.clip, "noise_multiplier": rule.noise_multiplier}
+        record["statistics"] = {"kind": kind.value, "images": images, **limits}
+        tensors, deviation = limited(statistics, rule, noise=self.noise)  # looks whether they are finite, too
         if rule.clip is None:
-            limited(statistics, rule, noise=self.noise)  # looks whether they are finite
-            return reply, noise, {"statistics": line}
-        tensors, deviation = limited(statistics, rule, noise=self.noise)
-        tensors = tensors if kind is StatisticKind.PROTOTYPES else with_statistics(weights, tensors)
-        metrics = reply.metrics
-        if deviation:
-            self.releases[rule.noise_multiplier] += 1
-            count = self.releases.total()
-            metrics = {**metrics, "releases": count}
-            used = DifferentialPrivacy(rule.clip, rule.noise_multiplier)
-            noise = {"deviation": deviation, **used.__dict__, "release": count}
-        return replace(reply, tensors=tensors, metrics=metrics), noise, {"statistics": line}
-
-    def _rule(self, kind: StatisticKind) -> StatisticRule:
-        return self.privacy.rule(kind) or StatisticRule()
+            return reply
+        tensors = tensors if measured is None else with_statistics(weights, tensors)
+        if not deviation:
+            return replace(reply, tensors=tensors)
+        used = DifferentialPrivacy(rule.clip, rule.noise_multiplier)
+        return self._counted(reply, tensors, deviation, used, record)
 
     def _require_budget(self, settings: DifferentialPrivacy) -> None:
         if settings.epsilon is None:
@@ -300,7 +296,7 @@ class ReleaseFilter:
         after = epsilon_of(self.releases + Counter([settings.noise_multiplier]), settings.delta)
         if after > settings.epsilon:
             found = f"epsilon {after:.3g} after one more message"
-            raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
+            raise MessageRefused([Problem("privacy budget", found, f"at most {settings.epsilon:g}")])
 
 
 def _noise_of(record: Any) -> Any:
@@ -319,7 +315,7 @@ def _content(message: Message) -> dict[str, Any]:
     names, size = sorted(message.tensors), wire_size(message)
     most = _HEADER_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in message.tensors.values())
     if size > most:
-        raise MessageRefused([Problem("message", found=f"{size} bytes", expected=f"at most {most} bytes")])
+        raise MessageRefused([Problem("message", f"{size} bytes", f"at most {most} bytes")])
     return {
         "kind": Kind(message.kind).value,
         "tensors": len(names),
@@ -333,32 +329,3 @@ def _content(message: Message) -> dict[str, Any]:
 
 def _names_hash(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-
-
-def site_release(
-    site: str,
-    client: Callable[[], Any],
-    privacy: Privacy,
-    run_folder: str | Path,
-    ledger: PrivacyLedger | None = None,
-    method: Method | None = None,
-    rounds: int | None = None,
-    least_seen: int = 1,
-    sender: Sender | None = None,
-) -> ReleaseFilter:
-    """What every answer of a :class:`Site` passes.
-
-    Args:
-        site: the site's name.
-        client: gives the MONAI FL client whose network and sharing say what may leave.
-        privacy: the plan's, under the site's own floor (:meth:`PrivacyFloor.under`).
-        run_folder: the run's folder at the site; the audit file is ``sites/<site>/audit.jsonl`` below it.
-        ledger: the site's own budget over all of its runs; ``None`` where it has none.
-        method: what the plan's variant says of itself, as this site has it.
-        rounds: of the plan.
-        least_seen: of the site's own floor: different images trained on in a round.
-        sender: compresses weights; ``None`` sends them whole.
-    """
-    folder, allowed = Path(run_folder) / "sites" / as_file_name(site), lambda: allowed_of(client())
-    settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
-    return ReleaseFilter(site, allowed=allowed, privacy=privacy, folder=folder, sender=sender, **settings)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.json_schema import departures
+from samfed_monai.core.errors import Problem, Problems, refused
+from samfed_monai.core.validators import departures
 from samfed_monai.data.datalist import LEAST_IMAGES
-from samfed_monai.privacy.accounting import DELTA, epsilon, require_accountant
-from samfed_monai.privacy.secure_sum import require_cryptography
+from samfed_monai.privacy.accounting import DELTA, accountant, epsilon
+from samfed_monai.privacy.secure_aggregation import require_cryptography
 from samfed_monai.protocol.guard import Action, UpdateGuard
 from samfed_monai.protocol.message import Kind, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule
@@ -47,7 +47,7 @@ class DifferentialPrivacy:
 
 
 @dataclass(frozen=True)
-class CentralPrivacy:
+class CentralPrivacy(DifferentialPrivacy):
     """Clipping and Gaussian noise on the mean, at a server that is trusted (:class:`CentralNoise`).
 
     Args:
@@ -67,10 +67,6 @@ class CentralPrivacy:
         {"clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-05, "epsilon": null, "quantile": 0.5}
     """
 
-    clip: float = 1.0
-    noise_multiplier: float = 1.0
-    delta: float = DELTA
-    epsilon: float | None = None
     quantile: float | None = 0.5
     clip_rate: float = 0.2
     count_noise: float | None = None
@@ -105,12 +101,9 @@ class SecureAggregation:
         """
         least, threshold = max(2, sites // 2 + 1), self.threshold_of(sites)
         if not least <= threshold <= sites:
-            where, expected = (
-                f"{WHERE}#secure_aggregation#threshold",
-                f"from {least} to {sites}, of {sites} sites",
-            )
+            where, expected = f"{WHERE}#secure_aggregation#threshold", f"from {least} to {sites}, of {sites} sites"
             hint = "null takes the least" if sites >= least else "at least two sites; alone none is hidden in a sum"
-            raise Refused([Problem(where, found=str(threshold), expected=expected, hint=hint)])
+            raise refused(where, str(threshold), expected, hint)
 
 
 @dataclass(frozen=True)
@@ -190,8 +183,7 @@ class PrivacyFloor:
         least, noise = max(self.least_images, privacy.least_images), privacy.differential_privacy
         if self.epsilon is not None and noise is None:
             expected, hint = "noise: this site's file has an epsilon", "set it in federate.json, or leave this site out"
-            where = f"{WHERE}#differential_privacy"
-            raise MessageRefused([Problem(where, found="none", expected=expected, hint=hint)])
+            raise MessageRefused([Problem(f"{WHERE}#differential_privacy", "none", expected, hint)])
         if self.epsilon is not None and noise is not None:
             epsilon = min(self.epsilon, noise.epsilon or math.inf)
             noise = replace(noise, epsilon=epsilon, delta=min(noise.delta, DELTA))
@@ -201,26 +193,22 @@ class PrivacyFloor:
         return replace(privacy, least_images=least, differential_privacy=noise, statistics=statistics)
 
 
-def _nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {**schema, "type": [schema["type"], "null"]}
-
-
 def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
 
 
+_NOT_NEGATIVE = {"type": "number", "minimum": 0}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 _FRACTION = {**_POSITIVE, "exclusiveMaximum": 1}
 _AT_LEAST_ONE = {"type": "integer", "minimum": 1}
-_NOISE = {"clip": _POSITIVE, "noise_multiplier": _POSITIVE, "delta": _FRACTION, "epsilon": _nullable(_POSITIVE)}
-_RULE = _object(
-    clip=_nullable(_POSITIVE), noise_multiplier={"type": "number", "minimum": 0}, least_images=_AT_LEAST_ONE
-)
+_ANY_POSITIVE, _ANY_FRACTION = ({**schema, "type": ["number", "null"]} for schema in (_POSITIVE, _FRACTION))
+_NOISE = {"clip": _POSITIVE, "noise_multiplier": _POSITIVE, "delta": _FRACTION, "epsilon": _ANY_POSITIVE}
+_RULE = _object(clip=_ANY_POSITIVE, noise_multiplier=_NOT_NEGATIVE, least_images=_AT_LEAST_ONE)
 SCHEMA = _object(
     least_images=_AT_LEAST_ONE,
     differential_privacy=_object(**_NOISE),
     central_differential_privacy=_object(
-        **_NOISE, quantile=_nullable(_FRACTION), clip_rate=_POSITIVE, count_noise=_nullable(_POSITIVE)
+        **_NOISE, quantile=_ANY_FRACTION, clip_rate=_POSITIVE, count_noise=_ANY_POSITIVE
     ),
     secure_aggregation=_object(
         threshold={"type": ["integer", "null"], "minimum": 2},
@@ -243,25 +231,22 @@ def _conflicts(content: Any) -> Iterator[Problem]:
     if secure and central:
         found = "secure_aggregation and central_differential_privacy"
         hint = "the server cannot clip what it does not see: take differential_privacy, at the sites"
-        yield Problem(WHERE, found=found, expected="one of the two", hint=hint)
+        yield Problem(WHERE, found, "one of the two", hint)
     if local and central:
-        found = "noise at the sites and at the server"
         hint = "leave central_differential_privacy null where the server is not trusted, else differential_privacy"
-        yield Problem(WHERE, found=found, expected="one of the two", hint=hint)
+        yield Problem(WHERE, "noise at the sites and at the server", "one of the two", hint)
     settings = {**asdict(CentralPrivacy()), **_mapping(content.get("central_differential_privacy"))}
     count, noise = _number(settings["count_noise"]), _number(settings["noise_multiplier"])
     if settings["quantile"] is not None and 0 < count <= noise / 2:
         expected = f"more than half of noise_multiplier, {noise / 2:g}"
         hint = "null takes one that fits; less would spend more than the whole epsilon on the quantile alone"
         yield Problem(f"{WHERE}#central_differential_privacy#count_noise", f"{count!r}", expected, hint)
-    for kind, given in _mapping(content.get("statistics")).items():
-        rule, where = _mapping(given), f"{WHERE}#statistics#{kind}#noise_multiplier"
-        if (noise := _number(rule.get("noise_multiplier"))) <= 0:
-            continue
-        if rule.get("clip") is None:
+    for kind, rule in ((kind, _mapping(given)) for kind, given in _mapping(content.get("statistics")).items()):
+        where, noise = f"{WHERE}#statistics#{kind}#noise_multiplier", _number(rule.get("noise_multiplier"))
+        if noise > 0 and rule.get("clip") is None:
             expected, hint = "a clip, which says how much noise that is", "set clip, or noise_multiplier to 0"
             yield Problem(where, f"{noise:g} without a clip", expected, hint)
-        elif kind == StatisticKind.PROTOTYPES.value:
+        elif noise > 0 and kind == StatisticKind.PROTOTYPES.value:
             expected = "0: they travel with counts of pixels, which noise would spoil"
             yield Problem(where, f"{noise:g}", expected, "set noise_multiplier to 0")
 
@@ -328,86 +313,72 @@ def require_possible(
             without Opacus; secure aggregation with a strategy or a guard that has to see each answer, or without
             ``cryptography``; a budget or a threshold that cannot be met.
     """
-    problems = Problems()
+    problems, kind = Problems(), strategy.statistic
+    local, central, secure = (getattr(privacy, name) for name in _PARTS)
     if method is not None and method.leaves_site is not None and not method.leaves_site:
         hint = "run its train.json at that site (docs/methods.md), or choose another variant"
         expected = "a method of a federation; of this one nothing leaves a site"
         problems.add("variant", found=repr(method.name), expected=expected, hint=hint)
-    if rounds is not None:
+    if kind is not None:
+        problems.extend(forbidden_problems(kind, privacy, method))
+    if secure is not None:
+        where = f"{WHERE}#secure_aggregation"
+        if sites is not None:
+            with problems.collected():
+                secure.require_threshold(sites)
+        problems.extend([*_no_mean(strategy, where), *_looking(guard, where)])
         with problems.collected():
-            require_budget(privacy.central_differential_privacy, rounds)
-    if sites is not None and privacy.secure_aggregation is not None:
+            require_cryptography(where)
+    if central is not None:
         with problems.collected():
-            privacy.secure_aggregation.require_threshold(sites)
-    with problems.collected():
-        _require_kept(privacy, strategy, method, guard)
+            require_budget(central, rounds or 0)
+        problems.extend(_no_mean(strategy, f"{WHERE}#central_differential_privacy"))
+    if local is not None:
+        problems.extend(_unprotected(strategy))
+    rule = privacy.rule(kind) if kind is not None else None
+    if local or central or (rule is not None and rule.noise_multiplier):
+        with problems.collected():
+            accountant()
     problems.refuse_if_any()
 
 
-def _require_kept(privacy: Privacy, strategy: Strategy, method: Method | None, guard: UpdateGuard | None) -> None:
-    kind = strategy.statistic
-    if privacy.secure_aggregation is not None:
-        where = f"{WHERE}#secure_aggregation"
-        require_mean(strategy, where)
-        _require_blind(guard, where)
-        require_cryptography(where)
-    if privacy.central_differential_privacy is not None:
-        require_mean(strategy, f"{WHERE}#central_differential_privacy")
-        require_accountant()
-    if kind is not None:
-        problems = Problems()
-        problems.extend(forbidden_problems(kind, privacy, method))
-        problems.refuse_if_any()
-        rule = privacy.rule(kind)
-        if rule is not None and rule.noise_multiplier:
-            require_accountant()
-    if privacy.differential_privacy is None:
-        return
-    exchange, found, expected = strategy.exchange, "", "weights alone"
-    unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
-    if kind is not None and kind is not StatisticKind.PROTOTYPES:
-        found = f"weights with noise, and {kind.words} beside them"
-        hint = "choose a variant that sends no statistic of images"
-    elif exchange.means_of_terms:
-        found = "weights with noise, and means of loss terms beside them"
-        hint = "choose a variant that weighs sites by their images, such as samfed"
-    elif exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
-        found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"
-        expected, hint = "weights of one network, or predictions", "choose a variant that exchanges those"
-    if found:
-        hint = f"{hint}, or differential_privacy: null"
-        raise Refused([Problem(f"{WHERE}#differential_privacy", found=found, expected=expected, hint=hint)])
-    require_accountant()
-
-
-def require_mean(strategy: Strategy, where: str) -> None:
-    """Refuses what has the mean of the sites' weights and nothing else, where a strategy looks at each answer.
-
-    Args:
-        strategy: whose :attr:`Exchange.mean` says so.
-        where: the setting that needs it.
-
-    Raises:
-        Refused: it is not so.
-    """
+def _no_mean(strategy: Strategy, where: str) -> list[Problem]:
+    """Of a strategy that looks at each answer, where there is the mean of the sites' weights and nothing else."""
     if strategy.exchange.mean and strategy.statistic is None:
-        return
+        return []
     found = f"{type(strategy).__name__}, which has to see each site's answer"
     expected = "a strategy that takes the mean of the sites' weights, as FedAvg does"
     hint = f"choose a variant that averages, such as samfed, or {where.rpartition('#')[2]}: null"
-    raise Refused([Problem(where, found=found, expected=expected, hint=hint)])
+    return [Problem(where, found, expected, hint)]
 
 
-def _require_blind(guard: UpdateGuard | None, where: str) -> None:
-    problems = Problems()
+def _looking(guard: UpdateGuard | None, where: str) -> Iterator[Problem]:
     expected = "nothing that looks at each update, as the server sees their sum alone"
     if guard is not None and guard.largest_share is not None:
         hint = "largest_share: null, or secure_aggregation: null"
-        problems.add(where, found="job#update_guard#largest_share", expected=expected, hint=hint)
+        yield Problem(where, "job#update_guard#largest_share", expected, hint)
     if guard is not None and guard.action is Action.SKIP:
         hint = "'clip', which then shortens the step of the mean, or secure_aggregation: null"
-        problems.add(where, found="job#update_guard#action 'skip'", expected=expected, hint=hint)
-    problems.refuse_if_any()
+        yield Problem(where, "job#update_guard#action 'skip'", expected, hint)
+
+
+def _unprotected(strategy: Strategy) -> list[Problem]:
+    """Of an exchange that noise at the sites is not made for."""
+    exchange, kind = strategy.exchange, strategy.statistic
+    if kind is not None and kind is not StatisticKind.PROTOTYPES:
+        found, expected = f"weights with noise, and {kind.words} beside them", "weights alone"
+        hint = "choose a variant that sends no statistic of images"
+    elif exchange.means_of_terms:
+        found, expected = "weights with noise, and means of loss terms beside them", "weights alone"
+        hint = "choose a variant that weighs sites by their images, such as samfed"
+    else:
+        unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
+        if exchange.answer in (Kind.WEIGHTS, Kind.SOFT_MASKS) and not unlike:
+            return []
+        found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"
+        expected, hint = "weights of one network, or predictions", "choose a variant that exchanges those"
+    where = f"{WHERE}#differential_privacy"
+    return [Problem(where, found, expected, f"{hint}, or differential_privacy: null")]
 
 
 def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list[str]:
@@ -464,24 +435,24 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
     return [Problem("images", found="fewer", expected=expected, hint=hint)]
 
 
-def require_budget(settings: CentralPrivacy | None, rounds: int) -> None:
+def require_budget(settings: CentralPrivacy, rounds: int) -> None:
     """Refuses a run whose rounds would spend more than its ``epsilon``, before anything is computed.
 
     Args:
-        settings: ``None`` has no budget.
+        settings: one without an ``epsilon`` has no budget.
         rounds: of the run.
 
     Raises:
         Refused: with the noise multiplier that would do.
     """
-    if settings is None or settings.epsilon is None:
-        return
-    spent = epsilon(settings.noise_multiplier, rounds, settings.delta)
-    if spent <= settings.epsilon:
+    if settings.epsilon is None:
         return
     enough = settings.noise_multiplier
-    while epsilon(enough, rounds, settings.delta) > settings.epsilon and enough < 1e6:
+    spent = again = epsilon(enough, rounds, settings.delta)
+    while again > settings.epsilon and enough < 1e6:
         enough *= 1.05
-    where, expected = f"{WHERE}#central_differential_privacy#epsilon", f"at most {settings.epsilon:g}"
-    hint = f"noise_multiplier {enough:.3g}, fewer rounds, or a larger epsilon"
-    raise Refused([Problem(where, found=f"{spent:.3g} after {rounds} rounds", expected=expected, hint=hint)])
+        again = epsilon(enough, rounds, settings.delta)
+    if spent > settings.epsilon:
+        where, expected = f"{WHERE}#central_differential_privacy#epsilon", f"at most {settings.epsilon:g}"
+        hint = f"noise_multiplier {enough:.3g}, fewer rounds, or a larger epsilon"
+        raise refused(where, f"{spent:.3g} after {rounds} rounds", expected, hint)

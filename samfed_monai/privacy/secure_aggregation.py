@@ -1,16 +1,24 @@
-"""Secure aggregation in rounds: sites answer with masked vectors, and the server learns their sum and no more.
+"""Secure aggregation: sites answer with masked vectors, and the server learns their weighted sum and no more.
+
+Bonawitz et al., *Practical secure aggregation for privacy-preserving machine learning* (CCS 2017), figure 4, for a
+server that does what it should and looks at everything (honest but curious): there are no signatures. Keys are X25519
+with HKDF-SHA256, masks the key stream of ChaCha20, shares travel under ChaCha20-Poly1305, all of the package
+``cryptography``; numbers are 64 bits wide, modulo 2^64. A member's vector is ``values + PRG(own seed) + sum of
+± PRG(seed of a pair)``: masks of pairs cancel in the sum; the own seeds of who is in it, and the masking keys of who is
+not, are put together from shares that the others hold. Never both of one member.
 
 Sites train as ever, and keep what their release filter lets go. Then come four short exchanges over any transport:
-keys, sealed shares, masked vectors, and the shares that unmask the sum (:mod:`samfed_monai.privacy.secure_sum`). The
-strategy is given the weighted mean as one answer.
+keys, sealed shares, masked vectors, and the shares that unmask the sum. The strategy is given the weighted mean as one
+answer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,37 +27,294 @@ import numpy as np
 import torch
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import Problem
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import append_line, locked, read_json, write_json
 from samfed_monai.privacy.audit import lines
-from samfed_monai.privacy.secure_sum import KEYS, SEALED, SHARE, Member, quantised, require_keys, unmasked
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from numpy.typing import NDArray
     from torch import Tensor
 
     from samfed_monai.privacy.rules import SecureAggregation
     from samfed_monai.protocol.strategy import Strategy
 
-logger = logging.getLogger(__name__)
-
 #: What a site is asked after its training, in this order.
 STEPS = (Task.KEYS, Task.SHARES, Task.MASKED, Task.UNMASK)
-_MEMBERS, _MEAN = "members", "mean"
+#: Field of the shares: a Mersenne prime, larger than any secret of 32 bytes.
+PRIME = 2**521 - 1
+#: Bytes of a secret, of two public keys, of a share, and of two shares under a cipher with its nonce and its tag.
+SECRET, KEYS, SHARE = 32, 64, 66
+SEALED = 12 + 2 * SHARE + 16
+_TABLE, _VECTOR, _MEAN = "table", "masked", "mean"
+
+
+def require_cryptography(where: str) -> None:
+    """Refuses a run whose masks cannot be made.
+
+    Args:
+        where: the setting that needs the package.
+
+    Raises:
+        Refused: ``cryptography`` is not installed.
+    """
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        hint = "pip install 'samfed-monai[privacy]'"
+        raise refused(where, "no cryptography", "its keys and ciphers", hint) from None
+
+
+def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:
+    """Shares of a secret, any ``threshold`` of which give it back and fewer of which say nothing (Shamir, CACM 1979).
+
+    Args:
+        secret: :data:`SECRET` bytes.
+        holders: different numbers from 0.
+        threshold: from 1 to the number of holders.
+    """
+    coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
+    shares = {}
+    for holder in holders:
+        value = 0
+        for coefficient in reversed(coefficients):
+            value = (value * (holder + 1) + coefficient) % PRIME
+        shares[holder] = value.to_bytes(SHARE, "big")
+    return shares
+
+
+def joined(shares: Mapping[int, bytes]) -> bytes:
+    """The secret, out of at least as many shares as its threshold was: the polynomial at 0.
+
+    Args:
+        shares: holder to share.
+
+    Raises:
+        MessageRefused: what comes out is no secret; a share was wrong, or there were too few.
+    """
+    secret = 0
+    for holder, share in shares.items():
+        over = under = 1
+        for other in shares:
+            if other != holder:
+                over, under = over * (other + 1) % PRIME, under * (other - holder) % PRIME
+        secret = (secret + int.from_bytes(share, "big") * over * pow(under, -1, PRIME)) % PRIME
+    if secret >= 2 ** (8 * SECRET):
+        raise _refusal("shares that do not belong together", "shares of one secret, as many as the threshold")
+    return secret.to_bytes(SECRET, "big")
+
+
+def stream(seed: bytes, count: int) -> NDArray[np.int64]:
+    """``count`` pseudo-random numbers of 64 bits: ChaCha20's key stream.
+
+    Args:
+        seed: :data:`SECRET` bytes that are used for nothing else.
+        count: how many.
+    """
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+    drawn = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor().update(bytes(8 * count))
+    return np.frombuffer(drawn, dtype="<i8")
+
+
+def agreed(private: X25519PrivateKey, public: bytes, purpose: bytes) -> bytes:
+    """The secret of two members: the same from either one's private key and the other's public one."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    shared = private.exchange(X25519PublicKey.from_public_bytes(public))
+    return HKDF(SHA256(), SECRET, salt=None, info=b"samfed " + purpose).derive(shared)
+
+
+def require_keys(keys: bytes, others: Collection[bytes]) -> None:
+    """Looks at a member's two public keys before they are handed to the others, all of whom they would fail.
+
+    Args:
+        keys: :data:`KEYS` bytes, as :meth:`Member.keys` gives them.
+        others: those of members that came before.
+
+    Raises:
+        MessageRefused: a point of small order, with which no secret can be agreed (RFC 7748, section 6.1), or keys that
+            another member has shown.
+    """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    probe = X25519PrivateKey.generate()
+    try:
+        for public in (keys[:SECRET], keys[SECRET:]):
+            agreed(probe, public, b"probe")
+    except ValueError:
+        raise _refusal("a key with which no secret can be agreed", "two public keys of X25519") from None
+    if keys in others:
+        raise _refusal("the keys of another member", "keys of its own")
+
+
+class Member:
+    """One member's part in one sum; its keys and its seed are drawn anew for each.
+
+    The order is :meth:`keys`, :meth:`shares`, :meth:`masked`, :meth:`unmask`, each once (:class:`SecureSite`).
+
+    Args:
+        number: its place among all, from 0.
+        threshold: members without which nothing is unmasked, at least 2.
+    """
+
+    def __init__(self, number: int, threshold: int) -> None:
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        self.number, self.threshold = number, threshold
+        self._sealing, self._masking = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+        self._seed = os.urandom(SECRET)
+        self._keys: dict[int, bytes] = {}
+        self._held: dict[int, bytes] = {}
+
+    def keys(self) -> bytes:
+        """Its two public keys, for shares and for masks."""
+        return self._sealing.public_key().public_bytes_raw() + self._masking.public_key().public_bytes_raw()
+
+    def shares(self, keys: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Shares of its seed and of its masking key, each sealed for one other member.
+
+        Args:
+            keys: of everybody who takes part, this one among them.
+
+        Raises:
+            MessageRefused: fewer than the threshold, other keys for this member than its own, or one key of two.
+        """
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+        self._require_enough(keys)
+        if keys.get(self.number) != self.keys() or len(set(keys.values())) < len(keys):
+            raise _refusal("a list of keys that is not in order", "this site's own key, and everybody else's once")
+        self._keys = dict(keys)
+        seeds = split(self._seed, sorted(keys), self.threshold)
+        maskings = split(self._masking.private_bytes_raw(), sorted(keys), self.threshold)
+        self._held = {self.number: seeds[self.number] + maskings[self.number]}
+        sealed = {}
+        for other in sorted(keys.keys() - {self.number}):
+            nonce, cipher = os.urandom(12), ChaCha20Poly1305(agreed(self._sealing, keys[other][:SECRET], b"shares"))
+            sealed[other] = nonce + cipher.encrypt(nonce, seeds[other] + maskings[other], _way(self.number, other))
+        return sealed
+
+    def masked(self, values: NDArray[np.int64], sealed: Mapping[int, bytes]) -> NDArray[np.int64]:
+        """``values`` under all masks: uniform to whoever does not have them.
+
+        Args:
+            values: (P,) this member's part of the sum.
+            sealed: by sender, what the others sent for this member; they and this one are who is masked against.
+
+        Raises:
+            MessageRefused: fewer than the threshold, a sender without keys, or shares that were changed on their way.
+        """
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+        if sealed.keys() - self._keys.keys() or self.number in sealed:
+            raise _refusal("shares of another sender", "those of the others")
+        self._require_enough([self.number, *sealed])
+        total = values + stream(self._seed, len(values))
+        for other, content in sealed.items():
+            try:
+                cipher = ChaCha20Poly1305(agreed(self._sealing, self._keys[other][:SECRET], b"shares"))
+                self._held[other] = cipher.decrypt(content[:12], content[12:], _way(other, self.number))
+            except InvalidTag:
+                raise _refusal("shares that were changed on their way", "what another site sealed") from None
+            total += _pair_mask(self._masking, self.number, self._keys[other], other, len(values))
+        return total
+
+    def unmask(self, survivors: Collection[int]) -> dict[int, bytes]:
+        """Its shares: of the seed of each survivor, and of the masking key of everybody else; then it forgets all.
+
+        Args:
+            survivors: members whose vectors are in the sum.
+
+        Raises:
+            MessageRefused: fewer than the threshold, or a member whose shares are not here.
+        """
+        self._require_enough(survivors)
+        held, self._held = self._held, {}
+        if set(survivors) - held.keys():
+            raise _refusal("members whose shares are not here", "those of this round, once")
+        return {other: share[:SHARE] if other in survivors else share[SHARE:] for other, share in held.items()}
+
+    def _require_enough(self, members: Collection[int]) -> None:
+        if len(members) < self.threshold:
+            expected = f"at least {self.threshold}, the threshold, so that no update is alone"
+            raise _refusal(f"{len(members)} members", expected)
+
+
+def _way(sender: int, receiver: int) -> bytes:
+    """Goes into the cipher's tag, so that shares cannot be sent back to who sealed them."""
+    return f"{sender} to {receiver}".encode()
+
+
+def _pair_mask(masking: X25519PrivateKey, own: int, keys: bytes, other: int, count: int) -> NDArray[np.int64]:
+    """The mask of a pair as ``own`` adds it: one of the two adds what the other takes away."""
+    mask = stream(agreed(masking, keys[SECRET:], b"mask"), count)
+    return mask if own < other else -mask
+
+
+def unmasked(
+    total: NDArray[np.int64],
+    *,
+    survivors: Collection[int],
+    shares: Mapping[int, Mapping[int, bytes]],
+    keys: Mapping[int, bytes],
+) -> NDArray[np.int64]:
+    """The sum of the survivors' values, out of the sum of their masked vectors.
+
+    Args:
+        total: (P,) that sum, modulo 2^64.
+        survivors: members whose vectors are in it; they have masked against everybody whose shares are given.
+        shares: member to what :meth:`Member.unmask` gave there, from at least as many as the threshold.
+        keys: public keys of all of them.
+
+    Raises:
+        MessageRefused: shares that do not belong together.
+    """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    values = total.copy()
+    for member in sorted(next(iter(shares.values()))):
+        secret = joined({holder: own[member] for holder, own in shares.items()})
+        if member in survivors:
+            values -= stream(secret, len(values))
+            continue
+        masking = X25519PrivateKey.from_private_bytes(secret)
+        if masking.public_key().public_bytes_raw() != keys[member][SECRET:]:
+            raise _refusal("shares of another key", "shares of the key that this member has shown")
+        for other in survivors:
+            values += _pair_mask(masking, member, keys[other], other, len(values))
+    return values
 
 
 def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int, members: int) -> NDArray[np.int64]:
-    """All entries of all tensors, in the order of names, quantised and times ``weight``; integers have no fraction.
+    """``weight * round(entries * 2^fraction_bits)`` of all tensors, in the order of names.
+
+    Args:
+        tensors: finite.
+        weight: of this member in the sum, >= 1.
+        fraction_bits: binary digits behind the point; integers have none.
+        members: how many are added, each with numbers as large as these.
 
     Raises:
-        MessageRefused: numbers for which 64 bits are too few (:func:`quantised`).
+        MessageRefused: numbers so large that the sum might leave 63 bits.
     """
-    parts = []
+    parts, most = [], 2.0**62 / members / weight
     for name in sorted(tensors):
-        values, bits = tensors[name].detach().cpu(), fraction_bits if tensors[name].is_floating_point() else 0
-        parts.append(quantised(values.double().numpy().ravel(), weight=weight, fraction_bits=bits, members=members))
+        values = tensors[name].detach().cpu()
+        scale = 2.0**fraction_bits if values.is_floating_point() else 1.0
+        scaled = np.rint(values.double().numpy().ravel() * scale)
+        largest = float(np.abs(scaled).max(initial=0.0))
+        if not largest <= most:
+            expected = f"at most {most / scale:.3g}, for the sum to fit in 64 bits"
+            hint = "a smaller privacy#secure_aggregation#fraction_bits"
+            raise _refusal(f"a number of {largest / scale:.3g}, of {weight} images", expected, hint)
+        parts.append(scaled.astype(np.int64) * weight)
     return np.concatenate(parts)
 
 
@@ -74,60 +339,39 @@ def as_mean(
     return {name: mean[name] for name in like}
 
 
-class SumsOfUpdates:
-    """What sums a site has helped to unmask: none a second time with other members.
+def enter_sum(path: Path, run: str, round: int, update: str, members: Sequence[str]) -> None:
+    """Enters a sum in a site's file before its shares leave: none with other members is unmasked a second time.
 
     Two sums that have the same update of a site in them, and another's in one of the two alone, differ by that one. A
     round that is done again after a crash trains to the same updates, so the members of its sum must stay the same. A
-    line is written before the shares leave; a majority of all sites has to give shares, so the majority of a second
-    sum has a site in it that gave them for the first.
+    majority of all sites has to give shares, so the majority of a second sum has a site in it that gave them for the
+    first.
 
     Args:
-        path: file of lines; ``None`` remembers for as long as the process lives. Deleting it forgets what was added.
+        path: file of lines; deleting it forgets what was added.
+        run: the plan's ``updates_hash``: a run of such a plan trains to the same updates, whatever the server calls it,
+            and however long it waits.
+        round: from 0.
+        update: :func:`update_hash` of what this site added.
+        members: names of the sites whose vectors are in the sum, sorted.
+
+    Raises:
+        MessageRefused: a sum of this update, or of this round of this plan, had other members.
+        OSError: it could not be written.
     """
-
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path = None if path is None else Path(path)
-        self._entries: list[dict[str, Any]] = []
-
-    def enter(self, run: str, round: int, update: str, members: Sequence[str]) -> None:
-        """Enters a sum before this site's shares for it leave.
-
-        Args:
-            run: the plan's ``updates_hash``: a run of such a plan trains to the same updates, whatever the server calls
-                it, and however long it waits.
-            round: from 0.
-            update: :func:`update_hash` of what this site added.
-            members: names of the sites whose vectors are in the sum.
-
-        Raises:
-            MessageRefused: a sum of this update, or of this round of this plan, had other members.
-            OSError: it could not be written.
-        """
-        if self.path is None:
-            self._enter(run, round, update, sorted(members))
-            return
-        with locked(self.path):
-            known = lines(self.path) if self.path.is_file() else []
-            self._entries = [entry for entry in known if entry is not None]  # what was cut off was never answered for
-            if (entry := self._enter(run, round, update, sorted(members))) is not None:
-                append_line(self.path, json.dumps(entry, ensure_ascii=False))
-
-    def _enter(self, run: str, round: int, update: str, members: list[str]) -> dict[str, Any] | None:
-        key = (run, round)
-        same = [each for each in self._entries if each["update"] == update or (each["run"], each["round"]) == key]
+    with locked(path):
+        known = [entry for entry in lines(path) if entry is not None]  # what was cut off was never answered for
+        same = [each for each in known if each["update"] == update or (each["run"], each["round"]) == (run, round)]
         for before in (each["members"] for each in same):
             if before != members:
                 differ = [f"{name} more" for name in members if name not in before]
                 differ += [f"{name} missing" for name in before if name not in members]
                 expected = f"the members of the sum of this update that was unmasked before: {', '.join(before)}"
                 hint = "go on when they are all there, or begin a run with another seed"
-                raise MessageRefused([Problem("secure aggregation", ", ".join(differ), expected, hint)])
-        if same:
-            return None
-        entry = {"run": run, "round": round, "update": update, "members": members}
-        self._entries.append(entry)
-        return entry
+                raise _refusal(", ".join(differ), expected, hint)
+        if not same:
+            entry = {"run": run, "round": round, "update": update, "members": members}
+            append_line(path, json.dumps(entry, ensure_ascii=False))
 
 
 def update_hash(answer: Message) -> str:
@@ -143,60 +387,52 @@ class SecureSite:
 
     Args:
         site: its name.
-        sites: names of all that train, in an order that both ends have.
+        sites: names of all that train.
         settings: threshold and precision.
-        sums: what this site has helped to unmask so far; ``None`` begins anew.
+        sums: file of the sums that this site has helped to unmask (:func:`enter_sum`).
         run: identity of what is run, the plan's hash.
     """
 
     def __init__(
-        self,
-        site: str,
-        sites: Iterable[str],
-        settings: SecureAggregation,
-        sums: SumsOfUpdates | None = None,
-        run: str = "",
+        self, site: str, sites: Iterable[str], settings: SecureAggregation, sums: str | Path, run: str
     ) -> None:
-        self.sites = sorted(sites)
-        self.number, self.settings = self.sites.index(site), settings
-        self.sums, self.run = sums or SumsOfUpdates(), run
-        self._answer: Message | None = None
-        self._member: Member | None = None
+        self.sites, self.settings, self.sums, self.run = sorted(sites), settings, Path(sums), run
+        self.number = self.sites.index(site)
+        self._turns: list[Task] = []
 
     def hold(self, answer: Message) -> Message:
         """What leaves of an answer to a training at once: its numbers."""
         if not answer.tensors:
             return answer
-        self._answer, self._member = answer, None
+        self._answer, self._turns = answer, list(STEPS)
         return replace(answer, kind=Kind.METRICS, tensors={}, extra={})
 
     def answer(self, task: Task, message: Message) -> Message:
-        """Does one of :data:`STEPS`.
+        """Does one of :data:`STEPS`; one that was refused is the last of its round.
 
         Raises:
             MessageRefused: out of its turn, of another round, or what :class:`Member` refuses.
         """
+        if not self._turns or self._turns[0] != task or self._answer.round != message.round:
+            raise _refusal(f"{Task(task).value} out of its turn", "the steps of one round, after its training")
+        (_, *left), self._turns = self._turns, []
         held, sites = self._answer, len(self.sites)
-        if held is None or held.round != message.round or (self._member is None) != (task == Task.KEYS):
-            found, expected = f"{Task(task).value} out of its turn", "the steps of one round, after its training"
-            raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
-        member = self._member = self._member or Member(self.number, self.settings.threshold_of(sites))
         match task:
             case Task.KEYS:
-                tensors = _packed("keys", {self.number: member.keys()})
+                self._member = Member(self.number, self.settings.threshold_of(sites))
+                tensors = as_table({self.number: self._member.keys()}, sites)
             case Task.SHARES:
-                tensors = _packed("shares", member.shares(_rows(message, "keys", KEYS, sites)))
+                tensors = as_table(self._member.shares(_rows(message, KEYS, sites)), sites)
             case Task.MASKED:
-                sealed = _rows(message, "shares", SEALED, sites)
                 bits = self.settings.fraction_bits
                 vector = as_vector(held.tensors, weight=held.n, fraction_bits=bits, members=sites)
-                tensors = {"masked": torch.from_numpy(member.masked(vector, sealed))}
+                tensors = {_VECTOR: torch.from_numpy(self._member.masked(vector, _rows(message, SEALED, sites)))}
             case _:
-                survivors = _rows(message, "survivors", 0, sites)
-                self._answer, self._member = None, None
-                tensors = _packed("shares", member.unmask(survivors))
+                survivors = sorted(_rows(message, 1, sites))
+                tensors = as_table(self._member.unmask(survivors), sites)
                 names = [self.sites[number] for number in survivors]
-                self.sums.enter(self.run, held.round, update_hash(held), names)
+                enter_sum(self.sums, self.run, held.round, update_hash(held), names)
+        self._turns = left
         return replace(held, kind=Kind.SECURE, tensors=tensors, metrics={}, extra={})
 
 
@@ -233,14 +469,14 @@ class SecureServer:
     numbers. The update guard sees the mean and no step by itself. It trusts sites: a wrong vector makes the mean wrong.
 
     Before it asks for shares it writes down whose sum they are for. A round that is done again, after a crash or below
-    a threshold, has the same members or no sum at all (:class:`SumsOfUpdates`, by which sites hold it to that).
+    a threshold, has the same members or no sum at all (:func:`enter_sum`, by which sites hold it to that).
 
     Args:
         settings: threshold and precision.
         strategy: what takes the mean, attached to its run.
         transport: carries messages.
+        begun: file for whose sum the last one was.
         timeout: seconds that each of the four exchanges may take; ``None`` waits.
-        begun: file for whose sum the last one was; ``None`` remembers for as long as the process lives.
     """
 
     def __init__(
@@ -248,21 +484,16 @@ class SecureServer:
         settings: SecureAggregation,
         strategy: Strategy,
         transport: Transport,
+        begun: str | Path,
         *,
         timeout: float | None = None,
-        begun: str | Path | None = None,
     ) -> None:
         self.settings, self.strategy, self.transport, self.timeout = settings, strategy, transport, timeout
-        self._file = None if begun is None else Path(begun)
-        self._begun: dict[str, Any] = read_json(self._file) if self._file is not None and self._file.is_file() else {}
+        self.begun, self.sites = Path(begun), sorted(strategy.server.sites)
+        self.threshold = settings.threshold_of(len(self.sites))
         #: Site to why its update is not in the last sum, although it trained.
         self.dropped: dict[str, Failure] = {}
         self._images: dict[str, int] = {}
-
-    @property
-    def threshold(self) -> int:
-        """Sites without which nothing is unmasked."""
-        return self.settings.threshold_of(len(self.strategy.server.sites))
 
     def take(self, round: int, site: str, update: Message) -> None:
         """Notes that a site has trained.
@@ -283,103 +514,85 @@ class SecureServer:
             MessageRefused: what was unmasked is no model; the steps do not show whose fault it is.
         """
         images, self._images, self.dropped = self._images, {}, {}
-        begun = self._members(round)
-        if begun is not None:
+        if begun := self._members(round):
             left_out = "it was not in this round's sum when that was begun, before a restart"
             self.dropped = {site: Failure(site, left_out) for site in images.keys() - set(begun)}
             images = {site: n for site, n in images.items() if site in begun}
-            self._require_all(begun, images)
+            self._begin(round, images)
         total, survivors = self._sum(round, images)
-        weight = sum(images[site] for site in survivors)
-        mean = as_mean(total, self._like, weight=weight, fraction_bits=self.settings.fraction_bits)
+        weight, like = sum(images[site] for site in survivors), self.strategy.global_weights
+        mean = as_mean(total, like, weight=weight, fraction_bits=self.settings.fraction_bits)
         server = self.strategy.server
         update = Message(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=weight, tensors=mean)
-        update.check(up=False, like=self._like)
+        update.check(up=False, like=like)
         self.strategy.take(round, _MEAN, update)
         self.strategy.finish(round)
 
-    def _members(self, round: int) -> list[str] | None:
-        """Whose sum of this round was begun before; ``None`` where none was."""
-        return list(self._begun["members"]) if self._begun.get("round") == round else None
+    def _members(self, round: int) -> list[str]:
+        """Whose sum of this round was begun before; empty where none was."""
+        begun: dict[str, Any] = read_json(self.begun) if self.begun.is_file() else {}
+        return list(begun["members"]) if begun.get("round") == round else []
 
-    def _begin(self, round: int, survivors: Sequence[str]) -> None:
+    def _begin(self, round: int, survivors: Iterable[str]) -> None:
         """Writes down whose sum of this round is unmasked now.
 
         Raises:
             OtherMembers: another one was begun before.
         """
         begun = self._members(round)
-        if begun is not None:
-            self._require_all(begun, survivors)
-            return
-        self._begun = {"round": round, "members": sorted(survivors)}
-        if self._file is not None:
-            write_json(self._file, self._begun)
-
-    @staticmethod
-    def _require_all(begun: Sequence[str], there: Iterable[str]) -> None:
-        if missing := sorted(set(begun) - set(there)):
+        if missing := sorted(set(begun) - set(survivors)):
             raise OtherMembers(begun, missing)
-
-    @property
-    def _like(self) -> Mapping[str, Tensor]:
-        return self.strategy.global_weights
+        if not begun:
+            write_json(self.begun, {"round": round, "members": sorted(survivors)})
 
     def _sum(self, round: int, images: Mapping[str, int]) -> tuple[NDArray[np.int64], list[str]]:
-        sites = sorted(self.strategy.server.sites)
-        number = {site: index for index, site in enumerate(sites)}
+        number = {site: index for index, site in enumerate(self.sites)}
         keys: dict[int, bytes] = {}
         sealed: dict[int, dict[int, bytes]] = {}
         shares: dict[int, dict[int, bytes]] = {}
-        size, survivors = sum(tensor.numel() for tensor in self._like.values()), list[str]()
-        total = np.zeros(size, dtype=np.int64)
+        inside = list[int]()
+        total = np.zeros(sum(tensor.numel() for tensor in self.strategy.global_weights.values()), dtype=np.int64)
 
-        def take_keys(site: str, reply: Message) -> None:
-            own = _only(_rows(reply, "keys", KEYS, len(sites)), {number[site]})[number[site]]
-            require_keys(own, keys.values())
-            keys[number[site]] = own
+        def take_keys(own: int, reply: Message) -> None:
+            (key,) = self._rows_of(reply, KEYS, {own}).values()
+            require_keys(key, keys.values())
+            keys[own] = key
 
-        def take_shares(site: str, reply: Message) -> None:
-            rows = _rows(reply, "shares", SEALED, len(sites))
-            sealed[number[site]] = _only(rows, keys.keys() - {number[site]})
+        def take_shares(own: int, reply: Message) -> None:
+            sealed[own] = self._rows_of(reply, SEALED, keys.keys() - {own})
 
-        def take_masked(site: str, reply: Message) -> None:
-            np.add(total, reply.tensors["masked"].numpy(), out=total)
-            survivors.append(site)
+        def take_masked(own: int, reply: Message) -> None:
+            np.add(total, reply.tensors[_VECTOR].numpy(), out=total)
+            inside.append(own)
 
-        def take_unmasking(site: str, reply: Message) -> None:
-            shares[number[site]] = _only(_rows(reply, "shares", SHARE, len(sites)), sealed.keys())
+        def take_unmasking(own: int, reply: Message) -> None:
+            shares[own] = self._rows_of(reply, SHARE, sealed.keys())
 
-        vector = {"masked": torch.empty(size, dtype=torch.int64, device="meta")}
-        self._ask(round, Task.KEYS, {site: {} for site in images}, take_keys, like=_table("keys", 1, KEYS))
-        everybody = _packed("keys", keys)
-        asked = {sites[index]: everybody for index in keys}
-        self._ask(round, Task.SHARES, asked, take_shares, like=_table("shares", len(keys) - 1, SEALED))
-        mailed = {
-            sites[index]: _packed("shares", {sender: rows[index] for sender, rows in sealed.items() if sender != index})
-            for index in sealed
-        }
-        self._ask(round, Task.MASKED, mailed, take_masked, like=vector)
+        def table(width: int) -> dict[str, Tensor]:
+            return {_TABLE: torch.empty(len(self.sites), width, dtype=torch.uint8, device="meta")}
+
+        vector = {_VECTOR: torch.empty(len(total), dtype=torch.int64, device="meta")}
+        self._ask(round, Task.KEYS, {number[site]: {} for site in images}, take_keys, table(KEYS))
+        self._ask(round, Task.SHARES, dict.fromkeys(keys, keys), take_shares, table(SEALED))
+        mail = {own: {sender: rows[own] for sender, rows in sealed.items() if sender != own} for own in sealed}
+        self._ask(round, Task.MASKED, mail, take_masked, vector)
+        survivors = [self.sites[own] for own in inside]
         self._begin(round, survivors)
-        inside = [number[site] for site in survivors]
-        request = _packed("survivors", dict.fromkeys(inside, b""))
-        self._ask(
-            round,
-            Task.UNMASK,
-            dict.fromkeys(survivors, request),
-            take_unmasking,
-            like=_table("shares", len(sealed), SHARE),
-        )
-        left = unmasked(total, survivors=inside, dropped=sealed.keys() - set(inside), shares=shares, keys=keys)
-        return left, survivors
+        self._ask(round, Task.UNMASK, dict.fromkeys(inside, dict.fromkeys(inside, b"\1")), take_unmasking, table(SHARE))
+        return unmasked(total, survivors=inside, shares=shares, keys=keys), survivors
+
+    def _rows_of(self, reply: Message, width: int, members: Collection[int]) -> dict[int, bytes]:
+        rows = _rows(reply, width, len(self.sites))
+        if rows.keys() != set(members):
+            raise _refusal("rows of other members", "one of each member that was asked for")
+        return rows
 
     def _ask(
         self,
         round: int,
         task: Task,
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        take: Callable[[str, Message], None],
-        *,
+        tables: Mapping[int, Mapping[int, bytes]],
+        take: Callable[[int, Message], None],
         like: Mapping[str, Tensor],
     ) -> None:
         """One exchange; whoever does not answer it in order has dropped out of the round, but for the last one.
@@ -387,72 +600,50 @@ class SecureServer:
         Raises:
             BelowThreshold: too few answered.
         """
-        server, left = self.strategy.server, set[str]()
+        server, left = self.strategy.server, set(tables)
         messages = {
-            site: Message(Kind.SECURE, site, round, server.rounds, server.seed, tensors=dict(content))
-            for site, content in tensors.items()
+            site: Message(Kind.SECURE, site, round, server.rounds, server.seed, tensors=as_table(rows, len(self.sites)))
+            for site, rows in ((self.sites[own], rows) for own, rows in tables.items())
         }
         inbox = Inbox(round=round, sites=messages, like=lambda _: like, kind=Kind.SECURE)
 
         def on_reply(site: str, reply: Message) -> None:
             inbox.check(site, reply)
-            take(site, reply)
-            left.add(site)
+            own = self.sites.index(site)
+            take(own, reply)
+            left.add(own)
 
+        failures: dict[str, Failure] = {}
         if len(messages) >= self.threshold:
+            left.clear()
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
             replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)
             failures = {site: reply for site, reply in replies.items() if isinstance(reply, Failure)}
-            self.dropped |= failures if task != Task.UNMASK else {}
-        else:
-            left, failures = set(messages), {}
         if len(left) < self.threshold:
             reasons = {site: failure.reason for site, failure in {**self.dropped, **failures}.items()}
             raise BelowThreshold(len(left), self.threshold, reasons)
+        self.dropped |= failures if task != Task.UNMASK else {}
 
 
-def _table(name: str, rows: int, width: int) -> dict[str, Tensor]:
-    return {
-        _MEMBERS: torch.empty(rows, dtype=torch.int64, device="meta"),
-        name: torch.empty(rows, width, dtype=torch.uint8, device="meta"),
-    }
+def as_table(rows: Mapping[int, bytes], members: int) -> dict[str, Tensor]:
+    """Bytes by member as a tensor with a row for every member, of zeros where there are none."""
+    width = max(map(len, rows.values()), default=0)
+    content = b"".join(rows.get(member, bytes(width)) for member in range(members))
+    table = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(members, width) if width else None
+    return {} if table is None else {_TABLE: table}
 
 
-def _packed(name: str, rows: Mapping[int, bytes]) -> dict[str, Tensor]:
-    """Bytes by member as two tensors: the members' numbers, and a row for each."""
-    members = sorted(rows)
-    content = b"".join(rows[member] for member in members)
-    table = torch.from_numpy(np.frombuffer(bytearray(content), dtype=np.uint8).reshape(len(members), -1))
-    return {_MEMBERS: torch.tensor(members, dtype=torch.int64), name: table}
-
-
-def _rows(message: Message, name: str, width: int, members: int) -> dict[int, bytes]:
-    """What :func:`_packed` made, checked.
+def _rows(message: Message, width: int, members: int) -> dict[int, bytes]:
+    """What :func:`as_table` made; the chance that keys, shares or what is sealed are zeros is below 2^-500.
 
     Raises:
-        MessageRefused: other names, shapes or types, or numbers that are no members'.
+        MessageRefused: another name, shape or type.
     """
-    numbers, table = message.tensors.get(_MEMBERS), message.tensors.get(name)
-    sound = (
-        numbers is not None
-        and table is not None
-        and numbers.dtype == torch.int64
-        and table.dtype == torch.uint8
-        and numbers.dim() == 1
-        and table.shape == (len(numbers), width)
-    )
-    if numbers is None or table is None or not sound:
-        found = "another table"
-    elif len(set(numbers.tolist())) < len(numbers) or not all(0 <= number < members for number in numbers.tolist()):
-        found = "numbers that are no members'"
-    else:
-        return {number: row.numpy().tobytes() for number, row in zip(numbers.tolist(), table, strict=True)}
-    expected = f"{name} of members, {width} bytes each"
-    raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
+    table = message.tensors.get(_TABLE)
+    if table is None or table.dtype != torch.uint8 or table.shape != (members, width):
+        raise _refusal("another table", f"{members} rows of {width} bytes")
+    return {number: row.numpy().tobytes() for number, row in enumerate(table) if row.any()}
 
 
-def _only(rows: dict[int, bytes], members: Iterable[int]) -> dict[int, bytes]:
-    if rows.keys() != set(members):
-        found, expected = "rows of other members", "one of each member that was asked for"
-        raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
-    return rows
+def _refusal(found: str, expected: str, hint: str = "") -> MessageRefused:
+    return MessageRefused([Problem("secure aggregation", found, expected, hint)])

@@ -159,7 +159,7 @@ class Task(str, Enum):
     ``CHECK`` comes before anything else: the site compares its own hashes and versions with those that the message
     names. ``PREPARE`` comes before round 0, once with the teacher's adapter and once with what the site starts from.
     ``KEYS``, ``SHARES``, ``MASKED`` and ``UNMASK`` follow ``TRAIN`` where updates are added under masks
-    (:mod:`samfed_monai.privacy.secure_sum`).
+    (:mod:`samfed_monai.privacy.secure_aggregation`).
     """
 
     CHECK = "check"

@@ -12,8 +12,8 @@ from typing import Any
 
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problems
+from samfed_monai.core.words import clipped
 from samfed_monai.metrics import pool
-from samfed_monai.reports.paired import paired_tests
 from samfed_monai.reports.rows import (
     CEILING,
     FLOOR,
@@ -26,34 +26,38 @@ from samfed_monai.reports.rows import (
     Mode,
     Row,
     mode_of,
-    share_of_gap,
     title_of,
-    titled,
+    with_tests,
 )
 from samfed_monai.reports.run_data import RunData, teacher_alone
 from samfed_monai.reports.style import DEFAULT_CONVENTION
 
 
-def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
+def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     """Sentences below the table, computed from the runs."""
-    notes = []
+    by_row, notes = _by_row(runs), list[str]()
     seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
     if len(set(seeds.values())) > 1:
         notes.append(f"Rows have different seeds ({listed(seeds)}); differences and shares use the seeds in common.")
-    rounds = {run.row: ", ".join(sorted({str(r.results["rounds"]) for r in runs if r.row == run.row})) for run in runs}
+    rounds = {row: ", ".join(sorted({str(run.results["rounds"]) for run in of})) for row, of in by_row.items()}
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
         notes.append(f"Runs have different numbers of rounds ({listed(rounds)}).")
-    if convention_of(runs) is None:
-        counted_as = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
+    if _convention(runs) is None:
+        counted_as = listed({run.row: " / ".join(_counted(run).values()) for run in runs})
+        notes.append(f"Rows count HD95 and empty masks differently ({counted_as}): their HD95 cannot be compared.")
+    if mixed := sorted(row for row, of in by_row.items() if len({run.asked for run in of} - {""}) > 1):
+        what = f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)})"
+        notes.append(f"{what}: its mean and spread are over both.")
+    counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
+    most = max(counts.values())
+    if fewer := listed({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
         notes.append(
-            f"Rows count HD95 and empty masks differently ({listed(counted_as)}): their HD95 cannot be compared."
+            f"Some runs were scored on fewer test images than others ({fewer}): a site gave no scores there, so "
+            "averages, worst sites and verdicts are not over the same images."
         )
-    notes += [
-        *_unlike_notes(runs),
-        *_unscored_notes(runs),
-        *_silent_teacher_notes(runs),
-    ]
-    if not any(run.results["average"].get("test", {}).get("n") for run in runs):
+    if silent := ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False})):
+        notes.append(f"The SAM teacher was not scored where `score` of `teacher.json` is false ({silent}).")
+    if not most:
         return notes  # without a test image there is neither a gap nor a spread
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
@@ -62,46 +66,20 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     return notes
 
 
-def convention_of(runs: Sequence[RunData]) -> dict[str, str] | None:
+def _convention(runs: Sequence[RunData]) -> dict[str, str] | None:
     """How all runs counted HD95 and empty masks; ``None`` where they differ."""
-    found = [_convention(run.results) for run in runs]
-    return found[0] if all(convention == found[0] for convention in found) else None
+    first, *others = map(_counted, runs)
+    return first if all(convention == first for convention in others) else None
 
 
-def _convention(results: Mapping[str, Any]) -> dict[str, str]:
-    return {**DEFAULT_CONVENTION, **results.get("convention", {})}
-
-
-def _unlike_notes(runs: Sequence[RunData]) -> list[str]:
-    """Rows whose seeds have different settings: a record took runs of two."""
-    mixed = sorted({run.row for run in runs if len({one.asked for one in runs if one.row == run.row} - {""}) > 1})
-    return [
-        f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)}): its mean and spread are "
-        "over both."
-    ] * bool(mixed)
-
-
-def _unscored_notes(runs: Sequence[RunData]) -> list[str]:
-    """Runs whose average is over fewer test images than another's: a site was away when the models were scored."""
-    counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
-    most = max(counts.values(), default=0)
-    fewer = listed({run: f"{n} of {most}" for run, n in counts.items() if n < most})
-    return [
-        f"Some runs were scored on fewer test images than others ({fewer}): a site gave no scores there, so averages, "
-        "worst sites and verdicts are not over the same images."
-    ] * bool(fewer)
-
-
-def _silent_teacher_notes(runs: Sequence[RunData]) -> list[str]:
-    """Rows whose runs did not ask for the teacher's scores, so that it is no row beside them."""
-    silent = ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False}))
-    return [f"The SAM teacher was not scored where `score` of `teacher.json` is false ({silent})."] if silent else []
+def _counted(run: RunData) -> dict[str, str]:
+    return {**DEFAULT_CONVENTION, **run.results.get("convention", {})}
 
 
 def _gap_notes(group: Group) -> list[str]:
     if not group.mode.gap:
         return []
-    floor, ceiling = (row.cells["dice"] if (row := group.of(name)) else Cell() for name in (FLOOR, CEILING))
+    floor, ceiling = group.dice_of(FLOOR), group.dice_of(CEILING)
     notes = [
         f"There is no {name} row, so the share of the gap closed cannot be given."
         for name, found in ((FLOOR, floor), (CEILING, ceiling))
@@ -117,20 +95,14 @@ def listed(values: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in values.items())
 
 
+def _by_row(runs: Iterable[RunData]) -> dict[str, list[RunData]]:
+    found: dict[str, list[RunData]] = {}
+    for run in runs:
+        found.setdefault(run.row, []).append(run)
+    return found
+
+
 Runs = Sequence[str | Path | RunData]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What one image costs networks that were measured one after the other.
-
-    Args:
-        run: row and seed of the run that measured them.
-        networks: name to ``parameters`` (count), ``milliseconds`` and, but in older runs, ``memory_bytes``.
-    """
-
-    run: str
-    networks: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -144,6 +116,10 @@ class Table:
     site), ``vs:<row>`` (average Dice minus that of the row with the same seed), and of sites without masks
     ``between:<site>`` and ``between`` (Dice between the masks of student and teacher on their own images, and over all
     of these), where the runs' folders have the tables.
+
+    ``costs`` is what one image costs networks that were measured one after the other: ``run`` (row and seed of the run
+    that measured them) and ``networks``, name to ``parameters`` (count), ``milliseconds`` and, but in older runs,
+    ``memory_bytes``.
     """
 
     sites: list[str]
@@ -153,7 +129,7 @@ class Table:
     datalist: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
     convention: dict[str, str] | None = None
-    costs: Costs | None = None
+    costs: dict[str, Any] | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -194,49 +170,45 @@ def comparison_table(runs: Runs) -> Table:
             sites (their rows would not be comparable); everything is listed.
     """
     read = read_runs(runs)
-    by_group: dict[tuple[str, Mode], dict[str, list[RunData]]] = {}
+    by_group: dict[tuple[str, int], list[RunData]] = {}
     for run in read:
-        key = (str(run.about.get("setting", "")), mode_of(run.results))
-        by_group.setdefault(key, {}).setdefault(run.row, []).append(run)
-    order = sorted(by_group, key=lambda key: (key[0], MODES.index(key[1])))
-    groups = [_group(mode, setting, by_group[setting, mode]) for setting, mode in order]
+        key = (str(run.about.get("setting", "")), MODES.index(mode_of(run.results)))
+        by_group.setdefault(key, []).append(run)
+    groups = [_group(MODES[mode], setting, _by_row(of)) for (setting, mode), of in sorted(by_group.items())]
     first = read[0].results
+    packages = sorted({name for run in read for name in run.results["versions"]})
     return Table(
         sites=list(first["sites"]),
         unseen=list(dict.fromkeys(name for run in read for name in run.results.get("unseen", {}))),
         groups=groups,
-        notes=notes_of(groups, read),
+        notes=_notes(groups, read),
         datalist=first["hashes"].get("datalist"),
-        versions=_versions(read),
-        convention=convention_of(read),
-        costs=_side_by_side(read),
+        versions={name: sorted({run.results["versions"].get(name, "unknown") for run in read}) for name in packages},
+        convention=_convention(read),
+        costs=_costs(read),
     )
 
 
 def read_runs(runs: Runs) -> list[RunData]:
     """The runs of a comparison, read, and named as its rows; arguments and refusals of :func:`comparison_table`."""
-    problems = Problems()
-    read: list[RunData] = []
+    problems, read, seen = Problems(), list[RunData](), set[Path]()
     for given in runs:
         with problems.collected():
             read.append(given if isinstance(given, RunData) else _read_one(Path(given)))
     if not runs:
         problems.add("runs", found="none", expected="at least one finished run", hint="name their folders")
-    seen: set[Path] = set()
     for run in read:
-        folder = run.folder.resolve()
+        folder, first = run.folder.resolve(), read[0]
         if folder in seen:
             problems.add(str(run.folder), found="it twice", expected="each run once", hint="leave one out")
         seen.add(folder)
-        for what, value, first in (
-            ("data list", run.results["hashes"].get("datalist"), read[0].results["hashes"].get("datalist")),
-            ("sites", sorted(run.results["sites"]), sorted(read[0].results["sites"])),
-        ):
-            if value != first:
-                hint = f"compare runs of one {what}"
-                problems.add(
-                    f"{run.folder} -> {what}", found=str(value), expected=f"{first} as in {read[0].folder}", hint=hint
-                )
+        (own, sites), (expected, known) = (
+            (of["hashes"].get("datalist"), sorted(of["sites"])) for of in (run.results, first.results)
+        )
+        for what, value, same in (("data list", own, expected), ("sites", sites, known)):
+            if value != same:
+                where, hint = f"{run.folder} -> {what}", f"compare runs of one {what}"
+                problems.add(where, found=str(value), expected=f"{same} as in {first.folder}", hint=hint)
     problems.refuse_if_any()
     return _named_apart(read)
 
@@ -246,11 +218,8 @@ def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
 
     Seeds of one setting stay one row, where each is there once.
     """
-    by_row: dict[str, list[RunData]] = {}
-    for run in runs:
-        by_row.setdefault(run.row, []).append(run)
     named: dict[Path, RunData] = {}
-    for row, those in by_row.items():
+    for those in _by_row(runs).values():
         if len({run.seed for run in those}) == len(those):
             continue
         rows: list[list[RunData]] = []
@@ -258,19 +227,23 @@ def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
             alike = (of for of in rows if _setting_of(of[0]) == _setting_of(run))
             members = next((of for of in alike if run.seed not in {each.seed for each in of}), None)
             if members is None:
-                rows.append([run])
-            else:
-                members.append(run)
+                rows.append(members := [])
+            members.append(run)
         folders = [members[0].folder.resolve() for members in rows]
         above = os.path.commonpath([folder.parent for folder in folders])
         names = [folder.relative_to(above).as_posix() for folder in folders]
         for place, (name, members) in enumerate(zip(names, rows, strict=True)):
             note = _differences(rows[0][0], members[0], than=names[0]) if place else ""
             for run in members:
-                title = f"{titled(row, run.results['variant'], str(run.about.get('title', '')))}, {name}"
-                about = {**run.about, "row": name, "title": title, "note": note, "place": place}
+                about = {**run.about, "row": name, "title": f"{_titled(run)}, {name}", "note": note, "place": place}
                 named[run.folder] = replace(run, about=about)
     return [named.get(run.folder, run) for run in runs]
+
+
+def _titled(run: RunData) -> str:
+    """The title of a run's row: its own, else the variant's where it bears its name, else its name."""
+    own = title_of(run.row) if run.row == run.results["variant"] else run.row
+    return str(run.about.get("title") or own)
 
 
 def _setting_of(run: RunData) -> dict[str, Any]:
@@ -283,14 +256,9 @@ def _differences(first: RunData, other: RunData, *, than: str) -> str:
     """The options in which a run differs from the first of its kind, in words."""
     before, after = _setting_of(first), _setting_of(other)
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    changes = [f"{key} {_value(after.get(key))} instead of {_value(before.get(key))}" for key in differing]
+    values = {key: [clipped(json.dumps(of.get(key)), 61) for of in (after, before)] for key in differing}
+    changes = [f"{key} {now} instead of {then}" for key, (now, then) in values.items()]
     return f"unlike {than}: {', '.join(changes)}" if changes else f"the options of {than}"
-
-
-def _value(value: Any) -> str:
-    """JSON of a value, at most 60 characters of it."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _read_one(path: Path) -> RunData:
@@ -298,32 +266,33 @@ def _read_one(path: Path) -> RunData:
 
 
 def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:
-    rows = [_row(name, runs) for name, runs in by_row.items()]
-    rows += _teachers(mode, by_row)
+    rows = [*(_row(name, runs) for name, runs in by_row.items()), *_teachers(mode, by_row)]
     group = Group(mode, setting, sorted(rows, key=lambda row: row.order))
-    floor, ceiling = (found.cells["dice"] if (found := group.of(name)) else Cell() for name in (FLOOR, CEILING))
-    made = []
+    floor, ceiling, made = group.dice_of(FLOOR), group.dice_of(CEILING), list[Row]()
     for row in group.rows:
         cells = dict(row.cells)
         for variant in group.references:
-            reference = group.of(variant)
-            if reference is not None and reference is not row:
-                cells[f"vs:{variant}"] = cells["dice"].minus(reference.cells["dice"])
+            if group.of(variant) is not row:
+                cells[f"vs:{variant}"] = cells["dice"].minus(group.dice_of(variant))
         gap = share_of_gap(cells["dice"], floor, ceiling) if mode.gap else None
         made.append(replace(row, cells=cells, gap=gap))
-    group = replace(group, rows=made)
-    return replace(group, paired=paired_tests(group, by_row))
+    return with_tests(replace(group, rows=made), by_row)
+
+
+def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
+    """``(row - floor) / (ceiling - floor)`` over the seeds that all have; ``None`` where the ceiling does not lead."""
+    seeds = dice.by_seed.keys() & floor.by_seed.keys() & ceiling.by_seed.keys()
+    room = sum(ceiling.by_seed[seed] - floor.by_seed[seed] for seed in seeds)
+    return sum(dice.by_seed[seed] - floor.by_seed[seed] for seed in seeds) / room if room > 0 else None
 
 
 def _row(name: str, runs: Sequence[RunData]) -> Row:
     about, variant = runs[0].about, runs[0].results["variant"]
     cells = {**_cells({run.seed: run.results for run in runs}), **_between(runs)}
-    title = titled(name, variant, str(about.get("title", "")))
     note = str(about.get("note") or (NOTES.get(name, "") if name == variant else ""))
     sweep, place = str(about.get("sweep", "")), int(about.get("place", 0))
-    role = str(about.get("as") or variant)
     seeds = sorted(cells["dice"].by_seed) or sorted({run.seed for run in runs})
-    return Row(name, seeds, cells, None, role, title, note, sweep, place)
+    return Row(name, seeds, cells, None, str(about.get("as") or variant), _titled(runs[0]), note, sweep, place)
 
 
 def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
@@ -335,7 +304,6 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         return computed(lambda content: _at(content, path))
 
     some = next(iter(results.values()))
-    up, down = cell("traffic", "up_bytes_per_round"), cell("traffic", "down_bytes_per_round")
     return {
         **{f"site:{site}": cell("sites", site, "test", "dice") for site in some["sites"]},
         **{f"unseen:{name}": cell("unseen", name, "test", "dice") for name in some.get("unseen", {})},
@@ -345,29 +313,24 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         "last": cell("models", "last", "average", "test", "dice"),
         "teacher": computed(lambda content: _at(teacher_alone(content), ("average", "test", "dice"))),
         "parameters": computed(_parameters),
-        "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
+        "traffic": computed(_traffic),
     }
 
 
 def _between(runs: Sequence[RunData]) -> dict[str, Cell]:
     """Dice between student and teacher on images without masks, by site and over all of them."""
-    by_seed = {run.seed: run.student_and_teacher() for run in runs}
-    sites = [site for site in runs[0].sites if any(site in found for found in by_seed.values())]
+    by_seed = {run.seed: found for run in runs if (found := run.student_and_teacher())}
     cells = {
         f"between:{site}": Cell({seed: fmean(found[site]) for seed, found in by_seed.items() if site in found})
-        for site in sites
+        for site in runs[0].sites
     }
-    every = {
-        seed: fmean([dice for dices in found.values() for dice in dices]) for seed, found in by_seed.items() if found
-    }
-    return {**cells, "between": Cell(every)}
+    every = {seed: fmean([dice for dices in found.values() for dice in dices]) for seed, found in by_seed.items()}
+    return {**{key: cell for key, cell in cells.items() if cell.n}, "between": Cell(every)}
 
 
 def _unseen(results: Mapping[str, Any]) -> float | None:
     """Mean Dice over all test images of the hospitals that took no part."""
-    tests = [splits["test"] for splits in results.get("unseen", {}).values() if "test" in splits]
-    skipped = _at(results, ("convention", "empty")) == "skipped"
-    dice: float | None = pool(tests, skip_empty=skipped)["dice"]
+    dice: float | None = pool([each["test"] for each in results.get("unseen", {}).values() if "test" in each])["dice"]
     return dice
 
 
@@ -377,11 +340,18 @@ def _parameters(results: Mapping[str, Any]) -> float | None:
     return max(found) / 1e6 if found else None
 
 
-def _side_by_side(runs: Sequence[RunData]) -> Costs | None:
+def _traffic(results: Mapping[str, Any]) -> float | None:
+    """Megabytes of a round, both directions."""
+    traffic = results.get("traffic", {})
+    up, down = traffic.get("up_bytes_per_round"), traffic.get("down_bytes_per_round", 0.0)
+    return None if up is None else (up + down) / 1e6
+
+
+def _costs(runs: Sequence[RunData]) -> dict[str, Any] | None:
     """The costs of the run that measured most networks, two at least; times of different runs cannot be compared."""
     run = max(runs, key=lambda each: len(each.results.get("costs", {})))
     found = run.results.get("costs", {})
-    return Costs(f"{run.row}, seed {run.seed}", found) if len(found) > 1 else None
+    return {"run": f"{run.row}, seed {run.seed}", "networks": found} if len(found) > 1 else None
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:
@@ -402,8 +372,3 @@ def _teachers(mode: Mode, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
             cells = _cells(scores)
             rows[role] = Row(role, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(role), NOTES[role])
     return list(rows.values())
-
-
-def _versions(runs: Sequence[RunData]) -> dict[str, list[str]]:
-    names = sorted({name for run in runs for name in run.results["versions"]})
-    return {name: sorted({run.results["versions"].get(name, "unknown") for run in runs}) for name in names}

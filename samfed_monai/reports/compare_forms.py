@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_json, write_page, write_text
+from samfed_monai.core.io import PUBLIC, write_bytes, write_json, write_page, write_text
 from samfed_monai.core.words import counted
-from samfed_monai.reports.compare import Runs, Table, comparison_table, read_runs
+from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
-from samfed_monai.reports.html import PRIVACY, environment
-from samfed_monai.reports.paired import LEVEL as CONFIDENCE
-from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, test_sentence
-from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, Row
-from samfed_monai.reports.side_by_side import side_by_side
-from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent
+from samfed_monai.reports.rows import LEVEL as CONFIDENCE
+from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, PairedTest, Row, as_p
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, environment, sentences
 
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
 
@@ -119,8 +116,8 @@ class Block:
 
 def blocks(table: Table) -> list[Block]:
     """The comparison in parts, for every group: all test images, Dice by site, the method against the other rows."""
-    of_groups = [[*group_blocks(table, group), *_paired_block(table, group)] for group in table.groups]
-    return [*(block for found in of_groups for block in found), *_costs_block(table)]
+    found = [block for group in table.groups for block in (*group_blocks(table, group), *_tests(table, group))]
+    return [*found, *_costs_block(table)]
 
 
 def _costs_block(table: Table) -> list[Block]:
@@ -129,53 +126,53 @@ def _costs_block(table: Table) -> list[Block]:
         return []
     units = {"parameters": ("M parameters", 1e6, 2), "milliseconds": ("ms an image", 1, 0)}
     units["memory_bytes"] = ("MB an image", 1e6, 0)
-    shown = {key: unit for key, unit in units.items() if any(key in each for each in table.costs.networks.values())}
+    shown = {key: unit for key, unit in units.items() if any(key in each for each in table.costs["networks"].values())}
     rows = {
         name: [f"{cost[key] / unit:.{digits}f}" if key in cost else MISSING for key, (_, unit, digits) in shown.items()]
-        for name, cost in table.costs.networks.items()
+        for name, cost in table.costs["networks"].items()
     }
     titles = {TEACHER: "SAM teacher with all its views"}
-    return [Block(f"What an image costs ({table.costs.run})", [head for head, *_ in shown.values()], rows, titles)]
+    return [Block(f"What an image costs ({table.costs['run']})", [head for head, *_ in shown.values()], rows, titles)]
 
 
-def _paired_block(table: Table, group: Group) -> list[Block]:
+def _tests(table: Table, group: Group) -> list[Block]:
     """The tests per image of one group, with the size of both networks; none where there are none."""
-    tests = group.paired.tests if group.paired else []
-    if not tests:
+    if not group.tests:
         return []
-    heads = ["Images", "Dice", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "better / worse", "p (Holm)"]
-    size = PARAMETERS if table.has("parameters") else {}
-    rows = {}
-    for test in tests:
+    heads = ["Images", "Dice", f"{100 * CONFIDENCE:.0f} % interval", "better / worse", "p (Holm)"]
+    size, rows = PARAMETERS if table.has("parameters") else {}, {}
+    for test in group.tests:
         interval = f"{as_difference(test.low)} to {as_difference(test.high)}"
-        both = [f"{spell(key, test.row.cells.get(key))} / {spell(key, test.other.cells.get(key))}" for key in size]
+        both = [" / ".join(spell(key, row.cells.get(key)) for row in (test.row, test.other)) for key in size]
         dice = [as_difference(test.difference), interval, f"{test.better} / {test.worse}", as_p(test.holm)]
-        rows[test.other.name] = [str(test.images), *dice, *(cell.replace(" ± ", "±") for cell in both)]
-    titles = {test.other.name: test.other.title for test in tests}
-    title = _capital(f"{table.label(group)}{tests[0].row.title} minus the row, image by image")
+        rows[test.other.name] = [str(test.images), *dice, *both]
+    titles = {test.other.name: test.other.title for test in group.tests}
+    title = _capital(f"{table.label(group)}{group.tests[0].row.title} minus the row, image by image")
     return [Block(title, [*heads, *size.values()], rows, titles)]
 
 
 def group_blocks(table: Table, group: Group) -> list[Block]:
     """The parts of one group; a table of one group does not name it."""
-    before = table.label(group)
+    hero, before = group.hero, table.label(group)
+    titles = {row.name: row.title for row in group.rows}
+    strong = frozenset({hero.name}) if hero else frozenset[str]()
+    size = {
+        **(PARAMETERS if table.has("parameters") else {}),
+        **({"traffic": "MB a round"} if table.has("traffic") else {}),
+    }
     vs = {f"vs:{name}": f"vs {name}" for name in group.references}
-    traffic = {"traffic": "MB a round"} if table.has("traffic") else {}
-    gap = {"gap": "Gap closed"} if group.mode.gap else {}
-    size = PARAMETERS if table.has("parameters") else {}
-    whole = {"seeds": "Seeds", **HEADS, **vs, **gap, **size, **traffic}
-    sites = {f"site:{site}": site for site in table.sites}
+    scores = {**HEADS, **vs, **({"gap": "Gap closed"} if group.mode.gap else {})} if table.scored else {}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
-    if len(unseen) > 1:
-        unseen |= UNSEEN
+    unseen |= UNSEEN if len(unseen) > 1 else {}
+    sites = {f"site:{site}": site for site in table.sites}
+    by_site = {**sites, "dice": "Average", "worst": "Worst site", **unseen, "last": "Last model"}
     between = {f"between:{site}": site for site in table.sites if table.has(f"between:{site}")}
     between |= {"between": "All of them"} if len(between) > 1 else {}
-    if not table.scored:
-        whole = {"seeds": "Seeds", **size, **traffic}
-    by_site = {**sites, "dice": "Average", "worst": "Worst site", **unseen, "last": "Last model"}
-    hero = group.hero
-    titles = {row.name: row.title for row in group.rows}
-    strong = frozenset({hero.name}) if hero else frozenset()
+    parts = (
+        ("all test images" if table.scored else "what it costs", {"seeds": "Seeds", **scores, **size}),
+        ("Dice by site", by_site if table.scored else {}),
+        ("student and teacher, Dice between them", between),
+    )
     made = [
         Block(
             _capital(before + title),
@@ -184,15 +181,11 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
             titles,
             strong,
         )
-        for title, heads in (
-            ("all test images" if table.scored else "what it costs", whole),
-            ("Dice by site", by_site if table.scored else {}),
-            ("student and teacher, Dice between them", between),
-        )
+        for title, heads in parts
         if heads
     ]
     against = standings(group) if table.scored else []
-    if hero and against:
+    if against:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
         rows = {row.name: _compared_cells(cells, columns) for row, cells in against}
         heads = [*columns.values(), "Seeds ahead", group.mode.method]
@@ -224,12 +217,11 @@ def verdicts(table: Table) -> list[str]:
     """Per group its verdict, if it has one, and its tests per image, with the group's name where there are several."""
     if not table.scored:
         return [UNSCORED]
-    texts = []
-    for group in table.groups:
-        found = group.paired or PairedTests()
-        sentences = [verdict(group), *map(test_sentence, found.tests), *found.missing]
-        texts += [f"{table.label(group)}{sentence}" for sentence in sentences if sentence]
-    return texts
+    found = {
+        table.label(group): [verdict(group), *map(PairedTest.sentence, group.tests), *group.untested]
+        for group in table.groups
+    }
+    return [f"{label}{sentence}" for label, of in found.items() for sentence in of if sentence]
 
 
 def to_text(table: Table) -> str:
@@ -270,10 +262,10 @@ def to_json(table: Table) -> dict[str, Any]:
         "unseen": table.unseen,
         "rows": [{**_json_row(row), "group": group.label} for group in table.groups for row in group.rows],
         "verdicts": verdicts(table),
-        "paired": [_json_test(test, group) for group in table.groups if group.paired for test in group.paired.tests],
+        "paired": [{"group": group.label, **_json_test(test)} for group in table.groups for test in group.tests],
         "notes": table.notes,
         "convention": table.convention,
-        "costs": table.costs and asdict(table.costs),
+        "costs": table.costs,
         "versions": table.versions,
     }
 
@@ -293,10 +285,9 @@ def _json_row(row: Row) -> dict[str, Any]:
     return {**named, "seeds": row.seeds, "gap_closed": row.gap, "cells": cells}
 
 
-def _json_test(test: PairedTest, group: Group) -> dict[str, Any]:
+def _json_test(test: PairedTest) -> dict[str, Any]:
     numbers = ("seeds", "images", "better", "worse", "difference", "low", "high", "p", "holm")
-    named = {"group": group.label, "row": test.row.name, "other": test.other.name}
-    return {**named, **{name: getattr(test, name) for name in numbers}}
+    return {"row": test.row.name, "other": test.other.name, **{name: getattr(test, name) for name in numbers}}
 
 
 def _compared_cells(cells: Mapping[str, Cell], columns: Iterable[str]) -> list[str]:
@@ -329,10 +320,11 @@ OVER = {
     "fedsam": "FedSAM",
     "local_sam": "SAM at every site alone",
 }
+"""Rows that the method has to beat, by what headlines call them."""
 
 
 def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None = None, title: str = TITLE) -> Path:
-    """Writes ``comparison.{html,md,json}`` and ``figures/comparison.png``; the page shows test images, if it can.
+    """Writes ``comparison.{html,md,json}`` and ``figures/comparison.png``.
 
     Args:
         output_dir: folder to write into.
@@ -346,8 +338,7 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     Raises:
         Refused: as ``comparison_table``.
     """
-    read, folder = read_runs(runs), Path(output_dir)
-    table, (images, notes) = comparison_table(read), side_by_side(read)
+    table, folder = comparison_table(runs), Path(output_dir)
     figure = comparison_figure(table) if table.scored else None
     if figure:
         write_bytes(folder / "figures" / "comparison.png", figure.png, mode=PUBLIC)
@@ -355,26 +346,19 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     ran = ["```", command, "```", ""] if command else []
     marks = [*(f"- {text}" for text in [*verdicts(table), *CAVEATS]), "", to_markdown(table)]
     write_text(folder / "comparison.md", "\n".join([f"# {title}", "", *ran, *marks]), mode=PUBLIC)
-    html = (
-        environment()
-        .get_template("comparison.html.j2")
-        .render(
-            table=table,
-            title=title,
-            blocks=blocks(table),
-            headlines=headlines(table),
-            verdicts=verdicts(table),
-            rows={row.name: row.note for row in table.rows if row.note},
-            titles={row.name: row.title for row in table.rows},
-            figure=figure,
-            command=command,
-            caveats=[*CAVEATS, *table.notes, *([PRIVACY] if images else [])],
-            reading=[line.replace("*", "") for line in reading([table])],
-            images=images,
-            without=notes,
-        )
-    )
-    write_page(folder / "comparison.html", html, mode=PRIVATE if images else PUBLIC)
+    shown = {
+        "table": table,
+        "title": title,
+        "blocks": blocks(table),
+        "headlines": headlines(table),
+        "verdicts": verdicts(table),
+        "rows": {row.name: row.note for row in table.rows if row.note},
+        "figure": figure,
+        "command": command,
+        "caveats": [*CAVEATS, *table.notes],
+        "reading": [line.replace("*", "") for line in reading([table])],
+    }
+    write_page(folder / "comparison.html", environment().get_template("comparison.html.j2").render(shown), mode=PUBLIC)
     return folder / "comparison.html"
 
 
@@ -389,8 +373,7 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
         dice = spell("dice", hero.cells["dice"])
         found.append((f"{before}Dice, {group.mode.method}", dice, counted(len(hero.seeds), "seed")))
         for variant, other in OVER.items():
-            row = group.of(variant)
-            if row is not None and (cell := hero.cells["dice"].minus(row.cells["dice"])).n:
+            if (cell := hero.cells["dice"].minus(group.dice_of(variant))).n:
                 found.append((f"{before}Dice over {other}", spell("vs:dice", cell), "paired by seed"))
         if hero.gap is not None:
             found.append((f"{before}Gap closed", as_percent(hero.gap), "of dp_only to oracle"))
@@ -399,13 +382,11 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
 
 def reading(tables: Sequence[Table]) -> list[str]:
     """How to read the tables, in at most five lines, with the convention that their runs followed."""
-    conventions = [table.convention for table in tables]
-    columns = {key for key in ("dice", "between") if any(table.has(key) for table in tables)}
-    template = environment().get_template("reading.html.j2")
-    text = template.render(
-        columns=columns,
+    first, *others = [table.convention for table in tables]
+    return sentences(
+        "reading.html.j2",
+        columns={key for key in ("dice", "between") if any(table.has(key) for table in tables)},
         costs=any(table.costs for table in tables),
-        paired=any(group.paired.tests for table in tables for group in table.groups if group.paired),
-        convention=conventions[0] if all(convention == conventions[0] for convention in conventions) else None,
+        paired=any(group.tests for table in tables for group in table.groups),
+        convention=first if all(convention == first for convention in others) else None,
     )
-    return [" ".join(line.split()) for line in text.split("\n- ")[1:]]

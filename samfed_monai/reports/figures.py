@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from statistics import fmean
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Group, Row
-from samfed_monai.reports.run_data import RunData, series
+from samfed_monai.reports.run_data import TERM, RunData, series
 from samfed_monai.reports.style import (
     FAINT,
     INK,
@@ -36,12 +37,16 @@ TRUST = {
     "sure_agreement": "Dice with the student's sure pixels",
     "trust": "Trust in the teacher's label",
 }
+RELIABILITY = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
+EXPERTS = (
+    "Share of all assignments of tokens that went to each local expert, mean over the layers; "
+    "expert least is the smallest share of any expert in any layer."
+)
 
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    made = [curves(run), images_by_dice(run), reliability(run), loss_terms(run), expert_usage(run)]
-    return [figure for figure in made if figure is not None]
+    return [figure for figure in (curves(run), *term_figures(run)) if figure is not None]
 
 
 def curves(run: RunData) -> Picture | None:
@@ -57,14 +62,9 @@ def curves(run: RunData) -> Picture | None:
     ax.plot(*zip(*average, strict=True), color=INK, linewidth=2.6, marker=marker, zorder=4, solid_capstyle="round")
     if best is not None:
         ax.axvline(best + 1, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
-        ax.annotate(
-            " best: the start " if best < 0 else f" best: round {best + 1} ",
-            (best + 1, 0.02),
-            xycoords=("data", "axes fraction"),
-            ha="right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left",
-            color=FAINT,
-            fontsize=9,
-        )
+        text = " best: the start " if best < 0 else f" best: round {best + 1} "
+        look = {"ha": "right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left", "color": FAINT, "fontsize": 9}
+        ax.annotate(text, (best + 1, 0.02), xycoords=("data", "axes fraction"), **look)
     ax.set_ylabel("Dice")
     _legend(figure, list(lines), run.sites)
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
@@ -72,89 +72,42 @@ def curves(run: RunData) -> Picture | None:
     return Picture("curves", "Validation by round", text, png(figure))
 
 
-def images_by_dice(run: RunData) -> Picture | None:
-    """A dot for each test image by its Dice, a row for each site and unseen hospital."""
-    sites = [*run.sites, *(run.results.get("unseen") or {})]
-    tables = {site: [row["dice"] for row in run.image_scores(site)] for site in sites}
-    tables = {site: dices for site, dices in tables.items() if dices}
-    if not tables:
-        return None
+def term_figures(run: RunData) -> list[Picture]:
+    """Means of a round at every site: trust in the teacher (docs/method.md), loss terms, local experts (pFedSAM)."""
+    names = dict.fromkeys(name for row in run.rounds for name in row.values if name.startswith(TERM))
+    terms = {name.removeprefix(TERM): series(run.rounds, name) for name in names}
+    trust = {title: terms.pop(name) for name, title in TRUST.items() if name in terms}
+    experts = {name: terms.pop(name) for name in sorted(terms) if name.startswith(EXPERT)}
+    losses = {name: lines for name, lines in terms.items() if any(value for of in lines.values() for _, value in of)}
+    made = (
+        ("reliability", "Trust in the teacher", RELIABILITY, trust, None),
+        ("losses", "Loss terms", "Means over a round, before weights and ramps.", losses, (0.0, None)),
+        ("experts", "Local experts in use", EXPERTS, experts, (0.0, 1.0)),
+    )
+    return [
+        Picture(name, title, text, png(panels(lines, run.sites, ends)))
+        for name, title, text, lines, ends in made
+        if lines
+    ]
 
-    text = "A dot is a test image, the bar the mean of its site."
-    return Picture("images", "Test images by Dice", text, png(dots(tables, sites)))
 
-
-def dots(tables: Mapping[str, Sequence[float]], sites: Sequence[str]) -> Figure:
-    """A row of dots for each site: its images by Dice.
+def panels(of: Mapping[str, Lines], sites: list[str], ends: tuple[float, float | None] | None = (0.0, None)) -> Figure:
+    """A small picture of lines for each name.
 
     Args:
-        tables: Dice of the images, by site.
+        of: by name; ``sam_distillation`` is shown as SAM distillation.
         sites: all sites, in the order of their colours.
+        ends: of the axes; the lower one gives way to a lower value. ``None``: those of the lines, widened.
     """
-    figure, (ax,) = subplots(height=max(1.8, 0.9 + 0.5 * len(tables)))
-    quiet(ax, grid="x")
-    for place, (site, dices) in enumerate(tables.items()):
-        # dots of one row are drawn on three heights in turn, from the lowest Dice on, so that equal ones are seen
-        heights = [place + 0.14 * (index % 3 - 1) for index in range(len(dices))]
-        color = line_style(sites.index(site))["color"]
-        ax.scatter(sorted(dices), heights, s=20, color=color, alpha=0.7, linewidths=0, zorder=3)
-        mean = sum(dices) / len(dices)
-        ax.plot([mean, mean], [place - 0.32, place + 0.32], color=INK, linewidth=2.2, zorder=4)
-    ax.set_yticks(range(len(tables)), shortened(list(tables), 22))
-    ax.tick_params(axis="y", labelcolor=INK)
-    ax.set_ylim(len(tables) - 0.5, -0.5)
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel("Dice", fontsize=9)
-    return figure
-
-
-def reliability(run: RunData) -> Picture | None:
-    """How far every site trusts the teacher, over the rounds (docs/method.md)."""
-    panels = {name: series(run.rounds, name) for name in TRUST}
-    panels = {name: lines for name, lines in panels.items() if lines}
-    if not panels:
-        return None
-    figure, axes = subplots(len(panels), height=3.2)
-    _legend(figure, list(dict.fromkeys(site for lines in panels.values() for site in lines)), run.sites)
-    for ax, (name, lines) in zip(axes, panels.items(), strict=True):
-        _site_lines(ax, lines, run.sites)
-        title = fill(TRUST[name], width=max(16, 88 // len(panels)))
-        ax.set_title(title, loc="left", fontsize=10, color=INK)
-    text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
-    return Picture("reliability", "Trust in the teacher", text, png(figure))
-
-
-def loss_terms(run: RunData) -> Picture | None:
-    """Every loss term's mean over a round, at every site."""
-    names = dict.fromkeys(name for row in run.rounds for name in row.terms if name not in TRUST)
-    panels = {name: series(run.rounds, name) for name in names if not name.startswith(EXPERT)}
-    panels = {name: lines for name, lines in panels.items() if any(value for of in lines.values() for _, value in of)}
-    text = "Means over a round, before weights and ramps."
-    return Picture("losses", "Loss terms", text, png(_panels(panels, run.sites))) if panels else None
-
-
-def expert_usage(run: RunData) -> Picture | None:
-    """How the tokens of a round were shared out among a network's local experts, at every site (pFedSAM)."""
-    names = sorted({name for row in run.rounds for name in row.terms if name.startswith(EXPERT)})
-    panels = {name: series(run.rounds, name) for name in names}
-    text = (
-        "Share of all assignments of tokens that went to each local expert, mean over the layers; "
-        "expert least is the smallest share of any expert in any layer."
-    )
-    return Picture("experts", "Local experts in use", text, png(_panels(panels, run.sites, top=1))) if panels else None
-
-
-def _panels(panels: dict[str, Lines], sites: list[str], *, top: float | None = None) -> Figure:
-    # one small picture per name, from 0, or the lowest value below, to ``top``
-    figure, axes = subplots(len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
-    for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+    figure, axes = subplots(len(of), height=2.9, width=max(8.6, 2.2 * len(of)))
+    for ax, (name, lines) in zip(axes, of.items(), strict=True):
         _site_lines(ax, lines, sites)
-        ax.set_title(_title(name), loc="left", fontsize=10, color=INK)
-        lowest = min(value for line in lines.values() for _, value in line)
-        ax.set_ylim(0 if lowest >= 0 else None, top)
-    shown = [site for site in sites if any(site in lines for lines in panels.values())]
-    if len(shown) > 1:
-        _legend(figure, shown, sites)
+        title = " ".join("SAM" if word == "sam" else word for word in name.split("_"))
+        ax.set_title(fill(title, width=max(16, 88 // len(of))), loc="left", fontsize=10, color=INK)
+        if ends is not None:
+            lowest = min(value for line in lines.values() for _, value in line)
+            ax.set_ylim(ends[0] if lowest >= ends[0] else None, ends[1])
+    _legend(figure, list(dict.fromkeys(site for lines in of.values() for site in lines)), sites)
     return figure
 
 
@@ -162,56 +115,37 @@ def _legend(figure: Figure, shown: list[str], sites: list[str]) -> None:
     """The sites' colours and dashes, below a figure."""
     from matplotlib.lines import Line2D
 
-    every = [*sites, *(site for site in shown if site not in sites)]
+    every = list(dict.fromkeys([*sites, *shown]))
     handles = [Line2D([], [], **line_style(every.index(site)), linewidth=1.6) for site in shown]
-    figure.legend(
-        handles,
-        shortened(shown, 22),
-        loc="outside lower left",
-        ncols=4,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-    )
-
-
-def _title(name: str) -> str:
-    """A column's name for people: ``sam_distillation`` is SAM distillation."""
-    return " ".join("SAM" if word == "sam" else word for word in name.split("_"))
+    look: dict[str, Any] = {"loc": "outside lower left", "ncols": 4, "frameon": False, "fontsize": 9, "labelcolor": INK}
+    figure.legend(handles, shortened(shown, 22), **look)
 
 
 def _site_lines(ax: Axes, lines: Lines, sites: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    every = sites + [site for site in lines if site not in sites]
-    order = [site for site in every if site in lines]
-    look = {site: line_style(every.index(site)) for site in order}
-    for site in order:
-        rounds, values = zip(*((number + 1, value) for number, value in lines[site]), strict=True)
-        marker = "o" if len(rounds) == 1 else None
-        ax.plot(rounds, values, **look[site], linewidth=1.6, marker=marker, markersize=4)
+    every = list(dict.fromkeys([*sites, *lines]))
+    for site, line in lines.items():
+        rounds, values = zip(*((number + 1, value) for number, value in line), strict=True)
+        marker, look = "o" if len(rounds) == 1 else None, line_style(every.index(site))
+        ax.plot(rounds, values, **look, linewidth=1.6, marker=marker, markersize=4)
     ax.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
-    if len({number for line in lines.values() for number, _ in line}) == 1:
-        ax.set_xticks([number + 1 for number, _ in lines[order[0]]])
+    if len(numbers := {number + 1 for line in lines.values() for number, _ in line}) == 1:
+        ax.set_xticks(list(numbers))
     ax.set_xlabel("round", fontsize=9)
     ax.margins(x=0.02)
-    ax.set_ylim(*widened(*ax.get_ylim()))
+    low, high = ax.get_ylim()
+    room = max(0.0, LEAST_SPAN - (high - low)) / 2  # so that noise does not look like a collapse
+    ax.set_ylim(low - room, high + room)
 
 
-def widened(low: float, high: float, least: float = LEAST_SPAN) -> tuple[float, float]:
-    """Ends of an axis that spans at least ``least`` around its middle, so that noise does not look like a collapse."""
-    room = max(0.0, least - (high - low)) / 2
-    return low - room, high + room
-
-
-def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:
+def _average(lines: Lines, weights: Mapping[str, int]) -> list[tuple[int, float]]:
     # rounds count from 1 on every picture, as in the log, and from 0 in files
-    rounds = sorted({number for line in lines.values() for number, _ in line})
-    average = []
-    for number in rounds:
-        found = [(weights.get(site, 1) or 1, value) for site, line in lines.items() for r, value in line if r == number]
-        average.append((number + 1, sum(w * v for w, v in found) / sum(w for w, _ in found)))
-    return average
+    found: dict[int, list[tuple[float, int]]] = {}
+    for site, line in lines.items():
+        for number, value in line:
+            found.setdefault(number, []).append((value, weights.get(site, 1) or 1))
+    return [(number + 1, fmean(*zip(*found[number], strict=True))) for number in sorted(found)]
 
 
 def comparison_figure(table: Table) -> Picture:
@@ -230,9 +164,13 @@ def comparison_figure(table: Table) -> Picture:
     quiet(ax, grid="x")
     place_of = {id(line): len(lines) - 1 - index for index, line in enumerate(lines)}
     for group, rows in groups:
-        _bounds(ax, group, [place_of[id(row)] for row in rows])
-        for row in rows:
-            _draw_row(ax, row, place_of[id(row)], group.hero, span)
+        places = [place_of[id(row)] for row in rows]
+        for mean in (group.dice_of(FLOOR).mean, group.dice_of(CEILING).mean):
+            if mean is not None:
+                ends = [min(places) - 0.5, max(places) + 0.5]
+                ax.plot([mean, mean], ends, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+        for row, place in zip(rows, places, strict=True):
+            _draw_row(ax, row, place, group.hero, span)
     names = [line.label if isinstance(line, Group) else line.title for line in lines]
     ax.set_yticks([place_of[id(line)] for line in lines], names)
     ax.tick_params(axis="y", labelcolor=INK)
@@ -263,20 +201,6 @@ def _span(rows: list[Row]) -> tuple[float, float]:
     return least, most
 
 
-def _bounds(ax: Axes, group: Group, places: list[int]) -> None:
-    for variant in (FLOOR, CEILING):
-        row = group.of(variant)
-        if row is not None and row.cells["dice"].mean is not None:
-            x, ends = row.cells["dice"].mean, [min(places) - 0.5, max(places) + 0.5]
-            ax.plot([x, x], ends, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-
-
-def _size(row: Row) -> str:
-    """Parameters of the row's network, to be shown after its mean; empty where they are not known."""
-    parameters = row.cells.get("parameters", Cell()).mean
-    return "" if parameters is None else f"   {parameters:.1f} M"
-
-
 def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[float, float]) -> None:
     cell = row.cells["dice"]
     mean, spread = cell.mean or 0.0, cell.spread or 0.0
@@ -289,11 +213,6 @@ def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[floa
         ax.plot([mean - spread, mean + spread], [place, place], color=color, linewidth=5, alpha=0.25, zorder=2)
         ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)
         ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
-    ax.annotate(
-        f"{mean:.3f}{_size(row)}",
-        (1.01, place),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        color=color,
-        fontsize=9,
-    )
+    parameters = row.cells.get("parameters", Cell()).mean
+    text = f"{mean:.3f}" if parameters is None else f"{mean:.3f}   {parameters:.1f} M"
+    ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=color, fontsize=9)

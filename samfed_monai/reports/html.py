@@ -1,54 +1,38 @@
-"""The report of one run: ``report.html``, self-contained, with its figures beside it."""
+"""The report of one run: ``report.html``, self-contained, and what its command says at the end."""
 
 from __future__ import annotations
 
-import base64
 import logging
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import Any
 
+from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_page
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.core.words import counted
-from samfed_monai.data.classes import colour_of
-from samfed_monai.metrics.quality import DOUBTFUL
+from samfed_monai.metrics import BESIDE
+from samfed_monai.metrics.quality import DOUBTFUL, estimate_of
 from samfed_monai.metrics.quality_file import read_quality
-from samfed_monai.reports import style
-from samfed_monai.reports.answer import advice_on, answer, more_scores, spread, trust, verdict, withheld
 from samfed_monai.reports.figures import run_figures
-from samfed_monai.reports.overlays import (
-    GIVE,
-    OUTLINES,
-    PLACES,
-    Overlay,
-    OwnImages,
-    make_overlays,
-    make_own_images,
-    show_pictures,
+from samfed_monai.reports.overlays import GIVE, OUTLINES, Shown, make_overlays, make_own_images
+from samfed_monai.reports.rows import interval, title_of
+from samfed_monai.reports.run_data import RunData, scored, teacher_alone
+from samfed_monai.reports.style import (
+    CAVEATS,
+    DEFAULT_CONVENTION,
+    PRIVACY,
+    Picture,
+    as_ranges,
+    environment,
+    sentences,
 )
-from samfed_monai.reports.rows import title_of
-from samfed_monai.reports.run_data import RunData, teacher_alone
-from samfed_monai.reports.style import CAVEATS, Picture
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 logger = logging.getLogger(__name__)
-
-TEMPLATES = Path(__file__).parent / "templates"
-ACTIVITIES = {
-    "teacher": "Teacher",
-    "soft_masks": "Soft masks",
-    "warm_start": "Warm start",
-    "training": "Training at the sites",
-    "server": "Training at the server",
-    "evaluation": "Evaluation",
-    "controller": "Aggregation and storing",
-}
-PRIVACY = "This file shows images and their ids: treat it as you treat the images."
 
 
 class Report:
@@ -56,7 +40,7 @@ class Report:
 
     Args:
         run_folder: folder with ``results.json``; ``run.json``, ``federation.csv`` and ``evaluation/`` add to it.
-        datalist: data list for the overlays; ``None`` takes what ``run.json`` names.
+        datalist: data list for the overlays; ``None`` takes what the run's command names.
         data_root: folder of the images, likewise.
         overlays: whether to show test images; ``False`` leaves every image and id out of the report.
         unfinished: take a run that goes on as far as its stored rounds go; test images are shown when it has ended,
@@ -77,7 +61,8 @@ class Report:
         unfinished: bool = False,
     ) -> None:
         self.run_folder, self.unfinished = Path(run_folder), unfinished
-        self.datalist, self.data_root, self.overlays = datalist, data_root, overlays
+        self.places = {"datalist": datalist, "data_root": data_root}
+        self.overlays = overlays
 
     def write(self) -> Path:
         """Renders the report and returns its path; what it logs is in the run's ``run.log``, too.
@@ -93,85 +78,74 @@ class Report:
             return self._write(run)
 
     def _write(self, run: RunData) -> Path:
-        figures = run_figures(run)
-        overlays: list[Overlay] = []
-        own: list[OwnImages] = []
-        notes: list[str] = []
+        figures, folder, finished = run_figures(run), self.run_folder / "figures", run.planned is None
+        overlays, own, notes = list[Shown](), None, ["all sites: left out on request"] * finished
         if self.overlays:
-            paths = {name: getattr(self, name) or run.setting(name) for name in ("datalist", "data_root")}
-            if run.planned is None:
-                overlays, notes = make_overlays(run, **paths)
-            own, unread = make_own_images(run, **paths)
+            places = {name: given or run.setting(name) for name, given in self.places.items()}
+            overlays, notes = make_overlays(run, **places) if finished else ([], [])
+            own, unread = make_own_images(run, **places)
             notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
-        elif run.planned is None:
-            notes = ["all sites: left out on request"]
-        folder = self.run_folder / "figures"
         for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # of an earlier report
             path.unlink()
         for figure in figures:
             write_bytes(folder / f"{figure.name}.png", figure.png, mode=PUBLIC)
-        number = {site: place for place, site in enumerate(run.sites, start=1)}
-        private = {f"overlay-{number[each.site]}-{each.place}": each.png for each in overlays}
-        private |= {
-            f"own-{number[of.site]}-{place}": image.png for of in own for place, image in enumerate(of.shown, start=1)
-        }
-        for name, png in private.items():
-            write_bytes(folder / f"{name}.png", png)
-        tags = {f"test/{each.site}/{each.place}": each.png for each in overlays}
-        tags |= {f"own/{of.site}/{place}": image.png for of in own for place, image in enumerate(of.shown, start=1)}
-        show_pictures(self.run_folder, tags, run.results["rounds"])
+        for kind, images in (("overlay", overlays), ("own", own or [])):
+            for each in images:
+                write_bytes(folder / f"{kind}-{run.sites.index(each.site) + 1}-{each.place}.png", each.png)
         path = self.run_folder / "report.html"
-        write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private or trust(run) else PUBLIC)
+        private = overlays or own or trust(run)
+        write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private else PUBLIC)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)
-        for line in answer(run) if run.planned is None else ():
+        for line in answer(run) if finished else ():
             logger.info("%s", line)
         return path
 
 
 def render(
-    run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str], own: Sequence[OwnImages] = ()
+    run: RunData, figures: list[Picture], overlays: list[Shown], notes: list[str], own: list[Shown] | None = None
 ) -> str:
-    """The page as one string of HTML; everything that comes from the run is escaped."""
+    """The page as one string of HTML; everything that comes from the run is escaped.
+
+    Args:
+        run: finished, or going on.
+        figures: of it.
+        overlays: test images.
+        notes: why sites have none.
+        own: images without masks; ``None`` leaves their part of the page out.
+    """
     results, apart, trusted = run.results, run.student_and_teacher(), trust(run)
-    rows = {place: {o.site: o for o in overlays if o.place == place} for place in PLACES}
-    other = next((name for name in results["models"] if name != results["selected"]), None)
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            results=results,
-            title=title_of(results["variant"]),
-            figures={figure.name: figure for figure in figures},
-            overlays=rows,
-            shown=[site for site in run.sites if any(site in row for row in rows.values())],
-            notes=notes,
-            own=own,
-            trust=trusted,
-            calibrated=read_quality(run.folder).calibration,
-            doubtful_below=DOUBTFUL,
-            outlines={name: f"rgb{colour}" for name, colour in OUTLINES.items()},
-            other=other,
-            measured_on=sum(summary["n"] for name in ("validation", "test") for summary in (results["average"][name],))
-            or any(splits for splits in (results.get("teacher") or {}).get("average", {}).values()),
-            withheld=withheld(run),
-            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
-            command=results.get("command") or run.setting("command"),
-            verdict=verdict(run),
-            spread=spread(run),
-            more=more_scores(run),
-            teacher_alone=teacher_alone(results),
-            apart=[{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
-            advice=advice_on(run),
-            skipped=skipped_rounds(run),
-            activities=ACTIVITIES,
-            networks=results.get("networks", {}),
-            exchange=EXCHANGES.get(results.get("exchange", "")),
-            convention={**style.DEFAULT_CONVENTION, **results.get("convention", {})},
-        )
-    )
+    teacher, average = results.get("teacher") or {}, results["average"]
+    shown = {
+        "run": run,
+        "results": results,
+        "title": title_of(results["variant"]),
+        "figures": {figure.name: figure for figure in figures},
+        "overlays": {site: of for site in run.sites if (of := [each for each in overlays if each.site == site])},
+        "notes": notes,
+        "own": own,
+        "trust": trusted,
+        "calibrated": read_quality(run.folder).calibration,
+        "doubtful_below": DOUBTFUL,
+        "outlines": {name: f"rgb{colour}" for name, colour in OUTLINES.items()},
+        "other": next((name for name in results["models"] if name != results["selected"]), None),
+        "measured_on": average["validation"]["n"] or average["test"]["n"] or any(teacher.get("average", {}).values()),
+        "withheld": withheld(run),
+        "caveats": [*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
+        "command": results.get("command"),
+        "verdict": verdict(run),
+        "spread": spread(run),
+        "more": more_scores(run),
+        "teacher_alone": teacher_alone(results),
+        "apart": [{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
+        "advice": advice_on(run),
+        "skipped": skipped_rounds(run),
+        "networks": results.get("networks", {}),
+        "exchange": EXCHANGES.get(results.get("exchange", "")),
+        "convention": {**DEFAULT_CONVENTION, **results.get("convention", {})},
+    }
+    return environment().get_template("report.html.j2").render(shown)
 
 
 def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
@@ -179,34 +153,202 @@ def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
     rounds: dict[tuple[str, str], list[int]] = {}
     for update in run.skipped:
         rounds.setdefault((update["site"], update["reason"]), []).append(update["round"] + 1)
-    return [(style.as_ranges(found), site, reason) for (site, reason), found in rounds.items()]
+    return [(as_ranges(found), site, reason) for (site, reason), found in rounds.items()]
 
 
-def environment() -> Environment:
-    """Jinja with autoescaping on and the spellings of :mod:`samfed_monai.reports.style` as filters."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+def spread(run: RunData, sites: Iterable[str] | None = None, split: str = "test") -> str:
+    """The interval of a run's Dice over the images of a split: ``0.71 to 0.85``.
 
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    Args:
+        run: finished.
+        sites: whose images; ``None``: of all sites that trained.
+        split: ``test`` or ``validation``.
+
+    Returns:
+        "" of fewer than two images, and where the table of a site is not here, as on FLARE.
+    """
+    everywhere, dices = _everywhere(run), list[float]()
+    for site in run.sites if sites is None else sites:
+        rows = run.image_scores(site, split=split)
+        if len(rows) != everywhere[site].get(split, {"n": 0})["n"]:
+            return ""
+        dices += [row["dice"] for row in rows]
+    found = interval(dices)
+    return "" if found is None else f"{found[0]:.2f} to {found[1]:.2f}"
+
+
+def _everywhere(run: RunData) -> dict[str, Any]:
+    """Scores by split of the sites and of hospitals that took no part."""
+    return {**run.results["sites"], **(run.results.get("unseen") or {})}
+
+
+def more_scores(run: RunData) -> list[dict[str, Any]]:
+    """Test scores beside Dice by site and unseen hospital, for the report; a number that a site did not send is
+    ``None``."""
+    tests = {site: splits["test"] for site, splits in _everywhere(run).items() if scored(splits)}
+    names = ("dice", *BESIDE, "n")
+    return [
+        {"site": site, "spread": spread(run, [site]), **{name: summary.get(name) for name in names}}
+        for site, summary in tests.items()
+    ]
+
+
+def withheld(run: RunData, split: str = "test") -> list[str]:
+    """Sites that had masks of too few images to report a score of a split."""
+    held = (run.results.get("privacy") or {}).get("withheld", [])
+    return [each["site"] for each in held if each["split"] == split]
+
+
+_MOST_NAMES = 3  # of sites in a sentence
+
+
+def answer(run: RunData) -> list[str]:
+    """How good a finished run's model is, where model and report are, and the command that draws masks with it.
+
+    Args:
+        run: finished.
+    """
+    results, folder = run.results, str(run.folder)
+    number = results["models"][results["selected"]].get("round")
+    round = "" if number is None else f", round {number + 1} of {results['rounds']}"
+    if number == -1:  # of the schema: the network that the rounds began with
+        scores = "{by} {start:.3f}, in the best round {rounds:.3f}".format(**results["against_start"])
+        round = f", the network that the run began with, as no round is better ({scores})"
+    site = ["--site", run.sites[0]] if run.own_models else []
+    bundle = bundle_of_command(results.get("command")) or "BUNDLE"
+    words = ["samfed", "infer", bundle, "IMAGES", "--model", folder, *site, "--output-dir", "MASKS"]
+    return [
+        _how_good(run),
+        f"model: {folder}{round}; report: {run.folder / 'report.html'}",
+        f"next: {shlex.join(words)}",
+    ]
+
+
+def _how_good(run: RunData) -> str:
+    """``test Dice 0.79 (0.71 to 0.85, 6 images at A; B has no masks)``; of validation where no test image has one."""
+    split = next((name for name in ("test", "validation") if run.results["average"][name]["n"]), None)
+    if split is None:
+        return "; ".join(["no Dice", *_without_dice(run, run.sites, "test")])
+    summary = run.results["average"][split]
+    measured = [site for site in run.sites if run.results["sites"][site][split]["n"]]
+    where = ", ".join(measured) if len(measured) <= _MOST_NAMES else counted(len(measured), "site")
+    images = f"{counted(summary['n'], 'image')} at {where}"
+    found = ", ".join(filter(None, [spread(run, measured, split), images]))
+    others = _without_dice(run, [site for site in run.sites if site not in measured], split)
+    chose = "" if split == "test" else ", which chose the round: expect less on new images"
+    return f"{split} Dice {summary['dice']:.2f} ({'; '.join([found, *others])}){chose}"
+
+
+def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
+    """What is known of sites without a Dice, one after the other; of many, how many they are."""
+    if len(sites) > _MOST_NAMES:
+        return [f"{len(sites)} sites have no score"]
+    held, apart, promised = withheld(run, split), run.student_and_teacher(), {each.site: each for each in trust(run)}
+    agree = {site: f", student and teacher agree by a Dice of {fmean(dices):.2f}" for site, dices in apart.items()}
+    expected = {site: f", expected Dice {each.expected:.2f}" for site, each in promised.items()}
+    none = {site: f"{site} has no masks{agree.get(site, '')}{expected.get(site, '')}" for site in sites}
+    return [f"{site} withheld its score" if site in held else none[site] for site in sites]
+
+
+FIRST = 5
+"""Images of a site that are named, the most doubtful first."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is expected of the masks of one site's images.
+
+    Args:
+        site: name.
+        images: how many were looked at.
+        labelled: whether these are its test images; otherwise images without labels.
+        expected: mean expected Dice, in [0, 1].
+        doubtful: how many have less than :data:`DOUBTFUL`.
+        first: ids and expected Dice of those most doubtful.
+    """
+
+    site: str
+    images: int
+    labelled: bool
+    expected: float
+    doubtful: int
+    first: list[tuple[str, float]]
+
+
+def trust(run: RunData) -> list[Trust]:
+    """One entry for every site whose tables are in the run's folder and have estimates."""
+    calibration, found = read_quality(run.folder).calibration, []
+    for site in run.sites:
+        tested = run.image_scores(site)
+        rows: list[dict[str, Any]] = [row for row in tested or run.disagreement(site) if row.get("estimate")]
+        made = [(estimate_of(row, run.results["sites"][site]["test"]), row["id"]) for row in rows]
+        expected = sorted((calibration(each)[0] if calibration else each, name) for each, name in made)
+        if expected:
+            values = [each for each, _ in expected]
+            doubtful = sum(each < DOUBTFUL for each in values)
+            first = [(name, each) for each, name in expected[:FIRST]]
+            found.append(Trust(site, len(values), bool(tested), fmean(values), doubtful, first))
+    return found
+
+
+LOW = 0.5
+"""Dice below which more of two masks is apart than together."""
+BEHIND = 0.05
+"""How far below its teacher a student is taken to have learned too little: at no site of docs/results/light.md is it
+farther than 0.03."""
+AVERAGE = "on average"
+
+
+def verdict(run: RunData) -> str:
+    """Test Dice beside the teacher's and the worst site's, and on how many images the model fails; of a run that goes
+    on, or that has no test masks, the validation Dice.
+
+    It does not say that a model may be used: how much is enough is for those to say who use it.
+
+    Args:
+        run: finished, or going on.
+    """
+    results, alone = run.results, teacher_alone(run.results)
+    dices = [row["dice"] for site in run.sites for row in run.image_scores(site)]
+    several = sum(scored(splits) for splits in results["sites"].values()) > 1
+    found = sentences(
+        "verdict.j2",
+        run=run,
+        average=results["average"],
+        spread=spread(run),
+        teacher=alone and alone["average"]["test"]["dice"],
+        worst=results["worst"]["test"] if several else None,
+        images=len(dices),
+        failed=sum(dice < LOW for dice in dices),
+        low=LOW,
+        held=withheld(run),
     )
-    made.filters.update(
-        score=style.as_score,
-        pixels=style.as_pixels,
-        bytes=style.as_bytes,
-        seconds=style.as_seconds,
-        percent=style.as_percent,
-        mean=fmean,
-        data_url=data_url,
-        variant_title=title_of,
+    return " ".join(found)
+
+
+def advice_on(run: RunData) -> list[str]:
+    """Sentences on what to do, the most urgent first; none where nothing is out of order."""
+    results, alone = run.results, teacher_alone(run.results)
+    teacher = results.get("teacher") or {}
+    taught = {site: splits for site, splits in alone["sites"].items() if splits} if alone else {}
+    dices = {site: splits["test"]["dice"] for site, splits in taught.items()}
+    gaps: dict[str, tuple[Any, Any]] = {}
+    if alone and "model" not in teacher:  # the student of another run, with more views
+        pairs = {AVERAGE: (results["average"], alone["average"])}
+        pairs |= {f"at {site}": (results["sites"][site], splits) for site, splits in taught.items()}
+        found = {name: (mine["test"]["dice"], its["test"]["dice"]) for name, (mine, its) in pairs.items()}
+        gaps = {name: both for name, both in found.items() if None not in both}
+    student, other = gaps.get(AVERAGE, (0.0, 0.0))
+    apart = {site: fmean(between) for site, between in run.student_and_teacher().items()}
+    return sentences(
+        "advice.j2",
+        held_out=(teacher.get("after") or {}).get("held_out"),
+        weak={site: dice for site, dice in dices.items() if dice is not None and dice < LOW},
+        taught=len(dices),
+        behind={name: both for name, both in gaps.items() if both[0] < both[1] - BEHIND},
+        student=student,
+        teacher=other,
+        apart={site: dice for site, dice in apart.items() if dice < LOW},
+        made_by=teacher,
+        low=LOW,
     )
-    made.globals |= {"counted": counted, "colour_of": colour_of}
-    return made
-
-
-def data_url(content: bytes) -> str:
-    """PNG bytes as a URL that needs no file."""
-    return "data:image/png;base64," + base64.b64encode(content).decode()

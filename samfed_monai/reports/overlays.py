@@ -1,219 +1,97 @@
-"""Overlays of the best, the median and the worst test image of every site; without masks, of student and teacher."""
+"""Masks drawn on pictures, their outlines, areas and polygons; and the images that a run's report shows."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Refused, SamFedError
-from samfed_monai.core.io import PRIVATE
+from samfed_monai.core.errors import Refused, SamFedError
 from samfed_monai.data import load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
 from samfed_monai.data.reading import png_of
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
 
+Colour = tuple[int, int, int]
+Pixels = NDArray[np.uint8]
+
 # Okabe & Ito's green, vermilion and blue; the strengths let the skin shine through where nothing is wrong.
-COLOURS = {"TP": ((0, 158, 115), 0.30), "FP": ((213, 94, 0), 0.62), "FN": ((0, 114, 178), 0.62)}
+COLOURS: dict[str, tuple[Colour, float]] = {
+    "TP": ((0, 158, 115), 0.30),
+    "FP": ((213, 94, 0), 0.62),
+    "FN": ((0, 114, 178), 0.62),
+}
 PLACES = ("best", "median", "worst")
 LONGEST_SIDE = 320
-OUTLINES = {"teacher": (86, 180, 233), "student": (240, 228, 66)}
+OUTLINES: dict[str, Colour] = {"teacher": (86, 180, 233), "student": (240, 228, 66)}
 """Okabe & Ito's sky blue and yellow, on a dark rim; where both run along each other, the student's is on top."""
 RIM = 32
 SHADE = 0.5
 GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """One test image beside its overlay.
-
-    Args:
-        site: name.
-        place: ``best``, ``median`` or ``worst`` by Dice.
-        id: the image's id.
-        dice: in [0, 1].
-        hd95: pixels.
-        png: the image and its overlay, side by side.
-    """
-
-    site: str
-    place: str
-    id: str
-    dice: float
-    hd95: float
-    png: bytes
-
-
-@dataclass(frozen=True)
-class OwnImage:
-    """An image without a mask, with the outlines of student and teacher.
-
-    Args:
-        id: the image's id.
-        dice: between the two masks, in [0, 1].
-        png: the image, and the same with the outlines, side by side.
-    """
-
-    id: str
-    dice: float
-    png: bytes
-
-
-@dataclass(frozen=True)
-class OwnImages:
-    """A site whose images have no masks.
-
-    Args:
-        site: name.
-        count: images that student and teacher were compared on.
-        dice: mean Dice between their masks.
-        apart: how many of them are below a Dice of 0.5.
-        shown: those with the lowest Dice, lowest first.
-    """
-
-    site: str
-    count: int
-    dice: float
-    apart: int
-    shown: list[OwnImage]
-
-
-def make_own_images(
-    run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
-) -> tuple[list[OwnImages], list[str]]:
-    """What sites without masks can look at: those of their images on which student and teacher differ most.
-
-    A site compares the two itself, after every round and at the end, where none of its test images has a mask and
-    the run has a teacher; sites that did not are left out here.
-
-    Args:
-        run: the run.
-        datalist: the data list of the run.
-        data_root: folder of its images.
-
-    Returns:
-        Sites that compared, and notes on those of them whose images cannot be read.
-    """
-    sites: list[OwnImages] = []
-    notes: list[str] = []
-    for site in run.sites:
-        rows = run.disagreement(site)
-        if not rows:
-            continue
-        shown: list[OwnImage] = []
-        if datalist is None or data_root is None:
-            notes.append(f"{site}: {GIVE}")
-        else:
-            with noted(notes, site):
-                shown = _own(run, site, [row for row in rows if row["mask"]], datalist, data_root)
-        dices = [row["dice"] for row in rows]
-        sites.append(OwnImages(site, len(rows), sum(dices) / len(rows), sum(dice < 0.5 for dice in dices), shown))
-    return sites, notes
-
-
-def make_overlays(
-    run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
-) -> tuple[list[Overlay], list[str]]:
-    """Overlays of every site of a run that kept its masks and whose images can be read.
-
-    Args:
-        run: the run.
-        datalist: the data list of the run.
-        data_root: folder of its images.
-
-    Returns:
-        The overlays, and notes on the sites without.
-    """
-    if datalist is None or data_root is None:
-        return [], [f"all sites: {GIVE}"]
-    overlays: list[Overlay] = []
-    notes: list[str] = []
-    for site in run.sites:
-        rows = run.image_scores(site)
-        if not rows and run.disagreement(site):
-            continue  # it has no masks: see make_own_images
-        if not rows:
-            none = not run.results["sites"][site]["test"]["n"]
-            why = "none of its test images has a mask" if none else "no table of test scores in the run folder"
-            notes.append(f"{site}: {why}")
-        else:
-            with noted(notes, site):
-                overlays += _of_site(run, site, rows, datalist, data_root)
-    return overlays, notes
-
-
-def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Best, median and worst row by Dice; fewer where there are fewer images."""
-    order = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
-    picks = {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
-    unique: dict[str, dict[str, Any]] = {}
-    for place in ("best", "worst", "median"):
-        if all(picks[place] is not row for row in unique.values()):
-            unique[place] = picks[place]
-    return {place: unique[place] for place in PLACES if place in unique}
-
-
-def draw_overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def draw_overlay(image: Pixels, label: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Pixels:
     """Shades right and wrong pixels and draws the label's outline.
 
     Args:
-        image: (H, W, 3) uint8.
-        label: (H, W) bool.
-        prediction: (H, W) bool.
+        image: (H, W, 3).
+        label, prediction: (H, W).
 
     Returns:
-        (H, W, 3) uint8: green where both are set, vermilion where only the prediction is, blue where only the label is.
+        (H, W, 3): green where both are set, vermilion where only the prediction is, blue where only the label is.
     """
-    picture = image.astype(np.float32)
-    for kind, where in {"TP": prediction & label, "FP": prediction & ~label, "FN": ~prediction & label}.items():
-        colour, strength = COLOURS[kind]
-        picture[where] = (1 - strength) * picture[where] + strength * np.array(colour, np.float32)
+    found = {"TP": prediction & label, "FP": prediction & ~label, "FN": ~prediction & label}
+    picture = _shaded(image, [(where, *COLOURS[kind]) for kind, where in found.items()])
     picture[surface(label)] = 255
-    return picture.round().astype(np.uint8)
+    return picture
 
 
-def draw_classes(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, count: int) -> np.ndarray:
+def draw_classes(image: Pixels, label: Pixels, prediction: Pixels, count: int) -> Pixels:
     """Shades what was predicted and draws the label's outlines, each class in its colour.
 
     Args:
-        image: (H, W, 3) uint8.
-        label: (H, W) in 0..K.
-        prediction: the same.
+        image: (H, W, 3).
+        label, prediction: (H, W) in 0..K.
         count: K.
 
     Returns:
-        (H, W, 3) uint8; see :func:`samfed_monai.data.classes.colour_of`.
+        (H, W, 3); see :func:`samfed_monai.data.classes.colour_of`.
     """
-    picture = image.astype(np.float32)
-    for number in range(1, count + 1):
-        found = prediction == number
-        picture[found] = (1 - SHADE) * picture[found] + SHADE * np.array(colour_of(number), np.float32)
-    for number in range(1, count + 1):
+    numbers = range(1, count + 1)
+    picture = _shaded(image, [(prediction == number, colour_of(number), SHADE) for number in numbers])
+    for number in numbers:
         picture[surface(label == number)] = colour_of(number)
+    return picture
+
+
+def _shaded(image: Pixels, areas: Sequence[tuple[NDArray[np.bool_], Colour, float]]) -> Pixels:
+    picture = image.astype(np.float32)
+    for where, colour, strength in areas:
+        picture[where] = (1 - strength) * picture[where] + strength * np.array(colour, np.float32)
     return picture.round().astype(np.uint8)
 
 
 def draw_outlines(
-    image: np.ndarray, masks: Mapping[str, np.ndarray], colours: Mapping[str, tuple[int, int, int]] | None = None
-) -> np.ndarray:
+    image: Pixels, masks: Mapping[str, NDArray[np.bool_]], colours: Mapping[str, Colour] = OUTLINES
+) -> Pixels:
     """Draws the outlines of masks, each two pixels wide on a dark rim.
 
     Args:
-        image: (H, W, 3) uint8.
-        masks: names to (H, W) bool; the last is on top.
-        colours: names to colours; ``None`` is :data:`OUTLINES`.
+        image: (H, W, 3).
+        masks: names to (H, W); the last is on top.
+        colours: names to colours.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3).
     """
     from scipy.ndimage import binary_dilation
 
@@ -222,58 +100,184 @@ def draw_outlines(
     for line in lines.values():
         picture[binary_dilation(line)] = RIM
     for name, line in lines.items():
-        picture[line] = (colours or OUTLINES)[name]
+        picture[line] = colours[name]
     return picture
 
 
-def _own(
-    run: RunData, site: str, rows: list[dict[str, Any]], datalist: str | Path, data_root: str | Path
-) -> list[OwnImage]:
-    records = {
-        record["image_sha256"]: record for record in load_records(datalist, data_root, split="unlabelled", site=site)
-    }
-    folder = run.own_images(site)
-    shown = []
-    for row in rows:
-        image = Image.fromarray(read_image(records[row["image_sha256"]]["image"]))
-        size = _size(image)
-        pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
-        masks = {whose: _resized(_seen(folder / whose / row["mask"], several(run.classes)), size) for whose in OUTLINES}
-        shown.append(OwnImage(row["id"], row["dice"], _beside(pixels, draw_outlines(pixels, masks))))
-    return shown
+def outlined(picture: Pixels, mask: NDArray[Any]) -> Pixels:
+    """A picture (H, W, 3) with its mask's outline, (H, W) bool; of class values one in each class's colour
+    (:func:`samfed_monai.data.classes.colour_of`)."""
+    if mask.dtype == bool:
+        return draw_outlines(picture, {"student": mask})
+    numbers = range(1, int(mask.max()) + 1)
+    lines = {str(each): mask == each for each in numbers}
+    return draw_outlines(picture, lines, {str(each): colour_of(each) for each in numbers})
 
 
-def _of_site(
-    run: RunData, site: str, rows: list[dict[str, Any]], datalist: str | Path, data_root: str | Path
-) -> list[Overlay]:
-    records = {record["id"]: record for record in load_records(datalist, data_root, split="test", site=site)}
-    masks = run.evaluation(site) / "masks"
-    if several(run.classes):  # an image without any of them shows nothing
-        rows = [row for row in rows if row["empty"] != "both"] or rows
-    pictures = {
-        place: _beside(*drawn(records[row["id"]], masks / mask_name(row))) for place, row in chosen(rows).items()
-    }
+COLUMNS = ("name", "width", "height", "foreground_pixels", "share", "components", "mm2")
+"""Heads of a table of areas: a picture's name and size in pixels; its foreground in pixels, as a share in [0, 1], in
+pieces (8-neighbours), and in mm² where the file says how large a pixel is."""
+
+
+def area_of(name: str, mask: NDArray[np.bool_], pixel_area: float | None = None) -> dict[str, Any]:
+    """A row of :data:`COLUMNS`.
+
+    Args:
+        name: of the picture.
+        mask: (H, W).
+        pixel_area: mm² of a pixel, if that is known.
+    """
+    from scipy.ndimage import label
+
+    pixels, (height, width) = int(mask.sum()), mask.shape
+    pieces = int(label(mask, np.ones((3, 3)))[1])
+    row = dict(zip(COLUMNS, (name, width, height, pixels, round(pixels / mask.size, 6), pieces), strict=False))
+    return row if pixel_area is None else row | {"mm2": round(pixels * pixel_area, 3)}
+
+
+def polygons_of(mask: NDArray[np.bool_]) -> list[list[list[list[float]]]]:
+    """The foreground as polygons: each an outer ring and the holes in it, rings closed, as GeoJSON has them.
+
+    Points are (x, y) in pixels from the picture's upper left corner; a pixel is a square of side 1, and the line runs
+    through the middle between foreground and background pixels' centres (marching squares, ``contourpy``).
+
+    Args:
+        mask: (H, W).
+    """
+    from contourpy import FillType, contour_generator
+
+    padded = np.pad(mask, 1).astype(np.float64)
+    lines = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, np.inf)
     return [
-        Overlay(site, place, row["id"], row["dice"], row["hd95"], pictures[place])
-        for place, row in chosen(rows).items()
+        [(points[start:end] - 0.5).tolist() for start, end in pairwise(offsets)]
+        for points, offsets in zip(*lines, strict=True)
     ]
 
 
-def drawn(record: dict[str, Any], mask: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A test image, and the same with a predicted mask and its label on it: (H, W, 3) uint8, :data:`LONGEST_SIDE` long.
+def geojson_of(mask: NDArray[Any], *, labels: Sequence[str] = ("foreground",)) -> bytes:
+    """A GeoJSON feature collection of :func:`polygons_of`, as QuPath and others open it.
 
     Args:
-        record: of the image, with its label.
-        mask: file of the prediction.
+        mask: (H, W) bool, or the values of several classes: their features have a colour each, that of the outlines.
+        labels: what the foreground is called, or the classes from the first on.
     """
+    features = []
+    for number, label in enumerate(labels, start=1):
+        kind = {"name": label, **({"color": list(colour_of(number))} if mask.dtype != bool else {})}
+        about = {"objectType": "annotation", "classification": kind}
+        features += [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": about}
+            for rings in polygons_of(mask == number)
+        ]
+    return (json.dumps({"type": "FeatureCollection", "features": features}) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of a report, and beside it the same with masks on it.
+
+    Args:
+        site: name.
+        place: ``best``, ``median`` or ``worst`` by Dice; of an image without a mask its number, from 1.
+        id: the image's id.
+        dice: of prediction and label, or between student and teacher, in [0, 1].
+        hd95: pixels; ``None`` of an image without a mask.
+        png: both, side by side.
+    """
+
+    site: str
+    place: str
+    id: str
+    dice: float
+    hd95: float | None
+    png: bytes
+
+
+def make_overlays(
+    run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
+) -> tuple[list[Shown], list[str]]:
+    """The best, the median and the worst test image of every site whose masks were kept and whose images can be read.
+
+    Args:
+        run: the run.
+        datalist: the data list of the run.
+        data_root: folder of its images.
+
+    Returns:
+        The images, and notes on the sites without.
+    """
+    if datalist is None or data_root is None:
+        return [], [f"all sites: {GIVE}"]
+    shown, notes = list[Shown](), list[str]()
+    for site in run.sites:
+        rows = run.image_scores(site)
+        if not rows:
+            none = not run.results["sites"][site]["test"]["n"]
+            why = "none of its test images has a mask" if none else "no table of test scores in the run folder"
+            notes += [f"{site}: {why}"] * (not run.disagreement(site))  # else see make_own_images
+            continue
+        with noted(notes, site):
+            records = {each["id"]: each for each in load_records(datalist, data_root, split="test", site=site)}
+            if several(run.classes):  # an image without any of them shows nothing
+                rows = [row for row in rows if row["empty"] != "both"] or rows
+            of_site = []
+            for place, row in chosen(rows).items():
+                mask = run.evaluation(site) / "masks" / (row.get("mask") or f"{row['id']}.png")
+                png = _beside(*_drawn(records[row["id"]], mask))
+                of_site.append(Shown(site, place, row["id"], row["dice"], row["hd95"], png))
+            shown += of_site
+    return shown, notes
+
+
+def make_own_images(
+    run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
+) -> tuple[list[Shown], list[str]]:
+    """What sites without masks can look at: those of their images on which student and teacher differ most.
+
+    A site compares the two itself, after every round and at the end, where none of its test images has a mask and
+    the run has a teacher. Arguments and returned values are those of :func:`make_overlays`.
+    """
+    shown, notes = list[Shown](), list[str]()
+    for site in run.student_and_teacher():
+        if datalist is None or data_root is None:
+            notes.append(f"{site}: {GIVE}")
+            continue
+        with noted(notes, site):
+            listed = load_records(datalist, data_root, split="unlabelled", site=site)
+            records, of_site = {each["image_sha256"]: each for each in listed}, []
+            for number, row in enumerate((row for row in run.disagreement(site) if row["mask"]), start=1):
+                image = Image.fromarray(read_image(records[row["image_sha256"]]["image"]))
+                size = _size(image)
+                pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
+                masks = {}
+                for name in OUTLINES:
+                    mask = Image.open(run.own_images(site) / name / row["mask"]).convert("L")
+                    if several(run.classes):  # their foreground
+                        mask = mask.point([0] + [255] * 255)
+                    masks[name] = _resized(mask, size)
+                png = _beside(pixels, draw_outlines(pixels, masks))
+                of_site.append(Shown(site, str(number), row["id"], row["dice"], None, png))
+            shown += of_site
+    return shown, notes
+
+
+def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Best, median and worst row by Dice; fewer where there are fewer images."""
+    order = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
+    if len(order) < 3:
+        return dict(zip(("best", "worst"), order, strict=False))
+    return dict(zip(PLACES, (order[0], order[(len(order) - 1) // 2], order[-1]), strict=True))
+
+
+def _drawn(record: dict[str, Any], mask: Path) -> tuple[Pixels, Pixels]:
+    """A test image, and the same with a predicted mask and its label on it: (H, W, 3), :data:`LONGEST_SIDE` long."""
     prediction = Image.open(mask).convert("L")
     size = _size(prediction)
-    image = Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS)
-    pixels = np.array(image)
+    pixels = np.array(Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS))
     if record.get("classes") is not None:
         count = int(record["classes"])
-        values = [prediction, Image.fromarray(read_classes(record["label"], count))]
-        found, truth = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
+        values = [Image.fromarray(read_classes(record["label"], count)), prediction]
+        truth, found = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
         return pixels, draw_classes(pixels, truth, found, count)
     label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
     return pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size))
@@ -285,25 +289,13 @@ def _size(image: Image.Image) -> tuple[int, int]:
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
-def _beside(left: np.ndarray, right: np.ndarray) -> bytes:
+def _beside(left: Pixels, right: Pixels) -> bytes:
     """PNG bytes of two pictures side by side."""
-    gap = np.full((len(left), 6, 3), 255, np.uint8)
-    return png_of(np.concatenate([left, gap, right], axis=1))
+    return png_of(np.concatenate([left, np.full((len(left), 6, 3), 255, np.uint8), right], axis=1))
 
 
-def _resized(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
+def _resized(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.array(mask.resize(size, Image.Resampling.BILINEAR)) > 127
-
-
-def _seen(path: Path, of_classes: bool) -> Image.Image:
-    """A mask of 0 and 255, also of one of several classes, whose foreground it then is."""
-    image = Image.open(path).convert("L")
-    return image.point([0] + [255] * 255) if of_classes else image
-
-
-def mask_name(row: dict[str, Any]) -> str:
-    """The file of a scored image's mask."""
-    return row.get("mask") or f"{row['id']}.png"
 
 
 @contextmanager
@@ -315,30 +307,9 @@ def noted(notes: list[str], site: str) -> Iterator[None]:
         notes.append(f"{site}: image {error.args[0]!r} has no readable record or label in the data list")
     except OSError as error:
         notes.append(f"{site}: {error.strerror or type(error).__name__}: {Path(error.filename or '').name}")
-    except SamFedError as error:
-        first, *others = error.problems if isinstance(error, Refused) else [Problem("", type(error).__name__, "")]
+    except Refused as error:
+        first, *others = error.problems
         more = f" (and {len(others)} more)" if others else ""
         notes.append(f"{site}: {first.found}: {Path(first.where).name}{more}")
-
-
-def show_pictures(folder: Path, pictures: Mapping[str, bytes], step: int) -> None:
-    """Adds pictures to a run's TensorBoard, where it has one, in a file that its owner alone may read.
-
-    Args:
-        folder: of the run.
-        pictures: tag to PNG; none of them leaves TensorBoard as it is.
-        step: the number of rounds; pictures of the same step are replaced.
-    """
-    there, suffix = folder / "tensorboard", f".pictures-{step}"
-    package = find_spec("tensorboard")
-    if not pictures or not there.is_dir() or package is None or package.origin is None:
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    for path in there.glob(f"*{suffix}"):
-        path.unlink()
-    with SummaryWriter(str(there), filename_suffix=suffix) as writer:
-        for path in there.glob(f"*{suffix}"):
-            path.chmod(PRIVATE)
-        for tag, png in pictures.items():
-            writer.add_image(tag, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), step, dataformats="HWC")
+    except SamFedError as error:
+        notes.append(f"{site}: {type(error).__name__}")

@@ -1,16 +1,19 @@
-"""Rows of a comparison: names of variants, groups of rows, and which row is compared with which."""
+"""Rows of a comparison: names of variants, groups of rows, which row is compared with which, and tests per image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from samfed_monai.config.variants import Method, methods
-
-if TYPE_CHECKING:
-    from samfed_monai.reports.paired import PairedTests
+from samfed_monai.core.words import counted
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.style import as_difference
 
 TEACHER, OWN_TEACHER = "teacher", "own_teacher"
 
@@ -33,13 +36,6 @@ VARIANTS = {name: method.title for name, method in _METHODS.items()}
 
 NOTES = {name: method.note for name, method in _METHODS.items()}
 """What each variant is, in one line below the table."""
-
-HETEROGENEOUS = frozenset(name for name, method in _METHODS.items() if method.kind == "heterogeneous")
-"""Variants in which every site keeps a network of its own."""
-
-OWN_LABELS = frozenset(name for name, method in _METHODS.items() if method.kind == "labelled")
-"""Variants in which sites learn from labels of their own images, and SAM as it comes, for comparison with these;
-a run says it itself, in ``results.json -> own_labels``: these are for runs of before it did."""
 
 ABLATIONS = frozenset(name for name, method in _METHODS.items() if method.kind == "ablation")
 """Variants of SAM-Fed itself: no rivals of it."""
@@ -82,30 +78,21 @@ class Mode:
 
 ONE_NETWORK = Mode("Homogeneous", "SAM-Fed", "samfed", ABLATIONS, (FLOOR,))
 UNLIKE_NETWORKS = Mode("Heterogeneous", "SAM-Fed", "heterogeneous", ABLATIONS, (FLOOR, "hssf", "local_only"))
-LABELLED = Mode(
-    "Own labels",
-    "pFedSAM in one stage",
-    "pfedsam",
-    frozenset({"pfedsam_two_stage"}),
-    ("fedsam", "local_sam"),
-    gap=False,
-)
+_TWO_STAGES = frozenset({"pfedsam_two_stage"})
+LABELLED = Mode("Own labels", "pFedSAM in one stage", "pfedsam", _TWO_STAGES, ("fedsam", "local_sam"), gap=False)
 
 MODES = (ONE_NETWORK, UNLIKE_NETWORKS, LABELLED)
 """In the order of tables."""
 
 
 def mode_of(results: Mapping[str, Any]) -> Mode:
-    """Whether a run's sites learned from labels of their own, and whether they had networks of their own.
-
-    Both are as its results say, else as its variant is known to.
-    """
-    if results.get("own_labels", results["variant"] in OWN_LABELS):
+    """Whether a run's sites learned from labels of their own, and whether they had networks of their own."""
+    if results.get("own_labels"):
         return LABELLED
     networks = {network for site, network in results.get("networks", {}).items() if site in results["sites"]}
-    if len(networks) > 1 or results.get("exchange") in ("predictions", "prototypes"):
-        return UNLIKE_NETWORKS
-    return UNLIKE_NETWORKS if results["variant"] in HETEROGENEOUS else ONE_NETWORK
+    variant = _METHODS.get(results["variant"])
+    unlike = len(networks) > 1 or results.get("exchange") in ("predictions", "prototypes")
+    return UNLIKE_NETWORKS if unlike or (variant and variant.kind == "heterogeneous") else ONE_NETWORK
 
 
 @dataclass(frozen=True)
@@ -164,10 +151,8 @@ class Row:
     @property
     def order(self) -> tuple[int, str, int, str]:
         """Its place in a table: known variants first, then the rows of each sweep together."""
-        named = (
-            self.name if place_of(self.name) < place_of("") or self.variant not in (FLOOR, CEILING) else self.variant
-        )
-        return place_of(named), self.sweep, self.place, self.name
+        bound = self.name not in VARIANTS and self.variant in (FLOOR, CEILING)
+        return place_of(self.variant if bound else self.name), self.sweep, self.place, self.name
 
 
 @dataclass(frozen=True)
@@ -178,13 +163,15 @@ class Group:
         mode: how their sites learn.
         setting: as the file of rows has it, or empty.
         rows: in the order of tables.
-        paired: their tests image by image.
+        tests: of them, image by image.
+        untested: why a row has no such test, in sentences.
     """
 
     mode: Mode
     setting: str
     rows: list[Row]
-    paired: PairedTests | None = None
+    tests: list[PairedTest] = field(default_factory=list)
+    untested: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -211,14 +198,189 @@ class Group:
         found = [row for row in self.rows if row.variant == variant]
         return next((row for row in found if row.name == variant), found[0] if found else None)
 
+    def dice_of(self, variant: str) -> Cell:
+        """Average test Dice of the row of a variant; empty where there is none."""
+        row = self.of(variant)
+        return row.cells["dice"] if row else Cell()
 
-def titled(name: str, variant: str, title: str) -> str:
-    """The title of a row: its own, else the variant's where it bears its name, else its name."""
-    return title or (title_of(name) if name == variant else name)
+
+LEAST = 6
+"""Images that a test needs: with five, even five differences of one sign have p = 2 / 2^5 > 0.05."""
+ALPHA = 0.05
+LEVEL = 0.95
+RESAMPLES = 5000
 
 
-def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
-    """``(row - floor) / (ceiling - floor)`` over the seeds that all have; ``None`` where the ceiling does not lead."""
-    seeds = dice.by_seed.keys() & floor.by_seed.keys() & ceiling.by_seed.keys()
-    room = sum(ceiling.by_seed[seed] - floor.by_seed[seed] for seed in seeds)
-    return sum(dice.by_seed[seed] - floor.by_seed[seed] for seed in seeds) / room if room > 0 else None
+@dataclass(frozen=True)
+class PairedTest:
+    """One row against another on the same test images.
+
+    Args:
+        row, other: the rows.
+        seeds: that both have; an image's Dice is its mean over them.
+        images: in common.
+        better, worse: of them, those on which the row's Dice is higher or lower.
+        difference: mean of the row's Dice minus the other's.
+        low, high: ends of its bootstrap interval of :data:`LEVEL`.
+        p: of Wilcoxon's signed-rank test, two-sided.
+        holm: the same, corrected for all tests of the group.
+    """
+
+    row: Row
+    other: Row
+    seeds: int
+    images: int
+    better: int
+    worse: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    holm: float = 1.0
+
+    def sentence(self) -> str:
+        """The test, in words."""
+        pair = f"{self.row.title} and {self.other.title} on the same {counted(self.images, 'test image')}"
+        if not (self.better or self.worse):
+            return f"{pair}: Dice is the same on every image."
+        seeds = f", each the mean of {self.seeds} seeds" if self.seeds > 1 else ""
+        p, size = as_p(self.holm), f"{abs(self.difference):.3f}"
+        word = f"{'higher' if self.difference > 0 else 'lower'} by {size}" if float(size) else "equal to three decimals"
+        means = "These images do not tell the two apart"
+        if self.holm < ALPHA:
+            means = "Chance among images alone seldom makes such a difference"
+        return (
+            f"{pair}{seeds}: Dice is {word} on average "
+            f"({100 * LEVEL:.0f} % interval {as_difference(self.low)} to {as_difference(self.high)}), "
+            f"higher on {counted(self.better, 'image')} and lower on {self.worse}. "
+            f"{means} (p {p if p.startswith('<') else f'= {p}'})."
+        )
+
+
+def as_p(value: float) -> str:
+    """A p value: three decimals, and what is below them as such."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def signed_rank(differences: Sequence[float]) -> float:
+    """p of Wilcoxon's signed-rank test, two-sided; zeros are left out (Wilcoxon, Biometrics Bulletin 1(6), 1945).
+
+    Args:
+        differences: (n,) float, one per image. They are taken to be independent, which images of one patient are not.
+
+    Returns:
+        p in (0, 1]; 1 where no image differs.
+    """
+    from scipy.stats import wilcoxon
+
+    apart = [value for value in differences if value]
+    return float(wilcoxon(apart).pvalue) if apart else 1.0
+
+
+def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, over images (Efron and Tibshirani, 1993, section 13.3).
+
+    The same numbers have the same interval.
+
+    Args:
+        differences: (n,) float.
+        level: share of intervals that hold the mean, up to 1.
+    """
+    from scipy.stats import bootstrap
+
+    if len(set(differences)) < 2:
+        return differences[0], differences[0]
+    how = {"n_resamples": RESAMPLES, "batch": 500, "method": "percentile", "rng": np.random.default_rng(0)}
+    found = bootstrap((np.asarray(differences),), np.mean, confidence_level=level, **how).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Bootstrap interval of 95 % of the mean over images; ``None`` of fewer than two.
+
+    The expanded percentile interval of Hesterberg (The American Statistician 69(4), 2015, section 4.2): its tails are
+    those of Student's t, since plain percentiles of few images are too narrow.
+
+    Args:
+        values: one per image.
+    """
+    from scipy.stats import norm, t
+
+    n = len(values)
+    if n < 2:
+        return None
+    tail = norm.cdf(t.ppf((1 - LEVEL) / 2, n - 1) * math.sqrt(n / (n - 1)))
+    return bootstrap_interval(values, level=1 - 2 * float(tail))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for their number (Holm, Scandinavian Journal of Statistics 6(2), 1979), in the order given."""
+    corrected, so_far = [0.0] * len(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        so_far = max(so_far, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = so_far
+    return corrected
+
+
+def with_tests(group: Group, runs: Mapping[str, Sequence[RunData]]) -> Group:
+    """A group with the tests of the method's row, or where it is not there the first, against each other row.
+
+    Only run folders have scores of single images, ``evaluation/<model>/<site>/test/scores.csv``, and only sites whose
+    scores the run may show count. On NVIDIA FLARE they stay at their site: there is no test then. Records of runs
+    without their folders are silently left out; teachers have no scores of single images.
+
+    Args:
+        group: its rows.
+        runs: by the row's name.
+    """
+    rows = [row for row in group.rows if row.variant != TEACHER and row.name in runs]
+    if len(rows) < 2 or not all((run.folder / "results.json").is_file() for row in rows for run in runs[row.name]):
+        return group
+    first, tests, missing = group.hero or rows[0], list[PairedTest](), dict[str, list[str]]()
+    for other in rows:
+        if other.name != first.name:
+            try:
+                tests.append(_test(first, other, runs[first.name], runs[other.name]))
+            except _Untested as why:
+                missing.setdefault(str(why), []).append(other.title)
+    corrected = holm([test.p for test in tests])
+    return replace(
+        group,
+        tests=[replace(test, holm=p) for test, p in zip(tests, corrected, strict=True)],
+        untested=[f"No test per image of {first.title} against {', '.join(of)}: {why}." for why, of in missing.items()],
+    )
+
+
+class _Untested(Exception):
+    """Why two rows have no test."""
+
+
+def _test(row: Row, other: Row, runs: Sequence[RunData], others: Sequence[RunData]) -> PairedTest:
+    """The test without its correction."""
+    left, right = ({run.seed: run for run in each} for each in (runs, others))
+    seeds = sorted(left.keys() & right.keys())
+    if not seeds:
+        raise _Untested("they have no seed in common")
+    pairs = [(_images(left[seed]), _images(right[seed])) for seed in seeds]
+    common = sorted(set.intersection(*(set(of) for pair in pairs for of in pair)))
+    apart = [round(fmean(mine[image] - theirs[image] for mine, theirs in pairs), 9) for image in common]
+    results = [run.results for seed in seeds for run in (left[seed], right[seed])]
+    least = max(LEAST, *(int((of.get("privacy") or {}).get("least_images") or 0) for of in results))
+    if len(apart) < least:
+        raise _Untested(f"they have {len(apart)} test images in common, and a test takes at least {least}")
+    better, worse = sum(value > 0 for value in apart), sum(value < 0 for value in apart)
+    numbers = (len(seeds), len(apart), better, worse, fmean(apart), *bootstrap_interval(apart), signed_rank(apart))
+    return PairedTest(row, other, *numbers)
+
+
+def _images(run: RunData) -> dict[tuple[str, str], float]:
+    """(site, id) to Dice of every test image that counts in the run's average."""
+    found: dict[tuple[str, str], float] = {}
+    for site, splits in run.results["sites"].items():
+        expected = splits["test"]["n"]
+        rows = run.image_scores(site) if expected else []
+        if len(rows) != expected:
+            what = f"scores of {len(rows)} of {expected} images" if rows else "no scores of the single images"
+            raise _Untested(f"{run.folder.name} has {what} of {site} (on NVIDIA FLARE they stay at the site)")
+        found |= {(site, row["id"]): row["dice"] for row in rows}
+    return found

@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from samfed_monai.metrics import pool, worst
 from samfed_monai.results import build_results, validate_results
 
 TERM = "term_"
+"""Begins the columns of a round's means: the loss terms, ``reliability`` and ``agreement``."""
 OF_A_ROUND = ("training", "server", "controller", "evaluation")
 """Activities whose seconds a stored round has."""
 
@@ -31,9 +33,7 @@ class RoundRow:
         site: name.
         status: ``ok``, or what kept the update out.
         reason: why it was kept out, or empty.
-        values: the numeric columns: ``dice`` and the other validation scores, ``n``, ``seconds``, ``up_bytes``, …
-        terms: means of the round that begin with ``term_``, without that: the loss terms, ``reliability`` and
-            ``agreement``.
+        values: the numeric columns: ``dice`` and the other validation scores, ``n``, ``term_supervised``, …
     """
 
     round: int
@@ -41,11 +41,17 @@ class RoundRow:
     status: str = "ok"
     reason: str = ""
     values: dict[str, float] = field(default_factory=dict)
-    terms: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def skipped(self) -> bool:
-        return self.status != "ok"
+    @classmethod
+    def of(cls, cells: dict[str, str]) -> RoundRow:
+        """A row of the table; cells that hold no finite number are left out."""
+        text = {name: cells.pop(name, "") for name in ("site", "status", "reason")}
+        number, values = int(cells.pop("round")), {}
+        for name, cell in cells.items():
+            with suppress(TypeError, ValueError):
+                values[name] = float(cell)
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        return cls(number, text["site"], text["status"] or "ok", text["reason"], values)
 
 
 def read_federation(path: str | Path) -> list[RoundRow]:
@@ -55,7 +61,7 @@ def read_federation(path: str | Path) -> list[RoundRow]:
         return []
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = [_row(cells) for cells in from_csv(stream)]
+            rows = [RoundRow.of(cells) for cells in from_csv(stream)]
     except (KeyError, ValueError, csv.Error) as error:
         hint = "restore the file from a copy"
         raise refused(str(path), found=str(error), expected="the table of a run's rounds", hint=hint) from None
@@ -63,35 +69,12 @@ def read_federation(path: str | Path) -> list[RoundRow]:
 
 
 def series(rows: Iterable[RoundRow], name: str) -> dict[str, list[tuple[int, float]]]:
-    """Site to (round, value) of one column or term, without the rows that lack it."""
+    """Site to (round, value) of one column, without the rows that lack it."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        value = row.terms.get(name, row.values.get(name))
-        if value is not None:
-            lines.setdefault(row.site, []).append((row.round, value))
+        if name in row.values:
+            lines.setdefault(row.site, []).append((row.round, row.values[name]))
     return lines
-
-
-def _row(cells: dict[str, str]) -> RoundRow:
-    text = ("round", "site", "status", "reason")
-    numbers = {name: _number(cell) for name, cell in cells.items() if name and name not in text}
-    found = {name: value for name, value in numbers.items() if value is not None}
-    return RoundRow(
-        round=int(cells["round"]),
-        site=cells["site"],
-        status=cells.get("status") or "ok",
-        reason=cells.get("reason") or "",
-        values={name: value for name, value in found.items() if not name.startswith(TERM)},
-        terms={name.removeprefix(TERM): value for name, value in found.items() if name.startswith(TERM)},
-    )
-
-
-def _number(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -113,7 +96,6 @@ class RunData:
     rounds: list[RoundRow] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     planned: int | None = None
-    _tables: dict[Path, list[dict[str, Any]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: str | Path, *, unfinished: bool = False) -> RunData:
@@ -128,19 +110,16 @@ class RunData:
         """
         folder = Path(folder)
         path = folder / "results.json"
-        if not path.is_file() and unfinished and stored_rounds(folder):
-            rounds, run = read_federation(folder / "federation.csv"), run_record(folder)
-            planned = run["config"].get("rounds")
-            return cls(folder, results_so_far(folder), run, rounds, planned=planned)
-        if not path.is_file():
+        going = unfinished and not path.is_file() and bool(stored_rounds(folder))
+        if not going and not path.is_file():
             hint = "name a finished run; an interrupted one goes on with the command that started it"
             raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
-        results = read_json(path)
-        if problems := validate_results(results, where=str(path)):
+        results = results_so_far(folder) if going else read_json(path)
+        if not going and (problems := validate_results(results, where=str(path))):
             raise Refused(problems)
-        run = run_record(folder)
+        run, rounds = run_record(folder), read_federation(folder / "federation.csv")
         about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
-        return cls(folder, results, run, read_federation(folder / "federation.csv"), about)
+        return cls(folder, results, run, rounds, about, run["config"].get("rounds") if going else None)
 
     @property
     def row(self) -> str:
@@ -181,20 +160,14 @@ class RunData:
     @property
     def skipped(self) -> list[dict[str, Any]]:
         """Updates that were not aggregated: of ``results.json``, else as the rounds recorded them."""
-        if self.results.get("skipped"):
-            return list(self.results["skipped"])
-        return [
+        return self.results.get("skipped") or [
             {"round": row.round, "site": row.site, "reason": row.reason or row.status}
             for row in self.rounds
-            if row.skipped
+            if row.status != "ok"
         ]
 
-    def setting(self, name: str) -> Any:
-        """An option of the run, of ``run.json`` (at its top or in ``config``) or of its command; else ``None``."""
-        config = self.run.get("config")
-        for level in (self.run, config if isinstance(config, Mapping) else {}):
-            if level.get(name) is not None:
-                return level[name]
+    def setting(self, name: str) -> str | None:
+        """An option of the command that made the run; ``None`` where it did not name it."""
         option = "--" + name.replace("_", "[-_]")
         found = re.search(rf"(?:^|\s){option}[= ]('[^']*'|\S+)", self.results.get("command") or "")
         return found.group(1).strip("'") if found else None
@@ -202,28 +175,19 @@ class RunData:
     @property
     def classes(self) -> list[str]:
         """Names of the classes, where there are several; empty for one."""
-        return list(self.results["average"]["test"].get("classes") or self._of_validation())
+        average = self.results["average"]
+        return list(average["test"].get("classes") or average["validation"].get("classes") or ())
 
-    def _of_validation(self) -> list[str]:
-        return list(self.results["average"]["validation"].get("classes") or ())
-
-    def image_scores(self, site: str, *, split: str = "test", model: str | None = None) -> list[dict[str, Any]]:
+    def image_scores(self, site: str, *, split: str = "test") -> list[dict[str, Any]]:
         """Rows of ``evaluation/<model>/<site>/<split>/scores.csv``, with ``dice`` and ``hd95`` as numbers."""
-        return self._table(self.evaluation(site, split=split, model=model) / "scores.csv", "dice", "hd95")
+        return _table(self.evaluation(site, split=split) / "scores.csv", "dice", "hd95")
 
     def disagreement(self, site: str) -> list[dict[str, Any]]:
         """Rows of ``disagreement.csv``, lowest first: ``id``, ``image_sha256``, ``dice``, ``mask`` (a file, or empty).
 
         Only a site without masks has them, in the run folder of the machine that has its images.
         """
-        return self._table(self.own_images(site) / "disagreement.csv", "dice")
-
-    def _table(self, path: Path, *numbers: str) -> list[dict[str, Any]]:
-        """Rows of a site's table, some cells as numbers; read once, none of a missing file."""
-        if path not in self._tables:
-            rows = from_csv(io.StringIO(path.read_text(encoding="utf-8"))) if path.is_file() else []
-            self._tables[path] = [{**row, **{name: float(row[name]) for name in numbers}} for row in rows]
-        return self._tables[path]
+        return _table(self.own_images(site) / "disagreement.csv", "dice")
 
     def student_and_teacher(self) -> dict[str, list[float]]:
         """Dice between student and teacher on each image of a site without masks, by site, of those that have any."""
@@ -239,11 +203,16 @@ class RunData:
         return self.folder / "evaluation" / (model or self.results["selected"]) / site / split
 
 
+def _table(path: Path, *numbers: str) -> list[dict[str, Any]]:
+    """Rows of a site's table, some cells as numbers; none of a missing file."""
+    rows = from_csv(io.StringIO(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    return [{**row, **{name: float(row[name]) for name in numbers}} for row in rows]
+
+
 def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """A run's teacher in the layout of a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
 
-    Its average and its worst site are over the sites that trained, as those of the run's models are; hospitals that
-    took no part are ``unseen``, also in results that list them among the sites.
+    Its average and its worst site are over the sites that trained, as those of the run's models are.
 
     Args:
         results: of ``results.json``.
@@ -252,20 +221,20 @@ def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
         ``None`` where the run had no teacher, or it was not scored.
     """
     teacher = results.get("teacher") or {}
-    everywhere = {**teacher.get("sites", {}), **teacher.get("unseen", {})}
-    tests = {site: {"test": splits["test"]} for site, splits in everywhere.items() if splits.get("test", {}).get("n")}
-    here = {site: splits for site, splits in tests.items() if site in results["sites"]}
-    if not here:
-        return None
+    sites, unseen = (
+        {site: {"test": splits["test"]} for site, splits in teacher.get(kind, {}).items() if scored(splits)}
+        for kind in ("sites", "unseen")
+    )
+    tests = {site: splits["test"] for site, splits in sites.items()}
     skip_empty = results.get("convention", {}).get("empty") == "skipped"
-    return {
-        "sites": {site: here.get(site, {}) for site in results["sites"]},
-        "average": {"test": pool([splits["test"] for splits in here.values()], skip_empty=skip_empty)},
-        "worst": {"test": worst({site: splits["test"] for site, splits in here.items()})},
-        "unseen": {site: splits for site, splits in tests.items() if site not in here},
-        **({"costs": {"teacher": teacher}} if "milliseconds" in teacher else {}),
-        **({"convention": results["convention"]} if "convention" in results else {}),
-    }
+    average, lowest = pool(tests.values(), skip_empty=skip_empty), worst(tests)
+    tables = {"average": {"test": average}, "worst": {"test": lowest}, "unseen": unseen}
+    return {"sites": {site: sites.get(site, {}) for site in results["sites"]}, **tables} if tests else None
+
+
+def scored(splits: Mapping[str, Any]) -> bool:
+    """Whether a site or hospital has a test image with a mask."""
+    return bool(splits.get("test", {}).get("n"))
 
 
 def stored_rounds(folder: str | Path) -> int:
@@ -283,10 +252,10 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         What follows the schema of ``results.json``; ``best`` is the round with the highest mean Dice, and the run's
         own choice may differ where a site was away.
     """
-    folder = Path(folder)
-    records = [read_json(path) for path in _round_files(folder)]
-    run = run_record(folder)
-    last = records[-1]
+    records = [read_json(path) for path in _round_files(Path(folder))]
+    run, last, log = run_record(folder), records[-1], Path(folder) / "run.log"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    commands = re.findall(r"^\S+ \S+ INFO +(.* federate .*)$", text, re.MULTILINE)
     best = max(records, key=lambda record: (record["average"]["validation"]["dice"] or 0.0, -record["round"]))
     if best["average"]["validation"]["dice"] is None:
         best = last
@@ -299,20 +268,17 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         variant=run["config"].get("variant") or "samfed",
         rounds=len(records),
         scores={
-            name: {site: _validation(record["sites"].get(site)) for site in sites}
+            name: {site: {"validation": record["sites"].get(site, {}).get("validation")} for site in sites}
             for name, record in (("best", best), ("last", last))
         },
         model_rounds={"best": best["round"], "last": last["round"]},
         traffic={way: sum(one[way] for one in traffic) for way in ("up_bytes", "down_bytes")},
         rounds_traffic=traffic,
-        seconds={
-            name: sum(record["seconds"].get(name, 0.0) for record in records)
-            for name in ("training", "server", "controller", "evaluation")
-        },
+        seconds={name: sum(record["seconds"].get(name, 0.0) for record in records) for name in OF_A_ROUND},
         hashes=run.get("hashes"),
         versions=run.get("versions"),
         seeds=run.get("seeds"),
-        command=_command(folder / "run.log"),
+        command=commands[-1] if commands else None,
         caveats=[
             f"The run goes on: {len(records)} of {last['rounds']} rounds are stored, and no test image is scored."
         ],
@@ -322,16 +288,3 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
 def _round_files(folder: Path) -> list[Path]:
     found = (round / "round.json" for round in round_folders(folder / "rounds").values())
     return [path for path in found if path.is_file()]
-
-
-def _command(log: Path) -> str | None:
-    """The command that works on the run, as its log begins with it."""
-    if not log.is_file():
-        return None
-    found = re.findall(r"^\S+ \S+ INFO +(.* federate .*)$", log.read_text(encoding="utf-8", errors="replace"), re.M)
-    return found[-1] if found else None
-
-
-def _validation(entry: dict[str, Any] | None) -> dict[str, Any]:
-    scores = (entry or {}).get("validation")
-    return {"validation": scores} if scores else {}

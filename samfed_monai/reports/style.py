@@ -1,14 +1,21 @@
-"""The style of figures and numbers, and the notice on the method in every report."""
+"""How reports look and spell: numbers, the style of figures, pages of Jinja, and the notice on the method."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.core.words import counted, uncapitalised
+from samfed_monai.data.classes import colour_of
+
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -17,7 +24,7 @@ CAVEATS = (
     "This is a re-implementation of SAM-Fed (arXiv 2511.14302), whose code is not public.",
     "The agreement rule is our reading of it: we had the abstract and summaries of the paper, not its method section.",
 )
-
+PRIVACY = "This file shows images and their ids: treat it as you treat the images."
 
 MISSING = "–"
 DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
@@ -31,7 +38,17 @@ def as_score(value: float | None, digits: int = 3) -> str:
 
 def as_pixels(value: float | None) -> str:
     """A distance in pixels, without its unit."""
-    return MISSING if value is None else f"{value:.1f}"
+    return as_score(value, 1)
+
+
+def as_percent(value: float | None) -> str:
+    """A share as a whole percentage."""
+    return MISSING if value is None else f"{round(100 * value)} %"
+
+
+def as_difference(value: float, digits: int = 3) -> str:
+    """A difference with its sign; what rounds to nothing has a plus."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def as_bytes(count: float) -> str:
@@ -70,23 +87,44 @@ def shortened(names: Sequence[str], most: int) -> list[str]:
         most: characters; as many more as it takes to keep different names different.
     """
     for room in range(most, max(map(len, names), default=0)):
-        head = -(-(room - 1) // 2)
-        short = [
-            name if len(name) <= room else f"{name[:head]}…{name[len(name) - (room - 1 - head) :]}" for name in names
-        ]
+        head, tail = room // 2, (room - 1) // 2
+        short = [name if len(name) <= room else f"{name[:head]}…{name[len(name) - tail :]}" for name in names]
         if len(set(short)) == len(set(names)):
             return short
     return list(names)
 
 
-def as_percent(value: float | None) -> str:
-    """A share as a whole percentage."""
-    return MISSING if value is None else f"{round(100 * value)} %"
+def environment() -> Environment:
+    """Jinja with autoescaping on and the spellings of this module as filters."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"score": as_score, "pixels": as_pixels, "bytes": as_bytes, "seconds": as_seconds}
+    made.filters |= {"percent": as_percent, "difference": as_difference, "mean": fmean, "data_url": data_url}
+    made.globals |= {"counted": counted, "colour_of": colour_of, "uncapitalised": uncapitalised}
+    return made
 
 
-def as_difference(value: float, digits: int = 3) -> str:
-    """A difference with its sign; what rounds to nothing has a plus."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
+def sentences(template: str, **values: Any) -> list[str]:
+    """The items of a list that a template writes, a line each, without its line breaks.
+
+    Args:
+        template: name of a file of ``templates`` whose items begin with ``- `` at the start of a line.
+        values: what it shows.
+    """
+    text = environment().get_template(template).render(**values)
+    return [" ".join(item.split()) for item in f"\n{text}".split("\n- ")[1:]]
+
+
+def data_url(content: bytes) -> str:
+    """PNG bytes as a URL that needs no file."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 # Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which white paper would swallow.
@@ -150,10 +188,7 @@ def quiet(ax: Axes, *, grid: str = "y") -> None:
 
 def line_style(index: int) -> dict[str, Any]:
     """Colour and dashes of the line with this index: both differ, so that print in grey still works."""
-    return {
-        "color": PALETTE[index % len(PALETTE)],
-        "linestyle": DASHES[index // len(PALETTE) % len(DASHES)],
-    }
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[index // len(PALETTE) % len(DASHES)]}
 
 
 def png(figure: Figure) -> bytes:

@@ -1,7 +1,6 @@
 """``results.json``: schema, check and assembly. The federation writes it, reports read it."""
 
-from .build import build_results
-from .schema import RESULTS_SCHEMA, validate_results
+from .build import RESULTS_SCHEMA, build_results, validate_results
 
 __all__ = [
     "RESULTS_SCHEMA",

@@ -13,10 +13,10 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose
 
-from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.own_process import best_device
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, whole
 from samfed_monai.networks import find_checkpoint

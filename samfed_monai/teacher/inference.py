@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.networks.inferer import logits_of
 from samfed_monai.networks.sam.teacher import Teacher

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import parse_json, safe_load, save_tensors
-from samfed_monai.core.moving_average import WeightAverage
-from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.model_file import read_header
+from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import WeightAverage
 from samfed_monai.networks.inferer import Switch, autocast, bf16_possible
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam
@@ -144,10 +145,9 @@ def load_state(
     Returns ``None`` where there is nothing, nothing readable, or the state of another fit or version: it then starts
     anew.
     """
-    header: dict[str, str] = {}
     try:
-        tensors = safe_load(path, metadata=header.update)
-        state = FitState(**parse_json(header["state"]))
+        tensors = safe_load(path)
+        state = FitState(**parse_json(read_header(path)["state"]))
     except (Refused, KeyError, TypeError, ValueError):
         return None
     if state.fit_hash != fit_hash:

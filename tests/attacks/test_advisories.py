@@ -16,7 +16,6 @@ import pytest
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 
-from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Refused
@@ -98,19 +97,6 @@ def test_overrides_that_come_with_a_job_are_looked_at_too(app_root):
     algo = SamFedAlgo("bundle", train_kwargs={"loss": {"_target_": "os.system", "command": "true"}})
     with pytest.raises(Refused, match=r"train_kwargs -> loss#_target_: .*os\.system"):
         algo.initialize({ExtraItems.APP_ROOT: str(app)})
-
-
-def test_the_command_line_refuses_the_bundle_of_a_stranger(app_root, tmp_path, capsys):
-    canary = tmp_path / "canary"
-    bundle = app_root(CODE["an expression in a value"](canary), find_bundle("samfed_skin")) / "bundle"
-    assert main(["check", str(bundle), "--strict"]) == 2
-    assert "train.json -> " in capsys.readouterr().err
-    assert not canary.exists()
-
-
-@pytest.mark.parametrize("where", CODE)
-def test_nothing_of_it_can_be_sent_in_a_plan(where, tmp_path):
-    assert strict_problems(CODE[where](tmp_path / "canary"), "plan")
 
 
 def test_the_audits_own_networks_cannot_be_named_in_a_bundle():

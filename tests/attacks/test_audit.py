@@ -18,7 +18,7 @@ from tests.attacks.toys import target
 from tests.federation.test_job import job
 from tests.methods import present
 
-QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0, bar=False)
+QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0)
 
 
 def test_names_are_sorted_and_all_is_every_one():
@@ -80,9 +80,9 @@ def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, cap
 def test_a_run_on_weak_labels_is_attacked_without_them(small_federation, tmp_path):
     masks, run = DataList.load(small_federation / "list.json"), tmp_path / "run"
     listed = small_federation / "weak.json"
-    weaken_list(masks, small_federation, {"site-1": "points"}, progress=False).save(listed)
+    weaken_list(masks, small_federation, {"site-1": "points"}).save(listed)
     job(small_federation, run, rounds=1, variant="weak_labels", datalist=listed).run()
-    found = target_of_run(run, bundle="samfed_skin", datalist=listed, data_root=small_federation, bar=False)
+    found = target_of_run(run, bundle="samfed_skin", datalist=listed, data_root=small_federation)
     whole = {(group.name, group.member): group.labels is not None for group in found.groups}
     assert whole == {
         ("public", True): True,

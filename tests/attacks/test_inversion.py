@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from samfed_monai.attacks import Options
 from samfed_monai.attacks.finding import against_blank, psnr
 from samfed_monai.attacks.inversion import Update, attack_inversion, cosine_distance, invert, observed, total_variation
 from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, scenes, target
@@ -26,7 +27,8 @@ def leaked_statistics(
 def rebuilt(
     network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor, steps: int = 150
 ) -> torch.Tensor:
-    return invert(network, LOSS, update, image.shape, mask, steps=steps)
+    grey = torch.full(image.shape[1:], 0.5)
+    return invert(network, LOSS, update, image.shape, mask, grey, Options(steps=steps))
 
 
 def test_one_images_gradient_is_rebuilt_where_the_blank_image_is_far_off():
@@ -64,17 +66,17 @@ def test_running_statistics_give_the_batchs_own_away():
 
 
 def test_every_kind_of_update_is_tried_and_shown():
-    found = attack_inversion(target(norm_net, count=3), QUICK.__class__(steps=2, batch=2, bar=False))
+    found = attack_inversion(target(norm_net, count=3), QUICK.__class__(steps=2, batch=2))
     seen = [(row["network"], row["observed"], row["statistics"]) for row in found.rows]
     assert ("released model", "gradient of 1", "with") in seen
     assert ("random weights", "gradient of 2", "without") in seen
     assert ("released model", "update of 2, 4 steps of AdamW", "without") in seen
     assert len(found.shown) == len(found.rows) == 10
     assert found.shown[0].png().startswith(b"\x89PNG")
-    none = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=2, bar=False))
+    none = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=2))
     assert {row["statistics"] for row in none.rows} == {"no running ones"}
     assert len(none.rows) == 6
-    one = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1, bar=False))
+    one = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1))
     networks = [(row["network"], row["observed"].partition(",")[0]) for row in one.rows]
     assert networks == [
         (network, what) for network in ("released model", "random weights") for what in ("gradient of 1", "update of 1")
@@ -85,7 +87,7 @@ def test_what_was_drawn_before_changes_nothing():
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        rows = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1, bar=False)).rows
+        rows = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1)).rows
         found.append([row["psnr"] for row in rows])
     assert found[0] == found[1]
 

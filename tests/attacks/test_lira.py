@@ -39,7 +39,7 @@ def test_models_that_learned_by_heart_are_found_out_and_untrained_ones_are_not(t
     assert len(list(tmp_path.iterdir())) == 16
     assert found.rows[1]["auc"] > 0.8
     assert "16 shadow models" in found.asks
-    untrained = attack_lira(target(memory), dataclasses.replace(QUICK, shadow_steps=0), None)
+    untrained = attack_lira(target(memory), dataclasses.replace(QUICK, shadow_steps=0), tmp_path)
     # 16 models x 36 images, half of them inside: standard deviation below 0.03, images being shared by the models
     assert abs(untrained.rows[1]["auc"] - 0.5) < 0.1
 
@@ -58,18 +58,18 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert len(trained) == 18, "those of another number of steps are made anew"
 
 
-def test_half_of_the_models_see_an_image():
+def test_half_of_the_models_see_an_image(tmp_path):
     toy = target(memory)
-    _, inside = lira.shadow_signals(toy, toy.groups[1], dataclasses.replace(QUICK, shadow_steps=0), None)
+    _, inside = lira.shadow_signals(toy, toy.groups[1], dataclasses.replace(QUICK, shadow_steps=0), tmp_path)
     assert (inside.sum(axis=0) == 8).all()
 
 
 @pytest.mark.parametrize("shadows", [14, 17])
-def test_too_few_or_odd_is_refused(shadows):
+def test_too_few_or_odd_is_refused(tmp_path, shadows):
     with pytest.raises(Refused, match=f"--shadows: expected an even number from 16.*found {shadows}"):
-        attack_lira(target(), dataclasses.replace(QUICK, shadows=shadows))
+        attack_lira(target(), dataclasses.replace(QUICK, shadows=shadows), tmp_path)
 
 
-def test_too_few_images_are_refused():
+def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(Refused, match="lira: expected 8 of each at least, found 8 training and 4 test images"):
-        attack_lira(target(count=4), QUICK)
+        attack_lira(target(count=4), QUICK, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.transforms import Compose, Lambda, Randomizable, RandomizableTransform, Transform
 
-from samfed_monai.bundle import PublicSet, SiteImages, SplitDataset, site_records
+from samfed_monai.bundle import PublicSet, SiteImages, SplitDataset
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, render_synthetic
 
@@ -48,8 +48,9 @@ def test_a_limit_below_one_is_refused(made, limit):
         images(made, limit=limit)
 
 
-def test_the_server_has_the_public_images_alone(made):
-    server = images(made, site="")
+@pytest.mark.parametrize("site", ["", "public", "server", None])
+def test_the_server_has_the_public_images_alone(made, site):
+    server = images(made, site=site)
     assert [len(server.records(split)) for split in ("public", "unlabelled", "validation", "test")] == [4, 0, 0, 0]
 
 
@@ -163,23 +164,3 @@ def test_a_public_limit_that_leaves_nothing_to_fit_or_to_hold_out_is_refused(mad
     message = rf"teacher\.json -> public_limit: expected a number of images >= 2, or null, found {limit}; null takes"
     with pytest.raises(Refused, match=message):
         PublicSet(datalist=made / "list.json", data_root=made, limit=limit)
-
-
-@pytest.mark.parametrize("site", ["", "public", "server", None])
-def test_the_server_has_no_images_of_its_own(site):
-    assert site_records(datalist="nowhere.json", data_root=".", split="unlabelled", site=site) == []
-
-
-def test_labels_of_unlabelled_images_only_when_asked_for(made):
-    def records(**kwargs: bool | int) -> list[dict]:
-        where = {"datalist": made / "list.json", "data_root": made}
-        return site_records(**where, split="unlabelled", site="site-1", **kwargs)
-
-    assert all("label" in record for record in records(with_labels=True))
-    assert not any("label" in record for record in records(with_labels=False))
-    assert len(records(limit=2)) == 2
-
-
-def test_records_of_an_unknown_site_are_refused(made):
-    with pytest.raises(Refused, match="site: expected one of"):
-        site_records(datalist=made / "list.json", data_root=made, split="test", site="sito")

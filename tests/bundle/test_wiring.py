@@ -115,5 +115,5 @@ def test_a_job_is_run_or_written_and_nothing_else():
     job = SimpleNamespace(run=lambda: 3, write=lambda: 4, erase=lambda: 5)
     assert run_job(job=job) == 3
     assert run_job(job=job, method="write") == 4
-    with pytest.raises(Refused, match="expected 'run' or 'write', found 'erase'"):
+    with pytest.raises(Refused, match=r"expected one of \['run', 'write'\], found 'erase'"):
         run_job(job=job, method="erase")

@@ -95,21 +95,6 @@ def test_it_ends_with_places_or_with_what_to_look_at_and_counts_empty_masks(
     assert f"overlays: {tmp_path}/looks; areas: {tmp_path}/areas.csv" in caplog.text
 
 
-def test_labels_and_masks_of_another_threshold_stay_as_they_are(infer, model, images, tmp_path, capsys):
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.png").write_bytes(b"label")
-    assert infer(model, images, tmp_path / "labels") == 2
-    assert "labels: expected no file of a mask's name, or inference.json" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "labels").iterdir()] == ["a.png"]
-    assert infer(model, images, tmp_path / "out") == 0
-    assert infer(model, images, tmp_path / "out", "--threshold", "0.7") == 2
-    assert "inference.json -> threshold: expected 0.7, as now, found 0.5" in capsys.readouterr().err
-    (tmp_path / "out" / "a.png").write_bytes(b"corrected by hand")
-    assert infer(model, images, tmp_path / "out") == 2
-    assert "a.png: expected none, or the same mask, found another file" in capsys.readouterr().err
-    assert (tmp_path / "out" / "a.png").read_bytes() == b"corrected by hand"
-
-
 def test_fault_60_exif_and_comments_are_never_copied(infer, model, images, tmp_path):
     assert CANARY.encode() in (images / "a.jpg").read_bytes()
     assert infer(model, images, tmp_path / "out", "--probabilities") == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.config import check_bundle, known_variants, options_of
+from samfed_monai.config import check_bundle, options_of
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.core.io import read_json, write_json
@@ -121,11 +121,6 @@ def test_the_docs_explain_every_knob_and_give_its_default(bundle, file):
         shown = {"": '""', None: "`null`", True: "true", False: "false"}.get(value, f"`{value}`")
         assert name in rows, f"docs/options.md says nothing of {name} of {file}"
         assert shown in rows[name].split(", ") or str(value) in rows[name].split(", "), f"{file} -> {name}"
-
-
-def test_the_docs_name_every_variant_of_the_package():
-    table = (REPOSITORY / "docs" / "methods.md").read_text().partition("| column | word |")[0]
-    assert sorted(re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE)) == known_variants()
 
 
 def on_top(content: dict) -> dict:

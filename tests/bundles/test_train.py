@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors
 from samfed_monai.data import SoftMaskStore, load_records, render_synthetic
 from tests.workflow import workflow
@@ -88,10 +86,6 @@ def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: 
     assert state.iteration == 4
     terms = {"supervised", "pseudo_label", "sam_kd", "global_kd"}
     assert set(state.term_means) == terms | {"reliability", "agreement", "trust", "sure_agreement"}
-    with open(tmp_path / "out" / "terms.csv") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert 0 <= float(rows[-1]["validation_dice"]) <= 1
     safe_load(tmp_path / "out" / "best.safetensors", like=made.trainer.network.state_dict())
 
 
@@ -99,7 +93,7 @@ def test_a_site_learns_how_far_sam_is_to_be_trusted(build: Build, sites: Path) -
     made = build(**with_store(sites), **{"agreement#least_agreement": 0.75})
     made.run()
     state = made.trainer.state
-    (settings,) = state.site_trusts  # one for both terms
+    (settings,) = state.site_agreements  # one for both terms
     assert settings.least_agreement == 0.75
     assert 0 <= state.term_means["trust"] <= 1
     assert 0 <= state.term_means["sure_agreement"] <= 1
@@ -150,14 +144,6 @@ def test_the_oracle_trains_on_labels_in_the_teachers_place(build: Build) -> None
     assert "pseudo_label" in made.trainer.state.term_means
 
 
-def test_sam_without_a_store_is_refused_with_the_hint(build: Build) -> None:
-    with pytest.raises(RuntimeError) as caught:
-        build().run()
-    refused = root_of(caught.value)
-    assert isinstance(refused, Refused)
-    assert "give store_dir and teacher_sha256" in str(refused)
-
-
 def test_rounds_as_monai_fl_runs_them_do_not_depend_on_what_ran_before(build: Build, sites: Path) -> None:
     def run(rounds: list[int]) -> dict[str, torch.Tensor]:
         made = build(standalone={}, **with_store(sites))
@@ -196,14 +182,6 @@ def test_evaluation_of_one_site_on_validation(build: Build, tmp_path: Path) -> N
     save_tensors(tmp_path / "w.safetensors", made.parser.get_parsed_content("network").state_dict())
     made.run()
     assert [site["n"] for site in read_json(tmp_path / "out" / "metrics.json")["sites"].values()] == [2]
-
-
-def test_evaluation_at_another_size_than_the_model_was_trained_at_is_refused(build: Build, tmp_path: Path) -> None:
-    save_tensors(tmp_path / "m.safetensors", {"a": torch.zeros(1)}, {"network_name": "basic_unet", "image_size": "64"})
-    with pytest.raises(RuntimeError) as caught:
-        build(EVALUATE, model=str(tmp_path / "m.safetensors")).run()
-    told = str(root_of(caught.value))
-    assert told.endswith("image_size: expected 64, as m.safetensors was trained, found 32; give --image_size 64")
 
 
 def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.data.sources.rendered import cut_nifti
-from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
+from samfed_monai.data.synthetic import CLASSES, render_volumes
+from samfed_monai.data.volumes import cut_nifti
 from samfed_monai.federation.preparation import class_problems
 from samfed_monai.federation.site import Site
 from samfed_monai.federation.workflow import client_config
@@ -176,8 +176,8 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
 
 def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):
     with pytest.raises(Refused, match="say which are foreground: --label N"):
-        cut_nifti(place / "organs", tmp_path / "s", progress=False)
-    cut_nifti(place / "organs", tmp_path / "s", labels=[2], progress=False)
+        cut_nifti(place / "organs", tmp_path / "s")
+    cut_nifti(place / "organs", tmp_path / "s", labels=[2])
     values = {int(v) for path in (tmp_path / "s").rglob("masks/*/*.png") for v in np.unique(np.array(Image.open(path)))}
     assert values == {0, 255}
 

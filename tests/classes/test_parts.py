@@ -29,10 +29,9 @@ from samfed_monai.networks.inferer import logits_of
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, save_adapter
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.privacy.withholding import withhold_small
+from samfed_monai.privacy.allowed import withhold_small
 from samfed_monai.protocol import Kind, Message
-from samfed_monai.reports.masks import outlined
-from samfed_monai.reports.overlays import draw_classes
+from samfed_monai.reports.overlays import draw_classes, outlined
 from samfed_monai.teacher.exam import dice_score
 from samfed_monai.teacher.training import mask_loss
 from samfed_monai.transforms import InvertResized, ResizeWithLabeld, WeakViewd
@@ -197,7 +196,7 @@ def scored(made: ScoreHandler, pairs):
     made.attach(engine)
     engine.state.output = [{"pred": pred, "label": label} for pred, label in pairs]
     engine.state.batch = [{"id": f"image-{index}"} for index in range(len(pairs))]
-    made.start(engine)
+    made.start()
     made(engine)
     made.finish(engine)
     return engine.state
@@ -311,7 +310,7 @@ def test_slices_of_a_volume_are_scored_together_in_millimetres(collated):
     records = [sliced("v", 1, [1.0, 1.5, 5.0]), sliced("v", 2, [1.0, 1.5, 5.0]), sliced("", 0, [0.0, 0.0, 0.0])]
     items = [{"pred": 9 * each, "label": label} for each in (label, lower, label)]
     scores, engine = handler(), SimpleNamespace(state=SimpleNamespace(metrics={}))
-    scores.start(engine)
+    scores.start()
     engine.state.batch = default_collate(records) if collated else records
     engine.state.output = default_collate(items) if collated else items
     scores(engine)
@@ -329,6 +328,7 @@ def test_a_mask_holds_the_class_of_the_highest_probability(tmp_path):
         state=SimpleNamespace(batch=[{"id": "x"}], output=[{"pred": logits, "native_size": (1, 2)}])
     )
     writer(engine)
+    writer.finish()
     assert np.array(Image.open(tmp_path / "x.png")).tolist() == [[0, 2]]
     some = np.array(Image.open(tmp_path / "x.probability.png")) / 255
     assert some[0] == pytest.approx(1 - logits.softmax(0)[0, 0].numpy(), abs=1 / 255)

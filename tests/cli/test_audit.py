@@ -56,23 +56,22 @@ def test_options_of_attacks_need_an_attack(tmp_path, capsys):
     assert "--output-dir: expected --attack NAME" in told
 
 
-def test_a_misspelt_attack_is_told_with_the_one_that_was_meant(tmp_path, capsys):
+def test_a_misspelt_attack_is_refused_with_the_one_that_was_meant(tmp_path, capsys):
     assert main(["audit", str(tmp_path), "--attack", "membership,invertion"]) == 2
-    told = capsys.readouterr().err
-    assert "found 'invertion'; did you mean 'inversion'?" in told
+    assert "found 'invertion'; did you mean 'inversion'?" in capsys.readouterr().err
     assert main(["audit", str(tmp_path), "--attack", ","]) == 2
-    assert "--attack: expected one of membership, lira" in capsys.readouterr().err
+    assert "--attack: expected one of ['membership', 'lira', 'inversion', 'planted', 'all']" in capsys.readouterr().err
 
 
-def test_numbers_too_small_are_told_together(tmp_path, capsys):
+def test_numbers_too_small_are_refused_together(tmp_path, capsys):
     assert main(["audit", str(tmp_path), "--attack", "lira", "--shadows", "8", "--steps", "0"]) == 2
-    told = capsys.readouterr().err
-    assert "--shadows: expected at least 16, found 8" in told
-    assert "--steps: expected at least 1, found 0" in told
+    shown = capsys.readouterr().err
+    assert "--shadows: expected a whole number >= 16, found 8" in shown
+    assert "--steps: expected a whole number >= 1, found 0" in shown
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     assert main(["audit", str(tmp_path), "--attack", "all"]) == 2
     assert "expected a finished run, found no results.json in it" in capsys.readouterr().err
     assert main(["audit", str(tmp_path / "none"), "--attack", "all"]) == 2
-    assert "expected the folder of a finished run, found no such folder" in capsys.readouterr().err
+    assert "expected a finished run, found no results.json in it" in capsys.readouterr().err

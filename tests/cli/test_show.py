@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from samfed_monai.cli.main import build_parser, main
+from samfed_monai.cli.show import configuration
+from samfed_monai.cli.show import shown as ids_of
 from samfed_monai.config import known_variants
-from samfed_monai.config.provenance import Configuration
 from samfed_monai.core.errors import Refused
 from tests.methods import needs
 
@@ -59,20 +60,6 @@ def shown(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
 
 def as_json(capsys: pytest.CaptureFixture[str], *words: Any) -> Any:
     return json.loads(shown(capsys, *words, "--json"))
-
-
-def test_knobs_of_a_file_and_what_they_lead_to(bundle, capsys):
-    assert shown(capsys, bundle) == (
-        "toy, train: train.json, command line\n"
-        "\n"
-        "id      value        from        replaced\n"
-        "rate    0.1          train.json\n"
-        "steps   null         train.json\n"
-        'folder  @root = "."  train.json\n'
-        'root    "."          train.json\n'
-        "\n"
-        "7 more ids with --all\n"
-    )
 
 
 def test_a_variant_with_its_base_and_the_command_line_on_top(bundle, capsys):
@@ -184,14 +171,6 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(bundle, capsys)
     )
 
 
-def test_a_federation_s_own_variant_and_an_object_of_the_command_line(bundle, capsys):
-    whole = as_json(capsys, bundle, "--workflow", "federate", "--terms", '{"kd": {"weight": 9}}')
-    assert whole["terms#kd#weight"]["value"] == 9
-    assert [old["from"] for old in whole["terms#kd#weight"]["replaced"]] == [
-        *("federate.json", "variant gentle", "variant base", "train.json"),
-    ]
-
-
 def test_an_object_that_replaces_a_component_has_no_past_below_it(bundle, capsys):
     (bundle / "configs" / "variants" / "base.json").write_text('{"optimizer": {"_target_": "torch.optim.SGD", "m": 1}}')
     content = as_json(capsys, bundle, "--variant", "gentle", "--id", "optimizer")
@@ -218,8 +197,8 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
         ),
         (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
         (["--workflow", "federate", "--rat", "1"], r"command line -> rat: .*did you mean 'rate'\?"),
-        (["--workflow", "federate", "--sites#a#rat", "1"], r"federate.json -> sites#a -> rat: .*did you mean 'rate'"),
-        (["--workflow", "federate", "--teacher#sice", "1"], r"teacher -> sice: .*did you mean 'size'\?"),
+        (["--workflow", "federate", "--sites#a#rat", "1"], r"command line -> sites#a#rat: .*did you mean 'rate'"),
+        (["--workflow", "federate", "--teacher#sice", "1"], r"command line -> teacher#sice: .*did you mean 'size'\?"),
         (["--workflow", "tran"], r"workflow: expected one of \[.*\], found 'tran'; did you mean 'train'\?"),
         (["--workflow", "inference"], r"inference.json: expected a readable file, found No such file"),
         (["--variant", "gentel"], r"variant: expected one of \[.*\], found 'gentel'; did you mean 'gentle'\?"),
@@ -243,7 +222,7 @@ def test_what_is_refused(bundle, words, message):
 def test_a_file_that_is_no_json_is_refused(bundle):
     (bundle / "configs" / "train.json").write_text("{")
     with pytest.raises(Refused, match=r"train.json"):
-        Configuration(bundle, "train", None, {})
+        configuration(bundle, "train", None, {})
 
 
 def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(bundle, capsys):
@@ -252,7 +231,7 @@ def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(
 
 @pytest.mark.parametrize("variant", known_variants())
 def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(variant):
-    ids = list(Configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {}).ids())
+    ids = list(ids_of(configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {})))
     assert all(each.said for each in ids)
     last = {each.said[0][0] for each in ids}
     assert variant == "samfed" or f"variant {variant}" in last

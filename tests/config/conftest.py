@@ -28,7 +28,7 @@ TRAIN = {
         }
     },
     "initialize": ["$samfed_config.require_checked(@bundle_root, 'train')"],
-    "run": ["$samfed_config.run_or_exit(@train#trainer.run)"],
+    "run": ["$samfed_config.run_job(job=@train#trainer)"],
 }
 VARIANT = {"terms#first#_disabled_": True, "rate": 0.2}
 

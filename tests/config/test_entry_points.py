@@ -7,9 +7,8 @@ import torch
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.entry_points import brought, not_installed
 from samfed_monai.config.strict import strict_target
-from samfed_monai.config.targets import resolve_target
+from samfed_monai.config.targets import brought, not_installed, resolve_target
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
@@ -31,7 +30,7 @@ class Nothing(Term):
 SOURCE = """
 from pathlib import Path
 
-from samfed_monai.data.sources.found import Found, list_images
+from samfed_monai.data.folders import Found, list_images
 
 def archive(root):
     return [
@@ -107,9 +106,7 @@ def test_a_source_of_another_package_becomes_a_list(lab, tmp_path, capsys):
     lab({"samfed_test_lab_source.py": SOURCE}, points, kind="sources")
     out = ["--output", str(tmp_path / "list.json"), "--no-report"]
     assert main(["prepare", "source", "nothing", str(images), *out]) == 2
-    assert (
-        "nothing: expected a list of samfed_monai.data.sources.found.Found, found no image" in capsys.readouterr().err
-    )
+    assert "nothing: expected a list of samfed_monai.data.folders.Found, found no image" in capsys.readouterr().err
     assert main(["prepare", "source", "archve", str(images), *out]) == 2
     assert "source: expected one of ['archive', 'nothing'], found 'archve'; did you mean 'archive'?" in (
         capsys.readouterr().err

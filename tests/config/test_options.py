@@ -7,7 +7,7 @@ import json
 from monai.bundle import ConfigParser
 
 from samfed_monai.config import options_of
-from samfed_monai.config.layers import groups_of, pairs_for_monai, training_values
+from samfed_monai.config.options import groups_of, pairs_for_monai, training_values
 from samfed_monai.config.parse import BundleConfig
 
 

@@ -13,9 +13,8 @@ import samfed_monai.federation
 from samfed_monai.cli import export
 from samfed_monai.cli.arguments import options_help
 from samfed_monai.config import find_bundle, known_variants
-from samfed_monai.config.check import check_bundle, grouped_configs
+from samfed_monai.config.check import check_bundle, group_configs
 from samfed_monai.config.ids import OF_SERVER, Unread
-from samfed_monai.config.layers import layered
 from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.options import (
     GIVEN,
@@ -159,10 +158,8 @@ def asked_of(group: str, content: Mapping[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("variant", known_variants())
 def test_an_id_of_a_federation_and_its_groups_is_received_or_refused(variant):
-    overrides = {"variant": variant, "sites": {"A": {}}}
-    files, base = layered(SKIN, "federate", overrides)
-    config = BundleConfig(files, overrides, base=base)
-    parts = {"": config, **grouped_configs(config, SKIN)}
+    config = BundleConfig.of_workflow(SKIN, "federate", {"variant": variant, "sites": {"A": {}}})
+    parts = {join_id(part.group): part for part in (config, *group_configs(config, SKIN))}
     groups = ("", "sites#A", *(("teacher",) if variant in ("samfed", "no_sam") else ()))
     own = {f"{group}#" if group else "": leaves(parts[group].content) for group in groups}
     own[""] = {key: value for key, value in own[""].items() if split_id(key)[0] not in ("variant", *GROUPS)}

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.components import component_schema, typed_as
 from samfed_monai.config.options import options_in
 from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.config.targets import component_schema, typed_as
 from samfed_monai.methods.ditto import DittoSharing
 
 FILES = sorted({files[-1] for files in WORKFLOWS.values()})
@@ -69,8 +69,8 @@ def test_null_is_no_number_where_nothing_reads_it(workflow, knob):
     ("annotation", "schema"),
     [
         (int, {"type": "integer"}),
-        (int | None, {"type": ["integer", "null"]}),
-        (float | str | Path, {"type": ["number", "string"]}),
+        (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        (float | Path, {"anyOf": [{"type": "number"}, {"type": "string"}]}),
         (list[int], {"type": "array"}),
         (Literal["a", 1], {"enum": ["a", 1]}),
         (bool | Literal["auto"], {"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]}),

@@ -9,13 +9,13 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, find_variant, known_variants
+from samfed_monai.config.targets import brought
 from samfed_monai.config.variants import (
     EXCHANGES,
     LABELS,
     LAST,
     LEAVES_SITE,
     PACKAGED,
-    broken_methods,
     declared,
     methods,
     own_variants,
@@ -50,21 +50,13 @@ def test_an_unknown_variant_is_refused_with_all_names(bundle, name):
 
 
 @pytest.mark.parametrize("name", known_variants())
-def test_every_variant_of_the_package_says_what_it_is(name):
-    method = read_method(find_variant(None, name))
-    assert len(method.note) > 15
-    assert len(method.title) > 2
-    assert method.place < LAST
-
-
-@pytest.mark.parametrize("name", known_variants())
-def test_every_variant_of_the_package_declares_what_travels(name):
+def test_every_variant_of_the_package_says_what_it_is_and_what_travels(name):
     method = declared(None, name)
-    assert method.exchange in EXCHANGES
-    assert method.labels in LABELS
+    assert methods()[name] == method
+    assert (len(method.note) > 15, len(method.title) > 2, method.place < LAST) == (True, True, True)
+    assert (method.exchange in EXCHANGES, method.labels in LABELS) == (True, True)
     assert set(method.leaves_site) <= set(LEAVES_SITE)
     assert method.where.endswith(".json -> _method#leaves_site")
-    assert methods()[name] == method
 
 
 def test_a_declaration_is_inherited_and_may_be_replaced(rewrite):
@@ -230,7 +222,7 @@ def test_a_broken_method_of_another_package_is_told_with_its_owner_and_the_other
     assert "bad" not in known_variants()
     assert "good" in known_variants()
     assert methods()["good"].note == "a good one"
-    problem = broken_methods()["bad"]
+    problem = brought("methods").broken["bad"]
     assert problem.where == f"my-lab 1.0 -> entry point {point} of samfed_monai.methods"
     assert found in problem.found
     assert problem.hint == "update or uninstall my-lab; the other methods work without it"

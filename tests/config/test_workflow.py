@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.config import require_checked, run_or_exit
+from samfed_monai.config import require_checked
 from samfed_monai.config.workflow import install_exit_hook
-from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused, Stopped, Terminated
 from tests.config.conftest import Write
 from tests.forking import start
 
@@ -49,16 +49,6 @@ def test_inside_python_the_refusal_is_an_exception(bundle, rewrite: Write):
         require_checked(bundle, "train")
 
 
-def test_inside_python_run_or_exit_passes_errors_through():
-    assert run_or_exit(lambda: 3) == 3
-
-    def refuse() -> None:
-        raise Refused([Problem("x", found="1", expected="2")])
-
-    with pytest.raises(Refused):
-        run_or_exit(refuse)
-
-
 def test_a_workflow_inside_another_ones_process_does_not_take_its_overrides(bundle, monkeypatch):
     federate = str(bundle / "configs" / "federate.json")
     monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "--config_file", federate, "--rounds", "3"])
@@ -69,33 +59,35 @@ def test_a_workflow_inside_another_ones_process_does_not_take_its_overrides(bund
     ("error", "code", "text"),
     [
         (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
-        (
-            Stopped("the disk is full", resume="type it again"),
-            3,
-            "stopped: the disk is full\n  to go on: type it again\n",
-        ),
+        (Stopped("the disk is full", "type it again"), 3, "stopped: the disk is full\n  to go on: type it again\n"),
         (KeyboardInterrupt(), 130, "interrupted: what was complete is kept\n  to go on: type the same command again\n"),
+        (
+            Terminated(),
+            3,
+            "stopped: asked to end (SIGTERM); what was complete is kept\n  to go on: type the same command again\n",
+        ),
     ],
 )
 def test_under_monai_each_error_has_its_exit_code(monkeypatch, capsys, error, code, text):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
-
-    def job() -> None:
-        try:
-            raise error
-        except Exception as cause:
-            raise RuntimeError("Failed to evaluate") from cause
-
+    install_exit_hook()
+    wrapped = error
+    if isinstance(error, Exception):
+        wrapped = RuntimeError("Failed to evaluate")
+        wrapped.__cause__ = error
     with pytest.raises(SystemExit) as left:
-        run_or_exit(job)
+        sys.excepthook(type(wrapped), wrapped, None)
     assert left.value.code == code
     assert capsys.readouterr().err == text
 
 
-def test_under_monai_an_unknown_error_stays_what_it_is(monkeypatch):
+def test_under_monai_an_unknown_error_stays_what_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
-    with pytest.raises(ZeroDivisionError):
-        run_or_exit(lambda: 1 / 0)
+    install_exit_hook()
+    sys.excepthook(ZeroDivisionError, ZeroDivisionError("by zero"), None)
+    assert capsys.readouterr().err == "ZeroDivisionError: by zero\n"
 
 
 def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle):

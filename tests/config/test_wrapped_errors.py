@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 from monai.utils import instantiate
 
 from samfed_monai.config.targets import resolve_target
-from samfed_monai.config.wrapped_errors import component_refusal, unwrap, unwrapped
+from samfed_monai.config.workflow import component_refusal, unwrap, unwrapped
 from samfed_monai.core.errors import Problem, Refused
 
 
@@ -23,22 +23,23 @@ PARTS = {"torch": "$import torch", "group": {"optimizer": ADAM}, "loss": {"_targ
 
 
 def test_the_component_its_id_and_its_words_are_told():
-    error, parser = error_of(PARTS, "group"), lambda: ConfigParser(PARTS)
-    assert str(unwrap(error, parser)) == (
+    error = error_of(PARTS, "group")
+    assert str(unwrap(error, PARTS)) == (
         "refused: 1 problem\n  - group#optimizer: expected values that torch.optim.AdamW takes, "
         "found 'Invalid learning rate: -1'; correct them in the bundle, or the override that sets them"
     )
-    [problem] = component_refusal(error, parser, file="train.json").problems
+    [problem] = component_refusal(error, PARTS, file="train.json").problems
     assert problem.where == "train.json -> group#optimizer"
+    parser = ConfigParser(PARTS)
     with pytest.raises(Refused, match=r"- group#optimizer: expected values that"), unwrapped(parser):
-        ConfigParser(PARTS).get_parsed_content("group")
+        parser.get_parsed_content("group")
 
 
 def test_a_component_that_no_configuration_has_is_known_by_its_name_and_one_of_several_by_all_their_ids():
     error = error_of(PARTS, "group")
-    for parser in (None, lambda: None, lambda: ConfigParser({"loss": PARTS["loss"]})):
-        assert [problem.where for problem in unwrap(error, parser).problems] == ["torch.optim.AdamW"]
-    [problem] = unwrap(error, lambda: ConfigParser({"one": ADAM, "two": [ADAM]})).problems
+    for content in (None, {"loss": PARTS["loss"]}):
+        assert [problem.where for problem in unwrap(error, content).problems] == ["torch.optim.AdamW"]
+    [problem] = unwrap(error, {"one": ADAM, "two": [ADAM]}).problems
     assert problem.where == "one or two#0"
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.device import VARIABLE, best_device, device_name, usable_cores
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.own_process import DEVICE, best_device, device_name, usable_cores
 
 
 def test_unasked_it_is_the_first_gpu_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(DEVICE, raising=False)
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert best_device().type == expected
@@ -29,49 +29,46 @@ def test_cores_are_those_that_a_scheduler_left_to_this_process(monkeypatch: pyte
 
 def test_the_cpu_can_be_asked_for_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv(VARIABLE, "cpu")
+    monkeypatch.setenv(DEVICE, "cpu")
     assert best_device() == torch.device("cpu")
 
 
 def test_results_name_a_gpu_by_its_model_and_another_device_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Model of {device}")
     assert device_name("cuda:1") == "Model of cuda:1"
-    monkeypatch.setenv(VARIABLE, "cpu")
+    monkeypatch.setenv(DEVICE, "cpu")
     assert device_name() == device_name("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:99", "meta", "cpu:x"])
 def test_what_is_not_here_is_refused_with_what_is(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, asked)
+    monkeypatch.setenv(DEVICE, asked)
     with pytest.raises(Refused, match=rf"SAMFED_DEVICE\): expected a device of this machine: cpu.*'{asked}'"):
         best_device()
 
 
-@pytest.mark.parametrize("command", ["teach", "federate", "compare", "evaluate", "infer"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["infer", "nowhere", "--output-dir", "o"],
+        ["evaluate", "nowhere", "--model", "m", "--output-dir", "o", "--datalist", "l", "--data-root", "r"],
+    ],
+)
 def test_a_command_refuses_it_before_anything_else(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "")
-    needed = {
-        "compare": ["--variants", "samfed", "--rounds", "1"],
-        "evaluate": ["--model", "m"],
-        "infer": [],
-        "teach": [],
-        "federate": [],
-    }[command]
-    places = ["--output-dir", "o"] if command != "teach" else ["--output", "o"]
-    data = [] if command == "infer" else ["--datalist", "l", "--data-root", "r"]
-    assert main([command, "nowhere", *needed, *places, *data, "--device", "gpu"]) == 2
+    monkeypatch.setenv(DEVICE, "")
+    assert main([*words, "--device", "gpu"]) == 2
     assert "--device (SAMFED_DEVICE): expected a device of this machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", [None, "cuda:7"])
 def test_what_a_command_was_told_does_not_outlive_it(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(DEVICE, raising=False)
     if before:
-        monkeypatch.setenv(VARIABLE, before)
+        monkeypatch.setenv(DEVICE, before)
     seen = []
-    monkeypatch.setattr("samfed_monai.cli.infer.run", lambda _: seen.append(os.environ[VARIABLE]))
+    monkeypatch.setattr("samfed_monai.cli.infer.run", lambda _: seen.append(os.environ[DEVICE]))
     assert main(["infer", "samfed_skin", "photos", "--output-dir", "o", "--device", "cpu"]) == 0
     assert seen == ["cpu"]
-    assert os.environ.get(VARIABLE) == before
+    assert os.environ.get(DEVICE) == before

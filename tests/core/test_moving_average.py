@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from samfed_monai.core.moving_average import WeightAverage, move_average
+from samfed_monai.core.training_state import WeightAverage, move_average
 
 
 def test_a_quarter_of_the_way_and_integers_are_the_newest():

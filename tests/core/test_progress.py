@@ -9,7 +9,7 @@ import sys
 
 from tqdm import tqdm
 
-from samfed_monai.core.progress import LogBar, progress_bar
+from samfed_monai.core.run_log import LogBar, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -55,7 +55,7 @@ def test_a_terminal_has_tqdms_own(monkeypatch):
 
 
 def test_the_environment_can_do_without_bars():
-    code = "from samfed_monai.core.progress import progress_bar; print(list(progress_bar(range(3))))"
+    code = "from samfed_monai.core.run_log import progress_bar; print(list(progress_bar(range(3))))"
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[0, 1, 2]\n", "")

@@ -10,7 +10,7 @@ import pytest
 from ignite.engine import Engine
 
 from samfed_monai.core.errors import Stopped, Terminated
-from samfed_monai.core.run_log import NAME, RunLog, command_line
+from samfed_monai.core.run_log import NAME, RunLog, command_line, round_folders
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 OURS = logging.getLogger("samfed_monai.somewhere")
@@ -103,3 +103,15 @@ def test_what_ends_a_run_in_a_sentence_is_not_told_by_its_engine_as_well(tmp_pat
 def test_an_engine_s_word_on_an_error_that_nobody_foresaw_is_kept(tmp_path):
     told = log_of_an_engine_that_raises(ZeroDivisionError("by zero"), tmp_path)
     assert "Engine run is terminating due to exception: by zero" in told
+
+
+def test_rounds_come_by_number_and_nothing_else_is_one(tmp_path):
+    for name in ("1000", "999", "000", "1001.torn", ".1002.77.tmp", "notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "003").touch()
+    assert round_folders(tmp_path) == {number: tmp_path / f"{number:03d}" for number in (0, 999, 1000)}
+    assert list(round_folders(tmp_path)) == [0, 999, 1000]
+
+
+def test_a_run_without_rounds_has_none(tmp_path):
+    assert round_folders(tmp_path / "rounds") == {}

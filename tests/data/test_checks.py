@@ -3,29 +3,30 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from samfed_monai.core.errors import folded
+from samfed_monai.core.errors import Refused, folded
 from samfed_monai.data.checks import check_datalist, ids_of, look, repeated_stems, warnings
 from samfed_monai.data.datalist import DataList, Site
+from samfed_monai.data.folders import Found
 from tests.data.making import disc, item, pair, picture, save, small_list
 
 
 def told(datalist, root) -> list[str]:
-    return [str(problem) for problem in check_datalist(datalist, root, progress=False)]
+    return [str(problem) for problem in check_datalist(datalist, root)]
 
 
 def test_a_sound_list_has_no_problems(tmp_path):
     datalist = small_list(tmp_path)
     datalist.save(tmp_path / "list.json")
-    assert check_datalist(tmp_path / "list.json", tmp_path, progress=False) == []
+    assert check_datalist(tmp_path / "list.json", tmp_path) == []
 
 
-def test_a_site_that_is_called_as_the_server_is_told(tmp_path):
+def test_a_site_that_is_called_as_the_server_is_refused(tmp_path):
     datalist = small_list(tmp_path)
     datalist.sites["public"] = Site()
-    assert told(datalist, tmp_path) == [
-        "sites -> public: expected another name, found 'public'; "
-        "rename the site, or its folder: the server is called so"
-    ]
+    with pytest.raises(
+        Refused, match="sites#public: expected another name, found 'public'; rename the site, or its fo"
+    ):
+        datalist.save(tmp_path / "list.json")
 
 
 def test_fault_01_a_missing_mask_is_told_with_its_image(tmp_path):
@@ -66,7 +67,7 @@ def test_of_many_missing_files_every_one_is_a_problem_and_two_lines_say_it(tmp_p
     ]
     assert sum(restore in problem for problem in problems) == 24
     assert sum("found a file of zero bytes" in problem for problem in problems) == 3
-    images, masks, *others = folded(check_datalist(DataList("list", items), tmp_path, progress=False))
+    images, masks, *others = folded(check_datalist(DataList("list", items), tmp_path))
     names = ", ".join(f"{tmp_path.resolve()}/{{0}}/i0{number}.png" for number in (0, 1)) + " and "
     names += f"{tmp_path.resolve()}/{{0}}/i02.png"
     assert images == f"12 times, such as {names.format('images')}: expected a readable file, {restore}"
@@ -116,9 +117,9 @@ def test_fault_08_a_mask_that_does_not_follow_its_images_exif_is_told(suffix, tm
     assert "the image's EXIF turns it, the mask's does not" in problem
     save(tmp_path / "m.png", disc(), exif=exif)
     assert told(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path) == []
-    assert look(name, None, tmp_path, None).turned
+    assert look(Found(name), tmp_path).turned
     save(tmp_path / name, picture(0))
-    assert not look(name, None, tmp_path, None).turned
+    assert not look(Found(name), tmp_path).turned
 
 
 def test_faults_of_many_files_are_told_at_once_in_the_lists_order(tmp_path):

@@ -55,7 +55,7 @@ def folders(root, values=(0, 1, 2), sites=("public", "a")):
 
 def listed(tmp_path, **options):
     root = folders(tmp_path / "data")
-    chosen = {"output": tmp_path / "list.json", "classes": ORGANS, "progress": False, "report": False} | options
+    chosen = {"output": tmp_path / "list.json", "classes": ORGANS, "report": False} | options
     prepare_folders(root, Options(**chosen, public="public", validation=0.34, test=0.34))
     return DataList.load(tmp_path / "list.json"), root
 
@@ -111,7 +111,7 @@ def test_the_list_says_the_classes_and_its_items_are_read_as_planes(tmp_path):
     assert label.shape == (3, 8, 8)
     assert label.argmax(0)[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert torch.equal(label.sum(0), torch.ones(8, 8))
-    assert not check_datalist(datalist, root, progress=False)
+    assert not check_datalist(datalist, root)
 
 
 def test_other_names_are_another_list_at_every_end(tmp_path):
@@ -130,7 +130,7 @@ def test_a_list_of_binary_masks_is_what_it_was():
 def test_a_site_whose_labels_have_another_class_is_told_where(tmp_path):
     root = folders(tmp_path / "data")
     folders(tmp_path / "data", values=(0, 3), sites=("b",))
-    options = Options(output=tmp_path / "list.json", classes=ORGANS, public="public", progress=False)
+    options = Options(output=tmp_path / "list.json", classes=ORGANS, public="public")
     with pytest.raises(Refused, match=r"b/masks/b0.png: expected 0 to 2: the background, kidney, spleen, found .* 3"):
         prepare_folders(root, options)
     assert not (tmp_path / "list.json").exists()
@@ -140,7 +140,7 @@ def test_a_site_that_has_never_seen_a_class_is_worth_a_look(tmp_path):
     root = folders(tmp_path / "data")
     folders(tmp_path / "data", values=(0, 1), sites=("b",))
     shares = {"public": "public", "validation": 0.34, "test": 0.34}
-    options = Options(output=tmp_path / "list.json", classes=ORGANS, progress=False, **shares)
+    options = Options(output=tmp_path / "list.json", classes=ORGANS, **shares)
     prepared = prepare_folders(root, options)
     assert [each for each in prepared.warnings if "no label of" in each] == [
         "no label of b has spleen: look whether it was drawn there; where it was not, a network is taught, and scored "
@@ -201,9 +201,9 @@ def test_one_class_has_whatever_name_the_run_gives_it(of_list, knob):
 
 def test_a_list_of_weak_labels_keeps_its_classes_and_each_is_a_plane(tmp_path):
     datalist, root = listed(tmp_path)
-    drawn = weaken_list(datalist, root, {"a": "points"}, points=1, width=1, progress=False)
+    drawn = weaken_list(datalist, root, {"a": "points"}, points=1, width=1)
     assert drawn.classes == datalist.classes
-    assert check_datalist(drawn, root, progress=False) == []
+    assert check_datalist(drawn, root) == []
     record, *_ = load_records(drawn, root, split="unlabelled", site="a", with_labels=True, weak_labels=True)
     mask, *_ = load_records(datalist, root, split="unlabelled", site="a", with_labels=True)
     label, whole = read_label(record), read_label(mask)

@@ -1,4 +1,4 @@
-"""COCO: masks come back exactly, of our own annotations and of pycocotools' ones; bad files are refused."""
+"""COCO: masks as annotations and back; annotations drawn beside their images, or refused before anything is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.coco import Annotated, annotations_of, coco_of, mask_of, read_coco, require_pycocotools
+from samfed_monai.data.coco import (
+    Annotated,
+    annotations_of,
+    coco_of,
+    draw_coco,
+    mask_of,
+    read_coco,
+    require_pycocotools,
+)
+from tests.data.making import disc, picture, save
 
 coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed: pip install samfed-monai[coco]")
 
@@ -247,6 +257,136 @@ def test_what_programs_round_is_no_contradiction(changes: dict[str, Any]) -> Non
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samfed_monai.data.coco.installed", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     [problem] = require_pycocotools("--coco")
     assert str(problem) == "--coco: expected it, for COCO, found no pycocotools; pip install 'samfed-monai[coco]'"
+
+
+def mask_at(path: Path) -> np.ndarray:
+    return np.array(Image.open(path)) > 0
+
+
+class TestCoco:
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+
+    @staticmethod
+    def site(root: Path, name: str, masks: list[np.ndarray | None], *, file: str = "annotations/a.json") -> list[Any]:
+        """Pictures 0.png, 1.png, … and their annotations; ``None`` is a picture that the file lists without any."""
+        pictures, annotations = [], []
+        for number, mask in enumerate(masks):
+            save(root / name / "images" / f"{number}.png", picture(number))
+            pictures.append({"file_name": f"{number}.png", "height": 24, "width": 32})
+            annotations.append([] if mask is None else list(annotations_of(mask)))
+        path = root / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(coco_of(pictures, annotations, ["lesion"])))
+        return pictures
+
+    def test_masks_are_those_that_were_annotated(self, tmp_path):
+        first, second = np.array(disc()) > 0, np.array(disc(radius=4)) > 0
+        ring = first & ~second  # run lengths
+        self.site(tmp_path, "a", [first, ring, None])
+        self.site(tmp_path, "b", [second], file="b.json")
+        save(tmp_path / "c" / "images" / "0.png", picture(9))  # a site without annotations is left alone
+        said = draw_coco(tmp_path, output=tmp_path / "list.json")
+        assert said == ["1 picture of a has no annotation: taken as unlabelled"]
+        assert np.array_equal(mask_at(tmp_path / "a/masks/0.png"), first)
+        assert np.array_equal(mask_at(tmp_path / "a/masks/1.png"), ring)
+        assert np.array_equal(mask_at(tmp_path / "b/masks/0.png"), second)
+        assert sorted(path.name for path in tmp_path.rglob("masks/*")) == ["0.png", "0.png", "1.png"]
+        assert draw_coco(tmp_path, blank_is_empty=True) == []  # once more: nothing is in the way
+        assert not mask_at(tmp_path / "a/masks/2.png").any()
+        with pytest.raises(
+            Refused, match=r"a/masks/2\.png: expected none: its picture has no annotation, found a mask"
+        ):
+            draw_coco(tmp_path)  # the empty one, which would be taken for true
+
+    def test_names_with_folders_and_the_list_beside_a_single_site(self, tmp_path):
+        mask = np.array(disc()) > 0
+        pictures = self.site(tmp_path, ".", [mask, mask])
+        pictures[0]["file_name"], pictures[1]["file_name"] = "images/0.png", "upload/somewhere/1.png"
+        content = coco_of(pictures, [list(annotations_of(mask))] * 2, ["lesion"])
+        (tmp_path / "annotations" / "a.json").write_text(json.dumps(content))
+        (tmp_path / "list.json").write_text("{}")
+        draw_coco(tmp_path, output=tmp_path / "list.json")
+        assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["0.png", "1.png"]
+
+    @pytest.mark.parametrize(
+        ("image", "listed", "mask"),
+        [
+            ("a b.png", "a%20b.png", "a b"),
+            ("50%25.png", "50%25.png", "50%25"),  # its own name counts first
+            ("p1/0.png", "images\\p1\\0.png", "0"),
+            ("0.png", "https://host/p9/0.png", "0"),
+            ("0.png", "../images/0.png", "0"),  # only compared, never opened
+            ("Su\u0308d.png", "S\u00fcd.png ", "S\u00fcd"),
+            ("p1/0.png", "p2/0.png", None),
+            ("0.png", "1.png", None),
+        ],
+    )
+    def test_names_are_compared_from_their_end(self, tmp_path, image, listed, mask):
+        [entry] = self.site(tmp_path, "a", [np.array(disc()) > 0])
+        (tmp_path / "a/images/0.png").unlink()
+        save(tmp_path / "a/images" / image, picture(0))
+        content = coco_of([{**entry, "file_name": listed}], [list(annotations_of(np.array(disc()) > 0))], ["lesion"])
+        (tmp_path / "a/annotations/a.json").write_text(json.dumps(content))
+        if mask is None:
+            with pytest.raises(Refused, match="found no such image; add it, or take its entry out"):
+                draw_coco(tmp_path)
+        else:
+            assert draw_coco(tmp_path) == []
+            assert [path.stem for path in (tmp_path / "a/masks").iterdir()] == [mask]
+
+    def test_masks_of_images_of_one_name_go_into_their_folders_and_others_are_counted(self, tmp_path):
+        pictures = self.site(tmp_path, "a", [np.array(disc()) > 0] * 3)
+        for number in (0, 1):
+            save(tmp_path / f"a/images/p{number}/0.png", picture(5 + number))
+            pictures[number] = {**pictures[number], "file_name": f"p{number}/0.png"}
+        (tmp_path / "a/images/0.png").unlink()
+        content = coco_of(pictures, [list(annotations_of(np.array(disc()) > 0))] * 3, ["lesion"])
+        (tmp_path / "a/annotations/a.json").write_text(json.dumps(content))
+        assert draw_coco(tmp_path) == ["1 picture of a is in no COCO file, such as a/images/1.png"]
+        drawn = sorted(path.relative_to(tmp_path / "a/masks").as_posix() for path in tmp_path.rglob("masks/**/*.png"))
+        assert drawn == ["2.png", "p0/0.png", "p1/0.png"]
+        pictures[0]["file_name"] = "0.png"
+        (tmp_path / "a/annotations/a.json").write_text(json.dumps(coco_of(pictures, [[]] * 3, ["lesion"])))
+        with pytest.raises(Refused, match="found 2 images of that name"):
+            draw_coco(tmp_path)
+
+    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path):
+        mask = np.array(disc()) > 0
+        self.site(tmp_path, "a", [mask, mask, mask])
+        (tmp_path / "a/images/0.png").unlink()
+        save(tmp_path / "a/images/1.png", picture(1, 12, 16))
+        pictures = self.site(tmp_path, "b", [mask])
+        annotations = [{"segmentation": [[0, 0, 64, 0, 64, 48]]}]
+        (tmp_path / "b/annotations/a.json").write_text(json.dumps(coco_of(pictures, [annotations], ["lesion"])))
+        with pytest.raises(Refused) as refused:
+            draw_coco(tmp_path)
+        told = str(refused.value)
+        assert "a.json: 0.png: expected one image of that name in" in told
+        assert "found no such image; add it, or take its entry out" in told
+        assert "1.png: expected 32 x 24, as annotated, found 16 x 12 pixels; annotate the image that lies here" in told
+        assert (
+            "annotation 1 of 0.png: expected an outline inside of the picture, 32 x 24 pixels, found x from 0" in told
+        )
+        assert not list(tmp_path.rglob("masks"))
+
+    def test_a_mask_of_somebody_else_stays(self, tmp_path):
+        self.site(tmp_path, "a", [np.array(disc()) > 0] * 2)
+        save(tmp_path / "a/masks/1.png", disc(radius=2))
+        before = (tmp_path / "a/masks/1.png").read_bytes()
+        with pytest.raises(Refused, match=r"1\.png: expected none, or the very one to be drawn, found another file"):
+            draw_coco(tmp_path)
+        assert (tmp_path / "a/masks/1.png").read_bytes() == before
+        assert not (tmp_path / "a/masks/0.png").exists()
+
+    def test_a_picture_in_two_files_and_no_file_at_all(self, tmp_path):
+        save(tmp_path / "a/images/0.png", picture(0))
+        with pytest.raises(Refused, match="expected COCO annotations of a site, found no file; put them into"):
+            draw_coco(tmp_path)
+        mask = np.array(disc()) > 0
+        self.site(tmp_path, "a", [mask])
+        self.site(tmp_path, "a", [mask], file="annotations/b.json")
+        with pytest.raises(Refused, match=r"b\.json: expected each picture once, found 0\.png a second time"):
+            draw_coco(tmp_path)

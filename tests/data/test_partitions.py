@@ -1,8 +1,10 @@
-"""Who gets which images: public set, sites, splits, and sites made out of sites."""
+"""Who gets which images: groups and the files that name them, public set, sites, splits, sites made out of sites."""
 
 from __future__ import annotations
 
-import hashlib
+import re
+import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,21 +12,244 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.checks import Facts, check_datalist
+from samfed_monai.core.words import normal
+from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList, Split
-from samfed_monai.data.grouping import clusters
+from samfed_monai.data.folders import Found
 from samfed_monai.data.partitions import (
+    Groups,
+    clusters,
     divide_sites,
+    draw,
     hold_out,
     iid,
     make_unseen,
     share_problems,
+    subset,
 )
 from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.quality_report import report_on
-from samfed_monai.data.sources.found import Found
 from tests.data.making import options, site
 from tests.data.test_prepare import sizes
+
+
+def test_images_of_one_group_or_with_the_same_bytes_belong_together():
+    hashes = ["a", "b", "c", "a", "e", "f"]
+    groups = ["one", "one", "two", "two", None, None]
+    assert clusters(hashes, groups) == [[0, 1, 2, 3], [4], [5]]  # 0 and 3 share bytes, so both groups are one
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["x", "y", None])), max_size=20), st.randoms())
+def test_clusters_do_not_depend_on_the_order_of_the_input(images, random):
+    shuffled = images.copy()
+    random.shuffle(shuffled)
+
+    def contents(order):
+        found = clusters([digest for digest, _ in order], [group for _, group in order])
+        assert sorted(index for cluster in found for index in cluster) == list(range(len(order)))
+        return [sorted(map(str, (order[index] for index in cluster))) for cluster in found]
+
+    assert contents(images) == contents(shuffled)
+
+
+def test_draw_comes_as_near_to_the_target_as_whole_clusters_allow():
+    assert draw([5, 5, 5, 5], 10, np.random.default_rng(0)) in ([0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3])
+    assert draw([9, 1], 1, np.random.default_rng(0)) == [1]
+    assert draw([9, 8], 1, np.random.default_rng(0)) == [1]  # at least one, then the smaller
+    assert draw([5], 3, np.random.default_rng(0)) == []  # one always stays behind
+    assert draw([5], 3, np.random.default_rng(0), leave=0) == [0]
+    assert draw([1, 1], 0, np.random.default_rng(0)) == []
+
+
+def test_a_smaller_subset_lies_inside_a_larger_one():
+    hashes = ["d", "a", "c", "b"]
+    assert subset(hashes, 2) == [1, 3]
+    assert subset(hashes, 3) == [1, 2, 3]
+    assert subset(hashes, None) == subset(hashes, 9) == [0, 1, 2, 3]
+
+
+def test_paths_match_from_their_ends(tmp_path):
+    (tmp_path / "g.csv").write_text("image,group\na/images/1.jpg,x\nb/images/1.jpg,y\nb/images/2.jpg,\n")
+    group_of = Groups(tmp_path / "g.csv").of
+    assert group_of("images/2.jpg") is None
+    assert group_of("somewhere/a/images/1.jpg") == "x"
+    assert group_of("b/images/1.jpg") == "y"
+    assert group_of("b/images/3.jpg") is None
+    assert group_of("c/images/1.jpg") is None, "another hospital's image of that name"
+    assert group_of("images/3.jpg") is None
+    with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
+        group_of("1.jpg")
+
+
+def test_stems_match_where_there_is_no_path(tmp_path):
+    (tmp_path / "g.csv").write_text("\ufeffid,lesion_id\nISIC_0000001,L7\n", encoding="utf-8")
+    assert Groups(tmp_path / "g.csv", "lesion_id").of("any/ISIC_0000001.jpg") == "L7"
+
+
+@pytest.mark.parametrize(
+    ("listed", "image"),
+    [
+        ("A0.frame0", "images/A0.frame0.png"),
+        ("1.2.840.113619.2", "images/1.2.840.113619.2.jpg"),
+        ("ISIC_0000001.jpg", "images/ISIC_0000001.png"),
+        (unicodedata.normalize("NFD", "Läsion.1"), "images/Läsion.1.png"),
+    ],
+)
+def test_an_id_is_a_stem_already_unless_it_ends_as_an_image(tmp_path, listed, image):
+    (tmp_path / "g.csv").write_text(f"id,group\n{listed},x\n", encoding="utf-8")
+    assert Groups(tmp_path / "g.csv").of(image) == "x"
+
+
+def test_ids_that_differ_after_their_last_dot_have_groups_of_their_own(tmp_path):
+    (tmp_path / "g.csv").write_text("id,group\nA0.frame0,x\nA0.frame1,y\n")
+    group_of = Groups(tmp_path / "g.csv").of
+    assert [group_of(f"A0.frame{n}.png") for n in range(3)] == ["x", "y", None]
+
+
+def test_backslashes_and_other_unicode_forms_are_the_same_path(tmp_path):
+    rows = "C:\\Süd\\images\\1.jpg,x\nC:\\b\\images\\1.jpg,y\n"
+    (tmp_path / "g.csv").write_text("image,group\n" + rows, encoding="utf-8")
+    assert Groups(tmp_path / "g.csv").of(unicodedata.normalize("NFD", "Süd/images/1.jpg")) == "x"
+
+
+def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
+    table = tmp_path / "patients.csv"
+    table.write_text("image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n")
+    groups = Groups(table, "patient", of_folders=True)
+    assert groups.of("a/images/ed/ed_0001.png") == "one"
+    assert groups.of("b/images/ed/ed_0007.png") == "two"
+    assert groups.of("a/images/es/es_0001.png") == "three", "a row of the slice itself goes before its volume's"
+    assert groups.of("c/images/ed/ed_0001.png") is None
+    assert Groups(table, "patient").of("a/images/ed/ed_0001.png") is None
+
+
+def test_images_without_a_group_are_counted(tmp_path):
+    (tmp_path / "g.csv").write_text("id,patient\n1,x\n2,\n")
+    images = ["a/1.png", "a/2.png", "a/3.png", "a/3.png"]
+    assert Groups(tmp_path / "g.csv", "patient").sentences(images) == ["2 of 3 images have no group in g.csv"]
+    assert Groups(tmp_path / "g.csv", "patient").sentences([]) == []
+
+
+def test_a_file_that_gives_no_image_a_group_is_refused_with_the_names_of_both_sides(tmp_path):
+    (tmp_path / "g.csv").write_text("id,group,empty\nfirst,,\nframe 7,x,\n")
+    with pytest.raises(Refused, match=r"images like 'a/7\.png', found only groups of names like 'frame 7'; give"):
+        Groups(tmp_path / "g.csv").sentences(["a/7.png"])
+    with pytest.raises(Refused, match=r"images like 'first\.png', found nothing in the column 'empty'"):
+        Groups(tmp_path / "g.csv", "empty").sentences(["first.png"])
+
+
+def test_rows_that_name_no_image_are_refused_with_their_lines(tmp_path):
+    (tmp_path / "g.csv").write_text("group,id\nx,1\ny\nz,\n")
+    with pytest.raises(Refused, match="2 problems") as caught:
+        Groups(tmp_path / "g.csv")
+    assert "g.csv, line 3: expected a name in the column 'id', found none" in str(caught.value)
+    assert "g.csv, line 4: expected" in str(caught.value)
+
+
+CODES = ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-32"]
+TITLES = ["image", "IMAGE_ID", " Image ID ", "isic-id", "FileName", '"image"']
+
+
+@given(
+    *(st.sampled_from(each) for each in (CODES, [",", ";", "\t", "|"], ["\n", "\r\n", "\r"], TITLES)),
+    st.lists(st.sampled_from(["", "sep"]), max_size=1),
+    st.booleans(),
+)
+def test_a_csv_file_is_read_as_any_program_writes_it(tmp_path_factory, code, comma, end, title, first, blank):
+    rows = [
+        [title, "age", "Group"],
+        ["a/1.png", '"a, ""b"";\n|"', "Ü"],
+        ['"b\\1.png"', "", '"G, ;2"'],
+        ["c/1.png", "", ""],
+    ]
+    rows = [row for each in rows for row in ([["", "", ""], [" "], each] if blank else [each])]
+    lines = [f"sep={comma}"] if "sep" in first else []
+    path = tmp_path_factory.mktemp("csv") / "g.csv"
+    path.write_bytes(end.join([*lines, *(comma.join(row) for row in rows), ""]).encode(code))
+    group_of = Groups(path, "group").of
+    assert [group_of(f"{folder}/1.png") for folder in "abc"] == ["Ü", "G, ;2", None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [
+        ("1.png,G0\n2.png,G0 \n3.png,\u200bG0\n4.png,\u00a0g0", ["G0", "G0", "G0", "g0"]),  # case is kept
+        ("1.png,M\u00fc\n2.png,Mu\u0308\n3.png,M\u00fc  x\n4.png,M\u00fc\u2009x", ["Mü", "Mü", "Mü x", "Mü x"]),
+        ('1.png,"=""001"""\n2.png,="001"\n3.png,001\n4.png,1', ["001", "001", "001", "1"]),
+        ("1.png,7\n2.png,7.0\n3.png,7.5\n4.png,7.00", ["7", "7", "7.5", "7"]),
+        ("1.png,nan\n2.png,#N/A\n3.png,NULL\n4.png,NA", [None, None, None, "NA"]),
+        ("1.png,x\n2.png,x,,\n3.png\n1.png,x", ["x", "x", None, None]),
+        ("1.0,x\n2 ,y\n\ufeff3,z\nb/4,w", ["x", "y", "z", None]),  # names as well
+    ],
+)
+def test_invisible_differences_and_what_programs_leave_are_no_difference(tmp_path, rows, groups):
+    (tmp_path / "g.csv").write_text(f"image,group\n{rows}\n", encoding="utf-8")
+    group_of = Groups(tmp_path / "g.csv").of
+    assert [group_of(f"a/{number}.png") for number in range(1, 5)] == groups
+
+
+@given(st.text())
+def test_the_normal_form_of_a_normal_form_is_itself(text):
+    assert normal(normal(text)) == normal(text)
+
+
+@given(st.text(), st.sampled_from(["", " ", "\u200b", "\u00a0\n", "\ufeff"]), st.sampled_from(["NFC", "NFD"]))
+def test_invisible_ends_and_forms_make_no_other_group(text, blank, form):
+    groups = [f"x{text}", blank + unicodedata.normalize(form, f"x{text}") + blank, "y"]
+    assert clusters(["a", "b", "c"], groups) == [[0, 1], [2]]
+
+
+def test_names_without_folders_that_several_images_have_are_found(tmp_path):
+    (tmp_path / "g.csv").write_text("id,group\n1,x\n2.png,y\np1/3,z\n4,\n")
+    images = [f"a/p{folder}/{number}.png" for folder in (1, 2) for number in range(1, 5)]
+    [lacking, several] = Groups(tmp_path / "g.csv").sentences(images)
+    assert lacking == "3 of 8 images have no group in g.csv"
+    assert several.startswith("2 names are in g.csv without a folder, and of several images each, such as '1': all of")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            "image,sequence\n1.jpg,x\n",
+            r"found the columns \['image', 'sequence'\] \(utf-8, separated by commas\); name the",
+        ),
+        ("sep=;\nimage,group\n", r"found the columns \['image,group'\] \(utf-8, separated by semicolons\)"),
+        ("image\tsequence\n".encode("utf-16"), r"\['image', 'sequence'\] \(utf-16, separated by tabs\)"),
+        ("image,group,Group\n1,x,y\n", r"each once, found the columns \['image', 'group', 'Group'\]"),
+        (
+            "image,group\n1.jpg,Smith, J\n",
+            r"line 2: expected 2, as the header has, found 3 values \(utf-8, .*into quotes",
+        ),
+        (
+            "image,group\n1,x\n2,y\n1,z\n",
+            "line 4: expected one group for an image, found 'z' for '1', and 'x' in line 2",
+        ),
+        ("image,group\n1 ,x\n1,\n", "line 3: expected one group for an image, found '' for '1', and 'x' in line 2"),
+        ('image,group\n1,"x\n2,y\n', "line 3: expected a row of a CSV file, found unexpected end of data; close its"),
+        ('image,group\n1,"x\n2,y"\n', "line 3: expected a name and a group, found a value of several lines; close its"),
+        *(
+            (f'image,group\n1,"{value}"\n', f"line 2: .*, found '{re.escape(value)}'; Excel has changed it: format")
+            for value in ("1.23457E+11", "1,2E+5", "#REF!", "#WERT!", "####")
+        ),
+        (
+            b"PK\x03\x04",
+            r"expected a CSV file, found a workbook or another binary file; save the sheet as CSV \(UTF-8\)",
+        ),
+        (b"\xd0\xcf\x11\xe0\xa1", "found a workbook"),
+        (b"image,group\n1,\x81\n", "found bytes that are no utf-8 and no cp1252; save it as CSV"),
+        (b"image,group\n1,a\0\n", "found bytes that are no utf-8 and no cp1252; save it as CSV"),
+        ("image,group\n1,x\n".encode("utf-16")[:-1], "found bytes that are no utf-16; save it as CSV"),
+        (b"", r"found the columns \[\]"),
+        (None, "expected a CSV file, found .*No such file.*; check the path"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, told):
+    if content is not None:
+        (tmp_path / "g.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Refused, match=told):
+        Groups(tmp_path / "g.csv")
+
 
 collections = st.lists(
     st.tuples(st.integers(0, 30), st.sampled_from([None, "a", "b", "c", "d"]), st.booleans()), min_size=8, max_size=60
@@ -35,6 +260,12 @@ def divided(images):
     hashes = [f"{digest:04d}" for digest, _, _ in images]
     groups = [group for _, group, _ in images]
     return hashes, groups, clusters(hashes, groups)
+
+
+def held_out(hashes, groups, labelled, shares, *, seed):
+    """Indices of the images that are drawn."""
+    ones = [Found(str(n), group=groups[n], sha256=digest) for n, digest in enumerate(hashes)]
+    return [[int(one.image) for one in part] for part in hold_out(ones, labelled, shares, seed=seed)]
 
 
 def assert_exact_and_grouped(parts, together, count):
@@ -60,18 +291,18 @@ def test_iid_is_exact_grouped_and_deterministic(images, sites, seed):
 def test_held_out_splits_are_exact_grouped_labelled_and_deterministic(images, shares, seed):
     hashes, groups, together = divided(images)
     labelled = [has for _, _, has in images]
-    parts = hold_out(hashes, groups, labelled, shares, seed=seed)
+    parts = held_out(hashes, groups, labelled, shares, seed=seed)
     assert_exact_and_grouped(parts, together, len(images))
     assert all(labelled[index] for part in parts[:-1] for index in part)
     assert parts[-1]
-    assert parts == hold_out(hashes, groups, labelled, shares, seed=seed)
+    assert parts == held_out(hashes, groups, labelled, shares, seed=seed)
 
 
 def test_the_order_of_the_files_does_not_matter():
     hashes = [f"{number:04d}" for number in range(40)]
     order = np.random.default_rng(0).permutation(40)
-    one = hold_out(hashes, [None] * 40, [True] * 40, [0.2, 0.1], seed=3)
-    other = hold_out([hashes[i] for i in order], [None] * 40, [True] * 40, [0.2, 0.1], seed=3)
+    one = held_out(hashes, [None] * 40, [True] * 40, [0.2, 0.1], seed=3)
+    other = held_out([hashes[i] for i in order], [None] * 40, [True] * 40, [0.2, 0.1], seed=3)
     assert [len(part) for part in one] == [8, 4, 28]
     for part, shuffled in zip(one, other, strict=True):
         assert {hashes[i] for i in part} == {hashes[order[i]] for i in shuffled}
@@ -79,7 +310,7 @@ def test_the_order_of_the_files_does_not_matter():
 
 def test_few_labels_are_divided_in_proportion():
     hashes = [f"{number:03d}" for number in range(100)]
-    parts = hold_out(hashes, [None] * 100, [number < 12 for number in range(100)], [0.1, 0.2], seed=0)
+    parts = held_out(hashes, [None] * 100, [number < 12 for number in range(100)], [0.1, 0.2], seed=0)
     assert [len(part) for part in parts] == [4, 8, 88]
 
 
@@ -111,15 +342,16 @@ U, V, T, P = Split.UNLABELLED, Split.VALIDATION, Split.TEST, Split.PUBLIC
 
 
 def found(name: str, count: int, *, groups: int = 0, masks: bool = True, first: int = 0) -> list[Found]:
+    """Images with bytes of their own."""
     numbers = range(first, first + count)
     group = [f"{name} {n % groups}" if groups else None for n in numbers]
-    return [Found(f"{name}/{n}", f"m/{n}" if masks else None, name, g) for n, g in zip(numbers, group, strict=True)]
+    label = [f"m/{n}" if masks else None for n in numbers]
+    return [Found(f"{name}/{n}", m, name, g, None, f"{name}{n}") for n, m, g in zip(numbers, label, group, strict=True)]
 
 
-def facts_of(places, **same: str) -> dict[str, Facts]:
-    """Every image has bytes of its own, unless two are declared the same."""
-    names = [one.image for ones in places.values() for one in ones]
-    return {n: Facts(n, hashlib.sha256(same.get(n.replace("/", "_"), n).encode()).hexdigest()) for n in names}
+def same(ones: list[Found], *numbers: int) -> list[Found]:
+    """The images, some of them with the same bytes."""
+    return [replace(one, sha256="x") if n in numbers else one for n, one in enumerate(ones)]
 
 
 def counts(places) -> dict[str, list[int]]:
@@ -130,7 +362,7 @@ def counts(places) -> dict[str, list[int]]:
 def test_a_site_is_cut_into_equal_disjoint_parts_in_every_split():
     places = {("", P): found("p", 3), ("a", U): found("a", 10), ("a", V): found("a", 4, first=10)}
     places["a", T] = found("a", 5, first=14)
-    divided, sentences = divide_sites(places, facts_of(places), 2, seed=3)
+    divided, sentences = divide_sites(places, 2, seed=3)
     assert divided["", P] == places["", P]
     assert counts(divided)["a-1"][:2] == counts(divided)["a-2"][:2] == [5, 2]
     assert sorted(len(divided[f"a-{n}", T]) for n in (1, 2)) == [2, 3]
@@ -141,16 +373,15 @@ def test_a_site_is_cut_into_equal_disjoint_parts_in_every_split():
 
 def test_parts_follow_the_seed_and_not_the_order():
     places = {("a", U): found("a", 20)}
-    facts = facts_of(places)
-    first = divide_sites(places, facts, 4, seed=0)[0]
-    turned = divide_sites({("a", U): places["a", U][::-1]}, facts, 4, seed=0)[0]
+    first = divide_sites(places, 4, seed=0)[0]
+    turned = divide_sites({("a", U): places["a", U][::-1]}, 4, seed=0)[0]
     assert {k: {o.image for o in v} for k, v in first.items()} == {k: {o.image for o in v} for k, v in turned.items()}
-    assert first != divide_sites(places, facts, 4, seed=1)[0]
+    assert first != divide_sites(places, 4, seed=1)[0]
 
 
 def test_groups_stay_together_across_splits_and_short_splits_are_told():
     places = {("a", U): found("a", 8, groups=4), ("a", T): found("a", 1, groups=4, first=8)}
-    divided, sentences = divide_sites(places, facts_of(places), 2)
+    divided, sentences = divide_sites(places, 2)
     where = {}
     for (name, _), ones in divided.items():
         for one in ones:
@@ -162,19 +393,17 @@ def test_groups_stay_together_across_splits_and_short_splits_are_told():
 
 
 def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
-    places = {("a", U): found("a", 2)}
-    same = facts_of(places, a_0="x", a_1="x")
+    places = {("a", U): same(found("a", 2), 0, 1)}
     with pytest.raises(Refused, match=r"--divide 2: a: expected at least 2, found 1 independent group"):
-        divide_sites(places, same, 2)
-    with pytest.raises(Refused, match="--divide: expected a positive number, found 0"):
-        divide_sites(places, same, 0)
+        divide_sites(places, 2)
+    with pytest.raises(Refused, match="--divide: expected a whole number >= 1, found 0"):
+        divide_sites(places, 0)
 
 
 def test_an_unseen_site_only_measures():
-    places = {("a", U): found("a", 2), ("b", U): found("b", 4), ("b", V): found("b", 1, first=4)}
+    places = {("a", U): same(found("a", 2), 1), ("b", U): same(found("b", 4), 3), ("b", V): found("b", 1, first=4)}
     places["b", U][0] = Found("b/0", None)
-    facts = facts_of(places, a_1="x", b_3="x")
-    changed, sentences = make_unseen(places, facts, ["b"])
+    changed, sentences = make_unseen(places, ["b"])
     assert {one.image for one in changed["b", T]} == {"b/1", "b/2", "b/4"}
     assert ("b", U) not in changed
     assert changed["a", U] == places["a", U]
@@ -186,14 +415,14 @@ def test_an_unseen_site_does_not_measure_on_videos_that_others_have():
     places = {("", Split.PUBLIC): found("p", 2, groups=2), ("a", U): found("a", 2), ("b", U): found("b", 3)}
     shared = places["", Split.PUBLIC][0].group
     places["b", U] = [Found("b/0", "m/0", "b", shared), *places["b", U][1:]]
-    changed, sentences = make_unseen(places, facts_of(places), ["b"])
+    changed, sentences = make_unseen(places, ["b"])
     assert {one.image for one in changed["b", T]} == {"b/1", "b/2"}
     assert sentences == ["1 image of b shares a patient or video with others, and the site is to be unseen: left out"]
 
 
 def test_unseen_sites_are_not_cut():
     places = {("a", U): found("a", 4), ("b", T): found("b", 4)}
-    divided, _ = divide_sites(places, facts_of(places), 2, spared=["b"])
+    divided, _ = divide_sites(places, 2, spared=["b"])
     assert list(counts(divided)) == ["a-1", "a-2", "b"]
 
 
@@ -202,18 +431,17 @@ def test_a_part_never_takes_the_name_of_another_site(spared):
     places = {("a", U): found("a", 4), ("a-2", T): found("b", 4)}
     expected = "--divide 2: a: expected names from a-1 to a-2 free for its parts, found a site 'a-2'; rename the site"
     with pytest.raises(Refused, match=expected):
-        divide_sites(places, facts_of(places), 2, spared=spared)
+        divide_sites(places, 2, spared=spared)
 
 
 def test_bad_unseen_names_are_refused():
     places = {("a", U): found("a", 2, masks=False), ("b", U): found("b", 2)}
-    facts = facts_of(places)
     with pytest.raises(Refused, match=r"--unseen: expected one of \['a', 'b'\], found 'c'"):
-        make_unseen(places, facts, ["c"])
+        make_unseen(places, ["c"])
     with pytest.raises(Refused, match="expected at least one site left to train at, found every site"):
-        make_unseen(places, facts, ["a", "b"])
+        make_unseen(places, ["a", "b"])
     with pytest.raises(Refused, match="--unseen a: expected some with masks, found no image to measure with"):
-        make_unseen(places, facts, ["a"])
+        make_unseen(places, ["a"])
 
 
 def test_a_list_with_a_site_of_only_test_images_is_sound(tmp_path):
@@ -226,5 +454,5 @@ def test_a_list_with_a_site_of_only_test_images_is_sound(tmp_path):
     assert sizes(made.datalist) == {"a-1": [4, 1, 1], "a-2": [4, 1, 1], "b": [0, 0, 5]}
     again = DataList.load(made.path)
     assert again.hash == made.datalist.hash
-    assert check_datalist(again, root, progress=False) == []
-    assert "b" in report_on(again, root, tmp_path / "page.html", progress=False).read_text()
+    assert check_datalist(again, root) == []
+    assert "b" in report_on(again, root, tmp_path / "page.html").read_text()

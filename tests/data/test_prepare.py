@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import replace
 
 import pytest
@@ -12,8 +11,8 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp
+from samfed_monai.data.public import find_polyps
 from samfed_monai.data.records import load_records
-from samfed_monai.data.sources.public import find_polyps
 from tests.cli.test_prepare import run
 from tests.data import polyp_folders
 from tests.data.making import disc, options, picture, save, site
@@ -34,7 +33,7 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     assert len(datalist.public) == 3
     assert sizes(datalist) == {"a": [16, 2, 2], "b": [10, 0, 0]}
     assert all(item.label for item in datalist.sites["a"].unlabelled)
-    assert check_datalist(datalist, root, progress=False) == []
+    assert check_datalist(datalist, root) == []
     before = made.path.read_bytes()
     again = prepare_folders(root, options(tmp_path, public="public"))
     assert again.datalist.hash == datalist.hash
@@ -49,7 +48,7 @@ def test_one_hospital_alone_has_images_to_validate_and_to_test_on(own, tmp_path)
     root = tmp_path / "data" / "clinic" if own else tmp_path / "data"
     made = prepare_folders(root, options(tmp_path, validation=0.5, test=0.25))
     assert (made.datalist.public, sizes(made.datalist)) == ([], {"clinic": [5, 10, 5]})
-    assert check_datalist(made.datalist, root, progress=False) == []
+    assert check_datalist(made.datalist, root) == []
 
 
 def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
@@ -190,7 +189,7 @@ def test_fault_15_a_full_mask_keeps_its_place_in_the_list_and_passes_the_check(t
     made = prepare_folders(root, options(tmp_path, public="public"))
     assert sizes(made.datalist) == {"a": [8, 1, 1]}
     assert all(item.label for _, items in made.datalist.sites["a"].splits() for item in items)
-    assert check_datalist(made.datalist, root, progress=False) == []
+    assert check_datalist(made.datalist, root) == []
 
 
 @pytest.fixture
@@ -214,7 +213,7 @@ def test_isic_is_divided_exactly(tmp_path, isic, public, count):
 
 
 def test_isic_by_folder_and_public_options(tmp_path, isic):
-    made = prepare_isic(isic, options(tmp_path, public="5", partition="folder"))
+    made = prepare_isic(isic, options(tmp_path, public="5", sites="folder"))
     assert list(made.datalist.sites) == ["ISIC-2017_Test_Data", "ISIC-2017_Training_Data"]
     with pytest.raises(
         Refused, match=r"--public: expected a count below 40, a share in \(0, 1\), one of \[.*\], or none"
@@ -228,18 +227,6 @@ def test_masks_of_a_public_isic_folder_are_told_with_bad_files(tmp_path, isic):
     with pytest.raises(Refused, match="2 problems") as caught:
         prepare_isic(isic, options(tmp_path, public="ISIC-2017_Test_Data"))
     assert "ISIC_0000030.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
-
-
-def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
-    root = tmp_path / "zipped"
-    root.mkdir()
-    with zipfile.ZipFile(root / "all.zip", "w") as archive:
-        for path in isic.rglob("*.*"):
-            archive.write(path, path.relative_to(isic))
-    with pytest.raises(Refused, match="unpack them with --unpack"):
-        prepare_isic(root, options(tmp_path, public="8"))
-    made = prepare_isic(root, options(tmp_path, public="8", unpack=True))
-    assert sum(1 for _ in made.datalist.items()) == 40
 
 
 @pytest.fixture
@@ -267,7 +254,7 @@ def test_each_collection_is_a_site_and_sequences_stay_whole(tmp_path, root):
     assert sizes(datalist)["Kvasir-SEG"] == [6, 2, 2]
     where = places(datalist)
     assert all(len(where[f"clinicdb_seq{n}"]) == 1 for n in (1, 2, 3))
-    assert check_datalist(datalist, root, progress=False) == []
+    assert check_datalist(datalist, root) == []
     assert (
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", validation=0.2, test=0.2)).datalist.hash
         == datalist.hash
@@ -330,18 +317,6 @@ def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_pat
         Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no mask.*zero bytes"
     ):
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB"))
-
-
-def test_archives_are_unpacked_into_folders_of_their_names(tmp_path, root):
-    zipped = tmp_path / "zipped"
-    zipped.mkdir()
-    polyp_folders.neopolyp(tmp_path / "loose")
-    polyp_folders.colondb(zipped)
-    with zipfile.ZipFile(zipped / "bkai-igh-neopolyp.zip", "w") as archive:  # no folder of its own inside
-        for path in (tmp_path / "loose" / "bkai-igh-neopolyp").rglob("*.jpeg"):
-            archive.write(path, path.relative_to(tmp_path / "loose" / "bkai-igh-neopolyp"))
-    made = prepare_polyp(zipped, options(tmp_path, public="CVC-ColonDB", unpack=True))
-    assert sizes(made.datalist) == {"BKAI-IGH-NeoPolyp": [2, 0, 0]}
 
 
 def test_a_published_list_finds_the_official_layouts(tmp_path, root):

@@ -87,7 +87,7 @@ def made(tmp_path):
         save(root / "public" / "images" / f"photo {number}.jpg", picture(50 + number, 24, 24), exif=exif)
         save(root / "public" / "masks" / f"photo {number}.png", disc(24, 24, radius=5))
     save(root / "public" / "masks" / "public_000.png", disc(radius=0))
-    return prepare_folders(root, Options(output=tmp_path / "list.json", public="public", progress=False))
+    return prepare_folders(root, Options(output=tmp_path / "list.json", public="public"))
 
 
 def test_the_page_is_self_contained_and_escaped(made):
@@ -129,7 +129,7 @@ def test_fault_60_nothing_of_exif_gets_into_lists_or_reports(made):
 
 
 def test_a_report_can_be_made_of_a_list_alone(made, tmp_path):
-    page = report_on(made.path, tmp_path / "data", tmp_path / "again.html", progress=False)
+    page = report_on(made.path, tmp_path / "data", tmp_path / "again.html")
     assert page.read_text().count("<figure>") == made.report.read_text().count("<figure>")
 
 

@@ -1,4 +1,4 @@
-"""NIfTI volumes: their slices as pictures, masks back in their geometry, and what is refused."""
+"""NIfTI volumes: slices, masks on their grid, sites of volumes cut into pictures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.volumes import different_orientations, nifti_of, read_mask_slices, read_slices
+from samfed_monai.data.folders import taken_back_if_refused
+from samfed_monai.data.volumes import (
+    cut_nifti,
+    different_orientations,
+    nifti_of,
+    read_mask_slices,
+    read_slices,
+    unlike_voxels,
+    volumes_of,
+)
+from tests.data.making import picture, save
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
@@ -30,7 +41,7 @@ def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path):
     assert found.pictures[1, :, :, 0].tolist() == data[:, :, 1].T.tolist()  # 8 bits as they are
     assert np.ptp(found.pictures, axis=-1).max() == 0
     assert found.pixel_area == pytest.approx(0.125)
-    assert found.spacing == pytest.approx(3)
+    assert found.voxel[2] == pytest.approx(3)
     assert found.voxel == (0.25, 0.5, 3), "rows run along Y"
 
 
@@ -41,7 +52,7 @@ def test_a_volume_is_measured_in_its_own_unit(tmp_path, unit, factor):
     nibabel.save(image, tmp_path / "a.nii")
     found = read_slices(tmp_path / "a.nii")
     assert found.pixel_area == pytest.approx(0.125 * factor**2)
-    assert found.spacing == pytest.approx(3 * factor)
+    assert found.voxel[2] == pytest.approx(3 * factor)
     assert found.voxel == pytest.approx((0.25 * factor, 0.5 * factor, 3 * factor))
 
 
@@ -135,14 +146,14 @@ def test_sizes_are_those_of_the_affine(tmp_path, affine, area, voxel):
     found = read_slices(tmp_path / "a.nii")
     assert found.pixel_area == pytest.approx(area)
     assert found.voxel == pytest.approx(voxel)
-    assert found.spacing == pytest.approx(voxel[2])
 
 
 def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
     image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), None)
     image.header.set_zooms((0.5, 0.25, 3))
     nibabel.save(image, tmp_path / "a.nii")
-    assert (read_slices(tmp_path / "a.nii").pixel_area, read_slices(tmp_path / "a.nii").spacing) == (0.125, 3)
+    found = read_slices(tmp_path / "a.nii")
+    assert (found.pixel_area, found.voxel) == (0.125, (0.25, 0.5, 3))
     with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
         read_slices(tmp_path / "a.nii", reorient=True)
 
@@ -300,3 +311,159 @@ class TestMaskSlices:
         assert read_mask_slices(tmp_path / "near.nii", volume).all()
         with pytest.raises(Refused, match=r"far\.nii: expected the affine of a\.nii, found corners up to 0\.026 mm"):
             read_mask_slices(tmp_path / "far.nii", volume)
+
+
+def mask_at(path: Path) -> np.ndarray:
+    return np.array(Image.open(path)) > 0
+
+
+class TestNifti:
+    AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
+
+    @classmethod
+    def volume(cls, path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(data, cls.AFFINE if affine is None else affine), path)
+        return path
+
+    def test_volumes_become_slices_with_their_masks(self, tmp_path):
+        data = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).astype(np.uint8)
+        self.volume(tmp_path / "in/a/images/p1.nii.gz", data)
+        self.volume(tmp_path / "in/a/masks/p1_mask.nii.gz", (data > 100).astype(np.uint8))
+        self.volume(tmp_path / "in/a/masks/gone.nii", np.zeros((2, 2, 2), np.uint8))
+        self.volume(tmp_path / "in/b/images/sub/p1.nii", data[..., :1])
+        said = cut_nifti(tmp_path / "in", tmp_path / "out")
+        assert said == ["1 mask of a belongs to no image; left out, such as gone.nii"]
+        files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+        names = [f"p1/p1_000{number}.png" for number in (1, 2, 3)]
+        assert files == {f"a/{kind}/{name}" for kind in ("images", "masks") for name in names} | {
+            "b/images/sub_p1/sub_p1_0001.png"
+        }
+        for number in (1, 2, 3):
+            seen = data[..., number - 1].T
+            assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
+            assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
+        assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
+        (tmp_path / "in/b/images/sub/p1.nii").rename(tmp_path / "in/b/images/p2.nii")
+        with pytest.raises(Refused, match=r"out/b/images/sub_p1: expected slices of volumes .* found slices of none"):
+            cut_nifti(tmp_path / "in", tmp_path / "out")
+        (tmp_path / "in/b/images/p2.nii").rename(tmp_path / "in/b/images/sub/p1.nii")
+        (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
+        with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
+            cut_nifti(tmp_path / "in", tmp_path / "out")
+
+    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path):
+        zeros = np.zeros((4, 3, 2), np.uint8)
+        for name in ("shape", "place", "twin/one", "twin_one"):
+            self.volume(tmp_path / f"in/a/images/{name}.nii", zeros)
+        self.volume(tmp_path / "in/a/masks/shape.nii", zeros[..., :1])
+        self.volume(tmp_path / "in/a/masks/place.nii", zeros, np.eye(4))
+        save(tmp_path / "in/b/images/photo.png", picture(0))
+        with pytest.raises(Refused) as refused:
+            cut_nifti(tmp_path / "in", tmp_path / "in/out")
+        told = str(refused.value)
+        assert "--slices: expected a folder outside of" in told
+        assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in told
+        assert "expected one volume of that name in a site, found a second twin_one" in told
+        assert "shape.nii: expected 4 x 3 x 2, as shape.nii has, found 4 x 3 x 1 voxels; export it on" in told
+        assert "place.nii: expected the affine of place.nii, found corners up to 2.062 mm from the volume's" in told
+        assert not (tmp_path / "in/out").exists()
+        with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
+            cut_nifti(tmp_path / "nowhere", tmp_path / "out")
+
+    def test_the_names_of_nnunet_are_understood_and_several_channels_refused(self, tmp_path):
+        zeros = np.zeros((4, 3, 2), np.uint8)
+        for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", "images/n_0007", "masks/n_0007"):
+            self.volume(tmp_path / f"in/a/{name}.nii.gz", zeros)
+        self.volume(tmp_path / "in/b/images/b_0000.nii.gz", zeros)  # no mask
+        cut_nifti(tmp_path / "in", tmp_path / "out")
+        folders = {path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+        assert folders == {
+            *("a/images/a_1_0000", "a/masks/a_1_0000", "a/images/a_2_0000", "a/images/n_0007", "a/masks/n_0007"),
+            "b/images/b_0000",
+        }
+        for name in ("a_1_0001", "a_2_0001"):
+            self.volume(tmp_path / f"in/a/images/{name}.nii.gz", zeros)
+        told = r"(?s)a_1_0001\.nii.* one channel .*, found a further channel.*a_2_0001\.nii.* a further channel"
+        with pytest.raises(Refused, match=told):
+            cut_nifti(tmp_path / "in", tmp_path / "other")
+        assert not (tmp_path / "other").exists()
+
+    def test_volumes_that_are_only_numbered_are_no_channels(self, tmp_path):
+        for name in ("images/p_0000", "masks/p_0000", "images/p_0001", "masks/p_0001"):
+            self.volume(tmp_path / f"in/a/{name}.nii.gz", np.zeros((4, 3, 1), np.uint8))
+        cut_nifti(tmp_path / "in", tmp_path / "out")
+        assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+
+    def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(self, tmp_path):
+        data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
+        data[0, 0, 1] = drawn[0, 0, 2] = 1
+        self.volume(tmp_path / "in/a/images/p.nii", data)
+        self.volume(tmp_path / "in/a/masks/p.nii", drawn)
+        assert cut_nifti(tmp_path / "in", tmp_path / "out") == ["2 slices of a single grey value left out"]
+        kept = {path.relative_to(tmp_path / "out/a").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+        assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
+
+    def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(self, tmp_path):
+        data, wide = np.zeros((4, 3, 2), np.uint8), np.diag([0.5, 0.5, 6.0, 1.0])
+        self.volume(tmp_path / "in/a/images/p1.nii", data)
+        self.volume(tmp_path / "in/b/images/p2.nii", data, wide)
+        [said] = cut_nifti(tmp_path / "in", tmp_path / "out")
+        assert "unlike voxels (mm of rows, columns, slices): a 0.5 x 0.5 x 2, b 0.5 x 0.5 x 6;" in said
+        given = {"without_spacing": ["b"]}
+        assert cut_nifti(tmp_path / "in", tmp_path / "without", **given) == []
+        notes = volumes_of(tmp_path / "without")
+        assert [note["spacing"] for note in notes.values()] == [[0.5, 0.5, 2.0], None]
+        with pytest.raises(Refused, match=r"--without-spacing: expected one of \['a', 'b'\], found 'c'; name a site"):
+            cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"])
+
+    def test_axes_are_told_or_turned(self, tmp_path):
+        data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+        self.volume(tmp_path / "in/a/images/ras.nii", data)
+        turned = self.volume(tmp_path / "in/a/images/sra.nii", data.transpose(2, 0, 1), self.AFFINE[:, [2, 0, 1, 3]])
+        self.volume(
+            tmp_path / "in/a/masks/sra.nii",
+            (data == 7).transpose(2, 0, 1).astype(np.uint8),
+            nibabel.load(turned).affine,
+        )
+        voxels, axes = cut_nifti(tmp_path / "in", tmp_path / "as_they_are")
+        assert "a 0.5 x 0.5 to 2 x 0.5 to 2" in voxels
+        assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in axes
+        assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True) == []
+        for number in (1, 2):
+            seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]
+            assert np.array_equal(*seen)
+            assert np.array_equal(mask_at(tmp_path / f"out/a/masks/sra/sra_000{number}.png"), seen[0][..., 0] == 7)
+
+
+def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path):
+    TestNifti.volume(tmp_path / "in/a/images/one.nii", np.zeros((4, 3, 2), np.uint8))
+    cut_nifti(tmp_path / "in", tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    TestNifti.volume(tmp_path / "in/a/images/two.nii", np.ones((4, 3, 2), np.uint8))
+
+    def refused(slices: Path) -> None:
+        with taken_back_if_refused() as written:
+            cut_nifti(tmp_path / "in", slices, written=written)
+            raise Refused([])
+
+    with pytest.raises(Refused):
+        refused(tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "out/a/images/two").exists()
+    with pytest.raises(Refused):
+        refused(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("voxels", "shown"),
+    [
+        ({"a": [(1, 1, 2)], "b": [(1, 1, 3)]}, []),  # 1.5 times as long
+        ({"a": [(1, 1, 2), (1, 1, 3.1)]}, ["a 1 x 1 x 2 to 3.1"]),
+        ({"a": [(1, 1, 2)], "b": [(1, 2, 2), (1, 2, 2)]}, ["a 1 x 1 x 2, b 1 x 2 x 2"]),
+        ({}, []),
+    ],
+)
+def test_unlike_voxels_are_said_of_volumes_of_one_site_too(voxels, shown):
+    assert [sentence.partition(": ")[2].partition(";")[0] for sentence in unlike_voxels(voxels)] == shown

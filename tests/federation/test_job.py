@@ -279,7 +279,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weak")
     counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
     masks = render_synthetic(folder, sites=2, labelled=True, size=(64, 64), **counts)
-    weaken_list(masks, folder, {"site-1": "box", "site-2": "points"}, progress=False).save(folder / "list.json")
+    weaken_list(masks, folder, {"site-1": "box", "site-2": "points"}).save(folder / "list.json")
     return folder
 
 

@@ -19,7 +19,7 @@ from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter
 from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.reports.answer import answer
+from samfed_monai.reports.html import answer
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job

@@ -124,7 +124,7 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
                 r"found 'Invalid weight_decay value: -1'; correct them in the bundle",
             ),
             ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
-            ("samfed", {"terms#sam_kd#schedule": "linaer"}, r"terms#sam_kd#schedule: .*did you mean 'linear'"),
+            ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),
             (
                 "samfed",
                 {"optimizer#lr": 1000},

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.core.device import device_name
 from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.core.own_process import device_name
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, UNLIKE, job
 from tests.federation.test_wired_jobs import at_server

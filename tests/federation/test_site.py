@@ -76,7 +76,7 @@ def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, s
 def test_weak_labels_where_masks_are_needed_are_told_whole(tmp_path):
     counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
     masks = render_synthetic(tmp_path, sites=2, labelled=True, size=(64, 64), **counts)
-    weaken_list(masks, tmp_path, dict.fromkeys(masks.sites, "box"), progress=False).save(tmp_path / "list.json")
+    weaken_list(masks, tmp_path, dict.fromkeys(masks.sites, "box")).save(tmp_path / "list.json")
     own = write_site_lists(DataList.load(tmp_path / "list.json"), tmp_path / "lists")["site-1"]
     node = Site("site-1", replace(ALIKE, variant="supervised"), places(tmp_path, own, tmp_path / "home"))
     same = own_fingerprints(node.plan, *fingerprints(node))

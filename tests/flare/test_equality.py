@@ -18,7 +18,7 @@ import pytest
 from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.data.synthetic_volumes import CLASSES, render_volumes
+from samfed_monai.data.synthetic import CLASSES, render_volumes
 from samfed_monai.results import validate_results
 from tests.flare.carried import hashes, in_both
 

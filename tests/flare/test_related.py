@@ -82,7 +82,7 @@ def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         folder = request.getfixturevalue("two_sites")
     kinds = dict.fromkeys(SITES, "points")
-    weaken_list(DataList.load(folder / "list.json"), folder, kinds, progress=False).save(folder / "weak.json")
+    weaken_list(DataList.load(folder / "list.json"), folder, kinds).save(folder / "weak.json")
     return folder
 
 

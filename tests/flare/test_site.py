@@ -38,7 +38,7 @@ def test_fault_31_a_plan_that_could_become_code_is_refused_at_the_site(tmp_path,
 
 
 def test_a_plan_that_says_where_to_write_or_what_to_read_is_refused_at_the_site(tmp_path):
-    table = {"_target_": "samfed_monai.handlers.TermTable", "path": "/home/v/.bashrc"}
+    table = {"_target_": "samfed_monai.handlers.BestWeightsSaver", "path": "/home/v/.bashrc"}
     write_json(tmp_path / "plan.json", {**PLAN, "train": {"after#logger": table, "sharing#plain#split": "test"}})
     with pytest.raises(Refused) as refused:
         read_plan(tmp_path / "plan.json")

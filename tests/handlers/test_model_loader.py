@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from samfed_monai.core.io import safe_load
-from samfed_monai.handlers import BestWeightsSaver, TermTable
+from samfed_monai.core.model_file import read_header
+from samfed_monai.handlers import BestWeightsSaver
 from tests.handlers.toy import toy_network
 
 
@@ -22,15 +23,14 @@ def engine_and_evaluator() -> tuple[Any, Any]:
 def test_only_a_better_epoch_replaces_the_file(tmp_path: Path) -> None:
     engine, evaluator = engine_and_evaluator()
     saver = BestWeightsSaver(evaluator=evaluator, path=tmp_path / "sub" / "best.safetensors")
-    headers = []
     for epoch, dice in enumerate((0.2, 0.5, 0.5, 0.4), start=1):
         engine.state.epoch, evaluator.state.metrics = epoch, {"dice": dice}
         with torch.no_grad():
             engine.network[0].bias.fill_(epoch)
         saver(engine)
-        tensors = safe_load(tmp_path / "sub" / "best.safetensors", metadata=headers.append)
+        tensors = safe_load(tmp_path / "sub" / "best.safetensors")
         assert tensors["0.bias"][0] == min(epoch, 2)
-    assert headers[-1] == {"metric": "dice", "value": "0.5", "epoch": "2"}
+    assert read_header(tmp_path / "sub" / "best.safetensors") == {"metric": "dice", "value": "0.5", "epoch": "2"}
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
@@ -41,17 +41,3 @@ def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
             engine.network[0].bias.fill_(epoch)
         saver(engine)
     assert safe_load(tmp_path / "best.safetensors")["0.bias"][0] == 2
-
-
-def test_table_grows_by_a_row_and_learns_new_columns(tmp_path: Path) -> None:
-    engine, evaluator = engine_and_evaluator()
-    table = TermTable(path=tmp_path / "terms.csv", evaluator=evaluator)
-    engine.state.epoch = 1
-    table(engine)
-    engine.state.epoch, evaluator.state.metrics = 2, {"dice": 0.25}
-    table(engine)
-    assert (tmp_path / "terms.csv").read_text().splitlines() == [
-        "round,epoch,supervised,validation_dice",
-        "1,1,1.5,",
-        "2,2,1.5,0.25",
-    ]

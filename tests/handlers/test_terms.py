@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,8 +58,8 @@ class Three(Term):
 
 def test_loss_plus_weight_times_schedule_times_value() -> None:
     engine = engine_at(2, 10, guidance())
-    Three(weight=0.5, schedule="linear")(engine)
-    assert engine.state.output["loss"].item() == pytest.approx(2 + 0.5 * 0.5 * 3)
+    Three(weight=0.5, schedule="gaussian_ramp")(engine)  # half of the ramp: t = 2 / 4
+    assert engine.state.output["loss"].item() == pytest.approx(2 + 0.5 * math.exp(-5 * 0.25) * 3)
     assert {name: value.item() for name, value in engine.state.terms.items()} == {"supervised": 2.0, "three": 3.0}
 
 

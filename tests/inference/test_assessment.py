@@ -74,7 +74,9 @@ def test_writer_and_assessor_share_the_predictions_of_a_batch(monkeypatch, tmp_p
     state = SimpleNamespace(batch=[{"id": "a", "image": torch.full((3, 1, 4), 0.5)}])
     for count, threshold in ((1, 0.5), (2, 0.5), (4, 0.6)):  # another threshold is another estimate
         state.output = [{"pred": (chances > 0.5).float(), "probability": chances}]
-        mask_writer.MaskWriter(output_dir=tmp_path)(SimpleNamespace(state=state))
+        writer = mask_writer.MaskWriter(output_dir=tmp_path)
+        writer(SimpleNamespace(state=state))
+        writer.finish()
         Assessor(threshold=threshold)(SimpleNamespace(state=state))
         assert len(made) == count
 

@@ -15,8 +15,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.inference import looks
 from samfed_monai.inference.assessment import Assessment
 from samfed_monai.inference.looks import LooksPage, look_of
-from samfed_monai.reports.masks import area_of
-from samfed_monai.reports.overlays import OUTLINES
+from samfed_monai.reports.overlays import OUTLINES, area_of
 from tests.browser import WIDTHS, is_too_wide, opened
 
 HOSTILE = "<img src=x onerror=\"document.title='run'\">&'\"|"

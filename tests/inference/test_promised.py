@@ -134,7 +134,7 @@ class TestFile:
 
     @pytest.mark.parametrize("content", ["{", "[]", {"schema": 1, "calibration": {"images": 40}}])
     def test_with_other_content_is_refused(self, content):
-        with pytest.raises(Refused, match="expected a model's quality"):
+        with pytest.raises(Refused, match=r"x.quality.json.*: expected .*; delete it, or make it anew"):
             quality_of(content, "x.quality.json")
 
 

@@ -113,7 +113,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for count in (3, 2):
         listed = DataList(f"{count}", listed.public, dict(list(listed.sites.items())[:count]), listed.mask_threshold)
         listed.save(folder / f"{count}.json")
-    weaken_list(listed, folder, dict.fromkeys(listed.sites, "points"), progress=False).save(folder / "weak.json")
+    weaken_list(listed, folder, dict.fromkeys(listed.sites, "points")).save(folder / "weak.json")
     return folder
 
 

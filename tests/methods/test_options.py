@@ -17,7 +17,7 @@ NOT_NEGATIVE, POSITIVE = ([0, 0.5], [-0.1, "1"]), ([0.1], [0, True])
 FROM_0_TO_1, BELOW_1, BETWEEN = ([0, 1], [-0.1, 1.1]), ([0, 0.9], [-0.1, 1]), ([0.1, 0.9], [0, 1, "half", None])
 UP_TO_1 = ([0.1, 1], [0, 1.1])
 COUNT_OR_0, COUNT = ([0], [-1, 0.5]), ([1], [0, 1.5, True])
-SCHEDULE = (["linear"], ["later"])
+SCHEDULE = (["gaussian_ramp"], ["later"])
 SHARING: dict[str, Any] = {"network": nn.Linear(1, 1), "optimizer": None}
 
 #: Class, what else it needs, and its options.

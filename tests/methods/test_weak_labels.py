@@ -197,7 +197,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 2, "test": 2, "size": (64, 64)}
     listed = render_synthetic(folder / "images", sites=2, labelled=True, **counts)
     first, second = sorted(listed.sites)
-    drawn = weaken_list(listed, folder / "images", {first: "points", second: "box"}, progress=False)
+    drawn = weaken_list(listed, folder / "images", {first: "points", second: "box"})
     drawn.save(folder / "list.json")
     return folder
 

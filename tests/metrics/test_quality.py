@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.metrics.quality import (
     FEWEST,
     GROUPS,
@@ -23,6 +24,7 @@ from samfed_monai.metrics.quality import (
     margin,
     metrics_of,
 )
+from samfed_monai.metrics.quality_file import quality_of
 from samfed_monai.protocol.message import metric_range
 
 ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
@@ -130,7 +132,7 @@ class TestCalibration:
     @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=FEWEST, max_size=60))
     def test_survives_json_and_never_decreases(self, pairs):
         found = Calibration.fit(singles(pairs))
-        assert Calibration.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+        assert quality_of(json.loads(json.dumps(Quality(found).as_dict())), "x").calibration == found
         at = [found(value) for value in np.linspace(0, 1, 11)]
         assert all(0 <= number <= 1 for pair in at for number in pair)
         assert [each for each, _ in at] == sorted(each for each, _ in at)
@@ -149,9 +151,9 @@ class TestCalibration:
         ],
     )
     def test_content_that_is_none_is_refused(self, change):
-        assert Calibration.from_dict(GOOD)(0.5)[0] == pytest.approx(0.5)
-        with pytest.raises(ValueError, match="expected"):
-            Calibration.from_dict({**GOOD, **change})
+        assert quality_of({"schema": 1, "calibration": GOOD}, "x").calibration(0.5)[0] == pytest.approx(0.5)
+        with pytest.raises(Refused, match=r"x: expected a model's quality|x -> calibration#"):
+            quality_of({"schema": 1, "calibration": {**GOOD, **change}}, "x")
 
 
 def test_colours_beyond_a_tenth_of_the_range_are_unlike_the_images():
@@ -169,14 +171,14 @@ def test_colours_beyond_a_tenth_of_the_range_are_unlike_the_images():
 
 
 def test_what_is_known_of_a_model_survives_json():
-    known = Quality(Calibration.from_dict(GOOD), Colours((0.0,) * 6, (1.0,) * 6))
+    known = Quality(quality_of({"schema": 1, "calibration": GOOD}, "x").calibration, Colours((0.0,) * 6, (1.0,) * 6))
     for each in (known, Quality(), Quality(known.calibration)):
-        assert Quality.from_dict(json.loads(json.dumps(each.as_dict()))) == each
+        assert quality_of(json.dumps(each.as_dict()), "x") == each
     for wrong in (
         [],
         {"schema": 2},
         {"schema": 1, "colours": {"low": [1]}},
         {"schema": 1, "colours": {"low": [1], "high": [2]}},
     ):
-        with pytest.raises(ValueError, match="expected"):
-            Quality.from_dict(wrong)
+        with pytest.raises(Refused, match=r"x.*: expected .*; delete it"):
+            quality_of(wrong, "x", hint="delete it")

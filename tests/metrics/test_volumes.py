@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.metrics import pool, summarise
-from samfed_monai.metrics.volumes import Volume, pool_volumes, summarise_volumes, volume_scores
+from samfed_monai.metrics.scores import Volume, pool_volumes, summarise_volumes, volume_scores
 
 SHAPE = (4, 8, 8)
 SPACING = (6.0, 2.0, 1.0)

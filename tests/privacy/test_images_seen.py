@@ -21,11 +21,10 @@ from samfed_monai.federation import Plan, SamFedAlgo, Site
 from samfed_monai.federation.exchange_object import HEADER
 from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
-from samfed_monai.privacy.allowed import Allowed, _different_images, seen_problems
+from samfed_monai.privacy.allowed import Allowed, _different_images, seen_problems, withheld_reason
 from samfed_monai.privacy.audit import read_audit
 from samfed_monai.privacy.release import MOST_TRAININGS
 from samfed_monai.privacy.rules import PrivacyFloor
-from samfed_monai.privacy.withholding import withheld_reason
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import BUNDLE

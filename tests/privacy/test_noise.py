@@ -1,17 +1,265 @@
+"""Clipping and noise: on a site's update and masks; at the server, with a clip that follows a quantile and a budget."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime, timedelta
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from samfed_monai.privacy.noise import SeededNoise, SystemNoise, noisy_masks, noisy_update
-from samfed_monai.protocol import MessageRefused
+from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.io import safe_load
+from samfed_monai.federation import Interrupted, RunFolder
+from samfed_monai.methods.all_answers import AllAnswers
+from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
+from samfed_monai.privacy import epsilon
+from samfed_monai.privacy.noise import (
+    CentralNoise,
+    SeededNoise,
+    SystemNoise,
+    next_clip,
+    noisy_masks,
+    noisy_update,
+    step_noise,
+)
+from samfed_monai.privacy.rules import CentralPrivacy
+from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server
+from samfed_monai.reports import Report
+from samfed_monai.results import validate_results
+from tests.federation.test_job import job
+from tests.federation.toys import FixedClient, controller, weights
+from tests.methods import present
+
+LEARNED = ("w", "b")
 
 
-def nothing(count: int) -> np.ndarray:
+def nothing(count):
     return np.zeros(count)
 
 
-def ones(count: int) -> np.ndarray:
+def ones(count):
     return np.ones(count)
+
+
+def attached(folder, settings, *, noise=nothing, sites=("a", "b"), start=None):
+    strategy = FedAvg().attach(Server(sites=sites, rounds=3, weights=weights() if start is None else start))
+    return CentralNoise(settings, strategy, learned=LEARNED, folder=folder, noise=noise)
+
+
+def answer(site, steps, old, *, n=1):
+    """A step of ``steps`` on the first entry of ``w``, and other statistics than those that were sent."""
+    new = {name: tensor.clone() for name, tensor in old.items()}
+    new["w"].view(-1)[0] += steps
+    new["count"] += 7
+    return Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors=new)
+
+
+def fixed(**more):
+    return CentralPrivacy(**{"quantile": None, **more})
+
+
+def test_the_mean_is_of_steps_no_longer_than_the_clip_and_every_site_counts_alike(tmp_path):
+    central = attached(tmp_path, fixed(clip=2.0))
+    central.take(0, "a", answer("a", 8.0, weights(), n=1))
+    central.take(0, "b", answer("b", -1.0, weights(), n=99))
+    central.finish(0)
+    model = central.strategy.global_weights
+    assert model["w"].flatten().tolist() == [1.5, 1, 1, 1, 1, 1], "1 + (2 - 1) / 2"
+    assert model["count"].item() == 0, "what is no parameter stays as it is"
+
+
+@pytest.mark.parametrize("sites", [1, 4])
+def test_noise_on_the_mean_is_multiplier_times_clip_over_sites(tmp_path, sites):
+    central = attached(tmp_path, fixed(clip=0.5, noise_multiplier=4.0), noise=ones)
+    for index in range(sites):
+        central.take(0, str(index), answer(str(index), 0.0, weights()))
+    central.finish(0)
+    model = central.strategy.global_weights
+    assert (model["w"] - 1).flatten().tolist() == (model["b"].repeat(3) - 1).tolist() == [4.0 * 0.5 / sites] * 6
+
+
+def test_all_parameters_are_one_vector(tmp_path):
+    central = attached(tmp_path, fixed(clip=5.0))
+    update = answer("a", 0.0, weights())
+    update.tensors["w"].view(-1)[0] += 6.0
+    update.tensors["b"].view(-1)[0] += 8.0  # together 10 long
+    central.take(0, "a", update)
+    central.finish(0)
+    model = central.strategy.global_weights
+    assert (model["w"].view(-1)[0].item(), model["b"][0].item()) == (4.0, 5.0)
+
+
+def test_the_clip_follows_the_quantile(tmp_path):
+    settings = CentralPrivacy(clip=2.0, noise_multiplier=1.0, quantile=0.5, clip_rate=0.2, count_noise=1.0)
+    central = attached(tmp_path, settings, sites="abcd")
+    for site, step in zip("abcd", (1.0, 2.0, 1.5, 8.0), strict=True):
+        central.take(0, site, answer(site, step, weights()))
+    central.finish(0)
+    assert central.clip == pytest.approx(2.0 * math.exp(-0.2 * (3 / 4 - 0.5)))
+    noisy = attached(tmp_path, settings, noise=ones, sites="abcd")
+    noisy.take(0, "a", answer("a", 8.0, weights()))
+    noisy.finish(0)
+    # none of one site is within: (0 - 1/2 + 1) / 1 + 1/2 = 1; the noise on the steps grows by what the count takes
+    assert noisy.clip == pytest.approx(2.0 * math.exp(-0.2 * (1 - 0.5)))
+    assert noisy.strategy.global_weights["b"][0].item() == pytest.approx(1 + 2.0 * (1 - 1 / 4) ** -0.5)
+
+
+def test_the_count_has_the_papers_noise_among_many_sites_and_enough_among_few(tmp_path):
+    few = attached(tmp_path, CentralPrivacy(noise_multiplier=1.5), sites="abcd")
+    many = attached(tmp_path, CentralPrivacy(noise_multiplier=1.5), sites=tuple(map(str, range(200))))
+    assert (few.count_noise, many.count_noise) == (1.5, 10.0)
+    assert attached(tmp_path, fixed()).count_noise is None
+
+
+@given(z=st.floats(0.01, 100), ratio=st.floats(0.51, 50))
+def test_both_releases_together_are_one_of_the_noise_multiplier(z, ratio):
+    """Squared sensitivity over squared noise is what composes: 1 / z'^2 + (1/2)^2 / s^2 = 1 / z^2."""
+    count = z * ratio
+    assert step_noise(z, count) ** -2 + (2 * count) ** -2 == pytest.approx(z**-2)
+    assert step_noise(z, None) == z
+
+
+@given(clip=st.floats(1e-3, 1e3), within=st.floats(-2, 3), quantile=st.floats(0.01, 0.99), rate=st.floats(0.01, 1))
+def test_too_many_within_the_clip_shorten_it_and_too_few_lengthen_it(clip, within, quantile, rate):
+    after = next_clip(clip, within, quantile=quantile, rate=rate)
+    assert (after >= clip) if within <= quantile else (after <= clip)
+    assert math.isclose(next_clip(clip, quantile, quantile=quantile, rate=rate), clip)
+
+
+@given(
+    steps=st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=8, max_size=8), min_size=2, max_size=5),
+    clip=st.floats(0.01, 100),
+)
+def test_without_one_site_the_sum_differs_by_the_clip_at_most(steps, clip, tmp_path_factory):
+    """The sensitivity that the noise is made for, over all that a site may send."""
+    folder, sums = tmp_path_factory.mktemp("sums"), []
+    for taken in (steps, steps[1:]):
+        central = attached(folder, fixed(clip=clip))
+        for index, values in enumerate(taken):
+            moved = weights()
+            moved["w"] += torch.tensor(values[:6]).reshape(2, 3)
+            moved["b"] += torch.tensor(values[6:])
+            central.take(0, str(index), Message(Kind.WEIGHTS, str(index), 0, 3, n=1, tensors=moved))
+        sums.append(torch.cat([central._sums[name].flatten() for name in LEARNED]))
+    assert float((sums[0] - sums[1]).norm()) <= clip * (1 + 1e-9)
+
+
+def test_a_round_without_answers_spends_nothing(tmp_path):
+    central = attached(tmp_path, fixed(), noise=ones)
+    central.finish(0)
+    assert central.account()["releases"] == 0
+    assert central.strategy.global_weights["w"].eq(1).all()
+
+
+def run(folder, settings, rounds, *, noise=ones, b=None):
+    clients = {"a": FixedClient("a", step=1.0), "b": b or FixedClient("b", step=3.0)}
+    with RunFolder(folder).open({}) as opened:
+        made = controller(opened, clients, rounds=rounds)
+        made.central = CentralNoise(settings, made.strategy, learned=LEARNED, folder=folder, noise=noise)
+        return made.run(), made.central
+
+
+def test_a_run_that_goes_on_has_the_clip_and_the_account_of_one_that_was_not_stopped(tmp_path):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    settings = CentralPrivacy(clip=0.5, noise_multiplier=2.0)
+    _, whole = run(tmp_path / "whole", settings, 3)
+    run(tmp_path / "stopped", settings, 1)
+    _, resumed = run(tmp_path / "stopped", settings, 3)
+    assert resumed.account() == whole.account()
+    assert whole.account()["releases"] == 3
+    assert whole.account()["epsilon_total"] == epsilon(2.0, 3, 1e-5)
+    assert whole.account()["epsilon_replaced"] == epsilon(1.0, 3, 1e-5)
+    assert whole.account()["clip_last"] != 0.5
+    last = [safe_load(tmp_path / name / "rounds/002/global.safetensors")["w"] for name in ("whole", "stopped")]
+    assert last[0].equal(last[1])
+
+
+def test_a_round_that_was_released_and_not_stored_counts_when_it_is_done_again(tmp_path):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+
+    class Interrupting(FixedClient):
+        def evaluate(self, data, extra):
+            raise KeyboardInterrupt  # the model has left, and the round is not stored
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, fixed(), 1, b=Interrupting("b"))
+    _, central = run(tmp_path, fixed(), 1)
+    assert central.account()["releases"] == 2
+    assert central.account()["epsilon_total"] == epsilon(1.0, 2, 1e-5) > epsilon(1.0, 1, 1e-5)
+
+
+def test_a_run_ends_before_the_release_that_would_spend_too_much(tmp_path):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    settings = fixed(epsilon=epsilon(1.0, 2, 1e-5))
+    with pytest.raises(Stopped, match=r"epsilon would be \S+ after one more mean, of at most"):
+        run(tmp_path, settings, 3)
+    lines = [json.loads(line) for line in (tmp_path / "privacy.jsonl").read_text().splitlines()]
+    assert [(line["round"], line["noise_multiplier"]) for line in lines] == [(0, 1.0), (1, 1.0)]
+    assert [datetime.fromisoformat(line["time"]).utcoffset() for line in lines] == [timedelta(0)] * 2
+    assert not (tmp_path / "rounds/002").exists()
+
+
+def test_noise_comes_from_the_system_and_not_from_the_seed(tmp_path):
+    models = []
+    for name in ("one", "other"):
+        run(tmp_path / name, fixed(), 1, noise=None)
+        models.append(safe_load(tmp_path / name / "rounds/000/global.safetensors")["w"])
+    assert not models[0].equal(models[1])
+
+
+class Nosy(FedAvg):
+    """Looks at each answer, and does not say that a mean would do."""
+
+    def accept(self, round, site, update):
+        super().accept(round, site, update)
+
+
+class Honest(Nosy):
+    exchange = Exchange(mean=True)
+
+
+def test_a_mean_has_to_be_declared_where_answers_are_looked_at():
+    said = [kind.exchange.mean for kind in (FedAvg, PersonalFedAvg, Nosy, Honest, AllAnswers)]
+    assert said == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize("variant", present("krum", "hssf", "apple")[:1])
+def test_what_is_no_mean_is_refused_before_any_work(small_federation, tmp_path, variant):
+    privacy = {"least_images": 1, "central_differential_privacy": {}}
+    with pytest.raises(Refused, match="expected a strategy that takes the mean of the sites' weights"):
+        job(small_federation, tmp_path, variant=variant, privacy=privacy).run()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_noise_at_the_server_is_in_the_results_and_in_the_report(small_federation, tmp_path, monkeypatch):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    seen, finish = [], CentralNoise.finish
+
+    def watched(self, round):
+        before = {name: tensor.clone() for name, tensor in self.strategy.global_weights.items()}
+        finish(self, round)
+        seen.append((before, {name: tensor.clone() for name, tensor in self.strategy.global_weights.items()}))
+
+    monkeypatch.setattr(CentralNoise, "finish", watched)
+    privacy = {"least_images": 1, "central_differential_privacy": {"clip": 0.1, "noise_multiplier": 8.0}}
+    results = job(small_federation, tmp_path, privacy=privacy, rounds=1).run()
+    assert validate_results(results) == []
+    account = results["privacy"]["central_differential_privacy"]
+    assert results["privacy"]["differential_privacy"] is None
+    assert (account["releases"], account["noise_multiplier"], account["quantile"]) == (1, 8.0, 0.5)
+    assert account["epsilon_total"] == epsilon(8.0, 1, 1e-5)
+    assert [json.loads(line)["round"] for line in (tmp_path / "privacy.jsonl").read_text().splitlines()] == [0]
+    ((before, after),) = seen
+    moved = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert moved == {name for name in after if name.rpartition(".")[2] in ("weight", "bias")}
+    page = Path(Report(run_folder=tmp_path, overlays=False).write()).read_text()
+    assert f"{account['epsilon_total']:.2f} in total" in " ".join(page.split())
 
 
 def test_an_update_is_clipped_over_all_tensors_together():

@@ -366,4 +366,3 @@ def test_too_many_rounds_for_the_budget_are_refused_with_a_multiplier_that_does(
     told = float(error.value.problems[0].hint.split()[1].rstrip(","))
     require_budget(CentralPrivacy(noise_multiplier=told * 1.01, epsilon=5.0), 10)
     require_budget(CentralPrivacy(noise_multiplier=1.0), 10)
-    require_budget(None, 10)

@@ -1,27 +1,42 @@
-"""Rounds in which the server learns the sum of the sites' weights alone."""
+"""The server learns the sum of the sites' weights alone: rounds, and the sum itself with what a single vector shows."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.core.errors import Stopped
+from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, LocalTransport, RunFolder
 from samfed_monai.privacy import SecureAggregation, read_audit
 from samfed_monai.privacy.audit import lines
 from samfed_monai.privacy.secure_aggregation import (
+    KEYS,
+    SEALED,
+    SECRET,
+    SHARE,
     STEPS,
+    Member,
     SecureServer,
     SecureSite,
-    SumsOfUpdates,
+    _pair_mask,
     as_mean,
+    as_table,
     as_vector,
+    enter_sum,
+    joined,
+    require_cryptography,
+    require_keys,
+    split,
+    stream,
+    unmasked,
     update_hash,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
@@ -38,9 +53,9 @@ SETTINGS = SecureAggregation()
 class SecureWorker(ClientAlgoSite):
     """A site of three that adds its update under masks, and fails in the step that it is told to."""
 
-    def __init__(self, site, client, *, fails=None, sites="abc", settings=SETTINGS, sums=None):
+    def __init__(self, site, client, sums, *, fails=None):
         super().__init__(site, client)
-        self.adder, self.fails, self.sent = SecureSite(site, sites, settings, sums, "plan"), fails, []
+        self.adder, self.fails, self.sent = SecureSite(site, "abc", SETTINGS, sums / f"{site}.jsonl", "plan"), fails, []
 
     def answer(self, task, message):
         task = Task(task)
@@ -55,17 +70,16 @@ class SecureWorker(ClientAlgoSite):
 CLIENTS = {"a": {"step": 1.0, "n": 1}, "b": {"step": 3.0, "n": 3}, "c": {"step": -0.125, "n": 6}}
 
 
-def run(folder, *, rounds=1, fails=None, plain=False, clients=None, settings=SETTINGS, **options):
+def run(folder, *, rounds=1, fails=None, plain=False, clients=None, **options):
     """The run's result and its workers, of which those named in ``fails`` do so in a step."""
     made = clients or {site: FixedClient(site, **given) for site, given in CLIENTS.items()}
-    workers = {
-        site: SecureWorker(site, client, fails=(fails or {}).get(site), settings=settings)
-        for site, client in made.items()
-    }
+    workers = {site: SecureWorker(site, client, folder, fails=(fails or {}).get(site)) for site, client in made.items()}
     with RunFolder(folder).open({}) as opened:
         conductor = controller(opened, made if plain else workers, rounds=rounds, **options)
         if not plain:
-            conductor.secure = SecureServer(settings, conductor.strategy, conductor.transport)
+            conductor.secure = SecureServer(
+                SETTINGS, conductor.strategy, conductor.transport, folder / "secure_sum.json"
+            )
         return conductor.run(), workers
 
 
@@ -100,7 +114,7 @@ def test_nothing_that_a_site_sends_is_its_update(tmp_path):
     assert masked.shape == plain.shape
     assert not (masked == plain).any()
     tables = [tensor for task in (Task.KEYS, Task.SHARES, Task.UNMASK) for tensor in sent[task].tensors.values()]
-    assert {tensor.dtype for tensor in tables} == {torch.uint8, torch.int64}
+    assert {tensor.dtype for tensor in tables} == {torch.uint8}
     assert sum(tensor.numel() for tensor in tables) < 1000, "keys and shares, and no model"
 
 
@@ -162,29 +176,56 @@ def test_the_guard_shortens_the_step_of_the_mean(tmp_path):
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([2.0] * 6)
 
 
-def test_a_site_answers_steps_of_its_own_round_in_their_order_only():
-    site = SecureSite("a", "abc", SETTINGS)
-    request = Message(Kind.SECURE, "a", 0, 2)
+TRAINED = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
+
+
+def asked(tensors=None, round=0):
+    return Message(Kind.SECURE, "a", round, 2, tensors=tensors or {})
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Site a of three, after its training."""
+    made = SecureSite("a", "abc", SETTINGS, tmp_path / "sums.jsonl", "plan")
     for task in STEPS:
         with pytest.raises(MessageRefused, match=f"{task.value} out of its turn"):
-            site.answer(task, request)
-    trained = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
-    assert site.hold(trained).metrics == {"seconds": 1.0}
+            made.answer(task, asked())
+    left = made.hold(TRAINED)
+    assert (left.kind, left.tensors, left.metrics) == (Kind.METRICS, {}, {"seconds": 1.0})
+    return made
+
+
+@pytest.mark.parametrize("task", STEPS[1:])
+def test_a_site_answers_the_steps_of_its_own_round_in_their_order(site, task):
+    for wrong, message in ((Task.KEYS, asked(round=1)), (task, asked())):
+        with pytest.raises(MessageRefused, match=f"{wrong.value} out of its turn"):
+            site.answer(wrong, message)
+    site.answer(Task.KEYS, asked())
     with pytest.raises(MessageRefused, match="keys out of its turn"):
-        site.answer(Task.KEYS, Message(Kind.SECURE, "a", 1, 2))
-    site.answer(Task.KEYS, request)
-    with pytest.raises(MessageRefused, match="keys out of its turn"):
-        site.answer(Task.KEYS, request)
-    tables = {
-        "another table": {"members": torch.tensor([0, 1]), "keys": torch.zeros(2, 63, dtype=torch.uint8)},
-        "numbers that are no members'": {
-            "members": torch.tensor([0, 3]),
-            "keys": torch.zeros(2, 64, dtype=torch.uint8),
-        },
-    }
-    for found, tensors in tables.items():
-        with pytest.raises(MessageRefused, match=f"expected keys of members, 64 bytes each, found {found}"):
-            site.answer(Task.SHARES, Message(Kind.SECURE, "a", 0, 2, tensors=tensors))
+        site.answer(Task.KEYS, asked())
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"table": torch.zeros(3, 63, dtype=torch.uint8)},
+        {"table": torch.zeros(2, 64, dtype=torch.uint8)},
+        {"table": torch.zeros(3, 64, dtype=torch.int8)},
+    ],
+)
+def test_a_table_of_another_kind_is_refused_and_ends_the_round_for_its_site(site, tensors):
+    site.answer(Task.KEYS, asked())
+    with pytest.raises(MessageRefused, match="secure aggregation: expected 3 rows of 64 bytes, found another table"):
+        site.answer(Task.SHARES, asked(tensors))
+    for task in STEPS:
+        with pytest.raises(MessageRefused, match="out of its turn"):
+            site.answer(task, asked())
+
+
+def test_a_table_has_a_row_for_every_member():
+    assert as_table({}, 3) == {}
+    assert as_table({2: b"ab", 0: b"cd"}, 4)["table"].tolist() == [[99, 100], [0, 0], [97, 98], [0, 0]]
 
 
 class Growing(FixedClient):
@@ -203,23 +244,26 @@ class PowerCut(RuntimeError):
 def attempt(folder, *, away=(), fails=None, cut=False, remember=True, rounds=1):
     """What the server unmasked, round by round: the sum of n and of n w; and the run's result, if it came to one.
 
-    Sites and server are new processes in each attempt; they remember what lies on their disks, unless told not to.
+    Sites and server are new processes in each attempt; they remember what is on their disks, unless ``remember`` is
+    false.
     """
+    for path in [] if remember else [*folder.glob("*.jsonl"), *folder.glob("run/secure_sum.json")]:
+        path.unlink()
     fails = {**dict.fromkeys(away, Task.TRAIN), **(fails or {})}
     workers = {
         site: SecureWorker(
             site,
             Growing(site, **given),
+            folder,
             fails=fails.get(site),
-            sums=SumsOfUpdates(folder / f"{site}.jsonl") if remember else None,
         )
         for site, given in CLIENTS.items()
     }
     seen = []
     with RunFolder(folder / "run").open({}) as opened:
         conductor = controller(opened, workers, rounds=rounds)
-        begun = opened.path / "secure_sum.json" if remember else None
-        conductor.secure = SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun=begun)
+        begun = opened.path / "secure_sum.json"
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun)
         take = conductor.strategy.take
 
         def looked_at(round, site, update):
@@ -277,8 +321,8 @@ def test_sites_refuse_a_second_sum_of_a_server_that_forgot_the_first(tmp_path):
     (tmp_path / "run" / "secure_sum.json").unlink()
     with pytest.raises(Stopped, match=r"1 updates to add|0 updates to add") as error:
         attempt(tmp_path, away="c")
-    told = "expected the members of the sum of this update that was unmasked before: a, b, c, found c missing"
-    assert told in str(error.value)
+    expected = "expected the members of the sum of this update that was unmasked before: a, b, c, found c missing"
+    assert expected in str(error.value)
 
 
 def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
@@ -289,22 +333,21 @@ def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
 
 
 def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
-    sums = SumsOfUpdates(tmp_path / "sums.jsonl")
-    sums.enter("plan", 0, "u0", ["b", "a"])
-    sums.enter("plan", 0, "u0", ["a", "b"])
-    sums.enter("plan", 1, "u1", ["a", "c"])
-    assert len((tmp_path / "sums.jsonl").read_text().splitlines()) == 2
-    again = SumsOfUpdates(tmp_path / "sums.jsonl")
+    path = tmp_path / "sums.jsonl"
+    enter_sum(path, "plan", 0, "u0", ["a", "b"])
+    enter_sum(path, "plan", 0, "u0", ["a", "b"])
+    enter_sum(path, "plan", 1, "u1", ["a", "c"])
+    assert len(path.read_text().splitlines()) == 2
     for run, round, update in (("plan", 0, "other noise"), ("another plan", 5, "u0")):
         with pytest.raises(
             MessageRefused, match="before: a, b, found c more, b missing; go on when they are all there"
         ):
-            again.enter(run, round, update, ["a", "c"])
-    again.enter("another plan", 0, "u2", ["b", "c"])
-    with (tmp_path / "sums.jsonl").open("a") as file:
-        file.write('{"run": "plan", "rou')  # power was cut: nobody was answered
-    again.enter("plan", 2, "u3", ["b", "c"])
-    assert [line is None for line in lines(tmp_path / "sums.jsonl")] == [False, False, False, True, False]
+            enter_sum(path, run, round, update, ["a", "c"])
+    enter_sum(path, "another plan", 0, "u2", ["b", "c"])
+    with path.open("a") as file:
+        file.write('{"run": "plan", "rou')  # power was cut: no shares have left
+    enter_sum(path, "plan", 2, "u3", ["b", "c"])
+    assert [line is None for line in lines(path)] == [False, False, False, True, False]
 
 
 def test_an_update_is_known_by_its_bits_and_its_weight():
@@ -334,12 +377,12 @@ class Forger(SecureWorker):
 
 
 def in_anothers_name(tensors) -> None:
-    tensors["members"] = torch.tensor([2])
+    tensors["table"] = tensors["table"].roll(1, 0)
 
 
 def of_small_order(tensors) -> None:
     """A public key with which no member can agree on a secret."""
-    tensors["keys"].zero_()
+    tensors["table"][1] = torch.tensor([1, *[0] * 31] * 2)
 
 
 @pytest.mark.parametrize(
@@ -351,11 +394,12 @@ def of_small_order(tensors) -> None:
 )
 def test_fault_95_keys_of_one_site_that_are_none_do_not_fail_the_others(tmp_path, change, reason):
     clients = {site: FixedClient(site, step=1.0) for site in "abc"}
-    workers = {site: SecureWorker(site, client) for site, client in clients.items()}
-    workers["b"] = Forger("b", clients["b"], change=change)
+    workers = {site: SecureWorker(site, client, tmp_path) for site, client in clients.items()}
+    workers["b"] = Forger("b", clients["b"], tmp_path, change=change)
     with RunFolder(tmp_path).open({}) as folder:
         conductor = controller(folder, workers, rounds=1)
-        conductor.secure = SecureServer(SETTINGS, conductor.strategy, LocalTransport(workers))
+        transport = LocalTransport(workers)
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, transport, tmp_path / "secure_sum.json")
         sites = conductor.run().records[0]["sites"]
     assert reason in sites["b"]["reason"]
     assert [sites[site]["status"] for site in "abc"] == ["ok", "skipped", "ok"]
@@ -410,3 +454,165 @@ def test_a_run_on_images_adds_its_updates_under_masks_and_says_so(small_federati
         *((step, "sent", "secure") for step in ("keys", "shares", "masked", "unmask")),
     ]
     assert json.loads((tmp_path / "secure" / "run.json").read_text())["config"]["privacy"]["secure_aggregation"] == {}
+
+
+@given(secret=st.binary(min_size=SECRET, max_size=SECRET), data=st.data())
+@settings(max_examples=30)
+def test_any_shares_as_many_as_the_threshold_give_the_secret_back(secret, data):
+    holders = data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=8, unique=True))
+    threshold = data.draw(st.integers(1, len(holders)))
+    shares = split(secret, holders, threshold)
+    assert all(len(share) == SHARE for share in shares.values())
+    chosen = data.draw(st.permutations(holders))[: data.draw(st.integers(threshold, len(holders)))]
+    assert joined({holder: shares[holder] for holder in chosen}) == secret
+
+
+def test_fewer_shares_give_nothing_and_a_changed_one_is_refused():
+    shares = split(b"s" * SECRET, range(5), 3)
+    with pytest.raises(MessageRefused, match="expected shares of one secret, as many as the threshold, found shares"):
+        joined({0: shares[0], 1: shares[1]})
+    changed = bytes(SHARE - 1) + b"\x01"
+    with pytest.raises(MessageRefused, match="shares that do not belong together"):
+        joined({**shares, 2: changed})
+    again = split(b"s" * SECRET, range(5), 3)
+    assert all(shares[holder] != again[holder] for holder in range(5))
+
+
+def test_the_stream_is_chacha20():
+    """RFC 8439, appendix A.1, test vector 1: key, nonce and counter of zeros."""
+    start = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
+    assert stream(bytes(SECRET), 4).tobytes().hex() == start
+
+
+def test_numbers_are_rounded_weighed_and_refused_where_the_sum_might_not_fit():
+    tensors = {"b": torch.tensor([[0.5, -0.25], [3.0, 0.3]]), "a": torch.tensor(7)}
+    assert as_vector(tensors, weight=3, fraction_bits=2, members=4).tolist() == [21, 6, -3, 36, 3]
+    match = (
+        r"expected at most 2.1\S*e\+08, for the sum to fit in 64 bits, found a number of 1e\+09, of 1 images; a smaller"
+    )
+    with pytest.raises(MessageRefused, match=match):
+        as_vector({"a": torch.tensor([-1e9, 1.0])}, weight=1, fraction_bits=32, members=5)
+
+
+def played(values, threshold, *, silent=(), late=()):
+    """What a server sees and what it makes of it, where ``silent`` members never seal and ``late`` ones never add."""
+    members = {number: Member(number, threshold) for number in range(len(values))}
+    keys = {number: member.keys() for number, member in members.items()}
+    sealed = {number: member.shares(keys) for number, member in members.items() if number not in silent}
+    vectors = {}
+    for number in sealed:
+        mail = {sender: rows[number] for sender, rows in sealed.items() if sender != number}
+        vectors[number] = members[number].masked(values[number], mail)
+    inside = sorted(sealed.keys() - set(late))
+    shares = {number: members[number].unmask(inside) for number in inside}
+    total = sum((vectors[number] for number in inside), start=np.zeros_like(values[0]))
+    return vectors, unmasked(total, survivors=inside, shares=shares, keys=keys)
+
+
+@given(st.lists(st.lists(st.integers(-(2**60), 2**60), min_size=3, max_size=3), min_size=3, max_size=6), st.data())
+@settings(max_examples=20)
+def test_the_sum_equals_that_of_plain_numbers_whoever_is_missing(values, data):
+    values = [np.array(row) for row in values]
+    threshold = len(values) // 2 + 1
+    missing = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=len(values) - threshold, unique=True))
+    cut = data.draw(st.integers(0, len(missing)))
+    _, found = played(values, threshold, silent=missing[:cut], late=missing[cut:])
+    plain = sum((row for number, row in enumerate(values) if number not in missing), start=np.zeros(3, dtype=np.int64))
+    assert found.tolist() == plain.tolist()
+
+
+def test_a_single_masked_vector_is_uniform_and_never_the_same():
+    """Of zeros: each bit is one half of the time 1, and two rounds have nothing in common.
+
+    65,536 bits of a place stray from one half by less than six standard deviations (0.5 / 256 each).
+    """
+    zeros = [np.zeros(65536, dtype=np.int64)] * 3
+    (one, _), (again, _) = played(zeros, 2), played(zeros, 2)
+    bits = np.unpackbits(one[0].view(np.uint8).reshape(-1, 8), axis=1)
+    assert np.abs(bits.mean(axis=0) - 0.5).max() < 6 * 0.5 / 256
+    assert not (one[0] == again[0]).any()
+    assert np.abs(np.corrcoef(one[0], one[1])[0, 1]) < 6 / 256
+
+
+def test_self_masks_hide_a_vector_that_comes_after_others_have_given_its_masking_key_away():
+    """A late vector: the server can take the masks of pairs off, and still sees nothing."""
+    values = [np.zeros(4096, dtype=np.int64)] * 3
+    members = {number: Member(number, 2) for number in range(3)}
+    keys = {number: member.keys() for number, member in members.items()}
+    sealed = {number: member.shares(keys) for number, member in members.items()}
+    mail = {number: {sender: rows[number] for sender, rows in sealed.items() if sender != number} for number in sealed}
+    late = members[2].masked(values[2], mail[2])
+    for number in (0, 1):
+        members[number].masked(values[number], mail[number])
+    shares = {number: members[number].unmask([0, 1]) for number in (0, 1)}
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    masking = X25519PrivateKey.from_private_bytes(joined({number: own[2] for number, own in shares.items()}))
+    for other in (0, 1):
+        late = late - _pair_mask(masking, 2, keys[other], other, 4096)
+    assert not (late == 0).any(), "its own seed was not given away"
+    assert np.array_equal(late, stream(members[2]._seed, 4096))
+
+
+def test_what_is_out_of_order_is_refused():
+    members = [Member(number, 2) for number in range(3)]
+    keys = {number: member.keys() for number, member in enumerate(members)}
+    assert {len(key) for key in keys.values()} == {KEYS}
+    with pytest.raises(
+        MessageRefused, match="expected at least 2, the threshold, so that no update is alone, found 1 mem"
+    ):
+        members[0].shares({0: keys[0]})
+    for wrong in ({**keys, 0: keys[1]}, {**keys, 2: keys[1]}, {1: keys[1], 2: keys[2]}):
+        with pytest.raises(MessageRefused, match="a list of keys that is not in order"):
+            members[0].shares(wrong)
+    sealed = [member.shares(keys) for member in members]
+    assert {len(row) for rows in sealed for row in rows.values()} == {SEALED}
+    for wrong in ({0: sealed[1][0], 1: sealed[1][0]}, {1: sealed[1][0], 7: sealed[2][0]}):
+        with pytest.raises(MessageRefused, match="shares of another sender"):
+            members[0].masked(np.zeros(2, dtype=np.int64), wrong)
+    mail = {1: sealed[1][0], 2: sealed[2][0]}
+    changed = sealed[0][1][:-1] + bytes([sealed[0][1][-1] ^ 1])
+    with pytest.raises(MessageRefused, match="shares that were changed on their way"):
+        members[1].masked(np.zeros(2, dtype=np.int64), {0: changed})
+    with pytest.raises(MessageRefused, match="changed on their way"):
+        members[2].masked(np.zeros(2, dtype=np.int64), {1: sealed[2][1]})  # its own, sent back
+    members[0].masked(np.zeros(2, dtype=np.int64), mail)
+    with pytest.raises(MessageRefused, match="expected at least 2, the threshold"):
+        members[0].unmask([0])
+    with pytest.raises(MessageRefused, match="members whose shares are not here"):
+        members[1].unmask([1, 7])
+    members[0].unmask([0, 1])
+    with pytest.raises(MessageRefused, match="members whose shares are not here"):
+        members[0].unmask([0, 2])  # the other kind of share of 1 and of 2
+
+
+def test_a_masking_key_that_is_not_the_one_that_was_shown_is_refused():
+    members = {number: Member(number, 2) for number in range(3)}
+    keys = {number: member.keys() for number, member in members.items()}
+    other = split(b"o" * SECRET, range(3), 2)
+    seeds = {number: split(members[number]._seed, range(3), 2) for number in range(2)}
+    shares = {holder: {0: seeds[0][holder], 1: seeds[1][holder], 2: other[holder]} for holder in range(2)}
+    with pytest.raises(MessageRefused, match="shares of another key"):
+        unmasked(np.zeros(2, dtype=np.int64), survivors=[0, 1], shares=shares, keys=keys)
+
+
+def test_without_the_package_a_run_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(Refused, match=r"found no cryptography; pip install 'samfed-monai\[privacy\]'"):
+        require_cryptography("privacy#secure_aggregation")
+
+
+@pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])
+@pytest.mark.parametrize("at", [0, 1])
+def test_fault_95_a_key_with_which_no_secret_can_be_agreed_is_refused(point, at):
+    own = Member(0, 2).keys()
+    keys = own[:SECRET] + point if at else point + own[SECRET:]
+    with pytest.raises(MessageRefused, match="expected two public keys of X25519, found a key with which no secret"):
+        require_keys(keys, [])
+    require_keys(own, [Member(1, 2).keys()])
+
+
+def test_fault_95_the_keys_of_another_member_are_refused():
+    own = Member(0, 2).keys()
+    with pytest.raises(MessageRefused, match="expected keys of its own, found the keys of another member"):
+        require_keys(own, [Member(1, 2).keys(), own])

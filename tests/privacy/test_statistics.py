@@ -167,15 +167,8 @@ def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
     records = [{"sites": {"a": {"releases": 2}, "b": {}}}]
     assert "statistics" not in privacy_account(Privacy(), records, {})
     quiet = privacy_account(Privacy(), records, {}, statistic=SPECTRUM)["statistics"]
-    assert quiet == {
-        "kind": "spectrum",
-        "clip": None,
-        "noise_multiplier": 0.0,
-        "least_images": 5,
-        "delta": None,
-        "releases": None,
-        "epsilon": None,
-    }
+    none = dict.fromkeys(("clip", "delta", "releases", "epsilon"))
+    assert quiet == {"kind": "spectrum", "noise_multiplier": 0.0, "least_images": 5, **none}
     pytest.importorskip("opacus", reason="the accountant is an extra")
     noisy = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0, "noise_multiplier": 2.0}}})
     account = privacy_account(noisy, records, {}, statistic=SPECTRUM)["statistics"]

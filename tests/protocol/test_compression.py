@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.core.json_schema import departures
 from samfed_monai.core.tensor_file import checksum
+from samfed_monai.core.validators import departures
 from samfed_monai.methods.fca import ClientTailored
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.methods.fedca import ContrastBeforeLabels

@@ -14,7 +14,7 @@ from PIL import Image
 from samfed_monai.core.io import sha256_file, write_json
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.handlers.evaluation import write_scores
-from samfed_monai.metrics import segmentation_scores
+from samfed_monai.metrics import segmentation_scores, summarise
 from samfed_monai.reports import RunData
 from samfed_monai.results import build_results
 
@@ -59,7 +59,7 @@ def make_run(folder: Path, data_root: Path, *, seed: int = 0, variant: str = "sa
                     file.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(prediction.astype(np.uint8) * 255).save(file)
             for model in ("best", "last"):
-                scores[model].setdefault(site, {})[split] = rows
+                scores[model].setdefault(site, {})[split] = summarise(rows)
                 write_scores(folder / "evaluation" / model / site / split / "scores.csv", rows, masks=masks)
         sites[site] = {
             "unlabelled": [],
@@ -76,8 +76,7 @@ def make_run(folder: Path, data_root: Path, *, seed: int = 0, variant: str = "sa
         },
     ).save(data_root / "list.json")
     _federation(folder / "federation.csv", rng)
-    config = {"datalist": str(data_root / "list.json"), "data_root": str(data_root)}
-    write_json(folder / "run.json", {"config": config, "hashes": {"datalist": "4be1" * 16}})
+    write_json(folder / "run.json", {"config": {"rounds": ROUNDS}, "hashes": {"datalist": "4be1" * 16}})
     teacher = {
         site: {"test": {"dice": level - 0.02, "iou": level - 0.1, "hd95": 9.0, "n": 7, "empty": _no_empty()}}
         for site, level in SITES.items()
@@ -110,7 +109,8 @@ def make_run(folder: Path, data_root: Path, *, seed: int = 0, variant: str = "sa
         versions={"samfed_monai": "0.1.0", "torch": "2.13.0", "monai": "1.6.1", "python": "3.11.9"},
         seeds={"seed": seed},
         skipped=[{"round": 5, "site": "Porto", "reason": "layer4.1.conv2.weight: NaN or infinity"}],
-        command="samfed federate bundles/samfed_skin --datalist list.json --data-root DATA --rounds 16 --output-dir R",
+        command=f"samfed federate bundles/samfed_skin --datalist '{data_root / 'list.json'}' --data-root '{data_root}' "
+        "--rounds 16 --output-dir R",
         caveats=["A subset of the published lists, with ISIC-2017 masks."],
     )
     write_json(folder / "results.json", results)

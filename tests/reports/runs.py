@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.variants import methods
 from samfed_monai.core.io import write_json
 from samfed_monai.results import build_results
 
@@ -40,13 +41,17 @@ def write_run(
             "b": {"validation": summary(value), "test": summary(value - 0.02)},
         }
 
-    teacher = TEACHER.get(variant)
+    teacher, method = TEACHER.get(variant), methods().get(variant)
     results = build_results(
         variant=variant,
         rounds=rounds,
         scores={"best": sites(dice), "last": sites(dice - 0.05)},
         teacher_scores={site: {"test": summary(teacher)} for site in "ab"} if teacher else None,
-        **{"hashes": {"datalist": datalist}, **more},
+        **{
+            "hashes": {"datalist": datalist},
+            "own_labels": method is not None and method.kind == "labelled",
+            **more,
+        },
         versions={"torch": "2.13.0"},
         seeds={"seed": seed},
         unseen=None if unseen is None else {m: {"far": {"test": summary(unseen)}} for m in ("best", "last")},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.answer import advice_on
+from samfed_monai.reports.html import advice_on
 
 
 def set_teacher(run: RunData, **dices: float) -> None:

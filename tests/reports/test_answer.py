@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from samfed_monai.reports import Report, RunData
-from samfed_monai.reports.answer import answer, interval, more_scores, spread
-from samfed_monai.reports.figures import LEAST_SPAN, dots, images_by_dice, widened
+from samfed_monai.reports.html import answer, more_scores, spread
+from samfed_monai.reports.rows import interval
 
 
 @pytest.mark.parametrize(
@@ -100,23 +100,6 @@ def test_more_scores_are_those_of_sites_with_test_images(two):
     dice = two.results["sites"]["Porto"]["test"]["dice"]
     expected = {"dice": dice, "sensitivity": 0.9, "precision": 0.8, "area": 0.7, "n": 4}
     assert more_scores(two) == [{"site": "Porto", "spread": "0.20 to 0.80", **expected}]
-
-
-def test_every_test_image_is_a_dot(two):
-    assert images_by_dice(two).title == "Test images by Dice"
-    (ax,) = dots({"Porto": [0.4, 0.2, 0.8, 0.6]}, ["Porto"]).axes
-    (drawn,) = ax.collections
-    assert drawn.get_offsets()[:, 0].tolist() == [0.2, 0.4, 0.6, 0.8]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["Porto"]
-    assert ax.get_xlim() == (-0.02, 1.02)
-
-
-@pytest.mark.parametrize(
-    ("ends", "expected"), [((0.79, 0.81), (0.75, 0.85)), ((0.2, 0.8), (0.2, 0.8)), ((0.5, 0.5), (0.45, 0.55))]
-)
-def test_an_axis_does_not_turn_noise_into_a_collapse(ends, expected):
-    assert widened(*ends) == pytest.approx(expected)
-    assert LEAST_SPAN == 0.1
 
 
 def test_the_report_ends_with_it(run_folder, caplog):

@@ -6,14 +6,14 @@ import pytest
 from PIL import Image
 
 from samfed_monai.reports import RunData, comparison_table, figures
-from samfed_monai.reports.figures import _panels, _site_lines, curves, run_figures
+from samfed_monai.reports.figures import LEAST_SPAN, _site_lines, curves, panels, run_figures
 from samfed_monai.reports.style import PALETTE, line_style, subplots
 from tests.reports.runs import write_run
 
 
-def test_a_run_has_four_figures_on_white(run_folder):
+def test_a_run_has_three_figures_on_white(run_folder):
     figures = run_figures(RunData.read(run_folder))
-    assert [figure.name for figure in figures] == ["curves", "images", "reliability", "losses"]
+    assert [figure.name for figure in figures] == ["curves", "reliability", "losses"]
     for figure in figures:
         assert Image.open(io.BytesIO(figure.png)).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
 
@@ -21,9 +21,9 @@ def test_a_run_has_four_figures_on_white(run_folder):
 def test_local_experts_have_a_figure_of_their_own(run_folder):
     run = RunData.read(run_folder)
     for row in run.rounds:
-        row.terms.update(expert_1=0.75, expert_2=0.25, expert_least=0.1)
+        row.values.update(term_expert_1=0.75, term_expert_2=0.25, term_expert_least=0.1)
     figures = {figure.name: figure for figure in run_figures(run)}
-    assert list(figures) == ["curves", "images", "reliability", "losses", "experts"]
+    assert list(figures) == ["curves", "reliability", "losses", "experts"]
     widths = [Image.open(io.BytesIO(figures[name].png)).size[0] for name in ("losses", "experts")]
     assert widths[0] >= widths[1], "no panel of the losses is an expert's"
 
@@ -42,6 +42,16 @@ def test_a_site_keeps_its_colour_where_another_has_no_values():
     assert [line.get_color() for line in ax.lines] == [PALETTE[1]]
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"), [((0.79, 0.81), (0.75, 0.85)), ((0.2, 0.8), (0.17, 0.83)), ((0.5, 0.5), (0.45, 0.55))]
+)
+def test_an_axis_does_not_turn_noise_into_a_collapse(values, expected):
+    _, (ax,) = subplots()
+    _site_lines(ax, {"a": list(enumerate(values))}, ["a"])
+    assert ax.get_ylim() == pytest.approx(expected, abs=0.006)
+    assert LEAST_SPAN == 0.1
+
+
 def test_one_round_has_one_tick():
     _, (ax,) = subplots()
     _site_lines(ax, {"a": [(0, 0.5)], "b": [(0, 0.4)]}, ["a", "b"])
@@ -50,7 +60,7 @@ def test_one_round_has_one_tick():
 
 def test_small_panels_say_below_them_which_line_is_which_site():
     lines = {site: [(0, 0.5), (1, 0.4)] for site in ("b", "c")}
-    figure = _panels({"sam_distillation": lines}, ["a", "b", "c"])
+    figure = panels({"sam_distillation": lines}, ["a", "b", "c"])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["b", "c"]
     assert [line.get_color() for line in legend.get_lines()] == [PALETTE[1], PALETTE[2]]
@@ -59,7 +69,7 @@ def test_small_panels_say_below_them_which_line_is_which_site():
 
 def test_many_long_names_are_whole_and_below_the_axes():
     sites = [f"Universitätsklinikum, {'Abteilung für ' * 4} {number:02d}" for number in range(20)]
-    figure = _panels({"dice": {site: [(0, 0.5), (1, 0.6)] for site in sites}}, sites)
+    figure = panels({"dice": {site: [(0, 0.5), (1, 0.6)] for site in sites}}, sites)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
     assert len(boxes) == 20

@@ -79,8 +79,8 @@ def test_it_carries_the_marks_and_the_run_s_own_caveats(page):
 
 def test_pictures_lie_beside_it(written):
     names = {path.name for path in (written.parent / "figures").iterdir()}
-    assert {"curves.png", "images.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
-    assert len(names) == 4 + 12
+    assert {"curves.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
+    assert len(names) == 3 + 12
     assert stat.S_IMODE((written.parent / "figures" / "overlay-1-best.png").stat().st_mode) == 0o600
     assert stat.S_IMODE(written.stat().st_mode) == 0o600, "it shows them, too"
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.reports.masks import area_of, geojson_of, outlined, polygons_of
+from samfed_monai.reports.overlays import area_of, geojson_of, outlined, polygons_of
 
 
 def test_a_row_of_areas() -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from samfed_monai.core.io import read_json, write_json
@@ -23,7 +22,6 @@ from samfed_monai.reports.overlays import (
     draw_overlay,
     make_overlays,
     make_own_images,
-    show_pictures,
 )
 
 
@@ -127,11 +125,11 @@ def without_masks(run_folder: Path, folder: Path, site: str = "Porto") -> Path:
 def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(run_folder, tmp_path):
     folder = without_masks(run_folder, tmp_path / "R")
     places = {"datalist": folder / "list.json", "data_root": run_folder.parent / "data"}
-    (own,), notes = make_own_images(RunData.read(folder), **places)
+    own, notes = make_own_images(RunData.read(folder), **places)
     assert notes == []
-    assert (own.site, own.count, own.apart, round(own.dice, 6)) == ("Porto", 7, 4, 0.4)
-    assert [round(image.dice, 1) for image in own.shown] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    assert Image.open(io.BytesIO(own.shown[0].png)).size == (320 + 6 + 320, 320)
+    assert {image.site for image in own} == {"Porto"}
+    assert [round(image.dice, 1) for image in own] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert Image.open(io.BytesIO(own[0].png)).size == (320 + 6 + 320, 320)
     page = Report(folder, **places).write().read_text(encoding="utf-8")
     assert "0.400 on average over 7 images, below 0.5 on 4" in page
     assert page.index("Dice between them 0.100") < page.index("Dice between them 0.200")
@@ -146,23 +144,6 @@ def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(run_fo
 
 def test_where_its_images_are_not_the_numbers_stay(run_folder, tmp_path):
     folder = without_masks(run_folder, tmp_path / "R")
-    (own,), notes = make_own_images(RunData.read(folder), datalist=folder / "list.json", data_root=tmp_path)
-    assert (own.count, own.shown, len(notes)) == (7, [], 1)
+    own, notes = make_own_images(RunData.read(folder), datalist=folder / "list.json", data_root=tmp_path)
+    assert (own, len(notes)) == ([], 1)
     assert str(tmp_path) not in notes[0]
-
-
-def test_pictures_are_added_to_a_run_that_has_tensorboard_and_read_by_their_owner_alone(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    stream = io.BytesIO()
-    Image.new("RGB", (4, 2), (255, 0, 0)).save(stream, format="PNG")
-    show_pictures(tmp_path, {"test/a/best": stream.getvalue()}, 3)
-    assert list(tmp_path.iterdir()) == [], "it has none"
-    (tmp_path / "tensorboard").mkdir()
-    for _ in range(2):
-        show_pictures(tmp_path, {"test/a/best": stream.getvalue()}, 3)
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert events.Tags()["images"] == ["test/a/best"]
-    (shown,) = events.Images("test/a/best")
-    assert (shown.step, shown.width, shown.height) == (3, 4, 2)

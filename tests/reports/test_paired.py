@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.core.io import to_csv, write_json, write_text
-from samfed_monai.reports import paired
+from samfed_monai.reports import RunData
 from samfed_monai.reports.compare import comparison_table
 from samfed_monai.reports.compare_forms import blocks, reading, to_text, verdicts, write_comparison
-from samfed_monai.reports.paired import bootstrap_interval, holm, signed_rank
+from samfed_monai.reports.rows import bootstrap_interval, holm, signed_rank
 from tests.reports.runs import write_run
 
 SITES = ("a", "b")
@@ -85,11 +85,10 @@ BETTER = [0.81, 0.82, 0.83, 0.84, 0.85, 0.86]
 
 def test_a_row_against_another_image_by_image(tmp_path):
     table = comparison_table(pair(tmp_path, BETTER, [0.8] * 6))
-    (test,) = table.groups[0].paired.tests
+    (test,) = table.groups[0].tests
     assert (test.row.name, test.other.name, test.images, test.better, test.worse) == ("samfed", "dp_only", 6, 6, 0)
     assert test.difference == pytest.approx(0.035)
     assert test.holm == test.p == pytest.approx(2 / 64)
-    assert test.significant
     (told,) = [text for text in verdicts(table) if "same" in text]
     assert told.startswith(
         "SAM-Fed and Public set only on the same 6 test images: Dice is higher by 0.035 on average (95 %"
@@ -123,9 +122,9 @@ def test_a_difference_of_nothing_is_neither_higher_nor_lower(tmp_path, mine, tol
 
 def test_tests_of_several_rows_are_corrected_together(tmp_path):
     runs = [*pair(tmp_path, BETTER, [0.8] * 6), with_images(tmp_path / "C", "no_sam", [0.8] * 6)]
-    tests = comparison_table(runs).groups[0].paired.tests
+    tests = comparison_table(runs).groups[0].tests
     assert [test.holm for test in tests] == pytest.approx([4 / 64, 4 / 64])
-    assert not any(test.significant for test in tests)
+    assert "do not tell the two apart" in tests[0].sentence()
 
 
 def test_an_image_counts_once_with_its_mean_over_seeds(tmp_path):
@@ -134,7 +133,7 @@ def test_an_image_counts_once_with_its_mean_over_seeds(tmp_path):
         for variant, dices in {"samfed": BETTER, "dp_only": [0.8] * 6}.items()
         for seed in (0, 1)
     ]
-    (test,) = comparison_table(runs).groups[0].paired.tests
+    (test,) = comparison_table(runs).groups[0].tests
     assert (test.images, test.seeds) == (6, 2)
     assert test.difference == pytest.approx(0.035)
 
@@ -143,7 +142,7 @@ def test_two_runs_of_one_variant_are_tested_too_and_their_knobs_are_told(tmp_pat
     runs = [with_images(tmp_path / name, "dp_only", dices) for name, dices in {"A": BETTER, "B": [0.8] * 6}.items()]
     for run, rate in zip(runs, (0.1, 0.2), strict=True):
         write_json(run / "run.json", {"config": {"client": {"learning_rate": rate}}})
-    (test,) = comparison_table(runs).groups[0].paired.tests
+    (test,) = comparison_table(runs).groups[0].tests
     assert (test.row.name, test.other.name) == ("A", "B")
     page = write_comparison(tmp_path / "C", runs)
     assert "unlike A: learning_rate 0.2 instead of 0.1" in page.read_text()
@@ -154,13 +153,13 @@ def test_two_runs_of_one_variant_are_tested_too_and_their_knobs_are_told(tmp_pat
 def test_sites_that_kept_their_scores_are_named(tmp_path):
     runs = pair(tmp_path, BETTER, [0.8] * 6)
     (tmp_path / "B" / "evaluation" / "best" / "b" / "test" / "scores.csv").unlink()
-    found = comparison_table(runs).groups[0].paired
+    (found,) = comparison_table(runs).groups
     assert found.tests == []
-    assert found.missing == [
+    assert found.untested == [
         "No test per image of SAM-Fed against Public set only: B has no scores of the single images of b (on NVIDIA "
         "FLARE they stay at the site)."
     ]
-    assert found.missing[0] in to_text(comparison_table(runs))
+    assert found.untested[0] in to_text(comparison_table(runs))
 
 
 @pytest.mark.parametrize(
@@ -177,14 +176,15 @@ def test_sites_that_kept_their_scores_are_named(tmp_path):
     ],
 )
 def test_why_there_is_none(tmp_path, dices, more, why):
-    (missing,) = comparison_table(pair(tmp_path, BETTER, dices, **more)).groups[0].paired.missing
+    (missing,) = comparison_table(pair(tmp_path, BETTER, dices, **more)).groups[0].untested
     assert why in missing
 
 
 def test_a_record_without_its_folder_has_neither_tests_nor_words_about_them(tmp_path):
     read = comparison_table(pair(tmp_path, BETTER, [0.8] * 6))
-    assert read.groups[0].paired.tests
-    runs = [paired.RunData.read(tmp_path / name) for name in "AB"]
+    assert read.groups[0].tests
+    runs = [RunData.read(tmp_path / name) for name in "AB"]
     for name in "AB":
         (tmp_path / name / "results.json").unlink()
-    assert comparison_table(runs).groups[0].paired == paired.PairedTests()
+    (group,) = comparison_table(runs).groups
+    assert (group.tests, group.untested) == ([], [])

@@ -17,8 +17,6 @@ ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34
         ({"variant": "mine", "exchange": "prototypes"}, UNLIKE_NETWORKS),
         ({"variant": "mine", "exchange": "weights"}, ONE_NETWORK),
         ({"variant": "local_only", "networks": ALIKE}, UNLIKE_NETWORKS),
-        ({"variant": "local_sam", "exchange": "none"}, LABELLED),
-        ({"variant": "pfedsam", "exchange": "weights"}, LABELLED),
         ({"variant": "mine", "exchange": "weights", "own_labels": True}, LABELLED),
         ({"variant": "supervised", "exchange": "weights", "own_labels": False}, ONE_NETWORK),
     ],
@@ -30,4 +28,4 @@ def test_a_run_has_one_mode(results, mode):
 def test_every_mode_names_variants_that_there_are():
     named = {name for mode in MODES for name in (mode.hero, *mode.own, *mode.references)}
     assert named <= VARIANTS.keys()
-    assert all(mode_of({"variant": mode.hero, "sites": {}}) is mode for mode in MODES)
+    assert all(mode_of({"variant": mode.hero, "sites": {}, "own_labels": mode is LABELLED}) is mode for mode in MODES)

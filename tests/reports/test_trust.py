@@ -7,8 +7,7 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
 from samfed_monai.metrics.quality import Calibration, Quality
-from samfed_monai.reports.answer import Trust, trust
-from samfed_monai.reports.html import render
+from samfed_monai.reports.html import Trust, render, trust
 from samfed_monai.reports.run_data import RunData
 from tests.reports.runs import write_run
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.answer import verdict
-from samfed_monai.reports.html import render
+from samfed_monai.reports.html import render, verdict
 
 
 @pytest.fixture

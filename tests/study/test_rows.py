@@ -9,6 +9,8 @@ import pytest
 import samfed_monai.config.workflow  # noqa: F401 - imported while the check is replaced, it would keep the other one
 from samfed_monai.cli.compare import _problems, read_rows
 from samfed_monai.config import check as config_check
+from samfed_monai.core.errors import Problems
+from samfed_monai.federation.run_many import all_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = sorted((REPOSITORY / "study" / "rows").glob("*.rows.json"))
@@ -18,4 +20,7 @@ FILES = sorted((REPOSITORY / "study" / "rows").glob("*.rows.json"))
 def test_rows_of_the_documentation_fit_the_bundle(monkeypatch, path):
     check = config_check.check_bundle
     monkeypatch.setattr(config_check, "check_bundle", lambda *given, **more: check(*given, **more, ready=False))
-    assert _problems(REPOSITORY / "bundles" / "samfed_skin", read_rows(path), {})[0] == []
+    named = Problems()
+    rows = all_rows([], read_rows(path), named)
+    named.refuse_if_any()
+    assert _problems(REPOSITORY / "bundles" / "samfed_skin", rows, {})[0] == []

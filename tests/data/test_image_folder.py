@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.data.walk import DICOM, NIFTI, PICTURE, is_left_out, kind_of, not_read, stem_of, volumes_in, walk
+from samfed_monai.data.image_folder import (
+    DICOM,
+    NIFTI,
+    PICTURE,
+    is_left_out,
+    kind_of,
+    not_read,
+    stem_of,
+    volumes_in,
+    walk,
+)
 
 OBJECT = bytes(128) + b"DICM"
 

@@ -1,4 +1,4 @@
-"""Public collections in their official layouts: polyps with their video sequences, ISIC's archives.
+"""Public collections in their official layouts (polyps with their videos, ISIC's archives), and published splits.
 
 CVC-ClinicDB: 612 frames of 29 sequences (Bernal et al., CMIG 43, 2015). The ranges are those of the collection's page
 as transcribed by https://datasetninja.com/cvc-612; the ``sequence_id`` column of the PNG release's ``metadata.csv``
@@ -44,21 +44,36 @@ benchmarks pass them on.
 - **BKAI-IGH NeoPolyp** (train part 1,000): ``train/train/x.jpeg`` with ``train_gt/train_gt/x.jpeg``; masks are colour
   JPEG, red neoplastic, green not: every colour is polyp, cut at 128 on the brightest channel. ``test`` has no masks.
   Seen: many loaders of the challenge's archive. No groups are published.
+
+Published splits have HSSF's format: ``{client: {"labeled_train", "unlabeled_train", "val_list", "test_list"}}`` with
+file names. The lists of HSSF (Ma et al., IEEE TMI 2024) are recognised by SHA-256; their content is not shipped.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.io import read_json
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
+from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.validators import departures
 from samfed_monai.data.checks import stem
+from samfed_monai.data.datalist import Split
+from samfed_monai.data.folders import (
+    Finding,
+    Found,
+    list_images,
+    lonely_sentence,
+    match_masks,
+    others_in,
+    relative,
+)
+from samfed_monai.data.image_folder import is_left_out
 from samfed_monai.data.reading import SUFFIXES
-from samfed_monai.data.sources.found import Found, list_images, relative, warn_of_lonely
-from samfed_monai.data.walk import is_left_out
 
 logger = logging.getLogger(__name__)
 
@@ -135,26 +150,14 @@ COLLECTIONS = tuple(
 )
 
 
+UNPACK = "unpack them first, for instance with unzip"
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 
 
-@dataclass(frozen=True)
-class Polyps:
-    """What was found of polyp collections.
-
-    Args:
-        sites: images by site, one site per collection (PolypGen: per centre), in the order of the registry.
-        threshold: grey level that some of the masks have to be cut at; ``None`` where all are binary.
-        unknown: folders that are no known collection, and were not read.
-    """
-
-    sites: dict[str, list[Found]] = field(default_factory=dict)
-    threshold: int | None = None
-    unknown: tuple[str, ...] = ()
-
-
-def find_polyps(root: str | Path) -> Polyps:
+def find_polyps(root: str | Path) -> Finding:
     """All known collections under a folder, each in a folder of its own (:data:`COLLECTIONS` has them).
+
+    A collection is a site (PolypGen: each of its centres), in the order of the registry.
 
     Args:
         root: folder of collections; names count without case and punctuation (``cvc_clinicdb``, ``Kvasir-SEG``).
@@ -164,33 +167,29 @@ def find_polyps(root: str | Path) -> Polyps:
     """
     root = Path(root)
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    problems = Problems()
+    problems, unknown = Problems(), list[str]()
     chosen: dict[str, Path] = {}
     for folder in folders:
         collection = collection_of(folder.name)
         if collection is None:
-            continue
-        there = chosen.setdefault(collection.name, folder)
-        if there != folder:
-            hint = "move one of them elsewhere"
-            problems.add(folder.name, found=f"{collection.name} also as {there.name}", expected="it once", hint=hint)
+            unknown += [] if is_left_out(folder.name) else [folder.name]
+        elif (there := chosen.setdefault(collection.name, folder)) != folder:
+            found, hint = f"{collection.name} also as {there.name}", "move one of them elsewhere"
+            problems.add(folder.name, found=found, expected="it once", hint=hint)
     sites: dict[str, list[Found]] = {}
-    for collection in COLLECTIONS:
-        if collection.name in chosen:
-            with problems.collected():
-                sites |= find_collection(collection, chosen[collection.name], root)
+    known = [one for one in COLLECTIONS if one.name in chosen]
+    for collection in known:
+        with problems.collected():
+            sites |= find_collection(collection, chosen[collection.name], root)
     problems.refuse_if_any()
     if not sites:
         archives = sorted(path.name for path in root.glob("*") if path.suffix.lower() in (".zip", ".rar", ".7z"))
         found = f"only the archives {archives}" if archives else f"the folders {[path.name for path in folders]}"
-        hint = "unpack them, zip files with --unpack" if archives else "rename each collection's folder to its name"
+        hint = UNPACK if archives else "rename each collection's folder to its name"
         names = [collection.name for collection in COLLECTIONS]
         raise refused(root, found=found, expected=f"a folder for some of {names}", hint=hint)
-    thresholds = [one.threshold for one in COLLECTIONS if one.name in chosen and one.threshold is not None]
-    unknown = tuple(
-        folder.name for folder in folders if not is_left_out(folder.name) and not collection_of(folder.name)
-    )
-    return Polyps(sites, max(thresholds, default=None), unknown)
+    caveats = [f"the folder {name} is no known collection and was not read" for name in unknown]
+    return Finding(sites, (), caveats, max((one.threshold for one in known if one.threshold), default=None))
 
 
 def collection_of(name: str) -> Collection | None:
@@ -265,7 +264,8 @@ def _pair(
     image_of, mask_of = _keys(images, pairing.image, root), _keys(masks, pairing.mask, root)
     if pairing.masks is None and not image_of.keys() & mask_of.keys():
         return []
-    warn_of_lonely(masks, [path for key, path in mask_of.items() if key not in image_of])
+    for sentence in lonely_sentence(masks.name, [path for key, path in mask_of.items() if key not in image_of]):
+        logger.warning("%s", sentence)
     return [
         Found(
             relative(path, root),
@@ -318,9 +318,7 @@ def find_isic(root: str | Path) -> list[Found]:
     problems.refuse_if_any()
     if not images:
         archives = sorted(path.name for path in root.glob("*.zip"))
-        hint = (
-            "unpack them with --unpack" if archives else "for images/ and masks/ folders use `samfed prepare folders`"
-        )
+        hint = UNPACK if archives else "for images/ and masks/ folders use `samfed prepare folders`"
         found = f"no ISIC image, but the archives {archives}" if archives else "no file such as ISIC_0000000.jpg"
         raise refused(root, found=found, expected="the official layout, unpacked", hint=hint)
     return [
@@ -335,17 +333,156 @@ def find_isic(root: str | Path) -> list[Found]:
 
 def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Problems) -> dict[str, Path]:
     found: dict[str, Path] = {}
+    hint = "move one of the two folders out of DIR if it is a copy; of two years' archives give one year's folder"
     for path in files:
-        match = pattern.fullmatch(path.name)
-        if match is None:
-            continue
-        name = match[1].upper().replace("_DOWNSAMPLED", "_downsampled")
-        there = found.setdefault(name, path)
-        if there != path:
-            hint = (
-                "move one of the two folders out of DIR if it is a copy; of two years' archives give one year's folder"
-            )
-            problems.add(
-                relative(path, root), found=f"{name} also as {relative(there, root)}", expected="each once", hint=hint
-            )
+        if match := pattern.fullmatch(path.name):
+            name = match[1].upper().replace("_DOWNSAMPLED", "_downsampled")
+            if (there := found.setdefault(name, path)) != path:
+                twice = f"{name} also as {relative(there, root)}"
+                problems.add(relative(path, root), found=twice, expected="each once", hint=hint)
     return found
+
+
+KNOWN = {
+    "6ed3978862a38f5a5b77f3d6129609d968879b09a6b93218c601c95b4e68a2c7": "isic_hssf",
+    "535b6a8e6333b47d6bb5f0e8d7fafd37cb9254966c8d522ce7c1498243b71ef3": "polyp_hssf",
+}
+"""Names of HSSF's lists by their SHA-256."""
+COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF's that is two collections
+NUMBERED_FROM = {"CVC-300": 612}  # the list goes on after ClinicDB's 612 where the release starts at 1
+PARTS = {
+    "labeled_train": Split.PUBLIC,
+    "unlabeled_train": Split.UNLABELLED,
+    "val_list": Split.VALIDATION,
+    "test_list": Split.TEST,
+}
+_LISTS = {part: {"type": "array", "items": {"type": "string", "description": "a file name"}} for part in PARTS}
+_CLIENT = {"type": "object", "properties": _LISTS, "additionalProperties": False}
+PUBLISHED_SCHEMA = {"type": "object", "additionalProperties": _CLIENT}
+"""What a published list looks like: parts, which are lists of file names, by client."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many images of one published part are at hand.
+
+    Args:
+        client: as the list calls it.
+        split: where its images go.
+        listed: number of names in the list.
+        missing: the names that no file here matches.
+    """
+
+    client: str
+    split: Split
+    listed: int
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> int:
+        return self.listed - len(self.missing)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published list, matched: images by client and split (the public ones under ``""``), and what is missing."""
+
+    name: str
+    places: dict[tuple[str, Split], list[Found]]
+    coverage: list[Coverage]
+
+
+def find_published(split: str | Path, root: str | Path, folders: Mapping[str, str] | None = None) -> Published:
+    """Matches a published list to the files under a data root.
+
+    Args:
+        split: the list's JSON file. One that is called as a list of :data:`KNOWN` and has another content is named as
+            changed (fault 29).
+        root: either one pool for all clients (``images`` and ``masks``, or an unpacked ISIC archive), or one folder
+            per client with ``images`` and ``masks`` or in a polyp collection's official layout, named like the client
+            (case and punctuation aside; ``Kvasir`` finds ``kvasir_seg``). Groups are those that the collection's own
+            sequences make, where they are known.
+        folders: client to folder under ``root``, where the names do not tell.
+
+    Raises:
+        Refused: no such list or one of another format, or nothing at all at hand.
+    """
+    path, root = Path(split), Path(root)
+    clients: dict[str, dict[str, list[str]]] = read_json(path)
+    if problems := departures(clients, PUBLISHED_SCHEMA, path.name):
+        raise Refused(problems)
+    pools = _pools(list(clients), root, folders or {})
+    places: dict[tuple[str, Split], list[Found]] = {}
+    coverage = []
+    for client, parts in clients.items():
+        pool = pools.get(client, {})
+        for part, names in parts.items():
+            target = PARTS[part]
+            missing = [name for name in names if stem(name) not in pool]
+            at_hand = [pool[stem(name)] for name in names if stem(name) in pool]
+            coverage += [Coverage(client, target, len(names), missing)] if names else []
+            if at_hand:
+                places.setdefault(("" if target is Split.PUBLIC else client, target), []).extend(at_hand)
+    if not places:
+        hint = "expected is ROOT/images with ROOT/masks, or one such folder per client; name odd ones with --folder"
+        raise refused(root, found=f"none of the images of {path.name}", expected="some", hint=hint)
+    changed = f"{path.stem} (changed)" if path.stem in KNOWN.values() else path.stem
+    return Published(KNOWN.get(sha256_file(path), changed), places, coverage)
+
+
+def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[str, dict[str, Found]]:
+    """The images of each client by their stems."""
+    if unknown := sorted(folders.keys() - set(clients)):
+        hint = "for instance Kvasir=kvasir_seg"
+        raise refused("--folder", found=str(unknown), expected=f"clients among {clients}", hint=hint)
+    if (root / "images").is_dir():
+        return dict.fromkeys(clients, _by_stem(_pair_up(root, root, "")))
+    present = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    pools = {}
+    for client in clients:
+        like = folders.get(client) or _folder_like(client, present)
+        names = [like] if like else [name for name in present if _is_part(name, client)]
+        if found := [one for name in names for one in _found_in(root / name, root, client)]:
+            pools[client] = _by_stem(found, NUMBERED_FROM.get(client, 0))
+    return pools or dict.fromkeys(clients, _by_stem(find_isic(root)))
+
+
+def _pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
+    found, lonely = match_masks(folder, root, origin)
+    for sentence in [*others_in(folder), *lonely_sentence(folder.name, lonely)]:
+        logger.warning("%s", sentence)
+    return found
+
+
+def _by_stem(found: list[Found], shift: int = 0) -> dict[str, Found]:
+    count = Counter(stem(one.image) for one in found)
+    hint = "a published list names images by their stems: move away the ones that it does not mean"
+    twins = [one.image for one in found if count[stem(one.image)] > 1]
+    if twins:
+        raise Refused(Problem(image, "a stem that other images have, too", "each once", hint) for image in twins)
+    pool = {stem(one.image): one for one in found}
+    numbers = [name for name in pool if shift and name.isdecimal() and int(name) <= shift]
+    return {str(int(name) + shift): pool[name] for name in numbers} | pool
+
+
+def _is_part(folder: str, client: str) -> bool:
+    collection = collection_of(folder)
+    return collection is not None and collection.name in COMBINED.get(client, ())
+
+
+def _found_in(folder: Path, root: Path, client: str) -> list[Found]:
+    collection = collection_of(folder.name) or collection_of(client)
+    if (folder / "images").is_dir():
+        found = _pair_up(folder, root, client)
+        return [replace(one, group=collection.sequence(stem(one.image))) for one in found] if collection else found
+    if collection is None or not folder.is_dir():
+        return []
+    return [one for ones in find_collection(collection, folder, root).values() for one in ones]
+
+
+def _folder_like(client: str, folders: list[str]) -> str | None:
+    """The one folder that is called as a client, or the one whose name starts so; case and punctuation aside."""
+    wanted = plain(client)
+    exact = [folder for folder in folders if plain(folder) == wanted]
+    longer = [folder for folder in folders if plain(folder).startswith(wanted)]
+    return next((found[0] for found in (exact, longer) if len(found) == 1), None)

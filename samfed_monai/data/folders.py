@@ -1,0 +1,481 @@
+"""Plain folders: ``DIR/<site>/images`` and, where there are masks or weak labels, ``DIR/<site>/masks``.
+
+Masks are matched to images by name; folders that are misnamed or swapped are recognised (faults 63 and 66).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from samfed_monai.core.errors import Problem, Problems, Refused, closest, did_you_mean, refused
+from samfed_monai.core.io import write_bytes
+from samfed_monai.core.validators import one_of
+from samfed_monai.core.words import counted, normal
+from samfed_monai.data.checks import stem
+from samfed_monai.data.datalist import LabelKind, confine
+from samfed_monai.data.image_folder import NIFTI, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
+from samfed_monai.data.reading import SUFFIXES, decode_grey, decode_image, decode_mask, read_bytes
+from samfed_monai.data.weak_labels import IGNORE
+
+MASK_ENDINGS = ("_segmentation", "_mask")
+RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
+"""What the mask of an image may be called, for messages."""
+FIRST_CHANNEL = "_0000"  # of nnU-Net's images; masks are called without it
+LOOKED_THROUGH = 20  # masks without an image, for one whose image can be guessed
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image on disk: path, mask and origin, before its content was read.
+
+    Args:
+        image: path relative to the data root, with forward slashes.
+        label: its mask, or ``None``.
+        origin: folder it was found under (site, or part of an archive), for partitions by folder.
+        group: sequence or patient, if known; kept in its normal form.
+        label_kind: of a weak label, one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
+        sha256: of the image file, once that was read.
+    """
+
+    image: str
+    label: str | None = None
+    origin: str = ""
+    group: str | None = None
+    label_kind: str | None = None
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", normal(self.group or "") or None)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a source of several sites found.
+
+    Args:
+        sites: site name to its images; a public folder is among them, one with problems of its own may not be.
+        problems: what is wrong with what was found, to be refused together with what its files show.
+        caveats: a sentence on everything that was not read, for the report.
+        threshold: grey level that some of the masks have to be cut at; ``None`` where all are binary.
+    """
+
+    sites: dict[str, list[Found]]
+    problems: Sequence[Problem] = ()
+    caveats: Sequence[str] = ()
+    threshold: int | None = None
+
+
+def list_images(folder: Path, kind: str = PICTURE) -> list[Path]:
+    """Image files below a folder, sorted; see :func:`~samfed_monai.data.image_folder.walk`. None without a folder."""
+    return list(walk(folder).get(kind, ())) if folder.is_dir() else []
+
+
+def relative(path: Path, root: Path) -> str:
+    """``path`` relative to ``root`` with forward slashes."""
+    return path.relative_to(root).as_posix()
+
+
+def mask_stem(path: Path) -> str:
+    """The stem of the image that a mask belongs to."""
+    name = _name(path)
+    ending = next((each for each in MASK_ENDINGS if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _name(path: Path) -> str:
+    """The stem of a picture, or of a volume, which may end in ``.nii.gz``."""
+    return normal(stem_of(path)) if kind_of(path) == NIFTI else stem(path.name)
+
+
+def site_folders(root: Path) -> list[Path]:
+    """Folders of ``root`` with ``images`` in them, sorted; none of a system's."""
+    return sorted(path.parent for path in root.glob("*/images") if path.is_dir() and not is_left_out(path.parent.name))
+
+
+def sites_in(root: Path) -> list[Path]:
+    """Folders with ``images``: the root itself, which is then a site's own, or those in it."""
+    return [root] if (root / "images").is_dir() else site_folders(root)
+
+
+def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Finding:
+    """What each site's folder holds.
+
+    Args:
+        root: folder of sites; every subfolder with an ``images`` folder in it is one.
+        public: the one whose images are public; each of them needs a mask (fault 1), and another site is beside it.
+            ``None``: every folder is a site, and one will do, whose own folder ``root`` may be.
+        output: file that is to be written; the folder that it is in, if it is under ``root``, is no forgotten site.
+
+    Raises:
+        Refused: no such folder, or nothing beside the public one.
+    """
+    root = Path(root)
+    folders = {path.name: path for path in site_folders(root)}
+    caveats: list[str] = []
+    if not folders and public is None and (root / "images").is_dir():
+        folders = {root.resolve().name: root}
+    elif not folders or (public is not None and public not in folders):
+        raise Refused([_not_there(root, list(folders), public, output)])
+    else:
+        caveats += passed_over(root, folders, output=output)
+    if len(folders) < 2 and public is not None:
+        hint = "; ".join(caveats) or "put each site's images into a folder of its own: DIR/<site>/images"
+        raise refused(root, found=f"only {public!r}", expected="at least one site beside it", hint=hint)
+    problems = Problems()
+    found: dict[str, list[Found]] = {}
+    for name, folder in folders.items():
+        with problems.collected():
+            found[name], lonely = match_masks(folder, root, name)
+            near = near_miss(folder, "masks")
+            near = near if near and list_images(folder / near) else None
+            if name == public:
+                problems.extend(without_mask(found[name], _hint(folder, near, lonely, found[name])))
+            elif near:
+                caveats.append(
+                    f"{name} has no folder 'masks', and {name}/{near} was not read: if it holds {name}'s masks, rename "
+                    f"it to {name}/masks"
+                )
+            caveats += [*others_in(folder), *lonely_sentence(name, lonely, found[name])]
+    return Finding(found, tuple(problems), tuple(caveats))
+
+
+def _hint(site: Path, near: str | None, lonely: list[Path], found: list[Found]) -> str:
+    """What to do about public images without masks."""
+    if near:
+        return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
+    if lonely and all(one.label is None for one in found):
+        return f"a mask is called by {RULE}; {renaming(lonely, found)}"
+    if (site / "annotations").is_dir():
+        return "add it, move the image, or, if it was inspected and shows nothing, give --without-annotation empty"
+    return "add it, or move the image"
+
+
+def _not_there(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:
+    """Why there is no site among the folders of ``root``, or not the public one among those of ``names``."""
+    if not names and (root / "images").is_dir():
+        expected, parent = "a folder of sites, DIR/<site>/images and DIR/<site>/masks", root.resolve().parent
+        hint = f"give {parent}, where it lies beside other sites; or, to measure only, --public none or --test-only"
+        return Problem(str(root), found="the folder 'images' of a single site", expected=expected, hint=hint)
+    folders = _folders_in(root)
+    asked = [str(public)] if names else folders
+    missed = {site: near for site in asked if (near := near_miss(root / site, "images"))}
+    hints = [f"rename {site}/{near} to {site}/images" for site, near in missed.items()]
+    if root.is_dir():
+        hints += passed_over(root, {*folders} - ({*asked} - {*missed}), output=output)
+    hint = f"name one of {names} with --public" if names else "expected is DIR/<site>/images and DIR/<site>/masks"
+    where = root / (public or "<site>") / "images"
+    return Problem(str(where), found="no such folder", expected="images", hint="; ".join(hints) or hint)
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def without_mask(found: list[Found], hint: str = "add it, or move the image") -> list[Problem]:
+    """A problem for every image that needs a mask and has none (fault 1)."""
+    expected = "a mask, as every public image"
+    return [Problem(one.image, "no mask", expected, hint) for one in found if one.label is None]
+
+
+def others_in(site: Path, kind: str = PICTURE) -> list[str]:
+    """A sentence on files in ``images``, and on those in ``masks``, of other kinds, which were not read."""
+    folders = [name for name in ("images", "masks") if (site / name).is_dir()]
+    sentences = [(name, not_read(walk(site / name), (kind,))) for name in folders]
+    return [f"{site.name}/{name}: {sentence}" for name, sentence in sentences if sentence]
+
+
+def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> tuple[list[Found], list[Path]]:
+    """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
+
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; an image of nnU-Net is called
+    ``<stem>_0000``. Where folders below ``images`` and ``masks``
+    have the same names, as those of patients do, a mask belongs to an image of its own folder.
+
+    Raises:
+        Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
+            images, or the folders are swapped.
+    """
+    images, drawn = (list_images(folder / name, kind) for name in ("images", "masks"))
+    if not images:
+        found_here = "; ".join(["no images", *others_in(folder, kind)])
+        expected, hint = f"images ({', '.join(sorted(SUFFIXES))})", "put the site's images there"
+        expected = expected if kind == PICTURE else "NIfTI volumes (.nii, .nii.gz)"
+        raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
+    if kind == PICTURE:
+        _refuse_swapped(folder, images, drawn)
+    below = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *drawn]}
+    shared = {below[path] for path in images} & {below[path] for path in drawn} - {""}
+    by_stem: dict[str, list[Path]] = {}
+    for path in images:
+        by_stem.setdefault(_name(path), []).append(path)
+    masks: dict[Path, Path] = {}
+    lonely: list[Path] = []
+    problems = Problems()
+    for path in drawn:
+        names = _name(path), mask_stem(path), _name(path) + FIRST_CHANNEL  # an image's own may end in _mask
+        ones = next((by_stem[name] for name in names if name in by_stem), [])
+        own = [one for one in ones if below[one] == below[path]]
+        if not own and (len(ones) > 1 or below[path] in shared or any(below[one] in shared for one in ones)):
+            own = [one for one in ones if not below[one] or not below[path]]  # one of both is in no folder
+        else:
+            own = own or ones
+        if len({below[one] for one in own}) > 1:
+            several = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
+            hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
+            problems.add(relative(path, root), found=several, expected="the mask of one image", hint=hint)
+        elif not own:
+            lonely.append(path)
+        elif (there := masks.setdefault(own[0], path)) != path:
+            other, hint = f"the same image's mask in {relative(there, root)}", "move away the one that is not its mask"
+            problems.add(relative(path, root), found=other, expected="one mask for each image", hint=hint)
+    problems.refuse_if_any()
+    labels = {path: relative(mask, root) for path, mask in masks.items()}
+    return [Found(relative(path, root), labels.get(path), origin) for path in images], lonely
+
+
+def lonely_sentence(site: str, masks: Sequence[Path], found: Sequence[Found] = ()) -> list[str]:
+    """A sentence on the masks that belong to no image, with how those of ``found`` are called; or none."""
+    if not masks:
+        return []
+    who = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
+    parts = [f"{who} to no image", "left out, such as " + " and ".join(sorted(path.name for path in masks)[:2])]
+    parts += [f"a mask is called by {RULE}", renaming(masks, found)] if found else []
+    return ["; ".join(filter(None, parts))]
+
+
+def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
+    """How a mask without an image is to be called, by an example if the stem of an image without a mask is in its name.
+
+    Args:
+        masks: those without an image.
+        found: images; those that have a mask are not looked at.
+    """
+    bare = sorted((stem(one.image) for one in found if one.label is None), key=len, reverse=True)
+    for path in sorted(masks)[:LOOKED_THROUGH]:
+        for one in bare:  # img_1 is in img_1_gt, but not in img_10_gt
+            if re.search(rf"(?<!\d){re.escape(one)}(?!\d)", stem(path.name), re.IGNORECASE):
+                return f"rename for instance {path.name} to {one}{path.suffix}"
+    return f"rename for instance the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
+
+
+RESULTS = frozenset({"run.json", "results.json", "compare.json"})
+"""Files by which a folder of runs is known: the pictures in it are results."""
+
+
+def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
+    """A sentence on every folder under ``root`` that is no site and holds images, with one of them.
+
+    Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` is in are no hospitals.
+
+    Args:
+        root: folder of sites.
+        sites: names of its subfolders that are sites.
+        output: file that is to be written.
+    """
+    written = Path(output).resolve().parents if output is not None else ()
+    sentences = []
+    for folder in (root / name for name in _folders_in(root) if name not in sites):
+        if is_left_out(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
+            continue
+        image = _first_image(folder)
+        if image is not None:
+            near = near_miss(folder, "images")
+            hint = f"rename {folder.name}/{near}" if near else "move them"
+            sentences.append(
+                f"{folder.name} holds images, such as {relative(image, root)}, but no folder 'images', and was not "
+                f"read: if it is a site, {hint} to {folder.name}/images"
+            )
+    return sentences
+
+
+def _first_image(folder: Path) -> Path | None:
+    for place, folders, files in os.walk(folder):
+        if RESULTS.intersection(files):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not is_left_out(name))
+        for name in sorted(files):
+            if Path(name).suffix.lower() in SUFFIXES and not is_left_out(name):
+                return Path(place) / name
+    return None
+
+
+NEAR_MISSES = {
+    "images": {"image", "img", "imgs", "picture", "pictures", "photo", "photos", "frames", "jpegimages", "original"},
+    "masks": {
+        *("mask", "label", "labels", "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt"),
+        *("groundtruth", "groundtruths", "annotation", "annotations", "lesions", "target", "targets", "maskimages"),
+    },
+}
+"""Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
+BLACK_AND_WHITE = 2
+LOOKED_AT = 4  # files of each folder that are opened to see what they are
+_ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"
+
+
+def near_miss(folder: Path, wanted: str) -> str | None:
+    """The subfolder that is probably meant to be called ``wanted`` (fault 66): ``labels``, ``Masks``, ``imgs``, …
+
+    Args:
+        folder: of a site.
+        wanted: ``images`` or ``masks``.
+
+    Returns:
+        Its name, or ``None`` where there is none, or where ``wanted`` itself is there.
+    """
+    names = _folders_in(folder)
+    others = {name for key, names in NEAR_MISSES.items() if key != wanted for name in (key, *names)}
+    for name in names if wanted not in names else ():
+        letters = "".join(letter for letter in name.casefold() if letter.isalnum())
+        meant = letters == wanted or letters in NEAR_MISSES[wanted]
+        if meant or (letters not in others and closest(letters, [wanted], _ALIKE)):
+            return name
+    return None
+
+
+def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
+    """Fault 63: ``images`` holds black and white pictures, and ``masks`` none, as far as a few of each tell."""
+    kinds = [{_is_mask(path) for path in paths[:LOOKED_AT]} for paths in (images, masks)]
+    if kinds == [{True}, {False}]:
+        raise refused(
+            folder,
+            found="masks in the folder 'images', and pictures in the folder 'masks'",
+            expected="pictures in 'images', masks in 'masks'",
+            hint="the two folders are swapped: exchange their names",
+        )
+
+
+def _is_mask(path: Path) -> bool | None:
+    """Whether a file has black and white pixels and no others; ``None`` where it cannot be read."""
+    try:
+        content = read_bytes(path)
+        decode_image(content, path.name)
+    except Refused:
+        return None
+    try:
+        return len(decode_mask(content, path.name, None)[1]) == BLACK_AND_WHITE
+    except Refused:
+        return False
+
+
+def declare_kinds(
+    found: Mapping[str, Sequence[Found]],
+    given: Mapping[str, str],
+    root: Path,
+    *,
+    spared: Mapping[str, str],
+    classes: int = 1,
+) -> tuple[dict[str, list[Found]], list[Problem]]:
+    """The images with the kinds that are declared of their sites' labels.
+
+    At such a site 255 is "not labelled" in every file. A label without it says all of its image, so it is a mask, which
+    may be measured with; every other one is of the declared kind. One of 0 and 255 alone could be a mask or scribbles
+    without foreground, and is refused.
+
+    Args:
+        found: images of each site.
+        given: site to one of :class:`LabelKind`; ``""`` is every site that is neither named nor spared.
+        root: the data root.
+        spared: sites whose labels have to be masks, with what for.
+        classes: how many classes labels have, which are the values 1, 2, ….
+
+    Returns:
+        Images of each site, and what is wrong with the declaration or with the labels. What else is wrong with a file
+        is found where it is read as what it is declared to be.
+    """
+    problems = Problems()
+    for site, kind in given.items():
+        if site and site not in found:
+            hint = did_you_mean(site, found)
+            problems.add("--label-kind", found=f"the site {site!r}", expected=f"one of {sorted(found)}", hint=hint)
+        elif wrong := one_of(f"--label-kind of {site or 'all sites'}", kind, LabelKind):
+            problems.extend(wrong)
+        elif site in spared and kind != LabelKind.MASK:
+            hint = "leave it out, or let another site's images be those"
+            problems.add(f"--label-kind of {site}", found=repr(kind), expected=f"masks: {spared[site]}", hint=hint)
+    every = {} if "" not in given else dict.fromkeys(found.keys() - spared.keys(), given[""])
+    kinds = {site: kind for site, kind in {**every, **given}.items() if site and kind != LabelKind.MASK}
+    declared = {site: list(ones) for site, ones in found.items()}
+    if not len(problems):
+        for site in sorted(kinds):
+            declared[site], wrong = _of_site(site, found[site], kinds[site], root, site in given, classes)
+            problems.extend(wrong)
+    return declared, list(problems)
+
+
+def _of_site(
+    site: str, ones: Sequence[Found], kind: str, root: Path, named: bool, classes: int
+) -> tuple[list[Found], list[Problem]]:
+    labels = [one.label for one in ones if one.label is not None]
+    with ThreadPoolExecutor() as pool:
+        values = dict(zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True))
+    unclear = sorted(label for label, there in values.items() if IGNORE in there and there <= {0, IGNORE})
+    weak = {label for label, there in values.items() if not there <= {*range(classes + 1)}} - set(unclear)
+    marks = "1" if classes == 1 else f"1 to {classes}"
+    expected = f"0 background, {marks} foreground, 255 not labelled, in masks as in weak labels"
+    problems, masks = Problems(), f"if {site} has masks alone, give --label-kind {site}=mask"
+    wrong = ("", "")
+    if unclear:
+        who = counted(len(unclear), "label has", "labels have")
+        there = f"{who} the values 0 and 255 alone, such as {unclear[0]}: masks, or weak labels without foreground"
+        wrong = there, f"write foreground as {marks}, that of masks, too; {masks}"
+    elif not weak and (labels or named):
+        there = f"{counted(len(labels), 'label')} without any 255: masks alone"
+        wrong = there, f"write what is not labelled as 255, into {site}/masks; {masks}"
+    if any(wrong):
+        problems.add(f"--label-kind of {site}", found=wrong[0], expected=expected, hint=wrong[1])
+    return [replace(one, label_kind=kind) if one.label in weak else one for one in ones], list(problems)
+
+
+def _values(label: str, root: Path) -> set[int]:
+    """Values of a label's file; of one that is no weak label, because it cannot be read as grey, none of a mask's."""
+    try:
+        return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())
+    except Refused:
+        return {-1}
+
+
+Written = dict[Path, bytes | None]
+"""Files that a command wrote, with what they held before; ``None`` of new ones."""
+
+
+@contextmanager
+def taken_back_if_refused(written: Written | None = None) -> Iterator[Written]:
+    """Takes the files that are written; if anything is refused, they are as before, and folders empty then are deleted.
+
+    Args:
+        written: files that an earlier step wrote, which are taken back, too.
+    """
+    written = {} if written is None else written
+    try:
+        yield written
+    except Refused:
+        for path, before in written.items():
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_bytes(path, before)
+        for folder in sorted({folder for path in written for folder in path.parents}, reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def write_new(files: Mapping[Path, bytes], written: Written) -> None:
+    """Writes what is not there yet; refuses all of it where a file has another content."""
+    problems, hint = Problems(), "move it away, or do without what it would be drawn of"
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content:
+            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", hint=hint)
+    problems.refuse_if_any()
+    for path in [path for path in files if not path.exists()]:
+        write_bytes(path, files[path])
+        written[path] = None

@@ -1,0 +1,354 @@
+"""Folders of sites: masks by name; folders that are nearly right or swapped; masks that are inverted or lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.checks import check_datalist
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.folders import Found, find_folders, match_masks, near_miss, passed_over, renaming
+from samfed_monai.data.prepare import prepare_folders
+from samfed_monai.data.reading import decode_mask
+from tests.data.making import disc, options, picture, save, site
+
+
+def test_images_find_their_masks_by_stem(tmp_path):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "Süd 1", 3, 1)
+    save(tmp_path / "Süd 1" / "masks" / "Süd 1_001_segmentation.png", disc())
+    (tmp_path / "notes").mkdir()
+    folders = find_folders(tmp_path, public="public")
+    found = folders.sites
+    assert (folders.problems, folders.caveats) == ((), ())
+    assert list(found) == ["Süd 1", "public"]
+    assert [(one.image, one.label) for one in found["Süd 1"]] == [
+        ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
+        ("Süd 1/images/Süd 1_001.png", "Süd 1/masks/Süd 1_001_segmentation.png"),
+        ("Süd 1/images/Süd 1_002.png", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "pairs", "lonely"),
+    [
+        ("p1/0 p2/0", "p1/0 p2/0_mask", {"p1/0": "p1/0", "p2/0": "p2/0_mask"}, 0),
+        ("p1/0 p2/0 1", "p2/0 1", {"p2/0": "p2/0", "1": "1"}, 0),
+        ("p1/0 p2/1", "p1/0 p1/1 p2/0", {"p1/0": "p1/0"}, 2),  # another patient's
+        ("part_1/0 part_2/1", "m/0 1", {"part_1/0": "m/0", "part_2/1": "1"}, 0),  # folders of other names say nothing
+        ("Su\u0308d/0 b/0", "S\u00fcd/0 b/0", {"Su\u0308d/0": "S\u00fcd/0", "b/0": "b/0"}, 0),
+        ("0 p1/0", "0 p1/0", {"0": "0", "p1/0": "p1/0"}, 0),
+        ("0\u00a0a 1 ", "0\u200b\u00a0a 1", {"0\u00a0a": "0\u200b\u00a0a", "1": "1"}, 0),
+        (
+            "p1/0 p2/0",
+            "0",
+            "0.png: expected the mask of one image, found the name of 2 images, such as a/images/p1/0",
+            0,
+        ),
+        ("p1/0 p2/0", "m/0", {}, 1),
+    ],
+)
+def test_images_of_one_name_find_the_masks_of_their_own_folders(tmp_path, images, masks, pairs, lonely):
+    for kind, names in (("images", images), ("masks", masks)):
+        for number, name in enumerate(names.split(" ")):
+            if name:
+                save(tmp_path / "a" / kind / f"{name}.png", picture(number) if kind == "images" else disc())
+    if isinstance(pairs, str):
+        with pytest.raises(Refused, match=pairs):
+            match_masks(tmp_path / "a", tmp_path, "a")
+        return
+    found, left = match_masks(tmp_path / "a", tmp_path, "a")
+    labelled = {one.image[len("a/images/") : -4]: one.label[len("a/masks/") : -4] for one in found if one.label}
+    assert (labelled, len(left)) == (pairs, lonely)
+
+
+@pytest.mark.parametrize("second", ["a_000.bmp", "a_000_segmentation.png", "more/a_000.png"])
+def test_two_masks_of_one_image_are_refused(tmp_path, second):
+    site(tmp_path, "public", 1, 1)
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "a" / "masks" / second, disc())
+    found = find_folders(tmp_path, public="public")
+    assert list(found.sites) == ["public"]
+    [problem] = found.problems
+    assert "expected one mask for each image, found the same image's mask in a/masks/a_000" in str(problem)
+
+
+RULE = "called by the image's stem: <stem>, <stem>_segmentation or <stem>_mask"
+
+
+def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    site(tmp_path, "a", 1, 0)
+    for name in ("d.png", "b.png", "b.bmp", "c_mask.png"):
+        save(tmp_path / "a" / "masks" / name, disc())
+    folders = find_folders(tmp_path, public="public")
+    assert folders.sites["a"][0].label is None
+    assert folders.caveats == (
+        f"4 masks of a belong to no image; left out, such as b.bmp and b.png; a mask is {RULE}; "
+        "rename for instance the mask of a_000 to a_000.bmp",
+    )
+    save(tmp_path / "a" / "masks" / "a_000.png", disc())
+    [sentence] = find_folders(tmp_path, public="public").caveats
+    assert sentence.endswith(RULE), "nothing is to be renamed where every image has its mask"
+
+
+def test_public_masks_that_match_no_image_are_refused_with_the_rule(tmp_path):
+    site(tmp_path, "public", 3, 3)
+    site(tmp_path, "a", 1, 0)
+    masks = tmp_path / "public" / "masks"
+    for path in list(masks.iterdir()):
+        path.rename(masks / f"{path.stem}_lesion.png")
+    told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
+    assert told[0] == (
+        "public/images/public_000.png: expected a mask, as every public image, found no mask; a mask is "
+        f"{RULE}; rename for instance public_000_lesion.png to public_000.png"
+    )
+    assert len(told) == 3
+    (masks / "public_000_lesion.png").rename(masks / "public_000_mask.png")
+    told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
+    assert [problem.split(":")[0] for problem in told] == [f"public/images/public_00{n}.png" for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("masks", "images", "example"),
+    [
+        (["img_10_gt.png"], ["img_1.jpg", "img_10.jpg"], "img_10_gt.png to img_10.png"),
+        (["img_10_gt.png", "img_2_gt.png"], ["img_1.jpg", "img_2.jpg"], "img_2_gt.png to img_2.png"),
+        (["IMG_7.tif"], ["img_7.jpg"], "IMG_7.tif to img_7.tif"),
+        (["first.png"], ["1.jpg"], "the mask of 1 to 1.png"),
+    ],
+)
+def test_an_example_of_renaming_is_of_a_mask_whose_image_its_name_tells(masks, images, example):
+    found = [Found(f"a/images/{image}") for image in images]
+    assert renaming([Path(mask) for mask in masks], found) == f"rename for instance {example}"
+
+
+def test_an_image_whose_own_stem_ends_as_a_mask_finds_one_of_equal_stem(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    save(tmp_path / "a" / "images" / "1_mask.jpg", picture(1))
+    save(tmp_path / "a" / "masks" / "1_mask.png", disc())
+    folders = find_folders(tmp_path, public="public")
+    assert [one.label for one in folders.sites["a"]] == ["a/masks/1_mask.png"]
+    assert folders.caveats == ()
+
+
+def test_fault_01_all_public_images_without_masks_are_told(tmp_path):
+    site(tmp_path, "public", 3, 1)
+    site(tmp_path, "a", 1, 0)
+    told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
+    hint = "expected a mask, as every public image, found no mask; add it, or move the image"
+    assert told == [f"public/images/public_{number}.png: {hint}" for number in ("001", "002")]
+
+
+def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    with pytest.raises(Refused, match=r"name one of \['a'\] with --public"):
+        find_folders(tmp_path, public="pubic")
+    with pytest.raises(Refused, match="at least one site beside it"):
+        find_folders(tmp_path, public="a")
+    with pytest.raises(Refused, match=r"expected is DIR/<site>/images and DIR/<site>/masks"):
+        find_folders(tmp_path / "nowhere", public="a")
+
+
+def test_a_folder_of_images_that_is_no_site_is_named(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    save(tmp_path / "hospital_c" / "img" / "1.png", picture(1))
+    with pytest.raises(Refused, match=r"only 'public'; hospital_c holds images, such as hospital_c/img/1\.png, but no"):
+        find_folders(tmp_path, public="public")
+    site(tmp_path, "a", 1, 1)
+    [sentence] = find_folders(tmp_path, public="public").caveats
+    assert sentence.startswith("hospital_c holds images")
+
+
+def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path):
+    for name in ("hospital", "public"):
+        save(tmp_path / name / "1.png", picture(1))
+    told = {
+        name: f"{name} holds images, such as {name}/1.png, but no folder 'images', and was not read: if it is a site, "
+        f"move them to {name}/images"
+        for name in ("hospital", "public")
+    }
+    start = "expected images, found no such folder; "
+    for public in ("public", None):
+        with pytest.raises(Refused) as caught:
+            find_folders(tmp_path, public=public)
+        assert str(caught.value).endswith(f"{start}{told['hospital']}; {told['public']}")
+    site(tmp_path, "site-3", 1, 1)
+    with pytest.raises(Refused) as caught:
+        find_folders(tmp_path, public="public")
+    assert str(caught.value).endswith(f"{start}{told['public']}"), "the other folder is no help here"
+    save(tmp_path / "public" / "imgs" / "1.png", picture(2))
+    with pytest.raises(Refused, match=f"{start}rename public/imgs to public/images$"):
+        find_folders(tmp_path, public="public")
+
+
+def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "hospital_c" / "img" / "deep" / "1.jpg", picture(1))
+    save(tmp_path / "hospital_d" / "Images" / "1.png", picture(2))
+    save(tmp_path / "hospital_e" / "2.png", picture(3))
+    save(tmp_path / "hospital_e" / "1.png", picture(4))
+    ending = "but no folder 'images', and was not read: if it is a site, rename"
+    assert passed_over(tmp_path, ["a"]) == [
+        f"hospital_c holds images, such as hospital_c/img/deep/1.jpg, {ending} hospital_c/img to hospital_c/images",
+        f"hospital_d holds images, such as hospital_d/Images/1.png, {ending} hospital_d/Images to hospital_d/images",
+        f"hospital_e holds images, such as hospital_e/1.png, {ending.replace('rename', 'move them to')} "
+        "hospital_e/images",
+    ]
+
+
+def test_masks_hidden_folders_the_output_and_runs_are_no_hospitals(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "masks" / "1.png", disc())
+    save(tmp_path / ".cache" / "1.png", picture(1))
+    save(tmp_path / "b" / "__MACOSX" / "1.png", picture(1))
+    save(tmp_path / "b" / "._1.png", picture(1))
+    save(tmp_path / "lists" / "figures" / "1.png", picture(1))
+    save(tmp_path / "runs" / "first" / "overlays" / "1.png", picture(1))
+    (tmp_path / "runs" / "first" / "run.json").write_text("{}")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "1.txt").write_text("")
+    assert passed_over(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == []
+    assert len(passed_over(tmp_path, ["a"])) == 1
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    site(tmp_path / "data", "public", 3, 3)
+    site(tmp_path / "data", "a", 6, 6, first=50)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["labels", "label", "mask", "Masks", "Ground Truth", "maks", "segmentations", "_gt"])
+def test_fault_66_a_folder_that_is_nearly_masks_is_named(root, tmp_path, name):
+    (root / "a" / "masks").rename(root / "a" / name)
+    made = prepare_folders(root, options(tmp_path, public="public"))
+    assert f"a has no folder 'masks', and a/{name} was not read: if it holds a's masks, rename it to a/masks" in (
+        made.warnings
+    )
+    assert "nothing here can be scored" in made.warnings[0]
+
+
+def test_fault_66_the_public_ones_are_refused(root, tmp_path):
+    (root / "public" / "masks").rename(root / "public" / "labels")
+    with pytest.raises(Refused, match="public/labels was not read: rename it to public/masks"):
+        prepare_folders(root, options(tmp_path, public="public"))
+
+
+@pytest.mark.parametrize("name", ["imgs", "image", "Images", "photos", "iamges"])
+def test_fault_66_a_folder_that_is_nearly_images_is_named(root, name):
+    site(root, "b", 2, 2, first=90)
+    (root / "a" / "images").rename(root / "a" / name)
+    [sentence] = find_folders(root, public="public").caveats
+    assert sentence.endswith(f"was not read: if it is a site, rename a/{name} to a/images")
+    (root / "public" / "images").rename(root / "public" / name)
+    with pytest.raises(Refused, match=f"found no such folder; rename public/{name} to public/images"):
+        find_folders(root, public="public")
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("labels", "images"), ("imgs", "masks"), ("notes", "masks")])
+def test_fault_66_other_folders_are_not_suspected(tmp_path, name, wanted):
+    (tmp_path / name).mkdir()
+    assert near_miss(tmp_path, wanted) is None
+
+
+def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
+    (root / "a" / "images").rename(root / "a" / "x")
+    (root / "a" / "masks").rename(root / "a" / "images")
+    (root / "a" / "x").rename(root / "a" / "masks")
+    with pytest.raises(Refused, match=r"1 problem\n.*a: expected pictures in 'images'.*swapped: exchange their names"):
+        prepare_folders(root, options(tmp_path, mask_threshold=128, public="public"))
+    assert not (tmp_path / "list.json").exists()
+
+
+def inverted(path: Path) -> None:
+    Image.fromarray(255 - np.array(Image.open(path))).save(path)
+
+
+def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root, tmp_path):
+    assert not [s for s in prepare_folders(root, options(tmp_path, public="public")).warnings if "invert" in s]
+    for number in (1, 2):
+        inverted(root / "a" / "masks" / f"a_{number:03d}.png")
+    half = np.zeros((24, 32), np.uint8)
+    half[:, :16] = 255
+    Image.fromarray(half).save(root / "a" / "masks" / "a_003.png")
+    warnings = prepare_folders(root, options(tmp_path / "2", public="public")).warnings
+    assert [s for s in warnings if "invert" in s] == [
+        "2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and background inside: they "
+        "look inverted; if they are, exchange black and white in them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("levels", "threshold"),
+    [([0, 2], 2), ([0, 1, 2], 1), ([0, 100], 100), ([0, 200], 128), ([0, 3, 254], 128), (list(range(60)), 30)],
+)
+def test_fault_65_the_threshold_that_is_advised_leaves_something_in_the_mask(tmp_path, levels, threshold):
+    content = save(tmp_path / "m.png", Image.fromarray(np.resize(levels, (8, 10)).astype(np.uint8))).read_bytes()
+    with pytest.raises(Refused, match=rf"`--mask-threshold {threshold}`"):
+        decode_mask(content, "m.png", None)
+    assert 0 < decode_mask(content, "m.png", threshold)[0].mean() < 1
+
+
+def test_fault_65_of_16_bits_no_threshold_is_advised_that_loses_all(tmp_path):
+    values = np.array([[0, 2], [0, 0]], np.uint16)
+    content = save(tmp_path / "m.png", Image.fromarray(values)).read_bytes()
+    with pytest.raises(Refused, match="save it as 8 bit with 0 and 255: of 16 bits, 2 is nearly black"):
+        decode_mask(content, "m.png", None)
+
+
+def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):
+    for path in (root / "a" / "masks").iterdir():
+        Image.fromarray(np.array(Image.open(path)) // 255 * 2).save(path)
+    made = prepare_folders(root, options(tmp_path, mask_threshold=128, public="public"))
+    told = "are empty because nothing in them is as bright as --mask-threshold 128: their highest value is 2"
+    assert f"6 of 6 masks of a, such as a/masks/a_000.png, {told}" in made.warnings
+
+
+def test_fault_67_a_list_without_masks_at_its_sites_says_so_first(root, tmp_path):
+    for path in (root / "a" / "masks").iterdir():
+        path.unlink()
+    made = prepare_folders(root, options(tmp_path, report=True, public="public"))
+    assert made.warnings[0].startswith("nothing here can be scored: no site has a validation or test image")
+    assert "nothing here can be scored" in made.report.read_text()
+
+
+def test_fault_62_a_link_to_itself_is_refused_and_folders_in_a_circle_end(root, tmp_path):
+    os.symlink("a_009.png", root / "a" / "images" / "a_009.png")
+    os.symlink("..", root / "a" / "images" / "more")
+    with pytest.raises(Refused, match=r"1 problem\n.*a_009\.png: expected a file, found a link that leads back to"):
+        prepare_folders(root, options(tmp_path, public="public"))
+    (root / "a" / "images" / "a_009.png").unlink()
+    assert len(prepare_folders(root, options(tmp_path, public="public")).datalist.sites["a"].unlabelled) == 4
+
+
+def test_a_list_that_only_measures(root, tmp_path):
+    (root / "public").rename(root / "b")  # no site is called public
+    (root / "a" / "masks" / "a_000.png").unlink()
+    made = prepare_folders(root, options(tmp_path, test_only=True))
+    assert [(place, split.value) for place, split, _ in made.datalist.items()] == [("a", "test")] * 5 + [
+        ("b", "test")
+    ] * 3
+    assert made.warnings == ["1 image of a has no mask: left out"]
+    assert check_datalist(DataList.load(made.path), root) == []
+    one = prepare_folders(root / "a", options(tmp_path / "one", test_only=True))
+    assert [(name, len(of.test)) for name, of in one.datalist.sites.items()] == [("a", 5)]
+    for path in (root / "a" / "masks").iterdir():
+        path.unlink()
+    with pytest.raises(Refused, match=r"images with masks to measure with, found 6 images of a have no mask"):
+        prepare_folders(root / "a", options(tmp_path / "two", test_only=True))
+    save(root / "a" / "masks" / "a_003_gt.png", disc())
+    with pytest.raises(Refused, match=r"measure with, found 1 mask of a belongs to no image; .* to a_003\.png"):
+        prepare_folders(root / "a", options(tmp_path / "two", test_only=True))
+
+
+def test_picture_folders_of_grey_photographs_are_not_swapped(tmp_path):
+    for number in range(2):
+        save(tmp_path / "a" / "images" / f"{number}.png", picture(number).convert("L"))
+        save(tmp_path / "a" / "masks" / f"{number}.png", disc())
+    assert len(prepare_folders(tmp_path / "a", options(tmp_path, test_only=True)).datalist.sites["a"].test) == 2
