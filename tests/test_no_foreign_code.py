@@ -17,7 +17,7 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 EVALUATORS = {"eval", "exec", "compile", "__import__", "execfile"}
 
 ARCHIVES = {
-    "samfed_monai/networks/weights.py": "tests/networks/test_weight_index.py",
+    "samfed_monai/networks/weights.py": "tests/networks/test_weights.py",
 }
 """The place that opens archives, and the tests that hold it to its folder."""
 WRITES_ONE = "samfed_monai/inference/app.py"

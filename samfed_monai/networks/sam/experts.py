@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import whole
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.validators import require, whole
 from samfed_monai.networks.inferer import autocast
 
 
@@ -161,15 +161,14 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
     Raises:
         Refused: numbers out of range, or an encoder without such a block; all at once.
     """
-    problems = Problems()
-    for name, value in (("experts", experts), ("expert_rank", rank), ("top", top)):
-        problems.extend(whole(f"network_def#{name}", value, least=1))
-    if type(top) is int and type(experts) is int and top > experts >= 1:
-        problems.add("network_def#top", found=repr(top), expected=f"at most {experts}, the number of experts")
-    blocks = attention_blocks(encoder)
-    if not blocks:
-        problems.add("L-MoE", found=type(encoder).__name__, expected="an encoder whose blocks have attn and mlp")
-    problems.refuse_if_any()
+    blocks, numbers = attention_blocks(encoder), {"experts": experts, "expert_rank": rank, "top": top}
+    many = type(top) is int and type(experts) is int and top > experts >= 1
+    none = Problem("L-MoE", type(encoder).__name__, "an encoder whose blocks have attn and mlp")
+    require(
+        *(whole(f"network_def#{name}", number, least=1) for name, number in numbers.items()),
+        [Problem("network_def#top", repr(top), f"at most {experts}, the number of experts")] if many else [],
+        [] if blocks else [none],
+    )
     switch = ExpertSwitch()
     for block in blocks:
         first = next(module for module in block.mlp.modules() if isinstance(module, nn.Linear))  # type: ignore[union-attr]
