@@ -56,7 +56,7 @@ class AllAnswers(Strategy):
             raise refused("strategy", f"{len(sites)} sites", expected, hint)
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers = {}
+        self._answers: dict[str, Answer] = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     def accept(self, round: int, site: str, update: Message) -> None:
@@ -74,7 +74,7 @@ class AllAnswers(Strategy):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._answers: dict[str, Answer] = {}
+        self._answers = {}
 
 
 def sorted_values(answers: Iterable[Answer], name: str) -> Tensor:

@@ -94,7 +94,7 @@ class ClientTailored(FedAvg):
 
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
-        self._answers = {}
+        self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self._sent(site)) for site in self.server.sites}
 
     def reference(self, site: str) -> Mapping[str, Tensor]:
@@ -137,7 +137,7 @@ class ClientTailored(FedAvg):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._models = self._restored(state)
-        self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
+        self._answers = {}
         self._chosen = self._matched(list(self.global_weights))
 
     def _sent(self, site: str) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ class FedAvg(Strategy):
     """
 
     exchange = Exchange(mean=True)
+    _mean: dict[str, Tensor]
+    _largest: tuple[int, str] | None
 
     def configure(self, round: int) -> dict[str, Message]:
         self._total, self._largest = 0, None
@@ -67,8 +69,7 @@ class FedAvg(Strategy):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._mean: dict[str, Tensor] = {}
-        self._total, self._largest = 0, None
+        self._mean, self._total, self._largest = {}, 0, None
 
 
 def _buffer(tensor: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ class CyclicTargets(FedAvg):
 
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
-        self._now = {}
+        self._now: dict[str, dict[str, Tensor]] = {}
         messages = {}
         for site in self.server.sites:
             other = self._before.get(self.target_of(site, round), {}) if round else {}
@@ -235,4 +235,4 @@ class CyclicTargets(FedAvg):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._before = self._restored(state, "before_")
-        self._now: dict[str, dict[str, Tensor]] = {}
+        self._now = {}

@@ -73,6 +73,8 @@ class Consensus(Strategy):
     """
 
     exchange = Exchange(Kind.SOFT_MASKS, own_networks=True, alike=False, server_model=False)
+    masks: Tensor | None
+    _sum: Tensor | None
 
     def __init__(self, *, average: str = "probabilities", exchange: str = "predictions") -> None:
         hint = "leave exchange out, or take the variant hssf, whose server has a network"
@@ -120,5 +122,5 @@ class Consensus(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.masks = state.get(MASKS)
-        self._sum: Tensor | None = None
+        self._sum = None
         self._count = 0

@@ -246,7 +246,7 @@ class Prototypes(Strategy):
         return self
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers = {}
+        self._answers: dict[str, ClassSums] = {}
         kind = Kind.PROTOTYPES if self.means else Kind.METRICS
         return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
 
@@ -290,4 +290,4 @@ class Prototypes(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.means = dict(state)
-        self._answers: dict[str, ClassSums] = {}
+        self._answers = {}

@@ -43,7 +43,7 @@ class ProximalTerm(Term):
     @torch.no_grad()
     def remember(self, engine: Any) -> None:
         """Takes the network's weights as ``w_G``."""
-        weights = list(trained_weights(engine.network).values())
+        weights: list[Tensor] = list(trained_weights(engine.network).values())
         if len(self._anchor) == len(weights):
             torch._foreach_copy_(self._anchor, weights)
         else:

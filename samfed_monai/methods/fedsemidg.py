@@ -79,7 +79,7 @@ class GeneralisationAware(LearnedWeights):
         self.step = float(step)
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers = {}
+        self._answers: dict[str, Message] = {}
         return super().configure(round)
 
     def accept(self, round: int, site: str, update: Message) -> None:
@@ -97,7 +97,7 @@ class GeneralisationAware(LearnedWeights):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._answers: dict[str, Message] = {}
+        self._answers = {}
 
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
         return moved_by_gaps(weights, numbers, round, self.server.rounds, step=self.step)

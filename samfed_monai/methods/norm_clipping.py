@@ -43,6 +43,8 @@ class NormClipping(AllAnswers):
         "strategy": {"_target_": "samfed_monai.methods.norm_clipping.NormClipping", "factor": 1.0, "window": 5}
     """
 
+    _medians: list[float]
+
     def __init__(self, *, factor: float = 1.0, window: int = 5) -> None:
         require(
             in_range("strategy#factor", factor, above=0),
@@ -78,4 +80,4 @@ class NormClipping(AllAnswers):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._medians: list[float] = state[_MEDIANS].tolist() if _MEDIANS in state else []
+        self._medians = state[_MEDIANS].tolist() if _MEDIANS in state else []

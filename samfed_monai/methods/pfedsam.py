@@ -190,8 +190,8 @@ class DecoupledStages(PartsInTurn):
         parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
         hint = f"correct the pattern or leave it out; trained names begin with {parts}"
         with problems.collected():
-            found = matched_names(list(named), self.both, f"{self.where} -> both", kind="trained name", hint=hint)
-            never = {named[name] for name in found}
+            matched = matched_names(list(named), self.both, f"{self.where} -> both", kind="trained name", hint=hint)
+            never = {named[name] for name in matched}
         problems.refuse_if_any()
         rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
         self.resting = {True: rest["personal"], False: rest["shared"]}

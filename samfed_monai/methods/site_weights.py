@@ -37,6 +37,7 @@ class LearnedWeights(FedAvg):
     """
 
     exchange = Exchange(means_of_terms=True)
+    _weights: dict[str, float]
 
     def __init__(self, *, number: str, alike: bool) -> None:
         self.number, self.alike = number, alike
@@ -59,7 +60,7 @@ class LearnedWeights(FedAvg):
         return self._weights
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._numbers = {}
+        self._numbers: dict[str, float] = {}
         return super().configure(round)
 
     def accept(self, round: int, site: str, update: Message) -> None:
@@ -112,9 +113,9 @@ class LearnedWeights(FedAvg):
         super().load_state_dict(weights, state)
         sites, images, learned = self.server.sites, state.get(_IMAGES), state.get(_WEIGHTS)
         pairs = () if images is None else zip(sites, images.tolist(), strict=True)
-        self._numbers: dict[str, float] = {}
+        self._numbers = {}
         self._images: dict[str, int] = {site: n for site, n in pairs if n}
-        self._weights: dict[str, float] = dict.fromkeys(sites, 1 / len(sites)) if self.alike else {}
+        self._weights = dict.fromkeys(sites, 1 / len(sites)) if self.alike else {}
         if learned is not None:
             self._weights = dict(zip(sites, learned.tolist(), strict=True))
 

@@ -30,6 +30,9 @@ _GROUPS = 8
 class PyramidEncoder(nn.Module):
     """An encoder whose batch norms keep the statistics that they came with: a few images a step would spoil them."""
 
+    if TYPE_CHECKING:  # torch.jit.script does not read annotations that are strings
+        out_channels: tuple[int, ...]
+
     def train(self, mode: bool = True) -> Self:
         """Train mode for all but the batch norms."""
         super().train(mode)
