@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.synthetic import PUBLIC, render_scene
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.inference.export import Int8, export_network
-from samfed_monai.inference.onnx_network import OnnxNetwork
+from samfed_monai.inference.export import OnnxNetwork, export_network
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
 
 TRAINED = "mobile_sam_fpn"
@@ -52,7 +51,7 @@ def forms(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Callabl
         TODAY: partial(in_batches, network, BATCH),
         "torch bfloat16": partial(in_batches, partial(AutocastInferer(True), network=network), BATCH),
     }
-    for name, int8 in (("float32", None), ("int8 (dynamic)", Int8.DYNAMIC)):
+    for name, int8 in (("float32", False), ("int8 (dynamic)", True)):
         path = folder / f"{name}.onnx"
         try:
             export_network(network, "onnx", path, images=images, int8=int8)

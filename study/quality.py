@@ -19,8 +19,8 @@ from samfed_monai.core.run_log import round_folders
 from samfed_monai.core.words import counted
 from samfed_monai.data import DataList, load_records
 from samfed_monai.federation.run_folder import expected_dice
-from samfed_monai.inference.model import TrainedModel, checked_config, filled_network, trained_as
-from samfed_monai.inference.promised import calibrated_on, kept
+from samfed_monai.inference.assessment import calibrated_on, kept
+from samfed_monai.inference.model import TrainedModel, filled_network
 from samfed_monai.metrics import segmentation_scores
 from samfed_monai.metrics.quality import Calibration, Chances, Mask, level_dice
 from samfed_monai.networks.inferer import VIEWS
@@ -117,12 +117,10 @@ def measured(
         limit: at most so many images of a site, chosen by hash.
     """
     trained = TrainedModel(bundle, model)
-    weights, listed = trained.weights(), DataList.load(datalist)
-    given = {"model": str(weights), "datalist": str(datalist), "data_root": str(data_root), "output_dir": "."}
-    ids = {**given, **trained_as(weights, trained.bundle, "evaluate", {})}
-    reads = {"network_def", "validate#preprocessing"}
-    config = checked_config(trained.bundle, "evaluate", ids, asked=(), reads=reads)
-    network, preprocessing, rows = filled_network(config, weights), config.value("validate#preprocessing"), list[Row]()
+    given, listed = {"datalist": str(datalist), "data_root": str(data_root), "output_dir": "."}, DataList.load(datalist)
+    ids, reads = {**given, **trained.ids("evaluate", {})}, {"network_def", "validate#preprocessing"}
+    config = trained.config("evaluate", ids, asked=(), reads=reads)
+    network, preprocessing, rows = filled_network(config), config.value("validate#preprocessing"), list[Row]()
     for site in sites or sorted(listed.sites):
         for record in load_records(listed, data_root, split=split, site=site, with_labels=True, limit=limit):
             item = preprocessing(dict(record))

@@ -17,9 +17,10 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 EVALUATORS = {"eval", "exec", "compile", "__import__", "execfile"}
 
 ARCHIVES = {
+    "samfed_monai/data/archives.py": "tests/data/test_archives.py",
     "samfed_monai/networks/weights.py": "tests/networks/test_weights.py",
 }
-"""The place that opens archives, and the tests that hold it to its folder."""
+"""The two places that open archives, and the tests that hold each to its folder."""
 WRITES_ONE = "samfed_monai/inference/app.py"
 """The place that writes an archive, of its own masks, and opens none."""
 

@@ -172,8 +172,8 @@ def invert(
 
 def cosine_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """``1 - cos`` of two updates, all parameters as one vector (Geiping et al., equation 4)."""
-    flat = [torch.cat([each.flatten() for each in parts]) for parts in (one, other)]
-    return 1 - functional.cosine_similarity(*flat, dim=0)
+    a, b = (torch.cat([each.flatten() for each in parts]) for parts in (one, other))
+    return 1 - functional.cosine_similarity(a, b, dim=0)
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from samfed_monai.attacks.audit import Options
 from samfed_monai.attacks.finding import Finding
-from samfed_monai.attacks.membership import image_losses, separation
+from samfed_monai.attacks.membership import image_losses, sentence, separation
 from samfed_monai.attacks.target import Images, Target
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json, write_json
@@ -72,22 +72,12 @@ def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
         "variance for all images, as they advise for few shadow models).",
         "The released model, the image and its mask, many similar images, and a day of computing.",
         rows,
-        [_sentence(row) for row in rows]
+        [sentence(row["model"].capitalize(), row) for row in rows]
         + [
             "In the second row, members and non-members are drawn from the same images, and the shadow models are "
             "trained like the attacked one: an upper estimate of what this network memorises of so few images.",
             "Effective: differential privacy, more images per site, fewer steps.",
         ],
-    )
-
-
-def _sentence(row: dict[str, Any]) -> str:
-    low, high = row["interval"]
-    verb = "is above chance" if low > 0.5 else "does not differ from chance"
-    who = row["model"].capitalize()
-    return (
-        f"{who}: AUC {row['auc']:.2f} ({low:.2f} to {high:.2f}) {verb}; true-positive rate {row['tpr']:.0%} at 1 % "
-        "false positives."
     )
 
 

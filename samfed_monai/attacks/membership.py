@@ -49,7 +49,7 @@ def attack_membership(target: Target, options: Options) -> Finding:
         "The released model and an image, with its mask where `signal` is the loss; without masks the signal is the "
         "model's confidence.",
         rows,
-        [*(_sentence(row) for row in rows), *_GENERAL],
+        [*(sentence(row["images"], row) for row in rows), *_GENERAL],
     )
 
 
@@ -63,17 +63,17 @@ _GENERAL = (
 )
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
+def sentence(who: str, row: Mapping[str, Any]) -> str:
+    """A row of :func:`separation` in words."""
     low, high = row["interval"]
+    against = f" against {row['compared_with']}" if "compared_with" in row else ""
+    score = f"(AUC {row['auc']:.2f}, {low:.2f} to {high:.2f})"
     if low <= 0.5:
-        return (
-            f"{row['images']}: membership is not detected against {row['compared_with']} (AUC {row['auc']:.2f}, "
-            f"{low:.2f} to {high:.2f})."
-        )
-    shift = " The two groups also differ without the model." if row["auc_without_model"] > 0.6 else ""
+        return f"{who}: membership is not detected{against} {score}."
+    shift = " The two groups also differ without the model." if row.get("auc_without_model", 0) > 0.6 else ""
+    found = f"{row['tpr']:.0%} at 1 % false positives"
     return (
-        f"{row['images']}: membership of an image is detected better than by chance (AUC {row['auc']:.2f}, "
-        f"{low:.2f} to {high:.2f}); true-positive rate {row['tpr']:.0%} at 1 % false positives.{shift}"
+        f"{who}: membership of an image is detected better than by chance {score}; true-positive rate {found}.{shift}"
     )
 
 

@@ -25,7 +25,14 @@ def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:
     )
 
 
-MODEL_HELP = "a finished run's folder, a weights file, or the adapter of a fitted teacher"
+def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
+    """Adds ``--model``; ``others`` are kinds that this command takes besides."""
+    about = f"a finished run's folder, a weights file, the adapter of a fitted teacher{others}"
+    parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own, where it has one)")
+
+
+def add_site(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
 
 
 def add_other_size(parser: argparse.ArgumentParser) -> None:
@@ -87,10 +94,9 @@ def options_help(file: str, *, without: Collection[str] = ()) -> str:
     from samfed_monai.config.options import FEDERATION_ALONE, option_tables, shipped
     from samfed_monai.config.parse import split_id
 
-    width = max(60, shutil.get_terminal_size().columns - 2)
-    contents = shipped(file)
-    lines = [f"options of {file} (more: docs/options.md; values: samfed show):"]
-    tables = option_tables()[file]
+    listed = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    group = listed.add_argument_group(f"options of {file} (more: docs/options.md; values: samfed show)")
+    tables, contents, room = option_tables()[file], shipped(file), 2 * (shutil.get_terminal_size().columns - _INDENT)
     for name, about in [option for table in tables if table != "places" for option in tables[table].items()]:
         if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:
             continue
@@ -100,15 +106,12 @@ def options_help(file: str, *, without: Collection[str] = ()) -> str:
         default = f" [{values.pop()}]" if len(values) == 1 else ""
         default = "" if len(default) > _LONGEST or "{" in default else default
         text = _LINK.sub(r"\1", _BELOW.sub("", about["description"]))
-        text = textwrap.shorten(text + default, 2 * (width - _INDENT), placeholder=f" …{default}")
-        head = f"  --{name}".ljust(_INDENT)
-        first = "" if len(head) == _INDENT else f"{head}\n"
-        shown = head if not first else " " * _INDENT
-        lines.append(first + textwrap.fill(text, width, initial_indent=shown, subsequent_indent=" " * _INDENT))
-    return "\n".join(lines) + "\n"
+        text = textwrap.shorten(text + default, max(room, 72), placeholder=f" …{default}")
+        group.add_argument(f"--{name}", action="store_true", help=text.replace("%", "%%"))
+    return listed.format_help()
 
 
-_INDENT = 24
+_INDENT = 26  # of argparse's texts, and the edge
 _LONGEST = 30  # characters of a default
 _BELOW, _LINK = re.compile(r",? *\[below\]\([^)]*\)"), re.compile(r"\[([^]]*)\]\([^)]*\)")
 

@@ -8,7 +8,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
 
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
-    from samfed_monai.federation.run_many import Run
 
 logger = logging.getLogger(__name__)
 
@@ -62,46 +62,58 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 
     root = find_bundle(arguments.bundle)
-    overrides = normal_ids(overrides_of(arguments.extra))
-    problems = Problems()
-    rows = _rows(arguments, problems)
-    seeds = _seeds(arguments.seeds, problems)
-    if arguments.jobs < 1:
-        problems.add("--jobs", found=str(arguments.jobs), expected="1 or more")
-    places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
+    overrides, problems, rows = normal_ids(overrides_of(arguments.extra)), Problems(), list[NamedRow]()
+    variants = _names(arguments.variants, "--variants", problems) if arguments.variants is not None else []
+    for path in arguments.rows:
+        with problems.collected():
+            rows += read_rows(path)
+    if arguments.variants is None and not arguments.rows:
+        problems.add("--variants", found="neither it nor --rows", expected="rows to compare")
+    rows = all_rows(variants, rows, problems)
+    seeds = _names(arguments.seeds, "--seeds", problems)
+    expected = "whole numbers with commas between"
+    problems.unless(all(map(str.isdecimal, seeds)), "--seeds", arguments.seeds, expected)
+    problems.unless(arguments.jobs >= 1, "--jobs", arguments.jobs, "1 or more")
+    places = {"datalist": str(absolute(arguments.datalist)), "data_root": str(absolute(arguments.data_root))}
     found, unread = _problems(root, rows, {**places, **overrides})
     problems.extend(found)
     problems.refuse_if_any()
     for name, options in unread.items():
         logger.info("row %s reads nothing of %s", name, ", ".join(f"--{option}" for option in sorted(options)))
-    output = Path(str(absolute(arguments.output_dir)))
-    cache = absolute(arguments.cache_dir) or str(output / "cache")
-    common = {
-        "datalist": absolute(arguments.datalist),
-        "data-root": absolute(arguments.data_root),
-        "rounds": str(arguments.rounds),
-        "cache-dir": cache,
+    own = {
+        row.name: {key: value for key, value in overrides.items() if key not in unread.get(row.name, ())}
+        | dict(row.overrides)
+        for row in rows
     }
+    output = Path(str(absolute(arguments.output_dir)))
+    cache, rounds = absolute(arguments.cache_dir) or str(output / "cache"), str(arguments.rounds)
+    common = {"datalist": places["datalist"], "data-root": places["data_root"], "rounds": rounds, "cache-dir": cache}
     runs = [
         Run(
             root,
             row.variant,
-            seed,
+            int(seed),
             output / row.name / f"seed-{seed}",
             common,
-            words_of({**_without(overrides, unread.get(row.name, ())), **row.overrides})
-            if row.overrides or row.name in unread
-            else tuple(arguments.extra),
+            words_of(own[row.name]),
             row.about(place),
         )
         for seed in seeds
         for place, row in enumerate(rows)
     ]
-    if waiting := [run for run in runs if not run.is_done()]:
-        datalist = DataList.load(str(common["datalist"]))
-        _require_possible(waiting, {**places, "rounds": arguments.rounds, **overrides}, datalist, unread)
+    if waiting := {run.about["row"]: run for run in runs if not run.is_done()}:
+        datalist = DataList.load(places["datalist"])
+        asked = {**places, "rounds": arguments.rounds}
+        _require_possible(
+            {
+                name: {**asked, "variant": run.variant, "output_dir": str(run.folder), **own[name]}
+                for name, run in waiting.items()
+            },
+            root,
+            datalist,
+        )
         # once for all rows, which find it in the cache
-        check_data(datalist, str(common["data-root"]), cache_dir=cache)
+        check_data(datalist, places["data_root"], cache_dir=cache)
     folders = [run.folder for run in runs]
     run_all(runs, jobs=arguments.jobs, threads=max(1, usable_cores() // arguments.jobs))
     command = portable(shlex.join(["samfed", *sys.argv[1:]]))
@@ -112,7 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def words_of(overrides: Mapping[str, Any]) -> tuple[str, ...]:
     """``--key=value`` words that :func:`overrides_of` reads back to the same values."""
-    return tuple(f"--{key}={_spelt(value)}" for key, value in overrides.items())
+    plain = {key for key, value in overrides.items() if isinstance(value, str) and samfed_value(value) == value}
+    return tuple(f"--{key}={value if key in plain else json.dumps(value)}" for key, value in overrides.items())
 
 
 def portable(command: str) -> str:
@@ -121,32 +134,10 @@ def portable(command: str) -> str:
     return command.replace(data, "$SAMFED_DATA") if data else command
 
 
-def _spelt(value: Any) -> str:
-    if isinstance(value, str) and samfed_value(value) == value:
-        return value
-    return json.dumps(value)
-
-
-def _rows(arguments: argparse.Namespace, problems: Problems) -> list[NamedRow]:
-    variants = _names(arguments.variants, "--variants", problems) if arguments.variants is not None else []
-    rows: list[NamedRow] = []
-    for path in arguments.rows:
-        with problems.collected():
-            rows += read_rows(path)
-    if arguments.variants is None and not arguments.rows:
-        problems.add("--variants", found="neither it nor --rows", expected="rows to compare")
-    return all_rows(variants, rows, problems)
-
-
-def _without(overrides: Mapping[str, Any], unread: Collection[str]) -> dict[str, Any]:
-    """Overrides of the command line without those that a row does not read."""
-    return {key: value for key, value in overrides.items() if key not in unread}
-
-
 def _problems(
     root: Path, rows: Sequence[NamedRow], overrides: Mapping[str, Any]
 ) -> tuple[list[Problem], dict[str, set[str]]]:
-    """Problems of all rows, each once; those that come with a row's own overrides are shown with its name.
+    """Problems of all rows.
 
     Returns:
         Besides, row to the options of the command line that it does not read, but others do.
@@ -154,62 +145,43 @@ def _problems(
     from samfed_monai.config.check import check_bundle
     from samfed_monai.config.ids import Unread
 
-    plain = {
-        variant: check_bundle(root, "federate", overrides={**overrides, "variant": variant})
-        for variant in dict.fromkeys(row.variant for row in rows)
-    }
-    options = {
-        variant: {problem.where.rpartition(" -> ")[2] for problem in problems if isinstance(problem, Unread)}
-        for variant, problems in plain.items()
-    }
-    by_none = set.intersection(*options.values()) if options else set()
-    partly = {row.name: some for row in rows if (some := options[row.variant] - by_none)}
-    found = [
-        problem
-        for problems in plain.values()
-        for problem in problems
-        if not isinstance(problem, Unread) or problem.where.rpartition(" -> ")[2] in by_none
-    ]
+    found, lacking = defaultdict[Problem, list[str]](list), defaultdict[str, set[str]](set)
+    own = {row.name: row.overrides for row in rows}
     for row in rows:
-        if row.overrides:
-            own = check_bundle(root, "federate", overrides={**overrides, "variant": row.variant, **row.overrides})
-            known = set(plain[row.variant])
-            found += [
-                replace(problem, where=f"row {row.name}: {problem.where}") for problem in own if problem not in known
-            ]
-    return list(dict.fromkeys(found)), partly
+        of_row = {**overrides, "variant": row.variant, **row.overrides}
+        for problem in check_bundle(root, "federate", overrides=of_row):
+            found[problem].append(row.name)
+    options = {each: each.where.rpartition(" -> ")[2] for each in found if isinstance(each, Unread)}
+    for problem, option in options.items():
+        lacking[option] |= {name for name in found[problem] if option not in own[name]}
+    partly = {option: names for option, names in lacking.items() if option in overrides and len(names) < len(rows)}
+    for problem, option in options.items():
+        found[problem] = [name for name in found[problem] if name not in partly.get(option, ())]
+    unread = {name: some for name in own if (some := {option for option, names in partly.items() if name in names})}
+    return _named({problem: names for problem, names in found.items() if names}, len(rows)), unread
 
 
-def _require_possible(
-    runs: Iterable[Run], overrides: Mapping[str, Any], datalist: DataList, unread: Mapping[str, Collection[str]]
-) -> None:
+def _named(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Problem]:
+    """Problems, each once, with the names of the rows that have it, unless all have."""
+    return [
+        problem if len(names) == rows else replace(problem, where=f"row {', '.join(names)}: {problem.where}")
+        for problem, names in found.items()
+    ]
+
+
+def _require_possible(rows: Mapping[str, Mapping[str, Any]], root: Path, datalist: DataList) -> None:
     """Refuses rows that could not run on this list, all at once: a quorum of more sites, noise that a method bars, …"""
     from samfed_monai.federation.job import check_job
 
-    rows, found = {run.about["row"]: run for run in runs}, dict[Problem, list[str]]()
-    for row, run in rows.items():
-        read = _without(overrides, unread.get(row, ()))
-        own = {**read, "variant": run.variant, "output_dir": str(run.folder), **run.about["overrides"]}
-        for problem in check_job(run.bundle, own, datalist, build=False).problems:
-            found.setdefault(problem, []).append(row)
-    problems = [
-        problem if len(names) == len(rows) else replace(problem, where=f"row {', '.join(names)}: {problem.where}")
-        for problem, names in found.items()
-    ]
-    if problems:
+    found = dict[Problem, list[str]]()
+    for name, overrides in rows.items():
+        for problem in check_job(root, overrides, datalist, build=False).problems:
+            found.setdefault(problem, []).append(name)
+    if problems := _named(found, len(rows)):
         raise Refused(problems)
 
 
 def _names(text: str, option: str, problems: Problems) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        problems.add(option, found=repr(text), expected="names with commas between")
+    problems.unless(bool(names), option, text, "names with commas between")
     return names
-
-
-def _seeds(text: str, problems: Problems) -> list[int]:
-    names = _names(text, "--seeds", problems)
-    for name in names:
-        if not name.isdecimal():
-            problems.extend([Problem("--seeds", found=repr(name), expected="whole numbers with commas between")])
-    return [int(name) for name in names if name.isdecimal()]

@@ -6,7 +6,6 @@ A fitted teacher is scored likewise, by the adapter that ``samfed teach`` wrote.
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import sys
 from collections.abc import Mapping
@@ -15,19 +14,19 @@ from statistics import fmean
 from typing import Any
 
 from samfed_monai.cli.arguments import (
-    MODEL_HELP,
     absolute,
     add_bundle,
     add_data,
     add_device,
+    add_model,
     add_other_size,
     add_views,
     take_overrides,
 )
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
-from samfed_monai.core.io import from_csv
 from samfed_monai.core.model_file import any_image_size
+from samfed_monai.core.words import aligned
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -40,7 +39,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the bundle's own, where it has one)")
+    add_model(parser)
     add_data(parser)
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     about = "which images (default: test; with --calibrate validation)"
@@ -59,8 +58,9 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
     from samfed_monai.inference import Predictor
-    from samfed_monai.inference.promised import sentences
+    from samfed_monai.inference.assessment import scored_pairs, sentences
     from samfed_monai.metrics.quality_file import quality_path
+    from samfed_monai.reports.rows import interval
 
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     overrides = overrides_of(arguments.extra)
@@ -69,56 +69,32 @@ def run(arguments: argparse.Namespace) -> int:
     places = [str(absolute(each)) for each in (arguments.datalist, arguments.data_root, arguments.output_dir)]
     with any_image_size(arguments.allow_other_size):
         result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
-    written = []
+    lines = list[str]()
+    dices = [dice for of_site in scored_pairs(Path(places[-1]), result).values() for _, dice in of_site]
+    if (found := interval(dices)) is not None:
+        lines.append(f"average Dice {fmean(dices):.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
+    lines += [*sentences(result["quality"]), f"{places[-1]}/metrics.json"]
     if arguments.calibrate:
         said = " (the one that was there is replaced)" if replaced else ""
-        written = [f"calibration: {quality_path(predictor.model.path)}{said}"]
-    beside = [*interval_of(result, Path(places[-1])), *sentences(result["quality"])]
-    lines = [*lines_of(result), *volume_lines(result), *beside, f"{places[-1]}/metrics.json", *written]
-    sys.stdout.write("\n".join(lines) + "\n")
+        lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")
+    sys.stdout.write(tables_of(result) + "\n".join(lines) + "\n")
     return int(ExitCode.DONE)
 
 
-def interval_of(result: Mapping[str, Any], folder: Path) -> list[str]:
-    """A line with the interval of the mean Dice over all images, from their tables; none of a single image."""
-    from samfed_monai.reports.rows import interval
-
-    tables = [folder / site / result["split"] / "scores.csv" for site in result["sites"]]
-    rows = [row for table in tables for row in from_csv(io.StringIO(table.read_text(encoding="utf-8")))]
-    dices = [float(row["dice"]) for row in rows]
-    found = interval(dices)
-    return (
-        [] if found is None else [f"average Dice {fmean(dices):.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)"]
-    )
-
-
-def lines_of(result: Mapping[str, Any]) -> list[str]:
-    """A plain table: one row per site, and the mean over all images; ``empty`` counts those with an empty mask."""
-    rows = {**result["sites"], "average": result["average"]}
-    width = max(len(name) for name in rows)
-    lines = [f"{result['split']:<{width}}     n   Dice    IoU   HD95  empty"]
-    for name, row in rows.items():
-        far, empty = _number(row["hd95"], ".1f"), sum(row["empty"].values())
-        lines.append(f"{name:<{width}} {row['n']:>5}  {row['dice']:.3f}  {row['iou']:.3f}  {far:>5}  {empty:>5}")
-    return lines
+def tables_of(result: Mapping[str, Any]) -> str:
+    """A row for each site, and the mean over all images; ``empty`` counts those with an empty mask. Below it a row for
+    each site and class of whole volumes, where slices of volumes were scored."""
+    rows: list[tuple[str, ...]] = [(result["split"], "n", "Dice", "IoU", "HD95", "empty")]
+    volumes: list[tuple[str, ...]] = [("whole volumes", "n", "Dice", "HD95 mm")]
+    for site, row in {**result["sites"], "average": result["average"]}.items():
+        scores = (_number(row[name], form) for name, form in (("dice", ".3f"), ("iou", ".3f"), ("hd95", ".1f")))
+        rows.append((site, str(row["n"]), *scores, str(sum(row["empty"].values()))))
+        whole = row.get("volumes")
+        classes = {f"{site} {name}": part for name, part in whole.get("classes", {}).items()} if whole else {}
+        for name, part in ({site: whole} | classes if whole else {}).items():
+            volumes.append((name, str(part["n"]), _number(part["dice"], ".3f"), _number(part["hd95_mm"], ".1f")))
+    return aligned(rows) + (aligned(volumes) if len(volumes) > 1 else "")
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def volume_lines(result: Mapping[str, Any]) -> list[str]:
-    """A table of whole volumes, a row for each site and class; none where no slice of a volume was scored."""
-    found = dict[str, Mapping[str, Any]]()
-    for site, row in {**result["sites"], "average": result["average"]}.items():
-        if "volumes" in row:
-            found[site] = row["volumes"]
-            found |= {f"{site} {name}": part for name, part in row["volumes"].get("classes", {}).items()}
-    if not found:
-        return []
-    width = max(map(len, (*found, "whole volumes")))
-    lines = [f"{'whole volumes':<{width}}     n   Dice  HD95 mm"]
-    for name, part in found.items():
-        dice, far = _number(part["dice"], ".3f"), _number(part["hd95_mm"], ".1f")
-        lines.append(f"{name:<{width}} {part['n']:>5}  {dice:>5}  {far:>7}")
-    return lines

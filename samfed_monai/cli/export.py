@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.cli.arguments import add_other_size, take_overrides
+from samfed_monai.cli.arguments import add_other_size, add_site, take_overrides
 from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.errors import ExitCode, Refused, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.data.classes import several
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from samfed_monai.federation.workflow import WorkflowConfig
     from samfed_monai.inference.model import TrainedModel
 
-
-FORMATS = ("torchscript", "pt2", "onnx", "bundle")
 _DEFAULT_BUNDLE = "samfed_skin"
+_READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "classes"})
+"""Ids of ``inference.json`` that an export asks for."""
 _SAMPLES = 8  # images: enough that a mask of each kind of scene is among them, seconds on one core
 
 
 def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed export [MODEL] --to FORMAT [--output FILE] [--bundle B] [--site S] [--images …] [--int8 H]``."""
+    """Adds ``samfed export [MODEL] --to FORMAT [--output FILE] [--bundle B] [--site S] [--images …] [--int8]``."""
     parser = subparsers.add_parser(
         "export",
         help="write a trained network as TorchScript, torch.export, ONNX or a MONAI bundle of its own",
@@ -37,40 +37,19 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         "says what it costs; one that predicts something else is not kept.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "model",
-        metavar="RUN|MODEL",
-        nargs="?",
-        help="a finished run's folder, a weights file, or a bundle whose own it is (default: the skin bundle)",
-    )
-    parser.add_argument(
-        "--to",
-        metavar="FORMAT",
-        required=True,
-        help=f"{', '.join(FORMATS)}, or the name of an exporter that an installed package brings",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="new file, of a bundle a new folder (default: named after the model, in this folder)",
-    )
-    parser.add_argument(
-        "--bundle",
-        metavar="BUNDLE",
-        help=f"the bundle that it was trained with (default: the run's, {_DEFAULT_BUNDLE})",
-    )
-    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
-    parser.add_argument(
-        "--images",
-        metavar="IMAGES",
-        nargs="+",
-        help=f"compare, time and quantise on {_SAMPLES} of these images, folders or patterns (default: synthetic)",
-    )
-    parser.add_argument(
-        "--int8",
-        choices=("dynamic", "static"),
-        help="of ONNX: write the network in 8-bit integers, by ONNX Runtime's own quantiser",
-    )
+    about = "a finished run's folder, a weights file, or a bundle whose own it is (default: the skin bundle)"
+    parser.add_argument("model", metavar="RUN|MODEL", nargs="?", help=about)
+    about = "torchscript, pt2, onnx, bundle, or the name of an exporter that an installed package brings"
+    parser.add_argument("--to", metavar="FORMAT", required=True, help=about)
+    about = "new file, of a bundle a new folder (default: named after the model, in this folder)"
+    parser.add_argument("--output", metavar="FILE", help=about)
+    about = f"the bundle that it was trained with (default: the run's, {_DEFAULT_BUNDLE})"
+    parser.add_argument("--bundle", metavar="BUNDLE", help=about)
+    add_site(parser)
+    about = f"compare and time on {_SAMPLES} of these images, folders or patterns (default: synthetic)"
+    parser.add_argument("--images", metavar="IMAGES", nargs="+", help=about)
+    about = "of ONNX: write matrix products in 8-bit integers, by ONNX Runtime's own quantiser"
+    parser.add_argument("--int8", action="store_true", help=about)
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="no file is left half written")
@@ -80,47 +59,41 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file or folder; prints the table of what it costs, and its name."""
     from samfed_monai.config.targets import brought
-    from samfed_monai.inference.export import BundleSource, Format, Int8, export_network, export_problems, table_of
-    from samfed_monai.inference.model import Kind, checked_config, filled_network, trained_as
+    from samfed_monai.inference.export import FORMATS, export_network, export_problems, table_of
+    from samfed_monai.inference.model import Kind, filled_network
 
-    model = model_of(arguments.model, arguments.bundle)
-    outside = None if arguments.to in FORMATS else brought("exporters").named(arguments.to, FORMATS, "--to")
-    to: Format | str = Format(arguments.to) if outside is None else arguments.to
-    int8 = Int8(arguments.int8) if arguments.int8 else None
-    suffix = to.suffix if isinstance(to, Format) else f".{to}"
+    model, to = model_of(arguments.model, arguments.bundle), arguments.to
+    outside = None if to in FORMATS else brought("exporters").named(to, tuple(FORMATS), "--to")
     stem = model.path.name if model.kind is Kind.RUN else model.path.stem
-    output = Path(arguments.output or f"{stem}{suffix}").expanduser()
-    problems = Problems()
+    output = Path(arguments.output or f"{stem}{f'.{to}' if outside else FORMATS[to][0]}").expanduser()
     if model.kind is Kind.ADAPTER:
         hint = "export the network of a run that this teacher guided"
-        problems.add(str(model.path), found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
-    problems.extend(export_problems(to, output, int8))
-    problems.refuse_if_any()
-    model.require_run(arguments.site)
-    weights, asked = model.weights(arguments.site), overrides_of(arguments.extra)
+        raise refused(model.path, found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
+    if problems := export_problems(to, output, int8=arguments.int8):  # before the network is built
+        raise Refused(problems)
+    asked = overrides_of(arguments.extra)
     with any_image_size(arguments.allow_other_size):
-        ids = trained_as(weights, model.bundle, "inference", asked)
-        config = checked_config(model.bundle, "inference", ids, asked=asked, reads=_READ, ready=False)
-        network = filled_network(config, weights)
+        ids = model.ids("inference", asked, arguments.site)
+        config = model.config("inference", ids, asked=asked, reads=_READ, ready=False)
+        network = filled_network(config)
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, model.bundle)
-    shipped = (model.bundle / "models") in model.path.parents
-    source = BundleSource(model.bundle, shipped=shipped, threshold=config.value("threshold"))
     classes = config.optional("classes")
-    named = classes if several(classes) else ()
     rows = export_network(
         network,
         to,
         output,
         images=images,
-        int8=int8,
-        bundle=source,
-        classes=named,
+        int8=arguments.int8,
+        bundle=model.bundle,
+        shipped=(model.bundle / "models") in model.path.parents,
+        threshold=config.value("threshold"),
+        classes=classes if several(classes) else (),
         quality=model.quality,
         exporter=outside,
     )
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
-    sys.stdout.write("".join(f"{line}\n" for line in (head, *table_of(rows), output)))
+    sys.stdout.write(f"{head}\n{table_of(rows)}{output}\n")
     return int(ExitCode.DONE)
 
 
@@ -133,10 +106,6 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
     model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
     own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
     return TrainedModel(own, path) if own and (own in packaged_bundles() or Path(own).is_dir()) else model
-
-
-_READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "classes"})
-"""Ids of ``inference.json`` that an export asks for."""
 
 
 def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
@@ -178,15 +147,10 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     )
     parser.add_argument("folder", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")
-    parser.add_argument(
-        "--states", metavar="DIR", help="at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        required=True,
-        help="file to write: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it",
-    )
+    about = "at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
+    parser.add_argument("--states", metavar="DIR", help=about)
+    about = "file to write: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
+    parser.add_argument("--output", metavar="FILE", required=True, help=about)
     parser.set_defaults(run=run_model)
     return parser
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import glob
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from samfed_monai.cli.arguments import (
     EMPTY_PATH,
-    MODEL_HELP,
     absolute,
     add_bundle,
     add_device,
+    add_model,
     add_other_size,
+    add_site,
     add_views,
     take_overrides,
 )
@@ -26,14 +25,17 @@ from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.words import counted, printable
 
-if TYPE_CHECKING:
-    from samfed_monai.inference import MaskForms, Predictor
-
-
 logger = logging.getLogger(__name__)
 
-FORMS = ("overlays", "geojson", "coco", "dicom_seg", "areas", "page")
-"""Options that write something beside the masks."""
+FORMS = {
+    "overlays": ("DIR", "pictures with the masks' outlines; of a video, a video in which doubtful ones are framed"),
+    "geojson": ("DIR", "the masks' polygons (for QuPath)"),
+    "coco": ("FILE.json", "COCO annotations: polygons, run lengths where there are holes (the extra coco)"),
+    "dicom_seg": ("DIR", "DICOM segmentations, one of a series' slices, one of any other object (the extra dicom)"),
+    "areas": ("FILE.csv", "a table: pixels, share, pieces, mm², how far each mask is to be trusted (expected Dice)"),
+    "page": ("FILE.html", "a page that any browser shows: outlines, areas, most doubtful masks first"),
+}
+"""Options that write something beside the masks: what they take, and what they write."""
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -48,22 +50,12 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument(
-        "sources",
-        metavar="IMAGES",
-        nargs="*",
-        help="images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
-        "by their names (MP4, AVI, MKV; extra video)",
-    )
-    parser.add_argument(
-        "--output-dir",
-        metavar="DIR",
-        required=True,
-        help="folder for the masks, outside of the images'",
-    )
-    about = f"{MODEL_HELP}, or an exported ONNX file (default: the bundle's own, where it has one)"
-    parser.add_argument("--model", metavar="MODEL", help=about)
-    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
+    about = "images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
+    about += "by their names (MP4, AVI, MKV; extra video)"
+    parser.add_argument("sources", metavar="IMAGES", nargs="*", help=about)
+    about = "folder for the masks, outside of the images'"
+    parser.add_argument("--output-dir", metavar="DIR", required=True, help=about)
+    _add_model(parser)
     about = "what runs an ONNX file: onnxruntime, or openvino, the faster one on most processors (extra openvino)"
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help=f"{about} (default: onnxruntime)")
     about = "leave out files that cannot be read, each with a warning; otherwise one of them refuses all"
@@ -71,33 +63,31 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     about = "of a video, segment every n-th frame (default: two of a second)"
     parser.add_argument("--every", metavar="N", type=int, help=about)
-    about = "also write pictures with the masks' outlines there; of a video, a video in which doubtful ones are framed"
-    parser.add_argument("--overlays", metavar="DIR", help=about)
-    parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
-    about = "also write COCO annotations of all pictures: polygons, run lengths where there are holes (the extra coco)"
-    parser.add_argument("--coco", metavar="FILE.json", help=about)
-    about = "also write DICOM segmentations there, one of a series' slices, one of any other object (the extra dicom)"
-    parser.add_argument("--dicom-seg", metavar="DIR", help=about)
-    about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
-    parser.add_argument("--reorient", action="store_true", help=about)
-    about = "also write a table: pixels, share, pieces, mm², and how far each mask is to be trusted (expected Dice)"
-    parser.add_argument("--areas", metavar="FILE.csv", help=about)
+    for form, (metavar, about) in FORMS.items():
+        parser.add_argument(f"--{form.replace('_', '-')}", metavar=metavar, help=f"also write {about}")
     about = "expected Dice below which a mask is called doubtful, in tables, pages and the last line (default: 0.7)"
-    parser.add_argument("--flag-below", metavar="DICE", type=dice_of, default=0.7, help=f"{about}; 70%% is 0.7, too")
+    parser.add_argument("--flag-below", metavar="DICE", type=dice, default=0.7, help=f"{about}; 70%% is 0.7, too")
     about = "write doubtful PNG masks into the folder doubtful of --output-dir, so that only sure ones are beside it"
     parser.add_argument("--only-sure", action="store_true", help=about)
-    about = "also write one page that any browser shows, without a server: outlines, areas, most doubtful masks first"
-    parser.add_argument("--page", metavar="FILE.html", help=about)
-    add_views(parser)
     add_other_size(parser)
-    add_device(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="masks that were written are complete")
     return parser
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds what chooses and runs a model."""
+    add_model(parser, ", or an exported ONNX file")
+    add_site(parser)
+    about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
+    parser.add_argument("--reorient", action="store_true", help=about)
+    add_views(parser)
+    add_device(parser)
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Segments all sources with :class:`samfed_monai.inference.Predictor`."""
+    """Segments all sources with :class:`samfed_monai.inference.Predictor`; prints how many masks are to be looked at,
+    and which first."""
     overrides = overrides_of(arguments.extra)
     if (folder := overrides.get("dataset_dir")) is not None:
         expected, hint = "images without an option", f"samfed infer BUNDLE {folder} …"
@@ -117,44 +107,23 @@ def run(arguments: argparse.Namespace) -> int:
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
         expected, hint = f"cpu, on which {predictor.model.path.name} is run", "leave it out"
         raise refused("--device", found=arguments.device, expected=expected, hint=hint)
-    forms = {name: absolute(getattr(arguments, name)) for name in FORMS}
+    forms = {form: absolute(getattr(arguments, form)) for form in FORMS}
     also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
+    options = {name: getattr(arguments, name) for name in ("probabilities", "reorient", "skip_unreadable")}
+    options |= {"every": arguments.every, "only_sure": arguments.only_sure}
     with any_image_size(arguments.allow_other_size):
-        segment(
-            predictor,
-            sources,
-            output,
-            also,
-            probabilities=arguments.probabilities,
-            reorient=arguments.reorient,
-            skip_unreadable=arguments.skip_unreadable,
-            every=arguments.every,
-            only_sure=arguments.only_sure,
-        )
-    sys.stdout.write(f"{_answer(also, predictor)}\n")
-    return int(ExitCode.DONE)
-
-
-def dice_of(word: str) -> float:
-    """A Dice from 0 to 1, which may be given as a percentage (``70%``)."""
-    number, percent = (word[:-1], 100) if word.endswith("%") else (word, 1)
-    try:
-        dice = float(number) / percent
-    except ValueError:
-        dice = math.nan
-    if not 0 <= dice <= 1:
-        expected, hint = "a Dice from 0 to 1, or a percentage such as 70%", "--flag-below 0.7"
-        raise refused("--flag-below", found=word, expected=expected, hint=hint)
-    return dice
-
-
-def _answer(also: MaskForms, predictor: Predictor) -> str:
-    """How many masks are to be looked at, and which first."""
+        segment(predictor, sources, output, also, **options)
     doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
     how = "" if predictor.model.quality.calibration else ", not calibrated"
     first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
     of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
-    return f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}"
+    sys.stdout.write(f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}\n")
+    return int(ExitCode.DONE)
+
+
+def dice(word: str) -> float:
+    """A number, which may be given as a percentage (``70%``)."""
+    return float(word[:-1]) / 100 if word.endswith("%") else float(word)
 
 
 def images_of(words: Sequence[str]) -> str | list[str]:
@@ -182,9 +151,8 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     if "" in words:
         problems.add("IMAGES", found="an empty path", expected="images, patterns or folders", hint=EMPTY_PATH)
     if not words:
-        problems.add(
-            "IMAGES", found="none", expected="images, patterns or folders", hint="samfed infer BUNDLE IMAGES …"
-        )
+        hint = "samfed infer BUNDLE IMAGES …"
+        problems.add("IMAGES", found="none", expected="images, patterns or folders", hint=hint)
     elif systems and not paths:
         problems.add(systems[0], found="a file or folder of a system", expected="images, or folders of images")
     elif systems:
@@ -206,14 +174,8 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
     )
     about = "a bundle's folder, or the name of a packaged one (default: samfed_skin)"
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", default="samfed_skin", help=about)
-    about = f"{MODEL_HELP}, or an exported ONNX file (default: the bundle's own, where it has one)"
-    parser.add_argument("--model", metavar="MODEL", help=about)
-    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
+    _add_model(parser)
     parser.add_argument("--port", metavar="N", type=int, default=7860, help="to listen to; 0: a free one (7860)")
-    about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
-    parser.add_argument("--reorient", action="store_true", help=about)
-    add_views(parser)
-    add_device(parser)
     parser.set_defaults(run=run_app, kept="masks that were downloaded are complete")
     return parser
 

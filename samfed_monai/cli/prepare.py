@@ -182,7 +182,6 @@ OPTIONS = {
     "--leave-out": _list("collections to pass over", "NAME[,NAME]", type=_names),
     "--limit-per-site": _option("keep N unlabelled images of each site, chosen by hash", "N", type=int),
     "--mask-threshold": _option("lowest foreground level of masks that are not binary", "1..255", type=int),
-    "--name": _option("what reports call the list (default: the file's name)"),
     "--no-report": _switch("write no data report", action="store_false", dest="report"),
     "--output": _option("the data list to write", "LIST.json", type=Path, required=True),
     "--output-dir": _option("where to write <site>.json and server.json", "DIR", type=Path, required=True),
@@ -200,6 +199,7 @@ OPTIONS = {
     "--split": _option("the published JSON file", "FILE", type=Path, required=True),
     "--test": _option("share of a site's images to test on, of those with masks", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("every image that has a mask is a test image (DIR may be a single site)"),
+    "--unpack": _switch("unpack DIR/*.zip first"),
     "--unseen": _list("sites that do not train: all their labelled images are test images", "NAME[,NAME]", type=_names),
     "--validation": _option(
         "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
@@ -214,8 +214,7 @@ OPTIONS = {
 """Every option once; what follows a colon tells those of one name apart."""
 
 COMMON = (
-    "--output --name --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed "
-    "--no-report"
+    "--output --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed --no-report"
 )
 MEASURING, RESHAPING = "--validation --test", "--unseen --divide"
 OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
@@ -251,7 +250,7 @@ SOURCES = (
     Source(
         "isic",
         "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked",
-        f"root {OF_POOL}",
+        f"root --unpack {OF_POOL}",
         defaults={"public": "100"},
     ),
     Source(
@@ -262,7 +261,7 @@ SOURCES = (
     Source(
         "polyp",
         "public polyp collections as they unpack, one folder each: one hospital, one site",
-        f"root --public --leave-out {MEASURING} {RESHAPING} {COMMON}",
+        f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON}",
         defaults={"public": "CVC-ColonDB"},
     ),
     Source(

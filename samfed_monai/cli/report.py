@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.core.errors import ExitCode, Problems, refused
 
 if TYPE_CHECKING:
     from samfed_monai.reports.html import Report
@@ -29,11 +29,10 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     parser.add_argument("--no-overlays", action="store_true", help="leave test images and their ids out")
     parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
     parser.add_argument("--title", help="heading of a comparison")
-    parser.add_argument(
-        "--watch",
-        action="store_true",
-        help="of a run at work: write its report anew after every round, until it ends; an open page reloads itself",
+    about = (
+        "of a run at work: write its report anew after every round, until it is finished; an open page reloads itself"
     )
+    parser.add_argument("--watch", action="store_true", help=about)
     parser.set_defaults(run=report)
     return parser
 
@@ -49,51 +48,39 @@ def report(args: argparse.Namespace) -> int:
         if args.watch:
             return watch(run)
         sys.stdout.write(f"{run.write()}\n")
-        return 0
+        return int(ExitCode.DONE)
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 
     output_dir = args.output_dir or args.runs[0].resolve().parent / "comparison"
     path = write_comparison(output_dir, args.runs, title=args.title or TITLE)
     sys.stdout.write(f"{to_text(comparison_table(args.runs))}\n{path}\n")
-    return 0
+    return int(ExitCode.DONE)
 
 
 def watch(report: Report, seconds: float = 2.0) -> int:
-    """Writes a run's report whenever a round was stored, and once more when the run is finished.
-
-    It also ends when the run was stopped, and with Ctrl-C.
+    """Writes a run's report whenever a round was stored, and once more when the run is finished; Ctrl-C ends it, too.
 
     Args:
-        report: of the run, which may not have begun.
+        report: of the run, which may not have begun, or be stopped and go on later.
         seconds: between two looks at the run's folder.
 
     Raises:
         Refused: there is no such folder.
     """
     from samfed_monai.core.words import counted
-    from samfed_monai.federation.run_folder import LOCK, RunLock
-    from samfed_monai.reports.run_data import RunData, stored_rounds
-    from samfed_monai.reports.style import as_seconds
+    from samfed_monai.reports.run_data import stored_rounds
 
-    folder, written, worked = report.run_folder, 0, False
+    folder, written = report.run_folder, 0
     if not folder.is_dir():
-        raise Refused([Problem(str(folder), found="no such folder", expected="that of a run at work")])
+        raise refused(folder, "no such folder", "that of a run at work")
     with suppress(KeyboardInterrupt):
         while not (folder / "results.json").is_file():
-            works = RunLock.is_held(folder / LOCK)
-            rounds = stored_rounds(folder)
-            if rounds != written:  # fewer, too: a run may be begun anew
+            if (rounds := stored_rounds(folder)) != written:  # fewer, too: a run may be begun anew
                 written = rounds
                 if rounds:
-                    path, left = report.write(), RunData.read(folder, unfinished=True).seconds_left
-                    ends = "" if left is None else f", about {as_seconds(left)} left"
-                    sys.stdout.write(f"{counted(rounds, 'round')}: {path}{ends}\n")
+                    sys.stdout.write(f"{counted(rounds, 'round')}: {report.write()}\n")
                     sys.stdout.flush()
-            if worked and not works and not (folder / "results.json").is_file():
-                sys.stdout.write(f"the run was stopped after {counted(rounds, 'round')}\n")
-                return int(ExitCode.DONE)
-            worked = works
             time.sleep(seconds)
         sys.stdout.write(f"finished: {report.write()}\n")
     return int(ExitCode.DONE)

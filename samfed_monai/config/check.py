@@ -23,7 +23,7 @@ from samfed_monai.config.options import (
     MONAI_IDS,
     TEACHER,
     options_in,
-    shipped_options,
+    shipped,
     training_layers,
 )
 from samfed_monai.config.parse import (
@@ -67,15 +67,12 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
         ready: ``False`` takes values that are those of the packaged bundle for placeholders.
     """
-    content, problems = dict(config.content), Problems()
-    for layer, _ in config.layers:
-        for name, value in shipped_options(layer).items():
-            of_teacher = config.federates and name == "encoder_weights"  # the teacher that the federation fits has them
-            if (of_teacher or not ready) and content.get(name, MISSING) == value:
-                del content[name]
+    content, problems = config.content, Problems()
+    packaged = [each for layer, _ in config.layers for each in shipped(layer)]
     for name in (*WEIGHT_OPTIONS, *FOLDER_OPTIONS, "datalist"):
         with problems.collected():
-            path, folder = _given(content, name), name in FOLDER_OPTIONS
+            placeholder = not ready and any(each.get(name) == content.get(name) for each in packaged)
+            path, folder = None if placeholder else _given(content, name), name in FOLDER_OPTIONS
             if path is None:
                 continue
             if not (path.is_dir() if folder else path.is_file()):
@@ -241,20 +238,21 @@ def check_bundle(
     with problems.collected():
         if metadata.exists():
             read_json(metadata, byte_order_mark=False)
-    parts = group_configs(config, root) if config.federates and not config.problems else []
+    if config.problems:
+        return list(dict.fromkeys(problems))
+    parts = group_configs(config, root) if config.federates else []
     for part in parts:
         problems.extend(_problems(part, root, ready=False, imports=ready))
-    if config.federates and not config.problems:
+        if ready and part.group == (TEACHER,) and config.content.get("teacher_adapt", "off") != "off":
+            problems.extend(check_base_weights(part.content, root))
+    if config.federates:
         teacher = _has_teacher(config, parts)
         problems.extend(check_classes(config, root, config.content.get("variant"), config.where(("variant",))))
         problems.extend(_no_choices(config))
-        if ready and config.content.get("teacher_adapt", "off") != "off":
-            for part in parts:
-                problems.extend(check_base_weights(part.content, root) if part.group == (TEACHER,) else ())
-    elif workflow == "train" and not config.problems:
+    elif workflow == "train":
         problems.extend(check_classes(config, root, variant, "variant"))
     reported = {problem.where for problem in problems if not problem.found.startswith("no file")}
-    for part in [] if config.problems else [config, *parts]:
+    for part in (each for each in (config, *parts) if not each.problems):
         useless = unread(part, reads, asked if part is config else None, teacher=teacher)
         problems.extend(problem for problem in useless if problem.where not in reported)
     return list(dict.fromkeys(problems))

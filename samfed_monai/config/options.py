@@ -89,11 +89,6 @@ def shipped(file: str) -> list[Any]:
     return found
 
 
-def shipped_options(file: str) -> dict[str, Any]:
-    """Options of the packaged bundles' own file of that name, with the values they ship with."""
-    return {name: value for content in shipped(file) for name, value in options_of(content).items()}
-
-
 def shipped_plain(file: str) -> set[str]:
     """Ids on top of the packaged bundles' own file of that name whose value there is plain, wherever they are."""
     items = (item for content in shipped(file) for item in content.items())

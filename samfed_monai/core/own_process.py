@@ -105,8 +105,9 @@ def peak_memory() -> int | None:
     return int(peaks[0][0]) * 1024 if peaks else None
 
 
-_SPINS = "1000"
-_THREADS_CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+def brief_spins() -> dict[str, str]:
+    """Environment of :func:`spin_briefly`; nothing where the user chose."""
+    return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() else {"GOMP_SPINCOUNT": "1000"}
 
 
 def spin_briefly() -> bool:
@@ -120,10 +121,9 @@ def spin_briefly() -> bool:
     Returns:
         whether it was set; not where the user chose with ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``.
     """
-    if any(name in os.environ for name in _THREADS_CHOSEN):
-        return False
-    os.environ["GOMP_SPINCOUNT"] = _SPINS
-    return True
+    spins = brief_spins()
+    os.environ.update(spins)
+    return bool(spins)
 
 
 DEVICE = "SAMFED_DEVICE"

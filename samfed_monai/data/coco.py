@@ -190,25 +190,22 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
     problems.extend(departures(content, COCO_SCHEMA, str(path)))
     problems.refuse_if_any()
     pictures: dict[Any, Annotated] = {}
-    names: set[str] = set()
+    names = Counter(entry["file_name"] for entry in content["images"])
     for place, entry in enumerate(content["images"]):
-        key, name = _id(entry["id"]), entry["file_name"]
-        if key in pictures or name in names:
-            where = f"{path} -> images#{place}"
-            problems.add(where, found=f"{name!r} or its id twice", expected="each picture once")
-        names.add(name)
-        pictures.setdefault(key, Annotated(path, name, int(entry["height"]), int(entry["width"])))
+        one = Annotated(path, entry["file_name"], int(entry["height"]), int(entry["width"]))
+        if pictures.setdefault(_id(entry["id"]), one) is not one or names[one.file_name] > 1:
+            found, where = f"{one.file_name!r} or its id twice", f"{path} -> images#{place}"
+            problems.add(where, found=found, expected="each picture once")
     named: dict[Any, str] = {}
     for place, entry in enumerate(content["categories"]):
-        key = _id(entry["id"])
-        if key in named:
-            where = f"{path} -> categories#{place}"
-            problems.add(where, found=f"id {key!r} a second time", expected="an id of its own")
+        if (key := _id(entry["id"])) in named:
+            found, where = f"id {key!r} a second time", f"{path} -> categories#{place}"
+            problems.add(where, found=found, expected="an id of its own")
         named.setdefault(key, str(entry.get("name", key)))
     used: set[Any] = set()
-    for place, one in enumerate(content["annotations"]):
-        image, category = _id(one["image_id"]), _id(one["category_id"])
-        number = f"#{place}" if one.get("id") is None else _id(one["id"])
+    for place, each in enumerate(content["annotations"]):
+        image, category = _id(each["image_id"]), _id(each["category_id"])
+        number = f"#{place}" if each.get("id") is None else _id(each["id"])
         if category not in named:
             found, expected = f"category_id {category!r}", f"the id of one of its categories, {list(named)}"
         elif image not in pictures:
@@ -217,7 +214,7 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
             found, expected = f"id {number!r} a second time for this picture", "an id of its own"
         else:
             used.add(category)
-            pictures[image].annotations[number] = {**one, "category_id": category}
+            pictures[image].annotations[number] = {**each, "category_id": category}
             continue
         problems.add(f"{path} -> annotations#{place}", found=found, expected=expected, hint="export the file anew")
     with problems.collected():

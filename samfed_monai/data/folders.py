@@ -23,7 +23,6 @@ from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
 from samfed_monai.data.image_folder import NIFTI, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
 from samfed_monai.data.reading import SUFFIXES, decode_grey, decode_image, decode_mask, read_bytes
-from samfed_monai.data.weak_labels import IGNORE
 
 MASK_ENDINGS = ("_segmentation", "_mask")
 RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
@@ -378,7 +377,7 @@ def declare_kinds(
 
     At such a site 255 is "not labelled" in every file. A label without it says all of its image, so it is a mask, which
     may be measured with; every other one is of the declared kind. One of 0 and 255 alone could be a mask or scribbles
-    without foreground, and is refused.
+    without foreground, and is refused where it is read.
 
     Args:
         found: images of each site.
@@ -404,35 +403,20 @@ def declare_kinds(
     every = {} if "" not in given else dict.fromkeys(found.keys() - spared.keys(), given[""])
     kinds = {site: kind for site, kind in {**every, **given}.items() if site and kind != LabelKind.MASK}
     declared = {site: list(ones) for site, ones in found.items()}
-    if not len(problems):
-        for site in sorted(kinds):
-            declared[site], wrong = _of_site(site, found[site], kinds[site], root, site in given, classes)
-            problems.extend(wrong)
+    for site, kind in sorted(kinds.items()) if not len(problems) else ():
+        labels = [one.label for one in found[site] if one.label is not None]
+        with ThreadPoolExecutor() as pool:
+            values = zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True)
+            weak = {label for label, there in values if not there <= {*range(classes + 1)}}
+        declared[site] = [replace(one, label_kind=kind) if one.label in weak else one for one in found[site]]
+        if not weak and (labels or site in given):
+            there, expected = (
+                f"{counted(len(labels), 'label')} without any 255: masks alone",
+                "255 where nothing is labelled",
+            )
+            hint = f"write it so, into {site}/masks; if {site} has masks alone, give --label-kind {site}=mask"
+            problems.add(f"--label-kind of {site}", found=there, expected=expected, hint=hint)
     return declared, list(problems)
-
-
-def _of_site(
-    site: str, ones: Sequence[Found], kind: str, root: Path, named: bool, classes: int
-) -> tuple[list[Found], list[Problem]]:
-    labels = [one.label for one in ones if one.label is not None]
-    with ThreadPoolExecutor() as pool:
-        values = dict(zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True))
-    unclear = sorted(label for label, there in values.items() if IGNORE in there and there <= {0, IGNORE})
-    weak = {label for label, there in values.items() if not there <= {*range(classes + 1)}} - set(unclear)
-    marks = "1" if classes == 1 else f"1 to {classes}"
-    expected = f"0 background, {marks} foreground, 255 not labelled, in masks as in weak labels"
-    problems, masks = Problems(), f"if {site} has masks alone, give --label-kind {site}=mask"
-    wrong = ("", "")
-    if unclear:
-        who = counted(len(unclear), "label has", "labels have")
-        there = f"{who} the values 0 and 255 alone, such as {unclear[0]}: masks, or weak labels without foreground"
-        wrong = there, f"write foreground as {marks}, that of masks, too; {masks}"
-    elif not weak and (labels or named):
-        there = f"{counted(len(labels), 'label')} without any 255: masks alone"
-        wrong = there, f"write what is not labelled as 255, into {site}/masks; {masks}"
-    if any(wrong):
-        problems.add(f"--label-kind of {site}", found=wrong[0], expected=expected, hint=wrong[1])
-    return [replace(one, label_kind=kind) if one.label in weak else one for one in ones], list(problems)
 
 
 def _values(label: str, root: Path) -> set[int]:

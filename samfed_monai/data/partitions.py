@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.validators import in_range, one_of, whole
+from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import SITE_SPLITS, Split
@@ -195,6 +195,7 @@ def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Fo
     if isinstance(sites, int):
         parts = iid(_clusters_of(found), sites, seed=seed)
         return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
+    require(one_of("--sites", sites, [FOLDER], "a number, or this word"))
     if any(not one.origin for one in found):
         hint = "put each site's images into a folder of its own"
         raise refused("--sites folder", found="images in no folder", expected="folders", hint=hint)

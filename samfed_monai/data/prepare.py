@@ -13,6 +13,7 @@ from typing import Any
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
 from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
+from samfed_monai.data.archives import unpack_all
 from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
@@ -60,6 +61,7 @@ class Options:
         label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
             :func:`~.folders.declare_kinds`.
         leave_out: collections to pass over.
+        unpack: whether to unpack ``root/*.zip`` first.
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
         mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
         classes: names of the classes that the values 1, 2, … of label files mean; empty for binary masks.
@@ -83,6 +85,7 @@ class Options:
     by_sequence: bool = False
     label_kinds: Mapping[str, str] = field(default_factory=dict)
     leave_out: Sequence[str] = ()
+    unpack: bool = False
     limit_per_site: int | None = None
     mask_threshold: int | None = None
     classes: Sequence[str] = ()
@@ -431,6 +434,8 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
         Refused: with everything that is wrong with the archives, the files and the list.
     """
     check_first(options)
+    if options.unpack:
+        unpack_all(Path(root))
     found = options.grouped(find_isic(root))
     lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
     return of_pool(found, root, options, known=lacking)
@@ -496,6 +501,8 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     """
     check_first(options)
     root = Path(root)
+    if options.unpack:
+        unpack_all(Path(root), apart=True)
     polyps = find_polyps(root)
     sites = {site: options.grouped(ones, known=True) for site, ones in polyps.sites.items()}
     for name in options.leave_out:

@@ -150,7 +150,7 @@ COLLECTIONS = tuple(
 )
 
 
-UNPACK = "unpack them first, for instance with unzip"
+UNPACK = "unpack them, zip files with --unpack"
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 
 

@@ -407,7 +407,7 @@ def cut_nifti(
                 voxels[each.site.name].append(spacing)
             folder = relative(each.site / "images" / each.name, slices)
             notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
-            if not len(problems):  # nothing will be kept
+            if not len(problems):  # with one, nothing is kept
                 with problems.collected():
                     write_new(cut, files)
         problems.refuse_if_any()

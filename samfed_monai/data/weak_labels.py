@@ -48,9 +48,7 @@ def decode_weak_label(content: bytes, name: str, classes: int = 1) -> Picture:
     hint = ""
     if values <= {0, IGNORE}:
         found = "only the values 0 and 255: a mask, or a weak label without foreground"
-        hint = (
-            f"write foreground as {marks}, background as 0, what is not labelled as 255; or take the label for a mask"
-        )
+        hint = f"write foreground as {marks}, that of masks, too; if its site has masks alone, --label-kind SITE=mask"
     elif not values <= levels:
         shown = ", ".join(map(str, sorted(values - levels)[:6]))
         found, hint = f"other values ({shown})", f"save it without loss, with the values 0, {marks} and 255 alone"

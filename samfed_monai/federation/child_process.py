@@ -71,7 +71,7 @@ class Child:
     the caller is gone.
 
     Args:
-        module: of the process; see :mod:`samfed_monai.flare.worker`, :mod:`samfed_monai.federation.site_process`.
+        module: of the process: :mod:`samfed_monai.flare.worker`, :mod:`samfed_monai.federation.process_transport`.
         settings: JSON content that it gets first.
         log: file that its output is appended to; ``None`` passes it on.
         environment: on top of this process's own.

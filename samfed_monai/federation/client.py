@@ -22,29 +22,22 @@ from samfed_monai.bundle.images import SplitDataset
 from samfed_monai.config.parse import parsed
 from samfed_monai.config.strict import strict_bundle_problems, strict_problems
 from samfed_monai.core import training_state
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
+from samfed_monai.core.validators import one_of, require
 from samfed_monai.federation.exchange_object import (
     HEADER,
     Call,
     as_own_tensors,
-    class_metrics,
+    metrics_of_parts,
     sendable,
-    volume_metrics,
 )
-from samfed_monai.federation.own_network import (
-    OwnNetwork,
-    PersonalParts,
-    own_network,
-    personal_parts,
-    require_same_public_set,
-    split_state,
-)
+from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.handlers.handler_group import HandlerGroup
-from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
+from samfed_monai.handlers.images_seen import ImagesSeen, identities
 from samfed_monai.handlers.rounds import forget_unfinished_run
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
@@ -63,19 +56,6 @@ def place_at_round(trainer: Any, call: Call, *, local_epochs: int) -> None:
     state.round, state.rounds = call.round, call.round + 1 if call.rounds is None else call.rounds
     state.epoch = call.round * local_epochs
     state.iteration = state.epoch * (state.epoch_length or 0)
-
-
-_NETWORK = "network"  # its id in MONAI's bundles
-
-
-def with_network_of(overrides: dict[str, Any], network: Callable[[], nn.Module]) -> dict[str, Any]:
-    """Overrides of an evaluation workflow that takes a network that exists instead of building its own.
-
-    Args:
-        overrides: of the workflow; a ``network`` among them is replaced.
-        network: called once the workflow asks for ``@network``.
-    """
-    return {**overrides, _NETWORK: {"_target_": network}}
 
 
 @contextmanager
@@ -129,78 +109,9 @@ COMPARED_AFTER = {("current", "validation"): "current", ("best", "test"): "best"
 """Evaluations, as (model, split), after which a site without masks compares student and teacher; with their name."""
 
 
-@contextmanager
-def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, folder: Path | None) -> Iterator[None]:
-    """Gives an evaluator another split's data loader, and its score handlers a folder, within a block.
-
-    Args:
-        evaluator: the bundle's evaluator.
-        workflow: the workflow that it came from.
-        split: ``validation`` or ``test``.
-        folder: where handlers with an ``output_dir`` write; ``None`` leaves them writing nothing.
-
-    Raises:
-        Refused: no such split, or the bundle has no data loader for it.
-    """
-    loader = _loader(evaluator, workflow, split)
-    own_loader, own_length = evaluator.data_loader, evaluator.state.epoch_length
-    handlers = [handler for handler in _handlers(workflow) if hasattr(handler, "output_dir")]
-    own_folders = [handler.output_dir for handler in handlers]
-    evaluator.data_loader = loader
-    evaluator.state.epoch_length = len(loader) if isinstance(loader, Sized) else None
-    evaluator.state.metrics, evaluator.state.scores, evaluator.state.score_summary = {}, None, None
-    for handler in handlers:
-        handler.output_dir = folder
-    try:
-        yield
-    finally:
-        evaluator.data_loader, evaluator.state.epoch_length = own_loader, own_length
-        for handler, own_folder in zip(handlers, own_folders, strict=True):
-            handler.output_dir = own_folder
-
-
-def scored(evaluator: SupervisedEvaluator, seen: Seen) -> tuple[list[dict[str, Any]], dict[str, float], int]:
-    """What a run of the evaluator left: its table, ``empty_<side>`` counts and scores of classes by name, and how many
-    different images were seen.
-
-    Raises:
-        MessageRefused: the scores are not those of these images, each of them once.
-    """
-    state = evaluator.state
-    summary = dict(getattr(state, "score_summary", None) or {})
-    count = len(seen.images)
-    if summary.get("n", seen.drawn) != count:
-        found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as the bundles do"
-        raise MessageRefused([Problem("scores", found, "each image that was read once", hint)])
-    empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
-    rows = list(getattr(state, "scores", None) or [])
-    expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
-    return rows, {**empty, **class_metrics(summary), **volume_metrics(summary), **expected}, count
-
-
 def expected_of(estimates: Sequence[float]) -> dict[str, float]:
     """The mean of estimates of masks, and of how many, as metrics of a message; nothing of none."""
     return {"expected_dice": fmean(estimates), "expected_images": len(estimates)} if estimates else {}
-
-
-def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
-    if split not in LOADER_IDS:
-        raise Refused([Problem("split", found="another split", expected=f"one of {sorted(LOADER_IDS)}")])
-    loader = parsed(getattr(workflow, "parser", None), LOADER_IDS[split])
-    if loader is not None:
-        return loader
-    if split == "validation":
-        return evaluator.data_loader
-    hint = f"define {LOADER_IDS[split]} in evaluate.json"
-    raise Refused([Problem(LOADER_IDS[split], found="no such id in the bundle", expected="a data loader", hint=hint)])
-
-
-def _handlers(workflow: Any) -> list[Any]:
-    return list(parsed(getattr(workflow, "parser", None), "validate#handlers") or [])
-
-
-HANDLERS = "train#handlers"
-"""MONAI's id of a training bundle's handlers."""
 
 
 class SamFedAlgo(MonaiAlgo):
@@ -218,11 +129,10 @@ class SamFedAlgo(MonaiAlgo):
     - after ``abort()``, ``evaluate`` is refused until ``initialize`` or ``train`` is called; after ``finalize()`` both
       are, until ``initialize`` is.
 
-    An FL system that does not use this package's messages (FLARE's own FedAvg under ``monai_nvflare``'s
-    ``ClientAlgoExecutor``, say) may send NumPy arrays in its own precision and the whole network, of which frozen and
-    personal parts are then not read; the answer has the names that it sent, except personal ones. With
-    ``send_weight_diff`` the answer is the difference to what was received; this package's own strategies take full
-    weights alone.
+    An FL system that does not use this package's messages (FLARE's own FedAvg, say) may send NumPy arrays in its own
+    precision and the whole network, of which frozen and personal parts are then not read; the answer has the names that
+    it sent, except personal ones. With ``send_weight_diff`` the answer is the difference to what was received; this
+    package's own strategies take full weights alone.
 
     ``train`` reads ``extra["round"]``, ``["rounds"]`` and ``["seed"]`` and puts the first two on ``trainer.state``.
     ``get_weights`` answers with ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.
@@ -233,7 +143,7 @@ class SamFedAlgo(MonaiAlgo):
 
     With a ``sharing`` in the bundle, ``extra["purpose"]`` other than ``replace`` leaves the site its own network
     (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. Where part of a network is personal or
-    frozen (:class:`PersonalParts`), messages hold its shared names alone, personal values are part of
+    frozen, messages hold its shared names alone, personal values are part of
     :meth:`state_dict`, and what is evaluated is the site's own model: the weights sent and the personal ones.
 
     Args:
@@ -263,7 +173,9 @@ class SamFedAlgo(MonaiAlgo):
         #: Tables of the last evaluation of each split, as ScoreHandler leaves them.
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
-            self.eval_kwargs = with_network_of(self.eval_kwargs, lambda: self._trainers_network)
+            # called once the workflow asks for @network, when there is a trainer
+            of_trainer = {"_target_": lambda: self.trainer and self.trainer.network}
+            self.eval_kwargs = {**self.eval_kwargs, "network": of_trainer}
         #: Called after the evaluations of :data:`COMPARED_AFTER` with the evaluator, which still holds the model, and
         #: the model's name; ``None`` does nothing.
         self.on_evaluated: Callable[[SupervisedEvaluator, str], list[float]] | None = None
@@ -273,16 +185,15 @@ class SamFedAlgo(MonaiAlgo):
         self._seconds = 0.0
         self._received: dict[str, float] = {}
         self._frozen_too = False
+        self._validation: Any = None  # the evaluator's own loader, where the bundle has no id for it
         #: Whether the last evaluation left images of its split out.
         self.scored_a_part = False
         #: Images that the last training saw, and those of the last evaluation.
         self.trained_on, self._evaluated = ImagesSeen(), ImagesSeen()
-        #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
+        #: What of the network stays at this site; ``None`` before :meth:`initialize`.
         self.own: OwnNetwork | None = None
         #: The image-derived statistic that this site sends; ``None`` where the bundle has no ``statistics``.
         self.statistic: Statistic | None = None
-        #: Which names of the network are shared, personal and frozen; ``None`` before :meth:`initialize`.
-        self.parts: PersonalParts | None = None
 
     def initialize(self, extra: dict | None = None) -> None:
         """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name.
@@ -305,13 +216,14 @@ class SamFedAlgo(MonaiAlgo):
             super().initialize(extra)
         self._closed = ""
         with own_random_state(derive_seed(extra.get("seed", 0), site, "sharing")):
-            self.parts = self._parts_of_bundle()
-            frozen = self.parts.split.frozen if self.parts is not None else ()
-            self.own = own_network(self.trainer, self.train_workflow, frozen)
-            self.statistic = self._statistic_of_bundle()
+            trains = self.trainer is not None
+            if (engine := self.trainer or self.evaluator) is not None:
+                self.own = OwnNetwork.of(engine.network, self._parser, trains=trains)
+            self.statistic = parsed(self._parser, "statistics") if trains else None
         for engine, seen in ((self.trainer, self.trained_on), (self.evaluator, self._evaluated)):
             if engine is not None:
                 seen.attach(engine)
+        self._validation = getattr(self.evaluator, "data_loader", None)
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
@@ -336,9 +248,9 @@ class SamFedAlgo(MonaiAlgo):
         self._require_public_set(call)
         self.trained_on.forget()
         started = time.perf_counter()
-        own = self._own_in(call)
-        if own is None:
-            self._require_fit(data.weights, self._shared())
+        own, whole = self._its_own, self._keeps_network(call)
+        if not whole:
+            self._require_fit(data.weights, own.shared(get_state_dict(own.network)))
         elif call.purpose == "keep":  # no training in this round
             self._last, self._seconds, self._received = call, 0.0, {}
             self.iter_of_start_time, self.trainer.state.term_means = self.trainer.state.iteration, {}
@@ -348,12 +260,11 @@ class SamFedAlgo(MonaiAlgo):
         if not self.keep_optimizer:
             self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
         self._received = {}
-        restored = (self.own or self._its_parts).restored_on_error(call)
-        with training_state.kept_finite(self.trainer.optimizer, owner=call.site), restored:
-            if own is not None:
+        with training_state.kept_finite(self.trainer.optimizer, owner=call.site), own.restored_on_error(call):
+            if whole:
                 with own_random_state(call.derive_seed("receive")):
                     self._received = own.receive(data, call)
-                data = own.in_place_of(data)
+                data = own.with_own(data, whole=True)
             with own_random_state(call.derive_seed("train")):
                 seed_transforms(getattr(self.trainer.data_loader, "dataset", None), call.derive_seed())
                 super().train(data, extra)
@@ -370,8 +281,7 @@ class SamFedAlgo(MonaiAlgo):
                 trainer (:class:`HandlerGroup`).
         """
         self._require_public_set(Call.of(self.client_name, extra))
-        parser = getattr(self.train_workflow, "parser", None)
-        if self.trainer is not None and (handlers := parsed(parser, HANDLERS)) is not None:
+        if self.trainer is not None and (handlers := parsed(self._parser, "train#handlers")) is not None:
             try:
                 HandlerGroup(handlers=handlers).check(self.trainer)
             except Refused as refused:
@@ -387,12 +297,16 @@ class SamFedAlgo(MonaiAlgo):
 
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
         """A copy of the weights with the number of private images, means of the loss terms, and seconds."""
-        own = self._own_in(Call.of(self.client_name, extra))
-        kind, answer = own.share() if own is not None else (Kind.WEIGHTS, super().get_weights(extra))
-        if kind == Kind.WEIGHTS and own is None and self.parts is not None and answer.weights:
-            frozen = dict.fromkeys(self.parts.split.frozen if self._frozen_too else ())
-            whole = dict(answer.weights)
-            answer.weights = {**self.parts.shared(whole), **{name: whole[name] for name in frozen if name in whole}}
+        kind, own = Kind.WEIGHTS, self.own
+        if own is not None and own.sharing is not None and Call.of(self.client_name, extra).keeps_network:
+            kind, tensors = own.sharing.share()
+            answer = ExchangeObject(weights=tensors or None)
+        else:
+            answer = super().get_weights(extra)
+            if own is not None and answer.weights:
+                whole = dict(answer.weights)
+                frozen = own.split.frozen if self._frozen_too else ()
+                answer.weights = {**own.shared(whole), **{name: whole[name] for name in frozen if name in whole}}
         if self.trainer is None or ExtraItems.MODEL_TYPE in (extra or {}):
             return answer
         live = {tensor.data_ptr() for tensor in get_state_dict(self.trainer.network).values()}
@@ -413,37 +327,67 @@ class SamFedAlgo(MonaiAlgo):
         data = self._in_own_tensors(data)
         call = Call.of(self.client_name, extra, data)
         split, model = call.split, call.model
-        own = self._own_in(call)
-        if own is not None:
-            data = own.in_place_of(data)
-        else:
-            self._require_fit(data.weights, self._shared())
-            if self.trainer is not None:
-                data = self._its_parts.with_message(data)
+        own, whole = self._its_own, self._keeps_network(call)
+        if not whole:
+            self._require_fit(data.weights, own.shared(get_state_dict(own.network)))
+        if self.trainer is not None:
+            data = own.with_own(data, whole=whole)
         forget_unfinished_run(self.evaluator)
         folder = None
         if self.output_dir is not None and model in ("best", "last"):
             folder = self.output_dir / model / str(self.client_name) / split
+        self._go_to(self.evaluator, split, folder)
+        restored = restored_after(self.evaluator.network, own.split.frozen)
         with (
-            evaluation_parts(self.evaluator, self.eval_workflow, split, folder),
             own_random_state(call.derive_seed("evaluate")),
-            restored_after(self.evaluator.network, self._its_parts.split.frozen)
-            if self.trainer is not None
-            else nullcontext(),
+            restored if self.trainer is not None else nullcontext(),
         ):
             self._evaluated.forget()
             with warnings.catch_warnings():  # a site without masks has no labelled images, in every round
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
                 answer = super().evaluate(data, extra)
-            self.scores[split], empty, seen = scored(self.evaluator, self._evaluated.batch)
-            dataset = getattr(self.evaluator.data_loader, "dataset", None)
-            self.scored_a_part = isinstance(dataset, SplitDataset) and seen < dataset.different_images()
+            found = self._found(self.evaluator, split)
             called = COMPARED_AFTER.get((str(model), split))
             if self.on_evaluated is not None and called is not None:
-                empty = expected_of(self.on_evaluated(self.evaluator, called)) | empty
-        answer.metrics = sendable({**(answer.metrics or {}), **empty})
-        answer[HEADER] = call.header(Kind.METRICS, n=seen)
+                found = expected_of(self.on_evaluated(self.evaluator, called)) | found
+        answer.metrics = sendable({**(answer.metrics or {}), **found})
+        answer[HEADER] = call.header(Kind.METRICS, n=len(self._evaluated.batch.images))
         return answer
+
+    def _go_to(self, evaluator: SupervisedEvaluator, split: str, folder: Path | None) -> None:
+        """Gives the evaluator a split's data loader, and its handlers with an ``output_dir`` the folder to write into.
+
+        Raises:
+            Refused: no such split, or the bundle has no data loader for it.
+        """
+        require(one_of("split", split, ("validation", "test")))
+        parser, name = getattr(self.eval_workflow, "parser", None), LOADER_IDS[split]
+        loader = parsed(parser, name, self._validation if split == "validation" else None)
+        if loader is None:
+            raise refused(name, "no such id in the bundle", "a data loader", f"define {name} in evaluate.json")
+        for handler in parsed(parser, "validate#handlers") or ():
+            if hasattr(handler, "output_dir"):
+                handler.output_dir = folder
+        state = evaluator.state
+        evaluator.data_loader, state.epoch_length = loader, len(loader) if isinstance(loader, Sized) else None
+        state.metrics, state.scores, state.score_summary = {}, None, None
+
+    def _found(self, evaluator: SupervisedEvaluator, split: str) -> dict[str, float]:
+        """What a run of the evaluator left, as metrics of a message; its table stays in :attr:`scores`.
+
+        Raises:
+            MessageRefused: the scores are not those of the images that were read, each of them once.
+        """
+        state, seen = evaluator.state, self._evaluated.batch
+        summary, dataset = dict(state.score_summary or {}), getattr(evaluator.data_loader, "dataset", None)
+        if summary.get("n", seen.drawn) != len(seen.images):
+            found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as bundles do"
+            raise message_refused("scores", found, "each image that was read once", hint)
+        self.scores[split] = rows = list(state.scores or [])
+        self.scored_a_part = isinstance(dataset, SplitDataset) and len(seen.images) < dataset.different_images()
+        empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
+        expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
+        return {**empty, **metrics_of_parts(summary), **expected}
 
     def abort(self, extra: dict | None = None) -> None:
         """Stops the engine that runs, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
@@ -464,8 +408,7 @@ class SamFedAlgo(MonaiAlgo):
         state: dict[str, Tensor] = {}
         if self.trainer is not None and self.keep_optimizer:
             state = training_state.pack(self.trainer.optimizer)
-        kept = self.own or self.parts
-        return {**state, **(kept.state_dict() if kept else {})}
+        return {**state, **(self.own.state_dict() if self.own is not None else {})}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned; nothing for an empty one."""
@@ -473,7 +416,7 @@ class SamFedAlgo(MonaiAlgo):
         if kept:
             self.load_network(kept)
         if self.own is not None:
-            rest = self.own.take_state(rest)
+            rest = self.own.load_sharing(rest)
         if rest and self.trainer is not None:
             training_state.unpack(self.trainer.optimizer, rest)
 
@@ -486,59 +429,42 @@ class SamFedAlgo(MonaiAlgo):
         Raises:
             MessageRefused: they are those of another network.
         """
-        if self.parts is None:
-            raise RuntimeError("load_network() was called before initialize()")
-        like = self.own.weights() if self.own is not None else self.parts.personal()
-        self._require_fit(weights, like or get_state_dict(self.parts.network))
-        self.parts.network.load_state_dict(dict(weights), strict=False)
-        if self.own is not None:
-            self.own.sharing.reset()
+        own = self._its_own
+        like = own.kept(whole=own.sharing is not None)
+        self._require_fit(weights, like or get_state_dict(own.network))
+        own.network.load_state_dict(dict(weights), strict=False)
+        if own.sharing is not None:
+            own.sharing.reset()
 
     def _require_public_set(self, call: Call) -> None:
-        if call.public:  # computing the own hash reads all public images
-            require_same_public_set(call.public, self.own.sharing.public_hash if self.own else "")
+        if not call.public:  # computing the own hash reads all public images
+            return
+        hash = self.own.sharing.public_hash if self.own is not None and self.own.sharing is not None else ""
+        if call.public != hash:
+            found, expected = f"a public set with hash {hash[:12] or 'none'}", f"that of the server, {call.public[:12]}"
+            hint = "give both the same data list, in the same order, with the same masks and image_size"
+            raise message_refused("public set", found, expected, hint)
 
-    def _statistic_of_bundle(self) -> Statistic | None:
-        if self.trainer is None:
-            return None
-        statistic: Statistic | None = parsed(getattr(self.train_workflow, "parser", None), "statistics")
-        return statistic
-
-    def _own_in(self, call: Call) -> OwnNetwork | None:
-        return self.own if call.keeps_network else None
-
-    def _parts_of_bundle(self) -> PersonalParts | None:
-        trains = self.trainer is not None
-        network = getattr(self.trainer if trains else self.evaluator, "network", None)
-        if network is None:
-            return None
-        workflow = self.train_workflow if trains else self.eval_workflow
-        parser = getattr(workflow, "parser", None)
-        has_sharing = parser is not None and parser.get("sharing") is not None
-        return personal_parts(network, workflow, has_sharing=has_sharing)
+    def _keeps_network(self, call: Call) -> bool:
+        """Whether the site's own network stays as it is in this call, and nothing of the server's replaces it."""
+        return self._its_own.sharing is not None and call.keeps_network
 
     @property
-    def _trainers_network(self) -> Any:
-        if self.trainer is None:
-            raise RuntimeError("the evaluator was built before the trainer whose network it borrows")
-        return self.trainer.network
+    def _parser(self) -> Any:
+        return getattr(self.train_workflow if self.trainer is not None else self.eval_workflow, "parser", None)
 
     @property
-    def _its_parts(self) -> PersonalParts:
-        if self.parts is None:
+    def _its_own(self) -> OwnNetwork:
+        if self.own is None:
             raise RuntimeError("the client was used before initialize()")
-        return self.parts
-
-    def _shared(self) -> dict[str, Tensor]:
-        return self._its_parts.shared(get_state_dict(self._its_parts.network))
+        return self.own
 
     def _in_own_tensors(self, data: ExchangeObject) -> ExchangeObject:
         """The message unchanged if it has this package's header; else its shared part, in this network's dtypes."""
-        if HEADER in data or self.parts is None or not isinstance(data, ExchangeObject):
+        if HEADER in data or self.own is None or not isinstance(data, ExchangeObject):
             return data
-        split, state = self.parts.split, get_state_dict(self.parts.network)
-        self._frozen_too = not set(split.frozen).isdisjoint(data.weights or {})
-        weights = self.parts.shared(as_own_tensors(data.weights, state))
+        self._frozen_too = not set(self.own.split.frozen).isdisjoint(data.weights or {})
+        weights = self.own.shared(as_own_tensors(data.weights, get_state_dict(self.own.network)))
         return ExchangeObject(weights=weights, weight_type=data.weight_type)
 
     def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from samfed_monai.federation.exchange_object import classes_in, volumes_in
+from samfed_monai.federation.exchange_object import parts_in
 from samfed_monai.metrics.quality import groups_in
 from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
 from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
@@ -34,7 +34,7 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
     beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
-    named = {**classes_in(reply.metrics, classes), **volumes_in(reply.metrics, classes)}
+    named = parts_in(reply.metrics, classes)
     return {**scores, "n": reply.n, "empty": empty, **beside, **named}
 
 

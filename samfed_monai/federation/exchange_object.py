@@ -13,7 +13,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.protocol.message import Kind, Message, MessageRefused, metric_range
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused, metric_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Messa
     """
     if exchange.weight_type == WeightType.WEIGHT_DIFF:
         hint = "create the client with send_weight_diff=False"
-        raise MessageRefused([Problem("message -> tensors", found="differences", expected="full weights", hint=hint)])
+        raise message_refused("message -> tensors", "differences", "full weights", hint)
     tensors = dict(exchange.weights or {})
     header = exchange.get(HEADER)
     if header is not None:
@@ -104,75 +104,53 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() or not dtype.is_floating_point else tensor
 
 
-_SCORES_OF_CLASS = {"dice": "dice", "iou": "iou", "hd95": "hd95", "images": "n"}
+_OF_CLASS = {"dice": "dice", "iou": "iou", "hd95": "hd95", "images": "n"}
+_OF_VOLUMES = {name: name for name in ("dice", "hd95_mm", "n", "measured")}
+_COUNTS = {"n", "measured"}
 
 
-def class_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of several classes as metrics of a message, which knows classes by their numbers.
-
-    Args:
-        summary: of a set of images; one of a single class gives none.
-    """
-    return {
-        f"{metric}_class_{number}": of_class[key]
-        for number, of_class in enumerate((summary.get("classes") or {}).values(), start=1)
-        for metric, key in _SCORES_OF_CLASS.items()
-        if of_class[key] is not None
-    }
-
-
-def classes_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
-    """``{"classes": {name: {"dice", "iou", "hd95", "n"}}}`` of a message's metrics; a number that is not there is
-    ``None``. Nothing of a single class.
+def metrics_of_parts(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of several classes, and of whole volumes, as metrics of a message, which knows classes by their numbers.
 
     Args:
-        metrics: of a message.
-        classes: names, in the order of their numbers.
-    """
-    if len(classes) < 2:
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    for number, name in enumerate(classes, start=1):
-        found[name] = {key: metrics.get(f"{word}_class_{number}") for word, key in _SCORES_OF_CLASS.items()}
-        if found[name]["n"] is not None:
-            found[name]["n"] = int(found[name]["n"])
-    return {"classes": found}
-
-
-def volume_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of whole volumes as metrics of a message (:func:`samfed_monai.metrics.scores.summarise_volumes`).
-
-    Args:
-        summary: of a set of images; one without slices of volumes gives none.
+        summary: of a set of images (:func:`samfed_monai.metrics.scores.summarise_volumes`); one of a single class,
+            without slices of volumes, gives none.
     """
     volumes = summary.get("volumes") or {}
-    parts = {"": volumes} if volumes else {}
-    parts |= {f"_class_{k}": each for k, each in enumerate((volumes.get("classes") or {}).values(), start=1)}
-    found = {f"volume_{key}{which}": part[key] for which, part in parts.items() for key in _OF_VOLUMES}
+    parts = [(_OF_VOLUMES, "volume_{}", volumes)] if volumes else []
+    for words, name, whole in ((_OF_CLASS, "{}_class_", summary), (_OF_VOLUMES, "volume_{}_class_", volumes)):
+        classes = (whole.get("classes") or {}).values()
+        parts += [(words, f"{name}{number}", part) for number, part in enumerate(classes, start=1)]
+    found = {name.format(word): part[key] for words, name, part in parts for word, key in words.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def volumes_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
-    """``{"volumes": …}`` of a message's metrics, as their site had it; nothing where no volume was scored or sent.
+def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
+    """``{"classes": {name: {"dice", "iou", "hd95", "n"}}, "volumes": …}`` of a message's metrics, as its site had them.
+
+    A number that is not there is ``None``. There are no ``classes`` of a single one, and no ``volumes`` where none was
+    scored or sent.
 
     Args:
         metrics: of a message.
         classes: names, in the order of their numbers.
     """
-    if "volume_n" not in metrics:
-        return {}
-    whole = _of_volumes(metrics, "")
-    several = classes if len(classes) > 1 else ()
-    by_class = {name: _of_volumes(metrics, f"_class_{k}") for k, name in enumerate(several, start=1)}
-    return {"volumes": {**whole, **({"classes": by_class} if by_class else {})}}
+    several = list(enumerate(classes, start=1)) if len(classes) > 1 else []
 
+    def read(words: Mapping[str, str], name: str, none: int | None) -> dict[str, Any]:
+        found: dict[str, Any] = {key: metrics.get(name.format(word)) for word, key in words.items()}
+        counts = {key: found[key] for key in found if key in _COUNTS}
+        return {**found, **{key: none if count is None else int(count) for key, count in counts.items()}}
 
-_OF_VOLUMES = ("dice", "hd95_mm", "n", "measured")
-
-
-def _of_volumes(metrics: Mapping[str, float], which: str) -> dict[str, Any]:
-    found: dict[str, Any] = {key: metrics.get(f"volume_{key}{which}") for key in _OF_VOLUMES}
-    return {**found, **{count: int(found[count] or 0) for count in ("n", "measured")}}
+    parts: dict[str, Any] = {}
+    if several:
+        parts["classes"] = {name: read(_OF_CLASS, f"{{}}_class_{number}", None) for number, name in several}
+    if "volume_n" in metrics:
+        parts["volumes"] = read(_OF_VOLUMES, "volume_{}", 0)
+        if several:
+            of_class = {name: read(_OF_VOLUMES, f"volume_{{}}_class_{number}", 0) for number, name in several}
+            parts["volumes"]["classes"] = of_class
+    return parts
 
 
 def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:

@@ -1,4 +1,9 @@
-"""A federation on one machine whose sites work side by side, each in one of a few processes."""
+"""A federation on one machine whose sites work side by side, each in one of a few processes.
+
+Such a process is ``python -m samfed_monai.federation.process_transport PIPE``. What is logged there is sent with the
+answers and logged by the process that asked, which runs on the same machine, for the same user; what a site raises
+before round 0 is raised there, too.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,34 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.workflow import unwrap
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import as_file_name, make_folder
-from samfed_monai.core.own_process import best_device, usable_cores
-from samfed_monai.federation.child_process import Child, ChildDied
+from samfed_monai.core.own_process import best_device, brief_spins, set_up_process, usable_cores
+from samfed_monai.core.run_log import is_news
+from samfed_monai.federation.child_process import Answer, Child, ChildDied, serve
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import state_file
+from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.wire_transport import Request, WireTransport
+from samfed_monai.protocol.message import MessageRefused
+from samfed_monai.protocol.transport import Task, scrub
 
 logger = logging.getLogger(__name__)
 
-PROCESS = "samfed_monai.federation.site_process"
+PROCESS = "samfed_monai.federation.process_transport"
 _LOOK = 0.05  # seconds between two looks at a thread
 
 
@@ -66,14 +78,39 @@ class ProcessTransport(WireTransport):
     """
 
     def __init__(self, plan: Plan, places: Places, *, workers: int, progress: Progress | None = None) -> None:
+        import torch
+
         sites = tuple(sorted({*plan.sites, *plan.unseen}))
         count = max(1, min(workers, len(sites)))
         self._states = Path(places.output_dir) / ".states"
         shutil.rmtree(self._states, ignore_errors=True)
-        settings = {"plan": plan.to_json(), "places": places.to_json(), "states": str(self._states)}
-        settings |= _shared_with_workers(count)
-        self._pipes = Pipes([_SiteProcess(sites[number::count], settings) for number in range(count)])
-        super().__init__(self._pipes, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
+        settings = {
+            **{"plan": plan.to_json(), "places": places.to_json(), "states": str(self._states)},
+            "threads": max(1, min(torch.get_num_threads(), usable_cores()) // count),
+            "level": logging.getLogger("samfed_monai").getEffectiveLevel(),
+        }
+        self.processes = [_SiteProcess(sites[number::count], settings) for number in range(count)]
+        self._error: Exception | None = None
+        super().__init__(self, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
+
+    def send(self, request: Request) -> _Ticket:
+        """Has the thread of the site's process ask it, as a :class:`Post`."""
+        process = next(process for process in self.processes if request.site in process.sites)
+        ticket = _Ticket(request, process)
+        ticket.work = process.thread.submit(self._ask, ticket)
+        return ticket
+
+    def cancel(self, ticket: _Ticket) -> bool:
+        """Ends the process that works on a request."""
+        ticket.cancelled = True
+        if not ticket.work.cancel():
+            ticket.process.kill_until(ticket.work)
+        return True
+
+    def check_stop(self) -> None:
+        """Raises what a site raised before round 0."""
+        if self._error is not None:
+            raise self._error
 
     def save_state(self, folder: Path) -> dict[str, str]:
         super().save_state(folder)
@@ -96,13 +133,45 @@ class ProcessTransport(WireTransport):
 
     def finalize(self) -> None:
         """Ends the sites, then the processes."""
-        self._pipes.finalize()
+        for process in self.processes:
+            try:
+                if process.child.alive:
+                    process.ask({"task": "finalize"})
+            except ChildDied as error:  # all that it had to do was done
+                logger.warning("%s: %s", ", ".join(process.sites), error)
         self.close()
 
     def close(self) -> None:
-        """Ends the processes, whatever they do; safe to call at any time."""
-        self._pipes.close()
+        """Ends the processes, whatever they do; requests that wait are dropped. Safe to call at any time."""
+        opened = [process for process in self.processes if not process.closed]
+        for process in opened:
+            process.closed = True
+            process.child.kill()
+        for process in opened:
+            process.kill_until(process.thread.submit(lambda: None))
+            process.thread.shutdown()
+            process.child.stop()
         shutil.rmtree(self._states, ignore_errors=True)
+
+    def _ask(self, ticket: _Ticket) -> None:
+        """Runs in the thread of the ticket's process."""
+        request, process = ticket.request, ticket.process
+        try:
+            process.start(ticket)
+            if ticket.cancelled or process.closed:
+                return
+            head = {"site": request.site, "task": request.task, "keep": request.words["keep"]}
+            answer, content = process.ask(head, request.payload)
+        except ChildDied as error:
+            if not ticket.cancelled:
+                request.answered(request.site, str(error))
+        except Exception as error:
+            self._error = error
+        else:
+            if "raised" in answer:
+                self._error = _raised(answer["raised"], request.site)
+            else:
+                request.answered(request.site, str(answer.get("failure") or "") or content)
 
     def __enter__(self) -> ProcessTransport:
         return self
@@ -129,17 +198,24 @@ class _SiteProcess:
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OMP_NUM_THREADS": str(settings["threads"]),
             "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
+            **brief_spins(),
         }
         self.sites, self.child = sites, Child(PROCESS, settings, environment=environment)
         self.thread = ThreadPoolExecutor(1)  # one site after the other
         self.closed = False
 
-    def start(self) -> None:
-        """Starts the process where there is none."""
-        if not self.child.alive:
+    def start(self, ticket: _Ticket) -> None:
+        """Starts the process where there is none and one is still wanted."""
+        if not (self.child.alive or ticket.cancelled or self.closed):
             if self.child.pid is not None:
                 logger.warning("the process of %s is started again", ", ".join(self.sites))
             self.child.start()
+
+    def kill_until(self, work: Future[None]) -> None:
+        """Ends the process until the thread is done."""
+        while not work.done():
+            self.child.kill()  # at every look: it may just have been started again
+            time.sleep(_LOOK)
 
     def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
         """An answer; log records of that process are logged here.
@@ -164,76 +240,69 @@ class _Ticket:
     cancelled: bool = False
 
 
-class Pipes:
-    """Carries requests to the processes of this machine's sites: the :class:`Post` of a :class:`ProcessTransport`."""
+def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+    """What answers questions in this process, with sites made from the plan, as in a process that has them all."""
+    import torch
 
-    def __init__(self, processes: Sequence[_SiteProcess]) -> None:
-        self.processes = tuple(processes)
-        self._error: Exception | None = None
+    from samfed_monai.federation.site import ProcessContext, Site
 
-    def send(self, request: Request) -> _Ticket:
-        process = next(process for process in self.processes if request.site in process.sites)
-        ticket = _Ticket(request, process)
-        ticket.work = process.thread.submit(self._ask, ticket)
-        return ticket
+    set_up_process()
+    torch.set_num_threads(int(settings["threads"]))
+    log, plan, places = _Log(settings["level"]), Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
+    contexts: list[ProcessContext] = []
 
-    def cancel(self, ticket: _Ticket) -> bool:
-        ticket.cancelled = True
-        if not ticket.work.cancel():
-            _kill_until_done(ticket.process.child, ticket.work)
-        return True
+    def make_site(name: str) -> Site:
+        if not contexts:
+            contexts.append(ProcessContext.of(plan, places))
+        return Site(name, plan, places, context=contexts[0])
 
-    def check_stop(self) -> None:
-        if self._error is not None:
-            raise self._error
+    worker = SiteWorker(make_site, lambda name: Path(settings["states"]) / as_file_name(name))
 
-    def finalize(self) -> None:
-        """Ends the sites of the processes that are there."""
-        for process in self.processes:
-            try:
-                if process.child.alive:
-                    process.ask({"task": "finalize"})
-            except ChildDied as error:  # all that it had to do was done
-                logger.warning("%s: %s", ", ".join(process.sites), error)
-
-    def close(self) -> None:
-        """Ends the processes; requests that wait are dropped."""
-        opened = [process for process in self.processes if not process.closed]
-        for process in opened:
-            process.closed = True
-            process.child.kill()
-        for process in opened:
-            _kill_until_done(process.child, process.thread.submit(lambda: None))
-            process.thread.shutdown()
-            process.child.stop()
-
-    def _ask(self, ticket: _Ticket) -> None:
-        """Runs in the thread of the ticket's process."""
-        request, process = ticket.request, ticket.process
+    def answer(head: dict[str, Any], payload: bytes) -> Answer:
         try:
-            if ticket.cancelled or process.closed:
-                return
-            process.start()
-            if ticket.cancelled or process.closed:
-                return
-            head = {"site": request.site, "task": request.task, "keep": request.words["keep"]}
-            answer, content = process.ask(head, request.payload)
-        except ChildDied as error:
-            if not ticket.cancelled:
-                request.answered(request.site, str(error))
+            if head["task"] == "finalize":
+                worker.finalize()
+                return {"log": log.take()}, b""
+            content = worker.answer(head["site"], Task(head["task"]), payload, head["keep"])
+            return {"log": log.take()}, content
         except Exception as error:
-            self._error = error
-        else:
-            if "raised" in answer:
-                self._error = _raised(answer["raised"], request.site)
-            else:
-                request.answered(request.site, str(answer.get("failure") or "") or content)
+            if not isinstance(error, MessageRefused):
+                if head["task"] in (Task.CHECK, Task.PREPARE):
+                    return {"raised": _described(error), "log": log.take()}, b""
+                logger.exception("%s failed in %s", head["site"], head["task"])
+            return {"failure": scrub(error), "log": log.take()}, b""
+
+    return answer
 
 
-def _kill_until_done(child: Child, work: Future[None]) -> None:
-    while not work.done():
-        child.kill()  # at every look: it may just have been started again
-        time.sleep(_LOOK)
+class _Log(logging.Handler):
+    """Keeps what is logged until it travels."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.addFilter(is_news)
+        self._kept: list[tuple[str, int, str]] = []
+        logging.getLogger().addHandler(self)
+        logging.getLogger("samfed_monai").setLevel(level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append((record.name, record.levelno, self.format(record)))
+
+    def take(self) -> list[tuple[str, int, str]]:
+        """What was logged since this was last called."""
+        kept, self._kept = self._kept, []
+        return kept
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    """An error that the asking process raises as it would have been raised there (:func:`_raised`)."""
+    known = unwrap(error)
+    if isinstance(known, Refused):
+        return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
+    if isinstance(known, Stopped):
+        return {"stopped": [known.reason, known.resume]}
+    number = error.errno if isinstance(error, OSError) else None
+    return {"error": "".join(traceback.format_exception(error)), "errno": number}
 
 
 def _raised(described: Mapping[str, Any], site: str) -> Exception:
@@ -247,10 +316,13 @@ def _raised(described: Mapping[str, Any], site: str) -> Exception:
     return RuntimeError(f"in the process of {site}:\n{described['error']}")
 
 
-def _shared_with_workers(workers: int) -> dict[str, Any]:
-    """What the processes have of this one: their share of its threads, and its level of logging."""
-    import torch
+def main() -> None:
+    """Answers until the process that asks is gone."""
+    # Ctrl-C in a terminal, or a signal to the whole group, is for the process that asks; it ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    serve(_start)
 
-    level = logging.getLogger("samfed_monai").getEffectiveLevel()
-    threads = max(1, min(torch.get_num_threads(), usable_cores()) // workers)
-    return {"threads": threads, "level": level}
+
+if __name__ == "__main__":
+    main()

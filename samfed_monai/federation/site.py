@@ -17,6 +17,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import as_file_name
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
+from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
@@ -43,7 +44,7 @@ from samfed_monai.privacy.release import ReleaseFilter
 from samfed_monai.privacy.rules import Privacy, PrivacyFloor, forbidden_problems, too_few_images
 from samfed_monai.privacy.secure_aggregation import STEPS, SecureSite
 from samfed_monai.protocol.compression import Compression, Sender
-from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused
+from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused, message_refused
 from samfed_monai.protocol.statistics import Statistic, StatisticRule, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task
 
@@ -135,20 +136,21 @@ def require_request(task: Task, request: Message, site: str, rounds: int) -> Non
         MessageRefused: another version, kind, site or round; numbers, words or a count that a request does not have.
     """
     problems = Problems()
-    problems.extend(replace(request, tensors={}).problems(up=False, site=site))
-    if request.kind not in (kinds := _KINDS[task]):
-        expected = f"one of {', '.join(sorted(kind.value for kind in kinds))} to {task.value}"
-        problems.add("message -> kind", found=Kind(request.kind).value, expected=expected)
-    if not (request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds):
-        problems.add("message -> round", found="one that the plan does not have", expected=f"{rounds} rounds")
-    if request.metrics:
-        problems.add("message -> metrics", found="numbers", expected="none in a request")
-    if request.n:
-        problems.add("message -> n", found="another number", expected="0 in a request")
-    if WITHHELD in request.extra:
-        problems.add("message -> extra", found=WITHHELD, expected="words of a server")
+    with problems.collected():
+        replace(request, tensors={}).check(up=False, site=site)
+    kinds = ", ".join(sorted(kind.value for kind in _KINDS[task]))
+    planned = request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds
+    for wrong, part, found, expected in (
+        (request.kind not in _KINDS[task], "kind", Kind(request.kind).value, f"one of {kinds} to {task.value}"),
+        (not planned, "round", "one that the plan does not have", f"{rounds} rounds"),
+        (request.metrics, "metrics", "numbers", "none in a request"),
+        (request.n, "n", "another number", "0 in a request"),
+        (WITHHELD in request.extra, "extra", WITHHELD, "words of a server"),
+    ):
+        if wrong:
+            problems.add(f"message -> {part}", found=found, expected=expected)
     if problems:
-        raise MessageRefused(list(problems))
+        raise MessageRefused(problems)
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:
@@ -215,9 +217,7 @@ class Site:
     ) -> None:
         self.site, self.plan, self.places, self.context = site, plan, places, context
         everybody = [*self.participants.sites, *self.participants.unseen]
-        if site not in everybody:
-            problem = Problem("site", found=repr(site), expected=f"one of {everybody}", hint="name a site of the plan")
-            raise Refused([problem])
+        require(one_of("site", site, everybody, hint="name a site of the plan"))
         floor = floor or PrivacyFloor()
         self.privacy = floor.under(Privacy.from_json(plan.privacy))
         if self.privacy.secure_aggregation is not None:
@@ -239,7 +239,7 @@ class Site:
         self._algo: ClientAlgoSite | None = None
         self._secure: SecureSite | None = None
         self._has_network = False
-        self._refused = ""
+        self._check_failed = False
 
     def answer(self, task: Task, message: Message) -> Message:
         """Does ``task`` and returns what may leave.
@@ -270,8 +270,8 @@ class Site:
 
         A message with more is refused before it is inflated (fault 79); 0 where the plan exchanges none.
         """
-        own = self.client.own
-        return own.sharing.masks_taken() if own is not None else 0
+        sharing = self.client.own.sharing if self.client.own is not None else None
+        return sharing.masks_taken() if sharing is not None else 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
@@ -293,17 +293,17 @@ class Site:
     def _secure_site(self) -> SecureSite:
         settings = self.privacy.secure_aggregation
         if settings is None or not self.trains:
-            found, expected = "a step of it", "none: the plan does not have it, or this site does not train"
-            raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
+            expected = "none: the plan does not have it, or this site does not train"
+            raise message_refused("secure aggregation", "a step of it", expected)
         if self._secure is None:
             sums = Path(self.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
         return self._secure
 
     def _work(self, task: Task, message: Message) -> Message:
-        if task not in (Task.CHECK, *STEPS) and self._refused:
+        if task not in (Task.CHECK, *STEPS) and self._check_failed:
             hint = "fix it at this site and start the run again"
-            raise MessageRefused([Problem("site", found=self._refused, expected="a check that passed", hint=hint)])
+            raise message_refused("site", "a check that failed", "a check that passed", hint)
         match task:
             case Task.CHECK:
                 return self._check(message)
@@ -325,15 +325,14 @@ class Site:
         reply = self._client_site().answer(Task.EVALUATE, message)
         if self.client.scored_a_part and reply.n >= self.privacy.least_images:
             hint = "leave the loader to the bundle that was installed here"
-            raise MessageRefused([Problem("scores", "those of a part of the images", "all images of the split", hint)])
-        split = message.extra.get("split")
-        return replace(reply, metrics={**reply.metrics, **self._quality()}) if split == "validation" else reply
-
-    def _quality(self) -> dict[str, float]:
-        """What this site's validation images say of the estimates, in groups of ``least_images``."""
+            raise message_refused("scores", "those of a part of the images", "all images of the split", hint)
+        if message.extra.get("split") != "validation":
+            return reply
+        # what this site's validation images say of the estimates, in groups of `least_images`
         rows = [row for row in self.client.scores.get("validation", []) if "estimate" in row]
         pairs = [row["estimate"] for row in rows], [row["dice"] for row in rows]
-        return metrics_of(groups_of(*pairs, least=max(1, self.privacy.least_images)))
+        quality = metrics_of(groups_of(*pairs, least=max(1, self.privacy.least_images)))
+        return replace(reply, metrics={**reply.metrics, **quality})
 
     def _train(self, message: Message) -> Message:
         """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""
@@ -357,25 +356,24 @@ class Site:
         own: Statistic | None = self.client.statistic
         if own is None or asked not in (None, own.kind.value):
             expected = "`statistics` of train.json, which measures what the server asks for"
-            hint = "leave strategy and statistics to the variant"
-            raise MessageRefused([Problem("statistics", found="none here", expected=expected, hint=hint)])
+            raise message_refused("statistics", "none here", expected, "leave strategy and statistics to the variant")
         if problems := forbidden_problems(own.kind, self.privacy, self.method):
             raise MessageRefused(problems)
         return own
 
     def _require_own_weights(self, task: Task) -> None:
         """Refuses a task that needs a network, or a part of one, that this site keeps and was not sent yet."""
-        own = task == Task.TRAIN and self.participants.strategy.exchange.own_networks
-        if not self._has_network and (own or self.client.parts):
+        needed = task == Task.TRAIN and self.participants.strategy.exchange.own_networks
+        if not self._has_network and (needed or (self.client.own is not None and self.client.own.split.personal)):
             hint = "start the run again: the server sends the first weights"
-            raise MessageRefused([Problem("network", found="none", expected="this site's own", hint=hint)])
+            raise message_refused("network", "none", "this site's own", hint)
 
     def _check(self, message: Message) -> Message:
         reply, problems = numeric_reply(message), Problems()
         unfit: list[Problem] = []  # of a list on which no client can be built
         planned = "plan" in message.extra
         if planned:
-            self._refused = ""
+            self._check_failed = False
             listed, strategy = self.listed(), self.participants.strategy
             sam = self.sam_fingerprint() if "base_sam" in message.extra else {}
             own = own_fingerprints(self.plan, self.places.bundle_root, listed, self.site, sam)
@@ -394,7 +392,7 @@ class Site:
             if not unfit and (early or "public" in message.extra):
                 reply = self._client_site().answer(Task.CHECK, message)
         if problems:
-            self._refused = "a check that failed"
+            self._check_failed = True
             raise MessageRefused(list(problems))
         return reply
 
@@ -410,12 +408,9 @@ class Site:
         return [replace(problem, **unnamed) for problem in problems]
 
     def _prepare(self, message: Message) -> Message:
-        started, shown = time.perf_counter(), 0
+        started = time.perf_counter()
         if message.kind == Kind.ADAPTER:
-            if self.teacher is not None:
-                if self.context is not None and self.context.teacher is None:
-                    self.context.teacher = self.teacher.load(message)  # once for all sites of a process
-                shown = self.teacher.take(message, self.context.teacher if self.context else None)
+            shown = self.teacher.take(message, self.context) if self.teacher is not None else 0
         else:
             if self.context is not None:
                 self.context.teacher = None  # frees it: the rounds do not need it
@@ -427,9 +422,9 @@ class Site:
 
     def _teacher_scores(self, message: Message) -> Message:
         if self.teacher is None:
-            raise MessageRefused([Problem("teacher", found="none in this plan", expected="one")])
+            raise message_refused("teacher", "none in this plan", "one")
         split = message.extra.get("split", "test")
-        return numeric_reply(message, **self.teacher.scores(split, self.participants.config))
+        return numeric_reply(message, **self.teacher.scores(split))
 
     @property
     def client(self) -> SamFedAlgo:
@@ -441,11 +436,11 @@ class Site:
         if self._algo is None:
             client = self.make_client()
             require_plain_network(client)
-            if client.own is not None:
+            if client.own is not None and client.own.sharing is not None:
                 require_public_images(client.own.sharing, self.public_records)
             self._algo = ClientAlgoSite(self.site, client)
-            if client.parts is not None:
-                self.release.declare(client.parts.split)
+            if client.own is not None:
+                self.release.declare(client.own.split)
         return self._algo
 
     @property
@@ -476,12 +471,10 @@ class Site:
         """
         try:
             return self.datalist
-        except Refused as refused:
-            logger.error("%s: %s", self.site, refused)
-            found, hint = "none that can be used", "this site's log says why"
-            raise MessageRefused(
-                [Problem("data list", found=found, expected="one with this site's part", hint=hint)]
-            ) from None
+        except Refused as error:
+            logger.error("%s: %s", self.site, error)
+            expected, hint = "one with this site's part", "this site's log says why"
+            raise message_refused("data list", "none that can be used", expected, hint) from None
 
     def public_records(self) -> list[dict[str, Any]]:
         """The public images of this site's own list, as files here."""
@@ -494,11 +487,17 @@ class Site:
         labelled = self.participants.supervised
         return len({item.sha256 for item in items if item.label is not None or not labelled})
 
+    @cached_property
+    def config(self) -> WorkflowConfig:
+        """The run's configuration with this site's own network, choices and paths."""
+        if not self.trains:
+            return self.participants.at_server().with_overrides(self.places.sites.get(self.site, {}))
+        own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
+        return self.participants.config.with_overrides(own)
+
     def sam_fingerprint(self) -> dict[str, str]:
         """Hash of the SAM under this site's network, of the file that is here."""
-        participants = self.participants
-        config = participants.config.with_overrides(participants.overrides.get(self.site, {}))
-        return sam_fingerprint(config, participants.networks.get(self.site, participants.server_network))
+        return sam_fingerprint(self.config, self.config.value("network_name"))
 
     @cached_property
     def teacher(self) -> SiteTeacher | None:
@@ -515,9 +514,10 @@ class Site:
         """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""
         logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI logs some ten lines a round
         seed, folder = self.plan.seed, self.places.output_dir / "evaluation"
-        own = self._config()
-        config = own.filled_by_the_server()
+        config = self.config.filled_by_the_server()
         overrides = {**config.overrides, "site": self.site, "seed": seed, "standalone": {}}
+        if self.trains and self.teacher is not None:
+            overrides |= {"store_dir": str(self.masks().folder), "teacher_sha256": self.teacher.sha256}
         client = SamFedAlgo(
             config.bundle_root,
             vetted=True,
@@ -530,25 +530,20 @@ class Site:
             eval_kwargs=dict(overrides),
         )
         client.initialize({ExtraItems.CLIENT_NAME: self.site, "seed": seed})
-        client.on_evaluated = self._disagreement(own, folder)
+        client.on_evaluated = self._disagreement(folder)
         return client
 
     def masks(self) -> SiteMasks:
         """This site's soft-mask store."""
-        participants = self.participants
-        config = (
-            participants.config.with_overrides(participants.overrides.get(self.site, {}))
-            if self.trains
-            else participants.at_server()
-        )
-        return SiteMasks(self.site, self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
+        limit = self.config.optional("limit")
+        return SiteMasks(self.site, self.places.cache, self.datalist, self.data_root, limit=limit)
 
-    def _disagreement(self, config: WorkflowConfig, folder: Path) -> Disagreement | None:
+    def _disagreement(self, folder: Path) -> Disagreement | None:
         """Compares student and teacher at a site without masks; ``None`` where there are scores, or no training."""
-        teacher, masks = self.teacher, self.masks()
-        if teacher is None or not self.trains or any(item.label for item in self.datalist.sites[self.site].test):
+        teacher, masks, listed = self.teacher, self.masks(), self.datalist.sites[self.site]
+        if teacher is None or not self.trains or any(item.label for item in listed.test):
             return None
-        preprocessing, batch_size = config.values("validate#preprocessing", "batch_size")
+        preprocessing, batch_size = self.config.values("validate#preprocessing", "batch_size")
         return Disagreement(
             masks.records("unlabelled"),
             lambda: masks.store(teacher.sha256),
@@ -556,19 +551,10 @@ class Site:
             batch_size=batch_size,
             folder=folder,
             site=self.site,
-            parts=any(item.volume is not None for item in self.datalist.sites[self.site].unlabelled),
+            parts=any(item.volume is not None for item in listed.unlabelled),
         )
 
     @property
     def data_root(self) -> str:
         """Folder that the list's paths are relative to."""
         return str(self.places.sites.get(self.site, {}).get("data_root", self.places.data_root))
-
-    def _config(self) -> WorkflowConfig:
-        if not self.trains:
-            return self.participants.at_server().with_overrides(self.places.sites.get(self.site, {}))
-        stored: dict[str, Any] = {}
-        if self.teacher is not None:
-            stored = {"store_dir": str(self.masks().folder), "teacher_sha256": self.teacher.sha256}
-        own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
-        return self.participants.config.with_overrides({**stored, **own})

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.data.records import different
-from samfed_monai.federation.exchange_object import class_metrics, volume_metrics
+from samfed_monai.federation.exchange_object import metrics_of_parts
 from samfed_monai.federation.student_teacher import StudentTeacher
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import BESIDE, NAMES, summarise
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samfed_monai.federation.site import ProcessContext
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
@@ -121,9 +122,8 @@ class SiteTeacher:
         memory: Path,
         trains: bool = True,
     ) -> None:
-        self.trains = trains
-        self.stage, self.masks, self.adapt, self.memory = stage, masks, adapt, memory
-        self.config = config
+        self.stage, self.masks, self.adapt, self.config = stage, masks, adapt, config
+        self.memory, self.trains = memory, trains
         self._sha256: str | None = None
 
     @property
@@ -137,41 +137,34 @@ class SiteTeacher:
             self._sha256 = str(read_json(self.memory)["teacher"])
         if self._sha256 is None:
             hint = "start the run again: the server sends the adapter before the first round"
-            raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", hint=hint)])
+            raise message_refused("teacher", "none", "the server's adapter first", hint)
         return self._sha256
 
-    def load(self, message: Message) -> Teacher | StudentTeacher:
-        """The teacher of a message, for all sites of one process: :meth:`take` is then given it.
-
-        Raises:
-            MessageRefused: as :meth:`take`.
-        """
-        return self._load(self._file(message), message.extra)
-
-    def take(self, message: Message, teacher: Teacher | StudentTeacher | None = None) -> int:
+    def take(self, message: Message, shared: ProcessContext | None = None) -> int:
         """Takes the adapter, or another run's network, and shows it what the store lacks; returns how many images.
 
         That is the unlabelled images, where the site trains, and those that the teacher is scored on.
 
         Args:
             message: of kind ``adapter``.
-            teacher: the same teacher, where this process has it already.
+            shared: what the sites of this process have in common, where the teacher is loaded once.
 
         Raises:
             MessageRefused: damaged bytes, another SAM than the server's, a teacher that comes out another one.
         """
         file = self._file(message)
-        if teacher is None:
-            teacher = self._load(file, message.extra)
-        if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
-            found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
-            raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
+        teacher = (shared.teacher if shared else None) or self._load(file, message.extra)
+        if shared is not None:
+            shared.teacher = teacher
+        if (wanted := message.extra.get("teacher", teacher.sha256)) != teacher.sha256:
+            hint = "give both the same teacher.json and the same samfed-monai"
+            raise message_refused("teacher", teacher.sha256[:12], f"the server's, {wanted[:12]}", hint)
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
         write_json(self.memory, {"teacher": teacher.sha256})
         return computed
 
-    def scores(self, split: str, config: WorkflowConfig) -> dict[str, Any]:
+    def scores(self, split: str) -> dict[str, Any]:
         """``n`` and ``metrics`` of the teacher's own masks on one split, counted as the students' are.
 
         Raises:
@@ -179,14 +172,13 @@ class SiteTeacher:
         """
         if split not in self.stage.scored:
             expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
-            raise _refusal("teacher's scores -> split", repr(split), expected)
-
-        rows = self.masks.teacher_scores(self.sha256, config, split)
-        convention = config.parser().get_parsed_content("validate#scores").convention
+            raise message_refused("teacher's scores -> split", repr(split), expected)
+        rows = self.masks.teacher_scores(self.sha256, self.config, split)
+        convention = self.config.parser().get_parsed_content("validate#scores").convention
         summary = summarise(rows, skip_empty=convention["empty"] == "skipped")
         means = {name: summary[name] for name in (*NAMES, *BESIDE) if summary.get(name) is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
-        return {"n": summary["n"], "metrics": {**means, **empty, **class_metrics(summary), **volume_metrics(summary)}}
+        return {"n": summary["n"], "metrics": {**means, **empty, **metrics_of_parts(summary)}}
 
     def _file(self, message: Message) -> Path | None:
         """The message's adapter as a file in the cache, named by its hash; ``None`` where it carries none.
@@ -195,18 +187,18 @@ class SiteTeacher:
             MessageRefused: another kind of message, other names, bytes with another SHA-256, or none where one is due.
         """
         if message.kind != Kind.ADAPTER or message.tensors.keys() - {_ADAPTER}:
-            raise _refusal("message -> tensors", "other tensors", "an adapter")
+            raise message_refused("message -> tensors", "other tensors", "an adapter")
         if not message.tensors:
             if self.adapt != "none":
-                raise _refusal(_ADAPTER, "none", f"one, as teacher_adapt is {self.adapt}")
+                raise message_refused(_ADAPTER, "none", f"one, as teacher_adapt is {self.adapt}")
             return None
-        tensor, wanted = message.tensors[_ADAPTER], message.extra.get(_ADAPTER)
+        tensor, wanted = message.tensors[_ADAPTER], message.extra.get(_ADAPTER) or "its own"
         if tensor.dtype != torch.uint8 or tensor.ndim != 1:
-            raise _refusal("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
+            raise message_refused("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
         content = tensor.numpy().tobytes()
         if (sha256 := sha256_bytes(content)) != wanted:
-            found, expected = f"bytes with SHA-256 {sha256[:12]}", f"{(wanted or 'its own')[:12]}"
-            raise _refusal("message -> adapter", found, expected, "they were damaged on the way: send them again")
+            found, hint = f"bytes with SHA-256 {sha256[:12]}", "they were damaged on the way: send them again"
+            raise message_refused("message -> adapter", found, wanted[:12], hint)
         return self.stage.kept(content)
 
     def _load(self, adapter: Path | None, extra: dict[str, str]) -> Teacher | StudentTeacher:
@@ -222,24 +214,22 @@ class SiteTeacher:
             try:
                 wanted["SAM that the adapter was fitted on"] = read_header(adapter).base_sha256
             except Refused:
-                raise _refusal(_ADAPTER, "bytes that are no adapter", "an adapter made by `samfed teach`") from None
+                expected = "an adapter made by `samfed teach`"
+                raise message_refused(_ADAPTER, "bytes that are no adapter", expected) from None
         try:
             own = sha256_file(self.stage.checkpoint())
         except (Refused, OSError):
             hint = f"run `samfed weights` for {base} at this site"
-            raise _refusal("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", hint) from None
-        problems = Problems()
-        for what, sha256 in wanted.items():
-            if sha256 not in (None, own):
-                hint = f"give this site the server's checkpoint of {base}"
-                problems.add("SAM checkpoint", found=f"SHA-256 {own}", expected=f"the {what}, {sha256}", hint=hint)
-        if len(problems):
+            raise message_refused("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", hint) from None
+        hint = f"give this site the server's checkpoint of {base}"
+        problems = [
+            Problem("SAM checkpoint", f"SHA-256 {own}", f"the {what}, {sha256}", hint)
+            for what, sha256 in wanted.items()
+            if sha256 not in (None, own)
+        ]
+        if problems:
             raise MessageRefused(problems)
         return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=adapter)
 
 
 _ADAPTER = "adapter"  # name of the tensor, and of the word with its hash
-
-
-def _refusal(where: str, found: str, expected: str, hint: str = "") -> MessageRefused:
-    return MessageRefused([Problem(where, found=found, expected=expected, hint=hint)])

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import atomic_write, safe_load
-from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol.message import from_bytes, message_refused, to_bytes
 from samfed_monai.protocol.transport import HeldWeights, Task
 
 logger = logging.getLogger(__name__)
@@ -97,16 +96,15 @@ class SiteState:
             removed.unlink(missing_ok=True)
         if removed.exists():
             found, hint = f"removed: a site keeps those of the newest {KEPT_RUNS} runs", "start a run of another name"
-            raise MessageRefused([Problem("state", found=found, expected="this run's state", hint=hint)])
+            raise message_refused("state", found, "this run's state", hint)
         last = round - 1 if task == Task.TRAIN else round
         stored = [number for number in self._stored() if number <= last]
-        wanted = max(stored, default=PREPARED)
-        if wanted == self.at or not stored:
+        if not stored or stored[-1] == self.at:
             return
         self.at = None
-        self.holder.load_state_dict(safe_load(self._path(wanted)))
-        self.at = wanted
-        logger.info("went to the state after round %d", wanted)
+        self.holder.load_state_dict(safe_load(self._path(stored[-1])))
+        self.at = stored[-1]
+        logger.info("went to the state after round %d", self.at)
 
     def after(self, task: Task, round: int, keep: Iterable[int] = ()) -> None:
         """Stores the state that ``task`` of ``round`` left behind, and removes those that are not wanted any more.

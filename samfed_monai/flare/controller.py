@@ -29,9 +29,8 @@ from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation.wire_transport import Post, Request, WireTransport
 from samfed_monai.flare.executor import FAILURE, packed, unpacked
-from samfed_monai.flare.site import places_of, read_plan
-from samfed_monai.flare.site_file import PLAN, limit, read_site_file, require_run_name
-from samfed_monai.flare.status import RUN_ID, write_status
+from samfed_monai.flare.session import RUN_ID, publish, write_status
+from samfed_monai.flare.site_file import PLAN, limit, read_plan, read_site_file, require_run_name
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
@@ -108,14 +107,16 @@ def run_server(
 
     def transport(settled: Plan) -> WireTransport:
         sites = tuple(sorted({*settled.sites, *settled.unseen}))
-        run = run_identifier(folder)
-        made = WireTransport(post, sites, run=run, patience=settled.timeout, spool=folder)
+        made = WireTransport(post, sites, run=run_identifier(folder), patience=settled.timeout, spool=folder)
         opened(made)
         return made
 
-    Run(plan, places_of(files, plan, folder)).run(transport)
+    Run(plan, files.places(plan, folder)).run(transport)
     if files.output_dir is None:
-        _report(folder, files.datalist, files.data_root)
+        from samfed_monai.reports import Report
+
+        # no overlays: the images are at the sites
+        Report(run_folder=folder, datalist=files.datalist, data_root=files.data_root, overlays=False).write()
 
 
 def run_identifier(folder: Path) -> str:
@@ -124,13 +125,6 @@ def run_identifier(folder: Path) -> str:
     if not path.is_file():
         write_json(path, {"run": secrets.token_hex(8)})
     return str(read_json(path)["run"])
-
-
-def _report(folder: Path, datalist: Path, data_root: Path) -> None:
-    # no overlays: the images are at the sites
-    from samfed_monai.reports import Report
-
-    Report(run_folder=folder, datalist=datalist, data_root=data_root, overlays=False).write()
 
 
 class FederationController(Controller):
@@ -169,8 +163,6 @@ class FederationController(Controller):
 
     def run(self) -> None:
         """Runs the federation and records how it ended."""
-        from samfed_monai.flare.session import publish
-
         set_up_process()  # FLARE's, of this job alone: warm start and aggregation are computed here
         folder = self.run_folder()
         try:

@@ -20,7 +20,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import make_folder
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.flare.site_file import PLAN, SiteFile, read_site_file, require_run_name
@@ -75,19 +75,19 @@ class Trainer:
             payload: the message's bytes.
         """
         try:
-            child = self._ready(str(meta.get("run", "")), str(meta.get("run_name", "")))
+            child = self._child_of(str(meta.get("run", "")), str(meta.get("run_name", "")))
             keep = [number for number in meta.get("keep", ()) if type(number) is int]
             head, content = child.ask({"task": str(meta.get("task", "")), "keep": keep}, payload)
             return content, str(head.get("failure", ""))
         except ChildDied as error:
-            logger.warning("%s", error)
-            return b"", str(error)
+            reason = str(error)
         except Refused as error:  # of the message, which the server knows
-            logger.warning("%s", error)
-            return b"", "; ".join(map(str, error.problems))
+            reason = "; ".join(map(str, error.problems))
         except OSError as error:
             logger.exception("the site's files")
-            return b"", f"OSError ({os.strerror(error.errno)})" if error.errno else "OSError"
+            reason = f"OSError ({os.strerror(error.errno)})" if error.errno else "OSError"
+        logger.warning("%s", reason)
+        return b"", reason
 
     def kill(self) -> None:
         """Ends the process at once; an :meth:`answer` that waits in another thread returns."""
@@ -103,32 +103,28 @@ class Trainer:
         """Folder of what this site keeps between the rounds of a run."""
         return self.files.cache_dir / "state" / run / self.site
 
-    def _ready(self, run: str, run_name: str) -> Child:
+    def _child_of(self, run: str, run_name: str) -> Child:
         if not run or set(run) - _RUN_CHARACTERS:
             raise ChildDied("the message names no run")
         require_run_name(run_name, "message -> run_name")
         if self._run not in (None, (run, run_name)):  # the run's folder counts what a site was asked in a round
             expected, hint = "the one that this job began with", "submit a job of its own for another run"
-            raise Refused([Problem("message -> run", found="another run", expected=expected, hint=hint)])
+            raise refused("message -> run", "another run", expected, hint)
         if self._child is None:
-            self._child = self._new_child(run, run_name)
+            make_folder(state := self.state_of(run))
+            settings = {
+                "site": self.site,
+                "plan": str(self.app / "config" / PLAN),
+                "site_file": str(self.files.path),
+                "run_folder": str(self.files.run_folder(run_name)),
+                "state": str(state),
+            }
+            # not in the job's folder: Python would import what the job has there
+            self._child = Child(self.worker, settings, log=state / "worker.log", cwd=state)
             self._run = (run, run_name)
         if not self._child.alive:
             self._child.start()
         return self._child
-
-    def _new_child(self, run: str, run_name: str) -> Child:
-        state = self.state_of(run)
-        make_folder(state)
-        settings = {
-            "site": self.site,
-            "plan": str(self.app / "config" / PLAN),
-            "site_file": str(self.files.path),
-            "run_folder": str(self.files.run_folder(run_name)),
-            "state": str(state),
-        }
-        # not in the job's folder: Python would import what the job has there
-        return Child(self.worker, settings, log=state / "worker.log", cwd=state)
 
 
 class SiteExecutor(Executor):
@@ -137,7 +133,7 @@ class SiteExecutor(Executor):
     FLARE's ``ClientAPIExecutor`` starts the command that a job names, so a site that allows it runs whatever a
     submitter writes. This class takes no argument: a job that gives it one, a command for instance, ends at the site
     when FLARE builds it. The process checks the plan before it builds anything
-    (:func:`samfed_monai.flare.site.read_plan`).
+    (:func:`samfed_monai.flare.site_file.read_plan`).
 
     Example (``config_fed_client.json``)::
 
@@ -154,18 +150,23 @@ class SiteExecutor(Executor):
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Called by FLARE for each task."""
         payload, meta = unpacked(shareable)
-        try:
-            trainer = self._trainer_of(fl_ctx)
-        except Refused as error:
-            logger.error("%s", error)
-            return packed(b"", failure=_without_paths(error))
         if payload is None:
             return packed(b"", failure="the task holds no message")
+        if self._trainer is None:
+            app, site = Path(fl_ctx.get_workspace().get_app_dir(fl_ctx.get_job_id())), fl_ctx.get_identity_name()
+            try:
+                self._trainer = Trainer(site, read_site_file(app, site), app, worker=self.worker)
+            except Refused as error:
+                logger.error("%s", error)  # paths of the site do not leave it: keys of its file and what to do alone
+                wrong = (
+                    f"{each.where.rpartition('/')[2]}: {each.hint or each.expected}" for each in error.problems[:5]
+                )
+                return packed(b"", failure="; ".join(wrong))
         with ThreadPoolExecutor(max_workers=1) as pool:
-            waiting = pool.submit(trainer.answer, meta, payload)
+            waiting = pool.submit(self._trainer.answer, meta, payload)
             while not wait([waiting], timeout=0.5).done:
                 if abort_signal.triggered:
-                    trainer.kill()
+                    self._trainer.kill()
             content, failure = waiting.result()
         return packed(content, failure=failure)
 
@@ -173,16 +174,3 @@ class SiteExecutor(Executor):
         """Called by FLARE; the process ends with the job."""
         if event_type == EventType.END_RUN and self._trainer is not None:
             self._trainer.close()
-
-    def _trainer_of(self, fl_ctx: FLContext) -> Trainer:
-        if self._trainer is None:
-            app = Path(fl_ctx.get_workspace().get_app_dir(fl_ctx.get_job_id()))
-            site = fl_ctx.get_identity_name()
-            self._trainer = Trainer(site, read_site_file(app, site), app, worker=self.worker)
-        return self._trainer
-
-
-def _without_paths(error: Refused) -> str:
-    """Which keys of the site file are wrong and how to correct them: paths of the site do not leave it."""
-    problems = (f"{each.where.rpartition('/')[2]}: {each.hint or each.expected}" for each in error.problems[:5])
-    return "; ".join(problems)

@@ -8,18 +8,18 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.job_config.api import FedJob
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.config.strict import strict_problems
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.job import federate_parser, job_of
@@ -27,8 +27,7 @@ from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.executor import SiteExecutor
-from samfed_monai.flare.site import read_plan
-from samfed_monai.flare.site_file import PLAN, require_run_name
+from samfed_monai.flare.site_file import PLAN, read_plan, require_run_name
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +39,19 @@ class Planned:
     Args:
         plan: every site is named.
         places: on this machine.
-        sites: names of all sites, those that take no part included.
         datalist: the whole list; ``None`` where none was given and ``federate.json`` names the sites.
         report: the bundle's own report component.
     """
 
     plan: Plan
     places: Places
-    sites: tuple[str, ...]
     datalist: DataList | None
     report: Any
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of all sites, those that take no part included."""
+        return tuple(sorted((*self.plan.sites, *self.plan.unseen)))
 
 
 _PATHS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter", "start_from", "masks_from")
@@ -63,17 +65,17 @@ CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
 
 
-def _require_names(sites: Iterable[str]) -> None:
+def _require_names(plan: Plan) -> None:
     """Fault 69: refuses sites whose names FLARE cannot carry, before it has started anything."""
-    problems = Problems()
-    for name in sorted(sites):
+    problems, expected = [], "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
+    for name in sorted((*plan.sites, *plan.unseen)):
         if not CLIENT_NAME.fullmatch(name):
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
             hint = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
-            expected = "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
-            problems.add(f"sites -> {name}", found=repr(name), expected=expected, hint=hint)
-    problems.refuse_if_any()
+            problems.append(Problem(f"sites -> {name}", repr(name), expected, hint))
+    if problems:
+        raise Refused(problems)
 
 
 def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> Planned:
@@ -101,42 +103,31 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     has_list = bool(overrides.get("datalist"))
     if not has_list and not job.plan.sites:
         hint = "give --datalist, or name every site in federate.json -> sites"
-        raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", hint=hint)])
+        raise refused("sites", "no list and no names", "the federation's sites", hint)
     datalist = DataList.load(job.places.datalist) if has_list else None
     participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
-    _require_names((*participants.sites, *participants.unseen))
+    plan = participants.settled(job.plan)
+    _require_names(plan)
     if problems := plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)):
         raise Refused(problems)
     for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
         logger.warning("%s", note)
-    plan = participants.settled(job.plan)
-    return Planned(
-        plan=plan,
-        places=job.places,
-        sites=tuple(sorted((*participants.sites, *participants.unseen))),
-        datalist=datalist,
-        report=lambda: parser.get_parsed_content("report"),
-    )
+    return Planned(plan, job.places, datalist, report=lambda: parser.get_parsed_content("report"))
 
 
 def _require_no_paths(places: Places, *, here: bool) -> None:
     # a job names no path of a site, and one that was asked for is not passed over in silence
-    problems, expected = Problems(), "nothing: paths are configured in each site's own file"
-    hint = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
-    asked = {f"sites#{site}": there for site, there in places.sites.items()}
-    asked |= {"": places.train, "teacher": places.teacher}
-    for where, there in sorted(asked.items()):
-        for name in sorted(there):
-            if not (here and not where and name == "device"):  # that one goes into every file that is written
-                place = "#".join(filter(None, (where, name)))
-                problems.add(f"federate.json -> {place}", found="a path", expected=expected, hint=hint)
-    for name in ("adapter", "start_from", "masks_from", "cache_dir"):
-        if not here and getattr(places, name):  # of the server, which would fit another teacher
-            own = f"set `{name}` in samfed_site.json of the server (docs/deploy.md)"
-            problems.add(f"federate.json -> {name}", found="a path", expected=expected, hint=own)
-    problems.refuse_if_any()
+    asked = [f"sites#{site}#{name}" for site, there in places.sites.items() for name in there]
+    asked += [f"teacher#{name}" for name in places.teacher]
+    asked += [name for name in places.train if not (here and name == "device")]  # which goes into all their files
+    if not here:  # of the server, which would fit another teacher
+        asked += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(places, name)]
+    if asked:
+        expected = "nothing: paths are configured at each participant"
+        hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
+        raise Refused(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(asked))
     unused = {"verify": places.verify, "workers": places.workers != 1}
-    if names := [name for name, asked in unused.items() if asked]:
+    if names := [name for name, wanted in unused.items() if wanted]:
         logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 
@@ -194,10 +185,9 @@ def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
     return export_job(folder, plan.to_json(), run_name=run_name, min_clients=least)
 
 
-_KINDS = {"app": S_ISDIR, "app/config": S_ISDIR}
-_KINDS |= dict.fromkeys(("meta.json", *(f"app/config/{name}" for name in (SERVER, CLIENT, PLAN))), S_ISREG)
+_PARTS: dict[str, Callable[[int], bool]] = {"app": S_ISDIR, "app/config": S_ISDIR, "meta.json": S_ISREG}
+_PARTS |= {f"app/config/{name}": S_ISREG for name in (SERVER, CLIENT, PLAN)}
 _SHOWN = 5  # of what is wrong, which may be a folder that was copied there
-_AGAIN = "a job holds no code, and nothing beside its plan can be changed; export it again, into a new folder"
 
 
 def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
@@ -215,39 +205,26 @@ def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
             would refuse.
     """
     job = Path(job)
-    _require_parts(job)
+    found = {path.relative_to(job).as_posix(): path.lstat().st_mode for path in sorted(job.rglob("*"))}
+    wrong = [f"no {part}" for part in _PARTS if part not in found]
+    wrong += [part for part, mode in found.items() if part not in _PARTS or not _PARTS[part](mode)]
+    _require_none(job, wrong, "nothing but the four files that `samfed flare export` writes")
     meta, plan = read_json(job / "meta.json"), read_plan(job / "app" / "config" / PLAN)
-    rest = {each: getattr(plan, each) or {} for each in ("privacy", "update_guard")}
-    if problems := strict_problems(rest, "plan"):
-        raise Refused(problems)
-    _require_names((*plan.sites, *plan.unseen))
+    _require_names(plan)
     name = meta.get("name") if isinstance(meta, dict) else None
-    if not isinstance(name, str):
-        raise Refused([Problem("meta.json -> name", found=repr(name)[:80], expected="the run's name", hint=_AGAIN)])
-    require_run_name(name, "meta.json -> name")
-    again = export_plan(Path(folder) / name, plan, run_name=name)
-    changed = [
-        part for part, kind in _KINDS.items() if kind is S_ISREG and _content(job / part) != _content(again / part)
-    ]
-    if changed:
-        expected = "what `samfed flare export` writes for its plan"
-        raise Refused([Problem(str(job), f"other content in {', '.join(changed)}", expected, _AGAIN)])
+    require_run_name(str(name), "meta.json -> name")
+    again = export_plan(Path(folder) / str(name), plan, run_name=str(name))
+    files = [part for part, kind in _PARTS.items() if kind is S_ISREG]
+    changed = [f"other content in {part}" for part in files if _content(job / part) != _content(again / part)]
+    _require_none(job, changed, "what `samfed flare export` writes for its plan")
     return again, plan
 
 
-def _require_parts(job: Path) -> None:
-    found = {path.relative_to(job).as_posix(): path.lstat().st_mode for path in sorted(job.rglob("*"))}
-    wrong = [f"no {part}" for part in _KINDS if part not in found]
-    wrong += [part for part in found if part not in _KINDS]
-    wrong += [
-        f"{part} (a link, or no {'folder' if kind is S_ISDIR else 'file'})"
-        for part, kind in _KINDS.items()
-        if part in found and not kind(found[part])
-    ]
+def _require_none(job: Path, wrong: Sequence[str], expected: str) -> None:
+    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    hint = "a job holds no code, and nothing beside its plan can be changed; export it again, into a new folder"
     if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        expected = "the four files that `samfed flare export` writes, and nothing else"
-        raise Refused([Problem(str(job), ", ".join(wrong[:_SHOWN]) + more, expected, _AGAIN)])
+        raise refused(job, ", ".join(wrong[:_SHOWN]) + more, expected, hint)
 
 
 def _content(path: Path) -> str:
@@ -261,7 +238,8 @@ STARTS_COMMANDS = (
     "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
     "nvflare.app_common.launchers.subprocess_launcher.SubprocessLauncher",
 )
-_KEY = "class_allow_list"
+ALLOW_LIST = {"class_allow_list": list(NEEDED)}
+"""What an operator adds by hand to each participant's ``local/resources.json``."""
 
 
 def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
@@ -275,33 +253,15 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
         local: the ``local`` folder of a start-up kit or simulator workspace.
         more: further classes or prefixes (a prefix ends in a dot).
     """
-    local = Path(local)
-    target = local / "resources.json"
-    content = _start(local)
-    known = list(content.get(_KEY) or _default())
+    (key,), target = ALLOW_LIST, Path(local) / "resources.json"
+    given = [path for path in (target, target.with_name("resources.json.default")) if path.is_file()]
+    content = dict(read_json(given[0])) if given else {}
+    known = list(content.get(key) or DEFAULT_CLASS_ALLOW_LIST)
     for name in known:
         if name in STARTS_COMMANDS or (name.endswith(".") and any(one.startswith(name) for one in STARTS_COMMANDS)):
             logger.warning(
                 "%s lists %s: a job may start any command here; take it out, samfed needs none", target, name
             )
-    content[_KEY] = known + [name for name in (*NEEDED, *more) if name not in known]
+    content[key] = known + [name for name in (*NEEDED, *more) if name not in known]
     write_json(target, content, mode=PUBLIC)
     return target
-
-
-def allow_list_snippet() -> str:
-    """What an operator adds by hand, as JSON."""
-    return json.dumps({_KEY: list(NEEDED)}, indent=2)
-
-
-def _start(local: Path) -> dict[str, Any]:
-    for name in ("resources.json", "resources.json.default"):
-        if (local / name).is_file():
-            return dict(read_json(local / name))
-    return {}
-
-
-def _default() -> list[str]:
-    from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
-
-    return list(DEFAULT_CLASS_ALLOW_LIST)

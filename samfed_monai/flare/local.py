@@ -22,15 +22,23 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import bundle_or_path
-from samfed_monai.core.errors import AGAIN, Problem, Refused, Stopped
+from samfed_monai.core.errors import AGAIN, Stopped, refused
 from samfed_monai.core.io import write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.flare.job import merge_allow_list
-from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
+from samfed_monai.flare.session import (
+    ShownLog,
+    clear_status,
+    last_report,
+    open_session,
+    raise_for_status,
+    read_status,
+    submit_job,
+    wait_for_sites,
+)
 from samfed_monai.flare.site_file import NAME
-from samfed_monai.flare.status import ShownLog, clear_status, last_report, raise_for_status, read_status
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +64,20 @@ class Processes:
         self.started: dict[str, subprocess.Popen] = {}
         self._termination = Termination()
 
-    def start(self, name: str, command: Sequence[str], *, cwd: Path, log: Path, more: Mapping[str, str] | None = None):
-        """Starts a process in a session of its own; its output goes to ``log``."""
+    def start(self, name: str, module: str, *words: str, cwd: Path, log: Path) -> subprocess.Popen:
+        """Starts ``python -m <module> <words>`` in a session of its own; its output goes to ``log``."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
-            process = subprocess.Popen(
-                list(command),
+            self.started[name] = subprocess.Popen(
+                [sys.executable, "-u", "-m", module, *words],
                 cwd=cwd,
-                env={**self.environment, **(more or {})},
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        self.started[name] = process
-        return process
+        return self.started[name]
 
     def marked(self) -> list[int]:
         """Numbers of all processes that carry the mark."""
@@ -78,25 +85,19 @@ class Processes:
 
         found = []
         for process in psutil.process_iter():
-            try:
+            with contextlib.suppress(psutil.Error, OSError):
                 if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process.pid)
-            except (psutil.Error, OSError):
-                continue
         return [pid for pid in found if pid != os.getpid()]
 
     def end(self) -> None:
         """Asks all of them to end, and kills what is still there after five seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in self.marked():
-                try:
+                with contextlib.suppress(OSError):
                     os.kill(pid, number)
-                except OSError:
-                    continue
             deadline = time.monotonic() + 5.0
             while self.marked() and time.monotonic() < deadline:
-                for process in self.started.values():
-                    process.poll()
                 time.sleep(0.1)
         for process in self.started.values():
             process.poll()
@@ -118,12 +119,7 @@ def _here(path: str | Path) -> str:
 
 
 def write_site_files(
-    folder: str | Path,
-    datalist: DataList,
-    places: Places,
-    sites: Sequence[str],
-    *,
-    threads: int | None = None,
+    folder: Path, datalist: DataList, places: Places, sites: Sequence[str], *, threads: int | None = None
 ) -> Path:
     """Writes ``<site>.json`` and ``server.json``, each beside a data list with the public images and its own alone.
 
@@ -139,26 +135,19 @@ def write_site_files(
     Returns:
         ``folder``.
     """
-    folder = Path(folder)
     common: dict[str, Any] = {name: _here(getattr(places, name)) for name in ("data_root", "output_dir", "bundle_root")}
-    if "device" in places.train:
-        common["device"] = str(places.train["device"])
-    if threads is not None:
-        common["threads"] = threads
-    for site in sites:
-        path = folder / f"{site}.list.json"
-        datalist.for_site(site).save(path)
-        own = {"datalist": _here(path), "cache_dir": _here(places.cache / "sites" / site)}
-        write_json(folder / f"{site}.json", {**own, **common})
-    path = folder / "server.list.json"
-    datalist.for_server().save(path)
-    server = {"datalist": _here(path), "cache_dir": _here(places.cache), **common}
-    if places.adapter:
-        server["adapter"] = _here(str(places.adapter))
-    for name in ("start_from", "masks_from"):
-        if model := getattr(places, name):
-            server[name] = bundle_or_path(str(model))
-    write_json(folder / "server.json", server)
+    common |= {"device": str(places.train["device"])} if "device" in places.train else {}
+    common |= {"threads": threads} if threads is not None else {}
+    server = {name: bundle_or_path(getattr(places, name)) for name in ("start_from", "masks_from")}
+    server["adapter"] = _here(places.adapter) if places.adapter else None
+    parts: dict[str, tuple[DataList, Path, dict[str, Any]]] = {
+        site: (datalist.for_site(site), places.cache / "sites" / site, {}) for site in sites
+    }
+    parts["server"] = (datalist.for_server(), places.cache, server)
+    for name, (listed, cache, own) in parts.items():
+        listed.save(folder / f"{name}.list.json")
+        paths = {"datalist": _here(folder / f"{name}.list.json"), "cache_dir": _here(cache)}
+        write_json(folder / f"{name}.json", {**paths, **own, **common})
     return folder
 
 
@@ -189,17 +178,11 @@ def _until_done(
             raise_for_status(status)
             return status
         if ended:
-            raise last_report(text) or Stopped(f"{ended}{_errors_of(text)}", AGAIN)
+            lines = [line for line in text.splitlines() if "ERROR" in line or "Error" in line] or text.splitlines()
+            raise last_report(text) or Stopped("\n  | ".join((ended, *(line[:300] for line in lines[-5:]))), AGAIN)
         if timeout is not None and time.monotonic() - started > timeout:
             raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", AGAIN)
         time.sleep(poll)
-
-
-def _errors_of(log: str) -> str:
-    """The last errors of a log, for a message."""
-    lines = log.splitlines()
-    errors = [line for line in lines if "ERROR" in line or "Error" in line][-5:] or lines[-5:]
-    return "".join(f"\n  | {line[:300]}" for line in errors)
 
 
 def simulate(
@@ -215,7 +198,7 @@ def simulate(
     on_start: Any = None,
     log: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Runs the job and waits for its end.
+    """Runs the job in FLARE's simulator and waits for its end.
 
     Args:
         job: folder made by :func:`samfed_monai.flare.job.export_job`.
@@ -236,14 +219,12 @@ def simulate(
     merge_allow_list(workspace / "local", more_classes)
     (workspace / "startup").mkdir(parents=True, exist_ok=True)
     clear_status(run_folder)
-    log = Path(log) if log is not None else run_folder / "flare.log"
-    command = [
-        *(sys.executable, "-u", "-m", "samfed_monai.flare.simulator_process", str(Path(job).resolve())),
-        *("-w", str(workspace.resolve()), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise"),
-    ]
-    with Processes({"SAMFED_SITE": str(Path(site_files).resolve()), **(environment or {})}) as processes:
+    log = Path(log or run_folder / "flare.log")
+    words = (_here(job), "-w", _here(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
+    with Processes({"SAMFED_SITE": _here(site_files), **(environment or {})}) as processes:
         log.unlink(missing_ok=True)
-        simulator = processes.start("simulator", command, cwd=workspace, log=log)
+        module = "samfed_monai.flare.simulator_process"
+        simulator = processes.start("simulator", module, *words, cwd=workspace, log=log)
         if on_start is not None:
             on_start(processes)
 
@@ -321,12 +302,11 @@ class Poc:
         Raises:
             Stopped: no answer.
         """
-        deadline = time.monotonic() + timeout
+        deadline, session = time.monotonic() + timeout, None
         with contextlib.ExitStack() as stack:
-            while True:
+            while session is None:
                 try:
                     session = stack.enter_context(open_session(self.admin, timeout=10))
-                    break
                 except Stopped as error:
                     if reason := gone():
                         raise Stopped(reason, error.resume) from None
@@ -334,20 +314,12 @@ class Poc:
                         raise
             yield session
 
-    def start_server(self, processes: Processes, log: Path) -> Any:
-        """Starts the server."""
-        return self._start(processes, SERVER, "server", log, [])
-
-    def start_site(self, processes: Processes, site: str, log: Path) -> Any:
-        """Starts a site's client."""
-        return self._start(processes, site, "client", log, [f"uid={site}"])
-
-    def _start(self, processes: Processes, name: str, kind: str, log: Path, words: list[str]) -> Any:
-        command = [
-            *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{kind}.{kind}_train", "-m", str(self.kits / name)),
-            *("-s", f"fed_{kind}.json", "--set", "secure_train=true", *words, f"org={PROJECT}", "config_folder=config"),
-        ]
-        return processes.start(name, command, cwd=self.kits / name, log=log)
+    def start(self, processes: Processes, name: str, log: Path) -> subprocess.Popen:
+        """Starts the server, or a site's client."""
+        kind, own = ("server", ()) if name == SERVER else ("client", (f"uid={name}",))
+        words = ("-m", str(self.kits / name), "-s", f"fed_{kind}.json", "--set", "secure_train=true", *own)
+        module, more = f"nvflare.private.fed.app.{kind}.{kind}_train", (f"org={PROJECT}", "config_folder=config")
+        return processes.start(name, module, *words, *more, cwd=self.kits / name, log=log)
 
 
 def project(sites: Sequence[str], *, port: int) -> dict[str, Any]:
@@ -381,23 +353,14 @@ def run_poc(
     site_files: str | Path,
     port: int = PORT,
     timeout: float | None = None,
-    more_classes: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-    on_start: Callable[[Poc, Processes, str], Any] | None = None,
 ) -> dict[str, Any]:
     """Provisions, starts server and clients, submits the job and waits for its end.
 
     Args:
-        job: folder made by :func:`samfed_monai.flare.job.export_job`.
-        sites: names of the clients.
+        job, sites, run_folder, site_files, timeout, environment: as for :func:`simulate`.
         workspace: folder of the start-up kits.
-        run_folder: the run's folder, as the server's site file names it.
-        site_files: folder of ``<site>.json`` and ``server.json``.
         port: on which the server listens.
-        timeout: seconds; ``None`` waits.
-        more_classes: added to the list of classes that a job may name.
-        environment: on top of this process's own.
-        on_start: called with the system, its processes and the job's identifier once the job is submitted.
 
     Raises:
         Refused: the port is in use.
@@ -406,27 +369,23 @@ def run_poc(
     refuse_busy_port(port)
     run_folder = Path(run_folder)
     clear_status(run_folder)
-    poc = Poc(workspace, sites, port=port, more_classes=more_classes)
+    poc = Poc(workspace, sites, port=port)
     poc.provision(site_files)
     logs = run_folder / "flare"
     with Processes(environment) as processes:
-        server = poc.start_server(processes, logs / "server.log")
-        clients = {site: poc.start_site(processes, site, logs / f"{site}.log") for site in sites}
+        server = poc.start(processes, SERVER, logs / "server.log")
+        clients = [poc.start(processes, site, logs / f"{site}.log") for site in sites]
 
         def gone() -> str:
             if server.poll() is not None:
                 return "the FLARE server ended before the run did"
-            if all(client.poll() is not None for client in clients.values()):
-                return "all FLARE clients ended before the run did"
-            return ""
+            ended = all(client.poll() is not None for client in clients)
+            return "all FLARE clients ended before the run did" if ended else ""
 
         with poc.open_session(gone) as session:
             wait_for_sites(session, sites, timeout=120, gone=gone)
             job_id = submit_job(session, job)
-        if on_start is not None:
-            on_start(poc, processes, job_id)
-        log = poc.kits / SERVER / job_id / "log.txt"
-        return _until_done(run_folder, log, gone, timeout=timeout)
+        return _until_done(run_folder, poc.kits / SERVER / job_id / "log.txt", gone, timeout=timeout)
 
 
 def refuse_busy_port(port: int) -> None:
@@ -441,4 +400,4 @@ def refuse_busy_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             hint = f"choose another one, for instance --port {port + 100}, or end the program that uses it"
-            raise Refused([Problem(f"port {port}", found="in use", expected="a free port", hint=hint)]) from None
+            raise refused(f"port {port}", "in use", "a free port", hint) from None

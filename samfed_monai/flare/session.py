@@ -1,4 +1,4 @@
-"""A session with a FLARE server by an admin start-up kit: wait for sites, submit, take the results."""
+"""A run on FLARE from outside: its status file, its server's log, and a session that submits, follows and fetches."""
 
 from __future__ import annotations
 
@@ -6,84 +6,168 @@ import contextlib
 import io
 import logging
 import math
+import re
 import shutil
 import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import AGAIN, Problem, Refused, SamFedError, Stopped, Terminated
-from samfed_monai.core.io import atomic_write, read_json
+from samfed_monai.core.errors import AGAIN, ExitCode, SamFedError, Stopped, Terminated, refused
+from samfed_monai.core.io import PUBLIC, atomic_write, read_json, write_json
 from samfed_monai.federation.round_store import START, RoundStore
 from samfed_monai.federation.signals import ASKED, Interrupted
-from samfed_monai.flare.status import (
-    RUN_ID,
-    STATUS,
-    ShownLog,
-    last_report,
-    read_status,
-    stored_rounds,
-    user_lines,
-    write_status,
-)
 
 logger = logging.getLogger(__name__)
 
+STATUS = "flare.json"
+RUN_ID = "flare.run.json"
+"""Holds the run's random name, under which every site keeps its state."""
 
-def admin_of(kit: str | Path) -> str:
-    """The user that an admin start-up kit belongs to.
+
+def write_status(folder: str | Path, state: str, message: str = "", exit_code: int = 0) -> dict[str, Any]:
+    """Writes ``flare.json``; returns its content.
+
+    Args:
+        folder: the run's folder.
+        state: ``running``, ``done``, ``refused``, ``stopped`` or ``failed``.
+        message: what the user is shown.
+        exit_code: of the command that waits for the run.
+    """
+    content = {"state": state, "message": message, "exit_code": int(exit_code), "time": time.time()}
+    write_json(Path(folder) / STATUS, content, mode=PUBLIC)
+    return content
+
+
+def read_status(folder: str | Path) -> dict[str, Any]:
+    """What :func:`write_status` wrote last; ``{"state": "none"}`` before that."""
+    path = Path(folder) / STATUS
+    return dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": 1}
+
+
+def clear_status(folder: str | Path) -> None:
+    """Forgets how an earlier start of the run ended."""
+    (Path(folder) / STATUS).unlink(missing_ok=True)
+
+
+_FOR_USERS = re.compile(
+    r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
+    r"|.*: its message was refused: .*|teacher: .*|warm start: .*"
+)
+_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?(?:INFO|WARNING) - (?:\[.*?\]: )?(.*)")
+_ENDED = re.compile(
+    r"^\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?ERROR - (?:\[.*?\]: )?((?:stopped|refused): .*(?:\n  .*)*)", re.MULTILINE
+)
+
+
+class ShownLog:
+    """The lines of a server's log that were shown to the user; each is shown once."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def show(self, log: str) -> None:
+        """Shows what is new; of a long log FLARE sends the end alone, so what was shown may begin before it."""
+        shown, lines = self._lines, user_lines(log.splitlines())
+        known = next((n for n in range(min(len(shown), len(lines)), 0, -1) if shown[-n:] == lines[:n]), 0)
+        for line in lines[known:]:
+            logger.info("%s", line)
+        self._lines = lines or shown
+
+    def stored(self) -> str:
+        """How many rounds the server has stored."""
+        return stored_rounds(self._lines)
+
+
+def user_lines(lines: Iterable[str]) -> list[str]:
+    """Lines of a FLARE log that are meant for users, without FLARE's prefix."""
+    found = (_LINE.match(line) for line in lines)
+    return [line[1].strip() for line in found if line and _FOR_USERS.fullmatch(line[1].strip())]
+
+
+def last_report(log: str) -> ServerReported | None:
+    """How the run ended by the server's log, for a server that could not write its status (a full disk)."""
+    found = list(_ENDED.finditer(log))
+    if not found:
+        return None
+    message = found[-1][1]
+    return ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
+
+
+_STORED = re.compile(
+    r"going on after round (\d+) of (\d+)|round (\d+) of (\d+): (?:validation Dice|no validation scores)"
+)
+
+
+def stored_rounds(lines: Iterable[str]) -> str:
+    """How many rounds a server has stored, by the lines of its log that are meant for users."""
+    found = [line for line in map(_STORED.match, lines) if line]
+    if not found:
+        return "no round is stored yet, as far as the server's log says"
+    done, of = (number for number in found[-1].groups() if number)
+    return f"{done} of {of} rounds are stored at the server"
+
+
+def raise_for_status(status: dict[str, Any]) -> None:
+    """Raises what the server's run ended with; nothing for a run that is done.
+
+    Raises:
+        SamFedError: with the server's own message and exit code.
+    """
+    if status["state"] == "done":
+        return
+    unknown = f"stopped: the run's own record says {status['state']!r}; see the server's log"
+    raise ServerReported(status["message"] or unknown, status["exit_code"] or ExitCode.STOPPED)
+
+
+class ServerReported(SamFedError):
+    """The error with which the server's run ended, in the server's own words."""
+
+    def __init__(self, message: str, code: int) -> None:
+        self.exit_code = code  # type: ignore[assignment]
+        super().__init__(message)
+
+
+def admin_of(kit: str | Path) -> dict[str, Any]:
+    """What an admin start-up kit says of its user and server.
 
     Raises:
         Refused: it is no admin kit; the message says what it is instead.
     """
     startup = Path(kit) / "startup"
-    hint = "name the folder of an admin start-up kit: the one that holds startup/fed_admin.json and its certificates"
-    found = "no startup folder"
-    if (startup / "fed_client.json").is_file():
-        found = "a site's start-up kit"
-    elif (startup / "fed_server.json").is_file():
-        found = "a server's start-up kit"
-    elif startup.is_dir():
-        found = "no startup/fed_admin.json"
+    found = "no startup/fed_admin.json" if startup.is_dir() else "no startup folder"
+    for name, kind in (("fed_client.json", "a site's"), ("fed_server.json", "a server's")):
+        if (startup / name).is_file():
+            found = f"{kind} start-up kit"
     if (startup / "fed_admin.json").is_file():
-        admin = read_json(startup / "fed_admin.json").get("admin", {})
-        lacks = [admin.get(name, name) for name in ("client_key", "client_cert", "ca_cert")]
-        lacks = [name for name in lacks if not (startup / name).is_file()]
+        admin = dict(read_json(startup / "fed_admin.json").get("admin", {}))
+        files = [admin.get(name, name) for name in ("client_key", "client_cert", "ca_cert")]
+        lacks = [name for name in files if not (startup / name).is_file()]
         if admin.get("username") and not lacks:
-            return str(admin["username"])
+            return admin
         found = f"an admin start-up kit without {', '.join(lacks) or 'a user name'}"
-    raise Refused([Problem(f"start-up kit {kit}", found=found, expected="an admin start-up kit", hint=hint)])
+    hint = "name the folder of an admin start-up kit: the one that holds startup/fed_admin.json and its certificates"
+    raise refused(f"start-up kit {kit}", found, "an admin start-up kit", hint)
 
 
-def server_of(kit: str | Path) -> str:
-    """Host and port of the server that a kit belongs to."""
-    admin = read_json(Path(kit) / "startup" / "fed_admin.json").get("admin", {})
-    return f"{admin.get('host', '?')}:{admin.get('port', '?')}"
-
-
-def accepts_certificate(kit: str | Path, *, timeout: float = 5.0) -> bool | None:
-    """Whether the server's certificate is one of the kit's own provisioning; ``None`` where no TLS server answers."""
-    admin = read_json(Path(kit) / "startup" / "fed_admin.json").get("admin", {})
-    context = ssl.create_default_context(cafile=str(Path(kit) / "startup" / admin.get("ca_cert", "rootCA.pem")))
+def _is_of_another_project(kit: str | Path, admin: Mapping[str, Any]) -> bool:
+    """Whether a server answers whose certificate is none of the kit's own provisioning."""
+    context = ssl.create_default_context(cafile=str(Path(kit) / "startup" / admin["ca_cert"]))
     context.check_hostname = False
     context.set_alpn_protocols(["h2"])
+    host, port = str(admin.get("host")), int(admin.get("port") or 0)
     try:
-        with (
-            socket.create_connection((admin.get("host"), int(admin.get("port"))), timeout=timeout) as raw,
-            context.wrap_socket(raw, server_hostname=admin.get("host")),
-        ):
-            return True
-    except ssl.SSLCertVerificationError:
-        return False
-    except (OSError, TypeError, ValueError):
-        return None
+        with socket.create_connection((host, port), timeout=5) as raw, context.wrap_socket(raw, server_hostname=host):
+            return False
+    except OSError as error:
+        return isinstance(error, ssl.SSLCertVerificationError)
 
 
-_FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
+_FETCH = "`samfed flare fetch JOB --kit KIT --output-dir RUN` waits for a job and fetches its results"
 #: Seconds of silence after which a site counts as gone: a client is heard of every 10, FLARE lists it for ten minutes.
 _SILENT = 40.0
 
@@ -98,16 +182,16 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
     """
     from nvflare.fuel.flare_api import api_spec, flare_api
 
-    user, where = admin_of(kit), server_of(kit)
+    admin = admin_of(kit)
+    where = f"FLARE server at {admin.get('host', '?')}:{admin.get('port', '?')}"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as stack:  # FLARE prints what it does
         try:
-            session = flare_api.new_secure_session(user, str(Path(kit).resolve()), timeout=timeout)
+            session = flare_api.new_secure_session(admin["username"], str(Path(kit).resolve()), timeout=timeout)
         except Exception as error:
-            if "uthenti" in f"{type(error).__name__}{error}" or accepts_certificate(kit) is False:
-                found, expected = "refused by the server", "a user of this project"
+            if "uthenti" in f"{type(error).__name__}{error}" or _is_of_another_project(kit, admin):
                 hint = "use a start-up kit of the same provisioning as the server's"
-                raise Refused([Problem(f"start-up kit {kit}", found=found, expected=expected, hint=hint)]) from None
-            reason = f"the FLARE server at {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
+                raise refused(f"start-up kit {kit}", "refused by the server", "a user of this project", hint) from None
+            reason = f"the {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
             hint = "start the server (startup/start.sh), check port and firewall, then type it again"
             raise Stopped(reason, hint) from None
         cells = logging.getLogger("nvflare.fuel.f3")  # logs a line or two for each question to a dead server
@@ -117,15 +201,13 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         try:
             yield session
         except (api_spec.AuthorizationError, api_spec.AuthenticationError) as error:
-            expected, hint = "what this user may do on that server", "ask for a kit with that role"
-            raise Refused([Problem(f"FLARE server {where}", str(error), expected, hint)]) from None
+            raise refused(where, str(error), "what this user may do there", "ask for a kit with that role") from None
         except api_spec.JobNotFound as error:
-            expected, hint = "a job of that server", "`nvflare job list` has them"
-            raise Refused([Problem(f"FLARE server {where}", str(error), expected, hint)]) from None
+            raise refused(where, str(error), "a job of that server", "`nvflare job list` has them") from None
         except Exception as error:
             if type(error).__module__ != api_spec.__name__:
                 raise
-            raise Stopped(f"the FLARE server at {where}: {error or type(error).__name__}", _FETCH) from None
+            raise Stopped(f"the {where}: {error or type(error).__name__}", _FETCH) from None
 
 
 def _close(session: Any) -> None:
@@ -133,24 +215,20 @@ def _close(session: Any) -> None:
         session.close()
 
 
-_FETCH = "`samfed flare fetch JOB --kit KIT --output-dir RUN` waits for a job and fetches its results"
-_LOST = 45.0  # seconds without an answer of the server, after which it counts as dead
-
-
 def wait_for_sites(
     session: Any,
     sites: Sequence[str],
     *,
-    timeout: float | None,
+    timeout: float,
     least: int | None = None,
-    gone: Callable[[], str] = lambda: "",
+    gone: Callable[[], str] = str,
 ) -> None:
     """Waits until all ``sites`` are connected to the server.
 
     Args:
         session: of an admin.
         sites: names of the clients.
-        timeout: seconds; ``None`` waits.
+        timeout: seconds.
         least: so many are enough after ``timeout``; ``None`` needs all. A run that begins needs all of them in any
             case (each is checked before round 0); one that goes on needs its quorum.
         gone: says why waiting is of no use any more, or ``""``.
@@ -160,15 +238,18 @@ def wait_for_sites(
     """
     started, noticed = time.monotonic(), 0.0
     while True:
-        ago = _silence(session.get_system_info().client_info)
+        heard: dict[str, float] = {}  # by the server's clock: a client that died is listed for minutes
+        for client in session.get_system_info().client_info:
+            heard[client.name] = max(float(client.last_connect_time or 0), heard.get(client.name, 0.0))
+        ago = {name: max(heard.values()) - when for name, when in heard.items()}
         missing = sorted(site for site in sites if ago.get(site, math.inf) > _SILENT)
         named = ", ".join(f"{site} (heard of {ago[site]:.0f} s ago)" if site in ago else site for site in missing)
         if not missing:
             return
         waited = time.monotonic() - started
-        if gone():
-            raise Stopped(gone())
-        if timeout is not None and waited > timeout:
+        if reason := gone():
+            raise Stopped(reason)
+        if waited > timeout:
             if least is not None and len(sites) - len(missing) >= least:
                 logger.warning("going on without %s", named)
                 return
@@ -180,88 +261,11 @@ def wait_for_sites(
         time.sleep(0.5)
 
 
-def _silence(clients: Iterable[Any]) -> dict[str, float]:
-    """Seconds since each client was heard of, by the server's clock: one that died is listed for minutes."""
-    heard: dict[str, float] = {}
-    for client in clients:
-        heard[client.name] = max(float(client.last_connect_time or 0), heard.get(client.name, 0.0))
-    return {name: max(heard.values()) - time for name, time in heard.items()}
-
-
 def submit_job(session: Any, job: str | Path) -> str:
     """Submits a job folder; returns its FLARE identifier."""
     job_id = str(session.submit_job(str(Path(job).resolve())))
     logger.info("submitted as FLARE job %s", job_id)
     return job_id
-
-
-def follow(
-    session: Any,
-    job_id: str,
-    *,
-    fetch: str = _FETCH,
-    timeout: float | None = None,
-    poll: float = 2.0,
-    look: float = 10.0,
-    lost: float = _LOST,
-    clock: Any = time,
-) -> str:
-    """Waits for a job's end and shows its rounds from the server's job log; returns FLARE's status.
-
-    Args:
-        session: of an admin.
-        job_id: FLARE's identifier of the job.
-        fetch: command that fetches the job's results later, for messages.
-        timeout: seconds; ``None`` waits.
-        poll: seconds between two questions for the job's status.
-        look: seconds between two looks at the job's log, which is sent whole, and at the server.
-        lost: seconds for which the server may not answer.
-        clock: has ``monotonic`` and ``sleep``.
-
-    Raises:
-        Stopped: no end after ``timeout`` seconds or before SIGTERM, and the job goes on; no answer for ``lost``; or
-            FLARE lists a job as running that no process runs. The message says how many rounds are stored.
-        SamFedError: how the run ended, by the server's log, where FLARE does not list the job as finished.
-    """
-    job = _Followed(session, job_id, clock)
-    started = heard = clock.monotonic()
-    looked, silent = started - look, False
-    goes_on = f"{fetch}; `nvflare job abort {job_id}` ends the job"
-    try:
-        while True:
-            now, status = clock.monotonic(), ""
-            try:
-                status = job.ask()
-                ended = status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status
-                if ended or now - looked >= look:
-                    looked = now
-                    job.look(ended)
-                heard, silent = now, False
-            except ConnectionError as error:
-                ended = False
-                if now - heard > lost:
-                    reason = f"no answer of the FLARE server about job {job_id} for {lost:g} s ({error})"
-                    again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
-                    reason += f"; by its last answer, {job.log.stored()}"
-                    raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
-                if not silent:
-                    logger.warning("the FLARE server does not answer; asking again for %g s", lost)
-                silent = True
-            if ended:
-                for line in job.meta.get("job_deploy_detail", ()):
-                    if not line.endswith(": OK"):
-                        logger.warning("FLARE did not deploy the job: %s", line)
-                return status
-            if timeout is not None and now - started > timeout:
-                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.log.stored()}", goes_on)
-            clock.sleep(poll)
-    except (Terminated, KeyboardInterrupt) as asked:
-        with contextlib.suppress(Exception):
-            job.look(ended=True)
-        reason = f"FLARE job {job_id} goes on, {job.log.stored()}"
-        if isinstance(asked, Terminated):
-            raise Stopped(f"{ASKED}; {reason}", goes_on) from None
-        raise Interrupted(f"interrupted; {reason}", goes_on) from None
 
 
 def job_log(session: Any, job_id: str) -> str:
@@ -275,60 +279,107 @@ def job_log(session: Any, job_id: str) -> str:
     return str(logs.get("logs", {}).get("server", ""))
 
 
+_FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
+_POLL = 5.0  # seconds between two looks at a job, at its log, which is sent whole, and at the server
+_LOST = 45.0  # seconds without an answer of the server, after which it counts as dead
 #: Seconds after which a job that FLARE lists as running, and that its server does not run, is given up.
 _GONE = 15.0
-_WAITING = 30.0  # seconds of a job that has not started, after which this is said
+_WAITING = 30.0  # seconds of a job that has not started, after which this is reported
+
+
+def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | None = None, clock: Any = time) -> str:
+    """Waits for a job's end and shows its rounds from the server's job log; returns FLARE's status.
+
+    Args:
+        session: of an admin.
+        job_id: FLARE's identifier of the job.
+        fetch: command that fetches the job's results later, for messages.
+        timeout: seconds; ``None`` waits.
+        clock: has ``monotonic`` and ``sleep``.
+
+    Raises:
+        Stopped: no end after ``timeout`` seconds or before SIGTERM, and the job goes on; no answer for some time; or
+            FLARE lists a job as running that no process runs. The message says how many rounds are stored.
+        SamFedError: how the run ended, by the server's log, where FLARE does not list the job as finished.
+    """
+    job = _Followed(session, job_id, clock)
+    started = heard = clock.monotonic()
+    goes_on = f"{fetch}; `nvflare job abort {job_id}` ends the job"
+    try:
+        while True:
+            now = clock.monotonic()
+            try:
+                if status := job.ended():
+                    return status
+                heard = now
+            except ConnectionError as error:
+                if now - heard > _LOST:
+                    reason = f"no answer of the FLARE server about job {job_id} for {_LOST:g} s ({error})"
+                    again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
+                    reason += f"; by its last answer, {job.log.stored()}"
+                    raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
+                job.notice(logging.WARNING, f"the FLARE server does not answer; asking again for {_LOST:g} s")
+            if timeout is not None and now - started > timeout:
+                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.log.stored()}", goes_on)
+            clock.sleep(_POLL)
+    except (Terminated, KeyboardInterrupt) as asked:
+        with contextlib.suppress(Exception):
+            job.log.show(job_log(session, job_id))
+        reason = f"FLARE job {job_id} goes on, {job.log.stored()}"
+        if isinstance(asked, Terminated):
+            raise Stopped(f"{ASKED}; {reason}", goes_on) from None
+        raise Interrupted(f"interrupted; {reason}", goes_on) from None
 
 
 class _Followed:
-    """A submitted job: its status, and what was shown of its log."""
+    """A submitted job, and what was shown of it."""
 
     def __init__(self, session: Any, job_id: str, clock: Any) -> None:
         self.session, self.job_id, self.clock = session, job_id, clock
         self.log = ShownLog()
-        self.meta: dict[str, Any] = {}
-        self.since = {"": clock.monotonic()}  # of each state, by name: when it began
+        self.since: dict[str, float] = {}  # of each state, by name: when it began
+        self.shown: set[str] = set()
 
-    def ask(self) -> str:
-        """FLARE's status of the job."""
-        self.meta = self.session.get_job_meta(self.job_id)
-        return str(self.meta.get("status", ""))
+    def notice(self, level: int, text: str) -> None:
+        """Shows a line once."""
+        if text not in self.shown:
+            self.shown.add(text)
+            logger.log(level, "%s", text)
 
-    def look(self, ended: bool) -> None:
-        """Shows what is new in the log; unless the job has ended, looks at the server, too."""
-        log = job_log(self.session, self.job_id)
+    def ended(self) -> str:
+        """Shows what is new; returns FLARE's status of a job that has ended, ``""`` of one that has not."""
+        meta, log = self.session.get_job_meta(self.job_id), job_log(self.session, self.job_id)
         self.log.show(log)
-        if not ended:
-            self._look_at_run(self.session.get_system_info(), log)
+        whole = str(meta.get("status", ""))
+        if any(word in whole for word in _FINISHED):
+            for line in meta.get("job_deploy_detail", ()):
+                if not line.endswith(": OK"):
+                    logger.warning("FLARE did not deploy the job: %s", line)
+            return whole
+        system, status = self.session.get_system_info(), whole.split(".")[-1]
+        running = any(job.job_id == self.job_id for job in system.job_info)
+        if self._lasts("waits", status == "SUBMITTED") > _WAITING:
+            needed = f"it needs an answer of {meta.get('min_clients', 'enough')} sites"
+            self.notice(logging.INFO, f"FLARE has not started job {self.job_id} yet: {needed}")
+        if self._lasts("gone", status in ("DISPATCHED", "RUNNING") and not running) < _GONE:
+            return ""
+        if reported := last_report(log):
+            raise reported
+        if float(system.server_info.start_time or 0) > float(meta.get("submit_time") or math.inf):
+            reason = f"the FLARE server was started again, and what it ran before is gone: it lists job {self.job_id}"
+            again = f"{AGAIN}: it is submitted as a new job, and the run goes on after its last stored round"
+            raise Stopped(f"{reason} as {status}, which no process runs; {self.log.stored()}", again)
+        if status == "RUNNING":
+            ended = "the run's process at the server has ended"
+            self.notice(logging.INFO, f"{ended}; FLARE waits up to 15 min for the sites' reports")
+        return ""
 
     def _lasts(self, state: str, holds: bool) -> float:
         """Seconds for which a state has lasted; 0 where it does not hold."""
+        now = self.clock.monotonic()
         if not holds:
             self.since.pop(state, None)
-            return 0.0
-        now = self.clock.monotonic()
-        return now - self.since.setdefault(state, now)
-
-    def _look_at_run(self, system: Any, log: str) -> None:
-        status = str(self.meta.get("status", "")).split(".")[-1]
-        running = any(job.job_id == self.job_id for job in system.job_info)
-        if self._lasts("waits", status == "SUBMITTED") > _WAITING:
-            self.since.pop("waits")
-            least = self.meta.get("min_clients", "enough")
-            logger.info("FLARE has not started job %s yet: it needs an answer of %s sites", self.job_id, least)
-        if self._lasts("gone", status in ("DISPATCHED", "RUNNING") and not running) < _GONE:
-            return
-        if reported := last_report(log):
-            raise reported
-        if float(system.server_info.start_time or 0) > float(self.meta.get("submit_time") or math.inf):
-            reason = (
-                f"the FLARE server was started again, and what it ran before is gone: it lists job {self.job_id} as"
-            )
-            again = f"{AGAIN}: it is submitted as a new job, and the run goes on after its last stored round"
-            raise Stopped(f"{reason} {status}, which no process runs; {self.log.stored()}", again)
-        if status == "RUNNING" and "ended" not in self.since:
-            self.since["ended"] = 0.0
-            logger.info("the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports")
+        return float(now - self.since.setdefault(state, now)) if holds else 0.0
 
 
 #: Folder of a finished job's workspace in which the server puts the run's results for whoever downloads them.
@@ -344,7 +395,6 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
         Stopped: FLARE has no results of the job.
         SamFedError: it has none, and the log says how the run ended.
     """
-    output_dir = Path(output_dir)
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
         try:
             where = Path(session.download_job_result(job_id, folder))
@@ -352,15 +402,12 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
             if reported := last_report(job_log(session, job_id)):
                 raise reported from None
             raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
-        found = sorted(where.rglob(f"{RESULTS}/{STATUS}"))
-        if found:
-            shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
+        for status in sorted(where.rglob(f"{RESULTS}/{STATUS}"))[:1]:
+            shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
             if read_status(output_dir)["state"] != "running":
                 return read_status(output_dir)
         ended = _last_words(where)
-        if found:
-            write_status(output_dir, "stopped", str(ended), ended.exit_code)
-        return {"state": "stopped", "message": str(ended), "exit_code": int(ended.exit_code)}
+        return write_status(output_dir, "stopped", str(ended), ended.exit_code)
 
 
 def publish(run_folder: str | Path, job_run: str | Path) -> None:
@@ -386,7 +433,6 @@ def _last_words(where: Path) -> SamFedError:
     if reported := last_report(logs):
         return reported
     lines = [line for line in logs.splitlines() if " - ERROR - " in line][-3:]
-    reason = "FLARE ended the job, and the run left no word of its own" + "".join(
-        f"\n  | {line[:300]}" for line in lines
-    )
+    reason = "FLARE ended the job, and the run left no word of its own"
+    reason += "".join(f"\n  | {line[:300]}" for line in lines)
     return Stopped(f"{reason}\n  {stored_rounds(user_lines(logs.splitlines()))}", f"see the server's log, then {AGAIN}")

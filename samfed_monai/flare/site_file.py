@@ -1,7 +1,7 @@
-"""What a site (or the server) says about itself: where its data, caches and results lie, and what it asks of a run.
+"""What a site (or the server) reads before a run on FLARE: its own file, and the plan that came with the job.
 
-That is: of its name, its privacy, its memory and its threads; and how long old runs are kept. No place is ever sent,
-and nothing is received.
+Its own file has the paths of its data, caches and results, its memory and threads, and the least privacy that it asks
+for. Nothing of it is ever sent. Neither torch nor MONAI is imported before there is a plan to read.
 
 Example (``local/samfed_site.json`` in a FLARE workspace)::
 
@@ -20,13 +20,17 @@ import re
 import resource
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.config.bundles import find_bundle, packaged_bundle, packaged_bundles
+from samfed_monai.config.strict import strict_problems
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.own_process import DEVICE
 from samfed_monai.core.validators import departures
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.plan import Places, Plan
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -43,14 +47,13 @@ def require_run_name(name: str, where: str) -> None:
     """
     if not RUN_NAME.fullmatch(name):
         expected = "up to 100 letters, digits, dots, dashes and underscores, a letter or digit first"
-        hint = "submit the job with another --run-name"
-        raise Refused([Problem(where, found=repr(name[:120]), expected=expected, hint=hint)])
+        raise refused(where, repr(name[:120]), expected, "submit the job with another --run-name")
 
 
 NAME, PLAN = "samfed_site.json", "samfed_plan.json"
 VARIABLE = "SAMFED_SITE"
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
-_MODELS = ("start_from", "masks_from")  # paths, or names of bundles
+_MODELS = {"start_from", "masks_from"}  # paths, or names of bundles
 _ABOVE_0 = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
 _KINDS = ["spectrum", "features", "prototypes", "graph"]  # StatisticKind, without torch
 _SCHEMA: dict[str, Any] = {
@@ -108,9 +111,27 @@ class SiteFile:
 
     def run_folder(self, run_name: str) -> Path:
         """The folder of a run at this site."""
-        if self.output_dir is not None:
-            return self.output_dir
-        return (self.runs_dir or Path()) / run_name
+        return self.output_dir or (self.runs_dir or Path()) / run_name
+
+    def places(self, plan: Plan, run_folder: Path) -> Places:
+        """The paths of a run, from this file alone; a folder that came with the job is no bundle.
+
+        Raises:
+            Refused: the file names no bundle, and none of the plan's name comes with the package.
+        """
+        from samfed_monai.federation.plan import Places
+
+        return Places(
+            bundle_root=find_bundle(self.bundle_root) if self.bundle_root else packaged_bundle(plan.bundle),
+            datalist=self.datalist,
+            data_root=self.data_root,
+            output_dir=run_folder,
+            cache_dir=self.cache_dir,
+            adapter=self.adapter,
+            start_from=self.start_from,
+            masks_from=self.masks_from,
+            train={"device": self.device} if self.device else {},
+        )
 
 
 def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
@@ -129,54 +150,56 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     path = _find(Path(start), site or "server")
     content = read_json(path)
     problems = departures(content, _SCHEMA, path.name)
-    if isinstance(content, dict):
-        problems += _missing(path, content)
+    given = content.items() if isinstance(content, dict) else ()
+    values = {name: value for name, value in given if value not in (None, "")}
+    for name in ("datalist", "data_root", "cache_dir", *(() if "output_dir" in values else ("runs_dir",))):
+        if name not in values:
+            problems.append(Problem(f"{path.name} -> {name}", "nothing", "a path", "add it; see docs/deploy.md"))
+    # from the site's file on: the folder that FLARE works in is the job's
+    texts = {name: text for name, text in values.items() if name in (*_PATHS, *_MODELS) and isinstance(text, str)}
+    named = {name for name in _MODELS & texts.keys() if texts[name] in packaged_bundles()}
+    paths = {name: path.parent / Path(text).expanduser() for name, text in texts.items() if name not in named}
+    for name in ("datalist", "data_root"):
+        if name in paths and not paths[name].exists():
+            found = f"{values[name]}, which does not exist"
+            problems.append(Problem(f"{path.name} -> {name}", found, "an existing path"))
     if problems:
         raise Refused(problems)
-    values = {name: value for name, value in content.items() if value is not None and value != ""}
-    values |= {name: _place(path, values[name]) for name in _PATHS if name in values}
-    for name in _MODELS:
-        if values.get(name, "") not in ("", *packaged_bundles()):
-            values[name] = str(_place(path, values[name]))
-    if "statistics" in values:
-        values["statistics"] = tuple(values["statistics"])
-    return SiteFile(path=path, **values)
-
-
-def _place(path: Path, value: str) -> Path:
-    # from the site's file on: the folder that FLARE works in is the job's
-    return path.parent / Path(value).expanduser()
+    models = {name: str(paths[name]) for name in _MODELS & paths.keys()}
+    statistics = {"statistics": tuple(values["statistics"])} if "statistics" in values else {}
+    return SiteFile(path=path, **{**values, **paths, **models, **statistics})
 
 
 def _find(start: Path, site: str) -> Path:
-    named = os.environ.get(VARIABLE)
-    if named:
+    candidates = [folder / "local" / NAME for folder in (start.resolve(), *start.resolve().parents)]
+    if named := os.environ.get(VARIABLE):
         path = Path(named).absolute()
-        path = path / f"{site}.json" if path.is_dir() else path
-        candidates = [path]
-    else:
-        candidates = [folder / "local" / NAME for folder in (start.resolve(), *start.resolve().parents)]
+        candidates = [path / f"{site}.json" if path.is_dir() else path]
     for path in candidates:
         if path.is_file():
             return path
     hint = f"write {NAME} into local/ of this site's start-up kit (docs/deploy.md), or set ${VARIABLE}"
-    raise Refused([Problem(f"{site}: {NAME}", found="no such file", expected=str(candidates[0]), hint=hint)])
+    raise refused(f"{site}: {NAME}", "no such file", str(candidates[0]), hint)
 
 
-def _missing(path: Path, content: dict[str, Any]) -> list[Problem]:
-    """Keys that are not given, and paths that do not exist."""
-    needed = {"datalist": "a path", "data_root": "a path", "cache_dir": "a path"}
-    if not content.get("output_dir"):
-        needed["runs_dir"] = "a folder for runs"
-    hint, problems = "add it; see docs/deploy.md", Problems()
-    for name, expected in needed.items():
-        if not content.get(name):
-            problems.add(f"{path.name} -> {name}", found="nothing", expected=expected, hint=hint)
-    for name in ("datalist", "data_root"):
-        value = content.get(name)
-        if value and isinstance(value, str) and not _place(path, value).exists():
-            problems.add(f"{path.name} -> {name}", found=f"{value}, which does not exist", expected="an existing path")
-    return list(problems)
+def read_plan(path: str | Path) -> Plan:
+    """Reads a plan that came with a job; nothing in it may be an expression, a path, or a class that is not listed.
+
+    Raises:
+        Refused: every problem of it.
+    """
+    from samfed_monai.federation.plan import Plan
+
+    plan = Plan.from_json(read_json(path))
+    rest = {name: dict(getattr(plan, name) or {}) for name in ("teacher", "privacy", "update_guard")}
+    problems = [*strict_problems(dict(plan.train), "plan"), *strict_problems(rest, "plan")]
+    for site, choices in plan.sites.items():
+        problems += strict_problems(dict(choices), f"plan -> sites -> {site}")
+    if "/" in plan.bundle or "\\" in plan.bundle or plan.bundle.startswith("."):
+        problems.append(Problem("plan -> bundle", found=repr(plan.bundle), expected="a bundle's name, not a path"))
+    if problems:
+        raise Refused(problems)
+    return plan
 
 
 def limit(files: SiteFile) -> None:

@@ -10,12 +10,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation import child_process
 from samfed_monai.federation.child_process import Answer
-from samfed_monai.flare.site_file import SiteFile, limit, read_site_file
+from samfed_monai.flare.site_file import SiteFile, limit, read_plan, read_site_file
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.site import Site
 
 logger = logging.getLogger(__name__)
 
@@ -33,41 +36,49 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
         os.environ["SAMFED_SITE"] = settings["site_file"]
         files = read_site_file(Path.cwd(), settings["site"])
         limit(files)
-        return answering(settings, lambda _: make_site(settings, files))
+        # torch: not before the limits are set
+        from samfed_monai.federation.site_worker import SiteWorker, forget_old_runs
+        from samfed_monai.protocol.transport import Task, scrub
+
+        state = Path(settings["state"])
+        forget_old_runs(state.parent.parent, state.parent.name)
+        worker = SiteWorker(lambda _: make_site(settings, files), lambda _: state)
+
+        def answer(head: dict[str, Any], payload: bytes) -> Answer:
+            try:
+                return {}, worker.answer(settings["site"], Task(head["task"]), payload, head["keep"])
+            except Exception as error:
+                logger.exception("%s", head["task"])
+                return {"failure": scrub(error)}, b""
+
+        return answer
 
     child_process.serve(start)
 
 
-def answering(settings: dict[str, Any], make_site: Callable[[str], Any]) -> Callable[[dict[str, Any], bytes], Answer]:
-    """What answers the FLARE client's questions.
+def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
+    """What answers at this site.
 
     Args:
-        settings: ``site``, and ``state``, the folder of what it keeps in this run.
-        make_site: from the site's name, what answers.
+        settings: ``site``, ``plan`` (a file) and ``run_folder``, from the FLARE client.
+        files: the site's file.
+
+    Raises:
+        Refused: a plan that is or could become code, reads images in another way than the site's own bundle, or is
+            none; a bundle that is not here.
     """
-    from samfed_monai.federation.site_worker import SiteWorker, forget_old_runs  # torch: not before the limits are set
-    from samfed_monai.protocol.transport import Task, scrub
+    from samfed_monai.federation.participants import require_own_images
+    from samfed_monai.federation.site import Site
+    from samfed_monai.privacy.rules import PrivacyFloor
+    from samfed_monai.protocol.statistics import StatisticKind
 
-    state = Path(settings["state"])
-    forget_old_runs(state.parent.parent, state.parent.name)
-    worker = SiteWorker(make_site, lambda _: state)
-
-    def answer(head: dict[str, Any], payload: bytes) -> Answer:
-        try:
-            return {}, worker.answer(settings["site"], Task(head["task"]), payload, head.get("keep", ()))
-        except Exception as error:
-            logger.exception("%s", head.get("task"))
-            return {"failure": scrub(error)}, b""
-
-    return answer
-
-
-def make_federated_site(settings: dict[str, Any], files: SiteFile) -> Any:
-    """The run's :class:`~samfed_monai.federation.site.Site` at this site."""
-    from samfed_monai.flare.site import federated_site
-
-    return federated_site(settings, files)
+    plan = read_plan(settings["plan"])
+    places = files.places(plan, Path(settings["run_folder"]))
+    require_own_images(plan, places, settings["site"])
+    allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
+    floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
+    return Site(settings["site"], plan, places, floor=floor)
 
 
 if __name__ == "__main__":
-    serve(make_federated_site)
+    serve(federated_site)

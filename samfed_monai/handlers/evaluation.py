@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +15,10 @@ from ignite.engine import Events
 from monai.data import decollate_batch
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import atomic_write, require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
-from samfed_monai.core.validators import in_range, require, switch
+from samfed_monai.core.validators import require, switch
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
@@ -76,15 +74,13 @@ class ScoreHandler:
     Args:
         output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255, or the classes' values), both readable
             by their owner only; ``None`` writes nothing.
-        threshold: probability above which a pixel is foreground; of several classes the highest counts.
         pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
         skip_empty: leave images with an empty mask out of HD95's mean; see :func:`samfed_monai.metrics.summarise`. Both
             for tables that shall be compared with HSSF's. The rows keep every image, with the diagonal as HD95.
         classes: names of the classes; ``None`` is one.
 
     Raises:
-        Refused: the threshold is not inside (0, 1), or is none of 0.5 with several classes, or a switch is not true or
-            false; later, when an image comes without a label.
+        Refused: a switch is not true or false; later, when an image comes without a label.
 
     Example::
 
@@ -95,22 +91,14 @@ class ScoreHandler:
         self,
         *,
         output_dir: str | Path | None = None,
-        threshold: float = 0.5,
         pooled: bool = False,
         skip_empty: bool = False,
         classes: Sequence[str] | None = None,
     ) -> None:
         self.classes = list(classes or ()) if several(classes) else []
-        require(
-            switch("ScoreHandler#pooled", pooled),
-            switch("ScoreHandler#skip_empty", skip_empty),
-            threshold_of("ScoreHandler#threshold", threshold, self.classes),
-        )
+        require(switch("ScoreHandler#pooled", pooled), switch("ScoreHandler#skip_empty", skip_empty))
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.pooled, self.skip_empty = pooled, skip_empty
-        # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
-        self._threshold = threshold
-        self._logit = float(np.log(threshold) - np.log1p(-threshold))
         self.start()
 
     @property
@@ -139,8 +127,8 @@ class ScoreHandler:
             if index < len(repeats) and repeats[index]:
                 continue
             name, logits = str(item.get("id", f"image-{len(self._rows):05d}")), item["pred"]
-            prediction, chances = self._drawn(logits, self._logit), probabilities(logits.detach().float()[None])[0]
-            promised = {"estimate": estimate(chances.cpu().numpy(), self._threshold)}
+            prediction, chances = self._drawn(logits, 0.0), probabilities(logits.detach().float()[None])[0]
+            promised = {"estimate": estimate(chances.cpu().numpy())}
             self._rows.append({"id": name, **self._row(prediction, item["label"], promised)})
             if item.get("volume"):
                 self._keep_slice(item, prediction)
@@ -244,14 +232,6 @@ def safe_name(identifier: str) -> str:
     return f"{name}-{hashlib.sha256(identifier.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
-def threshold_of(where: str, threshold: float, classes: Sequence[str]) -> list[Problem]:
-    """A problem unless it is a probability from which a pixel is foreground; of several classes the highest counts."""
-    if classes and threshold != 0.5:
-        expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
-        return [Problem(where, found=repr(threshold), expected=expected)]
-    return in_range(where, threshold, above=0, below=1)
-
-
 def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
     """The images of an evaluator's batch, decollated or not: what the batch holds of each, and what was made of it."""
     items, made = (decollate_batch(dict(of)) if isinstance(of, Mapping) else of for of in (batch, output))
@@ -317,9 +297,7 @@ class SiteEvaluation:
 
     def run(self) -> dict[str, Any]:
         """Evaluates and returns the content of ``metrics.json``."""
-        require_writable(self.output_dir)
-        if self.output_dir.is_file():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.output_dir))
+        require_writable(self.output_dir / "metrics.json")
         records = self._records()
         network = self.evaluator.network
         if not self.loaded:

@@ -19,10 +19,11 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
+from samfed_monai.core.validators import in_range
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_paths
-from samfed_monai.handlers.evaluation import images_of, threshold_of
+from samfed_monai.handlers.evaluation import images_of
 from samfed_monai.metrics.quality import estimate
 
 if TYPE_CHECKING:
@@ -254,7 +255,10 @@ class MaskWriter:
     ) -> None:
         problems = Problems()
         self.classes = list(classes or ()) if several(classes) else []
-        problems.extend(threshold_of("MaskWriter#threshold", threshold, self.classes))
+        if self.classes and threshold != 0.5:
+            expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
+            problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
+        problems.extend(in_range("MaskWriter#threshold", threshold, above=0, below=1))
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
         made_with |= {} if runtime in ("", "onnxruntime") else {"runtime": runtime}

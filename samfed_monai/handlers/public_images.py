@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
-from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
 
 from samfed_monai.core.errors import refused
@@ -36,7 +35,7 @@ class PublicPredictor:
 
     Args:
         dataset: labelled public items without random transforms, all of one size.
-        device, inferer: how to run a network; float32 is what the other side can repeat.
+        device: where networks run, in float32, which the other side can repeat.
         batch_size: images at a time; it must be the same on both sides for equal bits.
         mask_size: side of a mask in pixels; ``None`` is a quarter of the image's, which is the resolution of the
             networks' own logits (DeepLabV3+).
@@ -48,7 +47,6 @@ class PublicPredictor:
         *,
         dataset: Dataset,
         device: torch.device | str = "cpu",
-        inferer: Inferer | None = None,
         batch_size: int = 8,
         mask_size: int | None = None,
         reliability: str = "dice",
@@ -57,7 +55,7 @@ class PublicPredictor:
             one_of("sharing#reliability", reliability, Reliability),
             whole("sharing#mask_size", mask_size, "a number of pixels", least=1, or_null=True),
         )
-        self.dataset, self.device, self.inferer = dataset, torch.device(device), inferer or SimpleInferer()
+        self.dataset, self.device = dataset, torch.device(device)
         self.batch_size, self.mask_size, self.reliability_measure = batch_size, mask_size, reliability
 
     @property
@@ -70,7 +68,6 @@ class PublicPredictor:
         """SHA-256 of ``D_p`` as it is used: image files, labels at the evaluation size, and their order."""
         return self._read[1]
 
-    @torch.no_grad()
     def masks(self, network: nn.Module) -> Tensor:
         """The network's soft masks of all public images.
 
@@ -83,7 +80,7 @@ class PublicPredictor:
         found = []
         with eval_mode(network):
             for batch in self._batches():
-                chances = probabilities(self.inferer(batch["image"].to(self.device), network)).float().cpu()
+                chances = probabilities(network(batch["image"].to(self.device))).float().cpu()
                 if not torch.isfinite(chances).all():
                     hint = "lower the learning rate; the network has diverged"
                     raise refused("soft masks", "NaN or infinity", "probabilities in [0, 1]", hint)
@@ -91,12 +88,11 @@ class PublicPredictor:
                 found.append(_plain((chances * 255).round().to(torch.uint8)))
         return torch.cat(found)
 
-    @torch.no_grad()
     def like(self, network: nn.Module) -> Tensor:
         """Shape and dtype of :meth:`masks`, from one image and without memory of their own; the values mean nothing."""
         with eval_mode(network):
             image = torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)
-            chances = probabilities(self.inferer(image, network))
+            chances = probabilities(network(image))
         images = len(self.dataset)  # type: ignore[arg-type]
         return torch.zeros((), dtype=torch.uint8).expand(images, chances.shape[1], *self._size(chances))
 
@@ -192,7 +188,7 @@ class PublicPhase:
             network=network,
             optimizer=optimizer,
             loss_function=loss,
-            inferer=inferer or SimpleInferer(),
+            inferer=inferer,
             train_handlers=[each for each in (*handlers, DivergenceGuard(site=site), TermLogger()) if each is not None],
             decollate=False,
         )

@@ -1,17 +1,15 @@
 """Masks for new images; every name is imported at first use."""
 
 from .assessment import Assessment
-from .export import BundleSource, Format, Int8, Measured, export_network
+from .export import FORMATS, Measured, OnnxNetwork, export_network
+from .forms import MaskForms
 from .model import Kind, TrainedModel
-from .onnx_network import OnnxNetwork
 from .predictor import Predictor
-from .segment import MaskForms, segment
+from .segment import segment
 
 __all__ = [
+    "FORMATS",
     "Assessment",
-    "BundleSource",
-    "Format",
-    "Int8",
     "Kind",
     "MaskForms",
     "Measured",

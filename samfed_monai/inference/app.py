@@ -8,7 +8,7 @@ temporary folder that ends with the process.
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import logging
 import os
@@ -16,26 +16,28 @@ import queue
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from logging.handlers import MemoryHandler
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
-from PIL import Image
 
 from samfed_monai.core.errors import Refused, SamFedError, refused
 from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
-from samfed_monai.inference.dicom_seg import installed
-from samfed_monai.inference.looks import LooksPage
+from samfed_monai.inference.dicom_seg import require_highdicom
+from samfed_monai.inference.forms import LooksPage, MaskForms
 from samfed_monai.inference.predictor import Predictor
-from samfed_monai.inference.segment import MaskForms, foreground_of, muted, segment
+from samfed_monai.inference.segment import segment
 from samfed_monai.reports.style import environment
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,11 @@ class Drop:
             with _warnings() as notes:
                 page = self._segmented(predictor, reorient)
             offered = [self._offered(*form) for form in FORMS]
-            shown = {"offered": list(filter(None, offered)), "notes": map(self._plain, notes), "page": page}
+            shown = {
+                "offered": list(filter(None, offered)),
+                "notes": [self._plain(note.getMessage()) for note in notes],
+                "page": page,
+            }
             self.html, self.state = environment().get_template("app_done.html.j2").render(shown), "done"
         except SamFedError as error:
             self.html, self.state = self._plain(str(error)), "refused"
@@ -100,25 +106,24 @@ class Drop:
     def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:
         found = walk(self.given)
         report_not_read("left out", found, READ)
-        paths = [path for kind in READ for path in found.get(kind, ())] or list(self.given.iterdir())
-        dicom = installed() and DICOM in found
-        try:
-            return self._written(predictor, paths, reorient, dicom=dicom)
-        except Refused as error:
-            if not (dicom and all(problem.where.startswith("--dicom-seg") for problem in error.problems)):
-                raise
-            for problem in error.problems:
-                logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)
-            return self._written(predictor, paths, reorient, dicom=False)
-
-    def _written(self, predictor: Predictor, paths: list[Path], reorient: bool, *, dicom: bool) -> LooksPage:
-        page = LooksPage(self.folder / "looks.html", predictor.classes or [foreground_of(predictor.model.bundle)])
-        forms = {"overlays": "outlines", "areas": "areas.csv", **({"dicom_seg": "segmentations"} if dicom else {})}
-        places = {form: str(self.folder / place) for form, place in forms.items()}
-        also = MaskForms(predictor.model.bundle, predictor.classes, page=page, **places)
-        options = {"reorient": reorient, "skip_unreadable": len(paths) > 1}
-        segment(predictor, [str(path) for path in paths], str(self.folder / "masks"), also, **options)
-        return page
+        read = [path for kind in READ for path in found.get(kind, ())]
+        paths = [str(path) for path in read or self.given.iterdir()]
+        places = {"overlays": "outlines", "areas": "areas.csv", "page": "looks.html"}
+        if DICOM in found and not require_highdicom():
+            places["dicom_seg"] = "segmentations"
+        while True:
+            forms = {form: str(self.folder / place) for form, place in places.items()}
+            also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
+            try:
+                options = {"reorient": reorient, "skip_unreadable": len(paths) > 1}
+                segment(predictor, paths, str(self.folder / "masks"), also, **options)
+                return also.page
+            except Refused as error:
+                of_segmentations = all(problem.where.startswith("--dicom-seg") for problem in error.problems)
+                if not (of_segmentations and places.pop("dicom_seg", "")):
+                    raise
+                for problem in error.problems:
+                    logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)
 
     def _offered(self, pattern: str, label: str) -> tuple[str, str] | None:
         """Makes files downloadable: the only one, or a ZIP of several; its name in the address and what it is."""
@@ -142,20 +147,15 @@ class Drop:
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
+def _warnings() -> Iterator[list[logging.LogRecord]]:
     """What this package warns of inside the block."""
-    found: list[str] = []
-
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
-
-    handler, package = Kept(logging.WARNING), logging.getLogger("samfed_monai")
-    package.addHandler(handler)
+    kept, package = MemoryHandler(sys.maxsize, sys.maxsize), logging.getLogger("samfed_monai")
+    kept.setLevel(logging.WARNING)
+    package.addHandler(kept)
     try:
-        yield found
+        yield kept.buffer
     finally:
-        package.removeHandler(handler)
+        package.removeHandler(kept)
 
 
 class App:
@@ -175,10 +175,8 @@ class App:
         try:
             self.server = _Server((ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
-            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            found = f"{port}, which is in use" if taken else f"{port} ({error})"
-            hint = f"end the program that uses it, or try --port {port + 1}" if taken else "try --port 7861"
-            raise refused("--port", found, "a free port of this machine", hint) from None
+            hint = "end the program that uses it, or try --port 0, which takes a free one"
+            raise refused("--port", f"{port} ({error})", "a free port of this machine", hint) from None
         self.server.app = self
         self.token = secrets.token_urlsafe(16)
         self.address = f"http://{ADDRESS}:{self.server.server_port}/{self.token}/"
@@ -201,7 +199,7 @@ class App:
             self.folder = Path(folder)
             threading.Thread(target=self.server.serve_forever, daemon=True).start()
             try:
-                self._try()
+                self.predictor([np.full((64, 64, 3), 128, np.uint8)])  # what is wrong with the model is refused here
                 logger.info("open %s in a browser of this machine; Ctrl+C ends it", self.address)
                 for drop in iter(self._asked.get, None):
                     drop.segment(self.predictor, reorient=self.reorient)
@@ -221,19 +219,15 @@ class App:
                 self.drops[key] = Drop(self.folder / key)
             return self.drops[key]
 
-    def _try(self) -> None:
-        """Whatever is wrong with the model is refused before anyone drops an image."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            grey = Path(folder) / "grey.png"
-            Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(grey)
-            with muted("samfed_monai.handlers.mask_writer"):
-                self.predictor.write([str(grey)], Path(folder) / "masks")
-
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = False
     app: App
+
+
+class _Refusal(Exception):
+    """A request that is not answered: the HTTP status, and a text."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -244,50 +238,43 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "samfed", ""
 
     def do_GET(self) -> None:
-        match self._parts():
-            case [""]:
-                page = environment().get_template("app.html.j2").render(model=self.server.app.predictor.model)
-                self._answer(page, "text/html")
-            case [key] if drop := self.server.app.drops.get(key):
-                self._answer(json.dumps({"state": drop.state, "html": drop.html}), "application/json")
-            case [key, name] if (drop := self.server.app.drops.get(key)) and name in drop.downloads:
-                self._send(drop.downloads[name], name.partition("-")[2])
-            case None:
-                pass
-            case _:
-                self._refuse(HTTPStatus.NOT_FOUND, "no such page")
+        app = self.server.app
+        try:
+            match [self.command, *self._parts()]:
+                case ["GET", ""]:
+                    page = environment().get_template("app.html.j2").render(model=app.predictor.model)
+                    self._answer(page, "text/html; charset=utf-8")
+                case ["GET", key] if drop := app.drops.get(key):
+                    self._answer(json.dumps({"state": drop.state, "html": drop.html}))
+                case ["GET", key, name] if (drop := app.drops.get(key)) and name in drop.downloads:
+                    called = f"attachment; filename*=UTF-8''{quote(name.partition('-')[2], safe='')}"
+                    kind = "application/octet-stream"
+                    self._answer(drop.downloads[name], kind, headers={"Content-Disposition": called})
+                case ["PUT", key, name] if _DROP.fullmatch(key):
+                    self._take(app.drop(key), name)
+                    self._answer("{}")
+                case ["POST", key] if (drop := app.drops.get(key)) and drop.state == "waiting":
+                    app.begin(drop)
+                    self._answer("{}", status=HTTPStatus.ACCEPTED)
+                case _:
+                    raise _Refusal(HTTPStatus.NOT_FOUND, "no such page")
+        except _Refusal as refusal:
+            status, text = refusal.args
+            self._answer(text, "text/plain; charset=utf-8", status)
 
-    def do_PUT(self) -> None:
-        match self._parts():
-            case [key, name] if _DROP.fullmatch(key):
-                self._take(self.server.app.drop(key), name)
-            case None:
-                pass
-            case _:
-                self._refuse(HTTPStatus.NOT_FOUND, "no such page")
-
-    def do_POST(self) -> None:
-        match self._parts():
-            case [key] if (drop := self.server.app.drops.get(key)) and drop.state == "waiting":
-                self.server.app.begin(drop)
-                self._answer("{}", "application/json", HTTPStatus.ACCEPTED)
-            case None:
-                pass
-            case _:
-                self._refuse(HTTPStatus.NOT_FOUND, "no such page")
+    do_PUT = do_POST = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         """No line of every request, which would have the names of images."""
 
-    def _parts(self) -> list[str] | None:
-        """The path behind the token, decoded; ``None`` for a request of someone else, which is answered here."""
+    def _parts(self) -> list[str]:
+        """The path behind the token, decoded; a request of someone else is refused."""
         port = self.server.server_port
         first, *rest = [unquote(part) for part in self.path.partition("?")[0].removeprefix("/").split("/")]
         known = secrets.compare_digest(first.encode(), self.server.app.token.encode())
-        if known and rest and self.headers.get("Host") in (f"{ADDRESS}:{port}", f"localhost:{port}"):
-            return rest
-        self._refuse(HTTPStatus.FORBIDDEN, "open the address that `samfed app` printed")
-        return None
+        if not (known and rest and self.headers.get("Host") in (f"{ADDRESS}:{port}", f"localhost:{port}")):
+            raise _Refusal(HTTPStatus.FORBIDDEN, "open the address that `samfed app` printed")
+        return rest
 
     def _take(self, drop: Drop, name: str) -> None:
         left, place, refusal = int(self.headers.get("Content-Length") or 0), drop.given / name, ""
@@ -305,27 +292,19 @@ class _Handler(BaseHTTPRequestHandler):
             place.unlink()
             refusal = "it did not arrive whole"
         if refusal:
-            self._answer(f"{name}: {refusal}", "text/plain", HTTPStatus.BAD_REQUEST)
-        else:
-            self._answer("{}", "application/json")
+            raise _Refusal(HTTPStatus.BAD_REQUEST, f"{name}: {refusal}")
 
-    def _send(self, path: Path, name: str) -> None:
-        with path.open("rb") as stream:
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(name, safe='')}")
-            self._headed("application/octet-stream", path.stat().st_size)
-            shutil.copyfileobj(stream, self.wfile)
-
-    def _refuse(self, status: HTTPStatus, text: str) -> None:
-        self._answer(text, "text/plain", status)
-
-    def _answer(self, text: str, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-        content = text.encode()
+    def _answer(
+        self,
+        content: str | Path,
+        kind: str = "application/json",
+        status: HTTPStatus = HTTPStatus.OK,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        size = content.stat().st_size if isinstance(content, Path) else len(content.encode())
         self.send_response(status)
-        self._headed(f"{kind}; charset=utf-8", len(content))
-        self.wfile.write(content)
-
-    def _headed(self, kind: str, size: int) -> None:
-        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(size)}.items():
+        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(size), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
+        with content.open("rb") if isinstance(content, Path) else io.BytesIO(content.encode()) as stream:
+            shutil.copyfileobj(stream, self.wfile)

@@ -1,22 +1,27 @@
-"""How far a predicted mask is to be trusted: its expected Dice, a lower bound, and what is unusual about it."""
+"""How far a predicted mask is to be trusted: its expected Dice, a lower bound, and what is unusual about it.
+
+What estimates were worth on images with labels, and the calibration that follows from it, is here as well.
+"""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from ignite.engine import Events
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label, maximum_filter, minimum_filter
+from scipy.stats import spearmanr
 
-from samfed_monai.handlers.mask_writer import Prediction, predicted
-from samfed_monai.metrics.quality import DOUBTFUL, Quality, colours_of
+from samfed_monai.core.errors import refused
+from samfed_monai.core.words import counted
+from samfed_monai.handlers.mask_writer import Prediction
+from samfed_monai.metrics.quality import DOUBTFUL, FEWEST, Calibration, Quality, colours_of, estimate_of, groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ignite.engine import Engine
     from torch import Tensor
 
 EMPTY = "empty"
@@ -105,47 +110,121 @@ def border_of(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     return found
 
 
-class Assessor:
-    """Assesses what a MONAI ``SupervisedEvaluator`` predicts, of each image; :attr:`found` by the image's ``id``.
+def assess(
+    found: Prediction,
+    image: Tensor,
+    quality: Quality,
+    *,
+    threshold: float = 0.5,
+    doubtful_below: float = DOUBTFUL,
+    parts: bool = False,
+) -> Assessment:
+    """How far one predicted mask is to be trusted.
 
     Args:
+        found: the prediction.
+        image: (3, H, W) float in [0, 1], as the network saw it.
         quality: what is known of the model; its calibration is for a threshold of 0.5.
-        threshold: probability from which a pixel is foreground, as of the masks that are written.
-        classes: names of several classes; empty for one.
+        threshold: probability from which a pixel is foreground.
         doubtful_below: expected Dice below which a mask is doubtful.
-        parts: whether images are slices or frames, of which many rightly hold nothing.
+        parts: whether the image is a slice or frame, of which many rightly hold nothing.
     """
-
-    def __init__(
-        self,
-        quality: Quality | None = None,
-        *,
-        threshold: float = 0.5,
-        classes: Sequence[str] = (),
-        doubtful_below: float = DOUBTFUL,
-        parts: bool = False,
-    ) -> None:
-        self.quality, self.threshold, self.classes = quality or Quality(), threshold, classes
-        self.doubtful_below, self.parts = doubtful_below, parts
-        self.found: dict[str, Assessment] = {}
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        made = predicted(engine, threshold=self.threshold, classes=self.classes)
-        for each, image in zip(made, _images(engine.state.batch), strict=True):
-            self.found[each.name] = self.assess(each, image)
-
-    def assess(self, found: Prediction, image: Tensor) -> Assessment:
-        """One prediction; ``image`` is (3, H, W) float in [0, 1]."""
-        flags = tuple(flags_of(found.mask, image.cpu().numpy(), self.quality))
-        calibrated = self.quality.calibration if self.threshold == 0.5 else None
-        expected, bound = calibrated(found.estimate) if calibrated else (found.estimate, None)
-        made = Assessment(expected, bound, flags, self.doubtful_below)
-        return made.of_nothing() if EMPTY in flags and not self.parts else made
+    flags = tuple(flags_of(found.mask, image.cpu().numpy(), quality))
+    calibrated = quality.calibration if threshold == 0.5 else None
+    expected, bound = calibrated(found.estimate) if calibrated else (found.estimate, None)
+    made = Assessment(expected, bound, flags, doubtful_below)
+    return made.of_nothing() if EMPTY in flags and not parts else made
 
 
-def _images(batch: Any) -> list[Tensor]:
-    """The images of a batch, decollated or not."""
-    return [item["image"] for item in batch] if isinstance(batch, list) else list(batch["image"])
+Pairs = Sequence[tuple[float, float]]
+"""Estimate and true Dice of each image."""
+FEWEST_RANKED = 5
+"""Images without which no rank correlation is given."""
+
+
+def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """Estimate and Dice of every image of ``samfed evaluate``, by site, from the tables that it wrote.
+
+    Args:
+        output_dir: its folder.
+        result: content of its ``metrics.json``.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for site, summary in result["sites"].items():
+        with (output_dir / site / result["split"] / "scores.csv").open(encoding="utf-8", newline="") as stream:
+            found[site] = [(estimate_of(row, summary), float(row["dice"])) for row in csv.DictReader(stream)]
+    return found
+
+
+def require_enough(images: int, split: str) -> None:
+    """Refuses a calibration on too few images of a split."""
+    if images < FEWEST:
+        hint = "leave --calibrate out, choose another --split, or label more images"
+        expected = f"at least {FEWEST} {split} images with masks"
+        raise refused("--calibrate", found=counted(images, "image"), expected=expected, hint=hint)
+
+
+def calibrated_on(pairs: Pairs, split: str) -> Calibration:
+    """The calibration of a model on images of a split that it was not trained on.
+
+    Raises:
+        Refused: too few images.
+    """
+    require_enough(len(pairs), split)
+    made = Calibration.fit(groups_of([estimate for estimate, _ in pairs], [dice for _, dice in pairs]))
+    return cast(Calibration, made)
+
+
+def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0) -> dict[str, Any]:
+    """How far estimates can be relied on.
+
+    Args:
+        pairs: of images with labels.
+        calibration: of the model; ``None`` takes estimates as they are, and there is no bound.
+        calibrating: how many of the images are known to be of the calibration, on which it looks better than it is.
+
+    Returns:
+        ``images``; ``calibrated``; ``calibrating``; ``expected_dice`` and ``dice``, their means; ``error``, their mean
+        distance; ``above_bound``, the share of images with at least their lower bound (``None`` without one);
+        ``spearman``, the rank correlation of estimate and Dice (``None`` of fewer than five images, or where one never
+        varies); ``worst_in_doubtful``, the share of the tenth with the lowest Dice that is in the fifth with the lowest
+        estimates; ``dice_of_others``, the mean Dice of the other four fifths.
+    """
+    estimates, dice = (np.array(column, float) for column in zip(*pairs, strict=True))
+    made = [calibration(each) if calibration else (each, None) for each in estimates.tolist()]
+    expected = np.array([each for each, _ in made])
+    held = [bound <= true + 1e-9 for (_, bound), true in zip(made, dice.tolist(), strict=True) if bound is not None]
+    order, tenth, fifth = np.argsort(estimates, kind="stable"), max(1, len(dice) // 10), max(1, len(dice) // 5)
+    worst, doubtful = set(np.argsort(dice, kind="stable")[:tenth].tolist()), set(order[:fifth].tolist())
+    others, ranked = dice[order[fifth:]], len(dice) >= FEWEST_RANKED and np.ptp(estimates) and np.ptp(dice)
+    return {
+        "images": len(dice),
+        "calibrated": calibration is not None,
+        "calibrating": calibrating,
+        "expected_dice": float(expected.mean()),
+        "dice": float(dice.mean()),
+        "error": float(np.abs(expected - dice).mean()),
+        "above_bound": float(np.mean(held)) if held else None,
+        "spearman": float(spearmanr(estimates, dice).statistic) if ranked else None,
+        "worst_in_doubtful": len(worst & doubtful) / tenth,
+        "dice_of_others": float(others.mean()) if len(others) else None,
+    }
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """What :func:`kept` found, for a reader."""
+    how = "expected" if found["calibrated"] else "expected (not calibrated)"
+    lines = [
+        f"{how} Dice {found['expected_dice']:.3f}, true {found['dice']:.3f}, {found['error']:.3f} apart on average"
+    ]
+    if found["above_bound"] is not None:
+        lines.append(f"{found['above_bound']:.0%} of the masks have at least their lower bound (90 % are to)")
+    if found["spearman"] is not None:
+        lines.append(f"rank correlation of expected and true Dice {found['spearman']:.2f}")
+    if some := found["calibrating"]:
+        which = "these" if some == found["images"] else f"{some} of these"
+        lines.append(
+            f"{which} {counted(found['images'], 'image')} calibrated this model: on other images expected and true "
+            "Dice are farther apart, and fewer masks are above their bound"
+        )
+    return lines

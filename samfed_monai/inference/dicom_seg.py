@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai import __version__
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.data.dicom import numbers_of, read_object
 
@@ -37,40 +37,34 @@ _NEEDED = (
 _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 
-def installed() -> bool:
-    """Whether ``highdicom`` is there."""
-    return importlib.util.find_spec("highdicom") is not None
-
-
 def require_highdicom() -> list[Problem]:
     """What is wrong if ``highdicom`` is not there."""
-    if installed():
+    if importlib.util.find_spec("highdicom") is not None:
         return []
     hint = "pip install 'samfed-monai[dicom]'"
     return [Problem("--dicom-seg", found="no highdicom", expected="highdicom to write with", hint=hint)]
 
 
-def refusals_of(objects: Sequence[tuple[Path, int]], labels: Sequence[str] = ("empty",)) -> list[Problem]:
+def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> list[Problem]:
     """Why no segmentation can refer to objects, found by making empty ones; nothing is computed or written.
 
     Args:
-        objects: DICOM objects, and how many pictures were read of each.
+        objects: headers of DICOM objects.
         labels: of the segments.
     """
     problems = Problems()
     if not objects:
         expected, hint = "DICOM objects to refer to", "leave it out, or name DICOM objects"
         problems.add("--dicom-seg", found="none among the images", expected=expected, hint=hint)
-    for group in series_of([path for path, _ in objects]):
+    for group in series_of(objects):
         with problems.collected():
-            paths, frames = [objects[index][0] for index in group], sum(objects[index][1] for index in group)
-            content = read_object(paths[0], pixels=False)
-            empty = np.zeros((frames, content.Rows, content.Columns), np.uint8)
-            segmentation_of(paths, list(empty), labels=labels, model="none")
+            sources = [objects[index] for index in group]
+            empty = np.zeros((sum(map(_frames, sources)), sources[0].Rows, sources[0].Columns), np.uint8)
+            segmentation_of(sources, list(empty), labels=labels, model="none")
     return list(problems)
 
 
-def series_of(paths: Sequence[Path]) -> list[list[int]]:
+def series_of(objects: Sequence[Any]) -> list[list[int]]:
     """Which objects are the slices of one series and get one segmentation; every other object has one of its own.
 
     Slices of one series are of one study, kind, size, orientation and frame of reference, have one frame each, and each
@@ -78,30 +72,28 @@ def series_of(paths: Sequence[Path]) -> list[list[int]]:
     apart, with the whole of their series.
 
     Args:
-        paths: DICOM objects.
+        objects: headers of DICOM objects, as :func:`samfed_monai.data.dicom.read_object` reads them.
 
     Returns:
         Numbers of objects, each in one group, in the order of the first of them; slices by their place along the normal
         of the image plane (from feet to head where slices are axial).
     """
     groups: dict[object, list[tuple[float, int]]] = {}
-    for index, path in enumerate(paths):
-        content = read_object(path, pixels=False)
+    for index, header in enumerate(objects):
         key: object = index
         along = 0.0
         try:
-            position, turned = (numbers_of(content, f"Image{name}Patient") for name in ("Position", "Orientation"))
+            position, turned = (numbers_of(header, f"Image{name}Patient") for name in ("Position", "Orientation"))
         except ValueError as error:
-            raise _refused(path, str(error), "the place of the slice", _INSTEAD) from None
-        if _placed(content) and (len(position), len(turned)) == (3, 6):
+            raise _refused(header, str(error), "the place of the slice", _INSTEAD) from None
+        if _placed(header) and (len(position), len(turned)) == (3, 6):
             same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
-            key = (*(content.get(name) for name in same), tuple(round(value, 4) for value in turned))
+            key = (*(header.get(name) for name in same), tuple(round(value, 4) for value in turned))
             along = float(np.cross(turned[:3], turned[3:]) @ np.array(position))
         groups.setdefault(key, []).append((along, index))
     found = []
     for members in groups.values():
-        places = [round(along, 4) for along, _ in members]
-        together = len(set(places)) == len(places)
+        together = len({round(along, 4) for along, _ in members}) == len(members)
         found += [[index for _, index in sorted(members)]] if together else [[index] for _, index in members]
     return sorted(found, key=min)
 
@@ -117,7 +109,7 @@ def identity_of(segmentation: str | Path | BinaryIO) -> str:
 
 
 def segmentation_of(
-    sources: Sequence[Path], masks: Sequence[NDArray[Any]], *, labels: Sequence[str], model: str
+    sources: Sequence[Any], masks: Sequence[NDArray[Any]], *, labels: Sequence[str], model: str
 ) -> bytes:
     """A DICOM segmentation, binary, of a segment for each label and in it a frame for each of the source's, empty ones
     too.
@@ -133,7 +125,7 @@ def segmentation_of(
     those, so the frames behind it are added here.
 
     Args:
-        sources: the DICOM object, or a series' slices in the order of their places.
+        sources: header of the DICOM object, or headers of a series' slices in the order of their places.
         masks: (H, W) of each of its frames, or of each slice: bool, or the values of several classes.
         labels: of the segments, in the order of the classes; see :data:`PROPERTIES`.
         model: what identifies the weights.
@@ -144,16 +136,14 @@ def segmentation_of(
     import highdicom
     from pydicom.sr.codedict import codes
 
-    source, contents = sources[0], [read_object(each, pixels=False) for each in sources]
-    content = contents[0]
-    frames = sum(int(each.get("NumberOfFrames", 1) or 1) for each in contents)
+    content, frames = sources[0], sum(map(_frames, sources))
     if frames != len(masks):
-        raise _refused(source, f"{len(masks)} masks", f"one for each of its {frames} frames")
-    for place, each in zip(sources, contents, strict=True):
+        raise _refused(content, f"{len(masks)} masks", f"one for each of its {frames} frames")
+    for each in sources:
         lacking = [name for name in _NEEDED if name not in each or (name.endswith("UID") and not each[name].value)]
         if lacking:
             hint = f"write the missing attributes into the object, or {_INSTEAD}"
-            raise _refused(place, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
+            raise _refused(each, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
     placed = _placed(content)
     pixels = np.stack(masks).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -171,13 +161,13 @@ def segmentation_of(
         for number, label in enumerate(labels, start=1)
         for category, kind in [_coded(label, number, one=len(labels) == 1)]
     ]
-    objects = [each.SOPInstanceUID for each in contents]
+    objects = [each.SOPInstanceUID for each in sources]
     series, instance = (_uid([part, *objects, *labels, model], pixels) for part in ("series", "object"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they show patients' names
             made = highdicom.seg.Segmentation(
-                source_images=contents if placed else [_one_frame(content)],
+                source_images=list(sources) if placed else [_one_frame(content)],
                 pixel_array=pixels if placed else pixels[:1],
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=segments,
@@ -196,7 +186,7 @@ def segmentation_of(
         found, expected = f"{type(error).__name__}: {error}", "an object that highdicom takes"
         if "FrameOfReferenceUID" in content and not placed:
             found, expected = "a frame of reference alone", f"the place of each of its {frames} frames in it"
-        raise _refused(source, found, expected, _INSTEAD) from None
+        raise _refused(content, found, expected, _INSTEAD) from None
     if not placed:
         made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
         _stack(made, np.stack([pixels == number for number in range(1, len(labels) + 1)]).astype(np.uint8))
@@ -221,8 +211,12 @@ def _coded(label: str, number: int, *, one: bool) -> tuple[Any, Any]:
     return Code("CLASS", _SCHEME, "Class of a network"), Code(f"CLASS{number}", _SCHEME, label[:64])
 
 
-def _refused(source: Path, found: str, expected: str, hint: str = "") -> Refused:
-    return Refused([Problem(f"--dicom-seg: {source}", found=found, expected=expected, hint=hint)])
+def _refused(header: Any, found: str, expected: str, hint: str = "") -> Refused:
+    return refused(f"--dicom-seg: {header.filename}", found=found, expected=expected, hint=hint)
+
+
+def _frames(header: Any) -> int:
+    return int(header.get("NumberOfFrames", 1) or 1)
 
 
 def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
@@ -236,7 +230,7 @@ def _placed(content: Any) -> bool:
     """Whether the object says where in space each of its frames lies."""
     if "FrameOfReferenceUID" not in content:
         return False
-    if int(content.get("NumberOfFrames", 1) or 1) > 1:
+    if _frames(content) > 1:
         return "SharedFunctionalGroupsSequence" in content and "PerFrameFunctionalGroupsSequence" in content
     planes = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
     return "SharedFunctionalGroupsSequence" in content or all(content.get(name) for name in planes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup, split_id, workflow_files
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import as_file_name, read_json
 from samfed_monai.core.model_file import (
     SETTINGS,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from samfed_monai.federation.workflow import WorkflowConfig
-    from samfed_monai.inference.onnx_network import OnnxNetwork
+    from samfed_monai.inference.export import OnnxNetwork
     from samfed_monai.metrics.quality import Quality
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
@@ -55,15 +55,15 @@ class TrainedModel:
         bundle: a bundle's folder, or the name of a packaged one.
         path: a finished run's folder, a weights file, a teacher's adapter or an exported ONNX file; ``None``: the file
             in the bundle's ``models/``.
+        runtime: what runs an ONNX file, see :class:`~samfed_monai.inference.export.OnnxNetwork`.
 
     Raises:
         Refused: no such bundle; a folder that is no finished run; no path, and a bundle that ships no weights.
     """
 
-    def __init__(self, bundle: str | Path, path: str | Path | None = None) -> None:
-        self.bundle = find_bundle(bundle)
+    def __init__(self, bundle: str | Path, path: str | Path | None = None, runtime: str | None = None) -> None:
+        self.bundle, self.run, self.runtime = find_bundle(bundle), None, runtime or "onnxruntime"
         self.path = Path(path).expanduser().resolve() if path else shipped_model(self.bundle)
-        self.run = None
         if self.path.is_dir():
             from samfed_monai.federation.run_models import RunModels
 
@@ -77,7 +77,7 @@ class TrainedModel:
         """Refuses a site of a model that is a single file."""
         if site and self.run is None:
             hint = "leave it out, or name the folder of the run"
-            raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
+            raise refused("--site", found="a weights file, which is one model", expected="a run", hint=hint)
 
     def weights(self, site: str = "") -> Path:
         """The file with a site's model; one that a run keeps in parts is put together for as long as this object lives.
@@ -88,10 +88,10 @@ class TrainedModel:
         Raises:
             Refused: there is no such model here; an ONNX file, which holds none to build.
         """
+        self.require_run(site)
         if self.kind is Kind.ONNX:
-            hint = "name the weights that it was exported from"
             expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
-            raise Refused([Problem("--model", found=self.path.name, expected=expected, hint=hint)])
+            raise refused("--model", self.path.name, expected, "name the weights that it was exported from")
         if self.run is None:
             return self.path
         if self.run.whole_at_server and not self.run.personal and (not site or site in self.run.sites):
@@ -116,7 +116,7 @@ class TrainedModel:
         if given is not None and not class_problems(given, "--classes"):
             names = list(given)
         elif self.kind is Kind.ONNX:
-            names = self._exported.classes
+            names = self.exported.classes
         elif self.run is not None:
             names = self.run.run.get("config", {}).get("client", {}).get("classes") or []
         else:
@@ -128,25 +128,74 @@ class TrainedModel:
             if outputs_of(names) != outputs:
                 expected = f"names of the adapter's {max(1, outputs - 1)}, in the order of its labels"
                 hint = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
-                raise Refused([Problem("--classes", found=str(names or "none"), expected=expected, hint=hint)])
+                raise refused("--classes", found=str(names or "none"), expected=expected, hint=hint)
         return names if several(names) else []
 
     @cached_property
     def quality(self) -> Quality:
         """What is known of how far the model's masks are to be trusted; an exported file holds it itself."""
-        return self._exported.quality if self.kind is Kind.ONNX else read_quality(self.path)
+        return self.exported.quality if self.kind is Kind.ONNX else read_quality(self.path)
 
     @cached_property
-    def _exported(self) -> OnnxNetwork:
-        """The network of an ONNX file, for what the file says of it."""
-        from samfed_monai.inference.onnx_network import OnnxNetwork
+    def exported(self) -> OnnxNetwork:
+        """The network of an ONNX file."""
+        from samfed_monai.inference.export import OnnxNetwork
 
-        return OnnxNetwork(self.path)
+        return OnnxNetwork(self.path, self.runtime)
 
-    @property
-    def scored_as(self) -> dict[str, Any]:
-        """Those of :data:`SCORED_AS` with which a run took its own scores; empty for a file."""
-        return {} if self.run is None else scored_as(self.run.run)
+    def ids(self, workflow: str, own: Mapping[str, Any], site: str = "") -> dict[str, Any]:
+        """Ids with which a workflow builds a site's network as it was trained, its file, and ``own`` on top of them.
+
+        Raises:
+            Refused: the file was trained on another SAM than the one that is here, or at another image size than
+                ``own`` names.
+        """
+        from samfed_monai.federation.preparation import base_sam
+        from samfed_monai.federation.workflow import WorkflowConfig
+
+        weights, files = self.weights(site), workflow_files(self.bundle, workflow)
+        contents = [read_json(path) for path in reversed(files) if path.is_file()]
+        usual = next((content["image_size"] for content in contents if "image_size" in content), None)
+        if problems := size_problems(weights, own, usual):
+            raise Refused(problems)
+        ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **own}
+        if wanted := base_sam_of(weights):
+            config = WorkflowConfig(self.bundle, tuple(map(str, files)), ids)
+            found = base_sam(config, str(ids.get("network_name", "")))
+            if found not in (wanted, None):
+                expected = f"{wanted[:12]}, on which {weights.name} was trained"
+                raise refused("SAM's weights", str(found)[:12], expected, "put that one in place: samfed weights")
+        return ids
+
+    def config(
+        self,
+        workflow: str,
+        ids: Mapping[str, Any],
+        *,
+        asked: Collection[str],
+        reads: Set[str],
+        ready: bool = True,
+        problems: Iterable[Problem] = (),
+    ) -> WorkflowConfig:
+        """The configuration of the bundle's workflow with ids on top.
+
+        Args:
+            workflow: ``inference``, ``evaluate``, …
+            ids: ids and values.
+            asked: those of ``ids`` that the user gave, each of which must be read.
+            reads: ids that are asked for by name.
+            ready: whether all that the workflow names on disk must be there.
+            problems: refused together with those of the bundle.
+        """
+        from samfed_monai.config.check import check_bundle
+        from samfed_monai.federation.workflow import WorkflowConfig
+
+        found = Problems()
+        found.extend(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked))
+        found.extend(problems)
+        found.refuse_if_any()
+        files = workflow_files(self.bundle, workflow)
+        return WorkflowConfig(self.bundle, tuple(map(str, files)), {"bundle_root": str(self.bundle), **ids})
 
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,76 +216,19 @@ def shipped_model(bundle: Path) -> Path:
     path = Path(model_path(model=None, bundle_root=bundle))
     if not path.is_file():
         hint = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
-        raise Refused([Problem("--model", found="none", expected=f"one: {bundle.name} ships no weights", hint=hint)])
+        raise refused("--model", found="none", expected=f"one: {bundle.name} ships no weights", hint=hint)
     return path
 
 
-def trained_as(weights: Path, bundle: Path, workflow: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Ids with which a workflow builds the network of a weights file as it was trained, and ``own`` on top of them.
-
-    Raises:
-        Refused: the file was trained on another SAM than the one that is here, or at another image size than ``own``
-            names.
-    """
-    from samfed_monai.federation.preparation import base_sam
-    from samfed_monai.federation.workflow import WorkflowConfig
-
-    files = workflow_files(bundle, workflow)
-    contents = [read_json(path) for path in reversed(files) if path.is_file()]
-    usual = next((content["image_size"] for content in contents if "image_size" in content), None)
-    if problems := size_problems(weights, own, usual):
-        raise Refused(problems)
-    ids = {**settings_of(weights), **network_overrides(weights), **own}
-    if wanted := base_sam_of(weights):
-        config = WorkflowConfig(bundle, tuple(map(str, files)), ids)
-        found = base_sam(config, str(ids.get("network_name", "")))
-        if found not in (wanted, None):
-            expected = f"{wanted[:12]}, on which {weights.name} was trained"
-            hint = "put that one in place: samfed weights"
-            raise Refused([Problem("SAM's weights", found=str(found)[:12], expected=expected, hint=hint)])
-    return ids
-
-
-def checked_config(
-    bundle: Path,
-    workflow: str,
-    ids: Mapping[str, Any],
-    *,
-    asked: Collection[str],
-    reads: Set[str],
-    ready: bool = True,
-    problems: Iterable[Problem] = (),
-) -> WorkflowConfig:
-    """The configuration of a bundle's workflow with ids on top.
-
-    Args:
-        bundle: its folder.
-        workflow: ``inference``, ``evaluate``, …
-        ids: ids and values.
-        asked: those of ``ids`` that the user gave, each of which must be read.
-        reads: ids that are asked for by name.
-        ready: whether all that the workflow names on disk must be there.
-        problems: refused together with those of the bundle.
-    """
-    from samfed_monai.config.check import check_bundle
-    from samfed_monai.federation.workflow import WorkflowConfig
-
-    found = Problems()
-    found.extend(check_bundle(bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked))
-    found.extend(problems)
-    found.refuse_if_any()
-    files = workflow_files(bundle, workflow)
-    return WorkflowConfig(bundle, tuple(map(str, files)), {"bundle_root": str(bundle), **ids})
-
-
-def filled_network(config: WorkflowConfig, weights: Path) -> nn.Module:
-    """The network that a bundle declares, with the weights of a file, in eval mode.
+def filled_network(config: WorkflowConfig) -> nn.Module:
+    """The network that a bundle declares, with the weights of its ``model``, in eval mode.
 
     Raises:
         Refused: weights of another network, or trained with other settings.
     """
     from samfed_monai.handlers.model_loader import trained_weights
 
+    weights = config.value("model")
     if problems := trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}):
         raise Refused(problems)
     network: nn.Module = config.value("network_def")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +17,9 @@ from monai.data import DataLoader, Dataset, set_track_meta
 from monai.engines import SupervisedEvaluator
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from samfed_monai.config.options import USE_OF_TEACHER
-from samfed_monai.config.parse import split_id
 from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import write_json
@@ -26,11 +27,9 @@ from samfed_monai.core.own_process import best_device
 from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
-from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predictions
-from samfed_monai.inference.assessment import Assessment, Assessor
-from samfed_monai.inference.model import Kind, TrainedModel, checked_config, filled_network, trained_as
-from samfed_monai.inference.onnx_network import OnnxNetwork
-from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs
+from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predicted
+from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, kept, require_enough, scored_pairs
+from samfed_monai.inference.model import Kind, TrainedModel, scored_as
 from samfed_monai.metrics import pool
 from samfed_monai.metrics.quality import DOUBTFUL, Quality
 from samfed_monai.metrics.quality_file import digests_of, recognised, write_quality
@@ -44,27 +43,15 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher#"
 """Before an id of ``teacher.json``."""
-NETWORK_READ = frozenset({"dataloader", "postprocessing", "inferer", "threshold"})
-"""Ids of ``inference.json`` that are read for a network that runs without the bundle's own evaluator."""
+EXPORTED_READ = frozenset({"dataloader", "postprocessing", "inferer", "threshold"})
+"""Ids of ``inference.json`` that are read for an exported network."""
 TEACHER_READ = {
     "evaluate": frozenset({"validate#scores", "validate#preprocessing", "limit", "classes"}),
     "inference": frozenset({"threshold", "classes"}),
 }
 """Ids of a bundle's workflows that are read where a teacher is used in place of a student."""
-_SETTLED = frozenset({"classes", "network_name", "network_def", "network", "model_path", "amp", "device"})
-"""Ids of ``inference.json`` that an exported network has settled."""
-
-
-class _Ready(NamedTuple):
-    """What an evaluator is made of; ``loader`` reads the images when it is called."""
-
-    network: nn.Module
-    loader: Callable[[], Any]
-    threshold: float
-    made_by: Mapping[str, Any]  # for MaskWriter
-    device: torch.device
-    inferer: Any = None
-    postprocessing: Any = None
+_SETTLED = ("amp", "image_size")
+"""Those of them that an exported network has settled."""
 
 
 class Predictor:
@@ -90,8 +77,8 @@ class Predictor:
     Example::
 
         predictor = Predictor("samfed_skin", overrides={"threshold": 0.4})
-        for found in predictor(["a.jpg", picture]):
-            print(found.name, found.mask.mean(), found.probability.max())
+        for found in predictor(["mole.jpg"]):
+            print(found.name, found.mask.shape, found.probability.max())
     """
 
     def __init__(
@@ -105,18 +92,13 @@ class Predictor:
         doubtful_below: float = DOUBTFUL,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.site, self.views, self.runtime = TrainedModel(bundle, model), site, views, runtime
-        self.overrides, self._network = dict(overrides or {}), None  # built at first use
+        self.model, self.site, self.views = TrainedModel(bundle, model, runtime), site, views
+        self.overrides, self.doubtful_below = dict(overrides or {}), doubtful_below
+        self._teacher_network: TeacherNetwork | None = None  # built at first use
         self.model.require_run(site)
-        problems, kind = Problems(), self.model.kind
-        self.doubtful_below = doubtful_below
+        problems = Problems()
         problems.unless(0 <= doubtful_below <= 1, "--flag-below", doubtful_below, "a Dice, in [0, 1]")
-        for name in self.overrides:
-            if name.startswith(TEACHER) and kind is not Kind.ADAPTER:
-                hint = "leave it out, or name the adapter of a teacher as --model"
-                found = f"{self.model.path}, which is no teacher's adapter"
-                problems.add(f"--{name}", found=found, expected="a teacher's adapter", hint=hint)
-        if runtime and kind is not Kind.ONNX:
+        if runtime and self.model.kind is not Kind.ONNX:
             hint = "leave it out, or export the network with `samfed export --to onnx` and name that file"
             problems.add("--runtime", found=str(self.model.path), expected="an ONNX file to run", hint=hint)
         problems.refuse_if_any()
@@ -133,17 +115,11 @@ class Predictor:
             images: a folder, searched with its sub-folders, or a list of folders, image files and arrays (H, W, 3)
                 uint8 RGB. An array is called by its place in the list.
         """
-        with tempfile.TemporaryDirectory(prefix="samfed-") as folder:
-            ready = self._ready(_sources(images, Path(folder)))
-            found: list[Prediction] = []
-
-            def keep(engine: Engine) -> None:
-                batch, output = engine.state.batch, engine.state.output
-                found.extend(predictions(batch, output, threshold=ready.threshold, classes=self.classes))
-
-            evaluator = self._evaluator(ready, [])
-            evaluator.add_event_handler(Events.ITERATION_COMPLETED, keep)
-            evaluator.run()
+        found: list[Prediction] = []
+        with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.handlers.mask_writer"):
+            self._run(
+                _sources(images, Path(folder)), f"{folder}/masks", lambda made, image, threshold: found.append(made)
+            )
         return found
 
     def write(
@@ -167,37 +143,89 @@ class Predictor:
         Returns:
             how far each mask is to be trusted, by the image's name.
         """
-        given = {"dataset_dir": images, "output_dir": str(output_dir), "probabilities": probabilities}
-        given |= {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
-        assessor = Assessor(self.model.quality, classes=self.classes, doubtful_below=self.doubtful_below, parts=parts)
-        if self.model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
-            weights, asked = self.model.weights(self.site), self._asked("views")
-            ids = trained_as(weights, self.model.bundle, "inference", asked)
+        assessed: dict[str, Assessment] = {}
 
-            def attach(job: Any) -> None:
-                assessor.threshold = float(job.parser.get("threshold", 0.5))  # at which postprocessing makes masks
-                assessor.attach(job.evaluator)
+        def look_at(found: Prediction, image: Tensor, threshold: float) -> None:
+            options: dict[str, Any] = {"doubtful_below": self.doubtful_below, "parts": parts}
+            assessed[found.name] = assess(found, image, self.model.quality, threshold=threshold, **options)
 
-            run_workflow(
-                self.model.bundle,
-                "inference",
-                {"model": str(weights), **given, **ids},
-                asked=asked,
-                prepared=attach,
-            )
-            return assessor.found
-        ready = self._ready(images, given)
-        writer = MaskWriter(
-            output_dir=output_dir,
-            probabilities=probabilities,
-            threshold=ready.threshold,
-            images=images,
-            classes=self.classes,
-            **ready.made_by,
+        self._run(images, str(output_dir), look_at, probabilities=probabilities, skip_unreadable=skip_unreadable)
+        return assessed
+
+    def _run(
+        self,
+        images: str | list[str],
+        output_dir: str,
+        look_at: Callable[[Prediction, Tensor, float], None],
+        *,
+        probabilities: bool = False,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """Writes masks of images into a folder, and calls ``look_at`` with each, its image and the threshold."""
+
+        def attach(engine: Engine, threshold: float) -> None:
+            def look(engine: Engine) -> None:
+                batch: Any = engine.state.batch
+                shown = [item["image"] for item in batch] if isinstance(batch, list) else batch["image"]
+                for found, image in zip(
+                    predicted(engine, threshold=threshold, classes=self.classes), shown, strict=True
+                ):
+                    look_at(found, image, threshold)
+
+            engine.add_event_handler(Events.ITERATION_COMPLETED, look)
+
+        model, asked = self.model, self._asked("views")
+        given = {"dataset_dir": images, "output_dir": output_dir, "probabilities": probabilities}
+        skip = {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
+        if model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
+            ids = {**given, **skip, **model.ids("inference", asked, self.site)}
+
+            def prepared(job: Any) -> None:
+                attach(job.evaluator, float(job.parser.get("threshold", 0.5)))
+
+            run_workflow(model.bundle, "inference", ids, asked=asked, prepared=prepared)
+            return
+        network: TeacherNetwork | Any
+        if model.kind is Kind.ONNX:
+            config, network, device = self._exported_config(given | skip), model.exported, torch.device("cpu")
+            inferer, postprocessing, size = config.values("inferer", "postprocessing", "image_size")
+            made_by = {"model": model.path, "image_size": size, "runtime": model.runtime}
+        else:
+            config, stage = self._teacher("inference", given)
+            network = self._teacher_network = self._teacher_network or TeacherNetwork(stage.fitted(model.path))
+            device, inferer, postprocessing = best_device(), None, None
+            made_by = {"model_sha256": network.teacher.sha256, "image_size": network.teacher.size}
+        threshold = config.value("threshold")
+        options = {"probabilities": probabilities, "threshold": threshold, "classes": self.classes, **made_by}
+        writer = MaskWriter(output_dir=output_dir, images=images, **options)
+        if model.kind is Kind.ONNX:
+            loader = config.value("dataloader")
+        else:
+            records = image_folder(images, skip_unreadable=skip_unreadable)
+            loader = DataLoader(Dataset(records, _at_native_size), batch_size=1)
+        set_track_meta(True)  # as the bundle's own `initialize` does
+        evaluator = SupervisedEvaluator(
+            device=device,
+            val_data_loader=loader,
+            network=network,
+            inferer=inferer,
+            postprocessing=postprocessing,
+            val_handlers=[writer, BatchBar(what="segmenting")],
+            decollate=postprocessing is not None,
         )
-        assessor.threshold = ready.threshold
-        self._evaluator(ready, [writer, assessor, BatchBar(what="segmenting")]).run()
-        return assessor.found
+        attach(evaluator, threshold)
+        evaluator.run()
+
+    def _exported_config(self, given: Mapping[str, Any]) -> WorkflowConfig:
+        """``inference.json`` for an exported network, whose own size decides."""
+        file, problems = self.model.path, Problems()
+        for name in self.overrides.keys() & set(_SETTLED):
+            expected, hint = f"nothing: {file.name} has settled it", "leave it out, or name what was exported"
+            problems.add(f"--{name}", found=str(self.overrides[name]), expected=expected, hint=hint)
+        height, width = self.model.exported.size
+        problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square", "export it anew")
+        ids = {"model": str(file), **given, **self._asked("views"), "image_size": height}
+        return self.model.config("inference", ids, asked=self.overrides, reads=EXPORTED_READ, problems=problems)
 
     def score(
         self,
@@ -235,7 +263,13 @@ class Predictor:
             require_enough(sum(map(len, hashes.values())), split)
         else:
             quality = self.model.quality  # refused before anything is scored, if it is of other weights
-        result = self._scores(datalist, data_root, output_dir, site=site, split=split)
+        given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
+        if self.model.kind is Kind.ADAPTER:
+            result = self._score_teacher(given)
+        elif self.model.run is not None and self.model.run.personal:
+            result = self._score_each(given, [site] if site else sorted(hashes))
+        else:
+            result = self._score(given, "")
         pairs = scored_pairs(Path(output_dir), result)
         everywhere = [pair for of_site in pairs.values() for pair in of_site]
         if calibrate:
@@ -253,21 +287,13 @@ class Predictor:
 
         if self.model.kind is Kind.ADAPTER:
             return None
-        weights, asked = self.model.weights(self.site), self._asked("validate#inferer#views")
-        ids = {"model": str(weights), **trained_as(weights, self.model.bundle, "evaluate", asked)}
-        reads = {"validate#preprocessing"}
-        config = checked_config(self.model.bundle, "evaluate", ids, asked=(), reads=reads, ready=False)
+        ids = self.model.ids("evaluate", self._asked("validate#inferer#views"), self.site)
+        config = self.model.config("evaluate", ids, asked=(), reads={"validate#preprocessing"}, ready=False)
         return public_colours(config, DataList.load(datalist), data_root)
 
-    def _scores(self, datalist: str, data_root: str, output_dir: str, *, site: str, split: str) -> dict[str, Any]:
-        given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
-        if self.model.kind is Kind.ADAPTER:
-            return self._score_teacher(given)
-        run = self.model.run
-        if run is None or not run.personal:
-            return self._score(given, "")
-        listed = DataList.load(datalist).sites
-        sites = [site] if site else [name for name in sorted(listed) if getattr(listed[name], split)]
+    def _score_each(self, given: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:
+        """``metrics.json`` of sites with models of their own."""
+        run: Any = self.model.run
         owners = {name: name if name in run.sites else "" for name in sites}
         for owner in owners.values():  # before the first one takes its time
             run.require(owner)
@@ -281,86 +307,14 @@ class Predictor:
 
     def _score(self, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """``metrics.json`` of the model of ``owner``; "" is the server's."""
-        weights, asked = self.model.weights(owner), self._asked("validate#inferer#views")
-        ids = trained_as(weights, self.model.bundle, "evaluate", self.model.scored_as | asked)
-        given = {**given, "model": str(weights)}
-        result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", given | ids, asked=asked)[-1]
+        asked = self._asked("validate#inferer#views")
+        own = scored_as(self.model.run.run) if self.model.run is not None else {}
+        ids = {**given, **self.model.ids("evaluate", own | asked, owner)}
+        result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", ids, asked=asked)[-1]
         return result
-
-    def _once(self, build: Callable[[], Any]) -> Any:
-        """The network, built at the first call."""
-        self._network = build() if self._network is None else self._network
-        return self._network
 
     def _asked(self, views: str) -> dict[str, Any]:
         return self.overrides | ({} if self.views is None else {views: self.views})
-
-    def _evaluator(self, ready: _Ready, handlers: list[Any]) -> SupervisedEvaluator:
-        set_track_meta(True)  # as the bundle's own `initialize` does
-        return SupervisedEvaluator(
-            device=ready.device,
-            val_data_loader=ready.loader(),
-            network=ready.network,
-            inferer=ready.inferer,
-            postprocessing=ready.postprocessing,
-            val_handlers=handlers,
-            decollate=ready.postprocessing is not None,
-        )
-
-    def _ready(self, images: str | list[str], given: Mapping[str, Any] | None = None) -> _Ready:
-        ids = {"dataset_dir": images, **(given or {})}
-        if self.model.kind is Kind.ADAPTER:
-            return self._teacher_ready(ids)
-        return self._network_ready(*self._exported(ids) if self.model.kind is Kind.ONNX else self._student(ids))
-
-    def _student(self, given: Mapping[str, Any]) -> tuple[nn.Module, WorkflowConfig, torch.device]:
-        weights, asked = self.model.weights(self.site), self._asked("views")
-        ids = {"model": str(weights), **given, **trained_as(weights, self.model.bundle, "inference", asked)}
-        reads = NETWORK_READ | {"network_def"}
-        config = checked_config(self.model.bundle, "inference", ids, asked=asked, reads=reads)
-        device = best_device()
-        return self._once(lambda: filled_network(config, weights).to(device)), config, device
-
-    def _exported(self, given: Mapping[str, Any]) -> tuple[nn.Module, WorkflowConfig, torch.device]:
-        file, problems = self.model.path, Problems()
-        for name, value in self.overrides.items():
-            if split_id(name)[0] in _SETTLED:
-                hint = "leave it out, or name the weights that were exported"
-                problems.add(f"--{name}", found=str(value), expected=f"nothing: {file.name} has settled it", hint=hint)
-        problems.refuse_if_any()
-        network = self._once(lambda: OnnxNetwork(file, self.runtime or "onnxruntime"))
-        height, width = network.size
-        if height != width or self.overrides.get("image_size", height) != height:
-            found = f"{width} x {height} pixels"
-            expected = f"a square of {self.overrides.get('image_size', height)} pixels"
-            hint = "leave --image_size out, or export anew"
-            problems.add(f"{file} -> input", found=found, expected=expected, hint=hint)
-        ids = {"model": str(file), **given, **self._asked("views"), "image_size": height}
-        config = checked_config(
-            self.model.bundle, "inference", ids, asked=self.overrides, reads=NETWORK_READ, problems=problems
-        )
-        return network, config, torch.device("cpu")
-
-    def _network_ready(self, network: nn.Module, config: WorkflowConfig, device: torch.device) -> _Ready:
-        inferer, postprocessing = config.values("inferer", "postprocessing")
-        made_by = {"model": self.model.path, "image_size": config.value("image_size"), "runtime": self.runtime or ""}
-        loader, threshold = lambda: config.value("dataloader"), config.value("threshold")
-        return _Ready(network, loader, threshold, made_by, device, inferer, postprocessing)
-
-    def _teacher_ready(self, given: Mapping[str, Any]) -> _Ready:
-        given = dict(given)
-        skip = given.pop("dataset#data#skip_unreadable", False)
-        config, stage = self._teacher("inference", given)
-        network = self._once(lambda: TeacherNetwork(stage.fitted(self.model.path)))
-        return _Ready(
-            network,
-            lambda: DataLoader(
-                Dataset(image_folder(given["dataset_dir"], skip_unreadable=skip), _at_native_size), batch_size=1
-            ),
-            config.value("threshold"),
-            {"model_sha256": network.teacher.sha256, "image_size": network.teacher.size},
-            best_device(),
-        )
 
     def _teacher(self, workflow: str, given: Mapping[str, Any]) -> tuple[WorkflowConfig, TeacherStage]:
         """The bundle's workflow, and how its ``teacher.json`` uses the adapter."""
@@ -375,8 +329,7 @@ class Predictor:
         of_teacher |= {} if self.views is None else {"views": self.views}
         problems = check_bundle(bundle, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER)
         ids = {"model": str(path), **given, **own}
-        reads = TEACHER_READ[workflow]
-        config = checked_config(bundle, workflow, ids, asked=own, reads=reads, problems=problems)
+        config = self.model.config(workflow, ids, asked=own, reads=TEACHER_READ[workflow], problems=problems)
         header = adapter.read_header(path)
         named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
         return config, TeacherStage(bundle, named, bundle)  # nothing is fitted: no cache is written
@@ -390,25 +343,30 @@ class Predictor:
             """The label as students are scored on it, beside the image as it is."""
             return {**_at_native_size(record), "label": torch.as_tensor(preprocessing(dict(record))["label"])}
 
-        evaluation = SiteEvaluation(
-            evaluator=SupervisedEvaluator(
-                device=best_device(),
-                val_data_loader=[],
-                network=TeacherNetwork(teacher),
-                prepare_batch=_with_size,
-                val_handlers=[scores, BatchBar(what="scoring")],
-                decollate=False,
-            ),
-            scores=scores,
-            loaded=True,
-            preprocessing=read,
-            batch_size=1,
-            limit=config.optional("limit"),
-            model=self.model.path,
-            **given,
+        evaluator = SupervisedEvaluator(
+            device=best_device(),
+            val_data_loader=[],
+            network=TeacherNetwork(teacher),
+            prepare_batch=_with_size,
+            val_handlers=[scores, BatchBar(what="scoring")],
+            decollate=False,
         )
+        options = {"loaded": True, "batch_size": 1, "limit": config.optional("limit"), "model": self.model.path}
+        evaluation = SiteEvaluation(evaluator=evaluator, scores=scores, preprocessing=read, **options, **given)
         about = {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}
         return evaluation.run() | {"teacher": about}
+
+
+@contextmanager
+def muted(name: str) -> Iterator[None]:
+    """Without records and warnings of a module."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], folder: Path) -> str | list[str]:

@@ -25,8 +25,8 @@ from samfed_monai.reports.overlays import outlined
 if TYPE_CHECKING:
     import av
 
+    from samfed_monai.inference.forms import MaskForms
     from samfed_monai.inference.predictor import Predictor
-    from samfed_monai.inference.segment import MaskForms
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ def segment_video(
     """
     name, every = video.path.stem, every or max(1, round(video.rate / PER_SECOND))
     frames, total, doubtful = video.frames(every), 0, 0
-    outlines = also.folders.get("png")
+    outlines = also.folders.get("overlays")
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         overlay = OutlineVideo(Path(scratch) / "outlines.mp4", video.rate / every) if outlines else None
         while some := list(islice(frames, AT_ONCE)):

@@ -173,20 +173,19 @@ def allowed_of(client: Any) -> Allowed:
     """
     if getattr(client, "trainer", None) is None:
         return Allowed()
-    network, own, seen = client.trainer.network, getattr(client, "own", None), getattr(client, "trained_on", None)
+    network, seen = client.trainer.network, getattr(client, "trained_on", None)
+    sharing = getattr(getattr(client, "own", None), "sharing", None)
     personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
     weights = replace(
         allowed_weights(network, personal=personal),
         batch=_smallest_batch(client.trainer),
         statistic=getattr(client, "statistic", None),
         seen=seen.least() if seen is not None else None,
-        keeps=own is not None or bool(network_split(network, personal).personal),
+        keeps=sharing is not None or bool(network_split(network, personal).personal),
     )
-    if own is None:
+    if sharing is None:
         return weights
-    like = {
-        kind: weights.like[kind] if kind == Kind.WEIGHTS else each for kind, each in own.sharing.may_share().items()
-    }
+    like = {kind: weights.like[kind] if kind == Kind.WEIGHTS else each for kind, each in sharing.may_share().items()}
     return replace(weights, like=like)
 
 

@@ -199,7 +199,8 @@ class ReleaseFilter:
             problems.add("message -> n", found="another value", expected="a whole number >= 0")
         if len(reply.metrics) > _MOST_METRICS:
             problems.add("message -> metrics", found="too many", expected=f"at most {_MOST_METRICS}")
-        problems.extend(Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
+        with problems.collected():
+            Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).check(up=False)
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
         problems.extend(self._unanswerable(task, request))

@@ -428,8 +428,10 @@ class SecureSite:
                 vector = as_vector(held.tensors, weight=held.n, fraction_bits=bits, members=sites)
                 tensors = {_VECTOR: torch.from_numpy(self._member.masked(vector, _rows(message, SEALED, sites)))}
             case _:
+                member = self._member
+                del self._answer, self._member  # and with them its seed and its keys, whether it answers or not
                 survivors = sorted(_rows(message, 1, sites))
-                tensors = as_table(self._member.unmask(survivors), sites)
+                tensors = as_table(member.unmask(survivors), sites)
                 names = [self.sites[number] for number in survivors]
                 enter_sum(self.sums, self.run, held.round, update_hash(held), names)
         self._turns = left

@@ -18,7 +18,7 @@ import torch
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.protocol.message import Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, message_refused
 from samfed_monai.protocol.statistics import PREFIX
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ SCHEMA: Mapping[str, Any] = {
 }
 """JSON Schema of ``federate.json -> compression``."""
 
-WHERE = "federate.json -> compression"
 _LARGEST = 127
 #: Power iterations. For the steps of ``mobile_sam_fpn`` at rank 32, two leave 31 % of a step out, three 29, one 42.
 _ITERATIONS = 2
@@ -186,12 +185,12 @@ class Sender:
         matrices = [name for name, tensor in weights.items() if _is_matrix(name, tensor)]
         if any(name not in base or base[name].shape != weights[name].shape for name in matrices):
             expected = "those of the request, to which differences are made"
-            raise MessageRefused([Problem("message -> tensors", found="other weights", expected=expected)])
+            raise message_refused("message -> tensors", "other weights", expected)
         base = {name: base[name] for name in weights if name in base}
         steps = {name: weights[name].float() - base[name].float() for name in matrices}
         steps = {name: step + self._left[name] if name in self._left else step for name, step in steps.items()}
         if not all(all_finite(step) for step in steps.values()):
-            raise MessageRefused([Problem("message -> tensors", found="NaN or infinity", expected="finite values")])
+            raise message_refused("message -> tensors", "NaN or infinity", "finite values")
         tensors = self.compression.packed(weights, steps)
         restored = self.compression.restored(tensors, base)
         self._left = {name: step - (restored[name].float() - base[name].float()) for name, step in steps.items()}
@@ -253,26 +252,22 @@ def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, s
     """
     if value == NONE:
         return []
-    exchange, problems = strategy.exchange, []
-
-    def add(found: str, expected: str, hint: str) -> None:
-        problems.append(Problem(WHERE, found, expected, f"{hint}, or compression: {NONE!r}"))
-
-    name = type(strategy).__name__
-    if exchange.answer is not Kind.WEIGHTS:
-        add(f"an exchange of {exchange.word}", "weights, of which a difference can be made", "choose such a variant")
-    elif exchange.own_networks or exchange.tailored:
-        found = f"{name}, which has a model for each site"
-        if exchange.own_networks:  # their distance has in it what was left out before, which would be added again
-            found = f"{name}, whose sites train networks of their own"
-        add(found, "sites that all train from the model of the round", "choose a variant that averages, such as samfed")
-    elif strategy.rounds_before_warm_start:
-        found = f"{name}, which trains anew between two rounds"
-        add(found, "rounds that differ by steps of the sites", "choose another variant")
+    exchange, name, problems = strategy.exchange, type(strategy).__name__, []
+    where, plain = "federate.json -> compression", f", or compression: {NONE!r}"
+    found = {
+        f"an exchange of {exchange.word}": exchange.answer is not Kind.WEIGHTS,
+        # their distance has in it what was left out before, which would be added again
+        f"{name}, whose sites train networks of their own": exchange.own_networks,
+        f"{name}, which has a model for each site": exchange.tailored,
+        f"{name}, which trains anew between two rounds": bool(strategy.rounds_before_warm_start),
+    }
+    for text in [text for text, holds in found.items() if holds][:1]:
+        expected = "weights of sites that all train from the model of the round, which differ by their steps"
+        problems.append(Problem(where, text, expected, f"choose a variant that averages, such as samfed{plain}"))
     if sums:
-        hint = "privacy#secure_aggregation: null"
-        add("secure_aggregation", "updates that the server reads: masked ones hide in all their bits", hint)
+        expected = "updates that the server reads: masked ones hide in all their bits"
+        problems.append(Problem(where, "secure_aggregation", expected, f"privacy#secure_aggregation: null{plain}"))
     if noise and isinstance(value, int):
         expected = f"{HALF!r} or {BYTES!r}: noise of differential_privacy has no low rank, and would be kept for later"
-        problems.append(Problem(WHERE, f"rank {value}", expected, "or privacy#differential_privacy: null"))
+        problems.append(Problem(where, f"rank {value}", expected, "or privacy#differential_privacy: null"))
     return problems

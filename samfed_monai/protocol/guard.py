@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem, Problems, did_you_mean
-from samfed_monai.core.validators import in_range, one_of, require
-from samfed_monai.protocol.message import Message, MessageRefused
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import departures, in_range, one_of, require
+from samfed_monai.protocol.message import Message, message_refused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,11 +65,10 @@ class UpdateGuard:
         Raises:
             Refused: an unknown key, or a value out of its range; every problem at once.
         """
-        problems, known = Problems(), ["limit", "action", "largest_share"]
-        for name in content:
-            if name not in known:
-                where, hint = f"federate.json -> job#update_guard#{name}", did_you_mean(str(name), known)
-                problems.add(where, found="an unknown key", expected=f"one of {known}", hint=hint)
+        known = ("limit", "action", "largest_share")
+        schema = {"additionalProperties": False, "properties": dict.fromkeys(known, True)}
+        problems = Problems()
+        problems.extend(departures(dict(content), schema, "federate.json -> job#update_guard"))
         with problems.collected():
             guard = cls(**{name: value for name, value in content.items() if name in known})
         problems.refuse_if_any()
@@ -133,7 +132,7 @@ class UpdateGuard:
         if self.action == Action.CLIP:
             return allowed / length
         found, expected = f"a step of norm {length:.3g}", f"at most {allowed:.3g}"
-        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
+        raise message_refused("message -> tensors", found, expected)
 
     @torch.no_grad()
     def limited(self, update: Message, reference: Mapping[str, Tensor]) -> Message:
@@ -238,5 +237,5 @@ class Counts:
         if update.n != (known or 0):
             before = "none" if known is None else str(known)
             expected, hint = f"{before}, as this site said before", "start a new run where a site's images have changed"
-            raise MessageRefused([Problem("message -> n", found=str(update.n), expected=expected, hint=hint)])
+            raise message_refused("message -> n", str(update.n), expected, hint)
         return replace(update, n=cap.counted(self.said)[site]) if cap is not None and known else update

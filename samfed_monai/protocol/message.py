@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -62,8 +63,6 @@ QUALITY_METRIC = re.compile(r"quality_(images|estimate|dice|margin)_([0-9]|1[0-5
 #: Means of loss terms in one message. Each name is a column of the run's table: without a bound one site could give it
 #: tens of thousands in every round.
 MAX_TERMS = 64
-#: Last parts of the names of batch norm's running variances and of its counter of batches (PyTorch).
-_VARIANCE, _BATCHES = "running_var", "num_batches_tracked"
 _HASH = re.compile("[0-9a-f]{64}")
 #: The word that names weights which a site holds once it has a message, without these (:class:`.SentWeights`).
 HELD = "held"
@@ -125,6 +124,11 @@ class MessageRefused(Refused):
     """A message that failed its check; its text holds tensor names and numbers only, so it may travel."""
 
 
+def message_refused(where: str, found: str, expected: str, hint: str = "") -> MessageRefused:
+    """A refusal of one problem."""
+    return MessageRefused([Problem(where, found, expected, hint)])
+
+
 @dataclass
 class Message:
     """One message, up or down.
@@ -144,8 +148,8 @@ class Message:
         extra: allow-listed words of :data:`EXTRA_WORDS`.
         version: format of the message.
 
-    It does not copy tensors, and it does not check itself on creation: call :meth:`check` on receipt. Its size is
-    counted once (:func:`wire_size`), and soft masks are deflated once: do not change their content after that.
+    It does not copy tensors, and it does not check itself on creation: call :meth:`check` on receipt. Soft masks are
+    deflated once: do not change their content after that.
     """
 
     kind: Kind
@@ -158,13 +162,6 @@ class Message:
     metrics: dict[str, float] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
-    _size: int | None = field(default=None, init=False, repr=False, compare=False)
-    _masks: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-        if name != "_size":
-            object.__setattr__(self, "_size", None)
 
     def header(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON content."""
@@ -172,15 +169,15 @@ class Message:
         fields = {name: getattr(self, name) for name in names}
         return {**fields, "kind": str(Kind(self.kind).value), "metrics": self.metrics, "extra": self.extra}
 
-    def problems(
+    def check(
         self,
         *,
         up: bool,
         like: Mapping[str, Tensor] | None = None,
         site: str | None = None,
         round: int | None = None,
-    ) -> list[Problem]:
-        """Everything that is wrong with this message.
+    ) -> None:
+        """Refuses a message with anything wrong in it.
 
         Args:
             up: True for a message from a site, which must have a count and may carry no tensor that the server did not
@@ -188,6 +185,9 @@ class Message:
             like: names, shapes and dtypes expected; upward tensors without ``like`` are refused.
             site: who is known to have sent it.
             round: the round that is running.
+
+        Raises:
+            MessageRefused: every problem at once.
         """
         problems = Problems()
         if self.version != VERSION:
@@ -205,20 +205,8 @@ class Message:
                 problems.add("message -> tensors", found="tensors that were not requested", expected="numbers only")
         problems.extend(_scalar_problems(self.metrics, self.extra))
         problems.extend(_tensor_problems(self.tensors, like))
-        return list(problems)
-
-    def check(
-        self,
-        *,
-        up: bool,
-        like: Mapping[str, Tensor] | None = None,
-        site: str | None = None,
-        round: int | None = None,
-    ) -> None:
-        """Raises :class:`MessageRefused` with every problem of :meth:`problems`, if there is any."""
-        found = self.problems(up=up, like=like, site=site, round=round)
-        if found:
-            raise MessageRefused(found)
+        if problems:
+            raise MessageRefused(problems)
 
 
 def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> list[Problem]:
@@ -248,24 +236,18 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
 
 def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None) -> list[Problem]:
     if like is None:
-        finite = _finite(tensors)
+        finite = all(map(all_finite, tensors.values()))
         return [] if finite else [Problem("message -> tensors", found="NaN or infinity", expected="finite values")]
-    parts = {name: name.rpartition(".")[2] for name in tensors}
+    problems = Problems()
     # of a variance eval mode takes a root: one such site would make NaN of everybody's model; and a counter of -1 has
     # the next batch of a norm without momentum divide by 0
-    negative = dict.fromkeys((_VARIANCE, _BATCHES), 0)
-    for name, tensor in tensors.items():
-        if parts[name] in negative and name in like and tensor.dtype == like[name].dtype:
-            negative[parts[name]] += bool((tensor < 0).any())
-    if _sound(tensors, like) and not any(negative.values()):
-        return []
-    problems = Problems()
-    for part, what in ((_VARIANCE, "variances"), (_BATCHES, "counters")):
-        if negative[part]:
-            found = f"{negative[part]} with values below 0"
+    for part, what in (("running_var", "variances"), ("num_batches_tracked", "counters")):
+        same = {name for name, tensor in tensors.items() if name in like and tensor.dtype == like[name].dtype}
+        negative = sum(bool((tensors[name] < 0).any()) for name in same if name.rpartition(".")[2] == part)
+        if negative:
+            found = f"{negative} with values below 0"
             problems.add("message -> tensors", found=found, expected=f"{what} of at least 0")
-    unknown = len(tensors.keys() - like.keys())
-    if unknown:
+    if unknown := len(tensors.keys() - like.keys()):
         expected = "the network's own names, and of those what is shared alone"
         hint = "give both ends the same bundle, network and personal"
         problems.add("message -> tensors", found=f"{unknown} with unknown names", expected=expected, hint=hint)
@@ -289,19 +271,6 @@ def _number(value: Any) -> str:
     return f"more than {_LONG:.0e}" if value > 0 else f"less than -{_LONG:.0e}"
 
 
-def _sound(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:
-    same_names = tensors.keys() == like.keys()
-    return (
-        same_names
-        and all(tensors[name].shape == like[name].shape and tensors[name].dtype == like[name].dtype for name in like)
-        and _finite(tensors)
-    )
-
-
-def _finite(tensors: Mapping[str, Tensor]) -> bool:
-    return all(all_finite(tensor) for tensor in tensors.values())
-
-
 #: Largest message that is decoded by default: ten times SAM ViT-B's 375 MB.
 MAX_BYTES = 4 * 1024**3
 #: Longest header that is parsed: names, shapes and types of some 20,000 tensors. Parsed, a byte of JSON takes
@@ -312,26 +281,14 @@ _SHAPES = "shapes"
 _LEVEL = 1  # of deflate; on a network's masks 6 gains 15 % for nine times the time
 _MAX_SIDES = 8
 _NOT_OURS = (AttributeError, ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error)
-_TYPES: dict[str, type] = {
-    "version": int,
-    "kind": str,
-    "site": str,
-    "round": int,
-    "rounds": int,
-    "seed": int,
-    "n": int,
-    "metrics": dict,
-    "extra": dict,
-}
+_TYPES: dict[str, type] = dict.fromkeys(("version", "round", "rounds", "seed", "n"), int)
+_TYPES |= {"kind": str, "site": str, "metrics": dict, "extra": dict}
+_DEFLATED = WeakTensorKeyDictionary()  # soft masks to their bytes, as long as these masks are there
 
 
 def wire_size(message: Message) -> int:
-    """Bytes of ``to_bytes(message)``, counted without serialising weights, once; of a message that arrived, as bytes,
-    how many those were."""
-    if message._size is None:
-        tensors, metadata = _packed(message)
-        message._size = tensor_file.size(tensors, metadata)
-    return message._size
+    """Bytes of ``to_bytes(message)``, counted without serialising weights."""
+    return tensor_file.size(*_packed(message))
 
 
 def to_bytes(message: Message) -> bytes:
@@ -356,7 +313,7 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Call
     from safetensors.torch import load
 
     if len(payload) > max_bytes:
-        raise MessageRefused([Problem("message", found=f"{len(payload)} bytes", expected=f"at most {max_bytes} bytes")])
+        raise message_refused("message", f"{len(payload)} bytes", f"at most {max_bytes} bytes")
     try:
         header, shapes = _header(payload)
         tensors = load(payload)
@@ -367,19 +324,17 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Call
         raise
     except (*_NOT_OURS, SafetensorError) as error:
         found = f"bytes that are not ({type(error).__name__})"
-        raise MessageRefused([Problem("message", found=found, expected="safetensors with a samfed header")]) from None
+        raise message_refused("message", found, "safetensors with a samfed header") from None
     unknown = {tensor.dtype for tensor in tensors.values()} - tensor_file.DTYPES.keys()
     if unknown:
-        found, expected = ", ".join(sorted(map(str, unknown))), f"one of {', '.join(map(str, tensor_file.DTYPES))}"
-        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
+        expected = f"one of {', '.join(map(str, tensor_file.DTYPES))}"
+        raise message_refused("message -> tensors", ", ".join(sorted(map(str, unknown))), expected)
     _check_header(header)
     header["kind"] = Kind(header["kind"])
     if (shapes is not None) != (header["kind"] == Kind.SOFT_MASKS):
         found = "deflated tensors" if shapes is not None else "plain tensors"
-        raise MessageRefused([Problem("message -> tensors", found=found, expected="soft masks deflated, others plain")])
-    message = Message(tensors=tensors, **header)
-    message._size = len(payload)
-    return message
+        raise message_refused("message -> tensors", found, "soft masks deflated, others plain")
+    return Message(tensors=tensors, **header)
 
 
 def _packed(message: Message) -> tuple[Mapping[str, Tensor], dict[str, str]]:
@@ -387,15 +342,15 @@ def _packed(message: Message) -> tuple[Mapping[str, Tensor], dict[str, str]]:
     if message.kind != Kind.SOFT_MASKS:
         return message.tensors, metadata
     metadata[_SHAPES] = json.dumps({name: list(tensor.shape) for name, tensor in message.tensors.items()})
-    for name, tensor in message.tensors.items():
-        if name not in message._masks or message._masks[name][0] is not tensor:
-            message._masks[name] = (tensor, _deflate(tensor))
-    return {name: message._masks[name][1] for name in message.tensors}, metadata
+    for tensor in message.tensors.values():
+        if tensor not in _DEFLATED:
+            _DEFLATED[tensor] = _deflate(tensor)
+    return {name: _DEFLATED[tensor] for name, tensor in message.tensors.items()}, metadata
 
 
 def _deflate(masks: Tensor) -> Tensor:
     if masks.dtype != torch.uint8:
-        raise MessageRefused([Problem("message -> tensors", found=str(masks.dtype), expected=str(torch.uint8))])
+        raise message_refused("message -> tensors", str(masks.dtype), str(torch.uint8))
     pixels = masks.detach().cpu().numpy()
     for axis in range(-min(pixels.ndim, 2), 0):  # modulo 256, so that nothing is lost
         pixels = np.diff(pixels, axis=axis, prepend=np.uint8(0))
@@ -422,8 +377,7 @@ def _check_shapes(shapes: Any, tensors: Mapping[str, Tensor], max_bytes: int) ->
             raise ValueError("shape")
     size = sum(math.prod(shape) for shape in shapes.values())
     if size > max_bytes:
-        found, expected = f"{size} bytes once inflated", f"at most {max_bytes} bytes"
-        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
+        raise message_refused("message -> tensors", f"{size} bytes once inflated", f"at most {max_bytes} bytes")
     if any(tensor.dtype != torch.uint8 for tensor in tensors.values()):
         raise ValueError("dtype")
 
@@ -433,23 +387,19 @@ def _header(payload: bytes) -> tuple[Any, Any]:
     if length > len(payload) - 8:
         raise ValueError("header length")
     if length > MAX_HEADER:
-        found, expected = f"a header of {length} bytes", f"one of at most {MAX_HEADER} bytes"
-        raise MessageRefused([Problem("message", found=found, expected=expected)])
+        raise message_refused("message", f"a header of {length} bytes", f"one of at most {MAX_HEADER} bytes")
     metadata = parse_json(payload[8 : 8 + length])["__metadata__"]
     shapes = metadata.get(_SHAPES)
     return parse_json(metadata[_KEY]), None if shapes is None else parse_json(shapes)
 
 
 def _check_header(header: Any) -> None:
-    problems = Problems()
     if not isinstance(header, dict) or header.keys() != _TYPES.keys():
-        problems.add("message -> header", found="other fields", expected=", ".join(_TYPES))
-    else:
-        for name, kind in _TYPES.items():
-            if type(header[name]) is not kind:
-                found = type(header[name]).__name__
-                problems.add(f"message -> {name}", found=found, expected=kind.__name__)
-            elif name == "kind" and header[name] not in {kind.value for kind in Kind}:
-                problems.add("message -> kind", found="another kind", expected=", ".join(kind.value for kind in Kind))
-    if len(problems):
-        raise MessageRefused(problems)
+        raise message_refused("message -> header", "other fields", ", ".join(_TYPES))
+    types = [(name, type(header[name]).__name__, kind.__name__) for name, kind in _TYPES.items()]
+    wrong = [Problem(f"message -> {name}", found, expected) for name, found, expected in types if found != expected]
+    kinds = [kind.value for kind in Kind]
+    if type(header["kind"]) is str and header["kind"] not in kinds:
+        wrong.append(Problem("message -> kind", "another kind", ", ".join(kinds)))
+    if wrong:
+        raise MessageRefused(wrong)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import seed_transforms
 from samfed_monai.handlers.rounds import forget_unfinished_run
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, message_refused
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -125,7 +124,7 @@ class TrainerSharing(Sharing):
         """
         if kind != Kind.WEIGHTS or not tensors:
             expected, hint = "the server's weights", "use the strategy that the variant names beside this sharing"
-            raise MessageRefused([Problem("message -> kind", found=Kind(kind).value, expected=expected, hint=hint)])
+            raise message_refused("message -> kind", Kind(kind).value, expected, hint)
         state = get_state_dict(self.network)
         like = {name: state[name] for name in tensors if name in state}
         Message(Kind.WEIGHTS, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
@@ -167,7 +166,7 @@ class TrainerSharing(Sharing):
         if trainer is None:
             group = '{"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@sharing"]}'
             hint = f'list @sharing among the handlers: let "after#sharing" be {group}'
-            raise MessageRefused([Problem("train.json -> sharing", "no trainer", expected="a trainer", hint=hint)])
+            raise message_refused("train.json -> sharing", "no trainer", "a trainer", hint)
         state = trainer.state
         before = {name: getattr(state, name) for name in _POSITION}
         data = getattr(trainer.data_loader, "dataset", None)

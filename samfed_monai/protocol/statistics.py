@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data.records import different
-from samfed_monai.protocol.message import STATISTICS, Message, MessageRefused
+from samfed_monai.protocol.message import STATISTICS, Message, message_refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,12 +100,12 @@ def limited(
         MessageRefused: an entry that is not finite, or noise on counts.
     """
     if not all(all_finite(tensor) for tensor in tensors.values()):
-        raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
+        raise message_refused("message -> statistics", "NaN or infinity", "finite values")
     if rule.clip is None:
         return dict(tensors), 0.0
     if rule.noise_multiplier and any(tensor.ndim < 2 for tensor in tensors.values()):
         expected = "entries of two axes or more, to which noise can be added"
-        raise MessageRefused([Problem("message -> statistics", found="counts", expected=expected)])
+        raise message_refused("message -> statistics", "counts", expected)
     entries = sum(len(tensor) for tensor in tensors.values() if tensor.ndim > 1)
     deviation = 2.0 * rule.clip * math.sqrt(entries) * rule.noise_multiplier
     left = {}
@@ -157,7 +156,7 @@ class Statistic(ABC):
         if not tensors:
             return
         names = ", ".join(sorted(tensors))
-        raise MessageRefused([Problem("message -> statistics", found=names, expected="none: this site takes none")])
+        raise message_refused("message -> statistics", names, "none: this site takes none")
 
 
 class MeansOfGroups(Statistic):
@@ -209,9 +208,9 @@ class MeansOfGroups(Statistic):
         if tensors and (others is None or len(tensors) > 1 or others.shape[1:] != own.shape[1:]):
             expected = f"{self.name} of shape (N, {', '.join(map(str, own.shape[1:]))})"
             hint = "give strategy and statistics the same options"
-            raise MessageRefused([Problem(where, found="others", expected=expected, hint=hint)])
+            raise message_refused(where, "others", expected, hint)
         if others is not None and not all_finite(others):
-            raise MessageRefused([Problem(where, found="NaN or infinity", expected="finite values")])
+            raise message_refused(where, "NaN or infinity", "finite values")
         return others
 
     def _groups(self, count: int, least_images: int) -> int:

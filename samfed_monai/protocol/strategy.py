@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import StatisticKind
 
@@ -59,7 +59,7 @@ class Server:
         if self.sharing is None:
             found, expected = "no sharing in the bundle", "a PublicMaskSharing"
             hint = f"use a variant that has one, for instance {variant}"
-            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
+            raise refused("strategy", found, expected, hint)
         return self.sharing()
 
 

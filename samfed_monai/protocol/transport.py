@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Protocol
 
 from samfed_monai.core.errors import Problem, is_out_of_memory
 from samfed_monai.core.tensor_file import checksum
@@ -27,7 +27,7 @@ from samfed_monai.protocol.message import (
     Message,
     MessageRefused,
     from_bytes,
-    wire_size,
+    message_refused,
 )
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 
@@ -69,28 +69,20 @@ def scrub(error: BaseException) -> str:
         scrub(FileNotFoundError(2, "...", "/data/Jane Doe.png"))  # "FileNotFoundError (No such file or directory)"
     """
     if isinstance(error, MessageRefused):
-        return "; ".join(str(problem) for problem in error.problems[:_SHOWN]) + _more(len(error.problems) - _SHOWN)
+        more = len(error.problems) - _SHOWN
+        return "; ".join(map(str, error.problems[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
     known = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
     text = type(error).__name__ if known else "an error of the site's own code"
     if is_out_of_memory(error):
         text = "out of memory"
     elif isinstance(error, OSError) and isinstance(error.errno, int):
         text += f" ({os.strerror(error.errno)})"
-    return text + _place(error.__traceback__)
-
-
-def _more(count: int) -> str:
-    return f"; and {count} more" if count > 0 else ""
-
-
-def _place(traceback: TracebackType | None) -> str:
     place = ""
-    while traceback is not None:
-        module = traceback.tb_frame.f_globals.get("__name__", "")
+    for frame, line in walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
         if module.partition(".")[0] in PUBLIC_PACKAGES and module in sys.modules:
-            place = f" in {module}, line {traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return place
+            place = f" in {module}, line {line}"
+    return text + place
 
 
 class Inbox:
@@ -129,28 +121,21 @@ class Inbox:
 
         Raises:
             MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),
-                too many bytes (37), or a message whose content does not pass :meth:`Message.check` (32 to 36, 38).
+                or a message whose content does not pass :meth:`Message.check` (32 to 36, 38).
         """
         if sender in self._answered:
-            raise _refusal("a second answer", "one answer per site and round")
+            raise message_refused("message", "a second answer", "one answer per site and round")
         if sender not in self._asked:
-            raise _refusal("an unknown sender", "a site of this federation")
+            raise message_refused("message", "an unknown sender", "a site of this federation")
         if self.kind is not None and message.kind != self.kind:
-            raise _refusal(Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
+            expected = f"{self.kind.value}, which this round exchanges"
+            raise message_refused("message", Kind(message.kind).value, expected)
         like = self.like(sender) if self.like else None
-        size, limit = wire_size(message), self.max_bytes(sender)
-        if size > limit:
-            raise _refusal(f"{size} bytes", f"at most {limit} bytes")
         message.check(up=True, like=like, site=sender, round=self.round)
         self._answered.add(sender)
 
 
-def _refusal(found: str, expected: str) -> MessageRefused:
-    return MessageRefused([Problem("message", found=found, expected=expected)])
-
-
 OnReply = Callable[[str, Message], None] | None
-_Answer = TypeVar("_Answer")
 
 
 class Task(str, Enum):
@@ -332,28 +317,6 @@ class Spooled:
         """The answer."""
         self._file.seek(0)
         return self._file.read()
-
-
-def take_in_order(
-    messages: Mapping[str, Message],
-    replies: dict[str, Message | Failure],
-    arrived: dict[str, _Answer],
-    read: Callable[[str, _Answer], Message | Failure],
-) -> None:
-    """Takes in what has come, in the order of names: sums then have the same bits as in one process.
-
-    Args:
-        messages: those that were sent, by site.
-        replies: what was taken in so far; it grows.
-        arrived: answers that have come and wait for their turn; it shrinks.
-        read: makes a reply of a site's answer.
-    """
-    for site in sorted(messages):
-        if site in replies:
-            continue
-        if site not in arrived:
-            return
-        replies[site] = read(site, arrived.pop(site))
 
 
 def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Message | Failure:

@@ -116,7 +116,6 @@ def render(
         own: images without masks; ``None`` leaves their part of the page out.
     """
     results, apart, trusted = run.results, run.student_and_teacher(), trust(run)
-    teacher, average = results.get("teacher") or {}, results["average"]
     shown = {
         "run": run,
         "results": results,
@@ -129,11 +128,8 @@ def render(
         "calibrated": read_quality(run.folder).calibration,
         "doubtful_below": DOUBTFUL,
         "outlines": {name: f"rgb{colour}" for name, colour in OUTLINES.items()},
-        "other": next((name for name in results["models"] if name != results["selected"]), None),
-        "measured_on": average["validation"]["n"] or average["test"]["n"] or any(teacher.get("average", {}).values()),
         "withheld": withheld(run),
         "caveats": [*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
-        "command": results.get("command"),
         "verdict": verdict(run),
         "spread": spread(run),
         "more": more_scores(run),
@@ -141,7 +137,6 @@ def render(
         "apart": [{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
         "advice": advice_on(run),
         "skipped": skipped_rounds(run),
-        "networks": results.get("networks", {}),
         "exchange": EXCHANGES.get(results.get("exchange", "")),
         "convention": {**DEFAULT_CONVENTION, **results.get("convention", {})},
     }

@@ -19,7 +19,7 @@ from samfed_monai.core.io import save_tensors, write_json
 from samfed_monai.core.model_file import settings_in, settings_of, trained_otherwise
 from samfed_monai.data.classes import COLOURS, planes_of
 from samfed_monai.federation.evaluation import site_scores
-from samfed_monai.federation.exchange_object import class_metrics, sendable, volume_metrics
+from samfed_monai.federation.exchange_object import metrics_of_parts, sendable
 from samfed_monai.handlers.evaluation import ScoreHandler
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree
@@ -230,10 +230,9 @@ def test_other_channels_than_the_classes_are_refused():
         scored(ScoreHandler(classes=["lesion"]), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
 
 
-@pytest.mark.parametrize("make", [handler, lambda **given: MaskWriter(output_dir="x", classes=ORGANS, **given)])
-def test_a_threshold_decides_nothing_among_classes(make):
+def test_a_threshold_decides_nothing_among_classes():
     with pytest.raises(Refused, match=r"threshold: expected 0\.5 with several classes, .* found 0\.3"):
-        make(threshold=0.3)
+        MaskWriter(output_dir="x", classes=ORGANS, threshold=0.3)
 
 
 KIDNEY = {"dice": 0.5, "iou": 0.4, "hd95": 2.0, "n": 8}
@@ -241,7 +240,7 @@ SUMMARY = {"classes": {"kidney": KIDNEY, "spleen": {"dice": None, "iou": None, "
 
 
 def test_scores_of_classes_travel_by_number_and_have_their_names_at_the_server():
-    metrics = class_metrics(SUMMARY)
+    metrics = metrics_of_parts(SUMMARY)
     assert metrics == {
         **{"dice_class_1": 0.5, "iou_class_1": 0.4, "hd95_class_1": 2.0, "images_class_1": 8},
         "images_class_2": 0,
@@ -275,7 +274,7 @@ VOLUMES = {"volumes": {**WHOLE, "classes": {"kidney": WHOLE, "spleen": ABSENT}}}
 
 
 def test_scores_of_whole_volumes_travel_by_number_and_a_class_absent_at_a_site_stays_undefined():
-    metrics = volume_metrics(VOLUMES)
+    metrics = metrics_of_parts(VOLUMES)
     assert metrics["volume_dice_class_1"] == 0.75
     assert "volume_dice_class_2" not in metrics
     assert sendable(metrics) == metrics
@@ -283,18 +282,18 @@ def test_scores_of_whole_volumes_travel_by_number_and_a_class_absent_at_a_site_s
     message.check(up=True)
     assert site_scores(message, ORGANS)["volumes"] == VOLUMES["volumes"]
     assert "volumes" not in site_scores(Message(Kind.METRICS, "a", 0, 1, n=100), ORGANS)
-    assert volume_metrics({}) == {}
+    assert metrics_of_parts({}) == {}
 
 
 @pytest.mark.parametrize(("volumes", "left"), [(4, {""}), (0, {"", "_class_1"}), (17, {""}), (20, {"", "_class_1"})])
 def test_fault_59_scores_of_a_class_that_few_volumes_hold_or_lack_do_not_leave_a_site(volumes, left):
-    metrics = volume_metrics({"volumes": {**WHOLE, "classes": {"kidney": {**WHOLE, "n": volumes}}}})
+    metrics = metrics_of_parts({"volumes": {**WHOLE, "classes": {"kidney": {**WHOLE, "n": volumes}}}})
     kept = withhold_small(Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics), 5).metrics
     assert set(kept) == {f"volume_{key}{which}" for key in WHOLE for which in left}
 
 
 def test_fault_59_scores_of_few_volumes_do_not_leave_a_site_however_many_slices_they_have():
-    metrics = volume_metrics({"volumes": {**WHOLE, "n": 4, "classes": {"kidney": {**WHOLE, "n": 4}}}})
+    metrics = metrics_of_parts({"volumes": {**WHOLE, "n": 4, "classes": {"kidney": {**WHOLE, "n": 4}}}})
     message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics={"dice": 0.5, **metrics})
     assert withhold_small(message, 5).metrics == {"dice": 0.5}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.cli.compare import _problems, _without, portable, words_of
+from samfed_monai.cli.compare import _problems, portable, words_of
 from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
@@ -201,7 +201,7 @@ def test_rows_run_into_folders_of_their_own_and_the_table_has_their_names(compar
     assert [run.folder.relative_to(tmp_path / "R").as_posix() for run in runs] == [
         *("no_sam/seed-0", "inter/seed-0", "no_sam/seed-1", "inter/seed-1")
     ]
-    assert runs[0].extra == ("--image_size", "64")
+    assert runs[0].extra == ("--image_size=64",)
     assert runs[1].extra == ("--image_size=64", "--agreement#rule=average")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["inter", "2", "0.805", "±", "0.007"] in [line[:5] for line in lines]
@@ -271,7 +271,10 @@ def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does(
     problems, unread = _problems(find_bundle("samfed_skin"), rows, {weight: 0.5})
     assert unread == {"no_sam": {weight}}
     assert not [problem for problem in problems if weight in problem.where]
-    assert _without({weight: 0.5, "seed": 1}, unread["no_sam"]) == {"seed": 1}
+    mine = NamedRow("mine", "no_sam", {weight: 0.7})
+    problems, unread = _problems(find_bundle("samfed_skin"), [*rows, mine], {weight: 0.5})
+    assert unread == {"no_sam": {weight}}
+    assert [problem.where for problem in problems if weight in problem.where] == [f"row mine: command line -> {weight}"]
     problems, unread = _problems(find_bundle("samfed_skin"), rows[1:], {weight: 0.5})
     assert [problem.where for problem in problems if weight in problem.where] == [f"command line -> {weight}"]
     assert unread == {}

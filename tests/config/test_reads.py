@@ -84,7 +84,7 @@ COMMANDS = {
     "infer": ("inference", MONAI_IDS),
     "infer --model ADAPTER": ("inference", predictor.TEACHER_READ["inference"]),
     "infer --model ADAPTER --teacher#": ("teacher", USE_OF_TEACHER),
-    "infer --model FILE.onnx": ("inference", predictor.NETWORK_READ),
+    "infer --model FILE.onnx": ("inference", predictor.EXPORTED_READ),
     "export": ("inference", export._READ),
     "federate": ("federate", MONAI_IDS),
     "flare export": ("federate", job._READ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -229,6 +230,18 @@ def test_masks_of_a_public_isic_folder_are_told_with_bad_files(tmp_path, isic):
     assert "ISIC_0000030.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
 
 
+def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
+    root = tmp_path / "zipped"
+    root.mkdir()
+    with zipfile.ZipFile(root / "all.zip", "w") as archive:
+        for path in isic.rglob("*.*"):
+            archive.write(path, path.relative_to(isic))
+    with pytest.raises(Refused, match="unpack them, zip files with --unpack"):
+        prepare_isic(root, options(tmp_path, public="8"))
+    made = prepare_isic(root, options(tmp_path, public="8", unpack=True))
+    assert sum(1 for _ in made.datalist.items()) == 40
+
+
 @pytest.fixture
 def root(tmp_path):
     root = tmp_path / "data"
@@ -317,6 +330,18 @@ def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_pat
         Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no mask.*zero bytes"
     ):
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB"))
+
+
+def test_archives_are_unpacked_into_folders_of_their_names(tmp_path, root):
+    zipped = tmp_path / "zipped"
+    zipped.mkdir()
+    polyp_folders.neopolyp(tmp_path / "loose")
+    polyp_folders.colondb(zipped)
+    with zipfile.ZipFile(zipped / "bkai-igh-neopolyp.zip", "w") as archive:  # no folder of its own inside
+        for path in (tmp_path / "loose" / "bkai-igh-neopolyp").rglob("*.jpeg"):
+            archive.write(path, path.relative_to(tmp_path / "loose" / "bkai-igh-neopolyp"))
+    made = prepare_polyp(zipped, options(tmp_path, public="CVC-ColonDB", unpack=True))
+    assert sizes(made.datalist) == {"BKAI-IGH-NeoPolyp": [2, 0, 0]}
 
 
 def test_a_published_list_finds_the_official_layouts(tmp_path, root):

@@ -218,7 +218,7 @@ def test_another_layout_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(Refused, match="use `samfed prepare folders`"):
         find_isic(tmp_path)
     (tmp_path / "ISIC-2017_Training_Data.zip").write_bytes(b"")
-    with pytest.raises(Refused, match="unpack them first"):
+    with pytest.raises(Refused, match="unpack them, zip files with --unpack"):
         find_isic(tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_a_file_is_read_as_it_is(tmp_path):
     [
         ([[1, 255]], 1, "foreground without background.*mark some background"),
         ([[0, 255]], 1, "only the values 0 and 255: a mask, or a weak label without foreground"),
-        ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, background as 0"),
+        ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, that of masks"),
         ([[0, 1, 2, 128]], 1, r"other values \(2, 128\).*save it without loss"),
         ([[0, 1, 3, 255]], 2, r"expected .*1 to 2 foreground.*found other values \(3\)"),
     ],

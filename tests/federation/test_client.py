@@ -20,7 +20,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation import from_exchange_object, to_exchange_object
 from samfed_monai.federation.client import place_at_round
 from samfed_monai.federation.exchange_object import Call, as_own_tensors
-from samfed_monai.federation.own_network import PersonalParts
+from samfed_monai.federation.own_network import OwnNetwork
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused
@@ -140,7 +140,6 @@ def test_fault_35_another_dtype_is_refused():
 
 def test_both_splits_can_be_evaluated_and_tables_stay_at_the_site(tmp_path):
     algo = toy_algo(output_dir=tmp_path)
-    own = algo.evaluator.data_loader
     for split, images in (("test", 2), ("validation", 3), ("test", 2)):
         answer = algo.evaluate(given(), {**CALL, "split": split, "model": "best"})
         assert answer["samfed"]["n"] == images
@@ -148,7 +147,6 @@ def test_both_splits_can_be_evaluated_and_tables_stay_at_the_site(tmp_path):
         assert answer.metrics.keys() == means | {"empty_both", "empty_prediction", "empty_label"}
         assert [row["id"] for row in algo.scores[split]] == [f"site-1-{split}-{index}" for index in range(images)]
         assert (tmp_path / "best/site-1" / split / "scores.csv").is_file()
-    assert algo.evaluator.data_loader is own
     algo.evaluate(given(), {**CALL, "split": "validation", "model": "current"})
     assert not (tmp_path / "current").exists()
 
@@ -308,7 +306,7 @@ def test_differences_are_those_to_the_weights_received():
 def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
     algo = toy_algo()
     shared = tuple(toy_weights().keys() - {"3.bias", "0.weight"})
-    algo.parts = PersonalParts(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
+    algo.own = OwnNetwork(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
     theirs = toy_weights(seed=1)
     algo.train(as_flare_sends_them(theirs), extra={})
     answer = algo.get_weights().weights

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, LocalTransport, RoundController, RunFolder, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
-from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
+from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeySplit, network_split, split_keys
 from samfed_monai.privacy import Privacy, ReleaseFilter
@@ -49,7 +49,7 @@ class Told(Sharing):
 def made() -> OwnNetwork:
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(2.0)
-    return OwnNetwork(SimpleNamespace(network=network), Told())
+    return OwnNetwork(network, KeySplit(("weight",), (), ()), Told())
 
 
 def call(purpose: str) -> Call:
@@ -65,65 +65,47 @@ def test_it_learns_from_what_was_sent_for_that_and_tells_finite_numbers():
     assert len(own.sharing.calls) == 1
 
 
-def test_what_it_gives_has_a_kind():
-    kind, answer = made().share()
-    assert kind == Kind.PROTOTYPES
-    assert answer.weights["mean"].tolist() == [1.0, 1.0]
-    assert dict(answer) == {}, "nothing else is handed over in it"
-
-
 def test_its_weights_take_the_place_of_what_was_sent():
     data = to_exchange_object(Message(Kind.METRICS, "a", 1, 3))
-    given = made().in_place_of(data)
+    given = made().with_own(data, whole=True)
     assert given.weights["weight"].tolist() == [[2.0]]
     assert given.weight_type == WeightType.WEIGHTS
     assert given["samfed"] == data["samfed"]
 
 
 def test_state_is_told_from_the_rest():
-    state = made().state_dict()
-    own, rest = split_state({**state, "0.exp_avg": torch.zeros(1)})
+    own, rest = split_state({**made().state_dict(), "0.exp_avg": torch.zeros(1)})
     assert own["weight"].tolist() == [[2.0]]
     assert rest.keys() == {"0.exp_avg"}
 
 
-@pytest.mark.parametrize(("purpose", "left"), [("distil", 2.0), ("keep", 2.0), ("replace", 7.0)])
-def test_a_failed_round_is_undone_where_the_network_stays(purpose, left):
+@pytest.mark.parametrize(("purpose", "left"), [("distil", 2.0), ("keep", 2.0), ("replace", 7.0), (None, 7.0)])
+def test_a_failed_round_is_undone_where_the_network_stays_and_one_that_succeeds_is_kept(purpose, left):
     own = made()
-
-    def interrupted() -> None:
-        with own.restored_on_error(call(purpose)):
-            own.trainer.network.weight.data.fill_(7.0)
+    with pytest.raises(KeyboardInterrupt) if purpose else nullcontext(), own.restored_on_error(call(purpose or "keep")):
+        own.network.weight.data.fill_(7.0)
+        if purpose:
             raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert own.trainer.network.weight.item() == left
-    assert own.sharing.resets == 1
-
-
-def test_a_round_that_succeeds_is_kept():
-    own = made()
-    with own.restored_on_error(call("distil")):
-        own.trainer.network.weight.data.fill_(7.0)
-    assert own.trainer.network.weight.item() == 7.0
-    assert own.sharing.resets == 0
+    assert own.network.weight.item() == left
+    assert own.sharing.resets == bool(purpose)
 
 
 @pytest.mark.parametrize("config", [{}, {"sharing": None}])
 def test_a_bundle_without_a_sharing_has_none(config):
-    workflow = SimpleNamespace(parser=ConfigParser(config))
-    assert own_network(SimpleNamespace(), workflow) is None
-    assert own_network(None, workflow) is own_network(SimpleNamespace(), None) is None
+    own = OwnNetwork.of(nn.Linear(1, 1), ConfigParser(config), trains=True)
+    assert own.sharing is None
+    assert own.state_dict() == {}
 
 
 def test_another_public_set_is_refused():
-    require_same_public_set(None, "")
-    require_same_public_set("a" * 64, "a" * 64)
-    with pytest.raises(
-        MessageRefused, match=r"public set: expected that of the server, aaaaaaaaaaaa, found .* hash none"
-    ):
-        require_same_public_set("a" * 64, "")
+    client = toy_algo("a")
+    client.own.sharing = Told()
+    client.own.sharing.public_hash = "a" * 64
+    assert client.check({"public": "a" * 64}) == {}
+    client.own.sharing = None
+    match = r"public set: expected that of the server, aaaaaaaaaaaa, found .* hash none"
+    with pytest.raises(MessageRefused, match=match):
+        client.check({"public": "a" * 64})
 
 
 SITES = ("site-1", "site-2")

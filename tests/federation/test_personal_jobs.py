@@ -74,8 +74,10 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     assert not KEYS & stored.keys()
     assert homes.asked.count(("prepare", "site-2")) == 1
     trained, idle = (homes.nodes[site].client for site in ("site-1", "site-2"))
-    assert idle.parts.personal().keys() == KEYS, "a hospital that takes no part has the warm start's"
-    assert not torch.equal(idle.parts.personal()["final_conv.weight"], trained.parts.personal()["final_conv.weight"])
+    assert idle.own.kept(whole=False).keys() == KEYS, "a hospital that takes no part has the warm start's"
+    assert not torch.equal(
+        idle.own.kept(whole=False)["final_conv.weight"], trained.own.kept(whole=False)["final_conv.weight"]
+    )
     assert results["unseen"]["site-2"]["test"]["n"] == 2
     lines = read_audit(tmp_path / "homes" / "site-1" / "sites" / "site-1" / "audit.jsonl")
     assert [line["personal"] for line in lines if line["outcome"] == "declared"] == [2]

@@ -147,7 +147,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
     transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
     whole = transport.save_state(folders[".001.tmp"])
     assert len(whole) == 2
-    victim = transport._pipes.processes[1].child
+    victim = transport.processes[1].child
     os.kill(victim.pid, signal.SIGSTOP)
     with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {victim.pid}"]):
         replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
@@ -166,7 +166,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
 
 def test_a_deadline_ends_what_is_still_at_work(running):
     _, _, transport, weights = running
-    os.kill(transport._pipes.processes[0].child.pid, signal.SIGSTOP)
+    os.kill(transport.processes[0].child.pid, signal.SIGSTOP)
     replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=5.0)
     assert replies["site-1"] == Failure("site-1", "no answer within 5 s")
     assert isinstance(replies["site-2"], Message)
@@ -208,7 +208,7 @@ def playing(small_federation, tmp_path):
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_a_deadline_ends_a_process_whether_it_works_or_is_being_started_again(playing, slow):
-    playing._pipes.processes[0].child = child = _OwnChild()
+    playing.processes[0].child = child = _OwnChild()
     child.alive = not slow
     asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
     replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
@@ -217,7 +217,7 @@ def test_a_deadline_ends_a_process_whether_it_works_or_is_being_started_again(pl
 
 
 def test_a_process_that_dies_when_all_is_done_is_a_line_in_the_log(playing, caplog):
-    playing._pipes.processes[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    playing.processes[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
     child.alive = True
     playing.finalize()
     assert "site-1: the process that trains was ended by SIGKILL" in caplog.text

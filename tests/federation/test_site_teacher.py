@@ -98,7 +98,7 @@ def test_a_site_that_was_started_again_knows_whose_masks_it_has(machine):
 
 def test_a_teacher_that_this_process_has_is_not_loaded_again(machine):
     message = sent(machine.folder, fitted())
-    machine.site().take(message, Half(message.extra["teacher"]))
+    machine.site().take(message, SimpleNamespace(teacher=Half(message.extra["teacher"])))
     assert machine.loaded == []
 
 
@@ -155,9 +155,8 @@ def test_sam_as_it_comes_needs_no_adapter(machine):
 def test_the_teachers_means_are_those_of_its_masks(machine):
     here = machine.site()
     here.take(sent(machine.folder, fitted()))
-    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
-    said = here.scores("test", config)
-    rows = here.masks.teacher_scores(here.sha256, config, "test")
+    said = here.scores("test")
+    rows = here.masks.teacher_scores(here.sha256, here.config, "test")
     assert said["n"] == len(rows) == 2
     assert said["metrics"]["dice"] == pytest.approx(sum(row["dice"] for row in rows) / 2)
     assert set(said["metrics"]) == {
@@ -170,14 +169,11 @@ def test_the_teachers_means_are_those_of_its_masks(machine):
 def test_the_teachers_empty_masks_count_as_the_students_do(machine, monkeypatch, skipped):
     here = machine.site()
     here.take(sent(machine.folder, fitted()))
-    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
-    config = config.with_overrides({"validate#scores#skip_empty": skipped})
-    one, other = here.masks.teacher_scores(here.sha256, config, "test")
+    here.config = here.config.with_overrides({"validate#scores#skip_empty": skipped})
+    one, other = here.masks.teacher_scores(here.sha256, here.config, "test")
     rows = [one, {**other, "empty": "prediction", "hd95": 45.0}]
     monkeypatch.setattr(here.masks, "teacher_scores", lambda *_: rows)
-    assert here.scores("test", config)["metrics"]["hd95"] == pytest.approx(
-        one["hd95"] if skipped else (one["hd95"] + 45) / 2
-    )
+    assert here.scores("test")["metrics"]["hd95"] == pytest.approx(one["hd95"] if skipped else (one["hd95"] + 45) / 2)
 
 
 @pytest.mark.parametrize(
@@ -200,15 +196,14 @@ def test_the_teacher_sees_what_is_trained_on_and_what_it_is_scored_on(machine, s
 
 
 def test_scores_that_the_plan_does_not_ask_for_are_refused(machine):
-    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
     for settings, split in (({}, "validation"), ({"score": False}, "test")):
         here = machine.site(**settings)
         here.take(sent(machine.folder, fitted()))
         with pytest.raises(MessageRefused, match=rf"teacher's scores -> split: expected one of .*, found '{split}'"):
-            here.scores(split, config)
+            here.scores(split)
     here = machine.site(limit=1)
     here.take(sent(machine.folder, fitted()))
-    assert here.scores("test", config)["n"] == 1
+    assert here.scores("test")["n"] == 1
 
 
 class Everything:

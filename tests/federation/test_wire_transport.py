@@ -195,8 +195,9 @@ def test_a_pickle_or_too_many_bytes_are_that_sites_failure():
             request.answered("site-2", bytes(5000))
         return request.site != "site-3"
 
-    transport, _ = make(meddle, max_bytes=4000)
-    replies = transport.send_and_receive(Task.TRAIN, {site: message(site) for site in SITES})
+    transport, _ = make(meddle)
+    asked = {site: message(site) for site in SITES}
+    replies = transport.send_and_receive(Task.TRAIN, asked, max_bytes=lambda site: 4000)
     assert "safetensors" in replies["site-1"].reason  # type: ignore[union-attr]
     assert "5000 bytes" in replies["site-2"].reason  # type: ignore[union-attr]
     assert isinstance(replies["site-3"], Message)

@@ -1,8 +1,9 @@
-"""Start-up kits, servers that cannot be reached, sites that are silent, and what a submitter gets."""
+"""A run on FLARE from outside: kits, servers that cannot be reached, silent sites, its status, log and results."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,18 +11,24 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.core.errors import Refused, Stopped, Terminated
+from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, message_and_code
 from samfed_monai.core.io import write_json
+from samfed_monai.flare.controller import FederationController
+from samfed_monai.flare.local import _until_done, refuse_busy_port
 from samfed_monai.flare.session import (
-    accepts_certificate,
+    ServerReported,
     admin_of,
+    clear_status,
     fetch_results,
     follow,
     open_session,
     publish,
+    raise_for_status,
+    read_status,
+    user_lines,
     wait_for_sites,
+    write_status,
 )
-from samfed_monai.flare.status import ServerReported, read_status, write_status
 
 
 def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):
@@ -68,15 +75,13 @@ def test_a_kit_of_another_provisioning_and_a_server_that_is_not_there_are_told_a
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(startup / "server.crt", startup / "server.key")
         threading.Thread(target=_handshakes, args=(listening, context), daemon=True).start()
-        assert admin_of(ours.admin) == "admin@samfed.local"
-        assert accepts_certificate(ours.admin) is True
+        assert admin_of(ours.admin)["username"] == "admin@samfed.local"
         with (
             pytest.raises(Refused, match=r"expected a user of this project.*a start-up kit of the same provisioning"),
             open_session(other.admin, timeout=3),
         ):
             pass
         listening.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept() would keep the port open
-    assert accepts_certificate(ours.admin) is None
     match = rf"localhost:{port} cannot be reached(.|\n)*start the server"
     with pytest.raises(Stopped, match=match), open_session(ours.admin, timeout=3):
         pass
@@ -165,7 +170,7 @@ def test_rounds_are_told_once_also_where_the_log_has_lost_its_beginning(caplog):
         ("FINISHED:COMPLETED", log_of(*rounds[2:])),
     )
     with caplog.at_level("INFO"):
-        assert job.followed(look=0) == "FINISHED:COMPLETED"
+        assert job.followed() == "FINISHED:COMPLETED"
     assert [record.message for record in caplog.records] == rounds
 
 
@@ -216,7 +221,7 @@ def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
 
 
 def test_a_job_that_waits_for_sites_is_said_once(caplog):
-    job = Job(*[("SUBMITTED", "")] * 30, ("FINISHED:COMPLETED", ""))
+    job = Job(*[("SUBMITTED", "")] * 12, ("FINISHED:COMPLETED", ""))
     with caplog.at_level("INFO"):
         job.followed()
     assert [record.message for record in caplog.records] == [
@@ -294,7 +299,7 @@ def test_results_that_flare_cannot_pack_are_said_by_the_log():
         (
             "AuthorizationError",
             Refused,
-            r"FLARE server h:1: expected what this user may do .*found told.*with that role",
+            r"FLARE server at h:1: expected what this user may do .*found told.*with that role",
         ),
         ("JobNotFound", Refused, "expected a job of that server, found told; `nvflare job list`"),
         ("NoConnection", Stopped, r"(?s)the FLARE server at h:1: told.*samfed flare fetch"),
@@ -313,3 +318,86 @@ def test_what_flare_reports_in_a_session_is_told_as_ours(name, kind, match, tmp_
     with pytest.raises(kind, match=match), open_session(tmp_path):
         raise getattr(api_spec, name)("told")
     assert closed == [True]
+
+
+def test_a_run_that_failed_by_our_mistake_ends_the_command_with_1(tmp_path):
+    write_status(tmp_path, "failed", "TypeError: a mistake", ExitCode.FAILED)
+    with pytest.raises(ServerReported, match="TypeError: a mistake") as told:
+        raise_for_status(read_status(tmp_path))
+    assert message_and_code(told.value)[1] == 1
+
+
+def test_the_status_of_a_run_is_its_own_file(tmp_path):
+    assert read_status(tmp_path)["state"] == "none"
+    write_status(tmp_path, "stopped", "round 1: below quorum", 3)
+    with pytest.raises(ServerReported, match="below quorum") as told:
+        _until_done(tmp_path, tmp_path / "log", str)
+    assert told.value.exit_code == 3
+    clear_status(tmp_path)
+    with pytest.raises(Stopped, match="it is gone"):
+        _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
+
+
+class Full(FederationController):
+    """A server whose disk is full."""
+
+    def __init__(self, at: Path) -> None:
+        super().__init__("first")
+        self.fl_ctx = None
+        self.at, self.on_this_machine, self.told = at, False, list[str]()
+
+    def federate(self, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/run/x")
+
+    def run_folder(self) -> Path:
+        return self.at / "run"
+
+    def job_run_folder(self) -> Path:
+        return self.at / "job"
+
+    def system_panic(self, reason: str, fl_ctx: Any) -> None:
+        self.told.append(reason)
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_full_disk_at_the_server_stops_the_run_and_is_in_its_log(tmp_path, monkeypatch, caplog, writes):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/job")
+
+    monkeypatch.setattr("samfed_monai.flare.controller.set_up_process", lambda: None)
+    server = Full(tmp_path)
+    if not writes:
+        write_status(tmp_path / "run", "running")
+        monkeypatch.setattr("samfed_monai.flare.session.write_json", full)
+        monkeypatch.setattr("samfed_monai.flare.controller.publish", full)
+    server.run()
+    assert server.told == [str(machine_failure(OSError(errno.ENOSPC, "", "/run/x" if writes else "/job")))]
+    assert caplog.records[0].message == server.told[0]
+    if writes:
+        assert read_status(tmp_path / "job" / "samfed")["message"] == server.told[0]
+    else:
+        assert "the disk is full (/job)" in caplog.records[-1].message
+
+
+def test_only_what_a_user_wants_to_read_is_told():
+    lines = [
+        "2026-01-01 10:00:00,123 - INFO - round 1 of 3: validation Dice 0.5, 2 s",
+        "2026-01-01 10:00:00,123 - INFO - execute for task (train)",
+        "2026-01-01 10:00:00,123 - samfed_monai.flare - WARNING - site-2: dropped a late answer (its deadline ...)",
+        "round 1 of 3: written by something else",
+    ]
+    assert user_lines(lines) == [
+        "round 1 of 3: validation Dice 0.5, 2 s",
+        "site-2: dropped a late answer (its deadline ...)",
+    ]
+
+
+def test_a_port_in_use_is_refused_with_another_one():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Refused, match=rf"port {port}: expected a free port, found in use.*--port {port + 100}"):
+            refuse_busy_port(port)

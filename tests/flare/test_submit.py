@@ -62,7 +62,7 @@ class System:
         before = registered(log)
         for process in below(self.processes.started[site].pid):
             process.send_signal(signal.SIGKILL)
-        self.poc.start_site(self.processes, site, log)
+        self.poc.start(self.processes, site, log)
         while registered(log) == before:
             time.sleep(0.2)
 
@@ -84,9 +84,9 @@ def system(two_sites, tmp_path_factory):
     poc = Poc(at / "system", SITES, port=free_port(), more_classes=["tests."])
     poc.provision(own_files(at / "files", two_sites, at))
     with Processes({"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}) as processes:
-        poc.start_server(processes, at / "server.log")
+        poc.start(processes, SERVER, at / "server.log")
         for site in SITES:
-            poc.start_site(processes, site, at / f"{site}.log")
+            poc.start(processes, site, at / f"{site}.log")
         with poc.open_session() as session:
             wait_for_sites(session, SITES, timeout=120)
         yield System(poc, processes, at)
@@ -200,7 +200,7 @@ def test_a_killed_server_ends_the_command_within_a_minute_with_3(system, tmp_pat
         for process in below(system.processes.started[SERVER].pid)[::-1]:
             process.send_signal(signal.SIGKILL)
         killed.append(time.monotonic())
-        system.poc.start_server(system.processes, system.at / "again.log")  # as start.sh does
+        system.poc.start(system.processes, SERVER, system.at / "again.log")  # as start.sh does
 
     threading.Thread(target=kill_server, daemon=True).start()
     with open_session(system.kit) as session:

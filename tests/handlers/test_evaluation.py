@@ -145,19 +145,9 @@ def test_an_image_without_a_label_is_refused():
         ScoreHandler()(engine)
 
 
-def test_the_threshold_is_a_probability():
-    with pytest.raises(Refused, match=r"ScoreHandler#threshold: expected a number in \(0, 1\), found 1.5"):
-        ScoreHandler(threshold=1.5)
+def test_its_switches_are_true_or_false():
     with pytest.raises(Refused, match=r"(?s)pooled: expected true or false, found 'yes'.*skip_empty.*found 1"):
         ScoreHandler(pooled="yes", skip_empty=1)
-    engine = Engine(lambda engine, batch: None)
-    engine.state.batch = {"id": ["a"]}
-    handler = ScoreHandler(threshold=0.9)
-    logits = torch.tensor([[[0.89, 0.91]]]).logit()
-    engine.state.output = [{"pred": logits, "label": torch.tensor([[[0.0, 1.0]]])}]
-    handler(engine)
-    handler.finish(engine)
-    assert engine.state.metrics["dice"] == 1.0
 
 
 def test_an_empty_loader_is_told(caplog):

@@ -193,7 +193,9 @@ def test_a_port_in_use_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         port = taken.getsockname()[1]
         assert main(["app", "--port", str(port)]) == 2
     said = capsys.readouterr().err
-    assert f"--port: expected a free port of this machine, found {port}, which is in use; " in said
+    assert (
+        f"--port: expected a free port of this machine, found {port} ([Errno 98] Address already in use); end" in said
+    )
 
 
 def test_a_port_that_is_none_and_a_bundle_without_weights_are_refused(tmp_path: Path) -> None:

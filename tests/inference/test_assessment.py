@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from samfed_monai.handlers import mask_writer
-from samfed_monai.handlers.mask_writer import predictions
-from samfed_monai.inference.assessment import COLUMNS, Assessment, Assessor, flags_of
-from samfed_monai.inference.segment import COLUMNS as TABLE
+from samfed_monai.handlers.mask_writer import predicted, predictions
+from samfed_monai.inference.assessment import COLUMNS, Assessment, assess, flags_of
+from samfed_monai.inference.forms import COLUMNS as TABLE
 from samfed_monai.metrics.quality import Calibration, Colours, Quality, level_dice
 
 CHANCES = np.array([[0.9, 0.8, 0.6, 0.1]], np.float32)
@@ -22,11 +22,9 @@ CALIBRATION = Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)
 def assessed(quality: Quality, threshold: float = 0.5, *, chances: np.ndarray = CHANCES, **options: bool) -> Assessment:
     """Of one image (3, 1, 4), all of 0.5, with these probabilities."""
     chances = torch.from_numpy(chances)[None]
-    batch = [{"id": "a", "image": torch.full((3, 1, 4), 0.5)}]
     output = [{"pred": (chances > threshold).float(), "probability": chances}]
-    assessor = Assessor(quality, threshold=threshold, doubtful_below=0.65, **options)
-    assessor(SimpleNamespace(state=SimpleNamespace(batch=batch, output=output)))
-    return assessor.found["a"]
+    (found,) = predictions([{"id": "a"}], output, threshold=threshold)
+    return assess(found, torch.full((3, 1, 4), 0.5), quality, threshold=threshold, doubtful_below=0.65, **options)
 
 
 def test_expected_dice_is_calibrated_where_that_is_known() -> None:
@@ -67,7 +65,7 @@ def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
     assert found.estimate == pytest.approx((4 * 4 / 5 + 2 * 1 + 4 * 2 / 3) / 10)
 
 
-def test_writer_and_assessor_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> None:
+def test_handlers_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> None:
     made = []
     monkeypatch.setattr(mask_writer, "estimate", lambda *_: made.append(1) or 0.5)
     chances = torch.from_numpy(CHANCES)[None]
@@ -77,7 +75,7 @@ def test_writer_and_assessor_share_the_predictions_of_a_batch(monkeypatch, tmp_p
         writer = mask_writer.MaskWriter(output_dir=tmp_path)
         writer(SimpleNamespace(state=state))
         writer.finish()
-        Assessor(threshold=threshold)(SimpleNamespace(state=state))
+        predicted(SimpleNamespace(state=state), threshold=threshold, classes=())
         assert len(made) == count
 
 

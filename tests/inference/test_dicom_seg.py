@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,10 +21,20 @@ from PIL import Image  # noqa: E402
 from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, generate_uid  # noqa: E402
 
-from samfed_monai.inference.dicom_seg import refusals_of, segmentation_of, series_of  # noqa: E402
+from samfed_monai.data.dicom import read_object  # noqa: E402
+from samfed_monai.inference import dicom_seg  # noqa: E402
+from samfed_monai.inference.dicom_seg import refusals_of, series_of  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 SHIPPED = ["CT_small.dcm", "examples_rgb_color.dcm", "SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"]
+
+
+def headers(paths: Sequence[Path]) -> list[pydicom.Dataset]:
+    return [read_object(path, pixels=False) for path in paths]
+
+
+def segmentation_of(paths: Sequence[Path], masks: Sequence[np.ndarray], **options: object) -> bytes:
+    return dicom_seg.segmentation_of(headers(paths), masks, **options)
 
 
 def photograph(path: Path, **attributes: object) -> Path:
@@ -223,14 +234,14 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
 
 def test_what_highdicom_refuses_is_told_without_a_traceback():
     dose = Path(str(get_testdata_file("rtdose.dcm")))  # frames by a vector of offsets, without functional groups
-    [problem] = refusals_of([(dose, 15)])
+    [problem] = refusals_of(headers([dose]))
     assert "expected the place of each of its 15 frames in it, found a frame of reference alone" in str(problem)
     assert "leave --dicom-seg out" in str(problem)
 
 
 def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path):
     paths = ct_series(tmp_path / "ct", [10.0, 0.0, 5.0])
-    [order] = series_of(paths)
+    [order] = series_of(headers(paths))
     assert order == [1, 2, 0]
     masks = np.random.default_rng(0).random((3, 128, 128)) < np.array([0.3, 0.5, 0.6])[:, None, None]
     masks[2] = False
@@ -256,7 +267,7 @@ def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path):
     twice = ct_series(tmp_path / "twice", [0.0, 5.0, 5.0])
     turned = ct_series(tmp_path / "turned", [1.0], ImageOrientationPatient=[0, 1, 0, 0, 0, 1])
     moles = [photograph(tmp_path / f"{name}.dcm") for name in "ab"]
-    assert series_of([*one, *other, *twice, *turned, *moles]) == [[0, 1], [2], [3], [4], [5], [6], [7], [8]]
+    assert series_of(headers([*one, *other, *twice, *turned, *moles])) == [[0, 1], [2], [3], [4], [5], [6], [7], [8]]
 
 
 class TestInfer:
@@ -318,6 +329,7 @@ class TestInfer:
 
     def test_the_package_is_named_where_it_is_missing(self, infer, tmp_path, monkeypatch, capsys):
         photograph(tmp_path / "mole.dcm")
-        monkeypatch.setattr("samfed_monai.inference.dicom_seg.installed", lambda: False)
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "highdicom" else find(name))
         assert infer("mole.dcm") == 2
         assert "found no highdicom; pip install 'samfed-monai[dicom]'" in capsys.readouterr().err

@@ -184,7 +184,7 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
 
 
 @pytest.mark.parametrize(
-    ("option", "file", "what"), [("--areas", "areas.csv", "table"), ("--coco", "coco.json", "annotations")]
+    ("option", "file", "what"), [("--areas", "areas.csv", "areas"), ("--coco", "coco.json", "annotations")]
 )
 def test_a_file_of_somebody_else_stays(infer, given, capsys, option, file, what):
     Path(file).write_text("mine")

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.bundles import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
-from samfed_monai.inference.model import trained_as
+from samfed_monai.inference.model import TrainedModel
 from tests.federation.test_job import CLIENT, job
 
 HEAD = "final_conv.*"
@@ -42,7 +41,7 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert sorted(rows) == ["site-1", "site-2"]
     assert found["average"] == results["average"]["test"]
     assert found["model"] == {"site-1": "site-1.safetensors", "site-2": "site-2.safetensors"}
-    assert capsys.readouterr().out.splitlines()[1].startswith("site-1      2  ")
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["site-1", "2"]
     assert main(["model", str(run), "--site", "site-2", "--output", str(tmp_path / "two.safetensors")]) == 0
     alone = evaluate(tmp_path / "two.safetensors", small_federation, tmp_path / "one", "--site", "site-2")
     assert alone["sites"] == {"site-2": rows["site-2"]}
@@ -103,11 +102,12 @@ def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
     save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header | {"base_sam": "0" * 64})
     own = {"network_def#checkpoint": str(tmp_path / "sam.pt"), "image_size": 256}
     with pytest.raises(Refused, match=r"SAM's weights: expected 000000000000, on which w.safetensors was trained"):
-        trained_as(tmp_path / "w.safetensors", find_bundle("samfed_skin"), "inference", own)
+        TrainedModel("samfed_skin", tmp_path / "w.safetensors").ids("inference", own)
     header["base_sam"] = sha256_file(tmp_path / "sam.pt")
     save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header)
     for workflow in ("inference", "evaluate"):
-        ids = trained_as(tmp_path / "w.safetensors", find_bundle("samfed_skin"), workflow, own)
+        ids = TrainedModel("samfed_skin", tmp_path / "w.safetensors").ids(workflow, own)
+        assert ids.pop("model") == str(tmp_path / "w.safetensors")
         assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
 
 

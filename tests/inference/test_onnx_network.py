@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.inference.onnx_network import OnnxNetwork
+from samfed_monai.inference.export import OnnxNetwork
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install samfed-monai[export]")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install samfed-monai[export]")
@@ -79,10 +79,10 @@ def test_what_is_no_onnx_file_is_refused(tmp_path):
 
 
 def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("samfed_monai.inference.onnx_network.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("samfed_monai.inference.export.importlib.util.find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"found an ONNX file; pip install 'samfed-monai\[export\]'"):
         OnnxNetwork(tmp_path / "a.onnx")
     found = {"onnxruntime": object()}
-    monkeypatch.setattr("samfed_monai.inference.onnx_network.importlib.util.find_spec", found.get)
+    monkeypatch.setattr("samfed_monai.inference.export.importlib.util.find_spec", found.get)
     with pytest.raises(Refused, match=r"expected openvino to run it with, .*'samfed-monai\[openvino\]'"):
         OnnxNetwork(tmp_path / "a.onnx", "openvino")

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import save_tensors
 from samfed_monai.inference import Kind, Predictor
-from samfed_monai.networks import client_network
-
-ORGANS = ["kidney", "spleen"]
-
-
-def weights(path: Path, **arguments: Any) -> Path:
-    """A network that finds something: the background's logits, or the only ones, are centred on 0."""
-    torch.manual_seed(0)
-    network = client_network("basic_unet", **arguments).eval()
-    with torch.no_grad():
-        network.final_conv.bias -= network(torch.rand(1, 3, 32, 32)).median()
-    header = {"network_name": "basic_unet", "image_size": "32"}
-    header |= {"classes": '["kidney", "spleen"]'} if "classes" in arguments else {}
-    save_tensors(path, network.state_dict(), header)
-    return path
+from tests.inference.models import ORGANS, small_model
 
 
 @pytest.fixture
@@ -38,7 +19,7 @@ def picture() -> np.ndarray:
 
 @pytest.mark.parametrize("classes", [[], ORGANS])
 def test_an_array_has_the_mask_that_infer_writes_of_its_file(tmp_path, picture, classes):
-    model = weights(tmp_path / "w.safetensors", **({"classes": classes} if classes else {}))
+    model = small_model(tmp_path / "w.safetensors", **({"classes": classes} if classes else {}))
     Image.fromarray(picture).save(tmp_path / "a.png")
     words = ["--model", str(model), "--output-dir", str(tmp_path / "masks"), "--probabilities"]
     assert main(["infer", "samfed_skin", str(tmp_path / "a.png"), *words]) == 0
@@ -54,7 +35,7 @@ def test_an_array_has_the_mask_that_infer_writes_of_its_file(tmp_path, picture, 
 
 
 def test_overrides_and_views_count(tmp_path, picture):
-    model = weights(tmp_path / "w.safetensors")
+    model = small_model(tmp_path / "w.safetensors")
     (once,) = Predictor("samfed_skin", model, overrides={"threshold": 0.3})([picture])
     assert np.array_equal(once.mask > 0, once.probability >= 0.3)
     (four,) = Predictor("samfed_skin", model, views=4)([picture])
@@ -69,10 +50,11 @@ def test_without_a_model_it_is_the_bundles_own(picture):
 
 
 def test_what_the_model_does_not_have_is_refused(tmp_path, picture):
-    model = weights(tmp_path / "w.safetensors")
-    given: dict[str, Any] = {"overrides": {"teacher#size": 64}, "runtime": "openvino"}
-    with pytest.raises(Refused, match=r"(?s)--teacher#size: .*--runtime: expected an ONNX file to run"):
-        Predictor("samfed_skin", model, **given)
+    model = small_model(tmp_path / "w.safetensors")
+    with pytest.raises(Refused, match=r"(?s)--flag-below: .*--runtime: expected an ONNX file to run"):
+        Predictor("samfed_skin", model, doubtful_below=2, runtime="openvino")
+    with pytest.raises(Refused, match="teacher#size: expected an id that this workflow has"):
+        Predictor("samfed_skin", model, overrides={"teacher#size": 64})([picture])
     with pytest.raises(Refused, match="did you mean 'threshold'"):
         Predictor("samfed_skin", model, overrides={"treshold": 0.4})([picture])
     with pytest.raises(Refused, match="--site: expected a run, found a weights file"):

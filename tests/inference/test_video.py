@@ -17,8 +17,9 @@ from PIL import Image
 
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
+from samfed_monai.inference.forms import MaskForms
 from samfed_monai.inference.predictor import Predictor
-from samfed_monai.inference.segment import MaskForms, segment
+from samfed_monai.inference.segment import segment
 from samfed_monai.inference.video import MARK, OutlineVideo, Video
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install samfed-monai[video]")

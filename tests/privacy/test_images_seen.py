@@ -56,7 +56,10 @@ def node(small_federation, lists, tmp_path) -> Made:
 
 def asked(site: Site, task: Task, **fields: Any) -> Message:
     """A request with the site's own first weights."""
-    weights = {name: tensor.clone() for name, tensor in site.client._shared().items()}
+    weights = {
+        name: tensor.clone()
+        for name, tensor in site.client.own.shared(site.client.trainer.network.state_dict()).items()
+    }
     extra = {"split": "test", "model": "current"} if task == Task.EVALUATE else {}
     return Message(
         Kind.WEIGHTS, **{"site": "site-1", "round": 0, "rounds": 2, "tensors": weights, "extra": extra} | fields

@@ -224,7 +224,7 @@ def test_values_that_the_option_takes(value):
         (FedAvg(), 8, True, False, ["noise of differential_privacy has no low rank, .*, found rank 8"]),
         (FedAvg(), BYTES, False, True, ["masked ones hide in all their bits, found secure_aggregation"]),
         (FedAvg(), 8, True, True, ["secure_aggregation", "rank 8"]),
-        (Consensus(), BYTES, False, False, ["expected weights, .*, found an exchange of predictions"]),
+        (Consensus(), BYTES, False, False, ["expected weights of sites .*, found an exchange of predictions"]),
         (Prototypes(), BYTES, False, False, ["found an exchange of prototypes"]),
         (LocalOnly(), BYTES, False, False, ["found an exchange of none"]),
         (ClientTailored(), BYTES, False, False, ["found ClientTailored, which has a model for each site"]),

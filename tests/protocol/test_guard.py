@@ -54,7 +54,9 @@ def test_an_answer_that_is_no_step_from_the_servers_weights_is_not_measured_from
 def test_a_guard_from_json_and_every_mistake_in_it_at_once():
     guard = UpdateGuard.from_json({"limit": 2.0, "largest_share": 0.5})
     assert (guard.limit, guard.action, guard.largest_share) == (2.0, "clip", 0.5)
-    told = r"(?s)job#update_guard#max_norm: .*found an unknown key.*UpdateGuard#limit: expected a .*, found -1.*'cut'"
+    told = (
+        r"(?s)job#update_guard -> max_norm: .*found an unknown key.*UpdateGuard#limit: expected a .*, found -1.*'cut'"
+    )
     with pytest.raises(Refused, match=told):
         UpdateGuard.from_json({"max_norm": 5, "limit": -1, "action": "cut"})
 

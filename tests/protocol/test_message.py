@@ -34,78 +34,23 @@ def test_a_sound_message_passes():
     check(up(metrics={"seconds": 1.5, "term_sam_kd": 0.25, "iterations": 3}, extra={"split": "test"}))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_fault_32_nan_and_infinity_are_refused(value):
-    tensors = weights()
-    tensors["w"][1, 2] = value
-    with pytest.raises(MessageRefused, match="message -> w: expected finite values, found NaN or infinity"):
-        check(up(tensors=tensors))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_fault_32_nan_and_infinity_from_the_server_are_refused_where_no_names_are_expected(value):
-    message = up(n=0, tensors={"w": torch.tensor([0.0, value])})
-    with pytest.raises(MessageRefused, match="message -> tensors: expected finite values, found NaN or infinity"):
-        message.check(up=False)
+def test_values_at_the_ends_of_their_ranges_pass():
+    check(up(tensors={**weights(), "w": torch.full((2, 3), 3e38)}))  # whose sum overflows
+    check(up(n=10_000_000, metrics={"dice": 0.0, "iou": 1.0}))
     up(n=0, tensors={"w": torch.tensor([3e38])}).check(up=False)
 
 
-def test_finite_values_whose_sum_overflows_are_not_refused():
-    check(up(tensors={**weights(), "w": torch.full((2, 3), 3e38)}))
-
-
-@pytest.mark.parametrize("shape", [(3, 2), (1, 3), (6,), (2, 3, 1)])
-def test_fault_33_wrong_shape_is_refused_even_when_it_could_be_broadcast_or_reshaped(shape):
-    with pytest.raises(MessageRefused, match=r"message -> w: expected shape \(2, 3\), found shape"):
-        check(up(tensors={**weights(), "w": torch.ones(shape)}))
+def test_fault_32_infinity_from_the_server_is_refused_where_no_names_are_expected():
+    with pytest.raises(MessageRefused, match="message -> tensors: expected finite values, found NaN or infinity"):
+        up(n=0, tensors={"w": torch.tensor([0.0, math.inf])}).check(up=False)
 
 
 def test_fault_34_missing_and_extra_keys_are_refused_together_and_extra_names_are_not_repeated():
-    tensors = weights()
-    del tensors["b"]
     with pytest.raises(MessageRefused) as caught:
-        check(up(tensors={**tensors, "Jane Doe.png": torch.ones(1)}))
+        check(up(tensors={"w": weights()["w"], "Jane Doe.png": torch.ones(1)}))
     assert "message -> b: expected shape (2,), found no such tensor" in str(caught.value)
     assert "found 1 with unknown names" in str(caught.value)
     assert "Jane" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("dice", 1.7e308, "from 0 to 1"),
-        ("dice", 1.001, "from 0 to 1"),
-        ("hd95", -1.0, r"from 0 to 1e\+06"),
-        ("empty_both", -1, r"from 0 to 1e\+07"),
-        ("term_sam_kd", -1e10, r"from -1e\+09 to 1e\+09"),
-    ],
-)
-def test_fault_76_a_number_out_of_its_range_can_neither_choose_a_round_nor_overflow_a_mean(name, value, expected):
-    with pytest.raises(MessageRefused, match=rf"message -> metrics -> {name}: expected a number {expected}"):
-        check(up(metrics={name: value}))
-
-
-def test_numbers_and_counts_may_be_as_small_and_as_large_as_their_range():
-    check(up(n=10_000_000, metrics={"dice": 0.0, "iou": 1.0}))
-    with pytest.raises(MessageRefused, match="from 1 to 10000000, found 10000001"):
-        check(up(n=10_000_001))
-
-
-@pytest.mark.parametrize("other", [torch.ones(3), torch.ones(2, dtype=torch.float64)], ids=["shape", "dtype"])
-def test_where_every_tensor_is_another_all_are_refused(other):
-    with pytest.raises(MessageRefused, match="message -> w: expected"):
-        up(tensors={"w": other}).check(up=True, like={"w": torch.ones(2)})
-
-
-def test_fault_35_wrong_dtype_is_refused():
-    with pytest.raises(MessageRefused, match=r"message -> w: expected torch.float32, found torch.float64"):
-        check(up(tensors={**weights(), "w": torch.ones(2, 3, dtype=torch.float64)}))
-
-
-@pytest.mark.parametrize("n", [0, -1, 10**12, 2.0, True, "7", math.nan])
-def test_fault_38_counts_that_are_no_counts_are_refused(n):
-    with pytest.raises(MessageRefused, match="message -> n: expected a whole number from 1 to 10000000"):
-        check(up(n=n))
 
 
 def test_fault_38_an_evaluation_of_no_images_is_possible():
@@ -166,12 +111,6 @@ def test_bytes_are_the_same_whatever_the_order_of_numbers_and_hold_no_nan():
         to_bytes(message(metrics={"dice": math.nan}))
 
 
-def test_the_size_of_a_message_that_came_is_that_of_its_bytes_however_they_were_written():
-    payload = save(weights(), {"samfed": json.dumps(message().header(), indent=4)})
-    received = from_bytes(payload, max_bytes=len(payload))
-    assert wire_size(received) == len(payload) > len(to_bytes(received))
-
-
 @settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
@@ -214,7 +153,7 @@ class Canary:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("wrap", [lambda bytes: bytes, lambda bytes: len(bytes).to_bytes(8, "little") + bytes])
+@pytest.mark.parametrize("wrap", [bytes, lambda bytes: len(bytes).to_bytes(8, "little") + bytes])
 def test_fault_36_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, wrap):
     canary = tmp_path / "canary"
     payload = pickle.dumps({"weights": Canary(str(canary))})
@@ -458,6 +397,7 @@ def test_fault_93_types_that_no_message_has_are_refused_before_anything_computes
 def test_fault_90_a_header_that_is_mostly_junk_is_not_parsed(monkeypatch):
     from samfed_monai.protocol import message as module
 
+    assert module.MAX_HEADER == 4 * 1024**2
     sound = to_bytes(message())
     own = int.from_bytes(sound[:8], "little")
     monkeypatch.setattr(module, "MAX_HEADER", own)
@@ -467,12 +407,6 @@ def test_fault_90_a_header_that_is_mostly_junk_is_not_parsed(monkeypatch):
     found = f"message: expected one of at most {own - 1} bytes, found a header of {own} bytes"
     with pytest.raises(MessageRefused, match=found):
         from_bytes(sound)
-
-
-def test_fault_90_the_longest_header_that_is_parsed_has_four_mebibytes():
-    text = b'{"a":[' + b"[]," * (4 * 1024**2 // 3) + b"[]]}"
-    with pytest.raises(MessageRefused, match="expected one of at most 4194304 bytes, found a header of 4194313 bytes"):
-        from_bytes(len(text).to_bytes(8, "little") + text)
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 10**4000], ids=["large", "small", "longest"])
@@ -493,6 +427,11 @@ def test_fault_92_one_site_cannot_give_the_runs_table_thousands_of_columns():
         check(up(metrics={f"term_a{number}": 0.5 for number in range(65)}))
 
 
+def with_w(tensor: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+    return {"tensors": {**weights(), "w": tensor}}
+
+
+W, TERM = "message -> w: expected", "expected a number from -1e+09 to 1e+09, found"
 FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: expected a number from 0 to 1, found"
 
 
@@ -512,8 +451,22 @@ FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: e
         ({"version": 2}, "message -> version: expected 1, found 2; update both ends"),
         ({"site": "b"}, "message -> site: expected the sender's own name, found another site's name"),
         ({"round": 3}, "message -> round: expected round 2, found round 3"),
-        ({"n": 0}, "message -> n: expected a whole number from 1 to 10000000, found 0"),
-        ({"n": "7"}, "message -> n: expected a whole number from 1 to 10000000, found str"),
+        *(
+            ({"n": n}, f"message -> n: expected a whole number from 1 to 10000000, found {found}")
+            for n, found in ((0, 0), (-1, -1), (10_000_001, 10_000_001), (2.0, 2.0), (True, "bool"), ("7", "str"))
+        ),
+        *(
+            (with_w(torch.tensor([[0.0] * 3, [0.0, 0.0, value]])), f"{W} finite values, found NaN or infinity")
+            for value in (math.nan, math.inf, -math.inf)
+        ),
+        *(
+            (with_w(torch.ones(shape)), f"{W} shape (2, 3), found shape {shape}")  # all could be made to fit
+            for shape in ((3, 2), (1, 3), (6,), (2, 3, 1))
+        ),
+        (with_w(torch.ones(2, 3, dtype=torch.float64)), f"{W} torch.float32, found torch.float64"),
+        ({"metrics": {"dice": 1.001}}, f"{DICE} 1.001"),
+        ({"metrics": {"hd95": -1.0}}, "message -> metrics -> hd95: expected a number from 0 to 1e+06, found -1.0"),
+        ({"metrics": {"term_x": -1e10}}, f"message -> metrics -> term_x: {TERM} -10000000000.0"),
         (
             {"tensors": {**weights(), "other": torch.ones(1)}},
             "message -> tensors: expected the network's own names, and of those what is shared alone, found 1 with "
@@ -521,7 +474,7 @@ FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: e
         ),
     ],
 )  # fmt: skip
-def test_refusals_in_full(changes, problem):
+def test_faults_32_to_38_and_76_refusals_in_full(changes, problem):
     with pytest.raises(MessageRefused) as caught:
         check(up(**changes))
     assert [str(each) for each in caught.value.problems] == [problem]
@@ -568,6 +521,6 @@ def test_a_header_with_other_fields_is_refused_in_full():
         with pytest.raises(MessageRefused) as caught:
             from_bytes(save(weights(), {"samfed": json.dumps(header)}))
         assert [str(each) for each in caught.value.problems] == [
-            "message -> header: expected version, kind, site, round, rounds, seed, n, metrics, extra, "
+            "message -> header: expected version, round, rounds, seed, n, kind, site, metrics, extra, "
             "found other fields"
         ]

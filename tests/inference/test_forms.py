@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.inference import looks
+from samfed_monai.inference import forms
 from samfed_monai.inference.assessment import Assessment
-from samfed_monai.inference.looks import LooksPage, look_of
+from samfed_monai.inference.forms import LooksPage
 from samfed_monai.reports.overlays import OUTLINES, area_of
 from tests.browser import WIDTHS, is_too_wide, opened
 
@@ -31,16 +31,23 @@ def look(name: str, dice: float, flags: tuple[str, ...] = (), rows: int = 10, se
     picture, mask = np.full((40, 60, 3), 200, np.uint8), np.zeros((40, 60), bool)
     mask[:rows, 10:50] = True
     bound = None if seconds is None else dice - 0.2
-    return look_of(picture, mask, area_of(name, mask), Assessment(dice, bound, flags), seconds)
+    return picture, mask, area_of(name, mask), Assessment(dice, bound, flags), seconds
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    made = LooksPage(tmp_path / "looks.html", ["lesion"])
+    made = LooksPage(["lesion"])
     for name, given in MASKS.items():
-        made.add(look(name, *given))
-    made.write()
+        made.add(*look(name, *given))
+    (tmp_path / "looks.html").write_text(made.html())
     return tmp_path / "looks.html"
+
+
+def shown_of(picture: np.ndarray, mask: np.ndarray):
+    """The picture on the page, and its outlines."""
+    made = LooksPage(["lesion"])
+    made.add(picture, mask, area_of("x", mask > 0), Assessment(1.0))
+    return made.looks[0]
 
 
 def pixels(url: str) -> np.ndarray:
@@ -50,11 +57,11 @@ def pixels(url: str) -> np.ndarray:
 def test_a_picture_is_small_and_its_outline_is_a_layer_of_its_own():
     picture, mask = np.full((900, 1200, 3), 200, np.uint8), np.zeros((900, 1200), bool)
     mask[300:600, 400:800] = True
-    made = look_of(picture, mask, area_of("x", mask), Assessment(1.0))
-    photo, layer = pixels(made.picture), pixels(made.outline)
-    assert made.size == (448, 336)
+    made = shown_of(picture, mask)
+    photo, layer = pixels(made["picture"]), pixels(made["outline"])
+    assert made["size"] == (448, 336)
     assert (photo.shape, layer.shape) == ((336, 448, 3), (336, 448, 4))
-    assert len(made.picture) + len(made.outline) < 10_000
+    assert len(made["picture"]) + len(made["outline"]) < 10_000
     shown = layer[..., 3] > 0
     assert tuple(layer[112, 220]) == (*OUTLINES["student"], 255)  # the upper edge, a third of the way down
     assert not shown[168, 220], "inside of the mask"
@@ -65,7 +72,7 @@ def test_a_picture_is_small_and_its_outline_is_a_layer_of_its_own():
 def test_what_is_smaller_than_a_pixel_of_the_page_is_outlined(kind):
     mask = np.zeros((1344, 1344), kind)
     mask[700, 700] = 1
-    shown = pixels(look_of(np.zeros((1344, 1344, 3), np.uint8), mask, area_of("x", mask > 0), Assessment(1.0)).outline)
+    shown = pixels(shown_of(np.zeros((1344, 1344, 3), np.uint8), mask)["outline"])
     assert shown[233, 233, 3] == 255
 
 
@@ -82,8 +89,8 @@ def test_the_page_is_complete_escaped_and_most_doubtful_first(page):
 
 
 def test_bounds_and_times_are_shown():
-    made = LooksPage(Path("x.html"), ["lesion"])
-    made.add(look("clip/000031", 0.8, seconds=61.26))
+    made = LooksPage(["lesion"])
+    made.add(*look("clip/000031", 0.8, seconds=61.26))
     text = made.html()
     assert "not calibrated" not in text
     assert "at least 0.60" in text
@@ -91,8 +98,8 @@ def test_bounds_and_times_are_shown():
 
 
 def test_an_empty_mask_is_named_and_a_bound_of_nothing_is_not_shown():
-    made = LooksPage(Path("x.html"), ["lesion"])
-    made.add(look("a", 0.2, ("empty",), rows=0, seconds=1))  # its bound is 0
+    made = LooksPage(["lesion"])
+    made.add(*look("a", 0.2, ("empty",), rows=0, seconds=1))  # its bound is 0
     text = made.html()
     assert "Nothing is outlined." in text
     assert "&nbsp;px" not in text
@@ -100,11 +107,11 @@ def test_an_empty_mask_is_named_and_a_bound_of_nothing_is_not_shown():
 
 
 def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
-    monkeypatch.setattr(looks, "MOST", 3)
-    made = LooksPage(Path("x.html"), ["lesion"])
+    monkeypatch.setattr(forms, "MOST", 3)
+    made = LooksPage(["lesion"])
     for n, dice in enumerate((0.9, 0.2, 0.8, 0.5, 0.2, 0.99)):
-        made.add(look(f"{n}", dice))
-    assert [each.area["name"] for each in made.looks] == ["1", "4", "3"]
+        made.add(*look(f"{n}", dice))
+    assert [each["area"]["name"] for each in made.looks] == ["1", "4", "3"]
     text = made.html()
     assert "6 masks, 3 doubtful" in text
     assert "Only the 3 most doubtful of 6" in text

@@ -11,9 +11,8 @@ from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
 from samfed_monai.federation.plan import Plan
-from samfed_monai.flare.site import federated_site, places_of, read_plan
-from samfed_monai.flare.site_file import read_site_file
-from samfed_monai.flare.worker import make_federated_site, serve
+from samfed_monai.flare.site_file import read_plan, read_site_file
+from samfed_monai.flare.worker import federated_site, serve
 from samfed_monai.privacy.rules import PrivacyFloor
 from tests.flare.test_site_file import site_file
 
@@ -54,11 +53,11 @@ def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle
     monkeypatch.chdir(tmp_path)
     plan = Plan.from_json(PLAN)
     files = read_site_file(site_file(tmp_path))
-    assert places_of(files, plan, tmp_path).bundle_root == packaged_bundle("samfed_skin")
+    assert files.places(plan, tmp_path).bundle_root == packaged_bundle("samfed_skin")
     own = read_site_file(site_file(tmp_path, bundle_root=str(tmp_path / "mine")))
-    assert places_of(own, plan, tmp_path).bundle_root == tmp_path / "mine"
+    assert own.places(plan, tmp_path).bundle_root == tmp_path / "mine"
     with pytest.raises(Refused, match=r"bundle: expected one of .*, found 'mine'"):
-        places_of(files, Plan.from_json({**PLAN, "bundle": "mine"}), tmp_path)
+        files.places(Plan.from_json({**PLAN, "bundle": "mine"}), tmp_path)
 
 
 def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatch):
@@ -86,5 +85,5 @@ def test_the_process_that_trains_is_set_up_as_one_of_our_own(monkeypatch):
     theirs.close()
     ours.close()
     with pytest.raises(EOFError):
-        serve(make_federated_site)
+        serve(federated_site)
     assert set_up == [True]

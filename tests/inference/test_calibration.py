@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.cli.infer import dice_of
+from samfed_monai.cli.infer import dice
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.data import render_synthetic
-from samfed_monai.inference.promised import calibrated_on, kept, require_enough, scored_pairs, sentences
+from samfed_monai.inference.assessment import calibrated_on, kept, require_enough, scored_pairs, sentences
 from samfed_monai.metrics.quality import Calibration, Quality
 from samfed_monai.metrics.quality_file import (
     digests_of,
@@ -138,19 +138,22 @@ class TestFile:
             quality_of(content, "x.quality.json")
 
 
-@pytest.mark.parametrize(
-    ("word", "dice"), [("0.7", 0.7), ("70%", 0.7), ("62.5%", 0.625), ("0", 0), ("1", 1), ("100%", 1)]
-)
-def test_a_dice_may_be_a_percentage(word, dice):
-    assert dice_of(word) == pytest.approx(dice)
+@pytest.mark.parametrize(("word", "number"), [("0.7", 0.7), ("70%", 0.7), ("62.5%", 0.625), ("1", 1), ("100%", 1)])
+def test_a_dice_may_be_a_percentage(word, number):
+    assert dice(word) == pytest.approx(number)
 
 
-@pytest.mark.parametrize("word", ["70", "7O%", "", "%", "-0.1", "101%", "nan"])
-def test_what_is_no_dice_is_refused_with_what_is(word):
-    with pytest.raises(
-        Refused, match=f"--flag-below: expected a Dice from 0 to 1, or a percentage such as 70%, found {word}"
-    ):
-        dice_of(word)
+@pytest.mark.parametrize("word", ["70", "-0.1", "101%", "nan"])
+def test_a_number_that_is_no_dice_is_refused(word, capsys):
+    assert main(["infer", "samfed_skin", "x.png", "--output-dir", "masks", f"--flag-below={word}"]) == 2
+    assert "--flag-below: expected a Dice, in [0, 1], found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["7O%", "", "%"])
+def test_what_is_no_number_is_refused(word, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["infer", "samfed_skin", "x.png", "--output-dir", "masks", f"--flag-below={word}"])
+    assert f"argument --flag-below: invalid dice value: '{word}'" in capsys.readouterr().err
 
 
 def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, capsys, monkeypatch):

@@ -1,0 +1,138 @@
+"""Zip files of a source, unpacked where they are after a look at every member."""
+
+from __future__ import annotations
+
+import logging
+import lzma
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from samfed_monai.core.errors import Problems, machine_failure, refused
+from samfed_monai.core.io import PRIVATE, make_folder
+from samfed_monai.core.words import counted
+from samfed_monai.data.datalist import unsafe
+
+logger = logging.getLogger(__name__)
+
+# zipfile raises RuntimeError and NotImplementedError for what is encrypted, or packed in a way that it does not know
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+GIB = 1 << 30
+MAX_BYTES = 64 * GIB  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
+MAX_RATIO = 200  # of a large archive's files to itself; images hardly shrink, and zeros to a thousandth (ours)
+ENCRYPTED, UTF_8 = 0x1, 0x800  # bits of a member's flags
+OTHERWISE = "if you trust it, unpack it with another program"
+ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
+
+
+def unpack_all(root: Path, *, apart: bool = False) -> None:
+    """Unpacks the zip files of a folder there, after a look at each; logs archives of other kinds.
+
+    Args:
+        root: the folder.
+        apart: each into a folder of its name.
+
+    Raises:
+        Refused: what :func:`unpack` refuses, of all archives at once; nothing is unpacked then.
+    """
+    archives = sorted(path for path in root.glob("[!.]*") if path.suffix.lower() in ARCHIVES and path.is_file())
+    zips = [path for path in archives if path.suffix.lower() == ".zip"]
+    if others := [path.name for path in archives if path not in zips]:
+        logger.warning("%s: unpack these yourself, which are no zip files: %s", root, ", ".join(others))
+    problems = Problems()
+    for path in zips:
+        with problems.collected():
+            _members(path, root)
+    problems.refuse_if_any()
+    for path in zips:
+        unpack(path, root / path.stem if apart else root)
+
+
+def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
+    """Unpacks an archive after looking at every member; refuses it whole when one of them is suspicious.
+
+    Args:
+        archive: a zip file; backslashes in it are slashes, as older programs for Windows write them.
+        folder: where to unpack; it is created. Files that are there already are overwritten.
+
+    Returns:
+        The files written. Archives among them are logged, and not unpacked.
+
+    Raises:
+        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
+            place, links and devices, more than 64 GiB or than the disk has, or 200 times the size of the archive.
+    """
+    archive, folder = Path(archive), Path(folder)
+    members = _members(archive, folder)
+    with _readable(archive) as opened:
+        make_folder(folder)
+        for member in members:
+            opened.extract(member, folder)
+            (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
+    files = [folder / member.filename for member in members if not member.is_dir()]
+    if inside := [path.name for path in files if path.suffix.lower() in ARCHIVES]:
+        who = counted(len(inside), "archive")
+        logger.warning("%s: %s in it left packed, such as %s: unpack it there", archive.name, who, inside[0])
+    return files
+
+
+@contextmanager
+def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            yield opened
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and machine_failure(error) is not None:
+            raise
+        hint = "download it again, or unpack it with another program"
+        found = str(error) or "a member that ends too early"
+        raise refused(str(archive), found=found, expected="a zip archive", hint=hint) from None
+
+
+def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
+    """The members of an archive with the names that they get, all of them safe to write below the folder."""
+    problems, places = Problems(), dict[str, zipfile.ZipInfo]()
+    with _readable(archive) as opened:
+        members = opened.infolist()
+    for member in members:
+        mode, member.filename = stat.S_IFMT(member.external_attr >> 16), _name(member)
+        place = member.filename.rstrip("/")
+        reason = unsafe(member.filename)
+        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            reason = f"a link or a device, {member.filename!r}"
+        elif member.flag_bits & ENCRYPTED:
+            reason = "an encrypted member"
+        elif reason is None and not member.is_dir() and places.setdefault(place, member) is not member:
+            reason = f"the place of {places[place].orig_filename!r}"
+        if reason is not None:
+            expected, hint = "plain members inside the archive's own folder, each in a place of its own", OTHERWISE
+            problems.add(f"{archive.name} -> {member.orig_filename}", found=reason, expected=expected, hint=hint)
+    for place, member in places.items():
+        if above := next((str(each) for each in PurePosixPath(place).parents if str(each) in places), None):
+            where, found = f"{archive.name} -> {member.orig_filename}", f"the file {above!r} above it"
+            problems.add(where, found=found, expected="a folder above it", hint=OTHERWISE)
+    size, packed = sum(member.file_size for member in members), archive.stat().st_size
+    free = shutil.disk_usage(next(each for each in (folder, *folder.resolve().parents) if each.exists())).free
+    for most, allowed in (
+        (MAX_BYTES, f"{MAX_BYTES // GIB} GiB"),
+        (free, f"the free {free / GIB:.1f} GiB"),
+        (max(GIB, MAX_RATIO * packed), f"{MAX_RATIO} times its size"),
+    ):
+        if size > most:
+            found, hint = f"{size / GIB:.1f} GiB unpacked", "make room, or unpack it yourself if you trust it"
+            problems.add(archive.name, found=found, expected=f"at most {allowed}", hint=hint)
+    problems.refuse_if_any()
+    return members
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """A member's name with slashes; without zip's mark for UTF-8 it is read as that where it can be."""
+    name = member.filename
+    if not member.flag_bits & UTF_8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")

@@ -1,0 +1,273 @@
+"""What viewers, spreadsheets and browsers take of masks: outlines, polygons, areas, annotations, a page of all."""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samfed_monai.config.parse import lookup
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.io import read_json, to_csv
+from samfed_monai.core.words import near, printable
+from samfed_monai.data.classes import colour_of, read_classes
+from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
+from samfed_monai.data.image_folder import image_paths
+from samfed_monai.data.reading import png_of, read_image, read_mask
+from samfed_monai.handlers.mask_writer import MaskFolder
+from samfed_monai.inference import assessment
+from samfed_monai.inference.assessment import Assessment
+from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
+from samfed_monai.metrics.quality import DOUBTFUL
+from samfed_monai.reports.overlays import COLUMNS as OF_AREA
+from samfed_monai.reports.overlays import area_of, geojson_of, outlined
+from samfed_monai.reports.style import PRIVACY, data_url, environment
+
+FOLDERS = {"overlays": "overlays", "geojson": "polygons", "dicom_seg": "DICOM segmentations"}
+FILES = {"areas": "areas", "coco": "annotations", "page": "page"}
+"""Forms that are folders, and those that are one file: options of ``samfed infer``, and what they are."""
+COLUMNS = (*OF_AREA, *assessment.COLUMNS, "seconds")
+"""Heads of the table of areas; ``seconds`` are those of a video's frame."""
+LONGEST_SIDE = 448
+"""Pixels of a picture on the page, about 25 kB as JPEG."""
+MOST = 1000
+"""Pictures on one page, which is then some 30 MB: more than anyone looks through, and what a phone still opens."""
+
+
+class MaskForms:
+    """Outlines, polygons, areas, annotations, DICOM segmentations and a page of masks; no file is replaced.
+
+    Args:
+        bundle: folder of the bundle, whose ``metadata.json`` names the foreground.
+        classes: names of several classes; empty for one.
+        places: folders and files by form (:data:`FOLDERS`, :data:`FILES`): ``overlays`` for pictures with the masks'
+            outlines, ``geojson`` for polygons, ``dicom_seg`` for DICOM segmentations, ``areas`` for a table, CSV,
+            ``coco`` for COCO annotations, ``page`` for a page of the images with their outlines, most doubtful first.
+    """
+
+    def __init__(self, bundle: Path, classes: list[str], **places: str | None) -> None:
+        self.classes, self.labels = classes, classes or [foreground_of(bundle)]
+        given = {form: place for form, place in places.items() if place}
+        self.folders = {form: MaskFolder(given[form]) for form in FOLDERS if form in given}
+        self.files = {form: Path(given[form]) for form in FILES if form in given}
+        self.page = LooksPage(self.labels)
+        self.rows: list[dict[str, Any]] = []
+        #: How far each mask is to be trusted, by its picture's name.
+        self.assessed: dict[str, Assessment] = {}
+        self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+
+    def refuse_misplaced(self, images: Sequence[str], objects: Sequence[Any]) -> None:
+        """Before anything is computed: no outlines among the images, no file in the place of another.
+
+        Args:
+            images: folders of images, and images.
+            objects: headers of DICOM objects.
+
+        Raises:
+            Refused: a folder is in one of the images', or cannot be written to; a file is something else; no DICOM
+                segmentation can be made of an object.
+        """
+        problems = Problems()
+        if "dicom_seg" in self.folders:
+            problems.extend(require_highdicom() or refusals_of(objects, self.labels))
+        if "coco" in self.files:
+            problems.extend(require_pycocotools("--coco"))
+        problems.refuse_if_any()  # before folders are looked at, which are made for that
+        for form, folder in self.folders.items():
+            for problem in folder.problems(images=images):
+                option, hint = f"--{form.replace('_', '-')}", "choose another folder"
+                problems.add(option, found=problem.found, expected=problem.expected, hint=hint)
+        begins = {"areas": to_csv(COLUMNS, []).strip(), "coco": json.dumps(coco_of([], [], []))[:40], "page": _MARK}
+        for form, file in self.files.items():
+            if file.exists() and not (file.is_file() and begins[form].encode() in file.read_bytes()[:400]):
+                expected, hint = f"none, or the same {FILES[form]}", "choose another name"
+                problems.add(f"--{form} {file}", found="another file", expected=expected, hint=hint)
+        problems.refuse_if_any()
+
+    def of_images(self, sources: str | list[str], masks: Path, assessed: Mapping[str, Assessment]) -> None:
+        """All pictures of a folder, or of several, whose masks are in ``masks``."""
+        self.assessed |= assessed
+        for name, path in image_paths(sources) if self.folders or self.files else ():
+            if name in assessed:  # not so of images that were left out as unreadable
+                file = {"file_name": f"{name}{path.suffix}"}
+                self.add(name, read_image(path), self.mask_in(masks / f"{name}.png"), file, assessed[name])
+
+    def mask_in(self, path: Path) -> NDArray[Any]:
+        """A written mask (H, W): bool, or of several classes their values."""
+        return read_classes(path, self.classes) if self.classes else read_mask(path) > 0
+
+    def add(
+        self,
+        name: str,
+        picture: NDArray[np.uint8],
+        mask: NDArray[Any],
+        file: Mapping[str, Any],
+        assessed: Assessment,
+        *,
+        pixel_area: float | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """One picture and its mask, in all forms.
+
+        Args:
+            name: of the picture.
+            picture: (H, W, 3) uint8.
+            mask: (H, W), as :meth:`mask_in` has it.
+            file: what COCO calls the picture.
+            assessed: how far the mask is to be trusted.
+            pixel_area: mm² of a pixel, where the file says it.
+            seconds: since the beginning of its video; of a frame no picture is written.
+        """
+        self.assessed[name] = assessed
+        if "overlays" in self.folders and seconds is None:
+            self.folders["overlays"].write(f"{name}.png", png_of(outlined(picture, mask)))
+        if "geojson" in self.folders:
+            content = geojson_of(mask, labels=self.classes or ("foreground",))
+            self.folders["geojson"].write(f"{name}.geojson", content)
+        area = area_of(name, mask > 0, pixel_area)
+        if "areas" in self.files:
+            more = assessed.row() | ({} if seconds is None else {"seconds": round(seconds, 3)})
+            self.rows += [
+                area_of(name, mask == number, pixel_area) | more | {"class": of_class}
+                for number, of_class in enumerate(self.classes, start=1)
+            ] or [area | more]
+        if "page" in self.files:
+            self.page.add(picture, mask, area, assessed, seconds)
+        if "coco" in self.files:
+            size = {"height": mask.shape[0], "width": mask.shape[1]}
+            self.outlines[name] = {**file, **size}, list(annotations_of(mask))
+
+    def add_objects(self, objects: Sequence[tuple[str, Any, Sequence[NDArray[Any]]]], model: str) -> None:
+        """The segmentations of DICOM objects, if asked for; one of the same UID, of another time, is kept.
+
+        That of a series of slices has the name of its first slice.
+
+        Args:
+            objects: name, header and masks of each.
+            model: what identifies the weights.
+        """
+        if "dicom_seg" not in self.folders:
+            return
+        folder = self.folders["dicom_seg"]
+        for group in series_of([header for _, header, _ in objects]):
+            name = objects[group[0]][0]
+            masks = [mask for index in group for mask in objects[index][2]]
+            content = segmentation_of([objects[index][1] for index in group], masks, labels=self.labels, model=model)
+            there = folder.folder / f"{name}.dcm"
+            if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
+                folder.write(f"{name}.dcm", content)
+
+    def write(self) -> None:
+        """The table of areas, COCO's annotations in the order of the pictures' names, and the page."""
+        made = {"areas": self._table, "coco": self._annotations, "page": self.page.html}
+        for form, file in self.files.items():
+            MaskFolder(file.parent).write(file.name, made[form]().encode())
+
+    def _table(self) -> str:
+        return to_csv((*COLUMNS, "class") if self.classes else COLUMNS, self.rows)
+
+    def _annotations(self) -> str:
+        pictures, annotations = zip(*(self.outlines[name] for name in sorted(self.outlines)), strict=True)
+        return f"{json.dumps(coco_of(pictures, annotations, self.labels))}\n"
+
+    def places(self) -> str:
+        """Where the forms are, or which options make some to look at."""
+        places = [f"{FOLDERS[form]}: {near(folder.folder)}" for form, folder in self.folders.items()]
+        places += [f"{FILES[form]}: {near(file)}" for form, file in self.files.items()]
+        none = "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
+        return "; ".join(places) or none
+
+
+def foreground_of(bundle: Path) -> str:
+    """What a bundle calls the foreground: ``channel_def`` of its output, in ``metadata.json``."""
+    metadata = read_json(bundle / "configs" / "metadata.json")
+    label = lookup(metadata, ["network_data_format", "outputs", "pred", "channel_def", "1"])
+    return label if isinstance(label, str) and label else "foreground"
+
+
+_MARK = '<meta name="generator" content="samfed infer --page">'
+
+
+def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """The mask at another size (width, height); what is smaller than a pixel there does not vanish."""
+    small = np.zeros(size[::-1], mask.dtype)
+    for number in range(1, int(mask.max()) + 1):
+        one = Image.fromarray((mask == number).astype(np.uint8) * 255)
+        shares = np.array(one.resize(size, Image.Resampling.BOX))
+        small[(shares > 0) & (shares >= min(128, shares.max()))] = number
+    return small
+
+
+class LooksPage:
+    """Collects pictures for ``--page``; of more than :data:`MOST` it shows the most doubtful.
+
+    Args:
+        labels: what the foreground is called, or the classes from the first on.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = labels
+        self.total = self.doubtful = 0
+        self._worst: list[tuple[float, int, dict[str, Any]]] = []
+
+    def add(
+        self,
+        picture: NDArray[np.uint8],
+        mask: NDArray[Any],
+        area: Mapping[str, Any],
+        assessed: Assessment,
+        seconds: float | None = None,
+    ) -> None:
+        """Takes a picture, at :data:`LONGEST_SIDE` at most; the least doubtful one leaves if they are too many.
+
+        Args:
+            picture: (H, W, 3) uint8.
+            mask: (H, W), bool or values of classes.
+            area: a row of :data:`samfed_monai.reports.overlays.COLUMNS`.
+            assessed: how far the mask is to be trusted.
+            seconds: since the beginning of its video.
+        """
+        self.total += 1
+        self.doubtful += assessed.doubtful
+        place = -assessed.expected_dice, -self.total
+        if len(self._worst) == MOST and place < self._worst[0][:2]:
+            return
+        small, stream = Image.fromarray(picture), io.BytesIO()
+        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        small.save(stream, "JPEG", quality=80, optimize=True)
+        photo = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+        lines = outlined(np.zeros((small.height, small.width, 3), np.uint8), _shrunk(mask, small.size))
+        layer = np.dstack([lines, np.where(lines.any(axis=-1), 255, 0).astype(np.uint8)])  # transparent elsewhere
+        look = {"area": area, "assessed": assessed, "seconds": seconds, "size": small.size}
+        look |= {"picture": photo, "outline": data_url(png_of(layer))}
+        (heapq.heappushpop if len(self._worst) == MOST else heapq.heappush)(self._worst, (*place, look))
+
+    @property
+    def looks(self) -> list[dict[str, Any]]:
+        """The pictures that are shown, most doubtful first."""
+        looks = [look for _, _, look in self._worst]
+        return sorted(looks, key=lambda look: (look["assessed"].expected_dice, look["area"]["name"]))
+
+    def html(self, template: str = "looks.html.j2") -> str:
+        """The page, which any browser shows from the file alone, or the part of it that another template makes."""
+        looks = self.looks
+        several = len(self.labels) > 1
+        shown = {
+            "page": self,
+            "looks": looks,
+            "flags": sorted({flag for look in looks for flag in look["assessed"].flags}),
+            "below": max((look["assessed"].doubtful_below for look in looks), default=DOUBTFUL),
+            "calibrated": all(look["assessed"].lower_bound is not None for look in looks),
+            "colours": {name: f"rgb{colour_of(n)}" for n, name in enumerate(self.labels, start=1)} if several else {},
+            "timed": any(look["seconds"] is not None for look in looks),
+            "privacy": PRIVACY,
+        }
+        return printable(environment().get_template(template).render(shown))
