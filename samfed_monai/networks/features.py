@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problems, Refused, refused
+from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.validators import require, whole
 
 Handle = Any
 
@@ -259,15 +260,14 @@ def select_channels(network: nn.Module, places: int) -> nn.Module:
     Raises:
         Refused: another network, or no place for two sites.
     """
-    problems, where = Problems(), "network_def#site_channels"
-    problems.unless(type(places) is int and places >= 2, where, places, "the most sites that there can be, 2 or more")
-    part = _encoder_of(network)
+    where, part = "network_def#site_channels", _encoder_of(network)
     channels = _deepest(part) if part is not None else None
+    expected = "a network whose encoder shows its feature maps, as mobile_sam_fpn or deeplabv3plus_resnet18"
+    unfit = [Problem(where, type(network).__name__, expected, "choose another network_name")]
+    found = whole(where, places, "the most sites that there can be", least=2)
     if part is None or channels is None:
-        expected = "a network whose encoder shows its feature maps, as mobile_sam_fpn or deeplabv3plus_resnet18"
-        problems.add(where, found=type(network).__name__, expected=expected, hint="choose another network_name")
-        raise Refused(problems)
-    problems.refuse_if_any()
+        raise Refused([*found, *unfit])
+    require(found)
     part.add_module(SELECTION, ChannelSelection(channels, places))
     if not isinstance(part, nn.Sequential):  # BasicUNet's stages are: a module more is one step more
         part.register_forward_hook(_selected)
