@@ -23,8 +23,7 @@ from common import BUNDLE, Figure, record
 
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob, RoundController
-from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers import PublicPhase, PublicPredictor
 from samfed_monai.methods.heterogeneous import CondensationFusion
@@ -47,8 +46,8 @@ class Clock:
         self.passes: Counter[int] = Counter()
         self.pass_seconds, self.public, self.round = 0.0, 0, 0.0
         self._phase, self._masks, self._round = PublicPhase.run, PublicPredictor.masks, RoundController._round
-        self._evaluate, self.evaluation = Evaluation.scores, 0.0
-        Evaluation.scores = lambda *a, **k: self._timed_evaluation(*a, **k)  # type: ignore[method-assign]
+        self._evaluate, self.evaluation = RoundController.scores, 0.0
+        RoundController.scores = lambda *a, **k: self._timed_evaluation(*a, **k)  # type: ignore[method-assign]
         self._refine, self.condensing = CondensationFusion.refine, False
         CondensationFusion.refine = lambda *a: self._condensation(*a)  # type: ignore[method-assign]
         PublicPhase.run = lambda *a, **k: self._timed_phase(*a, **k)  # type: ignore[method-assign]

@@ -123,7 +123,7 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
         strategy = FedAvg()
         strategy.attach(Server(names, options.rounds, options.seed, weights=weights, guard=UpdateGuard(action="skip")))
         stored = run.store.latest()
-        held = run.store.weights(stored.round) if stored else weights
+        held = run.store.weights(stored["round"]) if stored else weights
         watch = Watch(folder, strategy, behaviour, held[watched(held)].clone())
         RoundController(
             transport=transport,

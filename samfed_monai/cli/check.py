@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             problems.extend(check_datalist(listed, arguments.data_root))
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
-        from samfed_monai.federation.job import check_job, check_training
+        from samfed_monai.federation.run import check_job, check_training
 
         if "federate" in workflows:
             found, ignored = check_job(root, chosen, listed)

@@ -171,7 +171,7 @@ def _named(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Problem]:
 
 def _require_possible(rows: Mapping[str, Mapping[str, Any]], root: Path, datalist: DataList) -> None:
     """Refuses rows that could not run on this list, all at once: a quorum of more sites, noise that a method bars, …"""
-    from samfed_monai.federation.job import check_job
+    from samfed_monai.federation.run import check_job
 
     found = dict[Problem, list[str]]()
     for name, overrides in rows.items():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
-from samfed_monai.config.bundles import bundle_or_path, find_bundle
+from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Refused
+from samfed_monai.core.errors import ExitCode
 
 
 def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -32,8 +31,6 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--start-from", metavar="BUNDLE|RUN|MODEL", help=about)
     about = "second generation: soft masks by the model of a bundle, a finished run or a weights file in place of SAM's"
     parser.add_argument("--masks-from", metavar="BUNDLE|RUN|MODEL", help=about)
-    about = "runs one after the other, in OUTPUT/generation-1, …; each takes its soft masks from the one before it"
-    parser.add_argument("--generations", metavar="N", type=int, default=1, help=about)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -66,40 +63,9 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None} | overrides_of(arguments.extra)
 
 
-def generations_of(bundle: str, given: dict[str, Any], generations: int) -> list[dict[str, Any]]:
-    """The overrides of each of several runs, whose masks come from the run before.
-
-    Args:
-        bundle: name or folder.
-        given: overrides of all of them; its ``masks_from``, if any, is of the first.
-        generations: how many, from 1.
-
-    Raises:
-        Refused: fewer than one; a run that has no use for the masks of the one before, or that could make none.
-    """
-    from samfed_monai.core.validators import require, whole
-    from samfed_monai.federation.job import check_job, federate_parser
-
-    require(whole("--generations", generations, "a number of runs", least=1))
-    if generations == 1:
-        return [given]
-    root = find_bundle(bundle)
-    parser = federate_parser(root, given)
-    folder = Path(str(parser.get("output_dir")))
-    cache = str(parser.get("cache_dir") or folder / "cache")
-    folders = [str(folder / f"generation-{number + 1}") for number in range(generations)]
-    runs = [{**given, "output_dir": each, "cache_dir": cache} for each in folders]
-    for own, before in zip(runs[1:], folders, strict=False):
-        own["masks_from"] = before
-    if problems := check_job(root, runs[1], None, build=False, last=False).problems:
-        raise Refused(problems)
-    return runs
-
-
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the bundle's ``federate.json``, once for each generation."""
+    """Runs the bundle's ``federate.json``."""
     from samfed_monai.config.workflow import run_workflow
 
-    for overrides in generations_of(arguments.bundle, overrides_from(arguments), arguments.generations):
-        run_workflow(arguments.bundle, "federate", overrides)
+    run_workflow(arguments.bundle, "federate", overrides_from(arguments))
     return int(ExitCode.DONE)

@@ -2,13 +2,11 @@
 
 from .client import SamFedAlgo
 from .exchange_object import from_exchange_object, to_exchange_object
-from .job import FederatedJob
 from .local_transport import LocalTransport
-from .plan import Places, Plan
+from .plan import FederatedJob, Places, Plan
 from .process_transport import ProcessTransport
 from .progress import Progress
-from .round_store import RoundStore
-from .run_folder import COLUMNS, RunFolder
+from .run_folder import COLUMNS, RoundStore, RunFolder
 from .server import RoundController, RunResult
 from .signals import Interrupted
 from .site import ClientAlgoSite, Site

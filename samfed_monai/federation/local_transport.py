@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from samfed_monai.core import tensor_file
 from samfed_monai.core.io import atomic_write, safe_load
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.round_store import state_file
+from samfed_monai.federation.run_folder import state_file
 from samfed_monai.federation.site import ClientAlgoSite, Site
 from samfed_monai.protocol.message import Message, MessageRefused, wire_size
 from samfed_monai.protocol.transport import Failure, SentWeights, Task, Traffic, scrub
@@ -78,15 +77,12 @@ class LocalTransport:
         return taken
 
     def save_state(self, folder: Path) -> dict[str, str]:
-        states = {site: client.state_dict() for site, client in self.clients.items()}
-
-        def write(site: str) -> tuple[str, str]:
-            with atomic_write(folder / state_file(site)) as stream:
-                return state_file(site), tensor_file.write_state(stream, states[site])
-
-        # hashing and writing leave Python alone, so sites' files can be written side by side
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            return dict(pool.map(write, [site for site, state in states.items() if state]))
+        digests = {}
+        for site, client in self.clients.items():
+            if state := client.state_dict():
+                with atomic_write(folder / state_file(site)) as stream:
+                    digests[state_file(site)] = tensor_file.write_state(stream, state)
+        return digests
 
     def load_state(self, folder: Path) -> None:
         for site, client in self.clients.items():

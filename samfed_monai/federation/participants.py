@@ -1,27 +1,40 @@
-"""The participants of a run: sites that train, hospitals that do not, their networks and initial weights."""
+"""The participants of a run: sites that train, hospitals that do not, their networks and initial weights.
+
+What they are made of is built once, without data, so that errors are found before anything is computed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from samfed_monai.config.own_images import deviations
-from samfed_monai.config.parse import parsed
+from samfed_monai.config.parse import lookup, parsed, reached
 from samfed_monai.config.targets import in_catalogue
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
+from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList
-from samfed_monai.federation.dry_run import dry_run
+from samfed_monai.data.classes import outputs_of
+from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.preparation import sam_fingerprint
-from samfed_monai.federation.workflow import WorkflowConfig, client_config, unfilled
+from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, unfilled
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import without_label
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks import named, starts_from
 from samfed_monai.networks.catalogue import network_problems
-from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.networks.input_size import batch_problems, size_problems
+from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.networks.weights import encoder_weights_file
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.strategy import Server, Strategy
@@ -30,29 +43,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.federation.start import Start
     from samfed_monai.methods.heterogeneous import PublicMaskSharing
 
+logger = logging.getLogger(__name__)
 
 #: Key of ``federate.json -> sites -> <name>`` that names the site's network; every other key is an id of train.json.
 NETWORK = "network"
 
 
-def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``federate.json -> sites`` as overrides of each site's ``train.json``.
-
-    Raises:
-        Refused: a name that is no site of this run.
-    """
-    problems = Problems()
-    for name in given:
-        if name not in sites:
-            expected, hint = f"one of {list(sites)}", did_you_mean(name, sites)
-            problems.add(f"federate.json -> sites#{name}", found="no such site", expected=expected, hint=hint)
-    problems.refuse_if_any()
-    return {
-        site: {("network_name" if key == NETWORK else key): value for key, value in given.get(site, {}).items()}
-        for site in sites
-    }
+def run_config(plan: Plan, places: Places) -> WorkflowConfig:
+    """``train.json`` of a plan on this machine, with its variant and its values."""
+    return client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
 
 
 def require_own_images(plan: Plan, places: Places, site: str) -> None:
@@ -62,65 +64,21 @@ def require_own_images(plan: Plan, places: Places, site: str) -> None:
         Refused: every such place, or ids that the bundle does not have.
     """
     own = client_config(places.bundle_root, plan.variant, places.overrides()).with_files("configs/evaluate.json")
-    choices = dict(plan.sites.get(site, {}))
-    choices.pop(NETWORK, None)
+    choices = {name: value for name, value in plan.sites.get(site, {}).items() if name != NETWORK}
     planned = own.with_overrides({**plan.train, **choices, **places.overrides()})
     try:
         contents = own.parser().get(), planned.parser().get()
     except (KeyError, ValueError, IndexError, TypeError):
         found, hint = "an id that leads nowhere in this site's bundle", "compare it with `samfed show` at the site"
-        raise Refused([Problem("plan -> train", found, "ids of the site's own bundle", hint)]) from None
-    problems = Problems()
-    problems.extend(deviations(*contents))
-    problems.refuse_if_any()
+        raise refused("plan -> train", found, "ids of the site's own bundle", hint) from None
+    require(deviations(*contents))
 
 
-def network_names(
-    config: WorkflowConfig, sites: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], *, personal: bool
-) -> dict[str, str]:
-    """Site to the name of its network: its own choice, else the next of ``mixed_networks``, else the common one.
-
-    ``mixed_networks`` is a list that sites take in turn, in the order of their names; it counts only where each site
-    keeps a network of its own.
-    """
-    mixed = (config.optional("mixed_networks") or []) if personal else []
-    common = config.value("network_name")
-    return {
-        site: overrides[site].get("network_name") or (mixed[index % len(mixed)] if mixed else common)
-        for index, site in enumerate(sites)
-    }
-
-
-def network_builder(
-    config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None
-) -> Callable[[], nn.Module]:
-    """Builds an empty network of that name as ``train.json``, with a site's own ``overrides``, declares it."""
-
-    def build() -> nn.Module:
-        own = config.with_overrides({**(overrides or {}), "network_name": name})
-        network: nn.Module = unfilled(own.parser()).get_parsed_content("network_def")
-        return network
-
-    return build
-
-
-def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
-    """Refuses names that the catalogue does not have, where the bundle builds its networks from it.
-
-    Args:
-        config: the run's ``train.json``.
-        names: place of a name (for the message) to the name.
-
-    Raises:
-        Refused: with every unknown name, each at the first place that has it.
-    """
-    if not in_catalogue(config.parser()):
-        return
-    problems, first = Problems(), dict[str, str]()
-    for where, name in names.items():
-        if first.setdefault(name, where) == where:
-            problems.extend(network_problems(name, where))
-    problems.refuse_if_any()
+def build_network(config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
+    """An empty network of that name as ``train.json``, with a site's own ``overrides``, declares it."""
+    own = config.with_overrides({**(overrides or {}), "network_name": name})
+    network: nn.Module = unfilled(own.parser()).get_parsed_content("network_def")
+    return network
 
 
 def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
@@ -151,72 +109,6 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
     problems.refuse_if_any()
 
 
-@dataclass(frozen=True)
-class Start:
-    """Initial weights of one network, before round 0.
-
-    Args:
-        whole: every tensor.
-        split: of its names.
-    """
-
-    whole: Mapping[str, Tensor]
-    split: KeySplit
-
-    @classmethod
-    def of(
-        cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
-    ) -> Start:
-        """A network with the weights of a warm start.
-
-        Other tensors are initialised as the network is built, with ``seed``: frozen weights, which come from a
-        checkpoint, and experts, which add nothing before they are trained. All sites get the same.
-
-        Args:
-            build: builds the network.
-            warm: of a warm start.
-            personal: ``train.json -> personal``.
-            seed: the run's seed.
-
-        Raises:
-            Refused: patterns that :func:`network_split` refuses; a warm start that trained what is frozen here, or
-                another network.
-        """
-        with own_random_state(derive_seed(seed, "server", "start")):
-            network = build()
-        split = network_split(network, personal)
-        own = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-        alien = sorted(name for name in warm if name not in own or warm[name].shape != own[name].shape)
-        if alien:
-            raise _refusal(f"{len(alien)} tensors of another network, first {alien[0]}")
-        lost = [name for name in split.frozen if name in warm and not warm[name].equal(own[name])]
-        if lost:
-            raise _refusal(f"{len(lost)} trained tensors that are frozen at the sites, first {lost[0]}")
-        return cls({name: warm.get(name, own[name]) for name in own}, split)
-
-    @property
-    def shared(self) -> dict[str, Tensor]:
-        """What is aggregated."""
-        return {name: self.whole[name] for name in self.split.shared}
-
-    @property
-    def personal(self) -> dict[str, Tensor]:
-        """What stays at a site that takes part in an aggregate."""
-        return {name: self.whole[name] for name in self.split.personal}
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
-        """What a site keeps that keeps its whole network: all but what is frozen."""
-        frozen = set(self.split.frozen)
-        return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
-
-
-def _refusal(found: str) -> Refused:
-    expected = "a warm start of the run's own network, which trains nothing that is frozen there"
-    hint = "let warm_start and network_def agree on rank and decoder, or set warm_start_steps to 0"
-    return Refused([Problem("train.json -> warm_start", found=found, expected=expected, hint=hint)])
-
-
 SERVER = "server"
 
 
@@ -245,35 +137,44 @@ class Participants:
         self.config = config
         self.sites, self.unseen = _trains_or_not(datalist, choices, unseen)
         self.strategy: Strategy = self._strategy()
-        self.overrides = site_overrides(choices, self.sites)
-        self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.exchange.alike)
-        places = {f"network of {site}": name for site, name in self.networks.items()}
-        places |= {
-            f"mixed_networks#{place}": name for place, name in enumerate(config.optional("mixed_networks") or ())
+        require(*(one_of(f"federate.json -> sites#{name}", name, self.sites) for name in choices))
+        self.overrides = {
+            site: {("network_name" if key == NETWORK else key): value for key, value in choices.get(site, {}).items()}
+            for site in self.sites
         }
-        require_known(config, {**places, "network of the server": self.server_network})
-        if self.strategy.exchange.alike and self._say_different_things():
+        mixed, common = config.optional("mixed_networks") or [], config.value("network_name")
+        turns = [common] if self.strategy.exchange.alike or not mixed else mixed
+        #: Site to the name of its network: its own choice, else the next of ``mixed_networks``, which count only where
+        #: each site keeps a network of its own, else the common one.
+        self.networks: dict[str, str] = {
+            site: self.overrides[site].get("network_name") or turns[place % len(turns)]
+            for place, site in enumerate(self.sites)
+        }
+        if in_catalogue(config.parser()):
+            places = [(f"network of {site}", name) for site, name in self.networks.items()]
+            places += [(f"mixed_networks#{place}", name) for place, name in enumerate(mixed)]
+            first: dict[str, str] = {}
+            for where, name in (*places, ("network of the server", self.server_network)):
+                first.setdefault(name, where)
+            require(*(network_problems(name, where) for name, where in first.items()))
+        own = [(self.networks[site], self.overrides[site]) for site in self.sites]
+        if self.strategy.exchange.alike and any(each != own[0] for each in own):
             self.dry_run()
 
     @classmethod
     def of(cls, plan: Plan, places: Places, datalist: DataList) -> Participants:
         """That of a plan on this machine."""
-        config = client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
         choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
-        return cls(config, datalist, choices=choices, unseen=plan.unseen)
+        return cls(run_config(plan, places), datalist, choices=choices, unseen=plan.unseen)
 
     def dry_run(self) -> None:
         """Builds every network of the run once, before anything is computed.
 
         Raises:
-            Refused: as :func:`dry_run`, or the strategy cannot do with their names.
+            Refused: as :func:`dry_run`.
         """
         server = {SERVER: self.server_network} if self.strategy.exchange.server_model else {}
-        networks = {**self.networks, **server}
-        for each in dry_run(self.config, networks, self.overrides, one_network=self.strategy.exchange.alike):
-            self.strategy.require_names(each.split.shared)
-            if each.terms is not None:
-                self.strategy.require_terms(each.terms)
+        dry_run(self.config, {**self.networks, **server}, self.overrides, self.strategy)
 
     @property
     def exchange(self) -> str:
@@ -297,9 +198,7 @@ class Participants:
     @property
     def supervised(self) -> bool:
         """Whether sites learn from labels of their own images."""
-        train = self.config.parser().get().get("train")
-        declared = train.get("dataset") if isinstance(train, Mapping) else None
-        return isinstance(declared, Mapping) and declared.get("split") == "labelled"
+        return bool(lookup(self.config.parser().get(), ("train", "dataset", "split")) == "labelled")
 
     def needs_masks(self, site: str) -> bool:
         """Whether a site reads labels of its own images of which only masks will do; weak ones it cannot use."""
@@ -310,15 +209,10 @@ class Participants:
             return not config.optional("images#weak_labels")
         return config.optional("oracle") is True
 
-    def start(self, network: str, warm: Mapping[str, Tensor], seed: int) -> Start:
-        """What a network of this run begins with, once it is warmed up."""
-        personal = self.config.optional("personal") or ()
-        return Start.of(network_builder(self.config, network), warm, personal=personal, seed=seed)
-
     def learned(self) -> frozenset[str]:
         """Names of the parameters of the server's network; the rest of its state is running statistics and counters."""
         with own_random_state(0):  # nothing that is drawn here is used
-            network = network_builder(self.config, self.server_network)()
+            network = build_network(self.config, self.server_network)
         return frozenset(name for name, _ in network.named_parameters())
 
     def costs(self) -> dict[str, dict[str, float]]:
@@ -327,7 +221,7 @@ class Participants:
         names = set() if self.sam_fingerprint() else set(self.networks.values())
         with own_random_state(0):
             return {
-                name: cost_of(network_builder(self.config, name)(), self.config.value("image_size"))
+                name: cost_of(build_network(self.config, name), self.config.value("image_size"))
                 for name in sorted(names)
             }
 
@@ -359,7 +253,7 @@ class Participants:
     def settled(self, plan: Plan) -> Plan:
         """The plan with every site and its network named, so that a site needs no other list than its own."""
         choices = {site: {**plan.sites.get(site, {}), NETWORK: self.networks[site]} for site in self.sites}
-        return plan.with_sites(choices, self.unseen)
+        return replace(plan, sites=choices, unseen=self.unseen)
 
     def at_server(self) -> WorkflowConfig:
         """The configuration as the server has it: with its own network, and no site."""
@@ -388,25 +282,19 @@ class Participants:
             guard=guard,
             sharing=sharing if self.config.optional_id("sharing") else None,
             networks={
-                site: network_builder(self.config, name, self.overrides[site]) for site, name in self.networks.items()
+                site: partial(build_network, self.config, name, self.overrides[site])
+                for site, name in self.networks.items()
             },
             keeps_parts=start is not None and self.strategy.exchange.alike and bool(start.split.personal),
         )
-
-    def _say_different_things(self) -> bool:
-        first, *others = [(self.networks[site], self.overrides[site]) for site in self.sites]
-        return any(other != first for other in others)
 
     def _strategy(self) -> Strategy:
         if not self.config.optional_id("strategy"):
             return FedAvg()
         strategy = self.config.parser().get_parsed_content("strategy")
         if not isinstance(strategy, Strategy):
-            found, hint = (
-                type(strategy).__name__,
-                "name one of samfed_monai.methods, or another Strategy",
-            )
-            raise Refused([Problem("train.json -> strategy", found=found, expected="a Strategy", hint=hint)])
+            found, hint = type(strategy).__name__, "name one of samfed_monai.methods, or another Strategy"
+            raise refused("train.json -> strategy", found=found, expected="a Strategy", hint=hint)
         return strategy
 
 
@@ -414,25 +302,211 @@ def _trains_or_not(
     datalist: DataList, choices: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sites that train and sites that do not, sorted."""
-    known = sorted(datalist.sites)
-    if not known and not choices:
+    known, away = set(datalist.sites) or {*choices, *unseen}, set(unseen)
+    if not datalist.sites and not choices:
         found, hint = "no names, and a list without sites", 'for instance {"site-1": {}, "site-2": {}}'
-        where = "federate.json -> sites"
-        raise Refused([Problem(where, found=found, expected="the name of every site that trains", hint=hint)])
-    if not known:
-        away = set(unseen)
-        return tuple(site for site in sorted(choices) if site not in away), tuple(sorted(away))
-    problems = Problems()
-    for name in unseen:
-        if name not in known:
-            expected = f"a site of the list, one of {known}"
-            hint = did_you_mean(str(name), known)
-            problems.add("federate.json -> unseen", found=repr(name), expected=expected, hint=hint)
-    problems.refuse_if_any()
+        raise refused("federate.json -> sites", found, "the name of every site that trains", hint)
+    require(*(one_of("federate.json -> unseen", name, sorted(known)) for name in unseen))
     idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
-    away = set(unseen) | idle
-    if len(away) == len(known):
-        found = f"{len(known)} sites: {len(set(unseen))} unseen, {len(idle)} without images to train on"
+    if away | idle == known:
+        found = f"{len(known)} sites: {len(away)} unseen, {len(idle)} without images to train on"
         hint = "leave a site out of `unseen`, or put images into a site's `unlabelled` split"
-        raise Refused([Problem("federate.json -> unseen", found=found, expected="a site that trains", hint=hint)])
-    return tuple(site for site in known if site not in away), tuple(sorted(away))
+        raise refused("federate.json -> unseen", found, "a site that trains", hint)
+    return tuple(sorted(known - away - idle)), tuple(sorted(away | idle))
+
+
+Shapes = dict[str, tuple[int, ...]]
+#: Ids of the training batches that a client network sees.
+BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
+#: What a site's labels go through on their way to the loss.
+OF_LABELS = "resize", "binary_label"
+#: Ids whose components read no image and compute nothing when they are built, to what a bundle without them has.
+PARTS: dict[str, Any] = {
+    **dict.fromkeys(("optimizer", "images", "terms", "loss")),
+    **{"guides": {}, **dict.fromkeys(OF_LABELS, dict)},
+}
+
+
+def dry_run(
+    config: WorkflowConfig,
+    networks: Mapping[str, str],
+    overrides: Mapping[str, Mapping[str, Any]],
+    strategy: Strategy | None = None,
+) -> None:
+    """Builds each network of a run once and looks whether it takes the images, and whether names of its parts fit it;
+    with it its optimizer, its terms and what reads its images.
+
+    Args:
+        config: the run's ``train.json``.
+        networks: who (a site, or the server) to the name of their network.
+        overrides: what each changes in ``train.json``; sites without changes may be missing.
+        strategy: of the run; ``None`` is a site that trains alone.
+
+    Raises:
+        Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
+            pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
+            term does not take, a guide that a term names and that is not there, weak labels (``images#weak_labels``)
+            whose unlabelled pixels would be learned from, missing weights of SAM, names that the strategy cannot do
+            with, or unlike networks where it averages weights.
+    """
+    problems, found = Problems(), dict[str, tuple[str, Shapes]]()
+    for site, name in networks.items():
+        own = {**overrides.get(site, {}), "network_name": name}
+        key = json.dumps(own, sort_keys=True, default=repr)
+        if key in found:
+            continue
+        parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
+        with own_random_state(0), unwrapped(parser):  # nothing that is drawn here is used
+            network = parser.get_parsed_content("network_def")
+        size = parsed(parser, "image_size")
+        if isinstance(size, int):
+            problems.extend(size_problems(network, height=size, width=size))
+        problems.extend(batch_problems(network, **_batches(parser)))
+        parts = {part: _part(parser, part, problems) for part in PARTS}
+        terms = _terms(parser, parts["terms"])
+        if parts["guides"] is not None:
+            known = [guide.name for guide in parts["guides"].values()]
+            problems.extend(problem for term in terms or () for problem in term.missing_guides(known))
+        problems.extend(_rate_problems(parts["optimizer"]))
+        classes = outputs_of(parsed(parser, "classes"))
+        if parts["loss"] is not None:
+            problems.extend(_loss_problems(parts["loss"], classes))
+        weak, built = parsed(parser, "images#weak_labels") is True, [parts[part] for part in (*OF_LABELS, "loss")]
+        if weak and all(part is not None for part in built):
+            problems.extend(_weak_label_problems(parts, classes))
+        with problems.collected():
+            split = network_split(network, parsed(parser, "personal") or ())
+            if strategy is not None:
+                strategy.require_names(split.shared)
+        if strategy is not None and terms is not None:
+            with problems.collected():
+                strategy.require_terms([term.name for term in terms])
+        shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        found[key] = f"{site} ({name})", shapes
+    problems.refuse_if_any()
+    if strategy is not None and strategy.exchange.alike:
+        _require_alike(list(found.values()))
+
+
+def _part(parser: Any, name: str, problems: Problems) -> Any:
+    """A part of ``train.json``, built; ``None`` where it cannot be built without a site.
+
+    What it refuses itself is a problem; any other error is reported where a site builds it, but of the optimizer, which
+    needs nothing of a site.
+    """
+    try:
+        return parsed(parser, name, PARTS[name])
+    except RuntimeError as error:
+        found = unwrap_own(error)
+        if found is None and name == "optimizer":
+            found = component_refusal(error, parser.get(), file="train.json")
+        problems.extend(found.problems if isinstance(found, Refused) else [])
+    return None
+
+
+def _terms(parser: Any, built: Any) -> list[Term] | None:
+    """The terms that a site trains with; ``None`` where one cannot be built."""
+    if "terms" not in reached(parser.get(), [TRAIN]):
+        return []
+    return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
+
+
+def _rate_problems(optimizer: Any) -> list[Problem]:
+    """Learning rates of an optimizer, of whichever option, that no network of this package has learned with."""
+    rates = sorted({float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group})
+    hint = "set learning_rate, or lr of the optimizer and of its groups"
+    return [
+        Problem("train.json -> optimizer", found=f"a learning rate of {rate:g}", expected="0 to 1", hint=hint)
+        for rate in rates
+        if not 0 <= rate <= 1
+    ]
+
+
+def _loss_problems(loss: Any, outputs: int) -> list[Problem]:
+    """A loss for probabilities, where the network gives logits.
+
+    Of two answers to the same label, logits of 4 and -4 are the better ones, and 0 and 1 as logits the worse. Few
+    pixels are foreground: without this, a Dice of logits would fall below zero, and look like the best of all.
+    """
+    label = torch.zeros(1, 1, 32, max(32, 8 * outputs))
+    for value in range(1, max(2, outputs)):  # a corner each
+        label[..., 8 * (value - 1) : 8 * (value - 1) + 4, :4] = value
+    right = label if outputs == 1 else torch.cat([(label == value).float() for value in range(outputs)], dim=1)
+    values, found = list[float](), ""
+    for answer in (right, 8 * right - 4):
+        try:
+            values.append(float(loss(answer, label)))
+        except Exception as error:  # a loss of the user's own may raise anything
+            if not values:
+                return []  # it takes neither: reported where a site trains
+            found = f"{type(loss).__name__}, which does not take them ({str(error).splitlines()[0]})"
+    if len(values) == 2 and values[1] > values[0]:
+        found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
+    hint = "add sigmoid true, or softmax for several classes, or take a loss with logits, such as BCEWithLogitsLoss"
+    expected = "one that takes the network's logits"
+    return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)] if found else []
+
+
+def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem]:
+    """What takes an unlabelled pixel of a weak label for one with a label, where a site reads weak labels.
+
+    A label with all three kinds of pixels goes through the site's transforms and its loss; of several classes as
+    planes, none of which has the pixels without a label.
+    """
+    label = torch.full((1, 17, 17), float(IGNORE))  # of a size that no resizing keeps pixel by pixel
+    label[:, :4], label[:, 4:8] = 0, 1
+    if outputs > 1:
+        label = torch.cat([label == value for value in range(outputs)]).float()
+    item: dict[str, Any] = {"image": torch.zeros(3, 17, 17), "label": label}
+    found = dict[str, str]()
+    for name in OF_LABELS:
+        item = parts[name](item)
+        values = sorted(set(torch.as_tensor(item["label"]).flatten().tolist()))
+        if outputs == 1 and values != [0, 1, IGNORE]:
+            shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
+            found[name] = f"a component after which a label of 0, 1 and {IGNORE} has {shown}"
+        elif not without_label(item["label"]).any():
+            found[name] = "a component after which every pixel has a class"
+    if not found and (learned := _learned_from(parts["loss"], item["label"], outputs)):
+        found["loss"] = learned
+    expected = f"a component that leaves out pixels of {IGNORE}, which have no label, as images#weak_labels is true"
+    hint = "take the variant weak_labels or one built on it, whose components do, or masks and images#weak_labels false"
+    return [Problem(f"train.json -> {name}", text, expected, hint) for name, text in list(found.items())[:1]]
+
+
+def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
+    """How a loss takes unlabelled pixels for labelled ones; empty where no gradient reaches them."""
+    logits = torch.zeros(1, outputs, *label.shape[1:], requires_grad=True)
+    try:
+        loss(logits, label[None]).backward()
+    except (ValueError, IndexError, RuntimeError) as error:
+        return f"a loss that does not take them ({error})"
+    reached = logits.grad is not None and logits.grad[:, :, without_label(label)[0]].any()
+    return f"{type(loss).__name__}, which learns from them" if reached else ""
+
+
+def _batches(parser: Any) -> dict[str, int]:
+    """Images of each training batch, by the option where that decides it and else by id."""
+    option, found = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
+    return {
+        ("batch_size" if images == option else name): images
+        for name, images in found.items()
+        if isinstance(images, int)
+    }
+
+
+def _require_alike(built: Sequence[tuple[str, Shapes]]) -> None:
+    """Refuses networks that cannot be averaged; it names two sites and the first tensor in which theirs differ."""
+    (first, shapes), *others = built
+    for other, theirs in others:
+        key = next((key for key in [*shapes, *theirs] if shapes.get(key) != theirs.get(key)), None)
+        if key is not None:
+            sides = [
+                f"{who} has {f'shape {list(each[key])}' if key in each else 'no such tensor'}"
+                for who, each in ((first, shapes), (other, theirs))
+            ]
+            expected = "one network at all sites: FedAvg averages weights"
+            hint = (
+                "give all sites one network, or take --variant heterogeneous, in which unlike networks learn together"
+            )
+            raise refused("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)

@@ -1,13 +1,14 @@
-"""Before round 0: images are read once, hashes compared, the teacher and initial weights handed out."""
+"""Checks before round 0: fingerprints that both ends compare, and images, labels and classes of a list."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from samfed_monai import __version__
 from samfed_monai.config.targets import in_catalogue
@@ -15,27 +16,19 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
-from samfed_monai.data import DataList, check_datalist
+from samfed_monai.data import DataList, check_datalist, load_records
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
 from samfed_monai.data.records import masks_only
-from samfed_monai.federation.evaluation import collect_scores, log_unscored
-from samfed_monai.federation.server import ask_all
 from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.metrics.quality import Colours, colours_of
 from samfed_monai.networks import find_checkpoint
-from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.transport import Task, Transport
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from samfed_monai.federation.participants import Participants
     from samfed_monai.federation.plan import Plan
-    from samfed_monai.federation.workflow import WorkflowConfig
-
 
 logger = logging.getLogger(__name__)
-
 
 _PREFIX = "sam_"
 
@@ -87,17 +80,6 @@ _MEANING = {
 }
 
 
-def shared_fingerprints(plan: Plan, bundle_root: str | Path, datalist: DataList) -> dict[str, str]:
-    """Words that are the same for every site: hash of plan and bundle, version, hash of the public images."""
-    public = datalist.public_hash()
-    return {"plan": plan.fingerprint(bundle_root), "version": __version__, "public_list": public}
-
-
-def list_fingerprint(datalist: DataList, site: str) -> dict[str, str]:
-    """The hash of a site's part of the list, where the list has one."""
-    return {"list": datalist.part_hash(site)} if site in datalist.sites else {}
-
-
 def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
     """The hash of the SAM under a site's network, where it is one; none where the file is missing."""
     try:
@@ -111,24 +93,27 @@ def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
 def own_fingerprints(
     plan: Plan, bundle_root: str | Path, datalist: DataList, site: str, sam: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Everything that this site can be asked for; ``sam`` is its :func:`sam_fingerprint`."""
-    return {**shared_fingerprints(plan, bundle_root, datalist), **list_fingerprint(datalist, site), **(sam or {})}
+    """What server and site compare: the version, and hashes of plan and bundle, public images and the site's part.
+
+    Args:
+        plan: of the run.
+        bundle_root: folder of the bundle.
+        datalist: the list; its part of the site counts where it has one.
+        site: whose.
+        sam: its :func:`sam_fingerprint`.
+    """
+    part = {"list": datalist.part_hash(site)} if site in datalist.sites else {}
+    common = {"plan": plan.fingerprint(bundle_root), "version": __version__, "public_list": datalist.public_hash()}
+    return {**common, **part, **(sam or {})}
 
 
 def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
     """One problem for each word of ``wanted`` in which this site differs; words of other kinds are passed over."""
     return [
-        Problem(name, found=_short(own.get(word)), expected=f"the server's {_short(wanted[word])}", hint=hint)
+        Problem(name, found=own.get(word, "none")[:12], expected=f"the server's {wanted[word][:12]}", hint=hint)
         for word, (name, hint) in _MEANING.items()
         if word in wanted and own.get(word) != wanted[word]
     ]
-
-
-def _short(value: str | None) -> str:
-    return "none" if value is None else value[:12]
-
-
-logger = logging.getLogger(__name__)
 
 
 #: Files that are hashed again at each start of a run whose data were checked before.
@@ -258,79 +243,8 @@ def _seal(datalist: DataList, data_root: Path) -> str:
     return canonical_hash([str(data_root.resolve()), sorted(states)])
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """Takes the sites through the tasks before round 0.
-
-    Args:
-        transport: carries messages.
-        sites: everybody, those included that take no part.
-        rounds, seed: of the run.
-        least: sites that are enough where a run goes on; ``None`` needs all (:func:`ask_all`).
-        classes: names of the classes.
-    """
-
-    transport: Transport
-    sites: Sequence[str]
-    rounds: int
-    seed: int
-    least: int | None = None
-    classes: Sequence[str] = ()
-
-    def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
-        """Has every site compare ``fingerprints`` with its own.
-
-        Raises:
-            Refused: with every difference at every site.
-        """
-        self._ask(Task.CHECK, {site: self._message(site, extra=dict(fingerprints(site))) for site in self.sites})
-
-    def hand_out(self, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
-        """Sends the teacher's adapter; each site fills its own soft-mask store before it answers.
-
-        Args:
-            tensors, words: of :func:`samfed_monai.federation.site_teacher.adapter_message`.
-
-        Raises:
-            Refused: a site whose SAM is another one, damaged bytes, another teacher.
-        """
-        fields: dict[str, Any] = {"kind": Kind.ADAPTER, "tensors": dict(tensors), "extra": dict(words)}
-        self._ask(Task.PREPARE, {site: self._message(site, **fields) for site in self.sites})
-
-    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
-        """Has every site build its client; those of ``weights`` get what they keep of their network from then on.
-
-        Returns:
-            site to the number of images that it says it trains on.
-
-        Raises:
-            Refused: a site whose network is another one.
-        """
-        messages = {}
-        for site in self.sites:
-            tensors = dict(weights.get(site, {}))
-            messages[site] = self._message(site, kind=Kind.WEIGHTS if tensors else Kind.METRICS, tensors=tensors)
-        return {site: reply.n for site, reply in self._ask(Task.PREPARE, messages).items()}
-
-    def teacher_scores(self, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The teacher's own means at each site: site to split to a summary; a site that gives none is left out."""
-        found: dict[str, dict[str, Any]] = {site: {} for site in self.sites}
-        for split in splits:
-            words = {"split": split, "model": "teacher"}
-            messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
-            scores, reasons, *_ = collect_scores(self.transport, messages, self.classes)
-            for site, summary in scores.items():
-                found[site][split] = summary
-            log_unscored(reasons, f"{split} scores of the teacher")
-        return found
-
-    def traffic(self) -> dict[str, int]:
-        """``up_bytes`` and ``down_bytes`` of all this."""
-        taken = self.transport.take_traffic().values()
-        return {"up_bytes": sum(each.up for each in taken), "down_bytes": sum(each.down for each in taken)}
-
-    def _ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
-        return ask_all(self.transport, task, messages, least=self.least)
-
-    def _message(self, site: str, *, kind: Kind = Kind.METRICS, **fields: Any) -> Message:
-        return Message(kind, site, 0, self.rounds, self.seed, **fields)
+def public_colours(config: WorkflowConfig, datalist: DataList, data_root: str | Path) -> Colours | None:
+    """The range of colours of a list's public images, as ``validate#preprocessing`` gives them to a network."""
+    preprocessing = config.value("validate#preprocessing")
+    records = load_records(datalist, data_root, split="public", with_labels=True)
+    return Colours.of(colours_of(np.asarray(preprocessing(dict(record))["image"])) for record in records)

@@ -30,7 +30,7 @@ from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.child_process import Answer, Child, ChildDied, serve
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.round_store import state_file
+from samfed_monai.federation.run_folder import state_file
 from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.wire_transport import Request, WireTransport
 from samfed_monai.protocol.message import MessageRefused

@@ -16,6 +16,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from samfed_monai.federation.run_folder import round_traffic
 
+logger = logging.getLogger(__name__)
+
 
 class Clock:
     """Adds up seconds per activity; the innermost activity is the one that is charged.
@@ -98,8 +100,6 @@ class Progress:
         return tqdm(total=total, desc=what, position=place, disable=self._disable, dynamic_ncols=True, **options)
 
 
-logger = logging.getLogger(__name__)
-
 TENSORBOARD = "tensorboard"
 """The folder of a run that TensorBoard is pointed at, and the name of its package."""
 
@@ -126,7 +126,7 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
 class Tracking:
     """Writes every round of a run once it is stored. A failure is reported, ends the writing, and never the run.
 
-    TensorBoard is written by MONAI's own handler, of an engine whose epochs are the rounds, from 1.
+    Its steps are the rounds, from 1.
 
     Args:
         folder: the run's folder; its ``tensorboard/`` is added to.
@@ -161,21 +161,11 @@ class Tracking:
             logger.warning("%s is not written any more: %s: %s", TENSORBOARD, type(error).__name__, error)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        from monai.handlers import TensorBoardStatsHandler
-
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             # of a run that goes on after a stop, what was written of later rounds counts no more
             self._writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=record["round"] + 1)
-        TensorBoardStatsHandler(summary_writer=self._writer, iteration_log=False).epoch_completed(_engine(record))
-
-
-def _engine(record: Mapping[str, Any]) -> Any:
-    """An engine at the end of an epoch which is the record's round."""
-    from ignite.engine import Engine
-
-    engine = Engine(lambda engine, batch: None)
-    engine.state.epoch, engine.state.max_epochs = record["round"] + 1, record["rounds"]
-    engine.state.metrics = scalars_of(record)
-    return engine
+        for tag, value in scalars_of(record).items():
+            self._writer.add_scalar(tag, value, record["round"] + 1)
+        self._writer.flush()

@@ -5,48 +5,47 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import MISSING, flat, follow
-from samfed_monai.config.variants import declared
+from samfed_monai.config.variants import declared, variant_files
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.own_process import device_name, peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
-from samfed_monai.core.words import counted
+from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.local_transport import LocalTransport
-from samfed_monai.federation.participants import Participants, require_starts
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.participants import Participants, build_network, dry_run, require_starts, run_config
+from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
 from samfed_monai.federation.preparation import (
-    Preparation,
     check_data,
     class_problems,
+    is_sam,
     label_problems,
-    list_fingerprint,
     no_public_images,
-    shared_fingerprints,
+    own_fingerprints,
+    public_colours,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
-from samfed_monai.federation.progress import Tracking
-from samfed_monai.federation.quality import write_quality_of_run
-from samfed_monai.federation.round_store import START
-from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
-from samfed_monai.federation.server import RoundController, quorum_of, quorum_problems
+from samfed_monai.federation.progress import Clock, Tracking
+from samfed_monai.federation.run_folder import START, RunFolder, round_traffic, skipped, total_traffic
+from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
-from samfed_monai.federation.start import StartingPoint, start_problems
-from samfed_monai.federation.student_teacher import StudentTeacher, masks_from_problems, packed
-from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.start import Start, StartingPoint, warm_start
+from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, packed
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
+from samfed_monai.metrics.quality import FEWEST, Calibration, Quality
+from samfed_monai.metrics.quality_file import digests_of, write_quality
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.privacy import (
@@ -56,6 +55,7 @@ from samfed_monai.privacy import (
     privacy_account,
     require_possible,
     settings_of,
+    unsent_rules,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.compression import NONE, Compression, compression_problems
@@ -66,132 +66,15 @@ from samfed_monai.results import build_results
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.server import RunResult
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
 
-
-def outcome(result: RunResult, participants: Participants) -> dict[str, Any]:
-    """The arguments of :func:`samfed_monai.results.build_results` that the rounds give."""
-    return {
-        "scores": {name: model["sites"] for name, model in result.models.items()},
-        "model_rounds": {name: model["round"] for name, model in result.models.items()},
-        "unseen": {name: model["unseen"] for name, model in result.models.items()} if participants.unseen else None,
-        "networks": participants.networks,
-        "exchange": participants.exchange,
-        "own_models": participants.strategy.keeps_states,
-        "own_labels": participants.supervised,
-        "traffic": result.traffic,
-        "against_start": result.against_start,
-        "rounds_traffic": [round_traffic(record) for record in result.records],
-        "skipped": skipped(result.records),
-    }
-
-
-def fell_back(result: RunResult) -> list[str]:
-    """What a report says where the best model is the network that the run began with."""
-    if result.models["best"]["round"] != START or result.against_start is None:
-        return []
-    return [_NO_ROUND_BETTER.format(**result.against_start)]
-
-
-def model_hashes(result: RunResult) -> dict[str, str]:
-    """SHA-256 of the stored models, under the names of ``results.json -> hashes``."""
-    return {f"model_{name}": model["sha256"] for name, model in result.models.items()}
-
-
 PACKAGES = ("samfed-monai", "monai", "torch", "pytorch-ignite", "segment-anything", "timm", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Version by package, and Python's own; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def require_no_paths_of_sites(places: Places) -> None:
-    """Refuses a path that was set for a site outside of this process.
-
-    Raises:
-        Refused: with every such path.
-    """
-    problems = Problems()
-    for site, there in sorted(places.sites.items()):
-        for name in there:
-            expected, hint = "nothing: paths are configured at each site", "set it at the site"
-            problems.add(f"federate.json -> sites#{site}#{name}", found="a path", expected=expected, hint=hint)
-    problems.refuse_if_any()
-
-
-def require_sites(transport: Transport, participants: Participants) -> None:
-    """Refuses a transport whose sites are not exactly those of the run.
-
-    Raises:
-        Refused: with every site that is missing, and every client that is not named.
-    """
-    problems, known = Problems(), {*participants.sites, *participants.unseen}
-    for site in sorted(known - set(transport.sites)):
-        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
-    for site in sorted(set(transport.sites) - known):
-        expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
-        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
-    problems.refuse_if_any()
-
-
-def plan_problems(
-    plan: Plan, places: Places, participants: Participants | None, datalist: DataList | None, *, sites: int | None
-) -> list[Problem]:
-    """What a run of this plan cannot work with, before anything is built, written or sent.
-
-    Args:
-        plan, places: of the run.
-        participants: of the plan; ``None`` where they could not be made, and only the plan itself is looked at.
-        datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
-        sites: number of sites that train; ``None`` where it is not known.
-    """
-    problems, privacy = Problems(), Privacy()
-    with problems.collected():
-        privacy = Privacy.from_json(plan.privacy)
-    guard = None
-    with problems.collected():
-        guard = UpdateGuard.from_json(plan.update_guard)
-    if participants is None:
-        return list(problems)
-    with problems.collected():
-        method = declared(places.bundle_root, plan.variant)
-        require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
-    classes = participants.config.optional("classes") or []
-    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
-    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
-    problems.extend(start_problems(places.start_from, participants))
-    problems.extend(masks_from_problems(places.masks_from, participants.config.value("teacher_adapt")))
-    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
-    if datalist is not None:
-        problems.extend(no_public_images(datalist, supervised=participants.supervised))
-        problems.extend(label_problems(datalist, participants, datalist.name))
-    if sites is not None:
-        problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
-        with problems.collected():
-            participants.strategy.require_sites(participants.sites)
-    return list(problems)
-
-
-SPLITS = ("validation", "test")
-
 
 _NO_ROUND_BETTER = (
     "No round is better than the network that the run began with ({by} {start:.3f}, in the best round "
     "{rounds:.3f}): that network is the run's model. What the sites learned from may have misled them."
-)
-_MORE_ROUNDS = (
-    "The run was finished after {} and then given more: the later rounds follow the learning-rate schedule of a run of "
-    "{} rounds."
 )
 
 
@@ -207,7 +90,7 @@ class Run:
         self.plan, self.places = plan, places
         self.guard, self.privacy = UpdateGuard.from_json(plan.update_guard), Privacy.from_json(plan.privacy)
         self.teacher = TeacherStage.of(plan, places)
-        self.seconds: dict[str, float] = {}
+        self.clock = Clock()
 
     @cached_property
     def datalist(self) -> DataList:
@@ -259,24 +142,39 @@ class Run:
             settled, context = participants.settled(plan), ProcessContext(participants, datalist)
             with self._carrier(transport, settled, context) as carrier:
                 require_sites(carrier, participants)
-                before = self._preparation(carrier, going_on=bool(folder.store.rounds()))
-                common = shared_fingerprints(settled, places.bundle_root, datalist)
-                before.check(
-                    lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
+                server = self._server(carrier, folder)
+                server.check(
+                    lambda site: own_fingerprints(
+                        settled, places.bundle_root, datalist, site, participants.sam_fingerprint(site)
+                    )
                 )
-                about, teacher_sha256 = self._teach(before, context)
+                about, teacher_sha256 = self._teach(server, context)
                 costs = participants.costs()  # right after the teacher's, so that the times may be compared
                 if about is not None:
                     costs["teacher"] = {key: about[key] for key in ("parameters", "milliseconds", "memory_bytes")}
-                teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
-                controller = self._ready(before, folder, carrier, self._trunk(begins))
-                prepared = before.traffic()
-                with Tracking(folder.path) as controller.on_round:
-                    result = controller.run()
+                teacher_scores = server.teacher_scores(self.teacher.scored) if about is not None else None
+                self._begin(server, self._trunk(begins))
+                prepared = total_traffic([], carrier.take_traffic().values())
+                with Tracking(folder.path) as server.on_round:
+                    result = server.run()
+            start, caveats = result.against_start, []
+            if start is not None and result.models["best"]["round"] == START:
+                caveats.append(_NO_ROUND_BETTER.format(**start))
+            unseen = {name: model["unseen"] for name, model in result.models.items()}
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
-                **outcome(result, participants),
+                scores={name: model["sites"] for name, model in result.models.items()},
+                model_rounds={name: model["round"] for name, model in result.models.items()},
+                unseen=unseen if participants.unseen else None,
+                networks=participants.networks,
+                exchange=participants.exchange,
+                own_models=participants.strategy.keeps_states,
+                own_labels=participants.supervised,
+                traffic=result.traffic,
+                against_start=start,
+                rounds_traffic=[round_traffic(record) for record in result.records],
+                skipped=skipped(result.records),
                 costs=costs,
                 teacher_scores=teacher_scores,
                 teacher=about,
@@ -285,26 +183,37 @@ class Run:
                     self.privacy,
                     result.records,
                     result.withheld,
-                    central=controller.central.account() if controller.central else None,
+                    central=server.central.account() if server.central else None,
                     statistic=participants.strategy.statistic,
                 ),
-                seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
-                hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
+                seconds={**result.seconds, **self.clock.seconds, "total": time.perf_counter() - started},
+                hashes={
+                    **hashes,
+                    "teacher": teacher_sha256,
+                    **{f"model_{name}": model["sha256"] for name, model in result.models.items()},
+                },
                 versions=versions(),
                 seeds=seeds,
                 convention=self._convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=command_line(),
                 start=self._started_from(),
-                caveats=[
-                    *(_MORE_ROUNDS.format(counted(before, "round"), plan.rounds) for before in folder.rounds_before),
-                    *fell_back(result),
-                ],
+                caveats=caveats,
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
-            write_quality_of_run(result.calibration, participants.config, own, places)
+            self._write_quality(result.calibration, own)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
+
+    def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
+        """Writes ``quality.json``: what masks' promises are worth, and the colours of the public images."""
+        if calibration is None:
+            text = "expected Dice is not calibrated: fewer than %d validation images say what it is worth"
+            logger.info(text, FEWEST)
+        colours = public_colours(self.participants.config, datalist, self.places.data_root)
+        sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
+        used = digests_of(sites) if calibration else ()
+        write_quality(Quality(calibration, colours, used), self.places.output_dir)
 
     def _check(self) -> str:
         """Refuses what could not work, before anything is written and any site is asked.
@@ -315,9 +224,7 @@ class Run:
         participants, variant = self.participants, self.plan.variant
         for note in notes_on_statistics(self.privacy, participants.strategy, variant):
             logger.warning("%s", note)
-        problems = plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites))
-        if problems:
-            raise Refused(problems)
+        require(plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites)))
         participants.dry_run()
         if self.start is None:
             require_starts(participants.config, participants.all_networks)
@@ -331,18 +238,6 @@ class Run:
     def _convention(self) -> dict[str, Any]:
         convention: dict[str, Any] = self.participants.config.parser().get_parsed_content("validate#scores").convention
         return convention
-
-    @cached_property
-    def _classes(self) -> Sequence[str]:
-        return self.participants.config.optional("classes") or ()
-
-    def _preparation(self, transport: Transport, *, going_on: bool) -> Preparation:
-        plan, participants = self.plan, self.participants
-        least = quorum_of(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-        everybody = sorted((*participants.sites, *participants.unseen))
-        return Preparation(
-            transport, everybody, plan.rounds, plan.seed, least if going_on else None, classes=self._classes
-        )
 
     @contextmanager
     def _carrier(
@@ -398,7 +293,7 @@ class Run:
         given = {"adapter": sha256_file(self.places.adapter)} if self.places.adapter else {}
         return {**start, "sam": sha256_file(self.teacher.checkpoint()), **given}
 
-    def _teach(self, before: Preparation, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
+    def _teach(self, server: RoundController, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
         adapt, places = self.adapt, self.places
         if adapt == "off":
@@ -406,7 +301,7 @@ class Run:
         teacher: Teacher | StudentTeacher
         file: Path | None
         sam: str | None
-        with self._timed("teacher"):
+        with self.clock("teacher"):
             if places.masks_from is not None and self.student is not None:
                 file = self.teacher.kept(self.student)
                 teacher, sam = StudentTeacher.load(file, self.participants.config, self.teacher), None
@@ -415,10 +310,10 @@ class Run:
                 teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
                 file, sam = self.teacher.file, sha256_file(self.teacher.checkpoint())
                 about = self.teacher.about(teacher, adapt)
-        with self._timed("soft_masks"):
+        with self.clock("soft_masks"):
             tensors, words = adapter_message(file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
-            before.hand_out(tensors, words)
+            server.hand_out(tensors, words)
             context.teacher = None  # frees it: the rounds do not need it
         return {**about, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
 
@@ -449,33 +344,16 @@ class Run:
         """The adapter of the teacher that the networks start from, fitted first where that is not done yet."""
         if adapt == "none":
             return None
-        with self._timed("teacher"):
+        with self.clock("teacher"):
             return self.teacher.file or self.teacher.adapter(
                 self.datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
             )
 
-    def _ready(
-        self, before: Preparation, folder: RunFolder, transport: Transport, trunk: Path | None
-    ) -> RoundController:
-        """Warm start and initial weights for every site; the controller of the rounds."""
-        plan, participants = self.plan, self.participants
-        later = participants.strategy.rounds_before_warm_start > 0
-        if (begun := self._started_from()) is not None:
-            steps = begun["warm_start_steps"] or "no"
-            logger.info("start: the weights of %s, then %s steps of warm start", begun["name"], steps)
-        with self._timed("warm_start"):
-            starts = {}
-            for name in participants.all_networks:
-                weights = self._warmed(name, trunk, **({"steps": 0} if later else {}))
-                starts[name] = participants.start(name, weights, plan.seed)
-            images = before.start_from(participants.first_weights(starts))
-        server = participants.server(
-            rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
-        )
-        if later:
-            server = replace(server, warm_start=partial(self._warm_up_later, trunk))
-        strategy, noise = participants.strategy.attach(server), self.privacy.central_differential_privacy
-        learned, secure = participants.learned() if noise is not None else (), self.privacy.secure_aggregation
+    def _server(self, transport: Transport, folder: RunFolder) -> RoundController:
+        """What asks the sites; the weights that its rounds begin with follow, see :meth:`_begin`."""
+        plan, participants, strategy = self.plan, self.participants, self.participants.strategy
+        noise, secure = self.privacy.central_differential_privacy, self.privacy.secure_aggregation
+        learned = participants.learned() if noise is not None else ()
         kept: dict[str, Any] = {"timeout": plan.timeout, "begun": folder.path / "secure_sum.json"}
         return RoundController(
             transport=transport,
@@ -485,17 +363,40 @@ class Run:
             folder=folder,
             rounds=plan.rounds,
             seed=plan.seed,
-            splits=SPLITS,
             unseen=participants.unseen,
-            classes=self._classes,
+            classes=participants.config.optional("classes") or (),
             skip_empty=self._convention["empty"] == "skipped",
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
-            score_start=not later and not strategy.keeps_states and self._begins_trained,
             compression=Compression.of(plan.compression),
-            counts=Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard),
         )
+
+    def _begin(self, server: RoundController, trunk: Path | None) -> None:
+        """Warm start and initial weights for every site, and for the server's strategy."""
+        plan, participants = self.plan, self.participants
+        if (begun := self._started_from()) is not None:
+            steps = begun["warm_start_steps"] or "no"
+            logger.info("start: the weights of %s, then %s steps of warm start", begun["name"], steps)
+        with self.clock("warm_start"):
+            starts, personal = {}, participants.config.optional("personal") or ()
+            for name in participants.all_networks:
+                weights = self._warmed(name, trunk, **({"steps": 0} if self._warms_later else {}))
+                build = partial(build_network, participants.config, name)
+                starts[name] = Start.of(build, weights, personal=personal, seed=plan.seed)
+            images = server.start_from(participants.first_weights(starts))
+        own = participants.server(
+            rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
+        )
+        if self._warms_later:
+            own = replace(own, warm_start=partial(self._warm_up_later, trunk))
+        strategy = participants.strategy.attach(own)
+        server.score_start = not self._warms_later and not strategy.keeps_states and self._begins_trained
+        server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
+
+    @property
+    def _warms_later(self) -> bool:
+        return self.participants.strategy.rounds_before_warm_start > 0
 
     def warm_config(self, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
@@ -533,12 +434,153 @@ class Run:
 
     def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""
-        with self._timed("warm_start"):
+        with self.clock("warm_start"):
             weights = self._warmed(self.participants.server_network, trunk, begin=begin)
         return {name: weights[name] for name in begin}
 
-    @contextmanager
-    def _timed(self, activity: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - started
+
+def versions() -> dict[str, str]:
+    """Version by package, and Python's own; a package that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def require_no_paths_of_sites(places: Places) -> None:
+    """Refuses a path that was set for a site outside of this process.
+
+    Raises:
+        Refused: with every such path.
+    """
+    expected, hint = "nothing: paths are configured at each site", "set it at the site"
+    named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(places.sites.items()) for name in there]
+    require(Problem(where, "a path", expected, hint) for where in named)
+
+
+def require_sites(transport: Transport, participants: Participants) -> None:
+    """Refuses a transport whose sites are not exactly those of the run.
+
+    Raises:
+        Refused: with every site that is missing, and every client that is not named.
+    """
+    problems, known = Problems(), {*participants.sites, *participants.unseen}
+    for site in sorted(known - set(transport.sites)):
+        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
+    for site in sorted(set(transport.sites) - known):
+        expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
+        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
+    problems.refuse_if_any()
+
+
+def plan_problems(
+    plan: Plan, places: Places, participants: Participants | None, datalist: DataList | None, *, sites: int | None
+) -> list[Problem]:
+    """What a run of this plan cannot work with, before anything is built, written or sent.
+
+    Args:
+        plan, places: of the run.
+        participants: of the plan; ``None`` where they could not be made, and only the plan itself is looked at.
+        datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
+        sites: number of sites that train; ``None`` where it is not known.
+    """
+    problems, privacy = Problems(), Privacy()
+    with problems.collected():
+        privacy = Privacy.from_json(plan.privacy)
+    guard = None
+    with problems.collected():
+        guard = UpdateGuard.from_json(plan.update_guard)
+    if participants is None:
+        return list(problems)
+    with problems.collected():
+        method = declared(places.bundle_root, plan.variant)
+        require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
+    classes = participants.config.optional("classes") or []
+    noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
+    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
+    exchange, named = participants.strategy.exchange, type(participants.strategy).__name__
+    if places.start_from is not None and not (exchange.alike and exchange.server_model):
+        expected = f"null with {named}: each site has a network of its own"
+        hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))
+        problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
+    if places.masks_from is not None and participants.config.value("teacher_adapt") == "off":
+        expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
+        problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
+    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
+    if datalist is not None:
+        problems.extend(no_public_images(datalist, supervised=participants.supervised))
+        problems.extend(label_problems(datalist, participants, datalist.name))
+    if sites is not None:
+        problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
+        with problems.collected():
+            participants.strategy.require_sites(participants.sites)
+    return list(problems)
+
+
+class JobCheck(NamedTuple):
+    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
+
+    Notes are no mistakes; there are none beside problems.
+    """
+
+    problems: list[Problem]
+    notes: list[Problem]
+
+
+def check_job(
+    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
+) -> JobCheck:
+    """Checks a run of ``federate.json`` without data, and whether its components can be built.
+
+    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
+    are run in any case. A variant that trains SAM itself is not built, for which its weights would have to be here.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids of ``federate.json`` to values.
+        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
+        build: whether what trains is built, too, which takes a second or so.
+    """
+    try:
+        job = job_of(federate_parser(Path(bundle_root), overrides))
+    except Refused as refused:
+        return JobCheck(refused.problems, [])
+    plan, places, problems, participants = job.plan, job.places, Problems(), None
+    if datalist is None and not plan.sites:
+        plan = replace(plan, sites={"a site": {}})
+    with problems.collected():
+        participants = Participants.of(plan, places, datalist or DataList("", []))
+    sites = len(participants.sites) if datalist is not None and participants is not None else None
+    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites))
+    if build and participants is not None:
+        with problems.collected():
+            if not any(is_sam(participants.config, name) for name in participants.networks.values()):
+                participants.dry_run()
+    if build:
+        with problems.collected():
+            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
+    if problems or participants is None:
+        return JobCheck(list(dict.fromkeys(problems)), [])
+    return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
+
+
+def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
+    """Problems of components that ``train.json`` trains with, each built once; see :func:`check_job`.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids to values.
+        variant: name of a variant; ``None`` is the bundle as it is.
+    """
+    files = variant_files(bundle_root, variant) if variant is not None else []
+    config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
+    name = str(config.optional("network_name"))
+    if config.optional_id("network_def") and not is_sam(config, name):
+        try:
+            dry_run(config, {"the site": name}, {})
+        except Refused as refused:
+            return refused.problems
+    return []

@@ -1,27 +1,37 @@
-"""A run is a folder: what was asked for, its rounds, one table, and a lock while a process works on it."""
+"""A run is a folder: what was asked for, its rounds, one table, and a lock while a process works on it.
+
+Each round is written atomically, with checksums of its files.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from samfed_monai.core.errors import DISK_FULL, Problems, Refused, refused
+from samfed_monai.config.parse import MISSING
+from samfed_monai.core import tensor_file
+from samfed_monai.core.errors import DISK_FULL, Problems, Refused, Stopped, refused
 from samfed_monai.core.io import (
     PUBLIC,
     append_line,
+    as_file_name,
+    atomic_write,
     canonical_hash,
     read_json,
     require_writable,
+    safe_load,
+    sync_folder,
     to_csv,
     write_json,
     write_text,
 )
+from samfed_monai.core.run_log import round_folders
 from samfed_monai.core.words import clipped
-from samfed_monai.federation.round_store import START, RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
@@ -32,75 +42,506 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-# Keeps the files of held locks open: the system drops a lock when its file is closed, garbage collection included.
-_held: dict[Path, TextIO] = {}
-
-
 LOCK = ".lock"
-"""File of a run's folder that says whether a run is at work in it."""
+"""File of a run's folder that says whether a run is at work in it; it has the process id of its owner and stays."""
+
+WEIGHTS = "global.safetensors"
+
+CLIENTS = "clients"
+
+SERVER = "server.safetensors"
+
+#: Number of what comes before round 0: the network that a run begins with, which is scored as rounds are.
+START = -1
+
+#: Key and value of ``round.json`` where the sites' states of the round are with the sites.
+STATES, AT_SITES = "states", "at the sites"
+
+_RESTORE = "put the file back from a copy of the run folder and go on, or run again in a new output_dir"
+
+#: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
+#: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
+COLUMNS = (
+    "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
+    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
+)  # fmt: skip
 
 
-class RunLock:
-    """A lock file in a run's folder.
-
-    The lock is the operating system's own (``fcntl``), so that of a killed process is free at once and its file is
-    simply taken over; workers that outlive their process do not hold it. It does not work across machines on network
-    file systems without lock service.
+class RunFolder:
+    """The folder of a run: ``run.json``, ``rounds/``, ``federation.csv`` and a lock.
 
     Args:
-        path: the lock file; it holds the process id of its owner and stays when the lock is released.
+        path: the folder; it is created.
+
+    Example::
+
+        with RunFolder("runs/a").open(config, seeds={"seed": 0}) as folder:
+            ...
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()
-        self._holds = False
+        self.path = Path(path)
+        self.store = RoundStore(self.path / "rounds")
+        self._bests = Bests()
+        self._terms: list[str] = []  # heads of the table beside COLUMNS
+        self._written = 0  # rounds that this process has written into the table
 
-    def acquire(self) -> None:
-        """Takes the lock.
+    def open(
+        self,
+        config: Mapping[str, Any],
+        *,
+        versions: Mapping[str, str] | None = None,
+        hashes: Mapping[str, str] | None = None,
+        seeds: Mapping[str, int] | None = None,
+    ) -> RunFolder:
+        """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
+
+        A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
+
+        Args:
+            config: the resolved configuration, JSON content; machine paths do not belong in it.
+            versions: of packages; a difference is logged, because results may then differ in the last bits.
+            hashes: of what was read (data list, weights, adapter); a difference is refused.
+            seeds: by name; a difference is refused.
 
         Raises:
-            Refused: another run holds it (fault 51).
+            Refused: the folder cannot be written (fault 54), another run holds it (51), or it belongs to a run with
+                another configuration; every differing key is named.
         """
-        if self.path in _held:
-            raise self._refusal(str(os.getpid()))
-        stream = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
+        self._require_writable()
+        take_lock(self.path)
+        try:
+            content: dict[str, Any] = {
+                "schema": 1,
+                "config_hash": canonical_hash(config),
+                "config": dict(config),
+                "hashes": dict(hashes or {}),
+                "seeds": dict(seeds or {}),
+                "versions": dict(versions or {}),
+            }
+            self.store.clean()
+            if self._holds_results() and (self.path / "run.json").exists():
+                self._compare(read_json(self.path / "run.json"), content)
+            else:
+                write_json(self.path / "run.json", content, mode=PUBLIC)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Releases the lock of an open folder."""
+        _held.pop((self.path / LOCK).resolve()).close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write_round(
+        self,
+        weights: Mapping[str, Tensor],
+        records: RoundRecords,
+        record: Mapping[str, Any],
+        save_state: Callable[[Path], dict[str, str]] | None = None,
+        *,
+        server_state: Mapping[str, Tensor] | None = None,
+        keep_best_states: bool = False,
+    ) -> dict[str, Any]:
+        """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
+
+        What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
+        round finds everything; the network that the run began with; the sites' states of the last two rounds, and with
+        ``keep_best_states`` of those best rounds (where a site's state holds its own network); every ``round.json``.
+
+        Returns:
+            The content of its ``round.json``.
+        """
+        last = len(records)
+        stored = self.store.write(last, weights, record, save_state, server_state)
+        records.append(stored)
+        self.write_table(records)
+        recent = {last, max(last - 1, 0)}
+        self._bests.follow(records, self.store.start())
+        bests = {self._bests.now, self._bests.before, START}
+        self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
+        return stored
+
+    @property
+    def rounds_below_start(self) -> int:
+        """Rounds, up to the last one that was written, that score less than the network that the run began with."""
+        return self._bests.below
+
+    def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
+        """Keeps of a run that has its results what can still be of use: the best and the last model.
+
+        Args:
+            records: of all rounds.
+            keep_states: keep the sites' states of both rounds (where a site's state holds its network).
+        """
+        kept = {best_round(records, self.store.start()), len(records) - 1}
+        self.store.prune(keep_models=kept, keep_states=kept)
+        if keep_states:
+            self.store.say_where_states_are()
+        else:
+            self.store.delete_states()
+
+    def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes ``federation.csv`` from the records of all rounds.
+
+        Where this process has written it up to the round before, the last round's rows are appended; the whole is
+        written where it has not, and where a loss term has come that no head is for.
+        """
+        path, rows = self.path / "federation.csv", _rows(records[-1])
+        known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
+        if self._written == len(records) - 1 > 0 and known and path.is_file():
+            text = to_csv([*COLUMNS, *self._terms], rows)
+            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
+        else:  # records are read twice, and never held all at once
+            found = {name for record in records for row in _rows(record) for name in row}
+            self._terms = sorted(found.difference(COLUMNS))
+            rows_of_all = (row for record in records for row in _rows(record))
+            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
+        self._written = len(records)
+
+    def _require_writable(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            require_writable(self.path)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
+            hint = "choose another output_dir, or fix its permissions"
+            raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
+
+    def _holds_results(self) -> bool:
+        rounds = self.store.folder
+        return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
+
+    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        problems = Problems()
+        for part in ("config", "hashes", "seeds"):
+            before, now = (_flat(run.get(part, {}), part) for run in (old, new))
+            for key in sorted(before.keys() | now.keys()):
+                if before.get(key, MISSING) != now.get(key, MISSING):
+                    was, found = (clipped(repr(each[key]), 80) if key in each else "nothing" for each in (before, now))
+                    hint = "resume with the old value, or choose another output_dir"
+                    option = key.replace("config#client#", "config#")  # as the command line spells it
+                    where = f"{self.path.name} -> {option}"
+                    problems.add(where, found=found, expected=f"{was}, as in run.json", hint=hint)
+        problems.refuse_if_any()
+        for name, version in new["versions"].items():
+            if (was := old.get("versions", {}).get(name)) != version:
+                logger.warning("%s was %s when this run began and is %s now: last bits may differ", name, was, version)
+
+
+class RoundStore:
+    """The folder ``rounds/`` of a run.
+
+    ``rounds/NNN/`` holds ``global.safetensors`` (the model after aggregation), ``clients/<site>.safetensors`` (what a
+    site needs to go on), ``server.safetensors`` (what a server that trains needs beside the model) and ``round.json``,
+    which is written last and has the digests of the others. ``rounds/start`` has the network that the run began with,
+    where it was scored. Everything is written into a temporary folder that is
+    renamed when it is complete and on disk.
+
+    Args:
+        folder: ``<run>/rounds``.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._full: set[int] | None = None  # rounds that may hold more than their record; None: not looked at yet
+
+    def clean(self) -> None:
+        """Removes what killed writers left behind."""
+        for leftover in self.folder.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def write(
+        self,
+        round: int,
+        weights: Mapping[str, Tensor],
+        record: Mapping[str, Any],
+        save_state: Callable[[Path], dict[str, str]] | None = None,
+        server_state: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """Stores a round; returns the content of its ``round.json``.
+
+        Args:
+            round: its number, or :data:`START`.
+            weights: the model after aggregation.
+            record: content of ``round.json``; ``files`` is added.
+            save_state: called with the folder for the sites' states; returns file names and their digests.
+            server_state: what the server needs to go on beside the model; nothing is written for none.
+
+        Raises:
+            OSError: the disk is full or fails; the rounds before this one are untouched.
+        """
+        final, temporary = self.path(round), self.folder / f".{round:03d}.{os.getpid()}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            with atomic_write(temporary / WEIGHTS, mode=PUBLIC) as stream:
+                files = {WEIGHTS: tensor_file.write(stream, weights, {"round": str(round)})}
+            if server_state:
+                with atomic_write(temporary / SERVER, mode=PUBLIC) as stream:
+                    files[SERVER] = tensor_file.write_state(stream, server_state)
+            if save_state is not None:
+                (temporary / CLIENTS).mkdir(mode=0o700)
+                states = save_state(temporary / CLIENTS)
+                files.update({f"{CLIENTS}/{name}": digest for name, digest in states.items()})
+            content = {**record, "round": round, "files": files}
+            write_json(temporary / "round.json", content, mode=PUBLIC)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+            sync_folder(self.folder)
+            if self._full is not None:
+                self._full.add(round)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return content
+
+    def rounds(self) -> list[int]:
+        """Numbers of the rounds that are there, intact or not, in order."""
+        return list(round_folders(self.folder))
+
+    def latest(self) -> dict[str, Any] | None:
+        """``round.json`` of the last intact round, or ``None`` when none was stored.
+
+        A damaged round is set aside as ``NNN.torn`` with a line in the log, and the one before it is tried (fault 52).
+
+        Raises:
+            Stopped: rounds were stored and none of them is intact.
+        """
+        numbers = self.rounds()
+        for number in reversed(numbers):
+            try:
+                record = self.record(number)
+                damaged = [name for name in record["files"] if not self._is_intact(number, name, record)]
+            except (Stopped, OSError):
+                damaged = ["round.json"]
+            if not damaged:
+                return record
+            torn = self.folder / f"{number:03d}.torn"
+            shutil.rmtree(torn, ignore_errors=True)
+            os.replace(self.path(number), torn)
+            logger.warning(
+                "round %d is damaged (%s); set aside as %s, going back one round", number, damaged[0], torn.name
+            )
+            if number - 1 not in numbers or not (self.path(number - 1) / WEIGHTS).is_file():
+                break
+        if numbers:
+            raise Stopped(f"no intact round is left in {self.folder}", "start again in another output_dir")
+        return None
+
+    def start(self) -> dict[str, Any] | None:
+        """``round.json`` of the network that the run began with; ``None`` where it was not scored.
+
+        Raises:
+            Stopped: it is damaged.
+        """
+        return self.record(START) if self.path(START).is_dir() else None
+
+    def records(self, last: int) -> RoundRecords:
+        """``round.json`` of rounds 0 to ``last``, in order; -1: none.
+
+        Raises:
+            Stopped: one of them is missing or damaged; every one that is, is named (fault 83).
+        """
+        damaged = []
+        for number in range(last + 1):
+            try:
+                self.record(number)
+            except Stopped as stopped:
+                damaged.append(stopped.reason)
+        if damaged:
+            raise Stopped("; ".join(damaged), _RESTORE)
+        return RoundRecords(self, last + 1)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """``round.json`` of a round.
+
+        Raises:
+            Stopped: it is missing or damaged.
+        """
+        path = self.path(number) / "round.json"
+        try:
+            record = read_json(path)
+        except Refused as refused:
+            found = "; ".join(f"{problem.where}: {problem.found}" for problem in refused.problems)
+            raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", _RESTORE) from None
+        if (
+            not isinstance(record, dict)
+            or not isinstance(record.get("files"), dict)
+            or not all(isinstance(digest, str) for digest in record["files"].values())
+            or record.get("round") != number
+        ):
+            raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)
+        return record
+
+    def weights(self, round: int) -> dict[str, Tensor]:
+        """The stored model of a round, checked against its SHA-256.
+
+        Raises:
+            Stopped: it was removed or is damaged.
+        """
+        return safe_load(self.intact(round, WEIGHTS, "the model"))
+
+    def server_state(self, round: int) -> dict[str, Tensor]:
+        """What :meth:`write` was given as ``server_state``; empty where there was none.
+
+        Raises:
+            Stopped: it is damaged.
+        """
+        there = (self.path(round) / SERVER).is_file()
+        return safe_load(self.intact(round, SERVER, "the server's state")) if there else {}
+
+    def clients(self, round: int) -> Path:
+        """Folder of the sites' states of a round; those that lie here are checked against their digests.
+
+        Raises:
+            Stopped: one of them is damaged.
+        """
+        folder = self.path(round)
+        there = sorted((folder / CLIENTS).glob("*"))
+        if there and not any(name.startswith(f"{CLIENTS}/") for name in self.record(round)["files"]):
+            shutil.rmtree(folder / CLIENTS)  # delete_states was killed on its way
+            there = []
+        for path in there:
+            self.intact(round, f"{CLIENTS}/{path.name}", f"the state of {path.stem}")
+        return folder / CLIENTS
+
+    def prune(self, keep_models: set[int], keep_states: set[int]) -> None:
+        """Removes the models and site states of all other rounds; ``round.json`` always stays.
+
+        All folders are looked through once; from then on only those that hold something, so that the thousandth round
+        costs what the first did.
+        """
+        for number in sorted({START, *self.rounds()} if self._full is None else self._full):
+            if number not in keep_models:
+                (self.path(number) / WEIGHTS).unlink(missing_ok=True)
+            if number not in keep_states:
+                shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
+                (self.path(number) / SERVER).unlink(missing_ok=True)
+        self._full = keep_models | keep_states
+
+    def delete_states(self) -> None:
+        """Removes the sites' states of every round: no run goes on from them. Rounds stay intact."""
+        for number in self.rounds():
+            record = self.record(number)
+            files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
+            if files != record["files"]:
+                write_json(self.path(number) / "round.json", {**record, "files": files}, mode=PUBLIC)
+            shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
+
+    def say_where_states_are(self) -> None:
+        """Notes in rounds whose states are wanted and not here that sites keep them, for whoever gets a copy."""
+        for number in self.rounds():
+            folder = self.path(number) / CLIENTS
+            if folder.is_dir() and not any(folder.iterdir()):
+                write_json(self.path(number) / "round.json", {**self.record(number), STATES: AT_SITES}, mode=PUBLIC)
+
+    def path(self, round: int) -> Path:
+        """Folder of a round, or of :data:`START`."""
+        return self.folder / ("start" if round == START else f"{round:03d}")
+
+    def intact(self, round: int, name: str, what: str) -> Path:
+        """A file of a round, checked against its digest.
+
+        Args:
+            round: of the file.
+            name: in the round's folder.
+            what: it is, for the message.
+
+        Raises:
+            Stopped: it was removed or is damaged.
+        """
+        path = self.path(round) / name
+        if not self._is_intact(round, name, self.record(round)):
+            raise Stopped(f"{what} of round {round} is missing or damaged ({path})", "run again in a new output_dir")
+        return path
+
+    def _is_intact(self, round: int, name: str, record: Mapping[str, Any]) -> bool:
+        path, digest = self.path(round) / name, record["files"].get(name)
+        return digest is not None and path.is_file() and tensor_file.digest_like(path, digest) == digest
+
+
+class RoundRecords(Sequence[dict[str, Any]]):
+    """``round.json`` of a run's rounds, each read when it is asked for: memory is flat however long the run is.
+
+    The last one is kept, which is looked at several times while the next round runs.
+
+    Args:
+        store: of the run.
+        count: of rounds that are there, from round 0 on.
+    """
+
+    def __init__(self, store: RoundStore, count: int = 0) -> None:
+        self._store, self._count = store, count
+        self._last: tuple[int, dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override] # no slices
+        """A record.
+
+        Raises:
+            IndexError: there is no such round.
+            Stopped: it is missing or damaged.
+        """
+        number = range(self._count)[index]
+        if self._last is None or self._last[0] != number:
+            record = self._store.record(number)
+            if number < self._count - 1:
+                return record
+            self._last = number, record
+        return self._last[1]
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds the round after the last one, which was stored."""
+        self._last, self._count = (self._count, record), self._count + 1
+
+
+def state_file(site: str) -> str:
+    """Name of the file in a round's ``clients`` that holds a site's state."""
+    return f"{as_file_name(site)}.safetensors"
+
+
+# by path; the system drops a lock when its file is closed, garbage collection included
+_held: dict[Path, TextIO] = {}
+
+
+def take_lock(folder: Path) -> None:
+    """Takes the lock of a run's folder for this process.
+
+    The lock is the operating system's own (``fcntl``): that of a killed process is free at once, and workers that
+    outlive their process do not hold it. It does not work across machines on network file systems without lock service.
+
+    Raises:
+        Refused: another run holds it (fault 51).
+    """
+    path = (folder / LOCK).resolve()
+    owner = str(os.getpid()) if path in _held else ""  # which would lose it if the file were opened and closed again
+    if not owner:
+        stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            _held[path] = stream
+            return
         except OSError:
             stream.seek(0)
-            owner = stream.read().strip()
+            owner = stream.read().strip() or "unknown"
             stream.close()
-            raise self._refusal(owner or "unknown") from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
-        _held[self.path] = stream
-        self._holds = True
-
-    @staticmethod
-    def is_held(path: str | Path) -> bool:
-        """Whether another process holds the lock of this file."""
-        try:
-            with open(path, "r+b") as stream:
-                os.lockf(stream.fileno(), os.F_TEST, 0)
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:  # there is none
-            return False
-        return False
-
-    def release(self) -> None:
-        """Gives the lock back; nothing when it is not held."""
-        if self._holds:
-            self._holds = False
-            _held.pop(self.path).close()
-
-    def _refusal(self, owner: str) -> Refused:
-        hint = "wait for it, stop it, or choose another output_dir"
-        found = f"another run is at work in it (process {owner})"
-        return refused(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)
+    hint = "wait for it, stop it, or choose another output_dir"
+    found = f"another run is at work in it (process {owner})"
+    raise refused(path.parent, found=found, expected="a folder of its own", hint=hint)
 
 
 def site_record(
@@ -156,22 +597,6 @@ def round_record(
     }
 
 
-def expected_dice(record: Mapping[str, Any]) -> float | None:
-    """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
-    promised = _promised(record)
-    images = sum(each["images"] for each in promised)
-    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
-
-
-def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
-    """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
-    return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
-
-
-def _promised(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
-
-
 def round_line(record: Mapping[str, Any]) -> str:
     """One line about a round: ``round 3 of 30: validation Dice 0.834, expected 0.850, lowest 0.790 (site-2), 18 s``."""
     dice, lowest = record["average"]["validation"]["dice"], record["worst"]["validation"]
@@ -209,213 +634,20 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-#: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
-#: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
-COLUMNS = (
-    "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
-    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
-)  # fmt: skip
+def expected_dice(record: Mapping[str, Any]) -> float | None:
+    """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
+    promised = _promised(record)
+    images = sum(each["images"] for each in promised)
+    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
 
 
-class RunFolder:
-    """The folder of a run: ``run.json``, ``rounds/``, ``federation.csv`` and a lock.
+def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
+    """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
+    return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
 
-    Args:
-        path: the folder; it is created.
 
-    Example::
-
-        with RunFolder("runs/a").open(config, seeds={"seed": 0}) as folder:
-            ...
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.store = RoundStore(self.path / "rounds")
-        self._lock = RunLock(self.path / LOCK)
-        #: Numbers of rounds after which the run was finished, before it was given more.
-        self.rounds_before: list[int] = []
-        self._bests = Bests()
-        self._terms: list[str] = []  # heads of the table beside COLUMNS
-        self._written = 0  # rounds that this process has written into the table
-
-    def open(
-        self,
-        config: Mapping[str, Any],
-        *,
-        versions: Mapping[str, str] | None = None,
-        hashes: Mapping[str, str] | None = None,
-        seeds: Mapping[str, int] | None = None,
-    ) -> RunFolder:
-        """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
-
-        A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
-        A finished run may be given more ``rounds`` (:meth:`_extend`), unless it is a row of a comparison.
-
-        Args:
-            config: the resolved configuration, JSON content; machine paths do not belong in it.
-            versions: of packages; a difference is logged, because results may then differ in the last bits.
-            hashes: of what was read (data list, weights, adapter); a difference is refused.
-            seeds: by name; a difference is refused.
-
-        Raises:
-            Refused: the folder cannot be written (fault 54), another run holds it (51), or it belongs to a run with
-                another configuration; every differing key is named.
-        """
-        self._refuse_if_read_only()
-        self._lock.acquire()
-        try:
-            content: dict[str, Any] = {
-                "schema": 1,
-                "config_hash": canonical_hash(config),
-                "config": dict(config),
-                "hashes": dict(hashes or {}),
-                "seeds": dict(seeds or {}),
-                "versions": dict(versions or {}),
-            }
-            self.store.clean()
-            if self._holds_results() and (self.path / "run.json").exists():
-                old = read_json(self.path / "run.json")
-                self.rounds_before = list(old.get("rounds_before", []))
-                rounds = old.get("config", {}).get("rounds")
-                if self._may_have_more(rounds, config.get("rounds")):
-                    self._compare({**old, "config": {**old["config"], "rounds": config["rounds"]}}, content)
-                    self._extend(rounds, content)
-                else:
-                    self._compare(old, content)
-            else:
-                write_json(self.path / "run.json", content, mode=PUBLIC)
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def close(self) -> None:
-        """Releases the lock."""
-        self._lock.release()
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def write_round(
-        self,
-        weights: Mapping[str, Tensor],
-        records: RoundRecords,
-        record: Mapping[str, Any],
-        save_state: Callable[[Path], dict[str, str]] | None = None,
-        *,
-        server_state: Mapping[str, Tensor] | None = None,
-        keep_best_states: bool = False,
-    ) -> StoredRound:
-        """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
-
-        What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
-        round finds everything; the network that the run began with; the sites' states of the last two rounds, and with
-        ``keep_best_states`` of those best rounds (where a site's state holds its own network); every ``round.json``.
-        """
-        last = len(records)
-        stored = self.store.write(last, weights, record, save_state, server_state)
-        records.append(stored)
-        self.write_table(records)
-        recent = {last, max(last - 1, 0)}
-        self._bests.follow(records, self.store.start())
-        bests = {self._bests.now, self._bests.before, START}
-        self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
-        return stored
-
-    @property
-    def rounds_below_start(self) -> int:
-        """Rounds, up to the last one that was written, that score less than the network that the run began with."""
-        return self._bests.below
-
-    def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
-        """Keeps of a run that has its results what can still be of use: the best and the last model.
-
-        The sites' states of the last round stay, too, from which the run goes on if it is given more rounds.
-
-        Args:
-            records: of all rounds.
-            keep_states: keep the sites' states of both rounds (where a site's state holds its network).
-        """
-        last = len(records) - 1
-        kept = {best_round(records, self.store.start()), last}
-        self.store.prune(keep_models=kept, keep_states=kept)
-        if keep_states:
-            self.store.say_where_states_are()
-        else:
-            self.store.delete_states(but=last)
-
-    def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes ``federation.csv`` from the records of all rounds.
-
-        Where this process has written it up to the round before, the last round's rows are appended; the whole is
-        written where it has not, and where a loss term has come that no head is for.
-        """
-        path = self.path / "federation.csv"
-        rows = [row for record in records[-1:] for row in _rows(record)]
-        known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
-        if self._written and self._written == len(records) - 1 and known and path.is_file():
-            text = to_csv([*COLUMNS, *self._terms], rows)
-            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
-        else:  # records are read twice, and never held all at once
-            found = {name for record in records for row in _rows(record) for name in row}
-            self._terms = sorted(found.difference(COLUMNS))
-            rows_of_all = (row for record in records for row in _rows(record))
-            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
-        self._written = len(records)
-
-    def _refuse_if_read_only(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            require_writable(self.path)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise
-            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
-            hint = "choose another output_dir, or fix its permissions"
-            raise refused(str(self.path), found=found, expected="a folder for the run", hint=hint) from None
-
-    def _holds_results(self) -> bool:
-        rounds = self.store.folder
-        return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
-
-    def _may_have_more(self, before: Any, now: Any) -> bool:
-        """Whether a finished run of so many rounds may go on to that many: one that no comparison is made of."""
-        if not (type(before) is int and type(now) is int and now > before == len(self.store.rounds())):
-            return False
-        return (self.path / "results.json").is_file() and not (self.path / "compare.json").exists()
-
-    def _extend(self, before: int, content: Mapping[str, Any]) -> None:
-        """Makes a finished run of ``before`` rounds one that is not finished; its results stay under another name.
-
-        What a round does with its number of rounds, a learning-rate schedule for instance, is from now on that of the
-        longer run; rounds that were stored are not repeated.
-        """
-        self.rounds_before.append(before)
-        write_json(self.path / "run.json", {**content, "rounds_before": self.rounds_before}, mode=PUBLIC)
-        os.replace(self.path / "results.json", self.path / f"results-after-{before}-rounds.json")
-        now = content["config"]["rounds"]
-        new = f"round {now} follows" if now == before + 1 else f"rounds {before + 1} to {now} follow"
-        logger.info("more rounds: %s the schedules (learning rate, weights of terms) of a run of %d rounds", new, now)
-
-    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        problems = Problems()
-        for part in ("config", "hashes", "seeds"):
-            before, now = (_flat(run.get(part, {}), part) for run in (old, new))
-            for key in sorted(before.keys() | now.keys()):
-                if before.get(key, _ABSENT) != now.get(key, _ABSENT):
-                    hint = "resume with the old value, or choose another output_dir"
-                    found, expected = _shown(now, key), f"{_shown(before, key)}, as in run.json"
-                    option = key.replace("config#client#", "config#")  # as the command line spells it
-                    problems.add(f"{self.path.name} -> {option}", found=found, expected=expected, hint=hint)
-        problems.refuse_if_any()
-        for name, version in new["versions"].items():
-            if old.get("versions", {}).get(name) != version:
-                was = old.get("versions", {}).get(name)
-                logger.warning("%s was %s when this run began and is %s now: last bits may differ", name, was, version)
+def _promised(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
 
 
 class Bests:
@@ -439,18 +671,22 @@ class Bests:
         self._start: tuple[int, float, int] | None = None
 
     def follow(self, records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> None:
-        """Looks at those of ``records`` that were not looked at; they begin with those that were, or it begins anew.
+        """Looks at those of ``records`` that were not looked at.
 
         Args:
-            records: of the rounds.
+            records: of the rounds; the first ones are those that were looked at.
             start: of the network that they began with.
         """
-        if len(records) < self._seen:
-            vars(self).update(vars(Bests()))
         if start is not None and self._seen == 0:
             self._start = self._highest = self._rated(start)
         for number in range(self._seen, len(records)):
-            self._add(records[number])
+            rated, begun = self._rated(records[number]), self._start
+            worse = rated is not None and begun is not None and rated[0] == begun[0] and rated[1] < begun[1]
+            self.below = self.below + 1 if worse else 0
+            self._highest = max((each for each in (self._highest, rated) if each is not None), default=None)
+            best = number if self._highest is None else -self._highest[2]
+            self.before, self.now = self.now if number else best, best
+        self._seen = len(records)
 
     def _rated(self, record: Mapping[str, Any]) -> tuple[int, float, int] | None:
         """Number of sites that were ever scored, Dice, and the negative round: the largest is the best."""
@@ -459,21 +695,9 @@ class Bests:
         dice = record["average"]["validation"]["dice"]
         if self._known.keys() != scored.keys():
             dice = pool(self._known.values())["dice"]
-        if dice is not None:
-            return len(self._known), dice, -record["round"]
-        if not self._known and (expected := expected_dice(record)) is not None:
-            return 0, expected, -record["round"]
-        return None
-
-    def _add(self, record: Mapping[str, Any]) -> None:
-        rated, start = self._rated(record), self._start
-        if rated is not None:
-            self._highest = rated if self._highest is None else max(self._highest, rated)
-        worse = rated is not None and start is not None and rated[0] == start[0] and rated[1] < start[1]
-        self.below = self.below + 1 if worse else 0
-        best = record["round"] if self._highest is None else -self._highest[2]
-        self.before, self.now = self.now if self._seen else best, best
-        self._seen += 1
+        if dice is None and not self._known:
+            dice = expected_dice(record)
+        return None if dice is None else (len(self._known), dice, -record["round"])
 
 
 def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:
@@ -490,30 +714,19 @@ def against_start(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any]
     """
     if start is None:
         return None
-    of = {"start": start, "rounds": records[best_round(records)]}
-    for by, score in (("validation Dice", _validation_dice), ("expected Dice", expected_dice)):
-        found = {name: score(record) for name, record in of.items()}
-        if None not in found.values():
-            return {"by": by, **found}
-    return None
-
-
-def _validation_dice(record: Mapping[str, Any]) -> float | None:
-    dice: float | None = record["average"]["validation"]["dice"]
-    return dice
-
-
-_ABSENT = object()
+    best = records[best_round(records)]
+    of = {
+        "validation Dice": [each["average"]["validation"]["dice"] for each in (start, best)],
+        "expected Dice": [expected_dice(each) for each in (start, best)],
+    }
+    known = ({"by": by, "start": begun, "rounds": rounds} for by, (begun, rounds) in of.items())
+    return next((each for each in known if None not in each.values()), None)
 
 
 def _flat(content: Any, prefix: str) -> dict[str, Any]:
     if isinstance(content, Mapping) and content:
         return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}#{name}").items()}
     return {prefix: list(content) if isinstance(content, tuple) else content}
-
-
-def _shown(content: Mapping[str, Any], key: str) -> str:
-    return clipped(repr(content[key]), 80) if key in content else "nothing"
 
 
 def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

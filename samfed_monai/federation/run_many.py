@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
 from samfed_monai.core.errors import AGAIN, ExitCode, Problems, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import departures, require
 from samfed_monai.federation.signals import Terminated, Termination
 
 ROLES = ("dp_only", "oracle")
@@ -28,9 +28,14 @@ PER_COMPARISON = ("bundle_root", "datalist", "data_root", "output_dir", "cache_d
 RESERVED = ("cache", "figures", "teacher")
 """Names of folders that a comparison writes, and of the row that it makes itself."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _TEXT = {"type": "string"}
-_IDS = {"type": "object"}
+_IDS = {
+    "type": "object",
+    "propertyNames": {
+        "not": {"enum": PER_COMPARISON},
+        "description": "ids in which rows may differ; a variant is the row's `variant`, others are on the command line",
+    },
+}
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "required": ["rows"],
@@ -39,6 +44,12 @@ SCHEMA: Mapping[str, Any] = {
         "rows": {
             "description": 'rows by name, for instance {"average": {"variant": "samfed", "overrides": {}}}',
             "type": "object",
+            "minProperties": 1,
+            "propertyNames": {
+                "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.+-]*\Z",
+                "not": {"enum": RESERVED},
+                "description": f"a name of letters, digits and `_.+-`, none of {', '.join(RESERVED)}: it is a folder's",
+            },
             "additionalProperties": {
                 "type": "object",
                 "required": ["variant"],
@@ -111,24 +122,11 @@ def read_rows(path: str | Path) -> list[NamedRow]:
                   "average": {"variant": "samfed", "note": "the mean of the two probabilities",
                               "overrides": {"agreement#rule": "average"}}}}
     """
-    where, problems = Path(path).name, Problems()
     content = _without_notes(read_json(path))
-    given = content.get("rows") if isinstance(content, dict) else None
-    rows = {name: _without_notes(row) for name, row in given.items()} if isinstance(given, dict) else {}
-    problems.extend(departures({**content, "rows": rows} if isinstance(given, dict) else content, SCHEMA, where))
-    if given == {}:
-        problems.add(f"{where} -> rows", found="none", expected="at least one row")
-    for name in rows:
-        if not _NAME.fullmatch(name) or name in RESERVED:
-            expected = f"a name of letters, digits and `_.+-`, none of {', '.join(RESERVED)}"
-            problems.add(f"{where} -> rows#{name}", found=repr(name), expected=expected, hint="it becomes a folder")
-    for place, part in {where: content, **{f"{where} -> rows#{name}": row for name, row in rows.items()}}.items():
-        for key in sorted(_overrides(part).keys() & set(PER_COMPARISON)):
-            hint = "it is the row's `variant`" if key == "variant" else "give it once, on the command line"
-            expected = "ids in which rows may differ"
-            problems.add(f"{place}#overrides#{key}", found="set by a row", expected=expected, hint=hint)
-    problems.refuse_if_any()
-    shared, sweep, setting = _overrides(content), content.get("title", ""), content.get("setting", "")
+    if isinstance(content, dict) and isinstance(content.get("rows"), dict):
+        content["rows"] = {name: _without_notes(row) for name, row in content["rows"].items()}
+    require(departures(content, SCHEMA, Path(path).name))
+    shared = _overrides(content)
     return [
         NamedRow(
             name,
@@ -136,11 +134,11 @@ def read_rows(path: str | Path) -> list[NamedRow]:
             {**shared, **_overrides(row)},
             title=row.get("title", ""),
             note=row.get("note", ""),
-            setting=row.get("setting", setting),
-            sweep=sweep,
+            setting=row.get("setting", content.get("setting", "")),
+            sweep=content.get("title", ""),
             role=row.get("as", ""),
         )
-        for name, row in rows.items()
+        for name, row in content["rows"].items()
     ]
 
 
@@ -168,21 +166,12 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
 
 
 def _without_notes(content: Any) -> Any:
-    return {key: value for key, value in content.items() if key[:1] != "_"} if isinstance(content, dict) else content
+    return {key: value for key, value in content.items() if not is_note(key)} if isinstance(content, dict) else content
 
 
-def _overrides(part: Any) -> dict[str, Any]:
-    given = part.get("overrides") if isinstance(part, dict) else None
-    overrides: dict[str, Any] = _without_notes(normal_ids(given)) if isinstance(given, dict) else {}
+def _overrides(part: Mapping[str, Any]) -> dict[str, Any]:
+    overrides: dict[str, Any] = _without_notes(normal_ids(part.get("overrides", {})))
     return overrides
-
-
-class FailedRun(NamedTuple):
-    """A run of a comparison that failed: its name, its folder and its exit code."""
-
-    name: str
-    folder: Path
-    code: int
 
 
 class RunsRefused(SamFedError):
@@ -191,26 +180,28 @@ class RunsRefused(SamFedError):
     exit_code = ExitCode.REFUSED
 
 
-def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
+def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopped:
     """The error that names failed runs, each with its log and the end of that.
 
     Args:
-        failed: in the order in which they ended.
+        failed: with their exit codes, in the order in which they ended.
         runs: how many there are, those included that did not fail.
     """
-    text = "".join(f"\n    {run.name} ({run.folder / 'log.txt'}):\n      {last_words(run)}" for run in failed)
-    refused = sum(run.code == ExitCode.REFUSED for run in failed)
+    text = "".join(
+        f"\n    {run.name} ({run.folder / 'log.txt'}):\n      {last_words(run.folder, code)}" for run, code in failed
+    )
+    refused = sum(code == ExitCode.REFUSED for _, code in failed)
     if refused == len(failed):
         return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: fix it, then {AGAIN}")
     resume = f"fix what was refused ({refused} of them), then {AGAIN}" if refused else AGAIN
     return Stopped(f"{len(failed)} of {runs} runs failed{text}", resume=resume)
 
 
-def last_words(run: FailedRun) -> str:
-    """What a run was refused or stopped for, by the end of its log; else the log's last line."""
-    log = run.folder / "log.txt"
+def last_words(folder: Path, code: int) -> str:
+    """What a run was refused or stopped for, by the end of its log and its exit code; else the log's last line."""
+    log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    head = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(run.code)
+    head = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(code)
     ended = [place for place, line in enumerate(lines) if head and line.startswith(head)]
     return "\n      ".join(lines[ended[-1] :] if ended else lines[-1:]) or "no output"
 
@@ -228,44 +219,6 @@ def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list
     guided = config.content.get("teacher_adapt", "off") != "off"
     files = [*config.files, *(workflow_files(bundle, "teacher") if guided else ())]
     return [path for path in files if path.is_file()]
-
-
-def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]:
-    """The seal of a run.
-
-    Args:
-        asked: values of its command line by option; one that is the path of a file counts with the file's content,
-            wherever the file is.
-        configs: configuration files; notes (top-level keys that begin with ``_``) and white space do not count.
-    """
-    return {
-        "asked": {option: _counted(value) for option, value in asked.items()},
-        "configs": [[path.name, canonical_hash(_said(path))] for path in configs],
-    }
-
-
-def _said(path: Path) -> Any:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        return content
-    return {key: value for key, value in content.items() if not is_note(key)}
-
-
-def _counted(value: Any) -> str:
-    if _is_file(value):
-        return f"sha256:{sha256_file(value)}"
-    return value if isinstance(value, str) else json.dumps(value, default=repr)
-
-
-def _is_file(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and Path(value).is_file()
-    except OSError:  # too long for a path
-        return False
-
-
-# Options that are paths; the data list names every image by its hash.
-_PLACES = frozenset({"data-root", "cache-dir"})
 
 
 @dataclass(frozen=True)
@@ -304,23 +257,35 @@ class Run:
     def is_done(self) -> bool:
         """Whether the run folder holds the results of what is asked for, on these very files."""
         path = self.folder / "compare.json"
-        return (self.folder / "results.json").is_file() and path.is_file() and _seal(read_json(path)) == self.seal()
+        if not (path.is_file() and (self.folder / "results.json").is_file()):
+            return False
+        known = read_json(path)
+        return isinstance(known, dict) and known.get("seal") == self.seal()
 
     def mark_done(self, seal: Mapping[str, Any] | None = None) -> None:
         """Writes ``compare.json``: the seal as it was when the run began, and what reports say of the row."""
         write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())}, mode=PUBLIC)
-        results = self.folder / "results.json"
-        if results.is_file() and read_json(results).get("own_models") is False:  # a row is given no more rounds
-            from samfed_monai.federation.round_store import RoundStore
-
-            RoundStore(self.folder / "rounds").delete_states()
 
     def seal(self) -> dict[str, Any]:
-        """What the run depends on, as it is now; where its bundle, images, cache and results lie is not part of it."""
+        """What the run depends on, as it is now: its options, and the files of its configuration without their notes.
+
+        Where its bundle, images, cache and results are is no part of it: the data list names every image by its hash,
+        and an option that is the path of a file counts with the file's content.
+        """
         overrides = normal_ids(parse_pairs(self.extra, samfed_value))
-        options = {option: value for option, value in self.options.items() if option not in _PLACES}
+        options = {option: value for option, value in self.options.items() if option not in ("data-root", "cache-dir")}
         asked = {**options, "variant": self.variant, "seed": self.seed, **overrides}
-        return seal_of(asked, configs_of(self.bundle, self.variant, overrides))
+        files = configs_of(self.bundle, self.variant, overrides)
+        return {
+            "asked": {option: _counted(value) for option, value in asked.items()},
+            "configs": [[path.name, canonical_hash(_without_notes(read_json(path)))] for path in files],
+        }
+
+
+def _counted(value: Any) -> str:
+    if isinstance(value, str):
+        return f"sha256:{sha256_file(value)}" if os.path.isfile(value) else value
+    return json.dumps(value, default=repr)
 
 
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
@@ -337,7 +302,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
     for run in runs:
         if run not in waiting:
             run.mark_done()  # its title or note may have changed
-    failed: list[FailedRun] = []
+    failed: list[tuple[Run, int]] = []
     running: dict[subprocess.Popen[bytes], tuple[Run, dict[str, Any]]] = {}
     with Termination(), progress_bar(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
         try:
@@ -354,7 +319,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
                     if process.returncode == ExitCode.DONE:
                         run.mark_done(seal)
                     else:
-                        failed.append(FailedRun(run.name, run.folder, process.returncode))
+                        failed.append((run, process.returncode))
         except BaseException as error:
             _end(list(running))
             if isinstance(error, Terminated):
@@ -365,25 +330,14 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
         raise failure(failed, len(runs))
 
 
-def _seal(content: Any) -> Any:
-    return content.get("seal") if isinstance(content, Mapping) else None
-
-
 def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
+    """Numbers of threads that the user set go before ours (other work may share the processor); one is enough."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **_threads(threads)}
-    with open(run.folder / "log.txt", "ab", opener=_private) as log:  # it may name images, as run.log does
-        return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, PRIVATE)
-
-
-def _threads(threads: int) -> dict[str, str]:
-    """A number that the user set goes before ours (other work may share the processor), and one variable is enough."""
     omp, mkl = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
-    return {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
+    own = {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
+    private = partial(os.open, mode=PRIVATE)  # it may name images, as run.log does
+    with open(run.folder / "log.txt", "ab", opener=private) as log:
+        return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **own})
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from samfed_monai.config.bundles import find_bundle, packaged_bundles
 from samfed_monai.config.parse import lookup
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
-from samfed_monai.core.model_file import BASE_SAM, USAGE, settings_in, tensor_names, usage_of
+from samfed_monai.core.model_file import BASE_SAM, USAGE, read_header, settings_in, tensor_names, usage_of
 from samfed_monai.core.run_log import run_record
 from samfed_monai.federation.own_network import split_state
-from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
+from samfed_monai.federation.run_folder import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,8 @@ class RunModels:
         tensors = self.tensors(site, states=states)
         with atomic_write(path, mode=PRIVATE if site else PUBLIC) as stream:
             if Path(path).suffix == ".pt":
-                torch.save({name: _halved(tensor) for name, tensor in tensors.items()}, stream)
+                halved = {name: each.half() if each.is_floating_point() else each for name, each in tensors.items()}
+                torch.save(halved, stream)
             else:
                 tensor_file.write(stream, tensors, self.header(site))
         return Path(path)
@@ -144,7 +145,7 @@ class RunModels:
             return own
         shared = self.store.weights(self.round)
         if site in self._tailored and states is None:
-            place, state = self._tailored[site], safe_load(self._intact(SERVER))
+            place, state = self._tailored[site], self.store.server_state(self.round)
             shared = {name: state[f"{place}.{name}"] for name in shared}
         return {**shared, **own}
 
@@ -204,24 +205,47 @@ class RunModels:
             return site_state(states, site=site, run=self._flare_run, round=self.round)
         if not self._has_state(site):
             return {}
-        return split_state(safe_load(self._intact(f"{CLIENTS}/{state_file(site)}")))[0]
+        path = self.store.intact(self.round, f"{CLIENTS}/{state_file(site)}", f"the state of {site}")
+        return split_state(safe_load(path))[0]
 
     def _has_state(self, site: str) -> bool:
-        return bool(split_names(tensor_names(self._round / CLIENTS / state_file(site))))
-
-    def _intact(self, name: str) -> Path:
-        known: Mapping[str, Any] = self._record.get("files", {})
-        path = self._round / name
-        if name in known and path.is_file() and tensor_file.digest_like(path, known[name]) == known[name]:
-            return path
-        hint = "run it again in a new output_dir"
-        raise refused(str(path), found="another, or none", expected="the file as the run wrote it", hint=hint)
+        names = tensor_names(self._round / CLIENTS / state_file(site))
+        return bool(split_state(dict.fromkeys(names, _NOTHING))[0])
 
 
-def _halved(tensor: Tensor) -> Tensor:
-    return tensor.half() if tensor.is_floating_point() else tensor
+_NOTHING = torch.empty(0)
+_EXPECTED = "a bundle that has weights, a finished run's folder, or a weights file"
+_NO_WEIGHTS = {".onnx": "an ONNX file", ".pt2": "an exported program", ".ts": "a traced program"}
 
 
-def split_names(names: list[str]) -> list[str]:
-    """Those names of a client's state that are a network's."""
-    return list(split_state(dict.fromkeys(names))[0])  # type: ignore[arg-type]
+def starting_file(source: str | Path, where: str = "federate.json -> start_from") -> Path:
+    """The weights file that a bundle, a finished run or a path names.
+
+    Args:
+        source: name or folder of a bundle, folder of a finished run, or a weights file.
+        where: the option that names it, for messages.
+
+    Raises:
+        Refused: there is none; a teacher's adapter or an exported file; a run without a model for all sites.
+    """
+    from samfed_monai.bundle.wiring import model_path
+
+    path = Path(source).expanduser().resolve()
+    if (path / "run.json").is_file():
+        models = RunModels(path)
+        models.tensors()  # refused or stopped here: none for all sites, or damaged
+        return models.server
+    if (path / "configs").is_dir() or (not path.exists() and str(source) in packaged_bundles()):
+        bundle = find_bundle(source)
+        path = Path(model_path(model=None, bundle_root=bundle))
+        if not path.is_file():
+            hint = "name a finished run or a weights file"
+            raise refused(where, f"{bundle.name}, a bundle without weights", _EXPECTED, hint)
+    if not path.is_file():
+        found = "a folder that is none of these" if path.is_dir() else "none of that name"
+        raise refused(where, f"{str(source)!r}, {found}", _EXPECTED, "check the path")
+    kind = _NO_WEIGHTS.get(path.suffix.lower(), "a teacher's adapter" if "adapter" in read_header(path) else "")
+    if kind:
+        hint = "an adapter is given with --adapter" if "adapter" in kind else "name the weights that it was made from"
+        raise refused(where, f"{path.name}, {kind}", _EXPECTED, hint)
+    return path

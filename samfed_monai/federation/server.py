@@ -1,4 +1,4 @@
-"""The server's loop: rounds of training, aggregation and evaluation, stored in a run folder and resumed from there.
+"""The server: what it asks sites before round 0, the rounds, and the scores of the models at the end.
 
 Scores that a round's record already has for a model are not computed again at the end, since weights, images and their
 order are the same.
@@ -10,16 +10,19 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
-from samfed_monai.federation.evaluation import Evaluation
+from samfed_monai.core.validators import require
+from samfed_monai.federation.exchange_object import parts_in
 from samfed_monai.federation.progress import Clock, Progress
-from samfed_monai.federation.round_store import START, RoundRecords
 from samfed_monai.federation.run_folder import (
+    START,
+    WEIGHTS,
+    RoundRecords,
     RunFolder,
     against_start,
     best_round,
@@ -30,7 +33,9 @@ from samfed_monai.federation.run_folder import (
     total_traffic,
 )
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
-from samfed_monai.metrics.quality import Calibration
+from samfed_monai.metrics.quality import Calibration, groups_in
+from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
+from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.privacy.noise import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.compression import Compression, Sender, Step
@@ -64,39 +69,45 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
     return []
 
 
-def ask_all(
-    transport: Transport, task: Task, messages: Mapping[str, Message], *, least: int | None
-) -> dict[str, Message]:
-    """Sends each site a task before round 0 and returns the answers of the sites that can take part.
+def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
+
+    A score or a count that the site did not send is ``None``, and sensitivity, precision and area are left out; HD95 is
+    in pixels at the evaluation size.
 
     Args:
-        transport: carries messages.
-        task: what the sites do.
-        messages: site to message.
-        least: number of answers that is enough for a resumed run, in which a site may be away for a while; ``None``
-            needs all.
-
-    Raises:
-        Refused: a site cannot take part, or too few answered; every site's reasons at once.
+        reply: the answer.
+        classes: names of the classes; of several, their scores are under ``classes``.
+            Those of whole volumes are under ``volumes``.
     """
-    if not messages:
-        return {}
-    rounds = {message.round for message in messages.values()}
-    inbox = Inbox(round=min(rounds), sites=messages, like=None, kind=Kind.METRICS)
-    replies = transport.send_and_receive(
-        task, messages, quorum=least or len(messages), on_reply=inbox.check, max_bytes=inbox.max_bytes
-    )
-    failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
-    agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
-    if least is not None and len(agreed) >= least:
-        for site, reason in failures.items():
-            logger.warning("%s does not take part for now: %s", site, reason)
-        return agreed
-    problems = Problems()
-    for site, reason in failures.items():
-        problems.add(site, found=reason, expected="a site that can take part")
-    problems.refuse_if_any()
-    return agreed
+    scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
+    unknown = None if reply.n else 0  # of no image none has an empty mask
+    counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
+    empty = {side: None if count is None else int(count) for side, count in counts.items()}
+    beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
+    named = parts_in(reply.metrics, classes)
+    return {**scores, "n": reply.n, "empty": empty, **beside, **named}
+
+
+def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:
+    """``{"dice", "images", "groups"}`` of one site's answer: what its masks promise, with or without labels.
+
+    ``groups`` are of images with labels (:class:`samfed_monai.metrics.quality.Group`); ``None`` where nothing was sent.
+    """
+    if not metrics.keys() >= EXPECTED:
+        return None
+    groups = [asdict(group) for group in groups_in(metrics)]
+    return {"dice": metrics["expected_dice"], "images": int(metrics["expected_images"]), "groups": groups}
+
+
+def _log_unscored(reasons: Mapping[str, str], what: str) -> None:
+    """Logs which sites sent no scores; those without masks in one line of level INFO, since that is expected."""
+    without = [site for site, reason in reasons.items() if reason == NO_IMAGES]
+    if without:
+        logger.info("no %s: no masks at %s", what, ", ".join(without))
+    for site, reason in reasons.items():
+        if reason != NO_IMAGES:
+            logger.warning("%s has no %s: %s", site, what, reason)
 
 
 BELOW_START = 3
@@ -164,12 +175,11 @@ class RoundController:
             updates.
         central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
         secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
-        score_start: whether the strategy's first weights are a trained model for all sites.
         compression: how weights travel; the model of a round is then what sites make of its compressed step. ``None``
             sends whole weights.
 
     Raises:
-        Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
+        Refused: a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
             :meth:`run`, before round 0, sites that cannot take part (another public set).
     """
 
@@ -193,36 +203,103 @@ class RoundController:
         counts: Counts | None = None,
         central: CentralNoise | None = None,
         secure: SecureServer | None = None,
-        score_start: bool = False,
         compression: Compression | None = None,
     ) -> None:
-        self.central, self.secure, self.score_start = central, secure, score_start
+        self.central, self.secure = central, secure
+        #: Whether the strategy's first weights are a trained model for all sites.
+        self.score_start = False
         self.sender = None if compression is None else Sender(compression)
         #: Of the transport; one that has none sends whole models to sites.
         self.sent: SentWeights = getattr(transport, "sent", None) or SentWeights()
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
+        self.splits, self.classes, self.skip_empty = splits, classes, skip_empty
         self.progress = progress or Progress()
         self.unseen = tuple(sorted(unseen))
         self.sites = tuple(site for site in transport.sites if site not in self.unseen)
-        self.evaluation = Evaluation(
-            transport=transport,
-            strategy=strategy,
-            sites=self.sites,
-            unseen=self.unseen,
-            splits=splits,
-            rounds=rounds,
-            seed=seed,
-            classes=classes,
-        )
-        self.skip_empty, self._writing = skip_empty, 0.0
         self.quorum = quorum_of(len(self.sites), quorum, allow_single_site=allow_single_site)
+        #: What masks promise in the last answers to :meth:`scores`, by site, as :func:`expected_scores` has it.
+        self.expected: dict[str, dict[str, Any]] = {}
+        #: (site, split) to the reason why a site did not send its scores of the best or the last model.
+        self.withheld: dict[tuple[str, str], str] = {}
+        #: Sites that failed in the evaluation of the best or the last model, with the last reason.
+        self.failed: dict[str, str] = {}
+        self._writing = 0.0
+        require(quorum_problems(len(self.sites), quorum, allow_single_site=allow_single_site))
+
+    def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
+        """Has every site compare the ``fingerprints`` of its own with what it has.
+
+        Raises:
+            Refused: with every difference at every site.
+        """
+        self.ask(Task.CHECK, {site: self._message(site, extra=dict(fingerprints(site))) for site in self._everybody})
+
+    def hand_out(self, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
+        """Sends the teacher's adapter; each site fills its own soft-mask store before it answers.
+
+        Args:
+            tensors, words: of :func:`samfed_monai.federation.site_teacher.adapter_message`.
+
+        Raises:
+            Refused: a site whose SAM is another one, damaged bytes, another teacher.
+        """
+        fields: dict[str, Any] = {"kind": Kind.ADAPTER, "tensors": dict(tensors), "extra": dict(words)}
+        self.ask(Task.PREPARE, {site: self._message(site, **fields) for site in self._everybody})
+
+    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
+        """Has every site build its client; those of ``weights`` get what they keep of their network from then on.
+
+        Returns:
+            site to the number of images that it says it trains on.
+
+        Raises:
+            Refused: a site whose network is another one.
+        """
+        messages = {}
+        for site in self._everybody:
+            tensors = dict(weights.get(site, {}))
+            messages[site] = self._message(site, kind=Kind.WEIGHTS if tensors else Kind.METRICS, tensors=tensors)
+        return {site: reply.n for site, reply in self.ask(Task.PREPARE, messages).items()}
+
+    def teacher_scores(self, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The teacher's own means at each site: site to split to a summary; a site that gives none is left out."""
+        found: dict[str, dict[str, Any]] = {site: {} for site in self._everybody}
+        for split in splits:
+            words = {"split": split, "model": "teacher"}
+            scores, reasons, _ = self._collect({site: self._message(site, extra=words) for site in self._everybody})
+            for site, summary in scores.items():
+                found[site][split] = summary
+            _log_unscored(reasons, f"{split} scores of the teacher")
+        return found
+
+    def ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
+        """Sends each site a task before the rounds and returns the answers of the sites that can take part.
+
+        Args:
+            task: what the sites do.
+            messages: site to message.
+
+        Raises:
+            Refused: a site cannot take part; of a run that goes on, in which a site may be away for a while, fewer
+                than the quorum can. Every site's reasons at once.
+        """
+        inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
+        least = self.quorum if self.folder.store.rounds() else len(messages)
+        replies = self.transport.send_and_receive(
+            task, messages, quorum=least, on_reply=inbox.check, max_bytes=inbox.max_bytes
+        )
+        failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
+        agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
         problems = Problems()
-        if rounds < 1:
-            problems.add("rounds", found=str(rounds), expected="at least 1")
-        problems.extend(quorum_problems(len(self.sites), quorum, allow_single_site=allow_single_site))
+        for site, reason in failures.items():
+            if len(agreed) >= least:
+                logger.warning("%s does not take part for now: %s", site, reason)
+            else:
+                problems.add(site, found=reason, expected="a site that can take part")
         problems.refuse_if_any()
+        return agreed
 
     def run(self) -> RunResult:
         """Runs what is left of the rounds, and the evaluation.
@@ -234,7 +311,8 @@ class RoundController:
         """
         try:
             with Termination() as termination:
-                self._check_requirements()
+                if requirements := self.strategy.requirements():
+                    self.ask(Task.CHECK, {site: self._message(site, extra=requirements) for site in self.sites})
                 records = self._resume()
                 if self.score_start and not records and self.folder.store.start() is None:
                     self._score_start(termination)
@@ -252,30 +330,20 @@ class RoundController:
             raise Stopped(f"asked to end (SIGTERM); {self._kept()}", AGAIN) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                resume = f"give it more memory, or a smaller batch_size or image_size, then {AGAIN}"
-                raise Stopped(f"memory ran out at the server; {self._kept()}", resume) from error
-            if not isinstance(error, OSError) or error.errno not in DISK_FULL:
+                what, fix = "memory ran out at the server", "give it more memory, or a smaller batch_size or image_size"
+            elif isinstance(error, OSError) and error.errno in DISK_FULL:
+                what, fix = f"the disk is full ({self.folder.path})", "make room"
+            else:
                 raise
-            resume = f"make room, then {AGAIN}"
-            raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
-
-    def _check_requirements(self) -> None:
-        requirements = self.strategy.requirements()
-        if not requirements:
-            return
-        messages = {
-            site: Message(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
-        }
-        going_on = bool(self.folder.store.rounds())
-        ask_all(self.transport, Task.CHECK, messages, least=self.quorum if going_on else None)
+            raise Stopped(f"{what}; {self._kept()}", f"{fix}, then {AGAIN}") from error
 
     def _resume(self) -> RoundRecords:
         stored = self.folder.store.latest()
         if stored is None:
             return RoundRecords(self.folder.store)
-        self._load_round(stored.round)
-        logger.info("going on after round %d of %d", stored.round + 1, self.rounds)
-        return self.folder.store.records(stored.round)
+        self._load_round(stored["round"])
+        logger.info("going on after round %d of %d", stored["round"] + 1, self.rounds)
+        return self.folder.store.records(stored["round"])
 
     def _load_round(self, round: int) -> None:
         store = self.folder.store
@@ -290,8 +358,7 @@ class RoundController:
     def _score_start(self, termination: Termination) -> None:
         """Scores and stores the network that the first round begins with."""
         clock = self._clock()
-        nothing = {site: Message(Kind.METRICS, site, 0, self.rounds, self.seed) for site in self.sites}
-        sites = self._scored(0, nothing, clock)
+        sites = self._scored(0, {site: self._message(site) for site in self.sites}, clock)
         with termination.deferred():
             record = round_record(START, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
             self.folder.store.write(START, self.strategy.global_weights, record, server_state=self._server_state())
@@ -300,8 +367,8 @@ class RoundController:
     def _scored(self, round: int, replies: Mapping[str, Message | Failure], clock: Clock) -> dict[str, dict[str, Any]]:
         """Has sites score the model; the part of each in the record of a round, with its answer to TRAIN."""
         with clock("evaluation"):
-            scores, unscored = self.evaluation.scores("validation", round=round)
-        traffic, expected = self.transport.take_traffic(), self.evaluation.expected
+            scores, unscored = self.scores("validation", round=round)
+        traffic, expected = self.transport.take_traffic(), self.expected
         return {
             site: site_record(
                 reply, scores.get(site), unscored.get(site), traffic.get(site), expected=expected.get(site)
@@ -342,16 +409,14 @@ class RoundController:
                     on_reply=take,
                     max_bytes=inbox.max_bytes,
                 )
-            failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-            self._require_quorum(round, len(replies), failures)
+            self._require_quorum(round, replies)
             if self.secure is None:
                 aggregate.finish(round)
             else:
                 with clock("training"):
                     replies |= self._sum_masked_updates(round, self.secure, replies)
-                failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-                if len(failures) < len(replies):  # else the sum was skipped for all, as _sum_masked_updates says
-                    self._require_quorum(round, len(replies), failures)
+                if any(isinstance(reply, Message) for reply in replies.values()):  # else it was skipped for all
+                    self._require_quorum(round, replies)
             with clock("server"):
                 self.strategy.refine(round)
             self._step(before)
@@ -371,7 +436,7 @@ class RoundController:
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
-                logger.info("%s", round_line(stored.record))
+                logger.info("%s", round_line(stored))
             if self.folder.rounds_below_start == BELOW_START:
                 logger.warning("%s", _BELOW.format(BELOW_START))
 
@@ -401,10 +466,10 @@ class RoundController:
             self.sent.step, model = Step.of(self.sender, self.strategy.global_weights, before)
             self.strategy.global_weights = model
 
-    def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:
-        came = asked - len(failures)
-        if came < self.quorum:
-            raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {asked} updates", failures)
+    def _require_quorum(self, round: int, replies: Mapping[str, Message | Failure]) -> None:
+        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        if (came := len(replies) - len(failures)) < self.quorum:
+            raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {len(replies)} updates", failures)
 
     def _sum_masked_updates(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
         """Runs secure aggregation; failures of sites that trained and are not in the sum: all where it is skipped."""
@@ -439,24 +504,97 @@ class RoundController:
             models = {"best": self._model("best", best, record)}
             one = best == len(records) - 1  # one model, evaluated once
             models["last"] = deepcopy(models["best"]) if one else self._model("last", len(records) - 1, records[-1])
-        failed = self.evaluation.failed
-        if len(self.sites) - len(failed) < self.quorum:
-            scored = len(self.sites) - len(failed)
-            raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
+        if (scored := len(self.sites) - len(self.failed)) < self.quorum:
+            raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", self.failed)
         begun = [] if start is None else [start]
         traffic = total_traffic(chain(begun, records), self.transport.take_traffic().values())
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
         for each in chain((one["seconds"] for one in chain(begun, records)), [clock.seconds]):  # each file read once
             seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
-        withheld, quality = dict(self.evaluation.withheld), calibration_of(record)
+        withheld, quality = dict(self.withheld), calibration_of(record)
         return RunResult(models, records, traffic, seconds, withheld, quality, against_start(records, start))
 
     def _model(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
         self._load_round(round)
-        stored = {"round": round, "sha256": record["files"]["global.safetensors"]}
-        entries = record["sites"].items()
-        known = {site: entry["validation"] for site, entry in entries if entry["validation"]}
-        return {**stored, **self.evaluation.of_model(name, max(round, 0), known)}  # of START by round 0
+        known = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
+        scores = self.of_model(name, max(round, 0), known)  # of START by round 0
+        return {"round": round, "sha256": record["files"][WEIGHTS], **scores}
+
+    def of_model(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``.
+
+        Args:
+            name: ``best`` or ``last``.
+            round: whose model it is; it is loaded.
+            known: validation scores by site in the round's record; these sites are not asked for them again.
+        """
+        tables: dict[str, dict[str, Any]] = {site: {} for site in (*self.sites, *self.unseen)}
+        for split in self.splits:
+            have = dict(known or {}) if split == "validation" else {}
+            away = self.unseen if split == "test" and self.strategy.global_weights else ()
+            asked = [site for site in (*self.sites, *away) if site not in have]
+            scores, reasons = self.scores(split, round=round, model=name, sites=asked)
+            _log_unscored(reasons, f"{split} scores of the {name} model")
+            for site, reason in reasons.items():
+                if reason.startswith(WITHHELD):
+                    self.withheld[site, split] = reason
+            for site in (*self.sites, *away):
+                tables[site][split] = {**have, **scores}.get(site)
+        unseen = {site: tables[site] for site in self.unseen if tables[site].get("test")}
+        return {"sites": {site: tables[site] for site in self.sites}, "unseen": unseen}
+
+    def scores(
+        self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Scores by site of the strategy's model, or of sites' own networks, and the reasons of those that sent none.
+
+        Args:
+            split: ``validation`` or ``test``.
+            round: the round that the model is of.
+            model: what it is called: ``current``, ``best`` or ``last``; sites keep tables of the last two.
+            sites: those to ask; ``None`` asks all that train.
+        """
+        messages = {}
+        for site in self.sites if sites is None else sites:
+            weights, extra = self.strategy.evaluation(site), {"split": split, "model": model}
+            if weights is None:
+                messages[site] = self._message(site, round=round, extra={**extra, "purpose": "keep"})
+            else:
+                messages[site] = self._message(site, Kind.WEIGHTS, round, tensors=dict(weights), extra=extra)
+        scores, reasons, failed = self._collect(messages)
+        if model != "current":
+            self.failed |= {site: reasons[site] for site in failed if site in self.sites}
+        return scores, reasons
+
+    def _collect(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
+        """Scores by site, the reasons of sites that sent none, and those of them that failed, which ends no run."""
+        if not messages:
+            return {}, {}, set()
+        inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
+        replies = self.transport.send_and_receive(
+            Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
+        )
+        scores, reasons = dict[str, dict[str, Any]](), dict[str, str]()
+        failed = {site for site, reply in replies.items() if isinstance(reply, Failure)}
+        self.expected = {}
+        for site, reply in replies.items():
+            if isinstance(reply, Failure):
+                reasons[site] = reply.reason
+                continue
+            if (reason := withheld_reason(reply)) is None:
+                scores[site] = site_scores(reply, self.classes)
+            else:
+                reasons[site] = reason
+            if promised := expected_scores(reply.metrics):
+                self.expected[site] = promised
+        return scores, reasons, failed
+
+    @property
+    def _everybody(self) -> tuple[str, ...]:
+        return tuple(sorted((*self.sites, *self.unseen)))
+
+    def _message(self, site: str, kind: Kind = Kind.METRICS, round: int = 0, **fields: Any) -> Message:
+        return Message(kind, site, round, self.rounds, self.seed, **fields)
 
     def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))

@@ -51,7 +51,7 @@ from samfed_monai.protocol.transport import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.student_teacher import StudentTeacher
+    from samfed_monai.federation.teacher import StudentTeacher
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)

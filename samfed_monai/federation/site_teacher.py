@@ -14,8 +14,7 @@ from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, write_jso
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.data.records import different
 from samfed_monai.federation.exchange_object import metrics_of_parts
-from samfed_monai.federation.student_teacher import StudentTeacher
-from samfed_monai.federation.teacher import TeacherStage, single_writer
+from samfed_monai.federation.teacher import StudentTeacher, TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import BESIDE, NAMES, summarise
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused

@@ -1,27 +1,40 @@
-"""Weights that a federation begins with in place of a fresh network: of a bundle, of a finished run, or of a file."""
+"""What a federation begins with: weights of a bundle, a run or a file, and a warm start on the public images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.bundles import find_bundle, packaged_bundles
-from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import sha256_file
-from samfed_monai.core.model_file import BASE_SAM, base_sam_of, read_header, trained_otherwise
+from samfed_monai.config.variants import find_variant
+from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.io import safe_load, save_tensors, sha256_file
+from samfed_monai.core.model_file import BASE_SAM, base_sam_of, trained_otherwise
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.training_state import own_random_state
-from samfed_monai.federation.participants import Participants, network_builder
-from samfed_monai.federation.run_models import RunModels
+from samfed_monai.core.validators import require
+from samfed_monai.data import DataList, load_records, public_hash, split_public
+from samfed_monai.data.records import read_as
+from samfed_monai.federation.participants import SERVER, Participants, build_network
+from samfed_monai.federation.preparation import base_sam
+from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.run_models import starting_file
+from samfed_monai.federation.teacher import single_writer
+from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.networks.weights import named, starts_from
+from samfed_monai.teacher.exam import as_good_as, mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-WHERE = "federate.json -> start_from"
-_EXPECTED = "a bundle that has weights, a finished run's folder, or a weights file"
-_NO_WEIGHTS = {".onnx": "an ONNX file", ".pt2": "an exported program", ".ts": "a traced program"}
+logger = logging.getLogger(__name__)
+
+_LOOKS = 6  # at the held-out images in a warm start: enough to see it turn, a few seconds each
 
 
 @dataclass(frozen=True)
@@ -51,8 +64,6 @@ class StartingPoint:
         Raises:
             Refused: there is nothing of that name; another network, other classes, another SAM; a file that is damaged.
         """
-        if problems := start_problems(source, participants):
-            raise Refused(problems)
         path, name = starting_file(source), participants.server_network
         asked = {"network_name": name, "classes": participants.config.optional("classes") or ["foreground"]}
         problems = trained_otherwise(path, asked)
@@ -60,56 +71,220 @@ class StartingPoint:
         if trained_on and here not in (None, trained_on):
             found, expected = str(here)[:12], f"{trained_on[:12]}, on which {path.name} was trained"
             problems.append(Problem("SAM's weights", found, expected, "put that one in place: samfed weights"))
-        if problems:
-            raise Refused(problems)
+        require(problems)
         with own_random_state(derive_seed(0, "server", "start_from")):  # nothing that is drawn here is used
-            network = network_builder(participants.config, name)()
+            network = build_network(participants.config, name)
         weights = trained_weights(network, path)
         return cls(Path(source).expanduser().resolve().name, sha256_file(path), weights)
 
 
-def start_problems(source: str | Path | None, participants: Participants) -> list[Problem]:
-    """A start that the run's method has no use for; empty without one.
+def warm_start(
+    config: WorkflowConfig,
+    *,
+    datalist: DataList,
+    steps: int,
+    seed: int,
+    cache_dir: str | Path,
+    trunk: Path | None = None,
+    held_out: float = 0.0,
+    begin: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], str]:
+    """Trains the client network on the public set for ``steps`` optimiser steps, or finds what it trained before.
+
+    The same ``train.json`` as at the sites runs here, with the variant ``dp_only`` in place of the run's own, so every
+    variant of a comparison starts from the same weights.
 
     Args:
-        source: as of :meth:`StartingPoint.read`, or ``None``.
-        participants: of the run.
+        config: the client's ``train.json`` with the run's overrides and what its variant says of the warm start.
+        datalist: the frozen list; only its public part is read.
+        steps: optimiser steps; with 0, or without public images, the network stays as it is built with ``seed``.
+        seed: the run's seed.
+        cache_dir: where finished weights are kept, by the hash of everything that determines them.
+        trunk: an adapter whose trunk the network's encoder starts from, in place of its own ``encoder_weights``.
+        held_out: part of the public images, whole groups at a time, that is not trained on and says when to stop: kept
+            are the weights of the last look that is as good as the best one (within a standard error, see
+            ``samfed_monai.teacher.exam.as_good_as``). They are those that the teacher's own fit holds out with
+            seed 0. 0 trains on all images for all steps.
+        begin: weights of the network, as far as they are shared, that it begins with in place of those that it is
+            built with: what rounds before the warm start have come to.
+
+    Returns:
+        Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
     """
-    exchange = participants.strategy.exchange
-    if source is None or (exchange.alike and exchange.server_model):
-        return []
-    expected = f"null with {type(participants.strategy).__name__}: each site has a network of its own"
-    return [Problem(WHERE, repr(str(source)), expected, "leave it out, or take a variant with one network")]
+    config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
+    public = public_hash(datalist)
+    steps = steps if datalist.public else 0
+    sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
+    more: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
+    more |= {} if trunk is None else {"trunk": sha256_file(trunk)}
+    more |= {"held_out": held_out} if held_out and steps else {}
+    groups = [item.group for item in datalist.public]  # they decide which images are held out
+    more |= {"groups": groups} if held_out and steps and any(groups) else {}
+    more |= {} if trunk is not None else _own_encoder(config)
+    more |= {} if begin is None else {"begin": checksum(begin)}
+    key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
+    path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
+    with single_writer(path) as exists:
+        if exists:
+            logger.info("warm start: reusing %s", path.name)
+            return safe_load(path), key
+        if datalist.public:
+            logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
+        else:
+            logger.info("warm start: none, the list has no public images")
+        started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
+        judge = _Judge(datalist, started, held_out, path) if held_out and steps else None
+        weights = _train(started, steps, seed, judge, begin)
+        save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
+    return weights, key
 
 
-def starting_file(source: str | Path, where: str = WHERE) -> Path:
-    """The weights file that a bundle, a finished run or a path names.
+def _own_encoder(config: WorkflowConfig) -> dict[str, str]:
+    """The content of an own file that the encoder starts from; empty for weights that a name says."""
+    start = starts_from(config.value("network_name"), config.optional("encoder_weights"))
+    return {} if start is None or named(str(start)) is not None else {"encoder": sha256_file(start)}
+
+
+class _Judge:
+    """Evaluates on held-out public images at intervals, and keeps the weights of the evaluation that counts.
 
     Args:
-        source: as of :meth:`StartingPoint.read`.
-        where: the option that names it, for messages.
-
-    Raises:
-        Refused: there is none; a teacher's adapter or an exported file; a run without a model for all sites.
+        datalist: whose public part is divided.
+        config: names the folder of the images.
+        fraction: part that is held out.
+        beside: file beside which the list without the held-out images is written.
     """
-    from samfed_monai.bundle.wiring import model_path
 
-    path = Path(source).expanduser().resolve()
-    if (path / "run.json").is_file():
-        models = RunModels(path)
-        models.tensors()  # refused or stopped here: none for all sites, or damaged
-        return models.server
-    if (path / "configs").is_dir() or (not path.exists() and str(source) in packaged_bundles()):
-        bundle = find_bundle(source)
-        path = Path(model_path(model=None, bundle_root=bundle))
-        if not path.is_file():
-            hint = "name a finished run or a weights file"
-            raise Refused([Problem(where, f"{bundle.name}, a bundle without weights", _EXPECTED, hint)])
-    if not path.is_file():
-        found = "a folder that is none of these" if path.is_dir() else "none of that name"
-        raise Refused([Problem(where, f"{str(source)!r}, {found}", _EXPECTED, "check the path")])
-    kind = _NO_WEIGHTS.get(path.suffix.lower(), "a teacher's adapter" if "adapter" in read_header(path) else "")
-    if kind:
-        hint = "an adapter is given with --adapter" if "adapter" in kind else "name the weights that it was made from"
-        raise Refused([Problem(where, f"{path.name}, {kind}", _EXPECTED, hint)])
-    return path
+    def __init__(self, datalist: DataList, config: WorkflowConfig, fraction: float, beside: Path) -> None:
+        public = load_records(datalist, config.overrides.get("data_root", "."), split="public")
+        try:
+            _, self.records = split_public(public, fraction, 0)
+        except Refused:  # one group of images cannot be divided
+            logger.info("warm start: the public images are one group; none is held out, all steps are taken")
+            self.records = []
+        away = {record["image_sha256"] for record in self.records}
+        left = replace(datalist, public=[item for item in datalist.public if item.sha256 not in away])
+        self.path = beside.with_suffix(".datalist.json")
+        left.save(self.path)
+        self.best: list[float] = []
+        self.kept: dict[str, Tensor] = {}
+        self.step = 0
+
+    def attach(self, trainer: Any, parser: Any, steps: int) -> None:
+        """Binds to a trainer that takes ``steps`` steps, with the evaluator of the same bundle."""
+        if not self.records:
+            return
+        from ignite.engine import Events
+        from monai.data import DataLoader, Dataset
+
+        evaluator = parser.get_parsed_content("validate#evaluator")
+        preprocessing = parser.get_parsed_content("validate#preprocessing")
+        batch = parser.get_parsed_content("batch_size")
+        loader = DataLoader(Dataset(self.records, preprocessing), batch_size=batch, num_workers=0)
+
+        def look(engine: Any) -> None:
+            evaluator.data_loader, evaluator.state.epoch_length = loader, len(loader)
+            evaluator.run()
+            scores = [row["dice"] for row in evaluator.state.scores]
+            if not self.best or mean(scores) > mean(self.best):
+                self.best = scores
+            if as_good_as(scores, self.best):
+                self.step = engine.state.iteration
+                self.kept = {name: value.detach().clone() for name, value in engine.network.state_dict().items()}
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=max(1, steps // _LOOKS)), look)
+
+
+def _train(
+    config: WorkflowConfig, steps: int, seed: int, judge: _Judge | None, begin: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    from monai.networks.utils import get_state_dict
+
+    given = {"site": SERVER, "local_steps": max(steps, 1), "epochs": 1, "seed": seed, "standalone": {}}
+    given |= {"datalist": str(judge.path)} if judge else {}
+    with own_random_state(derive_seed(seed, SERVER, "initialisation")):
+        workflow = config.with_overrides(given).workflow("train")
+        workflow.initialize()
+        trainer = workflow.trainer
+        if begin is not None:
+            trainer.network.load_state_dict(dict(begin), strict=False)
+        if judge:
+            judge.attach(trainer, workflow.parser, steps)
+        if steps:
+            with Progress().iterations(trainer):
+                trainer.run()
+        if judge and judge.kept:
+            trainer.network.load_state_dict(judge.kept)
+            numbers = judge.step, steps, mean(judge.best), len(judge.records)
+            logger.info("warm start: step %d of %d is kept; best Dice %.3f on %d held-out public images", *numbers)
+        frozen = set(network_split(trainer.network).frozen)  # of a checkpoint that every machine has
+        state = get_state_dict(trainer.network)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in frozen}
+        workflow.finalize()
+    return weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights of one network, before round 0.
+
+    Args:
+        whole: every tensor.
+        split: of its names.
+    """
+
+    whole: Mapping[str, Tensor]
+    split: KeySplit
+
+    @classmethod
+    def of(
+        cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
+    ) -> Start:
+        """A network with the weights of a warm start.
+
+        Other tensors are initialised as the network is built, with ``seed``: frozen weights, which come from a
+        checkpoint, and experts, which add nothing before they are trained. All sites get the same.
+
+        Args:
+            build: builds the network.
+            warm: of a warm start.
+            personal: ``train.json -> personal``.
+            seed: the run's seed.
+
+        Raises:
+            Refused: patterns that :func:`network_split` refuses; a warm start that trained what is frozen here, or
+                another network.
+        """
+        with own_random_state(derive_seed(seed, SERVER, "start")):
+            network = build()
+        split = network_split(network, personal)
+        own = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        alien = sorted(name for name in warm if name not in own or warm[name].shape != own[name].shape)
+        if alien:
+            raise _refusal(f"{len(alien)} tensors of another network, first {alien[0]}")
+        lost = [name for name in split.frozen if name in warm and not warm[name].equal(own[name])]
+        if lost:
+            raise _refusal(f"{len(lost)} trained tensors that are frozen at the sites, first {lost[0]}")
+        return cls({name: warm.get(name, own[name]) for name in own}, split)
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """What is aggregated."""
+        return {name: self.whole[name] for name in self.split.shared}
+
+    @property
+    def personal(self) -> dict[str, Tensor]:
+        """What stays at a site that takes part in an aggregate."""
+        return {name: self.whole[name] for name in self.split.personal}
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """What a site keeps that keeps its whole network: all but what is frozen."""
+        frozen = set(self.split.frozen)
+        return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
+
+
+def _refusal(found: str) -> Refused:
+    expected = "a warm start of the run's own network, which trains nothing that is frozen there"
+    hint = "let warm_start and network_def agree on rank and decoder, or set warm_start_steps to 0"
+    return refused("train.json -> warm_start", found=found, expected=expected, hint=hint)

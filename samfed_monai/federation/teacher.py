@@ -1,24 +1,47 @@
-"""The teacher of a run: an adapter given by the user, fitted by an earlier run, or fitted now."""
+"""The teacher of a run: SAM with an adapter that is given, was fitted or is fitted now, or a trained network."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Refused
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samfed_monai.core import tensor_file
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, locked, read_json, sha256_bytes, sha256_file, write_bytes
+from samfed_monai.core.model_file import (
+    ARGUMENTS,
+    SETTINGS,
+    network_overrides,
+    settings_of,
+    trained_otherwise,
+    words_of,
+)
+from samfed_monai.core.own_process import best_device
+from samfed_monai.core.training_state import own_random_state
+from samfed_monai.core.validators import require, switch
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.records import read_as
+from samfed_monai.data.soft_masks import resize_probabilities
+from samfed_monai.federation.participants import Participants, build_network
+from samfed_monai.federation.preparation import is_sam
+from samfed_monai.federation.run_models import starting_file
 from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
+from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.networks.inferer import Switch, autocast, bf16_possible, mean_of_views
+from samfed_monai.networks.sam.build import MASK_STRIDE, inner_size
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Places, Plan
     from samfed_monai.networks import Teacher
-
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +66,7 @@ TEST_TIME = frozenset(("views", "evaluate_on", "evaluate_limit", "progress", "sc
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class TeacherStage:
     """Finds or fits the adapter with the bundle's own ``teacher.json``, and loads the frozen teacher.
 
@@ -56,8 +79,9 @@ class TeacherStage:
     bundle_root: Path
     overrides: Mapping[str, Any]
     cache_dir: Path
+    #: The adapter that was loaded last; ``None`` for SAM as it comes.
+    file: Path | None = field(default=None, init=False)
     _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _loaded: dict[str, Path | None] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, plan: Plan, places: Places) -> TeacherStage:
@@ -65,19 +89,19 @@ class TeacherStage:
         return cls(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
 
     @property
-    def base(self) -> str:
-        """Name of the SAM."""
-        name: str = self._config().value("base")
-        return name
+    def config(self) -> WorkflowConfig:
+        """The bundle's ``teacher.json`` with the run's values."""
+        return WorkflowConfig(self.bundle_root, ("configs/teacher.json",), dict(self.overrides))
 
     @property
-    def file(self) -> Path | None:
-        """The adapter that :meth:`load` took last; ``None`` for SAM as it comes."""
-        return self._loaded.get("adapter")
+    def base(self) -> str:
+        """Name of the SAM."""
+        return str(self.config.value("base"))
 
-    def option(self, name: str) -> Any:
-        """An option of ``teacher.json``; ``None`` where the bundle does not have it."""
-        return self._config().optional(name)
+    @property
+    def bf16(self) -> Switch:
+        """Whether masks are made in bfloat16."""
+        return "auto" if (bf16 := self.config.optional("bf16")) is None else bf16
 
     def kept(self, content: bytes) -> Path:
         """A file of the cache with what the server sends to the sites, named by its hash."""
@@ -89,7 +113,7 @@ class TeacherStage:
 
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, without paths."""
-        content = self._config().content()
+        content = self.config.content()
         if content.get("score") is True:  # the default, and what runs did before there was a choice
             del content["score"]
         return content
@@ -97,19 +121,18 @@ class TeacherStage:
     @property
     def start_sha256(self) -> str | None:
         """Of the adapter that the fit goes on from; ``None`` where it begins with SAM as it comes."""
-        start = self._config().optional("start_from")
+        start = self.config.optional("start_from")
         return None if start is None else sha256_file(start)
 
     @property
     def scored(self) -> tuple[str, ...]:
         """Splits of the sites on which the teacher itself is scored, for its row in tables."""
-        return () if self._config().optional("score") is False else ("test",)
+        return () if self.config.optional("score") is False else ("test",)
 
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
         """What a report says of the teacher; ``after``, and ``before``, as the fit of its adapter reported them."""
-        base = self._config().value("base")
         used = {"size": teacher.size, "views": teacher.views, **({} if self.scored else {"score": False})}
-        return {"adapt": adapt, "base": base, **used, **self._exam}
+        return {"adapt": adapt, "base": self.base, **used, **self._exam}
 
     def dry_run(self, adapt: str) -> None:
         """Builds the fit without images and without weights, so that what cannot work is refused before any work.
@@ -121,17 +144,18 @@ class TeacherStage:
             Refused: ``score`` is no switch, or a setting of ``teacher.json`` that
                 :class:`~samfed_monai.teacher.TeacherFit` cannot do with.
         """
-        score = self._config().optional("score") if adapt != "off" else None
-        if score not in (None, True, False):
-            raise Refused([Problem("teacher -> score", found=repr(score), expected="true or false")])
-        if adapt != "off" and self._config().optional_id("fit"):
+        if adapt == "off":
+            return
+        if (score := self.config.optional("score")) is not None:
+            require(switch("teacher -> score", score))
+        if self.config.optional_id("fit"):
             from samfed_monai.bundle.images import check_public_limit
 
-            check_public_limit(self._config().optional("public_limit"))
+            check_public_limit(self.config.optional("public_limit"))
             nothing = [{"label": ""}]
             pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
             pairs = {f"fit#{name}": value for name, value in pretended.items()}
-            self._config().with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
+            self.config.with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.
@@ -141,8 +165,8 @@ class TeacherStage:
         """
         from samfed_monai.networks import find_checkpoint
 
-        given = self._config().value("checkpoint")
-        return Path(given) if given else find_checkpoint(self._config().value("base"), self.bundle_root)
+        given = self.config.value("checkpoint")
+        return Path(given) if given else find_checkpoint(self.base, self.bundle_root)
 
     def load(self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None) -> Teacher:
         """The frozen teacher; fits its adapter first when there is none.
@@ -154,7 +178,7 @@ class TeacherStage:
             adapter: path of an adapter to use as it is, or ``None``; left aside with ``none``, so that rows with and
                 without an adapted SAM can be compared by one command.
         """
-        return self._teacher(self.adapter(datalist, data_root, adapt=adapt, adapter=adapter), self.checkpoint())
+        return self.fitted(self.adapter(datalist, data_root, adapt=adapt, adapter=adapter))
 
     def adapter(
         self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None
@@ -169,92 +193,173 @@ class TeacherStage:
             return None
         if not adapter:
             return self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
-        path = Path(adapter)
-        self._exam["adapt"] = read_header(path).adapt.value  # what the file is, whatever the bundle asks for
-        self._exam.update(_recorded(path))
-        return path
+        self._exam["adapt"] = read_header(Path(adapter)).adapt.value  # what the file is, whatever the bundle asks for
+        return Path(adapter)
 
-    def fitted(self, adapter: Path) -> Teacher:
+    def fitted(self, adapter: Path | None) -> Teacher:
         """A teacher by the file of its adapter alone, which must be of this ``base``, its weights and this ``size``.
 
         Raises:
             Refused: another SAM or size, damaged tensors.
         """
-        self._exam.update(_recorded(adapter))
-        return self._teacher(adapter, self.checkpoint())
-
-    def _teacher(self, adapter: Path | None, checkpoint: Path) -> Teacher:
-        from samfed_monai.core.own_process import best_device
         from samfed_monai.networks import Teacher
 
-        self._loaded["adapter"] = adapter
-        config = self._config()
+        self.file = adapter
+        self._exam |= {} if adapter is None else _recorded(adapter)
+        config = self.config
         return Teacher.load(
-            base=config.value("base"),
-            checkpoint=checkpoint,
+            base=self.base,
+            checkpoint=self.checkpoint(),
             adapter=adapter,
             size=config.value("size"),
             views=config.value("views"),
-            bf16="auto" if (bf16 := config.optional("bf16")) is None else bf16,
+            bf16=self.bf16,
             device=best_device(),
         )
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
-        config = self._config().with_overrides({"adapt": adapt})
+        config = self.config.with_overrides({"adapt": adapt})
         made_of = config.content(without=PLACES | EVALUATION | TEST_TIME)
         public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
         about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
-        start = {} if (sha256 := self.start_sha256) is None else {"start_from": sha256}
-        key = canonical_hash(about | start | ({"groups": groups} if any(groups) else {}))
+        about |= {} if (sha256 := self.start_sha256) is None else {"start_from": sha256}
+        key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
         with single_writer(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
             if not exists or self.overrides.get("evaluate_on"):  # else as it is
                 self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
-        self._exam.update(_recorded(path))
         return path
 
     def _run(
         self, config: WorkflowConfig, datalist: DataList, data_root: str | Path, *, checkpoint: Path, output: Path
     ) -> None:
-        from samfed_monai.config.monai_parser import ConfigWorkflow
         from samfed_monai.networks.sam.adapter import read_header
 
-        datalist_file = output.with_suffix(".datalist.json")
-        datalist.save(datalist_file)
-        # a fit of the same public images is kept, whatever the rest of the list that it was made with
-        fitted = {"fit#datalist_hash": read_header(output).fit.get("datalist_hash", "")} if output.exists() else {}
-        workflow = ConfigWorkflow(
-            config_file=config.paths(),
-            logging_file=False,
-            workflow_type=None,
-            **{
-                **config.overrides,
-                **fitted,
-                "bundle_root": str(self.bundle_root),
-                "datalist": str(datalist_file),
-                "data_root": str(data_root),
-                "checkpoint": str(checkpoint),
-                "output": str(output),
-                "evaluate_on": config.overrides.get("evaluate_on"),
-            },
-        )
+        listed = output.with_suffix(".datalist.json")
+        datalist.save(listed)
+        paths = {"bundle_root": self.bundle_root, "datalist": listed, "data_root": data_root, "checkpoint": checkpoint}
+        given: dict[str, Any] = {name: str(path) for name, path in {**paths, "output": output}.items()}
+        given["evaluate_on"] = config.overrides.get("evaluate_on")
+        if output.exists():  # a fit of the same public images is kept, whatever the rest of the list it was made with
+            given["fit#datalist_hash"] = read_header(output).fit.get("datalist_hash", "")
+        workflow = config.with_overrides(given).workflow(None)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
-
-    def _config(self) -> WorkflowConfig:
-        return WorkflowConfig(self.bundle_root, ("configs/teacher.json",), dict(self.overrides))
 
 
 def _recorded(adapter: Path) -> dict[str, Any]:
     """Dice by image set, from the file that a fit leaves beside its adapter."""
     beside = adapter.with_suffix(".fit.json")
-    if not beside.is_file():
-        return {}
-    fitted = read_json(beside)
-    if fitted.get("sha256") != sha256_file(adapter):
+    fitted = read_json(beside) if beside.is_file() else {}
+    if not fitted or fitted.get("sha256") != sha256_file(adapter):
         return {}
     return {name: fitted[name] for name in ("after", "start") if name in fitted}
+
+
+MASKS_FROM = "federate.json -> masks_from"
+
+
+class StudentTeacher(nn.Module):
+    """A trained network as a teacher: its mean probability over test-time views, in masks of a teacher's size.
+
+    Args:
+        network: images ``(B, 3, S, S)`` float in [0, 1] to logits ``(B, C, S, S)``.
+        weights_sha256: of the file that it was filled from; with ``size`` and ``views`` it is the masks' identity.
+        image_size: S, pixels.
+        size: the longer side of a mask has ``size / 4`` pixels, as those of a teacher with an input of ``size`` pixels.
+        views: 1, 2, 4 or 8.
+        bf16: bfloat16 for the network; no part of the identity.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, weights_sha256: str, image_size: int, size: int, views: int, bf16: Switch = "auto"
+    ) -> None:
+        super().__init__()
+        self.network, self.image_size, self.size, self.views, self.bf16 = network, image_size, size, views, bf16
+        self.sha256 = canonical_hash({"student": weights_sha256, "size": size, "views": views})
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path, config: WorkflowConfig, stage: TeacherStage) -> StudentTeacher:
+        """Builds the network that a file's header names, and fills it.
+
+        Args:
+            path: with the content that :func:`packed` made.
+            config: the run's ``train.json``.
+            stage: whose ``size``, ``views`` and ``bf16`` of ``teacher.json`` it takes.
+
+        Raises:
+            Refused: other classes or another image size than the run's; weights that do not fit their network.
+        """
+        _require_alike(path, config)
+        trained = settings_of(path)
+        if missing := [name for name in ("network_name", "image_size") if name not in trained]:
+            found, expected = f"a file without {' and '.join(missing)}", "weights whose header says how they are used"
+            raise refused(MASKS_FROM, found, expected)
+        network = _empty(config, trained["network_name"], path)
+        network.load_state_dict(trained_weights(network, path))
+        made = cls(
+            network,
+            weights_sha256=sha256_file(path),
+            image_size=trained["image_size"],
+            size=stage.config.value("size"),
+            views=stage.config.value("views"),
+            bf16=stage.bf16,
+        )
+        return made.to(best_device())
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Mean probability over the views.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
+
+        Returns:
+            ``(B, C, h, w)`` float32 in [0, 1] that covers exactly the image, h and w as those of a teacher
+            (``Teacher.probabilities``).
+        """
+        device = next(self.network.parameters()).device
+        height, width = images.shape[-2:]
+        seen = functional.interpolate(images.to(device), (self.image_size, self.image_size), mode="area")
+        with autocast(device.type, bf16_possible(self.bf16, device.type)):
+            mean = mean_of_views(seen, self.network, self.views)
+        return resize_probabilities(mean, [side // MASK_STRIDE for side in inner_size(height, width, self.size)])
+
+
+def packed(source: str | Path, participants: Participants) -> bytes:
+    """A model as the content of one file, with a header from which every site builds its network.
+
+    Args:
+        source: name or folder of a bundle, folder of a finished run, or a weights file.
+        participants: of the run, whose network it is of where nothing says of which.
+
+    Raises:
+        Refused: there is no such model, or the run is not finished; other classes or another image size than the
+            run's; a network on SAM's frozen weights; weights that do not fit their network.
+    """
+    path, config = starting_file(source, MASKS_FROM), participants.config
+    _require_alike(path, config)
+    words = {name: text for name, text in words_of(path).items() if name in (*SETTINGS, ARGUMENTS)}
+    words = {"network_name": participants.server_network, "image_size": str(config.value("image_size")), **words}
+    if is_sam(config, words["network_name"]):
+        expected, hint = "a network without frozen weights of SAM", "name a run or a weights file of a light network"
+        raise refused(MASKS_FROM, words["network_name"], expected, hint)
+    network = _empty(config, words["network_name"], path)
+    stream = BytesIO()
+    tensor_file.write(stream, trained_weights(network, path), words)
+    return stream.getvalue()
+
+
+def _require_alike(path: Path, config: WorkflowConfig) -> None:
+    asked = {"image_size": config.value("image_size"), "classes": config.optional("classes") or ["foreground"]}
+    require(replace(each, where=f"{MASKS_FROM} -> {each.where}") for each in trained_otherwise(path, asked))
+
+
+def _empty(config: WorkflowConfig, name: str, path: Path) -> nn.Module:
+    with own_random_state(0):  # nothing that is drawn here is used
+        return build_network(config, name, network_overrides(path))

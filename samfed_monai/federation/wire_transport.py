@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from samfed_monai.core.run_log import round_folders
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.round_store import CLIENTS
+from samfed_monai.federation.run_folder import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes, wire_size
 from samfed_monai.protocol.transport import (
     NOT_HELD,

@@ -11,7 +11,7 @@ from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached,
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.workflow import unwrapped
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json
 
 TRAIN = "train"
@@ -79,6 +79,12 @@ class WorkflowConfig:
         parser.update(pairs=dict(self.overrides))
         return parser
 
+    def workflow(self, kind: str | None) -> Any:
+        """MONAI's workflow of these files, of a kind such as ``train``, before it is initialized."""
+        from samfed_monai.config.monai_parser import ConfigWorkflow
+
+        return ConfigWorkflow(config_file=self.paths(), logging_file=False, workflow_type=kind, **self.overrides)
+
     def value(self, name: str) -> Any:
         """An option's value, references resolved.
 
@@ -88,7 +94,7 @@ class WorkflowConfig:
         parser = self.parser()
         if lookup(parser.config, split_id(name)) is MISSING:
             where = f"{Path(self.files[-1]).name} -> {name}"
-            raise Refused([Problem(where, found="no such id", expected="an option that the federation reads")])
+            raise refused(where, found="no such id", expected="an option that the federation reads")
         with unwrapped(parser):
             return parser.get_parsed_content(name)
 

@@ -22,8 +22,7 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.job import federate_parser, job_of
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
 from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.executor import SiteExecutor

@@ -19,7 +19,7 @@ from typing import Any
 
 from samfed_monai.core.errors import AGAIN, ExitCode, SamFedError, Stopped, Terminated, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, read_json, write_json
-from samfed_monai.federation.round_store import START, RoundStore
+from samfed_monai.federation.run_folder import START, RoundStore
 from samfed_monai.federation.signals import ASKED, Interrupted
 
 logger = logging.getLogger(__name__)

@@ -55,6 +55,8 @@ class MaskForms:
 
     def __init__(self, bundle: Path, classes: list[str], **places: str | None) -> None:
         self.classes, self.labels = classes, classes or [foreground_of(bundle)]
+        if unknown := places.keys() - FOLDERS.keys() - FILES.keys():
+            raise TypeError(f"MaskForms: expected {', '.join(FOLDERS | FILES)}, found {', '.join(sorted(unknown))}")
         given = {form: place for form, place in places.items() if place}
         self.folders = {form: MaskFolder(given[form]) for form in FOLDERS if form in given}
         self.files = {form: Path(given[form]) for form in FILES if form in given}

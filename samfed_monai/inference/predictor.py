@@ -282,7 +282,7 @@ class Predictor:
 
     def _public_colours(self, datalist: str, data_root: str) -> Colours | None:
         """Those of the list's public images as a student sees them; ``None`` of a teacher, which sees whole images."""
-        from samfed_monai.federation.quality import public_colours
+        from samfed_monai.federation.preparation import public_colours
 
         if self.model.kind is Kind.ADAPTER:
             return None

@@ -18,8 +18,8 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors, write_json
 from samfed_monai.core.model_file import settings_in, settings_of, trained_otherwise
 from samfed_monai.data.classes import COLOURS, planes_of
-from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.exchange_object import metrics_of_parts, sendable
+from samfed_monai.federation.server import site_scores
 from samfed_monai.handlers.evaluation import ScoreHandler
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree

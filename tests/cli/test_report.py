@@ -14,7 +14,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
 from samfed_monai.federation.run_folder import RunFolder
 from samfed_monai.reports import Report
-from tests.federation.test_tracking import record
+from tests.federation.test_progress import record
 
 
 @pytest.fixture

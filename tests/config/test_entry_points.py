@@ -124,7 +124,7 @@ def test_an_exporter_of_another_package_is_compared_as_the_own_ones_are(lab, tmp
     settings = {"network_name": "basic_unet", "image_size": "32"}
     save_tensors(tmp_path / "small.safetensors", client_network("basic_unet").state_dict(), settings)
     assert main(["export", "small.safetensors", "--to", "script"]) == 0
-    assert capsys.readouterr().out.splitlines()[3].startswith("script ")
+    assert capsys.readouterr().out.splitlines()[3].startswith("script, float32 ")
     assert torch.jit.load(tmp_path / "small.script")(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
     for name, message in {
         "wrong": "--to wrong: expected at most",

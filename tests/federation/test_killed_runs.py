@@ -128,7 +128,7 @@ def test_fault_49_a_full_disk_stops_with_the_last_good_round_and_goes_on_after_r
         ballast.write_bytes(bytes(400_000))
         with pytest.raises(Stopped, match=r"the disk is full .*; 2 of 9 rounds are kept(.|\n)*make room, then type"):
             controller(folder, clients, start=begin, rounds=9).run()
-        assert folder.store.latest().round == 1
+        assert folder.store.latest()["round"] == 1
         ballast.unlink()
         controller(folder, clients, start=begin, rounds=9).run()
         assert folder.store.weights(8)["w"][0, 0].item() == 10.0

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from samfed_monai.core.io import read_json, safe_load, sha256_file
-from samfed_monai.federation.round_store import START, RoundStore
-from samfed_monai.federation.run_folder import Bests, against_start, best_round, expected_dice
+from samfed_monai.federation.run_folder import START, Bests, RoundStore, against_start, best_round, expected_dice
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.server import RoundController
 from samfed_monai.federation.teacher import TeacherStage

@@ -222,11 +222,11 @@ def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
     [
         (
             {"choices": {"site-7": {"network": R18}}},
-            r"federate\.json -> sites#site-7: expected one of .*site-1.*no such site; did you mean 'site-\d'\?",
+            r"federate\.json -> sites#site-7: expected one of .*site-1.*found 'site-7'; did you mean 'site-\d'\?",
         ),
         (
             {"unseen": ["site-8", "site-9"]},
-            r"unseen: expected a site of the list(.|\n)*'site-9'; did you mean 'site-\d'",
+            r"unseen: expected one of (.|\n)*'site-9'; did you mean 'site-\d'",
         ),
         ({"choices": {"site-2": {"network": "resnet_18"}}}, r"network of site-2: expected one of .*found 'resnet_18'"),
         ({"mixed_networks": ["basic_unett"]}, r"network of site-1: .*did you mean 'basic_unet'"),

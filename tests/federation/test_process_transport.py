@@ -256,7 +256,7 @@ def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
 
 @pytest.mark.parametrize("wanted", [0, -1, 1.5, True, "many", None])
 def test_another_number_of_workers_is_refused(wanted):
-    with pytest.raises(Refused, match=r"federate\.json -> workers: expected a whole number from 1, or 'auto', found"):
+    with pytest.raises(Refused, match=r"federate\.json -> workers: expected 'auto' or a whole number >= 1, found"):
         Places("bundle", "list.json", "data", "run", workers=wanted)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from samfed_monai.core.errors import Stopped, message_and_code
 from samfed_monai.core.io import read_json
-from samfed_monai.federation.run_many import FailedRun, Run, RunsRefused, configs_of, failure, last_words, run_all
+from samfed_monai.federation.run_many import Run, RunsRefused, configs_of, failure, last_words, run_all
 
 CONFIGS = {
     "federate": {"rounds": 3, "image_size": 64},
@@ -232,7 +232,7 @@ def run_of(tmp_path, name, text, code=1):
     folder = tmp_path / name
     folder.mkdir()
     (folder / "log.txt").write_text(text, encoding="utf-8")
-    return FailedRun(f"{name}, seed 0", folder, code)
+    return Run(folder, name, 0, folder, {}, ()), code
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,8 @@ def run_of(tmp_path, name, text, code=1):
     ids=["fault", "refused", "refused-twice", "usage", "stopped", "killed"],
 )
 def test_a_run_s_last_words(tmp_path, text, code, words):
-    assert last_words(run_of(tmp_path, "r", text, code)) == words
+    run, code = run_of(tmp_path, "r", text, code)
+    assert last_words(run.folder, code) == words
 
 
 def test_the_error_is_a_refusal_where_all_were_refused_and_says_how_to_go_on(tmp_path):

@@ -1,4 +1,4 @@
-"""A federation that begins with weights that exist, and a finished run that is given more rounds."""
+"""A federation that begins with weights that exist."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors, sha256_file
 from samfed_monai.core.model_file import usage_of
 from samfed_monai.federation.run import Run, plan_problems
-from samfed_monai.federation.run_folder import RunFolder
-from samfed_monai.federation.run_models import RunModels
-from samfed_monai.federation.start import StartingPoint, starting_file
+from samfed_monai.federation.run_models import RunModels, starting_file
+from samfed_monai.federation.start import StartingPoint
 from tests.federation.test_job import CLIENT, job
 from tests.methods import present
 
@@ -53,39 +52,6 @@ def test_the_warm_start_goes_on_from_those_weights(small_federation, finished, t
     assert warm.keys() == start.keys()
     # one step of Adam from there moves no weight farther than the learning rate and its decay
     assert 0 < max(float((warm[name] - start[name]).abs().max()) for name in start) < 0.0011
-
-
-def test_a_finished_run_is_given_more_rounds_and_has_the_bits_of_one_that_had_them_at_once(
-    small_federation, tmp_path, caplog
-):
-    for rounds in (1, 2):
-        with caplog.at_level(logging.INFO, "samfed_monai"):
-            results = job(small_federation, tmp_path / "a", rounds=rounds, cache_dir=tmp_path / "cache").run()
-    job(small_federation, tmp_path / "b", rounds=2, cache_dir=tmp_path / "cache").run()
-    assert equal(model_of(tmp_path / "a", 1), model_of(tmp_path / "b", 1))
-    assert (
-        "more rounds: round 2 follows the schedules (learning rate, weights of terms) of a run of 2 rounds"
-        in caplog.text
-    )
-    assert results["rounds"] == 2
-    assert results["caveats"] == [
-        "The run was finished after 1 round and then given more: the later rounds follow the learning-rate schedule of "
-        "a run of 2 rounds."
-    ]
-    assert read_json(tmp_path / "a" / "results-after-1-rounds.json")["rounds"] == 1
-    assert read_json(tmp_path / "a" / "run.json")["rounds_before"] == [1]
-    with pytest.raises(Refused, match=r"config#rounds: expected 2, as in run.json, found 1"):
-        job(small_federation, tmp_path / "a", rounds=1, cache_dir=tmp_path / "cache").run()
-
-
-@pytest.mark.parametrize("there", [(), ("results.json", "compare.json")])
-def test_a_run_that_is_not_finished_or_is_a_row_of_a_comparison_is_given_no_more(tmp_path, there):
-    with RunFolder(tmp_path).open({"rounds": 1}):
-        (tmp_path / "rounds" / "000").mkdir(parents=True)
-    for name in there:
-        (tmp_path / name).write_text("{}")
-    with pytest.raises(Refused, match=r"config#rounds: expected 1, as in run.json, found 2"):
-        RunFolder(tmp_path).open({"rounds": 2})
 
 
 @pytest.mark.parametrize("variant", present("local_only", "hssf", "fedmd"))

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.cli.federate import generations_of
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, read_json, safe_load, save_tensors, sha256_bytes
 from samfed_monai.core.model_file import settings_of
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.federation.run import Run
-from samfed_monai.federation.student_teacher import StudentTeacher, packed
+from samfed_monai.federation.teacher import StudentTeacher, packed
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from samfed_monai.results import validate_results
 from samfed_monai.teacher.exam import read_image_tensor
@@ -166,32 +165,3 @@ def test_a_site_refuses_a_network_that_is_none(three_sites, finished, tmp_path):
 def sent(content: bytes) -> Message:
     tensors = {"adapter": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
     return Message(Kind.ADAPTER, "site-1", 0, 2, tensors=tensors, extra={"adapter": sha256_bytes(content)})
-
-
-def test_each_generation_takes_its_masks_from_the_one_before(tmp_path):
-    given = {"output_dir": str(tmp_path / "out"), "rounds": 1}
-    folders = [str(tmp_path / "out" / f"generation-{number}") for number in (1, 2, 3)]
-    cache = str(tmp_path / "out" / "cache")
-    runs = generations_of("samfed_polyp", given, 3)
-    assert [run["output_dir"] for run in runs] == folders
-    assert [run.get("masks_from") for run in runs] == [None, *folders[:2]]
-    assert {run["cache_dir"] for run in runs} == {cache}, "adapter and warm start are those of the first"
-    assert generations_of("samfed_polyp", given, 1) == [given]
-    own = generations_of("samfed_polyp", {**given, "masks_from": "samfed_polyp", "cache_dir": "elsewhere"}, 2)
-    assert [run["masks_from"] for run in own] == ["samfed_polyp", folders[0]]
-    assert {run["cache_dir"] for run in own} == {"elsewhere"}
-
-
-@pytest.mark.parametrize(
-    ("given", "generations", "found"),
-    [
-        ({}, 0, "--generations: expected a number of runs >= 1, found 0"),
-        ({"variant": "local_only", "teacher_adapt": "lora"}, 2, "--generations: .*, found no network at the server"),
-        ({"personal": ["<norm>"]}, 2, "--generations: .*, found sites that keep a part of the network"),
-        ({"network_name": "sam_vit_t"}, 2, "--generations: .*, found sam_vit_t, on SAM's frozen weights"),
-        ({"variant": "dp_only"}, 2, "masks_from: expected null: this variant learns from no soft masks"),
-    ],
-)
-def test_generations_that_cannot_be_are_refused_before_the_first(given, generations, found):
-    with pytest.raises(Refused, match=found):
-        generations_of("samfed_polyp", given, generations)

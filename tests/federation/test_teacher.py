@@ -88,7 +88,7 @@ def test_a_fit_of_the_same_public_images_is_not_repeated_for_another_list(tmp_pa
     monkeypatch.setattr(adapters, "read_header", lambda path: SimpleNamespace(fit={"datalist_hash": "another list's"}))
     stage, output = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path), tmp_path / "a.safetensors"
     for _ in range(2):
-        stage._run(stage._config(), small_list, tmp_path, checkpoint=tmp_path / "sam.pt", output=output)
+        stage._run(stage.config, small_list, tmp_path, checkpoint=tmp_path / "sam.pt", output=output)
         output.touch()
     assert given == [None, "another list's"]
 

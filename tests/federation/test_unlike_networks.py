@@ -72,7 +72,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make, o
 
     def stop_after_two(self, *arguments, **keywords):
         stored = write_round(self, *arguments, **keywords)
-        if stored.round == 1:
+        if stored["round"] == 1:
             raise Enough
         return stored
 

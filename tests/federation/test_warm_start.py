@@ -15,9 +15,9 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_bytes, sha256_file
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob
-from samfed_monai.federation import warm_start as stage
+from samfed_monai.federation import start as stage
 from samfed_monai.federation.run import Run
-from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.start import warm_start
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.networks import build_sam, client_network
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter

@@ -81,8 +81,8 @@ def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(th
         listed.save(homes.lists["site-2"])
         homes.nodes["site-2"] = homes.node("site-2", dataclasses.replace(plan, seed=1))
 
-    fingerprints = run.shared_fingerprints
-    monkeypatch.setattr(run, "shared_fingerprints", lambda *given: fingerprints(*given) | {"version": "9.9"})
+    fingerprints = run.own_fingerprints
+    monkeypatch.setattr(run, "own_fingerprints", lambda *given: fingerprints(*given) | {"version": "9.9"})
     text = refusal(three_sites, tmp_path, change)
     assert "site-2: expected a site that can take part, found plan and bundle: expected the server's" in text
     assert (

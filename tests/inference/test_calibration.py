@@ -71,11 +71,13 @@ def test_images_are_recognised_by_site_or_together_and_few_never_alone():
 
 
 def test_an_empty_mask_promises_nothing_but_where_slices_were_scored(tmp_path):
-    (tmp_path / "a" / "test").mkdir(parents=True)
+    for site in "ab":
+        (tmp_path / site / "test").mkdir(parents=True)
+    (tmp_path / "b" / "test" / "scores.csv").write_text("id,dice,empty,estimate\ny,0.25,,1.0\n")
     rows = "x,0,prediction,0.99\ny,1,both,0.98\nz,0.8,,0.9\nw,0,label,0.7\n"
     (tmp_path / "a" / "test" / "scores.csv").write_text(f"id,dice,empty,estimate\n{rows}")
-    pairs = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {}}})
-    assert pairs == {"a": [(0, 0), (0, 1), (0.9, 0.8), (0.7, 0)]}
+    pairs = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {}, "b": {}}})
+    assert pairs == {"a": [(0, 0), (0, 1), (0.9, 0.8), (0.7, 0)], "b": [(1, 0.25)]}
     assert HALF(0.0) == (0, 0)
     of_volumes = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {"volumes": {}}}})
     assert of_volumes["a"][:2] == [(0.99, 0), (0.98, 1)]
@@ -86,14 +88,6 @@ def test_the_worst_that_are_not_among_the_doubtful_are_missed():
     assert kept([(0.9, dice[0]), *((0.5, each) for each in dice[1:])], None)["worst_in_doubtful"] == 0
     assert kept([(0.5, 0.5)] * 10, None)["spearman"] is None
     assert kept(PAIRS[:4], None)["spearman"] is None
-
-
-def test_pairs_are_read_from_the_tables(tmp_path):
-    for site, row in (("a", "x,0.5,0.75"), ("b", "y,0.25,1.0")):
-        (tmp_path / site / "test").mkdir(parents=True)
-        (tmp_path / site / "test" / "scores.csv").write_text(f"id,dice,estimate\n{row}\n")
-    result = {"split": "test", "sites": {"a": {}, "b": {}}}
-    assert scored_pairs(tmp_path, result) == {"a": [(0.75, 0.5)], "b": [(1.0, 0.25)]}
 
 
 def test_too_few_images_are_refused():

@@ -14,7 +14,7 @@ from PIL import Image
 from samfed_monai.cli.main import main
 from samfed_monai.inference import forms
 from samfed_monai.inference.assessment import Assessment
-from samfed_monai.inference.forms import LooksPage
+from samfed_monai.inference.forms import LooksPage, MaskForms
 from samfed_monai.reports.overlays import OUTLINES, area_of
 from tests.browser import WIDTHS, is_too_wide, opened
 
@@ -115,6 +115,11 @@ def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
     text = made.html()
     assert "6 masks, 3 doubtful" in text
     assert "Only the 3 most doubtful of 6" in text
+
+
+def test_an_unknown_form_is_a_mistake(tmp_path):
+    with pytest.raises(TypeError, match=r"MaskForms: expected overlays, .*, page, found looks"):
+        MaskForms(tmp_path, ["a", "b"], looks="looks.html")
 
 
 def test_infer_writes_it_again_and_replaces_no_other_file(tmp_path, monkeypatch, capsys):

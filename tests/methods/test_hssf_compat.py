@@ -12,7 +12,7 @@ import torch
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.run import Run
-from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.start import warm_start
 from samfed_monai.methods import hssf
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.results import validate_results

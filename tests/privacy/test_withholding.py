@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.federation.evaluation import site_scores
+from samfed_monai.federation.server import site_scores
 from samfed_monai.metrics.scores import pool
 from samfed_monai.privacy.allowed import EFFORT, NO_IMAGES, withheld_reason, withhold_small
 from samfed_monai.protocol import Kind, Message

@@ -23,7 +23,7 @@ def test_a_teacher_below_one_half_is_told_with_its_sites_and_what_helps(run):
     set_teacher(run, Porto=0.0, Basel=0.4996)
     (text,) = advice_on(run)
     assert "wrong more often than right at 2 of 4 sites (Dice 0.500 at Basel and 0.000 at Porto)" in text
-    assert "--generations 2" in text
+    assert "--masks-from this run" in text
     run.results["teacher"]["adapt"] = "none"
     assert "--teacher_adapt lora" in advice_on(run)[0]
     run.results["teacher"]["model"] = "generation-1"
