@@ -119,9 +119,6 @@ class AdaptiveMixing(TrainerSharing):
         total = sum(weight.numel() for weight in self._weights.values())
         return sum(float(weight.sum()) for weight in self._weights.values()) / total
 
-    def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        return Kind.WEIGHTS, self.named()
-
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._weights)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange, Sharing, Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class NothingShared(Sharing):

@@ -157,7 +157,7 @@ class Strategy(ABC):
             Refused: the run has not what this strategy needs.
         """
         self.server = server
-        self._take(server.weights)
+        self.load_state_dict(server.weights, {})
         return self
 
     def require_names(self, shared: Sequence[str]) -> None:  # noqa: B027 - most strategies take any network
@@ -245,20 +245,31 @@ class Strategy(ABC):
         return {}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Goes back to a stored round.
+        """Begins, or goes back to a stored round.
 
         Args:
-            weights: its :attr:`global_weights`.
-            state: what :meth:`state_dict` returned then.
+            weights: its :attr:`global_weights`; at the start the server's own.
+            state: what :meth:`state_dict` returned then; at the start nothing.
         """
-        self._take(weights)
-
-    def _take(self, weights: Mapping[str, Tensor]) -> None:
         taken = weights if self.exchange.server_model else {}
         # A stored file has its names in another order, and in another order norms sum to other last bits.
         place = {name: number for number, name in enumerate(self.server.weights)}
         names = sorted(taken, key=lambda name: place.get(name, len(place)))
         self.global_weights = {name: taken[name].detach().cpu().clone() for name in names}
+
+    def _stored(self, models: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> dict[str, Tensor]:
+        """Models of sites as a part of :meth:`state_dict`: ``<prefix><place of the site>.<name>``."""
+        places = {site: place for place, site in enumerate(self.server.sites)}
+        return {f"{prefix}{places[site]}.{name}": t for site, model in models.items() for name, t in model.items()}
+
+    def _restored(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, dict[str, Tensor]]:
+        """What :meth:`_stored` was given, of the names of :attr:`global_weights`."""
+        models = {}
+        for place, site in enumerate(self.server.sites):
+            keys = {name: f"{prefix}{place}.{name}" for name in self.global_weights}
+            if own := {name: state[key] for name, key in keys.items() if key in state}:
+                models[site] = own
+        return models
 
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
         server, extra = self.server, {**self.requirements(), **extra}
@@ -322,6 +333,12 @@ class Sharing(ABC):
 _POSITION = ("epoch", "iteration", "max_epochs", "epoch_length")
 
 
+def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by name, in the network's order."""
+    named = ((name.removeprefix("module."), weight) for name, weight in network.named_parameters())
+    return {name: weight for name, weight in named if weight.requires_grad and weight.is_floating_point()}
+
+
 class TrainerSharing(Sharing):
     """A sharing of weights that is one of its trainer's handlers, too, so that it sees every step.
 
@@ -346,6 +363,13 @@ class TrainerSharing(Sharing):
     def attach(self, engine: Any) -> None:
         """Binds to the trainer of the local epoch."""
         self._trainer = engine
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        self.put(self.taken(kind, tensors))
+        return {}
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        return Kind.WEIGHTS, self.named()
 
     def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
         return {Kind.WEIGHTS: get_state_dict(self.network)}
@@ -376,13 +400,8 @@ class TrainerSharing(Sharing):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Parameters that are trained here and whose names the server sent, in the network's order."""
-        named = {name.removeprefix("module."): weight for name, weight in self.network.named_parameters()}
         known = set(self._names)
-        return {
-            name: weight
-            for name, weight in named.items()
-            if name in known and weight.requires_grad and weight.is_floating_point()
-        }
+        return {name: weight for name, weight in trained_weights(self.network).items() if name in known}
 
     def run_once_more(self, round: int, what: str, steps: int | None = None) -> dict[str, float]:
         """Runs the trainer beside the local epoch and leaves its position as it was.

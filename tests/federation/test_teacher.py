@@ -114,18 +114,11 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypat
     assert fit(rank=8) != first
     assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one
     assert runs == [first, fit(rank=8), first]
-    assert fit(examine_before=True) == first
-    assert len(runs) == 4
 
 
-def test_what_a_fit_reports_besides_is_no_part_of_its_recipe(tmp_path):
-    stages = [
-        TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path) for overrides in ({}, {"examine_before": True})
-    ]
-    plain, asked = (stage.content() for stage in stages)
-    assert plain == asked
+def test_whether_it_is_scored_is_no_part_of_its_recipe(tmp_path):
+    plain = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path).content()
     assert plain["fit"]["size"] == "@size"
-    assert "examine_before" not in {**plain, **plain["fit"]}, "runs and adapters of before there was such a knob stay"
     assert "score" not in plain
 
 
