@@ -123,7 +123,7 @@ class ContrastiveTerm(Term):
         decay: of the moving average, in [0, 1).
         alignment: factor of the alignment beside the contrast, >= 0.
         alone: whether it is the whole loss of its rounds.
-        weight: factor of the term.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached.
@@ -144,7 +144,6 @@ class ContrastiveTerm(Term):
     alignment: float = 1.0
     alone: bool = False
     weight: float = 0.1
-    fraction: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,7 +198,8 @@ class ContrastiveTerm(Term):
 
     def _be_alone(self, engine: Any) -> None:
         if self._takes_part(engine):
-            engine.state.output["loss"] = self.weight * self._value
+            factor = self.weight * self._schedule(*round_of(engine), self.fraction)
+            engine.state.output["loss"] = factor * self._value
 
     def _started(self, engine: Any) -> None:
         last = IterationEvents.LOSS_COMPLETED

@@ -112,6 +112,20 @@ def test_alone_it_moves_the_encoder_and_nothing_else_whatever_is_bound_behind_it
     assert not torch.equal(after["head.weight"], start["head.weight"]), "the labels' rounds follow"
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_its_schedule_is_obeyed_beside_other_terms_and_alone(alone):
+    losses = []
+    for options in ({}, {"schedule": "gaussian_ramp", "fraction": 1.0}):
+        term = ContrastiveTerm(rounds=1, alone=alone, weight=2.0, **options)
+        handlers = [UnlabelledStream(loader=toy_loader(), guides=[]), term, TermLogger()]
+        trainer = toy_trainer(handlers, network=Shown(norm=True), steps=1, learning_rate=0.0)
+        torch.manual_seed(0)
+        next_round(trainer, 0, 2)
+        supervised = 0.0 if alone else trainer.state.term_means["supervised"]
+        losses.append(float(trainer.state.output[0]["loss"]) - supervised)
+    assert losses[1] == pytest.approx(math.exp(-5) * losses[0], rel=1e-3)
+
+
 def test_the_average_begins_as_the_student_and_lags_behind_it_and_the_base_is_what_the_round_began_with():
     network, term = (
         Shown(norm=True),
