@@ -28,7 +28,7 @@ def require(*found: Iterable[Problem]) -> None:
 
         require(
             in_range("sharing#mu", mu, least=0),
-            one_of("sharing#schedule", schedule, Annealing),
+            one_of("strategy#exchange", exchange, Travels),
         )
     """
     problems = [problem for each in found for problem in each]

@@ -92,7 +92,7 @@ class DomainAlignmentTerm(Term):
         require_encoder(engine.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The discriminator's cross entropy, or the squared MMD."""
+        """The discriminator's cross entropy."""
         image = guidance.view("image", asked_by=self.where)
         own = self._features(engine, image, engine.network)
         with torch.no_grad():

@@ -98,8 +98,8 @@ class PrototypeTerm(Term):
         network: the site's network.
         name: under which the value is logged.
         tau: how sure a private pixel must be, in [0.5, 1).
-        weight: factor >= 0 (lambda).
         classes: names of the classes; ``None`` is one.
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`; the weight is lambda.
 
     Raises:
         Refused: numbers out of range; a network whose head is not known.

@@ -255,8 +255,8 @@ class PublicDistillationTerm(Term):
     Args:
         name: under which the value is logged; ``<name>_gate`` is the share of images with an open gate.
         temperature: ``T``.
-        weight: factor >= 0.
         convention: ``ours``, or ``hssf`` for the divergence of HSSF's code (no ``T^2``, mean over two channels).
+        weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
         Refused: a negative weight, a temperature that is not positive, an unknown convention.

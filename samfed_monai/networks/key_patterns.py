@@ -40,7 +40,7 @@ def split_keys(
         where: whose names they are, for messages.
 
     Raises:
-        Refused: a pattern that matches no name; a name that is both shared and personal; all at once.
+        Refused: a pattern that matches no name; a name that is both shared and personal.
     """
     listed = list(names)
     sent, kept = (

@@ -43,7 +43,7 @@ class Adapter:
         public_hash: hash of the public images and labels that it was fitted on.
         outputs: logits of a pixel, K + 1 for K classes (``PromptFreeSam.tell_apart``); files of one class do not hold
             it.
-        fit: how it was fitted (settings, seed, Dice before and after); for records only.
+        fit: how it was fitted (settings, seed, course of the held-out Dice); for records only.
         checksum: of the tensors, as :func:`save_adapter` writes it.
     """
 
