@@ -55,18 +55,18 @@ class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
 
     Kept are averaged weights of the last epoch that is as good on the held-out part of ``D_p`` as the best one (within
-    a standard error: see ``as_good_as``). Before it begins, a log line says how long it will take. Progress is written
-    beside ``output`` after the first epoch and then once a minute, as epochs end: a killed fit goes on from there, to
-    the same adapter. A finished fit is not repeated: the same settings and images reuse ``output``. The adapter is a
-    function of settings, images and machine alone; Dice and seconds are in a JSON file beside it.
+    a standard error: see ``as_good_as``). Progress is written beside ``output`` after the first epoch and then once a
+    minute, as epochs end: a killed fit goes on from there, to the same adapter. A finished fit is not repeated: the
+    same settings and images reuse ``output``. The adapter is a function of settings, images and machine alone; Dice and
+    seconds are in a JSON file beside it.
 
     Args:
         train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
         test_records: name to labelled records whose Dice is reported; they decide nothing.
         output: the adapter to write (safetensors).
         base: SAM's name (``vit_t``, ``vit_b``, ...).
-        start_from: an adapter of the same ``base``, ``adapt``, ``rank`` and ``size`` to go on from;
-            ``None`` begins with SAM as it comes.
+        start_from: an adapter of the same ``base``, ``adapt``, ``rank`` and ``size`` to go on from; ``None`` begins
+            with SAM as it comes.
         checkpoint: its weights; ``None`` looks into ``bundle_root``'s ``models/`` and the weights folder.
         adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
         size: side of the square input in pixels: a multiple of 16 from 64 to 1024; 224 and 448 fill its windows.
@@ -82,6 +82,9 @@ class TeacherFit:
         transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
             ``None`` only reads, scales, normalises and pads. See :class:`ViewedImages`.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere warns and is float32.
+        trainer: makes MONAI's trainer once there is something to fit, with its loss, its handlers and what makes its
+            optimizer (``"_mode_": "callable"`` in a bundle): see ``samfed_monai.teacher.training.TRAINER``. Another one
+            is another fit; handlers differ by class and public attributes.
         bundle_root: see ``checkpoint``.
         datalist_hash: recorded in the adapter.
         progress: show bars with the time left.
