@@ -21,8 +21,7 @@ from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.sharing import TrainerSharing
-from samfed_monai.protocol.strategy import Exchange
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing
 
 #: Where the exponential schedule ends (the authors' code).
 _EPSILON = 0.001

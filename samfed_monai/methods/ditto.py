@@ -16,7 +16,7 @@ from torch import Tensor
 from samfed_monai.core import training_state
 from samfed_monai.handlers.term import Term
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.sharing import TrainerSharing, trained_weights
+from samfed_monai.protocol.strategy import TrainerSharing, trained_weights
 
 
 class AnchoredTerm(Term):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.sharing import TrainerSharing
+from samfed_monai.protocol.strategy import TrainerSharing
 
 
 def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:

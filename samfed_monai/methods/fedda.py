@@ -21,8 +21,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.sharing import TrainerSharing
-from samfed_monai.protocol.strategy import Exchange
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing
 
 
 def reversed_gradient(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.handlers.term import Term
-from samfed_monai.protocol.sharing import trained_weights
+from samfed_monai.protocol.strategy import trained_weights
 
 
 class ProximalTerm(Term):

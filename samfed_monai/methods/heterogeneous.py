@@ -25,8 +25,7 @@ from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl, hssf_kl
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Exchange, Server, Strategy
+from samfed_monai.protocol.strategy import Exchange, Server, Sharing, Strategy
 from samfed_monai.transforms import PublicTargets
 from samfed_monai.transforms.loading import GATE, KEY
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Exchange, Strategy
+from samfed_monai.protocol.strategy import Exchange, Sharing, Strategy
 
 
 class NothingShared(Sharing):
