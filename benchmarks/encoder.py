@@ -14,7 +14,7 @@ from common import Figure, record, side_by_side
 from teacher_precision import checkpoint
 from torch import Tensor
 
-from samfed_monai.networks.autocast import autocast
+from samfed_monai.networks.inferer import autocast
 from samfed_monai.networks.sam.adapter import Adapt, prepare
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from samfed_monai.networks import CLIENT_NETWORKS, Teacher, build_sam, client_network
-from samfed_monai.networks.autocast import autocast
+from samfed_monai.networks.inferer import autocast
 
 STUDENT = "mobile_sam_fpn"
 NETWORKS = (

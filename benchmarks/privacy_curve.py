@@ -25,7 +25,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from samfed_monai.data import load_records, read_mask
-from samfed_monai.losses.channels import dice_of_labels
+from samfed_monai.losses.pixelwise import dice_of_labels
 from samfed_monai.methods.heterogeneous import evenly_spaced
 from samfed_monai.privacy.noise import SeededNoise, noisy_masks
 

@@ -24,9 +24,7 @@ from teacher_precision import checkpoint
 
 from samfed_monai.config import find_bundle
 from samfed_monai.data import load_records, render_synthetic
-from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.networks.sam.geometry import embed
-from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
+from samfed_monai.networks.sam.build import build_sam, embed, fold_batch_norms
 from samfed_monai.teacher import TeacherFit, training
 from samfed_monai.teacher.views import ViewedImages
 

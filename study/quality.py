@@ -23,7 +23,7 @@ from samfed_monai.inference.assessment import calibrated_on, kept
 from samfed_monai.inference.model import TrainedModel, filled_network
 from samfed_monai.metrics import segmentation_scores
 from samfed_monai.metrics.quality import Calibration, Chances, Mask, level_dice
-from samfed_monai.networks.views import VIEWS
+from samfed_monai.networks.inferer import VIEWS
 
 TITLE = "How far a mask is to be trusted"
 ESTIMATORS = {

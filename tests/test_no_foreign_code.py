@@ -18,7 +18,7 @@ EVALUATORS = {"eval", "exec", "compile", "__import__", "execfile"}
 
 ARCHIVES = {
     "samfed_monai/data/archives.py": "tests/data/test_archives.py",
-    "samfed_monai/networks/weight_index.py": "tests/networks/test_weight_index.py",
+    "samfed_monai/networks/weights.py": "tests/networks/test_weights.py",
 }
 """The two places that open archives, and the tests that hold each to its folder."""
 WRITES_ONE = "samfed_monai/inference/app.py"

@@ -14,7 +14,7 @@ from samfed_monai.core.validators import in_range
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver
 from samfed_monai.handlers.records import BatchBar
-from samfed_monai.networks.key_patterns import check_patterns, matched_names
+from samfed_monai.networks.key_patterns import matched_names
 
 if TYPE_CHECKING:
     import torch
@@ -74,11 +74,10 @@ def parameters_of(
         options = dict(group)
         patterns, rate = options.pop("params", None), options.get("lr", 1.0)
         where = f"optimizer#params#groups#{index}"
-        if not check_patterns(patterns, f"{where}#params", problems, example="encoder.*"):
-            continue
         problems.extend(in_range(f"{where}#lr", rate, "a learning rate", above=0))
-        found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter", hint=correct)
-        chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
+        with problems.collected():
+            found = matched_names(list(rest), patterns, f"{where}#params", kind="parameter", hint=correct)
+            chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
     problems.refuse_if_any()
     if rate_of_encoder is not None:
         encoder = [rest.pop(name) for name in list(rest) if name.startswith(f"{begun}.")]

@@ -92,7 +92,9 @@ def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
     problems, given = Problems(), dict[str, str]()
     for word in words:
         name, _, value = word.rpartition("=")
-        if name in given:
+        if not value:
+            problems.add(option, found=repr(word), expected="a value behind the name and '='")
+        elif name in given:
             problems.add(option, found=f"two values for {name or 'all sites'}", expected="one for each")
         given[name] = value
     problems.refuse_if_any()

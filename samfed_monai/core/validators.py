@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -79,6 +80,13 @@ def whole(where: str, value: Any, what: str = "a whole number", **bounds: Any) -
     """A problem unless ``value`` is an ``int`` in the range; the arguments are those of :func:`in_range`."""
     number = value if type(value) is int or value is None else math.nan  # which is in no range
     return [replace(problem, found=repr(value)) for problem in in_range(where, number, what, **bounds)]
+
+
+FRACTION = partial(in_range, least=0, most=1)
+BELOW_1 = partial(in_range, least=0, below=1)
+NOT_NEGATIVE = partial(in_range, least=0)
+POSITIVE = partial(in_range, above=0)
+COUNT = partial(whole, least=1)
 
 
 def one_of(where: str, value: Any, known: Iterable[Any], hint: str = "") -> list[Problem]:

@@ -194,9 +194,9 @@ def others_in(site: Path, kind: str = PICTURE) -> list[str]:
 def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> tuple[list[Found], list[Path]]:
     """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; an image of nnU-Net is called
-    ``<stem>_0000``. Where folders below ``images`` and ``masks``
-    have the same names, as those of patients do, a mask belongs to an image of its own folder.
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; a volume of nnU-Net is called ``<stem>_0000``.
+    Where folders below ``images`` and ``masks`` have the same names, as those of patients do, a mask belongs to an
+    image of its own folder.
 
     Raises:
         Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
@@ -219,7 +219,8 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
     lonely: list[Path] = []
     problems = Problems()
     for path in drawn:
-        names = _name(path), mask_stem(path), _name(path) + FIRST_CHANNEL  # an image's own may end in _mask
+        names = [_name(path), mask_stem(path)]  # an image's own may end in _mask
+        names += [_name(path) + FIRST_CHANNEL] if kind == NIFTI else []
         ones = next((by_stem[name] for name in names if name in by_stem), [])
         own = [one for one in ones if below[one] == below[path]]
         if not own and (len(ones) > 1 or below[path] in shared or any(below[one] in shared for one in ones)):
@@ -409,13 +410,14 @@ def declare_kinds(
             values = zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True)
             weak = {label for label, there in values if not there <= {*range(classes + 1)}}
         declared[site] = [replace(one, label_kind=kind) if one.label in weak else one for one in found[site]]
-        if not weak and (labels or site in given):
-            there, expected = (
-                f"{counted(len(labels), 'label')} without any 255: masks alone",
-                "255 where nothing is labelled",
-            )
+        where = f"--label-kind of {site}"
+        if labels and not weak:
+            there = f"{counted(len(labels), 'label')} without any 255: masks alone"
             hint = f"write it so, into {site}/masks; if {site} has masks alone, give --label-kind {site}=mask"
-            problems.add(f"--label-kind of {site}", found=there, expected=expected, hint=hint)
+            problems.add(where, found=there, expected="255 where nothing is labelled", hint=hint)
+        elif not labels and site in given:
+            hint = f"put labels into {site}/masks, each called as its image"
+            problems.add(where, found="no labels", expected=f"some of the kind {kind}", hint=hint)
     return declared, list(problems)
 
 

@@ -264,7 +264,8 @@ def _pair(
     image_of, mask_of = _keys(images, pairing.image, root), _keys(masks, pairing.mask, root)
     if pairing.masks is None and not image_of.keys() & mask_of.keys():
         return []
-    for sentence in lonely_sentence(masks.name, [path for key, path in mask_of.items() if key not in image_of]):
+    lonely = [path for key, path in mask_of.items() if key not in image_of]
+    for sentence in lonely_sentence(relative(masks, root), lonely):
         logger.warning("%s", sentence)
     return [
         Found(

@@ -53,9 +53,8 @@ class SoftMaskStore:
     A probability p is kept as ``round(255 p)``, so it comes back within 1/510, up to float32's own rounding. The pixels
     are not compressed, so 10,000 masks of 256 x 256 are 0.7 GB whatever they show; of K classes K + 1 times as much. A
     mask is written to a temporary file that then replaces the old one: after a crash it is there as a whole or not at
-    all. A damaged file counts as missing, with
-    a warning, and the next :meth:`put` replaces it. Files have mode 0600 and folders 0700: private soft masks stay
-    at their site. The store does not run the teacher; ``fill_store`` does.
+    all. A damaged file counts as missing, with a warning, and the next :meth:`put` replaces it. Files have mode 0600
+    and folders 0700: private soft masks stay at their site. The store does not run the teacher; ``fill_store`` does.
 
     Args:
         folder: the store; a teacher's masks are in a folder of its own inside, so that several teachers share a store
@@ -163,8 +162,8 @@ class SoftMaskStore:
         return None
 
 
-def _hash(text: str, name: str, of: str) -> str:
-    if not _HASH.fullmatch(text):
+def _hash(text: object, name: str, of: str) -> str:
+    if not isinstance(text, str) or not _HASH.fullmatch(text):  # a command line reads digits as a number
         expected, hint = "64 lower-case hexadecimal digits", f"take the SHA-256 of {of}"
         raise refused(f"soft-mask store -> {name}", found=repr(text), expected=expected, hint=hint)
     return text

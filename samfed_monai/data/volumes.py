@@ -489,8 +489,7 @@ def _of_no_volume(volumes: Sequence[_Volume]) -> list[Problem]:
 
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
     """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
-    sites, sentences = sites_in(root), list[str]()
-    listed: dict[tuple[Path, str], _Volume] = {}
+    sites, sentences, volumes = sites_in(root), list[str](), list[_Volume]()
     for site in sites:
         where = slices / (site.resolve().name if site == root else site.name)
         with problems.collected():
@@ -499,18 +498,24 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
             for one in found:
                 path, mask = root / one.image, root / one.label if one.label else None
                 name = "_".join((*path.relative_to(site / "images").parent.parts, stem_of(path)))
-                volume = _Volume(where, name, path, mask)
-                if listed.setdefault((where, name), volume) != volume:
-                    problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
-    if any(each.mask and mask_stem(each.path) == f"{mask_stem(each.mask)}{FIRST_CHANNEL}" for each in listed.values()):
-        further = [each.path for each in listed.values() if not each.mask and FURTHER.fullmatch(each.name)]
+                volumes.append(_Volume(where, name, path, mask))
+    if any(each.mask and mask_stem(each.path) == f"{mask_stem(each.mask)}{FIRST_CHANNEL}" for each in volumes):
         expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
-        for path in further:
-            problems.add(str(path), found="a further channel", expected=expected, hint=hint)
+        for number, each in enumerate(volumes):
+            if each.mask and mask_stem(each.mask) == mask_stem(each.path):
+                continue  # a number that its mask has, too, is of no channel
+            if each.mask is None and FURTHER.fullmatch(each.name):
+                problems.add(str(each.path), found="a further channel", expected=expected, hint=hint)
+            volumes[number] = each._replace(name=each.name.removesuffix(FIRST_CHANNEL))  # the case's name
+    listed: dict[tuple[Path, str], _Volume] = {}
+    for each in volumes:
+        if listed.setdefault((each.site, each.name), each) != each:
+            found_here, expected = f"a second {each.name}", "one volume of that name in a site"
+            problems.add(str(each.path), found=found_here, expected=expected)
     if not sites:
         expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
-    return list(listed.values()), sentences
+    return volumes, sentences
 
 
 FURTHER = re.compile(rf".+(?!{FIRST_CHANNEL})_\d{{4}}")

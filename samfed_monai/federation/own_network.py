@@ -20,7 +20,7 @@ from samfed_monai.protocol.message import Kind
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from samfed_monai.protocol.sharing import Sharing
+    from samfed_monai.protocol.strategy import Sharing
 
 
 _PREFIX, _SHARING = "network.", "sharing."

@@ -33,7 +33,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks import named, starts_from
 from samfed_monai.networks.catalogue import network_problems
-from samfed_monai.networks.input_size import batch_problems, size_advice, size_problems
+from samfed_monai.networks.input_size import batch_problems, size_problems
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.networks.weights import encoder_weights_file
 from samfed_monai.protocol.guard import UpdateGuard
@@ -363,8 +363,6 @@ def dry_run(
         size = parsed(parser, "image_size")
         if isinstance(size, int):
             problems.extend(size_problems(network, height=size, width=size))
-            for advice in size_advice(network, size):
-                logger.info("%s", advice)
         problems.extend(batch_problems(network, **_batches(parser)))
         parts = {part: _part(parser, part, problems) for part in PARTS}
         terms = _terms(parser, parts["terms"])

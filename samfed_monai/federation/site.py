@@ -21,7 +21,6 @@ from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
-from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
@@ -33,7 +32,7 @@ from samfed_monai.federation.preparation import (
     own_fingerprints,
     sam_fingerprint,
 )
-from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher
+from samfed_monai.federation.site_teacher import Disagreement, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics.quality import groups_of, metrics_of

@@ -286,5 +286,5 @@ class Start:
 
 def _refusal(found: str) -> Refused:
     expected = "a warm start of the run's own network, which trains nothing that is frozen there"
-    hint = "let warm_start and network_def agree on rank, lora_targets and decoder, or set warm_start_steps to 0"
+    hint = "let warm_start and network_def agree on rank and decoder, or set warm_start_steps to 0"
     return refused("train.json -> warm_start", found=found, expected=expected, hint=hint)

@@ -36,9 +36,8 @@ from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run_models import starting_file
 from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
-from samfed_monai.networks.sam.geometry import MASK_STRIDE, inner_size
-from samfed_monai.networks.views import mean_of_views
+from samfed_monai.networks.inferer import Switch, autocast, bf16_possible, mean_of_views
+from samfed_monai.networks.sam.build import MASK_STRIDE, inner_size
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Places, Plan
@@ -65,8 +64,6 @@ def single_writer(path: str | Path) -> Iterator[bool]:
 
 TEST_TIME = frozenset(("views", "evaluate_on", "evaluate_limit", "progress", "score"))
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
-REPORT_ONLY = "examine_before"
-"""An id of ``teacher.json``, and an argument of its fit, that adds to the report of a fit and changes nothing."""
 
 
 @dataclass
@@ -116,7 +113,7 @@ class TeacherStage:
 
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, without paths."""
-        content = _without_report(self.config.content())
+        content = self.config.content()
         if content.get("score") is True:  # the default, and what runs did before there was a choice
             del content["score"]
         return content
@@ -222,7 +219,7 @@ class TeacherStage:
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self.config.with_overrides({"adapt": adapt})
-        made_of = _without_report(config.content(without=PLACES | EVALUATION | TEST_TIME))
+        made_of = config.content(without=PLACES | EVALUATION | TEST_TIME)
         public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
         about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
@@ -232,7 +229,7 @@ class TeacherStage:
         with single_writer(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
-            if not exists or any(self.overrides.get(name) for name in ("evaluate_on", REPORT_ONLY)):  # else as it is
+            if not exists or self.overrides.get("evaluate_on"):  # else as it is
                 self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
         return path
 
@@ -255,20 +252,12 @@ class TeacherStage:
 
 
 def _recorded(adapter: Path) -> dict[str, Any]:
-    """Dice by image set before and after adaptation, from the file that a fit leaves beside its adapter."""
+    """Dice by image set, from the file that a fit leaves beside its adapter."""
     beside = adapter.with_suffix(".fit.json")
     fitted = read_json(beside) if beside.is_file() else {}
     if not fitted or fitted.get("sha256") != sha256_file(adapter):
         return {}
-    return {name: fitted[name] for name in ("before", "after", "start") if name in fitted}
-
-
-def _without_report(content: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without :data:`REPORT_ONLY`."""
-    kept = {name: value for name, value in content.items() if name != REPORT_ONLY}
-    if isinstance(kept.get("fit"), dict):
-        kept["fit"] = {name: value for name, value in kept["fit"].items() if name != REPORT_ONLY}
-    return kept
+    return {name: fitted[name] for name in ("after", "start") if name in fitted}
 
 
 MASKS_FROM = "federate.json -> masks_from"

@@ -151,9 +151,7 @@ def write_site_files(
     return folder
 
 
-def _until_done(
-    folder: Path, log: Path, gone: Callable[[], str], *, timeout: float | None = None, poll: float = 0.5
-) -> dict[str, Any]:
+def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: float | None = None) -> dict[str, Any]:
     """Waits for the end of a run on this machine, and shows the lines of the server's log that are meant for users.
 
     Args:
@@ -161,7 +159,6 @@ def _until_done(
         log: the server's log, which may not exist yet.
         gone: why the run cannot end any more, or ``""``.
         timeout: seconds; ``None`` waits.
-        poll: seconds between two looks.
 
     Returns:
         The run's status.
@@ -182,7 +179,7 @@ def _until_done(
             raise last_report(text) or Stopped("\n  | ".join((ended, *(line[:300] for line in lines[-5:]))), AGAIN)
         if timeout is not None and time.monotonic() - started > timeout:
             raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", AGAIN)
-        time.sleep(poll)
+        time.sleep(0.5)
 
 
 def simulate(
@@ -292,17 +289,16 @@ class Poc:
             shutil.copy(Path(site_files) / f"{'server' if name == SERVER else name}.json", local / NAME)
 
     @contextlib.contextmanager
-    def open_session(self, gone: Callable[[], str] = str, *, timeout: float = 120.0) -> Iterator[Any]:
+    def open_session(self, gone: Callable[[], str] = str) -> Iterator[Any]:
         """A session of the admin with a server that was started a moment ago.
 
         Args:
             gone: why the server will not answer any more, or ``""``.
-            timeout: seconds after which it is given up.
 
         Raises:
-            Stopped: no answer.
+            Stopped: no answer within two minutes.
         """
-        deadline, session = time.monotonic() + timeout, None
+        deadline, session = time.monotonic() + 120.0, None
         with contextlib.ExitStack() as stack:
             while session is None:
                 try:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from ignite.engine import Events
@@ -28,7 +28,7 @@ from samfed_monai.losses import (
     trust_of_images,
     weighted_pseudo_label_loss,
 )
-from samfed_monai.losses.reliability import LEAST_AGREEMENT, SiteAgreement
+from samfed_monai.losses.agreement import LEAST_AGREEMENT, SiteAgreement
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -82,6 +82,8 @@ class Term(ABC):
     """
 
     unlabelled = True
+    #: Option to its check, which takes the option's place and value (:mod:`samfed_monai.core.validators`).
+    checks: ClassVar[dict[str, Callable[[str, Any], list[Problem]]]] = {}
 
     name: str
     weight: float = 1.0
@@ -93,6 +95,7 @@ class Term(ABC):
             in_range(f"{self.where}#weight", self.weight, least=0),
             in_range(f"{self.where}#fraction", self.fraction, "a part", least=0, most=1),
             one_of(f"{self.where}#schedule", self.schedule, SCHEDULES),
+            *(check(f"{self.where}#{option}", getattr(self, option)) for option, check in self.checks.items()),
         )
         self._schedule = SCHEDULES[self.schedule]
 

@@ -33,7 +33,7 @@ from samfed_monai.core.words import aligned
 from samfed_monai.data.classes import class_problems, outputs_of, several
 from samfed_monai.metrics.quality import Quality
 from samfed_monai.metrics.quality_file import QUALITY, quality_of
-from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
+from samfed_monai.networks.inferer import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -277,7 +277,7 @@ def export_network(
 
     Returns:
         the network in float32, then what was written, then, of one in int8, the same in float32, then the network under
-        bfloat16 autocast, where :func:`~samfed_monai.networks.autocast.bf16_gains`.
+        bfloat16 autocast, where :func:`~samfed_monai.networks.inferer.bf16_gains`.
 
     Raises:
         Refused: ``output`` exists; a package is missing; the images' size is none of the network's; the format cannot

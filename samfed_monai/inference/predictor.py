@@ -33,8 +33,7 @@ from samfed_monai.inference.model import Kind, TrainedModel, scored_as
 from samfed_monai.metrics import pool
 from samfed_monai.metrics.quality import DOUBTFUL, Quality
 from samfed_monai.metrics.quality_file import digests_of, recognised, write_quality
-from samfed_monai.teacher.exam import read_image_tensor
-from samfed_monai.teacher.inference import TeacherNetwork
+from samfed_monai.teacher.exam import TeacherNetwork, read_image_tensor
 
 if TYPE_CHECKING:
     from samfed_monai.federation.teacher import TeacherStage

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samfed_monai.losses.channels import channels
+from samfed_monai.losses.pixelwise import channels
 
 
 def border_weight(target: Tensor, kernel_size: int = 31, gain: float = 5.0) -> Tensor:

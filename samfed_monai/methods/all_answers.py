@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +36,6 @@ class AllAnswers(Strategy):
     answers than :attr:`least_sites` leaves the weights as they are and says so.
     """
 
-    def __init__(self) -> None:
-        self._answers: dict[str, Answer] = {}
-
     @property
     def least_sites(self) -> int:
         """Fewest answers with which the rule protects: of two that differ, either may be the wrong one."""
@@ -56,15 +51,12 @@ class AllAnswers(Strategy):
 
     def require_sites(self, sites: Sequence[str]) -> None:
         if len(sites) < self.least_sites:
-            found, expected = (
-                f"{len(sites)} sites",
-                f"at least {self.least_sites}, for {type(self).__name__} to protect",
-            )
+            expected = f"at least {self.least_sites}, for {type(self).__name__} to protect"
             hint = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
-            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
+            raise refused("strategy", f"{len(sites)} sites", expected, hint)
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers = {}
+        self._answers: dict[str, Answer] = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     def accept(self, round: int, site: str, update: Message) -> None:

@@ -9,37 +9,22 @@ no effect on its steps; under SGD it has.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
+from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.validators import in_range, one_of, require
+from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.sharing import TrainerSharing
-from samfed_monai.protocol.strategy import Exchange
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from samfed_monai.protocol.strategy import Server
-
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing
 
 #: Where the exponential schedule ends (the authors' code).
 _EPSILON = 0.001
-
-
-class Annealing(str, Enum):
-    """How the pull towards the prior fades."""
-
-    EXPONENTIAL = "exponential"
-    COSINE = "cosine"
 
 
 def personal_model(shares: Tensor, cores: Tensor) -> Tensor:
@@ -70,18 +55,13 @@ def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tens
     return cores @ gradient + 2 * pull * (shares - prior)
 
 
-def annealed(round: int, rounds: int, *, schedule: str = "exponential", fraction: float = 0.1) -> float:
+def annealed(round: int, rounds: int, *, fraction: float = 0.1) -> float:
     """``lambda(r)``: 1 in round 0, nothing after the first ``fraction`` of the rounds (APPLE's loss scheduler).
 
-    ``exponential`` is ``0.001^(r / L)``, ``cosine`` is ``(cos(pi r / L) + 1) / 2``, both for ``r < L``, with ``L`` the
-    whole number of rounds in ``fraction rounds``.
+    ``0.001^(r / L)`` for ``r < L``, with ``L`` the whole number of rounds in ``fraction rounds``.
     """
     length = int(fraction * rounds)
-    if round >= length:
-        return 0.0
-    if Annealing(schedule) is Annealing.COSINE:
-        return (math.cos(math.pi * round / length) + 1) / 2
-    return float(_EPSILON ** (round / length))
+    return float(_EPSILON ** (round / length)) if round < length else 0.0
 
 
 PRIOR, PLACE = "prior", "place"
@@ -110,7 +90,6 @@ class AppleSharing(TrainerSharing):
         mu: weight of the pull towards the prior (authors' code: 0.1).
         rate: step size of ``p_i`` (authors' code: 0.001); 0 keeps it at the prior, which is the plain average.
         momentum: of these steps, in [0, 1) (authors' code: 0.9).
-        schedule: ``exponential`` or ``cosine``, how that pull fades.
         fraction: part of the rounds in which it fades, in [0, 1] (authors' code: 0.1).
         others: arguments of :class:`TrainerSharing`.
 
@@ -128,7 +107,6 @@ class AppleSharing(TrainerSharing):
         mu: float = 0.1,
         rate: float = 0.001,
         momentum: float = 0.9,
-        schedule: str = "exponential",
         fraction: float = 0.1,
         **others: Any,
     ) -> None:
@@ -137,11 +115,9 @@ class AppleSharing(TrainerSharing):
             in_range("sharing#rate", rate, least=0),
             in_range("sharing#momentum", momentum, least=0, below=1),
             in_range("sharing#fraction", fraction, "a part of the rounds", least=0, most=1),
-            one_of("sharing#schedule", schedule, Annealing),
         )
         super().__init__(**others)
-        self.mu, self.rate, self.schedule, self.fraction = float(mu), float(rate), schedule, float(fraction)
-        self.momentum = float(momentum)
+        self.mu, self.rate, self.momentum, self.fraction = float(mu), float(rate), float(momentum), float(fraction)
         self._core = self._shares = self._prior = self._velocity = torch.zeros(0)
         self._cores: Tensor | None = None
         self._place, self._pull = 0, 0.0
@@ -157,7 +133,7 @@ class AppleSharing(TrainerSharing):
             self.put(self.taken(kind, tensors))
             return {}
         self._take(tensors)
-        self._pull = self.mu * annealed(round, rounds, schedule=self.schedule, fraction=self.fraction)
+        self._pull = self.mu * annealed(round, rounds, fraction=self.fraction)
         shares, own = self._shares.tolist(), self._place
         return {
             f"share_{place}": share for place, share in enumerate(shares) if len(shares) <= _MOST_SHARES or place == own
@@ -290,15 +266,8 @@ class Apple(FedAvg):
 
     def require_sites(self, sites: Sequence[str]) -> None:
         if len(sites) < 2:
-            expected, hint = "two sites or more, for a mixture of their core models", "take the variant local_only"
-            raise Refused([Problem("strategy", f"{len(sites)} site", expected, hint)])
-
-    def attach(self, server: Server) -> Apple:
-        super().attach(server)
-        self._first = {name: tensor.detach().cpu().clone() for name, tensor in server.weights.items()}
-        self._cores: dict[str, dict[str, Tensor]] = {}
-        self._counts: dict[str, int] = {}
-        return self
+            expected = "two sites or more, for a mixture of their core models"
+            raise refused("strategy", f"{len(sites)} site", expected, "take the variant local_only")
 
     def prior(self) -> Tensor:
         """``p_0``: each site's share of all images, (N,) float32, in the order of :attr:`Server.sites`."""
@@ -315,7 +284,7 @@ class Apple(FedAvg):
         return {site: self._message(site, round, Kind.WEIGHTS, tensors[site], purpose="distil") for site in sites}
 
     def reference(self, site: str) -> Mapping[str, Tensor]:
-        return self._cores.get(site, self._first)
+        return self._cores.get(site, self.server.weights)
 
     def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
@@ -323,23 +292,19 @@ class Apple(FedAvg):
 
     def state_dict(self) -> dict[str, Tensor]:
         counts = torch.tensor([self._counts.get(site, 0) for site in self.server.sites])
-        places = {site: place for place, site in enumerate(self.server.sites)}
-        cores = {core_name(places[s], name): t for s, core in self._cores.items() for name, t in core.items()}
-        return {_COUNTS: counts, **cores}
+        return {_COUNTS: counts, **self._stored(self._cores, "core_")}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._cores, self._counts = {}, {}
-        for place, (site, count) in enumerate(zip(self.server.sites, state.get(_COUNTS, torch.zeros(0)), strict=False)):
-            if int(count):
-                self._counts[site] = int(count)
-                self._cores[site] = {name: state[core_name(place, name)] for name in self.global_weights}
+        self._cores = self._restored(state, "core_")
+        counts = state.get(_COUNTS, torch.zeros(0)).tolist()
+        self._counts = {site: int(n) for site, n in zip(self.server.sites, counts, strict=False) if int(n)}
 
     def _mixture(self, place: int) -> dict[str, Tensor]:
         others = {
             core_name(number, name): tensor
             for number, site in enumerate(self.server.sites)
             if number != place
-            for name, tensor in self._cores.get(site, self._first).items()
+            for name, tensor in self._cores.get(site, self.server.weights).items()
         }
         return {PRIOR: self.prior(), PLACE: torch.tensor(place), **others}

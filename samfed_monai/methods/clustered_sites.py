@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import require, whole
 from samfed_monai.data.records import different
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Server
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +158,6 @@ class ClusteredFedAvg(FedAvg):
     """
 
     def __init__(self, *, clusters: int = 2, least: int = 2, levels: int = 8) -> None:
-        super().__init__()
         require(
             whole("strategy#clusters", clusters, least=1),
             whole("strategy#least", least, least=1),
@@ -169,20 +166,13 @@ class ClusteredFedAvg(FedAvg):
         self.clusters, self.least, self.levels = clusters, least, levels
         self.statistic = StatisticKind.GRAPH if clusters > 1 else None
         self.exchange = Exchange(tailored=True) if clusters > 1 else FedAvg.exchange
-        self._place: dict[str, int] = {}
-        self._models: list[FedAvg] = []
+        self._collected = Collected(StatisticKind.GRAPH, {GRAPH: empty_graph(levels)})
 
     def require_sites(self, sites: Sequence[str]) -> None:
         if len(sites) < self.clusters * self.least:
             found, expected = f"{len(sites)} sites", f"{self.clusters} clusters of at least {self.least}"
             hint = "lower strategy#clusters, or let strategy#least be 1: a cluster of one site has a model of its own"
-            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
-
-    def attach(self, server: Server) -> ClusteredFedAvg:
-        super().attach(server)
-        self._collected = Collected(StatisticKind.GRAPH, {GRAPH: empty_graph(self.levels)})
-        self._place, self._models = {}, []
-        return self
+            raise refused("strategy", found=found, expected=expected, hint=hint)
 
     @property
     def places(self) -> Mapping[str, int]:
@@ -227,18 +217,15 @@ class ClusteredFedAvg(FedAvg):
         for number, site in enumerate(self.server.sites):
             if site in self._place:
                 state[f"cluster@{number}"] = torch.tensor(self._place[site])
-                state |= {f"{number}.{name}": tensor for name, tensor in self._sent(site).items()}
-        return state
+        return {**state, **self._stored({site: self._sent(site) for site in self._place})}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._collected.load_state_dict(state)
-        sites = list(enumerate(self.server.sites))
+        sites = enumerate(self.server.sites)
         self._place = {site: int(state[f"cluster@{n}"]) for n, site in sites if f"cluster@{n}" in state}
-        first = {self._place[site]: n for n, site in reversed(sites) if site in self._place}
-        self._models = [
-            self._model({name: state[f"{first[place]}.{name}"] for name in weights}) for place in sorted(first)
-        ]
+        models = {self._place[site]: own for site, own in self._restored(state).items()}
+        self._models = [self._model(models[place]) for place in sorted(models)]
 
     def _sent(self, site: str) -> dict[str, Tensor]:
         return self._models[self._place[site]].global_weights if site in self._place else self.global_weights

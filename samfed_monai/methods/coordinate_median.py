@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.methods.all_answers import AllAnswers, Answer, middle_count, sorted_values
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def median(values: Tensor) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.validators import in_range, one_of, require, whole
+from samfed_monai.core.errors import refused
+from samfed_monai.core.validators import COUNT, FRACTION, one_of
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.handlers.rounds import in_federation, round_of
@@ -99,6 +100,13 @@ class StyleSwapTerm(Term):
         {"_target_": "samfed_monai.methods.cpss.StyleSwapTerm", "side": 2, "stride": 4, "weight": 1.0}
     """
 
+    checks: ClassVar = {
+        "tau": FRACTION,
+        "side": COUNT,
+        "stride": COUNT,
+        "label_schedule": partial(one_of, known=SCHEDULES),
+    }
+
     name: str = "style_swap"
     guide: str = "weak"
     tau: float = 0.9
@@ -106,16 +114,6 @@ class StyleSwapTerm(Term):
     stride: int = 4
     labelled: bool = True
     label_schedule: str = "gaussian_ramp"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
-            whole(f"{self.where}#side", self.side, least=1),
-            whole(f"{self.where}#stride", self.stride, least=1),
-            one_of(f"{self.where}#label_schedule", self.label_schedule, SCHEDULES),
-        )
-        self._label_schedule = SCHEDULES[self.label_schedule]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -137,7 +135,7 @@ class StyleSwapTerm(Term):
             images, count = torch.cat([public, own]), len(public)
         with changed_features(engine.network, lambda features: self._swapped(features, images)):
             logits = engine.inferer(images, engine.network)
-        factor = self._label_schedule(*round_of(engine), self.fraction)
+        factor = SCHEDULES[self.label_schedule](*round_of(engine), self.fraction)
         value = factor * weighted_pseudo_label_loss(logits[count:], label, sure)
         if not self.labelled:
             return value
@@ -193,5 +191,5 @@ class AdaptFrom:
         """Loads the model."""
         if in_federation(engine):
             expected, hint = "one site's own run", "leave `model` out with samfed federate, or run train.json alone"
-            raise Refused([Problem("before#adapt (AdaptFrom)", found="a federation", expected=expected, hint=hint)])
+            raise refused("before#adapt (AdaptFrom)", found="a federation", expected=expected, hint=hint)
         engine.network.load_state_dict(trained_weights(engine.network, str(self.path)), strict=False)

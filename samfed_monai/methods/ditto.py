@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core import training_state
 from samfed_monai.handlers.term import Term
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.sharing import TrainerSharing
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from samfed_monai.protocol.strategy import TrainerSharing, trained_weights
 
 
 class AnchoredTerm(Term):
@@ -50,15 +48,10 @@ class AnchoredTerm(Term):
         """``1/2 |v - w|^2``."""
         squares = [
             (weight - self._held[name]).square().sum()
-            for name, weight in _trained(engine.network)
+            for name, weight in trained_weights(engine.network).items()
             if name in self._held
         ]
         return torch.stack(squares).sum() / 2 if squares else engine.state.output["loss"].new_zeros(())
-
-
-def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    named = ((name.removeprefix("module."), weight) for name, weight in network.named_parameters())
-    return [(name, weight) for name, weight in named if weight.requires_grad and weight.is_floating_point()]
 
 
 class DittoSharing(TrainerSharing):

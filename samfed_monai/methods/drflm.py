@@ -4,42 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import did_you_mean, refused
-from samfed_monai.core.validators import in_range, one_of, require
+from samfed_monai.core.validators import in_range, require
+from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import SUPERVISED, record
 from samfed_monai.methods.mixup import Mixture, NeighbourMixUp
-from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from samfed_monai.handlers.guide import Guidance
+from samfed_monai.methods.site_weights import LearnedWeights
 
 
-class Ascent(str, Enum):
-    """How weights climb the losses."""
-
-    MIRROR = "mirror"
-    PROJECTED = "projected"
-
-
-def ascended(weights: Tensor, losses: Tensor, step: float, *, ascent: str = "mirror") -> Tensor:
+def ascended(weights: Tensor, losses: Tensor, step: float) -> Tensor:
     """One step up ``sum_i lambda_i f_i`` on the simplex, in lambda.
 
-    ``mirror`` is ``lambda_i exp(step f_i) / sum_j lambda_j exp(step f_j)``, ``projected`` is the nearest point of the
-    simplex to ``lambda + step f``. Only differences of losses matter: equal ones, and a step of 0, return ``weights``
-    themselves.
+    That is ``lambda_i exp(step f_i) / sum_j lambda_j exp(step f_j)``. Only differences of losses matter: equal ones,
+    and a step of 0, return ``weights`` themselves.
 
     Args:
         weights: (N,) float, on the simplex.
         losses: (N,) float, one of each site.
         step: >= 0.
-        ascent: a value of :class:`Ascent`.
 
     Returns:
         (N,) float64 on the simplex.
@@ -47,8 +34,6 @@ def ascended(weights: Tensor, losses: Tensor, step: float, *, ascent: str = "mir
     if step == 0 or bool((losses == losses[0]).all()):
         return weights.double()
     rise = step * (losses.double() - losses.double().max())  # from 0 down: no exponential overflows
-    if Ascent(ascent) is Ascent.PROJECTED:
-        return onto_simplex(weights.double() + rise)
     grown = weights.double() * rise.exp()
     return grown / grown.sum() if grown.sum() > 0 else weights.double()
 
@@ -65,7 +50,6 @@ class DistributionallyRobust(LearnedWeights):
     Args:
         number: what a term of the bundle records of the site's own images, by its name: its mean is ``f_i``.
         step: size of a step in lambda, >= 0; 0 is FedAvg.
-        ascent: ``mirror`` or ``projected``.
 
     Raises:
         Refused: an option out of its range.
@@ -75,13 +59,10 @@ class DistributionallyRobust(LearnedWeights):
         "strategy": {"_target_": "samfed_monai.methods.drflm.DistributionallyRobust", "step": 0.1}
     """
 
-    def __init__(self, *, number: str = "local_mixup_all", step: float = 0.1, ascent: str = "mirror") -> None:
-        require(
-            in_range("strategy#step", step, least=0),
-            one_of("strategy#ascent", ascent, Ascent),
-        )
+    def __init__(self, *, number: str = "local_mixup_all", step: float = 0.1) -> None:
+        require(in_range("strategy#step", step, least=0))
         super().__init__(number=number, alike=False)
-        self.step, self.ascent = float(step), ascent
+        self.step = float(step)
 
     def require_terms(self, names: Sequence[str]) -> None:
         known = sorted({*names, SUPERVISED})
@@ -91,7 +72,7 @@ class DistributionallyRobust(LearnedWeights):
             raise refused("strategy#number", repr(self.number), expected, hint)
 
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
-        return None if self.step == 0 else ascended(weights, numbers, self.step, ascent=self.ascent)
+        return None if self.step == 0 else ascended(weights, numbers, self.step)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.validators import in_range, one_of, require, whole
+from samfed_monai.core.validators import FRACTION, NOT_NEGATIVE, POSITIVE, one_of, require, whole
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
@@ -22,7 +23,6 @@ from samfed_monai.protocol.statistics import Collected, MeansOfGroups, Statistic
 
 if TYPE_CHECKING:
     from samfed_monai.bundle import SiteImages
-    from samfed_monai.protocol.strategy import Server
 
 WINDOWS = "windows"
 COLOURS = 3
@@ -99,14 +99,8 @@ class StyleExchange(FedAvgWithStatistics):
 
     def __init__(self, *, entries: int = 4, half: int = 1) -> None:
         require(whole("strategy#entries", entries, least=1), whole("strategy#half", half, least=0))
-        super().__init__()
         side = 2 * half + 1
         self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
-
-    def attach(self, server: Server) -> StyleExchange:
-        super().attach(server)
-        self.collected.load_state_dict({})
-        return self
 
 
 class SpectrumWindows(MeansOfGroups):
@@ -262,6 +256,14 @@ class EpisodicTerm(Term):
     """
 
     unlabelled = False
+    checks: ClassVar = {
+        "inner": NOT_NEGATIVE,
+        "gamma": NOT_NEGATIVE,
+        "clip": POSITIVE,
+        "temperature": POSITIVE,
+        "tau": FRACTION,
+    }
+    checks |= {"label_schedule": partial(one_of, known=SCHEDULES)}
 
     network: nn.Module
     name: str = "episode"
@@ -274,16 +276,6 @@ class EpisodicTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            in_range(f"{self.where}#inner", self.inner, least=0),
-            in_range(f"{self.where}#gamma", self.gamma, least=0),
-            in_range(f"{self.where}#clip", self.clip, above=0),
-            in_range(f"{self.where}#temperature", self.temperature, above=0),
-            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
-            one_of(f"{self.where}#label_schedule", self.label_schedule, SCHEDULES),
-        )
-        self._label_schedule = SCHEDULES[self.label_schedule]
-        #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.
         self.windows: Tensor | None = None
         self._features = LastFeatures(self.network)
 
@@ -310,7 +302,7 @@ class EpisodicTerm(Term):
         if guidance is not None:
             label, confidence = hard_label(guidance.weak)
             sure = (confidence > self.tau).to(confidence.dtype)
-            factor = self._label_schedule(*round_of(engine), self.fraction)
+            factor = SCHEDULES[self.label_schedule](*round_of(engine), self.fraction)
             loss = (loss + factor * weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
         features = [before, self._features.kept[-1][:count]]
         planes = truth if truth.shape[1] == 1 else truth[:, 1:]  # of several classes each has a border of its own

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import in_range, one_of
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks.key_patterns import matched_names
+from samfed_monai.networks.key_patterns import matched_names, pattern_problems
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange
-
-if TYPE_CHECKING:
-    from samfed_monai.protocol.strategy import Server
 
 logger = logging.getLogger(__name__)
 
@@ -42,22 +36,12 @@ def agreement(updates: Tensor, counts: Tensor) -> Tensor:
     return cosine.clamp(-1.0, 1.0)
 
 
-def binary_mask(agreed: Tensor, threshold: float) -> Tensor:
-    """1 where a unit is common to this site and the others, 0 where it is the site's own."""
-    return (agreed > threshold).to(agreed.dtype)
-
-
-def smooth_mask(agreed: Tensor, threshold: float, temperature: float) -> Tensor:
-    """``sigmoid((agreement - threshold) / temperature)``: :func:`binary_mask` where the temperature goes to 0."""
-    return torch.sigmoid((agreed - threshold) / temperature)
-
-
 def tailored(values: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
     """Each site's units: the mean of those who hold a unit in common, as far as the mask says so, else its own.
 
     Args:
         values: (S, U, K) float, the sites' weights.
-        masks: (S, U) float in [0, 1].
+        masks: (S, U) float, 0 or 1.
         counts: (S,) float > 0.
 
     Returns:
@@ -69,31 +53,22 @@ def tailored(values: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
     return torch.lerp(values, common.expand_as(values), masks[:, :, None].expand_as(values))
 
 
-class Mask(str, Enum):
-    """How a unit is divided between all and one."""
-
-    BINARY = "binary"
-    SMOOTH = "smooth"
-
-
 class ClientTailored(FedAvg):
     """Client-tailored adapters (FCA, Hu et al., arXiv 2504.18020): common and individual units of every site's update.
 
     From the paper: an adapter in a medical foundation model is split into common, client-invariant and individual,
     client-specific units, of which the first are updated globally and the others independently; binary updating (BFU)
-    decides, smooth updating (SFU) weighs. The variant ``fca`` does so with the LoRA of SAM. **Our reading**: a unit is
-    one entry of a tensor's first dimension (an output channel, a rank of a LoRA matrix); it is common as far as a
-    site's update of it points where the mean update of the others points (:func:`agreement`); common units get the mean
-    of those who hold them in common (:func:`tailored`). Integer tensors are FedAvg's.
+    decides; smooth updating (SFU), which weighs, is not here. The variant ``fca`` does so with the LoRA of SAM. **Our
+    reading**: a unit is one entry of a tensor's first dimension (an output channel, a rank of a LoRA matrix); it is
+    common where a site's update of it points where the mean update of the others points (:func:`agreement`); common
+    units get the mean of those who hold them in common (:func:`tailored`). Integer tensors are FedAvg's.
 
     Sites train what they are sent, as in FedAvg; the server sends each its own model, and each is scored on that. A
     site that did not answer keeps its model. Hospitals that take no part are scored on FedAvg's mean. Bytes are those
     of FedAvg; memory and each stored round at the server are ``2 N`` and ``N`` models.
 
     Args:
-        mask: ``binary`` or ``smooth``.
-        threshold: agreement, in [-1, 1], above which a unit is common; where the smooth mask is one half.
-        temperature: width of the smooth mask, > 0.
+        threshold: agreement, in [-1, 1], above which a unit is common.
         patterns: shell-style patterns of the names that are tailored; ``null`` tailors all that is shared. Others are
             averaged.
 
@@ -102,43 +77,24 @@ class ClientTailored(FedAvg):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.fca.ClientTailored", "mask": "smooth"}
+        "strategy": {"_target_": "samfed_monai.methods.fca.ClientTailored", "threshold": 0.0}
     """
 
     exchange = Exchange(tailored=True)
 
-    def __init__(
-        self,
-        *,
-        mask: str = "binary",
-        threshold: float = 0.0,
-        temperature: float = 0.1,
-        patterns: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__()
-        problems = Problems()
-        problems.extend(one_of("strategy#mask", mask, Mask))
-        problems.extend(in_range("strategy#threshold", threshold, "a cosine", least=-1, most=1))
-        problems.extend(in_range("strategy#temperature", temperature, above=0))
-        problems.unless(not isinstance(patterns, str), "strategy#patterns", patterns, "a list", "put it in brackets")
-        problems.refuse_if_any()
-        self.mask, self.threshold, self.temperature = Mask(mask), float(threshold), float(temperature)
-        self.patterns = None if patterns is None else tuple(patterns)
-        self._models: dict[str, dict[str, Tensor]] = {}
-        self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
-
-    def attach(self, server: Server) -> ClientTailored:
-        super().attach(server)
-        self._models, self._answers = {}, {}
-        self._chosen = self._matched(list(self.global_weights))
-        return self
+    def __init__(self, *, threshold: float = 0.0, patterns: Sequence[str] | None = None) -> None:
+        require(
+            in_range("strategy#threshold", threshold, "a cosine", least=-1, most=1),
+            [] if patterns is None else pattern_problems("strategy#patterns", patterns, "*_[ab]"),
+        )
+        self.threshold, self.patterns = float(threshold), None if patterns is None else tuple(patterns)
 
     def require_names(self, shared: Sequence[str]) -> None:
         self._matched(shared)
 
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
-        self._answers = {}
+        self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self._sent(site)) for site in self.server.sites}
 
     def reference(self, site: str) -> Mapping[str, Tensor]:
@@ -160,7 +116,7 @@ class ClientTailored(FedAvg):
             values = torch.stack([self._answers[site][1][name] for site in sites]).float()
             old = torch.stack([before[site][name] for site in sites]).float()
             shape = (len(sites), values.shape[1] if values.ndim > 1 else 1, -1)
-            masks = self._masks(agreement((values - old).reshape(shape), counts))
+            masks = (agreement((values - old).reshape(shape), counts) > self.threshold).to(values.dtype)
             mixed = tailored(values.reshape(shape), masks, counts).reshape(values.shape)
             for site, tensor in zip(sites, mixed.to(self.global_weights[name].dtype), strict=True):
                 models[site][name] = tensor
@@ -176,16 +132,13 @@ class ClientTailored(FedAvg):
         return self._models.get(site, self.global_weights)
 
     def state_dict(self) -> dict[str, Tensor]:
-        places = {site: place for place, site in enumerate(self.server.sites)}
-        return {f"{places[site]}.{name}": t for site, model in self._models.items() for name, t in model.items()}
+        return self._stored(self._models)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._models, self._answers = {}, {}
-        for place, site in enumerate(self.server.sites):
-            own = {name: state[f"{place}.{name}"] for name in self.global_weights if f"{place}.{name}" in state}
-            if own:
-                self._models[site] = own
+        self._models = self._restored(state)
+        self._answers = {}
+        self._chosen = self._matched(list(self.global_weights))
 
     def _sent(self, site: str) -> dict[str, Tensor]:
         return self._models.get(site, self.global_weights)
@@ -195,14 +148,4 @@ class ClientTailored(FedAvg):
         return [name for name, tensor in weights.items() if tensor.is_floating_point() and name in self._chosen]
 
     def _matched(self, names: Sequence[str]) -> set[str]:
-        if self.patterns is None:
-            return set(names)
-        problems = Problems()
-        chosen = matched_names(names, self.patterns, "strategy#patterns", problems)
-        problems.refuse_if_any()
-        return chosen
-
-    def _masks(self, agreed: Tensor) -> Tensor:
-        if self.mask is Mask.BINARY:
-            return binary_mask(agreed, self.threshold)
-        return smooth_mask(agreed, self.threshold, self.temperature)
+        return set(names) if self.patterns is None else matched_names(names, self.patterns, "strategy#patterns")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.sharing import TrainerSharing
+from samfed_monai.protocol.strategy import TrainerSharing
 
 
 def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:
@@ -118,9 +118,6 @@ class AdaptiveMixing(TrainerSharing):
             self.put({name: tensor for name, tensor in arrived.items() if name not in trained})
         total = sum(weight.numel() for weight in self._weights.values())
         return sum(float(weight.sum()) for weight in self._weights.values()) / total
-
-    def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        return Kind.WEIGHTS, self.named()
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._weights)

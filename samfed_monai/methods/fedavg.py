@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import Collected, with_statistics
 from samfed_monai.protocol.strategy import Exchange, Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -32,11 +29,8 @@ class FedAvg(Strategy):
     """
 
     exchange = Exchange(mean=True)
-
-    def __init__(self) -> None:
-        self._mean: dict[str, Tensor] = {}
-        self._total = 0
-        self._largest: tuple[int, str] | None = None
+    _mean: dict[str, Tensor]
+    _largest: tuple[int, str] | None
 
     def configure(self, round: int) -> dict[str, Message]:
         self._total, self._largest = 0, None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from ignite.engine import Events
@@ -12,8 +14,8 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.validators import in_range, require, switch, whole
+from samfed_monai.core.errors import refused
+from samfed_monai.core.validators import BELOW_1, COUNT, NOT_NEGATIVE, POSITIVE, require, switch, whole
 from samfed_monai.handlers.guide import Guidance, NetworkCopy
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
@@ -22,10 +24,10 @@ from samfed_monai.methods.fedavg import FedAvg, FedAvgWithStatistics
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
+from samfed_monai.protocol.strategy import Server
 
 if TYPE_CHECKING:
     from samfed_monai.bundle import SiteImages
-    from samfed_monai.protocol.strategy import Server
 
 
 def contrastive_loss(
@@ -92,6 +94,7 @@ class Dictionary:
         self._images = [*self._images, *images][-self.length :]
 
 
+@dataclass(kw_only=True, eq=False)
 class ContrastiveTerm(Term):
     """Contrast on the site's images and alignment on public ones, in the first rounds (FedCA: Zhang et al. 2010.08982).
 
@@ -130,29 +133,23 @@ class ContrastiveTerm(Term):
         {"_target_": "samfed_monai.methods.fedca.ContrastiveTerm", "rounds": 3, "queue": 256, "weight": 0.1}
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "contrast",
-        rounds: int = 3,
-        queue: int = 256,
-        temperature: float = 0.1,
-        decay: float = 0.99,
-        alignment: float = 1.0,
-        alone: bool = False,
-        weight: float = 0.1,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule="constant", fraction=0.0)
-        require(
-            whole(f"{self.where}#rounds", rounds, least=0),
-            whole(f"{self.where}#queue", queue, least=1),
-            in_range(f"{self.where}#temperature", temperature, above=0),
-            in_range(f"{self.where}#decay", decay, least=0, below=1),
-            in_range(f"{self.where}#alignment", alignment, least=0),
-        )
-        self.rounds, self.temperature, self.decay, self.alignment = rounds, temperature, decay, alignment
-        self.alone, self._value = alone, torch.zeros(())
-        self.dictionary = Dictionary(queue)
+    checks: ClassVar = {"rounds": partial(whole, least=0), "queue": COUNT, "temperature": POSITIVE, "decay": BELOW_1}
+    checks |= {"alignment": NOT_NEGATIVE}
+
+    name: str = "contrast"
+    rounds: int = 3
+    queue: int = 256
+    temperature: float = 0.1
+    decay: float = 0.99
+    alignment: float = 1.0
+    alone: bool = False
+    weight: float = 0.1
+    fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._value = torch.zeros(())
+        self.dictionary = Dictionary(self.queue)
         #: Features of the other sites, (N, D) float of length 1; ``None`` until there are some.
         self.shared: Tensor | None = None
         self._base, self._average = NetworkCopy(), NetworkCopy()
@@ -309,7 +306,6 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
     """
 
     def __init__(self, *, rounds: int = 0, share: bool = True, entries: int = 16) -> None:
-        super().__init__()
         require(
             whole("strategy#rounds", rounds, least=0),
             switch("strategy#share", share),
@@ -324,14 +320,14 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
         if self.rounds_before_warm_start >= server.rounds:
             found = f"{self.rounds_before_warm_start} of {server.rounds} rounds before the warm start"
             hint = "raise rounds, or lower terms#contrast#rounds"
-            raise Refused([Problem("strategy#rounds", found, "a round that is left for the labels", hint)])
-        super().attach(server)
+            raise refused("strategy#rounds", found, "a round that is left for the labels", hint)
         like: dict[str, Tensor] = {}
         if self.statistic is not None:
             network = server.networks[server.sites[0]]().eval()
             width = features_of(network, lambda: network(torch.zeros(1, 3, 64, 64))).shape[1]
             like = {FEATURES: torch.zeros(self.entries, width)}
         self.collected = Collected(StatisticKind.FEATURES, like)
+        super().attach(server)
         return self
 
     def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:

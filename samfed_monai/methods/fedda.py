@@ -4,84 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.networks.nets import PatchDiscriminator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.validators import in_range, one_of, require
+from samfed_monai.core.errors import refused
+from samfed_monai.core.validators import POSITIVE
 from samfed_monai.handlers.guide import GlobalGuide, Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.sharing import TrainerSharing
-from samfed_monai.protocol.strategy import Exchange, Server
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-class _Reversed(torch.autograd.Function):
-    """Passes values on and turns gradients round."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return -gradients[0]
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing
 
 
 def reversed_gradient(values: Tensor) -> Tensor:
     """``values``, whose gradient is that of what follows times -1 (Ganin et al., JMLR 2016, section 4.2)."""
-    reversed_: Tensor = _Reversed.apply(values)
-    return reversed_
-
-
-def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy, the biased estimate (Gretton et al., JMLR 2012, equation 5).
-
-    The kernel is the mean of five Gaussians whose squared widths are 1/4, 1/2, 1, 2 and 4 times the mean squared
-    distance of all pairs, without gradient. Equal sets give 0 exactly.
-
-    Args:
-        one: (N, D) float.
-        other: (M, D) float.
-
-    Returns:
-        a scalar >= 0, up to rounding.
-    """
-    pairs = ((one, one), (other, other), (one, other))
-    within, beyond, across = (
-        (left.float()[:, None] - right.float()[None]).square().sum(dim=2) for left, right in pairs
-    )
-    total = (within.sum() + beyond.sum() + 2 * across.sum()).detach()
-    width = (total / (len(one) + len(other)) ** 2).clamp(min=1e-12)
-
-    def alike(distances: Tensor) -> Tensor:
-        return torch.stack([torch.exp(-distances / (scale * width)) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)]).mean()
-
-    return alike(within) + alike(beyond) - 2 * alike(across)
-
-
-class Form(str, Enum):
-    """How features are made alike."""
-
-    ADVERSARIAL = "adversarial"
-    MMD = "mmd"
+    return 2 * values.detach() - values
 
 
 _LEAST = 8  # pixels of a map's side that the discriminator needs: its three convolutions leave 2 of them
-_PLACES = 4  # along each side, at which MMD looks at a map
 
 
 @dataclass(kw_only=True, eq=False)
@@ -90,22 +38,20 @@ class DomainAlignmentTerm(Term):
 
     Zhou et al. (arXiv 2509.23907): source features are the local network's, target features the global one's
     (FedDA-joint) or another site's (FedDA-cyclic, with :class:`TargetGuide` as guide); we had the abstract and public
-    summaries. ``adversarial``: MONAI's :class:`PatchDiscriminator` tells the two apart, and
-    the network is trained against it through a reversed gradient, in one backward pass; the discriminator takes steps
-    of its own Adam. ``mmd`` is the light form, without a second network: :func:`squared_mmd` of 4 x 4 places of each
-    map. Both look at the deepest map of at least 8 pixels a side, on the weak view; the site's network is in train
-    mode, as in its other passes, the target's in eval mode, so that batch norm alone keeps equal networks apart.
+    summaries. MONAI's :class:`PatchDiscriminator` tells the two apart, and the network is trained against it through a
+    reversed gradient, in one backward pass; the discriminator takes steps of its own Adam. It looks at the deepest map
+    of at least 8 pixels a side, on the weak view; the site's network is in train mode, as in its other passes, the
+    target's in eval mode, so that batch norm alone keeps equal networks apart.
 
     Ours: the discriminator begins anew in every round, so that a round stays a function of (weights, seed, site,
     round) and nothing of it is kept or sent.
 
-    It costs two more forward passes and one backward pass a step. ``adversarial`` records ``separated``, the share of
+    It costs two more forward passes and one backward pass a step. It records ``separated``, the share of
     patches that the discriminator names rightly; one half is success.
 
     Args:
         guide: the network whose features are the target.
         name: under which the value is logged.
-        form: ``adversarial`` or ``mmd``.
         rate: of the discriminator's Adam, > 0.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
@@ -118,18 +64,15 @@ class DomainAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedda.DomainAlignmentTerm", "guide": "@guides#global", "weight": 0.01}
     """
 
+    checks: ClassVar = {"rate": POSITIVE}
+
     guide: GlobalGuide
     name: str = "domain"
-    form: str = "adversarial"
     rate: float = 1e-4
     weight: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            one_of(f"{self.where}#form", self.form, Form),
-            in_range(f"{self.where}#rate", self.rate, above=0),
-        )
         self._discriminator: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
 
@@ -154,8 +97,6 @@ class DomainAlignmentTerm(Term):
         own = self._features(engine, image, engine.network)
         with torch.no_grad():
             target = self._features(engine, image, self.guide.network)
-        if self.form == Form.MMD:
-            return squared_mmd(_places(own), _places(target))
         if self._discriminator is None:
             self._discriminator = PatchDiscriminator(
                 spatial_dims=2, channels=16, in_channels=own.shape[1], out_channels=1, num_layers_d=1
@@ -173,8 +114,7 @@ class DomainAlignmentTerm(Term):
         fitting = [each for each in maps if min(each.shape[-2:]) >= _LEAST]
         if not fitting:
             found = f"images of {image.shape[-1]} pixels, whose feature maps are smaller"
-            expected, hint = f"a feature map of at least {_LEAST} pixels a side", "raise image_size"
-            raise Refused([Problem(self.where, found=found, expected=expected, hint=hint)])
+            raise refused(self.where, found, f"a feature map of at least {_LEAST} pixels a side", "raise image_size")
         return fitting[-1].float()
 
     def _forget(self, engine: Any) -> None:
@@ -184,11 +124,6 @@ class DomainAlignmentTerm(Term):
         if self._optimizer is not None:
             self._optimizer.step()
             self._optimizer.zero_grad()
-
-
-def _places(features: Tensor) -> Tensor:
-    """Vectors (N, C) of a map's places."""
-    return functional.adaptive_avg_pool2d(features, _PLACES).movedim(1, -1).flatten(0, 2)
 
 
 TARGET = "target."
@@ -246,9 +181,6 @@ class TargetSharing(TrainerSharing):
         self.put(arrived)
         return {}
 
-    def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        return Kind.WEIGHTS, self.named()
-
 
 class CyclicTargets(FedAvg):
     """FedAvg that also sends each site what another one sent in the round before (FedDA-cyclic).
@@ -268,20 +200,10 @@ class CyclicTargets(FedAvg):
 
     exchange = Exchange()  # the mean alone will not do
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._before: dict[str, dict[str, Tensor]] = {}
-        self._now: dict[str, dict[str, Tensor]] = {}
-
     def require_sites(self, sites: Any) -> None:
         if len(sites) < 2:
             hint = "take the variant fedda, whose target is the global network"
-            raise Refused([Problem("strategy", f"{len(sites)} site", "two sites or more, for one to be another", hint)])
-
-    def attach(self, server: Server) -> CyclicTargets:
-        super().attach(server)
-        self._before, self._now = {}, {}
-        return self
+            raise refused("strategy", f"{len(sites)} site", "two sites or more, for one to be another", hint)
 
     def target_of(self, site: str, round: int) -> str:
         """The site whose network is ``site``'s target in a round from 1 on."""
@@ -290,7 +212,7 @@ class CyclicTargets(FedAvg):
 
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
-        self._now = {}
+        self._now: dict[str, dict[str, Tensor]] = {}
         messages = {}
         for site in self.server.sites:
             other = self._before.get(self.target_of(site, round), {}) if round else {}
@@ -307,14 +229,9 @@ class CyclicTargets(FedAvg):
         self._before, self._now = self._now, {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        places = {site: place for place, site in enumerate(self.server.sites)}
-        sent = self._before.items()
-        return {f"before_{places[site]}.{name}": tensor for site, own in sent for name, tensor in own.items()}
+        return self._stored(self._before, "before_")
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._before, self._now = {}, {}
-        for place, site in enumerate(self.server.sites):
-            own = {name: state[f"before_{place}.{name}"] for name in weights if f"before_{place}.{name}" in state}
-            if own:
-                self._before[site] = own
+        self._before = self._restored(state, "before_")
+        self._now = {}

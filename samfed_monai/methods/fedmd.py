@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.methods.heterogeneous import MASKS
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.strategy import Exchange, Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from samfed_monai.protocol.strategy import Server
+from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 
 class Average(str, Enum):
@@ -77,6 +73,8 @@ class Consensus(Strategy):
     """
 
     exchange = Exchange(Kind.SOFT_MASKS, own_networks=True, alike=False, server_model=False)
+    masks: Tensor | None
+    _sum: Tensor | None
 
     def __init__(self, *, average: str = "probabilities", exchange: str = "predictions") -> None:
         hint = "leave exchange out, or take the variant hssf, whose server has a network"
@@ -87,12 +85,8 @@ class Consensus(Strategy):
         self.average = Average(average)
 
     def attach(self, server: Server) -> Consensus:
-        super().attach(server)
         self.sharing = server.make_sharing("fedmd")
-        self.masks: Tensor | None = None
-        self._sum: Tensor | None = None
-        self._like: Tensor | None = None
-        self._count = 0
+        super().attach(server)
         return self
 
     def requirements(self) -> dict[str, str]:
@@ -104,9 +98,12 @@ class Consensus(Strategy):
         return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
-        if self._like is None:
-            self._like = self.sharing.predictor.like(self.sharing.network)
         return {MASKS: self._like}
+
+    @cached_property
+    def _like(self) -> Tensor:
+        like: Tensor = self.sharing.predictor.like(self.sharing.network)
+        return like
 
     def accept(self, round: int, site: str, update: Message) -> None:
         masks = update.tensors[MASKS]
@@ -125,3 +122,5 @@ class Consensus(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.masks = state.get(MASKS)
+        self._sum = None
+        self._count = 0

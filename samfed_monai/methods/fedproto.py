@@ -3,35 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from ignite.engine import Events
-from monai.engines.utils import IterationEvents
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.validators import in_range, require
-from samfed_monai.handlers.guide import say_read
-from samfed_monai.handlers.records import record, record_supervised
-from samfed_monai.losses import ClassSums, class_sums, hard_label
+from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.validators import in_range
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.records import record_supervised
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
-from samfed_monai.networks.features import LastFeatures
-from samfed_monai.networks.input_size import feature_width
+from samfed_monai.networks.features import LastFeatures, feature_width
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
-from samfed_monai.protocol.strategy import Exchange, Strategy
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
-    from torch import nn
-
-    from samfed_monai.protocol.strategy import Server
+from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 
 def with_background(classes: Sequence[str] | None) -> int:
     """How many prototypes there are: one for each class, and the background's."""
     return len(classes or "1") + 1
+
+
+class ClassSums(NamedTuple):
+    """Sums of features and of weights per class.
+
+    Args:
+        sums: (K, D) float.
+        counts: (K,) float, in pixels of the feature map.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def plus(self, other: ClassSums | None) -> ClassSums:
+        """Both together."""
+        return self if other is None else ClassSums(other.sums + self.sums, other.counts + self.counts)
+
+    def means(self) -> Tensor:
+        """(K, D); 0 where a class has no pixel."""
+        return self.sums / self.counts.clamp(min=1e-6)[:, None]
+
+
+def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, *, classes: int = 2) -> ClassSums:
+    """Adds up the features of each class's pixels.
+
+    Args:
+        features: (B, D, h, w) float.
+        labels: (B, 1, H, W) class indices; brought to the features' size by the pixel nearest to the middle of each.
+        weights: (B, 1, H, W) float >= 0, likewise; ``None`` counts every pixel.
+        classes: K, the background included.
+    """
+    size = features.shape[-2:]
+    index = F.interpolate(labels.float(), size, mode="nearest-exact").long()[:, 0]
+    hot = F.one_hot(index, classes).movedim(-1, 1).to(features.dtype)
+    if weights is not None:
+        hot = hot * F.interpolate(weights.to(features.dtype), size, mode="nearest-exact")
+    return ClassSums(torch.einsum("bkhw,bdhw->kd", hot, features), hot.sum(dim=(0, 2, 3)))
 
 
 def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tensor:
@@ -53,7 +86,8 @@ def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tenso
     return (distance * both).sum() / both.sum().clamp(min=1)
 
 
-class PrototypeTerm:
+@dataclass(kw_only=True, eq=False)
+class PrototypeTerm(Term):
     """``weight * mean |prototype_c - global_c|^2``, and the site's own prototypes of the round (FedProto, 2105.00243).
 
     Features are the input of the network's head. A pixel belongs to the class of its label on the public batch, and to
@@ -75,72 +109,60 @@ class PrototypeTerm:
         {"_target_": "samfed_monai.methods.fedproto.PrototypeTerm", "network": "@network", "weight": 1.0}
     """
 
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        name: str = "prototype",
-        tau: float = 0.9,
-        weight: float = 1.0,
-        classes: Sequence[str] | None = None,
-    ) -> None:
-        require(
-            in_range(f"terms#{name}#weight", weight, least=0),
-            in_range(f"terms#{name}#tau", tau, least=0.5, below=1),
-        )
-        self.name, self.tau, self.weight, self.classes = name, tau, weight, with_background(classes)
-        self.prototypes: Tensor | None = None
-        self.known: Tensor | None = None
-        self._collected: ClassSums | None = None
+    unlabelled = False
+    checks: ClassVar = {"tau": partial(in_range, least=0.5, below=1)}
+
+    network: nn.Module
+    name: str = "prototype"
+    tau: float = 0.9
+    classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.count = with_background(self.classes)
+        #: Of all sites: (K, D) float, and (K,) bool, which of them there are.
+        self.prototypes: tuple[Tensor, Tensor] | None = None
+        #: Sums over the round that was trained last; ``None`` before the first step.
+        self.collected: ClassSums | None = None
+        self._batch: ClassSums
         # in an iteration the network trains on the public batch first, then on the private strong view
-        self._features = LastFeatures(network)
-
-    def attach(self, engine: Engine) -> None:
-        say_read(engine, ("weak",))
-        engine.add_event_handler(Events.STARTED, self._reset)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._features.stop)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
-
-    def pull_to(self, prototypes: Tensor, known: Tensor) -> None:
-        """Sets the prototypes of all sites: (K, D) float and (K,) bool."""
-        self.prototypes, self.known = prototypes, known
+        self._features = LastFeatures(self.network)
 
     @property
-    def collected(self) -> ClassSums | None:
-        """Sums over the round that was trained last; ``None`` before the first step."""
-        return self._collected
+    def reads(self) -> tuple[str, ...]:
+        return ("weak",)
+
+    def attach(self, engine: Any) -> None:
+        super().attach(engine)
+        engine.add_event_handler(Events.STARTED, self._reset)
+        self._features.attach(engine)
 
     def __call__(self, engine: Any) -> None:
-        """Adds the term to ``engine.state.output["loss"]``."""
+        """Collects, and adds the term where there are prototypes to pull towards."""
         record_supervised(engine)
-        batch = self._batch(engine)
-        detached = ClassSums(batch.sums.detach(), batch.counts.detach())
-        old = self._collected
-        self._collected = detached if old is None else ClassSums(old.sums + detached.sums, old.counts + detached.counts)
-        if self.prototypes is None or self.known is None:
-            return
-        device = batch.sums.device
-        value = prototype_loss(batch, self.prototypes.to(device), self.known.to(device))
-        record(engine, self.name, value)
-        engine.state.output["loss"] = engine.state.output["loss"] + self.weight * value
+        self._batch = self._sums(engine)
+        self.collected = ClassSums(*(each.detach() for each in self._batch)).plus(self.collected)
+        if self.prototypes is not None:
+            super().__call__(engine)
 
-    def _batch(self, engine: Any) -> ClassSums:
+    def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
+        """The distance to the prototypes of all sites."""
+        assert self.prototypes is not None
+        return prototype_loss(self._batch, *(each.to(self._batch.sums.device) for each in self.prototypes))
+
+    def _sums(self, engine: Any) -> ClassSums:
         features = self._features.kept
         labels = torch.as_tensor(engine.state.batch["label"]).to(features[0].device)
         labels = labels.argmax(dim=1, keepdim=True) if labels.shape[1] > 1 else labels
-        sums, counts = class_sums(features[0].float(), labels, classes=self.classes)
+        sums = class_sums(features[0].float(), labels, classes=self.count)
         guidance = getattr(engine.state, "guidance", None)
-        if guidance is not None and len(features) > 1:
-            label, confidence = hard_label(guidance.weak)
-            sure = (confidence > self.tau).float()
-            more = class_sums(features[1].float(), label, sure, classes=self.classes)
-            sums, counts = sums + more.sums, counts + more.counts
-        return ClassSums(sums, counts)
+        if guidance is None or len(features) == 1:
+            return sums
+        label, confidence = hard_label(guidance.weak)
+        return class_sums(features[1].float(), label, (confidence > self.tau).float(), classes=self.count).plus(sums)
 
     def _reset(self, engine: Any) -> None:
-        self._features.stop()
-        self._collected = None
+        self.collected = None
 
 
 MEANS, COUNTS = "prototypes", "counts"
@@ -171,14 +193,13 @@ class PrototypeSharing(PublicMaskSharing):
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         if tensors:
-            width = feature_width(self.network)
-            like = {MEANS: torch.empty(self.term.classes, width), COUNTS: torch.empty(self.term.classes)}
+            like = self.may_share()[Kind.PROTOTYPES]
             Message(kind, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
-            self.term.pull_to(tensors[MEANS], tensors[COUNTS] > 0)
+            self.term.prototypes = tensors[MEANS], tensors[COUNTS] > 0
         return super().receive(round, rounds, Kind.METRICS, {})
 
     def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
-        classes, width = self.term.classes, feature_width(self.network)
+        classes, width = self.term.count, feature_width(self.network)
         return {Kind.PROTOTYPES: {MEANS: torch.empty(classes, width), COUNTS: torch.empty(classes)}}
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
@@ -213,21 +234,19 @@ class Prototypes(Strategy):
         self.classes = with_background(classes)
 
     def attach(self, server: Server) -> Prototypes:
-        super().attach(server)
         widths = {site: feature_width(server.networks[site]()) for site in server.sites}
         first = server.sites[0]
         for site, width in widths.items():
             if width != widths[first]:
                 found = f"{widths[first]} channels at {first}, {width} at {site}"
                 hint = "choose networks of one width (mobile_sam_fpn and lite0_fpn_96: 96, deeplabv3plus_*: 256)"
-                raise Refused([Problem("sites", found=found, expected="features of one width", hint=hint)])
+                raise refused("sites", found=found, expected="features of one width", hint=hint)
         self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
-        self.means: dict[str, Tensor] = {}
-        self._answers: dict[str, ClassSums] = {}
+        super().attach(server)
         return self
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers = {}
+        self._answers: dict[str, ClassSums] = {}
         kind = Kind.PROTOTYPES if self.means else Kind.METRICS
         return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
 
@@ -248,8 +267,7 @@ class Prototypes(Strategy):
     def finish(self, round: int) -> None:
         total: ClassSums | None = None
         for (means, _), counts in zip(self._answers.values(), self._counted(), strict=True):
-            own = ClassSums(means * counts[:, None], counts)
-            total = own if total is None else ClassSums(total.sums + own.sums, total.counts + own.counts)
+            total = ClassSums(means * counts[:, None], counts).plus(total)
         if total is not None:
             self.means = {MEANS: total.means(), COUNTS: total.counts}
 
@@ -272,3 +290,4 @@ class Prototypes(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.means = dict(state)
+        self._answers = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.handlers.term import Term
+from samfed_monai.protocol.strategy import trained_weights
 
 
 class ProximalTerm(Term):
@@ -42,7 +43,7 @@ class ProximalTerm(Term):
     @torch.no_grad()
     def remember(self, engine: Any) -> None:
         """Takes the network's weights as ``w_G``."""
-        weights = _trained(engine.network)
+        weights: list[Tensor] = list(trained_weights(engine.network).values())
         if len(self._anchor) == len(weights):
             torch._foreach_copy_(self._anchor, weights)
         else:
@@ -54,10 +55,6 @@ class ProximalTerm(Term):
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``1/2 |w - w_G|^2``."""
-        weights = _trained(engine.network)
+        weights = list(trained_weights(engine.network).values())
         squares = [(weight - old).square().sum() for weight, old in zip(weights, self._anchor, strict=True)]
         return torch.stack(squares).sum() / 2
-
-
-def _trained(network: torch.nn.Module) -> list[Tensor]:
-    return [weight for weight in network.parameters() if weight.requires_grad and weight.is_floating_point()]

@@ -7,32 +7,28 @@ and the round is averaged with those.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
 from monai.networks.utils import eval_mode
+from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import in_range, require, whole
-from samfed_monai.handlers.guide import Guidance, say_read
+from samfed_monai.core.errors import refused
+from samfed_monai.core.validators import BELOW_1, in_range, require, whole
+from samfed_monai.handlers.guide import GlobalGuide, Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import entropy, hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.site_weights import LearnedWeights
 from samfed_monai.networks.features import LastFeatures, feature_dropout, require_encoder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torch import Tensor, nn
-
-    from samfed_monai.handlers.guide import GlobalGuide
-    from samfed_monai.protocol.message import Message
+from samfed_monai.protocol.message import Message
 
 GAP = "generalisation_gap"
 
@@ -81,10 +77,9 @@ class GeneralisationAware(LearnedWeights):
         require(in_range("strategy#step", step, least=0))
         super().__init__(number=GAP, alike=True)
         self.step = float(step)
-        self._answers: dict[str, Message] = {}
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers = {}
+        self._answers: dict[str, Message] = {}
         return super().configure(round)
 
     def accept(self, round: int, site: str, update: Message) -> None:
@@ -186,6 +181,8 @@ class DualGuideTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DualGuideTerm", "first": "global", "second": "ema"}
     """
 
+    checks: ClassVar = {"memory": BELOW_1}
+
     name: str = "dual_guide"
     first: str = "global"
     second: str = "ema"
@@ -195,12 +192,9 @@ class DualGuideTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        problems = Problems()
         if not 0 < self.start <= self.end < 1:
             found, expected = f"{self.start!r} to {self.end!r}", "two quantiles in (0, 1), ascending"
-            problems.add(f"{self.where}#start", found=found, expected=expected)
-        problems.extend(in_range(f"{self.where}#memory", self.memory, least=0, below=1))
-        problems.refuse_if_any()
+            raise refused(f"{self.where}#start", found, expected)
         self._threshold: Tensor | None = None
 
     @property
@@ -257,6 +251,8 @@ class DropoutAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedsemidg.DropoutAlignmentTerm", "network": "@network", "weight": 0.3}
     """
 
+    checks: ClassVar = {"drop": partial(BELOW_1, what="a chance")}
+
     network: nn.Module
     name: str = "alignment"
     drop: float = 0.3
@@ -264,7 +260,6 @@ class DropoutAlignmentTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(in_range(f"{self.where}#drop", self.drop, "a chance", least=0, below=1))
         require_encoder(self.network, self.where)
         self._features = LastFeatures(self.network)
 

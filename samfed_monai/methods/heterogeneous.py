@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import torch
-from monai.engines.utils import IterationEvents
-from torch.utils.data import Subset
+from monai.inferers import Inferer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset, Subset
 
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
-from samfed_monai.core.validators import in_range, one_of, require, whole
+from samfed_monai.core.validators import POSITIVE, in_range, one_of, require, whole
 from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.handlers.records import record, record_supervised
+from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl, hssf_kl
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Exchange, Strategy
+from samfed_monai.protocol.strategy import Exchange, Server, Sharing, Strategy
+from samfed_monai.transforms import PublicTargets
 from samfed_monai.transforms.loading import GATE, KEY
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
-    from monai.inferers import Inferer
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
-    from torch.utils.data import Dataset
-
-    from samfed_monai.protocol.strategy import Server
-    from samfed_monai.transforms import PublicTargets
-
 
 MASKS = "masks"
 
@@ -251,7 +244,8 @@ class PublicMaskSharing(Sharing):
         return self._server_network().to(self.predictor.device)
 
 
-class PublicDistillationTerm:
+@dataclass(kw_only=True, eq=False)
+class PublicDistillationTerm(Term):
     """``weight * T^2 KL(p_target || p)`` on the labelled batch, image by image where its gate is open (docs/method.md).
 
     The divergence is averaged over all pixels of the batch, images with a closed gate counting as 0. It reads
@@ -272,34 +266,27 @@ class PublicDistillationTerm:
         {"_target_": "samfed_monai.methods.heterogeneous.PublicDistillationTerm", "weight": 1.0, "temperature": 2.0}
     """
 
-    def __init__(
-        self, *, name: str = "public_kd", temperature: float = 2.0, weight: float = 1.0, convention: str = "ours"
-    ) -> None:
-        require(
-            in_range(f"{name}#weight", weight, least=0),
-            in_range(f"{name}#temperature", temperature, above=0),
-            one_of(f"{name}#convention", convention, ["ours", "hssf"]),
-        )
-        self.name, self.temperature, self.weight, self.convention = name, temperature, weight, convention
+    unlabelled = False
+    checks: ClassVar = {"temperature": POSITIVE, "convention": partial(one_of, known=["ours", "hssf"])}
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+    name: str = "public_kd"
+    temperature: float = 2.0
+    convention: str = "ours"
 
     def __call__(self, engine: Any) -> None:
-        """Adds the term to ``engine.state.output["loss"]``."""
+        """Adds the term where the batch has targets."""
         record_supervised(engine)
-        batch = engine.state.batch
-        if KEY not in batch:
-            return
+        if KEY in engine.state.batch:
+            super().__call__(engine)
+
+    def value(self, guidance: Any, engine: Any) -> Tensor:
+        """The divergence; also records ``<name>_gate``."""
         logits = engine.state.output["pred"]
-        target, gate = (torch.as_tensor(batch[key]).to(logits.device) for key in (KEY, GATE))
-        if self.convention == "hssf":
-            value = hssf_kl(logits, target, gate, temperature=self.temperature)
-        else:
-            value = distillation_kl(logits, target, self.temperature, scale=gate)
-        record(engine, self.name, value)
+        target, gate = (torch.as_tensor(engine.state.batch[key]).to(logits.device) for key in (KEY, GATE))
         record(engine, f"{self.name}_gate", gate.mean())
-        engine.state.output["loss"] = engine.state.output["loss"] + self.weight * value
+        if self.convention == "hssf":
+            return hssf_kl(logits, target, gate, temperature=self.temperature)
+        return distillation_kl(logits, target, self.temperature, scale=gate)
 
 
 class CondensationFusion(Strategy):
@@ -337,10 +324,8 @@ class CondensationFusion(Strategy):
         self._site_networks: dict[str, nn.Module] = {}
 
     def attach(self, server: Server) -> CondensationFusion:
-        super().attach(server)
         self.sharing = server.make_sharing("heterogeneous")
-        self.sharing.network.load_state_dict(self.global_weights)
-        self.sharing.reset()
+        super().attach(server)
         return self
 
     def requirements(self) -> dict[str, str]:

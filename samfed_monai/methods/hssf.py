@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.validators import in_range, require, whole
+from samfed_monai.core.errors import refused
+from samfed_monai.core.validators import FRACTION, NOT_NEGATIVE, require, whole
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import StructureLoss
-from samfed_monai.losses.channels import hard_label
-from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.losses.pixelwise import hard_label, probabilities
 from samfed_monai.networks.input_size import require_intake
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.transforms.loading import plain
+from samfed_monai.transforms.strong_view import RandomViewd
 
 WIDTH = 256
 LOW_WIDTH = 48
@@ -207,7 +205,7 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
     if outputs is None:
         expected = "the prediction of an hssf_resnet network in train mode"
         hint = "set network_name to hssf_resnet18, or disable the terms that need its confidence"
-        raise Refused([Problem("confidence", found="a prediction without confidence", expected=expected, hint=hint)])
+        raise refused("confidence", found="a prediction without confidence", expected=expected, hint=hint)
     return outputs
 
 
@@ -395,6 +393,9 @@ class LsslTerm(Term):
         {"_target_": "samfed_monai.methods.hssf.LsslTerm", "loss": "@loss", "flip_below": 0.3, "least_mean": 0.75}
     """
 
+    checks: ClassVar = {"flip_below": FRACTION, "least_mean": FRACTION, "feature_dropout": FRACTION}
+    checks |= {"cross_entropy": NOT_NEGATIVE, "consistency": NOT_NEGATIVE}
+
     name: str = "lssl"
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     flip_below: float = 0.3
@@ -405,13 +406,6 @@ class LsslTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            in_range(f"{self.where}#flip_below", self.flip_below, least=0, most=1),
-            in_range(f"{self.where}#least_mean", self.least_mean, least=0, most=1),
-            in_range(f"{self.where}#feature_dropout", self.feature_dropout, least=0, most=1),
-            in_range(f"{self.where}#cross_entropy", self.cross_entropy, least=0),
-            in_range(f"{self.where}#consistency", self.consistency, least=0),
-        )
         self._loss = self.loss or StructureLoss()
 
     def check(self, engine: Any) -> None:
@@ -420,7 +414,7 @@ class LsslTerm(Term):
         if not isinstance(engine.network, HssfNetwork):
             found, expected = type(engine.network).__name__, "a network that predicts its confidence"
             hint = "set network_name to hssf_resnet18, hssf_resnet34 or hssf_resnet101"
-            raise Refused([Problem(self.where, found, expected, hint)])
+            raise refused(self.where, found, expected, hint)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The loss of both views plus the MSE."""
@@ -449,7 +443,7 @@ class LsslTerm(Term):
         return self._loss(logits, label) + self.cross_entropy * entropy
 
 
-class NoiseViewd(RandomizableTransform, MapTransform):
+class NoiseViewd(RandomViewd):
     """Adds Gaussian noise of one fixed deviation, cut off at ``limit``; all else stays (HSSF; docs/method.md).
 
     It takes the place of :class:`StrongViewd`, whose noise has a deviation drawn anew for every image, in a bundle that
@@ -481,26 +475,13 @@ class NoiseViewd(RandomizableTransform, MapTransform):
         limit: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, 1.0)
-        problems = Problems()
-        problems.extend(in_range("NoiseViewd -> deviation", deviation, least=0, most=1))
-        problems.extend(in_range("NoiseViewd -> limit", limit, least=0, most=1))
-        self.output_keys = ensure_tuple(output_key)
-        if len(self.output_keys) != len(self.keys):
-            found = f"{len(self.output_keys)} names for {len(self.keys)} keys"
-            problems.add("NoiseViewd -> output_key", found=found, expected="one name for each key")
-        problems.refuse_if_any()
+        found = [FRACTION("NoiseViewd -> deviation", deviation), FRACTION("NoiseViewd -> limit", limit)]
+        super().__init__(keys, output_key, *found, allow_missing_keys=allow_missing_keys)
         self.deviation, self.limit = deviation, limit
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Adds the noisy views to an item."""
-        result = dict(data)
-        for key, output_key in self.key_iterator(data, self.output_keys):
-            result[output_key] = self._noisy(plain(data[key]))
-        return result
-
-    def _noisy(self, image: Tensor) -> Tensor:
+    def view(self, image: Any) -> Tensor:
+        """The image (C, H, W) with noise."""
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
+        image = plain(image)
         noise = torch.randn(image.shape, generator=generator).mul_(self.deviation).clamp_(-self.limit, self.limit)
         return noise.add_(image).clamp_(0, 1)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from samfed_monai.core.validators import require, whole
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, squared_distance
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +52,7 @@ class Krum(AllAnswers):
     """
 
     def __init__(self, *, faulty: int = 1, keep: int | None = None) -> None:
-        super().__init__()
-        require(
-            whole("strategy#faulty", faulty, least=1),
-            whole("strategy#keep", keep, least=1, or_null=True),
-        )
+        require(whole("strategy#faulty", faulty, least=1), whole("strategy#keep", keep, least=1, or_null=True))
         self.faulty, self.keep = faulty, keep
 
     @property

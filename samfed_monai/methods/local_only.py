@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Exchange, Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from samfed_monai.protocol.strategy import Exchange, Sharing, Strategy
 
 
 class NothingShared(Sharing):

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ignite.engine import Engine
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.registry import Registry
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import distillation_kl, probabilities
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
+from samfed_monai.losses import probabilities
 
 
-CONSISTENCY_MEASURES: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry("consistency measure")
-"""Measures by name: from logits (B, C, H, W) and a guide's probabilities (B, C, H, W) to a scalar >= 0."""
-
-
-@CONSISTENCY_MEASURES.register("mse")
 def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
     """Mean squared difference of probabilities (Tarvainen and Valpola, arXiv 1703.01780, equation 1).
 
@@ -33,15 +23,9 @@ def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
     return functional.mse_loss(probabilities(logits), guide.detach().to(logits.dtype))
 
 
-@CONSISTENCY_MEASURES.register("kl")
-def consistency_kl(logits: Tensor, guide: Tensor) -> Tensor:
-    """``KL(guide || student)`` without a temperature; its gradient does not fade where the student is sure."""
-    return distillation_kl(logits, guide, temperature=1.0)
-
-
 @dataclass(kw_only=True, eq=False)
 class ConsistencyTerm(Term):
-    """Distance of the strong view's probabilities from a guide's: with ``ema`` and ``mse``, mean teacher.
+    """Mean squared distance of the strong view's probabilities from a guide's: with ``ema``, mean teacher.
 
     Tarvainen and Valpola, arXiv 1703.01780. In a federation :class:`EmaGuide` starts every round from the weights that
     arrived, so the teacher averages over the steps of a round, and over rounds only through the server's mean.
@@ -49,7 +33,6 @@ class ConsistencyTerm(Term):
     Args:
         name: under which the value is logged.
         guide: whose probabilities are the target.
-        measure: a name in :data:`CONSISTENCY_MEASURES`.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Example::
@@ -59,12 +42,7 @@ class ConsistencyTerm(Term):
 
     name: str = "consistency"
     guide: str = "ema"
-    measure: str = "mse"
     schedule: str = "gaussian_ramp"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._measure = CONSISTENCY_MEASURES[self.measure]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -72,4 +50,4 @@ class ConsistencyTerm(Term):
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """The distance."""
-        return self._measure(guidance.student, guidance.probabilities(self.guide, asked_by=self.where))
+        return consistency_mse(guidance.student, guidance.probabilities(self.guide, asked_by=self.where))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from samfed_monai.core.validators import in_range, require
+from samfed_monai.core.validators import FRACTION, POSITIVE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass
@@ -58,6 +56,8 @@ class NeighbourMixUp(Term):
         Refused: an argument out of range.
     """
 
+    checks: ClassVar = {"tau": FRACTION, "alpha": POSITIVE}
+
     name: str
     guide: str
     tau: float
@@ -65,10 +65,6 @@ class NeighbourMixUp(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
-            in_range(f"{self.where}#alpha", self.alpha, above=0),
-        )
         alpha = torch.tensor(float(self.alpha))
         self._beta = torch.distributions.Beta(alpha, alpha)
 

@@ -6,17 +6,13 @@ import logging
 import math
 from collections.abc import Mapping
 from statistics import median_low
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
 from samfed_monai.protocol.guard import shortened
-from samfed_monai.protocol.strategy import Server
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +43,9 @@ class NormClipping(AllAnswers):
         "strategy": {"_target_": "samfed_monai.methods.norm_clipping.NormClipping", "factor": 1.0, "window": 5}
     """
 
+    _medians: list[float]
+
     def __init__(self, *, factor: float = 1.0, window: int = 5) -> None:
-        super().__init__()
         require(
             in_range("strategy#factor", factor, above=0),
             whole("strategy#window", window, "a whole number of rounds", least=1),
@@ -59,11 +56,6 @@ class NormClipping(AllAnswers):
     def least_sites(self) -> int:
         """2: of two the shorter step limits the other."""
         return 2
-
-    def attach(self, server: Server) -> NormClipping:
-        super().attach(server)
-        self._medians: list[float] = []
-        return self
 
     def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
         old = self.global_weights

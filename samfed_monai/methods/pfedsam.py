@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import append_line, as_file_name
-from samfed_monai.core.validators import in_range, require
+from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.validators import FRACTION, POSITIVE, require
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
-from samfed_monai.handlers.rounds import in_federation, round_of
+from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import logits_kl
-from samfed_monai.networks.key_patterns import check_patterns, matched_names
+from samfed_monai.networks.key_patterns import matched_names, pattern_problems
 from samfed_monai.networks.sam.network import SamNetwork, SamPath, require_experts, sam_outputs
 
 
@@ -106,14 +103,11 @@ class MutualDistillationTerm(Term):
     """
 
     unlabelled = False
+    checks: ClassVar = {"temperature": POSITIVE}
 
     name: str = "mutual_kd"
     temperature: float = 2.0
     weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
 
     def check(self, engine: Any) -> None:
         """Refuses a network whose two paths are one."""
@@ -161,10 +155,10 @@ class DecoupledStages(PartsInTurn):
     where = "before#stages (DecoupledStages)"
 
     def __init__(self, *, share: float = 0.5, both: Sequence[str] = ()) -> None:
-        problems = Problems()
-        problems.extend(in_range(f"{self.where} -> share", share, "a part", least=0, most=1))
-        check_patterns(both, f"{self.where} -> both", problems, example="sam.mask_decoder.*")
-        problems.refuse_if_any()
+        require(
+            FRACTION(f"{self.where} -> share", share, "a part"),
+            pattern_problems(f"{self.where} -> both", both, "sam.mask_decoder.*"),
+        )
         super().__init__(share)
         self.both = tuple(both)
 
@@ -177,8 +171,7 @@ class DecoupledStages(PartsInTurn):
         network, problems = engine.network, Problems()
         if not isinstance(network, SamNetwork):
             hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
-            found, expected = type(network).__name__, "a network with a global and a personal path"
-            raise Refused([Problem(self.where, found, expected, hint)])
+            raise refused(self.where, type(network).__name__, "a network with a global and a personal path", hint)
         groups = {group["name"]: group["params"] for group in network.parameter_groups()}
         if "personal" not in groups:
             hint = "set network_def#experts to 4, or leave this handler out"
@@ -192,7 +185,13 @@ class DecoupledStages(PartsInTurn):
                 problems.add(self.where, found=found, expected="one that holds them all", hint=hint)
         if self.share < 1 or engine.state.epoch_length is None:
             problems.extend(self.too_few(engine.state.epoch_length))
-        never = self._never_resting(network, {id(weight) for group in groups.values() for weight in group}, problems)
+        trained = {id(weight) for group in groups.values() for weight in group}
+        named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
+        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
+        hint = f"correct the pattern or leave it out; trained names begin with {parts}"
+        with problems.collected():
+            matched = matched_names(list(named), self.both, f"{self.where} -> both", kind="trained name", hint=hint)
+            never = {named[name] for name in matched}
         problems.refuse_if_any()
         rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
         self.resting = {True: rest["personal"], False: rest["shared"]}
@@ -209,48 +208,24 @@ class DecoupledStages(PartsInTurn):
         engine.network.path = SamPath.PERSONAL
         super().release(engine)
 
-    def _never_resting(self, network: SamNetwork, trained: set[int], problems: Problems) -> set[int]:
-        named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
-        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
-        hint = f"correct the pattern or leave it out; trained names begin with {parts}"
-        where = f"{self.where} -> both"
-        found = matched_names(list(named), self.both, where, problems, kind="trained name", hint=hint)
-        return {named[name] for name in found}
-
-
-FILE_NAME = "expert_usage.jsonl"
-"""At the site, beside its audit file: how each layer's experts were used, a line a round."""
-
 
 class ExpertUsage:
-    """Averages the routing of the supervised passes over a round into ``engine.state.expert_usage``.
+    """How the tokens of a round's supervised passes were shared out among the experts.
 
-    That is a dict from the layer's name to ``{"share": [K numbers that sum to 1], "tokens": T}``: the part of all
-    assignments that each expert got, and the number of tokens that were routed (each to ``top`` experts). It is empty
-    where no pass took the personal path. A trainer without rounds starts anew at every epoch.
-
-    The means over the layers (``expert_1``, ... which sum to 1) and the least share of any expert in any layer
-    (``expert_least``) join ``engine.state.term_means``: of the whole table they alone may leave a site, as statistics
-    of its images that are withheld with the loss terms. Put it after what makes those means.
-
-    Args:
-        output_dir: the run's folder at the site: the table of every round is a line of
-            ``sites/<site>/expert_usage.jsonl`` (mode 0600) in it; of a round that was repeated the last line holds.
-            ``None`` keeps the table in memory.
-        site: the site's name.
+    Means over the layers (``expert_1``, ... which sum to 1) and the least share of any expert in any layer
+    (``expert_least``) join ``engine.state.term_means``: statistics of the site's images that are withheld with the loss
+    terms. There are none where no pass took the personal path. A trainer without rounds starts anew at every epoch. Put
+    it after what makes those means.
 
     Raises:
         Refused: at ``STARTED``, a network without experts.
 
     Example::
 
-        "after#expert_usage": {
-            "_target_": "samfed_monai.methods.pfedsam.ExpertUsage", "output_dir": "@output_dir", "site": "@site"
-        }
+        "after#expert_usage": {"_target_": "samfed_monai.methods.pfedsam.ExpertUsage"}
     """
 
-    def __init__(self, *, output_dir: str | Path | None = None, site: str = "") -> None:
-        self.path = None if output_dir is None else Path(output_dir) / "sites" / as_file_name(site) / FILE_NAME
+    def __init__(self) -> None:
         self._assigned: Tensor | None = None
         self._tokens: Tensor = torch.zeros(0)
 
@@ -262,7 +237,7 @@ class ExpertUsage:
 
     def _started(self, engine: Any) -> None:
         require_experts(engine.network, "after#expert_usage (ExpertUsage)")
-        self._assigned, engine.state.expert_usage = None, {}
+        self._assigned = None
 
     def _epoch_started(self, engine: Any) -> None:
         if not in_federation(engine):
@@ -282,20 +257,9 @@ class ExpertUsage:
 
     def _epoch_completed(self, engine: Any) -> None:
         if self._assigned is None:
-            engine.state.expert_usage = {}
             return
         shares = (self._assigned / self._tokens[:, None]).tolist()
-        rows = zip(engine.network.expert_layers, shares, self._tokens.tolist(), strict=True)
-        engine.state.expert_usage = {name: {"share": share, "tokens": int(count)} for name, share, count in rows}
-        engine.state.term_means = {**(getattr(engine.state, "term_means", None) or {}), **_summary(shares)}
-        self._write(engine)
-
-    def _write(self, engine: Any) -> None:
-        if self.path is not None:
-            append_line(self.path, json.dumps({"round": round_of(engine)[0], "layers": engine.state.expert_usage}))
-
-
-def _summary(shares: list[list[float]]) -> dict[str, float]:
-    means = [sum(layer[expert] for layer in shares) / len(shares) for expert in range(len(shares[0]))]
-    named = {f"expert_{number}": mean for number, mean in enumerate(means, start=1)}
-    return {**named, "expert_least": min(map(min, shares))}
+        of_expert = enumerate(zip(*shares, strict=True), start=1)
+        means = {f"expert_{number}": sum(own) / len(own) for number, own in of_expert}
+        means["expert_least"] = min(map(min, shares))
+        engine.state.term_means = {**(getattr(engine.state, "term_means", None) or {}), **means}

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,11 @@ from monai.transforms.traits import RandomizableTrait
 from scipy import ndimage
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import as_file_name, make_folder, safe_load, write_bytes
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.training_state import own_random_state
-from samfed_monai.core.validators import in_range, one_of, whole
+from samfed_monai.core.validators import COUNT, in_range, one_of
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
@@ -38,15 +38,19 @@ from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import StructureLoss, entropy
-from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
-from samfed_monai.networks.sam.geometry import MASK_STRIDE, crop, embed, inner_size
-from samfed_monai.networks.sam.prompts import connected_components, prompts
-from samfed_monai.networks.views import VIEWS, mean_of_views
+from samfed_monai.networks.inferer import mean_of_views, views_problems
+from samfed_monai.networks.sam.build import (
+    MASK_STRIDE,
+    PromptFreeSam,
+    build_sam,
+    crop,
+    embed,
+    inner_size,
+    side_problems,
+)
 from samfed_monai.networks.weights import find_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from samfed_monai.bundle import SiteImages
 
 logger = logging.getLogger(__name__)
@@ -201,6 +205,59 @@ class LoadPseudoLabeld(Transform, RandomizableTrait):
         return {**data, KEY: planes}
 
 
+LEAST_SHARE = 5e-4
+"""Parts smaller than this share of the image are specks: 6 pixels of a quarter-resolution mask at 512 px."""
+MOST_PARTS = 8
+"""Of more parts only the largest are boxed: an image with more lesions than that is a mask in pieces."""
+MARGIN = 0.05
+"""A box is wider than its part by this share of its side, at either end."""
+
+
+class Components(NamedTuple):
+    """Connected parts of a mask.
+
+    Args:
+        labels: ``(h, w)`` int64: 0 outside, else the number of the part, specks included.
+        numbers: numbers of the parts that have a box, largest part first.
+        boxes: ``(N, 4)`` float32: left, top, right, bottom of each, as shares of width and height in [0, 1].
+    """
+
+    labels: Tensor
+    numbers: list[int]
+    boxes: Tensor
+
+
+def connected_components(mask: Tensor) -> Components:
+    """Parts of a ``(h, w)`` bool mask that touch at sides or corners, with the boxes of the largest ones."""
+    height, width = mask.shape
+    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-areas, kind="stable")[:MOST_PARTS] + 1
+    numbers = [int(number) for number in order if areas[number - 1] >= LEAST_SHARE * height * width]
+    slices = ndimage.find_objects(labels)
+    boxes = [_box(slices[number - 1], mask.shape) for number in numbers]
+    return Components(torch.from_numpy(labels).long(), numbers, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+
+
+def _box(part: tuple[slice, slice], shape: torch.Size) -> list[float]:
+    (top, bottom), (left, right) = (_side(found, length) for found, length in zip(part, shape, strict=True))
+    return [left, top, right, bottom]
+
+
+def _side(part: slice, length: int) -> tuple[float, float]:
+    margin = MARGIN * (part.stop - part.start)
+    return max(0.0, part.start - margin) / length, min(float(length), part.stop + margin) / length
+
+
+def prompts(boxes: Tensor, height: int, width: int, size: int) -> Tensor:
+    """Boxes as shares of an image to SAM's prompts: pixel indices in its input, ``(N, 4)``.
+
+    SAM adds half a pixel to an index to get a position, so half a pixel is taken off a position to get an index.
+    """
+    inner = inner_size(height, width, size)
+    return boxes * boxes.new_tensor([inner[1], inner[0], inner[1], inner[0]]) - 0.5
+
+
 def spread(mask: Tensor, most: int) -> Tensor:
     """Up to ``most`` pixels of a (h, w) bool mask, evenly over it in the order of its rows: (N, 2) x and y, float."""
     places = mask.nonzero().flip(1).float()
@@ -270,7 +327,7 @@ class SamRefiner:
         low = self._low(mask).expand(len(boxes), -1, -1, -1)
         answers = []
         for given in ((), (points,), (points, low)):
-            logits, _ = self.sam.decode_prompts(embedding, boxes, *given)
+            logits = self.sam.decode(embedding, boxes, *given)
             answers.append(crop(logits, height, width, self.size).sigmoid().amax(dim=0, keepdim=True))
         return resize_probabilities(torch.stack(answers).mean(dim=0), (height, width))[0]
 
@@ -366,6 +423,13 @@ class RefinedLabelTerm(Term):
         }
     """
 
+    checks: ClassVar = {
+        "split": partial(one_of, known=["labelled", "unlabelled"]),
+        "views": views_problems,
+    }
+    checks |= {"every": COUNT, "sam_size": side_problems}
+    checks |= dict.fromkeys(("absolute", "relative"), partial(in_range, what="a share", above=0, most=1))
+
     data: SiteImages
     transform: Callable[[Any], Any]
     split: str = "labelled"
@@ -382,15 +446,6 @@ class RefinedLabelTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        problems = Problems()
-        problems.extend(one_of(f"{self.where}#split", self.split, ["labelled", "unlabelled"]))
-        problems.extend(one_of(f"{self.where}#views", self.views, sorted(VIEWS)))
-        problems.extend(whole(f"{self.where}#every", self.every, least=1))
-        problems.extend(in_range(f"{self.where}#absolute", self.absolute, "a share", above=0, most=1))
-        problems.extend(in_range(f"{self.where}#relative", self.relative, "a share", above=0, most=1))
-        with problems.collected():
-            check_size(self.sam_size, f"{self.where}#sam_size")
-        problems.refuse_if_any()
         self.unlabelled = self.split == "unlabelled"
         self.stores = Path(self.folder) / "pseudo_labels" / as_file_name(self.site or "site")
         self.store = PseudoLabelStore()
@@ -411,7 +466,7 @@ class RefinedLabelTerm(Term):
         except Refused:
             hint = f"run `samfed weights {self.base} --from FILE|URL` at this site"
             expected = f"its weights, which {self.where} refines pseudo-labels with"
-            raise Refused([Problem(f"SAM {self.base}", found="none here", expected=expected, hint=hint)]) from None
+            raise refused(f"SAM {self.base}", found="none here", expected=expected, hint=hint) from None
 
     def _checkpoint(self) -> str:
         return str(self.checkpoint or find_checkpoint(self.base))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Stopped
-from samfed_monai.core.io import all_finite
+from samfed_monai.core.io import check_tensors
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.methods.fedavg import FedAvg
@@ -76,22 +76,18 @@ class ServerTuned(FedAvg):
 
     exchange = Exchange(mean=True)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._sharing: PublicMaskSharing | None = None
-        self._answered = False
-
     def attach(self, server: Server) -> ServerTuned:
+        self._sharing: PublicMaskSharing = server.make_sharing("semifl")
         super().attach(server)
-        self._sharing = server.make_sharing("semifl")
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        return training_state.pack(self._sharing.optimizer) if self._sharing else {}
+        return training_state.pack(self._sharing.optimizer)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        if self._sharing and state:
+        self._answered = False
+        if state:
             training_state.unpack(self._sharing.optimizer, state)
 
     def configure(self, round: int) -> dict[str, Message]:
@@ -109,7 +105,9 @@ class ServerTuned(FedAvg):
         self._answered = False
         with torch.enable_grad():
             tuned = self.tune(dict(self.global_weights), round)
-        _check(tuned, self.global_weights, round)
+        where = f"training at the server, round {round + 1}"
+        if problems := check_tensors(tuned, like=self.global_weights, where=where):
+            raise Stopped(str(problems[0]), "lower learning_rate")
         for name, tensor in self.global_weights.items():
             tensor.copy_(tuned[name])
 
@@ -118,28 +116,9 @@ class ServerTuned(FedAvg):
 
         A function of weights, moments, round and the run's seed, so that a resumed run gives the same bits.
         """
-        if self._sharing is None:
-            raise RuntimeError("attach() was not called")
         network = self._sharing.network
         network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors do not travel
         with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
             self._sharing.phase.run(round, self.server.rounds)
         state = network.state_dict()
         return {name: state[name].detach().cpu() for name in weights if name in state}
-
-
-def _check(tuned: Mapping[str, Tensor], like: Mapping[str, Tensor], round: int) -> None:
-    """Refuses to go on from weights that are not the network's."""
-    where = f"training at the server, round {round + 1}"
-    if tuned.keys() != like.keys():
-        odd = sorted(tuned.keys() ^ like.keys())
-        raise Stopped(f"{where}: expected the network's {len(like)} tensors, found others (first {odd[0]!r})")
-    for name, tensor in like.items():
-        if tuned[name].shape != tensor.shape or tuned[name].dtype != tensor.dtype:
-            raise Stopped(f"{where}: {name} changed from {_kind(tensor)} to {_kind(tuned[name])}")
-        if not all_finite(tuned[name]):
-            raise Stopped(f"{where}: {name} holds NaN or infinity", "lower learning_rate")
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -6,41 +6,19 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Message, MessageRefused
 from samfed_monai.protocol.strategy import Exchange
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from samfed_monai.protocol.strategy import Server
-
 logger = logging.getLogger(__name__)
 
 _WEIGHTS, _IMAGES = "site_weights", "site_images"
 _WHOLE = 2**40  # a weight of 1 in whole numbers, as which FedAvg counts; a millionth of a millionth is lost
-
-
-def onto_simplex(point: Tensor) -> Tensor:
-    """The nearest point of the simplex, ``argmin |w - point|`` with ``w >= 0`` and ``sum w = 1``.
-
-    Duchi et al. (ICML 2008, figure 1): entries above a threshold are lowered by it, the others are 0.
-
-    Args:
-        point: (N,) float.
-
-    Returns:
-        (N,) float64 in [0, 1].
-    """
-    ordered = point.double().sort(descending=True).values
-    beyond = (ordered.cumsum(0) - 1) / torch.arange(1, len(ordered) + 1)
-    kept = int((ordered > beyond).sum())
-    return (point.double() - beyond[kept - 1]).clamp(min=0, max=1)
 
 
 class LearnedWeights(FedAvg):
@@ -59,9 +37,9 @@ class LearnedWeights(FedAvg):
     """
 
     exchange = Exchange(means_of_terms=True)
+    _weights: dict[str, float]
 
     def __init__(self, *, number: str, alike: bool) -> None:
-        super().__init__()
         self.number, self.alike = number, alike
 
     @abstractmethod
@@ -76,20 +54,13 @@ class LearnedWeights(FedAvg):
             (N,) float64 on the simplex.
         """
 
-    def attach(self, server: Server) -> LearnedWeights:
-        super().attach(server)
-        self._weights: dict[str, float] = dict.fromkeys(server.sites, 1 / len(server.sites)) if self.alike else {}
-        self._images: dict[str, int] = {}
-        self._numbers: dict[str, float] = {}
-        return self
-
     @property
     def weights(self) -> Mapping[str, float]:
         """Of the next round by site; empty as long as they are the shares of all images."""
         return self._weights
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._numbers = {}
+        self._numbers: dict[str, float] = {}
         return super().configure(round)
 
     def accept(self, round: int, site: str, update: Message) -> None:
@@ -140,10 +111,11 @@ class LearnedWeights(FedAvg):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        sites, self._numbers = self.server.sites, {}
-        images, learned = state.get(_IMAGES), state.get(_WEIGHTS)
-        pairs = [] if images is None else zip(sites, images.tolist(), strict=True)
-        self._images = {site: count for site, count in pairs if count}
+        sites, images, learned = self.server.sites, state.get(_IMAGES), state.get(_WEIGHTS)
+        pairs = () if images is None else zip(sites, images.tolist(), strict=True)
+        self._numbers = {}
+        self._images: dict[str, int] = {site: n for site, n in pairs if n}
+        self._weights = dict.fromkeys(sites, 1 / len(sites)) if self.alike else {}
         if learned is not None:
             self._weights = dict(zip(sites, learned.tolist(), strict=True))
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def trimmed(sites: int, trim: float) -> int:
@@ -38,7 +36,6 @@ class TrimmedMean(AllAnswers):
     """
 
     def __init__(self, *, trim: float = 0.25) -> None:
-        super().__init__()
         require(in_range("strategy#trim", trim, "a part of the sites", above=0, below=0.5))
         self.trim = float(trim)
 

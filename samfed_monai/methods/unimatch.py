@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from samfed_monai.core.validators import in_range, require
+from samfed_monai.core.validators import BELOW_1, FRACTION, NOT_NEGATIVE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
@@ -46,21 +47,15 @@ class UniMatchTerm(Term):
         }
     """
 
+    checks: ClassVar = {"tau": FRACTION, "strong": NOT_NEGATIVE, "features": NOT_NEGATIVE}
+    checks |= {"drop": partial(BELOW_1, what="a chance")}
+
     name: str = "unimatch"
     tau: float = 0.95
     second: str = "image_strong2"
     drop: float = 0.5
     strong: float = 0.5
     features: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
-            in_range(f"{self.where}#strong", self.strong, least=0),
-            in_range(f"{self.where}#features", self.features, least=0),
-            in_range(f"{self.where}#drop", self.drop, "a chance", least=0, below=1),
-        )
 
     @property
     def needs(self) -> tuple[str, ...]:

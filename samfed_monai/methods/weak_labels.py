@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from monai.transforms import Resized
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
-from samfed_monai.core.validators import in_range, require, whole
+from samfed_monai.core.validators import COUNT, POSITIVE
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
@@ -134,6 +135,8 @@ class GatedCrfTerm(Term):
     """
 
     unlabelled = False
+    checks: ClassVar = dict.fromkeys(("radius", "step"), partial(COUNT, what="a number of pixels"))
+    checks |= {"sigma_xy": POSITIVE, "sigma_rgb": POSITIVE}
 
     name: str = "crf"
     radius: int = 5
@@ -141,15 +144,6 @@ class GatedCrfTerm(Term):
     sigma_rgb: float = 0.1
     step: int = 1
     weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            whole(f"{self.where}#radius", self.radius, "a number of pixels", least=1),
-            whole(f"{self.where}#step", self.step, "a number of pixels", least=1),
-            in_range(f"{self.where}#sigma_xy", self.sigma_xy, above=0),
-            in_range(f"{self.where}#sigma_rgb", self.sigma_rgb, above=0),
-        )
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The term; also records ``<name>_labelled``, the share of pixels that have a label."""

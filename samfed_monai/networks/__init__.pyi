@@ -1,7 +1,7 @@
 """Client networks and SAM; every name is imported at first use."""
 
-from .autocast import AutocastInferer, bf16_gains
 from .catalogue import CLIENT_NETWORKS, client_network
+from .inferer import AutocastInferer, bf16_gains
 from .key_patterns import KeySplit, network_split, split_keys
 from .sam.build import SAM_BUILDERS, build_sam
 from .sam.lora import apply_lora

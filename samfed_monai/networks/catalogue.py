@@ -15,9 +15,9 @@ from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.data.classes import class_problems, outputs_of
+from samfed_monai.networks.features import select_channels
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
 from samfed_monai.networks.input_size import require_intake
-from samfed_monai.networks.site_channels import select_channels
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights import (
     encoder_weights_file,
@@ -81,7 +81,7 @@ def client_network(
             random numbers. Nothing is downloaded.
         load: ``False`` leaves the weights unread: the network is filled with others before it is used.
         site_channels: the most sites among which the deepest channels are chosen by site
-            (:func:`samfed_monai.networks.site_channels.select_channels`); ``None`` chooses none.
+            (:func:`samfed_monai.networks.features.select_channels`); ``None`` chooses none.
         feature_groups: of a pyramid (``mobile_sam_fpn``, ``lite0_fpn``), see
             :class:`samfed_monai.networks.fpn.FeatureGroups`; none in other networks.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.

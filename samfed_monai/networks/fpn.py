@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.networks.input_size import require_intake
-from samfed_monai.networks.sam.adapter import Adapter, load_adapter, read_header
-from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam
+from samfed_monai.networks.sam.adapter import load_adapter, read_header
+from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam, tiny_vit_trunk
 from samfed_monai.networks.sam.lora import merge_lora
-from samfed_monai.networks.sam.tiny_vit import tiny_vit_trunk
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
-from samfed_monai.networks.weights import set_epsilon
+from samfed_monai.networks.weights import find_checkpoint, set_epsilon
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,6 +29,9 @@ _GROUPS = 8
 
 class PyramidEncoder(nn.Module):
     """An encoder whose batch norms keep the statistics that they came with: a few images a step would spoil them."""
+
+    if TYPE_CHECKING:  # torch.jit.script does not read annotations that are strings
+        out_channels: tuple[int, ...]
 
     def train(self, mode: bool = True) -> Self:
         """Train mode for all but the batch norms."""
@@ -102,7 +104,7 @@ class FeatureGroups(nn.Module):
         super().__init__()
         if len(groups) != 2 or any(type(number) is not int or number < 1 for number in groups):
             expected, hint = "two whole numbers of 1 or more, or none", "as published: [4, 2]"
-            raise Refused([Problem("network_def#feature_groups", repr(groups), expected, hint)])
+            raise refused("network_def#feature_groups", repr(groups), expected, hint)
         self.fine, self.coarse = GroupAttention(width, groups[0]), GroupAttention(width, groups[1])
         self.mix = nn.Sequential(
             nn.Conv2d(2 * width, width, 1, bias=False), nn.ReLU(), nn.Conv2d(width, 1, 1, bias=False)
@@ -155,13 +157,12 @@ class FPNDecoder(nn.Module):
 BASE = "vit_t"
 """Name of the SAM whose trunk this is."""
 _CHANNELS = (64, 128, 160, 320)
-_WINDOWS = 224  # 7 x 7 windows at strides 8 and 16 and 14 x 14 at stride 16 fit multiples of 224 px exactly
 
 
 class TinyViTFeatures(PyramidEncoder):
     """MobileSAM's TinyViT-5M, level by level; its batch norms keep the statistics that they came with.
 
-    Names of its state dict are those of :class:`~samfed_monai.networks.sam.tiny_vit.TinyViTEncoder`'s trunk.
+    Names of its state dict are those of :class:`~samfed_monai.networks.sam.build.TinyViTEncoder`'s trunk.
 
     Args:
         frozen_stages: leading parts that are not trained: 0 none, 1 the patch embedding, 2 that and the first stage,
@@ -174,9 +175,7 @@ class TinyViTFeatures(PyramidEncoder):
 
     def __init__(self, frozen_stages: int = 0) -> None:
         super().__init__()
-        if frozen_stages not in (0, 1, 2):
-            where = "network_def#frozen_stages"
-            raise Refused([Problem(where, found=repr(frozen_stages), expected="0, 1 or 2")])
+        require(one_of("network_def#frozen_stages", frozen_stages, (0, 1, 2)))
         trunk = tiny_vit_trunk()
         self.patch_embed, self.stages, self.out_channels = trunk.patch_embed, trunk.stages, _CHANNELS
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
@@ -195,58 +194,61 @@ class TinyViTFeatures(PyramidEncoder):
         return features
 
 
-class MobileSamFPN(nn.Module):
-    """A pixel-wise segmentation network of 5.2 M parameters that starts from what SAM knows of images.
+class FPN(nn.Module):
+    """A pixel-wise segmentation network: an encoder with a pyramid of feature maps, and a light decoder.
+
+    Args:
+        encoder: see :class:`TinyViTFeatures` and :class:`Lite0Features`.
+        out_channels: of the logits.
+        width: channels of the decoder.
+        feature_groups: see :class:`FPNDecoder`.
+    """
+
+    def __init__(
+        self, encoder: PyramidEncoder, *, out_channels: int, width: int, feature_groups: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = FPNDecoder(encoder.out_channels, width=width, feature_groups=feature_groups)
+        self.segmentation_head = nn.Conv2d(width, out_channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``."""
+        if not torch.jit.is_scripting() and not self.training:
+            # timm keeps attention biases that it gathered in eval mode, also when others are loaded
+            for module in self.encoder.modules():
+                getattr(module, "attention_bias_cache", {}).clear()
+        logits = self.segmentation_head(self.decoder(self.encoder(image)))
+        return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def mobile_sam_fpn(
+    *,
+    in_channels: int = 3,
+    out_channels: int = 1,
+    width: int = 96,
+    frozen_stages: int = 0,
+    feature_groups: Sequence[int] = (),
+) -> nn.Module:
+    """A network of 5.2 M parameters that starts from what SAM knows of images, here with random weights.
 
     Prompts, SAM's neck and its mask decoder, about half of what the MobileSAM teacher has, are not in it. Nothing of
     its state dict is left out of an update: the statistics of the frozen batch norms are less than 1 % of it, and a
     model is then whole without SAM's checkpoint.
 
     Args:
-        out_channels: of the logits.
-        width: channels of the decoder.
-        frozen_stages: see :class:`TinyViTFeatures`.
-        feature_groups: see :class:`FPNDecoder`.
-    """
-
-    def __init__(
-        self, *, out_channels: int = 1, width: int = 96, frozen_stages: int = 0, feature_groups: Sequence[int] = ()
-    ) -> None:
-        super().__init__()
-        self.encoder = TinyViTFeatures(frozen_stages)
-        self.decoder = FPNDecoder(_CHANNELS, width=width, feature_groups=feature_groups)
-        self.segmentation_head = nn.Conv2d(width, out_channels, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``; H and W multiples of 32."""
-        if not torch.jit.is_scripting() and not self.training:
-            self._forget_biases()
-        logits = self.segmentation_head(self.decoder(self.encoder(image)))
-        return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-
-    def _forget_biases(self) -> None:
-        for (
-            module
-        ) in self.encoder.modules():  # timm keeps those that it gathered in eval mode, also when others are loaded
-            getattr(module, "attention_bias_cache", {}).clear()
-
-
-def mobile_sam_fpn(*, in_channels: int = 3, out_channels: int = 1, **kwargs: Any) -> nn.Module:
-    """:class:`MobileSamFPN` for the catalogue, with random weights.
-
-    Args:
         in_channels: must be 3.
-        out_channels: of the logits.
-        kwargs: see :class:`MobileSamFPN`.
+        out_channels, width, feature_groups: see :class:`FPN`.
+        frozen_stages: see :class:`TinyViTFeatures`.
 
     Raises:
         Refused: other channels, an argument out of range.
     """
     if in_channels != 3:
-        found, expected = repr(in_channels), "3: MobileSAM's trunk takes RGB"
-        raise Refused([Problem("network_def#in_channels", found=found, expected=expected)])
-    network = MobileSamFPN(out_channels=out_channels, **kwargs)
-    return require_intake(network, multiple=32, least=32, best=_WINDOWS)
+        raise refused("network_def#in_channels", repr(in_channels), "3: MobileSAM's trunk takes RGB")
+    encoder = TinyViTFeatures(frozen_stages)
+    network = FPN(encoder, out_channels=out_channels, width=width, feature_groups=feature_groups)
+    return require_intake(network, multiple=32, least=32)
 
 
 def load_trunk(network: nn.Module, weights: str | Path) -> None:
@@ -256,24 +258,20 @@ def load_trunk(network: nn.Module, weights: str | Path) -> None:
     the teacher learned of the public images. SAM's own checkpoint must be in place for that.
 
     Args:
-        network: a :class:`MobileSamFPN` to fill.
+        network: of :func:`mobile_sam_fpn`, to fill.
         weights: the checkpoint, or an adapter that ``samfed teach`` made of it.
 
     Raises:
         Refused: the weights of another network, an adapter of another SAM or of another checkpoint.
     """
-    header = _adapter(weights)
+    header = read_header(weights) if Path(weights).suffix == ".safetensors" else None
     if header is None:
         sam = build_sam(BASE, weights, 256)
     else:
-        from samfed_monai.networks.weights import find_checkpoint
-
-        problems = Problems()
         if header.base != BASE:
-            hint = f"fit the teacher with --base {BASE}, or set encoder_weights to mobile_sam"
             found = f"{Path(weights).name}, the adapter of a {header.base}"
-            problems.add("encoder_weights", found=found, expected=f"an adapter of {BASE} (MobileSAM)", hint=hint)
-        problems.refuse_if_any()
+            hint = f"fit the teacher with --base {BASE}, or set encoder_weights to mobile_sam"
+            raise refused("encoder_weights", found, f"an adapter of {BASE} (MobileSAM)", hint)
         checkpoint = find_checkpoint(BASE)
         sam = build_sam(BASE, checkpoint, header.size)
         load_adapter(weights, sam, base=BASE, base_sha256=sha256_file(checkpoint), size=header.size)
@@ -281,10 +279,6 @@ def load_trunk(network: nn.Module, weights: str | Path) -> None:
     trunk: Any = sam.image_encoder.trunk
     encoder: Any = network.encoder
     encoder.load_state_dict(trunk.state_dict())
-
-
-def _adapter(weights: str | Path) -> Adapter | None:
-    return read_header(weights) if Path(weights).suffix == ".safetensors" else None
 
 
 _LEVELS = {5: {1: 24, 2: 40, 4: 112}, 4: {1: 24, 2: 40, 3: 80}}  # stages to levels, to channels: strides 4, 8 and 16
@@ -325,36 +319,20 @@ class Lite0Features(PyramidEncoder):
         return features
 
 
-class Lite0FPN(nn.Module):
-    """A segmentation network of 0.8 M parameters, or 0.28 M, that starts from ImageNet.
+def lite0_fpn(
+    *,
+    in_channels: int = 3,
+    out_channels: int = 1,
+    width: int = 64,
+    stages: int = 5,
+    feature_groups: Sequence[int] = (),
+) -> nn.Module:
+    """A network of 0.8 M parameters, or 0.28 M, that starts from ImageNet, here with random weights.
 
     Args:
-        in_channels, out_channels: of images and logits.
-        width: channels of the decoder.
-        stages: see :class:`Lite0Features`.
-        feature_groups: see :class:`FPNDecoder`.
+        in_channels, stages: see :class:`Lite0Features`.
+        out_channels, width, feature_groups: see :class:`FPN`.
     """
-
-    def __init__(
-        self,
-        *,
-        in_channels: int = 3,
-        out_channels: int = 1,
-        width: int = 64,
-        stages: int = 5,
-        feature_groups: Sequence[int] = (),
-    ) -> None:
-        super().__init__()
-        self.encoder = Lite0Features(in_channels, stages)
-        self.decoder = FPNDecoder(self.encoder.out_channels, width=width, feature_groups=feature_groups)
-        self.segmentation_head = nn.Conv2d(width, out_channels, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``; H and W multiples of 16."""
-        logits = self.segmentation_head(self.decoder(self.encoder(image)))
-        return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def lite0_fpn(**kwargs: Any) -> nn.Module:
-    """:class:`Lite0FPN` for the catalogue, with random weights."""
-    return require_intake(Lite0FPN(**kwargs), multiple=16, least=32)
+    encoder = Lite0Features(in_channels, stages)
+    network = FPN(encoder, out_channels=out_channels, width=width, feature_groups=feature_groups)
+    return require_intake(network, multiple=16, least=32)

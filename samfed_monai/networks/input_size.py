@@ -1,4 +1,4 @@
-"""Input sizes that a network can take, checked before it runs; and where its last features are."""
+"""Input sizes that a network can take, checked before it runs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ class Intake:
         multiple: what height and width in pixels must be divisible by.
         least: the smallest height and width in pixels.
         least_batch: the fewest images of a batch in training: a batch norm over one image of one pixel has no variance.
-        best: what height and width had better be divisible by; other sizes work and are padded inside.
     """
 
     network: str
     multiple: int
     least: int
     least_batch: int = 1
-    best: int = 1
 
     def of_sides(self, **sides: int) -> Iterator[Problem]:
         """What is wrong with an image of these sides, in pixels by name; the message has the nearest sizes that fit."""
@@ -43,14 +41,6 @@ class Intake:
                     hint=f"set image_size to {' or '.join(map(str, nearest))}",
                 )
 
-    def advice(self, pixels: int) -> str:
-        """What to know of images of this side, in pixels; empty where there is nothing to say."""
-        if pixels % self.best == 0:
-            return ""
-        fitting = sorted({max(1, pixels // self.best) * self.best, -(-pixels // self.best) * self.best})
-        fit = " or ".join(map(str, fitting))
-        return f"image_size {pixels} pads the windows of {self.network}, which costs time; {fit} px fit exactly"
-
     def of_batches(self, **batches: int) -> Iterator[Problem]:
         """What is wrong with training batches of so many images, by the id that says so."""
         for where, images in batches.items():
@@ -60,12 +50,12 @@ class Intake:
                 yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, hint=hint)
 
 
-def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1, best: int = 1) -> nn.Module:
+def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1) -> nn.Module:
     """Gives ``network`` an :class:`Intake`, which each call of it checks; names in its state dict stay as they are.
 
     What is exported from it (TorchScript, ``torch.export``, ONNX) does not check: it has no words to refuse with.
     """
-    network.intake = Intake(type(network).__name__, multiple, least, least_batch, best)  # type: ignore[assignment]
+    network.intake = Intake(type(network).__name__, multiple, least, least_batch)  # type: ignore[assignment]
     network.register_forward_pre_hook(_refuse_unfit)
     return network
 
@@ -80,48 +70,18 @@ def _refuse_unfit(network: nn.Module, inputs: tuple[Tensor]) -> None:
             raise Refused(problems)
 
 
-def size_advice(network: nn.Module, pixels: int) -> list[str]:
-    """Advice on images of this side for ``network``, which takes them all the same."""
-    return [text for intake in _intakes(network) if (text := intake.advice(pixels))]
-
-
 def size_problems(network: nn.Module, **sides: int) -> list[Problem]:
-    """What ``network`` would refuse of images of these sides, in pixels, before it has seen one."""
-    return [problem for intake in _intakes(network) for problem in intake.of_sides(**sides)]
+    """What is wrong with images of these sides, in pixels by name; empty where nothing is, or the network does not say.
+
+    Args:
+        network: as the catalogue returns it.
+        sides: name to pixels, for instance ``height=96, width=128``.
+    """
+    intake = getattr(network, "intake", None)
+    return list(intake.of_sides(**sides)) if isinstance(intake, Intake) else []
 
 
 def batch_problems(network: nn.Module, **batches: int) -> list[Problem]:
-    """What ``network`` would refuse of training batches of so many images, before it has seen one."""
-    return [problem for intake in _intakes(network) for problem in intake.of_batches(**batches)]
-
-
-def _intakes(network: nn.Module) -> list[Intake]:
+    """What is wrong with training batches of these sizes, by the id that says them, as in :func:`size_problems`."""
     intake = getattr(network, "intake", None)
-    return [intake] if isinstance(intake, Intake) else []
-
-
-#: Names of the last module before the logits, by kind of network; its input are the features.
-HEADS = ("segmentation_head", "final_conv", "head")
-
-
-def head_of(network: nn.Module) -> nn.Module:
-    """The module that makes logits of features.
-
-    Raises:
-        Refused: a network without one of :data:`HEADS`.
-    """
-    for name in HEADS:
-        head = getattr(network, name, None)
-        if isinstance(head, nn.Module):
-            return head
-    expected = f"a network with one of {list(HEADS)}"
-    hint = "use a network of the catalogue, or name its head like one of these"
-    raise Refused([Problem("network", found=type(network).__name__, expected=expected, hint=hint)])
-
-
-def feature_width(network: nn.Module) -> int:
-    """Channels of the features: inputs of the head's first convolution."""
-    for module in head_of(network).modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
-            return int(module.in_channels)
-    raise Refused([Problem("network", found="a head without a convolution", expected="one")])
+    return list(intake.of_batches(**batches)) if isinstance(intake, Intake) else []

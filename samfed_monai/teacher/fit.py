@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from monai.engines import SupervisedTrainer
+from monai.transforms import Compose
 
 from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
 from samfed_monai.core.own_process import best_device
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.validators import in_range, one_of, switch, whole
+from samfed_monai.core.validators import in_range, one_of, whole
 from samfed_monai.networks import find_checkpoint
-from samfed_monai.networks.autocast import Switch
+from samfed_monai.networks.inferer import Switch, switch_problems
 from samfed_monai.networks.sam.adapter import (
     Adapt,
     Adapter,
@@ -28,10 +30,8 @@ from samfed_monai.networks.sam.adapter import (
     read_header,
     save_adapter,
 )
-from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, check_size
-from samfed_monai.networks.sam.lora import check_targets
+from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, fold_batch_norms, side_problems
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 from samfed_monai.teacher.exam import Exam, Records, mean, public_hash
 from samfed_monai.teacher.training import (
     LORA_LEARNING_RATE,
@@ -44,10 +44,6 @@ from samfed_monai.teacher.training import (
     default_learning_rate,
 )
 from samfed_monai.teacher.views import ViewedImages, content_of, without_views
-
-if TYPE_CHECKING:
-    from monai.engines import SupervisedTrainer
-    from monai.transforms import Compose
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +65,12 @@ class TeacherFit:
         test_records: name to labelled records whose Dice is reported; they decide nothing.
         output: the adapter to write (safetensors).
         base: SAM's name (``vit_t``, ``vit_b``, ...).
-        start_from: an adapter of the same ``base``, ``adapt``, ``rank``, ``lora_targets`` and ``size`` to go on from;
+        start_from: an adapter of the same ``base``, ``adapt``, ``rank`` and ``size`` to go on from;
             ``None`` begins with SAM as it comes.
         checkpoint: its weights; ``None`` looks into ``bundle_root``'s ``models/`` and the weights folder.
         adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
         size: side of the square input in pixels: a multiple of 16 from 64 to 1024; 224 and 448 fill its windows.
         rank: LoRA rank.
-        lora_targets: layers that LoRA adapts: ``qv``, ``qkv`` or ``all_linear``, see ``LoRATargets``.
         epochs: passes over ``train_records``; ``None`` is the recipe's for this ``adapt``.
         learning_rate: peak, of prompt encoder and mask decoder; ``None`` is the recipe's for this base and ``adapt``.
         lora_learning_rate: peak of the low-rank matrices; ``None`` is SAMed's 0.005.
@@ -87,11 +82,6 @@ class TeacherFit:
         transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
             ``None`` only reads, scales, normalises and pads. See :class:`ViewedImages`.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere warns and is float32.
-        examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
-            adapted one, and nothing depends on it.
-        trainer: makes MONAI's trainer once there is something to fit, with its loss, its handlers and what makes its
-            optimizer (``"_mode_": "callable"`` in a bundle): see ``samfed_monai.teacher.training.TRAINER``. Another one
-            is another fit; handlers differ by class and public attributes.
         bundle_root: see ``checkpoint``.
         datalist_hash: recorded in the adapter.
         progress: show bars with the time left.
@@ -113,7 +103,6 @@ class TeacherFit:
         adapt: str = "lora",
         size: int = 512,
         rank: int = 4,
-        lora_targets: str = "qv",
         epochs: int | None = None,
         learning_rate: float | None = None,
         lora_learning_rate: float | None = None,
@@ -124,7 +113,6 @@ class TeacherFit:
         transform: Compose | None = None,
         bf16: Switch = "auto",
         trainer: partial[SupervisedTrainer] = TRAINER,
-        examine_before: bool = False,
         bundle_root: str | Path | None = None,
         datalist_hash: str = "",
         progress: bool = True,
@@ -133,11 +121,9 @@ class TeacherFit:
         epochs = default_epochs(adapt) if epochs is None else epochs
         problems.extend(one_of("teacher -> adapt", adapt, Adapt))
         problems.extend(one_of("teacher -> base", base, sorted(SAM_BUILDERS)))
-        with problems.collected():
-            check_size(size)
-        problems.extend(whole("teacher -> epochs", epochs, least=1))
-        problems.extend(whole("teacher -> batch_size", batch_size, least=1))
-        problems.extend(whole("teacher -> cached_views", cached_views, least=1))
+        problems.extend(side_problems("teacher -> size", size))
+        for name, count in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
+            problems.extend(whole(f"teacher -> {name}", count, least=1))
         problems.extend(in_range("teacher -> learning_rate", learning_rate, above=0, or_null=True))
         problems.extend(in_range("teacher -> lora_learning_rate", lora_learning_rate, above=0, or_null=True))
         for name, records in {"train": train_records, "held-out": held_out_records}.items():
@@ -146,12 +132,10 @@ class TeacherFit:
                 found = f"{unlabelled} without a label" if records else "no image"
                 hint = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", hint=hint)
-        problems.unless(bf16 in (True, False, "auto"), "teacher -> bf16", bf16, "true, false or 'auto'")
-        problems.extend(switch("teacher -> examine_before", examine_before))
+        problems.extend(switch_problems("teacher -> bf16", bf16))
         if not (isinstance(trainer, partial) and callable(trainer.keywords.get("optimizer"))):
             expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
             problems.add("teacher -> trainer", found=repr(trainer), expected=expected)
-        problems.extend(check_targets(lora_targets))
         if adapt == "none" and any(record.get("classes") for record in train_records):
             expected, hint = "another with several classes", "take lora or decoder"
             problems.add("teacher -> adapt", found=repr(adapt), expected=expected, hint=hint)
@@ -162,24 +146,23 @@ class TeacherFit:
         self.checkpoint = Path(checkpoint) if checkpoint else find_checkpoint(base, bundle_root)
         self.size, self.epochs, self.batch_size, self.seed = size, epochs, batch_size, seed
         self.rank = rank if self.adapt is Adapt.LORA else 0
-        self.lora_targets = lora_targets if self.adapt is Adapt.LORA else "qv"
         self.start = None if start_from is None else Path(start_from)
-        self._require_start("adapt", "base", "size", "rank", "lora_targets")
+        self._require_start("adapt", "base", "size", "rank")
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
-        self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
-        self.views, self.cached_views, self.bf16, self.progress = views, cached_views, bf16, progress
+        self.lora_learning_rate = (lora_learning_rate or LORA_LEARNING_RATE) if self.rank else None
+        self.cached_views = cached_views if self.adapt is Adapt.DECODER else 0
+        self.views, self.bf16, self.progress = views, bf16, progress
         self.transform = transform or without_views(size)
         self.trainer, self._trainer_content = trainer, content_of(trainer)  # as it is before handlers are attached
-        self.datalist_hash, self.examine_before = datalist_hash, examine_before
+        self.datalist_hash = datalist_hash
 
     def run(self) -> dict[str, Any]:
         """Fits and writes the adapter, unless that was done already.
 
         Returns:
-            ``after`` (``held_out`` and each test set to its Dice) and, where that was asked for or costs nothing,
-            ``before``; ``epoch`` kept, ``history`` of the
-            held-out Dice, ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``. The same is
-            written to ``output`` with the suffix ``.fit.json``.
+            ``after`` (``held_out`` and each test set to its Dice); ``epoch`` kept, ``history`` of the held-out Dice,
+            ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``. The same is written to
+            ``output`` with the suffix ``.fit.json``.
         """
         started = time.perf_counter()
         require_writable(self.output)
@@ -188,33 +171,24 @@ class TeacherFit:
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
         hashes = {"fit": self._fit_hash(), "exam": self._exam_hash()}
         reused = self._is_fitted(hashes["fit"])
-        result = self._recorded(hashes) if reused else None
         if reused:
             logger.info("teacher: %s was fitted like this already; reused", self.output)
-        if result is not None:
-            result |= {"reused": True}
-            if "before" in result or not self.examine_before:
-                return result
+            if (recorded := self._recorded(hashes)) is not None:
+                return recorded | {"reused": True}
         sam = self._sam(loaded=reused)
-        if result is None:
-            exam = self._exam(sam)
-            if reused:
-                load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
-            else:
-                self._fit(sam, exam, hashes["fit"])
-            after = self._examine(exam, "Dice")
-            result = {"after": after, **read_header(self.output).fit["training"], "public_hash": self.public_hash}
-            result |= {"before": after} if self.adapt is Adapt.NONE else {}
-            result |= {"start": self.start.name} if self.start is not None else {}
-            result |= {"output": str(self.output), "sha256": sha256_file(self.output), "reused": reused}
-            result |= {"seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
-            write_json(self._result_file, result)
-            sam = self._sam() if self.examine_before else sam
-        if self.examine_before and "before" not in result:
-            result["before"] = self._examine(self._exam(sam), "Dice of SAM as it comes")
-            result["seconds"] = round(time.perf_counter() - started, 1)
-            write_json(self._result_file, result)
-        self._log_result(result)
+        # a decoder learns and is examined on embeddings, which are the same in every epoch
+        teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
+        exam = Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
+        if reused:
+            load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
+        else:
+            self._fit(sam, exam, hashes["fit"])
+        result = {"after": self._examine(exam), **read_header(self.output).fit["training"]}
+        result |= {} if self.start is None else {"start": self.start.name}
+        result |= {"public_hash": self.public_hash, "output": str(self.output), "sha256": sha256_file(self.output)}
+        result |= {"reused": reused, "seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
+        write_json(self._result_file, result)
+        self._log_result(result["after"])
         return result
 
     @property
@@ -248,16 +222,10 @@ class TeacherFit:
             sam.tell_apart(self.outputs)
         return sam.to(best_device())
 
-    def _exam(self, sam: PromptFreeSam) -> Exam:
-        teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
-        return Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
-
-    def _log_result(self, result: Mapping[str, Any]) -> None:
-        before, after = result.get("before"), result["after"]
-        what = "Dice" if before is None else "Dice before and after"
-        logger.info("teacher (%s, %s, %d px), %s:", self.base, self.adapt.value, self.size, what)
+    def _log_result(self, after: Mapping[str, float]) -> None:
+        logger.info("teacher (%s, %s, %d px), Dice:", self.base, self.adapt.value, self.size)
         for name, dice in after.items():
-            logger.info("  %-20s %s%.3f", name, "" if before is None else f"{before[name]:.3f}  ", dice)
+            logger.info("  %-20s %.3f", name, dice)
         low = [name for name, dice in after.items() if dice < LOW]
         if low:
             logger.warning(
@@ -271,11 +239,11 @@ class TeacherFit:
         """Trains what ``adapt`` says and writes the adapter."""
         with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: no other numbers change
             torch.manual_seed(derive_seed(self.seed, "lora"))
-            parts = prepare(sam, self.adapt, self.rank, self.lora_targets)
+            parts = prepare(sam, self.adapt, self.rank)
         if self.start is not None:
             load_adapted(self.start, sam, read_header(self.start))
             logger.info("teacher: goes on from %s", self.start.name)
-        rates = {"lora": self.lora_learning_rate, "decoder": self.learning_rate}
+        rates = {"lora": self.lora_learning_rate or 0.0, "decoder": self.learning_rate}
         outcome: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
         if self.adapt is not Adapt.NONE:
@@ -291,30 +259,12 @@ class TeacherFit:
                 progress=self.progress,
                 trainer=self.trainer,
             )
-            self._log_estimate(training, lambda: exam({"held_out": self.records["held_out"][:1]}, keep=True))
             state = training.run()
             outcome = {"epoch": state.kept_epoch, "history": state.history}
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": outcome}
         about = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
-        save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets, self.outputs))
+        save_adapter(self.output, sam, Adapter(*about, fit, self.outputs))
         progress_file.unlink(missing_ok=True)
-
-    def _log_estimate(self, training: Training, one_exam: Callable[[], object]) -> None:
-        """Says how long the epochs that are left and the exam after them will take, from steps taken on trial."""
-        epochs = self.epochs - training.state.epoch
-        if not epochs:
-            return
-        one_exam()  # the first of anything sets things up
-        step, look = training.seconds_of_a_step(), seconds_of(one_exam)
-        held_out, steps = len(self.records["held_out"]), len(training.batches)
-        fitting = epochs * (steps * step + held_out * look)
-        reported = held_out + sum(map(len, self.test_records.values()))
-        examining = (1 + self.examine_before) * reported * self.views * look
-        logger.info(
-            "teacher: about %s for %d epochs of %d steps (%.2g s each) and %d held-out images, then about %s for the "
-            "Dice of %d images",
-            *(span(fitting), epochs, steps, step, held_out, span(examining), reported),
-        )
 
     def _batches(self, network: TrainedSam) -> ImageBatches:
         images = ViewedImages(self.records["train"], self.transform, seed=self.seed)
@@ -323,10 +273,10 @@ class TeacherFit:
             return EmbeddedBatches(images, network, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(images, **settings)
 
-    def _examine(self, exam: Exam, what: str) -> dict[str, float]:
+    def _examine(self, exam: Exam) -> dict[str, float]:
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
-        with progress_bar(total=total, desc=f"teacher, {what}", unit="image", show=self.progress) as bar:
+        with progress_bar(total=total, desc="teacher, Dice", unit="image", show=self.progress) as bar:
             scores = exam(sets, views=self.views, done=bar.update)
         return {name: mean(dice) for name, dice in scores.items()}
 
@@ -336,20 +286,10 @@ class TeacherFit:
 
     def _fit_hash(self) -> str:
         names = "adapt", "base", "base_sha256", "size", "rank", "epochs", "learning_rate", "batch_size", "seed"
-        settings = {name: getattr(self, name) for name in (*names, "public_hash", "datalist_hash")}
-        if self.adapt is Adapt.DECODER:
-            settings["cached_views"] = self.cached_views
-        if self.adapt is Adapt.LORA and self.lora_learning_rate != self.learning_rate:
-            settings["lora_learning_rate"] = self.lora_learning_rate
-        if self.outputs > 1:
-            settings["outputs"] = self.outputs
-        if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
-            settings["lora_targets"] = self.lora_targets
-        if self.start is not None:
-            settings["start_from"] = sha256_file(self.start)
-        settings["transform"] = content_of(self.transform.flatten().transforms)
-        if self._trainer_content != content_of(TRAINER):
-            settings["trainer"] = self._trainer_content
+        more = "lora_learning_rate", "cached_views", "outputs", "public_hash", "datalist_hash"
+        settings = {name: getattr(self, name) for name in (*names, *more)}
+        settings["start_from"] = None if self.start is None else sha256_file(self.start)
+        settings |= {"transform": content_of(self.transform.flatten().transforms), "trainer": self._trainer_content}
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
 
@@ -367,17 +307,3 @@ class TeacherFit:
             return None
         same = result.get("hashes") == hashes and result.get("sha256") == sha256_file(self.output)
         return result if same else None
-
-
-def seconds_of(action: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-def span(seconds: float) -> str:
-    """A time for a reader who waits: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

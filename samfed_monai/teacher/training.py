@@ -24,7 +24,7 @@ from samfed_monai.core.model_file import read_header
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import WeightAverage
-from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
+from samfed_monai.networks.inferer import Switch, autocast, bf16_possible
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.teacher.exam import as_good_as, mean
@@ -64,20 +64,14 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
         logits: ``(B, 1, h, w)``; of K classes ``(B, K + 1, h, w)``, the background's first.
         target: of the same shape, float in [0, 1]; what is of no class, the padding too, is background.
     """
-    if logits.shape[1] > 1:
-        return _mask_loss_of_classes(logits, target[:, 1:])
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, target)
-    probability = logits.sigmoid()
-    overlap = 2 * (probability * target).sum(dim=(1, 2, 3)) + 1
-    dice = overlap / ((probability**2).sum(dim=(1, 2, 3)) + (target**2).sum(dim=(1, 2, 3)) + 1)
-    return _CE * cross_entropy + _DICE * (1 - dice.mean())
-
-
-def _mask_loss_of_classes(logits: Tensor, target: Tensor) -> Tensor:
-    background = 1 - target.sum(dim=1, keepdim=True)
-    cross_entropy = F.cross_entropy(logits, torch.cat([background, target], dim=1))
-    probability = logits.softmax(dim=1)[:, 1:]
-    pixels = (0, 2, 3)
+    if logits.shape[1] == 1:
+        cross_entropy, probability = F.binary_cross_entropy_with_logits(logits, target), logits.sigmoid()
+        pixels = (1, 2, 3)
+    else:
+        target, pixels = target[:, 1:], (0, 2, 3)
+        background = 1 - target.sum(dim=1, keepdim=True)
+        cross_entropy = F.cross_entropy(logits, torch.cat([background, target], dim=1))
+        probability = logits.softmax(dim=1)[:, 1:]
     overlap = 2 * (probability * target).sum(dim=pixels) + 1
     dice = overlap / ((probability**2).sum(dim=pixels) + (target**2).sum(dim=pixels) + 1)
     return _CE * cross_entropy + _DICE * (1 - dice.mean())
@@ -329,18 +323,6 @@ class Training:
                 self.trainer.run()
         self.sam.load_state_dict(self.kept, strict=False)
         return self.state
-
-    def seconds_of_a_step(self) -> float:
-        """Seconds of a step on this machine, from the second of two that leave everything as it is."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        trainer, taken = self.trainer, 0.0
-        for _ in range(2):
-            started = time.perf_counter()
-            inputs, target, *_ = trainer.prepare_batch(next(iter(self.batches)), trainer.state.device)
-            loss = trainer.loss_function(trainer.inferer(inputs, trainer.network), target)
-            torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
-            taken = time.perf_counter() - started
-        return taken
 
     def _resume(self) -> None:
         resumed = load_state(self.progress_file, self.state.fit_hash, self.optimizer)

@@ -15,8 +15,7 @@ from monai.transforms.traits import RandomizableTrait
 from torch import Tensor, nn
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD
-from samfed_monai.networks.sam.geometry import place
+from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, place
 from samfed_monai.transforms.loading import LoadRGBd, plain
 
 KEYS = ("image", "label")

@@ -10,8 +10,8 @@ from .loading import (
     RenameItemsd,
     ResizeWithLabeld,
 )
-from .strong_view import StrongView, StrongViewd, box_fill, colour_matrix, cutmix, gaussian_blur
-from .weak_view import WeakView, WeakViewd, output_to_input, warp
+from .strong_view import RandomViewd, StrongViewd, box_fill, colour_matrix, cutmix, gaussian_blur
+from .weak_view import WeakViewd, output_to_input, warp
 
 __all__ = [
     "InvertResized",
@@ -20,11 +20,10 @@ __all__ = [
     "LoadSoftMaskd",
     "LoadTargetd",
     "PublicTargets",
+    "RandomViewd",
     "RenameItemsd",
     "ResizeWithLabeld",
-    "StrongView",
     "StrongViewd",
-    "WeakView",
     "WeakViewd",
     "box_fill",
     "colour_matrix",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from abc import abstractmethod
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from monai.utils import ensure_tuple
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.validators import in_range, require
 from samfed_monai.transforms.loading import plain
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -137,17 +139,65 @@ def cutmix(
     return mixed
 
 
-_MOST_STRENGTH = 2.0
-_MOST_GAMMA = 4.0
-
-
-class StrongView(RandomizableTransform):
-    """Colour jitter, grey, blur, noise and cutout of one RGB image (array twin of :class:`StrongViewd`).
-
-    Order and chances follow UniMatch (arXiv 2208.09910, its public recipe: jitter 0.8, grey 0.2, blur 0.5); hue is
-    milder than there because colour carries meaning on skin and mucosa.
+class RandomViewd(RandomizableTransform, MapTransform):
+    """Base class: writes a view of each key, which :meth:`view` makes, under another name.
 
     Args:
+        keys: images, (3, H, W) in [0, 1].
+        output_key: where their views go, a name for each key.
+        found: what is wrong with further options, to be refused as well.
+        allow_missing_keys: whether an item may lack a key.
+        prob: chance of any change.
+
+    Raises:
+        Refused: as many names as keys were not given.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_key: KeysCollection,
+        *found: Iterable[Problem],
+        allow_missing_keys: bool = False,
+        prob: float = 1.0,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.output_keys = ensure_tuple(output_key)
+        names, given = (
+            f"{type(self).__name__} -> output_key",
+            f"{len(self.output_keys)} names for {len(self.keys)} keys",
+        )
+        fits = len(self.output_keys) == len(self.keys)
+        require(*found, [] if fits else [Problem(names, given, "one name for each key")])
+
+    @abstractmethod
+    def view(self, image: Any) -> Tensor:
+        """A view of an image (3, H, W) in [0, 1], of the same shape and range, as a new tensor."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key, output_key in self.key_iterator(data, self.output_keys):
+            result[output_key] = self.view(data[key])
+        return result
+
+
+_MOST = {"strength": 2.0, "hue": 0.25, "blur": 20.0, "cutout": 0.45}
+_MOST |= dict.fromkeys(("brightness", "contrast", "saturation", "tint"), 0.5)
+
+
+class StrongViewd(RandomViewd):
+    """Colour jitter, grey, blur, noise and cutout: adds the strong view beside the weak one.
+
+    It never moves a pixel, so labels and soft masks of the weak view hold for it as well (except inside the cutout
+    box, which the student has to fill in from its surroundings). Order and chances follow UniMatch (arXiv 2208.09910,
+    its public recipe: jitter 0.8, grey 0.2, blur 0.5); hue is milder than there because colour carries meaning on skin
+    and mucosa.
+
+    Args:
+        keys: the image, (3, H, W) in [0, 1].
+        output_key: where its strong view goes; ``"image"`` replaces it (labelled images).
+        allow_missing_keys: whether an item may lack a key.
         strength: multiplies every range, and every chance up to 1; 0 leaves images as they are, at most 2.
         brightness, contrast, saturation: greatest relative change to either side.
         hue: greatest turn to either side, in fractions of the colour circle.
@@ -162,126 +212,6 @@ class StrongView(RandomizableTransform):
 
     Raises:
         Refused: an argument is out of range; all of them are named at once.
-    """
-
-    def __init__(
-        self,
-        strength: float = 1.0,
-        *,
-        brightness: float = 0.35,
-        contrast: float = 0.35,
-        saturation: float = 0.35,
-        hue: float = 0.05,
-        tint: float = 0.0,
-        gamma: float = 1.0,
-        blur: float = 2.0,
-        noise: float = 0.06,
-        cutout: float = 0.2,
-        jitter_prob: float = 0.8,
-        grey_prob: float = 0.2,
-        blur_prob: float = 0.5,
-        noise_prob: float = 0.5,
-        cutout_prob: float = 0.5,
-        prob: float = 1.0,
-    ) -> None:
-        RandomizableTransform.__init__(self, prob)
-        self.ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-        self.ranges |= {"blur": blur, "noise": noise, "cutout": cutout}
-        self.chances = {"jitter": jitter_prob, "grey": grey_prob, "blur": blur_prob, "noise": noise_prob}
-        self.chances["cutout"] = cutout_prob
-        self.tint, self.gamma = tint, gamma
-        problems = Problems()
-        limits = {"strength": _MOST_STRENGTH, "hue": 0.25, "blur": 20.0, "cutout": 0.45, "brightness": 0.5}
-        limits |= {"contrast": 0.5, "saturation": 0.5, "tint": 0.5}
-        for name, value in {"strength": strength, **self.ranges, "tint": tint}.items():
-            if not 0 <= value <= limits.get(name, 1.0):
-                expected = f"0 to {limits.get(name, 1.0):g}"
-                problems.add(f"StrongView -> {name}", found=str(value), expected=expected)
-        if not 1 <= gamma <= _MOST_GAMMA:
-            problems.add("StrongView -> gamma", found=str(gamma), expected=f"1 to {_MOST_GAMMA:g}")
-        for name, value in {**{f"{name}_prob": chance for name, chance in self.chances.items()}, "prob": prob}.items():
-            if not 0 <= value <= 1:
-                problems.add(f"StrongView -> {name}", found=str(value), expected="0 to 1")
-        problems.refuse_if_any()
-        self.strength = strength
-        self._on: dict[str, bool] = {}
-        self._at: dict[str, float] = {}
-        self._box = (0.0, 0.0, 0.0)
-        self._noise_seed = 0
-        self._channels, self._exponent = torch.ones(3), 1.0
-
-    def randomize(self, data: Any = None) -> None:
-        """Draws one view; always the same number of draws, so that one option does not change the others' values."""
-        super().randomize(None)
-        rolls = self.R.rand(len(self.chances)) < np.array(list(self.chances.values())) * self.strength
-        self._on = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}
-        self._at = {}
-        for name, most in self.ranges.items():
-            either_side = name in ("brightness", "contrast", "saturation", "hue")
-            self._at[name] = float(self.R.uniform(-1 if either_side else 0, 1)) * most * self.strength
-        stretch, down, right = self.R.rand(3).tolist()
-        self._box = (float(np.exp(1.4 * stretch - 0.7)), down, right)  # sides' ratio from 1:2 to 2:1
-        self._noise_seed = int(self.R.randint(2**31 - 1))
-        # a stream of its own: what the next view draws does not depend on whether these two are on
-        more = np.random.RandomState(self._noise_seed).uniform(-1, 1, 4) if self.tint or self.gamma > 1 else np.zeros(4)
-        self._channels = torch.from_numpy(1 + self.tint * self.strength * more[:3]).float()
-        self._exponent = float(self.gamma ** (self.strength * more[3]))
-
-    def __call__(self, image: Any, *, randomize: bool = True) -> Tensor:
-        """Disturbs an image.
-
-        Args:
-            image: (3, H, W) in [0, 1].
-            randomize: ``False`` repeats the last draw.
-
-        Returns:
-            (3, H, W) float32 in [0, 1], a new tensor.
-        """
-        if randomize:
-            self.randomize()
-        image = plain(image)
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise refused("StrongView", found=f"shape {tuple(image.shape)}", expected="an RGB image (3, H, W)")
-        if self._on["jitter"] or self._on["grey"]:
-            image = self._colours(image)
-        if self._on["blur"]:
-            image = gaussian_blur(image, self._at["blur"] * min(image.shape[1:]) / 256)
-        if self._on["noise"]:
-            generator = torch.Generator().manual_seed(self._noise_seed)
-            image = torch.add(image, torch.randn(image.shape, generator=generator), alpha=self._at["noise"])
-        if self._on["cutout"]:
-            image = self._cut(image)
-        return image.clamp(0, 1)
-
-    def _colours(self, image: Tensor) -> Tensor:
-        at = self._at if self._on["jitter"] else dict.fromkeys(self._at, 0.0)
-        saturation = 0.0 if self._on["grey"] else 1 + at["saturation"]
-        matrix = colour_matrix(brightness=1 + at["brightness"], saturation=saturation, hue=at["hue"])
-        if not self._on["jitter"]:
-            return recolour(image, matrix).clamp_(0, 1)
-        if self.tint:
-            matrix = matrix * self._channels
-        image = recolour(image, matrix, 1 + at["contrast"]).clamp_(0, 1)
-        return image if self._exponent == 1 else image.pow_(self._exponent)
-
-    def _cut(self, image: Tensor) -> Tensor:
-        ratio, down, right = self._box
-        rows, columns = image.shape[1:]
-        height = min(rows, round((self._at["cutout"] * rows * columns * ratio) ** 0.5))
-        width = min(columns, round((self._at["cutout"] * rows * columns / ratio) ** 0.5))
-        return box_fill(image, round(down * (rows - height)), round(right * (columns - width)), height, width)
-
-
-class StrongViewd(RandomizableTransform, MapTransform):
-    """Dictionary version of :class:`StrongView`: adds the strong view beside the weak one.
-
-    It never moves a pixel, so labels and soft masks of the weak view hold for it as well (except inside the cutout
-    box, which the student has to fill in from its surroundings).
-
-    Args:
-        keys: the image, (3, H, W) in [0, 1].
-        output_key: where its strong view goes; ``"image"`` replaces it (labelled images).
-        arguments: those of :class:`StrongView`.
 
     Example::
 
@@ -311,38 +241,67 @@ class StrongViewd(RandomizableTransform, MapTransform):
         cutout_prob: float = 0.5,
         prob: float = 1.0,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, 1.0)
-        self.output_keys = ensure_tuple(output_key)
-        if len(self.output_keys) != len(self.keys):
-            found = f"{len(self.output_keys)} names for {len(self.keys)} keys"
-            raise refused("StrongViewd -> output_key", found=found, expected="one name for each key")
-        self.view = StrongView(
-            strength,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            hue=hue,
-            tint=tint,
-            gamma=gamma,
-            blur=blur,
-            noise=noise,
-            cutout=cutout,
-            jitter_prob=jitter_prob,
-            grey_prob=grey_prob,
-            blur_prob=blur_prob,
-            noise_prob=noise_prob,
-            cutout_prob=cutout_prob,
-            prob=prob,
-        )
+        self.ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        self.ranges |= {"blur": blur, "noise": noise, "cutout": cutout}
+        self.chances = {"jitter": jitter_prob, "grey": grey_prob, "blur": blur_prob, "noise": noise_prob}
+        self.chances["cutout"] = cutout_prob
+        self.strength, self.tint, self.gamma = strength, tint, gamma
+        given = {"strength": strength, **self.ranges, "tint": tint, "prob": prob}
+        given |= {f"{name}_prob": chance for name, chance in self.chances.items()}
+        found = [in_range(f"StrongViewd -> {name}", given[name], least=0, most=_MOST.get(name, 1.0)) for name in given]
+        found.append(in_range("StrongViewd -> gamma", gamma, least=1, most=4))
+        super().__init__(keys, output_key, *found, allow_missing_keys=allow_missing_keys, prob=prob)
+        self._on: dict[str, bool] = {}
+        self._at: dict[str, float] = {}
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewd:
-        super().set_random_state(seed, state)
-        self.view.set_random_state(state=self.R)
-        return self
+    def randomize(self, data: Any = None) -> None:
+        """Draws one view; always the same number of draws, so that one option does not change the others' values."""
+        super().randomize(None)
+        rolls = self.R.rand(len(self.chances)) < np.array(list(self.chances.values())) * self.strength
+        self._on = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}
+        self._at = {}
+        for name, most in self.ranges.items():
+            either_side = name in ("brightness", "contrast", "saturation", "hue")
+            self._at[name] = float(self.R.uniform(-1 if either_side else 0, 1)) * most * self.strength
+        stretch, down, right = self.R.rand(3).tolist()
+        self._box = (float(np.exp(1.4 * stretch - 0.7)), down, right)  # sides' ratio from 1:2 to 2:1
+        self._noise_seed = int(self.R.randint(2**31 - 1))
+        # a stream of its own: what the next view draws does not depend on whether these two are on
+        more = np.random.RandomState(self._noise_seed).uniform(-1, 1, 4) if self.tint or self.gamma > 1 else np.zeros(4)
+        self._channels = torch.from_numpy(1 + self.tint * self.strength * more[:3]).float()
+        self._exponent = float(self.gamma ** (self.strength * more[3]))
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key, output_key in self.key_iterator(data, self.output_keys):
-            result[output_key] = self.view(data[key])
-        return result
+    def view(self, image: Any) -> Tensor:
+        """Draws anew and disturbs an image, (3, H, W) in [0, 1]."""
+        self.randomize()
+        image = plain(image)
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise refused("StrongViewd", found=f"shape {tuple(image.shape)}", expected="an RGB image (3, H, W)")
+        if self._on["jitter"] or self._on["grey"]:
+            image = self._colours(image)
+        if self._on["blur"]:
+            image = gaussian_blur(image, self._at["blur"] * min(image.shape[1:]) / 256)
+        if self._on["noise"]:
+            generator = torch.Generator().manual_seed(self._noise_seed)
+            image = torch.add(image, torch.randn(image.shape, generator=generator), alpha=self._at["noise"])
+        if self._on["cutout"]:
+            image = self._cut(image)
+        return image.clamp(0, 1)
+
+    def _colours(self, image: Tensor) -> Tensor:
+        at = self._at if self._on["jitter"] else dict.fromkeys(self._at, 0.0)
+        saturation = 0.0 if self._on["grey"] else 1 + at["saturation"]
+        matrix = colour_matrix(brightness=1 + at["brightness"], saturation=saturation, hue=at["hue"])
+        if not self._on["jitter"]:
+            return recolour(image, matrix).clamp_(0, 1)
+        if self.tint:
+            matrix = matrix * self._channels
+        image = recolour(image, matrix, 1 + at["contrast"]).clamp_(0, 1)
+        return image if self._exponent == 1 else image.pow_(self._exponent)
+
+    def _cut(self, image: Tensor) -> Tensor:
+        ratio, down, right = self._box
+        rows, columns = image.shape[1:]
+        height = min(rows, round((self._at["cutout"] * rows * columns * ratio) ** 0.5))
+        width = min(columns, round((self._at["cutout"] * rows * columns / ratio) ** 0.5))
+        return box_fill(image, round(down * (rows - height)), round(right * (columns - width)), height, width)

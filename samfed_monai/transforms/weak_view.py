@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import in_range
 from samfed_monai.transforms.loading import plain
 
 # From here on a bilinear sample skips pixels, so the image is shrunk with anti-aliasing first.
@@ -46,7 +47,9 @@ def output_to_input(
     """
     height, width = size
     angle = math.radians(degrees)
-    turn = _rotation(angle) @ _quarter(quarter_turns % 4)
+    # quarter turns without rounding, so that pixels land exactly on pixels
+    quarter = _turned(*((1, 0), (0, 1), (-1, 0), (0, -1))[quarter_turns % 4])
+    turn = _turned(math.cos(angle), math.sin(angle)) @ quarter
     lean = torch.tensor([[1.0, math.tan(math.radians(shear))], [0.0, 1.0]], dtype=torch.float64)
     mirror = torch.diag(torch.tensor([-1.0 if flip else 1.0, 1.0], dtype=torch.float64))
     pixels = torch.diag(torch.tensor([float(width), float(height)], dtype=torch.float64))
@@ -55,46 +58,25 @@ def output_to_input(
     return torch.cat([linear, moved], dim=1).float()
 
 
-def _rotation(angle: float) -> Tensor:
-    cosine, sine = math.cos(angle), math.sin(angle)
+def _turned(cosine: float, sine: float) -> Tensor:
     return torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
 
 
-def _quarter(turns: int) -> Tensor:
-    """Rotation by whole quarter turns, without rounding, so that pixels land exactly on pixels."""
-    cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns]
-    return torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
-
-
-def warp(tensor: Tensor, matrix: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
-    """Samples one view of an image or mask; beyond the border the picture is reflected.
-
-    Args:
-        tensor: (C, H, W) float.
-        matrix: (2, 3) from :func:`output_to_input`.
-        size: (H, W) of the view.
-        nearest: takes the nearest pixel (labels) rather than interpolating bilinearly (images, probabilities).
-
-    Returns:
-        (C, *size) float; with ``nearest`` only values that were there before, else within their range.
-    """
-    return warp_together({"": tensor}, matrix, size, nearest=("",) if nearest else ())[""]
-
-
-def warp_together(
+def warp(
     tensors: Mapping[Hashable, Tensor], matrix: Tensor, size: tuple[int, int], *, nearest: Container[Hashable] = ()
 ) -> dict[Hashable, Tensor]:
-    """:func:`warp` of several tensors of the same extent, whatever their resolution, under one matrix.
+    """Samples one view of images and masks of the same extent; beyond the border the picture is reflected.
 
     Those of one resolution are sampled at once, for that is where the time goes; the numbers are the same.
 
     Args:
-        tensors: keys to (C, H, W) float, of one type and on one device.
-        matrix, size: as in :func:`warp`.
-        nearest: keys whose values are the nearest pixel's.
+        tensors: keys to (C, H, W) float, of one type and on one device, whatever their resolution.
+        matrix: (2, 3) from :func:`output_to_input`.
+        size: (H, W) of the view.
+        nearest: keys whose values are the nearest pixel's (labels); others are interpolated bilinearly.
 
     Returns:
-        The same keys to (C, *size) float.
+        The same keys to (C, *size) float, within the range of what was there before.
     """
     alike: dict[tuple[bool, torch.Size], list[Hashable]] = {}
     for key, tensor in tensors.items():
@@ -118,11 +100,17 @@ def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([columns[0] + rows[0, :, None], columns[1] + rows[1, :, None]], dim=-1)
 
 
-class WeakView(RandomizableTransform):
-    """Random flip, quarter turn, rotation, zoom, shear and shift of one image (array twin of :class:`WeakViewd`).
+class WeakViewd(RandomizableTransform, MapTransform):
+    """Random flip, quarter turn, rotation, zoom, shear and shift, by which all keys move together.
+
+    Keys may differ in resolution (a soft mask at a quarter of the image's size) as long as they show the same extent;
+    every one of them leaves with the same size.
 
     Args:
-        size: (H, W) of the view, one number for a square, or ``None`` for the input's own size.
+        keys: what to move, each (C, H, W); those that an item lacks are skipped.
+        size: (H, W) of the views, one number for a square, or ``None`` for the size of the first key present.
+        label_keys: keys whose values must survive exactly (nearest pixel); all others are interpolated.
+        allow_missing_keys: whether an item may lack a key.
         flip: mirrors every second image.
         quarter_turns: turns by a random multiple of 90 degrees (of 180 where the view is not square).
         rotate: greatest further turn to either side, in degrees.
@@ -133,12 +121,19 @@ class WeakView(RandomizableTransform):
 
     Raises:
         Refused: an argument is out of range; all of them are named at once.
+
+    Example::
+
+        {"_target_": "samfed_monai.transforms.WeakViewd", "keys": ["image", "label", "teacher"], "size": 128}
     """
 
     def __init__(
         self,
+        keys: KeysCollection = ("image", "label", "teacher", "target"),
         size: int | tuple[int, int] | list[int] | None = None,
         *,
+        label_keys: KeysCollection = ("label",),
+        allow_missing_keys: bool = True,
         flip: bool = True,
         quarter_turns: bool = True,
         rotate: float = 15.0,
@@ -147,23 +142,18 @@ class WeakView(RandomizableTransform):
         shift: float = 0.1,
         prob: float = 1.0,
     ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
+        self.label_keys = {label_keys} if isinstance(label_keys, str) else set(label_keys)  # type: ignore[arg-type]
         self.size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
         self.flip, self.quarter_turns = flip, quarter_turns
         self.rotate, self.zoom, self.shear, self.shift = rotate, (zoom[0], zoom[1]), shear, shift
         problems = Problems()
-        if self.size is not None and min(self.size) < 1:
-            problems.add("WeakView -> size", found=str(size), expected="at least 1 pixel each way")
-        if not 0 < self.zoom[0] <= self.zoom[1]:
-            problems.add("WeakView -> zoom", found=str(zoom), expected="0 < least <= greatest")
-        for name, value, most in (
-            ("rotate", rotate, 180),
-            ("shear", shear, 60),
-            ("shift", shift, 1),
-            ("prob", prob, 1),
-        ):
-            if not 0 <= value <= most:
-                problems.add(f"WeakView -> {name}", found=str(value), expected=f"0 to {most}")
+        fits = self.size is None or min(self.size) >= 1
+        problems.unless(fits, "WeakViewd -> size", size, "at least 1 pixel each way")
+        problems.unless(0 < zoom[0] <= zoom[1], "WeakViewd -> zoom", zoom, "0 < least <= greatest")
+        for name, most in {"rotate": 180, "shear": 60, "shift": 1, "prob": 1}.items():
+            problems.extend(in_range(f"WeakViewd -> {name}", getattr(self, name), least=0, most=most))
         problems.refuse_if_any()
         self._drawn: dict[str, Any] = {}
 
@@ -187,65 +177,10 @@ class WeakView(RandomizableTransform):
             drawn["quarter_turns"] = 2 * (drawn.get("quarter_turns", 0) % 2)
         return output_to_input(size, **drawn)
 
-    def __call__(self, image: Any, *, nearest: bool = False, randomize: bool = True) -> Tensor:
-        """Returns a (C, *size) float32 view of a (C, H, W) image; ``randomize=False`` repeats the last draw."""
-        if randomize:
-            self.randomize()
-        image = plain(image)
-        size = self.size or (image.shape[1], image.shape[2])
-        return warp(image, self.matrix(size), size, nearest=nearest)
-
-
-class WeakViewd(RandomizableTransform, MapTransform):
-    """Dictionary version of :class:`WeakView`: all keys move together.
-
-    Keys may differ in resolution (a soft mask at a quarter of the image's size) as long as they show the same extent;
-    every one of them leaves with the same size.
-
-    Args:
-        keys: what to move, each (C, H, W); those that an item lacks are skipped.
-        size: (H, W) of the views, one number for a square, or ``None`` for the size of the first key present.
-        label_keys: keys whose values must survive exactly (nearest pixel); all others are interpolated.
-        allow_missing_keys: whether an item may lack a key.
-        arguments: those of :class:`WeakView`.
-
-    Example::
-
-        {"_target_": "samfed_monai.transforms.WeakViewd", "keys": ["image", "label", "teacher"], "size": 128}
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = ("image", "label", "teacher", "target"),
-        size: int | tuple[int, int] | list[int] | None = None,
-        *,
-        label_keys: KeysCollection = ("label",),
-        allow_missing_keys: bool = True,
-        flip: bool = True,
-        quarter_turns: bool = True,
-        rotate: float = 15.0,
-        zoom: tuple[float, float] | list[float] = (0.8, 1.25),
-        shear: float = 5.0,
-        shift: float = 0.1,
-        prob: float = 1.0,
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, 1.0)
-        self.label_keys = {label_keys} if isinstance(label_keys, str) else set(label_keys)  # type: ignore[arg-type]
-        self.view = WeakView(
-            size, flip=flip, quarter_turns=quarter_turns, rotate=rotate, zoom=zoom, shear=shear, shift=shift, prob=prob
-        )
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> WeakViewd:
-        super().set_random_state(seed, state)
-        self.view.set_random_state(state=self.R)
-        return self
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        self.view.randomize()
+        self.randomize()
         tensors = {key: plain(data[key]) for key in self.key_iterator(data)}
         if not tensors:
             return dict(data)
-        height, width = self.view.size or next(iter(tensors.values())).shape[1:]
-        matrix = self.view.matrix((height, width))
-        return {**data, **warp_together(tensors, matrix, (height, width), nearest=self.label_keys)}
+        height, width = self.size or next(iter(tensors.values())).shape[1:]
+        return {**data, **warp(tensors, self.matrix((height, width)), (height, width), nearest=self.label_keys)}

@@ -23,12 +23,12 @@ from samfed_monai.federation.server import site_scores
 from samfed_monai.handlers.evaluation import ScoreHandler
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree
-from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.losses.pixelwise import probabilities
 from samfed_monai.networks import client_network
+from samfed_monai.networks.inferer import logits_of
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, save_adapter
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.views import logits_of
 from samfed_monai.privacy.allowed import withhold_small
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.reports.overlays import draw_classes, outlined
@@ -113,7 +113,7 @@ def test_each_class_begins_as_sams_single_mask_and_the_background_at_zero():
 
 def test_a_sam_that_tells_classes_apart_takes_no_prompts_and_no_fewer_than_two_classes():
     with pytest.raises(ValueError, match="takes no prompts"):
-        sam(3).decode_prompts(torch.randn(1, 256, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
+        sam(3).decode(torch.randn(1, 256, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     with pytest.raises(ValueError, match="expected 3 outputs or more"):
         sam().tell_apart(2)
 

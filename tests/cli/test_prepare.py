@@ -60,6 +60,8 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
     assert not (tmp_path / "l.report.html").exists()
     with pytest.raises(Refused, match="--folder: expected clients among"):
         run("list", *words, "--folder", "Clinic")
+    with pytest.raises(Refused, match="--folder: expected a value behind the name and '=', found 'Clinic='"):
+        run("list", *words, "--folder", "Clinic=")
 
 
 def test_sites_are_made_unseen_and_cut(tmp_path, capsys):

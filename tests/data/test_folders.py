@@ -51,6 +51,7 @@ def test_images_find_their_masks_by_stem(tmp_path):
             0,
         ),
         ("p1/0 p2/0", "m/0", {}, 1),
+        ("a_0000 a_0001", "a", {}, 1),  # frames; only volumes have channels
     ],
 )
 def test_images_of_one_name_find_the_masks_of_their_own_folders(tmp_path, images, masks, pairs, lonely):

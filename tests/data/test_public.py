@@ -152,6 +152,13 @@ def test_two_files_of_one_key_are_refused(tmp_path):
         find_polyps(tmp_path)
 
 
+def test_masks_without_an_image_are_told_with_their_folder(tmp_path, caplog):
+    polyp_folders.kvasir(tmp_path)
+    save(tmp_path / "Kvasir-SEG" / "masks" / "gone.png", disc())
+    find_polyps(tmp_path)
+    assert "1 mask of Kvasir-SEG/masks belongs to no image; left out, such as gone.png" in caplog.text
+
+
 @pytest.mark.parametrize(("sequence", "frames", "count"), [(clinicdb_sequence, 612, 29), (colondb_sequence, 380, 15)])
 def test_every_frame_has_one_sequence(sequence, frames, count):
     groups = [sequence(str(number)) for number in range(1, frames + 1)]

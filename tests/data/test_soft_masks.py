@@ -160,9 +160,11 @@ def test_a_key_that_is_no_hash_is_refused(tmp_path, name):
         a_store(tmp_path).put(name, torch.zeros(1, 4, 4))
 
 
-def test_a_teacher_that_is_no_hash_is_refused(tmp_path):
-    with pytest.raises(Refused, match="teacher_sha256: expected 64 lower-case hexadecimal digits, found 'none'"):
-        SoftMaskStore(tmp_path, teacher_sha256="none")
+@pytest.mark.parametrize("teacher", ["none", 1234])
+def test_a_teacher_that_is_no_hash_is_refused(tmp_path, teacher):
+    told = f"teacher_sha256: expected 64 lower-case hexadecimal digits, found {teacher!r}"
+    with pytest.raises(Refused, match=told):
+        SoftMaskStore(tmp_path, teacher_sha256=teacher)
 
 
 def test_fault_57_private_soft_masks_are_readable_by_their_owner_only(tmp_path):

@@ -120,7 +120,7 @@ def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_ref
         ({"": "scribbles"}, {}, r"--label-kind of all sites: expected one of .*'scribbles'; did you mean 'scribble'"),
         ({"public": "box"}, {}, "--label-kind of public: expected masks: they are the public images, found 'box'"),
         ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are meas"),
-        ({"d": "box"}, {}, "--label-kind of d: expected 255 where nothing is labelled, found 0 labels without any"),
+        ({"d": "box"}, {}, "--label-kind of d: expected some of the kind box, found no labels"),
         (
             {"c": "box"},
             {"classes": ["one", "two"]},

@@ -162,9 +162,9 @@ def test_what_the_audit_says_left_is_what_travels(small_federation, tmp_path):
         ({"compression": 0}, r"plan -> compression"),
         (
             {"compression": "int8", "variant": "fedmd"},
-            r"federate\.json -> compression: expected weights, .* predictions",
+            r"federate\.json -> compression: expected weights of sites .* predictions",
         ),
-        ({"compression": "int8", "variant": "ditto"}, r"federate\.json -> compression: expected sites that all train"),
+        ({"compression": "int8", "variant": "ditto"}, r"compression: expected weights of sites that all train"),
         (
             {"compression": 4, "privacy": {"least_images": 1, "secure_aggregation": {"threshold": 2}}},
             r"federate\.json -> compression: expected updates that the server reads",

@@ -14,8 +14,8 @@ from monai.engines import SupervisedEvaluator
 from PIL import Image
 
 from samfed_monai.data import DataList, SoftMaskStore
-from samfed_monai.federation import disagreement
-from samfed_monai.federation.disagreement import KEPT, TABLE, Disagreement
+from samfed_monai.federation import site_teacher
+from samfed_monai.federation.site_teacher import KEPT, TABLE, Disagreement
 from samfed_monai.reports import Report
 from tests.federation.test_job import job
 
@@ -121,8 +121,8 @@ def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, tmp
 
 
 def test_a_round_s_model_is_looked_at_too_on_a_part_of_the_images(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(disagreement, "SAMPLE", 4)
-    monkeypatch.setattr(disagreement, "KEPT", 2)
+    monkeypatch.setattr(site_teacher, "SAMPLE", 4)
+    monkeypatch.setattr(site_teacher, "KEPT", 2)
     compare = Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=tmp_path, site="a")
     folder = tmp_path / "current" / "a" / "unlabelled"
     compare(evaluator(), "current")

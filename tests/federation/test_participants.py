@@ -112,7 +112,7 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
                 {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1},
                 r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: ",
             ),
-            ("heterogeneous", {"image_size": 100}, r"MobileSamFPN -> image width: .*set image_size to 96 or 128"),
+            ("heterogeneous", {"image_size": 100}, r"FPN -> image width: .*set image_size to 96 or 128"),
             (
                 "samfed",
                 {"learning_rate": -1},

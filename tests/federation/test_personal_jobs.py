@@ -113,8 +113,6 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     state = safe_load(tmp_path / "homes" / "site-1" / "states" / "001.safetensors")
     assert any(name.endswith("mlp.experts.up") for name in state)
     assert not any("attn.qkv.linear" in name for name in state), "frozen weights are stored nowhere"
-    usage = (tmp_path / "homes" / "site-1" / "sites" / "site-1" / "expert_usage.jsonl").read_text().splitlines()
-    assert [json.loads(line)["round"] for line in usage] == [0, 1]
     job(small_federation, tmp_path / "parts", rounds=1, **knobs).run()
     (tmp_path / "parts" / "run.json").unlink()
     parts = job(small_federation, tmp_path / "parts", rounds=2, **knobs).run()

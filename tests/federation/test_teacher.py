@@ -58,19 +58,14 @@ def loaded(tmp_path, monkeypatch):
     return keywords
 
 
-def test_dice_before_and_after_comes_with_a_given_adapter(loaded, tmp_path, small_list, small_federation):
-    fitted = {"before": {"held_out": 0.2, "a": 0.3}, "after": {"held_out": 0.7, "a": 0.8}, "epoch": 3}
-    write_json(tmp_path / "a.fit.json", {"after": fitted["after"], "sha256": sha256_bytes(b"adapter")})
-    stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
-    teacher = stage.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
-    assert stage.about(teacher, "lora")["after"] == fitted["after"], "nobody asked for that of before"
-    assert "before" not in stage.about(teacher, "lora")
+def test_dice_comes_with_a_given_adapter(loaded, tmp_path, small_list, small_federation):
+    fitted = {"after": {"held_out": 0.7, "a": 0.8}, "epoch": 3}
     for sha256, told in ((sha256_bytes(b"adapter"), True), (sha256_bytes(b"another"), False)):
         write_json(tmp_path / "a.fit.json", fitted | {"sha256": sha256})
         stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
         teacher = stage.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
         about = stage.about(teacher, "lora")
-        assert ({name: about[name] for name in ("before", "after") if name in about} != {}) is told
+        assert ("after" in about) is told
         assert not told or about["after"]["a"] == 0.8
         assert "epoch" not in about
 
@@ -114,18 +109,11 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypat
     assert fit(rank=8) != first
     assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one
     assert runs == [first, fit(rank=8), first]
-    assert fit(examine_before=True) == first
-    assert len(runs) == 4
 
 
-def test_what_a_fit_reports_besides_is_no_part_of_its_recipe(tmp_path):
-    stages = [
-        TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path) for overrides in ({}, {"examine_before": True})
-    ]
-    plain, asked = (stage.content() for stage in stages)
-    assert plain == asked
+def test_whether_it_is_scored_is_no_part_of_its_recipe(tmp_path):
+    plain = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path).content()
     assert plain["fit"]["size"] == "@size"
-    assert "examine_before" not in {**plain, **plain["fit"]}, "runs and adapters of before there was such a knob stay"
     assert "score" not in plain
 
 

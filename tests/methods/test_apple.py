@@ -31,8 +31,6 @@ def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
 def test_the_pull_fades_and_is_gone_after_its_rounds():
     exponential = [annealed(round, 20, fraction=0.2) for round in range(6)]
     assert exponential == pytest.approx([1.0, 0.001**0.25, 0.001**0.5, 0.001**0.75, 0.0, 0.0])
-    cosine = [annealed(round, 20, schedule="cosine", fraction=0.2) for round in range(5)]
-    assert cosine == pytest.approx([1.0, (0.5**0.5 + 1) / 2, 0.5, (1 - 0.5**0.5) / 2, 0.0])
     assert annealed(0, 5, fraction=0.1) == 0.0, "a tenth of five rounds is none"
 
 
@@ -77,13 +75,13 @@ def test_the_pull_draws_shares_back_to_the_prior():
     moved = {"core": torch.tensor(OWN), "shares": torch.tensor([0.5, 0.5]), "prior": torch.tensor([0.75, 0.25])}
     found = {}
     for mu in (0.0, 4.0):
-        sharing, trainer = made(mu=mu, schedule="cosine", fraction=1.0)
+        sharing, trainer = made(mu=mu, fraction=1.0)
         sharing.load_state_dict(moved)
         sharing.receive(2, 4, Kind.WEIGHTS, sent())
         trained(sharing, trainer)
         found[mu] = sharing.state_dict()["shares"]
-    # half way the cosine is 1/2: rate * mu / 2 * 2 * (0.5 - 0.75)
-    torch.testing.assert_close(found[4.0] - found[0.0], torch.tensor([0.01, -0.01]), atol=1e-6, rtol=0)
+    moved = 0.01 * 4.0 * 0.001**0.5 * 2 * 0.25  # half way; the shares are 0.25 from the prior
+    torch.testing.assert_close(found[4.0] - found[0.0], torch.tensor([moved, -moved]), atol=1e-6, rtol=0)
 
 
 def as_published(rounds, *, steps, mu, rate, momentum):

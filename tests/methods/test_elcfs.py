@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,25 +115,6 @@ def test_sites_are_asked_once_and_given_what_the_others_sent():
     given = {site: split_statistics(each.tensors)[1]["windows"].unique().tolist() for site, each in messages.items()}
     assert given == {"a": [0.5], "b": [0.25]}
     assert set(strategy.expected("a")) == {"w"}
-    again = attached()
-    again.load_state_dict(strategy.global_weights, strategy.state_dict())
-    assert {site: own["windows"].mean().item() for site, own in again.collected.by_site.items()} == {
-        "a": 0.25,
-        "b": 0.5,
-    }
-    assert all(torch.equal(again.configure(1)[s].tensors[n], t) for s in "ab" for n, t in messages[s].tensors.items())
-
-
-def test_answers_count_in_whichever_order_they_come():
-    """What is not averaged is that of the first by name, of sites with as many images."""
-    weights = {"w": torch.zeros(2), "count": torch.tensor(0)}
-    strategy = StyleExchange(entries=2, half=0).attach(Server(["a", "b"], 9, weights=weights))
-    strategy.configure(0)
-    for site, count in (("b", 2), ("a", 1)):
-        update = answer("a", 0, 0.5)
-        strategy.take(0, site, replace(update, site=site, tensors={**update.tensors, "count": torch.tensor(count)}))
-    strategy.finish(0)
-    assert strategy.global_weights["count"].item() == 1
 
 
 class Records:

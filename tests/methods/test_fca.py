@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.fca import ClientTailored, agreement, binary_mask, smooth_mask, tailored
+from samfed_monai.methods.fca import ClientTailored, agreement, tailored
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
 
@@ -36,14 +36,6 @@ def test_images_weigh_the_others():
     updates = torch.tensor([[[1.0]], [[1.0]], [[-1.0]]])
     assert agreement(updates, torch.tensor([1.0, 5.0, 1.0]))[:, 0].tolist() == [1.0, 0.0, -1.0]
     assert agreement(updates, torch.tensor([1.0, 1.0, 5.0]))[:, 0].tolist() == [-1.0, -1.0, -1.0]
-
-
-def test_the_smooth_mask_goes_to_the_binary_one():
-    agreed = torch.tensor([-1.0, -0.2, 0.2, 1.0])
-    assert binary_mask(agreed, 0.0).tolist() == [0.0, 0.0, 1.0, 1.0]
-    torch.testing.assert_close(smooth_mask(agreed, 0.0, 1e-3), binary_mask(agreed, 0.0))
-    assert smooth_mask(torch.tensor([0.3]), 0.3, 0.1).tolist() == [0.5]
-    assert smooth_mask(agreed, 0.0, 0.1).diff().gt(0).all()
 
 
 def test_masks_of_one_average_and_masks_of_zero_leave_alone():
@@ -106,7 +98,7 @@ def test_the_threshold_below_every_cosine_is_fedavg_and_above_all_is_training_al
 
 
 def in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
-    """A smooth step on one tensor, unit by unit."""
+    """A step on one tensor, unit by unit."""
     models = [each.copy() for each in sent]
     for unit in range(len(start)):
         steps = [each[unit] - start[unit] for each in sent]
@@ -114,15 +106,15 @@ def in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> li
         for site, step in enumerate(steps):
             others = sum(n * s for i, (n, s) in enumerate(zip(counts, steps, strict=True)) if i != site)
             cosine = (step * others).sum() / np.sqrt((step**2).sum() * (others**2).sum())
-            masks.append(1 / (1 + np.exp(-(cosine - 0.2) / 0.3)))
+            masks.append(float(cosine > 0.2))
         shares = [mask * n for mask, n in zip(masks, counts, strict=True)]
-        common = sum(share * each[unit] for share, each in zip(shares, sent, strict=True)) / sum(shares)
+        common = sum(share * each[unit] for share, each in zip(shares, sent, strict=True)) / max(sum(shares), 1e-30)
         for model, mask, each in zip(models, masks, sent, strict=True):
             model[unit] = (1 - mask) * each[unit] + mask * common
     return models
 
 
-def test_a_smooth_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
+def test_a_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
     random, counts = np.random.default_rng(0), [1, 2, 5]
     start = {
         "x_a": random.normal(size=(2, 5)),
@@ -131,7 +123,7 @@ def test_a_smooth_step_is_that_of_loops_over_units_and_other_tensors_are_average
     }
     weights = {name: torch.tensor(values, dtype=torch.float32) for name, values in start.items()}
     sites = [f"s{number}" for number in range(3)]
-    strategy = ClientTailored(mask="smooth", threshold=0.2, temperature=0.3, patterns=["*_[ab]"])
+    strategy = ClientTailored(threshold=0.2, patterns=["*_[ab]"])
     strategy.attach(Server(sites, 3, weights=weights)).configure(0)
     sent = [{name: values + random.normal(size=values.shape) for name, values in start.items()} for _ in sites]
     updates = {}

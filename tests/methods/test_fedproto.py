@@ -13,14 +13,45 @@ from torch import nn
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.losses import ClassSums
-from samfed_monai.methods.fedproto import Prototypes, PrototypeSharing, PrototypeTerm, prototype_loss
+from samfed_monai.methods.fedproto import (
+    ClassSums,
+    Prototypes,
+    PrototypeSharing,
+    PrototypeTerm,
+    class_sums,
+    prototype_loss,
+)
 from samfed_monai.networks import client_network
-from samfed_monai.networks.input_size import feature_width
+from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import server_sharing
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+
+
+FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
+LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
+
+
+def test_sums_and_means_by_class():
+    found = class_sums(FEATURES, LABELS)
+    assert found.sums.tolist() == [[4.0, 2.0], [12.0, 10.0]]
+    assert found.counts.tolist() == [2.0, 2.0]
+    assert found.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
+
+
+def test_weights_leave_pixels_out_and_a_class_without_pixels_has_mean_zero():
+    found = class_sums(FEATURES, LABELS, torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]))
+    assert found.counts.tolist() == [1.0, 0.0]
+    assert found.means().tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+def test_labels_are_brought_to_the_features_size():
+    wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(class_sums(FEATURES, wide).sums, class_sums(FEATURES, LABELS).sums)
+    corner = torch.zeros(1, 1, 8, 8, dtype=torch.long)
+    corner[..., 0, 0] = corner[..., 6, 6] = 1  # the middle of a cell of 4 x 4 is its third pixel, not its first
+    assert class_sums(FEATURES, corner).counts.tolist() == [3.0, 1.0]
 
 
 def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():
@@ -74,7 +105,7 @@ def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones(
 def test_it_pulls_towards_the_global_prototypes_by_its_weight():
     network = Two()
     term = PrototypeTerm(network=network, weight=3.0)
-    term.pull_to(torch.tensor([[2.0, 3.0], [6.0, 5.0]]), torch.tensor([True, True]))
+    term.prototypes = torch.tensor([[2.0, 3.0], [6.0, 5.0]]), torch.tensor([True, True])
     trainer = train(term, network)
     assert trainer.state.terms["prototype"].item() == pytest.approx(1.0)  # class 0: (0 + 4) / 2, class 1: 0
     assert trainer.state.output["loss"].item() == pytest.approx(3.0)
@@ -84,16 +115,13 @@ def test_it_pulls_towards_the_global_prototypes_by_its_weight():
 
 
 class Term:
-    """Keeps what it is told to pull towards."""
+    """Keeps what it is given to pull towards."""
 
-    classes = 2
+    count = 2
+    prototypes: tuple | None = None
 
     def __init__(self, collected: ClassSums | None = None) -> None:
         self.collected = collected
-        self.pulled: list = []
-
-    def pull_to(self, prototypes, known):
-        self.pulled.append((prototypes.tolist(), known.tolist()))
 
 
 def made(term: Term) -> tuple[PrototypeSharing, list]:
@@ -111,14 +139,14 @@ def test_it_pulls_towards_classes_that_somebody_has_seen_and_learns_the_labels_a
     sharing, calls = made(Term())
     sent = {"prototypes": torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]), "counts": torch.tensor([4.0, 0.0])}
     assert sharing.receive(1, 3, Kind.PROTOTYPES, sent) == {"public_supervised": 1.0}
-    assert sharing.term.pulled == [([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [True, False])]
+    assert [each.tolist() for each in sharing.term.prototypes] == [[[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [True, False]]
     assert calls == [(1, 3)]
 
 
 def test_a_round_in_which_nothing_is_sent_pulls_nowhere():
     sharing, calls = made(Term())
     sharing.receive(0, 3, Kind.METRICS, {})
-    assert (sharing.term.pulled, calls) == ([], [(0, 3)])
+    assert (sharing.term.prototypes, calls) == (None, [(0, 3)])
 
 
 def test_prototypes_of_another_width_are_refused_before_a_step():
@@ -126,7 +154,7 @@ def test_prototypes_of_another_width_are_refused_before_a_step():
     sent = {"prototypes": torch.zeros(2, 4), "counts": torch.zeros(2)}
     with pytest.raises(MessageRefused, match=r"prototypes: expected shape \(2, 3\), found shape \(2, 4\)"):
         sharing.receive(1, 3, Kind.PROTOTYPES, sent)
-    assert (sharing.term.pulled, calls) == ([], [])
+    assert (sharing.term.prototypes, calls) == (None, [])
 
 
 def test_it_gives_means_and_counts():

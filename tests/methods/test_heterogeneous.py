@@ -26,7 +26,7 @@ class Engine:
     """What a term sees of a trainer."""
 
     class state:
-        iteration = 1
+        iteration, round, rounds = 1, 0, 1
 
     def __init__(self, **batch) -> None:
         self.state.batch, self.state.terms = batch, {}

@@ -54,7 +54,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "fedala": ({**SURE, **ONE_BATCH}, {"mixed"}),
     "fedca": ({**SURE, "terms#contrast#rounds": 1}, {"pseudo_label"}),
     "fedda": ({"terms#domain#weight": 1.0}, {"domain", "separated"}),
-    "fedda_cyclic": ({"terms#domain#weight": 1.0, "terms#domain#form": "mmd"}, {"domain"}),
+    "fedda_cyclic": ({"terms#domain#weight": 1.0}, {"domain"}),
     "fedgin": (SURE, {"pseudo_label"}),
     "fedicra": (IN_TURN, {"own", "tree", "crf", "sites"}),
     "fedmd": (UNLIKE, {"public_kd", "public_supervised"}),

@@ -29,11 +29,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
             "rate": NOT_NEGATIVE,
             "momentum": BELOW_1,
             "fraction": FROM_0_TO_1,
-            "schedule": (["exponential", "cosine"], ["step"]),
         },
     ),
     "cpss.StyleSwapTerm": ({}, {"tau": FROM_0_TO_1, "side": COUNT, "stride": COUNT, "label_schedule": SCHEDULE}),
-    "drflm.DistributionallyRobust": ({}, {"step": NOT_NEGATIVE, "ascent": (["mirror", "projected"], ["steepest"])}),
+    "drflm.DistributionallyRobust": ({}, {"step": NOT_NEGATIVE}),
     "drflm.LocalMixUpTerm": ({}, {"tau": FROM_0_TO_1, "alpha": POSITIVE}),
     "elcfs.EpisodicTerm": (
         {"network": Shown()},
@@ -50,9 +49,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
     "fca.ClientTailored": (
         {},
         {
-            "mask": (["binary", "smooth"], ["fuzzy"]),
             "threshold": ([-1, 1], [-1.1, 1.1]),
-            "temperature": POSITIVE,
             "patterns": ([["a"], None], ["a"]),
         },
     ),
@@ -72,7 +69,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, tuple[list[Any], list[Any]]]]
             "alignment": NOT_NEGATIVE,
         },
     ),
-    "fedda.DomainAlignmentTerm": ({"guide": None}, {"form": (["adversarial", "mmd"], ["gan"]), "rate": POSITIVE}),
+    "fedda.DomainAlignmentTerm": ({"guide": None}, {"rate": POSITIVE}),
     "fedgin.IntensityViewd": ({}, {"most": FROM_0_TO_1, "layers": COUNT, "width": COUNT}),
     "fedicra.DecoderMixing": ({**SHARING, "decoder": ["weight"]}, {"after": COUNT_OR_0, "rate": NOT_NEGATIVE}),
     "fedicra.HeadThenBody": ({"sharing": None}, {"share": BETWEEN}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import stat
 from types import SimpleNamespace
 from typing import Any
 
@@ -273,8 +272,8 @@ def test_an_epoch_of_unknown_length_is_refused():
 
 
 def test_shares_are_weighed_by_tokens():
-    usage, network = ExpertUsage(), SimpleNamespace(expert_layers=["a", "b"])
-    engine: Any = SimpleNamespace(network=network, state=SimpleNamespace())
+    usage = ExpertUsage()
+    engine: Any = SimpleNamespace(state=SimpleNamespace())
     passes = [([[0.5, 0.5], [1, 0]], (30, 10)), (None, ()), ([[0.1, 0.9], [0, 1]], (10, 10))]
     for share, tokens in passes:
         prediction: Any = torch.zeros(1)
@@ -283,33 +282,20 @@ def test_shares_are_weighed_by_tokens():
         engine.state.output = {"pred": prediction}
         usage(engine)
     usage._epoch_completed(engine)
-    assert engine.state.expert_usage == {
-        "a": {"share": pytest.approx([0.4, 0.6]), "tokens": 40},
-        "b": {"share": [0.5, 0.5], "tokens": 20},
-    }
     means = {"expert_1": 0.45, "expert_2": 0.55, "expert_least": 0.4}
     assert engine.state.term_means == {name: pytest.approx(mean) for name, mean in means.items()}
 
 
-def test_every_round_is_a_line_that_its_owner_alone_can_read(tmp_path):
-    trainer = sam_trainer([DecoupledStages(), ExpertUsage(output_dir=tmp_path, site="a")], steps=2)
+def test_every_round_counts_for_itself_and_without_stage_l_there_is_nothing_to_report():
+    usage = ExpertUsage()
+    trainer = sam_trainer([DecoupledStages(), usage], steps=2)
     for round in range(2):
         next_round(trainer, round, 2)
-    path = tmp_path / "sites" / "a" / "expert_usage.jsonl"
-    first, second = map(json.loads, path.read_text().splitlines())
-    assert (first["round"], second["round"]) == (0, 1)
-    assert second["layers"] == trainer.state.expert_usage
-    assert list(second["layers"]) == trainer.network.expert_layers
-    for layer in second["layers"].values():
-        assert layer["tokens"] == 1 * 4 * 16, "one step of stage L, four images, 4 x 4 tokens: of this round alone"
-        assert (sum(layer["share"]), len(layer["share"])) == (pytest.approx(1), 4)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_without_stage_l_there_is_nothing_to_tell():
+        assert usage._tokens.tolist() == [4 * 16] * len(trainer.network.expert_layers)  # one step of four images
+        assert sum(trainer.state.term_means[f"expert_{number}"] for number in range(1, 5)) == pytest.approx(1)
     trainer = sam_trainer([DecoupledStages(share=1.0), ExpertUsage()], steps=1)
     trainer.run()
-    assert trainer.state.expert_usage == {}
+    assert not getattr(trainer.state, "term_means", None)
 
 
 def test_usage_of_a_network_without_experts_is_refused():

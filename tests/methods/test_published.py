@@ -37,7 +37,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "sharing#mu": 0.1,
         "sharing#rate": 0.001,
         "sharing#momentum": 0.9,
-        "sharing#schedule": "exponential",
         "sharing#fraction": 0.1,
     },
     "elcfs": ELCFS,
@@ -124,9 +123,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 OURS: dict[str, dict[str, Any]] = {
     "cpss": {"terms#style_swap#tau": 0.9, "terms#style_swap#side": 2, "terms#style_swap#stride": 4},
     "ditto": {"terms#ditto#mu": 0.1},
-    "drflm": {"strategy#step": 0.1, "strategy#ascent": "mirror", "terms#local_mixup#alpha": 0.2},
+    "drflm": {"strategy#step": 0.1, "terms#local_mixup#alpha": 0.2},
     "elcfs": {"terms#episode#gamma": 0.1, "strategy#entries": 4},
-    "fca": {"strategy#threshold": 0.0, "strategy#temperature": 0.1},
+    "fca": {"strategy#threshold": 0.0},
     "fedala": {"sharing#upper": 0.25, "sharing#batches": 4, "sharing#first_batches": 16},
     "fedca": {
         "terms#contrast#rounds": 3,

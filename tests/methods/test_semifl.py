@@ -109,10 +109,10 @@ def test_tuning_may_use_gradients():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"w": torch.full((2,), float("nan"))}, "training at the server, round 1: w holds NaN or infinity"),
-        ({"w": torch.zeros(3)}, r"w changed from \(2,\) float32 to \(3,\) float32"),
-        ({"w": torch.zeros(2, dtype=torch.float64)}, r"to \(2,\) float64"),
-        ({"v": torch.zeros(2)}, r"expected the network's 2 tensors, found others \(first 'v'\)"),
+        ({"w": torch.full((2,), float("nan"))}, "training at the server, round 1 -> w: .*found NaN or infinity"),
+        ({"w": torch.zeros(3)}, r"w: expected shape \(2,\), found shape \(3,\)"),
+        ({"w": torch.zeros(2, dtype=torch.float64)}, "w: expected torch.float32, found torch.float64"),
+        ({"v": torch.zeros(2)}, "v: expected only the network's own names, found an unknown tensor"),
     ],
 )
 def test_weights_that_are_not_the_networks_stop_the_run(change, message):

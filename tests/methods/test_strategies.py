@@ -34,9 +34,9 @@ TWICE = {"warm_start": lambda weights: {name: 2 * tensor for name, tensor in wei
 STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "apple.Apple": ({}, {}),
     "coordinate_median.CoordinateMedian": ({}, {}),
-    "drflm.DistributionallyRobust": ({"step": 2.0, "ascent": "projected"}, {}),
+    "drflm.DistributionallyRobust": ({"step": 2.0}, {}),
     "elcfs.StyleExchange": ({"entries": 2}, {}),
-    "fca.ClientTailored": ({"mask": "smooth"}, {}),
+    "fca.ClientTailored": ({}, {}),
     "fedavg.FedAvg": ({}, {}),
     "fedavg.PersonalFedAvg": ({}, {}),
     "fedca.ContrastBeforeLabels": ({"rounds": 3}, {**TWICE, "networks": dict.fromkeys(SITES, Shown)}),

@@ -10,7 +10,7 @@ from torch import nn
 from samfed_monai.config.variants import networks_of_methods
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
-from samfed_monai.networks.input_size import feature_width, head_of
+from samfed_monai.networks.features import feature_width, head_of
 
 SIZES = {
     "deeplabv3plus_resnet18": (48, 64),

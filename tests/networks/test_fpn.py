@@ -16,8 +16,9 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.networks import build_sam, client_network, starts_from, takes_teacher
+from samfed_monai.networks.features import feature_width
 from samfed_monai.networks.fpn import FeatureGroups, FPNDecoder, GroupAttention
-from samfed_monai.networks.input_size import feature_width, size_advice, size_problems
+from samfed_monai.networks.input_size import size_problems
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 
 SIZE = 64
@@ -66,7 +67,7 @@ def test_the_trunk_is_the_checkpoints(checkpoint):
 
 
 def test_of_an_adapter_it_is_the_teachers_with_lora_merged(checkpoint, adapter, monkeypatch):
-    monkeypatch.setattr("samfed_monai.networks.weights.find_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr("samfed_monai.networks.fpn.find_checkpoint", lambda *_: checkpoint)
     plain = client_network("mobile_sam_fpn", weights=checkpoint).encoder
     merged = client_network("mobile_sam_fpn", weights=adapter).encoder
     changed = {key for key, value in merged.state_dict().items() if not torch.equal(value, plain.state_dict()[key])}
@@ -101,7 +102,7 @@ def test_leading_parts_can_be_frozen(checkpoint):
     network = client_network("mobile_sam_fpn", frozen_stages=2)
     frozen = {name.split(".")[1] + name.split(".")[2] for name, p in network.named_parameters() if not p.requires_grad}
     assert frozen == {"patch_embedconv1", "patch_embedconv2", "stages0"}
-    with pytest.raises(Refused, match=r"network_def#frozen_stages: expected 0, 1 or 2, found 5"):
+    with pytest.raises(Refused, match=r"network_def#frozen_stages: expected one of \[0, 1, 2\], found 5"):
         client_network("mobile_sam_fpn", frozen_stages=5)
 
 
@@ -237,13 +238,9 @@ def test_their_head_and_encoder_are_where_methods_look(name):
     ]
 
 
-def test_a_size_that_pads_windows_is_told_with_the_nearest_that_fit():
+def test_sizes_that_are_no_multiple_are_named_with_the_nearest():
     network = client_network("mobile_sam_fpn")
     assert size_problems(network, height=256) == []
-    assert size_advice(network, 224) == size_advice(network, 448) == []
-    (told,) = size_advice(network, 256)
-    assert told == "image_size 256 pads the windows of MobileSamFPN, which costs time; 224 or 448 px fit exactly"
-    assert "224 px fit" in size_advice(network, 96)[0]
     (problem,) = size_problems(network, height=100)
     assert problem.hint == "set image_size to 96 or 128"
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from samfed_monai.core.errors import Problems, Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks import split_keys
-from samfed_monai.networks.key_patterns import check_patterns, network_split
+from samfed_monai.networks.key_patterns import network_split, pattern_problems
 from tests.networks.sam.tiny import tiny_network
 
 NAMES = ["encoder.a", "encoder.norm.weight", "head.weight", "head.bias"]
@@ -27,27 +27,26 @@ def test_case_matters_and_a_star_crosses_dots():
         split_keys(NAMES, shared=("Head.*",))
 
 
-def test_useless_patterns_and_names_of_both_parts_are_refused_together():
+def test_useless_patterns_are_refused_together_and_names_of_both_parts_too():
     with pytest.raises(Refused) as refused:
-        split_keys(NAMES, shared=("*.weight", "tail.*"), personal=("head.*",), where="toy")
+        split_keys(NAMES, shared=("*.weight", "tail.*", "b*"), where="toy")
     assert [str(problem) for problem in refused.value.problems] == [
         "toy -> shared: expected at least one, found no name like 'tail.*'; correct the pattern or leave it out",
-        "toy: expected one of both, found 'head.weight' both shared and personal; let one pattern alone match it",
+        "toy -> shared: expected at least one, found no name like 'b*'; correct the pattern or leave it out",
     ]
+    both = r"toy: expected one of both, found 'head.weight' both shared and personal; let one pattern alone match it"
+    with pytest.raises(Refused, match=both):
+        split_keys(NAMES, shared=("*.weight",), personal=("head.*",), where="toy")
 
 
 @pytest.mark.parametrize("patterns", ["head.*", None, [1], {"head.*": 1}])
 def test_what_is_no_list_of_patterns_is_told_what_one_looks_like(patterns):
-    problems = Problems()
-    assert not check_patterns(patterns, "toy", problems, example="head.*")
+    problems = pattern_problems("toy", patterns, "head.*")
     assert [(problem.found, problem.hint) for problem in problems] == [(repr(patterns), 'for instance ["head.*"]')]
 
 
 def test_lists_of_patterns_fit_even_an_empty_one():
-    problems = Problems()
-    assert check_patterns([], "toy", problems, example="a")
-    assert check_patterns(("a", "b"), "toy", problems, example="a")
-    assert not list(problems)
+    assert pattern_problems("toy", [], "a") == pattern_problems("toy", ("a", "b"), "a") == []
 
 
 class Net(nn.Module):

@@ -6,8 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.networks.sam.build import assemble, vit_encoder
-from samfed_monai.networks.sam.geometry import place
+from samfed_monai.networks.sam.build import assemble, place, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.teacher import evaluation_records, public_hash
 from samfed_monai.teacher import exam as room

@@ -11,8 +11,7 @@ from monai.transforms import Compose, RandGaussianNoised, SpatialPadd
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash
-from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam
-from samfed_monai.networks.sam.geometry import place
+from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam, place
 from samfed_monai.teacher.views import PlaceInInputd, ViewedImages, content_of, without_views
 from samfed_monai.transforms import LoadRGBd
 from tests.networks.fakes import fake_records

@@ -11,7 +11,7 @@ from monai.transforms import Compose
 from scipy import ndimage
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.transforms import StrongView, StrongViewd, WeakViewd, box_fill, colour_matrix, cutmix, gaussian_blur
+from samfed_monai.transforms import StrongViewd, WeakViewd, box_fill, colour_matrix, cutmix, gaussian_blur
 from samfed_monai.transforms.strong_view import recolour
 
 
@@ -119,7 +119,7 @@ def an_image(seed: int = 0, size: int = 32) -> torch.Tensor:
 def test_every_view_is_a_plain_image_in_range(seed, strength, height, width):
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed % 999))
     before = image.clone()
-    view = StrongView(strength).set_random_state(seed)(MetaTensor(image))
+    view = StrongViewd(strength=strength).set_random_state(seed).view(MetaTensor(image))
     assert type(view) is torch.Tensor
     assert view.dtype == torch.float32
     assert view.shape == image.shape
@@ -131,20 +131,20 @@ def test_every_view_is_a_plain_image_in_range(seed, strength, height, width):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_the_seed_decides_and_nothing_else(seed):
-    view, again = StrongView(), StrongView()
-    view(an_image())
+    view, again = StrongViewd(), StrongViewd()
+    view.view(an_image())
     torch.manual_seed(seed // 2)  # the global state must not matter
-    assert torch.equal(view.set_random_state(seed)(an_image()), again.set_random_state(seed)(an_image()))
+    assert torch.equal(view.set_random_state(seed).view(an_image()), again.set_random_state(seed).view(an_image()))
 
 
 def test_strength_zero_leaves_the_image_as_it_is():
-    view = StrongView(0.0).set_random_state(0)
+    view = StrongViewd(strength=0.0).set_random_state(0)
     for _ in range(20):
-        assert torch.equal(view(an_image()), an_image())
+        assert torch.equal(view.view(an_image()), an_image())
 
 
 def test_grey_makes_all_channels_equal():
-    view = StrongView(**{**NOTHING, "grey_prob": 1}).set_random_state(0)(an_image())
+    view = StrongViewd(**{**NOTHING, "grey_prob": 1}).set_random_state(0).view(an_image())
     assert torch.allclose(view[0], view[1], atol=1e-6)
     assert torch.allclose(view[0], view[2], atol=1e-6)
 
@@ -173,7 +173,7 @@ def test_a_chain_is_reproducible_through_compose():
 
 
 def test_a_knob_does_not_change_the_other_draws():
-    few, many = StrongView(noise=0.0).set_random_state(4), StrongView(noise=0.1).set_random_state(4)
+    few, many = StrongViewd(noise=0.0).set_random_state(4), StrongViewd(noise=0.1).set_random_state(4)
     for _ in range(10):
         few.randomize()
         many.randomize()
@@ -182,7 +182,7 @@ def test_a_knob_does_not_change_the_other_draws():
 
 
 def test_bad_arguments_are_refused_together():
-    with pytest.raises(Refused, match=r"2 problems(.|\n)*strength: expected 0 to 2, found 3(.|\n)*grey_prob"):
+    with pytest.raises(Refused, match=r"2 problems(.|\n)*strength: .*in \[0, 2\], found 3(.|\n)*grey_prob"):
         StrongViewd(strength=3, grey_prob=1.5)
     with pytest.raises(Refused, match="2 names for 1 keys"):
         StrongViewd(output_key=("a", "b"))
@@ -190,30 +190,30 @@ def test_bad_arguments_are_refused_together():
 
 def test_only_rgb_is_accepted():
     with pytest.raises(Refused, match=r"expected an RGB image \(3, H, W\), found shape \(1, 8, 8\)"):
-        StrongView()(torch.zeros(1, 8, 8))
+        StrongViewd().view(torch.zeros(1, 8, 8))
 
 
 def test_tint_and_gamma_bend_each_channel_and_draw_from_no_other_stream():
     image = torch.full((3, 8, 8), 0.25)
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "blur": 0.0, "noise": 0.0, "cutout": 0.0}
     sure = {"jitter_prob": 1.0, "grey_prob": 0.0}
-    tinted = StrongView(**off, **sure, tint=0.2).set_random_state(0)
-    means = torch.stack([tinted(image).mean(dim=(1, 2)) for _ in range(60)])
+    tinted = StrongViewd(**off, **sure, tint=0.2).set_random_state(0)
+    means = torch.stack([tinted.view(image).mean(dim=(1, 2)) for _ in range(60)])
     assert 0.2 - 1e-6 <= means.min() < 0.21  # 0.25 x (1 +- 0.2)
     assert 0.29 < means.max() <= 0.3 + 1e-6
     assert (means.max(dim=1).values - means.min(dim=1).values).max() > 0.05, "each channel on its own"
-    bent = StrongView(**off, **sure, gamma=2.0).set_random_state(0)
-    levels = torch.stack([bent(image)[0, 0, 0] for _ in range(60)])
+    bent = StrongViewd(**off, **sure, gamma=2.0).set_random_state(0)
+    levels = torch.stack([bent.view(image)[0, 0, 0] for _ in range(60)])
     assert 0.0625 - 1e-6 <= levels.min() < 0.08  # 0.25 to a power from 1/2 to 2
     assert 0.46 < levels.max() <= 0.5 + 1e-6
-    plain, more = (StrongView(**numbers).set_random_state(4) for numbers in ({}, {"tint": 0.2, "gamma": 2.0}))
+    plain, more = (StrongViewd(**numbers).set_random_state(4) for numbers in ({}, {"tint": 0.2, "gamma": 2.0}))
     for _ in range(5):
-        plain(image), more(image)
+        plain.view(image), more.view(image)
         assert (plain._at, plain._on, plain._noise_seed) == (more._at, more._on, more._noise_seed)
 
 
 def test_an_exponent_below_one_is_refused():
-    with pytest.raises(Refused, match=r"StrongView -> gamma: expected 1 to 4, found 0\.5"):
-        StrongView(gamma=0.5)
-    with pytest.raises(Refused, match=r"StrongView -> tint: expected 0 to 0\.5, found 0\.6"):
-        StrongView(tint=0.6)
+    with pytest.raises(Refused, match=r"StrongViewd -> gamma: expected a number in \[1, 4\], found 0\.5"):
+        StrongViewd(gamma=0.5)
+    with pytest.raises(Refused, match=r"StrongViewd -> tint: expected a number in \[0, 0\.5\], found 0\.6"):
+        StrongViewd(tint=0.6)

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import check_tensors, parse_json, safe_load, save_tensors
 from samfed_monai.core.tensor_file import checksum
+from samfed_monai.core.validators import require
 from samfed_monai.networks.sam.build import PromptFreeSam
-from samfed_monai.networks.sam.lora import LoRATargets, apply_lora
+from samfed_monai.networks.sam.lora import apply_lora
 
 _FORMAT = "samfed-adapter-1"
 _HINT = "fit a new adapter with `samfed teach`, or name the adapter that was made for this teacher"
@@ -40,7 +41,6 @@ class Adapter:
         rank: LoRA rank; 0 without LoRA.
         size: side of the input in pixels.
         public_hash: hash of the public images and labels that it was fitted on.
-        lora_targets: layers that LoRA adapts, see ``LoRATargets``; files of ``qv`` do not hold it.
         outputs: logits of a pixel, K + 1 for K classes (``PromptFreeSam.tell_apart``); files of one class do not hold
             it.
         fit: how it was fitted (settings, seed, Dice before and after); for records only.
@@ -54,14 +54,11 @@ class Adapter:
     size: int
     public_hash: str
     fit: dict[str, Any] = field(default_factory=dict)
-    lora_targets: str = LoRATargets.QV.value
     outputs: int = 1
     checksum: str = field(default="", compare=False)
 
 
-def prepare(
-    sam: PromptFreeSam, adapt: Adapt, rank: int, lora_targets: str = "qv"
-) -> dict[str, list[torch.nn.Parameter]]:
+def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int) -> dict[str, list[torch.nn.Parameter]]:
     """Freezes ``sam`` but for what ``adapt`` trains, and returns that.
 
     Returns:
@@ -70,7 +67,7 @@ def prepare(
     sam.requires_grad_(False)
     if adapt is Adapt.NONE:
         return {}
-    low_rank = apply_lora(sam.image_encoder, rank, lora_targets) if adapt is Adapt.LORA else []
+    low_rank = apply_lora(sam.image_encoder, rank) if adapt is Adapt.LORA else []
     sam.prompt_encoder.requires_grad_(True)
     sam.mask_decoder.requires_grad_(True)
     decoder = [*sam.prompt_encoder.parameters(), *sam.mask_decoder.parameters()]
@@ -91,8 +88,6 @@ def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     # one key: safetensors writes several in a random order, and the same adapter must be the same file
     tensors = adapted_tensors(sam)
     fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value, "checksum": checksum(tensors)}
-    if header.lora_targets == LoRATargets.QV:
-        del fields["lora_targets"]  # the default is left out
     if header.outputs == 1:
         del fields["outputs"]
     save_tensors(path, tensors, {"adapter": json.dumps(fields, sort_keys=True)})
@@ -111,9 +106,9 @@ def read_header(path: str | Path) -> Adapter:
             metadata = stream.metadata() or {}
     except FileNotFoundError:
         hint = "check the path, or make it with `samfed teach`"
-        raise Refused([Problem(str(path), found="no such file", expected="a teacher's adapter", hint=hint)]) from None
+        raise refused(str(path), found="no such file", expected="a teacher's adapter", hint=hint) from None
     except (SafetensorError, OSError) as error:
-        raise Refused([Problem(str(path), found=str(error), expected="a teacher's adapter", hint=_HINT)]) from None
+        raise refused(str(path), found=str(error), expected="a teacher's adapter", hint=_HINT) from None
     try:
         if "adapter" not in metadata:
             raise ValueError("no adapter header")
@@ -122,7 +117,7 @@ def read_header(path: str | Path) -> Adapter:
             raise ValueError("another format")
         return Adapter(**fields | {"adapt": Adapt(fields["adapt"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT)]) from None
+        raise refused(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT) from None
 
 
 def load_adapter(
@@ -132,7 +127,6 @@ def load_adapter(
     base: str,
     base_sha256: str,
     size: int,
-    rank: int | None = None,
     public_hash: str | None = None,
 ) -> Adapter:
     """Reads an adapter into ``sam``, in place, after checking that it was made for it.
@@ -141,7 +135,6 @@ def load_adapter(
         path: the adapter file.
         sam: a freshly built SAM.
         base, base_sha256, size: what ``sam`` is; they must be the adapter's own.
-        rank: expected LoRA rank; ``None`` takes the adapter's.
         public_hash: expected hash of the public set; ``None`` takes any.
 
     Raises:
@@ -149,16 +142,17 @@ def load_adapter(
             those that were written (a flipped bit).
     """
     header = read_header(path)
-    expected = {"base": base, "base_sha256": base_sha256, "size": size, "rank": rank, "public_hash": public_hash}
-    problems = Problems()
-    for key, value in expected.items():
-        if value is not None and value != getattr(header, key):
-            found = repr(getattr(header, key))
-            problems.add(f"{path} -> {key}", found=found, expected=repr(value), hint=_hint(header, key))
-    problems.refuse_if_any()
+    expected = {"base": base, "base_sha256": base_sha256, "size": size, "public_hash": public_hash}
+    require(
+        [
+            Problem(f"{path} -> {key}", repr(found), repr(value), _hint(header, key))
+            for key, value in expected.items()
+            if value is not None and value != (found := getattr(header, key))
+        ]
+    )
     if header.outputs > 1:
         sam.tell_apart(header.outputs)
-    prepare(sam, header.adapt, header.rank, header.lora_targets)
+    prepare(sam, header.adapt, header.rank)
     load_adapted(path, sam, header)
     return header
 
@@ -170,12 +164,11 @@ def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
         Refused: tensors that are missing, misshapen, not finite, or not those that were written (a flipped bit).
     """
     like = adapted_tensors(sam)
-    tensors, problems = safe_load(path), Problems()
-    problems.extend(check_tensors(tensors, like=like, where=Path(path).name))
-    problems.refuse_if_any()
+    tensors = safe_load(path)
+    require(check_tensors(tensors, like=like, where=Path(path).name))
     if checksum(tensors) != header.checksum:
         hint = f"copy it again from where it was made, or {_HINT}"
-        raise Refused([Problem(str(path), found="other bytes", expected="the tensors that were written", hint=hint)])
+        raise refused(str(path), found="other bytes", expected="the tensors that were written", hint=hint)
     sam.load_state_dict(tensors, strict=False)
 
 

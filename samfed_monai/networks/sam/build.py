@@ -1,11 +1,11 @@
-"""``build_sam``: SAM without prompts, one small builder per image encoder."""
+"""SAM: its three parts and image encoders, how images are placed in its square input, and ``build_sam``."""
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import check_tensors, safe_load
 from samfed_monai.core.registry import Registry
+from samfed_monai.core.validators import require
+from samfed_monai.networks.inferer import Switch, autocast, bf16_possible
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
-
-logger = logging.getLogger(__name__)
 
 
 def fit_positions(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class PromptFreeSam(nn.Module):
         One mask token and one small network behind it for each, the background too (SAMed, Zhang and Liu, arXiv
         2304.13785, section 3.2); transformer and upscaling between them are shared. How they begin is ours: every class
         as a copy of SAM's single mask, the background with a logit of 0, so that all classes together are at first what
-        SAM's sigmoid takes for foreground. Prompts make no sense to it any more: ``decode_prompts`` refuses them.
+        SAM's sigmoid takes for foreground. Prompts make no sense to it any more: ``decode`` refuses them.
         SAM's own three masks of a part, a whole and the like are dropped.
 
         Args:
@@ -109,47 +109,35 @@ class PromptFreeSam(nn.Module):
         """``(B, 3, size, size)`` normalised to embeddings ``(B, 256, size / 16, size / 16)``."""
         return self.image_encoder(normalised)
 
-    def decode(self, embeddings: Tensor) -> Tensor:
-        """Embeddings to logits ``(B, 1, size / 4, size / 4)`` of SAM's single-mask output; of several classes
-        ``(B, K + 1, …)``, whose softmax counts.
-
-        The decoder is written for many prompts on one image. Here every image shares the one empty prompt, which is
-        passed once and broadcast over the batch.
-        """
-        return self._decode(embeddings)[0]
-
-    def decode_prompts(
-        self,
-        embedding: Tensor,
-        boxes: Tensor,
-        points: tuple[Tensor, Tensor] | None = None,
-        masks: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """SAM as it was meant: one image, a box for each thing in it, and beside each points and a coarse mask.
-
-        Args:
-            embedding: ``(1, 256, size / 16, size / 16)``.
-            boxes: ``(N, 4)`` left, top, right, bottom: pixel indices in the ``size`` x ``size`` input.
-            points: ``(N, P, 2)`` x and y, pixel indices in the input, and ``(N, P)``: 1 foreground, 0 background.
-            masks: ``(N, 1, size / 4, size / 4)`` logits.
-
-        Returns:
-            Logits ``(N, 1, size / 4, size / 4)`` of the single-mask output, and ``(N,)`` the IoU that SAM predicts.
-        """
-        logits, predicted_iou = self._decode(embedding, boxes, points, masks)
-        return logits, predicted_iou[:, 0]
-
     def forward(self, normalised: Tensor) -> Tensor:
         """``(B, 3, size, size)`` normalised to logits ``(B, 1, size / 4, size / 4)``."""
         return self.decode(self.encode(normalised))
 
-    def _decode(
+    def decode(
         self,
         embeddings: Tensor,
         boxes: Tensor | None = None,
         points: tuple[Tensor, Tensor] | None = None,
         masks: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
+        """Embeddings to logits of SAM's single-mask output, without a prompt or with some.
+
+        The decoder is written for many prompts on one image. Without a prompt every image shares the empty one, which
+        is passed once and broadcast over the batch.
+
+        Args:
+            embeddings: ``(B, 256, size / 16, size / 16)``; with prompts B is 1.
+            boxes: ``(N, 4)`` left, top, right, bottom: pixel indices in the ``size`` x ``size`` input.
+            points: ``(N, P, 2)`` x and y, pixel indices in the input, and ``(N, P)``: 1 foreground, 0 background.
+            masks: ``(N, 1, size / 4, size / 4)`` logits.
+
+        Returns:
+            ``(B, 1, size / 4, size / 4)``, or ``(N, 1, …)``; of several classes ``(B, K + 1, …)``, whose softmax
+            counts.
+
+        Raises:
+            ValueError: a prompt for several classes.
+        """
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
         given = {
             "image_embeddings": embeddings,
@@ -158,12 +146,68 @@ class PromptFreeSam(nn.Module):
             "dense_prompt_embeddings": dense,
         }
         if self.outputs == 1:
-            logits, predicted_iou = self.mask_decoder(**given, multimask_output=False)
+            logits: Tensor = self.mask_decoder(**given, multimask_output=False)[0]
         elif boxes is not None or points is not None or masks is not None:
             raise ValueError("a SAM that tells classes apart takes no prompts: it has no mask of a single thing")
         else:
-            logits, predicted_iou = self.mask_decoder.predict_masks(**given)
-        return logits, predicted_iou
+            logits = self.mask_decoder.predict_masks(**given)[0]
+        return logits
+
+
+MASK_STRIDE = 4
+"""SAM's mask logits have a quarter of the input's side."""
+
+
+def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width in pixels of an image scaled into a ``size`` x ``size`` input.
+
+    The longer side becomes ``size``. The shorter one is rounded to a multiple of 4 (SAM itself rounds to 1), so that
+    the image ends on a pixel border of the quarter-resolution mask and the mask can be cropped to cover it exactly.
+    """
+    scale = size / max(height, width)
+
+    def fit(side: int) -> int:
+        return max(MASK_STRIDE, round(side * scale / MASK_STRIDE) * MASK_STRIDE)
+
+    return fit(height), fit(width)
+
+
+def place(images: Tensor, size: int) -> Tensor:
+    """Scales ``(B, C, H, W)`` to its :func:`inner_size`; antialiased where that shrinks it."""
+    height, width = images.shape[-2:]
+    inner = inner_size(height, width, size)
+    if (height, width) == inner:
+        return images
+    shrinks = inner[0] < height or inner[1] < width
+    return F.interpolate(images, inner, mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def pad(images: Tensor, size: int) -> Tensor:
+    """Zeros at the right and at the bottom, up to ``(B, C, size, size)``."""
+    return F.pad(images, (0, size - images.shape[-1], 0, size - images.shape[-2]))
+
+
+def crop(masks: Tensor, height: int, width: int, size: int) -> Tensor:
+    """The part of ``(B, 1, size / 4, size / 4)`` that covers exactly an image of ``height`` x ``width`` pixels."""
+    inner = inner_size(height, width, size)
+    return masks[..., : inner[0] // MASK_STRIDE, : inner[1] // MASK_STRIDE]
+
+
+def embed(sam: PromptFreeSam, images: Tensor, size: int, bf16: Switch) -> Tensor:
+    """Scales, normalises, pads and encodes.
+
+    Args:
+        sam: whose encoder.
+        images: ``(B, 3, H, W)`` in [0, 1], RGB.
+        size: side of its square input in pixels.
+        bf16: bfloat16 for the encoder; float32 where the processor does not have it (``bf16_possible``).
+
+    Returns:
+        ``(B, 256, size / 16, size / 16)`` float32.
+    """
+    inputs = pad(sam.normalise(place(images.float(), size)), size)
+    with autocast(inputs.device.type, bf16_possible(bf16, inputs.device.type)):
+        return sam.encode(inputs).float()
 
 
 STRIDE = 16
@@ -180,43 +224,15 @@ SAM_BUILDERS: Registry[Callable[[int], nn.Module]] = Registry("SAM encoder")
 _PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
-def check_size(size: Any, where: str = "teacher -> size", expected: str = "") -> None:
-    """Refuses a side that no encoder here takes.
-
-    Args:
-        size: side of the square input in pixels.
-        where: its place, for the message.
-        expected: what is allowed besides, for the message.
-
-    Raises:
-        Refused: anything but a multiple of 16 from 64 to 1024.
-    """
+def side_problems(where: str, size: Any) -> list[Problem]:
+    """What is wrong with the side of SAM's square input, in pixels: a multiple of 16 from 64 to 1024 is right."""
     if type(size) is int and size % STRIDE == 0 and LEAST_SIZE <= size <= LARGEST_SIZE:
-        return
-    allowed = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels{expected}"
-    hint = ""
+        return []
+    allowed, hint = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels", ""
     if type(size) is int:
         nearest = min(range(LEAST_SIZE, LARGEST_SIZE + 1, STRIDE), key=lambda side: abs(side - size))
         hint = f"the nearest is {nearest}; {WINDOW} and {2 * WINDOW} fill the windows of the encoder's attention"
-    raise Refused([Problem(where, found=repr(size), expected=allowed, hint=hint)])
-
-
-@cache  # once a process
-def tell_padding(name: str, size: int) -> None:
-    """Says that an input side leaves windows of SAM's attention half empty, with the nearest that fill them.
-
-    Args:
-        name: of the encoder; one that is not SAM's own has unknown windows.
-        size: side of the square input in pixels.
-    """
-    if size % WINDOW == 0 or name not in ("vit_t", "vit_b", "vit_l", "vit_h"):
-        return
-    whole = size // WINDOW
-    fitting = [side * WINDOW for side in (whole, whole + 1) if 0 < side * WINDOW <= LARGEST_SIZE]
-    logger.info(
-        "%s at %d px: windows of its attention are filled up with zeros, which costs time; nearest without: %s px",
-        *(name, size, " and ".join(map(str, fitting))),
-    )
+    return [Problem(where, found=repr(size), expected=allowed, hint=hint)]
 
 
 def vit_encoder(size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> nn.Module:
@@ -237,26 +253,102 @@ def vit_encoder(size: int, *, width: int, depth: int, heads: int, global_blocks:
     )
 
 
-@SAM_BUILDERS.register("vit_b")
-def _vit_b(size: int) -> nn.Module:
-    return vit_encoder(size, width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
+_RENAMES = (
+    (r"\.c\.weight$", ".conv.weight"),
+    (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
+    (r"^patch_embed\.seq\.2\.", "patch_embed.conv2."),
+    (r"^layers\.(\d)\.blocks\.", r"stages.\1.blocks."),
+)
 
 
-@SAM_BUILDERS.register("vit_l")
-def _vit_l(size: int) -> nn.Module:
-    return vit_encoder(size, width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
+def tiny_vit_trunk() -> Any:
+    """timm's TinyViT-5M as MobileSAM has it, with random weights: no head, and the last stage stays at stride 16.
+
+    Returns:
+        a module with ``patch_embed`` (64 channels at stride 4) and ``stages`` (64, 128, 160 and 320 channels at strides
+        4, 8, 16 and 16).
+    """
+    declare_torchvision_operators()
+    from timm.models import create_model
+
+    trunk: Any = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+    trunk.head = nn.Identity()
+    trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
+    for module in trunk.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    return trunk
 
 
-@SAM_BUILDERS.register("vit_h")
-def _vit_h(size: int) -> nn.Module:
-    return vit_encoder(size, width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))
+class TinyViTEncoder(nn.Module):
+    """TinyViT-5M at output stride 16 with SAM's neck (Zhang et al. 2023, arXiv 2306.14289).
+
+    Its windowed attention takes any size, so no position table depends on ``size``. It computes in channels-last order
+    and with plain attention, which in bfloat16 on a CPU takes about two thirds of the time of timm's own
+    (``benchmarks/encoder.py``): torch has no fused kernel for a bias of three dimensions and windows as small as these.
+
+    Args:
+        size: side of the square input in pixels; kept for callers that ask ``img_size``, as of SAM's own encoder.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.img_size, self.trunk = size, tiny_vit_trunk()
+        from segment_anything.modeling.common import LayerNorm2d
+
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, 1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, 3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, size, size)`` normalised as SAM does to ``(B, 256, size / 16, size / 16)``."""
+        features: Tensor = self.trunk.forward_features(images.contiguous(memory_format=torch.channels_last))
+        return self.neck(features)
 
 
-@SAM_BUILDERS.register("vit_t")
-def _vit_t(size: int) -> nn.Module:
-    from samfed_monai.networks.sam.tiny_vit import TinyViTEncoder
+def fold_batch_norms(encoder: nn.Module) -> None:
+    """Folds the batch norms of a :class:`TinyViTEncoder` into the convolutions before them, in place.
 
-    return TinyViTEncoder(size)
+    The same function up to rounding, in less time (``benchmarks/teacher_fit.py``); for encoders whose convolutions are
+    never trained. The names of the folded layers' tensors change: load weights before, and keep
+    only those of LoRA and decoder afterwards. Other encoders have no batch norm and are left as they are.
+    """
+    from timm.models.tiny_vit import ConvNorm
+
+    if not isinstance(encoder, TinyViTEncoder):
+        return
+    for parent in list(encoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ConvNorm):
+                setattr(parent, name, child.fuse().requires_grad_(False))
+
+
+def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """MobileSAM's checkpoint with names as :class:`TinyViTEncoder` has them, without its classifier."""
+    renamed = {}
+    for name, tensor in state.items():
+        inner = name.removeprefix(_PARTS[0])
+        if inner == name or inner.startswith("neck."):
+            renamed[name] = tensor
+        elif not inner.startswith(("norm_head.", "head.")):
+            for pattern, replacement in _RENAMES:
+                inner = re.sub(pattern, replacement, inner)
+            inner = re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", inner)
+            renamed[f"{_PARTS[0]}trunk.{inner}"] = tensor
+    return renamed
+
+
+for _name, _width, _depth, _heads, _global in (
+    ("vit_b", 768, 12, 12, (2, 5, 8, 11)),
+    ("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
+    ("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
+):
+    _vit = partial(vit_encoder, width=_width, depth=_depth, heads=_heads, global_blocks=_global)
+    SAM_BUILDERS.register(_name)(_vit)
+SAM_BUILDERS.register("vit_t")(TinyViTEncoder)
 
 
 def build_sam(name: str, checkpoint: str | Path | None = None, size: int = 512) -> PromptFreeSam:
@@ -267,15 +359,13 @@ def build_sam(name: str, checkpoint: str | Path | None = None, size: int = 512) 
         checkpoint: the official weights file; ``None`` leaves the weights random (tests, timing). Nothing is
             downloaded.
         size: side of the square input in pixels, a multiple of 16 from 64 to 1024; position tables are interpolated to
-            it. One that 224 does not divide pads windows of the attention, and a warning says so once.
+            it. One that 224 does not divide pads windows of the attention, which costs time.
 
     Raises:
         Refused: an unknown name or size; a checkpoint that is missing, unreadable, or of another network.
     """
-    check_size(size)
-    builder = SAM_BUILDERS[name]
-    tell_padding(name, size)
-    sam = assemble(builder(size), size)
+    require(side_problems("teacher -> size", size))
+    sam = assemble(SAM_BUILDERS[name](size), size)
     if checkpoint is not None:
         _load(sam, name, Path(checkpoint))
     return sam.eval()
@@ -299,24 +389,12 @@ def _load(sam: PromptFreeSam, name: str, checkpoint: Path) -> None:
     state: dict[str, Tensor] = safe_load(checkpoint)
     state = {key: tensor for key, tensor in state.items() if key.startswith(_PARTS)}
     if name == "vit_t":
-        from samfed_monai.networks.sam.tiny_vit import from_mobile_sam
-
-        prefix = _PARTS[0]
-        encoder = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-        state = {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
-        state |= {prefix + key: tensor for key, tensor in from_mobile_sam(encoder).items()}
+        state = from_mobile_sam(state)
     like = sam.state_dict()
     state = fit_positions(state, like)
-    found = check_tensors(state, like=like, where=checkpoint.name)
-    if found:
-        expected = f"the weights of {name}"
-        shown = Problems()
-        shown.extend(found[:5])
-        if len(found) > 5:
-            shown.add(checkpoint.name, found=f"{len(found) - 5} more such tensors", expected=expected)
-        shown.add(
-            str(checkpoint), found="another network's weights", expected=expected, hint="name the base that they are of"
-        )
-        shown.refuse_if_any()
+    if found := check_tensors(state, like=like, where=checkpoint.name):
+        what, hint = f"another network's weights ({len(found)} such tensors)", "name the base that they are of"
+        other = Problem(str(checkpoint), found=what, expected=f"the weights of {name}", hint=hint)
+        raise Refused([*found[:5], other])
     with torch.no_grad():
         sam.load_state_dict(state)

@@ -5,45 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import whole
-from samfed_monai.networks.autocast import autocast
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.validators import require, whole
+from samfed_monai.networks.inferer import autocast
 
 
-class Routed(NamedTuple):
-    """How one layer routed the tokens of one pass.
+class Routing(NamedTuple):
+    """How the tokens of one pass were routed, in one layer or in L of them, in the order of the layers.
 
     Args:
-        share: (K,) float, part of the ``T top`` assignments that each expert got; no gradient.
-        probability: (K,) float, mean over tokens of the gate's softmax, with gradient.
-        tokens: T.
+        share: (K,) or (L, K) float, part of the ``T top`` assignments that each expert got; no gradient.
+        probability: of that shape, mean over tokens of the gate's softmax, with gradient.
+        tokens: T, or of each layer.
     """
 
     share: Tensor
     probability: Tensor
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Routing:
-    """How all layers of one pass routed, in the order of the layers.
-
-    Args:
-        share: (L, K) float, see :class:`Routed`.
-        probability: (L, K) float, with gradient.
-        tokens: (L,) tokens of each layer.
-    """
-
-    share: Tensor
-    probability: Tensor
-    tokens: tuple[int, ...]
+    tokens: int | tuple[int, ...]
 
 
 def route(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,10 +47,10 @@ def route(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros_like(probability).scatter(-1, chosen, kept), probability, chosen
 
 
-def routed(probability: Tensor, chosen: Tensor) -> Routed:
+def routed(probability: Tensor, chosen: Tensor) -> Routing:
     """What is kept of one layer's routing."""
     counts = torch.bincount(chosen.flatten(), minlength=probability.shape[-1])
-    return Routed(counts.to(probability.dtype) / chosen.numel(), probability.mean(dim=0), len(probability))
+    return Routing(counts.to(probability.dtype) / chosen.numel(), probability.mean(dim=0), len(probability))
 
 
 class ExpertSwitch:
@@ -77,12 +61,12 @@ class ExpertSwitch:
 
     def __init__(self) -> None:
         self.on = True
-        self.records: list[Routed] | None = None
+        self.records: list[Routing] | None = None
 
     @contextmanager
-    def during(self, *, on: bool, measure: bool) -> Iterator[list[Routed]]:
+    def during(self, *, on: bool, measure: bool) -> Iterator[list[Routing]]:
         """Inside the block the experts take part or not, and the layers file how they routed, if asked to."""
-        before, records = (self.on, self.records), list[Routed]()
+        before, records = (self.on, self.records), list[Routing]()
         self.on, self.records = on, records if measure else None
         try:
             yield records
@@ -90,7 +74,7 @@ class ExpertSwitch:
             self.on, self.records = before
 
 
-def joined(records: list[Routed]) -> Routing | None:
+def joined(records: list[Routing]) -> Routing | None:
     """The layers of one pass together; ``None`` where nothing was filed."""
     if not records:
         return None
@@ -177,15 +161,14 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
     Raises:
         Refused: numbers out of range, or an encoder without such a block; all at once.
     """
-    problems = Problems()
-    for name, value in (("experts", experts), ("expert_rank", rank), ("top", top)):
-        problems.extend(whole(f"network_def#{name}", value, least=1))
-    if type(top) is int and type(experts) is int and top > experts >= 1:
-        problems.add("network_def#top", found=repr(top), expected=f"at most {experts}, the number of experts")
-    blocks = attention_blocks(encoder)
-    if not blocks:
-        problems.add("L-MoE", found=type(encoder).__name__, expected="an encoder whose blocks have attn and mlp")
-    problems.refuse_if_any()
+    blocks, numbers = attention_blocks(encoder), {"experts": experts, "expert_rank": rank, "top": top}
+    many = type(top) is int and type(experts) is int and top > experts >= 1
+    none = Problem("L-MoE", type(encoder).__name__, "an encoder whose blocks have attn and mlp")
+    require(
+        *(whole(f"network_def#{name}", number, least=1) for name, number in numbers.items()),
+        [Problem("network_def#top", repr(top), f"at most {experts}, the number of experts")] if many else [],
+        [] if blocks else [none],
+    )
     switch = ExpertSwitch()
     for block in blocks:
         first = next(module for module in block.mlp.modules() if isinstance(module, nn.Linear))  # type: ignore[union-attr]

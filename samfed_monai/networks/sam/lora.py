@@ -1,11 +1,10 @@
-"""Low-rank adaptation of an image encoder: query and value (SAMed: Zhang & Liu 2023, arXiv 2304.13785), or more."""
+"""Low-rank adaptation of an image encoder: query and value (SAMed: Zhang & Liu 2023, arXiv 2304.13785)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,8 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.core.validators import one_of, whole
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.validators import require, whole
 from samfed_monai.networks.sam.experts import ExpertSwitch, attention_blocks
 
 
@@ -70,17 +69,6 @@ def apply_checkpointing(encoder: nn.Module, switch: ExpertSwitch) -> None:
     for block in attention_blocks(encoder):
         # on the instance: a wrapping module would change the names, and sites may differ in what memory they have
         block.forward = CheckpointedForward(block, switch)
-
-
-class LoRATargets(str, Enum):
-    """Which layers of the encoder get an update."""
-
-    QV = "qv"
-    """Query and value of every attention block (SAMed)."""
-    QKV = "qkv"
-    """The whole joint projection of every attention block, with one A for all three."""
-    ALL_LINEAR = "all_linear"
-    """Every linear layer: the joint projection, its output and both layers of the MLP."""
 
 
 class QKVLayout(NamedTuple):
@@ -138,63 +126,36 @@ class LoRAQueryValue(nn.Module):
         query = (self.query_b @ self.query_a).view(groups, -1, inputs)
         value = (self.value_b @ self.value_a).view(groups, -1, inputs)
         key = query.new_zeros(groups, self.layout.key, inputs)
-        return _with_update(self.linear, torch.cat([query, key, value], dim=1).flatten(0, 1))
+        update, linear = torch.cat([query, key, value], dim=1).flatten(0, 1), self.linear
+        merged = nn.utils.skip_init(nn.Linear, inputs, linear.out_features, bias=linear.bias is not None)
+        merged = merged.to(linear.weight)
+        merged.weight.data.copy_(linear.weight + update)
+        if linear.bias is not None:
+            merged.bias.data.copy_(linear.bias)
+        return merged
 
 
-class LoRALinear(nn.Module):
-    """A frozen linear layer plus a trainable low-rank update of all its outputs: ``y += B A x``, B zero at first.
-
-    Args:
-        linear: the layer to adapt.
-        rank: rank r of the update.
-    """
-
-    def __init__(self, linear: nn.Linear, rank: int) -> None:
-        super().__init__()
-        self.linear = linear.requires_grad_(False)
-        self.update_a = nn.Parameter(torch.empty(rank, linear.in_features))
-        self.update_b = nn.Parameter(torch.zeros(linear.out_features, rank))
-        nn.init.kaiming_uniform_(self.update_a, a=math.sqrt(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., out)``."""
-        return self.linear(x) + F.linear(F.linear(x, self.update_a), self.update_b)
-
-    def merged(self) -> nn.Linear:
-        """A plain linear layer that computes the same: its weight is the frozen one plus ``B A``."""
-        return _with_update(self.linear, self.update_b @ self.update_a)
-
-
-def apply_lora(encoder: nn.Module, rank: int = 4, targets: str = "qv") -> list[nn.Parameter]:
-    """Freezes ``encoder`` and wraps linear layers of it, in place.
+def apply_lora(encoder: nn.Module, rank: int = 4) -> list[nn.Parameter]:
+    """Freezes ``encoder`` and wraps the ``qkv`` layer of every attention block, in place.
 
     ViT-B: 12 blocks x (q, v) x r x (768 + 768) = 147,456 parameters at r = 4.
 
     Args:
         encoder: SAM's ViT or TinyViT: modules named ``attn`` with a linear ``qkv`` and ``num_heads``.
         rank: rank r of each update.
-        targets: ``qv``, ``qkv`` or ``all_linear``, see :class:`LoRATargets`.
 
     Returns:
         The new parameters, the only ones of the encoder that require gradients.
 
     Raises:
-        Refused: a rank that is no positive integer, unknown targets, or an encoder without such a block.
+        Refused: a rank that is no positive integer, or an encoder without such a block.
     """
-    problems = Problems()
-    problems.extend(whole("teacher -> rank", rank, least=1))
-    problems.extend(check_targets(targets))
     blocks = [module for name, module in encoder.named_modules() if name.endswith("attn") and hasattr(module, "qkv")]
-    if not blocks:
-        expected = "an encoder whose attention blocks have a joint qkv"
-        problems.add("LoRA", found=type(encoder).__name__, expected=expected)
-    problems.refuse_if_any()
+    none = Problem("LoRA", type(encoder).__name__, "an encoder whose attention blocks have a joint qkv")
+    require(whole("teacher -> rank", rank, least=1), [] if blocks else [none])
     encoder.requires_grad_(False)
-    if targets == LoRATargets.QV:
-        for block in blocks:
-            block.qkv = LoRAQueryValue(block.qkv, _layout(block), rank).to(block.qkv.weight.device)
-    else:
-        _wrap_linears(blocks if targets == LoRATargets.QKV else [encoder], rank, only_qkv=targets == LoRATargets.QKV)
+    for block in blocks:
+        block.qkv = LoRAQueryValue(block.qkv, _layout(block), rank).to(block.qkv.weight.device)
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
 
 
@@ -207,31 +168,9 @@ def merge_lora(encoder: nn.Module) -> nn.Module:
     """
     for parent in list(encoder.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, (LoRAQueryValue, LoRALinear)):
+            if isinstance(child, LoRAQueryValue):
                 setattr(parent, name, child.merged())
     return encoder
-
-
-def _with_update(linear: nn.Linear, update: Tensor) -> nn.Linear:
-    merged = nn.utils.skip_init(nn.Linear, linear.in_features, linear.out_features, bias=linear.bias is not None)
-    merged = merged.to(linear.weight)
-    merged.weight.data.copy_(linear.weight + update)
-    if linear.bias is not None:
-        merged.bias.data.copy_(linear.bias)
-    return merged
-
-
-def check_targets(targets: object) -> list[Problem]:
-    """Problems of ``lora_targets``: a word that is none of :class:`LoRATargets`."""
-    return one_of("teacher -> lora_targets", targets, LoRATargets)
-
-
-def _wrap_linears(roots: list[nn.Module], rank: int, *, only_qkv: bool) -> None:
-    parents = {id(module): module for root in roots for module in root.modules()}
-    for parent in parents.values():
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear) and (name == "qkv" or not only_qkv):
-                setattr(parent, name, LoRALinear(child, rank).to(child.weight.device))
 
 
 def _layout(block: nn.Module) -> QKVLayout:

@@ -11,21 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.validators import one_of, require, switch
-from samfed_monai.networks.autocast import autocast
+from samfed_monai.networks.inferer import autocast
 from samfed_monai.networks.key_patterns import KeySplit, split_keys
-from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, pad, place, side_problems
 from samfed_monai.networks.sam.experts import ExpertSwitch, LocalExperts, Routing, apply_experts, joined
-from samfed_monai.networks.sam.geometry import crop, pad, place
-from samfed_monai.networks.sam.lora import apply_checkpointing, apply_lora, check_targets
+from samfed_monai.networks.sam.lora import apply_checkpointing, apply_lora
 
-LORA_KEYS = {
-    "qv": ("*.qkv.query_[ab]", "*.qkv.value_[ab]"),
-    "qkv": ("*.qkv.update_[ab]",),
-    "all_linear": ("*.update_[ab]",),
-}
-"""Patterns of LoRA's matrices, by ``lora_targets``."""
+LORA_KEYS = ("*.qkv.query_[ab]", "*.qkv.value_[ab]")
+"""Patterns of LoRA's matrices."""
 EXPERT_KEYS = ("*.mlp.experts.gate", "*.mlp.experts.down", "*.mlp.experts.up")
 """Patterns of L-MoE: never in an update."""
 DECODER_KEYS = tuple(
@@ -49,19 +44,18 @@ class Decoder(str, Enum):
 
 
 def sam_key_patterns(
-    *, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True, several: bool = False
+    *, decoder: str = "personal", experts: bool = True, several: bool = False
 ) -> dict[str, tuple[str, ...]]:
     """What is shared and what is personal of a SAM with LoRA.
 
     Args:
         decoder: see :class:`Decoder`.
-        lora_targets: see ``LoRATargets``.
         experts: whether it has L-MoE.
         several: whether it tells several classes apart.
     """
     local, head = EXPERT_KEYS if experts else (), (*DECODER_KEYS[:-1], CLASS_KEYS) if several else DECODER_KEYS
     return {
-        "shared": LORA_KEYS[lora_targets] + (head if decoder == Decoder.SHARED else ()),
+        "shared": LORA_KEYS + (head if decoder == Decoder.SHARED else ()),
         "personal": local + (head if decoder == Decoder.PERSONAL else ()),
     }
 
@@ -106,7 +100,7 @@ def sam_outputs(prediction: Tensor) -> SamOutputs:
     if outputs is None:
         hint = "set network_name to sam_vit_t, or disable the terms that need its two paths"
         expected = "the prediction of a sam_vit network in train mode"
-        raise Refused([Problem("network", found="a prediction without paths", expected=expected, hint=hint)])
+        raise refused("network", found="a prediction without paths", expected=expected, hint=hint)
     return outputs
 
 
@@ -122,7 +116,7 @@ class SamNetwork(nn.Module):
     Args:
         sam: a SAM as ``build_sam`` gives it; it is changed in place.
         size: side in pixels of the input that it was built for.
-        rank, lora_targets: of LoRA, see ``apply_lora``.
+        rank: of LoRA, see ``apply_lora``.
         experts, expert_rank, top: of L-MoE, see ``apply_experts``; 0 ``experts`` leaves it out.
         decoder: ``personal``, ``shared`` or ``frozen``, see :class:`Decoder`.
         full: full fine-tuning instead: every tensor is trained and shared, without LoRA and experts.
@@ -138,7 +132,6 @@ class SamNetwork(nn.Module):
         size: int,
         *,
         rank: int = 4,
-        lora_targets: str = "qv",
         experts: int = 4,
         expert_rank: int = 4,
         top: int = 2,
@@ -151,7 +144,6 @@ class SamNetwork(nn.Module):
             one_of("network_def#decoder", decoder, Decoder),
             switch("network_def#full", full),
             switch("network_def#checkpointing", checkpointing),
-            check_targets(lora_targets),
         )
         self.sam, self.size, self.full, self.path = sam, size, full, SamPath.PERSONAL
         self.switch = ExpertSwitch()
@@ -159,12 +151,11 @@ class SamNetwork(nn.Module):
             self.key_patterns: dict[str, tuple[str, ...]] = {"shared": ("*",)}
         else:
             sam.requires_grad_(False)
-            apply_lora(sam.image_encoder, rank, lora_targets)
+            apply_lora(sam.image_encoder, rank)
             if experts != 0:
                 self.switch = apply_experts(sam.image_encoder, experts, expert_rank, top)
             self.key_patterns = sam_key_patterns(
                 decoder=decoder,
-                lora_targets=lora_targets,
                 experts=bool(self.expert_layers),
                 several=sam.outputs > 1,
             )
@@ -261,8 +252,7 @@ def sam_network(
     problems.unless(in_channels == 3, "network_def#in_channels", in_channels, "3 for SAM")
     several = out_channels > 2
     problems.unless(several or out_channels == 1, "network_def#out_channels", out_channels, "1 for SAM, or 3 and more")
-    with problems.collected():
-        check_size(size, "network_def#size")
+    problems.extend(side_problems("network_def#size", size))
     problems.refuse_if_any()
     if checkpoint is None:
         from samfed_monai.networks import find_checkpoint
@@ -283,7 +273,7 @@ def require_experts(network: Any, where: str) -> None:
     """
     if not isinstance(network, SamNetwork):
         hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
-        raise Refused([Problem(where, type(network).__name__, "a SAM network with experts", hint)])
+        raise refused(where, type(network).__name__, "a SAM network with experts", hint)
     if not network.expert_layers:
         hint = f"set network_def#experts to 4, or disable {where}"
-        raise Refused([Problem(where, "a SAM network without experts", "one with experts", hint)])
+        raise refused(where, "a SAM network without experts", "one with experts", hint)

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.io import canonical_hash, sha256_file
-from samfed_monai.core.validators import one_of, require
-from samfed_monai.losses.unlabelled import probabilities
-from samfed_monai.networks.autocast import Switch
+from samfed_monai.core.validators import require
+from samfed_monai.losses.pixelwise import probabilities
+from samfed_monai.networks.inferer import VIEWS, Switch, views_problems
 from samfed_monai.networks.sam.adapter import load_adapter
-from samfed_monai.networks.sam.build import PromptFreeSam, build_sam
-from samfed_monai.networks.sam.geometry import crop, embed
-from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
-from samfed_monai.networks.views import VIEWS
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, embed, fold_batch_norms
 
 
 class Teacher(nn.Module):
@@ -32,7 +29,7 @@ class Teacher(nn.Module):
 
     def __init__(self, sam: PromptFreeSam, *, sha256: str, size: int, views: int = 1, bf16: Switch = "auto") -> None:
         super().__init__()
-        require(one_of("teacher -> views", views, sorted(VIEWS)))
+        require(views_problems("teacher -> views", views))
         self.sam, self.sha256, self.size, self.views, self.bf16 = sam, sha256, size, views, bf16
         self.eval()
 

@@ -14,7 +14,7 @@ from samfed_monai.networks.sam.experts import (
     ExpertSwitch,
     LocalExperts,
     MlpWithExperts,
-    Routed,
+    Routing,
     apply_experts,
     joined,
     route,
@@ -77,7 +77,7 @@ def test_a_switch_is_as_it_was_after_a_pass_even_one_that_fails():
 
 
 def test_layers_are_joined_in_order():
-    first, second = (Routed(torch.tensor([a, 1 - a]), torch.tensor([0.5, 0.5]), t) for a, t in ((0.25, 8), (0.5, 2)))
+    first, second = (Routing(torch.tensor([a, 1 - a]), torch.tensor([0.5, 0.5]), t) for a, t in ((0.25, 8), (0.5, 2)))
     found = joined([first, second])
     assert found is not None
     assert found.share.tolist() == [[0.25, 0.75], [0.5, 0.5]]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from samfed_monai.networks.sam.geometry import crop, inner_size, pad, place
+from samfed_monai.networks.sam.build import crop, inner_size, pad, place
 
 
 def test_inner_size_by_hand():

@@ -104,14 +104,6 @@ def test_vit_b_sends_0_59_megabytes_and_no_expert():
     assert uplink(tuple(n for n in network.key_split().personal if "experts" in n)) == 12 * (4 + 32) * 768 * 4
 
 
-@pytest.mark.parametrize("targets", ["qkv", "all_linear"])
-def test_other_targets_of_lora_are_named_too(targets):
-    network = tiny_network(lora_targets=targets)
-    assert network.key_split().shared
-    assert all(name.endswith(("update_a", "update_b")) for name in network.key_split().shared)
-    assert all(parameter.requires_grad for name, parameter in network.named_parameters() if ".experts." in name)
-
-
 def test_full_fine_tuning_shares_everything_and_trains_the_encoder_in_train_mode():
     network = tiny_network(full=True)
     assert network.key_split().shared == tuple(network.state_dict())
@@ -238,11 +230,10 @@ def test_bfloat16_around_it_leaves_the_logits_float32_and_their_outputs_on_them(
 
 def test_arguments_out_of_range_are_refused_together():
     with pytest.raises(Refused) as refused:
-        tiny_network(decoder="own", checkpointing=1, lora_targets="mlp")
+        tiny_network(decoder="own", checkpointing=1)
     assert [str(problem) for problem in refused.value.problems] == [
         "network_def#decoder: expected one of ['personal', 'shared', 'frozen'], found 'own'",
         "network_def#checkpointing: expected true or false, found 1",
-        "teacher -> lora_targets: expected one of ['qv', 'qkv', 'all_linear'], found 'mlp'",
     ]
 
 

@@ -7,9 +7,9 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
+from samfed_monai.networks.inferer import VIEWS
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher, identity
-from samfed_monai.networks.views import VIEWS
 
 
 @pytest.fixture(scope="module")

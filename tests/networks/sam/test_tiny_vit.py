@@ -3,8 +3,7 @@ from __future__ import annotations
 import torch
 
 from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
-from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
-from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
+from samfed_monai.networks.sam.build import assemble, build_sam, fold_batch_norms, vit_encoder
 from tests.networks.sam.tiny import SIZE
 
 

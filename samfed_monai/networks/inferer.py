@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from monai.inferers import Inferer
+from torch import Tensor
 
-from samfed_monai.core.errors import Problems
-from samfed_monai.networks.views import VIEWS, logits_of, mean_of_views
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.validators import require
+from samfed_monai.losses import probabilities
 
 logger = logging.getLogger(__name__)
 
 Switch = bool | Literal["auto"]
+
+
+def switch_problems(where: str, value: Any) -> list[Problem]:
+    """What is wrong with a :data:`Switch`."""
+    return [] if value in (True, False, "auto") else [Problem(where, repr(value), "true, false or 'auto'")]
 
 
 @lru_cache
@@ -54,6 +61,59 @@ def autocast(device_type: str, enabled: Switch = "auto", dtype: torch.dtype = to
     return torch.autocast(device_type, dtype, enabled=bf16_gains(device_type) if enabled == "auto" else enabled)
 
 
+class View(NamedTuple):
+    """One of the eight symmetries of the square: a mirror at the vertical axis, then quarter turns."""
+
+    mirror: bool
+    turns: int
+
+    def apply(self, images: Tensor) -> Tensor:
+        """``(..., H, W)`` to ``(..., H, W)``, or ``(..., W, H)`` after an odd number of turns."""
+        return torch.rot90(images.flip(-1) if self.mirror else images, self.turns, (-2, -1))
+
+    def undo(self, images: Tensor) -> Tensor:
+        """The inverse of :meth:`apply`, exactly."""
+        turned = torch.rot90(images, -self.turns, (-2, -1))
+        return turned.flip(-1) if self.mirror else turned
+
+
+VIEWS: dict[int, tuple[View, ...]] = {
+    1: (View(False, 0),),
+    2: (View(False, 0), View(True, 0)),
+    4: (View(False, 0), View(True, 0), View(False, 2), View(True, 2)),
+    8: tuple(View(mirror, turns) for mirror in (False, True) for turns in range(4)),
+}
+"""Number of test-time views to those views: none, mirror, both mirrors, mirror x quarter turns."""
+
+
+def views_problems(where: str, value: Any) -> list[Problem]:
+    """What is wrong with a number of test-time views."""
+    fits = type(value) is int and value in VIEWS
+    return [] if fits else [Problem(where, repr(value), f"one of {sorted(VIEWS)}")]
+
+
+def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: int) -> Tensor:
+    """Mean probability of a network over test-time views.
+
+    Args:
+        images: ``(B, 3, H, W)`` float in [0, 1].
+        network: images to logits ``(B, C, H, W)``; sigmoid for one channel, softmax over the channels otherwise.
+        views: 1, 2, 4 or 8. One after the other, so that memory is that of one.
+
+    Returns:
+        ``(B, C, H, W)`` float32 in [0, 1].
+    """
+    each = [view.undo(probabilities(network(view.apply(images)).float())) for view in VIEWS[views]]
+    return torch.stack(each).mean(0)
+
+
+def logits_of(chances: Tensor) -> Tensor:
+    """Logits ``(B, C, H, W)`` that have these probabilities: finite, float32's spacing at 1 the least chance."""
+    eps = torch.finfo(torch.float32).eps
+    chances = chances.clamp(eps, 1 - eps)
+    return torch.logit(chances) if chances.shape[1] == 1 else chances.log()
+
+
 class AutocastInferer(Inferer):
     """Runs a network under autocast and returns float32, so that losses and metrics never see half precision.
 
@@ -75,21 +135,15 @@ class AutocastInferer(Inferer):
 
     def __init__(self, enabled: Switch = "auto", views: int = 1) -> None:
         super().__init__()
-        problems = Problems()
-        if enabled not in (True, False, "auto"):
-            problems.add("AutocastInferer -> enabled", found=repr(enabled), expected="true, false or 'auto'")
-        if type(views) is not int or views not in VIEWS:
-            problems.add("AutocastInferer -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")
-        problems.refuse_if_any()
-        self.enabled: Switch = enabled
-        self.views = views
+        require(
+            switch_problems("AutocastInferer -> enabled", enabled), views_problems("AutocastInferer -> views", views)
+        )
+        self.enabled, self.views = enabled, views
 
-    def __call__(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Returns ``network(inputs)`` as float32, whatever its shape; with views, logits of the mean probability."""
 
-        def once(images: torch.Tensor) -> torch.Tensor:
+        def once(images: Tensor) -> Tensor:
             with autocast(images.device.type, self.enabled):
                 output = network(images, *args, **kwargs)
             return output.float()
