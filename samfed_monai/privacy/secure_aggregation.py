@@ -416,7 +416,7 @@ class SecureSite:
         """
         if not self._turns or self._turns[0] != task or self._answer.round != message.round:
             raise _refusal(f"{Task(task).value} out of its turn", "the steps of one round, after its training")
-        (_, *left), self._turns = self._turns, []
+        left, self._turns = self._turns[1:], []  # until this step is done, there is no next one
         held, sites = self._answer, len(self.sites)
         match task:
             case Task.KEYS:
@@ -626,7 +626,7 @@ class SecureServer:
             left.add(own)
 
         failures: dict[str, Failure] = {}
-        if len(messages) >= self.threshold:
+        if len(messages) >= self.threshold:  # else nobody is asked
             left.clear()
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
             replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)
