@@ -61,7 +61,7 @@ VARIANTS: dict[str, list[Any]] = {
     "samfed": TEACHER,
     "no_sam": [*LIGHT, *SURE],
     "ditto": [*LIGHT, *SURE],
-    "apple": [*LIGHT, *SURE, "--sharing#rate", 1.0, "--sharing#fraction", 1.0],
+    "apple": [*LIGHT, *SURE, "--sharing#rate", 0.1, "--sharing#fraction", 1.0],
     "fedala": [
         *LIGHT, *SURE, "--sharing#rate", 10000,
         "--sharing#first_batches", 3, "--sharing#batches", 2,
