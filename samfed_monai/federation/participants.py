@@ -364,7 +364,7 @@ def dry_run(
         problems.extend(batch_problems(network, **_batches(parser)))
         parts = {part: _part(parser, part, problems) for part in PARTS}
         terms = _terms(parser, parts["terms"])
-        if parts["guides"] is not None:
+        if isinstance(parts["guides"], Mapping):
             known = [guide.name for guide in parts["guides"].values()]
             problems.extend(problem for term in terms or () for problem in term.missing_guides(known))
         problems.extend(_rate_problems(parts["optimizer"]))
