@@ -35,8 +35,9 @@ def run_source(arguments: argparse.Namespace) -> int:
         from samfed_monai.config.targets import brought
 
         given["find"] = brought("sources").named(arguments.name_of_source, (), "source")
+    options = prepare.Options(**_matching(prepare.Options, given))
     make = getattr(prepare, f"prepare_{arguments.source}")
-    return _print(make(**_matching(make, given), options=prepare.Options(**_matching(prepare.Options, given))), given)
+    return _print(make(options=options, **_matching(make, given)), given)
 
 
 def run_split(arguments: argparse.Namespace) -> int:

@@ -311,7 +311,8 @@ def _has_teacher(config: BundleConfig, parts: Sequence[BundleConfig]) -> bool:
         return True
     contents = [config.content, *(part.content for part in parts)]
     names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
-    names += config.content.get("mixed_networks") or ()
+    mixed = config.content.get("mixed_networks")
+    names += mixed if isinstance(mixed, list) else []
     return config.content.get("encoder_weights") == OF_TEACHER and any(takes_teacher(str(name)) for name in names)
 
 

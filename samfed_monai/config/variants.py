@@ -240,11 +240,12 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         Refused: no such variant, and the message lists those that exist; or one of another package that is broken, and
             the message says whose.
     """
-    files = {**packaged_methods(), **_own(bundle_root)}
-    if name in files:
-        return files[name]
-    if name in (broken := brought("methods").broken):
-        raise Refused([broken[name]])
+    files, broken = {**packaged_methods(), **_own(bundle_root)}, brought("methods").broken
+    if isinstance(name, str):  # a file may say anything
+        if name in files:
+            return files[name]
+        if name in broken:
+            raise Refused([broken[name]])
     hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), files)
     hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
     raise refused("variant", found=repr(name), expected=f"one of {sorted(files)}", hint=hint)

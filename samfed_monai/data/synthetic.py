@@ -426,9 +426,8 @@ def render_synthetic(
             Image.fromarray(image).save(stream, format="JPEG", quality=look.quality)
             names = f"{site}/images/{site}_{index:06d}.jpg", f"{site}/masks/{site}_{index:06d}.png"
             sha256 = _save(folder / names[0], stream.getvalue())
-            items.append(
-                Item(names[0], sha256, *((names[1], _save(folder / names[1], png_of(mask))) if with_mask else ()))
-            )
+            label = (names[1], _save(folder / names[1], png_of(mask))) if with_mask else ()
+            items.append(Item(names[0], sha256, *label))
             bar.update()
         return items
 

@@ -143,6 +143,8 @@ class Participants:
             for site in self.sites
         }
         mixed, common = config.optional("mixed_networks") or [], config.value("network_name")
+        if not isinstance(mixed, list):
+            raise refused("mixed_networks", found=repr(mixed), expected="a list of networks, or null")
         turns = [common] if self.strategy.exchange.alike or not mixed else mixed
         #: Site to the name of its network: its own choice, else the next of ``mixed_networks``, which count only where
         #: each site keeps a network of its own, else the common one.

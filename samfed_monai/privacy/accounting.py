@@ -152,7 +152,7 @@ class PrivacyLedger:
             append_line(self.path, stamped({"run": run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:
-        """Noise multiplier to the number of releases with it (:func:`.audit.count_noise`)."""
+        """Noise multiplier to the number of releases with it (:func:`count_noise`)."""
         return count_noise(self.path, noise_of_entry)
 
 

@@ -20,6 +20,7 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -415,7 +416,7 @@ class SecureSite:
         """
         if not self._turns or self._turns[0] != task or self._answer.round != message.round:
             raise _refusal(f"{Task(task).value} out of its turn", "the steps of one round, after its training")
-        (_, *left), self._turns = self._turns, []
+        left, self._turns = self._turns[1:], []  # until this step is done, there is no next one
         held, sites = self._answer, len(self.sites)
         match task:
             case Task.KEYS:
@@ -491,11 +492,20 @@ class SecureServer:
         timeout: float | None = None,
     ) -> None:
         self.settings, self.strategy, self.transport, self.timeout = settings, strategy, transport, timeout
-        self.begun, self.sites = Path(begun), sorted(strategy.server.sites)
-        self.threshold = settings.threshold_of(len(self.sites))
+        self.begun = Path(begun)
         #: Site to why its update is not in the last sum, although it trained.
         self.dropped: dict[str, Failure] = {}
         self._images: dict[str, int] = {}
+
+    @cached_property
+    def sites(self) -> list[str]:
+        """Names of the sites that train, in order; the strategy knows them once it is attached."""
+        return sorted(self.strategy.server.sites)
+
+    @cached_property
+    def threshold(self) -> int:
+        """Sites whose shares open a mask."""
+        return self.settings.threshold_of(len(self.sites))
 
     def take(self, round: int, site: str, update: Message) -> None:
         """Notes that a site has trained.
@@ -616,7 +626,7 @@ class SecureServer:
             left.add(own)
 
         failures: dict[str, Failure] = {}
-        if len(messages) >= self.threshold:
+        if len(messages) >= self.threshold:  # else nobody is asked
             left.clear()
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
             replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)

@@ -430,6 +430,12 @@ def test_fault_73_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_
     ]
 
 
+@pytest.mark.parametrize("given", [True, 3, {"a": 1}])
+def test_networks_that_are_no_list_are_left_to_the_federation(given):
+    overrides = {"variant": "heterogeneous", "mixed_networks": given, "teacher_adapt": "off"}
+    assert told(find_bundle("samfed_skin"), workflow="federate", overrides=overrides, ready=False) == []
+
+
 def test_fault_73_a_rate_that_a_bundles_own_variant_replaces_is_refused(tmp_path):
     root = tmp_path / "mine"
     shutil.copytree(find_bundle("samfed_skin"), root)

@@ -41,7 +41,7 @@ def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite):
     assert check_bundle(bundle, "train", variant="no_sam") == []
 
 
-@pytest.mark.parametrize("name", ["no_sma", "../../train", "", None])
+@pytest.mark.parametrize("name", ["no_sma", "../../train", "", None, ["no_sam"], {"no_sam": 1}])
 def test_an_unknown_variant_is_refused_with_all_names(bundle, name):
     with pytest.raises(Refused, match=r"variant: expected one of \[.*'dp_only', .*'gentle', .*'samfed'"):
         find_variant(bundle, name)

@@ -121,7 +121,19 @@ def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
         folder = items[0].group.rpartition("/")[2]
         assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in range(4)]
     without = prepare_folders(root, options(tmp_path / "b", public="public", validation=0.3, test=0.3))
-    assert any("images of a have names that others have in other folders, such as" in one for one in without.warnings)
+    told = "images of a have names that others have in other folders, such as"
+    assert [any(told in one for one in each.warnings) for each in (made, without)] == [False, True]
+
+
+def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):
+    for name in ("1", "2", "copy"):
+        save(tmp_path / "images" / f"{name}.png", picture(2 if name == "copy" else int(name)))
+        save(tmp_path / "masks" / f"{name}.png", disc())
+    parts = {"labeled_train": ["1.png"], "unlabeled_train": ["2.png"], "test_list": ["copy.png"]}
+    (tmp_path / "published.json").write_text(json.dumps({"a": parts}))
+    with pytest.raises(Refused, match=r"copy\.png: expected an image of test in no other split, found the same bytes"):
+        prepare_list(tmp_path / "published.json", tmp_path, options(tmp_path))
+    assert not (tmp_path / "list.json").exists()
 
 
 def test_all_bad_files_are_refused_at_once_and_nothing_is_written(tmp_path):

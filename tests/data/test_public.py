@@ -302,6 +302,24 @@ def test_other_formats_are_refused_at_once(tmp_path):
     assert "mine.json -> a#train: expected one of ['labeled_train'" in str(caught.value)
 
 
+def test_images_of_one_stem_could_each_be_the_published_one_and_are_refused(tmp_path):
+    for place in ("1.png", "more/1.png", "2.png"):
+        save(tmp_path / "images" / place, picture(len(place)))
+    with pytest.raises(
+        Refused, match=r"2 (problems|times)(.|\n)*1\.png(.|\n)*found a stem that other images have, too"
+    ):
+        find_published(published(tmp_path), tmp_path)
+
+
+def test_what_was_not_read_of_a_pool_is_told(tmp_path, caplog):
+    save(tmp_path / "images" / "1.png", picture(1))
+    save(tmp_path / "masks" / "gone.png", disc())
+    (tmp_path / "images" / "notes.txt").write_text("x")
+    find_published(published(tmp_path), tmp_path)
+    assert "/images: not read: 1 text (notes.txt)" in caplog.text
+    assert "belongs to no image; left out, such as gone.png" in caplog.text
+
+
 def test_nothing_at_hand_is_refused(tmp_path):
     site(tmp_path, "open_set", 1, 1)
     with pytest.raises(Refused, match=r"found none of the images of mine.json"):

@@ -373,14 +373,15 @@ class TestNifti:
 
     def test_the_names_of_nnunet_are_understood_and_several_channels_refused(self, tmp_path):
         zeros = np.zeros((4, 3, 2), np.uint8)
-        for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", "images/n_0007", "masks/n_0007"):
+        numbered = ("images/n_0000", "masks/n_0000", "images/n_0007", "masks/n_0007")
+        for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", *numbered):
             self.volume(tmp_path / f"in/a/{name}.nii.gz", zeros)
         self.volume(tmp_path / "in/b/images/b_0000.nii.gz", zeros)  # no mask; called as the others are
         cut_nifti(tmp_path / "in", tmp_path / "out")
         folders = {path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
         assert folders == {
-            *("a/images/a_1", "a/masks/a_1", "a/images/a_2", "a/images/n_0007", "a/masks/n_0007"),
-            "b/images/b",
+            *("a/images/a_1", "a/masks/a_1", "a/images/a_2", "b/images/b"),
+            *(f"a/{name}" for name in numbered),
         }, "a table of patients names cases, which have no channel"
         for name in ("a_1_0001", "a_2_0001"):
             self.volume(tmp_path / f"in/a/images/{name}.nii.gz", zeros)

@@ -245,6 +245,7 @@ def test_privacy_networks_and_teacher_are_told_together():
             {"variant": "heterogeneous", "mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"},
             r"mixed_networks#1: expected one of .*; did you mean 'basic_unet'",
         ),
+        ({"variant": "heterogeneous", "mixed_networks": True}, "mixed_networks: expected a list of networks, or null"),
     ],
 )
 def test_what_a_component_refuses_is_refused_by_check_where_it_is_built(given, message):

@@ -202,6 +202,15 @@ def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):
         node().answer(Task.EVALUATE, message(extra={"split": "test", "model": "teacher"}))
 
 
+def test_the_audit_of_a_site_is_in_a_folder_of_its_own_whatever_it_is_called(small_federation, lists, tmp_path):
+    plan = replace(ALIKE, sites={"../../a/b": {}, "site-2": {}}, rounds=3)
+    release = Site("../../a/b", plan, places(small_federation, lists["site-1"], tmp_path / "home")).release
+    assert (release.rounds, release.least_seen, release.privacy.least_images) == (3, 1, 1)
+    folder = release.audit.path.parent
+    assert folder == places(small_federation, lists["site-1"], tmp_path / "home").output_dir / "sites" / folder.name
+    assert folder.name == "..%2F..%2Fa%2Fb"
+
+
 def test_every_answer_passes_the_hook_last(node):
     here, asked = node(), message()
     here.release = MagicMock(wraps=here.release, return_value=message(metrics={}))
