@@ -390,8 +390,8 @@ class Run:
             own = replace(own, warm_start=partial(self._warm_up_later, trunk))
         strategy = participants.strategy.attach(own)
         if (secure := self.privacy.secure_aggregation) is not None:
-            begun = server.folder.path / "secure_sum.json"
-            server.secure = SecureServer(secure, strategy, server.transport, begun, timeout=plan.timeout)
+            entered = server.folder.path / "secure_sum.json"
+            server.secure = SecureServer(secure, strategy, server.transport, entered, timeout=plan.timeout)
         server.score_start = not self._warms_later and not strategy.keeps_states and self._begins_trained
         server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
 
