@@ -123,7 +123,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def dice(word: str) -> float:
     """A number, which may be given as a percentage (``70%``)."""
-    return float(word[:-1]) / 100 if word.endswith("%") else float(word)
+    try:
+        return float(word[:-1]) / 100 if word.endswith("%") else float(word)
+    except ValueError:
+        expected = f"expected a Dice from 0 to 1, or a percentage such as 70%, found {word!r}"
+        raise argparse.ArgumentTypeError(expected) from None
 
 
 def images_of(words: Sequence[str]) -> str | list[str]:

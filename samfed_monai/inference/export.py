@@ -282,7 +282,12 @@ def export_network(
     Raises:
         Refused: ``output`` exists; a package is missing; the images' size is none of the network's; the format cannot
             take the network; what was made of it predicts something else.
+        ValueError: an unknown format; a bundle without ``bundle``.
     """
+    if exporter is None and to not in FORMATS:
+        raise ValueError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}")
+    if to == "bundle" and bundle is None:
+        raise ValueError("export_network: a bundle takes metadata over from another one: bundle=FOLDER")
     output, problems = Path(output), Problems()
     problems.extend(export_problems(to, output, int8=int8))
     problems.extend(size_problems(network, height=images.shape[-2], width=images.shape[-1]))
@@ -317,7 +322,7 @@ def export_network(
         if bf16_gains("cpu"):
             run = partial(AutocastInferer(True), network=network)
             rows.append(_compared("torch, bfloat16", size, run, images, logits))
-        if to == "bundle":
+        if to == "bundle" and bundle is not None:
             given = bundle, images.shape[-1], classes, threshold
             written = _bundle(Path(folder) / "bundle", written, *given, shipped=shipped, about=known)
         os.rename(written, output)
@@ -410,7 +415,7 @@ _UNKNOWN = "to be filled in by whoever trained the network"
 def _bundle(
     folder: Path,
     program: Path,
-    source: Path | None,
+    source: Path,
     size: int,
     classes: Sequence[str],
     threshold: float,
@@ -419,8 +424,6 @@ def _bundle(
     about: Mapping[str, Any],
 ) -> Path:
     """A folder that ``python -m monai.bundle run`` takes: the program, how it is run, what it is, its terms."""
-    if source is None:
-        raise ValueError("export_network: a bundle takes metadata over from another one: bundle=FOLDER")
     config = read_json(_TEMPLATES / "exported_inference.json") | {"image_size": size, "threshold": threshold}
     if classes:  # a mask has the value of the largest logit
         config |= read_json(_TEMPLATES / "exported_classes.json")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
-from samfed_monai.core.io import PUBLIC, canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, canonical_hash, parse_json, read_json, sha256_file, write_json
 from samfed_monai.core.validators import departures
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.metrics.quality import IN_RUN, Calibration, Colours, Quality
@@ -65,7 +64,7 @@ def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
         Refused: no such content.
     """
     try:
-        content = json.loads(content) if isinstance(content, str) else content
+        content = parse_json(content) if isinstance(content, str) else content
         if problems := departures(content, _SCHEMA, where):
             raise Refused([replace(each, hint=each.hint or hint) for each in problems])
         calibration, colours = content.get("calibration"), content.get("colours")

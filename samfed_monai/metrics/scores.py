@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
 Mask = NDArray[Any]
@@ -27,7 +26,12 @@ def surface(mask: Mask) -> Mask:
     Args:
         mask: (H, W) or (D, H, W) bool; so is what is returned.
     """
-    inside: Mask = binary_erosion(mask)
+    inside = mask.copy()
+    for axis in range(mask.ndim):  # much faster than scipy's binary_erosion
+        of, kept = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
+        kept[[0, -1]] = False
+        kept[1:] &= of[:-1]
+        kept[:-1] &= of[1:]
     return mask & ~inside
 
 
@@ -51,11 +55,18 @@ def hausdorff95(
     """
     if not prediction.any() or not label.any():
         raise ValueError("HD95 of an empty mask is not defined; segmentation_scores holds the convention for it")
-    box = tuple(slice(at.min(), at.max() + 1) for at in np.nonzero(prediction | label))  # changes no distance
+    box = _box(prediction | label)  # changes no distance
     scale = np.ones(label.ndim) if spacing is None else np.array(spacing)
     one, other = (np.argwhere(surface(mask[box])) * scale for mask in (prediction, label))
     directed = [KDTree(to).query(of)[0] for of, to in ((one, other), (other, one))]
     return max(map(_percentile, [np.concatenate(directed)] if pooled else directed))
+
+
+def _box(mask: Mask) -> tuple[slice, ...]:
+    """The smallest part of the frame that holds every pixel of a mask."""
+    axes = range(mask.ndim)
+    held = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return tuple(slice(at[0], at[-1] + 1) for at in held)
 
 
 def _percentile(distances: NDArray[np.float64]) -> float:

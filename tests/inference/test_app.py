@@ -193,9 +193,8 @@ def test_a_port_in_use_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         port = taken.getsockname()[1]
         assert main(["app", "--port", str(port)]) == 2
     said = capsys.readouterr().err
-    assert (
-        f"--port: expected a free port of this machine, found {port} ([Errno 98] Address already in use); end" in said
-    )
+    assert f"--port: expected a free port of this machine, found {port} ([" in said  # each system has its own number
+    assert "); end the program that uses it, or try --port 0" in said
 
 
 def test_a_port_that_is_none_and_a_bundle_without_weights_are_refused(tmp_path: Path) -> None:

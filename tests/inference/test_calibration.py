@@ -147,7 +147,8 @@ def test_a_number_that_is_no_dice_is_refused(word, capsys):
 def test_what_is_no_number_is_refused(word, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["infer", "samfed_skin", "x.png", "--output-dir", "masks", f"--flag-below={word}"])
-    assert f"argument --flag-below: invalid dice value: '{word}'" in capsys.readouterr().err
+    expected = f"--flag-below: expected a Dice from 0 to 1, or a percentage such as 70%, found {word!r}"
+    assert expected in capsys.readouterr().err
 
 
 def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, capsys, monkeypatch):

@@ -445,6 +445,13 @@ def test_a_program_that_predicts_something_else_is_not_kept(model, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("to", "message"), [("onyx", "to: expected one of .*onnx"), ("bundle", "bundle=FOLDER")])
+def test_a_mistake_of_python_is_told_before_anything_is_computed(to, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export.export_network(torch.nn.Identity(), to, tmp_path / "x", images=batch(2))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_table_has_a_row_for_each_form():
     rows = [Measured("torch, float32", 20.88, 3.04), Measured("int8", 5.0, 12.25, 0.52, 0.0011, 0.99712)]
     assert table_of(rows).splitlines() == [

@@ -179,6 +179,7 @@ def test_what_is_known_of_a_model_survives_json():
         {"schema": 2},
         {"schema": 1, "colours": {"low": [1]}},
         {"schema": 1, "colours": {"low": [1], "high": [2]}},
+        "[" * 100_000,
     ):
         with pytest.raises(Refused, match=r"x.*: expected .*; delete it"):
             quality_of(wrong, "x", hint="delete it")

@@ -44,14 +44,15 @@ def summarise_classes(table: Iterable[list[Scores]], names: list[str]) -> dict[s
     return summarise_rows(rows)["classes"]
 
 
-def blob(seed: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+def blob(seed: int, size: tuple[int, ...] = (96, 128)) -> np.ndarray:
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=size), 8)
     return noise > 0.3 * noise.std()
 
 
+@pytest.mark.parametrize("size", [(96, 128), (5, 24, 32)])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_surface_is_monais_also_at_the_frame(seed):
-    mask = blob(seed)
+def test_the_surface_is_monais_also_at_the_frame(seed, size):
+    mask = blob(seed, size)
     assert mask[0].any() or mask[:, 0].any()
     assert (surface(mask) == (mask ^ binary_erosion(mask))).all()
 

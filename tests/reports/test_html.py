@@ -191,6 +191,14 @@ def test_what_an_image_costs_has_its_memory_where_a_run_measured_it(run_folder, 
     assert "<td>small</td><td>0.7 M</td><td>30 ms</td><td>–</td></tr>" in page
 
 
+def test_of_an_older_run_the_teacher_says_itself_what_an_image_costs_it(run_folder, tmp_path):
+    results = read_json(run_folder / "results.json")
+    results["costs"] = {"small": {"parameters": 749_281, "milliseconds": 30.2}}
+    results["teacher"] |= {"parameters": 9_800_000, "milliseconds": 2407.0}
+    write_json(tmp_path / "results.json", results)
+    assert "<td>teacher</td><td>9.8 M</td><td>2407 ms</td></tr>" in Report(tmp_path).write().read_text(encoding="utf-8")
+
+
 def test_the_verdict_comes_first_then_test_scores_before_validation(page):
     places = [page.index(text) for text in ('<p class="verdict">', "<h2>Scores</h2>", ">Test</th>", ">Validation</th>")]
     assert places == sorted(places)
