@@ -366,8 +366,8 @@ def dry_run(
         problems.extend(batch_problems(network, **_batches(parser)))
         parts = {part: _part(parser, part, problems) for part in PARTS}
         terms = _terms(parser, parts["terms"])
-        if parts["guides"] is not None:
-            known = [guide.name for guide in parts["guides"].values()]
+        if (guides := parts["guides"]) is not None:
+            known = [guide.name for guide in guides.values()] if isinstance(guides, Mapping) else []
             problems.extend(problem for term in terms or () for problem in term.missing_guides(known))
         problems.extend(_rate_problems(parts["optimizer"]))
         classes = outputs_of(parsed(parser, "classes"))
@@ -397,7 +397,8 @@ def _part(parser: Any, name: str, problems: Problems) -> Any:
     needs nothing of a site.
     """
     try:
-        return parsed(parser, name, PARTS[name])
+        built = parsed(parser, name, PARTS[name])
+        return PARTS[name] if built is None else built  # null is as good as none
     except RuntimeError as error:
         found = unwrap_own(error)
         if found is None and name == "optimizer":

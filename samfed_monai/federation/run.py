@@ -352,13 +352,11 @@ class Run:
     def _server(self, transport: Transport, folder: RunFolder) -> RoundController:
         """What asks the sites; the weights that its rounds begin with follow, see :meth:`_begin`."""
         plan, participants, strategy = self.plan, self.participants, self.participants.strategy
-        noise, secure = self.privacy.central_differential_privacy, self.privacy.secure_aggregation
+        noise = self.privacy.central_differential_privacy
         learned = participants.learned() if noise is not None else ()
-        kept: dict[str, Any] = {"timeout": plan.timeout, "begun": folder.path / "secure_sum.json"}
         return RoundController(
             transport=transport,
             strategy=strategy,
-            secure=None if secure is None else SecureServer(secure, strategy, transport, **kept),
             central=None if noise is None else CentralNoise(noise, strategy, learned=learned, folder=folder.path),
             folder=folder,
             rounds=plan.rounds,
@@ -391,6 +389,9 @@ class Run:
         if self._warms_later:
             own = replace(own, warm_start=partial(self._warm_up_later, trunk))
         strategy = participants.strategy.attach(own)
+        if (secure := self.privacy.secure_aggregation) is not None:
+            entered = server.folder.path / "secure_sum.json"
+            server.secure = SecureServer(secure, strategy, server.transport, entered, timeout=plan.timeout)
         server.score_start = not self._warms_later and not strategy.keeps_states and self._begins_trained
         server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
 

@@ -228,6 +228,8 @@ class RunFolder:
                 if before.get(key, MISSING) != now.get(key, MISSING):
                     was, found = (clipped(repr(each[key]), 80) if key in each else "nothing" for each in (before, now))
                     hint = "resume with the old value, or choose another output_dir"
+                    if key == "config#rounds":
+                        hint += "; there, --start-from RUN goes on from this run's model"
                     option = key.replace("config#client#", "config#")  # as the command line spells it
                     where = f"{self.path.name} -> {option}"
                     problems.add(where, found=found, expected=f"{was}, as in run.json", hint=hint)
@@ -530,15 +532,16 @@ def take_lock(folder: Path) -> None:
         stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            stream.close()
+        else:
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
             _held[path] = stream
             return
-        except OSError:
-            stream.seek(0)
-            owner = stream.read().strip() or "unknown"
-            stream.close()
     hint = "wait for it, stop it, or choose another output_dir"
     found = f"another run is at work in it (process {owner})"
     raise refused(path.parent, found=found, expected="a folder of its own", hint=hint)

@@ -124,7 +124,8 @@ class RunModels:
             states: at a site of a run over FLARE, that site's folder of states.
 
         Raises:
-            Refused: no such site; what is its own is not here; a file that is damaged; the server has no model.
+            Refused: no such site; what is its own is not here; the server has no model.
+            Stopped: a file that is damaged.
         """
         tensors = self.tensors(site, states=states)
         with atomic_write(path, mode=PRIVATE if site else PUBLIC) as stream:

@@ -305,6 +305,7 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
     job = _Followed(session, job_id, clock)
     started = heard = clock.monotonic()
     goes_on = f"{fetch}; `nvflare job abort {job_id}` ends the job"
+    silent = f"the FLARE server does not answer; asking again for {_LOST:g} s"
     try:
         while True:
             now = clock.monotonic()
@@ -312,13 +313,14 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
                 if status := job.ended():
                     return status
                 heard = now
+                job.shown.discard(silent)
             except ConnectionError as error:
                 if now - heard > _LOST:
                     reason = f"no answer of the FLARE server about job {job_id} for {_LOST:g} s ({error})"
                     again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
                     reason += f"; by its last answer, {job.log.stored()}"
                     raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
-                job.notice(logging.WARNING, f"the FLARE server does not answer; asking again for {_LOST:g} s")
+                job.notice(logging.WARNING, silent)
             if timeout is not None and now - started > timeout:
                 raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.log.stored()}", goes_on)
             clock.sleep(_POLL)
@@ -413,7 +415,7 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
 def publish(run_folder: str | Path, job_run: str | Path) -> None:
     """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
     run_folder, target = Path(run_folder), Path(job_run) / RESULTS
-    names = ["run.json", "results.json", "report.html", "federation.csv", RUN_ID]
+    names = ["run.json", "results.json", "quality.json", "report.html", "federation.csv", RUN_ID]
     store = RoundStore(run_folder / "rounds")
     stored = [path for round in (START, *store.rounds()) for path in sorted(store.path(round).glob("*"))]
     rounds = [path.relative_to(run_folder) for path in stored if path.is_file()]

@@ -626,7 +626,7 @@ class SecureServer:
             left.add(own)
 
         failures: dict[str, Failure] = {}
-        if len(messages) >= self.threshold:  # else nobody is asked
+        if len(messages) >= self.threshold:  # else no site is asked
             left.clear()
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
             replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)

@@ -135,6 +135,8 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
                 {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0}]},
                 "found a learning rate of 30; set learning_rate, or lr of the optimizer",
             ),
+            ("samfed", {"guides": None}, r"terms#pseudo_label: expected one of .*, found the guide 'sam'"),
+            ("samfed", {"guides": []}, r"terms#pseudo_label: expected one of .*, found the guide 'sam'"),
             (
                 "samfed",
                 {"loss": {"_target_": "monai.losses.DiceLoss"}},

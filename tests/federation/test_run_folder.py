@@ -67,8 +67,10 @@ def test_another_configuration_is_refused_with_every_differing_key(tmp_path):
         RunFolder(tmp_path).open(other, hashes={"datalist": "f1"})
     text = str(caught.value)
     assert "refused: 4 problems" in text
-    assert "config#rounds: expected 3, as in run.json, found 4; resume with the old value, or choose another" in text
-    assert "config#sizes: expected [1, 2], as in run.json, found [1, 3]" in text
+    kept = "resume with the old value, or choose another output_dir"
+    on = f"{kept}; there, --start-from RUN goes on from this run's model"
+    assert f"config#rounds: expected 3, as in run.json, found 4; {on}" in text
+    assert f"config#sizes: expected [1, 2], as in run.json, found [1, 3]; {kept}\n" in text
     assert "config#new: expected nothing, as in run.json, found True" in text
     assert "hashes#datalist: expected 'f0', as in run.json, found 'f1'" in text
     RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()  # the lock was given back

@@ -32,14 +32,13 @@ from samfed_monai.flare.session import (
 
 
 def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):
-    for name in ("run.json", "results.json", "flare.run.json", "rounds/001/round.json", "cache/own.safetensors"):
+    names = ("run.json", "results.json", "quality.json", "flare.run.json", "rounds/001/round.json")
+    for name in (*names, "cache/own.safetensors"):
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_text("{}")
     publish(tmp_path / "run", tmp_path / "job")
     published = {path.relative_to(tmp_path / "job").as_posix() for path in tmp_path.glob("job/**/*") if path.is_file()}
-    assert published == {
-        f"samfed/{name}" for name in ("run.json", "results.json", "flare.run.json", "rounds/001/round.json")
-    }
+    assert published == {f"samfed/{name}" for name in names}
 
 
 def test_another_kit_than_an_admins_is_refused_by_what_it_is(tmp_path):
@@ -178,9 +177,10 @@ LOST = ConnectionError("cannot connect to server")
 
 
 def test_a_server_that_is_away_for_a_while_is_asked_again(caplog):
-    job = Job((LOST, ""), (LOST, ""), ("FINISHED:COMPLETED", ""))
+    job = Job((LOST, ""), (LOST, ""), ("RUNNING", ""), (LOST, ""), ("FINISHED:COMPLETED", ""))
     assert job.followed() == "FINISHED:COMPLETED"
-    assert [record.message for record in caplog.records] == ["the FLARE server does not answer; asking again for 45 s"]
+    text = "the FLARE server does not answer; asking again for 45 s"
+    assert [record.message for record in caplog.records] == [text, text]
 
 
 def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_both_ways_on():
