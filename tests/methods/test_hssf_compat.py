@@ -39,7 +39,7 @@ def test_it_trains_by_the_conventions(build) -> None:
     assert isinstance(parser.get_parsed_content("network"), hssf.HssfNetwork)
     views = parser.get_parsed_content("unlabelled#dataloader").dataset.transform.transforms
     assert isinstance(views[-1], hssf.NoiseViewd)
-    weak, scores = views[-2].view, parser.get_parsed_content("validate#scores")
+    weak, scores = views[-2], parser.get_parsed_content("validate#scores")
     assert (weak.flip, weak.quarter_turns, weak.zoom, weak.shear) == (True, False, (1.0, 1.0), 0.0)
     assert (scores.pooled, scores.skip_empty) == (True, True)
     workflow.run()
