@@ -181,12 +181,15 @@ class Calibration:
         return cls(tuple(estimates), tuple(levels), _quantile(found, images), images)
 
     def __call__(self, estimated: float) -> tuple[float, float]:
-        """Expected Dice and its lower bound, both in [0, 1], of an estimate; 0 is that of an empty mask."""
+        """Expected Dice and its lower bound, both in [0, 1], of an estimate; 0 is that of an empty mask.
+
+        The bound is never above the expected Dice, which for low estimates comes from few images.
+        """
         if estimated == 0:
             return 0.0, 0.0
         bound = estimated - self.margin * (1 + _LEAST_SPREAD - estimated)
         expected = float(np.interp(estimated, self.estimates, self.dice))
-        return expected, min(max(bound, 0.0), 1.0)
+        return expected, max(min(bound, expected), 0.0)
 
 
 def _quantile(groups: Sequence[Group], images: int) -> float:

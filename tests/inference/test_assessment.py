@@ -32,7 +32,7 @@ def test_expected_dice_is_calibrated_where_that_is_known() -> None:
     assert assessed(Quality()) == Assessment(pytest.approx(estimate), None, ("touches the border",), 0.65)
     calibrated = assessed(Quality(CALIBRATION))
     assert calibrated.expected_dice == pytest.approx(0.8 * estimate)
-    assert calibrated.lower_bound == pytest.approx(estimate - 0.5 * (1.05 - estimate))
+    assert calibrated.lower_bound == pytest.approx(0.8 * estimate), "by the margin it is above the expected Dice"
     assert calibrated.doubtful_below == 0.65
     assert (calibrated.doubtful, assessed(Quality()).doubtful) == (0.8 * estimate < 0.65, estimate < 0.65)
 
@@ -43,7 +43,7 @@ def test_expected_dice_is_calibrated_where_that_is_known() -> None:
         (Quality(), False, 0, None),
         (Quality(CALIBRATION), False, 0, 0),
         (Quality(), True, 1, None),
-        (Quality(CALIBRATION), True, 0.8, 0.975),
+        (Quality(CALIBRATION), True, 0.8, 0.8),
     ],
 )
 def test_an_empty_mask_is_doubtful_but_for_one_of_a_slice_or_frame(quality, parts, expected, bound) -> None:

@@ -42,12 +42,12 @@ def test_without_a_calibration_estimates_are_taken_as_they_are():
 
 
 def test_with_one_the_share_above_the_bound_is_counted():
-    found = kept(PAIRS, HALF)
+    found = kept([(estimate, dice - 0.02) for estimate, dice in PAIRS], HALF)
     assert found["expected_dice"] == pytest.approx(0.275)
-    assert found["error"] == pytest.approx(0)
-    # bounds: 1.2 e - 0.21, at most e / 2 where e <= 0.3
-    assert found["above_bound"] == pytest.approx(0.3)
-    assert "30% of the masks have at least their lower bound (90 % are to)" in sentences(found)
+    assert found["error"] == pytest.approx(0.02)
+    # bounds: 1.2 e - 0.21, at most e / 2 - 0.02 where e <= 0.27; from 0.3 on the bound is e / 2
+    assert found["above_bound"] == pytest.approx(0.2)
+    assert "20% of the masks have at least their lower bound (90 % are to)" in sentences(found)
 
 
 @pytest.mark.parametrize(

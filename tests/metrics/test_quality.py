@@ -125,6 +125,11 @@ class TestCalibration:
         assert found(0.5)[1] == pytest.approx(0.5 - 0.89 * 0.55)
         assert found(0.05)[1] == 0.0
 
+    def test_the_bound_is_never_above_the_expected_dice(self):
+        found = Calibration(estimates=(0.2, 0.8), dice=(0.1, 0.9), margin=0.0, images=40)
+        assert found(0.2) == pytest.approx((0.1, 0.1))
+        assert found(0.8) == pytest.approx((0.9, 0.8))
+
     def test_too_few_images_give_none(self):
         assert Calibration.fit(singles([(0.5, 0.5)] * (FEWEST - 1))) is None
         assert Calibration.fit([]) is None
@@ -134,7 +139,7 @@ class TestCalibration:
         found = Calibration.fit(singles(pairs))
         assert quality_of(json.loads(json.dumps(Quality(found).as_dict())), "x").calibration == found
         at = [found(value) for value in np.linspace(0, 1, 11)]
-        assert all(0 <= number <= 1 for pair in at for number in pair)
+        assert all(0 <= bound <= expected <= 1 for expected, bound in at)
         assert [each for each, _ in at] == sorted(each for each, _ in at)
 
     @pytest.mark.parametrize(
