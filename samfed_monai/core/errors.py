@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from pathlib import PurePath
 
 from samfed_monai.core.words import printable
 
@@ -110,8 +111,13 @@ def folded(problems: Iterable[Problem]) -> list[str]:
 
 
 def _cause(problem: Problem) -> tuple[str, ...]:
-    place = ["*" if _IS_PATH.search(part) else re.sub(r"\d+", "*", part) for part in problem.where.split(" -> ")]
-    return (*place, *(_NAMED.sub("*", text) for text in (problem.found, problem.expected, problem.hint)))
+    parts = problem.where.split(" -> ")
+    own = {name for part in parts for name in (part, PurePath(part).name, PurePath(part).stem) if len(name) > 1}
+    texts = [problem.found, problem.expected, problem.hint]
+    for name in sorted(own, key=len, reverse=True):
+        texts = [text.replace(name, "*") for text in texts]
+    place = ["*" if _IS_PATH.search(part) else re.sub(r"\d+", "*", part) for part in parts]
+    return (*place, *(_NAMED.sub("*", text) for text in texts))
 
 
 class Stopped(SamFedError, RuntimeError):

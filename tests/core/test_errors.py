@@ -58,6 +58,7 @@ def of_files(count: int, where: str = "a b/{}.png", found: str = "'{}' also as c
         (of_files(4, where="l.json -> sites -> a -> test[{}]", found="no mask"), 1),
         (of_files(4, where="o.csv, line {}", found="'x{}'"), 1),
         (of_files(4, where="a.zip -> x y{}/ä ö{}.png", found="a backslash in 'x y{}'"), 1),
+        ([Problem(f"s/Lea {name}.png", "none", f"a mask Lea {name}") for name in ("li", "re", "ob", "un")], 1),
         ([*of_files(4), *of_files(4, found="another cause")], 2),
         ([*of_files(2), *of_files(9, found="x{}")[2:], *of_files(2, found="y z")], 5),
         ([Problem("--site", str(n), "a name") for n in range(9)], 9),  # one place: each was typed
