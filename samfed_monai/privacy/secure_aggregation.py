@@ -270,7 +270,7 @@ def unmasked(
 
     Args:
         total: (P,) that sum, modulo 2^64.
-        survivors: members whose vectors are in it; they have masked against everybody whose shares are given.
+        survivors: members whose vectors are in it; each masked against every member that has shares here.
         shares: member to what :meth:`Member.unmask` gave there, from at least as many as the threshold.
         keys: public keys of all of them.
 

@@ -196,7 +196,7 @@ class Shown:
 def make_overlays(
     run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
 ) -> tuple[list[Shown], list[str]]:
-    """The best, the median and the worst test image of every site whose masks were kept and whose images can be read.
+    """The best, the median and the worst test image of every site, of masks that were kept and images that can be read.
 
     Args:
         run: the run.
