@@ -30,6 +30,7 @@ def test_an_array_has_the_mask_that_infer_writes_of_its_file(tmp_path, picture, 
     written, shown = (np.asarray(Image.open(tmp_path / "masks" / f"a{form}.png")) for form in ("", ".probability"))
     for found in (by_path, by_array):
         assert np.array_equal(found.mask, written)
+        assert found.probability.dtype == np.float32
         assert np.abs(found.probability * 255 - shown).max() <= 0.5 + 1e-4
     assert set(np.unique(written)) == ({0, 1, 2} if classes else {0, 255})
 
@@ -42,20 +43,25 @@ def test_overrides_and_views_count(tmp_path, picture):
     assert not np.array_equal(once.probability, four.probability)
 
 
-def test_without_a_model_it_is_the_bundles_own(picture):
-    predictor = Predictor("samfed_skin")
-    assert predictor.model.path.name == "model.pt"
-    (found,) = predictor([picture])
-    assert (found.mask.shape, found.probability.dtype) == ((40, 60), np.float32)
-
-
-def test_what_the_model_does_not_have_is_refused(tmp_path, picture):
+@pytest.mark.parametrize("share", [1.01, -0.1, float("nan")])
+def test_what_the_model_does_not_have_is_refused_together(tmp_path, share):
     model = small_model(tmp_path / "w.safetensors")
-    with pytest.raises(Refused, match=r"(?s)--flag-below: .*--runtime: expected an ONNX file to run"):
-        Predictor("samfed_skin", model, doubtful_below=2, runtime="openvino")
-    with pytest.raises(Refused, match="teacher#size: expected an id that this workflow has"):
-        Predictor("samfed_skin", model, overrides={"teacher#size": 64})([picture])
-    with pytest.raises(Refused, match="did you mean 'threshold'"):
-        Predictor("samfed_skin", model, overrides={"treshold": 0.4})([picture])
-    with pytest.raises(Refused, match="--site: expected a run, found a weights file"):
-        Predictor("samfed_skin", model, site="site-1")
+    with pytest.raises(Refused, match=r"(?s)--flag-below: expected a Dice, in .*--runtime: expected an ONNX file to"):
+        Predictor("samfed_skin", model, doubtful_below=share, runtime="openvino")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"views": 2, "overrides": {"teacher#size": 64}},
+            "1 problem\n.*teacher#size: expected an id that this workflow",
+        ),
+        ({"overrides": {"treshold": 0.4}}, "did you mean 'threshold'"),
+        ({"site": "site-1"}, "--site: expected a run, found a weights file"),
+    ],
+    ids=["an option of a teacher", "a misspelt id", "a site"],
+)
+def test_an_argument_that_weights_do_not_take_is_refused(tmp_path, picture, options, message):
+    with pytest.raises(Refused, match=message):
+        Predictor("samfed_skin", small_model(tmp_path / "w.safetensors"), **options)([picture])

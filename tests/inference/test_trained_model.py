@@ -15,14 +15,15 @@ from PIL import Image
 from samfed_monai.cli.main import main
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, save_tensors
+from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.inference import Predictor
 from samfed_monai.inference.model import TrainedModel, scored_as
-from samfed_monai.networks import Teacher, client_network
+from samfed_monai.networks import Teacher
 from samfed_monai.teacher.exam import read_image_tensor
+from tests.inference.models import small_model
 from tests.modes import open_to_others
 from tests.networks.fakes import fake_checkpoint
 
@@ -44,17 +45,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
-
-
 def data(folder: Path) -> list[str]:
     return ["--datalist", str(folder / "list.json"), "--data-root", str(folder / "images")]
 
 
 @pytest.fixture
-def evaluate(work: Path, tmp_path: Path) -> Callable[..., int]:
+def evaluate(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
+
     def run(*words: str) -> int:
         model = ["--model", str(work / "teacher.safetensors"), "--output-dir", str(tmp_path / "scores")]
         return main(["evaluate", str(BUNDLE), *model, *data(work), *words])
@@ -63,10 +61,12 @@ def evaluate(work: Path, tmp_path: Path) -> Callable[..., int]:
 
 
 @pytest.fixture
-def infer(work: Path, tmp_path: Path) -> Callable[..., int]:
-    def run(*words: str, output: str = "masks", images: Path = work / "images" / "site-1" / "images") -> int:
-        model = [str(images), "--model", str(work / "teacher.safetensors")]
-        return main(["infer", str(BUNDLE), *model, "--output-dir", str(tmp_path / output), *words])
+def infer(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
+
+    def run(*words: str) -> int:
+        model = [str(work / "images" / "site-1" / "images"), "--model", str(work / "teacher.safetensors")]
+        return main(["infer", str(BUNDLE), *model, "--output-dir", str(tmp_path / "masks"), *words])
 
     return run
 
@@ -75,7 +75,6 @@ def teacher(work: Path, views: int = 1) -> Teacher:
     return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views)
 
 
-@pytest.mark.usefixtures("weights")
 def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_path, capsys):
     assert evaluate("--image_size", "64") == 0
     shown = capsys.readouterr().out.splitlines()
@@ -102,7 +101,6 @@ def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_pat
     assert (found["model"], found["split"]) == ("teacher.safetensors", "test")
 
 
-@pytest.mark.usefixtures("weights")
 def test_site_split_views_and_the_bundles_own_settings_count(evaluate, work, tmp_path):
     words = ["--site", "site-2", "--split", "validation", "--views", "2", "--limit", "1", "--image_size", "64"]
     assert evaluate(*words, "--validate#scores#pooled", "true") == 0
@@ -113,8 +111,7 @@ def test_site_split_views_and_the_bundles_own_settings_count(evaluate, work, tmp
     assert (found["teacher"]["views"], found["teacher"]["sha256"]) == (2, teacher(work, 2).sha256)
 
 
-@pytest.mark.usefixtures("weights")
-def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path):
+def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path, capsys):
     assert infer("--probabilities", "--views", "2") == 0
     records = load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1")
     fitted = teacher(work, 2)
@@ -132,16 +129,10 @@ def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path)
         assert np.array_equal(found.mask, np.asarray(Image.open(tmp_path / "masks" / f"{found.name}.png")))
     note = read_json(tmp_path / "masks" / "inference.json")
     assert note == {"model_sha256": fitted.sha256, "image_size": 64, "threshold": 0.5}
-
-
-@pytest.mark.usefixtures("weights")
-def test_the_masks_of_other_views_are_another_inference(infer, capsys):
-    assert infer() == 0
-    assert infer("--views", "4") == 2
+    assert infer("--views", "4") == 2, "other views are another inference"
     assert "inference.json -> model_sha256: expected" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("weights")
 def test_another_size_or_sam_is_refused_with_what_to_do(evaluate, infer, work, tmp_path, monkeypatch, capsys):
     assert evaluate("--teacher#size", "128") == 2
     told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
@@ -157,58 +148,25 @@ def test_another_size_or_sam_is_refused_with_what_to_do(evaluate, infer, work, t
     assert "run `samfed weights mobile_sam" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("weights")
-def test_what_is_wrong_with_either_file_is_told_together(evaluate, infer, capsys):
+def test_what_is_wrong_with_either_file_is_refused_together(evaluate, capsys):
     assert evaluate("--image_sise", "64", "--teacher#view", "2") == 2
     error = capsys.readouterr().err
     assert "did you mean 'image_size'" in error
     assert "did you mean 'views'" in error
-    assert infer("--site", "site-1") == 2
-    assert "--site: expected a run, found a weights file" in capsys.readouterr().err
     assert evaluate("--site", "site-9") == 2
     assert "site-9" in capsys.readouterr().err
 
 
-@pytest.fixture
-def student(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    model = tmp_path / "student.safetensors"
-    save_tensors(model, client_network("basic_unet").state_dict(), {"network_name": "basic_unet", "image_size": "32"})
-    return model
+def test_a_student_is_scored_over_views(work, tmp_path):
+    small_model(tmp_path / "student.safetensors")
+    words = [*data(work), "--site", "site-1", "--limit", "2", "--model", str(tmp_path / "student.safetensors")]
+    dice = []
+    for views in ([], ["--views", "1"], ["--views", "4"]):
+        assert main(["evaluate", str(BUNDLE), *words, "--output-dir", str(tmp_path), *views]) == 0
+        dice.append(read_json(tmp_path / "metrics.json")["average"]["dice"])
+    assert dice[0] == dice[1] != dice[2]
 
 
-@pytest.mark.usefixtures("weights")
-def test_a_students_weights_have_no_knobs_of_a_teacher(work, student, tmp_path, capsys):
-    words = [str(work / "images"), "--model", str(student), "--output-dir", str(tmp_path / "masks")]
-    assert main(["infer", str(BUNDLE), *words, "--views", "2", "--teacher#size", "64"]) == 2
-    error = capsys.readouterr().err
-    assert "teacher#size: expected an id that this workflow has" in error
-    assert "--views" not in error
-
-
-@pytest.mark.usefixtures("weights")
-def test_a_student_is_scored_and_run_over_views(work, student, tmp_path):
-    listed = ["--datalist", str(work / "list.json"), "--data-root", str(work / "images"), "--site", "site-1"]
-    words = [*listed, "--model", str(student), "--limit", "2"]
-
-    def dice(*more: str) -> float:
-        assert main(["evaluate", str(BUNDLE), *words, "--output-dir", str(tmp_path / "scores"), *more]) == 0
-        scores: float = read_json(tmp_path / "scores" / "metrics.json")["average"]["dice"]
-        return scores
-
-    once = dice()
-    assert dice("--views", "1") == once != dice("--views", "4")
-
-    def masks(folder: str, *more: str) -> bytes:
-        images, output = work / "images" / "site-1" / "images", tmp_path / folder
-        found = ["--model", str(student), "--probabilities", "--output-dir", str(output), *more]
-        assert main(["infer", str(BUNDLE), str(next(iter(sorted(images.iterdir())))), *found]) == 0
-        return next(path for path in sorted(output.rglob("*.png")) if "prob" in str(path)).read_bytes()
-
-    assert masks("once") == masks("one", "--views", "1") != masks("four", "--views", "4")
-
-
-@pytest.mark.usefixtures("weights")
 def test_a_damaged_adapter_is_refused(work, tmp_path, capsys):
     content = (work / "teacher.safetensors").read_bytes()
     (tmp_path / "torn.safetensors").write_bytes(content[: len(content) // 2])
