@@ -6,8 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.networks.sam.build import assemble, place, vit_encoder
-from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.sam.build import place
 from samfed_monai.teacher import evaluation_records, public_hash
 from samfed_monai.teacher import exam as room
 from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, read_pair
@@ -59,10 +58,7 @@ def test_dice_by_hand():
     assert dice_score(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 0.0
 
 
-def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
-    teacher = Teacher(sam, sha256="x", size=256, bf16=False)
+def test_kept_embeddings_give_the_same_dice_and_encode_once(teacher, tmp_path, monkeypatch):
     sets = {"a": fake_records(tmp_path, 2)}
     plain = Exam(teacher)(sets)
     exam, calls = Exam(teacher, keep_embeddings=True), []
@@ -77,10 +73,8 @@ def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatc
     assert teacher.views == 1
 
 
-def test_what_is_seen_again_and_again_is_read_once(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=(0,)), 64)
-    exam = Exam(Teacher(sam, sha256="x", size=64, bf16=False))
+def test_what_is_seen_again_and_again_is_read_once(teacher, tmp_path, monkeypatch):
+    exam = Exam(teacher)
     sets = {"a": fake_records(tmp_path, 2, (96, 128))}
     read = []
     monkeypatch.setattr(room, "read_pair", lambda record: read.append(record["id"]) or read_pair(record))

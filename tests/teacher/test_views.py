@@ -133,17 +133,17 @@ def test_without_views_every_epoch_is_the_same(tmp_path):
 
 
 def test_a_large_image_is_placed_in_the_input():
-    item = {"image": torch.rand(3, 96, 160), "label": torch.ones(1, 96, 160)}
-    placed = PlaceInInputd(size=64)(item)
-    assert placed["image"].shape == (3, 40, 64)  # 38.4 rows, rounded to a multiple of 4
-    assert torch.equal(placed["image"], place(item["image"][None], 64)[0])
+    image = torch.rand(3, 96, 160)
+    placed = PlaceInInputd("image", size=64)({"image": image})["image"]
+    assert placed.shape == (3, 40, 64)  # 38.4 rows, rounded to a multiple of 4
+    assert torch.equal(placed, place(image[None], 64)[0])
     with pytest.raises(KeyError, match="label"):
-        PlaceInInputd(size=64)({"image": item["image"]})
+        PlaceInInputd(size=64)({"image": image})
 
 
-def test_a_list_of_transforms_is_told_by_its_numbers():
-    told = [canonical_hash(content_of(steps(**numbers).transforms)) for numbers in ({}, {}, {"weak_view#shear": 1.0})]
-    assert told[0] == told[1] != told[2]
+def test_a_list_of_transforms_is_known_by_its_numbers():
+    known = [canonical_hash(content_of(steps(**numbers).transforms)) for numbers in ({}, {}, {"weak_view#shear": 1.0})]
+    assert known[0] == known[1] != known[2]
     drawn = steps()
     before = canonical_hash(content_of(drawn.transforms))
     ViewedImages([disc(32, 32)], Compose(drawn.transforms[1:])).view(0, 0)

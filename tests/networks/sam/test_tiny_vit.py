@@ -10,6 +10,7 @@ from tests.networks.sam.tiny import SIZE
 def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint):
     sam = build_sam("vit_t", checkpoint, SIZE)
     encoder, image = sam.image_encoder, torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values()), "weights in their own order"
     blocks = [module for module in encoder.modules() if hasattr(module, "fused_attn")]
     assert len(blocks) == 10
     with torch.no_grad():
@@ -21,16 +22,11 @@ def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint
     torch.testing.assert_close(ours, timms, rtol=1e-3, atol=1e-4)  # float32 sums in another order
 
 
-def test_weights_keep_their_own_order_of_memory(checkpoint):
-    encoder = build_sam("vit_t", checkpoint, SIZE).image_encoder
-    assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values())
-
-
 def batch_norms(network: torch.nn.Module) -> int:
     return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
 
 
-def test_folded_batch_norms_give_the_same_masks(checkpoint):
+def test_folded_batch_norms_give_the_same_masks_and_take_the_same_adapter(checkpoint):
     plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
     with torch.no_grad():
         for sam in (plain, folded):
@@ -44,14 +40,9 @@ def test_folded_batch_norms_give_the_same_masks(checkpoint):
     assert (batch_norms(plain), batch_norms(folded)) == (27, 0)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)  # float32 sums in another order
-
-
-def test_an_adapter_fits_a_folded_network_as_it_fits_a_plain_one(checkpoint):
-    plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
-    fold_batch_norms(folded.image_encoder)
     for sam in (plain, folded):
         prepare(sam, Adapt.LORA, 2)
-    assert list(adapted_tensors(plain)) == list(adapted_tensors(folded))
+    assert list(adapted_tensors(plain)) == list(adapted_tensors(folded)), "an adapter fits both"
     trained = [{name for name, p in sam.named_parameters() if p.requires_grad} for sam in (plain, folded)]
     assert trained[0] == trained[1]
 
