@@ -110,7 +110,7 @@ def test_coco_annotations_draw_the_same_masks(in_all_forms, tmp_path):
 
 def test_fault_106_every_output_is_its_owners_alone(in_all_forms):
     folder, _ = in_all_forms
-    assert len(list(folder.rglob("*"))) == 21  # seven folders; five masks, three outlines in two forms, three files
+    assert len(list(folder.rglob("*"))) == 20  # six folders; five masks, three outlines in two forms, three files
     assert open_to_others(*folder.iterdir()) == []
 
 
@@ -253,6 +253,7 @@ def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, message)
     (mixed / ".old" / "x.png").rename(mixed / ".old" / "x.gif")
     words = [str(mixed / name) for name in named]
     assert infer(*words, "--overlays", "looks", "--dicom-seg", "objects") == 2
+    assert infer(*words, "--overlays", "looks") == 2
     assert re.search(message, capsys.readouterr().err)
     assert not any(Path(name).exists() for name in ("masks", "looks", "objects"))
 
