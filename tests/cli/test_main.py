@@ -1,4 +1,4 @@
-"""The ``samfed`` command: what it says, what it exits with, and how quickly."""
+"""The ``samfed`` command: what it says, its help, what it exits with, also where it is asked to end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,14 +19,18 @@ import torch
 
 from samfed_monai import __version__
 from samfed_monai.cli import main as cli
+from samfed_monai.cli.arguments import options_help
 from samfed_monai.cli.evaluate import tables_of
 from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle, packaged_bundles, workflow
+from samfed_monai.config.options import option_tables
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import save_tensors
 from samfed_monai.core.model_file import read_header, settings_of
 from samfed_monai.core.own_process import print_safely
+from samfed_monai.core.run_log import NAME, RunLog
 from samfed_monai.federation import run_many
+from samfed_monai.federation.signals import ASKED, Terminated, Termination
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
@@ -330,3 +336,98 @@ def test_compare_refuses_everything_before_it_runs_anything(capsys, monkeypatch)
 def test_an_option_is_taken_with_underscores_and_with_hyphens(given, capsys):
     assert main(["check", "samfed_skin", "--workflow", "inference", "--datalist", "lst.json", f"{given}=."]) == 2
     assert "lst.json: expected a readable file" in capsys.readouterr().err
+
+
+FILES = {
+    "federate": ["federate.json", "train.json"],
+    "teach": ["teacher.json"],
+    "evaluate": ["evaluate.json"],
+    "infer": ["inference.json"],
+}
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_every_knob_of_its_files_is_in_the_help_at_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    knobs = [
+        knob
+        for file in FILES[command]
+        for name, table in option_tables()[file].items()
+        if name != "places"
+        for knob in table
+    ]
+    # spelled as an option of the command, or as the id
+    missing = {knob for knob in knobs if f"--{knob}" not in shown and f"--{knob.replace('_', '-')}" not in shown}
+    if command == "federate":
+        assert missing <= {"epochs", "site"}, "the job sets them"
+    elif command == "teach":
+        assert missing == {"score"}, "a federation alone reads it"
+    else:
+        assert missing == set()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "](" not in shown  # no Markdown links
+
+
+def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = {line.split()[0]: line for line in options_help("train.json").splitlines() if line.startswith("  --")}
+    assert lines["--batch_size"] == "  --batch_size          labelled images in a step; as many unlabelled ones [4]"
+    assert "--seed" not in {
+        line.split()[0] for line in options_help("train.json", without=["--seed"]).splitlines() if line
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (
+            ["teach", "B", "--datalist", "L", "--data-root", "D", "--output", "A"],
+            "the epochs that were complete are kept",
+        ),
+        (["federate", "B"], "what was complete before the rounds is kept in the run's cache"),
+        (["report", "R"], "what was complete is kept"),
+    ],
+)
+def test_fault_82_a_command_ends_what_it_had_open_and_says_what_is_kept(monkeypatch, capsys, words, kept):
+    parser = cli.build_parser()
+    parse = parser.parse_known_args
+
+    closed = []
+
+    def ended(arguments):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            closed.append(True)
+
+    def parsed(argv, *more):
+        arguments, extra = parse(argv, *more)
+        arguments.run = ended
+        return arguments, extra
+
+    monkeypatch.setattr(parser, "parse_known_args", parsed)
+    monkeypatch.setattr(cli, "build_parser", lambda: parser)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(words) == 3
+    assert closed == [True], "locks and children are let go"
+    assert signal.getsignal(signal.SIGTERM) == before
+    told = capsys.readouterr().err
+    assert told.startswith(f"stopped: asked to end (SIGTERM); {kept}")
+    assert told.endswith("to go on: type the same command again\n")
+
+
+def test_the_log_of_a_run_has_a_line_and_no_traceback(tmp_path):
+    def work():
+        with RunLog().kept() as log, Termination():
+            log.into(tmp_path)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        work()
+    assert (tmp_path / NAME).read_text().splitlines()[0].endswith(f"ERROR   {ASKED}")
+    assert len((tmp_path / NAME).read_text().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`samfed teach`: the bundle runs with the given arguments, and what is missing is refused before any work."""
+"""`samfed teach` and `samfed weights`: the bundle runs with the arguments; what is missing is refused first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.cli.teach import add_teach_parser
+from samfed_monai.cli.teach import add_teach_parser, add_weights_parser
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import render_synthetic
@@ -64,3 +64,32 @@ def test_fault_28_missing_weights_and_a_missing_list_are_refused_before_any_work
     arguments = parse(*words, listed[1])
     with pytest.raises(Refused, match="samfed weights mobile_sam"):
         arguments.run(arguments)
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_weights_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["weights", *words])
+    return arguments.run(arguments)
+
+
+def test_without_a_source_it_finds_and_downloads_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    with pytest.raises(Refused, match="samfed weights mobile_sam --from"):
+        run("mobile_sam")
+    (tmp_path / "mobile_sam.pt").write_bytes(b"x")
+    assert run("mobile_sam") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'mobile_sam.pt'}\n"
+
+
+def test_fault_29_a_wrong_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "wrong.pt").write_bytes(b"x")
+    with pytest.raises(Refused, match=r"expected SHA-256 6dbb90523a35330f"):
+        run("mobile_sam", "--from", str(tmp_path / "wrong.pt"))
+
+
+def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    assert run("mobile_sam", "--from", str(samfed_data / "weights" / "mobile_sam.pt")) == 0
+    assert (tmp_path / "mobile_sam.pt").stat().st_size == 40_728_226

@@ -1,4 +1,4 @@
-"""SAM without prompts: its sizes, its positions, and weights that are checked before they are loaded."""
+"""SAM without prompts: where images are in its input, its sizes and positions, weights that are checked, TinyViT."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
 from samfed_monai.networks.sam.build import (
     SAM_BUILDERS,
     assemble,
     build_sam,
+    crop,
     fit_positions,
+    fold_batch_norms,
+    inner_size,
+    pad,
+    place,
     side_problems,
     vit_encoder,
 )
+from tests.networks.sam.tiny import SIZE
 
 
 def test_relative_tables_are_interpolated_linearly():
@@ -93,3 +103,80 @@ def test_unknown_names_and_sizes_are_refused():
 def test_sizes_that_no_encoder_takes(size):
     (problem,) = side_problems("network_def#size", size)
     assert str(problem).startswith("network_def#size: expected a multiple of 16 from 64 to 1024 pixels, found ")
+
+
+def test_inner_size_by_hand():
+    assert inner_size(256, 256, 512) == (512, 512)
+    assert inner_size(300, 400, 512) == (384, 512)
+    assert inner_size(767, 1022, 512) == (384, 512)
+    assert inner_size(400, 1, 256) == (256, 4)
+
+
+@given(st.integers(8, 3000), st.integers(8, 3000), st.sampled_from([256, 512, 1024]))
+def test_the_image_ends_on_a_border_of_the_mask(height, width, size):
+    inner = inner_size(height, width, size)
+    assert max(inner) == size
+    assert all(side % 4 == 0 and 4 <= side <= size for side in inner)
+    scale = size / max(height, width)
+    assert all(
+        abs(fitted - side * scale) <= max(2, 4 - side * scale)
+        for fitted, side in zip(inner, (height, width), strict=True)
+    )
+
+
+@given(st.integers(20, 90), st.integers(20, 90))
+def test_a_mask_at_quarter_resolution_comes_back_in_register(height, width):
+    """A ramp survives scaling, padding, quartering, cropping and resizing back: nothing moved."""
+    ramp = torch.linspace(0, 1, width).expand(1, 1, height, width) + torch.linspace(0, 1, height)[:, None]
+    quarter = F.avg_pool2d(pad(place(ramp, 256), 256), 4)
+    back = F.interpolate(crop(quarter, height, width, 256), (height, width), mode="bilinear", align_corners=False)
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    # half a mask pixel at most, where a pixel of the mask is max(h, w) / 64 of the image's
+    assert (back - ramp)[inside].abs().max() <= 0.5 * (1 / 64 + 1 / 64) * max(height, width) / min(height, width) + 1e-3
+
+
+def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint):
+    sam = build_sam("vit_t", checkpoint, SIZE)
+    encoder, image = sam.image_encoder, torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values()), "weights in their own order"
+    blocks = [module for module in encoder.modules() if hasattr(module, "fused_attn")]
+    assert len(blocks) == 10
+    with torch.no_grad():
+        ours = encoder(image)
+        for block in blocks:
+            block.fused_attn = True
+        timms = encoder.neck(encoder.trunk.forward_features(image))
+    assert timms.std() > 0.1
+    torch.testing.assert_close(ours, timms, rtol=1e-3, atol=1e-4)  # float32 sums in another order
+
+
+def batch_norms(network: torch.nn.Module) -> int:
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+def test_folded_batch_norms_give_the_same_masks_and_take_the_same_adapter(checkpoint):
+    plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
+    with torch.no_grad():
+        for sam in (plain, folded):
+            generator = torch.Generator().manual_seed(0)  # those of a fresh network change nothing
+            for name, tensor in sam.image_encoder.state_dict().items():
+                if "running_" in name:
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        fold_batch_norms(folded.image_encoder)
+        image = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+        expected, found = plain.encode(image), folded.encode(image)
+    assert (batch_norms(plain), batch_norms(folded)) == (27, 0)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)  # float32 sums in another order
+    for sam in (plain, folded):
+        prepare(sam, Adapt.LORA, 2)
+    assert list(adapted_tensors(plain)) == list(adapted_tensors(folded)), "an adapter fits both"
+    trained = [{name for name, p in sam.named_parameters() if p.requires_grad} for sam in (plain, folded)]
+    assert trained[0] == trained[1]
+
+
+def test_sams_vit_has_nothing_to_fold():
+    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=()), 64)
+    before = list(sam.state_dict())
+    fold_batch_norms(sam.image_encoder)
+    assert list(sam.state_dict()) == before
