@@ -14,12 +14,6 @@ def test_the_table_of_a_site_is_shown(tmp_path, capsys):
     assert lines[-1] == "sent w: 1 messages, 9 bytes"
 
 
-@pytest.mark.parametrize("words", [[], ["a", "b"]])
-def test_it_takes_one_file(words):
-    with pytest.raises(SystemExit):
-        main(["audit", *words])
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

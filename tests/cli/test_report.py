@@ -52,12 +52,6 @@ def test_options_that_would_do_nothing_are_refused(parser, words, message):
         args.run(args)
 
 
-def test_without_a_run_there_is_nothing_to_report(parser, capsys):
-    with pytest.raises(SystemExit):
-        parser.parse_args(["report"])
-    assert "the following arguments are required: RUN" in capsys.readouterr().err
-
-
 def store(folder, count, *, scored=True):
     """A run of three rounds of which ``count`` are stored."""
     records = [record(number, scored=scored) for number in range(count)]

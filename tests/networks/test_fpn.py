@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
@@ -219,13 +217,6 @@ def test_sizes_that_are_no_multiple_are_named_with_the_nearest():
     assert size_problems(network, height=256) == []
     (problem,) = size_problems(network, height=100)
     assert problem.hint == "set image_size to 96 or 128"
-
-
-@given(widths=st.lists(st.integers(1, 5), min_size=1, max_size=4), side=st.sampled_from([8, 12, 16]))
-def test_a_pyramid_has_the_size_of_its_finest_level(widths, side):
-    decoder = FPNDecoder(widths, width=8)
-    features = [torch.rand(1, width, max(1, side // 2**level), side) for level, width in enumerate(widths)]
-    assert decoder(features).shape == (1, 8, side, side)
 
 
 def test_a_pyramid_adds_coarse_levels_to_fine_ones():

@@ -33,12 +33,9 @@ def test_useless_patterns_are_refused_together_and_names_of_both_parts_too():
 
 
 @pytest.mark.parametrize("patterns", ["head.*", None, [1], {"head.*": 1}])
-def test_what_is_no_list_of_patterns_is_told_what_one_looks_like(patterns):
+def test_what_is_no_list_of_patterns_is_refused_with_one(patterns):
     problems = pattern_problems("toy", patterns, "head.*")
     assert [(problem.found, problem.hint) for problem in problems] == [(repr(patterns), 'for instance ["head.*"]')]
-
-
-def test_lists_of_patterns_fit_even_an_empty_one():
     assert pattern_problems("toy", [], "a") == pattern_problems("toy", ("a", "b"), "a") == []
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from samfed_monai.data import SoftMaskStore
 from samfed_monai.networks.sam.build import place
-from samfed_monai.teacher import evaluation_records, fill_store, public_hash
 from samfed_monai.teacher import exam as room
+from samfed_monai.teacher import fill_store, public_hash
 from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, read_pair
 from tests.networks.fakes import fake_records
 
@@ -48,10 +48,6 @@ def test_a_large_pair_is_shrunk_to_its_place_in_the_input_once(tmp_path):
     assert 0 < float(small.floats()[1].max()) <= 1
     assert native.shrunk(160) is native
     assert native.shrunk(512) is native, "nothing is enlarged and kept"
-
-
-def test_no_split_is_no_evaluation(tmp_path):
-    assert evaluation_records(tmp_path / "none.json", tmp_path, split=None) == {}
 
 
 def test_dice_by_hand():
