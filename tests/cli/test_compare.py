@@ -240,10 +240,14 @@ def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(com
     assert "good" not in message
 
 
-def test_without_variants_and_rows_there_is_nothing_to_compare(capsys):
+def test_options_without_rows_and_with_what_they_do_not_take_are_refused_before_anything_runs(capsys):
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main(words) == 2
     assert "--variants: expected rows to compare, found neither it nor --rows" in capsys.readouterr().err
+    assert main([*words, "--variants", "no_such,", "--seeds", "0,x", "--jobs", "0"]) == 2
+    said = capsys.readouterr().err
+    for part in ("--seeds: expected whole numbers", "--jobs: expected 1 or more", "found 'no_such'"):
+        assert part in said
 
 
 def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():

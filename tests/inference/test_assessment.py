@@ -134,9 +134,9 @@ def test_flags_say_what_is_unusual(places: list[tuple[int, int]], flags: tuple[s
 )
 @pytest.mark.parametrize("enlarged", [1, 3])
 def test_the_border_is_that_of_the_content_without_a_black_frame(columns: slice, touches: bool, enlarged: int) -> None:
-    """A frame of six columns to the left, as an endoscope's, and a hair of two rows."""
-    image = np.full((3, 20, 20), 0.5, np.float32)
-    image[:, :, :6] = 0.05
+    """A frame of six columns to the left, as an endoscope's, of a dark picture, and a hair of two rows."""
+    image = np.full((3, 20, 20), 0.11, np.float32)
+    image[:, :, :6] = 0.09
     image[:, 10:12] = 0.0
     mask = np.zeros((20 * enlarged, 20 * enlarged), np.uint8)
     mask[8 * enlarged : 12 * enlarged, columns.start * enlarged : columns.stop * enlarged] = 255

@@ -201,7 +201,7 @@ def test_an_onnx_file_draws_the_masks_of_its_network_calibrated_as_those(
     onnx.helper.set_model_props(content, {"quality": "{}"})
     onnx.save(content, file)
     with pytest.raises(
-        Refused, match=r"net\.onnx -> quality.*: expected .*a model's quality, .* export the network anew"
+        Refused, match=r"net\.onnx -> quality.*: expected .*a model's quality, .* export the network an"
     ):
         OnnxNetwork(file)
     onnx.helper.set_model_props(content, {})
@@ -278,15 +278,11 @@ def test_the_bundle_of_a_run_is_the_one_that_its_command_names(command, bundle):
     assert bundle_of_command(command) == bundle
 
 
-def test_the_name_of_a_bundle_is_its_own_network_unless_a_bundle_is_named_beside_it(tmp_path, monkeypatch):
+def test_a_bundles_name_is_its_own_network_and_a_run_is_exported_with_its_own_bundle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert model_of("samfed_polyp", None).path.parts[-3:] == ("samfed_polyp", "models", "model.pt")
     assert model_of("samfed_polyp", "samfed_skin").path == tmp_path / "samfed_polyp"
-
-
-def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    monkeypatch.chdir(tmp_path)
     results = {"models": {"best": {"round": 0}}, "selected": "best"}
     for command, folder in (("samfed_polyp", "samfed_polyp"), ("mine", "samfed_skin"), ("mine", "mine")):
         results["command"] = f"samfed federate {command} --rounds 1"
@@ -325,11 +321,6 @@ def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model(tmp_path_factory.mktemp("organs") / "organs.safetensors", classes=ORGANS)
 
 
-@pytest.fixture(scope="module")
-def our_organs(organs, images, tmp_path_factory) -> Path:
-    return drawn_by(organs, images, tmp_path_factory.mktemp("our_organs"))
-
-
 def test_a_bundle_of_classes_gives_their_values_as_infer_does(without_us, our_organs):
     bundle, masks = without_us["organs"]
     for name in ("a.png", "deep/b.png"):
@@ -346,6 +337,11 @@ def organs_onnx(organs, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("organs") / "organs.onnx"
     assert main(["export", str(organs), "--to", "onnx", "--output", str(file)]) == 0
     return file
+
+
+@pytest.fixture(scope="module")
+def our_organs(organs, images, tmp_path_factory) -> Path:
+    return drawn_by(organs, images, tmp_path_factory.mktemp("our_organs"))
 
 
 @pytest.fixture(scope="module")
@@ -386,35 +382,31 @@ def test_classes_are_compared_by_the_largest_logit():
     assert (row.pixels, row.dice, row.difference) == (0.5, pytest.approx(2 * 1 / (3 + 2)), 5.0)
 
 
-def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, tmp_path, monkeypatch):
-    from monai.bundle import ConfigWorkflow
-
-    assert main(["export", str(model), "--to", "bundle", "--output", str(tmp_path / "mine"), "--threshold", "0.7"]) == 0
+def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, images, tmp_path, monkeypatch, capsys):
+    words = ["--to", "bundle", "--output", str(tmp_path / "mine"), "--threshold", "0.7"]
+    assert main(["export", str(model), *words, "--images", str(images / "a.png")]) == 0
+    assert capsys.readouterr().out.startswith("2 images of"), "a single one is taken twice"
     configs = tmp_path / "mine" / "configs"
     monkeypatch.chdir(tmp_path / "mine")
-    workflow = ConfigWorkflow(
-        str(configs / "inference.json"), str(configs / "metadata.json"), logging_file=False, workflow_type="infer"
-    )
+    files = str(configs / "inference.json"), str(configs / "metadata.json")
+    workflow = ConfigWorkflow(*files, logging_file=False, workflow_type="infer")
     workflow.initialize()
     assert workflow.check_properties() == []
-    assert json.loads((configs / "inference.json").read_text())["threshold"] == 0.7
-    assert json.loads((configs / "inference.json").read_text())["image_size"] == 32
+    content = json.loads((configs / "inference.json").read_text())
+    assert (content["threshold"], content["image_size"]) == (0.7, 32)
 
 
 def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
-    described = {"image": {"spatial_shape": [224, 224]}}, {"pred": {"spatial_shape": [224, 224]}}
-    metadata = {
-        "authors": "us",
-        "eval_metrics": {"mean_dice": 0.893},
-        "required_packages_version": {"timm": "1", "pillow": "13"},
-        "network_data_format": {"inputs": described[0], "outputs": described[1]},
-    }
+    shape = {"spatial_shape": [224, 224]}
+    metadata = {"authors": "us", "eval_metrics": {"mean_dice": 0.893}}
+    metadata |= {"required_packages_version": {"timm": "1", "pillow": "13"}}
+    metadata |= {"network_data_format": {"inputs": {"image": shape}, "outputs": {"pred": shape}}}
     own, shipped = (exported_metadata(metadata, 64, shipped=shipped) for shipped in (False, True))
     assert (own["eval_metrics"], own["authors"]) == ({}, "to be filled in by whoever trained the network")
     assert (shipped["eval_metrics"], shipped["authors"]) == ({"mean_dice": 0.893}, "us")
     assert shipped["required_packages_version"] == {"pillow": "13"}
     assert shipped["network_data_format"]["outputs"]["pred"]["spatial_shape"] == [64, 64]
-    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [224, 224], "left as they were"
+    assert shape == {"spatial_shape": [224, 224]}, "left as they were"
 
 
 @pytest.mark.parametrize(
@@ -473,3 +465,76 @@ def test_the_table_has_a_row_for_each_form():
         "torch, float32  20.9  3.0       0.0e+00           0.000 %             1.0000",
         "int8            5     12.2      5.2e-01           0.110 %             0.9971",
     ]
+
+
+def doubling(path: Path, given: list[object], made: list[object], kind: str = "FLOAT") -> Path:
+    """A file whose only channel of logits is twice the first of the images."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    starts, ends, axes = ([number] for number in (0, 1, 1))
+    constants = [
+        helper.make_tensor(name, TensorProto.INT64, [1], values)
+        for name, values in (("starts", starts), ("ends", ends), ("axes", axes))
+    ]
+    nodes = [
+        helper.make_node("Slice", ["image", "starts", "ends", "axes"], ["first"]),
+        helper.make_node("Add", ["first", "first"], ["logits"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+        for name, shape in (("image", given), ("logits", made))
+    ]
+    graph = helper.make_graph(nodes, "doubling", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@needs_onnx
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_logits_are_those_of_the_file_for_any_batch(tmp_path, runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed: pip install samfed-monai[export,openvino]")
+    network = OnnxNetwork(doubling(tmp_path / "a.onnx", ["batch", 3, 4, 6], ["batch", 1, 4, 6]), runtime)
+    assert isinstance(network, torch.nn.Module)
+    assert network.size == (4, 6)
+    for number in (1, 3):
+        images = torch.randint(8, (number, 3, 4, 6)) / 4
+        assert torch.equal(network(images), 2 * images[:, :1])
+
+
+def test_an_unknown_runtime_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match="runtime: expected one of onnxruntime, openvino, found 'tensorrt'"):
+        OnnxNetwork(tmp_path / "a.onnx", "tensorrt")
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("given", "made", "kind", "found"),
+    [
+        (["b", 1, 4, 4], ["b", 1, 4, 4], "FLOAT", r"found tensor\(float\) \('b', 1, 4, 4\) -> "),
+        (["b", 3, "h", "w"], ["b", 1, "h", "w"], "FLOAT", r"\('b', 3, 'h', 'w'\)"),
+        (["b", 3, 4], ["b", 1, 4], "FLOAT", r"found tensor\(float\) \('b', 3, 4\)"),
+        (["b", 3, 4, 4], ["b", 1, 4, 4], "DOUBLE", r"found tensor\(double\)"),
+    ],
+)
+def test_a_network_of_another_kind_is_refused(tmp_path, given, made, kind, found):
+    path = doubling(tmp_path / "a.onnx", given, made, kind)
+    with pytest.raises(Refused, match=rf"a\.onnx: expected float32 \(B, 3, H, W\) -> \(B, 1, H, W\), .*{found}"):
+        OnnxNetwork(path)
+
+
+@needs_onnx
+def test_what_is_no_onnx_file_is_refused(tmp_path):
+    (tmp_path / "a.onnx").write_text("no network")
+    for name in ("a.onnx", "missing.onnx"):
+        with pytest.raises(Refused, match=rf"{name}: expected an ONNX file, found "):
+            OnnxNetwork(tmp_path / name)
+
+
+def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    with pytest.raises(Refused, match=r"found an ONNX file; pip install 'samfed-monai\[export\]'"):
+        OnnxNetwork(tmp_path / "a.onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", {"onnxruntime": object()}.get)
+    with pytest.raises(Refused, match=r"expected openvino to run it with, .*'samfed-monai\[openvino\]'"):
+        OnnxNetwork(tmp_path / "a.onnx", "openvino")
