@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from samfed_monai.cli.export import model_of

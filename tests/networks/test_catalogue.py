@@ -47,11 +47,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        (
-            "deeplabv3plus_resnet18",
-            (100, 96),
-            r"image height: expected a multiple of 16, .*set image_size to 96 or 112",
-        ),
+        ("deeplabv3plus_resnet18", (100, 96), "image height: expected a multiple of 16, .*set image_size to 96 or 112"),
         ("flexible_unet_resnet18", (64, 20), r"image width: expected a multiple of 32, .*set image_size to 32$"),
         ("basic_unet", (16, 40), r"image height: expected at least 32 pixels, found 16 pixels; set image_size to 32"),
     ],
@@ -75,10 +71,8 @@ def test_encoder_weights_come_from_a_local_file(tmp_path):
     save_file(weights, tmp_path / "resnet18.safetensors")
     network = client_network("deeplabv3plus_resnet18", weights=tmp_path / "resnet18.safetensors")
     assert torch.equal(network.encoder.conv1.weight, source.encoder.conv1.weight)  # type: ignore[union-attr]
-    assert not torch.equal(
-        network.segmentation_head[0].weight,  # type: ignore[index]
-        source.segmentation_head[0].weight,  # type: ignore[index]
-    )
+    heads = [each.segmentation_head[0].weight for each in (network, source)]  # type: ignore[index]
+    assert not torch.equal(*heads)
 
 
 def test_fault_28_weights_that_are_missing_of_another_encoder_or_of_none_are_refused(tmp_path):

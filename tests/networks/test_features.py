@@ -58,10 +58,7 @@ def test_the_last_features_of_calls_that_train_are_kept_while_somebody_listens()
     with torch.no_grad():
         network.train()(image)
     network(image + 1)
-    assert [torch.equal(kept, wanted / 2) for kept, wanted in zip(features.kept, (image, image + 1), strict=True)] == [
-        True,
-        True,
-    ]
+    assert torch.equal(torch.stack(features.kept), torch.stack([image, image + 1]) / 2)
     features.listen()
     network(image)
     assert len(features.kept) == 1, "begun anew, and heard once"

