@@ -134,8 +134,11 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
 def test_a_check_that_failed_stands_until_one_passes(node):
     here = node()
     own = own_fingerprints(ALIKE, *fingerprints(here))
-    with pytest.raises(MessageRefused, match="plan and bundle: expected the server's 000000000000, found"):
-        here.answer(Task.CHECK, message(extra={**own, "plan": "0" * 64}))
+    differing = {"plan": "plan and bundle", "list": "this site's part of the data list"}
+    with pytest.raises(MessageRefused) as caught:
+        here.answer(Task.CHECK, message(extra={**own, **dict.fromkeys(differing, "0" * 64)}))
+    assert [problem.where for problem in caught.value.problems] == list(differing.values())
+    assert {problem.expected for problem in caught.value.problems} == {"the server's 000000000000"}
     with pytest.raises(MessageRefused, match="site: expected a check that passed, found a check that failed"):
         here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
     reply = here.answer(Task.CHECK, message(extra=own))

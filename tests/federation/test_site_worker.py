@@ -35,18 +35,11 @@ def trained(state: SiteState, round: int, keep: tuple[int, ...] = ()) -> float:
 def test_a_fresh_process_goes_on_from_the_newest_state_before_the_round(tmp_path):
     first = SiteState(tmp_path, Counter())
     assert [trained(first, number) for number in range(3)] == [1, 2, 3]
+    assert (tmp_path / "002.safetensors").stat().st_mode & 0o777 == 0o600, "private to the site"
     again = SiteState(tmp_path, Counter())
+    again.after(Task.PREPARE, 0)  # a run that goes on is prepared again, and keeps its states
     assert trained(again, 2) == 3, "round 2 was trained, and is trained again"
     assert trained(SiteState(tmp_path, Counter()), 7) == 4, "rounds that this site missed are stepped over"
-
-
-def test_a_run_that_goes_on_is_prepared_again_and_keeps_its_states(tmp_path):
-    first = SiteState(tmp_path, Counter())
-    for number in range(3):
-        trained(first, number)
-    again = SiteState(tmp_path, Counter())
-    again.after(Task.PREPARE, 0)
-    assert trained(again, 3) == 4
 
 
 def test_a_failed_round_is_undone_before_the_next(tmp_path):
@@ -126,11 +119,6 @@ def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tm
     for node, most, pixels in ((Takes48(), 48, 49), (TakesNone(), 0, 1)):
         with pytest.raises(MessageRefused, match=f"at most {most} bytes, found {pixels} bytes once inflated"):
             answered(node, pixels)
-
-
-def test_states_are_private_to_the_site(tmp_path):
-    trained(SiteState(tmp_path, Counter()), 0)
-    assert (tmp_path / "000.safetensors").stat().st_mode & 0o777 == 0o600
 
 
 def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from ignite.engine import Events
 from monai.fl.utils.constants import ExtraItems
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, SamFedAlgo
+from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, RunResult, SamFedAlgo
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
 
@@ -118,6 +120,16 @@ def weights(value: float = 1.0) -> dict[str, Tensor]:
     return {"w": torch.full((2, 3), value), "b": torch.full((2,), value), "count": torch.tensor(0)}
 
 
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two states have the same names and bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state that does not change with its network."""
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
 def toy_algo(site: str = "site-1", *, initialize: bool = True, **options: Any) -> SamFedAlgo:
     """A client on the toy bundle."""
     bundle = {"site": site, **options.pop("bundle", {})}
@@ -148,8 +160,39 @@ def controller(folder: RunFolder, clients: dict[str, Any], *, start: dict[str, T
     )
 
 
+def run_clients(path: Path, clients: dict[str, Any], **options: Any) -> RunResult:
+    """A whole federation of such clients; ``options`` are those of :func:`controller`."""
+    with RunFolder(path).open({}) as folder:
+        return controller(folder, clients, **options).run()
+
+
+def die(answer: ExchangeObject) -> None:
+    """What a :class:`RogueClient` does whose site fails."""
+    raise RuntimeError("out of luck at /home/site/Jane Doe.png")
+
+
 def run_toy(path: Path, *, rounds: int, sites: Sequence[str] = ("site-1", "site-2"), **options: Any):
     """A whole federation on the toy bundle, as a user's job would run it."""
     clients = {site: toy_algo(site, output_dir=path / "evaluation") for site in sites}
     with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
         return controller(folder, clients, start=toy_weights(), rounds=rounds, **options).run()
+
+
+@contextmanager
+def ended_after(round: int) -> Iterator[None]:
+    """Ends the run in the block once it has stored this round."""
+    write_round = RunFolder.write_round
+
+    class Enough(Exception):
+        pass
+
+    def write_and_end(self: RunFolder, *arguments: Any, **options: Any) -> dict[str, Any]:
+        stored = write_round(self, *arguments, **options)
+        if stored["round"] == round:
+            raise Enough
+        return stored
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_round", write_and_end)
+        with pytest.raises(Enough):
+            yield

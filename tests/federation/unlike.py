@@ -19,7 +19,7 @@ from samfed_monai.federation import LocalTransport, RoundController, RunFolder, 
 from samfed_monai.methods.heterogeneous import CondensationFusion, PublicMaskSharing
 from samfed_monai.protocol import Server, Strategy
 from samfed_monai.transforms import LoadTargetd, PublicTargets, WeakViewd
-from tests.federation.toys import BUNDLE, QUIET, ToyImages, ToyNet
+from tests.federation.toys import BUNDLE, QUIET, ToyImages, ToyNet, copied
 
 FILES = ["configs/train.json", "configs/unlike.json"]
 #: Width of each site's network; the server's is 5.
@@ -32,8 +32,8 @@ class ToyPublic(CacheDataset):
     """Six labelled public images of 16 x 16 pixels, as ``SplitDataset`` gives them.
 
     Args:
-        name: other names are other images, with three exceptions: ``public, turned`` is the same in another order,
-            ``public, relabelled`` has a pixel more in one label, ``public, repainted`` another file for one image.
+        name: other names are other images, with two exceptions: ``public, turned`` is the same in another order,
+            ``public, repainted`` has another file for one image.
         targets: where targets are taken from; ``None`` reads none.
         augment: random geometry and noise after the targets.
     """
@@ -44,8 +44,6 @@ class ToyPublic(CacheDataset):
             items = items[::-1]
         for index, item in enumerate(items):
             item |= {"index": index, "image_sha256": hashlib.sha256(item["image"].tobytes()).hexdigest()}
-        if name.endswith("relabelled"):
-            items[3]["label"][0, 15, 15] = 1
         if name.endswith("repainted"):
             items[3]["image_sha256"] = 64 * "0"
         views: list[Any] = [LoadTargetd(targets)] if targets is not None else []
@@ -149,4 +147,4 @@ def run_unlike(
 
 def own_weights(client: SamFedAlgo) -> dict[str, Tensor]:
     """A copy of the weights of a client's own network."""
-    return {name: tensor.clone() for name, tensor in client.trainer.network.state_dict().items()}
+    return copied(client.trainer.network.state_dict())
