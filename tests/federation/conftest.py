@@ -12,6 +12,7 @@ import pytest
 import samfed_monai.networks.fpn
 import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai.data import render_synthetic
+from samfed_monai.data.weak_labels import weaken_list
 from tests.federation.fake_sam import fake_sam, fitted
 
 
@@ -43,3 +44,13 @@ def given(tmp_path, monkeypatch) -> SimpleNamespace:
     options = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}}
     options["adapter"] = tmp_path / "given.safetensors"
     return SimpleNamespace(options=options, loaded=fake_sam(tmp_path, monkeypatch))
+
+
+@pytest.fixture(scope="session")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``list.json``: boxes at one of two sites, points at the other."""
+    folder = tmp_path_factory.mktemp("weak")
+    counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
+    masks = render_synthetic(folder, sites=2, labelled=True, size=(64, 64), **counts)
+    weaken_list(masks, folder, {"site-1": "box", "site-2": "points"}).save(folder / "list.json")
+    return folder

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import ClientAlgoSite, LocalTransport, RoundController, RunFolder, to_exchange_object
+from samfed_monai.federation import ClientAlgoSite, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.methods.fedavg import FedAvg
@@ -23,7 +23,7 @@ from samfed_monai.networks import KeySplit, network_split, split_keys
 from samfed_monai.privacy import Privacy, ReleaseFilter
 from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task
-from tests.federation.toys import QUIET, ToyNet, copied, run_toy, same, toy_algo, toy_weights
+from tests.federation.toys import ToyNet, copied, run_clients, run_toy, same, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 from tests.privacy.spy import leaks, server_files, wired
 
@@ -125,13 +125,8 @@ def run(path: Path, personal: list[str], *, rounds: int) -> Any:
         wired(nodes[site], sent)
     shared = network_split(ToyNet(), personal).shared
     start = {name: tensor for name, tensor in toy_weights().items() if name in shared}
-    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
-        strategy = FedAvg().attach(Server(SITES, rounds, weights=start, keeps_parts=bool(personal)))
-        transport = LocalTransport(nodes, progress=QUIET)
-        result = RoundController(
-            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET
-        ).run()
-    return result, clients, sent
+    server = Server(SITES, rounds, weights=start, keeps_parts=bool(personal))
+    return run_clients(path, nodes, rounds=rounds, server=server), clients, sent
 
 
 def state_of(client: Any) -> dict[str, Tensor]:
@@ -203,7 +198,6 @@ def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(wh
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
     run(tmp_path, HEAD, rounds=1)
-    (tmp_path / "run.json").unlink()
     parts, clients, _ = run(tmp_path, HEAD, rounds=3)
     _, result, others, _ = whole
     assert parts.models["last"]["sha256"] == result.models["last"]["sha256"]

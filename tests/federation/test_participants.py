@@ -102,7 +102,7 @@ REFUSED = [
     ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
     ("samfed", {"learning_rate": -1}, r"-> optimizer: expected values that torch\.optim\.AdamW takes, fou"),
     ("samfed", {"optimizer#weight_decay": -1}, r"'Invalid weight_decay value: -1'; correct them in the bundle"),
-    ("samfed", {"optimizer#lr": 1000}, r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1000"),
+    ("samfed", {"optimizer#lr": 1.01}, r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1.01"),
     (
         "samfed",
         {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0}]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -17,14 +18,14 @@ import pytest
 from monai.data import set_track_meta
 
 from samfed_monai.bundle import images
-from samfed_monai.core.errors import Refused, SamFedError
+from samfed_monai.core.errors import Problem, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
 from samfed_monai.federation import ProcessTransport, Site
 from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places
-from samfed_monai.federation.process_transport import workers_of
+from samfed_monai.federation.process_transport import as_raised, described, workers_of
 from samfed_monai.protocol import Failure, Kind, Message, Task
 from tests.federation.test_job import CLIENT, UNLIKE, job
 from tests.federation.toys import QUIET
@@ -213,6 +214,20 @@ def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tm
     wrong = {**STEPS, "terms#pseudo_label#teacher": "sma"}
     with pytest.raises(Refused, match="found the guide 'sma'"):
         job(small_federation, tmp_path / "run", train=wrong, warm_start_steps=0, workers=2).run()
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (Refused([Problem("a", "1", "2", "hint")]), Refused([Problem("a", "1", "2", "hint")])),
+        (Stopped("full", "make room"), Stopped("full", "make room")),
+        (OSError(13, "no"), OSError(13, "Permission denied, at site-1:\nPermissionError: [Errno 13] no\n")),
+        (KeyError("x"), RuntimeError("in the process of site-1:\nKeyError: 'x'\n")),
+    ],
+)
+def test_what_a_process_raises_is_raised_here_as_the_same_kind(error, again):
+    raised = as_raised(json.loads(json.dumps(described(error))), "site-1")
+    assert (type(raised), str(raised)) == (type(again), str(again))
 
 
 @pytest.mark.parametrize(

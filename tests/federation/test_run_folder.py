@@ -137,7 +137,7 @@ def test_fault_51_another_process_is_refused_and_a_dead_ones_lock_is_taken_over(
         ([], None, 0, 0),
         ([0.7, 0.79], 0.8, START, 2),
         ([0.8, 0.7], 0.8, START, 1),
-        ([0.7, 0.81, 0.7, 0.7], 0.8, 1, 2),
+        ([0.7, 0.875, 0.7, 0.7], 0.8, 1, 2),
         ([0.5], 0.0, 0, 0),
     ],
 )
@@ -252,26 +252,19 @@ def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, option
         assert [r for r in range(len(dice)) if list(folder.store.clients(r).glob("*"))] == states
 
 
+SCORES = {"dice": 0.5, "iou": 0.4, "hd95": 3.0, "n": 2, "empty": {"both": 0, "prediction": 0, "label": 0}}
+
+
 def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
-    ok = {
-        "status": "ok", "reason": None, "n": 4, "seconds": 1.5, "terms": {"sam_kd": 0.25},
-        "validation": {"dice": 0.5, "iou": 0.4, "hd95": None, "n": 2,
-                       "empty": {"both": 1, "prediction": 0, "label": 0}},
-        "up_bytes": 10, "down_bytes": 20,
-    }  # fmt: skip
-    skipped = {**ok, "status": "skipped", "reason": "RuntimeError", "n": None, "terms": {}, "validation": None}
-    RunFolder(tmp_path).write_table([{"round": 0, "sites": {"a": ok, "b, c": skipped}}])
+    validation = {**SCORES, "empty": {"both": 1, "prediction": 0, "label": 0}}
+    ok = {"status": "ok", "reason": None, "n": 4, "seconds": 1.5, "terms": {"sam_kd": 0.25}, "validation": validation}
+    ok |= {"expected": {"dice": 0.75, "images": 4, "groups": []}, "up_bytes": 10, "down_bytes": 20}
+    bare = {**ok, "status": "skipped", "reason": "late", "n": None, "terms": {}, "validation": None, "expected": None}
+    RunFolder(tmp_path).write_table([{"round": 0, "sites": {"a": ok, "b, c": bare}}])
     first, second = csv.DictReader((tmp_path / "federation.csv").open())
     assert tuple(first) == (*COLUMNS, "term_sam_kd")
-    assert (first["dice"], first["hd95"], first["images"], first["empty_both"], first["term_sam_kd"]) == (
-        "0.5", "", "2", "1", "0.25",
-    )  # fmt: skip
-    assert (second["site"], second["status"], second["reason"], second["term_sam_kd"]) == (
-        "b, c", "skipped", "RuntimeError", "",
-    )  # fmt: skip
-
-
-SCORES = {"dice": 0.5, "iou": 0.4, "hd95": 3.0, "n": 2, "empty": {"both": 0, "prediction": 0, "label": 0}}
+    assert ";".join(first.values()) == "0;a;ok;;4;0.5;0.4;3.0;2;1;0;0;0.75;1.5;10;20;0.25"
+    assert ";".join(second.values()) == "0;b, c;skipped;late;;;;;;;;;;1.5;10;20;"
 
 
 def test_a_table_that_grows_round_by_round_is_the_one_written_at_once(tmp_path, monkeypatch):
@@ -304,6 +297,9 @@ def test_a_round_is_told_in_one_line():
     scored = {**missing, "status": "ok", "validation": SCORES}
     record = round_record(2, 30, {"a": scored, "b": missing}, {"training": 17.2, "controller": 0.4})
     assert round_line(record) == "round 3 of 30: validation Dice 0.500, lowest 0.500 (a), skipped b, 18 s"
+    missing["expected"] = {"dice": 0.75, "images": 4, "groups": []}
+    assert "validation Dice 0.500, expected 0.750, lowest 0.500 (a), skipped b," in round_line(record)
+    del missing["expected"]
     assert round_line(round_record(0, 1, {"b": missing}, {})) == "round 1 of 1: no validation scores, skipped b, 0 s"
 
 

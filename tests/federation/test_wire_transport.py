@@ -16,14 +16,12 @@ import torch
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import sha256_file
-from samfed_monai.federation import RoundController, RunFolder
 from samfed_monai.federation.site import ClientAlgoSite
 from samfed_monai.federation.wire_transport import Request, WireTransport, waiting
-from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
 from samfed_monai.protocol.transport import NOT_HELD, Failure, HeldWeights, Task, scrub
-from tests.federation.toys import QUIET, FixedClient, weights
+from tests.federation.toys import QUIET, FixedClient, run_clients, weights
 
 SITES = ("site-1", "site-2", "site-3")
 
@@ -68,16 +66,9 @@ def make(meddle: Any = None, sites: tuple[str, ...] = SITES, **options: Any) -> 
     return WireTransport(post, sites, run="ab", progress=QUIET, **options), post
 
 
-def run(path: Path, meddle: Any = None, *, rounds: int = 2, sites: tuple[str, ...] = SITES, **options: Any) -> Any:
+def run(path: Path, meddle: Any = None, *, sites: tuple[str, ...] = SITES, timeout: float = 5.0, **options: Any) -> Any:
     transport, post = make(meddle, sites, patience=1.0)
-    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
-        strategy = FedAvg()
-        strategy.attach(Server(sites, rounds, weights=weights()))
-        options.setdefault("timeout", 5.0)
-        controller = RoundController(
-            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
-        )
-        return controller.run(), post
+    return run_clients(path, dict.fromkeys(sites), transport=transport, timeout=timeout, **options), post
 
 
 def model(path: Path, round: int = 1) -> str:
@@ -228,7 +219,8 @@ def test_fault_52_a_round_that_was_set_aside_is_no_round_whose_state_is_wanted(t
 
 def test_the_line_about_who_is_waited_for():
     assert waiting("train", {"b", "a"}, 245.0) == "train: waiting for a, b (4 min left)"
-    assert waiting("train", ["a"], 42.0) == "train: waiting for a (42 s left)"
+    assert waiting("train", ["a"], 90.0) == "train: waiting for a (2 min left)"
+    assert waiting("train", ["a"], 89.4) == "train: waiting for a (89 s left)"
     assert waiting("train", ["a"], None) == "train: waiting for a"
 
 

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, RunResult, SamFedAlgo
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Kind, Message, Server, Strategy, UpdateGuard
+from samfed_monai.protocol.transport import Transport
 
 torch.set_num_threads(1)
 BUNDLE = Path(__file__).parent / "toy_bundle"
@@ -147,20 +148,29 @@ def toy_weights(seed: int = 0) -> dict[str, Tensor]:
         return dict(ToyNet().state_dict())
 
 
-def controller(folder: RunFolder, clients: dict[str, Any], *, start: dict[str, Tensor] | None = None, **options: Any):
-    """A controller over clients of this process."""
-    rounds = options.pop("rounds", 2)
-    start, guard = start if start is not None else weights(), options.pop("guard", None)
+def controller(
+    folder: RunFolder,
+    clients: Mapping[str, Any],
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    guard: UpdateGuard | None = None,
+    strategy: Strategy | None = None,
+    server: Server | None = None,
+    transport: Transport | None = None,
+    rounds: int = 2,
+    **options: Any,
+) -> RoundController:
+    """A controller over clients of this process, or over a ``transport`` to sites of these names."""
     sites = [site for site in sorted(clients) if site not in options.get("unseen", ())]
-    strategy = options.pop("strategy", None) or FedAvg()
-    strategy.attach(Server(sites, rounds, weights=start, guard=guard))
-    transport = LocalTransport(clients, progress=QUIET)
+    server = server or Server(sites, rounds, weights=weights() if start is None else start, guard=guard)
+    transport = transport or LocalTransport(clients, progress=QUIET)
+    strategy = (strategy or FedAvg()).attach(server)
     return RoundController(
         transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
     )
 
 
-def run_clients(path: Path, clients: dict[str, Any], **options: Any) -> RunResult:
+def run_clients(path: Path, clients: Mapping[str, Any], **options: Any) -> RunResult:
     """A whole federation of such clients; ``options`` are those of :func:`controller`."""
     with RunFolder(path).open({}) as folder:
         return controller(folder, clients, **options).run()
@@ -174,8 +184,7 @@ def die(answer: ExchangeObject) -> None:
 def run_toy(path: Path, *, rounds: int, sites: Sequence[str] = ("site-1", "site-2"), **options: Any):
     """A whole federation on the toy bundle, as a user's job would run it."""
     clients = {site: toy_algo(site, output_dir=path / "evaluation") for site in sites}
-    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
-        return controller(folder, clients, start=toy_weights(), rounds=rounds, **options).run()
+    return run_clients(path, clients, start=toy_weights(), rounds=rounds, **options)
 
 
 @contextmanager

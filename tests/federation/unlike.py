@@ -15,11 +15,11 @@ from monai.fl.utils.constants import ExtraItems
 from monai.transforms import Compose, RandGaussianNoised
 from torch import Tensor
 
-from samfed_monai.federation import LocalTransport, RoundController, RunFolder, RunResult, SamFedAlgo
+from samfed_monai.federation import RunResult, SamFedAlgo
 from samfed_monai.methods.heterogeneous import CondensationFusion, PublicMaskSharing
 from samfed_monai.protocol import Server, Strategy
 from samfed_monai.transforms import LoadTargetd, PublicTargets, WeakViewd
-from tests.federation.toys import BUNDLE, QUIET, ToyImages, ToyNet, copied
+from tests.federation.toys import BUNDLE, ToyImages, ToyNet, copied, run_clients
 
 FILES = ["configs/train.json", "configs/unlike.json"]
 #: Width of each site's network; the server's is 5.
@@ -133,16 +133,11 @@ def run_unlike(
     sites = dict(clients or {s: unlike_algo(s, output_dir=path / "evaluation", **overrides) for s in list(WIDTHS)[:2]})
     if change is not None:
         change(sites)
-    options = dict(options or {})
-    trained = [site for site in sites if site not in options.get("unseen", ())]
+    trained = [site for site in sites if site not in (options or {}).get("unseen", ())]
     strategy = strategy or CondensationFusion(exchange=overrides.get("exchange", "predictions"), floor=0.0)
-    strategy.attach(unlike_server(trained, rounds, **{**overrides, **(server or {})}))
-    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
-        transport = LocalTransport(sites, progress=QUIET)
-        controller = RoundController(
-            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
-        )
-        return controller.run(), sites, strategy
+    own = unlike_server(trained, rounds, **{**overrides, **(server or {})})
+    result = run_clients(path, sites, rounds=rounds, strategy=strategy, server=own, **(options or {}))
+    return result, sites, strategy
 
 
 def own_weights(client: SamFedAlgo) -> dict[str, Tensor]:
