@@ -34,7 +34,7 @@ DEADLINES = {"test_faults.py", "test_submit.py"}
 # Whose processes are forked from one that has torch: it takes seconds to start, once for all of them.
 FORKING = {
     "config/test_workflow.py",
-    *(f"federation/test_{name}.py" for name in ("killed_runs", "process_transport", "teacher")),
+    *(f"federation/test_{name}.py" for name in ("killed_runs", "process_transport")),
 }
 # Whose tests look at the curves of runs.
 DRAWING = {"reports", "study"}
