@@ -54,12 +54,6 @@ def test_two_patches_by_hand():
     torch.testing.assert_close(swapped, torch.tensor([[[[10.0, 30.0, 1.0, 3.0]]]]).repeat(1, 1, 2, 1))
 
 
-def test_a_patch_of_one_value_gives_its_mean_and_takes_one():
-    features = torch.cat([torch.full((1, 1, 2, 2), 5.0), torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])])
-    swapped = swap_styles(features, torch.tensor([1, 0]), 1)
-    assert swapped.flatten().tolist() == [1.0] * 4 + [5.0] * 4
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.7, 1.7, 30.0])
 def test_what_is_rounding_in_a_patch_of_one_value_is_not_made_large(value, dtype):

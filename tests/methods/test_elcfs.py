@@ -181,21 +181,16 @@ def test_bands_by_hand():
     assert torch.equal(outside[0, 0], cross)
     none, beside = boundary_bands(torch.zeros(1, 1, 4, 4))
     assert none.sum() == beside.sum() == 0
-    features = torch.arange(16.0).view(1, 1, 4, 4)
-    bands = torch.zeros(2, 1, 4, 4)
-    bands[0, 0, 0] = 1
-    means, there = band_features(features.repeat(2, 1, 1, 1), bands)
-    assert (means[0].item(), there.tolist()) == (1.5, [True, False])
 
 
 def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image():
-    features = torch.tensor([[[[1.0, 5.0]], [[10.0, 20.0]]], [[[3.0, 7.0]], [[0.0, -1.0]]]])
-    bands = torch.zeros(2, 1, 2, 4)
+    features = torch.tensor([[[[1.0, 5.0]], [[10.0, 20.0]]], [[[3.0, 7.0]], [[0.0, -1.0]]], [[[1.0, 1.0]]] * 2])
+    bands = torch.zeros(3, 1, 2, 4)
     bands[0, 0, 0, :3] = bands[0, 0, 1, 0] = 1  # three pixels of the first feature, one of the second
     bands[1, 0, 1, 3] = 1
     means, there = band_features(features, bands)
-    assert means.tolist() == [[0.75 * 1 + 0.25 * 5, 0.75 * 10 + 0.25 * 20], [7.0, -1.0]]
-    assert there.tolist() == [True, True]
+    assert means[:2].tolist() == [[0.75 * 1 + 0.25 * 5, 0.75 * 10 + 0.25 * 20], [7.0, -1.0]]
+    assert there.tolist() == [True, True, False]
 
 
 def test_bands_are_one_pixel_inside_and_five_outside():
@@ -221,10 +216,10 @@ def test_the_contrast_by_hand():
 class Tiny(nn.Module):
     """Two convolutions; the second is the head."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 1, 1)
+        self.first, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, outputs, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.head(self.first(image).relu())
@@ -232,11 +227,16 @@ class Tiny(nn.Module):
 
 LABEL = torch.zeros(2, 1, 8, 8)
 LABEL[:, :, 2:6, 2:6] = 1
+CLASSES = torch.zeros(2, 3, 8, 8)
+CLASSES[:, 1, 1:4, 1:7] = CLASSES[:, 2, 4:7, 1:7] = 1
+CLASSES[:, 0] = 1 - CLASSES.sum(1)
 
 
-def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None) -> tuple[torch.Tensor, list]:
+def ran(
+    term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None, label: torch.Tensor = LABEL
+) -> tuple[torch.Tensor, list]:
     """The term on two images, with the features of the first pass kept as an engine's events have it."""
-    image, label = images(1, 2, 8, 8), LABEL
+    image = images(1, 2, 8, 8)
     seen: list[torch.Tensor] = []
 
     def infer(batch: torch.Tensor, callable_: Any) -> torch.Tensor:
@@ -301,41 +301,24 @@ def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
     assert kept.diff().min() > 0, "each its own"
 
 
-def test_the_contrast_is_of_features_before_and_after_and_counts_as_often_as_gamma_says():
-    network, values = Tiny(), []
+@pytest.mark.parametrize(
+    ("label", "borders"), [(LABEL, [LABEL]), (CLASSES, [CLASSES[:, 1:2], CLASSES[:, 2:]])], ids=["one class", "two"]
+)
+def test_the_contrast_at_each_classes_border_is_of_features_before_and_after_and_counts_by_gamma(label, borders):
+    network, values = Tiny(label.shape[1]), []
     for gamma in (0.0, 0.3):
         term = EpisodicTerm(network=network, inner=0.0, gamma=gamma, temperature=0.5)
         term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
         torch.manual_seed(5)
-        value, seen = ran(term, network)
+        value, seen = ran(term, network, label=label)
         values.append(value)
-    bands = boundary_bands(LABEL)
     features = [network.first(each).relu() for each in (images(1, 2, 8, 8), seen[0])]
-    vectors = torch.cat([band_features(each, band)[0] for band in bands for each in features])
-    contrast = boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
+    contrast = torch.zeros(())
+    for border in borders:
+        vectors = torch.cat([band_features(each, band)[0] for band in boundary_bands(border) for each in features])
+        contrast = contrast + boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
     assert contrast > 0.01
     torch.testing.assert_close(values[1] - values[0], 0.3 * contrast)
-
-
-def test_of_several_classes_each_has_a_contrast_at_its_own_border_and_the_background_none():
-    network, label = Tiny(), torch.zeros(2, 3, 8, 8)
-    label[:, 0], label[:, 1, 1:4, 1:7], label[:, 2, 4:7, 1:7] = 1, 1, 1
-    label[:, 0] -= label[:, 1] + label[:, 2]
-    network.head = nn.Conv2d(4, 3, 1)
-    term, image = EpisodicTerm(network=network, inner=0.0, gamma=1.0, temperature=0.5), images(1, 2, 8, 8)
-    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
-    term._features.listen()
-    output = {"image": image, "label": label, "pred": network(image)}
-    state = SimpleNamespace(output=output, iteration=1, round=2, rounds=5, batch=output)
-    engine = SimpleNamespace(
-        network=network, inferer=lambda batch, called: called(batch), loss_function=nn.CrossEntropyLoss(), state=state
-    )
-    term.value(None, engine)
-    features = [term._features.kept[0], term._features.kept[-1][:2]]
-    each = [term._contrast(features, label[:, at : at + 1]) for at in (1, 2)]
-    term._features.stop()
-    torch.testing.assert_close(state.terms["episode_contrast"], each[0] + each[1])
-    assert each[0] > 0.01
 
 
 def test_own_images_count_where_the_student_is_sure():

@@ -57,18 +57,6 @@ def test_the_head_moves_alone_and_then_the_body_alone_in_every_epoch():
     assert all(weight.requires_grad for weight in network.parameters())
 
 
-def test_a_failed_step_leaves_everything_trainable():
-    def fail(engine: Any) -> None:
-        raise RuntimeError("toy")
-
-    network = toy_network()
-    trainer = toy_trainer([AlternatingParts(personal=HEAD)], network=network)
-    trainer.add_event_handler(Events.ITERATION_STARTED, fail)
-    with pytest.raises(RuntimeError, match="toy"):
-        trainer.run()
-    assert all(weight.requires_grad for weight in network.parameters())
-
-
 @pytest.mark.parametrize(
     ("personal", "share", "steps", "message"),
     [

@@ -166,15 +166,9 @@ def answer(site: str, masks: torch.Tensor) -> Message:
     return Message(Kind.SOFT_MASKS, site, 0, 2, n=4, tensors={"masks": masks})
 
 
-def spy_on_servers_phase(strategy: CondensationFusion, monkeypatch) -> list:
-    calls = []
-    monkeypatch.setattr(strategy.sharing.phase, "run", lambda *arguments: calls.append(arguments) or {})
-    return calls
-
-
 def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
     strategy = attached(floor=0.5)
-    calls = spy_on_servers_phase(strategy, monkeypatch)
+    calls = spy_on_phase(strategy.sharing, monkeypatch)
     good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
     first, second = good.clone(), empty.clone()
     first[3:], second[3:] = empty[3:], good[3:]  # each knows one half
@@ -190,7 +184,7 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
     best = label_masks()
     for floor, expected in ((0.99, False), (0.0, True)):
         strategy = attached(floor=floor)
-        calls = spy_on_servers_phase(strategy, monkeypatch)
+        calls = spy_on_phase(strategy.sharing, monkeypatch)
         reliability = strategy.sharing.predictor.reliability(best)
         assert (reliability < 0.99).any()
         strategy.configure(0)
@@ -198,7 +192,7 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
         low = reliability < 0.99
         assert calls[0][3][low].tolist() == [expected] * int(low.sum())
     strategy = attached(floor=0.0)
-    calls = spy_on_servers_phase(strategy, monkeypatch)
+    calls = spy_on_phase(strategy.sharing, monkeypatch)
     strategy.configure(0)
     strategy.aggregate(0, {"a": answer("a", strategy.sharing.own_masks().clone())})
     assert not calls[0][3].any(), "as reliable as the server is not better"
@@ -206,19 +200,10 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
 
 def test_a_round_without_answers_leaves_the_server_as_it_was(monkeypatch):
     strategy = attached()
-    calls = spy_on_servers_phase(strategy, monkeypatch)
+    calls = spy_on_phase(strategy.sharing, monkeypatch)
     strategy.configure(0)
     strategy.aggregate(0, {})
     assert calls == []
-
-
-def test_answers_of_the_round_before_are_forgotten(monkeypatch):
-    strategy = attached()
-    spy_on_servers_phase(strategy, monkeypatch)
-    strategy.configure(0)
-    strategy.accept(0, "a", answer("a", label_masks()))
-    strategy.configure(1)
-    assert strategy._answers == {}
 
 
 def test_what_is_sent_and_expected_by_exchange():

@@ -105,14 +105,6 @@ def test_a_site_that_does_not_say_its_number_is_left_out():
     assert strategy.global_weights["w"].item() == 0.0
 
 
-def test_numbers_of_a_round_that_was_not_finished_are_forgotten():
-    strategy = Told().attach(SERVER)
-    strategy.configure(0)
-    strategy.accept(0, "a", said("a", 1.0, 9.0, 1))
-    one_round(strategy, said("b", 2.0, 5.0, 1))
-    assert strategy.asked[0][2].tolist() == [5.0, 5.0, 5.0]
-
-
 @pytest.mark.parametrize("to", [None, [0.25, 0.75, 0.0]])
 def test_a_round_is_stored_with_weights_and_images(to):
     strategy = Told(to).attach(SERVER)
