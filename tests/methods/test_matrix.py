@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from samfed_monai.cli.main import main
 from samfed_monai.config.variants import declared
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList, render_synthetic
@@ -43,18 +44,16 @@ ONE_BATCH = {"sharing#batches": 1, "sharing#first_batches": 1}
 IN_TURN = {"sharing#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_steps": 2}
 
 #: Method to what makes it do something in two short rounds, and numbers that its sites report in the second one. Of the
-#: rules that keep every answer one has a row; ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in ``federation/``.
+#: rules that keep every answer one has a row; ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in ``federation/``,
+#: ``drflm``, ``fedda`` and ``fedda_cyclic`` in ``flare/``.
 ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "apple": (SURE, {"share_0", "share_1"}),
     "cpss": (SURE, {"style_swap"}),
     "ditto": (SURE, {"ditto"}),
-    "drflm": ({**SURE, "strategy#step": 5.0}, {"local_mixup", "local_mixup_all"}),
     "elcfs": (SURE, {"episode", "episode_contrast"}),
     "elcfs_labelled": ({}, {"episode"}),
     "fedala": ({**SURE, **ONE_BATCH}, {"mixed"}),
     "fedca": ({**SURE, "terms#contrast#rounds": 1}, {"pseudo_label"}),
-    "fedda": ({"terms#domain#weight": 1.0}, {"domain", "separated"}),
-    "fedda_cyclic": ({"terms#domain#weight": 1.0}, {"domain"}),
     "fedgin": (SURE, {"pseudo_label"}),
     "fedicra": (IN_TURN, {"own", "tree", "crf", "sites"}),
     "fedmd": (UNLIKE, {"public_kd", "public_supervised"}),
@@ -172,11 +171,14 @@ def test_two_rounds_come_to_results_with_what_the_method_declares(ran, variant):
         assert kinds == {"metrics", KINDS.get(method.exchange, method.exchange)}
 
 
-#: Rules at the server, whose rounds ``test_strategies.py`` goes on with, and rows whose sites do what another row's do.
-SAME_SITES = {"norm_clipping", "trimmed_mean", "supervised", "elcfs_labelled", "fedda_cyclic", "see_few"}
+#: Methods of which a site, a guide or the server keeps something from round to round, and one that keeps nothing.
+KEEPING = (
+    *("apple", "clustered_sites", "ditto", "elcfs", "fedala", "fedca", "fedicra", "fedmd", "fedproto", "fedrep"),
+    *("fedsemidg", "hssf", "local_only", "no_sam", "see", "semifl"),
+)
 
 
-@pytest.mark.parametrize("variant", present(*[name for name in ROWS if name not in SAME_SITES]))
+@pytest.mark.parametrize("variant", present(*KEEPING))
 def test_what_a_killed_run_leaves_goes_on_to_the_same_bits(ran, variant):
     found = ran(variant)
     assert not (found.cut / "rounds" / "001").exists()
@@ -202,6 +204,18 @@ def test_a_site_keeps_what_is_its_own_and_sends_the_networks_own_names_alone(ran
     plain = ran("no_sam").record(1)["sites"]
     for site, entry in found.record(1)["sites"].items():
         assert abs(entry["up_bytes"] - plain[site]["up_bytes"]) < 500, "a few more numbers in the header"
+
+
+@needs("cpss", "cpss_adapt")
+def test_a_new_site_goes_on_from_the_model_of_a_finished_federation(ran, build, tmp_path):
+    found, model = ran("cpss"), tmp_path / "model.safetensors"
+    assert main(["model", str(found.whole), "--output", str(model)]) == 0
+    images = {"datalist": str(found.federation / "2.json"), "data_root": str(found.federation)}
+    adapted = build("cpss_adapt", **images, model=str(model), learning_rate=0.0)
+    adapted.run()
+    given, trained = safe_load(model), dict(adapted.trainer.network.named_parameters())
+    assert trained.keys() <= given.keys()
+    assert all(torch.equal(given[name], weight) for name, weight in trained.items())
 
 
 @needs("elcfs")

@@ -102,11 +102,7 @@ def test_the_other_path_teaches_the_one_that_is_trained(path):
     [
         (LoadBalanceTerm, PLAIN, "terms#load_balance: expected one with experts"),
         (ExpertUsage, PLAIN, r"after#expert_usage \(ExpertUsage\): expected one with experts"),
-        (
-            MutualDistillationTerm,
-            PLAIN,
-            "found a SAM network without experts; set .*to 4, or disable",
-        ),
+        (MutualDistillationTerm, PLAIN, "found a SAM network without experts; set .*to 4, or disable"),
         (MutualDistillationTerm, toy_network(), "mutual_kd: expected a SAM network with experts, found Sequential"),
         (DecoupledStages, toy_network(), r"DecoupledStages\): expected a network with a global and a personal path"),
     ],
