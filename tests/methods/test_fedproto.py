@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from samfed_monai.config.variants import variant_files
+from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.federation.workflow import client_config
 from samfed_monai.methods.fedproto import (
     ClassSums,
     Prototypes,
@@ -25,9 +26,6 @@ from samfed_monai.networks import client_network
 from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import server_sharing
-
-BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-
 
 FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
 LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
@@ -114,6 +112,13 @@ def test_it_pulls_towards_the_global_prototypes_by_its_weight():
     assert network.gain.grad.item() == pytest.approx(3.0 * -1.0)
 
 
+def headed(width: int) -> nn.Module:
+    """A network that is known by its head, to features of this width."""
+    network = nn.Module()
+    network.segmentation_head = nn.Conv2d(width, 1, 1)
+    return network
+
+
 class Term:
     """Keeps what it is given to pull towards."""
 
@@ -129,8 +134,7 @@ def made(term: Term) -> tuple[PrototypeSharing, list]:
     sharing, calls = server_sharing(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
     assert isinstance(sharing, PrototypeSharing)
     sharing.term = term  # type: ignore[assignment]
-    sharing.network = nn.Module()
-    sharing.network.segmentation_head = nn.Conv2d(3, 1, 1)
+    sharing.network = headed(3)
     sharing.phase = SimpleNamespace(run=lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
     return sharing, calls
 
@@ -170,19 +174,8 @@ def test_without_a_step_there_is_nothing_to_give():
         made(Term())[0].share()
 
 
-class Headed(nn.Module):
-    """A network whose features have a width of choice."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body, self.segmentation_head = nn.Conv2d(3, width, 1), nn.Conv2d(width, 1, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.segmentation_head(self.body(images))
-
-
 def strategy(**widths: int) -> Prototypes:
-    networks = {site: lambda width=width: Headed(width) for site, width in widths.items()}
+    networks = {site: partial(headed, width) for site, width in widths.items()}
     return Prototypes().attach(Server(sorted(widths), 2, networks=networks))
 
 
@@ -224,8 +217,8 @@ def test_fault_78_prototypes_that_overflow_are_left_out(means, counts, where):
 
 
 def test_a_capped_share_is_that_of_pixels_class_by_class():
-    networks = {site: lambda: Headed(1) for site in "abc"}
-    made = Prototypes().attach(Server("abc", 2, networks=networks, guard=UpdateGuard(largest_share=0.5)))
+    made = strategy(a=1, b=1, c=1)
+    made.server = replace(made.server, guard=UpdateGuard(largest_share=0.5))
     made.configure(0)
     made.accept(0, "a", answer("a", [[1.0], [1.0]], [2.0, 0.0]))
     made.accept(0, "b", answer("b", [[1.0], [1.0]], [2.0, 6.0]))
@@ -250,8 +243,5 @@ def test_features_of_two_widths_are_refused_with_both_sites():
 
 @pytest.mark.parametrize("bundle", ["samfed_polyp", "samfed_skin"])
 def test_the_networks_that_sites_take_by_default_have_features_of_one_width(bundle):
-    root = BUNDLES / bundle
-    files = [str(path) for path in variant_files(root, "fedproto")]
-    config = WorkflowConfig(root, ("configs/train.json", *files))
-    widths = {feature_width(client_network(name)) for name in config.value("mixed_networks")}
-    assert (len(config.value("mixed_networks")), len(widths)) == (2, 1)
+    names = client_config(find_bundle(bundle), "fedproto", {}).value("mixed_networks")
+    assert (len(names), len({feature_width(client_network(name)) for name in names})) == (2, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -22,21 +24,15 @@ from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
 
 
-class Engine:
+def engine_of(**batch) -> SimpleNamespace:
     """What a term sees of a trainer."""
-
-    class state:
-        iteration, round, rounds = 1, 0, 1
-
-    def __init__(self, **batch) -> None:
-        self.state.batch, self.state.terms = batch, {}
-        self.state.terms_iteration = None
-        self.state.output = {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
+    output = {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
+    return SimpleNamespace(state=SimpleNamespace(iteration=1, round=0, rounds=1, batch=batch, output=output))
 
 
 def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
     target = torch.full((2, 1, 2, 2), 0.9)
-    engine = Engine(target=target, target_gate=torch.tensor([1.0, 0.0]))
+    engine = engine_of(target=target, target_gate=torch.tensor([1.0, 0.0]))
     PublicDistillationTerm(weight=3.0, temperature=2.0)(engine)
     single = distillation_kl(torch.zeros(1, 1, 2, 2), target[:1], 2.0).item()
     assert engine.state.terms["public_kd"].item() == pytest.approx(single / 2)
@@ -46,7 +42,7 @@ def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
 
 
 def test_a_batch_without_targets_adds_nothing():
-    engine = Engine()
+    engine = engine_of()
     PublicDistillationTerm()(engine)
     assert engine.state.output["loss"].item() == 2.0
     assert engine.state.terms.keys() == {"supervised"}

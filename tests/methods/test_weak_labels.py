@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 
 from samfed_monai.bundle import SiteImages
 from samfed_monai.core.errors import Refused
-from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.losses import without_label
 from samfed_monai.methods.weak_labels import (
@@ -185,30 +185,17 @@ def test_an_image_is_resized_by_area_with_its_label_or_without_one() -> None:
     assert both["label"].tolist() == [[[1.0, 255.0], [0.0, 0.0]]]
 
 
-@pytest.fixture(scope="module")
-def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weak")
-    counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 2, "test": 2, "size": (64, 64)}
-    listed = render_synthetic(folder / "images", sites=2, labelled=True, **counts)
-    first, second = sorted(listed.sites)
-    drawn = weaken_list(listed, folder / "images", {first: "points", second: "box"})
-    drawn.save(folder / "list.json")
-    return folder
-
-
-def test_another_method_refuses_them_before_any_work(weak: Path) -> None:
-    images = {"datalist": weak / "list.json", "data_root": weak / "images", "site": "site-1"}
+def test_another_method_refuses_them_before_any_work(small_federation, small_list, tmp_path) -> None:
+    folder = Path(shutil.copytree(small_federation, tmp_path / "images"))
+    weaken_list(small_list, folder, dict.fromkeys(small_list.sites, "points")).save(tmp_path / "list.json")
+    images = {"datalist": tmp_path / "list.json", "data_root": folder, "site": "site-1"}
     expected = (
-        r"-> site-1 -> unlabelled: expected masks.*found 6 weak labels \(points\); take a method .*--variant weak"
+        r"-> site-1 -> unlabelled: expected masks.*found 4 weak labels \(points\); take a method .*--variant weak"
     )
     with pytest.raises(Refused, match=expected):
         SiteImages(**images).records("labelled")
     with pytest.raises(Refused, match=expected):
         SiteImages(**images, oracle=True).records("unlabelled")
     kinds = [record["label_kind"] for record in SiteImages(**images, weak_labels=True).records("labelled")]
-    assert kinds == ["points"] * 6
-
-
-def test_records_without_labels_do_not_mind(weak: Path) -> None:
-    records = load_records(weak / "list.json", weak / "images", split="unlabelled", site="site-1")
-    assert not any("label_kind" in record for record in records)
+    assert kinds == ["points"] * 4
+    assert not any("label_kind" in record for record in SiteImages(**images).records("unlabelled"))
