@@ -11,6 +11,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
 from tests.methods.personal import Six, numbers_of, six, six_trainer
+from tests.methods.rounds import a_round
 
 OWN = [1.0, 0.0, 2.0, -1.0, 4.0, 0.0]
 OTHER = [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]
@@ -161,8 +162,7 @@ def test_the_first_round_sends_the_start_and_later_ones_the_cores_of_the_others(
 def test_at_the_prior_every_site_has_fedavgs_mean():
     strategy, plain = server(Apple()), server(FedAvg())
     for each in (strategy, plain):
-        each.configure(0)
-        each.aggregate(0, answers())
+        a_round(each, answers())
     for site, message in strategy.configure(1).items():
         network = Six(CORES[site])
         sharing = AppleSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1), site=site)
@@ -173,8 +173,7 @@ def test_at_the_prior_every_site_has_fedavgs_mean():
 
 def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
     strategy = server(Apple())
-    strategy.configure(0)
-    strategy.aggregate(0, answers(sites=("s0", "s1")))
+    a_round(strategy, answers(sites=("s0", "s1")))
     sent = strategy.configure(1)["s0"].tensors
     assert sent["prior"].tolist() == pytest.approx([0.5, 1 / 6, 1 / 3])
     assert sent["core_2.a"].tolist() == START[:4]

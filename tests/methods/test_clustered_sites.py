@@ -18,6 +18,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy import Privacy, notes_on_statistics, privacy_account, require_possible
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
+from tests.methods.rounds import a_round
 
 SITES = ("a", "b", "c", "d")
 
@@ -92,8 +93,7 @@ def begun(places: dict[str, float], away: tuple[str, ...] = (), **options: Any) 
     """A strategy after a round in which all but those ``away`` sent a descriptor."""
     strategy = ClusteredFedAvg(levels=2, **options)
     strategy.attach(server((*places, *away)))
-    strategy.configure(0)
-    strategy.aggregate(0, {site: answer(site, VALUES.get(site, 1.0), place=at) for site, at in places.items()})
+    a_round(strategy, {site: answer(site, VALUES.get(site, 1.0), place=at) for site, at in places.items()})
     return strategy
 
 
@@ -118,8 +118,7 @@ def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> 
 def test_who_joins_later_looks_at_the_mean_distance_however_many_sites_a_cluster_has() -> None:
     places = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 lies 0.55 from two and 0.4 from three of them
     strategy = begun(places, away=("e",))
-    strategy.configure(1)
-    strategy.aggregate(1, {"e": answer("e", 5.0, place=0.6, round=1)})
+    a_round(strategy, {"e": answer("e", 5.0, place=0.6, round=1)}, 1)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}
 
 

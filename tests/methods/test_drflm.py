@@ -14,6 +14,7 @@ from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascended
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
+from tests.methods.rounds import a_round
 
 
 def test_equal_losses_keep_the_weights_and_larger_ones_gain():
@@ -62,12 +63,10 @@ def attached(strategy: Any) -> Any:
 
 def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights():
     strategy = attached(DistributionallyRobust(step=1.0))
-    strategy.configure(0)
-    strategy.aggregate(0, answers(math.log(3.0), 0.0))
+    a_round(strategy, answers(math.log(3.0), 0.0))
     assert strategy.global_weights["w"][0].item() == 4.0  # (1 + 3 * 5) / 4
     assert strategy.weights == pytest.approx({"s0": 0.5, "s1": 0.5})  # 1/4 * 3 against 3/4
-    strategy.configure(1)
-    strategy.aggregate(1, answers(0.0, 0.0, round=1))
+    a_round(strategy, answers(0.0, 0.0, round=1), 1)
     assert strategy.global_weights["w"][0].item() == pytest.approx(3.0)
 
 
@@ -75,8 +74,7 @@ def test_a_step_of_zero_is_fedavg_to_the_bit():
     strategy, plain = attached(DistributionallyRobust(step=0.0)), attached(FedAvg())
     for round in range(3):
         for each in (strategy, plain):
-            each.configure(round)
-            each.aggregate(round, answers(0.9, 0.1, round=round, counts=(1 + 2 * round, 3)))
+            a_round(each, answers(0.9, 0.1, round=round, counts=(1 + 2 * round, 3)), round)
         assert all(torch.equal(strategy.global_weights[name], plain.global_weights[name]) for name in ("w", "count"))
 
 

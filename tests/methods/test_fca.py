@@ -12,6 +12,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fca import ClientTailored, agreement
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
+from tests.methods.rounds import a_round
 
 ONE = torch.ones(3)
 #: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.
@@ -68,8 +69,7 @@ def test_the_threshold_below_every_cosine_is_fedavg_and_above_all_is_training_al
     common, alone, plain = made(ClientTailored(threshold=-1.0)), made(ClientTailored(threshold=1.0)), made(FedAvg())
     updates = {s: answer(s, [[1.0, v], [v, 1.0]], [1.0, v], n=int(v)) for s, v in (("s0", 1.0), ("s1", 3.0))}
     for strategy in (common, alone, plain):
-        strategy.configure(0)
-        strategy.aggregate(0, updates)
+        a_round(strategy, updates)
     for site in updates:
         for name in ("a", "b"):
             torch.testing.assert_close(common.evaluation(site)[name], plain.global_weights[name])
@@ -122,8 +122,7 @@ def test_a_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
 def test_updates_count_from_what_a_site_was_sent():
     strategy = made(ClientTailored())
     for round in range(2):
-        strategy.configure(round)
-        strategy.aggregate(round, {s: replace(m, round=round) for s, m in FIRST.items()})
+        a_round(strategy, {s: replace(m, round=round) for s, m in FIRST.items()}, round)
     # in the second round s0 comes back from [2.5, 2.5] to [1, 1] and s1 goes on to [3, 3]: they part
     assert strategy.evaluation("s0")["a"].tolist() == [[1.0, 1.0], [1.0, 0.0]]
     assert strategy.evaluation("s1")["a"].tolist() == [[3.0, 3.0], [-1.0, 0.0]]
@@ -131,12 +130,10 @@ def test_updates_count_from_what_a_site_was_sent():
 
 def test_a_site_that_did_not_answer_keeps_its_model():
     strategy = made(ClientTailored())
-    strategy.configure(0)
-    strategy.aggregate(0, FIRST)
+    a_round(strategy, FIRST)
     before = {name: tensor.clone() for name, tensor in strategy.evaluation("s1").items()}
     for round in (1, 2):
-        strategy.configure(round)
-        strategy.aggregate(round, {"s0": answer("s0", [[9.0, 9.0], [9.0, 9.0]], [9.0, 9.0], round=round)})
+        a_round(strategy, {"s0": answer("s0", [[9.0, 9.0], [9.0, 9.0]], [9.0, 9.0], round=round)}, round)
     assert all(torch.equal(strategy.evaluation("s1")[name], tensor) for name, tensor in before.items())
     assert strategy.evaluation("s0")["b"].tolist() == [9.0, 9.0]
 

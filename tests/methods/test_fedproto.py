@@ -26,6 +26,7 @@ from samfed_monai.networks import client_network
 from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import server_sharing
+from tests.methods.rounds import a_round
 
 FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
 LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
@@ -186,9 +187,8 @@ def answer(site: str, means: list, counts: list) -> Message:
 
 def test_the_mean_is_weighted_by_pixels_class_by_class():
     made = strategy(a=2, b=2)
-    made.configure(0)
-    made.aggregate(
-        0,
+    a_round(
+        made,
         {
             "a": answer("a", [[1.0, 1.0], [8.0, 0.0]], [3.0, 1.0]),
             "b": answer("b", [[5.0, 1.0], [0.0, 0.0]], [1.0, 0.0]),

@@ -27,6 +27,7 @@ from samfed_monai.methods.fedsemidg import (
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from tests.handlers.toy import Shown, next_round, toy_loader, toy_trainer
+from tests.methods.rounds import a_round
 
 
 def test_gaps_move_weights_as_by_hand():
@@ -95,8 +96,7 @@ def test_from_the_second_round_on_a_rounds_own_gaps_decide_how_it_is_averaged_as
     names = [f"s{at}" for at in range(3)]
     strategy, found = GeneralisationAware(step=0.3).attach(Server(names, 10, weights={"w": torch.zeros(1)})), []
     for number, of_round in enumerate(gaps):
-        strategy.configure(number)
-        strategy.aggregate(number, answers(of_round, number))
+        a_round(strategy, answers(of_round, number), number)
         found.append(strategy.global_weights["w"].item())
     assert found == pytest.approx(as_published(gaps), abs=1e-6)
     assert found[0] == 1.0

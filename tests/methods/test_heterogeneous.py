@@ -22,6 +22,7 @@ from samfed_monai.methods.heterogeneous import (
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
+from tests.methods.rounds import a_round
 
 
 def engine_of(**batch) -> SimpleNamespace:
@@ -168,8 +169,7 @@ def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
     good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
     first, second = good.clone(), empty.clone()
     first[3:], second[3:] = empty[3:], good[3:]  # each knows one half
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", first), "b": answer("b", second)})
+    a_round(strategy, {"a": answer("a", first), "b": answer("b", second)})
     (round, rounds, masks, gate) = calls[0]
     assert (round, rounds) == (0, 2)
     assert torch.equal(masks, good)
@@ -183,22 +183,19 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
         calls = spy_on_phase(strategy.sharing, monkeypatch)
         reliability = strategy.sharing.predictor.reliability(best)
         assert (reliability < 0.99).any()
-        strategy.configure(0)
-        strategy.aggregate(0, {"a": answer("a", best)})
+        a_round(strategy, {"a": answer("a", best)})
         low = reliability < 0.99
         assert calls[0][3][low].tolist() == [expected] * int(low.sum())
     strategy = attached(floor=0.0)
     calls = spy_on_phase(strategy.sharing, monkeypatch)
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", strategy.sharing.own_masks().clone())})
+    a_round(strategy, {"a": answer("a", strategy.sharing.own_masks().clone())})
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 
 def test_a_round_without_answers_leaves_the_server_as_it_was(monkeypatch):
     strategy = attached()
     calls = spy_on_phase(strategy.sharing, monkeypatch)
-    strategy.configure(0)
-    strategy.aggregate(0, {})
+    a_round(strategy, {})
     assert calls == []
 
 

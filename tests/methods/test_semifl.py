@@ -110,8 +110,6 @@ def test_tuning_may_use_gradients():
     ("change", "message"),
     [
         ({"w": torch.full((2,), float("nan"))}, "training at the server, round 1 -> w: .*found NaN or infinity"),
-        ({"w": torch.zeros(3)}, r"w: expected shape \(2,\), found shape \(3,\)"),
-        ({"w": torch.zeros(2, dtype=torch.float64)}, "w: expected torch.float32, found torch.float64"),
         ({"v": torch.zeros(2)}, "v: expected only the network's own names, found an unknown tensor"),
     ],
 )
