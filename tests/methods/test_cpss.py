@@ -19,7 +19,7 @@ from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.cpss import AdaptFrom, NoLabels, StyleSwapTerm, patches_of, swap_styles
 from samfed_monai.networks.key_patterns import KeySplit
 from tests.handlers.toy import Shown, next_round, same, toy_network, toy_trainer, weights
-from tests.methods import needs
+from tests.methods import engine_of, needs
 
 
 def maps(seed: int, batch: int = 2, height: int = 9, width: int = 8) -> torch.Tensor:
@@ -88,11 +88,8 @@ def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatc
     weak[..., :2, :] = 0.75  # as sure as tau is not surer
     monkeypatch.setattr(torch, "randperm", lambda count: torch.arange(count).roll(3))
     guidance = Guidance(student=weak, weak_view=weak, guides={}, batch={"image_strong": own})
-    state = SimpleNamespace(batch={"image": public, "label": truth}, round=2, rounds=5)
-    loss = nn.BCEWithLogitsLoss()
-    engine = SimpleNamespace(
-        network=network, inferer=lambda image, called: called(image), loss_function=loss, state=state
-    )
+    engine = engine_of(network, batch={"image": public, "label": truth}, round=2, rounds=5)
+    engine.loss_function = loss = nn.BCEWithLogitsLoss()
     images = torch.cat([public, own]) if labelled else own
     # a map of a larger stride, and one of fewer than two pixels a patch are left as they are
     for stride, side, is_swapped in ((2, 2, True), (2, 1, True), (1, 2, False), (2, 3, False)):

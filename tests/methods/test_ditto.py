@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 
 from samfed_monai.methods.ditto import AnchoredTerm, DittoSharing
 from samfed_monai.protocol import Kind, MessageRefused
 from tests.handlers.toy import toy_network
+from tests.methods import engine_of
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 GLOBAL = [0.0, 1.0, 2.0, 3.0, -1.0, -2.0]
@@ -91,16 +89,11 @@ def test_a_bundle_that_does_not_list_the_sharing_as_a_handler_is_told_how():
     assert numbers_of(network.state_dict()) == OWN
 
 
-def engine_of(network: torch.nn.Module) -> Any:
-    state = SimpleNamespace(round=0, rounds=1, iteration=1, output={"loss": torch.zeros(())})
-    return SimpleNamespace(state=state, network=network)
-
-
 def test_names_that_are_not_held_are_free_and_nothing_held_is_no_pull() -> None:
     network, term = toy_network(), AnchoredTerm(mu=1.0)
     first, weight = next(iter(network.named_parameters()))
     term.hold({first: weight.detach() - 1})
-    engine = engine_of(network)
+    engine = engine_of(network, output={"loss": torch.zeros(())})
     term(engine)
     assert engine.state.terms["anchored"].item() == weight.numel() / 2
     term.hold(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascended
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
+from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
 
@@ -27,12 +27,6 @@ def test_equal_losses_keep_the_weights_and_larger_ones_gain():
     assert moved.diff().gt(0).all()
     assert moved.sum().item() == pytest.approx(1)
     assert ascended(weights, torch.tensor([0.0, 0.0, 1e9]), 1.0).tolist() == [0.0, 0.0, 1.0]
-
-
-def test_a_step_by_hand():
-    half = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    losses = torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)
-    torch.testing.assert_close(ascended(half, losses, 1.0), torch.tensor([0.75, 0.25], dtype=torch.float64))
 
 
 def test_one_site_keeps_the_whole_weight_and_a_site_without_weight_gains_none_by_the_mirror_step():
@@ -89,7 +83,8 @@ def test_images_and_labels_are_mixed_in_one_proportion():
     own = torch.tensor([0.99, 0.01, 0.75, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)  # as sure as tau: not surer
     guidance = Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=own, guides={}, batch={"image": image})
     torch.manual_seed(0)
-    engine = SimpleNamespace(network=None, inferer=infer, state=SimpleNamespace(iteration=1))
+    engine = engine_of()
+    engine.inferer = infer
     value = LocalMixUpTerm(tau=0.75, alpha=1.0).value(guidance, engine)
     share = seen[0][1, 0, 0, 0].item()
     assert 0 < share < 1

@@ -29,7 +29,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from tests.federation.test_job import job
-from tests.methods import needs
+from tests.methods import engine_of, needs
 
 
 def images(seed: int, batch: int = 2, height: int = 9, width: int = 12) -> torch.Tensor:
@@ -246,12 +246,8 @@ def ran(
     term._features.listen()
     output = {"image": image, "label": label, "pred": network(image)}
     network(images(2, 2, 8, 8))  # the student's pass over the site's own images
-    engine = SimpleNamespace(
-        network=network,
-        inferer=infer,
-        loss_function=nn.BCEWithLogitsLoss(),
-        state=SimpleNamespace(output=output, iteration=1, round=2, rounds=5, batch={"image": image, "label": label}),
-    )
+    engine = engine_of(network, output=output, round=2, rounds=5, batch={"image": image, "label": label})
+    engine.inferer, engine.loss_function = infer, nn.BCEWithLogitsLoss()
     value = term.value(guidance, engine)
     term._features.stop()
     return value, seen

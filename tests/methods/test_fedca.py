@@ -26,6 +26,7 @@ from samfed_monai.methods.fedca import (
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from tests.handlers.toy import Shown, next_round, same, toy_loader, toy_trainer, weights
+from tests.methods import engine_of
 
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
 
@@ -148,7 +149,6 @@ def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_and_what_others
     term = ContrastiveTerm(temperature=0.5, alignment=2.0)
     term._average.sync(other)
     term._base.sync(other)
-    engine = SimpleNamespace(network=network, inferer=lambda image, called: called(image))
 
     def features(made: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return normalize(made.encoder(images).mean(dim=(2, 3)), dim=1)
@@ -156,9 +156,8 @@ def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_and_what_others
     seen = X[:0].new_zeros(0, 8)
     for step in range(3):
         strong, weak, public = torch.rand(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
-        state = SimpleNamespace(iteration=step + 1, batch={"image": public})
+        engine = engine_of(network, iteration=step + 1, batch={"image": public})
         batch = {"image": weak, "image_strong": strong, "image_sha256": [f"{step}a", f"{step}b"]}
-        engine.state = state
         if step == 2:
             term.shared = normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(4)), dim=1)
         value = term.value(Guidance(student=X, weak_view=X, guides={}, batch=batch), engine)
@@ -166,7 +165,7 @@ def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_and_what_others
         aligned = alignment_loss(features(network.train(), public), features(other.eval(), public))
         against = seen if step < 2 else torch.cat([seen, term.shared])
         torch.testing.assert_close(value, contrastive_loss(queries, keys, against, 0.5) + 2.0 * aligned)
-        torch.testing.assert_close(state.terms["contrast_alignment"], aligned.detach())
+        torch.testing.assert_close(engine.state.terms["contrast_alignment"], aligned.detach())
         seen = torch.cat([seen, keys])
     assert len(term.dictionary) == 6
 
@@ -180,8 +179,7 @@ def test_a_query_is_not_held_against_earlier_keys_of_its_own_image():
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     network, term = Shown(norm=True), ContrastiveTerm(alignment=0)
     term._average.sync(network)
-    engine = SimpleNamespace(network=network, inferer=lambda image, called: called(image))
-    engine.state = SimpleNamespace(batch={"image": images})
+    engine = engine_of(network, batch={"image": images})
     assert term.value(given(images, "a", "a"), engine) == 0, "there are no keys yet"
     assert term.value(given(images, "a", "a"), engine) == 0, "and these are all its own"
     assert term.value(given(images, "a", "b"), engine) > 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from monai.engines.utils import IterationEvents
@@ -22,6 +20,7 @@ from samfed_monai.methods.fedda import (
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from tests.handlers.toy import Dilated, Shown, next_round, same, toy_loader, toy_trainer, weights
+from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
 
@@ -43,11 +42,6 @@ def trained(network: nn.Module, rounds: int = 1, **options):
         torch.manual_seed(number)
         next_round(trainer, number, rounds)
     return trainer, term
-
-
-def engine_of(network: nn.Module) -> SimpleNamespace:
-    state = SimpleNamespace(iteration=1)
-    return SimpleNamespace(network=network, inferer=lambda image, called: called(image), state=state)
 
 
 def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy():

@@ -45,10 +45,7 @@ def test_alpha_of_zero_is_the_identity_and_by_hand():
         assert mixed_intensities(x, torch.tensor([[[number, 0.0]]]), 0.25) is x, "not finite"
 
 
-def test_the_generator_decides_and_equal_pixels_far_from_a_border_stay_equal():
-    first, again, other = (random_intensities(image(), generator=seeded(at)) for at in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_equal_pixels_far_from_a_border_stay_equal():
     flat = random_intensities(torch.full((3, 20, 20), 0.4), generator=seeded(3))
     assert torch.allclose(flat[:, 8:12, 8:12], flat[:, 10:11, 10:11].expand(3, 4, 4), atol=1e-5)
 

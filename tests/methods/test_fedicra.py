@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +32,7 @@ from samfed_monai.protocol import Kind
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.strategy import Server
 from tests.handlers.toy import Shown
+from tests.methods import engine_of
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 OWN = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
@@ -246,7 +246,7 @@ def test_the_trees_features_are_those_of_the_labelled_batch_alone() -> None:
         term._features.listen()
         output = {"pred": network(image), "image": image, "label": label}
         network(other)
-        value = term.value(None, SimpleNamespace(state=SimpleNamespace(output=output)))  # type: ignore[arg-type]
+        value = term.value(None, engine_of(output=output))  # type: ignore[arg-type]
         term._features.stop()
         chances, pixels, unknown = (
             each[..., ::step, ::step] for each in (network(image).sigmoid(), image, label == 255)

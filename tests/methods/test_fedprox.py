@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -14,17 +12,12 @@ from samfed_monai.federation.workflow import client_config
 from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
-from tests.methods import needs
-
-
-def engine_of(network: torch.nn.Module) -> Any:
-    state = SimpleNamespace(round=0, rounds=1, iteration=1, output={"loss": torch.zeros(())})
-    return SimpleNamespace(state=state, network=network)
+from tests.methods import engine_of, needs
 
 
 def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
     network, term = toy_network(), ProximalTerm(mu=0.3)
-    engine = engine_of(network)
+    engine = engine_of(network, output={"loss": torch.zeros(())})
     term.remember(engine)
     start = [weight.detach().clone() for weight in network.parameters()]
     with torch.no_grad():

@@ -27,6 +27,7 @@ from samfed_monai.methods.fedsemidg import (
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from tests.handlers.toy import Shown, next_round, toy_loader, toy_trainer
+from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
 
@@ -145,15 +146,13 @@ def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quanti
     term = DualGuideTerm()
     chances = torch.tensor([0.99, 0.9, 0.5])
     low, middle, _ = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
-    state = SimpleNamespace(
-        round=0, rounds=2, epoch_length=2, iteration=1, output={"pred": torch.logit(chances).view(1, 1, 1, 3)}
-    )
+    engine = engine_of(rounds=2, epoch_length=2, output={"pred": torch.logit(chances).view(1, 1, 1, 3)})
     # the mean of the first two is one half, but both are sure; of the third one alone; of the fourth none
     one = torch.tensor([0.999, 0.999, 0.999, 0.6]).view(1, 1, 2, 2)
     other = torch.tensor([0.001, 0.998, 0.6, 0.6]).view(1, 1, 2, 2)
     student = torch.tensor([0.3, -1.0, 2.0, 0.5]).view(1, 1, 2, 2)
     guidance = Guidance(student=student, weak_view=one, guides={"global": one, "ema": other})
-    value = term.value(guidance, SimpleNamespace(state=state))
+    value = term.value(guidance, engine)
     first = low + 0.3 * (middle - low)  # rho is 0.15, of two steps between three numbers
     assert term._threshold is not None
     assert term._threshold.item() == pytest.approx(first, abs=1e-5)
@@ -161,9 +160,9 @@ def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quanti
     torch.testing.assert_close(
         value, weighted_pseudo_label_loss(student, ((one + other) / 2 > 0.5).long(), sure), msg="the mean's label"
     )
-    assert state.terms["dual_sure"] == 0.5
-    state.iteration = 2  # a quarter of the run is over: rho is 0.1875
-    term.value(guidance, SimpleNamespace(state=state))
+    assert engine.state.terms["dual_sure"] == 0.5
+    engine.state.iteration = 2  # a quarter of the run is over: rho is 0.1875
+    term.value(guidance, engine)
     assert term._threshold.item() == pytest.approx(0.9 * first + 0.1 * (low + 0.375 * (middle - low)), abs=1e-5)
 
 
@@ -173,12 +172,12 @@ def test_a_pixel_counts_up_to_the_threshold_and_its_label_is_that_of_the_mean():
     other[0, 0, 0, 1] = 0.5  # 0.725 is foreground; its entropies, 0.199 and 0.693, are 0.446 in the mean
     student = torch.tensor([0.3, -1.0, 2.0, 0.5]).view(1, 1, 2, 2)
     labelled = torch.logit(torch.full((1, 1, 2, 2), 0.8))  # 0.500, as of the first; the last has 0.611
-    state = SimpleNamespace(round=0, rounds=2, epoch_length=2, iteration=1, output={"pred": labelled})
+    engine = engine_of(rounds=2, epoch_length=2, output={"pred": labelled})
     guidance = Guidance(student=student, weak_view=chances, guides={"global": chances, "ema": other})
-    value = DualGuideTerm().value(guidance, SimpleNamespace(state=state))
+    value = DualGuideTerm().value(guidance, engine)
     sure = torch.tensor([1.0, 1, 1, 0]).view(1, 1, 2, 2)
     torch.testing.assert_close(value, weighted_pseudo_label_loss(student, torch.ones(1, 1, 2, 2).long(), sure))
-    assert state.terms["dual_sure"] == 0.75
+    assert engine.state.terms["dual_sure"] == 0.75
 
 
 def test_rho_goes_from_its_start_to_its_end_and_without_memory_a_threshold_is_the_batchs_own():
@@ -187,9 +186,9 @@ def test_rho_goes_from_its_start_to_its_end_and_without_memory_a_threshold_is_th
     _, middle, high = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
     guides = {name: torch.full((1, 1, 1, 3), 0.9) for name in ("global", "ema")}
     guidance = Guidance(student=torch.zeros(1, 1, 1, 3), weak_view=guides["ema"], guides=guides)
-    state = SimpleNamespace(round=1, rounds=2, epoch_length=2, output={"pred": torch.logit(chances).view(1, 1, 1, 3)})
-    for state.iteration, share in ((1, 0.6), (2, 0.7)):  # a half and three quarters of the run
-        term.value(guidance, SimpleNamespace(state=state))
+    engine = engine_of(round=1, rounds=2, epoch_length=2, output={"pred": torch.logit(chances).view(1, 1, 1, 3)})
+    for engine.state.iteration, share in ((1, 0.6), (2, 0.7)):  # a half and three quarters of the run
+        term.value(guidance, engine)
         assert term._threshold is not None
         expected = middle + 2 * (share - 0.5) * (high - middle)
         assert term._threshold.item() == pytest.approx(expected, abs=1e-5)
@@ -205,7 +204,7 @@ def test_the_alignment_is_the_mean_square_of_what_dropped_channels_change():
     network(image)
     network(image.flip(0))  # another term's
     torch.manual_seed(4)
-    value = term.value(guidance, SimpleNamespace(network=network, inferer=lambda images, called: called(images)))
+    value = term.value(guidance, engine_of(network))
     term._features.stop()
     torch.manual_seed(4)
     features = network.encoder(image)

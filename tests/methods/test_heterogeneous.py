@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -22,18 +20,17 @@ from samfed_monai.methods.heterogeneous import (
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
+from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
 
-def engine_of(**batch) -> SimpleNamespace:
-    """What a term sees of a trainer."""
-    output = {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
-    return SimpleNamespace(state=SimpleNamespace(iteration=1, round=0, rounds=1, batch=batch, output=output))
+def output() -> dict[str, torch.Tensor]:
+    return {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
 
 
 def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
     target = torch.full((2, 1, 2, 2), 0.9)
-    engine = engine_of(target=target, target_gate=torch.tensor([1.0, 0.0]))
+    engine = engine_of(batch={"target": target, "target_gate": torch.tensor([1.0, 0.0])}, output=output())
     PublicDistillationTerm(weight=3.0, temperature=2.0)(engine)
     single = distillation_kl(torch.zeros(1, 1, 2, 2), target[:1], 2.0).item()
     assert engine.state.terms["public_kd"].item() == pytest.approx(single / 2)
@@ -43,7 +40,7 @@ def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
 
 
 def test_a_batch_without_targets_adds_nothing():
-    engine = engine_of()
+    engine = engine_of(batch={}, output=output())
     PublicDistillationTerm()(engine)
     assert engine.state.output["loss"].item() == 2.0
     assert engine.state.terms.keys() == {"supervised"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +33,7 @@ from samfed_monai.methods.hssf import (
     stressed,
 )
 from samfed_monai.networks import AutocastInferer, client_network
+from tests.methods import engine_of
 
 PUBLISHED = {"resnet18": 21.4e6, "resnet34": 31.5e6, "resnet101": 65.7e6}  # HSSF, Ma et al., IEEE TMI 2024
 CLASSIFIER = {"resnet18": 513_000, "resnet34": 513_000, "resnet101": 2_049_000}  # a ResNet's, for 1000 classes
@@ -291,10 +291,6 @@ def tensors(count: int, *, batch: int = 2) -> list[torch.Tensor]:
     return [torch.randn(batch, 1, 2, 2, generator=generator) for _ in range(count)]
 
 
-def engine_of(**state: Any) -> Any:
-    return SimpleNamespace(state=SimpleNamespace(round=0, rounds=1, iteration=1, **state))
-
-
 def test_confidence_is_added_four_times_and_needs_no_stream() -> None:
     logits, confidence = tensors(2)
     label = torch.ones(2, 1, 2, 2)
@@ -329,7 +325,7 @@ def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consis
     batch = {"image": torch.zeros(2, 3, 2, 2)}
     guidance = Guidance(student=predicted(strong, strong_confidence), weak_view=weak, guides={}, batch=batch)
     engine = engine_of(guidance=guidance)
-    engine.inferer, engine.network = inferer, None
+    engine.inferer = inferer
     loss = StructureLoss(kernel_size=3)
     term = LsslTerm(loss=loss, least_mean=0.0, flip_below=0.6, consistency=consistency)
     found = term.value(guidance, engine)
@@ -352,7 +348,7 @@ def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
     sure = torch.tensor([3.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)  # 0.95 and 0.5
     guidance = Guidance(student=predicted(strong, sure), weak_view=weak, guides={}, batch={"image": weak})
     engine = engine_of(guidance=guidance)
-    engine.inferer, engine.network = (lambda image, network, feature_dropout: predicted(weak, sure)), None
+    engine.inferer = lambda image, network, feature_dropout: predicted(weak, sure)
     loss = StructureLoss(kernel_size=3)
     found = LsslTerm(loss=loss, cross_entropy=0.0).value(guidance, engine)
     label, gate = (weak > 0).long(), torch.tensor([True, False])

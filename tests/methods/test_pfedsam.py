@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from samfed_monai.networks.sam.experts import Routing
 from samfed_monai.networks.sam.network import SamOutputs
 from tests.handlers.sam_toy import sam_trainer
 from tests.handlers.toy import next_round, toy_network, toy_trainer, weights
+from tests.methods import engine_of
 from tests.networks.sam.tiny import tiny_network
 
 DECODER, PLAIN = ["sam.mask_decoder.*"], tiny_network(experts=0)
@@ -46,23 +46,22 @@ def test_the_gradient_flows_through_the_probabilities_alone():
     torch.testing.assert_close(probability.grad, torch.tensor([[1.5, 0.5]]))
 
 
-def engine_of(routing: Routing | None) -> Any:
+def routed(routing: Routing | None) -> Any:
     prediction: Any = torch.zeros(1, 1, 2, 2)
     prediction.sam_outputs = SamOutputs(SamPath.PERSONAL, routing)
-    output = {"pred": prediction, "loss": torch.tensor(2.0)}
-    return SimpleNamespace(state=SimpleNamespace(round=0, rounds=1, iteration=1, output=output))
+    return engine_of(output={"pred": prediction, "loss": torch.tensor(2.0)})
 
 
 def test_it_adds_a_hundredth_of_the_mean_over_the_layers():
     share = torch.tensor([[0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]])
-    engine = engine_of(Routing(share, share, (8, 8)))
+    engine = routed(Routing(share, share, (8, 8)))
     LoadBalanceTerm()(engine)
     assert engine.state.terms["load_balance"] == 1.5  # 4 x 0.5 and 4 x 0.25
     assert engine.state.output["loss"] == pytest.approx(2.015)
 
 
 def test_on_the_global_path_it_leaves_no_trace():
-    engine = engine_of(None)
+    engine = routed(None)
     LoadBalanceTerm()(engine)
     assert engine.state.output["loss"] == 2
     assert not hasattr(engine.state, "terms")
@@ -86,9 +85,8 @@ def test_the_other_path_teaches_the_one_that_is_trained(path):
         asked.append((given is image, path, torch.is_grad_enabled()))
         return logits[path]
 
-    engine: Any = SimpleNamespace(
-        state=SimpleNamespace(output={"pred": prediction, "image": image}), network=network, inferer=SimpleInferer()
-    )
+    engine = engine_of(network, output={"pred": prediction, "image": image})
+    engine.inferer = SimpleInferer()
     found = MutualDistillationTerm(temperature=3.0).value(None, engine)
     assert asked == [(True, path.other, False)]
     torch.testing.assert_close(found, kl(logits[path.other], logits[path], 3.0), rtol=1e-4, atol=1e-6)
@@ -203,7 +201,7 @@ def test_an_epoch_of_unknown_length_is_refused():
 
 def test_shares_are_weighed_by_tokens():
     usage = ExpertUsage()
-    engine: Any = SimpleNamespace(state=SimpleNamespace())
+    engine = engine_of()
     passes = [([[0.5, 0.5], [1, 0]], (30, 10)), (None, ()), ([[0.1, 0.9], [0, 1]], (10, 10))]
     for share, tokens in passes:
         prediction: Any = torch.zeros(1)

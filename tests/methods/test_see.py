@@ -31,6 +31,7 @@ from samfed_monai.methods.see import (
     uncertainty,
 )
 from samfed_monai.networks.sam.build import assemble, embed, vit_encoder
+from tests.methods import engine_of
 from tests.networks.sam.tiny import tiny_sam
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -299,12 +300,12 @@ def test_the_loss_is_the_public_codes_and_images_have_the_same_say(count):
     logits = torch.randn(2, 1, 20, 20, generator=random)
     batch = torch.full((2, 3, 20, 20), 0.5)
     batch[:, :count] = torch.sigmoid(4 * torch.randn(2, count, 20, 20, generator=random))
-    state = SimpleNamespace(batch={"teacher": batch}, output={"pred": logits}, iteration=1)
-    value = term.value(None, SimpleNamespace(state=state))
+    engine = engine_of(batch={"teacher": batch}, output={"pred": logits})
+    value = term.value(None, engine)
     each = [published_loss(logits[[i]], [batch[[i], [b]][None] for b in range(count)]) for i in range(2)]
     torch.testing.assert_close(value, torch.stack(each).mean(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(state.terms["see_weight"], (1 - uncertainty(batch.flatten(0, 1)[:, None])).mean())
-    assert state.terms["see_labelled"] == 0, "before it has seen the site's images"
+    torch.testing.assert_close(engine.state.terms["see_weight"], (1 - uncertainty(batch.flatten(0, 1)[:, None])).mean())
+    assert engine.state.terms["see_labelled"] == 0, "before it has seen the site's images"
 
 
 def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypatch, tmp_path):
@@ -314,7 +315,7 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypat
         r"SAM vit_t: expected its weights, which terms#see refines pseudo-labels with, found none here; "
         r"run `samfed weights vit_t --from FILE\|URL` at this site$"
     )
-    engine = SimpleNamespace(state=SimpleNamespace(guide_names=("weak",)), network=nn.Identity())
+    engine = engine_of(nn.Identity(), guide_names=("weak",))
     with pytest.raises(Refused, match=told) as error:
         RefinedLabelTerm(data=None, transform=None).check(engine)  # type: ignore[arg-type]
     assert str(tmp_path) not in str(error.value)
@@ -326,15 +327,15 @@ def test_pseudo_labels_are_learned_with_the_batch_that_they_belong_to(split, pse
         return torch.full((1, planes, 2, 2), value)
 
     term = RefinedLabelTerm(data=None, transform=None, split=split)  # type: ignore[arg-type]
-    state = SimpleNamespace(batch={"teacher": plane(0.1, 3)}, output={"pred": plane(-2.0)}, iteration=1)
+    engine = engine_of(batch={"teacher": plane(0.1, 3)}, output={"pred": plane(-2.0)})
     guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"teacher": plane(0.8, 3)})
-    value = term.value(guidance, SimpleNamespace(state=state))
+    value = term.value(guidance, engine)
     weight = 1 - uncertainty(plane(pseudo))
     torch.testing.assert_close(value, weight.mean() * StructureLoss()(plane(logit), plane(pseudo), weight))
     if split == "unlabelled":
         guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"image": plane(0.0)})
         with pytest.raises(Refused, match="terms#see: expected the view 'teacher'"):
-            term.value(guidance, SimpleNamespace(state=state))
+            term.value(guidance, engine)
 
 
 def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple[RefinedLabelTerm, Any]:
@@ -344,8 +345,8 @@ def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple
     data = SimpleNamespace(records=lambda split: [{"image_sha256": each} for each in records])
     given_: dict[str, Any] = {"data": data, "folder": tmp_path, "checkpoint": "x", "views": 1, **options}
     term = RefinedLabelTerm(transform=lambda record: item, **given_)
-    state = SimpleNamespace(device="cpu", round=0, rounds=3)
-    engine = SimpleNamespace(network=nn.Identity(), inferer=lambda images, network: 0 * images[:, :1], state=state)
+    engine = engine_of(nn.Identity(), device="cpu", rounds=3)
+    engine.inferer = lambda images, network: 0 * images[:, :1]
     return term, engine
 
 
