@@ -196,7 +196,7 @@ def band_features(features: Tensor, bands: Tensor) -> tuple[Tensor, Tensor]:
     return (weights * features).sum(dim=(2, 3)) / size.clamp(min=1e-6), size[:, 0] > 0
 
 
-def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float = 0.05) -> Tensor:
+def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """NT-Xent over all pairs of one class: ``-log(e^(s_ap / t) / (e^(s_ap / t) + sum_n e^(s_an / t)))``, their mean.
 
     Cosine similarities; ``n`` are the vectors of the other class (Liu et al., equation 6; the positive pair in the

@@ -59,9 +59,7 @@ class PartialCrossEntropy(nn.Module):
         return torch.where(known, entropy, 0.0).sum() / known.sum().clamp(min=1)
 
 
-def gated_crf(
-    probabilities: Tensor, image: Tensor, *, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1
-) -> Tensor:
+def gated_crf(probabilities: Tensor, image: Tensor, *, radius: int, sigma_xy: float, sigma_rgb: float) -> Tensor:
     """How much near pixels of like colour differ in their class; mean over pixels.
 
     ``1/N sum_i sum_{j in N(i), j != i} k_ij (1 - sum_c p_i^c p_j^c)`` with

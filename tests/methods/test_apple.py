@@ -32,9 +32,9 @@ def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
 
 
 def test_the_pull_fades_and_is_gone_after_its_rounds():
-    exponential = [annealed(round, 20, fraction=0.2) for round in range(6)]
+    exponential = [annealed(round, 20, 0.2) for round in range(6)]
     assert exponential == pytest.approx([1.0, 0.001**0.25, 0.001**0.5, 0.001**0.75, 0.0, 0.0])
-    assert annealed(0, 5, fraction=0.1) == 0.0, "a tenth of five rounds is none"
+    assert annealed(0, 5, 0.1) == 0.0, "a tenth of five rounds is none"
 
 
 def made(steps=1, momentum=0.0, **options):

@@ -15,16 +15,7 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods.elcfs import (
-    EpisodicTerm,
-    SpectrumWindows,
-    StyleExchange,
-    band_features,
-    boundary_bands,
-    boundary_contrast,
-    restyled,
-    spectrum_windows,
-)
+from samfed_monai.methods import elcfs
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
@@ -44,29 +35,29 @@ def test_windows_by_hand():
     flat = torch.full((1, 3, 8, 8), 0.25)
     expected = torch.zeros(1, 3, 3, 3)
     expected[..., 1, 1] = 0.25
-    torch.testing.assert_close(spectrum_windows(flat, 1), expected)
+    torch.testing.assert_close(elcfs.spectrum_windows(flat, 1), expected)
     wave = torch.cos(2 * torch.pi * torch.arange(8) / 8).expand(1, 3, 8, 8)  # frequency 1 along the width, amplitude 1
     expected = torch.zeros(1, 3, 3, 3)
     expected[..., 1, 0] = expected[..., 1, 2] = 0.5
-    torch.testing.assert_close(spectrum_windows(wave, 1), expected)
-    torch.testing.assert_close(spectrum_windows(images(0), 0)[..., 0, 0], images(0).mean(dim=(2, 3)))
+    torch.testing.assert_close(elcfs.spectrum_windows(wave, 1), expected)
+    torch.testing.assert_close(elcfs.spectrum_windows(images(0), 0)[..., 0, 0], images(0).mean(dim=(2, 3)))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 3), st.sampled_from([(8, 8), (9, 12), (11, 7)]))
 def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, half, size):
-    own, others = images(seed, 2, *size), spectrum_windows(images(seed + 1, 2, *size), half)
-    assert torch.equal(restyled(own, others, torch.ones(2)), own)
-    torch.testing.assert_close(restyled(own, spectrum_windows(own, half), torch.zeros(2)), own)
+    own, others = images(seed, 2, *size), elcfs.spectrum_windows(images(seed + 1, 2, *size), half)
+    assert torch.equal(elcfs.restyled(own, others, torch.ones(2)), own)
+    torch.testing.assert_close(elcfs.restyled(own, elcfs.spectrum_windows(own, half), torch.zeros(2)), own)
     keep = torch.tensor([0.0, 0.5])
-    changed = restyled(own, others, keep)
+    changed = elcfs.restyled(own, others, keep)
     assert changed.dtype == own.dtype, "real"
     before, after = spectra(own), spectra(changed)
     there = (before.abs() > 1e-3) & (after.abs() > 1e-3)
     turned = torch.polar(torch.ones(()).double(), after.angle() - before.angle())
     assert (turned[there] - 1).abs().max() < 1e-2, "float32 in between"
-    expected = keep.view(-1, 1, 1, 1) * spectrum_windows(own, half) + (1 - keep.view(-1, 1, 1, 1)) * others
-    torch.testing.assert_close(spectrum_windows(changed, half), expected, atol=1e-5, rtol=1e-4)
+    expected = keep.view(-1, 1, 1, 1) * elcfs.spectrum_windows(own, half) + (1 - keep.view(-1, 1, 1, 1)) * others
+    torch.testing.assert_close(elcfs.spectrum_windows(changed, half), expected, atol=1e-5, rtol=1e-4)
     rest = torch.fft.fftshift(after.abs() - before.abs(), dim=(-2, -1))
     row, column = size[0] // 2, size[1] // 2
     rest[..., row - half : row + half + 1, column - half : column + half + 1] = 0
@@ -76,7 +67,7 @@ def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, h
 def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
     noisy = torch.randn(1, 3, 3, 3, generator=torch.Generator().manual_seed(3)) * 0.1
     own = images(5, 1, 8, 8)
-    found = spectrum_windows(restyled(own, noisy, torch.zeros(1)), 1)
+    found = elcfs.spectrum_windows(elcfs.restyled(own, noisy, torch.zeros(1)), 1)
     torch.testing.assert_close(found, ((noisy + noisy.flip(-2, -1)) / 2).clamp(min=0), atol=1e-5, rtol=1e-4)
 
 
@@ -84,7 +75,7 @@ def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
 @pytest.mark.parametrize("others", [torch.float16, torch.float32, torch.float64])
 def test_half_of_another_colour_by_hand_in_the_images_own_dtype(dtype, others):
     own, other = torch.full((1, 3, 4, 4), 0.2, dtype=dtype), torch.full((1, 3, 4, 4), 0.6)
-    changed = restyled(own, spectrum_windows(other, 0).to(others), torch.tensor([0.25], dtype=others))
+    changed = elcfs.restyled(own, elcfs.spectrum_windows(other, 0).to(others), torch.tensor([0.25], dtype=others))
     expected = torch.full((1, 3, 4, 4), 0.25 * 0.2 + 0.75 * 0.6, dtype=dtype)
     torch.testing.assert_close(changed, expected, atol=1e-3 if torch.float16 in (dtype, others) else 1e-6, rtol=0)
 
@@ -96,7 +87,7 @@ def answer(site: str, round: int, windows: float | None = None) -> Message:
 
 
 def attached(strategy: Any = None) -> Any:
-    strategy = strategy or StyleExchange(entries=2, half=0)
+    strategy = strategy or elcfs.StyleExchange(entries=2, half=0)
     return strategy.attach(Server(["a", "b"], 9, weights={"w": torch.zeros(2)}))
 
 
@@ -126,11 +117,11 @@ class Records:
         return [{"at": at} for at in range(self.count)]
 
 
-def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> SpectrumWindows:
+def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> elcfs.SpectrumWindows:
     def transform(record: dict[str, int]) -> dict[str, torch.Tensor]:
         return {"image": torch.full((3, 6, 6), record["at"] / 100)}
 
-    return SpectrumWindows(data=Records(count), transform=transform, term=term, half=half, **options)  # type: ignore
+    return elcfs.SpectrumWindows(data=Records(count), transform=transform, term=term, half=half, **options)  # type: ignore
 
 
 def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
@@ -172,14 +163,14 @@ def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
 def test_bands_by_hand():
     mask = torch.zeros(1, 1, 5, 5)
     mask[..., 1:4, 1:4] = 1
-    contour, outside = boundary_bands(mask, inside=1, outside=1)
+    contour, outside = elcfs.boundary_bands(mask, inside=1, outside=1)
     ring = torch.ones(3, 3)
     ring[1, 1] = 0
     assert torch.equal(contour[0, 0, 1:4, 1:4], ring)
     assert contour.sum() == 8
     cross = torch.tensor([[0, 1, 1, 1, 0], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [0, 1, 1, 1, 0.0]])
     assert torch.equal(outside[0, 0], cross)
-    none, beside = boundary_bands(torch.zeros(1, 1, 4, 4))
+    none, beside = elcfs.boundary_bands(torch.zeros(1, 1, 4, 4))
     assert none.sum() == beside.sum() == 0
 
 
@@ -188,14 +179,14 @@ def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image()
     bands = torch.zeros(3, 1, 2, 4)
     bands[0, 0, 0, :3] = bands[0, 0, 1, 0] = 1  # three pixels of the first feature, one of the second
     bands[1, 0, 1, 3] = 1
-    means, there = band_features(features, bands)
+    means, there = elcfs.band_features(features, bands)
     assert means[:2].tolist() == [[0.75 * 1 + 0.25 * 5, 0.75 * 10 + 0.25 * 20], [7.0, -1.0]]
     assert there.tolist() == [True, True, False]
 
 
 def test_bands_are_one_pixel_inside_and_five_outside():
     row = torch.tensor([[[[float(pixel == "#") for pixel in "........#######......."]]]])
-    inside, outside = boundary_bands(row)
+    inside, outside = elcfs.boundary_bands(row)
     assert "".join(".#"[int(pixel)] for pixel in inside.flatten()) == "........#.....#......."
     assert "".join(".#"[int(pixel)] for pixel in outside.flatten()) == "...#####.......#####.."
 
@@ -205,11 +196,11 @@ def test_the_contrast_by_hand():
     labels = torch.tensor([True, True, False, False])
     # every pair of one class has a similarity of 1, all others of 0: log(e + 2) - 1 at a temperature of 1
     expected = torch.log(torch.e + torch.tensor(2.0)) - 1
-    torch.testing.assert_close(boundary_contrast(vectors, labels, 1.0), expected)
-    assert boundary_contrast(vectors, labels, 0.05) < 1e-7
-    assert boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "nothing to tell it from"
-    assert boundary_contrast(vectors[[0, 2]], labels[[0, 2]], 0.05) == 0, "no pairs"
-    swapped = boundary_contrast(vectors, labels[[0, 2, 1, 3]], 0.05).item()
+    torch.testing.assert_close(elcfs.boundary_contrast(vectors, labels, 1.0), expected)
+    assert elcfs.boundary_contrast(vectors, labels, 0.05) < 1e-7
+    assert elcfs.boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "nothing to tell it from"
+    assert elcfs.boundary_contrast(vectors[[0, 2]], labels[[0, 2]], 0.05) == 0, "no pairs"
+    swapped = elcfs.boundary_contrast(vectors, labels[[0, 2, 1, 3]], 0.05).item()
     assert swapped == pytest.approx(20, abs=1e-4), "one of the other class is as near as can be"
 
 
@@ -233,7 +224,7 @@ CLASSES[:, 0] = 1 - CLASSES.sum(1)
 
 
 def ran(
-    term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None, label: torch.Tensor = LABEL
+    term: elcfs.EpisodicTerm, network: nn.Module, guidance: Guidance | None = None, label: torch.Tensor = LABEL
 ) -> tuple[torch.Tensor, list]:
     """The term on two images, with the features of the first pass kept as an engine's events have it."""
     image = images(1, 2, 8, 8)
@@ -268,8 +259,8 @@ def stepped(image: torch.Tensor, label: torch.Tensor, clip: float) -> Tiny:
 @pytest.mark.parametrize("clip", [100.0, 1e-3])
 def test_the_loss_and_its_gradient_are_those_where_a_clipped_step_leads_which_is_not_followed_a_second_time(clip):
     network, loss = Tiny(), nn.BCEWithLogitsLoss()
-    term = EpisodicTerm(network=network, inner=0.5, clip=clip, gamma=0.0)
-    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    term = elcfs.EpisodicTerm(network=network, inner=0.5, clip=clip, gamma=0.0)
+    term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
     value, seen = ran(term, network)
     assert not network.head._forward_pre_hooks
     ahead = stepped(images(1, 2, 8, 8), LABEL, clip)
@@ -284,7 +275,7 @@ def test_the_loss_and_its_gradient_are_those_where_a_clipped_step_leads_which_is
 
 
 def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
-    term = EpisodicTerm(network=Tiny())
+    term = elcfs.EpisodicTerm(network=Tiny())
     term.windows = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)  # black and white
     torch.manual_seed(0)
     found = term._restyled(torch.full((40, 3, 4, 4), 0.5))
@@ -303,24 +294,26 @@ def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
 def test_the_contrast_at_each_classes_border_is_of_features_before_and_after_and_counts_by_gamma(label, borders):
     network, values = Tiny(label.shape[1]), []
     for gamma in (0.0, 0.3):
-        term = EpisodicTerm(network=network, inner=0.0, gamma=gamma, temperature=0.5)
-        term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+        term = elcfs.EpisodicTerm(network=network, inner=0.0, gamma=gamma, temperature=0.5)
+        term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
         torch.manual_seed(5)
         value, seen = ran(term, network, label=label)
         values.append(value)
     features = [network.first(each).relu() for each in (images(1, 2, 8, 8), seen[0])]
     contrast = torch.zeros(())
     for border in borders:
-        vectors = torch.cat([band_features(each, band)[0] for band in boundary_bands(border) for each in features])
-        contrast = contrast + boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
+        vectors = torch.cat(
+            [elcfs.band_features(each, band)[0] for band in elcfs.boundary_bands(border) for each in features]
+        )
+        contrast = contrast + elcfs.boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
     assert contrast > 0.01
     torch.testing.assert_close(values[1] - values[0], 0.3 * contrast)
 
 
 def test_own_images_count_where_the_student_is_sure():
     network = Tiny()
-    term = EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.75, fraction=0.8)
-    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    term = elcfs.EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.75, fraction=0.8)
+    term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
     own = images(9, 1, 8, 8)
     weak = torch.full((1, 1, 8, 8), 0.75)  # as sure as tau is not surer
     weak[..., :4] = 0.95
@@ -341,8 +334,8 @@ def test_a_weight_that_no_loss_reaches_stays_where_it_is():
     network.unused = nn.Parameter(torch.ones(1))
     values = []
     for each in (network, plain):
-        term = EpisodicTerm(network=each, inner=0.5)
-        term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+        term = elcfs.EpisodicTerm(network=each, inner=0.5)
+        term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
         torch.manual_seed(3)
         values.append(ran(term, each)[0])
     assert torch.equal(*values)

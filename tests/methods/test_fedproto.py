@@ -14,14 +14,7 @@ from torch import nn
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import client_config
-from samfed_monai.methods.fedproto import (
-    ClassSums,
-    Prototypes,
-    PrototypeSharing,
-    PrototypeTerm,
-    class_sums,
-    prototype_loss,
-)
+from samfed_monai.methods import fedproto
 from samfed_monai.networks import client_network
 from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
@@ -32,34 +25,33 @@ FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]]) 
 LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
 
 
-def test_sums_and_means_by_class():
-    found = class_sums(FEATURES, LABELS)
+def test_sums_and_means_by_class_of_pixels_with_a_weight_and_zero_where_there_are_none():
+    found = fedproto.class_sums(FEATURES, LABELS, classes=2)
     assert found.sums.tolist() == [[4.0, 2.0], [12.0, 10.0]]
     assert found.counts.tolist() == [2.0, 2.0]
     assert found.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
-
-
-def test_weights_leave_pixels_out_and_a_class_without_pixels_has_mean_zero():
-    found = class_sums(FEATURES, LABELS, torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]))
+    found = fedproto.class_sums(FEATURES, LABELS, torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]), classes=2)
     assert found.counts.tolist() == [1.0, 0.0]
     assert found.means().tolist() == [[1.0, 0.0], [0.0, 0.0]]
 
 
 def test_labels_are_brought_to_the_features_size():
     wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    assert torch.equal(class_sums(FEATURES, wide).sums, class_sums(FEATURES, LABELS).sums)
+    assert torch.equal(
+        fedproto.class_sums(FEATURES, wide, classes=2).sums, fedproto.class_sums(FEATURES, LABELS, classes=2).sums
+    )
     corner = torch.zeros(1, 1, 8, 8, dtype=torch.long)
     corner[..., 0, 0] = corner[..., 6, 6] = 1  # the middle of a cell of 4 x 4 is its third pixel, not its first
-    assert class_sums(FEATURES, corner).counts.tolist() == [3.0, 1.0]
+    assert fedproto.class_sums(FEATURES, corner, classes=2).counts.tolist() == [3.0, 1.0]
 
 
 def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():
-    batch = ClassSums(torch.tensor([[4.0, 2.0], [12.0, 10.0]]), torch.tensor([2.0, 2.0]))
+    batch = fedproto.ClassSums(torch.tensor([[4.0, 2.0], [12.0, 10.0]]), torch.tensor([2.0, 2.0]))
     target = torch.tensor([[2.0, 3.0], [6.0, 5.0]])
     # class 0: ((2-2)^2 + (1-3)^2) / 2 = 2, class 1: 0
-    assert prototype_loss(batch, target, torch.tensor([True, True])).item() == pytest.approx(1.0)
-    assert prototype_loss(batch, target, torch.tensor([True, False])).item() == pytest.approx(2.0)
-    assert prototype_loss(batch, target, torch.tensor([False, False])).item() == 0.0
+    assert fedproto.prototype_loss(batch, target, torch.tensor([True, True])).item() == pytest.approx(1.0)
+    assert fedproto.prototype_loss(batch, target, torch.tensor([True, False])).item() == pytest.approx(2.0)
+    assert fedproto.prototype_loss(batch, target, torch.tensor([False, False])).item() == 0.0
 
 
 class Two(nn.Module):
@@ -74,7 +66,7 @@ class Two(nn.Module):
         return self.segmentation_head(self.gain * images[:, :2])
 
 
-def train(term: PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTrainer:
+def train(term: fedproto.PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTrainer:
     image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]], [[0.0, 0.0], [0.0, 0.0]]]])
     batch = {"image": image, "label": torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])}
     trainer = SupervisedTrainer(
@@ -93,7 +85,7 @@ def train(term: PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTraine
 
 def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones():
     network = Two()
-    term = PrototypeTerm(network=network)
+    term = fedproto.PrototypeTerm(network=network)
     trainer = train(term, network, steps=2)
     assert term.collected is not None
     assert term.collected.counts.tolist() == [4.0, 4.0]
@@ -103,7 +95,7 @@ def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones(
 
 def test_it_pulls_towards_the_global_prototypes_by_its_weight():
     network = Two()
-    term = PrototypeTerm(network=network, weight=3.0)
+    term = fedproto.PrototypeTerm(network=network, weight=3.0)
     term.prototypes = torch.tensor([[2.0, 3.0], [6.0, 5.0]]), torch.tensor([True, True])
     trainer = train(term, network)
     assert trainer.state.terms["prototype"].item() == pytest.approx(1.0)  # class 0: (0 + 4) / 2, class 1: 0
@@ -126,14 +118,14 @@ class Term:
     count = 2
     prototypes: tuple | None = None
 
-    def __init__(self, collected: ClassSums | None = None) -> None:
+    def __init__(self, collected: fedproto.ClassSums | None = None) -> None:
         self.collected = collected
 
 
-def made(term: Term) -> tuple[PrototypeSharing, list]:
+def made(term: Term) -> tuple[fedproto.PrototypeSharing, list]:
     """A sharing on a network with features of width 3, and the calls of its public phase."""
     sharing, calls = server_sharing(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
-    assert isinstance(sharing, PrototypeSharing)
+    assert isinstance(sharing, fedproto.PrototypeSharing)
     sharing.term = term  # type: ignore[assignment]
     sharing.network = headed(3)
     sharing.phase = SimpleNamespace(run=lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
@@ -163,7 +155,7 @@ def test_prototypes_of_another_width_are_refused_before_a_step():
 
 
 def test_it_gives_means_and_counts():
-    collected = ClassSums(torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), torch.tensor([2.0, 5.0]))
+    collected = fedproto.ClassSums(torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), torch.tensor([2.0, 5.0]))
     kind, tensors = made(Term(collected))[0].share()
     assert kind == Kind.PROTOTYPES
     assert tensors["prototypes"].tolist() == [[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]
@@ -175,9 +167,9 @@ def test_without_a_step_there_is_nothing_to_give():
         made(Term())[0].share()
 
 
-def strategy(**widths: int) -> Prototypes:
+def strategy(**widths: int) -> fedproto.Prototypes:
     networks = {site: partial(headed, width) for site, width in widths.items()}
-    return Prototypes().attach(Server(sorted(widths), 2, networks=networks))
+    return fedproto.Prototypes().attach(Server(sorted(widths), 2, networks=networks))
 
 
 def answer(site: str, means: list, counts: list) -> Message:

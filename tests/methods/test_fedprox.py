@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.federation.workflow import client_config
 from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
-from tests.methods import engine_of, needs
+from tests.methods import engine_of
 
 
 def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
@@ -70,11 +67,3 @@ def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
     free, held = moved(), moved(ProximalTerm(mu=5.0))
     assert held.norm() < free.norm()
     assert torch.equal(moved(ProximalTerm(mu=0.0)), free)
-
-
-@needs("no_sam")
-def test_fedprox_is_no_sam_with_a_term_more() -> None:
-    bundle = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
-    plain, more = (client_config(bundle, variant, {}).content() for variant in ("no_sam", "fedprox"))
-    assert more["terms"].pop("proximal")["_target_"] == "samfed_monai.methods.fedprox.ProximalTerm"
-    assert more == plain

@@ -17,14 +17,7 @@ from samfed_monai.bundle import SiteImages
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.losses import without_label
-from samfed_monai.methods.weak_labels import (
-    IGNORE,
-    GatedCrfTerm,
-    PartialCrossEntropy,
-    ResizeWithWeakLabeld,
-    gated_crf,
-    resize_weak,
-)
+from samfed_monai.methods import weak_labels
 from samfed_monai.transforms import ResizeWithLabeld
 from tests.methods import engine_of
 
@@ -33,20 +26,22 @@ LOGITS = torch.tensor([[[[0.0, math.log(3), -2.0, 7.0]]]])
 
 def test_pixels_without_a_label_cost_nothing_and_get_no_gradient() -> None:
     logits = LOGITS.clone().requires_grad_()
-    loss = PartialCrossEntropy()(logits, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]]))
+    loss = weak_labels.PartialCrossEntropy()(logits, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]]))
     loss.backward()
     assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
     assert logits.grad is not None
     assert logits.grad.flatten().tolist() == pytest.approx([-0.25, 0.375, 0.0, 0.0])
     other = torch.cat([LOGITS[..., :2], torch.tensor([[[[1e4, -1e4]]]])], dim=-1)
-    assert torch.equal(PartialCrossEntropy()(other, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]])), loss.detach())
+    assert torch.equal(
+        weak_labels.PartialCrossEntropy()(other, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]])), loss.detach()
+    )
 
 
 def test_several_classes_are_a_softmax_and_pixels_in_no_plane_get_no_gradient() -> None:
     logits = torch.tensor([[[[0.0, 5.0]], [[math.log(3), 5.0]], [[0.0, 9.0]]]], requires_grad=True)
     planes = torch.tensor([[[[0.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]]]])
     assert without_label(planes).tolist() == [[[[False, True]]]]
-    loss = PartialCrossEntropy()(logits, planes)
+    loss = weak_labels.PartialCrossEntropy()(logits, planes)
     loss.backward()
     assert loss.item() == pytest.approx(math.log(5 / 3))
     assert logits.grad is not None
@@ -56,7 +51,7 @@ def test_several_classes_are_a_softmax_and_pixels_in_no_plane_get_no_gradient() 
 
 def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
     logits = LOGITS.clone().requires_grad_()
-    loss = PartialCrossEntropy()(logits, torch.full((1, 1, 1, 4), 255.0))
+    loss = weak_labels.PartialCrossEntropy()(logits, torch.full((1, 1, 1, 4), 255.0))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -65,7 +60,7 @@ def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
 
 def test_a_target_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a target of shape \(1, 1, 1, 4\), found \(1, 1, 2, 2\)"):
-        PartialCrossEntropy()(LOGITS, torch.zeros(1, 1, 2, 2))
+        weak_labels.PartialCrossEntropy()(LOGITS, torch.zeros(1, 1, 2, 2))
 
 
 def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
@@ -83,42 +78,44 @@ def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
                 x, y = float(p[b, 0, r, c]), float(p[b, 0, s, d])
                 total += kernel * (1 - x * y - (1 - x) * (1 - y))
     for chances in (p, torch.cat([1 - p, p], dim=1)):
-        assert gated_crf(chances, image, radius=2, sigma_xy=6.0, sigma_rgb=0.1).item() == pytest.approx(
+        assert weak_labels.gated_crf(chances, image, radius=2, sigma_xy=6.0, sigma_rgb=0.1).item() == pytest.approx(
             total / 40, rel=1e-4
         )
-    assert gated_crf(torch.ones_like(p), image, radius=2, sigma_xy=6.0, sigma_rgb=0.1).item() == 0
+    assert weak_labels.gated_crf(torch.ones_like(p), image, radius=2, sigma_xy=6.0, sigma_rgb=0.1).item() == 0
 
 
 def test_a_window_larger_than_the_picture_is_fine() -> None:
     image, p = torch.rand(1, 3, 2, 3), torch.rand(1, 1, 2, 3)
-    found = [gated_crf(p, image, radius=radius, sigma_xy=6.0, sigma_rgb=0.1) for radius in (2, 9)]
+    found = [weak_labels.gated_crf(p, image, radius=radius, sigma_xy=6.0, sigma_rgb=0.1) for radius in (2, 9)]
     assert torch.equal(*found)
 
 
 def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image() -> None:
     generator = torch.Generator().manual_seed(0)
     image, logits = torch.rand(2, 3, 9, 8, generator=generator), torch.randn(2, 1, 9, 8, generator=generator)
-    label = torch.full((2, 1, 9, 8), float(IGNORE))
+    label = torch.full((2, 1, 9, 8), float(weak_labels.IGNORE))
     label[:, :, :3] = 1
     engine = engine_of(output={"pred": logits, "image": image, "label": label})
     guidance: Any = {}
     half = [part[..., ::2, ::2] for part in (torch.sigmoid(logits), image)]
     numbers = {"sigma_xy": 6.0, "sigma_rgb": 0.3}
-    expected = gated_crf(*half, radius=3, sigma_xy=3.0, sigma_rgb=0.3).item()
-    assert GatedCrfTerm(step=2, radius=3, **numbers).value(guidance, engine).item() == pytest.approx(expected, rel=1e-6)
-    assert GatedCrfTerm(step=2, radius=2, **numbers).value(guidance, engine).item() < 0.9 * expected
+    expected = weak_labels.gated_crf(*half, radius=3, sigma_xy=3.0, sigma_rgb=0.3).item()
+    assert weak_labels.GatedCrfTerm(step=2, radius=3, **numbers).value(guidance, engine).item() == pytest.approx(
+        expected, rel=1e-6
+    )
+    assert weak_labels.GatedCrfTerm(step=2, radius=2, **numbers).value(guidance, engine).item() < 0.9 * expected
     assert engine.state.terms["crf_labelled"].item() == pytest.approx(1 / 3)
 
 
 def test_of_several_classes_the_foreground_decides_together_and_then_the_largest() -> None:
-    values = torch.full((4, 12), IGNORE)
+    values = torch.full((4, 12), weak_labels.IGNORE)
     values[0, :4], values[1, 0] = torch.tensor([0, 0, 1, 2]), 2  # 2 of 16 pixels are background, 1 and 2 of a class
     values[0, 4:8] = 0  # a quarter is enough
     planes = (values == torch.arange(3)[:, None, None]).float()
-    lost = resize_weak(planes, (1, 3))  # class 2 would be, and has the pixel that it decides on
+    lost = weak_labels.resize_weak(planes, (1, 3))  # class 2 would be, and has the pixel that it decides on
     assert lost[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     planes[2, :2, 8:] = 1.0
-    assert resize_weak(planes, (1, 3))[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    assert weak_labels.resize_weak(planes, (1, 3))[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 @given(st.integers(0, 2**16 - 1))
@@ -127,28 +124,28 @@ def test_whole_masks_of_two_classes_are_resized_like_masks_are(bits: int) -> Non
     planes = (values == torch.arange(3)[:, None, None]).float()
     item = {"image": torch.zeros(3, 4, 4), "label": planes}
     expected = ResizeWithLabeld(["image", "label"], (2, 2), ["area", "area"])(item)["label"]
-    assert torch.equal(resize_weak(planes, (2, 2)), torch.as_tensor(expected))
+    assert torch.equal(weak_labels.resize_weak(planes, (2, 2)), torch.as_tensor(expected))
 
 
 @given(st.integers(0, 2**16 - 1))
 def test_a_whole_mask_is_resized_like_masks_are(bits: int) -> None:
     mask = torch.tensor([bits >> i & 1 for i in range(16)]).view(1, 4, 4).float()
     expected = (F.interpolate(mask[None], size=(2, 2), mode="area")[0] >= 0.5).float()
-    assert torch.equal(resize_weak(mask, (2, 2)), expected)
+    assert torch.equal(weak_labels.resize_weak(mask, (2, 2)), expected)
 
 
 def test_a_class_that_would_be_lost_has_all_that_it_touches_most_and_another_one_keeps_to_its_quarter() -> None:
     label = torch.full((1, 8, 12), 255.0)
     label[0, 0, 0] = label[0, 0, 4] = label[0, 1, 4] = label[0, 4, 4] = 1.0  # one, two, none and one of 16 pixels
     label[0, 2, 4] = label[0, 4, 0] = label[0, 5, 4] = 0.0  # none, one, one and one
-    assert resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [0.0, 1.0, 255.0]]]
+    assert weak_labels.resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [0.0, 1.0, 255.0]]]
     label[0, 4:6, 4:8], label[0, 4, 8:] = 0.0, 0.0  # eight of 16 pixels, and four
-    assert resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [255.0, 0.0, 0.0]]]
+    assert weak_labels.resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [255.0, 0.0, 0.0]]]
 
 
 def test_an_image_is_resized_by_area_with_its_label_or_without_one() -> None:
     image = torch.arange(16.0).view(1, 4, 4).expand(3, 4, 4)
-    resize = ResizeWithWeakLabeld(["image", "label"], (2, 2))
+    resize = weak_labels.ResizeWithWeakLabeld(["image", "label"], (2, 2))
     item = resize({"image": image})
     assert item["image"].tolist() == [[[2.5, 4.5], [10.5, 12.5]]] * 3, "the mean of four pixels"
     assert "label" not in item
