@@ -108,20 +108,12 @@ def test_sites_are_asked_once_and_given_what_the_others_sent():
     assert set(strategy.expected("a")) == {"w"}
 
 
-class Records:
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def records(self, split: str) -> list[dict[str, int]]:
-        assert split == "unlabelled"
-        return [{"at": at} for at in range(self.count)]
-
-
 def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> elcfs.SpectrumWindows:
     def transform(record: dict[str, int]) -> dict[str, torch.Tensor]:
         return {"image": torch.full((3, 6, 6), record["at"] / 100)}
 
-    return elcfs.SpectrumWindows(data=Records(count), transform=transform, term=term, half=half, **options)  # type: ignore
+    data = SimpleNamespace(records={"unlabelled": [{"at": at} for at in range(count)]}.__getitem__)
+    return elcfs.SpectrumWindows(data=data, transform=transform, term=term, half=half, **options)  # type: ignore
 
 
 def test_every_window_is_a_mean_of_different_images_none_of_them_twice():

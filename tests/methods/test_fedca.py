@@ -179,18 +179,15 @@ def test_a_query_is_not_held_against_earlier_keys_of_its_own_image():
     assert term.value(given(images), engine) > 0, "nobody says whose they are"
 
 
-class Images:
-    def records(self, split: str) -> list[dict[str, int]]:
-        assert split == "unlabelled"
-        return [{"at": at} for at in range(11)]
+IMAGES = [{"at": at} for at in range(11)]
 
 
 def shared(**options: Any) -> fedca.SharedFeatures:
     def transform(record: dict[str, int]) -> dict[str, torch.Tensor]:
         return {"image": torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(record["at"]))}
 
-    term = SimpleNamespace(shared=None)
-    return fedca.SharedFeatures(data=Images(), transform=transform, network=Shown(norm=True), term=term, **options)  # type: ignore[arg-type]
+    term, data = SimpleNamespace(shared=None), SimpleNamespace(records={"unlabelled": IMAGES}.__getitem__)
+    return fedca.SharedFeatures(data=data, transform=transform, network=Shown(norm=True), term=term, **options)  # type: ignore[arg-type]
 
 
 def test_what_a_site_shares_are_means_over_several_images_by_the_network_in_eval_mode():
@@ -198,7 +195,7 @@ def test_what_a_site_shares_are_means_over_several_images_by_the_network_in_eval
     found = statistic.measured(5)["features"]
     assert found.shape == statistic.like()["features"].shape == (4, 8)
     assert statistic.network.training, "as it was before"
-    images = torch.stack([statistic.transform(record)["image"] for record in Images().records("unlabelled")])
+    images = torch.stack([statistic.transform(record)["image"] for record in IMAGES])
     with torch.no_grad():
         features = normalize(statistic.network.eval().encoder(images).mean(dim=(2, 3)), dim=1)
     torch.testing.assert_close(found[0] * 6 + found[1] * 5, features.sum(dim=0))

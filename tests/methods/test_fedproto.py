@@ -52,6 +52,8 @@ def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():
     assert fedproto.prototype_loss(batch, target, torch.tensor([True, True])).item() == pytest.approx(1.0)
     assert fedproto.prototype_loss(batch, target, torch.tensor([True, False])).item() == pytest.approx(2.0)
     assert fedproto.prototype_loss(batch, target, torch.tensor([False, False])).item() == 0.0
+    one = fedproto.ClassSums(batch.sums, torch.tensor([2.0, 0.0]))
+    assert fedproto.prototype_loss(one, target, torch.tensor([True, True])).item() == pytest.approx(2.0)
 
 
 class Two(nn.Module):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
 from tests.methods import engine_of
@@ -32,27 +31,18 @@ def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
         torch.testing.assert_close(weight.grad, 0.3 * (weight.detach() - old))
 
 
-def test_the_first_step_of_a_round_is_free() -> None:
+@pytest.mark.parametrize("federated", [True, False])
+def test_the_first_step_of_a_round_is_free_and_without_rounds_that_of_an_epoch(federated: bool) -> None:
     values: list[float] = []
-    logger = TermLogger()
-    trainer = toy_trainer([ProximalTerm(mu=1.0), logger], steps=2)
+    trainer = toy_trainer([ProximalTerm(mu=1.0)], steps=2, epochs=1 if federated else 2)
     trainer.add_event_handler(
         IterationEvents.LOSS_COMPLETED, lambda engine: values.append(engine.state.terms["proximal"].item())
     )
-    for number in range(2):
-        next_round(trainer, number, 2)
-    assert values[0] == values[2] == 0
-    assert values[1] > 0
-    assert values[3] > 0
-
-
-def test_without_rounds_an_epoch_is_a_round() -> None:
-    term, values = ProximalTerm(), []
-    trainer = toy_trainer([term], steps=2, epochs=2)
-    trainer.add_event_handler(
-        IterationEvents.LOSS_COMPLETED, lambda engine: values.append(engine.state.terms["proximal"].item())
-    )
-    trainer.run()
+    if federated:
+        for number in range(2):
+            next_round(trainer, number, 2)
+    else:
+        trainer.run()
     assert values[0] == values[2] == 0 < min(values[1], values[3])
 
 

@@ -1,9 +1,12 @@
-"""HSSF: its network, the losses of its code by hand, its terms in a trainer, and its strong view."""
+"""HSSF: its network, the losses of its code by hand, its terms and strong view, and the variant of its conventions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +16,17 @@ from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json
+from samfed_monai.data import DataList
+from samfed_monai.federation.run import Run
+from samfed_monai.federation.start import warm_start
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import StructureLoss, hssf_kl
 from samfed_monai.methods import hssf
 from samfed_monai.networks import AutocastInferer, client_network
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
+from samfed_monai.results import validate_results
+from tests.federation.test_job import job
 from tests.methods import engine_of
 
 PUBLISHED = {"resnet18": 21.4e6, "resnet34": 31.5e6, "resnet101": 65.7e6}  # HSSF, Ma et al., IEEE TMI 2024
@@ -181,16 +191,14 @@ def pixels(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(1, 1, 2, -1)
 
 
-def test_wrong_pixels_weigh_right_over_wrong() -> None:
+def test_wrong_pixels_weigh_right_over_wrong_which_is_nothing_where_none_is_right() -> None:
     logits = pixels(2, 1, -1, -2, 3, -3)
     label = pixels(1, 1, 0, 0, 0, 1)  # four right, the last two wrong: weight 2
     confidence = pixels(LN3, LN3, 0, 0, LN3, -LN3)  # chances of being right: 3/4 3/4 1/2 1/2 3/4 1/4
     right = 2 * math.log(4 / 3) + 2 * math.log(2)
     wrong = 2 * (math.log(4) + math.log(4 / 3))
     assert hssf.confidence_loss(confidence, logits, label).item() == pytest.approx((right + wrong) / 6, rel=1e-6)
-
-
-def test_all_right_is_plain_cross_entropy_and_all_wrong_is_nothing() -> None:
+    # all right is the plain cross entropy, and all wrong is nothing
     confidence, label = pixels(LN3, LN3, LN3, 0, 0, 0), pixels(1, 1, 1, 1, 1, 1)
     plain = (3 * math.log(4 / 3) + 3 * math.log(2)) / 6
     assert hssf.confidence_loss(confidence, label, label).item() == pytest.approx(plain, rel=1e-6)
@@ -297,12 +305,6 @@ def test_confidence_is_added_four_times_and_needs_no_stream() -> None:
     torch.testing.assert_close(engine.state.terms["confidence_mean"], confidence.sigmoid().mean())
 
 
-def test_a_prediction_without_confidence_is_refused() -> None:
-    output = {"loss": torch.tensor(2.0), "pred": torch.zeros(1, 1, 2, 2), "label": torch.ones(1, 1, 2, 2)}
-    with pytest.raises(Refused, match=r"found a prediction without confidence; set network_name to hssf_resnet18"):
-        hssf.ConfidenceTerm()(engine_of(output=output))
-
-
 @pytest.mark.parametrize("consistency", [0.0, 3.0])
 def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consistency: float) -> None:
     weak, weak_confidence, strong, strong_confidence = (each.requires_grad_() for each in tensors(4))
@@ -388,3 +390,61 @@ def test_the_weak_view_is_left_as_it_is_and_the_other_is_plain() -> None:
 def test_bad_arguments_of_the_view_are_refused_together() -> None:
     with pytest.raises(Refused, match=r"(?s)3 problems.*deviation: .*-0\.1.*limit: .*2.*output_key: .*2 names for 1"):
         hssf.NoiseViewd(output_key=("a", "b"), deviation=-0.1, limit=2)
+
+
+@pytest.fixture
+def small_network() -> Iterator[None]:
+    """Whatever ResNet is asked for, one of half a million parameters, and a decoder of 16 channels."""
+    declare_torchvision_operators()
+    from segmentation_models_pytorch import encoders
+
+    get_encoder = encoders.get_encoder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hssf, "WIDTH", 16)
+        small = "timm-mobilenetv3_small_minimal_100"
+        patch.setattr(encoders, "get_encoder", lambda name, **options: get_encoder(small, **options))
+        yield
+
+
+def test_the_variant_of_its_conventions_trains_by_them(small_network, build) -> None:
+    workflow = build("hssf_compat", network_name="hssf_resnet18", batch_size=4, local_steps=2)
+    parser = workflow.parser
+    assert isinstance(parser.get_parsed_content("network"), hssf.HssfNetwork)
+    views = parser.get_parsed_content("unlabelled#dataloader").dataset.transform.transforms
+    assert isinstance(views[-1], hssf.NoiseViewd)
+    weak, scores = views[-2], parser.get_parsed_content("validate#scores")
+    assert (weak.flip, weak.quarter_turns, weak.zoom, weak.shear) == (True, False, (1.0, 1.0), 0.0)
+    assert (scores.pooled, scores.skip_empty) == (True, True)
+    workflow.run()
+    assert set(workflow.trainer.state.term_means) == {"supervised", "lssl", "lssl_counted", "lssl_flipped"}
+    sharing = parser.get_parsed_content("sharing")
+    means = sharing.phase.run(0, 1, sharing.own_masks())
+    assert set(means) == {"supervised", "confidence", "confidence_mean", "public_kd", "public_kd_gate"}
+    assert sharing.predictor.reliability_measure == "pixel_accuracy"
+    assert sharing.phase.steps == 4, "four passes over the four public images in batches of four"
+
+
+@pytest.mark.slow
+def test_a_federation_warms_up_by_the_conventions_too(small_network, small_federation: Path, tmp_path: Path) -> None:
+    client = {"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False}
+    made = job(small_federation, tmp_path / "run", variant="hssf_compat", rounds=1, train=client)
+    results = made.run()
+    assert validate_results(results) == []
+    assert (results["exchange"], set(results["networks"].values())) == ("predictions", {"hssf_resnet18"})
+    assert results["convention"] == {"hd95": "pooled", "empty": "skipped"}
+    config, steps = Run(made.plan, made.places).warm_config("hssf_resnet18")
+    warm = config.parser()
+    numbers = [warm[name] for name in ("optimizer#lr", "train#dataloader#batch_size", "loss#weighted_entropy")]
+    assert (steps, numbers) == (2, [1e-4, 4, False])
+    asked = replace(made.plan, train={**made.plan.train, "learning_rate": 0.5, "batch_size": 2})
+    warm = Run(asked, made.places).warm_config("hssf_resnet18")[0].parser()
+    assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own options go before it"
+    listed = DataList.load(small_federation / "list.json")
+    trained, untrained = (
+        warm_start(config, datalist=listed, steps=count, seed=0, cache_dir=tmp_path)[0] for count in (2, 0)
+    )
+    head = [name for name in trained if name.startswith("confidence") and name.endswith("weight")]
+    assert head
+    assert not any(torch.equal(trained[name], untrained[name]) for name in head), "the confidence is learned there, too"
+    record = read_json(tmp_path / "run" / "rounds" / "000" / "round.json")["sites"]["site-1"]
+    assert {"lssl", "public_supervised", "public_kd"} <= record["terms"].keys()

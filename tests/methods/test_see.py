@@ -67,13 +67,6 @@ def test_the_three_scores_by_hand():
     assert see.scored(0.5 + 0 * pseudo, pseudo)[:2] == (1.0, pytest.approx(1e12)), "a number that can be stored"
 
 
-@pytest.mark.parametrize(("probability", "unsure"), [(0.3, 0), (0.33, 10), (0.67, 10), (0.7, 0)])
-def test_a_pixel_is_unsure_above_nine_tenths_of_a_bit(probability, unsure):
-    found = label(0, 40)
-    found[0, 0] = probability  # 10 of 100: of 0.3 and 0.7 the entropy is 0.881 bits, of 0.33 and 0.67 it is 0.915
-    assert see.scored(found, found).absolute == unsure / 100
-
-
 OLD = see.Scores(0.5, 0.5, 0.5)
 
 
@@ -253,6 +246,19 @@ def test_the_sam_of_a_term_is_the_one_that_it_names(monkeypatch, tmp_path):
     monkeypatch.setattr(see, "_sam", lambda *given: asked.append(given) or nn.Identity())
     term._refine(engine)
     assert asked == [("vit_b", "x", 64)]
+
+
+def test_one_sam_is_built_for_all_who_ask_and_costs_no_random_number(monkeypatch):
+    built: list[tuple] = []
+    monkeypatch.setattr(see, "build_sam", lambda *given: built.append(given) or nn.Linear(1, 1))
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    one, other = (see._sam("vit_none", "x", 64) for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    assert one is other
+    assert not one.weight.requires_grad
+    assert built == [("vit_none", "x", 64)]
 
 
 def test_a_real_sam_takes_the_prompts():
