@@ -84,7 +84,8 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert "shaded: predicted; outlined: the label" in page
     volume = place / "organs/mr/images/mr_01.nii.gz"
     words = ("--output-dir", place / "masks", "--overlays", place / "looks", "--areas", place / "areas.csv")
-    assert run("infer", "samfed_skin", volume, "--model", out, *words) == 0
+    forms = ("--geojson", place / "polygons", "--coco", place / "coco.json")
+    assert run("infer", "samfed_skin", volume, "--model", out, *words, *forms) == 0
     mask, source = nibabel.load(place / "masks/mr_01.nii.gz"), nibabel.load(volume)
     assert mask.shape == source.shape
     assert np.array_equal(mask.affine, source.affine)
@@ -92,8 +93,6 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert read_json(place / "masks/inference.json")["classes"] == list(CLASSES)
     assert len(list((place / "looks/mr_01").glob("*.png"))) == 4
     assert (place / "areas.csv").read_text().splitlines()[2].endswith("spleen")
-    forms = ("--geojson", place / "polygons", "--coco", place / "coco.json")
-    assert run("infer", "samfed_skin", volume, "--model", out, "--output-dir", place / "masks", *forms) == 0
     assert [one["name"] for one in read_json(place / "coco.json")["categories"]] == list(CLASSES)
     assert len(list((place / "polygons/mr_01").glob("*.geojson"))) == 4
     scores = ("--datalist", place / "list.json", "--data-root", place / "slices", "--output-dir", place / "scores")

@@ -53,7 +53,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "elcfs": (SURE, {"episode", "episode_contrast"}),
     "elcfs_labelled": ({}, {"episode"}),
     "fedala": ({**SURE, **ONE_BATCH}, {"mixed"}),
-    "fedca": ({**SURE, "terms#contrast#rounds": 1}, {"pseudo_label"}),
+    "fedca": ({**SURE, "terms#contrast#rounds": 2}, {"contrast"}),
     "fedgin": (SURE, {"pseudo_label"}),
     "fedicra": (IN_TURN, {"own", "tree", "crf", "sites"}),
     "fedmd": (UNLIKE, {"public_kd", "public_supervised"}),
@@ -75,8 +75,8 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "unimatch": ({"terms#unimatch#tau": 0.5}, {"unimatch"}),
     "weak_labels": ({}, {"crf", "crf_labelled"}),
 }
-#: How many sites a robust rule asks for; two are enough for the others.
-SITES = {"trimmed_mean": 3}
+#: How many sites a robust rule asks for, and how many rounds two of contrast; two are enough for the others.
+SITES, ROUNDS = {"trimmed_mean": 3}, {"fedca": 3}
 #: What a method's word for its exchange is in a site's audit.
 KINDS = {"predictions": "soft_masks", "none": "metrics"}
 #: What the log of a run says before its first round.
@@ -137,6 +137,7 @@ def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         name = "weak" if declared(None, variant).labels == "weak" else SITES.get(variant, 2)
         train = {**CLIENT, "local_steps": 1, **ROWS[variant][0]}
         options = {"variant": variant, "train": train, "datalist": federation / f"{name}.json"}
+        options["rounds"] = ROUNDS.get(variant, 2)
         options["cache_dir"] = folder / "cache" if variant == "fedca" else cache
         take = Strategy.take
 
@@ -160,7 +161,9 @@ def test_two_rounds_come_to_results_with_what_the_method_declares(ran, variant):
     results = found.results
     assert validate_results(results) == []
     assert (results["exchange"], results["skipped"]) == (method.exchange, [])
-    assert ("statistics" in results["privacy"]) == bool({"spectrum", "graph", "prototypes"} & set(method.leaves_site))
+    assert ("statistics" in results["privacy"]) == bool(
+        {"spectrum", "graph", "prototypes", "features"} & set(method.leaves_site)
+    )
     assert ANNOUNCED.get(variant, "") in (found.whole / "run.log").read_text()
     assert {entry["status"] for round in (0, 1) for entry in found.record(round)["sites"].values()} == {"ok"}
     for site, entry in found.record(1)["sites"].items():
@@ -232,18 +235,12 @@ def test_elcfs_windows_leave_once_and_are_reported(ran):
 
 
 @needs("fedca")
-def test_fedca_contrasts_before_the_warm_start(ran):
+def test_fedca_contrasts_before_the_warm_start_and_shares_mean_features_once(ran):
     found = ran("fedca")
-    assert ["contrast" in found.record(round)["sites"]["site-1"]["terms"] for round in (0, 1)] == [True, False]
+    terms = [found.record(round)["sites"]["site-1"]["terms"] for round in (0, 1, 2)]
+    assert ["contrast" in each for each in terms] == [True, True, False]
     made = (found.whole.parent / "cache" / "warm_start").glob("*.safetensors")
     assert len(list(made)) == 2, "the network as it is built, and what stage 0 came to"
-
-
-@needs("fedca")
-def test_fedca_shares_mean_features_once_in_two_rounds_of_contrast(ran, tmp_path):
-    train = {**ran("fedca").options["train"], "terms#contrast#rounds": 2}
-    results = job(ran("fedca").federation, tmp_path, **{**ran("fedca").options, "rounds": 3, "train": train}).run()
-    sent = [line.get("statistics") for line in read_audit(tmp_path / "sites/site-1/audit.jsonl")]
-    rule = {"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}
-    assert [each for each in sent if each] == [rule]
-    assert results["privacy"]["statistics"]["kind"] == "features"
+    sent = [line.get("statistics") for line in read_audit(found.whole / "sites/site-1/audit.jsonl")]
+    assert [each for each in sent if each] == [{"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}]
+    assert found.results["privacy"]["statistics"]["kind"] == "features"
