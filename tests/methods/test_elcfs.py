@@ -152,18 +152,18 @@ def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
         statistic.receive({"windows": torch.full((1, 3, 1, 1), float("nan"))})
 
 
-def test_bands_by_hand():
-    mask = torch.zeros(1, 1, 5, 5)
-    mask[..., 1:4, 1:4] = 1
-    contour, outside = elcfs.boundary_bands(mask, inside=1, outside=1)
-    ring = torch.ones(3, 3)
-    ring[1, 1] = 0
-    assert torch.equal(contour[0, 0, 1:4, 1:4], ring)
-    assert contour.sum() == 8
-    cross = torch.tensor([[0, 1, 1, 1, 0], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [0, 1, 1, 1, 0.0]])
-    assert torch.equal(outside[0, 0], cross)
-    none, beside = elcfs.boundary_bands(torch.zeros(1, 1, 4, 4))
-    assert none.sum() == beside.sum() == 0
+def test_bands_are_one_pixel_inside_and_five_outside():
+    mask = torch.zeros(2, 1, 13, 13)
+    mask[0, 0, 5:8, 5:8] = mask[1, 0, 6, 6] = 1
+    inside, outside = elcfs.boundary_bands(mask)
+    ring = mask[0, 0].clone()
+    ring[6, 6] = 0
+    assert torch.equal(inside[0, 0], ring)
+    assert torch.equal(inside[1], mask[1])
+    steps = (torch.arange(13) - 6).abs()
+    diamond = steps[:, None] + steps <= 5
+    assert torch.equal(outside[1, 0] + mask[1, 0], diamond.float())
+    assert not any(each.any() for each in elcfs.boundary_bands(torch.zeros(1, 1, 4, 4)))
 
 
 def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image():
@@ -174,13 +174,6 @@ def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image()
     means, there = elcfs.band_features(features, bands)
     assert means[:2].tolist() == [[0.75 * 1 + 0.25 * 5, 0.75 * 10 + 0.25 * 20], [7.0, -1.0]]
     assert there.tolist() == [True, True, False]
-
-
-def test_bands_are_one_pixel_inside_and_five_outside():
-    row = torch.tensor([[[[float(pixel == "#") for pixel in "........#######......."]]]])
-    inside, outside = elcfs.boundary_bands(row)
-    assert "".join(".#"[int(pixel)] for pixel in inside.flatten()) == "........#.....#......."
-    assert "".join(".#"[int(pixel)] for pixel in outside.flatten()) == "...#####.......#####.."
 
 
 def test_the_contrast_by_hand():
