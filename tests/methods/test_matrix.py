@@ -17,7 +17,7 @@ import torch
 from samfed_monai.cli.main import main
 from samfed_monai.config.variants import declared
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data import render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.privacy import read_audit
 from samfed_monai.protocol import Strategy
@@ -71,12 +71,9 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "semifl": (SURE, {"mixup"}),
     "clustered_sites": ({**SURE, "strategy#least": 1}, {"pseudo_label"}),
     "supervised": ({}, {"supervised"}),
-    "trimmed_mean": (WITHOUT_SAM, {"pseudo_label"}),
     "unimatch": ({"terms#unimatch#tau": 0.5}, {"unimatch"}),
     "weak_labels": ({}, {"crf", "crf_labelled"}),
 }
-#: How many sites a robust rule asks for, and how many rounds two of contrast; two are enough for the others.
-SITES, ROUNDS = {"trimmed_mean": 3}, {"fedca": 3}
 #: What a method's word for its exchange is in a site's audit.
 KINDS = {"predictions": "soft_masks", "none": "metrics"}
 #: What the log of a run says before its first round.
@@ -105,13 +102,11 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three small sites with masks (``3.json``), two of them, and two with points (``weak.json``)."""
+    """Two small sites with masks, and with points (``weak.json``)."""
     folder = tmp_path_factory.mktemp("federation")
     counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
-    for count in (3, 2):
-        listed = DataList(f"{count}", listed.public, dict(list(listed.sites.items())[:count]), listed.mask_threshold)
-        listed.save(folder / f"{count}.json")
+    listed = render_synthetic(folder, sites=2, labelled=True, **counts)
+    listed.save(folder / "list.json")
     weaken_list(listed, folder, dict.fromkeys(listed.sites, "points")).save(folder / "weak.json")
     return folder
 
@@ -134,10 +129,10 @@ def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         if variant in done:
             return done[variant]
         folder = tmp_path_factory.mktemp(variant)
-        name = "weak" if declared(None, variant).labels == "weak" else SITES.get(variant, 2)
+        name = "weak" if declared(None, variant).labels == "weak" else "list"
         train = {**CLIENT, "local_steps": 1, **ROWS[variant][0]}
         options = {"variant": variant, "train": train, "datalist": federation / f"{name}.json"}
-        options["rounds"] = ROUNDS.get(variant, 2)
+        options["rounds"] = 3 if variant == "fedca" else 2  # two of contrast, and one of labels
         options["cache_dir"] = folder / "cache" if variant == "fedca" else cache
         take = Strategy.take
 
@@ -213,7 +208,7 @@ def test_a_site_keeps_what_is_its_own_and_sends_the_networks_own_names_alone(ran
 def test_a_new_site_goes_on_from_the_model_of_a_finished_federation(ran, build, tmp_path):
     found, model = ran("cpss"), tmp_path / "model.safetensors"
     assert main(["model", str(found.whole), "--output", str(model)]) == 0
-    images = {"datalist": str(found.federation / "2.json"), "data_root": str(found.federation)}
+    images = {"datalist": str(found.federation / "list.json"), "data_root": str(found.federation)}
     adapted = build("cpss_adapt", **images, model=str(model), learning_rate=0.0)
     adapted.run()
     given, trained = safe_load(model), dict(adapted.trainer.network.named_parameters())
