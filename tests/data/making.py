@@ -47,8 +47,8 @@ def site(root: Path, name: str, images: int, masks: int, *, first: int = 0) -> N
 
 
 def options(tmp_path: Path, **more: object) -> Options:
-    """Of a list without a report, unless one is asked for."""
-    return Options(output=tmp_path / "list.json", **{"report": False, **more})
+    """Of ``list.json`` without a report, unless others are asked for."""
+    return Options(**{"output": tmp_path / "list.json", "report": False, **more})
 
 
 def item(root: Path, image: str, label: str | None = None, group: str | None = None) -> Item:
