@@ -30,7 +30,7 @@ from samfed_monai.data.records import load_records, read_as
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.transforms import LoadRGBd
 from samfed_monai.transforms.loading import read_label
-from tests.data.making import options, picture, save
+from tests.data.making import jpeg, options, picture, save
 
 ORGANS = ["kidney", "spleen"]
 
@@ -113,6 +113,7 @@ def test_a_file_is_read_or_refused_with_the_values_that_no_class_has(tmp_path):
         (png([0, 1], [7, 3]), "0 to 2: the background, kidney, spleen, found the class values 3, 7; name every class"),
         (png(range(9)), "found the class values 3, 4, 5, 6, 7, 8; name"),
         (png(range(10)), "found the class values 3, 4, 5, 6, 7, 8, …; name"),
+        (jpeg(picture(0).convert("L")), "8-bit grey without loss, found JPEG with 'L' pixels"),
         (png_of(np.zeros((2, 2, 3), np.uint8)), "8-bit grey without loss, found PNG with 'RGB' pixels"),
     ):
         with pytest.raises(Refused, match=rf"b/7\.png: expected .*{told}"):

@@ -96,7 +96,7 @@ def test_every_departure_from_the_schema_is_told_at_once_and_then_every_other_pr
     edited(path, spoil)
     expected = "expected a name without slashes, or one of . @ $ % in front, found"
     assert told_of(path) == [
-        *(f"list.json -> sites#{name}: {expected} {name!r}" for name in odd),
+        *(f"list.json -> sites#{repr(name)[1:-1]}: {expected} {name!r}" for name in odd),
         *(f"list.json -> sites#{name}: expected another name, found {name!r}" for name in servers[:2]),
         f"list.json -> sites#: {expected} ''",
         "list.json -> public#0#image: expected a relative path inside the data root, found '..' in '../1.jpg'",
@@ -119,6 +119,37 @@ def test_faults_01_18_a_path_out_of_the_root_or_a_mask_that_is_missing_is_refuse
     assert path.startswith("list.json -> public#0#image: expected a relative path inside the data root, found '..'")
     assert label.startswith("list.json -> public#0#label: expected a mask, as every public item, found no mask; give")
     assert not (tmp_path / "list.json").exists()
+
+
+WEAK = Item("1.jpg", A, "1.png", B, label_kind="points")
+
+
+@pytest.mark.parametrize(
+    ("public", "site", "told"),
+    [
+        ([WEAK], Site(), r"public#0#label_kind: expected a mask, as every public item, found a weak label \(points\)"),
+        (
+            [],
+            Site([], [WEAK]),
+            r"validation#0#label_kind: expected a mask, as every validation item, found a weak label",
+        ),
+        ([], Site([], [], [WEAK]), r"a#test#0#label_kind: expected a mask, as every test item, found a weak label"),
+        ([], Site([replace(WEAK, label_kind="line")]), r"a#unlabelled#0#label_kind: expected .*, found 'line'"),
+        ([], Site([Item("1.jpg", A, label_kind="box")]), "label_kind: expected a label of that kind, found 'box' with"),
+        ([], Site([Item("1.jpg", A, "1.png")]), "label_sha256: expected label and label_sha256 together, found only o"),
+        ([], Site([Item("1.jpg", A, volume="v", slice=0)]), "a#unlabelled#0#slice: expected at least 1, found 0"),
+        ([], Site([Item("1.jpg", A, spacing=[1, 2])]), r"spacing: expected three lengths in mm, found \[1, 2\] \(list"),
+    ],
+)
+def test_labels_that_their_split_cannot_have_and_slices_of_no_volume_are_refused(tmp_path, public, site, told):
+    with pytest.raises(Refused, match=told):
+        DataList("list", public, {"a": site}).save(tmp_path / "list.json")
+
+
+def test_weak_labels_of_training_images_come_back(tmp_path):
+    listed = DataList("list", [replace(WEAK, image="0.jpg", label_kind="mask")], {"a": Site([WEAK])})
+    listed.save(tmp_path / "list.json")
+    assert DataList.load(tmp_path / "list.json") == listed
 
 
 def test_an_image_listed_twice_is_refused(tmp_path):

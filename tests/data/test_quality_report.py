@@ -15,9 +15,9 @@ from PIL import Image
 
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
-from samfed_monai.data.prepare import Options, prepare_folders
+from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.quality_report import OUTLINE, doubts, outline, overlay, report_on, rows
-from tests.data.making import disc, picture, save, site
+from tests.data.making import disc, options, picture, save, site
 
 
 def item(name: str, digest: str, label: bool = True, group: str | None = None) -> Item:
@@ -75,9 +75,10 @@ def test_fault_08_labelled_images_with_an_orientation_are_told():
 CANARY = "Jane Doe, Room 7"
 
 
-@pytest.fixture
-def made(tmp_path):
-    root = tmp_path / "data"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    root = folder / "data"
     site(root, "public", 3, 3)
     site(root, "A & <B>", 10, 10, first=100)
     exif = Image.Exif()
@@ -87,7 +88,7 @@ def made(tmp_path):
         save(root / "public" / "images" / f"photo {number}.jpg", picture(50 + number, 24, 24), exif=exif)
         save(root / "public" / "masks" / f"photo {number}.png", disc(24, 24, radius=5))
     save(root / "public" / "masks" / "public_000.png", disc(radius=0))
-    return prepare_folders(root, Options(output=tmp_path / "list.json", public="public"))
+    return prepare_folders(root, options(folder, public="public", report=True))
 
 
 def test_the_page_is_self_contained_and_escaped(made):
@@ -107,13 +108,8 @@ def test_the_table_has_one_row_per_image(made):
         rows = {row["image"]: row for row in csv.DictReader(stream)}
     assert len(rows) == 22
     empty = rows["public/images/public_000.png"]
-    assert [empty[name] for name in ("width", "height", "mode", "mask_values", "foreground")] == [
-        "32",
-        "24",
-        "RGB",
-        "0",
-        "0.0",
-    ]
+    wanted = {"width": "32", "height": "24", "mode": "RGB", "mask_values": "0", "foreground": "0.0"}
+    assert {name: empty[name] for name in wanted} == wanted
     assert rows["public/images/photo 0.jpg"]["mask_values"] == "0 255"
 
 
@@ -129,7 +125,7 @@ def test_fault_60_nothing_of_exif_gets_into_lists_or_reports(made):
 
 
 def test_a_report_can_be_made_of_a_list_alone(made, tmp_path):
-    page = report_on(made.path, tmp_path / "data", tmp_path / "again.html")
+    page = report_on(made.path, made.path.parent / "data", tmp_path / "again.html")
     assert page.read_text().count("<figure>") == made.report.read_text().count("<figure>")
 
 

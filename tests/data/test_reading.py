@@ -21,6 +21,7 @@ from samfed_monai.data.reading import (
     decode_mask,
     is_turned,
     misfit,
+    png_of,
     read_image,
     read_mask,
     scan_fault,
@@ -164,6 +165,17 @@ def test_fault_13_masks_are_binary_or_cut_at_a_threshold(tmp_path, values, kind,
         return
     mask = read_mask(path, threshold)
     assert (mask.tolist(), mask.dtype) == ([expected], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("levels", "threshold"),
+    [((0, 2), 2), ((0, 1, 2), 1), ((0, 100), 100), ((0, 200), 128), ((0, 3, 254), 128), (range(60), 30)],
+)
+def test_fault_65_the_threshold_that_is_advised_leaves_something_in_the_mask(levels, threshold):
+    content = png_of(np.array([levels], np.uint8))
+    with pytest.raises(Refused, match=rf"`--mask-threshold {threshold}`"):
+        decode_mask(content, "m.png", None)
+    assert 0 < decode_mask(content, "m.png", threshold)[0].mean() < 1
 
 
 def test_the_levels_of_a_mask_are_those_that_it_was_cut_in(tmp_path):
