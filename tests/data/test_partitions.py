@@ -218,62 +218,57 @@ collections = st.lists(
 )
 
 
-def divided(images):
-    hashes = [f"{digest:04d}" for digest, _, _ in images]
-    groups = [group for _, group, _ in images]
-    return hashes, groups, clusters(hashes, groups)
+def images_of(images) -> list[Found]:
+    """Images whose name is their place, by bytes, group and whether they have a mask."""
+    return [
+        Found(str(n), "m" if mask else None, group=group, sha256=f"{digest:04d}")
+        for n, (digest, group, mask) in enumerate(images)
+    ]
 
 
-def held_out(hashes, groups, labelled, shares, *, seed):
-    """Indices of the images that are drawn."""
-    ones = [Found(str(n), group=groups[n], sha256=digest) for n, digest in enumerate(hashes)]
-    return [[int(one.image) for one in part] for part in hold_out(ones, labelled, shares, seed=seed)]
+def held_out(ones: list[Found], shares, *, seed: int) -> list[list[int]]:
+    parts = hold_out(ones, [one.label is not None for one in ones], shares, seed=seed)
+    return [[int(one.image) for one in part] for part in parts]
 
 
-def assert_exact_and_grouped(parts, together, count):
-    assert sorted(index for part in parts for index in part) == list(range(count))
-    for cluster in together:
+def assert_exact_and_grouped(parts, ones: list[Found]) -> None:
+    assert sorted(index for part in parts for index in part) == list(range(len(ones)))
+    for cluster in clusters([one.sha256 for one in ones], [one.group for one in ones]):
         assert sum(not set(cluster).isdisjoint(part) for part in parts) == 1
 
 
 @given(collections, st.integers(1, 4), st.integers(0, 5))
 def test_iid_is_exact_grouped_and_deterministic(images, sites, seed):
-    _, _, together = divided(images)
+    ones = images_of(images)
+    together = clusters([one.sha256 for one in ones], [one.group for one in ones])
     if len(together) < sites:
         with pytest.raises(Refused, match="ask for fewer sites"):
             iid(together, sites, seed=seed)
         return
     parts = iid(together, sites, seed=seed)
-    assert_exact_and_grouped(parts, together, len(images))
+    assert_exact_and_grouped(parts, ones)
     assert all(parts)
     assert parts == iid(together, sites, seed=seed)
 
 
 @given(collections, st.sampled_from([(0.1, 0.1), (0.0, 0.3), (0.4, 0.4)]), st.integers(0, 5))
 def test_held_out_splits_are_exact_grouped_labelled_and_deterministic(images, shares, seed):
-    hashes, groups, together = divided(images)
-    labelled = [has for _, _, has in images]
-    parts = held_out(hashes, groups, labelled, shares, seed=seed)
-    assert_exact_and_grouped(parts, together, len(images))
-    assert all(labelled[index] for part in parts[:-1] for index in part)
+    ones = images_of(images)
+    parts = held_out(ones, shares, seed=seed)
+    assert_exact_and_grouped(parts, ones)
+    assert all(ones[index].label for part in parts[:-1] for index in part)
     assert parts[-1]
-    assert parts == held_out(hashes, groups, labelled, shares, seed=seed)
+    assert parts == held_out(ones, shares, seed=seed)
 
 
-def test_the_order_of_the_files_does_not_matter():
-    hashes = [f"{number:04d}" for number in range(40)]
+def test_the_order_of_the_files_does_not_matter_and_few_labels_are_divided_in_proportion():
+    ones = images_of([(number, None, True) for number in range(40)])
     order = np.random.default_rng(0).permutation(40)
-    one = held_out(hashes, [None] * 40, [True] * 40, [0.2, 0.1], seed=3)
-    other = held_out([hashes[i] for i in order], [None] * 40, [True] * 40, [0.2, 0.1], seed=3)
+    one, other = (held_out(each, [0.2, 0.1], seed=3) for each in (ones, [ones[index] for index in order]))
     assert [len(part) for part in one] == [8, 4, 28]
-    for part, shuffled in zip(one, other, strict=True):
-        assert {hashes[i] for i in part} == {hashes[order[i]] for i in shuffled}
-
-
-def test_few_labels_are_divided_in_proportion():
-    hashes = [f"{number:03d}" for number in range(100)]
-    parts = held_out(hashes, [None] * 100, [number < 12 for number in range(100)], [0.1, 0.2], seed=0)
-    assert [len(part) for part in parts] == [4, 8, 88]
+    assert list(map(set, one)) == list(map(set, other))
+    few = images_of([(number, None, number < 12) for number in range(100)])
+    assert [len(part) for part in held_out(few, [0.1, 0.2], seed=0)] == [4, 8, 88]
 
 
 @pytest.mark.parametrize(
