@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import stat
 import zipfile
@@ -70,7 +71,8 @@ def test_backslashes_are_slashes_and_names_are_read_as_utf8_without_its_mark_too
         path.write_bytes(content)
     assert unpack(path, tmp_path / "out") == [tmp_path / "out" / place]
     assert (tmp_path / "out" / place).read_bytes() == b"x"
-    assert (tmp_path / "out" / "a").is_dir()
+    modes = [stat.S_IMODE((tmp_path / "out" / each).stat().st_mode) for each in ("a", place)]
+    assert modes == [0o700, 0o600], "others cannot read them"
 
 
 def test_a_name_in_the_code_page_of_dos_is_read_as_such(tmp_path):
@@ -91,6 +93,17 @@ def test_fault_30_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monke
     path = zipped(tmp_path / "a.zip", ("zeros", bytes(1_000_000)), packed=zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(limit, value)
     with pytest.raises(Refused, match=told):
+        unpack(path, tmp_path / "out")
+
+
+def test_a_disk_that_is_full_all_the_same_is_no_fault_of_the_archive(tmp_path, monkeypatch):
+    path = zipped(tmp_path / "a.zip", ("1.png", b"x"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zipfile.ZipFile.extract", full)
+    with pytest.raises(OSError, match="No space left on device"):
         unpack(path, tmp_path / "out")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.data.checks import check_datalist, ids_of, look, repeated_stems, warnings
+from samfed_monai.data.checks import Facts, check_datalist, ids_of, look, repeated_stems, warnings
 from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.folders import Found
 from tests.data.making import disc, item, pair, picture, save, small_list
@@ -46,6 +47,27 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
         "is this the data root that the list was made for?"
     ]
     assert told(DataList("empty", []), root) == []
+
+
+def test_facts_are_those_of_the_image_and_its_mask(tmp_path):
+    one = pair(tmp_path, "a", 0)
+    save(tmp_path / one.label, disc(radius=99))
+    assert replace(look(one, tmp_path), sha256="", label_sha256="", brightest=0) == Facts(
+        **{"image": one.image, "height": 24, "width": 32, "mode": "RGB", "brightest": 0, "label": one.label},
+        **{"label_sha256": "", "mask_values": (255,), "foreground": 1.0, "border": 1.0},
+    )
+    assert look(one, tmp_path).brightest == np.array(picture(0)).max()
+
+
+@pytest.mark.parametrize(("damaged", "unreadable"), [("image", True), ("label", True), ("", False)])
+def test_what_cannot_be_decoded_is_unreadable_and_what_does_not_fit_is_not(tmp_path, damaged, unreadable):
+    one = pair(tmp_path, "a", 0)
+    if damaged:
+        (tmp_path / getattr(one, damaged)).write_bytes(b"x")
+    else:
+        save(tmp_path / one.label, disc(10, 10))
+    facts = look(one, tmp_path)
+    assert (facts.unreadable, len(facts.problems)) == (unreadable, 1)
 
 
 def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part():

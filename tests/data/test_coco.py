@@ -166,10 +166,6 @@ def test_a_bad_outline_is_refused(segmentation: Any, told: str) -> None:
         mask_of(segmentation, 4, 5)
 
 
-def test_an_outline_that_leaves_by_a_pixel_is_cut_at_the_border() -> None:
-    assert mask_of([[-0.6, -1, 6, -1, 6, 5, -0.6, 5]], 4, 5).all()
-
-
 SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
 
 
@@ -179,6 +175,7 @@ SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
 )
 def test_polygons_are_read_in_every_nesting(segmentation: Any) -> None:
     assert np.argwhere(mask_of(segmentation, 4, 5)).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert mask_of([[-0.6, -1, 6, -1, 6, 5, -0.6, 5]], 4, 5).all(), "what leaves by a pixel is cut at the border"
 
 
 @pytest.mark.parametrize("other", [1.0, "1", " 1.0", 1])
@@ -199,6 +196,7 @@ HOLED = [*BLOCK["segmentation"], [30, 15, 50, 15, 50, 35, 30, 35]]
         ({"bbox": [40, 20, 40, 30]}, r"expected one like \[20, 10, 40, 30\], x, y, width and height .*found bbox \[40"),
         ({"bbox": [20, 10, 60, 40]}, "found bbox"),  # two corners
         ({"bbox": [0.2, 0.1, 0.4, 0.3]}, "found bbox"),
+        ({"area": 1}, "found area 1"),
         ({"area": 300}, "expected about 1200 pixels, as its outline has, found area 300"),
         ({"area": 800, "segmentation": HOLED}, "found area 800"),  # the second polygon was meant as a hole
         ({"segmentation": {"size": [50, 100], "counts": [0, 1200, 3800]}}, "found bbox"),

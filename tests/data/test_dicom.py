@@ -26,8 +26,8 @@ def item(**elements: Any) -> Any:
     return content
 
 
-def table(entries: list[int], *, first: int, bits: int) -> Any:
-    content = item(LUTDescriptor=[len(entries), first, bits])
+def table(entries: list[int], *, first: int, bits: int, count: int | None = None) -> Any:
+    content = item(LUTDescriptor=[count or len(entries), first, bits])
     content["LUTDescriptor"].VR = "SS" if first < 0 else "US"
     content.add_new("LUTData", "OW", np.array(entries, "<u2").tobytes())
     return content
@@ -156,6 +156,8 @@ RED = np.array([[[4095, 0, 2048]]], "u2")
 def test_colours_are_scaled_by_the_bits_that_are_stored(tmp_path: Path) -> None:
     assert read_slices(made(tmp_path, RED, **TWELVE)).pictures.ravel().tolist() == [255, 0, 128]
     assert read_slices(made(tmp_path, RED)).pictures.ravel().tolist() == [16, 0, 8]
+    with pytest.raises(Refused, match=r"expected 8 bits, found PhotometricInterpretation .* YBR_FULL of 16 bits"):
+        read_slices(made(tmp_path, RED, PhotometricInterpretation="YBR_FULL"))
 
 
 @pytest.mark.parametrize("syntax", [LITTLE, BIG])
@@ -210,6 +212,9 @@ def test_a_segmented_palette_is_read_and_one_that_pydicom_would_wrap_is_refused(
         ({"SOPClassUID": SEG}, "expected a DICOM image, found Segmentation Storage"),
         ({"Modality": "RTDOSE"}, "expected a DICOM image, found VL Photographic Image Storage of RTDOSE"),
         ({"SOPClassUID": SR, "Rows": None, "PixelData": None}, r"found no pixels \(XC\)"),
+        ({"VOILUTSequence": [item(LUTDescriptor=[3, 0, 8])]}, r"expected a table, .* \[3, 0, 8\] without LUTData"),
+        ({"VOILUTSequence": [table([1], first=0, bits=8, count=3)]}, r"3 entries of 8 or 16 bits, found .* of 2 bytes"),
+        ({"SamplesPerPixel": None}, r"expected a DICOM image, found a header that cannot be read \(AttributeError"),
         ({"BitsAllocated": None}, r"\(0028,0100\) 'Bits Allocated'"),
     ],
 )  # fmt: skip
@@ -296,7 +301,8 @@ def test_nothing_of_a_library_is_shown(tmp_path: Path, capfd: pytest.CaptureFixt
         ("CT_small.dcm", (1, 128, 128, 3), False),
         ("examples_rgb_color.dcm", (1, 240, 320, 3), True),
         ("examples_palette.dcm", (1, 350, 800, 3), True),
-        ("examples_ybr_color.dcm", (30, 240, 320, 3), True),
+        ("SC_ybr_full_422_uncompressed.dcm", (1, 100, 100, 3), True),
+        ("SC_rgb_small_odd_jpeg.dcm", (1, 3, 3, 3), True),
         ("SC_rgb_rle_2frame.dcm", (2, 100, 100, 3), True),
     ],
 )

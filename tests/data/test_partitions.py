@@ -316,6 +316,8 @@ def test_a_site_is_cut_into_equal_disjoint_parts_in_every_split():
     images = [one.image for place, ones in divided.items() if place[0] for one in ones]
     assert sorted(images) == sorted(f"a/{n}" for n in range(19))
     assert sentences == []
+    one_patient = found("a", 5, groups=1) + found("a", 5, first=5)
+    assert counts(divide_sites({("a", U): one_patient}, 2)[0]) == {"a-1": [5, 0, 0], "a-2": [5, 0, 0]}
 
 
 def test_parts_follow_the_seed_and_not_the_order():
@@ -343,6 +345,7 @@ def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
     places = {("a", U): same(found("a", 2), 0, 1)}
     with pytest.raises(Refused, match=r"--divide 2: a: expected at least 2, found 1 independent group"):
         divide_sites(places, 2)
+    assert counts(divide_sites({("a", U): found("a", 2)}, 2)[0]) == {"a-1": [1, 0, 0], "a-2": [1, 0, 0]}
     with pytest.raises(Refused, match="--divide: expected a whole number >= 1, found 0"):
         divide_sites(places, 0)
 

@@ -17,7 +17,7 @@ from samfed_monai.data.public import find_polyps
 from samfed_monai.data.records import load_records
 from tests.cli.test_prepare import run
 from tests.data import polyp_folders
-from tests.data.making import disc, options, picture, save, site
+from tests.data.making import disc, drawn, options, picture, save, site
 
 
 def sizes(datalist) -> dict[str, list[int]]:
@@ -49,15 +49,6 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     with pytest.raises(Refused, match=r"list\.json: expected no file, .*, found another data list, 'list'"):
         prepare_folders(root, options(tmp_path, seed=1, public="public"))
     assert made.path.read_bytes() == before
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["its own folder", "a folder of one"])
-def test_one_hospital_alone_has_images_to_validate_and_to_test_on(own, tmp_path):
-    site(tmp_path / "data", "clinic", 20, 20)
-    root = tmp_path / "data" / "clinic" if own else tmp_path / "data"
-    made = prepare_folders(root, options(tmp_path, validation=0.5, test=0.25))
-    assert (made.datalist.public, sizes(made.datalist)) == ([], {"clinic": [5, 10, 5]})
-    assert check_datalist(made.datalist, root) == []
 
 
 @pytest.mark.parametrize(
@@ -102,10 +93,8 @@ def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(t
 def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
-    for number, place in enumerate(("p1", "p2", "p3")):
-        for frame in range(4):
-            save(root / "a" / "images" / place / f"{frame}.png", picture(10 * number + frame))
-            save(root / "a" / "masks" / place / f"{frame}_mask.png", disc(radius=3 + number))
+    frames = [f"p{patient}/{frame}" for patient in (1, 2, 3) for frame in range(4)]
+    drawn(root / "a", *(f"images/{frame}.png" for frame in frames), *(f"masks/{frame}_mask.png" for frame in frames))
     made = prepare_folders(root, options(tmp_path, public="public", validation=0.3, test=0.3, by_folder=True))
     [found] = made.datalist.sites.values()
     for split, items in found.splits():
@@ -159,20 +148,6 @@ def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_not
     assert not (tmp_path / "list.json").exists()
 
 
-def test_a_hospital_without_a_folder_images_is_a_warning_of_the_list_and_its_report(tmp_path):
-    root = tmp_path / "data"
-    for number, name in enumerate(("public", "a", "b")):
-        site(root, name, 2, 2, first=100 * number)
-    save(root / "hospital_d" / "Images" / "1.png", picture(7))
-    made = prepare_folders(root, options(tmp_path, report=True, public="public"))
-    assert list(made.datalist.sites) == ["a", "b"]
-    assert made.warnings[1:] == [
-        "hospital_d holds images, such as hospital_d/Images/1.png, but no folder 'images', and was not read: "
-        "if it is a site, rename hospital_d/Images to hospital_d/images"
-    ]
-    assert "hospital_d holds images" in made.report.read_text()
-
-
 def test_fault_14_15_empty_and_full_masks_are_counted_and_keep_their_places_in_the_list(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
@@ -221,8 +196,7 @@ def test_isic_by_folder_and_public_options(tmp_path, isic):
 
 
 def test_a_pool_without_masks_or_without_folders_is_refused(tmp_path):
-    for number in range(3):
-        save(tmp_path / "isic" / f"ISIC_{number:07d}.jpg", picture(number))
+    drawn(tmp_path / "isic", *(f"ISIC_{number:07d}.jpg" for number in range(3)))
     with pytest.raises(
         Refused, match="--public: expected masks, found no labelled images to draw from; unpack the gro"
     ):

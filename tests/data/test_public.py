@@ -13,7 +13,7 @@ from samfed_monai.data.datalist import Split
 from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published
 from samfed_monai.data.reading import read_mask
 from tests.data import polyp_folders
-from tests.data.making import disc, picture, save, site
+from tests.data.making import disc, drawn, picture, save, site
 
 clinicdb_sequence, colondb_sequence, cvc300_sequence = (
     collection_of(name).sequence for name in ("CVC-ClinicDB", "CVC-ColonDB", "CVC-300")
@@ -99,29 +99,36 @@ def test_names_that_only_resemble_a_collection_are_not_read(tmp_path):
     assert find_polyps(tmp_path).caveats == ["the folder Kvasir-Capsule is no known collection and was not read"]
 
 
-def test_what_is_wrong_is_told_at_once(tmp_path):
-    (tmp_path / "Kvasir-SEG" / "pictures").mkdir(parents=True)
-    polyp_folders.clinicdb(tmp_path)
-    (tmp_path / "clinicdb").mkdir()
-    with pytest.raises(Refused, match="2 problems") as caught:
-        find_polyps(tmp_path)
-    assert "clinicdb: expected it once, found CVC-ClinicDB also as CVC-ClinicDB" in str(caught.value)
-    assert "expected Kvasir-SEG as it was released, found the folders ['pictures']" in str(caught.value)
-
-
-def test_archives_and_empty_folders_say_what_to_do(tmp_path):
-    with pytest.raises(Refused, match=r"found the folders \[\]; rename each collection's folder to its name"):
-        find_polyps(tmp_path)
-    (tmp_path / "CVC-ClinicDB.rar").write_bytes(b"x")
-    with pytest.raises(Refused, match=r"only the archives \['CVC-ClinicDB.rar'\]; unpack them"):
-        find_polyps(tmp_path)
-
-
-def test_two_files_of_one_key_are_refused(tmp_path):
-    polyp_folders.kvasir(tmp_path)
-    save(tmp_path / "Kvasir-SEG" / "images" / "cju1.png", picture(5))
-    with pytest.raises(Refused, match=r"cju1\.png: expected one file each, found the key of cju1\.jpg"):
-        find_polyps(tmp_path)
+@pytest.mark.parametrize(
+    ("find", "names", "told"),
+    [
+        (find_polyps, "", r"found the folders \[\]; rename each collection's folder to its name"),
+        (find_polyps, "CVC-ClinicDB.rar", r"found only the archives \['CVC-ClinicDB.rar'\]; unpack them"),
+        (
+            find_polyps,
+            "CVC-ClinicDB/images/1.png CVC-ClinicDB/masks/1.png clinicdb/1.png Kvasir-SEG/pictures/1.png",
+            "(?s)2 problems.*clinicdb: expected it once, found CVC-ClinicDB also as CVC-ClinicDB.*"
+            r"expected Kvasir-SEG as it was released, found the folders \['pictures'\]",
+        ),
+        (
+            find_polyps,
+            "Kvasir-SEG/images/1.jpg Kvasir-SEG/images/1.png Kvasir-SEG/masks/1.png",
+            r"1\.png: expected one file each, found the key of 1\.jpg",
+        ),
+        (find_isic, "", "found no file such as ISIC_0000000.jpg; for images/ and .* use `samfed prepare folders`"),
+        (find_isic, "ISIC-2017_Training_Data.zip", "no ISIC image, but the archives .*; unpack them, zip files with"),
+        (
+            find_isic,  # fault 22: two years in one folder
+            "2016/ISIC_0000001.jpg 2017/ISIC_0000001.jpg",
+            "found ISIC_0000001 also as 2016/ISIC_0000001.jpg; move one of the two folders out of DIR",
+        ),
+    ],
+)
+def test_fault_22_and_what_is_no_official_layout_is_refused_with_what_to_do(tmp_path, find, names, told):
+    for name in names.split():
+        (tmp_path / name).touch() if name.endswith((".zip", ".rar")) else drawn(tmp_path, name)
+    with pytest.raises(Refused, match=told):
+        find(tmp_path)
 
 
 def test_masks_without_an_image_are_told_with_their_folder(tmp_path, caplog):
@@ -165,29 +172,13 @@ def test_other_names_have_no_sequence(name):
     ids=["2016", "2017", "2018"],
 )
 def test_official_archives_of_isic(tmp_path, images, masks, ending):
-    for name in ("ISIC_0000001.jpg", "ISIC_0000000.jpg", "ISIC_0000000_superpixels.png"):
-        save(tmp_path / images / name, picture(1))
+    drawn(tmp_path / images, "ISIC_0000001.jpg", "ISIC_0000000.jpg", "ISIC_0000000_superpixels.png")
     (tmp_path / images / "ATTRIBUTION.txt").write_text("x")
     save(tmp_path / masks / f"ISIC_0000000{ending}.png", disc())
     assert [(one.image, one.label, one.origin) for one in find_isic(tmp_path)] == [
         (f"{images}/ISIC_0000000.jpg", f"{masks}/ISIC_0000000{ending}.png", images),
         (f"{images}/ISIC_0000001.jpg", None, images),
     ]
-
-
-def test_fault_22_two_years_in_one_folder_are_refused(tmp_path):
-    save(tmp_path / "2016" / "ISIC_0000001.jpg", picture(1))
-    save(tmp_path / "2017" / "ISIC_0000001.jpg", picture(1))
-    with pytest.raises(Refused, match=r"found ISIC_0000001 also as 2016/ISIC_0000001.jpg; move one of the two folders"):
-        find_isic(tmp_path)
-
-
-def test_another_layout_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(Refused, match="use `samfed prepare folders`"):
-        find_isic(tmp_path)
-    (tmp_path / "ISIC-2017_Training_Data.zip").write_bytes(b"")
-    with pytest.raises(Refused, match="unpack them, zip files with --unpack"):
-        find_isic(tmp_path)
 
 
 CLIENT = {"labeled_train": [], "unlabeled_train": ["3.jpg"], "val_list": ["4.png"], "test_list": ["5.png", "6.png"]}
@@ -200,9 +191,7 @@ def published(folder, content=LIST, name="mine.json"):
 
 
 def test_one_pool_for_all_clients_is_matched_by_stem(tmp_path):
-    for number in (1, 3, 4, 5):
-        save(tmp_path / "images" / f"{number}.jpg", picture(number))
-        save(tmp_path / "masks" / f"{number}.png", disc())
+    drawn(tmp_path, *(name for number in (1, 3, 4, 5) for name in (f"images/{number}.jpg", f"masks/{number}.png")))
     found = find_published(published(tmp_path), tmp_path)
     assert {place: [one.image for one in ones] for place, ones in found.places.items()} == {
         ("", Split.PUBLIC): ["images/1.jpg"],
@@ -221,8 +210,7 @@ def test_one_pool_for_all_clients_is_matched_by_stem(tmp_path):
 
 def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
     for folder in ("open_set", "clinic_a_2020"):
-        for number in range(1, 7):
-            save(tmp_path / folder / "images" / f"{number}.png", picture(number))
+        drawn(tmp_path / folder, *(f"images/{number}.png" for number in range(1, 7)))
     found = find_published(published(tmp_path), tmp_path)
     assert found.places["Clinic A", Split.TEST][0].image == "clinic_a_2020/images/5.png"
     assert not any(part.missing for part in found.coverage)
@@ -251,15 +239,13 @@ def test_other_formats_are_refused_at_once(tmp_path):
 
 
 def test_images_of_one_stem_could_each_be_the_published_one_and_are_refused(tmp_path):
-    for place in ("1.png", "more/1.png", "2.png"):
-        save(tmp_path / "images" / place, picture(len(place)))
+    drawn(tmp_path, "images/1.png", "images/more/1.png", "images/2.png")
     with pytest.raises(Refused, match=r"(?s)2 problems.*1\.png.*found a stem that other images have, too"):
         find_published(published(tmp_path), tmp_path)
 
 
 def test_what_was_not_read_of_a_pool_is_told(tmp_path, caplog):
-    save(tmp_path / "images" / "1.png", picture(1))
-    save(tmp_path / "masks" / "gone.png", disc())
+    drawn(tmp_path, "images/1.png", "masks/gone.png")
     (tmp_path / "images" / "notes.txt").write_text("x")
     find_published(published(tmp_path), tmp_path)
     assert "/images: not read: 1 text (notes.txt)" in caplog.text

@@ -194,10 +194,16 @@ def test_of_a_mask_with_colours_the_brightest_channel_counts_where_a_threshold_i
         read_mask(save(tmp_path / "alpha.png", Image.merge("LA", (disc(), disc()))))
 
 
-def test_fault_21_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
-    path = save(tmp_path / "a.png", Image.new("1", (9460, 9460)))  # 89,491,600 pixels, of which 89,478,485 are read
-    assert path.stat().st_size < 100_000
-    with pytest.raises(Refused, match=r"a picture too large to decode.*scale it down"):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_fault_21_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, suffix):
+    path = save(tmp_path / f"a.{suffix}", picture(0))
+    monkeypatch.setattr("samfed_monai.data.reading.MAX_PIXELS", 24 * 32)
+    assert read_image(path).shape == (24, 32, 3)
+    monkeypatch.setattr("samfed_monai.data.reading.MAX_PIXELS", 24 * 32 - 1)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(
+        Refused, match=r"at most 767 pixels, found a picture too large to decode \(32 x 24 .*; scale it"
+    ):
         read_image(path)
 
 
@@ -234,6 +240,14 @@ def test_a_scan_that_lost_or_gained_bytes_is_found():
     assert scan_fault(early) == "a damaged scan: its data end before the picture does"
     assert scan_fault(late) == "a damaged scan: the picture ends before its data do"
     assert scan_fault(content[:-2]) == "no end-of-image marker"
+    assert scan_fault(early.replace(b"\xff\xc0", b"\xff\xc2")) is None, (
+        "progressive files are only looked at for an end"
+    )
+    for filled in (b"\xff\xff\xdb", b"\xff\xd0\xff\xdb"):  # markers may have bytes before them, or stand alone
+        assert scan_fault(content.replace(b"\xff\xdb", filled, 1)) is None
+        assert (
+            scan_fault(early.replace(b"\xff\xdb", filled, 1)) == "a damaged scan: its data end before the picture does"
+        )
 
 
 def test_a_transposed_mask_of_a_square_picture_fits_worse_and_of_others_nothing_is_said():
@@ -454,6 +468,17 @@ class TestTiff:
         with pytest.raises(Refused, match=r"expected whole numbers|2 grey levels"):
             decode_mask(tiff((mask.astype(kind) * np.dtype(kind).type(part), BLACK)), "m.tif", None)
 
+    @pytest.mark.parametrize(
+        ("values", "tags", "told"),
+        [
+            (GREY.astype("c8"), BLACK, r"expected whole numbers, found other samples of 64 bits \(tag 339"),
+            (GREY.astype("i2"), WHITE, r"expected black as zero, found white as zero with signed samples of 16 bits"),
+        ],
+    )
+    def test_a_mask_of_other_numbers_is_refused_with_its_tag(self, values, tags, told):
+        with pytest.raises(Refused, match=told):
+            decode_mask(tiff((values, tags)), "m.tif", 1)
+
     def test_a_float_mask_has_no_scale_that_a_threshold_could_cut(self):
         with pytest.raises(Refused, match=r"2 grey levels \(0, 2\); save it as 8-bit"):
             decode_mask(tiff((np.asarray(disc(value=2), np.float32), BLACK)), "m.tif", 1)
@@ -530,3 +555,6 @@ def test_what_phones_write_is_read_by_pillow_heif_or_refused_with_its_name(tmp_p
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(Refused, match=r"a\.heic: .* found a HEIC picture; pip install 'samfed-monai\[heif\]'"):
         read_image(tmp_path / "a.heic")
+    for other in (b"\0\0\0\x18ftypisom", b"\0\0\0\x18moovheic"):
+        with pytest.raises(Refused, match="found bytes that are no image; whatever its name says; replace the file"):
+            decode_image(other, "a.heic")

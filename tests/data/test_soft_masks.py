@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import re
 import stat
 import time
 from pathlib import Path
@@ -103,14 +104,9 @@ def test_a_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, plan
             store.get(IMAGE)
     store.put(IMAGE, mask)
     assert torch.equal(store.get(IMAGE), mask)
-
-
-def test_a_mask_filed_under_another_image_is_not_believed(tmp_path):
-    store = a_store(tmp_path)
-    store.put(IMAGE, torch.ones(1, 4, 4))
     the_file(store, OTHER).parent.mkdir()
-    the_file(store, OTHER).write_bytes(the_file(store).read_bytes())
-    assert OTHER not in store
+    the_file(store, OTHER).write_bytes(whole)
+    assert OTHER not in store, "it was filed under another image"
 
 
 @pytest.mark.parametrize(
@@ -132,17 +128,13 @@ def test_what_is_no_probability_map_is_refused(tmp_path, mask, message):
     assert len(store) == 0
 
 
-@pytest.mark.parametrize("name", ["../../../etc/passwd", "A" * 64, "0" * 63, ""])
-def test_a_key_that_is_no_hash_is_refused(tmp_path, name):
-    with pytest.raises(Refused, match="64 lower-case hexadecimal digits"):
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "A" * 64, "0" * 63, "0" * 65, "", 1234])
+def test_an_image_and_a_teacher_that_are_no_hash_are_refused(tmp_path, name):
+    told = rf"{{}}: expected 64 lower-case hexadecimal digits, found {re.escape(repr(name))}; take the SHA-256 of {{}}"
+    with pytest.raises(Refused, match=told.format("image_sha256", "the image file")):
         a_store(tmp_path).put(name, torch.zeros(1, 4, 4))
-
-
-@pytest.mark.parametrize("teacher", ["none", 1234])
-def test_a_teacher_that_is_no_hash_is_refused(tmp_path, teacher):
-    told = f"teacher_sha256: expected 64 lower-case hexadecimal digits, found {teacher!r}"
-    with pytest.raises(Refused, match=told):
-        SoftMaskStore(tmp_path, teacher_sha256=teacher)
+    with pytest.raises(Refused, match=told.format("teacher_sha256", "Teacher")):
+        SoftMaskStore(tmp_path, teacher_sha256=name)
 
 
 def test_fault_57_private_soft_masks_are_readable_by_their_owner_only(tmp_path):
@@ -177,7 +169,7 @@ def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
 
 def test_a_mask_is_enlarged_bilinearly_with_corners_not_aligned_or_handed_on_as_it_is():
     masks = torch.tensor([[[[0.0, 1.0]]]])
-    torch.testing.assert_close(resize_probabilities(masks, (1, 4)), torch.tensor([[[[0.0, 0.25, 0.75, 1.0]]]]))
+    assert resize_probabilities(masks, (1, 4)).tolist() == [[[[0.0, 0.25, 0.75, 1.0]]]]
     assert resize_probabilities(masks, (1, 2)) is masks
 
 
