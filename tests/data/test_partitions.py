@@ -296,11 +296,6 @@ def found(name: str, count: int, *, groups: int = 0, masks: bool = True, first: 
     return [Found(f"{name}/{n}", m, name, g, None, f"{name}{n}") for n, m, g in zip(numbers, label, group, strict=True)]
 
 
-def same(ones: list[Found], *numbers: int) -> list[Found]:
-    """The images, some of them with the same bytes."""
-    return [replace(one, sha256="x") if n in numbers else one for n, one in enumerate(ones)]
-
-
 def counts(places) -> dict[str, list[int]]:
     sites = dict.fromkeys(name for name, _ in places if name)
     return {name: [len(places.get((name, split), [])) for split in (U, V, T)] for name in sites}
@@ -331,18 +326,15 @@ def test_parts_follow_the_seed_and_not_the_order():
 def test_groups_stay_together_across_splits_and_short_splits_are_told():
     places = {("a", U): found("a", 8, groups=4), ("a", T): found("a", 1, groups=4, first=8)}
     divided, sentences = divide_sites(places, 2)
-    where = {}
-    for (name, _), ones in divided.items():
-        for one in ones:
-            where.setdefault(one.group, set()).add(name)
-    assert all(len(names) == 1 for names in where.values())
+    where = {(one.group, name) for (name, _), ones in divided.items() for one in ones}
+    assert len(where) == 4, "each group is at one site"
     assert sorted(sum(counts(divided)[f"a-{n}"]) for n in (1, 2)) == [4, 5]
     empty = next(n for n in (1, 2) if not divided[f"a-{n}", T])
     assert sentences == [f"a-{empty} has no test images: whole groups did not suffice"]
 
 
 def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
-    places = {("a", U): same(found("a", 2), 0, 1)}
+    places = {("a", U): [replace(one, sha256="x") for one in found("a", 2)]}
     with pytest.raises(Refused, match=r"--divide 2: a: expected at least 2, found 1 independent group"):
         divide_sites(places, 2)
     assert counts(divide_sites({("a", U): found("a", 2)}, 2)[0]) == {"a-1": [1, 0, 0], "a-2": [1, 0, 0]}
@@ -350,30 +342,19 @@ def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
         divide_sites(places, 0)
 
 
-def test_an_unseen_site_only_measures():
-    places = {("a", U): same(found("a", 2), 1), ("b", U): same(found("b", 4), 3), ("b", V): found("b", 1, first=4)}
-    places["b", U][0] = Found("b/0", None)
-    changed, sentences = make_unseen(places, ["b"])
-    assert {one.image for one in changed["b", T]} == {"b/1", "b/2", "b/4"}
-    assert ("b", U) not in changed
-    assert changed["a", U] == places["a", U]
-    assert sentences[0] == "1 image of b has no mask: left out"
-    assert sentences[1].startswith("1 image of b is also elsewhere")
-
-
-def test_an_unseen_site_does_not_measure_on_videos_that_others_have():
-    places = {("", Split.PUBLIC): found("p", 2, groups=2), ("a", U): found("a", 2), ("b", U): found("b", 3)}
-    shared = places["", Split.PUBLIC][0].group
-    places["b", U] = [Found("b/0", "m/0", "b", shared), *places["b", U][1:]]
-    changed, sentences = make_unseen(places, ["b"])
-    assert {one.image for one in changed["b", T]} == {"b/1", "b/2"}
-    assert sentences == ["1 image of b shares a patient or video with others, and the site is to be unseen: left out"]
-
-
-def test_unseen_sites_are_not_cut():
-    places = {("a", U): found("a", 4), ("b", T): found("b", 4)}
-    divided, _ = divide_sites(places, 2, spared=["b"])
-    assert list(counts(divided)) == ["a-1", "a-2", "b"]
+def test_an_unseen_site_only_measures_on_what_no_other_site_has_and_is_not_cut():
+    a, b = found("a", 4), found("b", 6)
+    b[0] = replace(b[0], label=None)
+    b[1] = replace(b[1], sha256=a[0].sha256)
+    a[1], b[2] = (replace(one, group="video") for one in (a[1], b[2]))
+    places, sentences = make_unseen({("a", U): a, ("b", U): b[:5], ("b", V): b[5:]}, ["b"])
+    assert places == {("a", U): a, ("b", T): b[3:]}
+    assert sentences == [
+        "1 image of b has no mask: left out",
+        "1 image of b is also elsewhere, and the site is to be unseen: left out",
+        "1 image of b shares a patient or video with others, and the site is to be unseen: left out",
+    ]
+    assert list(counts(divide_sites(places, 2, spared=["b"])[0])) == ["a-1", "a-2", "b"]
 
 
 @pytest.mark.parametrize("spared", [["a-2"], []])

@@ -58,13 +58,25 @@ def test_every_split_of_a_site_has_a_row_and_masks_count_only_where_listed():
     assert table[1]["foreground"] is None
 
 
-def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told():
-    public = [item(str(number), f"{number:x}") for number in range(10)]
-    facts = [fact(str(number), 0.3, misfit=0.4 if number < 6 else -0.4) for number in range(10)]
-    assert doubts(DataList("list", public), facts) == [
-        "6 of 10 square masks of the public set fit their images better when transposed or turned: look at the overlays"
-    ]
-    assert doubts(DataList("list", public), [fact(str(n), 0.3, misfit=-0.1) for n in range(10)]) == []
+@pytest.mark.parametrize(
+    ("masks", "better", "misfit", "told"),
+    [(10, 6, 0.4, 1), (8, 5, 0.021, 1), (8, 4, 0.4, 0), (7, 7, 0.4, 0), (8, 8, 0.02, 0)],
+)
+def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told(masks, better, misfit, told):
+    public = [item(str(number), f"{number:x}") for number in range(masks)]
+    facts = [fact(str(number), 0.3, misfit=misfit if number < better else -0.4) for number in range(masks)]
+    sentence = f"{better} of {masks} square masks of the public set fit their images better when transposed or turned"
+    assert doubts(DataList("list", public), facts) == [f"{sentence}: look at the overlays"] * told
+
+
+@pytest.mark.parametrize(
+    ("border", "share", "told"),
+    [(0.98, 0.9, "they look inverted"), (0.97, 0.9, ""), (1.0, 1.0, "0 empty and 1 full mask;")],
+)
+def test_fault_64_a_mask_that_is_foreground_along_its_border_and_not_full_looks_inverted(border, share, told):
+    sentences = doubts(DataList("list", [item("1", "a")]), [fact("1", share, border=border)])
+    assert len(sentences) == bool(told)
+    assert told in "".join(sentences)
 
 
 def test_fault_08_labelled_images_with_an_orientation_are_told():
@@ -145,6 +157,7 @@ def test_dark_images_are_named_with_the_bits_that_they_use():
         "2 of 3 images of a, such as 0.png, are dark: nothing in them is brighter than 16 of 255, as where 12 bits are "
         "stored in 16: scale them to 16"
     ]
-    assert doubts(datalist, [replace(fact, mode="RGB", brightest=fact.brightest + 50) for fact in facts]) == [
-        "1 of 3 images of a, such as 1.png, are dark: nothing in them is brighter than 62 of 255"
+    brighter = [replace(fact, mode="RGB", brightest=value) for fact, value in zip(facts, (65, 64, 255), strict=True)]
+    assert doubts(datalist, brighter) == [
+        "1 of 3 images of a, such as 1.png, are dark: nothing in them is brighter than 64 of 255"
     ]

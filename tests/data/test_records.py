@@ -49,6 +49,19 @@ def test_images_with_and_without_a_group_are_of_one_batch(tmp_path):
     assert {record["group"] for record in train} != {record["group"] for record in held_out}
 
 
+def test_slices_to_measure_with_say_their_place_in_a_volume_and_other_images_of_the_batch_that_they_have_none(tmp_path):
+    one = pair(tmp_path, "a", 0)
+    places = [{"volume": "v.nii", "slice": 2, "spacing": [1, 2, 3]}, {"volume": "w.nii"}, {}]
+    items = [replace(one, **place) for place in places]
+    datalist = DataList("list", [], {"a": Site(items, items, items)})
+    keys = ("volume", "slice", "spacing")
+    for split in ("validation", "test"):
+        records = load_records(datalist, tmp_path, split=split, site="a")
+        found = [[record[key] for key in keys] for record in records]
+        assert found == [["v.nii", 2, [1, 2, 3]], ["w.nii", 1, [0, 0, 0]], ["", 0, [0, 0, 0]]]
+    assert not set(keys) & load_records(datalist, tmp_path, split="unlabelled", site="a")[0].keys()
+
+
 def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):
     pairs = [pair(tmp_path, name, seed) for seed, name in enumerate("abc")]
     save(tmp_path / "masks" / "b.png", Image.fromarray(np.array([[0, 1], [255, 1]], np.uint8)))

@@ -141,10 +141,10 @@ def test_what_is_no_volume_is_refused(tmp_path, data, told):
 
 def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
     image = nibabel.Nifti1Image(EMPTY, None)
-    image.header.set_zooms((0.5, 0.25, 3))
+    image.header.set_zooms((0.5, 1 / 3, 3))
     nibabel.save(image, tmp_path / "a.nii")
     found = read_slices(tmp_path / "a.nii")
-    assert (found.pixel_area, found.voxel) == (0.125, (0.25, 0.5, 3))
+    assert (found.pixel_area, found.voxel) == (pytest.approx(1 / 6), (0.333333, 0.5, 3))
     with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
         read_slices(tmp_path / "a.nii", reorient=True)
     with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
@@ -158,6 +158,7 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
         (None, np.diag([np.nan, 1, 1, 1]), 2, "an affine in which voxels have no extent"),
         (np.eye(4), AFFINE, 2, "a qform of 1 x 1 x 1, RAS and a sform of 0.5 x 0.25 x 3, RAS; keep the one that is"),
         (np.eye(4), np.diag([-1, -1, 1, 1]), 2, "a qform of 1 x 1 x 1, RAS and a sform of 1 x 1 x 1, LPS"),
+        (np.eye(4)[:, [2, 0, 1, 3]], AFFINE[:, [2, 0, 1, 3]], 2, "SRA and a sform of 3 x 0.5 x 0.25, SRA"),
         (None, AFFINE, 5, "expected units and a qform that can be read"),
     ],
 )
