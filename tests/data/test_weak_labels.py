@@ -108,10 +108,14 @@ def test_a_region_without_a_skeleton_keeps_a_pixel_and_scribbles_need_scikit_ima
         weaken(SQUARE, "scribble", random=random())
 
 
-def test_a_block_is_the_mask_on_half_of_each_side():
-    label = weaken(SQUARE, "block", random=random(3))
-    rows, columns = np.nonzero(label != IGNORE)
-    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (10, 12)
+@pytest.mark.parametrize(("at", "corner"), [((10, 12), (5, 6)), ((0, 0), (0, 0)), ((19, 23), (10, 12))])
+def test_a_block_is_the_mask_on_half_of_each_side_around_a_pixel_of_the_border(at, corner):
+    mask = np.zeros((20, 24), np.uint8)
+    mask[at] = 1
+    label = weaken(mask, "block", random=random())
+    known = np.argwhere(label != IGNORE)
+    assert (known.min(0).tolist(), np.ptp(known, 0).tolist()) == ([*corner], [9, 11])
+    assert label[at] == 1
 
 
 def test_the_same_seed_draws_the_same():
@@ -146,6 +150,7 @@ def test_a_file_is_read_as_it_is(tmp_path):
         ([[1, 255]], 1, "foreground without background.*mark some background"),
         ([[0, 255]], 1, "only the values 0 and 255: a mask, or a weak label without foreground"),
         ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, that of masks"),
+        ([[*range(10)]], 1, r"other values \(2, 3, 4, 5, 6, 7\);"),
         ([[0, 1, 2, 128]], 1, r"other values \(2, 128\).*save it without loss"),
         ([[0, 1, 3, 255]], 2, r"expected .*1 to 2 foreground.*found other values \(3\)"),
     ],
@@ -178,17 +183,15 @@ def test_only_training_images_of_the_named_sites_change(masks):
 
 def test_other_numbers_of_points_are_other_files(masks):
     root, listed = masks
-    numbers = ({}, {"points": 9}, {"width": 5}, {"points": 9, "width": 5})
+    numbers = ({}, {"points": 9}, {"points": 8}, {"width": 5}, {"width": 7}, {"points": 9, "width": 5})
     drawn = [weaken_list(listed, root, {"site-1": "points"}, **each) for each in numbers]
-    assert [check_datalist(each, root) for each in drawn] == [[]] * 4
+    assert [check_datalist(each, root) for each in drawn] == [[]] * 6
 
 
 def test_what_cannot_be_drawn_is_told_before_any_is(masks):
     root, listed = masks
     listed = replace(listed, sites={**listed.sites, "bare": Site([Item("1.png", "a" * 64)])})
-    told = (
-        r"(?s)found 'site-9'.*--kind of site-1: expected one of .*found 'lines'.*bare -> unlabelled: .*found no masks"
-    )
+    told = r"(?s)\['bare', 'site-1', 'site-2'\], found 'site-9'.*--kind of site-1: .*'lines'.*bare -> .*found no masks"
     with pytest.raises(Refused, match=told):
         weaken_list(listed, root, {"site-9": "box", "site-1": "lines", "bare": "box"})
 
