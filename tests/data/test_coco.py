@@ -84,16 +84,14 @@ def file_of(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    first, second = read_coco(file_of(tmp_path))
-    assert (first.file_name, second.file_name) == ("a.png", "b.png")
-    assert first.mask().all()
-    assert (second.annotations, second.mask().any()) == ({}, False)
-
-
+IMAGE = {"id": 1, "file_name": "a.png", "height": 4, "width": 5}
 BOTH = [{"id": 1, "name": "mole"}, {"id": 2, "name": "hair"}]
 OUTLINE = [[0, 0, 2, 0, 2, 2]]
 OF_BOTH = [{"id": number, "image_id": 1, "category_id": number, "segmentation": OUTLINE} for number in (1, 2)]
+
+
+def of(image: Any, category: int = 1) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category}
 
 
 @pytest.mark.parametrize(
@@ -101,31 +99,27 @@ OF_BOTH = [{"id": number, "image_id": 1, "category_id": number, "segmentation": 
     [
         ({"images": {}}, r"images: expected a list, found \{\} \(dict\)"),
         ({"images": [{"id": 1, "height": 4, "width": 5}]}, "images#0#file_name: expected one, found no such key"),
+        ({"images": [{**IMAGE, "height": "4", "width": 0}]}, "0#height: expected a number(?s:.*)0#width"),
+        ({"images": [{**IMAGE, "height": 4.5}]}, "0#height: expected pixels, found 4.5"),
         (
-            {"images": [{"id": 1, "file_name": "a", "height": "4", "width": 0}]},
-            "0#height: expected a number(?s:.*)0#width",
+            {"images": [IMAGE, {**IMAGE, "id": 2}]},
+            "images#1: expected each picture once, found 'a.png' or its id twice",
         ),
-        ({"images": [{"id": 1, "file_name": "a", "height": 4.5, "width": 5}]}, "0#height: expected pixels, found 4.5"),
         (
-            {"images": [{"id": n, "file_name": "a.png", "height": 4, "width": 5} for n in (1, 2)]},
-            "'a.png' or its id twice",
+            {"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]},
+            "images#1: expected each picture once, found 'b.png' or",
         ),
         ({"annotations": [{"image_id": 1}]}, "annotations#0#category_id: expected an id, found no such key"),
-        *(
-            ({"annotations": [{"image_id": wrong, "category_id": 1}]}, "annotations#0#image_id: expected .*, found")
-            for wrong in (None, True, 1.5, "", [1])
-        ),
-        (
-            {"annotations": [{"image_id": 1, "category_id": 2}]},
-            r"annotations#0: expected the id of one of its categories, \[1\], found category_id 2",
-        ),
+        *(({"annotations": [of(wrong)]}, "annotations#0#image_id: expected .*, found") for wrong in (None, True, 1.5)),
+        *(({"annotations": [of(wrong)]}, "annotations#0#image_id: expected .*, found") for wrong in ("", [1])),
+        ({"annotations": [of(1, 2)]}, r"#0: expected the id of one of its categories, \[1\], found category_id 2"),
         ({"categories": [{"id": 1}, {"id": "1"}]}, "categories#1: expected an id of its own, found id 1 a second time"),
         ({"categories": ["lesion"]}, "categories#0: expected an object, found 'lesion'"),
         (
-            {"annotations": [{"id": n, "image_id": 1, "category_id": 1} for n in (7, "7")]},
-            "annotations#1: expected an id of its own, found id 7 a second time for this picture; export",
+            {"annotations": [{**of(1), "id": n} for n in (7, "7")]},
+            "#1: expected an id of its own, found id 7 a second t",
         ),
-        ({"annotations": [{"image_id": 9, "category_id": 1}]}, "expected the id of one of its images, found image_id"),
+        ({"annotations": [of(9)]}, "expected the id of one of its images, found image_id 9; export the file anew"),
         ({"annotations": OF_BOTH, "categories": BOTH}, "found annotations of several categories: hair, mole; say whic"),
     ],
 )
