@@ -85,9 +85,9 @@ def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part
         (disc(24, 30), "m.png: expected 32 x 24 as a.png, found 30 x 24 pixels; resize the mask"),
         (disc().transpose(Image.Transpose.TRANSPOSE), "m.png: expected 32 x 24 as a.png, found a transposed mask, 24"),
     ],
-    ids=["fault 2: another size", "fault 3: transposed"],
+    ids=["another size", "transposed"],
 )
-def test_a_mask_that_does_not_lie_on_its_image_is_told(tmp_path, mask, problem):
+def test_fault_02_and_fault_03_a_mask_that_does_not_lie_on_its_image_is_told(tmp_path, mask, problem):
     save(tmp_path / "a.png", picture(0))
     save(tmp_path / "m.png", mask)
     (found,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)

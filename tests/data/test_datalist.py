@@ -112,7 +112,9 @@ def told_of(path) -> list[str]:
     ]
 
 
-def test_faults_01_18_a_path_out_of_the_root_or_a_mask_that_is_missing_is_refused_before_it_is_written(tmp_path):
+def test_fault_01_and_fault_18_a_path_out_of_the_root_or_a_mask_that_is_missing_is_refused_before_it_is_written(
+    tmp_path,
+):
     with pytest.raises(Refused, match="2 problems") as caught:
         DataList("list", [Item("../1.jpg", A)]).save(tmp_path / "list.json")
     path, label = map(str, caught.value.problems)
@@ -198,7 +200,7 @@ def test_a_part_hash_sees_images_splits_and_the_threshold(changed):
         *((path, None) for path in ("a.png", "Klinik Süd/Läsion 1.png", "画像/..a.png", "a/./b..png")),
     ],
 )
-def test_faults_18_20_paths_that_leave_the_root_are_unsafe_and_unicode_and_spaces_are_not(path, reason):
+def test_fault_18_and_fault_20_paths_that_leave_the_root_are_unsafe_and_unicode_and_spaces_are_not(path, reason):
     found = unsafe(path)
     assert found is None if reason is None else reason in found
 

@@ -21,7 +21,9 @@ def test_images_find_their_masks_by_stem(tmp_path):
     site(tmp_path, "public", 2, 2)
     site(tmp_path, "Süd 1", 3, 1)
     save(tmp_path / "Süd 1" / "masks" / "Süd 1_001_segmentation.png", disc())
+    drawn(tmp_path, "__MACOSX/images/1.png")
     (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "images").write_text("no folder")
     folders = find_folders(tmp_path, public="public")
     found = folders.sites
     assert (folders.problems, folders.caveats) == ((), ())
@@ -197,7 +199,7 @@ def test_fault_66_a_folder_that_is_nearly_called_so_is_suspected_and_no_other(tm
     assert near_miss(tmp_path, wanted) is None
 
 
-def test_faults_66_67_a_folder_that_is_nearly_masks_is_named_after_that_nothing_can_be_scored(root, tmp_path):
+def test_fault_67_that_nothing_can_be_scored_is_said_before_the_folder_of_fault_66(root, tmp_path):
     (root / "a" / "masks").rename(root / "a" / "labels")
     made = prepare_folders(root, options(tmp_path, report=True, public="public"))
     first, *others = made.warnings
