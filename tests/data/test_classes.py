@@ -16,7 +16,9 @@ from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.classes import (
+    COLOURS,
     class_problems,
+    colour_of,
     decode_classes,
     list_class_problems,
     other_classes,
@@ -69,8 +71,9 @@ def test_exactly_one_plane_is_set_in_every_pixel_and_it_says_the_class(rows):
     assert (planes.argmax(0) == label).all()
 
 
-def test_one_class_has_one_logit_and_more_have_one_for_the_background():
+def test_one_class_has_one_logit_more_have_one_for_the_background_and_each_has_a_colour():
     assert [outputs_of(each) for each in (None, [], ["lesion"], ORGANS)] == [1, 1, 1, 3]
+    assert [colour_of(number) for number in range(1, 9)] == [*COLOURS, COLOURS[0]]
 
 
 NAMES = "classes: expected a list of 1 to 14 names, found"
