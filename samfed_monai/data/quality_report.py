@@ -160,7 +160,7 @@ def outline(shape: np.ndarray) -> np.ndarray:
 def data_uri(picture: Picture) -> str:
     """The picture as a JPEG inside a ``data:`` address; the pixels are all that it carries."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=82, optimize=True)
+    Image.fromarray(picture).save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

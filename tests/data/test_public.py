@@ -95,8 +95,10 @@ def test_names_that_only_resemble_a_collection_are_not_read(tmp_path):
     assert collection_of("Kvasir-Instrument") is None
     assert collection_of("CVC-VideoClinicDB") is None
     polyp_folders.kvasir(tmp_path)
-    save(tmp_path / "Kvasir-Capsule" / "a.jpg", picture(1))
-    assert find_polyps(tmp_path).caveats == ["the folder Kvasir-Capsule is no known collection and was not read"]
+    drawn(tmp_path, "Kvasir-Capsule/a.jpg", "Kvasir-SEG/images/other/a.jpg")
+    found = find_polyps(tmp_path)
+    assert found.caveats == ["the folder Kvasir-Capsule is no known collection and was not read"]
+    assert len(found.sites["Kvasir-SEG"]) == 3, "nor is a folder of another name in that of the images"
 
 
 @pytest.mark.parametrize(

@@ -321,9 +321,10 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
     saved(tmp_path / "in/a/masks/place.nii", EMPTY, np.eye(4))
     save(tmp_path / "in/b/images/photo.png", picture(0))
     with pytest.raises(Refused) as refused:
-        cut_nifti(tmp_path / "in", tmp_path / "in/out")
+        cut_nifti(tmp_path / "in", tmp_path / "in/out", labels=[1], classes=["liver", "spleen"])
     told = str(refused.value)
     assert "--slices: expected a folder outside of" in told
+    assert "--label: expected one for each of ['liver', 'spleen'], in their order, found 1 values; give it once" in told
     assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in told
     assert "expected one volume of that name in a site, found a second twin_one" in told
     assert "shape.nii: expected 4 x 3 x 2, as shape.nii has, found 4 x 3 x 1 voxels; export it on" in told
