@@ -79,12 +79,12 @@ def images_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shape: 
     rows = (weight[loud] / bias[loud][:, None]).float()
     rows = rows[((rows > -0.05) & (rows < 1.05)).float().mean(dim=1) > 0.98]
     rows = rows[:: max(1, len(rows) // _MOST_ROWS)]
+    alike = torch.cdist(rows, rows, p=1) / rows.shape[1] < 0.01
     found: list[Tensor] = []
     while len(found) < count and len(rows):
-        alike = torch.cdist(rows, rows, p=1) / rows.shape[1] < 0.01
         largest = alike[int(alike.sum(dim=1).argmax())]
         found.append(rows[largest].mean(dim=0).reshape(shape))
-        rows = rows[~largest]
+        rows, alike = rows[~largest], alike[~largest][:, ~largest]
     found += [torch.full(shape, 0.5)] * (count - len(found))
     return torch.stack(found).clamp(0, 1)
 

@@ -12,11 +12,13 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.own_process import DEVICE, best_device, device_name, usable_cores
 
 
-def test_unasked_it_is_the_first_gpu_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(DEVICE, raising=False)
-    for there, expected in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert best_device().type == expected
+@pytest.mark.parametrize(("asked", "gpu", "device"), [("", True, "cuda"), ("", False, "cpu"), ("cpu", True, "cpu")])
+def test_it_is_the_one_asked_for_else_the_first_gpu_else_the_cpu(
+    asked: str, gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEVICE, asked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert best_device() == torch.device(device)
 
 
 def test_cores_are_those_that_a_scheduler_left_to_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,12 +27,6 @@ def test_cores_are_those_that_a_scheduler_left_to_this_process(monkeypatch: pyte
     assert usable_cores() == 4
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == 64
-
-
-def test_the_cpu_can_be_asked_for_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv(DEVICE, "cpu")
-    assert best_device() == torch.device("cpu")
 
 
 def test_results_name_a_gpu_by_its_model_and_another_device_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,18 +43,8 @@ def test_what_is_not_here_is_refused_with_what_is(asked: str, monkeypatch: pytes
         best_device()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["infer", "nowhere", "--output-dir", "o"],
-        ["evaluate", "nowhere", "--model", "m", "--output-dir", "o", "--datalist", "l", "--data-root", "r"],
-    ],
-)
-def test_a_command_refuses_it_before_anything_else(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(DEVICE, "")
-    assert main([*words, "--device", "gpu"]) == 2
+def test_a_command_refuses_it_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["infer", "nowhere", "--output-dir", "o", "--device", "gpu"]) == 2
     assert "--device (SAMFED_DEVICE): expected a device of this machine" in capsys.readouterr().err
 
 

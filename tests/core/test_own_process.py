@@ -7,29 +7,22 @@ import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from samfed_monai.core.own_process import keep_freed_memory, spin_briefly
 
 CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
-def test_a_thousand_spins_also_of_processes_that_this_one_starts(monkeypatch):
-    for name in CHOICES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    assert spin_briefly()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
-
-
-@pytest.mark.parametrize("name", CHOICES)
-def test_what_the_user_chose_is_left_alone(monkeypatch, name):
-    for other in CHOICES:
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv(name, "7")
-    assert not spin_briefly()
-    assert {other: os.environ[other] for other in CHOICES if other in os.environ} == {name: "7"}
+@pytest.mark.parametrize("chosen", [{}, *({name: "7"} for name in CHOICES)])
+def test_a_thousand_spins_also_of_processes_that_this_one_starts_unless_the_user_chose(monkeypatch, chosen):
+    environment = {name: value for name, value in os.environ.items() if name not in CHOICES} | chosen
+    monkeypatch.setattr(os, "environ", environment.copy())
+    assert spin_briefly() is not bool(chosen)
+    assert os.environ == environment | (chosen or {"GOMP_SPINCOUNT": "1000"})
 
 
 @pytest.mark.parametrize(
@@ -47,14 +40,8 @@ def test_a_process_of_ours_spins_briefly_before_it_imports_torch(started, asked)
         f"atexit.register(told)\n{started}\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *asked],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", code, *asked], env=environment, **options)
     assert done.stderr.splitlines()[-1] == "1000 False"
 
 
@@ -93,7 +80,7 @@ def test_a_freed_block_is_used_again_without_new_pages():
     assert faults(kept) == 0
 
 
-@pytest.mark.parametrize("name", ["GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"])
+@pytest.mark.parametrize("name", ALLOCATOR)
 def test_the_allocator_that_the_user_chose_is_left_alone(monkeypatch, name):
     monkeypatch.setenv(name, "")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("the allocator was touched"))
@@ -107,7 +94,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch, error):
     def missing(name):
         raise error
 
-    for variable in ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    for variable in ALLOCATOR:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(ctypes, "CDLL", missing)
     assert not keep_freed_memory()

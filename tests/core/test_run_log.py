@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,54 +56,49 @@ def test_other_packages_warnings_are_kept_and_ours_once(tmp_path, propagates):
     assert [line[-6:] for line in (tmp_path / NAME).read_text().splitlines()] == ["G ours", "theirs"]
 
 
-def fail(error: BaseException, folder: Path | None = None) -> None:
+def failing(error: BaseException) -> Callable[..., None]:
+    def fail(*_) -> None:
+        raise error
+
+    return fail
+
+
+def logged(work: Callable[[], object], folder: Path | None) -> None:
     with RunLog().kept("samfed federate …") as log:
         if folder is not None:
             log.into(folder)
-        raise error
+        work()
 
 
-def test_the_command_is_the_first_line_and_the_error_that_ended_it_the_last(tmp_path):
+def test_the_command_is_the_first_line_and_the_error_that_ended_it_the_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(Stopped):
-        fail(Stopped("the disk is full", "make room"), tmp_path)
+        logged(failing(Stopped("refused its folder")), None)
+    assert list(tmp_path.iterdir()) == [], "without a folder nothing is written"
+    with pytest.raises(Stopped):
+        logged(failing(Stopped("the disk is full", "make room")), tmp_path)
     first, second, *_ = (tmp_path / NAME).read_text().splitlines()
     assert (first[32:], second[32:]) == ("samfed federate …", "stopped: the disk is full")
     with pytest.raises(ZeroDivisionError):
-        fail(ZeroDivisionError("division by zero"), tmp_path)
+        logged(failing(ZeroDivisionError("division by zero")), tmp_path)
     text = (tmp_path / NAME).read_text()
     assert "Traceback" in text
     assert text.endswith("ZeroDivisionError: division by zero\n")
 
 
-def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Stopped):
-        fail(Stopped("refused its folder", ""))
-    assert list(tmp_path.iterdir()) == []
-
-
-def log_of_an_engine_that_raises(error: BaseException, folder: Path) -> str:
-    def step(engine, batch):
-        raise error
-
-    def run():
-        with RunLog().kept() as log:
-            log.into(folder)
-            Engine(step).run([0])
-
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (Terminated("asked to end"), False),
+        (KeyboardInterrupt(), False),
+        (Stopped("full", resume="again"), False),
+        (ZeroDivisionError("by zero"), True),
+    ],
+)
+def test_an_engine_s_word_is_kept_of_an_unexpected_error_and_not_of_one_that_is_a_sentence(tmp_path, error, kept):
     with pytest.raises(type(error)):
-        run()
-    return (folder / NAME).read_text()
-
-
-@pytest.mark.parametrize("error", [Terminated("asked to end"), KeyboardInterrupt(), Stopped("full", resume="again")])
-def test_what_ends_a_run_in_a_sentence_is_not_told_by_its_engine_as_well(tmp_path, error):
-    assert "is terminating" not in log_of_an_engine_that_raises(error, tmp_path)
-
-
-def test_an_engine_s_word_on_an_error_that_nobody_foresaw_is_kept(tmp_path):
-    told = log_of_an_engine_that_raises(ZeroDivisionError("by zero"), tmp_path)
-    assert "Engine run is terminating due to exception: by zero" in told
+        logged(lambda: Engine(failing(error)).run([0]), tmp_path)
+    assert ("Engine run is terminating due to exception: " in (tmp_path / NAME).read_text()) is kept
 
 
 def test_rounds_come_by_number_and_nothing_else_is_one(tmp_path):
@@ -111,7 +107,4 @@ def test_rounds_come_by_number_and_nothing_else_is_one(tmp_path):
     (tmp_path / "003").touch()
     assert round_folders(tmp_path) == {number: tmp_path / f"{number:03d}" for number in (0, 999, 1000)}
     assert list(round_folders(tmp_path)) == [0, 999, 1000]
-
-
-def test_a_run_without_rounds_has_none(tmp_path):
     assert round_folders(tmp_path / "rounds") == {}

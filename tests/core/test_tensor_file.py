@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import torch
 from safetensors.torch import load
 
@@ -33,10 +31,3 @@ def test_a_state_has_a_checksum_that_changes_with_one_bit(tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     assert tensor_file.digest_like(path, digest) != digest
-
-
-def test_both_ways_write_the_same_bytes():
-    one, other = io.BytesIO(), io.BytesIO()
-    tensor_file.write(one, TENSORS)
-    tensor_file.write_state(other, TENSORS)
-    assert one.getvalue() == other.getvalue()

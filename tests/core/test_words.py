@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from samfed_monai.core.words import counted, near, printable, uncapitalised
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds")])
-def test_only_one_is_without_an_s(count, text):
-    assert counted(count, "seed") == text
-
-
-def test_a_verb_goes_with_its_number():
-    assert [counted(n, "image stands", "images stand") for n in (1, 3)] == ["1 image stands", "3 images stand"]
+@pytest.mark.parametrize(
+    ("count", "seeds", "images"),
+    [(0, "0 seeds", "0 images are"), (1, "1 seed", "1 image is"), (2, "2 seeds", "2 images are")],
+)
+def test_one_thing_is_counted_in_the_singular_with_its_verb(count, seeds, images):
+    assert (counted(count, "seed"), counted(count, "image is", "images are")) == (seeds, images)
 
 
 def test_a_name_keeps_its_letters():
