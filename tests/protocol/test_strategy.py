@@ -23,35 +23,26 @@ class Silent(Strategy):
         pass
 
 
-@pytest.mark.parametrize(
-    ("kind", "word"),
-    [
-        (Kind.WEIGHTS, "weights"),
-        (Kind.SOFT_MASKS, "predictions"),
-        (Kind.PROTOTYPES, "prototypes"),
-        (Kind.METRICS, "none"),
-    ],
-)
-def test_what_sites_answer_with_has_a_word(kind, word):
-    assert Exchange(kind).word == word
+def test_what_sites_answer_with_has_a_word():
+    words = {"weights": "weights", "soft_masks": "predictions", "prototypes": "prototypes", "metrics": "none"}
+    assert {kind: Exchange(Kind(kind)).word for kind in words} == words
 
 
 def test_the_default_is_one_network_whose_weights_travel():
     plain = Exchange(Kind.WEIGHTS, own_networks=False, alike=True, server_model=True, tailored=False, mean=False)
     assert Exchange() == plain
     assert FedAvg.exchange == Exchange(mean=True)
+    assert PersonalFedAvg.exchange.mean
 
 
-def test_states_are_kept_where_a_site_s_model_is_more_than_the_server_s():
-    def keeps(exchange: Exchange, **server: bool) -> bool:
-        strategy = FedAvg()
-        strategy.exchange = exchange
-        return strategy.attach(Server(["a"], 1, **server)).keeps_states  # type: ignore[arg-type]
-
-    assert not keeps(Exchange())
-    assert keeps(Exchange(own_networks=True))
-    assert keeps(Exchange(tailored=True))
-    assert keeps(Exchange(), keeps_parts=True)
+@pytest.mark.parametrize(
+    ("exchange", "parts", "kept"),
+    [({}, False, False), ({"own_networks": True}, False, True), ({"tailored": True}, False, True), ({}, True, True)],
+)
+def test_states_are_kept_where_a_site_s_model_is_more_than_the_server_s(exchange, parts, kept):
+    strategy = FedAvg()
+    strategy.exchange = Exchange(**exchange)
+    assert strategy.attach(Server(["a"], 1, keeps_parts=parts)).keeps_states is kept
 
 
 def test_without_a_model_of_its_own_the_server_keeps_no_weights_and_sites_evaluate_theirs():
