@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import ClientAlgoSite
-from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
-from samfed_monai.privacy.allowed import allowed_of
-from samfed_monai.protocol import Kind, from_bytes
+from samfed_monai.privacy import read_audit
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
-from tests.federation.unlike import run_unlike, unlike_algo
-from tests.privacy.spy import wired
 
 
 def test_fault_59_withheld_scores_and_noise_are_in_the_results_and_the_report(small_federation, tmp_path, caplog):
@@ -56,22 +50,3 @@ def test_fault_59_a_site_with_too_few_images_is_refused_before_round_0(small_fed
         job(small_federation, tmp_path, privacy=None).run()
     assert len(error.value.problems) == 2
     assert not (tmp_path / "rounds" / "000").exists()
-
-
-def test_sites_that_exchange_predictions_add_noise_to_their_masks_and_learn_on(tmp_path):
-    clients = {site: unlike_algo(site) for site in ("site-1", "site-2")}
-    noise = {"clip": 0.5, "noise_multiplier": 0.1}
-    settings = Privacy.from_json({"least_images": 1, "differential_privacy": noise})
-    sites, sent = {}, []
-    for site, client in clients.items():
-        release = ReleaseFilter(
-            site, allowed=partial(allowed_of, client), privacy=settings, folder=tmp_path / "sites" / site
-        )
-        sites[site] = wired(ClientAlgoSite(site, client, release), sent)
-    result, *_ = run_unlike(tmp_path, clients=sites, rounds=2)
-    assert [entry["releases"] for entry in result.records[1]["sites"].values()] == [2, 2]
-    last = [message for message in map(from_bytes, sent) if message.kind == Kind.SOFT_MASKS][-2:]
-    own = clients["site-1"].own.sharing.own_masks()
-    assert last[0].tensors["masks"].shape == own.shape
-    assert not last[0].tensors["masks"].equal(own)
-    assert set(last[0].metrics) == {"seconds", "iterations", "releases"}

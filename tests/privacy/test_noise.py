@@ -241,16 +241,12 @@ def test_masks_are_clipped_one_by_one_and_noised_all_together():
     white = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
     black = noisy_masks(0 * white, white, clip=0.4, noise_multiplier=1.0, noise=nothing)
     assert black.unique().tolist() == [204], "1 and 0.2 of (-1, -1, -1, -1), which is 2 long"
+    for noise, left in ((ones, 255), (lambda count: -np.ones(count), 0)):  # 0.5 -+ 2 is a probability still
+        grey = torch.full((1, 1, 1, 1), 128, dtype=torch.uint8)
+        assert noisy_masks(grey, grey, clip=1.0, noise_multiplier=1.0, noise=noise).item() == left
     # masks of another shape are no reference: 0.5 and all of (0.5, 0.5, 0.5, 0.5)
     other = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
     assert noisy_masks(white, other, clip=1.0, noise_multiplier=1.0, noise=nothing).unique().tolist() == [255]
-
-
-@pytest.mark.parametrize(("sign", "left"), [(-1, 0), (1, 255)])
-def test_a_mask_with_noise_is_a_probability_still(sign, left):
-    masks = torch.full((1, 1, 1, 1), 128, dtype=torch.uint8)
-    sent = noisy_masks(masks, masks, clip=1.0, noise_multiplier=1.0, noise=lambda count: sign * np.ones(count))
-    assert sent.item() == left, "0.5 -+ 2"
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

@@ -60,17 +60,6 @@ def numbers(**fields) -> Message:
     return reply(**{"kind": Kind.METRICS, "tensors": {}, "metrics": {"dice": 0.8}, **fields})
 
 
-def test_what_is_on_the_list_passes_unchanged():
-    answer = reply()
-    assert release()(Task.TRAIN, request(), answer) is answer
-    masks = reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()})
-    assert release()(Task.TRAIN, request(), masks) is masks
-    scores = numbers()
-    assert release()(Task.EVALUATE, request(), scores) is scores
-    confirmed = numbers(n=0, metrics={})
-    assert release()(Task.CHECK, request(), confirmed) is confirmed
-
-
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
@@ -140,6 +129,7 @@ def test_tensors_leave_after_training_only_and_to_this_site_only():
         ((), numbers(), "nothing, found scores"),
         ((), numbers(n=0, metrics={}), None),
         (None, reply(), None),
+        (None, reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()}), None),
     ],
 )
 def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(leaves, answer, found):
