@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.words import counted, near, printable, uncapitalised
+from samfed_monai.core.words import counted, near, normal, printable, uncapitalised
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,8 @@ def test_any_text_can_be_printed_and_letters_stay(text):
 def test_a_path_below_the_current_folder_is_shown_from_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [near(tmp_path / "masks" / "a"), near("masks"), near("/else/where")] == ["masks/a", "masks", "/else/where"]
+
+
+def test_a_name_is_known_without_what_no_reader_sees():
+    assert normal(" La\u0308sion\ufe00\ufe0f\t\u00a07\U000e0100\U000e01ef\u200b ") == "Läsion 7"
+    assert normal("\ufe10\U000e01f0") == "\ufe10\U000e01f0", "letters beside the ranges of those that show nothing"

@@ -69,9 +69,9 @@ def test_settings_are_read_and_what_is_left_out_is_the_default(content, privacy)
 
 
 @pytest.mark.parametrize(
-    ("content", "problems"),
+    ("content", "places"),
     [
-        ("strict", [": expected an object or null, found 'strict' (str)"]),
+        ("strict", [""]),
         (
             {
                 "least_images": 2.0,
@@ -80,61 +80,58 @@ def test_settings_are_read_and_what_is_left_out_is_the_default(content, privacy)
                 "statistics": ["graph"],
             },
             [
-                "#least_images: expected a whole number, found 2.0 (float); write 2",
-                f"#{LOCAL}#clip: expected above 0, found -1",
-                f"#{LOCAL}#noise_multiplier: expected a number, found True (bool)",
-                f"#{LOCAL}#delta: expected below 1, found 1.0",
-                f"#{LOCAL}#epsilon: expected above 0, found 0",
-                f"#{SECURE}#threshold: expected at least 2, found 1",
-                f"#{SECURE}#fraction_bits: expected at least 8, found 7",
-                "#statistics: expected an object or null, found ['graph'] (list)",
+                "#least_images",
+                *(f"#{LOCAL}#{name}" for name in ("clip", "noise_multiplier", "delta", "epsilon")),
+                *(f"#{SECURE}#{name}" for name in ("threshold", "fraction_bits")),
+                "#statistics",
             ],
         ),
         (
-            {
-                "least_images": 0,
-                CENTRAL: {"clip_rate": 0, "delta": "a", "quantile": 1.0, "noise_multiplier": 2.0, "count_noise": 1.0},
-                "statistics": {"graph": False},
-            },
-            [
-                "#least_images: expected at least 1, found 0",
-                f"#{CENTRAL}#clip_rate: expected above 0, found 0",
-                f"#{CENTRAL}#delta: expected a number, found 'a' (str)",
-                f"#{CENTRAL}#quantile: expected below 1, found 1.0",
-                f"#{CENTRAL}#count_noise: expected more than half of noise_multiplier, 1, found 1.0; null takes one "
-                "that fits; less would spend more than the whole epsilon on the quantile alone",
-                "#statistics#graph: expected an object or null, found False (bool)",
-            ],
+            {"least_images": 0, CENTRAL: {"clip_rate": 0, "delta": "a", "quantile": 1.0, "count_noise": 0}},
+            ["#least_images", *(f"#{CENTRAL}#{name}" for name in ("clip_rate", "delta", "quantile", "count_noise"))],
         ),
         (
             {LOCAL: {"clip": None}, SECURE: {"threshold": True, "fraction_bits": 41}},
+            [f"#{LOCAL}#clip", f"#{SECURE}#threshold", f"#{SECURE}#fraction_bits"],
+        ),
+        ({SECURE: 3, "statistics": {"graph": False}}, [f"#{SECURE}", "#statistics#graph"]),
+        (
+            {"least_image": 5, "statistics": {"spectra": {}, "spectrum": {"clip": 0, "least_images": 0}}},
             [
-                f"#{LOCAL}#clip: expected a number, found null",
-                f"#{SECURE}#threshold: expected a whole number or null, found True (bool)",
-                f"#{SECURE}#fraction_bits: expected at most 40, found 41",
+                "#least_image",
+                *(f"#statistics#{name}" for name in ("spectra", "spectrum#clip", "spectrum#least_images")),
             ],
         ),
-        ({SECURE: 3}, [f"#{SECURE}: expected an object or null, found 3 (int)"]),
+        (
+            {"statistics": {"features": {"clip": 1.0, "noise_multiplier": -1}}},
+            ["#statistics#features#noise_multiplier"],
+        ),
+    ],
+)
+def test_every_value_out_of_its_range_is_refused_at_once_at_its_place(content, places):
+    with pytest.raises(Refused) as error:
+        Privacy.from_json(content)
+    assert sorted(problem.where for problem in error.value.problems) == sorted(f"{WHERE}{place}" for place in places)
+
+
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        (
+            {CENTRAL: {"noise_multiplier": 2.0, "count_noise": 1.0}},
+            [
+                f"#{CENTRAL}#count_noise: expected more than half of noise_multiplier, 1, found 1.0; null takes one "
+                "that fits; less would spend more than the whole epsilon on the quantile alone"
+            ],
+        ),
         (
             {
-                "least_image": 5,
                 "statistics": {
-                    "spectra": {},
-                    "spectrum": {"clip": 0, "least_images": 0},
                     "graph": {"noise_multiplier": 1.0},
-                    "features": {"clip": 1.0, "noise_multiplier": -1},
                     "prototypes": {"clip": 1.0, "noise_multiplier": 1.0},
-                },
+                }
             },
             [
-                "#least_image: expected one of ['central_differential_privacy', 'differential_privacy', "
-                "'least_images', 'secure_aggregation', 'statistics'], found an unknown key; "
-                "did you mean 'least_images'?",
-                "#statistics#spectra: expected one of ['features', 'graph', 'prototypes', 'spectrum'], "
-                "found an unknown key; did you mean 'spectrum'?",
-                "#statistics#spectrum#clip: expected above 0, found 0",
-                "#statistics#spectrum#least_images: expected at least 1, found 0",
-                "#statistics#features#noise_multiplier: expected at least 0, found -1",
                 "#statistics#graph#noise_multiplier: expected a clip, which says how much noise that is, "
                 "found 1 without a clip; set clip, or noise_multiplier to 0",
                 "#statistics#prototypes#noise_multiplier: expected 0: they travel with counts of pixels, which noise "
@@ -152,10 +149,10 @@ def test_settings_are_read_and_what_is_left_out_is_the_default(content, privacy)
         ),
     ],
 )
-def test_every_problem_is_refused_at_once(content, problems):
+def test_settings_that_exclude_each_other_are_refused_in_full(content, problems):
     with pytest.raises(Refused) as error:
         Privacy.from_json(content)
-    assert sorted(map(str, error.value.problems)) == sorted(f"{WHERE}{problem}" for problem in problems)
+    assert [str(problem) for problem in error.value.problems] == [f"{WHERE}{problem}" for problem in problems]
 
 
 def test_a_run_from_before_a_setting_can_go_on():
