@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from samfed_monai.core.errors import Refused
@@ -14,7 +16,7 @@ def test_lines_are_appended_with_the_time_logged_as_they_are_written_and_read_ba
     assert caplog.messages == log.path.read_text().splitlines()
     lines = read_audit(log.path)
     assert [line["round"] for line in lines] == [0, 1]
-    assert lines[0]["time"].endswith("+00:00")
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{3}\+00:00", lines[0]["time"])
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         log.write({"deviation": float("nan")})
 

@@ -24,7 +24,7 @@ from samfed_monai.federation import ClientAlgoSite
 from samfed_monai.handlers import EndlessSampler
 from samfed_monai.networks import SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
-from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
+from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, read_audit
 from samfed_monai.privacy.accounting import PrivacyLedger
 from samfed_monai.privacy.allowed import (
     _different_images,
@@ -146,10 +146,13 @@ def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(lea
         ]
 
 
-def test_a_declaration_does_not_widen_the_allow_list():
-    method = Method("loud", leaves_site=("weights", "predictions", "prototypes", "scores"))
+def test_a_declaration_does_not_widen_the_allow_list_nor_this_the_declaration():
+    method, adapter = Method("loud", leaves_site=("weights", "predictions", "prototypes")), {"w": WEIGHTS["w"]}
     with pytest.raises(MessageRefused, match="a kind that may not leave"):
         release(method=method)(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES))
+    gate = ReleaseFilter("Basel", allowed=lambda: Allowed({Kind.ADAPTER: adapter}), method=method)
+    with pytest.raises(MessageRefused, match="found adapter"):
+        gate(Task.TRAIN, request(), reply(kind=Kind.ADAPTER, tensors=adapter))
 
 
 def test_fault_59_scores_of_fewer_images_than_agreed_stay():
@@ -199,7 +202,7 @@ RECEIVED = {"w": torch.tensor([1.0, 0.0]), "bn.running_mean": torch.tensor([4.0]
 def noisy(folder=None, **more) -> ReleaseFilter:
     settings = DifferentialPrivacy(**{"clip": 1.0, "noise_multiplier": 0.5, **more})
     privacy = Privacy(differential_privacy=settings)
-    return release(privacy=privacy, folder=folder, noise=SeededNoise(0))
+    return release(privacy=privacy, folder=folder, noise=np.random.default_rng(0).standard_normal)
 
 
 def test_noise_on_weights_is_that_of_the_seed_and_statistics_of_the_batches_stay(tmp_path):

@@ -111,30 +111,17 @@ def test_what_is_expected_evaluated_and_gone_on_from_by_default():
     assert strategy.rounds_before_warm_start == 0
 
 
-def test_a_class_that_takes_answers_in_its_own_way_is_no_mean_until_it_says_so():
-    class Mean(FedAvg):
-        pass
-
-    class Own(FedAvg):
-        def accept(self, round, site, update):
-            pass
-
-    class Finished(FedAvg):
-        def finish(self, round):
-            pass
-
-    class Says(FedAvg):
-        exchange = Exchange(mean=True, own_networks=True)
-
-        def finish(self, round):
-            pass
-
-    assert [each.exchange for each in (Mean, Own, Finished, Says)] == [
-        Exchange(mean=True),
-        Exchange(),
-        Exchange(),
-        Exchange(mean=True, own_networks=True),
-    ]
+@pytest.mark.parametrize(
+    ("written", "exchange"),
+    [
+        ({}, Exchange(mean=True)),
+        ({"accept": FedAvg.accept}, Exchange()),
+        ({"finish": FedAvg.finish}, Exchange()),
+        ({"finish": FedAvg.finish, "exchange": Exchange(mean=True, tailored=True)}, Exchange(mean=True, tailored=True)),
+    ],
+)
+def test_a_class_that_takes_answers_in_its_own_way_is_no_mean_until_it_says_so(written, exchange):
+    assert type("Own", (FedAvg,), written).exchange == exchange
 
 
 def test_a_server_without_a_network_of_its_own_says_which_variant_has_one():
