@@ -63,7 +63,6 @@ def answered(site: Site, task: Task) -> Message:
     return site.answer(task, asked(site, task))
 
 
-ONE = {"_target_": "monai.data.ArrayDataset", "img": [1] * 20}
 UNLABELLED = {
     "_target_": "samfed_monai.bundle.SplitDataset", "data": "@images", "split": "unlabelled",
     "transform": "@unlabelled#preprocessing",
@@ -85,10 +84,8 @@ SUBSET = {"_target_": "torch.utils.data.Subset", "dataset": "@validate#dataset",
 @pytest.mark.parametrize(
     "client",
     [
-        {"test#dataloader#sampler": ONE},
         {"test#dataloader#sampler": [1] * 20},
         {"test#dataloader#batch_sampler": [[1], [1]], "test#dataloader#batch_size": 1},
-        {"test#dataset": SUBSET},
         {"test#dataset": {"_target_": "monai.data.ArrayDataset", "img": SUBSET}},
     ],
 )
@@ -108,9 +105,7 @@ def test_an_image_that_comes_again_is_scored_once_and_none_may_be_left_out(node)
 @pytest.mark.parametrize(
     "client",
     [
-        {"unlabelled#dataloader#sampler": {**ONE, "img": [3] * 4000}},
         {"unlabelled#sampler#indices": [3], "batch_size": 1},
-        {"unlabelled#dataset": {**SUBSET, "dataset": UNLABELLED}},
         {"unlabelled#dataset": {"_target_": "monai.data.ArrayDataset", "img": {**SUBSET, "dataset": UNLABELLED}}},
         {"stream#loader": {"_target_": "monai.data.DataLoader", "dataset": UNLABELLED, "batch_sampler": [[3]] * 20}},
     ],
