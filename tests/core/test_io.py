@@ -21,8 +21,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load
 
 from samfed_monai.core import io as files
+from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.model_file import network_overrides, read_header, settings_of
 
@@ -492,3 +494,28 @@ def test_what_is_written_is_read_back(rows):
     assert files.from_csv(io.StringIO(files.to_csv(["a", "b"], rows), newline="")) == [
         {"a": a, "b": b} for a, b in rows
     ]
+
+
+TENSORS = {"b": torch.tensor([1, 2]), "a": torch.tensor([[0.5], [1.5]])}
+
+
+def test_what_is_written_is_safetensors_and_its_digest_is_sha256(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with path.open("wb") as stream:
+        digest = tensor_file.write(stream, TENSORS)
+    assert digest == files.sha256_bytes(path.read_bytes()) == tensor_file.digest_like(path, digest)
+    back = load(path.read_bytes())
+    assert all(torch.equal(back[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_a_state_has_a_checksum_that_changes_with_one_bit(tmp_path):
+    path = tmp_path / "state.safetensors"
+    with path.open("wb") as stream:
+        digest = tensor_file.write_state(stream, TENSORS)
+    assert digest.startswith("xxh3:")
+    assert len(digest) == len("xxh3:") + 32
+    assert tensor_file.digest_like(path, digest) == digest
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert tensor_file.digest_like(path, digest) != digest

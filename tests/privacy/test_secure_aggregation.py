@@ -413,9 +413,9 @@ def test_fewer_shares_give_nothing_and_a_changed_one_is_refused():
     shares = split(b"s" * SECRET, range(5), 3)
     with pytest.raises(MessageRefused, match="expected shares of one secret, as many as the threshold, found shares"):
         joined({0: shares[0], 1: shares[1]})
-    changed = bytes(SHARE - 1) + b"\x01"
-    with pytest.raises(MessageRefused, match="shares that do not belong together"):
-        joined({**shares, 2: changed})
+    for wrong in ({**shares, 2: bytes(SHARE - 1) + b"\x01"}, {0: (2 ** (8 * SECRET)).to_bytes(SHARE, "big")}):
+        with pytest.raises(MessageRefused, match="shares that do not belong together"):
+            joined(wrong)
     again = split(b"s" * SECRET, range(5), 3)
     assert all(shares[holder] != again[holder] for holder in range(5))
 
