@@ -36,11 +36,8 @@ def test_each_split_has_its_images_and_only_the_oracle_reads_unlabelled_labels(m
     assert all("label" in record for record in images(made, oracle=True).records("unlabelled"))
 
 
-def test_the_limit_leaves_the_public_set_whole(made):
+def test_the_limit_leaves_the_public_set_whole_and_is_not_below_one(made):
     assert [len(images(made, limit=1).records(split)) for split in ("public", "unlabelled", "test")] == [4, 1, 1]
-
-
-def test_a_limit_below_one_is_refused(made):
     message = r"train\.json -> limit: expected a number of images >= 1, or null, found 0; null takes all images"
     with pytest.raises(Refused, match=message):
         images(made, limit=0)

@@ -25,7 +25,17 @@ from samfed_monai.config.options import (
     TRAINING_READS,
     USE_OF_TEACHER,
 )
-from samfed_monai.config.parse import WORKFLOWS, BundleConfig, is_note, join_id, lookup, split_id, walk, workflow_files
+from samfed_monai.config.parse import (
+    WORKFLOWS,
+    BundleConfig,
+    is_code,
+    is_note,
+    join_id,
+    lookup,
+    split_id,
+    walk,
+    workflow_files,
+)
 from samfed_monai.core.io import read_json
 from samfed_monai.flare import job
 from samfed_monai.inference import predictor
@@ -43,11 +53,9 @@ def record(**arguments: Any) -> Any:
 
 def leaves(content: Mapping[str, Any]) -> dict[str, Any]:
     """Every id with a plain value that refers to nothing."""
-    plain = {}
-    for parts, value in walk({name: value for name, value in content.items() if not is_note(name)}):
-        if parts and not isinstance(value, (dict, list)) and not str(value).startswith(("@", "$", "%")):
-            plain[join_id(parts)] = value
-    return {key: value for key, value in plain.items() if split_id(key)[-1] not in OF_MONAI}
+    every = walk({name: value for name, value in content.items() if not is_note(name)})
+    plain = ((parts, value) for parts, value in every if not isinstance(value, (dict, list)) and not is_code(value))
+    return {join_id(parts): value for parts, value in plain if parts[-1] not in OF_MONAI}
 
 
 def received(content: Mapping[str, Any], roots: Collection[str]) -> set[str]:
@@ -61,7 +69,7 @@ def received(content: Mapping[str, Any], roots: Collection[str]) -> set[str]:
             return made
         if isinstance(value, list):
             return [marked(part, (*parts, str(index))) for index, part in enumerate(value)]
-        return value if str(value).startswith(("@", "$", "%")) else f"<{join_id(parts)}>"
+        return value if is_code(value) else f"<{join_id(parts)}>"
 
     parser = ConfigParser({name: marked(value, (name,)) for name, value in content.items() if not is_note(name)})
     RECEIVED.clear()
@@ -90,6 +98,9 @@ COMMANDS = {
     "flare export": ("federate", job._READ),
     "flare simulate": ("federate", job._HERE),
 }
+
+
+assert {workflow for workflow, _ in COMMANDS.values()} == WORKFLOWS.keys(), "every workflow has a command"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -242,7 +253,3 @@ def test_an_adapter_that_a_run_has_no_use_for_is_refused(variant, network, usele
     unused = [problem for problem in problems if isinstance(problem, Unread) and "adapter" in problem.where]
     assert bool(unused) is useless
     assert not useless or "leave it out: " in unused[0].hint
-
-
-def test_every_workflow_has_a_command():
-    assert {workflow for workflow, _ in COMMANDS.values()} == WORKFLOWS.keys()

@@ -6,7 +6,6 @@ import copy
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.options import is_value
-from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.config.parse import WORKFLOWS, is_note, walk
 from samfed_monai.core.io import read_json
 from tests.config.conftest import TRAIN, Write
 
@@ -39,18 +38,6 @@ def with_two_letters_swapped(name: str) -> str:
 
 
 SLIPS = (without_a_letter, with_two_letters_swapped)
-
-
-def keys(content: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Ids of all keys, in lists as well; notes on top are nobody's to read."""
-    if isinstance(content, dict):
-        for name, value in content.items():
-            if parts or not name.startswith("_"):
-                yield (*parts, name)
-                yield from keys(value, (*parts, name))
-    elif isinstance(content, list):
-        for index, value in enumerate(content):
-            yield from keys(value, (*parts, str(index)))
 
 
 def renamed(content: Any, parts: tuple[str, ...], name: str) -> Any:
@@ -84,10 +71,10 @@ def test_every_misspelt_key_of_every_file_is_refused_with_its_right_spelling(min
     content = read_json(path)
     chosen = [
         parts
-        for parts in keys(content)
-        if not parts[-1].isdigit()
+        for name in content
+        for parts, _ in walk(content[name], (name,))
+        if not (is_note(name) or parts[-1].isdigit() or (name in FREE and len(parts) == 2))
         and len(parts[-1]) > 3
-        and not (parts[0] in FREE and len(parts) == 2)
         and {*parts[:-1]}.isdisjoint(REFUSED_WHERE_BUILT)
     ]
     for turn, batch in enumerate(batches(chosen)):

@@ -126,12 +126,21 @@ def test_a_method_of_which_the_text_is_not_public_says_what_is_published_and_wha
     assert f"*Left out*: {method.left_out}." in section
 
 
-def test_the_command_says_what_one_variant_is_and_shows_its_file(capsys):
+def test_the_command_says_what_one_variant_is_and_where_or_lists_all(bundle, rewrite, capsys):
     assert main(["variants", "local_only"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("local_only  nothing is exchanged: every site's own network")
     assert "\n            exchange: none; labels: none; leaves a site: scores; several classes\n\n{\n" in said
     assert said.endswith((PACKAGED / "local_only.json").read_text(encoding="utf-8"))
+    block = {"note": "A softer start.", "exchange": "none", "labels": "none", "leaves_site": []}
+    own = rewrite("variants/gentle.json", json.dumps({"_method": block}))
+    assert main(["variants", str(bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == known_variants(bundle)
+    assert any(line.split(maxsplit=1) == ["gentle", "A softer start."] for line in lines)
+    for words, path in (([str(bundle), "--path", "gentle"], own), (["--path", "oracle"], PACKAGED / "oracle.json")):
+        assert main(["variants", *words]) == 0
+        assert capsys.readouterr().out == f"{path}\n"
 
 
 @pytest.mark.parametrize("words", [["fedavg"], ["--path", "fedavg"]])
@@ -139,19 +148,6 @@ def test_whoever_looks_for_fedavg_is_told_which_variants_are_it(words, capsys):
     assert main(["variants", *words]) == 2
     message = r"variant: expected one of \[.*\], found 'fedavg'; it is how every variant averages"
     assert re.search(message, capsys.readouterr().err)
-
-
-def test_the_command_lists_names_and_notes_and_says_where_a_file_is(bundle, rewrite, capsys):
-    block = {"note": "A softer start.", "exchange": "none", "labels": "none", "leaves_site": []}
-    rewrite("variants/gentle.json", json.dumps({"_method": block}))
-    assert main(["variants", str(bundle)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if not line.startswith(" ")] == known_variants(bundle)
-    assert any(line.split(maxsplit=1) == ["gentle", "A softer start."] for line in lines)
-    assert main(["variants", str(bundle), "--path", "gentle"]) == 0
-    assert capsys.readouterr().out == f"{bundle / 'configs' / 'variants' / 'gentle.json'}\n"
-    assert main(["variants", "--path", "oracle"]) == 0
-    assert capsys.readouterr().out == f"{PACKAGED / 'oracle.json'}\n"
 
 
 def test_a_check_covers_the_bundle_s_own_variants_and_the_one_that_is_named(bundle, capsys):

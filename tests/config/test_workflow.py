@@ -165,9 +165,6 @@ def test_a_component_that_no_configuration_has_is_known_by_its_name_and_one_of_s
     error = error_of(PARTS, "group")
     for content, where in ((None, ADAM["_target_"]), ({"one": ADAM, "two": [ADAM]}, "one or two#0")):
         assert [problem.where for problem in unwrap(error, content).problems] == [where]
-
-
-def test_an_argument_that_it_does_not_have_is_one():
     [problem] = unwrap(error_of(PARTS, "loss")).problems
     assert "unexpected keyword argument 'size'" in problem.found
 
@@ -192,40 +189,28 @@ def test_a_type_error_in_code_of_this_package_is_a_mistake():
     assert "expected an odd number" in str(unwrap(error_of(pieces, "loss")))
 
 
-def test_an_error_of_another_kind_is_a_mistake():
+@pytest.mark.parametrize(("cause", "known"), [(None, False), (KeyError("lr"), False), (ValueError("bad"), True)])
+def test_an_error_of_another_kind_is_a_mistake(cause, known):
     error = RuntimeError("Failed to instantiate component 'torch.optim.AdamW' with keywords: lr")
-    for cause, known in ((None, False), (KeyError("lr"), False), (ValueError("bad"), True)):
-        error.__cause__ = cause
-        assert (unwrap(error) is not None) is known
+    error.__cause__ = cause
+    assert (unwrap(error) is not None) is known
 
 
 REFUSED = Refused([Problem("x", found="1", expected="2")])
 
 
 def raised_from(cause):
-    try:
-        raise RuntimeError("MONAI could not evaluate $@x") from cause
-    except RuntimeError as error:
-        return error
+    error = RuntimeError("MONAI could not evaluate $@x")
+    error.__cause__ = cause
+    return error
 
 
-def raised_beside(context):
-    try:
-        try:
-            raise context
-        except Refused:
-            raise TypeError("a fault of ours")  # noqa: B904 - as it happens by mistake
-    except TypeError as error:
-        return error
-
-
-def test_a_refusal_is_told_however_deep_it_was_wrapped():
+def test_a_refusal_is_told_however_deep_it_was_wrapped_and_no_fault_that_happened_beside_it():
     assert unwrap(REFUSED) is REFUSED
     assert unwrap(raised_from(raised_from(REFUSED))) is REFUSED
-
-
-def test_a_fault_that_happened_while_a_refusal_was_dealt_with_is_not_told_as_one():
-    assert unwrap(raised_beside(REFUSED)) is None
+    beside = TypeError("a fault of ours")
+    beside.__context__ = REFUSED  # it was raised while the refusal was dealt with
+    assert unwrap(beside) is None
     assert unwrap(ValueError("none of ours")) is None
 
 

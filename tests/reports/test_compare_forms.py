@@ -86,16 +86,13 @@ def test_costs_are_those_of_one_run_that_measured_most_networks(tmp_path):
     assert "of networks that one run measured one after the other" in " ".join(reading([table]))
 
 
-def test_how_to_read_it_is_said_in_three_lines_where_no_run_measured_two_networks(table):
-    assert len(reading([table])) == 3
-    assert not any("What an image costs" in line for line in reading([table]))
-
-
-def test_json_has_every_seed(table):
+def test_json_has_every_seed_and_how_to_read_it_is_said_in_three_lines(table):
     content = json.loads(json.dumps(to_json(table)))
     row = next(row for row in content["rows"] if row["row"] == "samfed")
     assert row["cells"]["dice"]["by_seed"] == pytest.approx({"0": 0.84, "1": 0.86, "2": 0.88})
     assert content["datalist"] == "d" * 64
+    assert len(reading([table])) == 3
+    assert not any("What an image costs" in line for line in reading([table])), "no run measured two networks"
 
 
 def test_groups_are_named_where_there_are_two(runs, tmp_path):
