@@ -195,7 +195,7 @@ class Reached:
 def _test(context: str) -> str:
     """The test of a context; its file if a fixture was at work, whose result other tests may share."""
     test, _, phase = context.rpartition("|")
-    test = re.sub(r"@(flare|flare-deadlines|/.*\.py)$", "", test)  # the group that xdist names
+    test = re.sub(r"@(\w+|/.*\.py)$", "", test)  # the group that xdist names
     return test if phase == "run" else test.partition("::")[0]
 
 

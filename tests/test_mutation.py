@@ -55,7 +55,7 @@ def test_tests_that_reach_a_line_the_closest_first(tmp_path) -> None:
     data = CoverageData(str(path))
     for context, lines in {
         "tests/methods/test_a.py::test_far[a@b]|run": [3, 4, 5],
-        "tests/losses/test_other.py::test_room@flare|run": [3, 4],
+        "tests/losses/test_other.py::test_room@forking|run": [3, 4],
         "tests/losses/test_dice.py::test_own|setup": [3],
         "tests/losses/test_dice.py::test_else|run": [6],
         "": [1, 2],
