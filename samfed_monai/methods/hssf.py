@@ -271,8 +271,8 @@ def lssl_labels(
     strong: Tensor,
     strong_confidence: Tensor,
     *,
-    flip_below: float = 0.3,
-    least_mean: float = 0.75,
+    flip_below: float,
+    least_mean: float,
 ) -> LsslLabels:
     """The pseudo-label of HSSF's local step: each pixel from the view that is surer of itself there.
 
