@@ -38,7 +38,7 @@ from tests.delete_methods import copy_of  # noqa: E402
 
 PACKAGE = "samfed_monai"
 #: Seconds of a processor that the tests of one change may take together, and after which one of them hangs.
-ALL_TESTS, ONE_TEST = 40, 60
+ALL_TESTS, ONE_TEST = 25, 60
 #: Seconds after which they hang, whatever they wait for.
 WAIT = 600
 #: What takes long to import, and is not changed.
@@ -230,7 +230,7 @@ class _Tests:
 
     pytest_collectreport = pytest_runtest_logreport
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)  # before pytest's own, which runs the test and ends the call
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
         if time.process_time() > self.end:
             item.session.shouldstop = "the time of a change is over"
