@@ -6,13 +6,15 @@ import json
 import shutil
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp
+from samfed_monai.data.folders import Found
+from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp, prepare_source
 from samfed_monai.data.public import find_polyps
 from samfed_monai.data.records import load_records
 from tests.cli.test_prepare import run
@@ -222,6 +224,15 @@ def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
         prepare_isic(root, options(tmp_path, public="4"))
     made = prepare_isic(root, options(tmp_path, public="4", unpack=True))
     assert sum(1 for _ in made.datalist.items()) == 20
+
+
+@pytest.mark.parametrize(("images", "told"), [([], "no image below"), ([Found("1.png"), "2.png"], "str among them")])
+def test_a_source_of_another_package_that_finds_nothing_or_something_else_is_refused(tmp_path, images, told):
+    def of_lab(_: Path) -> list[object]:
+        return images
+
+    with pytest.raises(Refused, match=f"of_lab: expected a list of samfed_monai.data.folders.Found, found {told}"):
+        prepare_source(of_lab, tmp_path, options(tmp_path))
 
 
 @pytest.fixture(scope="module")
