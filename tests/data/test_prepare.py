@@ -82,7 +82,7 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     assert sizes(datalist) == {"a": [20, 5, 5]}
 
 
-def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
+def test_fault_16_and_fault_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 2, 2)
     for name in ("a", "b"):
@@ -150,7 +150,7 @@ def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_not
     assert not (tmp_path / "list.json").exists()
 
 
-def test_fault_14_15_empty_and_full_masks_are_counted_and_keep_their_places_in_the_list(tmp_path):
+def test_fault_14_and_fault_15_empty_and_full_masks_are_counted_and_keep_their_places_in_the_list(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
     site(root, "a", 10, 0, first=50)

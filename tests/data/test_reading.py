@@ -37,7 +37,7 @@ def test_fault_04_16_bit_image_is_scaled_by_dtype_not_by_maximum(tmp_path):
     assert read_image(save(tmp_path / "b.png", Image.fromarray(np.full((2, 2), 65535, np.uint16)))).min() == 255
 
 
-def test_fault_05_06_07_cmyk_alpha_and_palettes_become_rgb(tmp_path):
+def test_fault_05_and_fault_06_and_fault_07_cmyk_alpha_and_palettes_become_rgb(tmp_path):
     red = Image.new("RGB", (16, 16), (255, 0, 0))
     image = read_image(save(tmp_path / "a.jpg", red.convert("CMYK"), quality=100))
     assert image.shape == (16, 16, 3)
