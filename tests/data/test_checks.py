@@ -52,11 +52,11 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
 def test_facts_are_those_of_the_image_and_its_mask(tmp_path):
     one = pair(tmp_path, "a", 0)
     mask = np.zeros((24, 32), np.uint8)
-    mask[0] = mask[:, 0] = 255
+    mask[0] = mask[-1] = mask[:, 0] = mask[:5, -1] = 255
     save(tmp_path / one.label, Image.fromarray(mask))
     assert replace(look(one, tmp_path), sha256="", label_sha256="", brightest=0) == Facts(
         **{"image": one.image, "height": 24, "width": 32, "mode": "RGB", "brightest": 0, "label": one.label},
-        **{"label_sha256": "", "mask_values": (0, 255), "foreground": 55 / 768, "border": 55 / 108},
+        **{"label_sha256": "", "mask_values": (0, 255), "foreground": 90 / 768, "border": 90 / 108},
     )
     assert look(one, tmp_path).brightest == np.array(picture(0)).max()
 
