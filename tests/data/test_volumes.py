@@ -141,10 +141,10 @@ def test_what_is_no_volume_is_refused(tmp_path, data, told):
 
 def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
     image = nibabel.Nifti1Image(EMPTY, None)
-    image.header.set_zooms((0.5, 1 / 3, 3))
+    image.header.set_zooms((1 / 3, 2 / 3, 4 / 3))
     nibabel.save(image, tmp_path / "a.nii")
     found = read_slices(tmp_path / "a.nii")
-    assert (found.pixel_area, found.voxel) == (pytest.approx(1 / 6), (0.333333, 0.5, 3))
+    assert (found.pixel_area, found.voxel) == (pytest.approx(2 / 9), (0.666667, 0.333333, 1.333333))
     with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
         read_slices(tmp_path / "a.nii", reorient=True)
     with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
