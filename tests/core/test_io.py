@@ -36,6 +36,7 @@ def test_a_write_replaces_the_file_when_its_block_ends_and_leaves_nothing_beside
         stream.write(b"new")
         stream.flush()
         assert path.read_text() == "old"
+        assert len(list(path.parent.glob(".*.tmp"))) == 1, "what is half written is hidden and named so"
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["a file"]
 

@@ -448,6 +448,7 @@ def test_fault_58_names_that_are_not_on_a_list_are_refused_with_the_list_and_not
     [
         ("dice", (0.0, 1.0)),
         ("hd95", (0.0, 1e6)),
+        *((name, (0, 1e9)) for name in ("seconds", "iterations", "releases")),
         ("loss", (-1e9, 1e9)),
         ("term_sam_kd", (-1e9, 1e9)),
         ("dice_class_14", (0.0, 1.0)),
