@@ -182,9 +182,11 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 
-def test_a_round_without_answers_leaves_the_server_as_it_was(monkeypatch):
+def test_a_round_without_answers_leaves_the_server_as_it_was_whoever_answered_in_one_that_was_not_finished(monkeypatch):
     strategy = attached()
     calls = spy_on_phase(strategy.sharing, monkeypatch)
+    strategy.configure(0)
+    strategy.accept(0, "a", answer("a", label_masks()))
     a_round(strategy, {})
     assert calls == []
 
