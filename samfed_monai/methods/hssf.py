@@ -212,7 +212,7 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
 def hssf_network(encoder: str, *, in_channels: int, out_channels: int) -> nn.Module:
     """:class:`HssfNetwork` for the catalogue; any image of at least 32 pixels will do."""
     network = HssfNetwork(encoder, in_channels=in_channels, out_channels=out_channels)
-    return require_intake(network, multiple=1, least=32, least_batch=2)
+    return require_intake(network, multiple=1, least_batch=2)
 
 
 hssf_resnet18 = partial(hssf_network, "resnet18")

@@ -59,7 +59,7 @@ def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.Monk
 def test_an_encoder_that_returns_something_else_is_refused() -> None:
     network = Toy()
     network.encoder.forward = lambda image: {"features": image}  # type: ignore[method-assign]
-    with feature_dropout(network), pytest.raises(Refused, match="found an encoder that returns dict"):
+    with feature_dropout(network, 0.5), pytest.raises(Refused, match="found an encoder that returns dict"):
         network(torch.ones(1, 3, 4, 4))
 
 
