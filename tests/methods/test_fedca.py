@@ -86,21 +86,18 @@ class Labels(Term):
 
     unlabelled = False
 
-    def __init__(self) -> None:
-        super().__init__(name="labels", weight=1.0, schedule="constant", fraction=0.0)
-
     def value(self, guidance, engine):
         return engine.network.head.weight.square().sum()
 
 
 def test_alone_it_moves_the_encoder_and_nothing_else_whatever_is_bound_behind_it():
     start = weights(Shown(norm=True))
-    alone, _ = trained(1, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels())
+    alone, _ = trained(1, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
     assert all(torch.equal(alone[name], start[name]) for name in ("head.weight", "head.bias"))
     assert not torch.equal(alone["encoder.0.weight"], start["encoder.0.weight"])
-    beside, _ = trained(1, fedca.ContrastiveTerm(rounds=1, weight=1.0), Labels())
+    beside, _ = trained(1, fedca.ContrastiveTerm(rounds=1, weight=1.0), Labels(name="labels"))
     assert not torch.equal(beside["head.weight"], start["head.weight"])
-    after, _ = trained(2, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels())
+    after, _ = trained(2, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
     assert not torch.equal(after["head.weight"], start["head.weight"]), "the labels' rounds follow"
 
 
