@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_rounds_average_by_number_of_images(tmp_path):
 
 
 def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kept_at_the_site(tmp_path):
+    began = time.perf_counter()
     result = run_toy(tmp_path, rounds=2)
     for split, images in (("validation", 3), ("test", 2)):
         assert all(result.models[model]["sites"]["site-1"][split]["n"] == images for model in ("best", "last"))
@@ -55,6 +57,9 @@ def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kep
     assert entry["n"] == 6
     assert entry["terms"].keys() == {"supervised", "agreement"}
     assert result.seconds.keys() == {"training", "server", "controller", "evaluation"}
+    trained = sum(record["seconds"]["training"] for record in result.records)
+    assert result.seconds["training"] == pytest.approx(trained), "the final evaluation trains nothing"
+    assert all(0 <= spent < time.perf_counter() - began for spent in result.seconds.values())
     assert result.traffic["up_bytes"] > 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from unittest.mock import MagicMock
 
@@ -129,7 +130,9 @@ def test_a_check_that_failed_stands_until_one_passes(node):
     reply = here.answer(Task.CHECK, message(extra=own))
     assert (reply.kind, reply.n, reply.tensors, reply.extra) == (Kind.METRICS, 0, {}, {})
     images = here.training_images()
-    assert here.answer(Task.PREPARE, message()).n == images > 0, "the number that its updates will say"
+    prepared = here.answer(Task.PREPARE, message())
+    assert prepared.n == images > 0, "the number that its updates will say"
+    assert 0 < prepared.metrics["seconds"] < time.perf_counter()
 
 
 def test_without_the_part_that_it_keeps_a_site_neither_trains_nor_evaluates(node):
