@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from samfed_monai.attacks import ATTACKS, Options
 from samfed_monai.attacks.audit import as_cell, named, run_audit
 from samfed_monai.attacks.target import target_of_run
 from samfed_monai.cli.main import main
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
 from tests.attacks.toys import target
 from tests.federation.test_job import job
+from tests.methods import needs
 
 QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0)
 
@@ -79,7 +82,11 @@ def test_a_run_is_attacked_from_the_command_line(run, small_federation, capsys):
     assert [row["images"] for row in content["findings"][0]["rows"]] == ["public", "site-1", "site-2"]
 
 
+@needs("weak_labels")
 def test_weak_labels_are_no_truth_for_an_attack(run, small_federation, tmp_path):
+    """Of a run that says it was trained on labelled images alone."""
+    run = shutil.copytree(run, tmp_path / "run")
+    write_json(run / "results.json", {**read_json(run / "results.json"), "variant": "weak_labels"})
     listed = tmp_path / "weak.json"
     weaken_list(DataList.load(small_federation / "list.json"), small_federation, {"site-1": "points"}).save(listed)
     found = target_of_run(run, bundle="samfed_skin", datalist=listed, data_root=small_federation)

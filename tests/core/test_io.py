@@ -36,6 +36,7 @@ def test_a_write_replaces_the_file_when_its_block_ends_and_leaves_nothing_beside
         stream.write(b"new")
         stream.flush()
         assert path.read_text() == "old"
+        assert len(list(path.parent.glob(".*.tmp"))) == 1, "what is half written is hidden and named so"
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["a file"]
 
@@ -68,6 +69,7 @@ def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path):
 
 def test_a_folder_appears_when_the_block_ends_and_can_be_entered_by_others(tmp_path: Path):
     with files.atomic_folder(tmp_path / "deep" / "new") as folder:
+        assert folder.parent == tmp_path / "deep", "on the same file system"
         (folder / "a").write_text("a")
         assert not (tmp_path / "deep" / "new").exists()
     assert [path.name for path in (tmp_path / "deep").rglob("*")] == ["new", "a"]

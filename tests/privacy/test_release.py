@@ -456,6 +456,8 @@ def test_fault_87_a_round_that_the_plan_does_not_have_is_not_answered(fields):
 def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
     answer, allowed = reply(metrics={"iterations": 3}), replace(ALLOWED, batch=2)
     ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), answer)
+    with pytest.raises(MessageRefused, match="found 3;"):  # of a batch that is not known, one image counts
+        release(least_seen=4)(Task.TRAIN, request(), answer)
     with pytest.raises(MessageRefused) as error:
         ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=7)(Task.TRAIN, request(), answer)
     assert [str(problem) for problem in error.value.problems] == [

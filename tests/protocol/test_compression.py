@@ -28,6 +28,7 @@ from samfed_monai.protocol.compression import (
     Compression,
     Sender,
     Step,
+    _start,
     compression_problems,
 )
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes
@@ -109,7 +110,10 @@ def test_steps_and_what_is_left_add_up_to_all_that_was_to_be_sent_and_what_is_no
     assert left.abs().max() > 1e-6
 
 
-def test_whole_numbers_of_the_largest_rank_are_added_without_rounding():
+def test_every_process_starts_from_the_same_numbers_and_whole_ones_of_the_largest_rank_are_added_without_rounding():
+    start = _start(5, 2)
+    _start.cache_clear()
+    assert _start(5, 2).equal(start)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randint(-127, 128, (5, MOST_RANK), generator=generator, dtype=torch.int8) for _ in "lr")
     left[0], right[0] = 127, 127
