@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from samfed_monai.config.variants import methods
@@ -35,8 +36,13 @@ def read_record(path: str | Path) -> list[RunData]:
         hint = "it is written by `python -m study record`"
         problems.add(str(path), found="no such file", expected="a record of runs", hint=hint)
         raise Refused(problems)
-    runs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    return list(_runs_of(path, path.read_text(encoding="utf-8")))
+
+
+@cache  # a page reads the same record several times, and each of its runs is checked
+def _runs_of(path: Path, text: str) -> list[RunData]:
+    problems, runs = Problems(), []
+    for number, line in enumerate(text.splitlines(), 1):
         where = f"{path} -> line {number}"
         try:
             content = json.loads(line)

@@ -28,14 +28,18 @@ gc.disable()
 settings.register_profile("suite", max_examples=40, deadline=None)
 settings.load_profile("suite")
 
-FLARE = Path(__file__).parent / "flare"
-# Their sites are killed, and the others wait for a deadline: long, and hardly any work for a processor.
-DEADLINES = {"test_faults.py", "test_submit.py"}
-# Whose processes are forked from one that has torch: it takes seconds to start, once for all of them.
-FORKING = {
-    "config/test_workflow.py",
-    *(f"federation/test_{name}.py" for name in ("killed_runs", "process_transport", "teacher")),
+TESTS = Path(__file__).parent
+FLARE = TESTS / "flare"
+GROUPS = {
+    # sites of FLARE are killed, and the others wait for a deadline: long, and hardly any work for a processor
+    "deadlines": {FLARE / "test_faults.py", FLARE / "test_submit.py"},
+    # processes are forked from one that has torch: it takes seconds to start, once for all of them
+    "forking": {
+        *(FLARE / "test_equality.py", TESTS / "config" / "test_workflow.py"),
+        *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport")),
+    },
 }
+"""Files whose tests run in one process, one after the other, beside those of other files."""
 # Whose tests look at the curves of runs.
 DRAWING = {"reports", "study"}
 # Whose tests are of federations, which do with a small network what they do with a large one.
@@ -43,21 +47,17 @@ OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}
 
 
 def group_of(path: Path) -> str:
-    """What runs in one process, one test after the other: those of a file, and those that start many processes."""
-    if path.is_relative_to(FLARE.parent) and path.relative_to(FLARE.parent).as_posix() in FORKING:
-        return "flare"
-    if not path.is_relative_to(FLARE) or path.name == "test_related.py":  # which is as long as all others of a group
-        return str(path)
-    return "flare-deadlines" if path.name in DEADLINES else "flare"
+    """The group of a file in :data:`GROUPS`; most are one of their own."""
+    return next((name for name, files in GROUPS.items() if path in files), str(path))
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's own hook, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The two longest groups begin first, each in a process of its own; of the others, files with most slow tests."""
+    """The groups begin first, then what starts FLARE; of the others, files with most slow tests."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(
-        key=lambda item: (not item.path.is_relative_to(FLARE), item.path.name not in DEADLINES, -slow[item.path])
-    )
+    order = [*GROUPS, *(str(path) for path in slow if path.is_relative_to(FLARE))]
+    first = {name: place for place, name in enumerate(order)}
+    items.sort(key=lambda item: (first.get(group_of(item.path), len(first)), -slow[item.path]))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
 

@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, metavar="FILE", help="the recorded JSON, written or compared with")
     parser.add_argument("--variants", metavar="A,B", help=f"only these of: {', '.join(VARIANTS)}")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave everything there")
-    parser.add_argument("--resume", action="store_true", help="with --keep: do not repeat what DIR has a record of")
     options = parser.parse_args(arguments)
-    if options.resume and not options.keep:
-        parser.error("--resume needs --keep DIR")
     known = json.loads(options.file.read_text()) if options.action == "check" else {"variants": VARIANTS}
     names = options.variants.split(",") if options.variants else list(known["variants"])
     if unknown := [name for name in names if name not in VARIANTS or name not in known["variants"]]:
@@ -112,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frozen-")))
         try:
-            content = run_all(folder.resolve(), names, checkpoint.resolve(), resume=options.resume)
+            content = run_all(folder.resolve(), names, checkpoint.resolve())
         except Failed as failed:
             print(failed)
             return 1
@@ -127,37 +124,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if differences else 0
 
 
-def run_all(folder: Path, names: list[str], checkpoint: Path, *, resume: bool) -> dict[str, Any]:
+def run_all(folder: Path, names: list[str], checkpoint: Path) -> dict[str, Any]:
     """What is recorded of the variants ``names``, each run in ``folder``."""
-    owner = {"checkout": str(ROOT), "options": [str(word) for word in SMALL]}
     folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / "frozen.json"
-    if marker.exists() and json.loads(marker.read_text()) != owner:
-        raise Failed(f"{folder} is of another checkout or of other options: choose another --keep")
-    marker.write_text(json.dumps(owner))
-    inputs = _once(folder / "inputs.record.json", lambda: prepare(folder, checkpoint), [], resume=resume)
-    records = {}
+    inputs, records = prepare(folder, checkpoint), {}
     for name in names:
-        words = [str(word) for word in VARIANTS[name]]
         start = time.monotonic()
         try:
-            records[name] = _once(
-                folder / f"{name}.record.json", lambda name=name: run_variant(folder, name), words, resume=resume
-            )
+            records[name] = run_variant(folder, name)
         except Failed as failed:
             records[name] = {"failed": str(failed)}
             print(failed)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     return {"inputs": inputs, "variants": records}
-
-
-def _once(path: Path, make: Callable[[], dict[str, Any]], words: list[str], *, resume: bool) -> dict[str, Any]:
-    """What ``make`` returns; kept in ``path``, and with ``resume`` read from there if ``words`` are the same."""
-    if resume and path.exists() and (kept := json.loads(path.read_text()))["words"] == words:
-        return kept["record"]
-    record = make()
-    path.write_text(json.dumps({"words": words, "record": record}))
-    return record
 
 
 def prepare(folder: Path, checkpoint: Path) -> dict[str, Any]:

@@ -1,11 +1,16 @@
-"""The packages of samfed_monai have an order, that of CONTRIBUTING.md, and imports go one way through it."""
+"""The packages of samfed_monai have an order, that of CONTRIBUTING.md, and imports go one way through it.
+
+The package needs neither the study nor the tests, and reports read what methods declare, never their code.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "samfed_monai"
@@ -22,11 +27,13 @@ def order() -> list[str]:
     return [room for room in re.findall(r"(?<![\w/])(\w+)/(?=\s)", block) if (PACKAGE / room).is_dir()]
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Rooms that a module imports when it is imported itself: not what its functions, or a type checker, import."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("samfed_monai."):
-            yield node.module.split(".")[1]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(nodes: Sequence[ast.AST]) -> set[str]:
+    """Modules that are imported by one of the nodes."""
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return named | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
 def test_every_room_is_in_the_list_once():
@@ -35,11 +42,26 @@ def test_every_room_is_in_the_list_once():
 
 
 def test_imports_go_upwards_only():
+    """Those of a module when it is imported itself: not what its functions, or a type checker, import."""
     rooms = order()
     wrong = [
-        f"{path.relative_to(PACKAGE)} imports {room}"
-        for path in sorted(PACKAGE.glob("*/**/*.py"))
-        for room in imported(path)
-        if rooms.index(room) > rooms.index(path.relative_to(PACKAGE).parts[0])
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path, tree in TREES.items()
+        for name in imported(tree.body)
+        if name.startswith("samfed_monai.") and path.parent != PACKAGE
+        if rooms.index(name.split(".")[1]) > rooms.index(path.relative_to(PACKAGE).parts[0])
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("", ("study", "tests")),
+        ("reports", ("samfed_monai.federation", "samfed_monai.methods", "samfed_monai.handlers")),
+    ],
+)
+def test_no_module_imports_what_it_must_not_anywhere(room, forbidden):
+    trees = {path: tree for path, tree in TREES.items() if path.is_relative_to(PACKAGE / room)}
+    wrong = {(str(path), name) for path, tree in trees.items() for name in imported(list(ast.walk(tree)))}
+    assert [each for each in wrong if f"{each[1]}.".startswith(tuple(f"{package}." for package in forbidden))] == []

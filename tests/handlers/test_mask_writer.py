@@ -22,17 +22,14 @@ def told(folder: MaskFolder, *names: str, images: Path | None = None) -> list[st
 
 
 def test_the_first_mask_brings_the_record_and_the_same_one_again_is_taken(tmp_path: Path) -> None:
+    assert told(MaskFolder(tmp_path / "out", MADE_WITH)) == []
+    assert not (tmp_path / "out").exists(), "a folder that was only looked at is not made"
     for _ in range(2):
         folder = MaskFolder(tmp_path / "out", MADE_WITH)
-        assert told(folder, "deep/a.png", images=tmp_path / "in") == []
+        assert told(folder, "deep/a.png", images=tmp_path / "out" / "in") == [], "the folder above the images is taken"
         folder.write("deep/a.png", b"mask")
     assert read_json(tmp_path / "out" / RECORD) == MADE_WITH
     assert (tmp_path / "out" / "deep" / "a.png").read_bytes() == b"mask"
-
-
-def test_a_folder_that_was_only_looked_at_is_not_made(tmp_path: Path) -> None:
-    assert told(MaskFolder(tmp_path / "out", MADE_WITH)) == []
-    assert not (tmp_path / "out").exists(), "no empty folder is left where something else is refused"
 
 
 def test_another_file_of_that_name_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -89,11 +86,6 @@ def test_masks_among_the_images_are_refused_and_no_folder_is_made(tmp_path: Path
         f"image, found {tmp_path / place}; choose another --output (output_dir)"
     )
     assert list((tmp_path / "images").iterdir()) == []
-
-
-def test_the_folder_above_the_images_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    assert told(MaskFolder(tmp_path, MADE_WITH), "a.png", images=tmp_path / "images") == []
 
 
 def test_a_mask_that_would_have_the_name_of_anothers_probabilities_is_refused(tmp_path: Path) -> None:

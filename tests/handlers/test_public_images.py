@@ -48,11 +48,11 @@ def test_a_mask_is_a_quarter_of_the_image_unless_told_otherwise():
 
 def test_the_network_is_run_in_evaluation_and_left_as_it_was():
     net = network().train()
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    before = weights(net)
     predictor = PublicPredictor(dataset=Dataset(items()))
     assert torch.equal(predictor.masks(net), predictor.masks(net))
     assert net.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert same(before, net.state_dict())
 
 
 def test_no_mask_or_reliability_carries_metadata():
@@ -105,7 +105,7 @@ def test_reliability_is_measured_at_the_labels_size():
 COUNT = 6
 
 
-def phase(network: nn.Module | None = None, *, augment: bool = True, rate: bool = False, **options) -> PublicPhase:
+def phase(network: nn.Module | None = None, *, augment: bool = True, **options) -> PublicPhase:
     network = toy_network() if network is None else network
     targets = PublicTargets()
     items = [{**item, "index": index} for index, item in enumerate(toy_items(COUNT, seed=1))]
@@ -118,7 +118,7 @@ def phase(network: nn.Module | None = None, *, augment: bool = True, rate: bool 
         loss=nn.BCEWithLogitsLoss(),
         dataset=Dataset(items, Compose(views)),
         targets=targets,
-        learning_rate=RoundLearningRate(optimizer=optimizer) if rate else None,
+        learning_rate=RoundLearningRate(optimizer=optimizer),
         **{**settings, **options},
     )
 
@@ -128,14 +128,13 @@ def after(one: PublicPhase, *run) -> dict[str, torch.Tensor]:
     return weights(one.trainer.network)
 
 
-def masks(value: int = 200) -> torch.Tensor:
-    return torch.full((COUNT, 1, SIZE, SIZE), value, dtype=torch.uint8)
+def masks() -> torch.Tensor:
+    return torch.full((COUNT, 1, SIZE, SIZE), 200, dtype=torch.uint8)
 
 
 def test_with_labels_alone_it_is_plain_supervised_training():
     network = toy_network()
     one = phase(network, augment=False, batch_size=COUNT, steps=4)
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     items = toy_items(COUNT, seed=1)
     images, labels = (torch.stack([item[key] for item in items]) for key in ("image", "label"))
     network.train()
@@ -165,16 +164,13 @@ def test_closed_gates_change_no_bit_and_open_ones_do():
     assert not same(opened, some)
 
 
-def test_what_it_says_of_its_terms_counts_open_gates():
-    means = phase(batch_size=COUNT).run(0, 1, masks(), torch.tensor([True, True, True, False, False, False]))
-    assert means.keys() == {"supervised", "public_kd", "public_kd_gate"}
-    assert means["public_kd_gate"] == 0.5
-
-
-def test_a_round_of_one_step_reports_its_own_loss_and_not_the_last_rounds():
-    one = phase(steps=1, batch_size=COUNT, augment=False)
-    first, second = one.run(0, 2)["supervised"], one.run(1, 2)["supervised"]
-    assert second < first
+def test_a_round_reports_its_own_terms_counts_open_gates_and_has_its_own_rate():
+    one, gates = phase(steps=1, batch_size=COUNT, augment=False), torch.arange(COUNT) < 3
+    first, second = (one.run(round, 2, masks(), gates) for round in range(2))
+    assert first.keys() == {"supervised", "public_kd", "public_kd_gate"}
+    assert first["public_kd_gate"] == 0.5
+    assert second["supervised"] < first["supervised"]
+    assert one.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)  # cosine at one half
 
 
 def test_no_steps_leave_everything_alone():
@@ -186,24 +182,24 @@ def test_no_steps_leave_everything_alone():
     assert one.targets.masks is None
 
 
-@pytest.mark.parametrize(("batch", "steps"), [(4, 2), (6, 1), (8, 1), (1, 6)])
-def test_one_pass_is_the_least_number_of_batches_that_holds_all_images(batch, steps):
-    one = phase(steps=None, batch_size=batch)
-    one.run(0, 1)
-    assert (one.steps, one.trainer.state.iteration) == (steps, steps)
-
-
-def test_several_passes_are_as_many_times_the_steps_and_a_number_of_steps_goes_before_them():
+def test_a_pass_is_the_least_number_of_batches_that_holds_all_images_and_a_number_of_steps_goes_before_passes():
+    assert [phase(steps=None, batch_size=batch).steps for batch in (4, 6, 8, 1)] == [2, 1, 1, 6]
     assert phase(steps=None, batch_size=4, passes=4).steps == 8
-    assert phase(steps=3, passes=4).steps == 3
-    with pytest.raises(Refused, match=r"sharing#passes: expected a number of passes >= 1, found 0"):
-        phase(passes=0)
+    one = phase(steps=3, passes=4)
+    one.run(0, 1)
+    assert (one.steps, one.trainer.state.iteration) == (3, 3)
 
 
-@pytest.mark.parametrize("steps", [-1, 2.0, "3"])
-def test_a_number_of_steps_that_is_none_is_refused(steps):
-    with pytest.raises(Refused, match=r"public_steps: expected a number of steps >= 0, or null"):
-        phase(steps=steps)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        *(({"steps": steps}, "public_steps: expected a number of steps >= 0, or null") for steps in (-1, 2.0, "3")),
+        ({"passes": 0}, "sharing#passes: expected a number of passes >= 1, found 0"),
+    ],
+)
+def test_numbers_of_steps_and_passes_that_are_none_are_refused(options, expected):
+    with pytest.raises(Refused, match=expected):
+        phase(**options)
 
 
 def test_a_round_is_a_function_of_seed_site_and_number():
@@ -219,12 +215,6 @@ def test_a_round_is_a_function_of_seed_site_and_number():
     for other in (phase(seed=6), phase(site="b")):
         assert not same(after(other, 2, 9), known)
     assert not same(after(phase(), 3, 9), known)
-
-
-def test_the_rate_is_that_of_the_round():
-    one = phase(rate=True)
-    one.run(1, 2)
-    assert one.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)  # cosine at one half
 
 
 def test_targets_are_gone_after_a_round_that_failed_and_the_next_one_runs():

@@ -16,7 +16,6 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
     BatchGuide,
     EndlessSampler,
-    Guidance,
     PseudoLabelTerm,
     SupervisedWeight,
     TermLogger,
@@ -25,19 +24,19 @@ from samfed_monai.handlers import (
 from tests.handlers.toy import SIZE, next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
 
 
-def guidance_of_one_step(stream: UnlabelledStream, **kwargs: Any) -> Guidance:
-    trainer = toy_trainer([stream], steps=1, **kwargs)
+def test_guidance_has_student_weak_view_and_guides_and_the_strong_view_is_run_in_train_mode() -> None:
+    network = toy_network()
+    guides = {"any": BatchGuide(), "disabled": None}
+    stream = UnlabelledStream(loader=toy_loader(), guides=guides)  # type: ignore[arg-type]
+    trainer = toy_trainer([stream], steps=1, network=network)
     trainer.run()
-    return trainer.state.guidance
-
-
-def test_guidance_has_student_weak_view_and_guides() -> None:
-    guidance = guidance_of_one_step(UnlabelledStream(loader=toy_loader(), guides={"any": BatchGuide()}))
+    guidance = trainer.state.guidance
     shape = (4, 1, SIZE, SIZE)
     assert guidance.student.shape == guidance.weak.shape == guidance.guides["sam"].shape == shape
     assert guidance.student.requires_grad
     assert not guidance.weak.requires_grad
     assert 0 <= guidance.weak.min() <= guidance.weak.max() <= 1
+    assert network[1].num_batches_tracked == 2  # type: ignore[index]  # labelled batch and strong view
 
 
 def test_the_weak_view_is_what_evaluation_would_predict_and_leaves_batchnorm_alone() -> None:
@@ -65,20 +64,6 @@ def test_the_weak_view_is_what_evaluation_would_predict_and_leaves_batchnorm_alo
         torch.testing.assert_close(network.eval()(seen["image"]).sigmoid(), expected[0])
 
 
-def test_the_strong_view_is_run_in_train_mode() -> None:
-    network = toy_network()
-    guidance_of_one_step(UnlabelledStream(loader=toy_loader()), network=network)
-    assert network[1].num_batches_tracked == 2  # type: ignore[index]  # labelled batch and strong view
-
-
-def test_a_loader_that_ends_starts_over() -> None:
-    items = [{"image": torch.rand(3, 4, 4), "image_strong": torch.rand(3, 4, 4)} for _ in range(3)]
-    stream = UnlabelledStream(loader=DataLoader(Dataset(items), batch_size=2, num_workers=0))
-    trainer = toy_trainer([stream], steps=5)
-    trainer.run()
-    assert trainer.state.iteration == 5
-
-
 def test_no_unlabelled_image_is_refused_before_any_step() -> None:
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(0))])
     with pytest.raises(Refused, match=r"stream#loader: expected at least one, found no unlabelled image at this site"):
@@ -95,10 +80,6 @@ def test_a_batch_without_views_is_refused_with_all_that_is_missing() -> None:
 def test_two_guides_of_one_name_are_refused() -> None:
     with pytest.raises(Refused, match="guides: expected one name each, found two guides named 'sam'"):
         UnlabelledStream(loader=[], guides=[BatchGuide(), BatchGuide(key="label")])
-
-
-def test_a_disabled_guide_resolves_to_none_and_is_passed_over() -> None:
-    assert UnlabelledStream(loader=[], guides=[None, BatchGuide()]).guides[0].name == "sam"  # type: ignore[list-item]
 
 
 def test_cutmix_mixes_image_weak_view_and_guides_alike() -> None:
@@ -132,9 +113,6 @@ def test_every_image_comes_equally_often_and_a_seed_replays_its_order(count: int
     assert order == list(islice(sampler, length))
     times = [order.count(index) for index in range(count)]
     assert max(times) - min(times) <= 1
-
-
-def test_no_image_no_order() -> None:
     assert list(EndlessSampler([])) == []
 
 
@@ -147,8 +125,9 @@ def trained(public_seed: int, *handlers) -> dict[str, torch.Tensor]:
     items = [{**item, "image_strong": item["image"]} for item in toy_items(8, seed=1)]
     stream = UnlabelledStream(loader=DataLoader(Dataset(items), batch_size=4, num_workers=0), guides=[BatchGuide()])
     own = [stream, PseudoLabelTerm(rule="teacher", schedule="constant"), TermLogger()]
-    trainer = toy_trainer([*handlers, *own], loader=plain_loader(public_seed), steps=2)
+    trainer = toy_trainer([*handlers, *own], loader=plain_loader(public_seed), steps=3)
     next_round(trainer, 0, 1)
+    assert (trainer.state.iteration, trainer.network[1].momentum) == (3, 0.1), "a loader that ends starts over"
     return weights(trainer.network)
 
 
@@ -161,13 +140,6 @@ def test_the_sites_own_images_still_move_weights_and_running_statistics() -> Non
     before, after = weights(toy_network()), trained(11, SupervisedWeight())
     for name in ("0.weight", "1.running_mean", "3.weight"):
         assert not torch.equal(before[name], after[name])
-
-
-def test_batchnorm_has_its_momentum_back() -> None:
-    network = toy_network()
-    trainer = toy_trainer([SupervisedWeight()], network=network, steps=2)
-    next_round(trainer, 0, 1)
-    assert network[1].momentum == 0.1  # type: ignore[index]
 
 
 def test_a_step_that_fails_does_not_leave_batchnorm_frozen() -> None:

@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from samfed_monai.losses import (
     dice_of_labels,
@@ -31,11 +29,11 @@ def test_one_class_is_a_sigmoid() -> None:
 
 def test_several_classes_are_a_softmax_without_the_background() -> None:
     logits = torch.tensor([0.0, math.log(2), math.log(5)]).reshape(1, 3, 1, 1)  # probabilities 1/8, 2/8 and 5/8
-    truth, entropy, prediction = channels(logits.expand(1, 3, 1, 2), torch.tensor([[[[0, 2]]]]))
-    assert truth[0, :, 0].tolist() == [[0, 0], [0, 1]]
+    truth, entropy, prediction = channels(logits.expand(1, 3, 1, 2), torch.tensor([[[[0, 1]]]]))
+    assert truth[0, :, 0].tolist() == [[0, 1], [0, 0]], "a class that no pixel has keeps its channel"
     assert prediction[0, :, 0, 0].tolist() == pytest.approx([2 / 8, 5 / 8])
     assert entropy.shape == (1, 1, 1, 2)
-    assert entropy.flatten().tolist() == pytest.approx([math.log(8), math.log(8 / 5)])
+    assert entropy.flatten().tolist() == pytest.approx([math.log(8), math.log(8 / 2)])
 
 
 def test_dice_of_two_empty_masks_is_1_and_of_one_empty_mask_0() -> None:
@@ -49,18 +47,15 @@ def test_hard_label_of_one_half_is_background() -> None:
     assert (label.item(), confidence.item()) == (0, 0.5)
 
 
-def test_classes_that_no_pixel_has_keep_their_channel() -> None:
-    found = channels(torch.zeros(1, 3, 1, 2), torch.tensor([[[[1, 0]]]]))
-    assert found.truth.tolist() == [[[[1.0, 0.0]], [[0.0, 0.0]]]]
-    assert found.prediction.shape == (1, 2, 1, 2)
-
-
 def test_by_hand() -> None:
     logits = torch.zeros(1, 1, 1, 3)
     label = torch.tensor([[[[1, 0, 1]]]])
     weight = torch.tensor([[[[1.0, 0.5, 0.0]]]])
     # CE: ln 2 on every counted pixel; Dice: (2 * 0.5 + 1) / (0.75 + 1 + 1) = 2 / 2.75
     assert weighted_pseudo_label_loss(logits, label, weight).item() == pytest.approx(math.log(2) + 1 - 2 / 2.75)
+    # a sum below 1 is divided out, too: CE = ln 2; Dice = (2 / 8 + 1) / (1 / 8 + 1 / 4 + 1)
+    found = weighted_pseudo_label_loss(logits, label, torch.tensor([[[[0.25, 0.0, 0.0]]]]))
+    assert found.item() == pytest.approx(math.log(2) + 1 - 1.25 / 1.375)
 
 
 def test_images_count_by_their_sum_of_weights() -> None:
@@ -78,16 +73,6 @@ def test_no_weight_no_loss_and_no_nan_gradient() -> None:
     assert loss.item() == 0
     assert logits.grad is not None
     assert logits.grad.abs().max() == 0
-
-
-def test_a_pixel_without_weight_gets_no_gradient() -> None:
-    logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
-    weight = torch.tensor([[[[1.0, 0.0, 0.3, 0.0]]]])
-    weighted_pseudo_label_loss(logits, torch.tensor([[[[1, 1, 0, 0]]]]), weight).backward()
-    assert logits.grad is not None
-    gradient = logits.grad.flatten()
-    assert gradient[1] == gradient[3] == 0
-    assert gradient[0] < 0 < gradient[2]
 
 
 def test_two_classes_equal_one_class_with_the_difference_of_logits() -> None:
@@ -136,24 +121,12 @@ def test_exact_zeros_and_ones_stay_finite(dtype: torch.dtype) -> None:
     assert bool(logits.grad.isfinite().all())
 
 
-def test_three_classes_by_hand() -> None:
-    teacher = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
-    expected = sum(p * math.log(p / (1 / 3)) for p in (0.5, 0.3, 0.2))
-    assert distillation_kl(torch.zeros(1, 3, 1, 1), teacher, 1).item() == pytest.approx(expected, rel=1e-4)
-
-
 def test_distillation_of_two_classes_equals_one_class_with_the_difference_of_logits() -> None:
     logit = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     teacher = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
     two = torch.cat([torch.zeros_like(logit), logit], dim=1)
     found = distillation_kl(two, torch.cat([1 - teacher, teacher], dim=1))
     torch.testing.assert_close(found, distillation_kl(logit, teacher), atol=1e-5, rtol=1e-4)
-
-
-@given(st.floats(-6, 6, width=32), st.floats(1, 4))
-def test_a_student_that_equals_its_teacher_costs_nothing(logit: float, temperature: float) -> None:
-    logits = torch.full((1, 1, 1, 1), logit)
-    assert distillation_kl(logits, probabilities(logits), temperature).item() == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0])
@@ -167,9 +140,7 @@ def test_equal_logits_cost_exactly_nothing_however_sure_they_are(temperature: fl
     assert distillation_kl(logits, probabilities(logits), temperature) > 0, "a stored mask is clipped"
 
 
-def test_a_teachers_logits_are_worth_their_probabilities() -> None:
-    student, teacher = torch.tensor(math.log(4)).view(1, 1, 1, 1), torch.tensor(math.log(9)).view(1, 1, 1, 1)
-    assert logits_kl(student, teacher).item() == pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)  # as above
+def test_a_teachers_logits_of_three_classes_are_worth_their_probabilities() -> None:
     classes = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1)
     expected = sum(p * math.log(p / (1 / 3)) for p in (0.5, 0.3, 0.2))
     assert logits_kl(torch.zeros(1, 3, 1, 1), classes, 1).item() == pytest.approx(expected, rel=1e-4)
@@ -188,13 +159,6 @@ def test_probabilities_of_one_channel_and_of_three() -> None:
     assert probabilities(torch.tensor([[[[0.0, math.log(3)]]]])).flatten().tolist() == pytest.approx([0.5, 0.75])
     logits = torch.tensor([math.log(2), math.log(5), math.log(3)]).view(1, 3, 1, 1).expand(1, 3, 2, 1)
     assert probabilities(logits)[0, :, 1, 0].tolist() == pytest.approx([0.2, 0.5, 0.3])
-
-
-def test_weights_below_one_in_sum_are_divided_out() -> None:
-    logits, weight = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.25, 0.0]]]])
-    label = torch.tensor([[[[1, 0]]]])
-    # CE = ln 2; Dice = (2 / 8 + 1) / (1 / 8 + 1 / 4 + 1)
-    assert weighted_pseudo_label_loss(logits, label, weight).item() == pytest.approx(math.log(2) + 1 - 1.25 / 1.375)
 
 
 def test_each_image_of_several_classes_has_its_own_weights() -> None:

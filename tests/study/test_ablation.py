@@ -14,14 +14,19 @@ DICES = {
 }
 
 
-@pytest.fixture
-def sections(tmp_path):
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory):
+    return tmp_path_factory.mktemp("collections")
+
+
+@pytest.fixture(scope="module")
+def sections(collections):
     made = []
     for collection, rows in DICES.items():
-        folders = [write_run(tmp_path / collection / f"oracle-{seed}", "oracle", seed, 0.95) for seed in range(3)]
+        folders = [write_run(collections / collection / f"oracle-{seed}", "oracle", seed, 0.95) for seed in range(3)]
         folders += [
             write_row(
-                tmp_path / collection / f"{row}-{seed}",
+                collections / collection / f"{row}-{seed}",
                 row,
                 "samfed",
                 seed,
@@ -62,9 +67,9 @@ def test_the_verdict_of_a_sweep_is_computed(sections):
     assert verdict(found["Variants"], sections).startswith("No row is better than the default, SAM-Fed (`samfed`)")
 
 
-def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, tmp_path):
+def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, collections, tmp_path):
     extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, sweep="Teacher")]
-    table = comparison_table([*(p.parent for p in (tmp_path / "Polyp").glob("*/results.json")), *extra])
+    table = comparison_table([*(p.parent for p in (collections / "Polyp").glob("*/results.json")), *extra])
     both = [Section("Polyp", table), sections[1]]
     assert verdict(sweeps(both)["Teacher"], both) == (
         "No row was run on all collections, so none is held against the default, SAM-Fed (`samfed`)."

@@ -39,21 +39,14 @@ def test_friedman_is_corrected_for_ties():
     table = np.array([[0.9, 0.8, 0.7], [0.8, 0.9, 0.7], [0.9, 0.9, 0.7]])
     assert mean_ranks(table) == pytest.approx([1.5, 1.5, 3.0])
     assert friedman(table)[0] == pytest.approx(4.5 / (11 / 12))
-
-
-def test_rows_that_are_all_equal_do_not_differ():
-    assert friedman(np.full((4, 3), 0.8)) == (0.0, 1.0)
+    assert friedman(np.full((4, 3), 0.8)) == (0.0, 1.0), "rows that are all equal do not differ"
 
 
 @pytest.mark.parametrize(("rows", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
 def test_the_critical_difference_has_the_published_quantiles(rows, q):
     # Demšar 2006, table 5 (a), alpha 0.05
     assert critical_difference(rows, 14) == pytest.approx(q * np.sqrt(rows * (rows + 1) / (6 * 14)), abs=2e-3)
-
-
-def test_the_critical_difference_of_the_published_example():
-    assert critical_difference(4, 14, alpha=0.05) == pytest.approx(1.25, abs=5e-3)  # Demšar 2006, section 3.2.2
-    assert critical_difference(4, 14, alpha=0.10) == pytest.approx(1.12, abs=5e-3)
+    assert critical_difference(4, 14, alpha=0.10) == pytest.approx(1.12, abs=5e-3)  # ibid., section 3.2.2
 
 
 def test_a_row_against_another_block_by_block():
@@ -100,13 +93,6 @@ def test_most_scores_are_ranked_and_of_equals_more_rows():
     assert complete_blocks(parted) == (["a", "b", "c"], [1, 2])
 
 
-def test_a_row_beyond_the_critical_difference_is_named():
-    scores = {name: dict.fromkeys(range(20), value) for name, value in {"a": 3.0, "b": 2.0, "c": 1.0}.items()}
-    found = ranking(scores)
-    assert (found.critical_difference or 0) < 1
-    assert found.beyond("a") == ["b", "c"]
-
-
 @pytest.mark.parametrize("scores", [{}, {"a": {}}, {"a": {}, "b": {}}])
 def test_nothing_to_rank(scores):
     assert ranking(scores) == Ranking(missing=dict.fromkeys(scores, 0))
@@ -120,7 +106,8 @@ def test_two_rows_or_one_block_are_ranked_but_not_tested():
 
 
 def test_the_figure_is_a_picture_and_grows_with_its_rows():
-    few = ranking({name: {0: value, 1: value} for name, value in {"a": 3.0, "b": 2.0, "c": 1.0}.items()})
+    few = ranking({name: dict.fromkeys(range(20), value) for name, value in {"a": 3.0, "b": 2.0, "c": 1.0}.items()})
+    assert few.beyond("a") == ["b", "c"]
     many = ranking({f"row {index}": {0: index, 1: index} for index in range(12)})
     heights = [Image.open(io.BytesIO(ranks_figure(found, {"a": "A"}))).height for found in (few, many)]
     assert heights[0] < heights[1]

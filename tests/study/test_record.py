@@ -74,6 +74,9 @@ def test_runs_of_another_data_list_are_refused_and_the_record_stays(tmp_path, fo
     with pytest.raises(Refused, match=r"found data list ffff.*; give this list.s runs a record of their own"):
         add_to_record(record, folders)
     assert record.read_bytes() == before
+    with pytest.raises(Refused, match=r"found data list .*; give this list.s runs a record of their own"):
+        add_to_record(tmp_path / "new.jsonl", folders)
+    assert not (tmp_path / "new.jsonl").exists(), "a folder of two data lists"
 
 
 def test_everything_that_is_wrong_with_a_record_is_told_with_its_line(tmp_path, folders):
@@ -109,15 +112,6 @@ def test_what_has_finished_is_recorded_though_other_runs_have_not(tmp_path, caps
     write_row(folder / "mine" / "seed-1", "mine", "samfed", 1, 0.9)
     assert main(["record", str(folder), "--to", str(record)]) == 0
     assert [(run.row, run.seed) for run in read_record(record)] == [("mine", 0), ("mine", 1)]
-
-
-def test_a_folder_of_two_data_lists_makes_no_record(tmp_path):
-    folders = [
-        write_row(tmp_path / key, "mine", "samfed", seed, 0.8, datalist=key * 64) for seed, key in enumerate("de")
-    ]
-    with pytest.raises(Refused, match=r"found data list eeee.*; give this list.s runs a record of their own"):
-        add_to_record(tmp_path / "runs.jsonl", folders)
-    assert not (tmp_path / "runs.jsonl").exists()
 
 
 @pytest.mark.parametrize(

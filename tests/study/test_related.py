@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from samfed_monai.config.variants import methods
@@ -41,9 +43,10 @@ def process(memory: float, seconds: float = 36.0) -> dict:
     return {"memory_bytes": int(memory * 1e6), "processor_seconds": seconds}
 
 
-@pytest.fixture
-def records(tmp_path):
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
     """Records of two parts: four rows with two seeds, and one row of them without a hospital."""
+    tmp_path = tmp_path_factory.mktemp("runs")
     runs = [
         write_row(
             tmp_path / row / f"seed-{seed}",
@@ -118,6 +121,7 @@ def test_figures_of_a_row(records):
 
 
 def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere(records, tmp_path):
+    records = shutil.copytree(records, tmp_path / "records")
     write_row(
         tmp_path / "gpu" / "samfed" / "seed-2",
         "samfed",

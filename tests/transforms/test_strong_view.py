@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
@@ -15,22 +15,14 @@ from samfed_monai.transforms import StrongViewd, WeakViewd, box_fill, colour_mat
 from samfed_monai.transforms.strong_view import recolour
 
 
-def test_no_change_is_the_identity():
+def test_colours_by_hand():
     assert torch.allclose(colour_matrix(), torch.eye(3), atol=1e-6)
-
-
-def test_saturation_zero_gives_the_luminance():
     grey = colour_matrix(saturation=0.0) @ torch.tensor([1.0, 0.5, 0.0])
-    assert grey.tolist() == pytest.approx([0.299 + 0.2935] * 3, abs=1e-6)
-
-
-def test_a_third_of_a_turn_of_hue_moves_red_to_green():
-    assert (colour_matrix(hue=1 / 3) @ torch.tensor([1.0, 0, 0])).tolist() == pytest.approx([0, 1, 0], abs=1e-6)
-
-
-def test_contrast_pivots_on_the_mean_luminance():
+    assert grey.tolist() == pytest.approx([0.299 + 0.2935] * 3, abs=1e-6), "the luminance"
+    red = torch.tensor([1.0, 0, 0])
+    assert (colour_matrix(hue=1 / 3) @ red).tolist() == pytest.approx([0, 1, 0], abs=1e-6), "green"
     image = torch.tensor([0.2, 0.6]).expand(3, 1, 2)
-    assert recolour(image, torch.eye(3), 0.5)[0, 0].tolist() == pytest.approx([0.3, 0.5])
+    assert recolour(image, torch.eye(3), 0.5)[0, 0].tolist() == pytest.approx([0.3, 0.5]), "about the mean"
     assert recolour(image, colour_matrix(brightness=0.5), 1.0)[0, 0].tolist() == pytest.approx([0.1, 0.3])
 
 
@@ -62,7 +54,6 @@ def a_batch(size: int, channels: int = 3, height: int = 16, width: int = 24) -> 
     return torch.arange(float(size)).view(-1, 1, 1, 1).expand(size, channels, height, width).clone()
 
 
-@settings(max_examples=40, deadline=None)
 @given(size=st.integers(2, 5), seed=st.integers(0, 2**31))
 def test_a_box_of_the_neighbour_in_every_tensor(size, seed):
     images, weights = a_batch(size), a_batch(size, 1)
@@ -78,14 +69,10 @@ def test_a_box_of_the_neighbour_in_every_tensor(size, seed):
     assert torch.equal(images, a_batch(size))
 
 
-def test_the_generator_decides():
-    images = torch.rand(4, 3, 16, 16)
-    first, second = (cutmix(images, generator=torch.Generator().manual_seed(3))[0] for _ in range(2))
-    assert torch.equal(first, second)
-
-
-def test_probability_zero_and_single_images_change_nothing():
+def test_the_generator_decides_and_probability_zero_and_single_images_change_nothing():
     images = a_batch(3)
+    first, second = (cutmix(images, generator=torch.Generator().manual_seed(3), prob=0.5)[0] for _ in range(2))
+    assert torch.equal(first, second)
     assert torch.equal(cutmix(images, prob=0.0)[0], images)
     assert torch.equal(cutmix(images[1:2], prob=1.0)[0], images[1:2])
 
@@ -97,12 +84,9 @@ def test_binary_masks_stay_binary_and_types_stay_types():
     assert mixed.max() <= 1
 
 
-def test_tensors_that_do_not_fit_are_named():
+def test_tensors_that_do_not_fit_are_named_and_ranges_out_of_order_refused():
     with pytest.raises(ValueError, match=r"tensor 3 has shape \(2, 1, 8, 8\), expected \(2, \.\.\., 16, 24\)"):
         cutmix(a_batch(2), a_batch(2, 1), torch.zeros(2, 1, 8, 8))
-
-
-def test_ranges_out_of_order_are_refused():
     with pytest.raises(ValueError, match=r"found 0\.5 and \(0\.4, 0\.1\)"):
         cutmix(a_batch(2), area=(0.4, 0.1))
 
@@ -114,7 +98,6 @@ def an_image(seed: int = 0, size: int = 32) -> torch.Tensor:
     return torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31), strength=st.floats(0, 2), height=st.integers(4, 40), width=st.integers(4, 40))
 def test_every_view_is_a_plain_image_in_range(seed, strength, height, width):
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed % 999))
@@ -128,18 +111,17 @@ def test_every_view_is_a_plain_image_in_range(seed, strength, height, width):
     assert torch.equal(image, before)
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**31))
-def test_the_seed_decides_and_nothing_else(seed):
+def test_the_seed_decides_and_nothing_else():
     view, again = StrongViewd(), StrongViewd()
-    view.view(an_image())
-    torch.manual_seed(seed // 2)  # the global state must not matter
-    assert torch.equal(view.set_random_state(seed).view(an_image()), again.set_random_state(seed).view(an_image()))
+    for seed in range(3):
+        view.view(an_image())
+        torch.manual_seed(seed)  # the global state must not matter
+        assert torch.equal(view.set_random_state(7).view(an_image()), again.set_random_state(7).view(an_image()))
 
 
 def test_strength_zero_leaves_the_image_as_it_is():
     view = StrongViewd(strength=0.0).set_random_state(0)
-    for _ in range(20):
+    for _ in range(5):
         assert torch.equal(view.view(an_image()), an_image())
 
 
@@ -156,12 +138,9 @@ def test_the_dictionary_version_adds_a_key_and_keeps_the_weak_view():
     assert view["teacher"] is item["teacher"]
     assert view["image_strong"].shape == (3, 32, 32)
     assert "image_strong" not in item
-
-
-def test_for_labelled_images_it_replaces_the_image():
-    view = StrongViewd(output_key="image", strength=2.0).set_random_state(0)({"image": an_image()})
-    assert set(view) == {"image"}
-    assert not torch.equal(view["image"], an_image())
+    labelled = StrongViewd(output_key="image", strength=2.0).set_random_state(0)(item)
+    assert set(labelled) == {"image", "teacher"}
+    assert not torch.equal(labelled["image"], item["image"]), "of a labelled image it takes the place"
 
 
 def test_a_chain_is_reproducible_through_compose():

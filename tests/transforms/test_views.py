@@ -57,6 +57,7 @@ def test_evaluation_brings_image_and_label_to_one_size(record):
     assert item["image"].shape == (3, 16, 16)
     assert torch.equal(torch.as_tensor(item["label"])[0, 0], torch.tensor([1.0] * 8 + [0.0] * 8))
     assert item["native_size"] == (20, 30)
+    assert "label" not in pipelines()["validate"](without_label(record))
 
 
 @pytest.mark.parametrize(("label_resize", "columns"), [("area", [0, 1, 1, 0]), ("nearest", [0, 0, 1, 0])])
@@ -69,10 +70,6 @@ def test_a_label_stays_where_its_image_has_it_unless_it_is_asked_for_the_nearest
     item = pipelines(image_size=4, label_resize=label_resize)["validate"](record)
     assert torch.as_tensor(item["label"])[0, 0].tolist() == columns
     assert torch.as_tensor(item["image"])[0, 0].tolist() == [0, 0.5, 0.5, 0]
-
-
-def test_evaluation_does_without_a_label(record):
-    assert "label" not in pipelines()["validate"](without_label(record))
 
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
