@@ -21,8 +21,6 @@ from samfed_monai.data import DataList, Site
 from samfed_monai.reports import Report, RunData
 from samfed_monai.reports.overlays import (
     GIVE,
-    OUTLINES,
-    RIM,
     area_of,
     chosen,
     draw_outlines,
@@ -90,10 +88,10 @@ def test_outlines_lie_on_a_dark_rim_and_the_student_s_is_on_top():
     teacher, student = np.zeros((2, 20, 20), bool)
     teacher[3:9, 3:9], student[3:17, 6:16] = True, True
     drawn = draw_outlines(image, {"teacher": teacher, "student": student})
-    assert tuple(drawn[3, 4]) == OUTLINES["teacher"]
-    assert tuple(drawn[3, 7]) == OUTLINES["student"], "where both run"
-    assert tuple(drawn[5, 15]) == OUTLINES["student"]
-    assert tuple(drawn[1, 4]) == (RIM,) * 3
+    assert tuple(drawn[3, 4]) == (86, 180, 233), "sky blue"
+    assert tuple(drawn[3, 7]) == (240, 228, 66), "where both run"
+    assert tuple(drawn[5, 15]) == (240, 228, 66), "yellow"
+    assert tuple(drawn[1, 4]) == (32, 32, 32), "the rim"
     assert tuple(drawn[0, 0]) == tuple(drawn[10, 11]) == (100, 100, 100)
 
 
