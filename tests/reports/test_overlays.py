@@ -72,7 +72,8 @@ def test_every_site_shows_three_images(run_folder):
 
 def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     run = RunData.read(run_folder)
-    assert make_overlays(run, datalist=None, data_root=None) == ([], [f"all sites: {GIVE}"])
+    for datalist in (None, "L"):
+        assert make_overlays(run, datalist=datalist, data_root=None) == ([], [f"all sites: {GIVE}"])
     overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=tmp_path)
     assert overlays == []
     assert len(notes) == 4
@@ -142,6 +143,8 @@ def test_where_its_images_are_not_the_numbers_stay(apart, tmp_path):
     own, notes = make_own_images(RunData.read(apart), datalist=apart / "list.json", data_root=tmp_path)
     assert (own, len(notes)) == ([], 1)
     assert str(tmp_path) not in notes[0]
+    for datalist in (None, "L"):
+        assert make_own_images(RunData.read(apart), datalist=datalist, data_root=None) == ([], [f"Porto: {GIVE}"])
 
 
 def test_a_row_of_areas() -> None:
