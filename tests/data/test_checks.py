@@ -51,10 +51,12 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
 
 def test_facts_are_those_of_the_image_and_its_mask(tmp_path):
     one = pair(tmp_path, "a", 0)
-    save(tmp_path / one.label, disc(radius=99))
+    mask = np.zeros((24, 32), np.uint8)
+    mask[0] = mask[-1] = mask[:, 0] = mask[:5, -1] = 255
+    save(tmp_path / one.label, Image.fromarray(mask))
     assert replace(look(one, tmp_path), sha256="", label_sha256="", brightest=0) == Facts(
         **{"image": one.image, "height": 24, "width": 32, "mode": "RGB", "brightest": 0, "label": one.label},
-        **{"label_sha256": "", "mask_values": (255,), "foreground": 1.0, "border": 1.0},
+        **{"label_sha256": "", "mask_values": (0, 255), "foreground": 90 / 768, "border": 90 / 108},
     )
     assert look(one, tmp_path).brightest == np.array(picture(0)).max()
 
@@ -148,6 +150,13 @@ def test_fault_17_a_test_image_that_also_stands_elsewhere_is_told(tmp_path, trai
     (problem,) = told(datalist, tmp_path)
     assert problem.startswith("images/t0.png: expected an image of test in no other split, found the same bytes in")
     assert f"as images/{trained_on}.png" in problem
+
+
+def test_fault_17_a_test_image_that_a_later_site_trains_on_is_told(tmp_path):
+    sites = {"a": Site(test=[pair(tmp_path, "t", 0)]), "b": Site([pair(tmp_path, "u", 0)])}
+    (problem,) = told(DataList("list", [], sites), tmp_path)
+    places = "found the same bytes in b's unlabelled images and, as images/t.png, in a's test images"
+    assert problem.startswith(f"images/u.png: expected an image of test in no other split, {places}; take it out")
 
 
 def test_fault_19_a_link_out_of_the_root_is_told(tmp_path):

@@ -214,6 +214,10 @@ def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):
     (root / "b.png").symlink_to(root / "inside.png")
     with pytest.raises(Refused, match=r"list -> public\[0\].*'a.png' is a link out of the data root; copy the file"):
         confine(root, "a.png", where="list -> public[0]")
+    with pytest.raises(
+        Refused, match=r"x: expected a relative path inside .*, found '\.\.' in '\.\./outside\.png'; list only"
+    ):
+        confine(root, "../outside.png", where="x")
     (tmp_path / "link").symlink_to(root)
     for here in (root, tmp_path / "link"):
         assert confine(here, "b.png", where="x") == (root / "inside.png").resolve()

@@ -45,12 +45,7 @@ def test_images_find_their_masks_by_stem(tmp_path):
         ("Su\u0308d/0 b/0", "S\u00fcd/0 b/0", {"Su\u0308d/0": "S\u00fcd/0", "b/0": "b/0"}, 0),
         ("0 p1/0", "0 p1/0", {"0": "0", "p1/0": "p1/0"}, 0),
         ("0\u00a0a 1", "0\u200b\u00a0a 1", {"0\u00a0a": "0\u200b\u00a0a", "1": "1"}, 0),
-        (
-            "p1/0 p2/0",
-            "0",
-            "0.png: expected the mask of one image, found the name of 2 images, such as a/images/p1/0",
-            0,
-        ),
+        ("p1/0 p2/0", "0", "expected the mask of one image, found the name of 2 images, such as a/images/p1/0.png", 0),
         ("0", "0 0_segmentation", "expected one mask for each image, found the same image's mask in a/masks/0.png", 0),
         ("0", "0 more/0", "expected one mask for each image, found the same image's mask in a/masks/0.png", 0),
         ("0_mask", "0_mask", {"0_mask": "0_mask"}, 0),

@@ -6,13 +6,15 @@ import json
 import shutil
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp
+from samfed_monai.data.folders import Found
+from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp, prepare_source
 from samfed_monai.data.public import find_polyps
 from samfed_monai.data.records import load_records
 from tests.cli.test_prepare import run
@@ -80,7 +82,7 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     assert sizes(datalist) == {"a": [20, 5, 5]}
 
 
-def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
+def test_fault_16_and_fault_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 2, 2)
     for name in ("a", "b"):
@@ -148,7 +150,7 @@ def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_not
     assert not (tmp_path / "list.json").exists()
 
 
-def test_fault_14_15_empty_and_full_masks_are_counted_and_keep_their_places_in_the_list(tmp_path):
+def test_fault_14_and_fault_15_empty_and_full_masks_are_counted_and_keep_their_places_in_the_list(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
     site(root, "a", 10, 0, first=50)
@@ -222,6 +224,15 @@ def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
         prepare_isic(root, options(tmp_path, public="4"))
     made = prepare_isic(root, options(tmp_path, public="4", unpack=True))
     assert sum(1 for _ in made.datalist.items()) == 20
+
+
+@pytest.mark.parametrize(("images", "told"), [([], "no image below"), ([Found("1.png"), "2.png"], "str among them")])
+def test_a_source_of_another_package_that_finds_nothing_or_something_else_is_refused(tmp_path, images, told):
+    def of_lab(_: Path) -> list[object]:
+        return images
+
+    with pytest.raises(Refused, match=f"of_lab: expected a list of samfed_monai.data.folders.Found, found {told}"):
+        prepare_source(of_lab, tmp_path, options(tmp_path))
 
 
 @pytest.fixture(scope="module")

@@ -159,9 +159,9 @@ def test_sizes_of_some_sequences_and_the_two_ways_to_number_cvc_300():
     assert cvc300_sequence("913") is None
 
 
-@pytest.mark.parametrize("name", ["", "0", "p1", "1a", "-1", "²", "٣", "cju0qkwl"])
-def test_other_names_have_no_sequence(name):
-    assert clinicdb_sequence(name) is colondb_sequence(name) is cvc300_sequence(name) is None
+def test_other_names_have_no_sequence():
+    for name in ("", "0", "p1", "1a", "-1", "²", "٣", "cju0qkwl"):
+        assert clinicdb_sequence(name) is colondb_sequence(name) is cvc300_sequence(name) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import sys
 import zlib
@@ -36,7 +37,7 @@ def test_fault_04_16_bit_image_is_scaled_by_dtype_not_by_maximum(tmp_path):
     assert read_image(save(tmp_path / "b.png", Image.fromarray(np.full((2, 2), 65535, np.uint16)))).min() == 255
 
 
-def test_fault_05_06_07_cmyk_alpha_and_palettes_become_rgb(tmp_path):
+def test_fault_05_and_fault_06_and_fault_07_cmyk_alpha_and_palettes_become_rgb(tmp_path):
     red = Image.new("RGB", (16, 16), (255, 0, 0))
     image = read_image(save(tmp_path / "a.jpg", red.convert("CMYK"), quality=100))
     assert image.shape == (16, 16, 3)
@@ -218,14 +219,13 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("size", [(1, 1), (7, 3), (33, 17), (160, 120)], ids=str)
-def test_sound_files_have_no_fault(options, mode, size):
-    rng = np.random.default_rng(0)
-    for pixels in (rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.full((*size, 3), 7, np.uint8)):
-        content = jpeg(Image.fromarray(pixels).convert(mode), **options)
-        for tail in (b"", bytes(10), content):  # junk or a second picture after the first
-            assert scan_fault(content + tail) is None
+def test_sound_files_have_no_fault(options):
+    for mode, size in itertools.product(("RGB", "L", "CMYK"), ((1, 1), (7, 3), (33, 17), (160, 120))):
+        rng = np.random.default_rng(0)
+        for pixels in (rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.full((*size, 3), 7, np.uint8)):
+            content = jpeg(Image.fromarray(pixels).convert(mode), **options)
+            for tail in (b"", bytes(10), content):  # junk or a second picture after the first
+                assert scan_fault(content + tail) is None, (mode, size)
 
 
 def test_real_images_have_no_fault(samfed_data):
@@ -295,9 +295,6 @@ def tiff(*pages: tuple[np.ndarray, dict[str, Any]], **kinds: Any) -> bytes:
 class TestTiff:
     """What TIFF 6.0's tags say is read as they say it, or refused with the tag."""
 
-    @pytest.mark.parametrize("storage", [{}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}], ids=str)
-    @pytest.mark.parametrize("order", ["<", ">"])
-    @pytest.mark.parametrize("big", [False, True])
     @pytest.mark.parametrize(
         ("values", "tags", "wanted"),
         [
@@ -312,10 +309,13 @@ class TestTiff:
         ],
         ids=["grey", "white is 0", "grey 16", "white is 0, 16", "rgb", "planes", "rgb 16", "planes 16"],
     )
-    def test_samples_of_8_and_16_bits(self, values, tags, wanted, big, order, storage):
-        content = tiff((values, tags | storage), bigtiff=big, byteorder=order)
-        read = decode_image(content, "a.tif")[0]
-        np.testing.assert_array_equal(read, wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, -1))
+    def test_samples_of_8_and_16_bits(self, values, tags, wanted):
+        wanted = wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, -1)
+        for how in itertools.product(
+            (False, True), "<>", ({}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)})
+        ):
+            content = tiff((values, tags | how[2]), bigtiff=how[0], byteorder=how[1])
+            np.testing.assert_array_equal(decode_image(content, "a.tif")[0], wanted, str(how))
 
     @pytest.mark.parametrize(
         ("values", "tags", "wanted"),

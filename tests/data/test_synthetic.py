@@ -106,6 +106,15 @@ def test_growths_are_one_piece_seen_and_of_the_sites_size(scene, number):
     assert 0.4 * np.pi * low**2 * 0.8 < np.mean(shares) < 2 * np.pi * high**2 * 0.8
 
 
+MEANS = {"skin": [138.53, 122.77, 109.51, 85.28, 85.32], "polyp": [90.54, 86.63, 46.78, 77.78, 109.18]}
+
+
+@pytest.mark.parametrize("scene", PUBLIC)
+def test_pictures_are_as_bright_as_when_their_looks_were_chosen(scene):
+    found = [np.mean([image.mean() for image, _ in scenes(scene, number)[:4]]) for number in range(5)]
+    assert found == pytest.approx(MEANS[scene], abs=0.3)
+
+
 @pytest.mark.parametrize("scene", PUBLIC)
 def test_the_mean_colour_differs_more_between_sites_than_between_halves_of_one(scene):
     centres = [[image[16:48, 20:60].mean(axis=(0, 1)) / 255 for image, _ in scenes(scene, n)] for n in range(5)]
@@ -162,8 +171,10 @@ def volumes(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("scanner", [CT, MR], ids=["ct", "mr"])
-def test_both_organs_are_there_and_brighter_than_what_surrounds_them(scanner):
+@pytest.mark.parametrize(("scanner", "mean"), [(CT, -557.45), (MR, 161.82)], ids=["ct", "mr"])
+def test_both_organs_are_there_and_brighter_than_what_surrounds_them(scanner, mean):
+    grey, _ = render_volume(np.random.default_rng(0), (32, 32, 8), replace(scanner, noise=0, bias=0))
+    assert grey.mean() == pytest.approx(mean, abs=0.1), "as when the grey values were chosen"
     for index in range(4):
         grey, label = render_volume(np.random.default_rng(index), (48, 48, 8), scanner)
         assert set(np.unique(label)) == {0, 1, 2}

@@ -141,10 +141,10 @@ def test_what_is_no_volume_is_refused(tmp_path, data, told):
 
 def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
     image = nibabel.Nifti1Image(EMPTY, None)
-    image.header.set_zooms((0.5, 1 / 3, 3))
+    image.header.set_zooms((1 / 3, 2 / 3, 4 / 3))
     nibabel.save(image, tmp_path / "a.nii")
     found = read_slices(tmp_path / "a.nii")
-    assert (found.pixel_area, found.voxel) == (pytest.approx(1 / 6), (0.333333, 0.5, 3))
+    assert (found.pixel_area, found.voxel) == (pytest.approx(2 / 9), (0.666667, 0.333333, 1.333333))
     with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
         read_slices(tmp_path / "a.nii", reorient=True)
     with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
@@ -181,23 +181,23 @@ def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path):
     assert read_slices(tmp_path / "a.nii").pixel_area == pytest.approx(0.125)
 
 
-@pytest.mark.parametrize("signs", itertools.product((1, -1), repeat=3))
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
-def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, order, signs):
+def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, order):
     ras = np.arange(1, 25, dtype=np.uint8).reshape(4, 3, 2)
-    data = np.flip(ras, [axis for axis, sign in enumerate(signs) if sign < 0]).transpose(order)
-    affine = np.eye(4)
-    affine[:3, :3] = (np.diag(signs) @ np.diag([0.5, 0.25, 3]))[:, order]
-    path = saved(tmp_path / "a.nii", data, affine)
-    found = read_slices(path, reorient=True)
-    assert np.array_equal(found.pictures[..., 0], ras.transpose(2, 1, 0))
-    assert (found.pixel_area, found.voxel) == (pytest.approx(0.125), pytest.approx((0.25, 0.5, 3)))
-    seven = read_mask_slices(path, path, labels=[7], reorient=True)
-    assert np.array_equal(seven, ras.transpose(2, 1, 0) == 7)
-    (tmp_path / "m.nii.gz").write_bytes(nifti_of(list(found.pictures[..., 0]), path, reorient=True))
-    mask = nibabel.load(tmp_path / "m.nii.gz")
-    assert np.array_equal(np.asarray(mask.dataobj), data)
-    assert np.array_equal(mask.affine, affine)
+    for signs in itertools.product((1, -1), repeat=3):
+        data = np.flip(ras, [axis for axis, sign in enumerate(signs) if sign < 0]).transpose(order)
+        affine = np.eye(4)
+        affine[:3, :3] = (np.diag(signs) @ np.diag([0.5, 0.25, 3]))[:, order]
+        path = saved(tmp_path / "a.nii", data, affine)
+        found = read_slices(path, reorient=True)
+        assert np.array_equal(found.pictures[..., 0], ras.transpose(2, 1, 0)), signs
+        assert (found.pixel_area, found.voxel) == (pytest.approx(0.125), pytest.approx((0.25, 0.5, 3)))
+        seven = read_mask_slices(path, path, labels=[7], reorient=True)
+        assert np.array_equal(seven, ras.transpose(2, 1, 0) == 7)
+        (tmp_path / "m.nii.gz").write_bytes(nifti_of(list(found.pictures[..., 0]), path, reorient=True))
+        mask = nibabel.load(tmp_path / "m.nii.gz")
+        assert np.array_equal(np.asarray(mask.dataobj), data)
+        assert np.array_equal(mask.affine, affine)
 
 
 def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_path):

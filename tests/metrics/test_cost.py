@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -73,8 +76,15 @@ def test_memory_that_is_let_go_and_a_shared_weight_count_once() -> None:
     assert apart - cost_of(twice, 8)["memory_bytes"] == 4 * 9
 
 
-def test_what_takes_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samfed_monai.metrics.cost.ENOUGH", 0.0)
+@pytest.mark.parametrize(("seconds", "passes"), [(1 / 64, 6), (0.4, 3), (2.0, 1)])
+def test_the_median_pass_is_timed_and_what_takes_more_than_a_second_is_not_repeated(monkeypatch, seconds, passes):
+    clock = itertools.count(0.0, seconds)
+    monkeypatch.setattr("samfed_monai.metrics.cost.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     network = Watched()
-    assert cost_of(network, 8)["milliseconds"] > 0
-    assert len(network.seen) == 1
+    assert cost_of(network, 8)["milliseconds"] == pytest.approx(1000 * seconds)
+    assert len(network.seen) == passes
+
+
+def test_a_network_without_parameters_costs_its_image() -> None:
+    found = cost_of(nn.Identity(), 8)
+    assert (found["parameters"], found["memory_bytes"]) == (0, 4 * 3 * 8 * 8)
